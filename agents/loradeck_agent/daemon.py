@@ -43,6 +43,7 @@ from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.garbage import Collector
+from loradeck_agent.serving.liveness import Liveness
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.ready_releases import ReadyFile
 from loradeck_agent.serving.reconciler import Reconciler
@@ -193,6 +194,7 @@ class Agent:
             self.sync.supervised(self.config.router, came_up=self._router_up).run(),
             self._know_bases(),
             *(life.run() for life in self.lives),
+            *(Liveness(engine).run() for engine in self.engines),
             self.schedule.run(),
             *(self.reconciler.keep(engine) for engine in self.engines),
             self.reconciler.first_look(),

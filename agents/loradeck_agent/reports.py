@@ -13,7 +13,7 @@ import loradeck_agent
 from loradeck.schemas.link import Hello, Report, Traffic
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.jobs.node_jobs import Jobs
 from loradeck_agent.serving.engine_lifecycle import EngineLife
@@ -26,8 +26,11 @@ from loradeck_agent.uplink.hubs import HubLinks
 log = logging.getLogger(__name__)
 
 REPORT_S = 1.0
-ROUTER_SILENCES = 3
-"""After so many reports without an answer of the router it is an alarm: one that is started again is back by then."""
+ROUTER_ANSWERS_S = 2.0
+"""What an answer of the router to the agent may take."""
+
+ROUTER_SILENCES = 2
+"""Answers that are missing in a row after which a router that runs does not answer. A dead one refuses at once."""
 
 
 @dataclass(eq=False)
@@ -84,9 +87,12 @@ class Reports:
                 continue
             traffic: tuple[Traffic, ...] = ()
             try:
-                stats = await self.sync.router.stats()
+                stats = await self.sync.router.stats(timeout=ROUTER_ANSWERS_S)
                 self.sync.boot, traffic = stats.boot, stats.traffic
                 silences = 0
+            except Unreachable as error:
+                log.debug("no traffic figures: %s", error)
+                silences += 1 if error.silent else ROUTER_SILENCES
             except AgentError as error:
                 log.debug("no traffic figures: %s", error)
                 silences += 1

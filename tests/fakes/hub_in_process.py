@@ -99,6 +99,9 @@ class Deck:
         name = node or role
         if name not in self._tokens:
             body = {"name": name, "role": role, "node": node}
+            for known in (await self.local.get("tokens")).json():  # of this hub before it was started again
+                if known["name"] == name and not known["revoked"]:
+                    await self.local.delete(f"tokens/{known['id']}")
             answer = await self.local.post("tokens", json=body)
             assert answer.status_code == 200, answer.text
             self._tokens[name] = answer.json()["token"]

@@ -68,9 +68,9 @@ class RouterControl:
         contact = HubLink(connected=connected, silent_s=silent_s)
         await self._ok("POST", "/control/hub", contact.model_dump_json().encode())
 
-    async def stats(self) -> RouterStats:
-        """Counters of the requests that the router admitted."""
-        return _parsed(RouterStats, await self._ok("GET", "/control/stats"))
+    async def stats(self, *, timeout: float = CALL_S) -> RouterStats:
+        """Counters of the requests that the router admitted, within `timeout` seconds."""
+        return _parsed(RouterStats, await self._ok("GET", "/control/stats", timeout=timeout))
 
     async def trace(self, query: str) -> dict[str, Any]:
         """Rows of the trace as JSON: `{"rows": [...]}`. `query`: `after` and `tenant`, encoded."""
@@ -90,8 +90,8 @@ class RouterControl:
     async def _changed(self, path: str, body: BaseModel) -> Acks:
         return _parsed(Acks, await self._ok("POST", path, body.model_dump_json().encode()))
 
-    async def _ok(self, method: str, path: str, body: bytes | None = None) -> Reply:
-        return _checked(await self._http.call(method, path, body, timeout=CALL_S))
+    async def _ok(self, method: str, path: str, body: bytes | None = None, *, timeout: float = CALL_S) -> Reply:
+        return _checked(await self._http.call(method, path, body, timeout=timeout))
 
 
 def _checked(reply: Reply) -> Reply:

@@ -57,9 +57,9 @@ class EngineApi:
         """Closes the connections; the next call opens one."""
         self._http.close()
 
-    async def healthy(self) -> bool:
-        """Whether the engine is ready to answer. Raises Unreachable."""
-        return (await self._http.get("/health", timeout=CALL_S)).status == 200
+    async def healthy(self, *, timeout: float = CALL_S) -> bool:
+        """Whether the engine is ready to answer, within `timeout` seconds. Raises Unreachable."""
+        return (await self._http.get("/health", timeout=timeout)).status == 200
 
     async def version(self) -> EngineVersion:
         """The running engine's version.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 
 from loradeck.schemas.link import Ack, AckLevel, AckState, EngineState, Replica
@@ -58,6 +59,8 @@ class EngineReplica:
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     fault: str = ""
     """Why an engine that answers is not used; empty while it is, or while none answers."""
+    silent_since: float | None = None
+    """When an engine that runs stopped answering, monotonic seconds; None: it answers, or does not run."""
     short: tuple[str, ...] = ()
     """Releases that are served, or are the next way back, and have no slot here: a line each."""
     listed_in_router: bool = False
@@ -142,6 +145,7 @@ class EngineReplica:
         self.loads.clear()
         self.foreign.clear()
         self.short = ()
+        self.silent_since = None
         self.listed_in_router = False
         self.api.close()
 
@@ -178,6 +182,8 @@ class EngineReplica:
     @property
     def alarm(self) -> str:
         """The engine's fault or missing slots in one line, for an on-call engineer; empty where nothing is wrong."""
+        if self.silent_since is not None:
+            return f"engine {self.config.name} has not answered for {time.monotonic() - self.silent_since:.0f} s"
         return self.fault or "; ".join(self.short)
 
     def report(self, unreached: str = "") -> Replica:
@@ -194,6 +200,7 @@ class EngineReplica:
             slots=self.slots if version and self.up else self.config.slots,
             loaded=tuple(sorted(self.ready)),
             alarm=(unreached or self.alarm)[:500],
+            answers=not unreached and self.silent_since is None,
             start_s=took.start_s,
             fetch_s=took.fetch_s,
             load_s=took.load_s,

@@ -218,6 +218,11 @@ class Replica(Wire):
     always: bool = Field(True, description="False: it runs only while something wants its base")
     gpus: tuple[int, ...] = Field((), description="indices of GPUs on which its processes were seen; (): on none")
     alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
+    answers: bool = Field(
+        True,
+        exclude_if=lambda answers: answers,
+        description="False: the engine, or the node's router, is silent: acknowledgements do not count now",
+    )
 
 
 def belongs(replica: str, node: str) -> bool:

@@ -115,7 +115,7 @@ class ReplicaRow(Wire):
     proof_age_s: float | None = None
     heard_age_s: float | None = Field(description="None: never since the hub started")
     linked: bool
-    lost: bool = Field(False, description="unheard for the TTL: it may answer with whatever it last held")
+    lost: bool = Field(False, description="unheard, by its node or the hub: it may answer with whatever it last held")
     withdrawn: bool = Field(
         False, description="the pointer is placed there no longer, and it has not acknowledged that: it may answer"
     )

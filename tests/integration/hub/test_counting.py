@@ -9,7 +9,7 @@ from tests.fakes.hub_in_process import Deck, feed, running, until, watch
 from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.rules.serving.counting import flip_counts
-from loradeck.schemas.feed import FeedNodes
+from loradeck.schemas.feed import FeedNodes, FeedTenants
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
 
 EU: dict[str, Any] = {"site": "eu"}
@@ -40,6 +40,26 @@ async def counts(deck: Deck) -> tuple[int, int]:
     """(flipped, placed) of acme/production."""
     row = await deck.row()
     return row.flipped, row.placed
+
+
+async def test_a_replica_whose_node_finds_it_silent_is_not_proven_until_it_answers(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck)
+        await deck.settled()
+        assert (await deck.row()).proven == 2
+        async with feed(deck, f"{deck.hub.log.state.epoch}:{deck.hub.log.state.rev}") as socket:
+            alarm = "engine e0 has not answered for 8 s"
+            answering, one.replica = one.replica, one.replica.model_copy(update={"answers": False, "alarm": alarm})
+            await one.report()
+            await watch(socket, lambda told: any(isinstance(m, FeedTenants) for m in told))
+        row = await deck.row()
+        assert (row.flipped, row.proven, row.placed, "UNPRVN" in row.flags) == (1, 1, 2, True)
+        (silent,) = [replica for replica in row.replicas if replica.lost]
+        assert (silent.replica, silent.code, silent.detail) == ("n1", "not_answering", alarm)
+        one.replica = answering
+        await one.report()
+        await until(lambda: deck.hub.replicas.progress(("acme", "production")).proven == 2, "it counts again")
+        assert "UNPRVN" not in (await deck.row()).flags
 
 
 async def test_a_node_that_was_cut_off_when_its_route_moved_away_stays_in_the_count(data: Path) -> None:

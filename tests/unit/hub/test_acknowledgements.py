@@ -260,9 +260,9 @@ def record(state: AckState, code: str | None = None, *, flipped: float | None = 
     ],
 )
 def test_the_share_of_a_replica_in_the_counts(made: AckRecord | None, counts: tuple[int, ...]) -> None:
-    assert tuple(map(int, share(Node("n1"), made))) == counts
+    assert tuple(map(int, share(Node("n1"), "n1", made))) == counts
     failed = counts[4]
-    assert tuple(map(int, share(Node("n1", lost=True), made))) == (0, 0, 0, 0, failed, 0, 0)
+    assert tuple(map(int, share(Node("n1", lost=True), "n1", made))) == (0, 0, 0, 0, failed, 0, 0)
 
 
 def placed(*names: str, lost: str = "") -> list[tuple[Node, Replica]]:
@@ -279,19 +279,29 @@ def test_a_move_is_flipped_and_proven_when_its_last_replica_is() -> None:
     progress = counts.progress()
     assert (progress.placed, progress.flipped, progress.flipped_at, progress.proven_at) == (2, 2, 7.0, None)
     assert (progress.reached, progress.settled) == (Reached.FLIPPED, False)
-    before = share(replicas[1][0], acks["n2"])
+    before = share(replicas[1][0], "n2", acks["n2"])
     acks["n2"] = AckRecord(FENCE, V2, AckState.LISTED, flipped=7.0)
-    counts.change(replicas[1][0], before, acks["n2"])
+    counts.change(replicas[1][0], "n2", before, acks["n2"])
     progress = counts.progress()
     assert (progress.proven, progress.listed, progress.flipped_at, progress.proven_at) == (1, 1, 7.0, None)
     assert (progress.reached, progress.settled) == (Reached.LISTED, True)
     assert progress == ReplicaCounts(replicas, acks).progress()
-    before = share(replicas[1][0], acks["n2"])
+    before = share(replicas[1][0], "n2", acks["n2"])
     acks["n2"] = AckRecord(FENCE, V2, AckState.PROVEN, flipped=7.0, proven=9.0)
-    counts.change(replicas[1][0], before, acks["n2"])
+    counts.change(replicas[1][0], "n2", before, acks["n2"])
     progress = counts.progress()
     assert (progress.proven, progress.listed, progress.proven_at) == (2, 0, 9.0)
     assert (progress.reached, progress.settled) == (Reached.PROVEN, True)
+
+
+def test_a_replica_that_its_node_finds_silent_counts_as_neither_until_it_answers() -> None:
+    (n1, n2), acks = placed("n1", "n2"), {name: record(AckState.PROVEN, flipped=5.0) for name in ("n1", "n2")}
+    n2[0].silent = frozenset({"n2"})
+    progress = ReplicaCounts((n1, n2), acks).progress()
+    assert (progress.placed, progress.reachable, progress.flipped, progress.proven) == (2, 1, 1, 1)
+    assert progress.reached is not Reached.PROVEN
+    n2[0].silent = frozenset()
+    assert ReplicaCounts((n1, n2), acks).progress().proven == 2
 
 
 def test_a_lost_node_counts_as_neither_flipped_nor_proven() -> None:

@@ -19,7 +19,7 @@ states = st.sampled_from([None, *AckState])
 def test_a_lost_node_is_neither_flipped_nor_proven_nor_listed_and_owes_nothing(
     state: AckState | None, flipped: bool, pinned: bool
 ) -> None:
-    reachable, *counts = share(lost=True, state=state, flipped=flipped, pinned=pinned)
+    reachable, *counts = share(silent=True, state=state, flipped=flipped, pinned=pinned)
     is_flipped, proven, listed, _, owing_flip, owing_proof = counts
     assert not any((reachable, is_flipped, proven, listed, owing_flip, owing_proof))
 

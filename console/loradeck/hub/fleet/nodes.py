@@ -60,6 +60,8 @@ class Node:
     version: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     replicas: tuple[Replica, ...] = ()
+    silent: frozenset[str] = frozenset()
+    """Its replicas that do not answer, as it says itself."""
     pins: tuple[Pin, ...] = ()
     host: Host | None = None
     gpus_json: bytes = b"[]"
@@ -267,11 +269,11 @@ class Fleet:
         moved = (report.replicas, report.pins, stored) != (node.replicas, node.pins, node.stored)
         if not moved:
             return Change.NOTHING
-        before = _shape(node)
+        before, silent = _shape(node), node.silent
         node.stored = stored
         self._set_replicas(node, report.replicas)
         self._set_pins(node, report.pins)
-        return Change.PLACED if self._regroup(node, before) else Change.SHOWN
+        return Change.PLACED if self._regroup(node, before) or silent != node.silent else Change.SHOWN
 
     def _set_pins(self, node: Node, pins: tuple[Pin, ...]) -> None:
         if pins != node.pins:
@@ -294,6 +296,10 @@ class Fleet:
         for gone in node.replicas:
             self._where.pop(gone.replica, None)
         node.replicas = tuple(self._shared(replica, bases.get(replica.replica)) for replica in replicas)
+        silent = frozenset(replica.replica for replica in replicas if not replica.answers)
+        if silent != node.silent:
+            node.silent = silent
+            self._members_changed(node)
         self._index(node)
 
     def _shared(self, replica: Replica, known: str | None) -> Replica:

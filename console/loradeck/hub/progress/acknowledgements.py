@@ -120,13 +120,13 @@ class PlacedReplicas:
             return Counted.STALE
         current, fence = entry.current, entry.fence
         kept = self._kept(key, entry)
-        before = share(node, fleet.ack_of(key, ack.replica, fence)) if kept is not None else None
+        before = share(node, ack.replica, fleet.ack_of(key, ack.replica, fence)) if kept is not None else None
         record = fleet.ack(ack, fence, current.id if current else None)
         if record is None:
             return Counted.IGNORED
         if kept is None or before is None:
             return Counted.STALE if current is not None and self._can_keep(key, current) else Counted.COMPLETE
-        last = kept.group.holds(node, ack.replica) and kept.counts.change(node, before, record)
+        last = kept.group.holds(node, ack.replica) and kept.counts.change(node, ack.replica, before, record)
         return Counted.COMPLETE if last else Counted.COUNTED
 
     def _kept(self, key: PointerKey, entry: TableEntry | None) -> _Kept | None:

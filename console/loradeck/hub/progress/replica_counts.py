@@ -20,9 +20,10 @@ from loradeck.schemas.link import Replica
 class Progress:
     """The number of placed replicas at each stage of a pointer's current generation.
 
-    `reachable` replicas sent something within the TTL, and only these count as `flipped`, `proven` or `listed`: nobody
-    knows what a lost node answers with now. `owing_flip` and `owing_proof` are the reachable replicas that may still
-    flip, or be proven, listed or failed; one that is pinned to another release owes nothing until its pin has ended.
+    `reachable` replicas are those whose node was heard within the TTL and says that they answer. Only these count as
+    `flipped`, `proven` or `listed`: nobody knows what the others answer with now. `owing_flip` and `owing_proof` are
+    the reachable replicas that may still flip, or be proven, listed or failed; one that is pinned to another release
+    owes nothing until its pin has ended.
     `flipped_at` and `proven_at` are when the last one got there, on the hub's monotonic clock; None while one is
     missing.
     """
@@ -53,11 +54,12 @@ class Progress:
         return (self.owing_proof if level == "proven" else self.owing_flip) == 0
 
 
-def share(node: Node, ack: AckRecord | None) -> Share:
-    """The part of a replica in the counts, by its newest acknowledgement of the current generation."""
+def share(node: Node, replica: str, ack: AckRecord | None) -> Share:
+    """The part of a node's replica in the counts, by its newest acknowledgement of the current generation."""
+    silent = node.lost or replica in node.silent
     if ack is None:
-        return counting.share(lost=node.lost, state=None, flipped=False, pinned=False)
-    return counting.share(lost=node.lost, state=ack.state, flipped=ack.is_flipped, pinned=ack.is_pinned)
+        return counting.share(silent=silent, state=None, flipped=False, pinned=False)
+    return counting.share(silent=silent, state=ack.state, flipped=ack.is_flipped, pinned=ack.is_pinned)
 
 
 _OWING = (5, 6)
@@ -76,26 +78,26 @@ class ReplicaCounts:
         for node, replica in placed:
             self._placed += 1
             ack = acks.get(replica.replica)
-            for index, part in enumerate(share(node, ack)):
+            for index, part in enumerate(share(node, replica.replica, ack)):
                 self._sums[index] += part
             if ack is not None:
-                self._note(node, ack)
+                self._note(node, replica.replica, ack)
 
-    def change(self, node: Node, before: Share, ack: AckRecord) -> bool:
+    def change(self, node: Node, replica: str, before: Share, ack: AckRecord) -> bool:
         """Counts an acknowledgement of a placed replica, whose share was `before`.
 
         Returns whether it was the last that owed a flip, or a proof.
         """
-        after, sums = share(node, ack), self._sums
+        after, sums = share(node, replica, ack), self._sums
         if after != before:
             for index, part in enumerate(after):
                 sums[index] += part - before[index]
-        self._note(node, ack)
+        self._note(node, replica, ack)
         return any(before[owing] and not after[owing] and not sums[owing] for owing in _OWING)
 
-    def _note(self, node: Node, ack: AckRecord) -> None:
+    def _note(self, node: Node, replica: str, ack: AckRecord) -> None:
         # What is taken back leaves a time behind that is too early to matter: who gets there again does so later.
-        if node.lost:
+        if node.lost or replica in node.silent:
             return
         if ack.flipped is not None and ack.flipped > self._flipped_at:
             self._flipped_at = ack.flipped

@@ -96,7 +96,7 @@ class Previews:
         with_engine = {node.name for node, _ in placed}
         behind: list[ReplicaReadiness] = []
         for node, replica in placed:
-            unheard = node.lost or not node.linked
+            unheard = node.lost or not node.linked or replica.replica in node.silent
             how = Readiness.UNKNOWN if unheard else readiness.readiness(wanted, replica, node.stored)
             if how is not Readiness.RESIDENT:
                 took = None if unheard else rounded(readiness.seconds(wanted, replica, node.stored))

@@ -177,13 +177,19 @@ class Rows:
             late = self._counts.late(key, pointer.generation, replica.replica, ack.flipped_node_ms)
         pin = next((p for p in node.pins if (p.tenant, p.route) == key), None)
         lacking = unknown_features(self._tables.entries[key].needs, node.features)
+        silent = replica.replica in node.silent
         detail = f"its router lacks {', '.join(lacking)}: all its callers get the live release" if lacking else ""
+        code = (ack.code if ack else None) or ("unknown_feature" if lacking else None)
+        if silent:
+            code, detail = "not_answering", replica.alarm
+        elif ack is not None and ack.detail:
+            detail = ack.detail
         return ReplicaRow(
             node=node.name,
             replica=replica.replica,
             state=ack.state if ack else None,
-            code=(ack.code if ack else None) or ("unknown_feature" if lacking else None),
-            detail=(ack.detail if ack else "") or detail,
+            code=code,
+            detail=detail,
             flipped_ms=after(ack.first_flipped) if ack and ack.is_flipped else None,
             flipped_mono_ns=ack.flipped_mono_ns or None if ack else None,
             level=ack.level if ack else None,
@@ -194,7 +200,7 @@ class Rows:
             proof_age_s=round(self._fleet.clock() - ack.checked, 3) if ack and ack.checked is not None else None,
             heard_age_s=rounded(self._fleet.heard_age(node)),
             linked=node.linked,
-            lost=node.lost,
+            lost=node.lost or silent,
             withdrawn=withdrawn,
             admitted_left=late,
             pinned=pin.release.id if pin else None,

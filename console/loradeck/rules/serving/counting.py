@@ -1,7 +1,7 @@
 """What counts: which replicas belong to a pointer's count, what each adds to it, and how its flip reads.
 
 A node that is lost may go on answering with whatever it last held. So its replicas stay in the count of placed ones,
-and add to none of the counts of what was reached.
+and add to none of the counts of what was reached. Replicas that their own node finds silent are counted likewise.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ Share = tuple[int, int, int, int, int, int, int]
 """The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
 
 
-def share(*, lost: bool, state: AckState | None, flipped: bool, pinned: bool) -> Share:
+def share(*, silent: bool, state: AckState | None, flipped: bool, pinned: bool) -> Share:
     """The part of one placed replica in a pointer's counts.
 
     Args:
-        lost: its node has been silent for longer than the TTL. Whatever it acknowledged, it is neither flipped nor
-            proven until it is heard again.
+        silent: its node has sent nothing for longer than the TTL, or says that the replica does not answer. Whatever it
+            acknowledged, it is neither flipped nor proven until it is heard again.
         state: of its newest acknowledgement of the current generation; None: it sent none.
         flipped: it has acknowledged the flip, and nothing has taken that back.
         pinned: its node is pinned to another release.
     """
-    reached = not lost
+    reached = not silent
     if state is None:
         return (reached, False, False, False, False, reached, reached)
     failed = state is AckState.FAILED

@@ -201,7 +201,7 @@ def replica_table(state: ConsoleState, row: TenantRow, left: str, room: int, *, 
 
 def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done: bool) -> Line:
     heard = replica.heard_age_s + since if replica.heard_age_s is not None else None
-    lost = not replica.linked
+    lost = replica.lost or not replica.linked
     flipped = Span(f"+{replica.flipped_ms:.0f}ms" if replica.flipped_ms is not None else "yes")
     if replica.cold:
         flipped = Span(f"{flipped.text} cold", "warn")

@@ -1,0 +1,69 @@
+"""An engine or a router that hangs: its node says so within seconds, and that it answers once it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tests.integration.agent.artifacts import Adapter
+from tests.integration.agent.fake_hub import FakeHub
+from tests.integration.agent.node import Node, until
+from tests.integration.agent.test_faults import serving
+
+from loradeck.schemas.link import Report
+
+
+def silent(report: Report) -> bool:
+    return not report.replicas[0].answers
+
+
+async def test_an_engine_that_is_stopped_is_reported_as_silent_until_it_goes_on(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    await serving(hub, v1)
+    assert not silent(await hub.report(lambda r: True))
+    pid = node.engine_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        replica = (await hub.report(silent)).replicas[0]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert replica.state.value == "up"
+    assert replica.alarm.startswith("engine e0 has not answered for ")
+    assert time.monotonic() - began > 2, "one look without an answer is none yet"
+    back = await hub.report(lambda r: not silent(r))
+    assert back.replicas[0].alarm == ""
+    assert node.engine_pid == pid, "it was not started again"
+
+
+async def test_a_router_that_is_stopped_is_reported_as_silent_until_it_goes_on(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    await serving(hub, v1)
+    pid = node.router_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        replica = (await hub.report(silent)).replicas[0]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert replica.alarm == f"the router does not answer; its log is {node.state.router_log}"
+    await hub.report(lambda r: not silent(r))
+
+
+async def test_a_router_that_was_killed_is_reported_as_silent_with_the_next_report(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    await serving(hub, v1)
+    pid = node.router_pid
+    assert pid is not None
+    (node.state.router / "table.jsonl").write_bytes(b"damaged\n")  # so that it does not come back
+    heard = len(hub.heard)
+    os.kill(pid, signal.SIGKILL)
+    await hub.report(silent)
+    reports = [message for message in hub.heard[heard:] if isinstance(message, Report)]
+    assert sum(not silent(report) for report in reports) <= 1, "at most the one that was on its way"
+    await until(lambda: node.router_pid is None, "it stays away")
