@@ -252,7 +252,7 @@ class Oracle:
             progress = hub.replicas.progress(key)
             acks = hub.replicas.acks(key)
             flipped = sum(
-                not node.lost and placed.replica in acks and acks[placed.replica].is_flipped
+                not node.lost and placed.answers and placed.replica in acks and acks[placed.replica].is_flipped
                 for node, placed in hub.replicas.placed(key)
             )
             if progress.flipped != flipped:
