@@ -94,24 +94,20 @@ async def import_(
 @hub_command
 async def ls(s: Session, tenant: str | None, name: str | None) -> None:
     """List adapter versions: all, a tenant's, or those of one adapter."""
-    versions = [v for v in await s.api.adapters(tenant) if name in (None, v.manifest.name)]
-    s.out.json(versions)
-    s.out.table(
+    s.out.listed(
+        [v for v in await s.api.adapters(tenant) if name in (None, v.manifest.name)],
         ("NAME", "VERSION", "ADAPTER", "RELEASE", "BASE", "RANK", "DATASETS", "CREATED", "BY"),
-        [
-            (
-                f"{v.manifest.tenant}/{v.manifest.name}",
-                f"v{v.version}",
-                v.digest[:12],
-                v.release[:12],
-                short(v.manifest.base),
-                v.manifest.rank,
-                len(v.manifest.datasets),
-                utc(v.created_ms),
-                v.created_by,
-            )
-            for v in versions
-        ],
+        lambda v: (
+            f"{v.manifest.tenant}/{v.manifest.name}",
+            f"v{v.version}",
+            v.digest[:12],
+            v.release[:12],
+            short(v.manifest.base),
+            v.manifest.rank,
+            len(v.manifest.datasets),
+            utc(v.created_ms),
+            v.created_by,
+        ),
         empty="no adapter versions; loradeck job train, or loradeck adapter import",
     )
 

@@ -45,20 +45,16 @@ async def add(s: Session, folder: Path, model_id: str | None, revision: str | No
 @hub_command
 async def ls(s: Session) -> None:
     """List bases."""
-    bases = await s.api.bases()
-    s.out.json(bases)
-    s.out.table(
+    s.out.listed(
+        await s.api.bases(),
         ("BASE", "DIGEST", "MODEL", "REVISION", "MB"),
-        [
-            (
-                b.label,
-                b.digest[:12],
-                b.manifest.model_id,
-                b.manifest.revision,
-                f"{sum(f.size for f in b.manifest.files) / 1e6:,.0f}",
-            )
-            for b in bases
-        ],
+        lambda b: (
+            b.label,
+            b.digest[:12],
+            b.manifest.model_id,
+            b.manifest.revision,
+            f"{sum(f.size for f in b.manifest.files) / 1e6:,.0f}",
+        ),
         empty="no bases; loradeck base add DIR",
     )
 

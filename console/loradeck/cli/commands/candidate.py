@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.moving import full, move, name, sent, title
-from loradeck.cli.shared.naming import Pointer, on_pointer, pointer_and_release, release_named
+from loradeck.cli.shared.moving import changes, full, move, name, sent, title, to_place
+from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import incident_option, override_option, reason_option, yes_option
-from loradeck.cli.shared.progress import MoveOptions, move_command, watched
+from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.candidate_words import gets, percent_of, who_goes_where
 from loradeck.client.idempotency import new_key
@@ -66,29 +68,15 @@ async def start(
     A share needs 50 callers. Users and conversations are counted from the start on, so start those without a share, and
     step it up. Callers are named by the ids of their keys.
     """
-    at, text = pointer_and_release(words)
-    row = await s.api.row(at.tenant, at.route)
-    release = await release_named(s.api, at.tenant, text)
-    key = new_key()
-    request = CandidateStartRequest(
-        release=release.id,
-        expected_generation=row.pointer.generation,
-        idempotency_key=key,
-        override=override,
-        reason=how.reason,
-        incident=incident,
-        permille=_permille(share),
-        unit=CohortUnit(unit),
-        named=named,
-        lease_s=lease,
-    )
+    at, row, release = await to_place(s, words)
+    whom: dict[str, Any] = {"permille": _permille(share), "unit": CohortUnit(unit), "named": named, "lease_s": lease}
+    request = CandidateStartRequest(release=release.id, override=override, incident=incident, **whom, **how.on(row))
     out = Candidate(release=release.id, generation=1, salt="-" * 8, permille=request.permille, unit=request.unit)
     who = gets(out.model_copy(update={"named": named}))
     s.out.heading(title(s, at, row))
     s.out.say(f" {full(row.live)} stays; {full(release)} for {who}" + ("   OVERRIDE" if override else ""))
     s.confirm(f"Start {name(release)} as the candidate of {at}?", yes=how.yes)
-    sending = s.api.start_candidate(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
-    await move(s, at, key, watched(s, key, sending), how)
+    await move(s, at, how, s.api.start_candidate, request, prepares=True)
 
 
 @candidate.command("step")
@@ -129,19 +117,10 @@ async def finish(s: Session, how: MoveOptions, at: Pointer, override: bool, inci
     row = await s.api.row(at.tenant, at.route)
     out, shown = _out(at, row)
     s.out.heading(title(s, at, row))
-    s.out.say(f" {full(row.live)} -> {full(shown.release)}" + ("   OVERRIDE" if override else ""))
+    s.out.say(changes(row.live, shown.release, override=override))
     s.confirm(f"Give {name(shown.release)} to all callers of {at}?", yes=how.yes)
-    key = new_key()
-    request = CandidateFinishRequest(
-        release=out.release,
-        expected_generation=row.pointer.generation,
-        idempotency_key=key,
-        override=override,
-        reason=how.reason,
-        incident=incident,
-    )
-    sending = s.api.finish_candidate(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
-    await move(s, at, key, sending, how)
+    request = CandidateFinishRequest(release=out.release, override=override, incident=incident, **how.on(row))
+    await move(s, at, how, s.api.finish_candidate, request)
 
 
 @candidate.command("abort")
@@ -152,12 +131,9 @@ async def abort(s: Session, how: MoveOptions, at: Pointer) -> None:
     row = await s.api.row(at.tenant, at.route)
     _, shown = _out(at, row)
     s.out.heading(title(s, at, row))
-    s.out.say(f" {full(shown.release)} -> {full(row.live)}")
+    s.out.say(changes(shown.release, row.live))
     s.confirm(f"End the candidate {name(shown.release)} of {at}?", yes=how.yes)
-    key = new_key()
-    request = CandidateAbortRequest(expected_generation=row.pointer.generation, idempotency_key=key, reason=how.reason)
-    sending = s.api.abort_candidate(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
-    await move(s, at, key, sending, how)
+    await move(s, at, how, s.api.abort_candidate, CandidateAbortRequest(**how.on(row)))
 
 
 @candidate.command("show")

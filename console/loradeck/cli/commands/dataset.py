@@ -91,22 +91,18 @@ async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
 @hub_command
 async def ls(s: Session, tenant: str | None) -> None:
     """List datasets."""
-    entries = [e for e in await s.api.datasets() if tenant in (None, e.manifest.tenant)]
-    s.out.json(entries)
-    s.out.table(
+    s.out.listed(
+        [e for e in await s.api.datasets() if tenant in (None, e.manifest.tenant)],
         ("DATASET", "DIGEST", "ROWS", "ORIGIN", "CONSENT", "LICENCE", "PURPOSE"),
-        [
-            (
-                f"{e.manifest.tenant}/{e.manifest.name}",
-                e.digest[:12],
-                e.manifest.rows,
-                e.manifest.provenance.origin.value,
-                e.manifest.provenance.consent,
-                e.manifest.provenance.licence_class,
-                " ".join(e.manifest.provenance.purpose),
-            )
-            for e in entries
-        ],
+        lambda e: (
+            f"{e.manifest.tenant}/{e.manifest.name}",
+            e.digest[:12],
+            e.manifest.rows,
+            e.manifest.provenance.origin.value,
+            e.manifest.provenance.consent,
+            e.manifest.provenance.licence_class,
+            " ".join(e.manifest.provenance.purpose),
+        ),
         empty="no datasets; loradeck dataset add FILE.jsonl",
     )
 

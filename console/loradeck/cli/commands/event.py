@@ -36,25 +36,22 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
         at = pointer(tenant, route)
         tenant, route = at.tenant, at.route
     events = await s.api.events(tenant=tenant, route=route, before=before, limit=limit)
-    s.out.json(events)
     name = short if s.out.as_json else await called(s.api, events)
-    s.out.table(
+    s.out.listed(
+        events,
         ("REV", "TIME", "EVENT", "WHERE", "GEN", "FROM", "TO", "BY", "ID", "INCIDENT", "REASON"),
-        [
-            (
-                e.rev,
-                utc(e.at_ms),
-                e.kind.value + (" OVERRIDE" if e.override else ""),
-                e.where,
-                "-" if e.generation is None else e.generation,
-                *map(name, e.path),
-                e.actor,
-                e.id[:12],
-                e.incident or "-",
-                e.reason,
-            )
-            for e in events
-        ],
+        lambda e: (
+            e.rev,
+            utc(e.at_ms),
+            e.kind.value + (" OVERRIDE" if e.override else ""),
+            e.where,
+            "-" if e.generation is None else e.generation,
+            *map(name, e.path),
+            e.actor,
+            e.id[:12],
+            e.incident or "-",
+            e.reason,
+        ),
         empty="no events",
     )
 
@@ -139,22 +136,19 @@ async def trail(s: Session, after: int, actor: str | None) -> None:
     while page := await s.api.audit_trail(after=after):
         lines += [line for line in page if actor is None or line.actor == actor]
         after = page[-1].seq
-    s.out.json(lines)
-    s.out.table(
+    s.out.listed(
+        lines,
         ("LINE", "TIME", "BY", "ROLE", "TOKEN", "CALL", "STATUS", "WHAT"),
-        [
-            (
-                line.seq,
-                utc(line.at_ms),
-                line.actor or "-",
-                line.role or "-",
-                line.token or "-",
-                line.call,
-                line.status or "-",
-                " ".join([*(f"{name}={value}" for name, value in line.subject.items()), line.detail]).strip(),
-            )
-            for line in lines
-        ],
+        lambda line: (
+            line.seq,
+            utc(line.at_ms),
+            line.actor or "-",
+            line.role or "-",
+            line.token or "-",
+            line.call,
+            line.status or "-",
+            " ".join([*(f"{name}={value}" for name, value in line.subject.items()), line.detail]).strip(),
+        ),
         empty="no lines",
     )
 

@@ -133,24 +133,21 @@ async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any
 async def ls(s: Session, /, limit: int, **asked: str | None) -> None:
     """List jobs, newest first, of all that were ever submitted."""
     jobs = await s.api.jobs(checked(JobQuery, {"limit": limit, **asked}, where="options"))
-    s.out.json(jobs)
-    s.out.table(
+    s.out.listed(
+        jobs,
         ("JOB", "KIND", "TENANT", "STATE", "NODE", "STEP", "TOOK", "CREATED", "BY", "MESSAGE"),
-        [
-            (
-                j.id,
-                j.kind,
-                j.tenant,
-                j.state.value,
-                j.node or "-",
-                _step(j),
-                _took(j),
-                utc(j.created_ms),
-                j.by,
-                j.message,
-            )
-            for j in jobs
-        ],
+        lambda j: (
+            j.id,
+            j.kind,
+            j.tenant,
+            j.state.value,
+            j.node or "-",
+            _step(j),
+            _took(j),
+            utc(j.created_ms),
+            j.by,
+            j.message,
+        ),
         empty="no such jobs" if any(asked.values()) else "no jobs",
     )
     if len(jobs) == limit:

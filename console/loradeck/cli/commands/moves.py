@@ -7,19 +7,11 @@ from collections.abc import Callable
 import click
 
 from loradeck.cli.shared.exits import refused
-from loradeck.cli.shared.moving import full, move, name, sent, title
-from loradeck.cli.shared.naming import (
-    Pointer,
-    called,
-    event_named,
-    on_pointer,
-    pointer,
-    pointer_and_release,
-    release_named,
-)
+from loradeck.cli.shared.moving import changes, full, move, name, sent, title, to_place
+from loradeck.cli.shared.naming import Pointer, called, event_named, on_pointer, pointer
 from loradeck.cli.shared.options import incident_option, override_option
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
-from loradeck.cli.shared.progress import MoveOptions, in_time, move_command, watched
+from loradeck.cli.shared.progress import MoveOptions, in_time, move_command
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.client.candidate_words import gets, leaves, who_goes_where
 from loradeck.client.idempotency import new_key
@@ -37,23 +29,12 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 @move_command(timeout=120)
 async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override: bool, incident: str | None) -> None:
     """Put a release on a route, after preparing it on every replica."""
-    at, text = pointer_and_release(words)
-    row = await s.api.row(at.tenant, at.route)
-    release = await release_named(s.api, at.tenant, text)
+    at, row, release = await to_place(s, words)
     s.out.heading(title(s, at, row))
-    s.out.say(f" {full(row.live)} -> {full(release)}" + ("   OVERRIDE" if override else ""))
+    s.out.say(changes(row.live, release, override=override))
     s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?", yes=how.yes)
-    key = new_key()
-    request = PromoteRequest(
-        release=release.id,
-        expected_generation=row.pointer.generation,
-        idempotency_key=key,
-        override=override,
-        reason=how.reason,
-        incident=incident,
-    )
-    sending = s.api.promote(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
-    await move(s, at, key, watched(s, key, sending), how)
+    request = PromoteRequest(release=release.id, override=override, incident=incident, **how.on(row))
+    await move(s, at, how, s.api.promote, request, prepares=True)
 
 
 @click.command()
@@ -69,9 +50,8 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
     if row.held_back:
         where, fix = preview.refused or "", "loradeck hub recover, on the hub's host"
         raise refused(f"{at} waits for a recover", where=where, fix=fix, code="log_behind")
-    key = new_key()
     try:
-        request = rollback_request(preview, key=key, reason=how.reason, incident=incident)
+        request = rollback_request(preview, key=new_key(), reason=how.reason, incident=incident)
     except Refused as error:
         fix = f"loradeck fallback {at}" if preview.action is PreviewAction.FALLBACK else f"loradeck event ls {at}"
         raise refused(f"{at} has nowhere to go back to", where=error.title, fix=fix, code=error.code) from error
@@ -80,7 +60,7 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
     else:
         question = f"Roll back {at} from {name(leaves(row))} to {name(preview.target)}?"
     s.confirm(question + (f" It asks because: {preview.asks}." if preview.asks else ""), yes=how.yes)
-    await move(s, at, key, s.api.rollback(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
+    await move(s, at, how, s.api.rollback, request)
 
 
 @click.command()
@@ -95,7 +75,6 @@ async def undo(
     """Undo a move: release, hold and quarantine as they were before it."""
     if (tenant is None) == (txn is None) or (txn is not None and event is not None):
         raise refused("what is to be undone?", fix="give TENANT [ROUTE] with or without --event, or --txn alone")
-    key = new_key()
     if txn is not None:
         events = [e for e in await s.api.events(limit=1000) if e.txn == txn]
         if not events:
@@ -104,8 +83,9 @@ async def undo(
         for e in events:
             _undone(s, e, name)
         s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=how.yes)
-        request = UndoRequest(txn=txn, confirmed=True, idempotency_key=key, reason=how.reason)
-        result = await sent(s.api.undo_together(request, wait=how.wait, timeout=how.timeout), key)
+        request = UndoRequest(txn=txn, confirmed=True, idempotency_key=new_key(), reason=how.reason)
+        sending = s.api.undo_together(request, wait=how.wait, timeout=how.timeout)
+        result = await sent(sending, request.idempotency_key)
         s.out.answer(result, f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
         in_time(s, result.reached, how.wait)
         return
@@ -117,8 +97,8 @@ async def undo(
     if row.undo_asks is not None and row.last_event is not None and row.last_event.id == last.id:
         s.out.alarm(f"it would serve again what is {row.undo_asks}")
     s.confirm(f"Undo this {last.kind.value} of {at}?", yes=how.yes)
-    request = UndoRequest(event=last.id, confirmed=True, idempotency_key=key, reason=how.reason)
-    await move(s, at, key, s.api.undo(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
+    request = UndoRequest(event=last.id, confirmed=True, idempotency_key=new_key(), reason=how.reason)
+    await move(s, at, how, s.api.undo, request)
 
 
 @click.command()
@@ -131,9 +111,7 @@ async def fallback(s: Session, how: MoveOptions, at: Pointer) -> None:
     base = f"the base {row.live.base_label} alone" if row.live else "the base alone"
     s.out.say(f" {full(row.live)} -> {base}")
     s.confirm(f"Put {at} from {name(row.live)} on {base}?", yes=how.yes)
-    key = new_key()
-    request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=key, reason=how.reason)
-    await move(s, at, key, s.api.fallback(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
+    await move(s, at, how, s.api.fallback, FallbackRequest(**how.on(row)))
 
 
 @click.command("move")

@@ -25,27 +25,23 @@ def node() -> None:
 @hub_command
 async def ls(s: Session) -> None:
     """List nodes."""
-    nodes = await s.api.nodes()
-    s.out.json(nodes)
-    s.out.table(
+    s.out.listed(
+        await s.api.nodes(),
         ("NODE", "STATE", "HEARD", "REPLICAS", "LOADED", "GPUS", "NVML", "CPU", "PINS", "LABELS", "VERSION"),
-        [
-            (
-                n.node,
-                _state(n),
-                span(n.heard_age_s),
-                f"{'' if n.linked and not n.lost else 'was '}"
-                f"{sum(r.state.value == 'up' for r in n.replicas)}/{len(n.replicas)} up",
-                sum(len(r.loaded) for r in n.replicas),
-                len(n.gpus),
-                n.nvml.value,
-                f"{n.host.cpu_percent:.0f}%" if n.host else "-",
-                len(n.pins),
-                _labels(n),
-                n.version,
-            )
-            for n in nodes
-        ],
+        lambda n: (
+            n.node,
+            _state(n),
+            span(n.heard_age_s),
+            f"{'' if n.linked and not n.lost else 'was '}"
+            f"{sum(r.state.value == 'up' for r in n.replicas)}/{len(n.replicas)} up",
+            sum(len(r.loaded) for r in n.replicas),
+            len(n.gpus),
+            n.nvml.value,
+            f"{n.host.cpu_percent:.0f}%" if n.host else "-",
+            len(n.pins),
+            _labels(n),
+            n.version,
+        ),
         empty="no nodes have connected",
     )
 

@@ -85,11 +85,10 @@ async def sign(s: Session, tenant: str, name: str, key_file: Path) -> None:
 @hub_command
 async def ls(s: Session, tenant: str | None) -> None:
     """List releases, of one tenant or of all."""
-    views = await s.api.releases(tenant)
-    s.out.json(views)
-    s.out.table(
+    s.out.listed(
+        await s.api.releases(tenant),
         ("RELEASE", "ID", "FORM", "BASE", "ADAPTER"),
-        [(v.label, v.id[:12], v.form.value, f"{v.base_label} {short(v.base)}", short(v.adapter)) for v in views],
+        lambda v: (v.label, v.id[:12], v.form.value, f"{v.base_label} {short(v.base)}", short(v.adapter)),
         empty="no releases",
     )
 

@@ -62,20 +62,16 @@ async def add(
 @hub_command
 async def ls(s: Session, tenant: str | None) -> None:
     """List suites."""
-    entries = [e for e in await s.api.suites() if tenant in (None, e.manifest.tenant)]
-    s.out.json(entries)
-    s.out.table(
+    s.out.listed(
+        [e for e in await s.api.suites() if tenant in (None, e.manifest.tenant)],
         ("SUITE", "DIGEST", "ITEMS", "CANARIES", "ANSWER SCHEMA"),
-        [
-            (
-                f"{e.manifest.tenant}/{e.manifest.name}",
-                e.digest[:12],
-                e.manifest.items,
-                len(e.manifest.canaries),
-                "yes" if e.manifest.answer_schema else "no",
-            )
-            for e in entries
-        ],
+        lambda e: (
+            f"{e.manifest.tenant}/{e.manifest.name}",
+            e.digest[:12],
+            e.manifest.items,
+            len(e.manifest.canaries),
+            "yes" if e.manifest.answer_schema else "no",
+        ),
         empty="no suites; loradeck suite add FILE.jsonl",
     )
 

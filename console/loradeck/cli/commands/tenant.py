@@ -100,11 +100,10 @@ async def offboard(s: Session, name: str, reason: str, yes: bool) -> None:
 @hub_command
 async def ls(s: Session) -> None:
     """List tenants."""
-    tenants = await s.api.tenants()
-    s.out.json(tenants)
-    s.out.table(
+    s.out.listed(
+        await s.api.tenants(),
         ("TENANT", "STATE", "ROUTES", "KEYS"),
-        [(t.name, _state(t), " ".join(sorted(t.routes)) or "-", len(t.keys)) for t in tenants],
+        lambda t: (t.name, _state(t), " ".join(sorted(t.routes)) or "-", len(t.keys)),
         empty="no tenants; loradeck tenant create NAME",
     )
 

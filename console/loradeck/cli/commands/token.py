@@ -101,11 +101,10 @@ def _roles(tenants: tuple[str, ...], role: str) -> dict[str, Role]:
 @hub_command
 async def ls(s: Session) -> None:
     """List tokens, with what they are for; the hub keeps only their hashes."""
-    tokens = await s.api.tokens()
-    s.out.json(tokens)
-    s.out.table(
+    s.out.listed(
+        await s.api.tokens(),
         ("ID", "NAME", "ROLE", "FOR", "CREATED", "BY", "LAST USED", "STATE"),
-        [(t.id, t.name, t.role, _scope(t), utc(t.created_ms), t.created_by, _used(t), _state(t)) for t in tokens],
+        lambda t: (t.id, t.name, t.role, _scope(t), utc(t.created_ms), t.created_by, _used(t), _state(t)),
         empty="no tokens",
     )
 

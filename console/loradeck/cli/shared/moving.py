@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Protocol, TypeVar
 
 import click
 
-from loradeck.cli.shared.naming import Pointer
-from loradeck.cli.shared.progress import MoveOptions, report
+from loradeck.cli.shared.naming import Pointer, pointer_and_release, release_named
+from loradeck.cli.shared.progress import MoveOptions, report, watched
 from loradeck.cli.shared.session import Session
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import ReleaseView, TenantRow
+
+
+class Keyed(Protocol):
+    """A request that is sent under a key of its own."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """Chosen before the first attempt and kept for every further one."""
+
+
+Q = TypeVar("Q", bound=Keyed)
 
 
 def title(s: Session, at: Pointer, row: TenantRow) -> str:
@@ -33,10 +45,40 @@ def name(view: ReleaseView | None) -> str:
     return f"{view.label} ({short(view.id)})" if view else "nothing"
 
 
-async def move(s: Session, at: Pointer, key: str, sending: Awaitable[MoveResult], how: MoveOptions) -> None:
-    """Sends a move of one pointer, and prints how far it gets in the time given."""
-    deadline = time.monotonic() + how.timeout
-    await report(s, at, await sent(sending, key), wait=how.wait, deadline=deadline)
+def changes(before: ReleaseView | None, after: ReleaseView | None, *, override: bool = False) -> str:
+    """What a pointer serves before and after a move, in one line."""
+    return f" {full(before)} -> {full(after)}" + ("   OVERRIDE" if override else "")
+
+
+async def to_place(s: Session, words: Sequence[str]) -> tuple[Pointer, TenantRow, ReleaseView]:
+    """The pointer that `TENANT [ROUTE] RELEASE` names, its row, and the release.
+
+    Raises:
+        CliError: too few or too many words, or no such release.
+    """
+    at, text = pointer_and_release(words)
+    return at, await s.api.row(at.tenant, at.route), await release_named(s.api, at.tenant, text)
+
+
+async def move(
+    s: Session,
+    at: Pointer,
+    how: MoveOptions,
+    send: Callable[Concatenate[str, str, Q, ...], Coroutine[Any, Any, MoveResult]],
+    request: Q,
+    *,
+    prepares: bool = False,
+) -> None:
+    """Sends a move of one pointer, and prints how far it gets in the time given.
+
+    Args:
+        send: the hub's call for it.
+        prepares: the hub prepares a release first; meanwhile it is printed how far that is.
+    """
+    deadline, key = time.monotonic() + how.timeout, request.idempotency_key
+    sending = send(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
+    result = await sent(watched(s, key, sending) if prepares else sending, key)
+    await report(s, at, result, wait=how.wait, deadline=deadline)
 
 
 async def sent(sending: Awaitable[MoveResult], key: str) -> MoveResult:

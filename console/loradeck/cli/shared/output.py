@@ -11,14 +11,16 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel
 
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.state import Preview, Readiness
+
+M = TypeVar("M", bound=BaseModel)
 
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
@@ -75,6 +77,13 @@ class Output:
         self._write(self._styled(_BOLD, _aligned(headers, widths)))
         for line in cells:
             self._write(_aligned(line, widths))
+
+    def listed(
+        self, values: Sequence[M], headers: Sequence[str], cells: Callable[[M], Sequence[object]], *, empty: str
+    ) -> None:
+        """Prints values: as JSON, or as a table with a line of cells for each, or `empty` if there are none."""
+        self.json(values)
+        self.table(headers, map(cells, values), empty=empty)
 
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
         """Prints the document, with --json."""

@@ -18,6 +18,7 @@ from loradeck.cli.shared.output import millis, span, utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.api import HubApi, Wait
 from loradeck.client.errors import ClientError
+from loradeck.client.idempotency import new_key
 from loradeck.client.prepare_progress import prepare_progress
 from loradeck.rules.serving import proof
 from loradeck.rules.serving.counting import flip_counts
@@ -44,6 +45,14 @@ class MoveOptions:
     yes: bool
     wait: Wait
     timeout: float
+
+    def on(self, row: TenantRow) -> dict[str, Any]:
+        """The fields of every request that moves a pointer whose row was looked at, with a key of its own."""
+        return {
+            "expected_generation": row.pointer.generation,
+            "idempotency_key": new_key(),
+            "reason": self.reason,
+        }
 
 
 def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
