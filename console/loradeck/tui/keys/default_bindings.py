@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from loradeck.tui.keys.action import Action, Screen
 
@@ -40,239 +41,111 @@ class Binding:
         return self.reads or "/".join(_READ_AS.get(key, key) for key in self.keys)
 
 
+_Row = tuple[Action, str, str, int, str]
+"""A binding's action, its keys with spaces between, its label, hint and help."""
+
+
+def _on(where: frozenset[Screen], *rows: _Row, moves: bool = False) -> tuple[Binding, ...]:
+    """Bindings on the same screens."""
+    return tuple(
+        Binding(action, tuple(keys.split()), label, help_, where, moves, hint)
+        for action, keys, label, hint, help_ in rows
+    )
+
+
+_moving = partial(_on, moves=True)
+"""Bindings on the same screens, of actions that may change what is served."""
+
+
 BINDINGS: tuple[Binding, ...] = (
-    Binding(
-        Action.ROLLBACK,
-        ("R",),
-        "roll back",
-        "Roll back to what `R goes to` shows. Acts at once when the preview has been on your screen for half a "
-        "second and nothing stands against it; else it says why, or asks for {confirm}. With marks: all marked rows.",
-        TENANTS,
-        moves=True,
-        hint=1,
+    *_moving(TENANTS,
+        (Action.ROLLBACK, "R", "roll back", 1,
+         "Roll back to what `R goes to` shows. Acts at once when the preview has been on your screen for half a "
+         "second and nothing stands against it; else it says why, or asks for {confirm}. With marks: all marked rows."),
+        (Action.UNDO, "u", "undo", 2,
+         "Undo the last move of this row. At once if it is your own, under 60 s old, and does not serve again what is "
+         "quarantined, breached or left by R; else asks for {confirm}. Rows that one R moved together go back "
+         "together, and so do marked rows."),
+        (Action.FALLBACK, "F", "base", 3, "Fall back to the base alone. Asks for {confirm}."),
+        (Action.PROMOTE, "p", "promote", 8,
+         "Offer the newest release that is not live, with its gate; asks for {confirm}. Another one: `:promote vN`. "
+         "Against the gate: `:promote! vN`, with a typed reason."),
+        (Action.OVERRIDE, "o", "override", 0,
+         "What {promote} does, against the gate: offers the newest release that is not live and asks for a typed "
+         "reason, which the event shows for ever. Needs the role releaser."),
+        (Action.HOLD, "h", "hold", 9,
+         "Set or release the hold that keeps automation from promoting. Asks for {confirm}."),
+        (Action.REWIND, "W", "rewind", 6,
+         "Put every pointer back as it was at a time (14:05, 20m ago) or a rev, in one transaction. With marks: only "
+         "the pointers of the marked tenants. Shows what would move and what would stay; asks for {confirm}."),
     ),
-    Binding(
-        Action.UNDO,
-        ("u",),
-        "undo",
-        "Undo the last move of this row. At once if it is your own, under 60 s old, and does not serve again what is "
-        "quarantined, breached or left by R; else asks for {confirm}. Rows that one R moved together go back together, "
-        "and so do marked rows.",
-        TENANTS,
-        moves=True,
-        hint=2,
-    ),
-    Binding(
-        Action.FALLBACK,
-        ("F",),
-        "base",
-        "Fall back to the base alone. Asks for {confirm}.",
-        TENANTS,
-        moves=True,
-        hint=3,
-    ),
-    Binding(
-        Action.PROMOTE,
-        ("p",),
-        "promote",
-        "Offer the newest release that is not live, with its gate; asks for {confirm}. Another one: `:promote vN`. "
-        "Against the gate: `:promote! vN`, with a typed reason.",
-        TENANTS,
-        moves=True,
-        hint=8,
-    ),
-    Binding(
-        Action.OVERRIDE,
-        ("o",),
-        "override",
-        "What {promote} does, against the gate: offers the newest release that is not live and asks for a typed "
-        "reason, which the event shows for ever. Needs the role releaser.",
-        TENANTS,
-        moves=True,
-    ),
-    Binding(
-        Action.HOLD,
-        ("h",),
-        "hold",
-        "Set or release the hold that keeps automation from promoting. Asks for {confirm}.",
-        TENANTS,
-        moves=True,
-        hint=9,
-    ),
-    Binding(
-        Action.REWIND,
-        ("W",),
-        "rewind",
-        "Put every pointer back as it was at a time (14:05, 20m ago) or a rev, in one transaction. With marks: only "
-        "the pointers of the marked tenants. Shows what would move and what would stay; asks for {confirm}.",
-        TENANTS,
-        moves=True,
-        hint=6,
-    ),
-    Binding(
-        Action.ANNOTATE,
-        ("i",),
-        "incident",
-        "Add an incident and a reason to the last move of the row, or to the selected event: INC-2210 what happened.",
-        frozenset({Screen.TENANTS, Screen.EVENTS}),
-        hint=12,
+    *_on(frozenset({Screen.TENANTS, Screen.EVENTS}),
+        (Action.ANNOTATE, "i", "incident", 12,
+         "Add an incident and a reason to the last move of the row, or to the selected event: INC-2210 what happened."),
     ),
     Binding(Action.CONFIRM, ("y",), "yes", "Do what the question above the footer says.", moves=True),
-    Binding(Action.MARK, ("space",), "mark", "Mark or unmark the row; {close} clears.", TENANTS, hint=10),
-    Binding(
-        Action.MARK_ALL,
-        ("*",),
-        "mark all",
-        "Mark every row that the filter shows, or unmark them when all are marked.",
-        TENANTS,
+    *_on(TENANTS,
+        (Action.MARK, "space", "mark", 10, "Mark or unmark the row; {close} clears."),
+        (Action.MARK_ALL, "*", "mark all", 0,
+         "Mark every row that the filter shows, or unmark them when all are marked."),
+        (Action.MARK_RELATED, "m", "mark related", 11,
+         "Mark the rows of the ALSO line: live releases that share its dataset, recipe, move to another base, or batch "
+         "of promotes. Unmark them when all are marked."),
+        (Action.DIFF, "d", "diff", 11,
+         "The live release beside the one that {rollback} goes to: what differs first, then what is alike."),
     ),
-    Binding(
-        Action.MARK_RELATED,
-        ("m",),
-        "mark related",
-        "Mark the rows of the ALSO line: live releases that share its dataset, recipe, move to another base, or batch "
-        "of promotes. Unmark them when all are marked.",
-        TENANTS,
-        hint=11,
+    *_on(frozenset({Screen.ADAPTERS}),
+        (Action.MARK_VERSION, "space", "mark", 2, "Mark the version to compare with, or unmark it."),
+        (Action.COMPARE, "d", "compare", 3,
+         "The marked version beside the selected one: what differs first, then what is alike."),
     ),
-    Binding(
-        Action.DIFF,
-        ("d",),
-        "diff",
-        "The live release beside the one that {rollback} goes to: what differs first, then what is alike.",
-        TENANTS,
-        hint=11,
+    *_on(TENANTS,
+        (Action.TRACES, "l", "traces", 12,
+         "The row's newest requests as its routers know them: who was served by which release, how long, and how it "
+         "was judged."),
+        (Action.EXPORT_IDS, "x", "export ids", 13,
+         "Write the ids of the requests that the left release answered to a file; it says what may be missing."),
     ),
-    Binding(
-        Action.MARK_VERSION,
-        ("space",),
-        "mark",
-        "Mark the version to compare with, or unmark it.",
-        frozenset({Screen.ADAPTERS}),
-        hint=2,
+    *_moving(frozenset({Screen.NODES}),
+        (Action.DRAIN, "D", "drain", 1,
+         "Give the node no new jobs and let go of its GPU driver. Names what it serves and runs; asks for {confirm}."),
+        (Action.CORDON, "C", "cordon", 2, "Give the node no new jobs. Asks for {confirm}."),
+        (Action.UNCORDON, "U", "uncordon", 3, "End a cordon or a drain. Asks for {confirm}."),
     ),
-    Binding(
-        Action.COMPARE,
-        ("d",),
-        "compare",
-        "The marked version beside the selected one: what differs first, then what is alike.",
-        frozenset({Screen.ADAPTERS}),
-        hint=3,
+    *_moving(frozenset({Screen.JOBS}),
+        (Action.CANCEL, "X", "cancel", 1, "Stop the job. Says what will not come of it; asks for {confirm}."),
+        (Action.RESUME, "S", "resume", 2,
+         "Queue a failed or cancelled job again, as its next attempt, on its node where that is free. Asks for "
+         "{confirm}."),
     ),
-    Binding(
-        Action.TRACES,
-        ("l",),
-        "traces",
-        "The row's newest requests as its routers know them: who was served by which release, how long, and how it was "
-        "judged.",
-        TENANTS,
-        hint=12,
-    ),
-    Binding(
-        Action.EXPORT_IDS,
-        ("x",),
-        "export ids",
-        "Write the ids of the requests that the left release answered to a file; it says what may be missing.",
-        TENANTS,
-        hint=13,
-    ),
-    Binding(
-        Action.DRAIN,
-        ("D",),
-        "drain",
-        "Give the node no new jobs and let go of its GPU driver. Names what it serves and runs; asks for {confirm}.",
-        frozenset({Screen.NODES}),
-        moves=True,
-        hint=1,
-    ),
-    Binding(
-        Action.CORDON,
-        ("C",),
-        "cordon",
-        "Give the node no new jobs. Asks for {confirm}.",
-        frozenset({Screen.NODES}),
-        moves=True,
-        hint=2,
-    ),
-    Binding(
-        Action.UNCORDON,
-        ("U",),
-        "uncordon",
-        "End a cordon or a drain. Asks for {confirm}.",
-        frozenset({Screen.NODES}),
-        moves=True,
-        hint=3,
-    ),
-    Binding(
-        Action.CANCEL,
-        ("X",),
-        "cancel",
-        "Stop the job. Says what will not come of it; asks for {confirm}.",
-        frozenset({Screen.JOBS}),
-        moves=True,
-        hint=1,
-    ),
-    Binding(
-        Action.RESUME,
-        ("S",),
-        "resume",
-        "Queue a failed or cancelled job again, as its next attempt, on its node where that is free. Asks for "
-        "{confirm}.",
-        frozenset({Screen.JOBS}),
-        moves=True,
-        hint=2,
-    ),
-    Binding(
-        Action.SIGN,
-        ("V",),
-        "sign",
-        "Sign the review of the candidate with your name, once you have found each of its sampled answers good or bad "
-        "({open}). Says how many are bad; asks for {confirm}.",
-        frozenset({Screen.GATES}),
-        moves=True,
+    *_moving(frozenset({Screen.GATES}),
         # The page of answers names it in its bar, where there is something to sign.
+        (Action.SIGN, "V", "sign", 0,
+         "Sign the review of the candidate with your name, once you have found each of its sampled answers good or bad "
+         "({open}). Says how many are bad; asks for {confirm}."),
     ),
-    Binding(
-        Action.SORT,
-        ("s",),
-        "sort",
-        "Sort by attention, tenant, live release or newest move in turn; the header says which. By attention the "
-        "rows that need a person come first, the one that does most harm on top; other figures order nothing: those of "
-        "rows that nobody looks at are not known.",
-        TENANTS,
-        hint=14,
+    *_on(TENANTS,
+        (Action.SORT, "s", "sort", 14,
+         "Sort by attention, tenant, live release or newest move in turn; the header says which. By attention the "
+         "rows that need a person come first, the one that does most harm on top; other figures order nothing: those "
+         "of rows that nobody looks at are not known."),
     ),
-    Binding(
-        Action.COPY,
-        ("c",),
-        "copy",
-        "Copy what names the selection: the live release's id, a node, a job, an event, a digest. While a move is not "
-        "done: the command for the node that does not answer.",
-        hint=15,
+    *_on(LISTS,
+        (Action.COPY, "c", "copy", 15,
+         "Copy what names the selection: the live release's id, a node, a job, an event, a digest. While a move is not "
+         "done: the command for the node that does not answer."),
+        (Action.JSON, "J", "json", 16, "The selected row as the hub sent it, in JSON."),
+        (Action.FILTER, "/", "filter", 4, "Show only rows that match a regular expression; `!` in front inverts."),
+        (Action.COMMAND, ":", "command", 7,
+         "Type a command; tab completes it, up and down go through the earlier ones, `:help` lists them."),
+        (Action.TENANTS, "1", "tenants", 0, "Every tenant's pointer, what it serves, and where {rollback} would go."),
+        (Action.NODES, "2", "nodes", 0, "Nodes, their GPUs, engines and loaded releases."),
+        (Action.JOBS, "3", "jobs", 0, "Training, evaluation and prepare jobs with their progress."),
+        (Action.GATES, "4", "gates", 0, "A candidate against what was live, check by check."),
+        (Action.ADAPTERS, "5", "adapters", 0, "Adapter versions: origin, scores, where each is live."),
+        (Action.EVENTS, "6", "events", 0, "The log, newest first, and whether its chain holds."),
+        (Action.DATA, "7", "data", 0, "Datasets and suites: origin, consent, licence, purpose."),
     ),
-    Binding(Action.JSON, ("J",), "json", "The selected row as the hub sent it, in JSON.", hint=16),
-    Binding(
-        Action.FILTER,
-        ("/",),
-        "filter",
-        "Show only rows that match a regular expression; `!` in front inverts.",
-        hint=4,
-    ),
-    Binding(
-        Action.COMMAND,
-        (":",),
-        "command",
-        "Type a command; tab completes it, up and down go through the earlier ones, `:help` lists them.",
-        hint=7,
-    ),
-    Binding(Action.TENANTS, ("1",), "tenants",
-            "Every tenant's pointer, what it serves, and where {rollback} would go."),
-    Binding(Action.NODES, ("2",), "nodes", "Nodes, their GPUs, engines and loaded releases."),
-    Binding(Action.JOBS, ("3",), "jobs", "Training, evaluation and prepare jobs with their progress."),
-    Binding(Action.GATES, ("4",), "gates", "A candidate against what was live, check by check."),
-    Binding(Action.ADAPTERS, ("5",), "adapters", "Adapter versions: origin, scores, where each is live."),
-    Binding(Action.EVENTS, ("6",), "events", "The log, newest first, and whether its chain holds."),
-    Binding(Action.DATA, ("7",), "data", "Datasets and suites: origin, consent, licence, purpose."),
     Binding(Action.DOWN, ("j", "down"), "", "Next row.", repeats=True),
     Binding(Action.UP, ("k", "up"), "", "Previous row.", repeats=True),
     Binding(Action.PAGE_DOWN, ("pagedown", "ctrl+f", "ctrl+d"), "", "One page down.", repeats=True, reads="PgDn"),
@@ -290,13 +163,9 @@ BINDINGS: tuple[Binding, ...] = (
             (Screen.EVENTS, "its row", "The event's row on the tenants screen.", 1),
         )
     ),
-    Binding(
-        Action.CLOSE,
-        ("escape",),
-        "",
-        "Leave a question, the rollback panel, the last result, a filter, the marks, then the screen.",
-        repeats=True,
-    ),
+    Binding(Action.CLOSE, ("escape",), "",
+            "Leave a question, the rollback panel, the last result, a filter, the marks, then the screen.",
+            repeats=True),
     Binding(Action.HELP, ("?",), "help", "This page."),
     Binding(Action.QUIT, ("q", "ctrl+c", "ctrl+q"), "back", "Back to the tenants screen.",
             LISTS - TENANTS, hint=14, reads="q"),
