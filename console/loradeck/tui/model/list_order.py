@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -38,13 +38,13 @@ class Ordered(Generic[K]):
     """A list with the source of its rows.
 
     Args:
-        rows: the keys there are now.
+        rows: the rows there are now, by their keys.
         by: makes the sort key, once for each time the list is sorted.
         text: the text of a row that a filter searches.
     """
 
     listing: Listing[K]
-    rows: Callable[[], Iterable[K]]
+    rows: Callable[[], Mapping[K, Any]]
     by: Callable[[], Callable[[K], object]]
     text: Callable[[K], str]
 
@@ -113,47 +113,34 @@ def attention(brief: TenantBrief, now_ms: int | None) -> int:
     return rank if recent else rank + 1
 
 
-def nodes(state: FeedState) -> Callable[[str], tuple[bool, str]]:
+def nodes(state: FeedState, name: str) -> tuple[bool, str]:
     """Lost ones first."""
-    briefs = state.nodes.briefs
-    return lambda name: (not briefs[name].lost, name)
+    return (not state.nodes.briefs[name].lost, name)
 
 
-def jobs(state: FeedState) -> Callable[[str], tuple[int, int]]:
+def jobs(state: FeedState, job_id: str) -> tuple[int, int]:
     """Running, queued, ended; the newest first."""
-
-    def rank(job_id: str) -> tuple[int, int]:
-        job = state.jobs[job_id]
-        running = job.state in (JobState.RUNNING, JobState.ASSIGNED)
-        order = 0 if running else 1 if job.state is JobState.QUEUED else 2
-        return (order, -(job.ended_ms or job.started_ms or job.created_ms))
-
-    return rank
+    job = state.jobs[job_id]
+    running = job.state in (JobState.RUNNING, JobState.ASSIGNED)
+    order = 0 if running else 1 if job.state is JobState.QUEUED else 2
+    return (order, -(job.ended_ms or job.started_ms or job.created_ms))
 
 
-def newest_first(_: FeedState) -> Callable[[int], int]:
+def newest_first(_: FeedState, number: int) -> int:
     """By rev or number."""
-    return lambda number: -number
+    return -number
 
 
-def adapters(state: FeedState) -> Callable[[str], tuple[str, str, int]]:
+def adapters(state: FeedState, digest: str) -> tuple[str, str, int]:
     """By tenant and name; the newest version first."""
-
-    def rank(digest: str) -> tuple[str, str, int]:
-        version = state.registry.adapters[digest]
-        return (version.manifest.tenant, version.manifest.name, -version.version)
-
-    return rank
+    version = state.registry.adapters[digest]
+    return (version.manifest.tenant, version.manifest.name, -version.version)
 
 
-def data(state: FeedState) -> Callable[[str], tuple[str, str, str, str]]:
+def data(state: FeedState, digest: str) -> tuple[str, str, str, str]:
     """By tenant, kind and name."""
-
-    def rank(digest: str) -> tuple[str, str, str, str]:
-        entry = state.registry.data[digest]
-        return (entry.manifest.tenant, entry.kind, entry.manifest.name, digest)
-
-    return rank
+    entry = state.registry.data[digest]
+    return (entry.manifest.tenant, entry.kind, entry.manifest.name, digest)
 
 
 # ---- what a filter finds -----------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ ORDERED = frozenset({Screen.NODES, Screen.JOBS, Screen.GATES})
 """Screens whose rows accept orders or signatures."""
 
 K = TypeVar("K", bound=Hashable)
-Rank = Callable[[FeedState], Callable[[K], object]]
+Rank = Callable[[FeedState, K], object]
 Text = Callable[[FeedState, K], str]
 
 
@@ -90,25 +90,23 @@ class ConsoleState(FeedState):
     last_key_at: float | None = None
 
     def __post_init__(self) -> None:
-        def ordered(listing: Listing[K], rows: Callable[[], Iterable[K]], by: Rank[K], text: Text[K]) -> Ordered[K]:
-            return Ordered(listing, rows, partial(by, self), partial(text, self))
+        def ordered(of: Listing[K], rows: Callable[[], Mapping[K, Any]], by: Rank[K], text: Text[K]) -> Ordered[K]:
+            return Ordered(of, rows, lambda: partial(by, self), partial(text, self))
 
-        registry = self.registry
+        kept, tenant_text = self.registry, partial(order.tenant_text, self)
         self._arranging = Arranging[Screen](
             {
-                Screen.TENANTS: ordered(
-                    self.tenant_list, lambda: self.tenants, lambda _: order.tenants(self, self.sort), order.tenant_text
+                Screen.TENANTS: Ordered(
+                    self.tenant_list, lambda: self.tenants, lambda: order.tenants(self, self.sort), tenant_text
                 ),
                 Screen.NODES: ordered(self.node_list, lambda: self.nodes, order.nodes, order.node_text),
                 Screen.JOBS: ordered(self.job_list, lambda: self.jobs, order.jobs, order.job_text),
-                Screen.GATES: ordered(self.gate_list, lambda: registry.gates, order.newest_first, order.gate_text),
-                Screen.ADAPTERS: ordered(
-                    self.adapter_list, lambda: registry.adapters, order.adapters, order.adapter_text
-                ),
+                Screen.GATES: ordered(self.gate_list, lambda: kept.gates, order.newest_first, order.gate_text),
+                Screen.ADAPTERS: ordered(self.adapter_list, lambda: kept.adapters, order.adapters, order.adapter_text),
                 Screen.EVENTS: ordered(
                     self.event_list, lambda: self.listed_events, order.newest_first, order.event_text
                 ),
-                Screen.DATA: ordered(self.data_list, lambda: registry.data, order.data, order.data_text),
+                Screen.DATA: ordered(self.data_list, lambda: kept.data, order.data, order.data_text),
             }
         )
 
@@ -186,16 +184,7 @@ class ConsoleState(FeedState):
 
     def rows_of(self, which: Screen) -> Mapping[Any, Any]:
         """The rows of a screen by their keys, as the hub sent them last."""
-        rows: dict[Screen, Mapping[Any, Any]] = {
-            Screen.TENANTS: self.tenants,
-            Screen.NODES: self.nodes,
-            Screen.JOBS: self.jobs,
-            Screen.EVENTS: self.listed_events,
-            Screen.GATES: self.registry.gates,
-            Screen.ADAPTERS: self.registry.adapters,
-            Screen.DATA: self.registry.data,
-        }
-        return rows[which]
+        return self._arranging.lists[which].rows()
 
     def list_of(self, which: Screen) -> Listing[PointerKey] | Listing[str] | Listing[int]:
         """The list of a screen."""
@@ -236,19 +225,15 @@ class ConsoleState(FeedState):
     @property
     def identity(self) -> str | None:
         """The name of the selection for a command: the id of a release, a node, a job or an event, or a digest."""
-        if self.screen is Screen.TENANTS:
-            return self.row.live.id if self.row is not None and self.row.live is not None else None
-        if self.screen is Screen.NODES:
-            return self.node_list.selected
-        if self.screen is Screen.JOBS:
-            return self.job_list.selected
-        if self.screen is Screen.EVENTS:
-            event = self.listed_events.get(self.event_list.selected or 0)
-            return event.id if event is not None else None
-        if self.screen is Screen.GATES:
-            gate = self.registry.gates.get(self.gate_list.selected or 0)
-            return gate.result.release if gate is not None else None
-        return self.adapter_list.selected if self.screen is Screen.ADAPTERS else self.data_list.selected
+        selected = self.listing.selected
+        match self.rows_of(self.screen).get(selected):
+            case TenantRow(live=live):
+                return live.id if live is not None else None
+            case Event(id=event):
+                return event
+            case Gate(result=result):
+                return result.release
+        return selected if isinstance(selected, str) else None
 
     # ---- own moves -------------------------------------------------------------------------------------------
 

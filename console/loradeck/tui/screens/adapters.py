@@ -42,11 +42,7 @@ class AdaptersScreen(ListScreen[AdapterVersion]):
     @property
     def handlers(self) -> Handlers:
         """Actions of this screen alone."""
-        return {
-            Action.OPEN: self._open,
-            Action.MARK_VERSION: self._mark_version,
-            Action.COMPARE: self._compare,
-        }
+        return {**super().handlers, Action.MARK_VERSION: self._mark_version, Action.COMPARE: self._compare}
 
     def _mark_version(self) -> None:
         selected = self.selected
@@ -75,7 +71,7 @@ class AdaptersScreen(ListScreen[AdapterVersion]):
             write = partial(difference_lines, what, one, other, names, sides=("marked", "selected"))
             self.app.push_screen(Page("difference", write, leaves=self.state.keys.of(Action.COMPARE)))
 
-    def _open(self) -> None:
+    def open(self) -> None:
         """Open the lineage of the selected version."""
         version = self.selected
         if version is not None:

@@ -129,7 +129,10 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
     @property
     def handlers(self) -> Handlers:
         """Actions that mean something on this list alone."""
-        return {}
+        return {Action.OPEN: self.open}
+
+    def open(self) -> None:
+        """Opens what there is of the selected row, on lists whose rows can be opened."""
 
     def marked(self) -> frozenset[Hashable]:
         """Keys of the marked rows."""

@@ -39,14 +39,7 @@ class NodesScreen(ListScreen[NodeRow]):
         """Details of a row."""
         return node_lines(self.state, row, width, height)
 
-    # ---- keys ------------------------------------------------------------------------------------------------
-
-    @property
-    def handlers(self) -> Handlers:
-        """Actions of this screen alone."""
-        return {Action.OPEN: self._open}
-
-    def _open(self) -> None:
+    def open(self) -> None:
         """Everything about the selected node, for as long as one looks at it."""
         state, name = self.state, self.state.node_list.selected
         if name is None:
@@ -70,14 +63,7 @@ class JobsScreen(ListScreen[Job]):
     DETAILS = job_lines
     EMPTY = "no jobs"
 
-    # ---- keys ------------------------------------------------------------------------------------------------
-
-    @property
-    def handlers(self) -> Handlers:
-        """Actions of this screen alone."""
-        return {Action.OPEN: self._open}
-
-    def _open(self) -> None:
+    def open(self) -> None:
         """The selected job's plots and log, for as long as one looks at them."""
         job = self.state.job_list.selected
         if job is not None:
@@ -98,9 +84,9 @@ class GatesScreen(ListScreen[Gate]):
     @property
     def handlers(self) -> Handlers:
         """Actions of this screen alone."""
-        return {Action.OPEN: self._open, Action.SIGN: self._sign}
+        return {**super().handlers, Action.SIGN: self._sign}
 
-    def _open(self) -> None:
+    def open(self) -> None:
         """The candidate's sampled answers, for as long as one looks at them."""
         gate = self.selected
         if gate is not None:
@@ -128,12 +114,8 @@ class EventsScreen(ListScreen[Event]):
     DETAILS = event_lines
     EMPTY = "no events"
 
-    @property
-    def handlers(self) -> Handlers:
-        """Actions of this screen alone."""
-        return {Action.OPEN: self._open}
-
-    def _open(self) -> None:
+    def open(self) -> None:
+        """The event's row on the tenants screen."""
         state, event = self.state, self.selected
         if event is None:
             return

@@ -78,14 +78,15 @@ class TenantsScreen(ListScreen[TenantRow]):
     def handlers(self) -> Handlers:
         """Actions of this screen alone."""
         return {
-            Action.OPEN: self._open,
+            **super().handlers,
             Action.MARK_RELATED: self._mark_related,
             Action.DIFF: self._diff,
             Action.TRACES: self._traces,
             Action.EXPORT_IDS: self._export_ids,
         }
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """The row's events."""
         row = self.state.row
         if row is not None:
             self.window.show_events(f" {row.tenant}/{row.route} ")
