@@ -37,9 +37,8 @@ from loradeck.tui.model.packed_rows import freeze_large_list
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.session import Session
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.screens.adapters import AdaptersScreen
 from loradeck.tui.screens.listing import ListScreen
-from loradeck.tui.screens.lists import DataScreen, EventsScreen, GatesScreen, JobsScreen, NodesScreen
+from loradeck.tui.screens.lists import AdaptersScreen, DataScreen, EventsScreen, GatesScreen, JobsScreen, NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.terminal.console_log import keep_log, report_end
 from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone

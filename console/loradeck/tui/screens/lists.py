@@ -1,19 +1,26 @@
-"""The lists of nodes, jobs, gate results, events and data. Those of tenants and adapters have modules of their own."""
+"""The lists of nodes, jobs, gate results, adapter versions, events and data; tenants have a module of their own."""
 
 from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
+from loradeck.schemas.manifest import AdapterVersion
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.actions.window import Handlers
 from loradeck.tui.key_checks.sign import signing_of
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.lines.columns import EVENT_COLUMNS, JOB_COLUMNS, NODE_COLUMNS, event_cells, job_cells, node_cells
+from loradeck.tui.lines import columns, registry
+from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.jobs import job_lines
+from loradeck.tui.lines.lineage import lineage_lines
 from loradeck.tui.lines.nodes import node_lines, node_page
-from loradeck.tui.lines.registry import DATA_COLUMNS, GATE_COLUMNS, data_cells, data_lines, gate_cells, gate_lines
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.review_draft import Reviewing
@@ -24,15 +31,15 @@ from loradeck.tui.text.spans import Line, Span, line
 from loradeck.tui.widgets.page import Page
 
 PAGE_S = 1.0
-"""How often a node's page is written anew."""
+"""How often the page of a node or an adapter version is written anew: what is on it comes one after the other."""
 
 
 class NodesScreen(ListScreen[NodeRow]):
     """The list of nodes."""
 
     WHICH = Screen.NODES
-    COLUMNS = NODE_COLUMNS
-    CELLS = node_cells
+    COLUMNS = columns.NODE_COLUMNS
+    CELLS = columns.node_cells
     EMPTY = "no node has connected: loradeck-agent run --config agent.toml"
 
     def details(self, row: NodeRow, width: int, height: int) -> list[Line]:
@@ -58,8 +65,8 @@ class JobsScreen(ListScreen[Job]):
     """The list of jobs."""
 
     WHICH = Screen.JOBS
-    COLUMNS = JOB_COLUMNS
-    CELLS = job_cells
+    COLUMNS = columns.JOB_COLUMNS
+    CELLS = columns.job_cells
     DETAILS = job_lines
     EMPTY = "no jobs"
 
@@ -74,9 +81,9 @@ class GatesScreen(ListScreen[Gate]):
     """The list of gate results."""
 
     WHICH = Screen.GATES
-    COLUMNS = GATE_COLUMNS
-    CELLS = gate_cells
-    DETAILS = gate_lines
+    COLUMNS = registry.GATE_COLUMNS
+    CELLS = registry.gate_cells
+    DETAILS = registry.gate_lines
     EMPTY = "no gate result on record: loradeck job evaluate TENANT RELEASE --suite SUITE"
 
     # ---- keys ------------------------------------------------------------------------------------------------
@@ -105,12 +112,69 @@ class GatesScreen(ListScreen[Gate]):
         self.moves.follow(Action.SIGN, signing_of(reviewing, gate, state))
 
 
+class AdaptersScreen(ListScreen[AdapterVersion]):
+    """The list of adapter versions."""
+
+    WHICH = Screen.ADAPTERS
+    COLUMNS = registry.ADAPTER_COLUMNS
+    CELLS = registry.adapter_cells
+    DETAILS = registry.adapter_lines
+    EMPTY = "no adapter yet: loradeck job train RECIPE, or loradeck adapter import"
+
+    mark: str | None = None
+    """The version that `d` compares the selected one with."""
+
+    def marked(self) -> frozenset[Hashable]:
+        """The version that is marked for comparison."""
+        return frozenset({self.mark} if self.mark is not None else ())
+
+    # ---- keys ------------------------------------------------------------------------------------------------
+
+    @property
+    def handlers(self) -> Handlers:
+        """Actions of this screen alone."""
+        return {**super().handlers, Action.MARK_VERSION: self._mark_version, Action.COMPARE: self._compare}
+
+    def _mark_version(self) -> None:
+        selected = self.selected
+        if selected is None:
+            self.window.notice("nothing is selected", "dim")
+            return
+        self.mark = None if self.mark == selected.digest else selected.digest
+        if self.mark is not None:
+            self.window.notice(
+                f"{_name(selected)} is marked; {self.key(Action.COMPARE)} on another one compares them", "dim"
+            )
+
+    def _compare(self) -> None:
+        """The marked version beside the selected one."""
+        adapters, selected = self.state.registry.adapters, self.selected
+        marked = adapters.get(self.mark or "")
+        if selected is None or marked is None:
+            mark = self.key(Action.MARK_VERSION)
+            self.off(Action.COMPARE, f"mark a version with {mark}, then select the one to compare it with")
+        elif marked is selected:
+            self.off(Action.COMPARE, "the selected version is the marked one; select another")
+        else:
+            names = {digest: self.state.registry.name_of(digest) for digest in self.state.registry.data}
+            what = " and ".join(dict.fromkeys(_adapter(one) for one in (marked, selected)))
+            one, other = _detail(marked), _detail(selected)
+            write = partial(difference_lines, what, one, other, names, sides=("marked", "selected"))
+            self.app.push_screen(Page("difference", write, leaves=self.state.keys.of(Action.COMPARE)))
+
+    def open(self) -> None:
+        """Open the lineage of the selected version."""
+        version = self.selected
+        if version is not None:
+            self.app.push_screen(Page("lineage", partial(lineage_lines, self.state, version), every=PAGE_S))
+
+
 class EventsScreen(ListScreen[Event]):
     """The list of events."""
 
     WHICH = Screen.EVENTS
-    COLUMNS = EVENT_COLUMNS
-    CELLS = event_cells
+    COLUMNS = columns.EVENT_COLUMNS
+    CELLS = columns.event_cells
     DETAILS = event_lines
     EMPTY = "no events"
 
@@ -137,7 +201,27 @@ class DataScreen(ListScreen[DataEntry]):
     """The list of datasets and suites."""
 
     WHICH = Screen.DATA
-    COLUMNS = DATA_COLUMNS
-    CELLS = data_cells
-    DETAILS = data_lines
+    COLUMNS = registry.DATA_COLUMNS
+    CELLS = registry.data_cells
+    DETAILS = registry.data_lines
     EMPTY = "no dataset or suite yet: loradeck dataset add, loradeck suite add"
+
+
+def _adapter(version: AdapterVersion) -> str:
+    return clean(f"{version.manifest.tenant}/{version.manifest.name}")
+
+
+def _name(version: AdapterVersion) -> str:
+    return f"{_adapter(version)} v{version.version}"
+
+
+def _detail(version: AdapterVersion) -> ReleaseDetail:
+    manifest = version.manifest
+    release = Release(
+        tenant=manifest.tenant,
+        form=Form.ADAPTER,
+        base=manifest.base,
+        adapter=version.digest,
+        label=f"v{version.version}",
+    )
+    return ReleaseDetail(release=release, manifest=manifest)
