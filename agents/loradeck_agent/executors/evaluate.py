@@ -22,13 +22,7 @@ from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationRep
 from loradeck.schemas.jobs import EvaluateSpec
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
-from loradeck_agent.embedded.adapter_files import (
-    AdapterFault,
-    check_tensors,
-    expected_shapes,
-    linear_shapes,
-    read_config,
-)
+from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import Base, load_base
 from loradeck_agent.executors.evaluation.choices import likelihoods
@@ -91,10 +85,10 @@ def with_adapter(model: Any, folder: Path) -> Any:
         BadSpec: `bad_adapter`: the files are damaged, do not fit the base, or peft loaded other tensors.
     """
     try:
-        config = read_config(folder)
+        config = adapter_files.read_config(folder)
         tensors = load_file(folder / WEIGHTS)
-        check_tensors(tensors, expected_shapes(config, linear_shapes(model)))
-    except (AdapterFault, OSError, SafetensorError) as error:
+        adapter_files.check_tensors(tensors, adapter_files.expected_shapes(config, adapter_files.linear_shapes(model)))
+    except (adapter_files.AdapterFault, OSError, SafetensorError) as error:
         raise BadSpec("bad_adapter", str(error)) from error
     wrapped = PeftModel.from_pretrained(model, folder)
     loaded = get_peft_model_state_dict(wrapped)

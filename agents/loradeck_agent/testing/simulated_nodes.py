@@ -29,33 +29,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 import loradeck_agent
 from loradeck.artifacts.ed25519 import is_signed
+from loradeck.schemas import link as wire
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Name, Strict
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
-from loradeck.schemas.link import (
-    AckState,
-    Bookmark,
-    CanaryAnswers,
-    CanaryAsk,
-    Desired,
-    DownMessage,
-    EngineState,
-    Hello,
-    JobEvent,
-    JobMessage,
-    NodeOrder,
-    Replica,
-    Report,
-    Resync,
-    TableAsk,
-    TableState,
-    TraceAsk,
-    TraceRows,
-    Traffic,
-    Welcome,
-    down_adapter,
-)
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
@@ -121,7 +99,7 @@ class Node:
         self.table = DesiredTable(verify=_verified_once)
         self.acks = AckBoard(self.link.send, frozenset({self.name}))
         self.reports = 0
-        self._unapplied: Desired | None = None
+        self._unapplied: wire.Desired | None = None
         self._proofs: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._answered: dict[tuple[str, str, int, str], int] = {}
         self._replica = self._with_loaded()
@@ -134,10 +112,10 @@ class Node:
 
     # ---- what the hub says -----------------------------------------------------------------------------------
 
-    async def _hello(self) -> Hello:
+    async def _hello(self) -> wire.Hello:
         await self._settle()
         cursor = self.table.cursor
-        return Hello(
+        return wire.Hello(
             protocol=PROTOCOL,
             node=self.name,
             boot=self._boot,
@@ -150,35 +128,37 @@ class Node:
             replicas=(self._replica,),
         )
 
-    async def _handle(self, message: DownMessage) -> None:
+    async def _handle(self, message: wire.DownMessage) -> None:
         await self._settle()
         match message:
-            case Desired():
+            case wire.Desired():
                 await self._directive(message)
-            case Bookmark():
+            case wire.Bookmark():
                 self.table.bookmark(message)
-            case Welcome():
+            case wire.Welcome():
                 self.table.welcome(message)
-            case JobMessage():
+            case wire.JobMessage():
                 await self._job(message.job)
-            case TableAsk():
+            case wire.TableAsk():
                 cursor = self.table.cursor
                 entries = tuple(self.table.entries.values())
-                await self.link.send(TableState(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries))
-            case TraceAsk():
-                await self.link.send(TraceRows(ask=message.ask, rows=(), trouble="a simulated node has no router"))
-            case CanaryAsk():
+                await self.link.send(
+                    wire.TableState(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries)
+                )
+            case wire.TraceAsk():
+                await self.link.send(wire.TraceRows(ask=message.ask, rows=(), trouble="a simulated node has no router"))
+            case wire.CanaryAsk():
                 trouble = dict.fromkeys((ref.id for ref in message.releases), "a simulated node has no engine")
-                await self.link.send(CanaryAnswers(ask=message.ask, trouble=trouble))
-            case NodeOrder():
+                await self.link.send(wire.CanaryAnswers(ask=message.ask, trouble=trouble))
+            case wire.NodeOrder():
                 pass  # there is no driver to let go of
             case _:
                 log.debug("%s: passed over a %s", self.name, message.type)
 
-    async def _directive(self, message: Desired) -> None:
+    async def _directive(self, message: wire.Desired) -> None:
         verdict = self.table.judge(message)
         if verdict is Verdict.GAP:
-            await self.link.send(Resync(why=f"revisions up to {message.prev_rev} were missed"))
+            await self.link.send(wire.Resync(why=f"revisions up to {message.prev_rev} were missed"))
         if verdict is not Verdict.APPLY:
             return
         if self.table.flaw(message) or self.table.forged(message):
@@ -189,7 +169,7 @@ class Node:
             held = self.table.entries.get(entry.key)
             if held is None or entry.fence >= held.fence:
                 rev = message.rev if entry.current is None else None
-                flip = ack_about(entry, self.name, AckState.FLIPPED, rev=rev)
+                flip = ack_about(entry, self.name, wire.AckState.FLIPPED, rev=rev)
                 await self.acks.post(flip.model_copy(update={"mono_ns": time.monotonic_ns()}))
         # A fleet's nodes do not share a core. Here they do: all acknowledge before any goes through its table, which
         # comes before this node's next message, and before a proof.
@@ -204,7 +184,7 @@ class Node:
         if message is None:
             return
         if not self.table.apply(message):
-            await self.link.send(Resync(why=f"the table differs from the hub's at revision {message.rev}"))
+            await self.link.send(wire.Resync(why=f"the table differs from the hub's at revision {message.rev}"))
         self._replica = self._with_loaded()
 
     def _prove(self, entry: TableEntry) -> None:
@@ -215,7 +195,7 @@ class Node:
         async def prove() -> None:
             await asyncio.sleep(random.uniform(*PROOF_S))
             await self._settle()
-            await self.acks.post(ack_about(entry, self.name, AckState.PROVEN))
+            await self.acks.post(ack_about(entry, self.name, wire.AckState.PROVEN))
 
         self._proofs[entry.key] = asyncio.create_task(prove())
 
@@ -229,7 +209,7 @@ class Node:
         event = ExecutorEvent.model_validate(
             {"run": job.id, "attempt": job.attempt, "seq": 1, "ts": time.time(), **outcome}
         )
-        await self.link.send(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event))
+        await self.link.send(wire.JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event))
 
     async def _link_changed(self, connected: bool) -> None:
         if connected:
@@ -237,11 +217,11 @@ class Node:
 
     # ---- what the node says ----------------------------------------------------------------------------------
 
-    def _with_loaded(self) -> Replica:
+    def _with_loaded(self) -> wire.Replica:
         loaded = {ref.id for entry in self.table.entries.values() for ref in entry.refs}
-        return Replica(
+        return wire.Replica(
             replica=self.name,
-            state=EngineState.UP,
+            state=wire.EngineState.UP,
             boot=self._boot,
             base=self._base,
             build=BUILD,
@@ -260,9 +240,9 @@ class Node:
             due = max(due + self._report_s, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
-    def _said(self) -> Report:
+    def _said(self) -> wire.Report:
         cursor = self.table.cursor
-        return Report(
+        return wire.Report(
             replicas=(self._replica,),
             router_boot=self._boot,
             traffic=tuple(self._traffic()),
@@ -278,7 +258,7 @@ class Node:
             epoch=cursor.epoch,
         )
 
-    def _traffic(self) -> Iterator[Traffic]:
+    def _traffic(self) -> Iterator[wire.Traffic]:
         now_ms = time.time_ns() // 1_000_000
         entries = [entry for entry in self.table.entries.values() if entry.current is not None]
         for entry in entries:
@@ -287,7 +267,7 @@ class Node:
             n = self._answered[name] = self._answered.get(name, 0) + max(
                 1, round(REQUESTS_S * self._report_s / len(entries))
             )
-            yield Traffic(
+            yield wire.Traffic(
                 tenant=entry.tenant,
                 route=entry.route,
                 generation=entry.generation,
@@ -311,7 +291,7 @@ class Node:
 
 
 # A fleet's nodes do not share a core. Here they do: what all of them get is read once, and verified once.
-_parsed_once = lru_cache(maxsize=256)(down_adapter.validate_json)
+_parsed_once = lru_cache(maxsize=256)(wire.down_adapter.validate_json)
 _verified_once = lru_cache(maxsize=4096)(is_signed)
 
 

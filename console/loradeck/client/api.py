@@ -22,6 +22,7 @@ from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnd
 from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed, listed
 from loradeck.client.transport import AnswerLost, Params, Transport, segment
+from loradeck.schemas import moves, responses
 from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
 from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
@@ -29,39 +30,7 @@ from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPol
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
-from loradeck.schemas.moves import (
-    AnnotateRequest,
-    CandidateAbortRequest,
-    CandidateFinishRequest,
-    CandidateStartRequest,
-    CandidateStepRequest,
-    FallbackRequest,
-    ForgetRequest,
-    HoldRequest,
-    LiftRequest,
-    MergedRelease,
-    MoveResult,
-    PromoteRequest,
-    RecoverRequest,
-    RecoveryPlan,
-    RewindPlan,
-    RewindRequest,
-    RollbackRequest,
-    UndoRequest,
-    UnpinRequest,
-)
 from loradeck.schemas.related import RelatedReleases
-from loradeck.schemas.responses import (
-    AuditVerdict,
-    BackupMade,
-    BaseEntry,
-    DatasetEntry,
-    KeyCreated,
-    Registered,
-    ReleaseDetail,
-    SuiteEntry,
-    TokenCreated,
-)
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
@@ -163,92 +132,100 @@ class HubApi:
         """The head of the audit trail as a signed note (C2SP tlog-checkpoint)."""
         return (await self.transport.request("GET", "audit/checkpoint")).decode()
 
-    async def verify_audit(self) -> AuditVerdict:
+    async def verify_audit(self) -> responses.AuditVerdict:
         """Has the hub verify the log's hash chain and the state it folds to, and the audit trail."""
-        return await self.transport.ask(AuditVerdict, "GET", "audit/verify", extra_s=120)
+        return await self.transport.ask(responses.AuditVerdict, "GET", "audit/verify", extra_s=120)
 
     # ---- moves ---------------------------------------------------------------------------------------------
 
-    async def promote(self, tenant: str, route: str, request: PromoteRequest, **how: Unpack[Waiting]) -> MoveResult:
+    async def promote(
+        self, tenant: str, route: str, request: moves.PromoteRequest, **how: Unpack[Waiting]
+    ) -> moves.MoveResult:
         """Promotes a release; returns once the move is as far as `wait`, or after `timeout` seconds."""
         return await self._move(f"{_route(tenant, route)}/promote", request, **how)
 
     async def start_candidate(
-        self, tenant: str, route: str, request: CandidateStartRequest, **how: Unpack[Waiting]
-    ) -> MoveResult:
+        self, tenant: str, route: str, request: moves.CandidateStartRequest, **how: Unpack[Waiting]
+    ) -> moves.MoveResult:
         """Gives a release to a share of the callers, after preparing it as a promote does."""
         return await self._move(f"{_route(tenant, route)}/candidate/start", request, **how)
 
-    async def step_candidate(self, tenant: str, route: str, request: CandidateStepRequest) -> MoveResult:
+    async def step_candidate(self, tenant: str, route: str, request: moves.CandidateStepRequest) -> moves.MoveResult:
         """Changes the share of the candidate."""
         return await self._move(f"{_route(tenant, route)}/candidate/step", request)
 
     async def finish_candidate(
-        self, tenant: str, route: str, request: CandidateFinishRequest, **how: Unpack[Waiting]
-    ) -> MoveResult:
+        self, tenant: str, route: str, request: moves.CandidateFinishRequest, **how: Unpack[Waiting]
+    ) -> moves.MoveResult:
         """Makes the candidate the live release."""
         return await self._move(f"{_route(tenant, route)}/candidate/finish", request, **how)
 
     async def abort_candidate(
-        self, tenant: str, route: str, request: CandidateAbortRequest, **how: Unpack[Waiting]
-    ) -> MoveResult:
+        self, tenant: str, route: str, request: moves.CandidateAbortRequest, **how: Unpack[Waiting]
+    ) -> moves.MoveResult:
         """Ends the candidate: all callers get the live release."""
         return await self._move(f"{_route(tenant, route)}/candidate/abort", request, **how)
 
-    async def rollback(self, tenant: str, route: str, request: RollbackRequest, **how: Unpack[Waiting]) -> MoveResult:
+    async def rollback(
+        self, tenant: str, route: str, request: moves.RollbackRequest, **how: Unpack[Waiting]
+    ) -> moves.MoveResult:
         """Rolls a pointer back (R), or cancels its pending prepare."""
         return await self._move(f"{_route(tenant, route)}/rollback", request, **how)
 
-    async def undo(self, tenant: str, route: str, request: UndoRequest, **how: Unpack[Waiting]) -> MoveResult:
+    async def undo(
+        self, tenant: str, route: str, request: moves.UndoRequest, **how: Unpack[Waiting]
+    ) -> moves.MoveResult:
         """Undoes one event of this route."""
         return await self._move(f"{_route(tenant, route)}/undo", request, **how)
 
-    async def undo_together(self, request: UndoRequest, **how: Unpack[Waiting]) -> MoveResult:
+    async def undo_together(self, request: moves.UndoRequest, **how: Unpack[Waiting]) -> moves.MoveResult:
         """Undoes every event of a transaction, or several events of different pointers: all of them or none."""
         return await self._move("undo", request, **how)
 
-    async def fallback(self, tenant: str, route: str, request: FallbackRequest, **how: Unpack[Waiting]) -> MoveResult:
+    async def fallback(
+        self, tenant: str, route: str, request: moves.FallbackRequest, **how: Unpack[Waiting]
+    ) -> moves.MoveResult:
         """Falls back to the base alone (F)."""
         return await self._move(f"{_route(tenant, route)}/fallback", request, **how)
 
-    async def hold(self, tenant: str, route: str, request: HoldRequest) -> MoveResult:
+    async def hold(self, tenant: str, route: str, request: moves.HoldRequest) -> moves.MoveResult:
         """Sets or clears a pointer's hold."""
         return await self._move(f"{_route(tenant, route)}/hold", request)
 
-    async def lift(self, tenant: str, route: str, request: LiftRequest) -> MoveResult:
+    async def lift(self, tenant: str, route: str, request: moves.LiftRequest) -> moves.MoveResult:
         """Lifts the quarantine and the breach of a release."""
         return await self._move(f"{_route(tenant, route)}/lift", request)
 
-    async def unpin(self, tenant: str, route: str, request: UnpinRequest) -> MoveResult:
+    async def unpin(self, tenant: str, route: str, request: moves.UnpinRequest) -> moves.MoveResult:
         """Ends a node's pin of a pointer."""
         return await self._move(f"{_route(tenant, route)}/unpin", request)
 
-    async def annotate(self, tenant: str, route: str, request: AnnotateRequest) -> MoveResult:
+    async def annotate(self, tenant: str, route: str, request: moves.AnnotateRequest) -> moves.MoveResult:
         """Adds an incident or a reason to a past event."""
         return await self._move(f"{_route(tenant, route)}/annotate", request)
 
-    async def plan_rewind(self, request: RewindRequest) -> RewindPlan:
+    async def plan_rewind(self, request: moves.RewindRequest) -> moves.RewindPlan:
         """Plans a rewind and changes nothing."""
         plan = request.model_copy(update={"dry_run": True})
-        return await self.transport.ask(RewindPlan, "POST", "rewind", body=plan, repeatable=True)
+        return await self.transport.ask(moves.RewindPlan, "POST", "rewind", body=plan, repeatable=True)
 
-    async def rewind(self, request: RewindRequest, **how: Unpack[Waiting]) -> MoveResult:
+    async def rewind(self, request: moves.RewindRequest, **how: Unpack[Waiting]) -> moves.MoveResult:
         """Executes a plan, whose `generations` the request carries."""
         return await self._move("rewind", request.model_copy(update={"dry_run": False}), **how)
 
-    async def plan_recover(self, request: RecoverRequest) -> RecoveryPlan:
+    async def plan_recover(self, request: moves.RecoverRequest) -> moves.RecoveryPlan:
         """Plans a recover and changes nothing. Only over the hub's own socket."""
         plan = request.model_copy(update={"dry_run": True})
-        return await self.transport.ask(RecoveryPlan, "POST", "recover", body=plan, repeatable=True, extra_s=15)
+        return await self.transport.ask(moves.RecoveryPlan, "POST", "recover", body=plan, repeatable=True, extra_s=15)
 
-    async def recover(self, request: RecoverRequest) -> MoveResult:
+    async def recover(self, request: moves.RecoverRequest) -> moves.MoveResult:
         """Executes a plan, whose digest the request carries."""
         return await self._move("recover", request.model_copy(update={"dry_run": False}))
 
-    async def move(self, key: str) -> MoveResult | None:
+    async def move(self, key: str) -> moves.MoveResult | None:
         """The result of the move that was sent under a key; None if nothing was moved under it."""
         try:
-            return await self.transport.ask(MoveResult, "GET", f"moves/{segment(key)}")
+            return await self.transport.ask(moves.MoveResult, "GET", f"moves/{segment(key)}")
         except ApiError as error:
             if error.code == "unknown_key":
                 return None
@@ -286,9 +263,9 @@ class HubApi:
         params = {"reason": reason or None}
         return await self.transport.ask(DataPolicy, "PUT", path, body=policy, params=params, repeatable=True)
 
-    async def create_key(self, tenant: str) -> KeyCreated:
+    async def create_key(self, tenant: str) -> responses.KeyCreated:
         """Creates a key for the tenant's own callers."""
-        return await self._write(KeyCreated, f"tenants/{segment(tenant)}/keys")
+        return await self._write(responses.KeyCreated, f"tenants/{segment(tenant)}/keys")
 
     async def withdraw_key(self, tenant: str, key_id: str) -> None:
         """Withdraws a caller's key."""
@@ -314,27 +291,27 @@ class HubApi:
 
     # ---- registry ------------------------------------------------------------------------------------------
 
-    async def register_base(self, manifest: BaseManifest) -> Registered:
+    async def register_base(self, manifest: BaseManifest) -> responses.Registered:
         """Registers a base's manifest."""
-        return await self.transport.ask(Registered, "POST", "bases", body=manifest, repeatable=True)
+        return await self.transport.ask(responses.Registered, "POST", "bases", body=manifest, repeatable=True)
 
-    async def bases(self) -> list[BaseEntry]:
+    async def bases(self) -> list[responses.BaseEntry]:
         """All bases, in the order of registration."""
-        return await self.transport.ask(list[BaseEntry], "GET", "bases")
+        return await self.transport.ask(list[responses.BaseEntry], "GET", "bases")
 
-    async def register_dataset(self, manifest: DatasetManifest, *, accept: str = "") -> Registered:
+    async def register_dataset(self, manifest: DatasetManifest, *, accept: str = "") -> responses.Registered:
         """Registers a dataset whose files the hub has; it reads all rows before it answers.
 
         `accept`: why the dataset is registered although the scan has findings.
         """
         params = {"accept": accept or None}
         return await self.transport.ask(
-            Registered, "POST", "datasets", body=manifest, params=params, repeatable=True, extra_s=600
+            responses.Registered, "POST", "datasets", body=manifest, params=params, repeatable=True, extra_s=600
         )
 
-    async def datasets(self) -> list[DatasetEntry]:
+    async def datasets(self) -> list[responses.DatasetEntry]:
         """All datasets, in the order of registration."""
-        return await self.transport.ask(list[DatasetEntry], "GET", "datasets")
+        return await self.transport.ask(list[responses.DatasetEntry], "GET", "datasets")
 
     async def plan_erasure(self, request: ErasureRequest) -> ErasurePlan:
         """Plans an erasure of rows and changes nothing."""
@@ -346,19 +323,19 @@ class HubApi:
         sent = request.model_copy(update={"dry_run": False})
         return await self.transport.ask(ErasurePlan, "POST", "erasures", body=sent, repeatable=True, extra_s=600)
 
-    async def register_suite(self, manifest: SuiteManifest, *, accept: str = "") -> Registered:
+    async def register_suite(self, manifest: SuiteManifest, *, accept: str = "") -> responses.Registered:
         """Registers a suite whose files the hub has; it reads all items before it answers.
 
         `accept`: why the suite is registered although the scan has findings.
         """
         params = {"accept": accept or None}
         return await self.transport.ask(
-            Registered, "POST", "suites", body=manifest, params=params, repeatable=True, extra_s=600
+            responses.Registered, "POST", "suites", body=manifest, params=params, repeatable=True, extra_s=600
         )
 
-    async def suites(self) -> list[SuiteEntry]:
+    async def suites(self) -> list[responses.SuiteEntry]:
         """All suites, in the order of registration."""
-        return await self.transport.ask(list[SuiteEntry], "GET", "suites")
+        return await self.transport.ask(list[responses.SuiteEntry], "GET", "suites")
 
     async def register_adapter(self, manifest: AdapterManifest) -> AdapterVersion:
         """Registers an adapter version whose files the hub has; a known digest returns its version."""
@@ -374,13 +351,13 @@ class HubApi:
         path = f"adapters/{segment(tenant)}/{segment(name)}/versions"
         return await self.transport.ask(list[AdapterVersion], "GET", path)
 
-    async def register_merged(self, release: MergedRelease) -> ReleaseView:
+    async def register_merged(self, release: moves.MergedRelease) -> ReleaseView:
         """Registers merged weights as a release; adapter's release and weights must be registered."""
         return await self.transport.ask(ReleaseView, "POST", "releases", body=release, repeatable=True)
 
-    async def release(self, release: str) -> ReleaseDetail:
+    async def release(self, release: str) -> responses.ReleaseDetail:
         """One release, with the manifest of its adapter."""
-        return await self.transport.ask(ReleaseDetail, "GET", f"releases/{segment(release)}")
+        return await self.transport.ask(responses.ReleaseDetail, "GET", f"releases/{segment(release)}")
 
     async def releases(self, tenant: str | None = None) -> list[ReleaseView]:
         """All registered releases, or those of one tenant, its base alone on every base included."""
@@ -432,7 +409,7 @@ class HubApi:
         """All nodes."""
         return await self.transport.ask(list[NodeRow], "GET", "nodes")
 
-    async def forget_node(self, node: str, request: ForgetRequest) -> MoveResult:
+    async def forget_node(self, node: str, request: moves.ForgetRequest) -> moves.MoveResult:
         """Forgets a node that is not linked: its replicas leave all counts, for the caller vouches for it."""
         return await self._move(f"nodes/{segment(node)}/forget", request)
 
@@ -454,9 +431,9 @@ class HubApi:
 
     # ---- tokens and backup (own socket only) ---------------------------------------------------------------
 
-    async def create_token(self, request: TokenCreate) -> TokenCreated:
+    async def create_token(self, request: TokenCreate) -> responses.TokenCreated:
         """Creates a token. Only over the hub's own socket."""
-        return await self._write(TokenCreated, "tokens", request)
+        return await self._write(responses.TokenCreated, "tokens", request)
 
     async def tokens(self) -> list[TokenRecord]:
         """All token records ever made, without the tokens. Only over the hub's own socket."""
@@ -466,9 +443,9 @@ class HubApi:
         """Revokes a token. Only over the hub's own socket."""
         await self._delete(f"tokens/{segment(token_id)}")
 
-    async def backup(self, path: str) -> BackupMade:
+    async def backup(self, path: str) -> responses.BackupMade:
         """Copies the hub's database consistently to an absolute path on its host. Only over the hub's own socket."""
-        return await self._write(BackupMade, "backup", {"path": path}, extra_s=600)
+        return await self._write(responses.BackupMade, "backup", {"path": path}, extra_s=600)
 
     async def collect(self, request: CollectRequest) -> CollectPlan:
         """Plans or executes a garbage collection of the hub's artifact files. Only over the hub's own socket."""
@@ -476,15 +453,17 @@ class HubApi:
 
     # ---- how moves and other writes are sent -----------------------------------------------------------------
 
-    async def _move(self, path: str, request: BaseModel, wait: Wait | None = None, timeout: float = 60) -> MoveResult:
+    async def _move(
+        self, path: str, request: BaseModel, wait: Wait | None = None, timeout: float = 60
+    ) -> moves.MoveResult:
         key = getattr(request, "idempotency_key", "")
         began = time.monotonic()
 
-        async def send(spent: float = 0.0) -> MoveResult:
+        async def send(spent: float = 0.0) -> moves.MoveResult:
             left = max(0.0, timeout - spent)
             params = {"wait": wait, "timeout": left if wait is not None else None}
             return await self.transport.ask(
-                MoveResult, "POST", path, body=request, params=params, extra_s=left, repeatable=False
+                moves.MoveResult, "POST", path, body=request, params=params, extra_s=left, repeatable=False
             )
 
         try:

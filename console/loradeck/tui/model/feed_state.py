@@ -15,15 +15,7 @@ from enum import StrEnum
 from loradeck.client.state_list import StateRead
 from loradeck.client.terminal_text import clean
 from loradeck.rules.moves.chain import ChainCheck
-from loradeck.schemas.feed import (
-    FeedEvents,
-    FeedJobs,
-    FeedMessage,
-    FeedNodes,
-    FeedReset,
-    FeedStatus,
-    FeedTenants,
-)
+from loradeck.schemas import feed
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import MOVES, Event
@@ -142,11 +134,11 @@ class FeedState:
         self._set_status(state.status, now)
         self.history.keep(self.nodes)
 
-    def apply(self, message: FeedMessage) -> Changed:
+    def apply(self, message: feed.FeedMessage) -> Changed:
         """Apply one message of the feed, in the order they came."""
         now = self._heard()
         match message:
-            case FeedTenants():
+            case feed.FeedTenants():
                 for row in message.rows:
                     self.tenants[row.key] = row
                     self.received["tenant", row.key] = now
@@ -156,7 +148,7 @@ class FeedState:
                     self.tenants.pop(key, None)
                     self.received.pop(("tenant", key), None)
                 return Changed(frozenset({row.key for row in message.rows} | gone))
-            case FeedNodes():
+            case feed.FeedNodes():
                 for node in message.rows:
                     self.nodes[node.node] = node
                     self.received["node", node.node] = now
@@ -164,15 +156,15 @@ class FeedState:
                 for name in message.gone:
                     self.nodes.pop(name, None)
                     self.received.pop(("node", name), None)
-            case FeedJobs():
+            case feed.FeedJobs():
                 for job in message.rows:
                     self.jobs[job.id] = job
-            case FeedEvents():
+            case feed.FeedEvents():
                 self._add_events(message.events)
                 return Changed(events=True)
-            case FeedStatus():
+            case feed.FeedStatus():
                 self._set_status(message.status, now)
-            case FeedReset():
+            case feed.FeedReset():
                 pass
         return Changed()
 
