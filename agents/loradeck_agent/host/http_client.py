@@ -66,6 +66,17 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One request; see `HttpClient.call`."""
+
+    method: str
+    path: str
+    body: bytes | AsyncIterable[bytes] | None
+    size: int | None
+    sink: Callable[[bytes], None] | None
+
+
 class _Line:
     """One connection; good for another exchange after a complete one."""
 
@@ -121,7 +132,7 @@ class HttpClient:
         """
         try:
             async with asyncio.timeout(timeout):
-                return await self._call(method, path, body, size, sink)
+                return await self._call(_Asked(method, path, body, size, sink))
         except TimeoutError as error:
             why = f"{method} {path} took more than {timeout:g} s"
             raise Unreachable(str(self.endpoint), why, silent=True) from error
@@ -141,22 +152,15 @@ class HttpClient:
         while self._idle:
             self._idle.pop().close()
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: bytes | AsyncIterable[bytes] | None,
-        size: int | None,
-        sink: Callable[[bytes], None] | None,
-    ) -> Reply:
+    async def _call(self, asked: _Asked) -> Reply:
         while True:
             line = self._idle.pop() if self._idle else await self._connect()
             try:
-                reply = await self._exchange(line, method, path, body, size, sink)
+                reply = await self._exchange(line, asked)
             except (OSError, h11.RemoteProtocolError):
                 line.close()
                 # The server closed a connection that lay idle: it never saw this request.
-                if line.used and not line.received and (body is None or isinstance(body, bytes)):
+                if line.used and not line.received and (asked.body is None or isinstance(asked.body, bytes)):
                     continue
                 raise
             except BaseException:
@@ -177,24 +181,17 @@ class HttpClient:
             return _Line(*await asyncio.open_unix_connection(str(at.unix)))
         return _Line(*await asyncio.open_connection(at.host, at.port, ssl=at.tls))
 
-    async def _exchange(
-        self,
-        line: _Line,
-        method: str,
-        path: str,
-        body: bytes | AsyncIterable[bytes] | None,
-        size: int | None,
-        sink: Callable[[bytes], None] | None,
-    ) -> Reply:
+    async def _exchange(self, line: _Line, asked: _Asked) -> Reply:
+        method, body, sink = asked.method, asked.body, asked.sink
         headers = [("host", "localhost" if self.endpoint.unix else str(self.endpoint)), *self.headers.items()]
         if isinstance(body, bytes):
             headers += [("content-type", "application/json"), ("content-length", str(len(body)))]
         elif body is not None:
-            headers += [("content-type", "application/octet-stream"), ("content-length", str(size))]
+            headers += [("content-type", "application/octet-stream"), ("content-length", str(asked.size))]
         elif method != "GET":
             headers.append(("content-length", "0"))
         conn, writer = line.h11, line.writer
-        out = conn.send(h11.Request(method=method, target=path, headers=headers)) or b""
+        out = conn.send(h11.Request(method=method, target=asked.path, headers=headers)) or b""
         if isinstance(body, bytes):
             out += conn.send(h11.Data(data=body)) or b""
         elif body is not None:

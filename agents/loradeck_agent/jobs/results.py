@@ -1,4 +1,10 @@
-"""Judges how an executor ended, verifies its result and hands it to the hub."""
+"""Judges how an executor ended, verifies its result and hands it to the hub.
+
+Weights that were merged on this node stay on it, as bases do; only their manifest goes to the hub.
+
+    merged/DIGEST/                 the files: configure an engine with this folder as its `base`
+    merged/DIGEST.manifest.json    their BaseManifest, as `loradeck base add` reads it
+"""
 
 from __future__ import annotations
 
@@ -11,25 +17,29 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from loradeck.artifacts import base_manifest
-from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
+from loradeck.artifacts import BadArtifact, base_manifest
+from loradeck.schemas.attestation import CanaryRecord, EvaluationReport, MergeReport
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment, MergeSpec, TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.state_folder import fsync_folder, write_durably
 from loradeck_agent.jobs.events import failure, job_event
 from loradeck_agent.jobs.executor import EXIT_CODES, Executor, read_json
 from loradeck_agent.jobs.launch import base_of
-from loradeck_agent.jobs.merged_weights import keep_merged
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.adapter_checks import verify_adapter
+from loradeck_agent.store.fetch import as_agent_error
 from loradeck_agent.store.inputs import MANIFEST
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+WEIGHTS = "weights"
+"""Folder in which the merge executor leaves the weights, beside WEIGHTS.manifest.json and report.json."""
 
 RETRY_S = 1.0
 REACH_S = 600.0
@@ -137,6 +147,37 @@ def trained_base(out: Path) -> dict[str, Any]:
     if found.digest != manifest.digest:
         raise AgentError("manifest_mismatch", "the trained base does not match its manifest", found.digest)
     return {"base": found.digest, "folder": str(out)}
+
+
+def keep_merged(out: Path, merged: Path) -> dict[str, Any]:
+    """Verifies the weights that a merge left in `out` and moves them to `merged/DIGEST`. Blocks: call it in a thread.
+
+    Weights that lie there already under this digest stay. Returns the job's result for the hub.
+
+    Raises:
+        AgentError: `manifest_mismatch`, the files are not those of the manifest and report; or the disk refused.
+    """
+    manifest = BaseManifest.model_validate(read_json(out / f"{WEIGHTS}.manifest.json"))
+    report = MergeReport.model_validate(read_json(out / "report.json"))
+    place = merged / manifest.digest
+    made = out / WEIGHTS if (out / WEIGHTS).is_dir() else place  # an agent before this one came that far
+    with as_agent_error(made):
+        found = base_manifest(made, "-", "-").digest
+        if not found == manifest.digest == report.merged:
+            raise BadArtifact(
+                "manifest_mismatch",
+                "the merged weights are not those of their manifest",
+                f"digest {found}, manifest {manifest.digest}, report {report.merged}",
+            )
+        if not place.exists():
+            write_durably(place.with_name(f"{place.name}.manifest.json"), manifest.model_dump_json(indent=1).encode())
+            made.rename(place)
+            fsync_folder(merged)
+    return {
+        "files": [entry.model_dump(mode="json") for entry in manifest.files],
+        "report": report.model_dump(mode="json"),
+        "folder": str(place),
+    }
 
 
 def _fits(manifest: AdapterManifest, spec: TrainSpec) -> None:

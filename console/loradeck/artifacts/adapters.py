@@ -67,11 +67,7 @@ _DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma",
 
 
 def verify_adapter(
-    folder: Path,
-    manifest: AdapterManifest,
-    base: Path | None = None,
-    *,
-    beside: Collection[str] = (),
+    folder: Path, manifest: AdapterManifest, base: Path | None = None, *, beside: Collection[str] = ()
 ) -> None:
     """Checks an adapter's folder against its manifest, and its tensors against its configuration and base.
 

@@ -62,13 +62,7 @@ def adapter() -> None:
 @click.option("--dataset", "datasets", multiple=True, metavar="DIGEST", help="Full digest; may be repeated.")
 @writes
 async def import_(
-    s: Session,
-    folder: Path,
-    tenant: str,
-    name: str,
-    base: str | None,
-    why: str | None,
-    datasets: tuple[str, ...],
+    s: Session, folder: Path, tenant: str, name: str, base: str | None, why: str | None, datasets: tuple[str, ...]
 ) -> None:
     """Register a peft LoRA adapter from a folder, as the tenant's next version.
 

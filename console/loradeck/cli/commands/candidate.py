@@ -43,6 +43,7 @@ def candidate() -> None:
 @click.option("--named", multiple=True, metavar="KEY", help="One that gets it whatever the share is; may be repeated.")
 @click.option(
     "--lease",
+    "lease_s",
     type=click.FloatRange(10, 86_400),
     default=LEASE_S,
     show_default=True,
@@ -57,11 +58,9 @@ async def start(
     how: MoveOptions,
     words: tuple[str, ...],
     share: float,
-    unit: str,
-    named: tuple[str, ...],
-    lease: float,
     override: bool,
     incident: str | None,
+    **whom: Any,
 ) -> None:
     """Start a candidate, after preparing it on every replica.
 
@@ -69,10 +68,10 @@ async def start(
     step it up. Callers are named by the ids of their keys.
     """
     at, row, release = await to_place(s, words)
-    whom: dict[str, Any] = {"permille": _permille(share), "unit": CohortUnit(unit), "named": named, "lease_s": lease}
+    whom["permille"] = _permille(share)
     request = CandidateStartRequest(release=release.id, override=override, incident=incident, **whom, **how.on(row))
     out = Candidate(release=release.id, generation=1, salt="-" * 8, permille=request.permille, unit=request.unit)
-    who = gets(out.model_copy(update={"named": named}))
+    who = gets(out.model_copy(update={"named": request.named}))
     s.out.heading(title(s, at, row))
     s.out.say(f" {full(row.live)} stays; {full(release)} for {who}" + ("   OVERRIDE" if override else ""))
     s.confirm(f"Start {name(release)} as the candidate of {at}?", yes=how.yes)

@@ -121,23 +121,13 @@ async def ls(s: Session, tenant: str | None) -> None:
 @reason_option()
 @yes_option
 @writes
-async def erase(
-    s: Session,
-    rows: tuple[str, ...],
-    containing: str | None,
-    tenants: tuple[str, ...],
-    retire: bool,
-    dry_run: bool,
-    reason: str,
-    yes: bool,
-) -> None:
+async def erase(s: Session, /, dry_run: bool, reason: str, yes: bool, **which: Any) -> None:
     """Erase rows, by their digests or by a text: nothing that descends from them is promoted any more.
 
     All descendants are listed first: datasets, runs, adapters, releases, tenants, and the pointers that serve one or
     lose the target of R.
     """
-    fields = {"rows": rows, "containing": containing, "tenants": tenants, "retire": retire, "reason": reason}
-    request = checked(ErasureRequest, fields, where="arguments")
+    request = checked(ErasureRequest, {**which, "reason": reason}, where="arguments")
     plan = await s.api.plan_erasure(request)
     _show(s, plan)
     if dry_run:

@@ -82,15 +82,7 @@ async def train(s: Session, /, spec: Path, **placed: Any) -> None:
 @_placed
 @writes
 async def evaluate(
-    s: Session,
-    /,
-    tenant: str,
-    name: str,
-    suite_name: str,
-    route: str,
-    max_new_tokens: int,
-    batch: int,
-    **placed: Any,
+    s: Session, /, tenant: str, name: str, suite_name: str, route: str, max_new_tokens: int, batch: int, **placed: Any
 ) -> None:
     """Score a release on a suite's held-out items and record its canaries."""
     release = await release_named(s.api, tenant, name)

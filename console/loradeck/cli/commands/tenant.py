@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
@@ -39,9 +38,8 @@ async def create(s: Session, name: str) -> None:
 @writes
 async def suspend(s: Session, name: str, reason: str, yes: bool) -> None:
     """Refuse a tenant's requests on every router, until it is resumed."""
-    await _change(
-        s, name, "suspended", "Suspend {}? Its requests are refused at once.", s.api.suspend_tenant, reason, yes
-    )
+    s.confirm(f"Suspend {name}? Its requests are refused at once.", yes=yes)
+    _print(s, await s.api.suspend_tenant(name, reason), "suspended")
 
 
 @tenant.command()
@@ -50,7 +48,7 @@ async def suspend(s: Session, name: str, reason: str, yes: bool) -> None:
 @writes
 async def resume(s: Session, name: str, reason: str) -> None:
     """Serve a suspended tenant again."""
-    await _change(s, name, "served again", "", s.api.resume_tenant, reason, True)
+    _print(s, await s.api.resume_tenant(name, reason), "served again")
 
 
 @tenant.command()
@@ -92,8 +90,8 @@ async def data(
 @writes
 async def offboard(s: Session, name: str, reason: str, yes: bool) -> None:
     """End a tenant: its routes are taken down and its keys withdrawn."""
-    question = "Offboard {}? Its routes are taken down; this is not undone by `undo`."
-    await _change(s, name, "offboarded", question, s.api.offboard_tenant, reason, yes)
+    s.confirm(f"Offboard {name}? Its routes are taken down; this is not undone by `undo`.", yes=yes)
+    _print(s, await s.api.offboard_tenant(name, reason), "offboarded")
 
 
 @tenant.command("ls")
@@ -169,18 +167,7 @@ async def withdraw_key(s: Session, name: str, key_id: str, yes: bool) -> None:
     s.out.answer({"id": key_id, "withdrawn": True}, f"key {key_id} of {name} is withdrawn")
 
 
-async def _change(
-    s: Session,
-    name: str,
-    what: str,
-    question: str,
-    change: Callable[[str, str], Awaitable[TenantState]],
-    reason: str,
-    yes: bool,
-) -> None:
-    if question:
-        s.confirm(question.format(name), yes=yes)
-    state = await change(name, reason)
+def _print(s: Session, state: TenantState, what: str) -> None:
     s.out.answer(state, f"tenant {state.name} is {what}")
 
 

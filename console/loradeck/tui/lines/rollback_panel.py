@@ -62,16 +62,12 @@ def panel_lines(
     own = state.own_move(row)
     if own is not None and (own.phase in (Phase.SENDING, Phase.UNKNOWN) or _ahead(own, row)):
         lines = _under_way(state, row, own, width)
+    elif is_done(row):
+        lines = _done(state, row, width, height, rollback, undo)
     else:
-        event = state.last_move(row)
-        done = is_done(row)
         old = (state.age_of(row.pointer.moved_ms) or 0.0) >= OVERDUE_S
         failed = any(replica.state is AckState.FAILED for replica in row.replicas)
-        room = height - 4
-        if done:
-            lines = _done(state, row, event, own, width, height, rollback, undo)
-        else:
-            lines = _moving(state, row, event, own, width, room, not_done=old or failed or row.settled)
+        lines = _moving(state, row, width, height - 4, not_done=old or failed or row.settled)
     lines = lines[: height - 1]
     return [*lines, *tell_lines(state, state.tell, width, max(1, height - len(lines)))]
 
@@ -101,10 +97,11 @@ def _under_way(state: ConsoleState, row: TenantRow, own: OwnMove, width: int) ->
     ]
 
 
-def _head(state: ConsoleState, row: TenantRow, event: Event | None, own: OwnMove | None, width: int) -> list[Span]:
+def _head(state: ConsoleState, row: TenantRow, event: Event | None, width: int) -> list[Span]:
     if event is None:
         return [Span(f" gen {row.pointer.generation}")]
     spans = [Span(f" {' >> '.join(map(state.name_of, event.path))}", "bold")]
+    own = state.own_move(row)
     took = own.result.commit_ms if own is not None and own.result is not None else None
     spans.append(Span(f"   COMMITTED rev {event.rev}{f' +{took:.0f}ms' if took is not None else ''}"))
     left = state.view(event.left)
@@ -123,16 +120,8 @@ def _left(state: ConsoleState, event: Event | None) -> str:
     return clean(view.label) if view else short(event.left) if event and event.left else "the left release"
 
 
-def _moving(
-    state: ConsoleState,
-    row: TenantRow,
-    event: Event | None,
-    own: OwnMove | None,
-    width: int,
-    room: int,
-    *,
-    not_done: bool,
-) -> list[Line]:
+def _moving(state: ConsoleState, row: TenantRow, width: int, room: int, *, not_done: bool) -> list[Line]:
+    event = state.last_move(row)
     left = _left(state, event)
     who = (
         f"{_KEY.get(event.kind, event.kind.value)} by {clean(event.actor)} {clock(event.at_ms, seconds=True)}"
@@ -148,7 +137,7 @@ def _moving(
     else:
         before = row.pointer.generation - 1
         lines.append(title(f"{name}  gen {before}>{row.pointer.generation}   {who}", width))
-        lines.append(tuple(_head(state, row, event, own, width)))
+        lines.append(tuple(_head(state, row, event, width)))
     command = pin_command(row, state) if not_done else None
     command_shown = command_lines(state.keys, command, width) if command is not None else []
     lines += replica_table(state, row, left, room - max(0, len(command_shown) - 1), not_done=not_done)
@@ -270,16 +259,8 @@ def pin_command(row: TenantRow, state: ConsoleState, *, whole: bool = False) -> 
     return f"ssh {node} loradeck-agent pin {row.tenant} {row.route} --to {to if whole else short(to)} --reason ..."
 
 
-def _done(
-    state: ConsoleState,
-    row: TenantRow,
-    event: Event | None,
-    own: OwnMove | None,
-    width: int,
-    height: int,
-    rollback: Verdict,
-    undo: Verdict,
-) -> list[Line]:
+def _done(state: ConsoleState, row: TenantRow, width: int, height: int, rollback: Verdict, undo: Verdict) -> list[Line]:
+    event = state.last_move(row)
     to = state.name_of(row.pointer.release)
     back = event is not None and event.kind in (EventKind.ROLLBACK, EventKind.UNDO, EventKind.REWIND)
     word = "BACK ON" if back else "NOW ON"
@@ -287,7 +268,7 @@ def _done(
     name = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
     proven = reached(row) is Reached.PROVEN
     style, only = ("good", "") if proven else ("warn", "   LISTED, not proven")
-    lines = [title(f"{name}   {word} {to}{only}", width, style), tuple(_head(state, row, event, own, width))]
+    lines = [title(f"{name}   {word} {to}{only}", width, style), tuple(_head(state, row, event, width))]
     proof_ages = [r.proof_age_s for r in row.replicas if r.proof_age_s is not None]
     oldest = ""
     if proof_ages:

@@ -60,12 +60,7 @@ class Grid(Widget):
         return slice(max(0, self._top - self.page), self._top + 2 * self.page)
 
     def sync(
-        self,
-        listing: Listing[Any],
-        *,
-        marks: frozenset[Hashable] = frozenset(),
-        old: bool = False,
-        message: str = "",
+        self, listing: Listing[Any], *, marks: frozenset[Hashable] = frozenset(), old: bool = False, message: str = ""
     ) -> None:
         """Show the list as it is now; lines that look the same are left alone.
 
