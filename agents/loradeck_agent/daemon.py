@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from loradeck.artifacts import BadArtifact, base_digest
 from loradeck.rules.moves import following
@@ -32,6 +32,8 @@ from loradeck.schemas.link import (
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.identity import Identity
+from loradeck_agent.host.login import Login
 from loradeck_agent.host.state_folder import StateFolder, locked
 from loradeck_agent.jobs.launch import Launcher
 from loradeck_agent.jobs.node_jobs import Jobs
@@ -57,6 +59,7 @@ from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 from loradeck_agent.uplink.hub_api import HubApi
 from loradeck_agent.uplink.hubs import HubLinks
+from loradeck_agent.uplink.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +67,15 @@ log = logging.getLogger(__name__)
 class Agent:
     """The daemon of one node. `run` returns when `stop` is called; router, engines and executors go on."""
 
-    def __init__(self, config: AgentConfig, token: str) -> None:
+    def __init__(self, config: AgentConfig, login: Callable[[], Login]) -> None:
         self.config = config
         self.boot = uuid.uuid4().hex
         self.folder = StateFolder(config.state)
         self.folder.make()
         self.table = DesiredTable()
         router = RouterControl(self.folder)
-        self.hub = HubApi(config, token)
+        self.hub = HubApi(config, login)
+        self.renewal = Renewal(Identity(config.state), self.hub)
         measured = Measured(self.folder.measured)
         self.engines = tuple(
             EngineReplica(
@@ -85,7 +89,7 @@ class Agent:
         )
         self.link = HubLinks(
             config,
-            token,
+            login,
             chose=self.hub.use,
             hello=lambda: self.reports.hello(),
             handle=self._handle,
@@ -199,6 +203,7 @@ class Agent:
             *(self.reconciler.keep(engine) for engine in self.engines),
             self.reconciler.first_look(),
             self._linked(),
+            self.renewal.run(),
             self.reports.run(self.link),
             self.sync.watch_pins(),
             self.sync.push_behind(),
@@ -361,9 +366,9 @@ async def _logged(work: Coroutine[None, None, None]) -> None:
         log.exception("background work of the agent failed")
 
 
-async def serve(config: AgentConfig, token: str) -> None:
+async def serve(config: AgentConfig, login: Callable[[], Login]) -> None:
     """Runs an agent until SIGTERM or SIGINT."""
-    agent = Agent(config, token)
+    agent = Agent(config, login)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)

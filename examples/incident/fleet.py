@@ -1,7 +1,7 @@
 """A whole Loradeck fleet on one machine: a hub, and nodes with a router and an engine each.
 
-Everything is started and spoken to with the commands a person would type (`loradeck hub`, `loradeck token
-create`, `loradeck-agent run`), as separate processes on loopback. The demo and the end-to-end tests share it.
+Everything is started and spoken to with the commands a person would type (`loradeck hub`, `loradeck node token`,
+`loradeck-agent run`), as separate processes on loopback. The demo and the end-to-end tests share it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ class Node:
 class Fleet:
     """`root` keeps everything between runs: it must be short, since it holds Unix sockets (107 bytes a path).
 
-    `temporary`: `root` is removed, too, if this process is killed while the fleet runs.
+    `temporary`: `root` is removed, too, if this process is killed while the fleet runs. `joins`: nodes join, and link
+    with mutual TLS; otherwise they show a token over HTTP.
     """
 
     root: Path
@@ -131,6 +132,7 @@ class Fleet:
     threads: int = 1
     hub_port: int = 0
     temporary: bool = False
+    joins: bool = True
     nodes: list[Node] = field(default_factory=list)
     hub: subprocess.Popen[bytes] | None = None
     _interrupted: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -165,7 +167,7 @@ class Fleet:
     def start_hub(self) -> None:
         """`loradeck hub`, until it answers on its own socket."""
         command = [*self.hub_program, "hub", "--data", str(self.data), "--name", "demo"]
-        command += ["--listen", f"127.0.0.1:{self.hub_port}"]
+        command += ["--nodes" if self.joins else "--listen", f"127.0.0.1:{self.hub_port}"]
         self.hub = _spawn(command, self.root / "hub.log")
         wait_for(f"hub (log: {self.root / 'hub.log'})", self._hub_is_up, 60, interrupted=self._interrupted)
 
@@ -194,14 +196,14 @@ class Fleet:
     def write_configs(self) -> None:
         """One token and one agent.toml a node, where there is none yet."""
         for node in self.nodes:
-            token = self.root / f"{node.name}.token"
+            token = self.root / f"{node.name}.{'join' if self.joins else 'token'}"
             if not token.exists():
-                self.cli(
-                    "token", "create", "--role", "agent", "--name", node.name, "--node", node.name, "--out", str(token)
-                )
+                words = ["node", "token", node.name] if self.joins else ["token", "create", "--role", "agent"]
+                words += [] if self.joins else ["--name", node.name, "--node", node.name]
+                self.cli(*words, "--out", str(token))
             node.config.write_text(
                 f'node = "{node.name}"\n'
-                f'hub = "http://127.0.0.1:{self.hub_port}"\n'
+                f'hub = "{"https" if self.joins else "http"}://127.0.0.1:{self.hub_port}"\n'
                 f"token = {json.dumps(str(token))}\n"
                 f"state = {json.dumps(str(node.state))}\n\n"
                 f'[labels]\nsite = "demo"\nhost = "{node.name}"\n\n'

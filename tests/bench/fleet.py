@@ -89,7 +89,7 @@ def simulated(nodes: int, tenants: int, *, report_s: float, on: Sequence[int] = 
     """A hub with so many simulated nodes, standing. `on`: the core of the hub, and that of the nodes' process."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         program = (*pinned(on[:1]), str(BIN / "loradeck"))
-        fleet = Fleet(root=Path(folder), base=Path(folder), names=(), hub_program=program)
+        fleet = Fleet(root=Path(folder), base=Path(folder), names=(), joins=False, hub_program=program)
         sim = None
         try:
             fleet.start_hub()

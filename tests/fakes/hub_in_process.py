@@ -8,6 +8,7 @@ import json
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.numpy import save
 from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import ConnectionClosed
 
+from loradeck.hub.access.authority import Authority
 from loradeck.hub.hub import Hub
 from loradeck.hub.listeners import own_socket, tcp_socket
 from loradeck.hub.server import open_hub, serving
@@ -79,10 +81,11 @@ class Refusal(AssertionError):
 class Deck:
     """A running hub, seen from outside. `local` is its own socket; `as_role` gives a client over TCP."""
 
-    def __init__(self, data: Path, hub: Hub, port: int) -> None:
+    def __init__(self, data: Path, hub: Hub, port: int, nodes_port: int = 0) -> None:
         self.data = data
         self.hub = hub
         self.port = port
+        self.nodes_port = nodes_port
         self.local = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=str(data / "hub.sock"), verify=False),
             base_url="http://hub/v1/",
@@ -299,16 +302,28 @@ def adapter_files(seed: int) -> dict[str, bytes]:
 
 @asynccontextmanager
 async def running(
-    data: Path, *, limits: Limits | None = None, cert: Path | None = None, private: Path | None = None, **options: Any
+    data: Path,
+    *,
+    limits: Limits | None = None,
+    cert: Path | None = None,
+    private: Path | None = None,
+    nodes: bool = False,
+    **options: Any,
 ) -> AsyncIterator[Deck]:
-    """A hub over `data` until the block ends. The same folder may be run again afterwards."""
+    """A hub over `data` until the block ends, perhaps with a listener for nodes that join.
+
+    The same folder may be run again afterwards.
+    """
+    if nodes and not (data / "tls").exists():
+        Authority.make(data, [], time.time_ns() // 1_000_000)
+    for_nodes = tcp_socket("127.0.0.1:0", tls=True) if nodes else None
     hub, store = open_hub(data, name="test", **options)
     tcp = tcp_socket("127.0.0.1:0", tls=False)
     port = tcp.getsockname()[1]
     try:
         tls = ServerCertificate(cert, private) if cert else None
-        async with serving(hub, own_socket(data / "hub.sock"), tcp, tls, limits):
-            deck = Deck(data, hub, port)
+        async with serving(hub, own_socket(data / "hub.sock"), tcp, tls, limits, for_nodes):
+            deck = Deck(data, hub, port, for_nodes.getsockname()[1] if for_nodes else 0)
             try:
                 yield deck
             finally:

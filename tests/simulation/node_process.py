@@ -28,6 +28,7 @@ from loradeck_agent.host.config import AgentConfig, JobsConfig, RouterConfig
 from loradeck_agent.host.engine_config import EmbeddedEngine
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Reply
+from loradeck_agent.host.login import Login
 from loradeck_agent.router.admission import Admission, Admitted, Refusal
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
@@ -84,7 +85,8 @@ class NodeProcesses:
             jobs=JobsConfig(),
             engine=(engine,),
         )
-        agent = Agent(config, token_of(self.name))
+        login = Login.of_token(token_of(self.name))
+        agent = Agent(config, lambda: login)
         self.agent = agent
         await agent.run()
 

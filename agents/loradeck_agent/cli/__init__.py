@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 import loradeck_agent
+from loradeck_agent.cli.join import join
 from loradeck_agent.cli.pin import pin
 from loradeck_agent.cli.run import run
 from loradeck_agent.cli.status import status
@@ -26,5 +27,5 @@ def main() -> None:
     """Serves the releases a Loradeck hub names on this node, and proves that it does."""
 
 
-for command in (run, stop, status, pin, trace):
+for command in (run, join, stop, status, pin, trace):
     main.add_command(command)

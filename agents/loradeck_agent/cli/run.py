@@ -12,6 +12,7 @@ import click
 
 from loradeck_agent.cli.shared import config_option
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.login import HubLogin
 
 
 @click.command()
@@ -22,9 +23,13 @@ from loradeck_agent.host.config import AgentConfig
 def run(config: AgentConfig, log_level: str) -> None:
     """Runs the agent until SIGTERM or SIGINT.
 
-    Router, engines and jobs go on after that and are taken over by the next start; `stop` ends them too.
+    A node that has not joined yet joins first, if `token` names a file with a join token. Router, engines and jobs go
+    on after the agent's end and are taken over by the next start; `stop` ends them too.
     """
-    token = config.read_token()
+    login = HubLogin(config)
+    joins = login.may_join
+    if not joins:
+        login.now()  # what is wrong with it is said at once
     config.check_engines()
     os.umask(0o077)
     logging.Formatter.converter = time.gmtime
@@ -35,6 +40,10 @@ def run(config: AgentConfig, log_level: str) -> None:
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     logging.getLogger("websockets").setLevel(logging.WARNING)
+    if joins:
+        from loradeck_agent.uplink.joining import join
+
+        asyncio.run(join(config, config.read_token()))
     from loradeck_agent.daemon import serve  # the other commands start faster without it
 
-    asyncio.run(serve(config, token))
+    asyncio.run(serve(config, login.now))

@@ -66,7 +66,9 @@ class AgentConfig(Strict):
     hubs: tuple[str, ...] = Field(
         alias="hub", description="http://… (loopback only) or https://…; a list of them where several hubs share a log"
     )
-    token: Path = Field(description="file with the agent's token, mode 0600")
+    token: Path | None = Field(
+        None, description="file with the agent's token or join token, mode 0600; needed until the node has joined"
+    )
     state: Path
     ca: Path | None = Field(None, description="PEM file with the authority that signed the hub's certificate")
     labels: dict[str, str] = Field(default_factory=dict)
@@ -171,7 +173,9 @@ class AgentConfig(Strict):
         Raises:
             ConfigError: the file is absent, empty, or readable by others.
         """
-        fix = "make one on the hub's host: loradeck token create --role agent --node " + self.node
+        fix = f"make one on the hub's host: loradeck node token {self.node} --out FILE"
+        if self.token is None:
+            raise ConfigError("token_unreadable", "this node has not joined, and `token` names no file", "", fix)
         return read_secret(self.token, "token", fix)
 
     def check_engines(self) -> None:

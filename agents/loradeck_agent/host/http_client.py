@@ -51,14 +51,18 @@ class Endpoint:
     host: str = "localhost"
     port: int = 0
     tls: ssl.SSLContext | None = None
+    server: str | None = None
+    """The name that the certificate there must have; None: that of the host."""
 
     @classmethod
-    def of_url(cls, url: str, ca: Path | None = None) -> Endpoint:
-        """The endpoint of an http or https URL. `ca`: PEM file with the authority to trust."""
+    def of_url(cls, url: str, tls: ssl.SSLContext | None = None, server: str | None = None) -> Endpoint:
+        """The endpoint of an http or https URL. `tls` None: authorities that this machine trusts."""
         parts = urlsplit(url)
         secure = parts.scheme == "https"
-        tls = ssl.create_default_context(cafile=str(ca) if ca else None) if secure else None
-        return cls(host=parts.hostname or "localhost", port=parts.port or (443 if secure else 80), tls=tls)
+        if secure and tls is None:
+            tls = ssl.create_default_context()
+        port = parts.port or (443 if secure else 80)
+        return cls(host=parts.hostname or "localhost", port=port, tls=tls if secure else None, server=server)
 
     def __str__(self) -> str:
         if self.unix:
@@ -179,7 +183,8 @@ class HttpClient:
         self.connections += 1
         if at.unix is not None:
             return _Line(*await asyncio.open_unix_connection(str(at.unix)))
-        return _Line(*await asyncio.open_connection(at.host, at.port, ssl=at.tls))
+        server = at.server if at.tls else None
+        return _Line(*await asyncio.open_connection(at.host, at.port, ssl=at.tls, server_hostname=server))
 
     async def _exchange(self, line: _Line, asked: _Asked) -> Reply:
         method, body, sink = asked.method, asked.body, asked.sink

@@ -80,13 +80,18 @@ class StateFolder:
             AgentError: `state_unusable`, when one cannot be made or is no folder of ours.
         """
         for path in (self.root, self.router, self.root / "engines", self.releases, self.canaries, self.inputs):
-            _private(path)
-        _private(self.jobs)
-        _private(self.merged)
-        _private(self.checkpoints)
+            make_private(path)
+        make_private(self.jobs)
+        make_private(self.merged)
+        make_private(self.checkpoints)
 
 
-def _private(path: Path) -> None:
+def make_private(path: Path) -> None:
+    """Makes a folder that is its owner's alone.
+
+    Raises:
+        AgentError: `state_unusable`.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o077:

@@ -10,7 +10,7 @@ import resource
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.failed_logins import FailedLogins
 from loradeck.strangers.head import BadHead, Head
-from loradeck.strangers.protocol import Answer, Limits, Strangers, answer
+from loradeck.strangers.protocol import Answer, Limits, Strangers, address_of, answer
 from loradeck_agent.router.admission import Admission, Refusal
 from loradeck_agent.router.proxy import BAD_KEY, refused
 
@@ -29,12 +29,12 @@ def strangers(admission: Admission, limits: Limits | None = None, tls: ServerCer
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         limits = Limits.under(files, files // 2)
 
-    def judge(head: Head, address: str) -> Answer | None:
+    def judge(head: Head, transport: asyncio.BaseTransport) -> Answer | None:
         if head.bearer is not None and admission.tenants_of(head.bearer):
             return None
         if head.method == "GET" and head.target == "/healthz":
             return _ALIVE
-        wait = failed_logins.failed(address, head.target[:200])
+        wait = failed_logins.failed(address_of(transport), head.target[:200])
         return _answer(BAD_KEY if wait is None else _too_many(wait))
 
     def reject(bad: BadHead) -> Answer:

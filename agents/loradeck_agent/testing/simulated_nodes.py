@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck_agent.host.config import AgentConfig, RouterConfig
+from loradeck_agent.host.login import Login
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.router.wire import ack_about
 from loradeck_agent.uplink.acknowledgements import AckBoard
@@ -87,9 +89,11 @@ class Node:
             labels=settings.labels,
             router=RouterConfig(listen="127.0.0.1:1"),
         )
+        tls = ssl.create_default_context(cafile=str(ca) if ca else None) if hub.startswith("https") else None
+        login = Login.of_token(settings.token, tls)
         self.link = Link(
             config,
-            settings.token,
+            lambda: login,
             hello=self._hello,
             handle=self._handle,
             changed=self._link_changed,

@@ -11,10 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
+from loradeck.schemas.membership import RENEW_PATH, Joined
 from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import CHUNK, Endpoint, HttpClient, Reply, problem_of
+from loradeck_agent.host.login import Login
 
 CALL_S = 15.0
 BLOB_S = 1800.0
@@ -27,25 +29,38 @@ _suites = TypeAdapter(tuple[SuiteEntry, ...])
 
 
 class HubApi:
-    """Calls with the agent's token. Raises `Unreachable`, or AgentError with the hub's problem code."""
+    """Calls as this node. `login` is asked at each of them, and connections are opened anew when it has changed.
 
-    def __init__(self, config: AgentConfig, token: str) -> None:
+    Raises `Unreachable`, or AgentError with the hub's problem code.
+    """
+
+    def __init__(self, config: AgentConfig, login: Callable[[], Login]) -> None:
         self.url = config.hub
-        self._config, self._headers = config, {"authorization": f"Bearer {token}", "accept": "application/json"}
-        self._http = self._client()
+        self._login = login
+        self._client: tuple[str, Login, HttpClient] | None = None
 
-    def _client(self) -> HttpClient:
-        return HttpClient(Endpoint.of_url(self.url, self._config.ca), self._headers)
+    @property
+    def _http(self) -> HttpClient:
+        login = self._login()
+        if self._client is None or self._client[0] != self.url or self._client[1] is not login:
+            self.close()
+            endpoint = Endpoint.of_url(self.url, login.tls, login.server)
+            client = HttpClient(endpoint, {**login.headers, "accept": "application/json"})
+            self._client = (self.url, login, client)
+        return self._client[2]
 
     def use(self, url: str) -> None:
         """Makes its calls to the hub at this address from now on."""
-        if url != self.url:
-            self.close()
-            self.url, self._http = url, self._client()
+        self.url = url
 
     def close(self) -> None:
         """Closes the connections; the next call opens one."""
-        self._http.close()
+        if self._client is not None:
+            self._client[2].close()
+
+    async def renew(self) -> Joined:
+        """A new certificate for this node's key."""
+        return Joined.model_validate_json(checked(await self._http.call("POST", RENEW_PATH, timeout=CALL_S)).body)
 
     async def release(self, release: str) -> ReleaseDetail:
         """A release and its adapter's manifest.
@@ -53,7 +68,7 @@ class HubApi:
         Raises:
             AgentError: `path_traversal` or `bad_manifest` when the document is not acceptable.
         """
-        reply = _checked(await self._http.get(f"/v1/releases/{release}", timeout=CALL_S))
+        reply = checked(await self._http.get(f"/v1/releases/{release}", timeout=CALL_S))
         try:
             return ReleaseDetail.model_validate_json(reply.body)
         except ValidationError as error:
@@ -67,7 +82,7 @@ class HubApi:
 
     async def blob(self, sha256: str, sink: Callable[[bytes], None]) -> None:
         """Streams a blob into `sink`. The caller checks size and digest."""
-        _checked(await self._http.call("GET", f"/v1/blobs/{sha256}", sink=sink, timeout=BLOB_S))
+        checked(await self._http.call("GET", f"/v1/blobs/{sha256}", sink=sink, timeout=BLOB_S))
 
     async def dataset(self, digest: str) -> DatasetManifest:
         """A dataset's manifest.
@@ -75,7 +90,7 @@ class HubApi:
         Raises:
             AgentError: `unknown_dataset`.
         """
-        reply = _checked(await self._http.get("/v1/datasets", timeout=CALL_S))
+        reply = checked(await self._http.get("/v1/datasets", timeout=CALL_S))
         for entry in _datasets.validate_json(reply.body):
             if entry.digest == digest:
                 return entry.manifest
@@ -87,7 +102,7 @@ class HubApi:
         Raises:
             AgentError: `unknown_suite`.
         """
-        reply = _checked(await self._http.get("/v1/suites", timeout=CALL_S))
+        reply = checked(await self._http.get("/v1/suites", timeout=CALL_S))
         for entry in _suites.validate_json(reply.body):
             if entry.digest == digest:
                 return entry.manifest
@@ -95,7 +110,7 @@ class HubApi:
 
     async def versions(self, tenant: str, name: str) -> tuple[AdapterVersion, ...]:
         """All versions of an adapter."""
-        reply = _checked(await self._http.get(f"/v1/adapters/{tenant}/{name}/versions", timeout=CALL_S))
+        reply = checked(await self._http.get(f"/v1/adapters/{tenant}/{name}/versions", timeout=CALL_S))
         return _versions.validate_json(reply.body)
 
     async def canary_records(self, release: str) -> tuple[Attestation, ...]:
@@ -105,12 +120,12 @@ class HubApi:
     async def attestations(self, kind: AttestationKind, subject: str | None = None) -> tuple[Attestation, ...]:
         """Attestations of one kind, about one subject or about all, oldest first."""
         query = urlencode({"kind": kind.value} | ({"subject": subject} if subject is not None else {}))
-        reply = _checked(await self._http.get(f"/v1/attestations?{query}", timeout=CALL_S))
+        reply = checked(await self._http.get(f"/v1/attestations?{query}", timeout=CALL_S))
         return tuple(sorted(_attestations.validate_json(reply.body), key=lambda a: a.seq))
 
     async def attest(self, attestation: Attestation) -> None:
         """Adds an attestation to the hub's log."""
-        _checked(
+        checked(
             await self._http.call("POST", "/v1/attestations", attestation.model_dump_json().encode(), timeout=CALL_S)
         )
 
@@ -121,11 +136,11 @@ class HubApi:
             if (await self._http.call("HEAD", path, timeout=CALL_S)).status == 200:
                 continue
             body = _chunks(folder / entry.path)
-            _checked(await self._http.call("PUT", path, body, size=entry.size, timeout=BLOB_S))
+            checked(await self._http.call("PUT", path, body, size=entry.size, timeout=BLOB_S))
 
     async def register(self, manifest: AdapterManifest) -> AdapterVersion:
         """Registers an adapter whose files the hub has. Returns its version."""
-        reply = _checked(
+        reply = checked(
             await self._http.call(
                 "POST",
                 f"/v1/adapters/{manifest.tenant}/{manifest.name}/versions",
@@ -142,7 +157,12 @@ async def _chunks(path: Path) -> AsyncIterator[bytes]:
             yield chunk
 
 
-def _checked(reply: Reply) -> Reply:
+def checked(reply: Reply) -> Reply:
+    """The reply, if it is a success.
+
+    Raises:
+        AgentError: with the hub's problem code.
+    """
     if 200 <= reply.status < 300:
         return reply
     raise problem_of(reply, "the hub")

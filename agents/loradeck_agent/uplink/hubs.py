@@ -17,6 +17,7 @@ from loradeck.client.backoff import Backoff
 from loradeck.rules.moves.steering import Offer, steering
 from loradeck.schemas.link import Bookmark, Desired, DownMessage, Hello, Welcome
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.login import Login
 from loradeck_agent.uplink.link import Link, LinkStatus
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class HubLinks:
     """One link to each of `config.hubs`, used as if it were one link.
 
     Args:
+        login: what each connection is opened with.
         handle: is given every message of the hub that is followed, beginning with its welcome; one at a time, in order.
         changed: called with True after the welcome of another hub than before, and with False when none is left.
         chose: called with the address of the hub that is followed from now on.
@@ -37,7 +39,7 @@ class HubLinks:
     def __init__(
         self,
         config: AgentConfig,
-        token: str,
+        login: Callable[[], Login],
         *,
         hello: Callable[[], Awaitable[Hello]],
         handle: Callable[[DownMessage], Awaitable[None]],
@@ -50,7 +52,7 @@ class HubLinks:
         self._links = {
             hub: Link(
                 config.model_copy(update={"hubs": (hub,)}),
-                token,
+                login,
                 hello=hello,
                 handle=partial(self._heard, hub),
                 changed=partial(self._linked, hub),

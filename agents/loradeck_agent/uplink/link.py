@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S, DownMessage, Heartbea
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.protocol import PROTOCOL, agreed
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import ConfigError
+from loradeck_agent.host.login import Login
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ _REMEDIES = {
     "wrong_node": "the token or a replica belongs to another node; on the hub's host: "
     "loradeck token create --role agent --node NODE --name NODE --out FILE",
     "not_active": "another hub has taken over: give this agent that hub's address",
-    "unauthenticated": "the token was revoked; make another one on the hub's host: loradeck token create --role agent",
+    "unauthenticated": "this node's key or token was revoked; to let it in again, on the hub's host: "
+    "loradeck node token NODE --out FILE, then loradeck-agent join here",
 }
 """By the reason with which a hub ends a link: what to do about it."""
 
@@ -62,6 +64,7 @@ class Link:
     """The agent's end of the link.
 
     Args:
+        login: what each connection is opened with.
         hello: builds the first message of a connection.
         handle: is given every message after the hub's welcome, and the welcome; one at a time, in order.
         changed: called with True after a welcome and with False when the link is lost.
@@ -72,7 +75,7 @@ class Link:
     def __init__(
         self,
         config: AgentConfig,
-        token: str,
+        login: Callable[[], Login],
         *,
         hello: Callable[[], Awaitable[Hello]],
         handle: Callable[[DownMessage], Awaitable[None]],
@@ -83,10 +86,7 @@ class Link:
     ) -> None:
         self.status = LinkStatus()
         self._url = config.hub.replace("http", "ws", 1) + "/v1/link"
-        self._token = token
-        self._tls: ssl.SSLContext | None = None
-        if config.hub.startswith("https"):
-            self._tls = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
+        self._login = login
         self._hello = hello
         self._handle = handle
         self._changed = changed
@@ -138,10 +138,15 @@ class Link:
 
     async def _one_connection(self) -> None:
         try:
+            login = self._login()
+        except ConfigError as error:
+            raise LinkLost(error.sentence) from error
+        try:
             async with connect(
                 self._url,
-                additional_headers={"Authorization": f"Bearer {self._token}"},
-                ssl=self._tls,
+                additional_headers=dict(login.headers),
+                ssl=login.tls,
+                server_hostname=login.server,
                 compression=None,
                 ping_interval=None,
                 proxy=None,

@@ -30,6 +30,7 @@ from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPol
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
+from loradeck.schemas.membership import Invitation, JoinToken, Revoked
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
@@ -434,6 +435,14 @@ class HubApi:
     async def create_token(self, request: TokenCreate) -> responses.TokenCreated:
         """Creates a token. Only over the hub's own socket."""
         return await self._write(responses.TokenCreated, "tokens", request)
+
+    async def invite(self, invitation: Invitation) -> JoinToken:
+        """Makes a join token for a node. Only over the hub's own socket."""
+        return await self._write(JoinToken, "join-tokens", invitation)
+
+    async def revoke_node(self, node: str) -> Revoked:
+        """Revokes every token and key of a node. Only over the hub's own socket."""
+        return await self._write(Revoked, f"nodes/{segment(node)}/revoke")
 
     async def tokens(self) -> list[TokenRecord]:
         """All token records ever made, without the tokens. Only over the hub's own socket."""

@@ -18,6 +18,7 @@ from loradeck.hub.api import (
     feed,
     health,
     jobs,
+    joining,
     moves,
     nodes,
     registry,
@@ -33,7 +34,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, events,
-    tokens, backup, health, feed,
+    tokens, joining, backup, health, feed,
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nacl.signing import SigningKey
 from starlette.websockets import WebSocket
@@ -79,6 +79,9 @@ from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.link import HEARTBEAT_S, Ack, CanaryAnswers, JobEvent, JobLog, Report, TableState, TraceRows
 from loradeck.strangers.failed_logins import FailedLogins
 
+if TYPE_CHECKING:
+    from loradeck.hub.access.membership import Membership
+
 log = logging.getLogger("loradeck.hub")
 
 TICK_S = 1.0
@@ -113,6 +116,7 @@ class Hub:
         self.store = store
         self.blobs = blobs
         self.clock = clock or Clock()
+        self.membership: Membership | None = None
         self.metrics = Metrics()
         self.failed_logins = FailedLogins(self.clock.monotonic, self._login_failed)
         self.background = Background()

@@ -1,4 +1,4 @@
-"""The hub's two listeners: its own Unix socket, and TCP, where strangers are told apart from callers.
+"""The hub's listeners: its own Unix socket, TCP with tokens, and TCP for nodes, where a certificate tells who calls.
 
 Each connection is marked with the listener it came over, and each request with its caller.
 """
@@ -9,19 +9,20 @@ import asyncio
 import os
 import pwd
 import socket
+import ssl
 import struct
 import sys
 from asyncio import Transport
 from asyncio.transports import BaseTransport
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h11
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from loradeck.hub.access.auth import CALLER, LOCAL, caller_of
+from loradeck.hub.access.auth import CALLER, CERTIFICATE, LOCAL, Caller, bearer_of, caller_of, certificate_of
 from loradeck.hub.access.problems import headers_of, problem_of, problem_response
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
@@ -29,10 +30,14 @@ from loradeck.hub.links.all_links import PATH
 from loradeck.hub.log.audited_calls import audited
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
+from loradeck.schemas.membership import AUTHORITY_PATH
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import BadHead, Head
-from loradeck.strangers.protocol import Answer, Limits, Strangers, answer
+from loradeck.strangers.protocol import Answer, Limits, Strangers, address_of, answer
+
+if TYPE_CHECKING:
+    from loradeck.hub.access.membership import Membership
 
 LONGEST_SOCKET = 107
 """Bytes that a Unix socket's path may have."""
@@ -119,6 +124,21 @@ class TcpHttp(H11Protocol):
         self.transport.close()
 
 
+class NodeHttp(TcpHttp):
+    """HTTP with a node: its requests and its WebSocket know the certificate of their connection."""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Begins a connection."""
+        super().connection_made(transport)
+        self.app_state = {CERTIFICATE: _proved(transport)}
+
+
+def _proved(transport: BaseTransport) -> bytes | None:
+    """The certificate (DER) of the other end of a connection, whose key its handshake has proved."""
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return tls.getpeercert(binary_form=True) if tls is not None else None
+
+
 class LocalHttp(TcpHttp):
     """HTTP on the own socket: the client's address is its login name."""
 
@@ -144,16 +164,17 @@ class Door:
     15 kB for every node of the fleet.
     """
 
-    def __init__(self, app: Any, *, local: bool) -> None:
+    def __init__(self, app: Any, *, local: bool, membership: Membership | None) -> None:
         self._app = app
         self._local = local
+        self._membership = membership
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serves one request or WebSocket."""
         hub: Hub = self._app.state.hub
         scope[LOCAL] = self._local
         try:
-            scope[CALLER] = caller_of(HTTPConnection(scope), hub.tokens)
+            scope[CALLER] = await self._caller(HTTPConnection(scope), hub)
         except Refused as refused:
             client = scope.get("client")
             response = problem_response(failed_login(hub, client[0] if client else "unknown", scope["path"], refused))
@@ -167,6 +188,16 @@ class Door:
             await hub.accept_link(WebSocket(scope, receive, send))
             return
         await audited(hub.audit, self._app, scope, receive, send)
+
+    async def _caller(self, connection: HTTPConnection, hub: Hub) -> Caller:
+        members = self._membership
+        if members is None:
+            return caller_of(connection, hub.tokens)
+        shown = certificate_of(connection)
+        caller = members.caller(shown, bearer_of(connection), connection.scope["path"])
+        if shown is not None:
+            await members.bind(shown)
+        return caller
 
 
 def failed_login(hub: Hub, address: str, path: str, refused: Refused) -> Problem:
@@ -189,14 +220,22 @@ def problem_answer(problem: Problem) -> Answer:
     return answer(problem.status, MEDIA_TYPE, problem.model_dump_json().encode(), headers_of(problem))
 
 
-def strangers(hub: Hub, limits: Limits, tls: ServerCertificate | None) -> Strangers:
-    """The strangers of the hub's TCP listener: who shows a valid token is none."""
+def strangers(
+    hub: Hub, limits: Limits, tls: ServerCertificate | None, membership: Membership | None = None
+) -> Strangers:
+    """The strangers of a TCP listener: who shows a valid token is none, or, where nodes call, a valid certificate."""
 
-    def judge(head: Head, address: str) -> Answer | None:
+    def judge(head: Head, transport: BaseTransport) -> Answer | None:
+        path = head.target.partition("?")[0]
         try:
-            hub.tokens.caller(head.bearer)
+            if membership is None:
+                hub.tokens.caller(head.bearer)
+            elif path == AUTHORITY_PATH:
+                return answer(200, "application/x-pem-file", membership.authority.pem.encode())
+            else:
+                membership.caller(_proved(transport), head.bearer, path)
         except Refused as refused:
-            return problem_answer(failed_login(hub, address, head.target, refused))
+            return problem_answer(failed_login(hub, address_of(transport), head.target, refused))
         return None
 
     def reject(bad: BadHead) -> Answer:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +23,29 @@ from loradeck.artifacts import Blobs
 from loradeck.hub.app import create_app
 from loradeck.hub.fleet.link_socket import FIRST_BYTES, LinkSocket
 from loradeck.hub.hub import Hub
-from loradeck.hub.listeners import Door, LocalHttp, LocalWebSocket, TcpHttp, host_of, own_socket, strangers, tcp_socket
+from loradeck.hub.listeners import (
+    Door,
+    LocalHttp,
+    LocalWebSocket,
+    NodeHttp,
+    TcpHttp,
+    host_of,
+    own_socket,
+    strangers,
+    tcp_socket,
+)
 from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
+from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.sqlite import SqliteStore
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import HEAD_BYTES
 from loradeck.strangers.protocol import Limits, Strangers
 
 if TYPE_CHECKING:
-    from loradeck.hub.access.authority import Authority
+    from loradeck.hub.access.membership import Membership
 
 log = logging.getLogger("loradeck.hub")
 
@@ -50,8 +61,8 @@ END_S = 3
 class _Server(uvicorn.Server):
     """A listener that leaves signals to its caller: they are handled once, for both listeners."""
 
-    def __init__(self, app: Any, strangers: Strangers | None) -> None:
-        super().__init__(_config(app, strangers))
+    def __init__(self, app: Any, strangers: Strangers | None = None, membership: Membership | None = None) -> None:
+        super().__init__(_config(app, strangers, membership))
         self._strangers = strangers
         self.listening = asyncio.Event()
         self.ending = asyncio.Event()
@@ -82,15 +93,16 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self.ending.wait(), 1.0)
 
 
-def _config(app: Any, strangers: Strangers | None) -> uvicorn.Config:
-    """uvicorn's settings: for TCP, where there are strangers, or for the own socket."""
+def _config(app: Any, strangers: Strangers | None, membership: Membership | None) -> uvicorn.Config:
+    """uvicorn's settings: for TCP, where there are strangers, for nodes, or for the own socket."""
+    http = TcpHttp if membership is None else NodeHttp
 
     def stranger(**server: Any) -> asyncio.Protocol:
         assert strangers is not None
-        return strangers.protocol(lambda: TcpHttp(**server))
+        return strangers.protocol(lambda: http(**server))
 
     return uvicorn.Config(
-        Door(app, local=strangers is None),
+        Door(app, local=strangers is None, membership=membership),
         http=LocalHttp if strangers is None else stranger,  # type: ignore[arg-type]
         ws=LocalWebSocket if strangers is None else LinkSocket,
         ws_per_message_deflate=False,
@@ -140,6 +152,7 @@ def open_hub(data: Path, *, name: str, production: bool = False) -> tuple[Hub, S
         key = private_key(data / "hub.key")
         blobs = Blobs(data / "artifacts")
         hub = Hub(store, blobs, name=name, key=key, production=production, sqlite=SqliteStore.version)
+        hub.membership = _membership(data, hub)
     except BaseException:
         store.close()
         raise
@@ -153,10 +166,11 @@ def serve(
     production: bool = False,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
+    nodes: str | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then writes what is in memory and closes.
 
-    Prints one line to stderr once it is ready: `loradeck hub ready unix:PATH [http://HOST:PORT]`.
+    Prints one line to stderr once it is ready: `loradeck hub ready unix:PATH [http://HOST:PORT] [nodes:HOST:PORT]`.
 
     Args:
         data: folder of the database, the artifacts and the own socket; made 0700.
@@ -164,6 +178,7 @@ def serve(
         name: shown in the consoles' header.
         production: the consoles' header in reverse video.
         tls_cert: the certificate of `listen`. None: beyond loopback that of the hub's own authority.
+        nodes: HOST:PORT for nodes that join, with mutual TLS. A hub that has no authority makes one.
 
     Raises:
         Refused: `invalid_request`, for arguments that do not go together.
@@ -177,23 +192,25 @@ def serve(
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        authority = _authority(data)
-        if tls_cert is None and authority is not None and listen and not is_loopback(host_of(listen)):
-            tls_cert = authority.server
+        server = data / "tls" / "server.pem"
+        if nodes and not server.exists():
+            from loradeck.hub.access.authority import Authority
+
+            Authority.make(data, [host_of(nodes)], time.time_ns() // 1_000_000)
+        if tls_cert is None and server.exists() and listen and not is_loopback(host_of(listen)):
+            tls_cert = server
         tls = ServerCertificate(tls_cert, tls_key) if tls_cert else None
-        tcp = tcp_socket(listen, tls=tls is not None) if listen else None
-        try:
+        with ExitStack() as bound:
+            tcp = bound.enter_context(tcp_socket(listen, tls=tls is not None)) if listen else None
+            for_nodes = bound.enter_context(tcp_socket(nodes, tls=True)) if nodes else None
             hub, store = open_hub(data, name=name, production=production)
-        except BaseException:
-            if tcp is not None:
-                tcp.close()
-            raise
+            bound.pop_all()
         try:
             # The store's lock is held: whoever listened on the socket before is gone.
             local = own_socket(data / "hub.sock")
             log_to_stderr()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_until_signalled(hub, local, tcp, tls, authority))
+                runner.run(_until_signalled(hub, local, tcp, tls, for_nodes))
         finally:
             (data / "hub.sock").unlink(missing_ok=True)
             store.close()
@@ -208,6 +225,7 @@ async def serving(
     tcp: socket.socket | None = None,
     tls: ServerCertificate | None = None,
     limits: Limits | None = None,
+    nodes: socket.socket | None = None,
 ) -> AsyncIterator[asyncio.Event]:
     """Listens for a hub until the block ends; then everything in memory is written.
 
@@ -217,11 +235,16 @@ async def serving(
     raised at the end of the block.
     """
     app = create_app(hub)
-    listeners = [(_Server(app, None), local)]
+    listeners = [(_Server(app), local)]
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limits = limits or Limits.under(files, files // 8)
     if tcp is not None:
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        limits = limits or Limits.under(files, files // 8)
         listeners.append((_Server(app, strangers(hub, limits, tls)), tcp))
+    if nodes is not None:
+        members = hub.membership
+        assert members is not None
+        mutual = ServerCertificate(members.authority.server, clients=members.authority.certificates)
+        listeners.append((_Server(app, strangers(hub, limits, mutual, members), members), nodes))
     ended = asyncio.Event()
     tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]
     tasks.append(asyncio.create_task(hub.run()))
@@ -246,23 +269,27 @@ async def serving(
             task.result()
 
 
-def _authority(data: Path) -> Authority | None:
-    """The authority in a hub's folder, whose own certificate is not due for renewal; None: it has none."""
+def _membership(data: Path, hub: Hub) -> Membership | None:
+    """The nodes that a hub with an authority lets in. The hub's own certificate is renewed if it is due."""
     if not (data / "tls").exists():
         return None
-    from loradeck.hub.access.authority import Authority  # 10 MB of memory
+    from loradeck.hub.access.authority import Authority  # with what it imports 10 MB of memory
+    from loradeck.hub.access.membership import Membership
 
-    found = Authority(data)
-    found.renew_server(time.time_ns() // 1_000_000)
-    return found
+    async def save(record: TokenRecord) -> None:
+        await hub.store(lambda s: s.put_token(record))
+
+    authority = Authority(data)
+    authority.renew_server(time.time_ns() // 1_000_000)
+    return Membership(authority, hub.tokens, save, hub.clock.now_ms)
 
 
-async def _renew(authority: Authority) -> None:
+async def _renew(members: Membership) -> None:
     """Renews the hub's own certificate whenever it is due."""
     while True:
         await asyncio.sleep(RENEWAL_S)
         try:
-            if authority.renew_server(time.time_ns() // 1_000_000):
+            if members.authority.renew_server(time.time_ns() // 1_000_000):
                 log.info("renewed the hub's certificate")
         except OSError as error:
             log.error("the hub's certificate cannot be renewed: %s", error)
@@ -273,17 +300,17 @@ async def _until_signalled(
     local: socket.socket,
     tcp: socket.socket | None,
     tls: ServerCertificate | None,
-    authority: Authority | None,
+    nodes: socket.socket | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     where = [f"unix:{local.getsockname()}"]
-    if tcp is not None:
-        host, port = tcp.getsockname()[:2]
-        host = f"[{host}]" if ":" in host else host
-        where.append(f"{'https' if tls else 'http'}://{host}:{port}")
-    async with serving(hub, local, tcp, tls) as ended, asyncio.TaskGroup() as group:
-        renewal = group.create_task(_renew(authority)) if authority else None
+    for sock, before in ((tcp, "https://" if tls else "http://"), (nodes, "nodes:")):
+        if sock is not None:
+            host, port = sock.getsockname()[:2]
+            where.append(f"{before}[{host}]:{port}" if ":" in host else f"{before}{host}:{port}")
+    async with serving(hub, local, tcp, tls, nodes=nodes) as ended, asyncio.TaskGroup() as group:
+        renewal = group.create_task(_renew(hub.membership)) if hub.membership else None
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_, stop.set)
         hub.gc_tuning.freeze()

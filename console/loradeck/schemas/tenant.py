@@ -4,6 +4,8 @@ agents.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from loradeck.schemas.dataset_ledger import DataPolicy
@@ -48,6 +50,14 @@ class TokenCreate(Strict):
     expires_ms: int | None = Field(None, ge=0, le=LARGEST_INT, description="hub time; None: it does not expire")
 
 
+class Credential(StrEnum):
+    """Kinds of what a caller shows."""
+
+    TOKEN = "token"
+    JOIN = "join"  # a join token: good once, for a certificate
+    KEY = "key"  # the key of a node that has joined, known by its public half
+
+
 class TokenRecord(Wire):
     """A token as the hub stores it, by its hash; the token itself is shown once, when it is created."""
 
@@ -63,3 +73,5 @@ class TokenRecord(Wire):
     resources: tuple[Resource, ...] | None = None
     expires_ms: int | None = None
     last_used_ms: int | None = Field(None, description="within a minute; None: never")
+    kind: Credential = Credential.TOKEN
+    hosts: tuple[str, ...] = Field((), description="of a join token: names and addresses for the node's certificate")

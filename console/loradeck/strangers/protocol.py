@@ -58,7 +58,7 @@ class Strangers:
     """The connections of one listener that have not shown a key.
 
     Args:
-        judge: None where a request's head, from this address, shows a key; else the answer that it gets.
+        judge: None where a request's head, over this connection, shows a key; else the answer that it gets.
         reject: the answer to a head that is refused for itself.
         tls: where the listener has TLS. The server's own is not used, since its handshakes would be counted nowhere.
     """
@@ -67,7 +67,7 @@ class Strangers:
         self,
         limits: Limits,
         *,
-        judge: Callable[[Head, str], Answer | None],
+        judge: Callable[[Head, asyncio.BaseTransport], Answer | None],
         reject: Callable[[BadHead], Answer],
         tls: ServerCertificate | None = None,
     ) -> None:
@@ -189,7 +189,7 @@ class Stranger(asyncio.Protocol):
         self._seen = len(self._received)
         if head is None:
             return
-        refusal = strangers.judge(head, address_of(transport))
+        refusal = strangers.judge(head, transport)
         if refusal is not None:
             self.refuse(refusal)
             return

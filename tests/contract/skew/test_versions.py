@@ -56,7 +56,7 @@ async def serves(fleet: Fleet, cast: Cast, key: str, label: str) -> None:
 
 
 async def test_agents_of_the_version_before_work_with_this_hub(material: Material, earlier: Earlier) -> None:
-    with fleet_at(material, names=ONE, program=(str(earlier.agent),)) as fleet:
+    with fleet_at(material, names=ONE, joins=False, program=(str(earlier.agent),)) as fleet:
         cast, key = await asyncio.to_thread(lay, fleet, material)
         await serves(fleet, cast, key, "v2")
         await asyncio.to_thread(roll_back, fleet)
@@ -66,7 +66,7 @@ async def test_agents_of_the_version_before_work_with_this_hub(material: Materia
 async def test_a_hub_of_the_version_before_works_with_these_agents_and_its_database_is_taken_over(
     material: Material, earlier: Earlier
 ) -> None:
-    with fleet_at(material, names=ONE, hub_program=(str(earlier.hub),)) as fleet:
+    with fleet_at(material, names=ONE, joins=False, hub_program=(str(earlier.hub),)) as fleet:
         cast, key = await asyncio.to_thread(lay, fleet, material)
         await serves(fleet, cast, key, "v2")
         await asyncio.to_thread(roll_back, fleet)
@@ -96,7 +96,7 @@ async def test_a_hub_of_the_version_before_works_with_these_agents_and_its_datab
 async def test_a_router_of_the_version_before_is_adopted_by_an_agent_of_this_one(
     material: Material, earlier: Earlier
 ) -> None:
-    with fleet_at(material, names=ONE, program=(str(earlier.agent),)) as fleet:
+    with fleet_at(material, names=ONE, joins=False, program=(str(earlier.agent),)) as fleet:
         cast, key = await asyncio.to_thread(lay, fleet, material)
         (node,) = fleet.nodes
         router = router_pid(node)

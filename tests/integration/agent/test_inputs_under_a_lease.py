@@ -13,6 +13,7 @@ from loradeck.schemas.jobs import ExecutorEventType, JobRequest, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.login import Login
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.store.inputs import InputStore
 from loradeck_agent.store.releases import ReleaseStore
@@ -38,7 +39,8 @@ async def test_a_node_fetches_rows_and_items_under_the_lease_of_its_job(deck: De
             "router": {"listen": "127.0.0.1:7599"},
         }
     )
-    hub, state = HubApi(config, await deck.token("agent", "n1")), StateFolder(config.state)
+    login = Login.of_token(await deck.token("agent", "n1"))
+    hub, state = HubApi(config, lambda: login), StateFolder(config.state)
     for made in (state.root, state.inputs, state.releases):
         made.mkdir()
     inputs = InputStore(state, hub, ReleaseStore(state, hub))

@@ -116,12 +116,12 @@ def test_init_makes_an_authority_once_and_rotate_renews_the_hubs_certificate(own
     assert own.process("hub", "rotate", "--data", data).returncode == 2
     made = own.process("hub", "init", "--data", data, "--host", "hub.example.com")
     assert made.returncode == 0, made.stderr
-    assert "certificate for hub.example.com, localhost" in made.stdout
+    assert "certificate for hub.example.com, hub.loradeck, localhost" in made.stdout
     before = (own.root / "d" / "tls" / "server.pem").read_bytes()
     again = own.process("hub", "init", "--data", data)
     assert again.returncode == 2
     assert "loradeck hub rotate" in again.stderr
     assert (own.root / "d" / "tls" / "server.pem").read_bytes() == before
     rotated = own.process("hub", "rotate", "--data", data, "--host", "other.example.com")
-    assert "certificate for other.example.com, localhost" in rotated.stdout
+    assert "certificate for other.example.com, hub.loradeck, localhost" in rotated.stdout
     assert rotated.stdout.splitlines()[0] == made.stdout.splitlines()[0]

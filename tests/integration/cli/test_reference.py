@@ -34,7 +34,14 @@ def test_the_one_line_of_each_command_is_its_own() -> None:
 
 
 def test_every_command_has_help_and_the_common_options() -> None:
-    local = {"loradeck hub", "loradeck hub run", "loradeck completion", "loradeck adapter key"}
+    local = {
+        "loradeck hub",
+        "loradeck hub run",
+        "loradeck hub init",
+        "loradeck hub rotate",
+        "loradeck completion",
+        "loradeck adapter key",
+    }
     for path, command in commands(cli, "loradeck"):
         assert command.help, path
         names = {option for parameter in command.params for option in parameter.opts}

@@ -17,6 +17,7 @@ from loradeck.schemas.link import Bookmark, Desired, Hello, Resync, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.login import Login
 from loradeck_agent.uplink.hubs import HubLinks
 
 HELLO = Hello(node="gpu-01", boot="b", version="0", epoch=0, rev=0, hash=GENESIS, replicas=())
@@ -75,7 +76,7 @@ class Ends:
         self.chosen: list[str] = []
         self.links = HubLinks(
             AgentConfig.load(path),
-            "secret",
+            lambda: Login.of_token("secret"),
             hello=self._hello,
             handle=self._handle,
             changed=self._changed,

@@ -16,6 +16,7 @@ from loradeck.schemas.link import Bookmark, Heartbeat, Hello, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.login import Login
 from loradeck_agent.uplink import link as link_module
 from loradeck_agent.uplink.link import Link
 
@@ -34,7 +35,7 @@ class Ends:
         self.changes: list[bool] = []
         self.link = Link(
             AgentConfig.load(path),
-            "secret",
+            lambda: Login.of_token("secret"),
             hello=self._hello,
             handle=self._handle,
             changed=self._changed,
@@ -188,7 +189,7 @@ async def test_a_silent_hub_is_left_and_beats_go_up_meanwhile(
     [
         ("replaced", "a node name and a token of its own"),
         ("wrong_node", "loradeck token create --role agent"),
-        ("unauthenticated", "the token was revoked"),
+        ("unauthenticated", "loradeck-agent join"),
     ],
 )
 async def test_a_link_that_the_hub_ends_says_what_to_do(hub: Hub, tmp_path: Path, reason: str, remedy: str) -> None:

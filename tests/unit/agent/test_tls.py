@@ -22,6 +22,7 @@ from loradeck.schemas.link import Hello, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import Unreachable
+from loradeck_agent.host.login import HubLogin
 from loradeck_agent.uplink.hub_api import HubApi
 from loradeck_agent.uplink.link import Link
 
@@ -34,6 +35,8 @@ class Secure:
 
     def config(self, *, ca: bool) -> AgentConfig:
         path = self.folder / f"agent-{ca}.toml"
+        (self.folder / "t").write_text("t")
+        (self.folder / "t").chmod(0o600)
         path.write_text(
             f'node = "gpu-01"\nhub = "https://127.0.0.1:{self.port}"\ntoken = "t"\nstate = "s"\n'
             + (f'ca = "{self.certificate.name}"\n' if ca else "")
@@ -93,7 +96,15 @@ async def one_try(config: AgentConfig) -> tuple[bool, str | None]:
         pass
 
     noted = asyncio.Event()
-    link = Link(config, "t", hello=hello, handle=handle, changed=changed, noted=noted.set, backoff=Backoff(5, 5))
+    link = Link(
+        config,
+        HubLogin(config).now,
+        hello=hello,
+        handle=handle,
+        changed=changed,
+        noted=noted.set,
+        backoff=Backoff(5, 5),
+    )
     task = asyncio.create_task(link.run())
     async with asyncio.timeout(10):
         await noted.wait()
@@ -108,7 +119,8 @@ async def one_try(config: AgentConfig) -> tuple[bool, str | None]:
 
 async def test_with_its_authority_the_hub_is_linked_and_called(secure: Secure) -> None:
     assert await one_try(secure.config(ca=True)) == (True, None)
-    hub = HubApi(secure.config(ca=True), "t")
+    config = secure.config(ca=True)
+    hub = HubApi(config, HubLogin(config).now)
     got: list[bytes] = []
     await hub.blob("a" * 64, got.append)
     hub.close()
@@ -120,6 +132,7 @@ async def test_without_its_authority_the_hub_is_sent_no_token(secure: Secure) ->
     assert not linked
     assert error is not None
     assert "CERTIFICATE_VERIFY_FAILED" in error
-    hub = HubApi(secure.config(ca=False), "t")
+    config = secure.config(ca=False)
+    hub = HubApi(config, HubLogin(config).now)
     with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
         await hub.blob("a" * 64, lambda _: None)

@@ -84,7 +84,7 @@ def test_the_hubs_own_certificate_is_renewed_when_it_is_due_and_keeps_its_names(
     assert authority.served() == before
     assert authority.renew_server(before.validity.renew_ms)
     after = authority.served()
-    assert after.hosts == before.hosts == ("hub.example.com", "localhost", "127.0.0.1", "::1")
+    assert after.hosts == before.hosts == ("hub.example.com", "hub.loradeck", "localhost", "127.0.0.1", "::1")
     assert after.key != before.key
 
 

@@ -30,7 +30,8 @@ _run_options = together(
     ),
     click.option("--production", is_flag=True, help="Consoles show this hub as production."),
     click.option("--name", default="hub", show_default=True, help="Shown in every console's header."),
-    click.option("--listen", metavar="HOST:PORT", help="Also listen on TCP, for consoles and agents elsewhere."),
+    click.option("--nodes", metavar="HOST:PORT", help="Also listen for nodes that join, with mutual TLS."),
+    click.option("--listen", metavar="HOST:PORT", help="Also listen on TCP, for consoles, and agents with a token."),
     _data_option,
 )
 
@@ -39,7 +40,7 @@ _run_options = together(
 @_run_options
 @click.pass_context
 def hub(ctx: click.Context, /, **settings: Any) -> None:
-    """Run a hub on this machine, make its certificates, recover it, back it up, collect garbage.
+    """Run a hub on this machine; certificates, recovery, backup, garbage.
 
     Without a command: run.
     """

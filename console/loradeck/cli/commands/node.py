@@ -1,6 +1,8 @@
-"""Commands on nodes: list, show, drain, cordon, forget, and end pins."""
+"""Commands on nodes: list, show, let in, drain, cordon, revoke, forget, and end pins."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
@@ -9,16 +11,18 @@ from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
+from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
+from loradeck.schemas.membership import Invitation
 from loradeck.schemas.moves import ForgetRequest, UnpinRequest
 from loradeck.schemas.state import NodeRow
 
 
 @click.group(cls=Noun)
 def node() -> None:
-    """List and show nodes; drain, cordon, uncordon, forget, unpin."""
+    """List, show and let in nodes; drain, cordon, revoke, forget."""
 
 
 @node.command("ls")
@@ -139,6 +143,39 @@ async def cordon(s: Session, name: str, yes: bool) -> None:
 async def uncordon(s: Session, name: str) -> None:
     """End a cordon or a drain."""
     _print_state(s, await s.api.uncordon_node(name))
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@click.option("--host", "hosts", multiple=True, metavar="NAME", help="A name or address that its callers reach it by.")
+@click.option("--hours", type=float, default=24, show_default=True, help="How long the token is good.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the token, mode 0600.")
+@writes
+async def token(s: Session, name: str, hosts: tuple[str, ...], hours: float, out: Path) -> None:
+    """Create a join token for a node (on the hub's host), written to a file of mode 0600; it is never shown.
+
+    Bring the file to the node, name it as `token` in agent.toml, and start the agent, or run `loradeck-agent join`. The
+    token is good once. Its node gets a certificate for a key of its own; a key that it had before counts no more.
+    """
+    with new_secret_file(out) as write:
+        made = await s.api.invite(Invitation(node=name, hosts=hosts, lifetime_s=round(hours * 3600)))
+        write(made.token)
+    s.out.json({"id": made.id, "node": name, "hosts": hosts, "expires_ms": made.expires_ms, "file": str(out)})
+    s.out.say(f"join token {made.id} for {name} is in {out}, good until {utc(made.expires_ms)}")
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@yes_option
+@writes
+async def revoke(s: Session, name: str, yes: bool) -> None:
+    """Revoke every key and token of a node (on the hub's host); its link ends now.
+
+    What it serves it serves on: end its router too, and then forget it.
+    """
+    s.confirm(f"Revoke every key and token of {name}? It gets no tables and no jobs any more.", yes=yes)
+    revoked = await s.api.revoke_node(name)
+    s.out.answer(revoked, f"{len(revoked.ids)} keys and tokens of {name} are revoked")
 
 
 @node.command()

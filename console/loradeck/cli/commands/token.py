@@ -15,7 +15,7 @@ from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.schemas.ids import Resource, Role
-from loradeck.schemas.tenant import TokenCreate, TokenRecord
+from loradeck.schemas.tenant import Credential, TokenCreate, TokenRecord
 
 _SPAN = re.compile("([1-9][0-9]{0,4})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
@@ -100,11 +100,11 @@ def _roles(tenants: tuple[str, ...], role: str) -> dict[str, Role]:
 @token.command("ls")
 @hub_command
 async def ls(s: Session) -> None:
-    """List tokens, with what they are for; the hub keeps only their hashes."""
+    """List tokens, join tokens and the keys of nodes, with what they are for; the hub keeps only their hashes."""
     s.out.listed(
         await s.api.tokens(),
-        ("ID", "NAME", "ROLE", "FOR", "CREATED", "BY", "LAST USED", "STATE"),
-        lambda t: (t.id, t.name, t.role, _scope(t), utc(t.created_ms), t.created_by, _used(t), _state(t)),
+        ("ID", "NAME", "KIND", "ROLE", "FOR", "CREATED", "BY", "LAST USED", "STATE"),
+        lambda t: (t.id, t.name, t.kind, t.role, _scope(t), utc(t.created_ms), t.created_by, _used(t), _state(t)),
         empty="no tokens",
     )
 
@@ -124,7 +124,7 @@ def _used(one: TokenRecord) -> str:
 
 def _state(one: TokenRecord) -> str:
     if one.revoked:
-        return "revoked"
+        return "used" if one.kind is Credential.JOIN else "revoked"
     if one.expires_ms is None:
         return "valid"
     return f"{'expired' if one.expires_ms <= time.time() * 1000 else 'until'} {utc(one.expires_ms)}"

@@ -21,10 +21,13 @@ from loradeck.rules.access import Action, Scope, highest, lowest, may, may_somew
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import FLEET
-from loradeck.schemas.tenant import TokenCreate, TokenRecord
+from loradeck.schemas.tenant import Credential, TokenCreate, TokenRecord
 
 LOCAL = "loradeck.local"
 """The key in an ASGI scope that marks connections over the hub's own socket."""
+
+CERTIFICATE = "loradeck.certificate"
+"""The key in the state of a connection to the nodes' listener of the certificate that its handshake has proved."""
 
 CALLER = "loradeck.caller"
 """The key in an ASGI scope of the caller, who was authenticated before anything else is done."""
@@ -111,7 +114,7 @@ class Tokens:
         self._records = {r.id: r for r in records}
         self._now_ms = now_ms
         self._used: dict[str, int] = {}
-        self._expiring = {r.id for r in self._records.values() if self._is_valid(r) and r.expires_ms is not None}
+        self._expiring = {r.id for r in self._records.values() if self.is_valid(r) and r.expires_ms is not None}
 
     def all(self) -> list[TokenRecord]:
         """All tokens ever created, oldest first."""
@@ -120,6 +123,10 @@ class Tokens:
     def get(self, token_id: str) -> TokenRecord | None:
         """A token by its id; None: there is none."""
         return self._records.get(token_id)
+
+    def of_node(self, node: str) -> list[TokenRecord]:
+        """All tokens and keys of a node, oldest first."""
+        return [record for record in self.all() if record.node == node]
 
     def put(self, record: TokenRecord) -> None:
         """Adds a token, or replaces its record."""
@@ -134,7 +141,7 @@ class Tokens:
 
     def take_expired(self) -> list[str]:
         """The ids of the tokens that have expired since this was last asked."""
-        expired = sorted(one for one in self._expiring if not self._is_valid(self._records[one]))
+        expired = sorted(one for one in self._expiring if not self.is_valid(self._records[one]))
         self._expiring.difference_update(expired)
         return expired
 
@@ -143,17 +150,18 @@ class Tokens:
 
         Raises: Refused `unauthenticated`. It never names the reason: a guesser learns nothing from it.
         """
-        parts = (bearer or "").split("_")
-        record = self._records.get(parts[1]) if len(parts) == 3 else None
-        digest = hashlib.sha256((bearer or "").encode()).hexdigest()
-        known = hmac.compare_digest(digest, record.sha256 if record else "0" * 64)
-        if record is None or not known or not self._is_valid(record):
+        record = self.shown(bearer)
+        if record is None or record.kind is not Credential.TOKEN or not self.is_valid(record):
             raise Refused(
                 "unauthenticated",
                 "no valid token",
                 detail="the Authorization header has no token that this hub knows",
                 fix="loradeck token create on the hub's host, and pass its file by path",
             )
+        return self.enter(record)
+
+    def enter(self, record: TokenRecord) -> Caller:
+        """The caller that a valid token or key belongs to; it was used now."""
         now = self._now_ms()
         if now - (record.last_used_ms or 0) >= USED_EVERY_MS:
             self._records[record.id] = record.model_copy(update={"last_used_ms": now})
@@ -176,7 +184,7 @@ class Tokens:
         _check_roles(request)
         if request.expires_ms is not None and request.expires_ms <= self._now_ms():
             raise Refused("invalid_request", "it would have expired already", detail="expires_ms", fix="a later time")
-        if any(r.name == request.name and self._is_valid(r) for r in self._records.values()):
+        if any(r.name == request.name and self.is_valid(r) for r in self._records.values()):
             raise Refused(
                 "exists",
                 f"a valid token is named {request.name}",
@@ -194,8 +202,16 @@ class Tokens:
         )
         return record, token
 
-    def _is_valid(self, record: TokenRecord) -> bool:
+    def is_valid(self, record: TokenRecord) -> bool:
+        """Whether a token or key is neither revoked nor expired."""
         return not record.revoked and (record.expires_ms is None or self._now_ms() < record.expires_ms)
+
+    def shown(self, bearer: str | None) -> TokenRecord | None:
+        """The record of a token, whatever it is still good for; None: there is none of this secret."""
+        parts = (bearer or "").split("_")
+        record = self._records.get(parts[1]) if len(parts) > 2 else None
+        digest = hashlib.sha256((bearer or "").encode()).hexdigest()
+        return record if hmac.compare_digest(digest, record.sha256 if record else "0" * 64) else None
 
 
 def _check_roles(request: TokenCreate) -> None:
@@ -225,6 +241,12 @@ def bearer_of(connection: HTTPConnection) -> str | None:
     """The bearer token of a request; None: it has none."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def certificate_of(connection: HTTPConnection) -> bytes | None:
+    """The certificate (DER) that a node has shown; None: it showed none, or this is not the nodes' listener."""
+    found: bytes | None = connection.scope.get("state", {}).get(CERTIFICATE)
+    return found
 
 
 def caller_of(connection: HTTPConnection, tokens: Tokens) -> Caller:

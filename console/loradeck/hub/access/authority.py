@@ -31,11 +31,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.rules.certificates import BACKDATED_MS, DAY_MS, Validity
 from loradeck.rules.errors import Refused
+from loradeck.schemas.membership import HUB_NAME
 
 AUTHORITY_MS = 3650 * DAY_MS
 """How long an authority lives."""
 
-HERE = ("localhost", "127.0.0.1", "::1")
+HERE = (HUB_NAME, "localhost", "127.0.0.1", "::1")
 """Names that a hub's certificate always has."""
 
 _SERVER = "loradeck hub"
@@ -90,7 +91,7 @@ class Authority:
             raise Refused(
                 "exists", "this hub has an authority", detail=str(folder), fix="`loradeck hub rotate` renews its own"
             )
-        _alternatives(hosts)
+        check_hosts(hosts)
         private_folder(folder)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loradeck authority")])
@@ -176,6 +177,12 @@ class Authority:
         if alternatives:
             builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def check_hosts(hosts: Iterable[str]) -> None:
+    """Raises Refused `invalid_request` for a host that is no name and no address, or the name that is the hub's."""
+    if any(name.value == HUB_NAME for name in _alternatives(host.lower() for host in hosts)):
+        raise Refused("invalid_request", f"{HUB_NAME} is the hub's alone", fix="leave it out")
 
 
 def read_shown(der: bytes) -> Shown:

@@ -43,6 +43,13 @@ HUB_STATUS: Mapping[str, int] = {
     "invalid_request": 422,
     "http_error": 400,
     "too_many_failed_logins": 429,
+    "no_authority": 409,
+    "join_token_used": 403,
+    "join_token_expired": 403,
+    "certificate_expired": 403,
+    "certificate_revoked": 403,
+    "certificate_unknown": 403,
+    "wrong_node": 403,
 }
 """The HTTP statuses of the codes that the hub raises itself, beside those of the rules."""
 

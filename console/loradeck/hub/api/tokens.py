@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
+from loradeck.hub.hub import Hub
 from loradeck.hub.log.audited_calls import mark
 from loradeck.rules.errors import Refused
 from loradeck.schemas.responses import TokenCreated
@@ -39,8 +42,17 @@ async def revoke(token_id: str, hub: ThisHub, caller: Local) -> Response:
     record = hub.tokens.get(token_id)
     if record is None:
         raise Refused("unknown_token", "there is no such token", detail=token_id, fix="loradeck token list")
-    revoked = record.model_copy(update={"revoked": True})
+    await revoke_all(hub, [record])
+    return Response(status_code=204)
+
+
+async def revoke_all(hub: Hub, records: Iterable[TokenRecord]) -> None:
+    """Withdraws tokens and keys. Links and feeds that were opened with them end now."""
+    for record in records:
+        await _revoke(hub, record.model_copy(update={"revoked": True}))
+
+
+async def _revoke(hub: Hub, revoked: TokenRecord) -> None:
     await hub.store(lambda s: s.put_token(revoked))
     hub.tokens.put(revoked)
-    hub.token_ended(token_id)
-    return Response(status_code=204)
+    hub.token_ended(revoked.id)

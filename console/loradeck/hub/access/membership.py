@@ -1,0 +1,200 @@
+"""Membership: how nodes join the fleet, and what the holder of a node's certificate may do.
+
+A join token is good for one node, once, and for a short time. The key that a node makes itself is bound to its name
+when it joins. A certificate is a statement about that key, and whether it still counts is looked up at each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+
+from loradeck.hub.access.auth import Caller, Tokens
+from loradeck.hub.access.authority import HERE, Authority, Shown, check_hosts, pem_of, read_shown
+from loradeck.rules.certificates import May, may
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import Role
+from loradeck.schemas.membership import JOIN_PATH, RENEW_PATH, Invitation, Joined, JoinRequest, JoinToken
+from loradeck.schemas.tenant import Credential, TokenRecord
+from loradeck.store.interface import StoreError
+
+log = logging.getLogger("loradeck.hub.access.membership")
+
+
+class Membership:
+    """The nodes that may join, and those that have.
+
+    Args:
+        save: makes the record of a token or of a key durable.
+        now_ms: wall clock.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        tokens: Tokens,
+        save: Callable[[TokenRecord], Awaitable[None]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.authority = authority
+        self._tokens = tokens
+        self._save = save
+        self._now_ms = now_ms
+        self._joining = asyncio.Lock()
+
+    # ---- who is there ----------------------------------------------------------------------------------------
+
+    def caller(self, der: bytes | None, bearer: str | None, path: str) -> Caller:
+        """The caller at the other end of a connection of the nodes' listener.
+
+        Args:
+            der: the certificate that its handshake has proved; None: it showed none.
+            bearer: the token of its request.
+            path: what it asks for; whoever may only join, or only renew, may ask for nothing else.
+
+        Raises: Refused `unauthenticated`, `certificate_revoked` or `certificate_expired`.
+        """
+        if der is not None:
+            return self._member(read_shown(der), path)
+        if path == JOIN_PATH:
+            return self._tokens.enter(self._join_token(bearer))
+        raise Refused(
+            "unauthenticated",
+            "no certificate of a node",
+            detail="the nodes' listener of a hub is for nodes that have joined",
+            fix="loradeck-agent join; consoles and commands use the address of --listen",
+        )
+
+    def _member(self, shown: Shown, path: str) -> Caller:
+        record = self._tokens.get(_id(shown))
+        bound = record is not None and record.node == shown.node
+        revoked = record is not None and (record.revoked or not bound)  # a key is one node's
+        allowed = may(shown.validity, self._now_ms(), bound=bound, revoked=revoked)
+        if allowed is May.NOTHING:
+            raise Refused(
+                "certificate_revoked" if revoked else "certificate_unknown",
+                f"the certificate of {shown.node} counts no more",
+                fix=f"loradeck node token {shown.node} on the hub's host, and join again with it",
+            )
+        if allowed is May.RENEW and path != RENEW_PATH:
+            raise Refused(
+                "certificate_expired",
+                f"the certificate of {shown.node} has expired",
+                fix="the agent renews it by itself while it runs",
+            )
+        if record is not None:
+            return self._tokens.enter(record)
+        return Caller(actor=shown.node, role=Role.AGENT, node=shown.node, token=_id(shown))
+
+    # ---- joining ---------------------------------------------------------------------------------------------
+
+    async def invite(self, invitation: Invitation, by: str) -> JoinToken:
+        """Makes a join token.
+
+        Raises: Refused `invalid_request`: a host that is none, or the hub's own.
+        """
+        check_hosts(invitation.hosts)
+        taken = sorted(set(invitation.hosts) & set(self.authority.served().hosts) - set(HERE[1:]))
+        if taken:
+            fix = "a node that could be taken for the hub is none; give each a name of its own"
+            raise Refused("invalid_request", f"{taken[0]} is the hub's own name", fix=fix)
+        if any(r.name == invitation.node != r.node and self._tokens.is_valid(r) for r in self._tokens.all()):
+            fix = "events name both: give the node another name, or revoke that token first"
+            raise Refused("exists", f"a valid token is named {invitation.node}", fix=fix)
+        token_id, now = secrets.token_hex(8), self._now_ms()
+        token = f"{PREFIX}{token_id}_{secrets.token_hex(32)}_{self.authority.fingerprint}"
+        expires = now + invitation.lifetime_s * 1000
+        record = TokenRecord(
+            id=token_id,
+            name=invitation.node,
+            role=Role.AGENT,
+            node=invitation.node,
+            kind=Credential.JOIN,
+            sha256=hashlib.sha256(token.encode()).hexdigest(),
+            created_ms=now,
+            created_by=by,
+            expires_ms=expires,
+            hosts=invitation.hosts,
+        )
+        await self._keep(record)
+        return JoinToken(id=token_id, token=token, expires_ms=expires)
+
+    async def join(self, bearer: str | None, request: JoinRequest) -> tuple[Joined, list[TokenRecord]]:
+        """Lets a node in. Returns its certificate, and the keys under its name until now, which are to be revoked.
+
+        Raises: Refused: the token is used, expired or another node's, or the request is none; nothing has changed.
+        """
+        async with self._joining:
+            token, now = self._join_token(bearer), self._now_ms()
+            if request.node != token.node:
+                fix = "correct `node` in agent.toml, or make a token for this one; the token is still good"
+                raise Refused("wrong_node", f"this join token is for {token.node}, not {request.node}", fix=fix)
+            shown = self.authority.sign_request(request.csr, request.node, token.hosts, now)
+            if self._tokens.get(_id(shown)) is not None:
+                raise Refused("exists", "this key has joined before", fix="let `loradeck-agent join` make a new one")
+            before = [r for r in self._tokens.of_node(request.node) if r.kind is Credential.KEY and not r.revoked]
+            await self._keep(token.model_copy(update={"revoked": True}))
+            await self._keep(self._key(shown, token.created_by))
+        return self._joined(shown), before
+
+    async def bind(self, der: bytes) -> None:
+        """Records the key of a certificate that counts and is not on record: this hub was restored from a backup."""
+        shown = read_shown(der)
+        if self._tokens.get(_id(shown)) is None:
+            try:
+                await self._keep(self._key(shown, "its certificate"))
+            except StoreError as error:
+                log.error("the key of %s is not on record yet: %s", shown.node, error)  # it links all the same
+
+    def renew(self, der: bytes) -> Joined:
+        """A new certificate for the key of one that may be renewed; the caller has been asked for that."""
+        return self._joined(self.authority.renew(read_shown(der), self._now_ms()))
+
+    def _join_token(self, bearer: str | None) -> TokenRecord:
+        record = self._tokens.shown(bearer)
+        if record is None or record.kind is not Credential.JOIN:
+            raise Refused("unauthenticated", "no valid join token", fix=_AGAIN)
+        if record.revoked:
+            raise Refused("join_token_used", "this join token was used or revoked", detail=record.id, fix=_AGAIN)
+        if record.expires_ms is None or self._now_ms() > record.expires_ms:
+            raise Refused("join_token_expired", "this join token has expired", detail=record.id, fix=_AGAIN)
+        return record
+
+    def _key(self, shown: Shown, by: str) -> TokenRecord:
+        return TokenRecord(
+            id=_id(shown),
+            name=shown.node,
+            role=Role.AGENT,
+            node=shown.node,
+            kind=Credential.KEY,
+            sha256=shown.key,
+            created_ms=self._now_ms(),
+            created_by=by,
+        )
+
+    def _joined(self, shown: Shown) -> Joined:
+        return Joined(
+            node=shown.node,
+            certificate=pem_of(shown),
+            authority=self.authority.pem,
+            from_ms=shown.validity.from_ms,
+            until_ms=shown.validity.until_ms,
+        )
+
+    async def _keep(self, record: TokenRecord) -> None:
+        await self._save(record)
+        self._tokens.put(record)
+
+
+PREFIX = "ldj_"
+"""Begins a join token, as `ld_` begins any other."""
+
+_AGAIN = "loradeck node token NODE on the hub's host makes another one"
+
+
+def _id(shown: Shown) -> str:
+    """The id under which a key is on record."""
+    return f"key-{shown.key[:16]}"
