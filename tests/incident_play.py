@@ -27,7 +27,7 @@ async def play(
     routers = {node.name: node.url for node in fleet.nodes}
     async with (
         HubApi.to(Context(name="tests", socket=fleet.socket)) as api,
-        Callers(routers, {TENANT: key}, max_tokens=12) as callers,
+        Callers(routers, {TENANT: key}, max_tokens=12, ca=fleet.authority) as callers,
     ):
         incident = Incident(fleet, api, callers, cast, report, Progress(), proven_within_s=60 if spoil is None else 4)
         callers.start({TENANT: cast.prompts}, every_s=0.1)

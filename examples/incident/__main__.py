@@ -108,7 +108,7 @@ def _folder(root: Path, options: argparse.Namespace, progress: Progress) -> Path
 
 def _on_a_fleet(root: Path, options: argparse.Namespace, progress: Progress, began: float) -> int:
     """Plays on a fleet in `root`, and stops all of it however that ends; signals wait until it is stopped."""
-    fleet = Fleet(root=root, base=default_cache() / FOLDER)
+    fleet = Fleet(root=root, base=default_cache() / FOLDER, tls=True)
     problem = ""
     try:
         status = asyncio.run(_until_ended(fleet, options, progress, began))

@@ -91,6 +91,7 @@ class Node:
     port: int
     program: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
+    tls: bool = False
 
     @property
     def config(self) -> Path:
@@ -112,7 +113,7 @@ class Node:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
 
 @dataclass
@@ -120,7 +121,7 @@ class Fleet:
     """`root` keeps everything between runs: it must be short, since it holds Unix sockets (107 bytes a path).
 
     `temporary`: `root` is removed, too, if this process is killed while the fleet runs. `joins`: nodes join, and link
-    with mutual TLS; otherwise they show a token over HTTP.
+    with mutual TLS; otherwise they show a token over HTTP. `tls`: routers show callers the certificate of their node.
     """
 
     root: Path
@@ -133,6 +134,7 @@ class Fleet:
     hub_port: int = 0
     temporary: bool = False
     joins: bool = True
+    tls: bool = False
     nodes: list[Node] = field(default_factory=list)
     hub: subprocess.Popen[bytes] | None = None
     _interrupted: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -143,7 +145,7 @@ class Fleet:
         # A resumed fleet keeps its ports: callers and adopted routers know them.
         ports = self._ports()
         self.hub_port = ports["hub"]
-        self.nodes = [Node(name, self.root, ports[name], self.program) for name in self.names]
+        self.nodes = [Node(name, self.root, ports[name], self.program, tls=self.tls) for name in self.names]
 
     def _ports(self) -> dict[str, int]:
         path = self.root / "ports.json"
@@ -163,6 +165,11 @@ class Fleet:
     @property
     def socket(self) -> Path:
         return self.data / "hub.sock"
+
+    @property
+    def authority(self) -> Path | None:
+        """The certificate by which callers know the routers; None: those have none."""
+        return self.data / "tls" / "authority.pem" if self.tls else None
 
     def start_hub(self) -> None:
         """`loradeck hub`, until it answers on its own socket."""
@@ -198,16 +205,21 @@ class Fleet:
         for node in self.nodes:
             token = self.root / f"{node.name}.{'join' if self.joins else 'token'}"
             if not token.exists():
-                words = ["node", "token", node.name] if self.joins else ["token", "create", "--role", "agent"]
+                words = (
+                    ["node", "token", node.name, "--host", "127.0.0.1"]
+                    if self.joins
+                    else ["token", "create", "--role", "agent"]
+                )
                 words += [] if self.joins else ["--name", node.name, "--node", node.name]
                 self.cli(*words, "--out", str(token))
+            tls = "tls = true\n" if self.tls else ""
             node.config.write_text(
                 f'node = "{node.name}"\n'
                 f'hub = "{"https" if self.joins else "http"}://127.0.0.1:{self.hub_port}"\n'
                 f"token = {json.dumps(str(token))}\n"
                 f"state = {json.dumps(str(node.state))}\n\n"
                 f'[labels]\nsite = "demo"\nhost = "{node.name}"\n\n'
-                f'[router]\nlisten = "127.0.0.1:{node.port}"\n\n{self.engine_tables(node)}'
+                f'[router]\nlisten = "127.0.0.1:{node.port}"\n{tls}\n{self.engine_tables(node)}'
             )
 
     def engine_tables(self, node: Node) -> str:

@@ -43,7 +43,7 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
     routers = {node.name: node.url for node in fleet.nodes}
     async with (
         HubApi.to(Context(name="demo", socket=fleet.socket)) as api,
-        Callers(routers, groundwork.keys(fleet), max_tokens=ANSWER_TOKENS) as callers,
+        Callers(routers, groundwork.keys(fleet), max_tokens=ANSWER_TOKENS, ca=fleet.authority) as callers,
     ):
         board = Board()
         work = Work(fleet, api, board)

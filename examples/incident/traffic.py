@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import itertools
 import json
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 
@@ -67,8 +69,11 @@ class Answer:
 class Callers:
     """Clients of every tenant on every router. Use as an async context manager."""
 
-    def __init__(self, routers: Mapping[str, str], keys: Mapping[str, str], *, max_tokens: int = 24) -> None:
-        """`routers`: node -> URL; `keys`: tenant -> the bearer key its callers hold."""
+    def __init__(
+        self, routers: Mapping[str, str], keys: Mapping[str, str], *, max_tokens: int = 24, ca: Path | None = None
+    ) -> None:
+        """`routers`: node -> URL; `keys`: tenant -> the bearer key its callers hold; `ca`: their authority."""
+        self._tls = ssl.create_default_context(cafile=ca) if ca is not None else True
         self._max_tokens = max_tokens
         self._routers = routers
         self._keys = keys
@@ -79,7 +84,7 @@ class Callers:
 
     async def __aenter__(self) -> Callers:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=self._tls),
             timeout=aiohttp.ClientTimeout(total=120),
         )
         return self

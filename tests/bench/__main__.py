@@ -27,6 +27,7 @@ from tests.bench import (
     load,
     merging,
     mlflow_alias,
+    mutual_tls,
     readiness,
     report,
     router,
@@ -50,6 +51,7 @@ class Part:
 
 PARTS = {
     "flip": Part("R on one node", flip.measure, {"moves": 20, "keys": 3}),
+    "tls": Part("R with mutual TLS and without", mutual_tls.measure, {"pairs": 10}),
     "load": Part("R under load", load.measure, {"flips": 40, "proofs": 5}),
     "readiness": Part("R by how near the prior is", readiness.measure),
     "fleet": Part("R on a thousand agents", fleet.measure, {"nodes": 100, "tenants": 50, "moves": 10, "rewinds": 2}),

@@ -89,19 +89,25 @@ async def _flips(fleet: Fleet, moves: int) -> tuple[list[float], list[float]]:
     async with HubApi.to(Context(name="bench", socket=fleet.socket)) as api:
         with _floor(fleet.root) as floor:
             for turn in range(moves + WARM):
-                row = await api.row(TENANT, ROUTE)
-                back = rollback_request(row.preview, key=new_key(), reason="bench")
-                began = time.perf_counter()
-                result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=10)
-                ms = (time.perf_counter() - began) * 1000
-                assert result.reached == "flipped", result
-                undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
-                await api.undo(TENANT, ROUTE, undo, wait="proven", timeout=10)
+                ms = await back_and_forth(api)
                 below = floor()
                 if turn >= WARM:
                     taken.append(ms)
                     bare.append(below)
     return taken, bare
+
+
+async def back_and_forth(api: HubApi) -> float:
+    """Milliseconds from sending a rollback to its answer 'flipped'; it is undone, and proven, before this returns."""
+    row = await api.row(TENANT, ROUTE)
+    back = rollback_request(row.preview, key=new_key(), reason="bench")
+    began = time.perf_counter()
+    result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=10)
+    ms = (time.perf_counter() - began) * 1000
+    assert result.reached in ("flipped", "proven"), result  # the answer may be late
+    undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
+    await api.undo(TENANT, ROUTE, undo, wait="proven", timeout=10)
+    return ms
 
 
 @contextmanager

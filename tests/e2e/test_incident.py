@@ -14,7 +14,7 @@ from incident.verdict import Verdict
 
 
 async def test_every_move_is_flipped_proven_and_judged_by_tokens_and_no_request_fails(material: Material) -> None:
-    with fleet_at(material) as fleet:
+    with fleet_at(material, tls=True) as fleet:
         cast, key = lay(fleet, material)
         report, answers = await play(fleet, cast, key)
         assert report.held, report.text() + told(fleet)

@@ -12,6 +12,8 @@ import click
 
 from loradeck_agent.cli.shared import config_option
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import ConfigError
+from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.login import HubLogin
 
 
@@ -30,6 +32,13 @@ def run(config: AgentConfig, log_level: str) -> None:
     joins = login.may_join
     if not joins:
         login.now()  # what is wrong with it is said at once
+        if config.router.tls and not Identity(config.state).exists:
+            raise ConfigError(
+                "not_joined",
+                "the router is to show this node's certificate, and this node has not joined",
+                "tls = true under [router]",
+                f"join first: loradeck node token {config.node} --out FILE on the hub's host, named here as `token`",
+            )
     config.check_engines()
     os.umask(0o077)
     logging.Formatter.converter = time.gmtime

@@ -31,6 +31,7 @@ class RouterConfig(Strict):
     """Where the router listens for callers, and with which certificate."""
 
     listen: str = Field(description="HOST:PORT that callers of the tenants' models connect to")
+    tls: bool = Field(False, description="with the certificate that this node joined with")
     tls_cert: Path | None = None
     tls_key: Path | None = None
     limits: NodeLimits = Field(NodeLimits(), description="of each caller's key on this node, where a route sets none")
@@ -47,9 +48,13 @@ class RouterConfig(Strict):
     def _callers_keys_are_not_sent_in_the_clear(self) -> RouterConfig:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together; write both or neither")
+        if self.tls and self.tls_cert is not None:
+            raise ValueError("tls is for the certificate that this node joined with; leave it or tls_cert out")
         host = self.listen.rpartition(":")[0].strip("[]")
-        if self.tls_cert is None and not is_loopback(host):
-            raise ValueError("callers send their keys: listening beyond loopback needs tls_cert and tls_key")
+        if self.tls_cert is None and not self.tls and not is_loopback(host):
+            raise ValueError(
+                "callers send their keys: listening beyond loopback needs tls = true, or tls_cert and tls_key"
+            )
         return self
 
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, required=True, help="folder of its table, lock and control socket")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where callers connect")
     parser.add_argument("--tls-cert", type=Path, help="PEM certificate chain; needed beyond loopback")
-    parser.add_argument("--tls-key", type=Path, help="its private key")
+    parser.add_argument("--tls-key", type=Path, help="its private key; not needed where it stands in the same file")
     parser.add_argument(
         "--limits", type=NodeLimits.model_validate_json, metavar="JSON", help="of each caller's key, on this node"
     )
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not host or not port.isdigit():
         parser.error("--listen takes HOST:PORT")
     if options.tls_cert is None and not is_loopback(host):
-        parser.error("--listen beyond loopback needs --tls-cert and --tls-key: callers send their keys")
+        parser.error("--listen beyond loopback needs --tls-cert: callers send their keys")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     allow_open_files()
     try:

@@ -23,6 +23,7 @@ from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.config import RouterConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.host.supervisor import Program, Supervised
 from loradeck_agent.router.client import RouterControl
@@ -201,7 +202,9 @@ class RouterSync:
             *("--state", str(self.folder.router), "--listen", config.listen),
             *("--limits", config.limits.model_dump_json()),
         )
-        if config.tls_cert is not None:
+        if config.tls:
+            argv += ("--tls-cert", str(Identity(self.folder.root).certificate))
+        elif config.tls_cert is not None:
             argv += ("--tls-cert", str(config.tls_cert), "--tls-key", str(config.tls_key))
 
         async def up(boot: str, adopted: bool) -> None:

@@ -70,7 +70,7 @@ class HubApi:
         Raises:
             ConfigError: an unsafe token file, or an unusable certificate authority.
         """
-        return cls(Transport(endpoint(context)))
+        return cls(Transport(endpoint(context), again=lambda: endpoint(context)))
 
     @property
     def where(self) -> str:

@@ -8,7 +8,7 @@ move may be reported as not made.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -53,7 +53,11 @@ class AnswerLost(ClientError):
 class Transport:
     """Sends requests to one hub and turns every outcome into a value or one of the client's errors."""
 
-    def __init__(self, point: Endpoint, http: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self, point: Endpoint, http: httpx.AsyncClient | None = None, again: Callable[[], Endpoint] | None = None
+    ) -> None:
+        """`again` reads the endpoint anew: it is asked when the hub does not know the token any more."""
+        self._point, self._again = point, again
         self.where = point.where
         self.http = http or http_client(point)
         self._local = point.socket is not None
@@ -100,7 +104,19 @@ class Transport:
                 raise trouble from None
             if answer.is_success:
                 return answer.content
+            if answer.status_code == 401 and self._has_another_token():
+                attempts += 1  # nothing was done
+                continue
             raise self.refusal(answer)
+
+    def _has_another_token(self) -> bool:
+        """Whether the token's file has changed; the next request has the new one."""
+        point = self._again() if self._again is not None else self._point
+        if point.token == self._point.token:
+            return False
+        self._point = point
+        self.http.headers.update(point.headers)
+        return True
 
     async def ask(self, kind: type[T] | TypeAdapter[T], method: str, path: str, **how: Any) -> T:
         """Sends a request, as `request` does, and parses the answer as `kind`.

@@ -21,7 +21,7 @@ class Invitation(Strict):
 
     node: Name
     hosts: tuple[str, ...] = Field(
-        (), max_length=20, description="names and addresses that callers reach its router by"
+        (), max_length=20, description="names and addresses of its router; (): the node's name"
     )
     lifetime_s: int = Field(86_400, ge=60, le=30 * 86_400)
 

@@ -23,6 +23,7 @@ from loradeck.schemas.log import GENESIS
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import Callers
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import Limits
 from loradeck_agent.router.serve import Router
 
@@ -120,10 +121,10 @@ class Running:
                 preexec_fn=lower,
             )
 
-    async def start_here(self, limits: Limits | None = None) -> None:
+    async def start_here(self, limits: Limits | None = None, tls: ServerCertificate | None = None) -> None:
         """Serves from this process, which is quicker; sockets, table and checker are the real ones."""
         self.here = Router(self.state)
-        await self.here.start("127.0.0.1", self.port, limits=limits)
+        await self.here.start("127.0.0.1", self.port, tls, limits)
 
     async def start(self, env: dict[str, str] | None = None) -> None:
         await self.spawn(env)

@@ -147,7 +147,13 @@ async def uncordon(s: Session, name: str) -> None:
 
 @node.command()
 @click.argument("name", metavar="NODE")
-@click.option("--host", "hosts", multiple=True, metavar="NAME", help="A name or address that its callers reach it by.")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name or address that its callers reach it by. [default: NODE]",
+)
 @click.option("--hours", type=float, default=24, show_default=True, help="How long the token is good.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the token, mode 0600.")
 @writes

@@ -96,8 +96,9 @@ class Membership:
 
         Raises: Refused `invalid_request`: a host that is none, or the hub's own.
         """
-        check_hosts(invitation.hosts)
-        taken = sorted(set(invitation.hosts) & set(self.authority.served().hosts) - set(HERE[1:]))
+        hosts = invitation.hosts or (invitation.node,)
+        check_hosts(hosts)
+        taken = sorted(set(hosts) & set(self.authority.served().hosts) - set(HERE[1:]))
         if taken:
             fix = "a node that could be taken for the hub is none; give each a name of its own"
             raise Refused("invalid_request", f"{taken[0]} is the hub's own name", fix=fix)
@@ -117,7 +118,7 @@ class Membership:
             created_ms=now,
             created_by=by,
             expires_ms=expires,
-            hosts=invitation.hosts,
+            hosts=hosts,
         )
         await self._keep(record)
         return JoinToken(id=token_id, token=token, expires_ms=expires)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from loradeck.client.config import Context
@@ -43,6 +43,7 @@ class HubConnection:
         """Raises: ConfigError (unsafe token file, unusable certificate authority)."""
         # Nothing is on the screen yet. Who says nothing gets the figures of the whole fleet.
         self._feed = Feed(context, show=FeedShow(rows=(), nodes=()))
+        self._context = context
         self._endpoint = endpoint(context)
         self.follow = self._feed.follow
 
@@ -53,7 +54,8 @@ class HubConnection:
         from loradeck.client.api import HubApi
         from loradeck.client.transport import Transport
 
-        return HubApi(Transport(self._endpoint), lookup_s=LOOKUP_S)
+        again = partial(endpoint, self._context)
+        return HubApi(Transport(self._endpoint, again=again), lookup_s=LOOKUP_S)
 
     async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
         """Name the rows and nodes whose figures are wanted."""
