@@ -56,7 +56,7 @@ COMMANDS = {
     "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
     "node": ("loradeck.cli.commands.node:node", "List, show and let in nodes; drain, cordon, revoke, forget."),
     "event": ("loradeck.cli.commands.event:event", "List events of the log; export a timeline."),
-    "audit": ("loradeck.cli.commands.event:audit", "Check the log."),
+    "audit": ("loradeck.cli.commands.event:audit", "Read and check the audit trail: who did what at the hub."),
     "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine; certificates, recovery, backup, garbage."),
     "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to try a hub and a console with one."),
     "token": ("loradeck.cli.commands.token:token", "Create, list and revoke tokens (on the hub's host)."),

@@ -148,7 +148,8 @@ class Desk:
     def token(self, role: str, *more: str) -> Path:
         """A token file."""
         path = self.root / f"{role}{next(_numbers)}.token"
-        self.json("token", "create", "--role", role, "--name", f"{role}-1", "--out", path, *more)
+        name = f"{role}-{next(_numbers)}"
+        self.json("token", "create", "--role", role, "--name", name, "--out", path, *more)
         return path
 
 

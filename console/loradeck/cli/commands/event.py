@@ -123,7 +123,7 @@ def _write(path: Path, text: str) -> None:
 
 @click.group(cls=Noun)
 def audit() -> None:
-    """Read and check the audit trail: what everybody did or tried to do at the hub."""
+    """Read and check the audit trail: who did what at the hub."""
 
 
 @audit.command("ls")

@@ -94,7 +94,7 @@ class Authority:
         check_hosts(hosts)
         private_folder(folder)
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loradeck authority")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loradeck-authority")])
         usage = _usage(key_cert_sign=True, crl_sign=True)
         made = (
             _builder(name, name, key.public_key(), Validity(now_ms - BACKDATED_MS, now_ms + AUTHORITY_MS))
