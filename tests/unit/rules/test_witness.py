@@ -137,6 +137,24 @@ def test_a_hub_notices_another_one_under_its_epoch_before_either_has_moved_anyth
     assert standing(seen(incarnation=OTHER), has_hash=True) is Standing.FORK
 
 
+@pytest.mark.parametrize(("epoch", "found"), [(1, Standing.FOLLOWS), (2, Standing.LOST_TAIL)])
+def test_a_position_of_a_hold_of_the_lease_that_the_log_lost_is_a_lost_tail_also_if_its_event_is_known(
+    epoch: int, found: Standing
+) -> None:
+    """Another node has made the hub begin a later epoch, so that this one's is none to come any more."""
+    judged = judge(
+        epoch=epoch,
+        rev=12,
+        has_hash=True,
+        hub_epoch=3,
+        hub_rev=12,
+        log=LOG,
+        incarnations={1: FIRST, 3: "3" * 32},
+        witnessed=seen(epoch=epoch),
+    )
+    assert judged is found
+
+
 @pytest.mark.parametrize("epoch", [0, MOST_EPOCH, MOST_EPOCH + 1])
 def test_a_table_that_names_an_epoch_beyond_all_hubs_is_not_read(epoch: int) -> None:
     table = {"rev": 1, "hash": "a" * 64}

@@ -32,7 +32,9 @@ class Standing(StrEnum):
     FOLLOWS = "follows"
     """The log holds what the node has seen, or the node is new."""
     LOST_TAIL = "lost_tail"
-    """A hub of this log signed a position that the log lacks: an older copy was restored, and moves are missing."""
+    """A hub of this log signed a position that the log lacks, or in a hold of the lease that it does not know of: an
+    older copy was restored, and moves may be missing.
+    """
     FORK = "fork"
     """A hub of this log signed it under an epoch that this log gave to another hub: two copies were both written to."""
     UNPROVEN = "unproven"
@@ -86,6 +88,8 @@ def judge(
     proven = witnessed is not None and witnessed.log == log and (witnessed.epoch, witnessed.rev) == (epoch, rev)
     if proven and witnessed is not None and incarnations.get(epoch, witnessed.incarnation) != witnessed.incarnation:
         return Standing.FORK  # also where nothing was committed yet under the epoch that two hubs have
+    if proven and epoch not in incarnations:
+        return Standing.LOST_TAIL  # also where it has all events: what it may hold back was lost with that hold
     if not lacks(epoch=epoch, rev=rev, hub_epoch=hub_epoch, has_hash=has_hash):
         return Standing.FOLLOWS
     return Standing.LOST_TAIL if proven or hub_rev == 0 else Standing.UNPROVEN
