@@ -307,7 +307,8 @@ class Oracle:
     def check_reachable(self, hub_process: Any, now: float) -> None:
         """R is possible whenever a hub is up for a TTL, on every pointer that no node has seen moved farther."""
         hub: Hub = hub_process.hub
-        self._check_held(hub)
+        if not hub_process.host.rivals:  # what two clones lack of each other is known when one of them has ended
+            self._check_held(hub)
         self._check_targets(hub)
         refusing = hub.moves_allowed.refusing
         if refusing is None or refusing == "not_active":
