@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, running, until
+from tests.fakes.hub_in_process import Deck, feed, key, running, until, watch
 from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.test_feed import rows
 
+from loradeck.hub.data.uploads import MOST_BYTES, Uploads
+from loradeck.rules.errors import Refused
 from loradeck.rules.serving.canary_agreement import Stated, agreed
 from loradeck.schemas.attestation import CanaryRecord
+from loradeck.schemas.link import Report
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import PreviewAction
+from loradeck.schemas.telemetry import NvmlState
 
 ACME = ("acme", "production")
 ROLLBACK = "tenants/acme/routes/production/rollback"
@@ -135,3 +142,81 @@ async def test_a_node_withdraws_and_outvotes_nobody_and_a_releaser_does_with_a_r
     listed = await deck.ok("GET", f"attestations?kind=canary&subject={one}")
     stated = [Stated(a["seq"], a["by"], CanaryRecord.model_validate(a["body"])) for a in listed]
     assert agreed(stated).items["f" * 64].tokens == (9,)
+
+
+# ---- bounds ------------------------------------------------------------------------------------------------------
+
+
+async def beside(deck: Deck) -> tuple[FakeAgent, str, str]:
+    """A fleet of one honest node that serves v2 over v1, and what R goes to."""
+    honest = await FakeAgent(deck, "n1").join()
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    await deck.promote(one)
+    await deck.promote(two)
+    return honest, one, two
+
+
+BEYOND = {
+    "an epoch of 2**70": ("epoch", str(2**70)),
+    "a rev of 5,000 digits": ("rev", "1" + 4999 * "0"),
+    "a version of the wire that is no number": ("protocol", "1e999"),
+    "65 labels": ("labels", json.dumps({f"l{i}": "x" for i in range(65)})),
+    "a long label": ("labels", json.dumps({"site": "x" * 254})),
+    "endless memory": ("memory_gb", "1e999"),
+    "65 engines": ("replicas", json.dumps([{"replica": f"n2.e{i}", "state": "up"} for i in range(65)])),
+    "10,001 releases": ("replicas", json.dumps([{"replica": "n2", "state": "up", "loaded": ["a" * 64] * 10_001}])),
+    "slots without number": ("replicas", json.dumps([{"replica": "n2", "state": "up", "slots": 2**64}])),
+    "2,001 pins": ("pins", json.dumps([{}] * 2001)),
+}
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+async def test_a_hello_beyond_its_bounds_ends_its_link_and_changes_nothing(deck: Deck, beyond: str) -> None:
+    _, one, _ = await beside(deck)
+    before = deck.fingerprint()
+    liar = FakeAgent(deck, "n2")
+    field, text = BEYOND[beyond]
+    said = json.dumps({**json.loads(liar.hello().model_dump_json()), field: "@"}).replace('"@"', text)
+    liar.hello = lambda: said  # type: ignore[method-assign,assignment,return-value]
+    await liar.join()
+    await until(lambda: liar.closed, "the link has ended")
+    assert liar.closed == (4400, "invalid_request")
+    assert "n2" not in deck.hub.fleet.nodes
+    assert deck.fingerprint()[:6] == before[:6]
+    result = await deck.rollback()
+    assert result.events[0].to_release == one
+
+
+async def test_long_texts_and_endless_numbers_of_a_node_are_cut_or_end_its_link_and_consoles_go_on(deck: Deck) -> None:
+    _, one, _ = await beside(deck)
+    liar = FakeAgent(deck, "n2")
+    liar.replica = liar.replica.model_copy(
+        update={"alarm": "\x1b]52;c;eA==\x07" + "x" * 1_000_000, "boot": "b" * 10_000}
+    )
+    await liar.join()
+    async with feed(deck, "0:0") as socket:
+        await liar.report()
+        await until(lambda: deck.hub.fleet.nodes["n2"].replicas[0].alarm, "reported")
+        ((alarm, boot),) = [(r.alarm, r.boot) for r in deck.hub.fleet.nodes["n2"].replicas]
+        assert (len(alarm), len(boot)) == (2000, 2000)
+        report = json.loads(Report(replicas=(), nvml=NvmlState.NO_GPU, rev=0, epoch=0).model_dump_json())
+        host = {"cpu_percent": float("nan"), "memory_used": 1, "memory_total": 1, "load1": 0.0}
+        await liar.send(json.dumps({**report, "host": host}))
+        await until(lambda: liar.closed, "the link has ended")
+        await deck.rollback()
+        seen = await watch(socket, lambda ms: any(r.live and r.live.id == one for r in rows(ms)))
+    assert max(len(message.model_dump_json()) for message in seen) < 100_000
+
+
+async def test_a_node_without_a_job_sends_no_files_and_one_with_a_job_no_more_than_it_could_mean(deck: Deck) -> None:
+    await FakeAgent(deck, "n1").join()
+    digest, client = hashlib.sha256(b"x").hexdigest(), await deck.as_role("agent", "n1")
+    before = deck.fingerprint()
+    answer = await client.put(f"blobs/{digest}", content=b"x")
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert (deck.fingerprint(), deck.hub.blobs.has(digest)) == (before, False)
+    uploads = Uploads()
+    uploads.take("n1", frozenset({"job"}), MOST_BYTES)
+    with pytest.raises(Refused, match="too_large"):
+        uploads.take("n1", frozenset({"job"}), 1)
+    uploads.take("n1", frozenset({"another job"}), 1)

@@ -22,6 +22,7 @@ from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.garbage import Garbage
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.data.reads import Reads
+from loradeck.hub.data.uploads import Uploads
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.prepares import Prepares
@@ -193,6 +194,7 @@ class Hub:
         )
         specs = JobSpecs(state, catalogue, datasets, lineage, merging)
         results = Results(catalogue, attestations, gates, lineage, merging)
+        self.uploads = Uploads()
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         every, cancel = jobs.every, queue.cancel
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal, TypedDict
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
-from loradeck.schemas.ids import Digest, Name, Strict, Wire
+from loradeck.schemas.ids import Digest, Line, Name, Strict, Whole, Wire
 from loradeck.schemas.suite import ItemKind
 
 
@@ -84,17 +84,17 @@ class CanaryItem(Strict):
     """Greedy tokens of one fixed prompt. `margins[i]`: top-1 minus top-2 log-probability at position i, in nats."""
 
     prompt: Digest = Field(description="digest of the messages")
-    tokens: tuple[int, ...]
-    margins: tuple[float, ...]
+    tokens: tuple[Whole, ...]
+    margins: tuple[FiniteFloat, ...]
 
 
 class EngineBuild(Strict):
     """The engine build that a canary record is valid for: another build may rightly answer with other tokens."""
 
-    engine: str = Field(description="'embedded' or 'vllm', with the versions that decide tokens")
-    device: str
-    dtype: str
-    tensor_parallel: int = 1
+    engine: Line = Field(description="'embedded' or 'vllm', with the versions that decide tokens")
+    device: Line
+    dtype: Line
+    tensor_parallel: Whole = 1
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in lower-case hexadecimal."""
@@ -32,6 +32,15 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)
 
 LARGEST_INT = 2**63 - 1
 """The largest whole number that the store can hold or compare."""
+
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+"""A whole number in what a node says: as large as a counter of a driver or kernel, and no larger."""
+
+LINE = 2000
+"""Most characters of a `Line`."""
+
+Line = Annotated[str, BeforeValidator(lambda said: said[:LINE] if isinstance(said, str) else said)]
+"""A line of text in what a node says. More than `LINE` characters are cut off: it explains, and decides nothing."""
 
 SHORT = 6
 """Characters of a digest that the console and the CLI print."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
-from loradeck.schemas.ids import Digest, Name, Strict, Wire
+from loradeck.schemas.ids import Digest, Line, Name, Strict, Whole, Wire
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
@@ -167,20 +168,26 @@ TERMINAL = frozenset({ExecutorEventType.FINISHED, ExecutorEventType.FAILED, Exec
 """Types of a run's last event."""
 
 
+Metrics = Annotated[
+    dict[str, float], AfterValidator(lambda read: {name: value for name, value in read.items() if math.isfinite(value)})
+]
+"""Measurements by name. Those that are no finite number are left out: JSON has none, and no console can plot one."""
+
+
 class ExecutorEvent(Wire):
     """One JSON line of an executor's event file, which the agent reads and passes on to the hub."""
 
     v: Literal[1] = 1
-    run: str
-    attempt: int
-    seq: int
-    ts: float = Field(description="seconds since 1970 UTC, executor's clock")
+    run: Line
+    attempt: Whole
+    seq: Whole
+    ts: FiniteFloat = Field(description="seconds since 1970 UTC, executor's clock")
     type: ExecutorEventType
-    step: int | None = None
-    of: int | None = None
-    metrics: dict[str, float] = Field(default_factory=dict, description="loss, grad_norm, tokens_per_second, ...")
-    message: str = ""
-    code: str | None = Field(None, description="with FAILED: bad_data, diverged, out_of_memory, ...")
+    step: Whole | None = None
+    of: Whole | None = None
+    metrics: Metrics = Field(default_factory=dict, description="loss, grad_norm, tokens_per_second, ...")
+    message: Line = ""
+    code: Line | None = Field(None, description="with FAILED: bad_data, diverged, out_of_memory, ...")
     data: dict[str, Any] = Field(default_factory=dict)
 
 

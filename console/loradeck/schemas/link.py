@@ -8,11 +8,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.ids import Digest, Name, Wire
+from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
@@ -205,24 +205,51 @@ class Replica(Wire):
 
     replica: Name = Field(description="unique in the fleet: '<node>' or '<node>.<engine>'")
     state: EngineState
-    boot: str = Field("", description="changes with every start of the engine process")
+    boot: Line = Field("", description="changes with every start of the engine process")
     base: Digest | None = None
-    base_name: str = Field("base", description="name under which the engine serves its own base")
+    base_name: Line = Field("base", description="name under which the engine serves its own base")
     build: EngineBuild | None = None
-    slots: int = 0
+    slots: Whole = 0
     loaded: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")
-    start_s: float | None = Field(None, description="how long the last start took; None: none was measured here")
-    load_s: float | None = Field(None, description="how long the last adapter took from disk to answering as recorded")
-    fetch_s: float | None = Field(None, description="how long the last adapter took from the hub to this node's disk")
-    memory_gb: float | None = Field(None, description="memory of its engine as configured; None: not configured")
+    start_s: FiniteFloat | None = Field(None, description="how long the last start took; None: none was measured here")
+    load_s: FiniteFloat | None = Field(
+        None, description="how long the last adapter took from disk to answering as recorded"
+    )
+    fetch_s: FiniteFloat | None = Field(
+        None, description="how long the last adapter took from the hub to this node's disk"
+    )
+    memory_gb: FiniteFloat | None = Field(None, description="memory of its engine as configured; None: not configured")
     always: bool = Field(True, description="False: it runs only while something wants its base")
-    gpus: tuple[int, ...] = Field((), description="indices of GPUs on which its processes were seen; (): on none")
-    alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
+    gpus: tuple[Whole, ...] = Field((), description="indices of GPUs on which its processes were seen; (): on none")
+    alarm: Line = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
     answers: bool = Field(
         True,
         exclude_if=lambda answers: answers,
         description="False: the engine, or the node's router, is silent: acknowledgements do not count now",
     )
+
+
+LOADED = 10_000
+"""Most releases that all engines of a node list: its row names each, on every console."""
+
+PINS = 2_000
+"""Most pins of a node."""
+
+STORED = 100_000
+"""Most adapters and merged weights that a node says it has in its folders."""
+
+Label = Annotated[str, StringConstraints(max_length=253)]
+"""A node's label, or its value. They decide where pointers are placed, so that none is cut off."""
+
+
+def _few_loaded(replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
+    if sum(len(replica.loaded) for replica in replicas) > LOADED:
+        raise ValueError(f"the engines of a node list at most {LOADED} releases together")
+    return replicas
+
+
+Replicas = Annotated[tuple[Replica, ...], Field(max_length=64), AfterValidator(_few_loaded)]
+"""All engines of a node."""
 
 
 def belongs(replica: str, node: str) -> bool:
@@ -235,20 +262,26 @@ class Hello(Wire):
 
     type: Literal["hello"] = "hello"
     node: Name
-    boot: str
-    version: str
-    labels: dict[str, str] = Field(default_factory=dict)
-    epoch: int = Field(ge=0, lt=2**53, description="last epoch, rev and hash it durably holds; 0, 0, GENESIS when new")
-    rev: int = Field(ge=0, lt=2**53)
+    boot: Line
+    version: Line
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=64)
+    epoch: Whole = Field(
+        ge=0, lt=2**53, description="last epoch, rev and hash it durably holds; 0, 0, GENESIS when new"
+    )
+    rev: Whole = Field(ge=0, lt=2**53)
     hash: Digest
-    replicas: tuple[Replica, ...]
-    pins: tuple[Pin, ...] = ()
-    jobs: tuple[tuple[str, int], ...] = Field((), description="(job, lease) still running here")
-    stored: tuple[Digest, ...] = Field((), description="adapters and merged weights in this agent's folders, by digest")
-    memory_gb: float | None = Field(None, description="memory of the node for its engines; None: not limited")
+    replicas: Replicas
+    pins: tuple[Pin, ...] = Field((), max_length=PINS)
+    jobs: tuple[tuple[Line, Whole], ...] = Field((), max_length=10_000, description="(job, lease) still running here")
+    stored: tuple[Digest, ...] = Field(
+        (), max_length=STORED, description="adapters and merged weights in this agent's folders, by digest"
+    )
+    memory_gb: FiniteFloat | None = Field(None, description="memory of the node for its engines; None: not limited")
     witness: Position | None = Field(None, description="the same position as a hub signed it")
-    protocol: int = Field(1, description="version of the wire that the agent speaks; see `schemas.protocol`")
-    features: tuple[str, ...] = Field((), description="what its router acts on in entries; see `schemas.protocol`")
+    protocol: Whole = Field(1, description="version of the wire that the agent speaks; see `schemas.protocol`")
+    features: tuple[Line, ...] = Field(
+        (), max_length=64, description="what its router acts on in entries; see `schemas.protocol`"
+    )
 
 
 class AckState(StrEnum):
@@ -276,21 +309,21 @@ class Ack(Wire):
     type: Literal["ack"] = "ack"
     tenant: Name
     route: Name
-    epoch: int
-    generation: int
+    epoch: Whole
+    generation: Whole
     release: Digest | None
     replica: Name
     state: AckState
-    code: str | None = Field(None, description="problem code, with FAILED and WAITING")
-    detail: str = ""
-    at_ms: int = Field(description="node's wall clock; the hub counts by its own receive time")
-    mono_ns: int = Field(0, description="router's CLOCK_MONOTONIC at the swap, comparable on one host only")
+    code: Line | None = Field(None, description="problem code, with FAILED and WAITING")
+    detail: Line = ""
+    at_ms: Whole = Field(description="node's wall clock; the hub counts by its own receive time")
+    mono_ns: Whole = Field(0, description="router's CLOCK_MONOTONIC at the swap, comparable on one host only")
     level: AckLevel | None = Field(None, exclude_if=lambda level: level is None, description="None: not reported")
-    boot: str = Field("", exclude_if=lambda boot: not boot, description="of the engine that it speaks of")
-    load: int | None = Field(
+    boot: Line = Field("", exclude_if=lambda boot: not boot, description="of the engine that it speaks of")
+    load: Whole | None = Field(
         None, exclude_if=lambda load: load is None, description="which load of the release in that engine's lifetime"
     )
-    rev: int | None = Field(
+    rev: Whole | None = Field(
         None, exclude_if=lambda rev: rev is None, description="of the hub's log, up to which the router's table follows"
     )
 
@@ -300,26 +333,26 @@ class Traffic(Wire):
 
     tenant: Name
     route: Name
-    generation: int
+    generation: Whole
     release: Digest
     replica: Name
-    attempted: int | None = Field(None, description="None: from a router of version 0.1.0, which refused in silence")
-    refused: int = 0
-    admitted: int = Field(0, description="given to an engine, also those that were then taken back unanswered")
-    finished: int = 0
-    errors: int = Field(0, description="failed requests, under the name that version 0.1.0 reads; never bad answers")
-    checked: int = 0
-    bad: int = 0
-    streams: int = Field(0, description="open right now (a gauge)")
-    first_ms: int = 0
-    last_admitted_ms: int = 0
-    last_token_ms: int = 0
-    keys: int = Field(
+    attempted: Whole | None = Field(None, description="None: from a router of version 0.1.0, which refused in silence")
+    refused: Whole = 0
+    admitted: Whole = Field(0, description="given to an engine, also those that were then taken back unanswered")
+    finished: Whole = 0
+    errors: Whole = Field(0, description="failed requests, under the name that version 0.1.0 reads; never bad answers")
+    checked: Whole = 0
+    bad: Whole = 0
+    streams: Whole = Field(0, description="open right now (a gauge)")
+    first_ms: Whole = 0
+    last_admitted_ms: Whole = 0
+    last_token_ms: Whole = 0
+    keys: Whole = Field(
         0,
         exclude_if=lambda keys: not keys,
         description="of a candidate: different keys that asked for its pointer since its start, at least",
     )
-    ttft_ms: tuple[int, ...] = Field((), description="counts by TTFT_BUCKETS_MS, the last one unbounded")
+    ttft_ms: tuple[Whole, ...] = Field((), description="counts by TTFT_BUCKETS_MS, the last one unbounded")
 
     @property
     def counts(self) -> Counts:
@@ -337,31 +370,31 @@ class Report(Wire):
     """The agent's report, once a second. Counters are cumulative, so a lost report loses nothing."""
 
     type: Literal["report"] = "report"
-    replicas: tuple[Replica, ...]
-    router_boot: str = Field("", description="counters restart at zero when this changes")
+    replicas: Replicas
+    router_boot: Line = Field("", description="counters restart at zero when this changes")
     traffic: tuple[Traffic, ...] = ()
     host: Host | None = None
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[Gpu, ...] = Field((), max_length=64)
     nvml: NvmlState
-    pins: tuple[Pin, ...] = ()
-    rev: int
-    epoch: int
-    stored: tuple[Digest, ...] | None = Field(None, description="as in the hello; None: unchanged")
+    pins: tuple[Pin, ...] = Field((), max_length=PINS)
+    rev: Whole
+    epoch: Whole
+    stored: tuple[Digest, ...] | None = Field(None, max_length=STORED, description="as in the hello; None: unchanged")
 
 
 class Resync(Wire):
     """The agent asks for its whole table, because entries are missing or its digest differs; answered by `Desired`."""
 
     type: Literal["resync"] = "resync"
-    why: str
+    why: Line
 
 
 class TableState(Wire):
     """The agent's whole table; the answer to `TableAsk`."""
 
     type: Literal["table_state"] = "table_state"
-    epoch: int
-    rev: int
+    epoch: Whole
+    rev: Whole
     hash: Digest
     entries: tuple[EntryOnWire, ...]
 
@@ -372,9 +405,9 @@ class JobEvent(Wire):
     """
 
     type: Literal["job_event"] = "job_event"
-    job: str
-    lease: int
-    attempt: int
+    job: Line
+    lease: Whole
+    attempt: Whole
     event: ExecutorEvent
     result: dict[str, Any] | None = Field(None, description="with a terminal event")
 
@@ -390,32 +423,32 @@ class JobLog(Wire):
     """
 
     type: Literal["job_log"] = "job_log"
-    job: str
-    lease: int
-    attempt: int
-    first: int = Field(ge=1, description="number of the first of these lines, counted from 1 in each attempt")
-    lines: tuple[str, ...] = Field(max_length=LOG_LINES)
+    job: Line
+    lease: Whole
+    attempt: Whole
+    first: Whole = Field(ge=1, description="number of the first of these lines, counted from 1 in each attempt")
+    lines: tuple[Line, ...] = Field(max_length=LOG_LINES)
 
 
 class TraceRows(Wire):
     """The answer to a `TraceAsk`, oldest row first."""
 
     type: Literal["trace_rows"] = "trace_rows"
-    ask: str
+    ask: Line
     rows: tuple[TraceRow, ...] = Field(max_length=TRACE_ROWS)
     more: bool = Field(False, description="the router holds older matching rows")
     turned_over: bool = Field(False, description="the router has dropped its oldest rows, of any pointer")
-    since_ms: int | None = Field(None, description="wall clock when the trace began, with the router")
-    trouble: str = Field("", description="why the router could not be asked")
+    since_ms: Whole | None = Field(None, description="wall clock when the trace began, with the router")
+    trouble: Line = Field("", description="why the router could not be asked")
 
 
 class CanaryAnswers(Wire):
     """The answer to a `CanaryAsk`: each release has an item, or its `trouble` says why there is none."""
 
     type: Literal["canary_answers"] = "canary_answers"
-    ask: str
+    ask: Line
     items: dict[Digest, CanaryItem] = Field(default_factory=dict)
-    trouble: dict[Digest, str] = Field(default_factory=dict)
+    trouble: dict[Digest, Line] = Field(default_factory=dict)
 
 
 class ChallengeAnswer(Wire):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from loradeck.schemas.ids import Digest, Name, Strict, digest_of
+from loradeck.schemas.ids import Digest, Line, Name, Strict, digest_of
 
 
 class Form(StrEnum):
@@ -28,7 +28,7 @@ class Release(Strict):
     base: Digest
     adapter: Digest | None = Field(None, description="digest of the adapter version; None for base alone")
     merged: Digest | None = Field(None, description="base digest of the merged weights")
-    label: str = Field("", description="'v7', 'v7m' when merged, or 'base'")
+    label: Line = Field("", description="'v7', 'v7m' when merged, or 'base'")
 
     @model_validator(mode="after")
     def _parts_fit_the_form(self) -> Release:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
 from loradeck.schemas.candidate import Split
-from loradeck.schemas.ids import Digest, Name, Wire, digest_of
+from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire, digest_of
 from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import Callers, Gap, ResponseChecks, RouteResidency, Streams
@@ -26,7 +26,7 @@ class ReleaseRef(Wire):
 
     id: Digest
     release: Release
-    label: str = ""
+    label: Line = ""
 
     @property
     def engine_name(self) -> str | None:
@@ -188,8 +188,8 @@ class Pin(Wire):
     tenant: Name
     route: Name
     release: ReleaseRef
-    over: tuple[int, int] = Field(description="(epoch, generation) that it overrides")
-    actor: str
-    reason: str
-    at_ms: int = Field(description="node's wall clock")
+    over: tuple[Whole, Whole] = Field(description="(epoch, generation) that it overrides")
+    actor: Line
+    reason: Line
+    at_ms: Whole = Field(description="node's wall clock")
     left: Digest | None = Field(None, description="release in force there before it; None: unknown or none")

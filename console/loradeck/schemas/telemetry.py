@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
-from loradeck.schemas.ids import Wire
+from loradeck.schemas.ids import Line, Whole, Wire
 
 
 class NvmlState(StrEnum):
@@ -26,36 +26,38 @@ class NvmlState(StrEnum):
 class GpuProcess(Wire):
     """A process that holds memory on a GPU."""
 
-    pid: int
-    memory_bytes: int | None
+    pid: Whole
+    memory_bytes: Whole | None
 
 
 class Gpu(Wire):
     """One GPU as NVML reports it."""
 
-    index: int
-    uuid: str
-    name: str
-    utilisation: int | None = Field(None, description="percent of the last sample period")
-    memory_used: int | None = Field(None, description="bytes")
-    memory_total: int | None = Field(None, description="bytes")
-    power_w: float | None = None
-    power_limit_w: float | None = None
-    temperature_c: int | None = None
-    clock_sm_mhz: int | None = None
-    clock_mem_mhz: int | None = None
-    throttle: tuple[str, ...] = Field((), description="clock event reasons that slow it, by name")
-    ecc_uncorrected: int | None = None
-    ecc_corrected: int | None = None
-    remapped_rows: int | None = None
-    xids: tuple[int, ...] = Field((), description="XID errors seen since the sampler started, newest last, at most 8")
-    processes: tuple[GpuProcess, ...] = ()
+    index: Whole
+    uuid: Line
+    name: Line
+    utilisation: Whole | None = Field(None, description="percent of the last sample period")
+    memory_used: Whole | None = Field(None, description="bytes")
+    memory_total: Whole | None = Field(None, description="bytes")
+    power_w: FiniteFloat | None = None
+    power_limit_w: FiniteFloat | None = None
+    temperature_c: Whole | None = None
+    clock_sm_mhz: Whole | None = None
+    clock_mem_mhz: Whole | None = None
+    throttle: tuple[Line, ...] = Field((), max_length=64, description="clock event reasons that slow it, by name")
+    ecc_uncorrected: Whole | None = None
+    ecc_corrected: Whole | None = None
+    remapped_rows: Whole | None = None
+    xids: tuple[Whole, ...] = Field(
+        (), max_length=64, description="XID errors seen since the sampler started, newest last, at most 8"
+    )
+    processes: tuple[GpuProcess, ...] = Field((), max_length=4096)
 
 
 class Host(Wire):
     """Load and memory of a node's host; memory in bytes."""
 
-    cpu_percent: float = Field(description="0 to 100 of the whole host")
-    memory_used: int
-    memory_total: int
-    load1: float
+    cpu_percent: FiniteFloat = Field(description="0 to 100 of the whole host")
+    memory_used: Whole
+    memory_total: Whole
+    load1: FiniteFloat

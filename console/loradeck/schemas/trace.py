@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Name, Wire
+from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire
 
 
 class NodeTraced(Wire):
@@ -22,20 +22,20 @@ class TraceRow(Wire):
     `request` id.
     """
 
-    seq: int = Field(description="order in which rows were completed, from 1; starts again with the router")
-    request: str = Field(description="x-request-id of the answer")
+    seq: Whole = Field(description="order in which rows were completed, from 1; starts again with the router")
+    request: Line = Field(description="x-request-id of the answer")
     tenant: Name
     route: Name
     release: Digest
-    generation: int
+    generation: Whole
     replica: Name
-    admitted_mono_ns: int = Field(
+    admitted_mono_ns: Whole = Field(
         description="CLOCK_MONOTONIC at the look-up; compare with Ack.mono_ns of the same host"
     )
-    admitted_ms: int = Field(description="node's wall clock, milliseconds since 1970 UTC")
-    first_token_ms: int | None = Field(None, description="wall clock; streamed answers only")
-    finished_ms: int
-    status: int = Field(description="HTTP status of the answer; 499: the caller left, 0: not sent, admitted again")
+    admitted_ms: Whole = Field(description="node's wall clock, milliseconds since 1970 UTC")
+    first_token_ms: Whole | None = Field(None, description="wall clock; streamed answers only")
+    finished_ms: Whole
+    status: Whole = Field(description="HTTP status of the answer; 499: the caller left, 0: not sent, admitted again")
     streamed: bool = False
     checked: bool = False
     bad: bool = False

@@ -161,13 +161,13 @@ async def test_a_gate_on_a_suite_of_another_tenant_is_refused(deck: Deck) -> Non
 async def test_a_blob_comes_back_whole_and_in_parts(deck: Deck) -> None:
     content = bytes(range(256)) * 10_000
     digest = hashlib.sha256(content).hexdigest()
-    agent = await deck.as_role("agent", "n1")
-    assert (await agent.head(f"blobs/{digest}")).status_code == 404
-    assert (await agent.put(f"blobs/{digest}", content=content)).status_code == 200
-    assert (await agent.put(f"blobs/{digest}", content=content)).status_code == 200
-    head = await agent.head(f"blobs/{digest}")
+    releaser = await deck.as_role("releaser")
+    assert (await releaser.head(f"blobs/{digest}")).status_code == 404
+    assert (await releaser.put(f"blobs/{digest}", content=content)).status_code == 200
+    assert (await releaser.put(f"blobs/{digest}", content=content)).status_code == 200
+    head = await releaser.head(f"blobs/{digest}")
     assert (head.status_code, head.headers["content-length"]) == (200, str(len(content)))
-    whole = await agent.get(f"blobs/{digest}")
+    whole = await releaser.get(f"blobs/{digest}")
     assert (whole.status_code, whole.content) == (200, content)
     for header, start, stop in (
         ("bytes=0-9", 0, 10),
@@ -175,10 +175,10 @@ async def test_a_blob_comes_back_whole_and_in_parts(deck: Deck) -> None:
         ("bytes=100-99999999", 100, 2_560_000),
         ("bytes=-5", 2_559_995, 2_560_000),
     ):
-        part = await agent.get(f"blobs/{digest}", headers={"range": header})
+        part = await releaser.get(f"blobs/{digest}", headers={"range": header})
         assert (part.status_code, part.content) == (206, content[start:stop]), header
         assert part.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(content)}"
-    beyond = await agent.get(f"blobs/{digest}", headers={"range": "bytes=2560000-"})
+    beyond = await releaser.get(f"blobs/{digest}", headers={"range": "bytes=2560000-"})
     assert (beyond.status_code, beyond.json()["code"]) == (416, "range_not_satisfiable")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
@@ -46,11 +47,15 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
     hub.datasets.check_upload(sha256)
     length = request.headers.get("content-length")
     size = int(length) if length and length.isdecimal() else None
+    took = partial(_take, hub, caller)
+    took(size or 0)
     incoming = hub.blobs.receive(sha256, size=size, limit=LARGEST)
     with incoming:
         gathered = bytearray()
         async for chunk in request.stream():
             gathered += chunk
+            if size is None:
+                took(len(chunk))
             if len(gathered) >= PIECE:
                 await asyncio.to_thread(incoming.write, bytes(gathered))
                 gathered.clear()
@@ -58,6 +63,12 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
             await asyncio.to_thread(incoming.write, bytes(gathered))
         await asyncio.to_thread(incoming.keep)
     return {"sha256": sha256, "size": incoming.written}
+
+
+def _take(hub: Hub, caller: Caller, size: int) -> None:
+    """Counts what a node sends; what others send is counted nowhere. Raises: Refused, as `Uploads.take`."""
+    if caller.role is Role.AGENT and caller.node is not None:
+        hub.uploads.take(caller.node, hub.queue.leases(caller.node), size)
 
 
 @router.head("/blobs/{sha256}", response_class=Response)

@@ -235,6 +235,10 @@ class Queue:
         held = (job for job in self._jobs if job.node == node and job.state in _GIVEN)
         return frozenset[str]().union(*(self._specs.inputs(job) for job in held))
 
+    def leases(self, node: str) -> frozenset[str]:
+        """The jobs whose leases a node holds."""
+        return frozenset(job.id for job in self._jobs if job.node == node and job.state in _GIVEN)
+
     # ---- messages of executors -----------------------------------------------------------------------------
 
     def event(self, node: Node, message: JobEvent) -> None:
