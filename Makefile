@@ -10,7 +10,7 @@ RELEASE := .venv-release
 RELEASE_STAMP := $(RELEASE)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-vllm lint bench bench-console bench-executors faults mutation simulation exhaustive lock sbom audit setup clean
+.PHONY: help demo test test-services test-vllm lint bench bench-console bench-executors faults hostile mutation simulation exhaustive lock sbom audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -60,6 +60,9 @@ faults: $(STAMP) ## the long fault loops (50 rounds)
 
 simulation: $(STAMP) ## the simulated control plane, 100,000 seeds; goes on where it stopped (docs/simulation.md)
 	nice $(BIN)/python -m tests.simulation --long 100000 $(ARGS)
+
+hostile: $(STAMP) ## one of five nodes is hostile, for ten minutes, seeded (docs/trust.md)
+	$(BIN)/python -m tests.attacks.hostile_node $(ARGS)
 
 exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rules of moves (some minutes)
 	nice $(BIN)/python -m tests.exhaustive $(ARGS)

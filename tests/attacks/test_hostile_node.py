@@ -220,3 +220,49 @@ async def test_a_node_without_a_job_sends_no_files_and_one_with_a_job_no_more_th
     with pytest.raises(Refused, match="too_large"):
         uploads.take("n1", frozenset({"job"}), 1)
     uploads.take("n1", frozenset({"another job"}), 1)
+
+
+# ---- labels ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_says_another_sites_label_is_not_given_that_sites_tenants(deck: Deck) -> None:
+    await deck.tenant(placement={"site": "eu"})
+    await FakeAgent(deck, "n1", site="eu").join()
+    liar = await FakeAgent(deck, "n2", site="us").join()
+    await deck.promote(await deck.release(seed=1))
+    await liar.leave()
+    liar.labels = {"site": "eu"}
+    await liar.join()
+    row = next(row for row in await deck.ok("GET", "nodes") if row["node"] == "n2")
+    assert (row["labels"], row["says"], liar.entries) == ({"site": "us"}, {"site": "eu"}, {})
+    assert (await deck.row()).placed == 1
+
+    body = {"labels": {"site": "eu"}}
+    for role in ("viewer", "operator", "agent"):
+        client = await deck.as_role(role, "n2" if role == "agent" else None)
+        await deck.refused(403, "forbidden", "POST", "nodes/n2/relabel", body, client=client)
+    await deck.refused(409, "moved", "POST", "nodes/n2/relabel", {"labels": {"site": "secure"}})
+    await deck.ok("POST", "nodes/n2/relabel", body, client=await deck.as_role("releaser"))
+    await until(lambda: liar.closed, "it is to say hello anew")
+    await liar.leave()
+    await liar.join()
+    await until(lambda: ACME in liar.entries, "a releaser has agreed")
+    await deck.refused(409, "no_change", "POST", "nodes/n2/relabel", body)
+
+
+async def test_a_token_with_labels_places_its_node_whatever_that_says_from_its_first_hello_on(deck: Deck) -> None:
+    await deck.tenant(placement={"site": "eu"})
+    made = {"name": "n2", "role": "agent", "node": "n2", "labels": {"site": "us"}}
+    token = (await deck.ok("POST", "tokens", made))["token"]
+    await deck.refused(
+        422, "invalid_request", "POST", "tokens", {"name": "v", "role": "viewer", "labels": {"site": "us"}}
+    )
+    await FakeAgent(deck, "n1", site="eu").join()
+    liar = await FakeAgent(deck, "n2", site="eu").join(token)
+    await deck.promote(await deck.release(seed=1))
+    assert (liar.entries, (await deck.row()).placed) == ({}, 1)
+    await deck.ok("POST", "nodes/n2/relabel", {"labels": {"site": "eu"}})
+    await until(lambda: liar.closed, "it is to say hello anew")
+    await liar.leave()
+    await liar.join(token)
+    assert liar.entries == {}, "its token binds it still"

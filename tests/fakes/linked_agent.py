@@ -113,11 +113,22 @@ class FakeAgent:
         )
         return self
 
+    async def relabelled(self, **labels: str) -> FakeAgent:
+        """Come back with other labels, which a releaser agrees to."""
+        await self.leave()
+        self.labels = labels
+        await self.join()
+        await self.deck.ok("POST", f"nodes/{self.node}/relabel", {"labels": labels})
+        await until(lambda: self.closed, "the hub asks for another hello")
+        await self.leave()
+        return await self.join()
+
     async def rejoin(self, deck: Deck) -> FakeAgent:
         """Link to a hub that was started again."""
         await self.leave()
+        token = await self.deck.token("agent", self.node)
         self.deck = deck
-        return await self.join()
+        return await self.join(token)
 
     def _refused(self) -> bool:
         return self.welcome is not None and self.welcome.refuse is not None

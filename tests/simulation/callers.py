@@ -40,6 +40,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
+from loradeck.schemas.state import RelabelRequest
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck.store.interface import OutcomeUnknown, StoreError
 from loradeck_agent.cli.pin import choose
@@ -267,6 +268,20 @@ async def drain(hub: Hub, node: str) -> Any:
     """`loradeck node drain`. It is answered like a move that made no event."""
     await nodes.drain(node, hub, PERSON)
     return moves.answer(moves.nothing_moved(hub))
+
+
+async def relabel_all(process: Process, hub: str) -> bool:
+    """`loradeck node relabel` of every node that says other labels. Returns whether there was one."""
+    found = list[str]()
+
+    async def agree(hub: Hub) -> Any:
+        for row in list(hub.seen.nodes(PERSON)):
+            if row.says is not None:
+                found.append(row.node)
+                await nodes.relabel(row.node, RelabelRequest(labels=row.says), hub, PERSON)
+        return moves.answer(moves.nothing_moved(hub))
+
+    return not await order(process, hub, agree) or bool(found)
 
 
 async def order(process: Process, hub: str, call: Call) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation import event_loop, stand_ins
-from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node
+from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, relabel_all
 from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import Fault, Plan
 from tests.simulation.gateways import Gateway
@@ -196,6 +196,9 @@ class Run:
                     why = "pins are being ended"
                     continue
                 cleared = True
+            if self._await(ops, relabel_all(ops, "hub"), 20) is not False:
+                why = "labels are being agreed to"
+                continue
             why = self.oracle.unsettled(self.hub.hub, self.nodes, list(self.gateways.values()))
             if not why:
                 self.oracle.check_log(self.hub.hub)
@@ -374,7 +377,14 @@ class Run:
         node.zone = "a" if node.zone == "b" else "b"
         if node.agent_process is not None and node.agent_process.alive:
             node.agent_process.kill("its labels were changed")
-        return node.start if node.host.up else None
+
+        def end() -> None:
+            if node.host.up:
+                node.start()
+            ops = Process(self.scheduler, self.network.host("ops"), "ops/relabel")
+            self._later(2.0, lambda: ops.start(relabel_all(ops, "hub")))
+
+        return end
 
     def _drain(self, fault: Fault, node: NodeProcesses) -> object:
         """The node is drained; it serves on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,18 @@ from loradeck_agent.router.wire import (
     TableUpdate,
     Unpin,
 )
+
+_CREDENTIALS = 12
+"""Bytes of `struct ucred` of unix(7): pid, uid and gid of the process that has connected, of four bytes each."""
+
+
+def _peer(request: web.Request) -> int | None:
+    """The user that calls, as the kernel knows it; None where the connection has ended."""
+    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if connection is None:
+        return None
+    said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS)
+    return memoryview(said).cast("I")[1]
 
 
 @dataclass(eq=False)
@@ -130,7 +143,10 @@ class Control:
         return _acked(self._switch.engines(Engines.model_validate_json(await request.read()).replicas))
 
     async def _pin(self, request: web.Request) -> web.Response:
-        return _acked(self._switch.pin(Pin.model_validate_json(await request.read())))
+        made, peer = Pin.model_validate_json(await request.read()), _peer(request)
+        # The agent, which runs as this user, gives a router the pins that it kept; who made them is told already.
+        again = made.uid is not None and peer == os.geteuid()
+        return _acked(self._switch.pin(made if again else made.model_copy(update={"uid": peer})))
 
     async def _unpin(self, request: web.Request) -> web.Response:
         ask = Unpin.model_validate_json(await request.read())

@@ -54,7 +54,7 @@ COMMANDS = {
         "Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs.",
     ),
     "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
-    "node": ("loradeck.cli.commands.node:node", "List, show and let in nodes; drain, cordon, revoke, forget."),
+    "node": ("loradeck.cli.commands.node:node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
     "event": ("loradeck.cli.commands.event:event", "List events of the log; export a timeline."),
     "audit": ("loradeck.cli.commands.event:audit", "Read and check the audit trail: who did what at the hub."),
     "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine; certificates, recovery, backup, garbage."),

@@ -34,7 +34,7 @@ from loradeck.schemas.membership import Invitation, JoinToken, Revoked
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
+from loradeck.schemas.state import HubState, NodeRow, RelabelRequest, ReleaseView, TenantRow
 from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
 from loradeck.schemas.trace import Traced
 
@@ -413,6 +413,10 @@ class HubApi:
     async def forget_node(self, node: str, request: moves.ForgetRequest) -> moves.MoveResult:
         """Forgets a node that is not linked: its replicas leave all counts, for the caller vouches for it."""
         return await self._move(f"nodes/{segment(node)}/forget", request)
+
+    async def relabel_node(self, node: str, request: RelabelRequest) -> NodeRow:
+        """Has a node placed by the labels that it says. It links again for it, and serves on meanwhile."""
+        return await self._write(NodeRow, f"nodes/{segment(node)}/relabel", request)
 
     async def drain_node(self, node: str) -> NodeRow:
         """Drains a node: it gets no new jobs and frees its GPU driver, and its jobs and engines run on until it is

@@ -42,6 +42,9 @@ LINE = 2000
 Line = Annotated[str, BeforeValidator(lambda said: said[:LINE] if isinstance(said, str) else said)]
 """A line of text in what a node says. More than `LINE` characters are cut off: it explains, and decides nothing."""
 
+Label = Annotated[str, StringConstraints(max_length=253)]
+"""A node's label, or its value. They decide where pointers are placed, so that none is cut off."""
+
 SHORT = 6
 """Characters of a digest that the console and the CLI print."""
 

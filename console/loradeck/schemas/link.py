@@ -8,11 +8,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire
+from loradeck.schemas.ids import Digest, Label, Line, Name, Whole, Wire
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
@@ -237,9 +237,6 @@ PINS = 2_000
 
 STORED = 100_000
 """Most adapters and merged weights that a node says it has in its folders."""
-
-Label = Annotated[str, StringConstraints(max_length=253)]
-"""A node's label, or its value. They decide where pointers are placed, so that none is cut off."""
 
 
 def _few_loaded(replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.counts import Counts, WireCounts
-from loradeck.schemas.ids import Digest, Name, Role, Wire
+from loradeck.schemas.ids import Digest, Label, Name, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckLevel, AckState, EngineState
 from loradeck.schemas.log import Event, PointerState
@@ -207,12 +207,21 @@ class NodeReplica(Wire):
     alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
 
 
+class RelabelRequest(Strict):
+    """Have a node placed by the labels that it says, which are named so that nothing else is allowed."""
+
+    labels: dict[Label, Label] = Field(max_length=64)
+
+
 class NodeRow(Wire):
     """One node, as a console shows it."""
 
     node: Name
     version: str
-    labels: dict[str, str]
+    labels: dict[str, str] = Field(description="what it is placed by")
+    says: dict[str, str] | None = Field(
+        None, exclude_if=lambda says: says is None, description="the labels of its hello, where they are others"
+    )
     linked: bool
     heard_age_s: float | None
     lost: bool

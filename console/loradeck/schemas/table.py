@@ -189,7 +189,10 @@ class Pin(Wire):
     route: Name
     release: ReleaseRef
     over: tuple[Whole, Whole] = Field(description="(epoch, generation) that it overrides")
-    actor: Line
+    actor: Line = Field(description="who says to have made it")
     reason: Line
+    uid: Whole | None = Field(
+        None, exclude_if=lambda uid: uid is None, description="user that made it, as the node's kernel tells its router"
+    )
     at_ms: Whole = Field(description="node's wall clock")
     left: Digest | None = Field(None, description="release in force there before it; None: unknown or none")

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Resource, Role, Strict, Wire
+from loradeck.schemas.ids import LARGEST_INT, Digest, Label, Name, Resource, Role, Strict, Wire
 from loradeck.schemas.route import RouteConfig
 
 
@@ -48,6 +48,9 @@ class TokenCreate(Strict):
     )
     resources: tuple[Resource, ...] | None = Field(None, description="what it is for; None: everything")
     expires_ms: int | None = Field(None, ge=0, le=LARGEST_INT, description="hub time; None: it does not expire")
+    labels: dict[Label, Label] | None = Field(
+        None, max_length=64, description="what its node is placed by, whatever that says; None: what it says first"
+    )
 
 
 class Credential(StrEnum):
@@ -72,6 +75,7 @@ class TokenRecord(Wire):
     tenants: dict[Name, Role] | None = Field(None, description="None: all tenants, as of earlier versions")
     resources: tuple[Resource, ...] | None = None
     expires_ms: int | None = None
+    labels: dict[str, str] | None = None
     last_used_ms: int | None = Field(None, description="within a minute; None: never")
     kind: Credential = Credential.TOKEN
     hosts: tuple[str, ...] = Field((), description="of a join token: names and addresses for the node's certificate")

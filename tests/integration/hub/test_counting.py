@@ -91,9 +91,8 @@ async def test_a_node_that_was_cut_off_when_its_route_moved_away_stays_in_the_co
 async def test_a_node_that_comes_back_with_other_labels_counts_until_its_tombstone(data: Path) -> None:
     async with running(data) as deck:
         one, _ = await two_nodes(deck)
-        await one.leave()
-        one.labels, one.acknowledges = US, False
-        await one.join()
+        one.acknowledges = False
+        await one.relabelled(**US)
         assert one.entry.current is None
         assert await counts(deck) == (2, 2)
         await deck.rollback(wait="committed")

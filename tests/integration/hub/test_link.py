@@ -112,9 +112,7 @@ async def test_a_node_that_comes_back_with_other_labels_gets_tombstones_for_what
     await deck.tenant("acme", placement={"site": "eu"})
     agent = await join("n1", site="eu")
     await deck.promote(await deck.release())
-    await agent.leave()
-    agent.labels = {"site": "us"}
-    await agent.join()
+    await agent.relabelled(site="us")
     await until(lambda: agent.entry.current is None, "the node was told to serve it no longer")
     assert (await deck.row()).placed == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -251,6 +252,14 @@ async def test_a_pin_overrides_the_hub_until_it_is_unpinned(router: Running, eng
     unpinned = (await router.post("/control/unpin", {"tenant": "acme", "route": "production"}))["acks"]
     assert said(unpinned) == [("e0", "flipped", None, 2, V3.id)]
     assert (await router.ask()).text == f"e0:{V3.engine_name}"
+
+
+async def test_a_pin_names_the_user_whose_process_made_it_whatever_it_says(router: Running, engine: Upstream) -> None:
+    await router.engines(("e0", engine.socket, [V1, V2]))
+    await router.table(entry(V1))
+    await router.post("/control/pin", pin(V2).model_dump(mode="json"))
+    (kept,) = (await router.get("/control/state"))["pins"]
+    assert (kept["actor"], kept["uid"]) == ("ann", os.getuid())
 
 
 async def test_a_pin_to_the_hubs_own_release_counts_as_flipped(router: Running, engine: Upstream) -> None:

@@ -17,12 +17,12 @@ from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.membership import Invitation
 from loradeck.schemas.moves import ForgetRequest, UnpinRequest
-from loradeck.schemas.state import NodeRow
+from loradeck.schemas.state import NodeRow, RelabelRequest
 
 
 @click.group(cls=Noun)
 def node() -> None:
-    """List, show and let in nodes; drain, cordon, revoke, forget."""
+    """List, let in, drain, cordon, relabel, revoke, forget nodes."""
 
 
 @node.command("ls")
@@ -202,6 +202,24 @@ async def forget(s: Session, name: str, reason: str, yes: bool) -> None:
 
 @node.command()
 @click.argument("name", metavar="NODE")
+@yes_option
+@writes
+async def relabel(s: Session, name: str, yes: bool) -> None:
+    """Have a node placed by the labels that it says now.
+
+    A node is placed by the labels of its token, or else by those that it said first. One that says others later is
+    given nothing by them until somebody agrees, and serves on meanwhile.
+    """
+    row = next((row for row in await s.api.nodes() if row.node == name), None)
+    if row is None or row.says is None:
+        raise refused(f"{name} says no other labels than it is placed by", fix="loradeck node ls", code="no_change")
+    s.confirm(f"Place {name} by {_words(row.says)} instead of {_words(row.labels)}?", yes=yes)
+    await s.api.relabel_node(name, RelabelRequest(labels=row.says))
+    s.out.say(f"{name} is placed by {_words(row.says)} once it has linked again")
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
 @reason_option()
 @yes_option
 @writes
@@ -227,7 +245,11 @@ def _state(row: NodeRow) -> str:
 
 
 def _labels(row: NodeRow) -> str:
-    return " ".join(f"{key}={value}" for key, value in sorted(row.labels.items())) or "-"
+    return _words(row.labels) + (f" (says {_words(row.says)})" if row.says is not None else "")
+
+
+def _words(labels: dict[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "-"
 
 
 def _pair(used: float | None, total: float | None, unit: float) -> str:

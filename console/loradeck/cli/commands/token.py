@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from loradeck.cli.shared.exits import misused
+from loradeck.cli.shared.naming import labels_of
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import yes_option
 from loradeck.cli.shared.output import utc
@@ -31,6 +32,13 @@ def token() -> None:
 @click.option("--name", required=True, help="Shown as the actor of what it does; no valid token may have it yet.")
 @click.option("--node", help="The node an agent's token is bound to.")
 @click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Label that its node is placed by, whatever it says. May be repeated. Without: those it says first.",
+)
+@click.option(
     "--tenant",
     "tenants",
     multiple=True,
@@ -51,6 +59,7 @@ async def create(
     role: str,
     name: str,
     node: str | None,
+    labels: tuple[str, ...],
     tenants: tuple[str, ...],
     only: tuple[str, ...],
     expires: str | None,
@@ -67,6 +76,7 @@ async def create(
         name=name,
         role=role,
         node=node,
+        labels=labels_of(labels) if labels else None,
         tenants=_roles(tenants, role) if tenants else None,
         resources=tuple(Resource(one) for one in only) or None,
         expires_ms=_after(expires) if expires is not None else None,

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fastapi import Request
@@ -40,13 +40,15 @@ USED_EVERY_MS = 60_000
 class Caller(Scope):
     """The caller of a request, and what its token allows.
 
-    `node` is set for agents' tokens. `token` is the id of the token; None: it came over the own socket. `action` is
-    the call that it makes; None: the hub's own work, which is not asked.
+    `node` is set for agents' tokens, `labels` where the token says what that node is placed by. `token` is the id of
+    the token; None: it came over the own socket. `action` is the call that it makes; None: the hub's own work, which
+    is not asked.
     """
 
     actor: str
     local: bool = False
     node: str | None = None
+    labels: Mapping[str, str] | None = None
     token: str | None = None
     action: Action | None = None
 
@@ -172,6 +174,7 @@ class Tokens:
             tenants=record.tenants,
             resources=frozenset(record.resources) if record.resources is not None else None,
             node=record.node,
+            labels=record.labels,
             token=record.id,
         )
 
@@ -217,6 +220,8 @@ class Tokens:
 def _check_roles(request: TokenCreate) -> None:
     if request.role not in set(Role):
         raise Refused("invalid_request", f"no role {request.role!r}", fix=f"one of {', '.join(Role)}")
+    if request.labels is not None and request.role != Role.AGENT:
+        raise Refused("invalid_request", "labels are of a node, and this is no agent's token", detail="labels")
     if (request.node is not None) != (request.role == Role.AGENT):
         raise Refused(
             "invalid_request",

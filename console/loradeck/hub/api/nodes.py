@@ -7,14 +7,15 @@ from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, answer, move
-from loradeck.hub.api.parameters import Operator, ThisHub, ViewerOfEach
+from loradeck.hub.api.parameters import Operator, Releaser, ThisHub, ViewerOfEach
+from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forget as rules
 from loradeck.schemas.link import NodeOrder
 from loradeck.schemas.log import Draft
 from loradeck.schemas.moves import ForgetRequest, MoveResult
-from loradeck.schemas.state import NodeRow
+from loradeck.schemas.state import NodeRow, RelabelRequest
 
 router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
 
@@ -43,6 +44,21 @@ async def uncordon(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
     return await _order(hub, node, cordoned=False, drained=False)
 
 
+@router.post("/nodes/{node}/relabel")
+async def relabel(node: str, body: RelabelRequest, hub: ThisHub, caller: Releaser) -> NodeRow:
+    """Has a node placed by the labels that it says. It links again for it, and serves on meanwhile."""
+    known = _node(hub, node)
+    if known.said is None or known.said == known.labels:
+        raise Refused("no_change", f"{node} says the labels that it is placed by", fix="restart its agent first")
+    if body.labels != known.said:
+        raise Refused("moved", f"{node} says other labels now", detail=str(known.said), fix="look at it again")
+    hub.fleet.allow(known, body.labels)
+    await hub.flush()
+    if known.link is not None:
+        known.link.relabelled()
+    return hub.rows.node(known)
+
+
 @router.post("/nodes/{node}/forget", response_model=MoveResult)
 async def forget(node: str, body: ForgetRequest, hub: ThisHub, caller: Operator) -> Response:
     """Forgets a node that is not linked: its replicas leave all counts, for a person vouches that it answers nobody."""
@@ -56,12 +72,17 @@ async def forget(node: str, body: ForgetRequest, hub: ThisHub, caller: Operator)
 
 
 async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = None) -> NodeRow:
-    node = hub.fleet.nodes.get(name)
-    if node is None:
-        raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node list")
+    node = _node(hub, name)
     hub.fleet.order(node, cordoned=cordoned, drained=drained)
     await hub.flush()
     if node.link is not None:
         node.link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))
     hub.node_events.changed(node)
     return hub.rows.node(node)
+
+
+def _node(hub: Hub, name: str) -> Node:
+    node = hub.fleet.nodes.get(name)
+    if node is None:
+        raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node list")
+    return node

@@ -48,6 +48,9 @@ class NodeLink(Protocol):
     def steer(self) -> None:
         """Sends table entries from now on, beginning with all of them."""
 
+    def relabelled(self) -> None:
+        """Closes the link: its node is placed by other labels from its next hello on."""
+
     def replaced(self) -> None:
         """Closes the link: its node has opened another one."""
 
@@ -59,6 +62,11 @@ class Node:
     name: str
     version: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    """What it is placed by; see `rules.serving.placement.believed`."""
+    said: dict[str, str] | None = None
+    """The labels of its last hello; None: it has not linked since the hub started."""
+    allowed: dict[str, str] | None = None
+    """What a person has allowed it to be placed by from its next hello on."""
     replicas: tuple[Replica, ...] = ()
     silent: frozenset[str] = frozenset()
     """Its replicas that do not answer, as it says itself."""
@@ -108,6 +116,7 @@ class Node:
         return {
             "version": self.version,
             "labels": self.labels,
+            "allowed": self.allowed,
             "replicas": [[r.replica, r.base, r.slots] for r in self.replicas],
             "cordoned": self.cordoned,
             "drained": self.drained,
@@ -123,6 +132,7 @@ class Node:
             name=name,
             version=kept["version"],
             labels=kept["labels"],
+            allowed=kept.get("allowed"),
             replicas=tuple(
                 Replica(replica=r, state=EngineState.DOWN, base=base, slots=slots)
                 for r, base, slots in kept["replicas"]
@@ -375,6 +385,11 @@ class Fleet:
     def node_of(self, replica: str) -> str | None:
         """The name of the node that a replica was last seen on."""
         return self._where.get(replica)
+
+    def allow(self, node: Node, labels: dict[str, str]) -> None:
+        """Notes what a node may be placed by from its next hello on."""
+        node.allowed = labels
+        self.unsaved.add(node.name)
 
     def order(self, node: Node, *, cordoned: bool, drained: bool | None) -> None:
         """Cordons or drains a node, or ends that. `drained` None leaves it as it is."""

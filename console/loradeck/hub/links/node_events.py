@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node_tables import NodeTables, Placing
@@ -16,6 +16,7 @@ from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused
+from loradeck.rules.serving.placement import believed
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Hello, NodeOrder, Report, Traffic
 from loradeck.store.interface import StoreError
@@ -43,12 +44,22 @@ class NodeEvents:
         """Subscribes to nodes that are lost and to replicas that come and go."""
         self._followers.append(follower)
 
-    def linked(self, hello: Hello, link: NodeLink) -> Node:
-        """A node has linked. An older link of it is closed."""
-        known = self._fleet.nodes.get(hello.node)
+    def linked(self, hello: Hello, link: NodeLink, bound: Mapping[str, str] | None) -> Node:
+        """A node has linked. An older link of it is closed.
+
+        Args:
+            bound: the labels that its credential binds; None: it binds none.
+        """
+        known, said = self._fleet.nodes.get(hello.node), hello.labels
+        before_this = (known.labels if known.allowed is None else known.allowed) if known is not None else None
+        labels = dict(believed(said, bound=bound, known=before_this))
+        if labels != said:
+            log.warning("labels not believed node=%s says=%s placed_by=%s", hello.node, said, labels)
+            hello = hello.model_copy(update={"labels": labels})
         old = known.link if known else None
         before = self._placed_on(known) if known and known.labels != hello.labels else None
         node = self._fleet.hello(hello, link)
+        node.said, node.allowed = said, None
         if before is not None:  # what it was placed for under its old labels it may serve on
             after = self._placed_on(node)
             left = {key: at for key, at in before.items() if key not in after}
@@ -157,7 +168,9 @@ class Greeting:
     _save: Callable[[], Awaitable[None]]
     """Writes what has changed of the fleet."""
 
-    async def hello(self, hello: Hello, link: NodeLink) -> tuple[Node, str | None]:
+    async def hello(
+        self, hello: Hello, link: NodeLink, bound: Mapping[str, str] | None = None
+    ) -> tuple[Node, str | None]:
         """Keeps a hello. Returns its node, and the problem code of one that is not steered yet.
 
         What decides where pointers are placed is on the disk before the node is sent any: a hub that is started again
@@ -166,7 +179,7 @@ class Greeting:
         Raises: Refused: it cannot be written; `not_active`: another hub steers nodes.
         """
         standing = await self._recovery.standing(hello)
-        node = self._events.linked(hello, link)
+        node = self._events.linked(hello, link, bound)
         refuse = self._recovery.code(node.name, standing)
         node.behind = refuse or self._recovery.holds(node.name)
         if node.saved != node.placement:

@@ -49,6 +49,7 @@ CLOSE_S = 2.0
 """How long a close waits for a node that does not read, seconds."""
 
 BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED, FAILED, SUCCEEDED = 4400, 4403, 4409, 4408, 4401, 4500, 4503
+RELABELLED = 4411
 """Close codes; the reason is a problem code."""
 
 MESSAGE_BYTES = 64 * 1024 * 1024
@@ -214,6 +215,10 @@ class Link:
         if self._closing is not None:
             await asyncio.wait((self._closing,))
 
+    def relabelled(self) -> None:
+        """Closes the link: its node is placed by other labels from its next hello on."""
+        self.close(RELABELLED, "relabelled")
+
     def replaced(self) -> None:
         """Closes the link: its node has opened another one."""
         self.close(REPLACED, "replaced")
@@ -348,7 +353,7 @@ class Link:
                 )
 
     async def _greet(self, hello: Hello) -> None:
-        node, refuse = await self._hub.greeting.hello(hello, self)
+        node, refuse = await self._hub.greeting.hello(hello, self, self.caller.labels)
         self.node = node
         state = self._hub.log.state
         welcome = Welcome(

@@ -241,6 +241,7 @@ class Rows:
             node=node.name,
             version=node.version,
             labels=node.labels,
+            says=node.said if node.said != node.labels else None,
             linked=node.linked,
             heard_age_s=rounded(self._fleet.heard_age(node)),
             lost=node.lost,

@@ -23,7 +23,7 @@ def pinned(pin: Pin, node: str) -> Draft:
         tenant=pin.tenant,
         route=pin.route,
         from_release=pin.left,
-        actor=f"{pin.actor[:100]}@{node}",
+        actor=f"{pin.actor[:100]}{f'(uid {pin.uid})' if pin.uid is not None else ''}@{node}",
         role=Role.AGENT,
         reason=pin.reason[:500],
         payload={"node": node, "release": pin.release.id, "over": list(pin.over), "at_ms": pin.at_ms},

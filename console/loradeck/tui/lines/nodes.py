@@ -75,7 +75,9 @@ def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
         lines.append(line(Span(" it is away: this is what it said last", "bad")))
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
     cells = max(12, min(SLOTS, (width - 44) // 2))
-    lines.append(line(Span(" LABELS ", "label"), clean(labels) or "-"))
+    says = " ".join(f"{key}={value}" for key, value in sorted((node.says or {}).items()))
+    other = [Span(f" it says {clean(says) or '-'}: loradeck node relabel {node.node}", "warn")]
+    lines.append(line(Span(" LABELS ", "label"), clean(labels) or "-", *(other if node.says is not None else [])))
     for replica in node.replicas:
         lines.append(_engine(state, replica, now=now, loaded=False))
         lines += _alarm(replica, now=now)
