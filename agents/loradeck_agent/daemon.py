@@ -103,7 +103,7 @@ class Agent:
             lambda ack: named[ack.replica].acknowledging(ack) if ack.replica in named else ack,
         )
         self.records = CanaryRecords(self.folder.canaries, self.hub, config.node)
-        self.store = ReleaseStore(self.folder, self.hub)
+        self.store = ReleaseStore(self.folder, self.hub, config.read_signers())
         self.inputs = InputStore(self.folder, self.hub, self.store)
         self.reconciler = Reconciler(
             table=self.table,

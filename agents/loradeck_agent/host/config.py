@@ -77,6 +77,9 @@ class AgentConfig(Strict):
     state: Path
     ca: Path | None = Field(None, description="PEM file with the authority that signed the hub's certificate")
     labels: dict[str, str] = Field(default_factory=dict)
+    signers: tuple[Path, ...] = Field(
+        (), description="public keys (PEM); with any, adapters and merged weights serve here only if one signed them"
+    )
     router: RouterConfig
     jobs: JobsConfig = JobsConfig()
     memory_gb: float | None = Field(None, gt=0, description="what all engines that run at once may take together")
@@ -172,6 +175,25 @@ class AgentConfig(Strict):
         """Name of an engine's replica in the fleet: the node's own where it has one engine only."""
         return self.node if len(self.engine) == 1 else f"{self.node}.{engine.name}"
 
+    def read_signers(self) -> frozenset[str]:
+        """The public keys that this node asks signatures of.
+
+        Raises:
+            ConfigError: a file cannot be read, or holds no public key.
+        """
+        found = set()
+        for path in self.signers:
+            try:
+                text = path.read_text(encoding="ascii").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError("signer_unreadable", f"cannot read {path}", str(error), "name a KEY.pub") from error
+            if not text.startswith("-----BEGIN PUBLIC KEY-----"):
+                raise ConfigError(
+                    "signer_unreadable", f"{path} is no public key", "", "name the KEY.pub beside the key"
+                )
+            found.add(text)
+        return frozenset(found)
+
     def read_token(self) -> str:
         """The bearer token.
 
@@ -229,6 +251,10 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
     for key in ("token", "state", "ca"):
         if isinstance(data.get(key), str):
             data[key] = str(folder / Path(data[key]).expanduser())
+    if isinstance(data.get("signers"), list):
+        data["signers"] = [
+            str(folder / Path(one).expanduser()) if isinstance(one, str) else one for one in data["signers"]
+        ]
     router = data.get("router")
     for key in ("tls_cert", "tls_key"):
         if isinstance(router, dict) and isinstance(router.get(key), str):

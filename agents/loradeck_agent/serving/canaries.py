@@ -26,11 +26,13 @@ def base_ref(tenant: str, base: str) -> ReleaseRef:
     return ReleaseRef(id=release.id, release=release, label="base")
 
 
-def signers_of(entries: Iterable[TableEntry], release: str) -> tuple[frozenset[str], ...]:
-    """For each entry that names a release and asks for signatures: the public keys of the signers it takes."""
+def signers_of(entries: Iterable[TableEntry], pins: Iterable[Pin], release: str) -> tuple[frozenset[str], ...]:
+    """For each pointer that names a release, by its entry or a pin, and asks for signatures: the signers it takes."""
+    pinned = {(pin.tenant, pin.route) for pin in pins if pin.release.id == release}
     found = set()
     for entry in entries:
-        if entry.signers and any(ref.id == release for ref in entry.refs):
+        names = entry.key in pinned or any(ref.id == release for ref in entry.refs)
+        if entry.signers and names:
             found.add(frozenset(key.strip() for key in entry.signers))
     return tuple(found)
 

@@ -227,9 +227,13 @@ class Reconciler:
         return ROUND_S
 
     async def _check_signed(self, engine: EngineReplica, ref: ReleaseRef) -> None:
-        """Raises AgentError where a route asks for signers of these merged weights and none of them signed them."""
-        if signers := signers_of(self._named(), ref.id):
+        """Raises AgentError where a route or this node asks for signers of merged weights, and none signed them."""
+        signers = self._signers(ref)
+        if signers or self.store.signers:
             await self.store.check_weights(ref, engine.config.base, signers)
+
+    def _signers(self, ref: ReleaseRef) -> tuple[frozenset[str], ...]:
+        return signers_of(self._named(), self.table.pins.values(), ref.id)
 
     async def _may_be_asked(self, engine: EngineReplica, ref: ReleaseRef) -> None:
         """Makes a release that was added to an engine durable, and gives the router the engines."""
@@ -336,7 +340,7 @@ class Reconciler:
         assert name is not None, "the base alone is never loaded"
         base, was_here = engine.build.base, ref.release.adapter in self.store.stored
         began = time.monotonic()
-        signers = signers_of(self._named(), ref.id)
+        signers = self._signers(ref)
         folder = await self.store.ensure(ref, base, engine.config.base, engine.config.rank_limit, signers)
         if not was_here:
             engine.measured.note(base, fetch=time.monotonic() - began)

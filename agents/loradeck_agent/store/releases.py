@@ -36,9 +36,14 @@ _kept_signatures = TypeAdapter(list[Signature])
 
 
 class ReleaseStore:
-    """The adapters of this node: `releases/DIGEST/` and, beside it, the manifest `releases/DIGEST.json`."""
+    """The adapters of this node: `releases/DIGEST/` and, beside it, the manifest `releases/DIGEST.json`.
 
-    def __init__(self, folder: StateFolder, hub: HubApi) -> None:
+    `signers` are the public keys that this node itself asks for: one of them has signed what is loaded here. None: it
+    asks for no more than routes do.
+    """
+
+    def __init__(self, folder: StateFolder, hub: HubApi, signers: frozenset[str] = frozenset()) -> None:
+        self.signers = signers
         self._folder = folder
         self._hub = hub
         self._turns: dict[str, asyncio.Lock] = {}
@@ -132,11 +137,12 @@ class ReleaseStore:
                 await verify_weights_apart(here, signature)
 
     async def _asked_for(self, subject: str, signers: Sequence[frozenset[str]]) -> list[Signature]:
-        """For each set of signers a signature by one of them, which is still to be verified.
+        """For each set of signers, and for this node's own, a signature by one of them, which is still to be verified.
 
         Raises:
             AgentError: `unsigned`; or why the hub did not answer.
         """
+        signers = [*signers, self.signers] if self.signers else signers
         if not signers:
             return []
         kept = await self._signatures(subject)
@@ -146,7 +152,9 @@ class ReleaseStore:
             if not ours:
                 raise AgentError(
                     "unsigned",
-                    "the route asks for a signature, and the release carries none by its signers",
+                    "this node asks for a signature, and the release carries none by its own signers"
+                    if wanted is self.signers
+                    else "the route asks for a signature, and the release carries none by its signers",
                     f"{len(wanted)} signers, {len(kept)} signatures",
                     "loradeck adapter sign, or loradeck release sign for merged weights",
                 )

@@ -53,6 +53,11 @@ class Release(Strict):
         return self.merged or self.base
 
     @property
+    def signed_part(self) -> str:
+        """Digest of what a signature of the release is about: its adapter, or the weights of one without."""
+        return self.adapter if self.adapter is not None and self.merged is None else self.served_base
+
+    @property
     def engine_name(self) -> str | None:
         """The name under which an engine lists it; None for releases that are the engine's own base.
 

@@ -57,8 +57,6 @@ async def test_an_unsigned_adapter_is_not_promoted_where_the_route_has_signers(
     await deck.promote(version["release"])
     assert deck.hub.log.state.pointers["acme", "production"].release == version["release"]
     assert agent.entries["acme", "production"].signers == ((tmp_path / "k.pub").read_text(),)
-    base = deck.hub.catalogue.base_alone_id("acme", next(iter(deck.hub.catalogue.bases)))
-    await deck.promote(base)
 
 
 async def test_merged_weights_are_promoted_under_a_signature_of_their_own_and_not_under_their_adapters(
@@ -78,7 +76,7 @@ async def test_merged_weights_are_promoted_under_a_signature_of_their_own_and_no
         return {**fields, "body": body.model_dump(mode="json")}
 
     weights = OTHER_BASE.digest
-    await deck.refused(404, "unknown_adapter", "POST", "attestations", stated(weights, OTHER_BASE))
+    await deck.refused(404, "unknown_adapter", "POST", "attestations", stated("e" * 64, OTHER_BASE))
     body = {"tenant": "acme", "adapter": version["release"], "merged": weights}
     release = (await deck.ok("POST", "releases", body))["id"]
     made = sign(tmp_path / "files", version["digest"], private, public).model_dump(mode="json")

@@ -60,16 +60,16 @@ async def add(s: Session, tenant: str, name: str, base: str) -> None:
 )
 @writes
 async def sign(s: Session, tenant: str, name: str, key_file: Path) -> None:
-    """Sign a release's merged weights, by the digests of their files; the hub stores the verified signature.
+    """Sign the weights of a merged release or of a base alone, by the digests of their files; the hub keeps it.
 
     The weights themselves are not needed here: nodes compare their files with the signed digests.
     """
     view = await release_named(s.api, tenant, name)
-    if view.form is not Form.MERGED:
+    if view.form is Form.ADAPTER:
         raise refused(
-            "only merged weights are signed as a release",
+            "of a release with an adapter the adapter is signed",
             where=f"{tenant} {view.label} is of form {view.form.value}",
-            fix="loradeck adapter sign TENANT NAME VERSION signs an adapter; a base alone needs no signature",
+            fix="loradeck adapter sign TENANT NAME VERSION",
             code="not_merged",
         )
     (weights,) = [entry.manifest for entry in await s.api.bases() if entry.digest == view.base]

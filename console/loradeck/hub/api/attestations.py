@@ -84,18 +84,18 @@ def _check_canary(hub: Hub, body: Attestation, caller: Caller) -> None:
 
 
 def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
-    """The tenant's adapter that an attestation is about, or the merged weights that a signature is about.
+    """The tenant's adapter that an attestation is about, or the weights that a signature is about.
 
     Raises:
-        Refused: `unknown_adapter`.
+        Refused: `unknown_adapter`; `wrong_tenant`, the weights are another tenant's.
     """
     version = hub.catalogue.adapters.get(body.subject)
     if version is not None and version.manifest.tenant == body.tenant:
         return version.manifest
-    merged = (release.merged for release in hub.catalogue.releases.values() if release.tenant == body.tenant)
-    if body.kind is AttestationKind.SIGNATURE and body.subject in merged:
+    if body.kind is AttestationKind.SIGNATURE and body.subject in hub.catalogue.bases:
+        hub.lineage.check_use(body.tenant, body.subject)
         return hub.catalogue.bases[body.subject]
-    raise Refused("unknown_adapter", "this tenant has no such adapter version or merged weights", detail=body.subject)
+    raise Refused("unknown_adapter", "this tenant has no such adapter version or weights", detail=body.subject)
 
 
 async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseManifest) -> None:

@@ -117,7 +117,7 @@ class PromoteCheck:
         if release is not None:
             for one in dict.fromkeys((release.base, release.served_base)):
                 self._lineage.check_use(key[0], one)
-            signed_by = self._facts.signed.get(release.merged or release.adapter or "", ())
+            signed_by = self._facts.signed.get(release.signed_part, ())
             old = self._facts.deprecated.get(release.adapter or "")
             if old is not None and now_ms >= old.from_ms:
                 raise Refused(

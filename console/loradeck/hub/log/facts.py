@@ -44,7 +44,7 @@ class Facts:
         """Dataset -> its entry in the dataset ledger."""
 
         self.signed: dict[str, set[str]] = defaultdict(set)
-        """Adapter or merged weights -> public keys that have signed it; each was verified when it was sent."""
+        """Adapter or weights -> public keys that have signed it; each was verified when it was sent."""
 
         self.deprecated: dict[str, Deprecation] = {}
         """Adapter -> from when on it is not promoted."""
