@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
-from tests.fakes.hub_in_process import BASE, PROVENANCE, Deck, folder, key, running, until
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, PROVENANCE, Deck, folder, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from websockets.asyncio.client import connect
 
@@ -128,6 +128,7 @@ def _bodies(fleet: Fleet) -> dict[tuple[str, str], Any]:
             "files": [file.model_dump() for file in fleet.dataset.files],
             "provenance": PROVENANCE.model_dump(mode="json"),
         },
+        ("POST", "/v1/bases"): OTHER_BASE.model_dump(mode="json"),
         ("POST", "/v1/releases"): {"tenant": THEIRS, "adapter": theirs["release"], "merged": BASE.digest},
         ("POST", "/v1/jobs"): JobRequest(spec=evaluate).model_dump(mode="json"),
         ("POST", "/v1/attestations"): {
@@ -312,3 +313,21 @@ async def test_when_a_token_was_last_used_is_written_and_revives_none(fleet: Fle
     written = {token.id: token for token in await deck.hub.store(lambda s: s.tokens())}[made["id"]]
     assert written.revoked
     assert written.last_used_ms == used[made["id"]]
+
+
+async def test_a_private_base_is_seen_and_used_by_its_tenant_alone(fleet: Fleet) -> None:
+    """The attack: `promote acme <zeta's private weights>` answers acme's callers, and `/v1/bases` lists them."""
+    deck, ours, theirs = fleet.deck, await fleet.client("releaser", OURS), await fleet.client("releaser", THEIRS)
+    manifest = OTHER_BASE.model_dump(mode="json")
+    await deck.refused(403, "forbidden", "POST", f"bases?tenant={OURS}", manifest, ours)
+    await deck.refused(403, "forbidden", "POST", "bases", manifest, ours)
+    await deck.ok("POST", f"bases?tenant={THEIRS}", manifest)
+    seen = {base["digest"]: base["tenants"] for base in await deck.ok("GET", "bases", client=theirs)}
+    assert seen == {BASE.digest: [], OTHER_BASE.digest: [THEIRS]}
+    assert [base["digest"] for base in await deck.ok("GET", "bases", client=ours)] == [BASE.digest]
+    releases = await deck.ok("GET", f"releases?tenant={OURS}", client=ours)
+    assert OTHER_BASE.digest not in {release["base"] for release in releases}
+    made = (await deck.adapter_manifest(OURS, seed=3, base=OTHER_BASE)).model_dump(mode="json")
+    await deck.refused(409, "wrong_tenant", "POST", f"adapters/{OURS}/support/versions", made)
+    await deck.refused(409, "wrong_tenant", "POST", f"bases?tenant={OURS}", manifest)
+    await deck.refused(409, "wrong_tenant", "POST", f"bases?tenant={THEIRS}", BASE.model_dump(mode="json"))

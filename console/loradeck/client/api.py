@@ -292,9 +292,12 @@ class HubApi:
 
     # ---- registry ------------------------------------------------------------------------------------------
 
-    async def register_base(self, manifest: BaseManifest) -> responses.Registered:
-        """Registers a base's manifest."""
-        return await self.transport.ask(responses.Registered, "POST", "bases", body=manifest, repeatable=True)
+    async def register_base(self, manifest: BaseManifest, tenant: str | None = None) -> responses.Registered:
+        """Registers a base's manifest, for one tenant or for all."""
+        params = {"tenant": tenant}
+        return await self.transport.ask(
+            responses.Registered, "POST", "bases", body=manifest, params=params, repeatable=True
+        )
 
     async def bases(self) -> list[responses.BaseEntry]:
         """All bases, in the order of registration."""

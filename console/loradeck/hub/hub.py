@@ -21,7 +21,6 @@ from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.garbage import Garbage
 from loradeck.hub.data.lineage import Lineage
-from loradeck.hub.data.reads import Reads
 from loradeck.hub.data.uploads import Uploads
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
@@ -181,7 +180,6 @@ class Hub:
         self.lineage = lineage = Lineage(catalogue, attestations)
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
-        self.reads = Reads(catalogue, attestations, clock)
         self.gates = gates = Gates(state, catalogue, attestations, jobs, background)
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.failed_promotes = failed = FailedPromotes(jobs)
@@ -216,7 +214,7 @@ class Hub:
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
-        self.seen = seen = Seen(catalogue, self.lineage, fleet, tables, replicas, rows)
+        self.seen = seen = Seen(catalogue, self.attestations, self.lineage, fleet, tables, replicas, rows)
         self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, seen, status.now)
 
     def _subscribe(self) -> None:

@@ -28,7 +28,6 @@ class AttestationKind(StrEnum):
     LEDGER = "ledger"  # of a dataset: the hub's counts of its rows; LedgerEntry in `body`
     SCAN = "scan"  # of a dataset or suite: personal data and secrets in its rows; ScanReport in `body`
     LINEAGE = "lineage"  # of a base: the hub's record of what a job made it from; BaseLineage in `body`
-    READ = "read"  # of a dataset or suite: somebody was given a file of its rows; `body` {sha256, token}
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
     ERASED_ELSEWHERE = "erased_elsewhere"  # of a dataset: rows that another tenant had erased; Erasure in `body`
 

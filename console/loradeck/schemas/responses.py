@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.audit import AuditHead
-from loradeck.schemas.ids import Digest, Wire
+from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.release import Release
 
@@ -25,6 +26,8 @@ class BaseEntry(Wire):
     digest: Digest
     label: str
     manifest: BaseManifest
+    tenants: tuple[Name, ...] = Field((), description="whose own it is; none: it is for all tenants")
+    made: tuple[BaseLineage, ...] = Field((), description="what jobs made it from")
 
 
 class DatasetEntry(Wire):

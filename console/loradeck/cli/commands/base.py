@@ -28,11 +28,12 @@ def base() -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--model-id", help="Such as org/model; from DIR.manifest.json by default.")
 @click.option("--revision", help="Revision of the model; from DIR.manifest.json by default.")
+@click.option("--tenant", help="Only for this tenant. Without: for all, unless a tenant's job made it.")
 @writes
-async def add(s: Session, folder: Path, model_id: str | None, revision: str | None) -> None:
+async def add(s: Session, folder: Path, model_id: str | None, revision: str | None, tenant: str | None) -> None:
     """Register a base model by the digest of its files. They are read here and not sent."""
     manifest = await asyncio.to_thread(_described, folder, model_id, revision)
-    registered = await s.api.register_base(manifest)
+    registered = await s.api.register_base(manifest, tenant)
     s.out.json(registered)
     size = sum(entry.size for entry in manifest.files)
     s.out.say(
@@ -47,13 +48,14 @@ async def ls(s: Session) -> None:
     """List bases."""
     s.out.listed(
         await s.api.bases(),
-        ("BASE", "DIGEST", "MODEL", "REVISION", "MB"),
+        ("BASE", "DIGEST", "MODEL", "REVISION", "MB", "FOR"),
         lambda b: (
             b.label,
             b.digest[:12],
             b.manifest.model_id,
             b.manifest.revision,
             f"{sum(f.size for f in b.manifest.files) / 1e6:,.0f}",
+            ", ".join(b.tenants) or "all tenants",
         ),
         empty="no bases; loradeck base add DIR",
     )

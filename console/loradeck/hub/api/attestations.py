@@ -31,7 +31,6 @@ _OURS = frozenset(
         AttestationKind.LEDGER,
         AttestationKind.SCAN,
         AttestationKind.LINEAGE,
-        AttestationKind.READ,
         AttestationKind.ERASURE,
         AttestationKind.ERASED_ELSEWHERE,
     }

@@ -18,6 +18,7 @@ from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.ids import Name, Reason, Role
 from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.log import FLEET
 from loradeck.schemas.manifest import (
     AdapterManifest,
     AdapterVersion,
@@ -39,19 +40,31 @@ router = APIRouter(prefix="/v1", tags=["registry"], route_class=Guarded)
 
 
 @router.post("/bases")
-async def register_base(body: BaseManifest, hub: ThisHub, caller: Releaser) -> Registered:
-    """Registers a base by the digest of its files, which stay on the nodes."""
-    if body.digest not in hub.catalogue.bases:
-        hub.datasets.check_descent(base=body.digest)
-    await hub.registry.register(Doc.BASE, body.digest, body.model_dump(mode="json"), tenant=None, by=caller.actor)
-    return Registered(digest=body.digest, label=hub.catalogue.base_label(body.digest))
+async def register_base(
+    body: BaseManifest, hub: ThisHub, caller: ReleaserOfEach, tenant: Name | None = None
+) -> Registered:
+    """Registers a base by the digest of its files, which stay on the nodes: for one tenant, or for all.
+
+    What a tenant's job has made is registered by a releaser of that tenant, everything else by one of all tenants.
+    """
+    digest, owners = body.digest, hub.lineage.owners(body.digest)
+    if not any(map(caller.sees, owners)):
+        caller.at(FLEET)
+    if tenant is not None:
+        hub.log.state.tenant(tenant)
+        hub.lineage.check_claim(tenant, digest)
+    if digest not in hub.catalogue.bases:
+        hub.datasets.check_descent(base=digest)
+    elif tenant is not None and tenant not in owners:
+        raise Refused("exists", "this base is for all tenants already", detail=hub.catalogue.base_label(digest))
+    await hub.registry.register(Doc.BASE, digest, body.model_dump(mode="json"), tenant=tenant, by=caller.actor)
+    return Registered(digest=digest, label=hub.catalogue.base_label(digest))
 
 
 @router.get("/bases")
 async def bases(hub: ThisHub, caller: ReaderOfEach) -> list[BaseEntry]:
-    """All bases, but for those of other tenants."""
-    catalogue, seen = hub.catalogue, hub.seen.bases(caller)
-    return [BaseEntry(digest=d, label=catalogue.base_label(d), manifest=catalogue.bases[d]) for d in seen]
+    """All bases that the caller sees, with whose they are and what jobs made them from."""
+    return [hub.seen.base(caller, digest) for digest in hub.seen.bases(caller)]
 
 
 # ---- datasets and suites ---------------------------------------------------------------------------------

@@ -59,8 +59,9 @@ class Lineage:
 
     def owners(self, base: str) -> frozenset[str]:
         """The tenants that a base is the own of; none where it is for all."""
-        made = self._attestations.facts.made
-        return ownership.owners(base, made=made, releases=self._catalogue.releases.values())
+        made, catalogue = self._attestations.facts.made, self._catalogue
+        registered_for = catalogue.base_tenants.get(base)
+        return ownership.owners(base, made=made, releases=catalogue.releases.values(), registered_for=registered_for)
 
     def releases(self) -> dict[str, Release]:
         """The registered releases, and base alone on every base that a job made, for those whose job it was."""

@@ -99,7 +99,9 @@ class Merging:
             raise Refused("bad_report", why)
         made = BaseLineage(tenant=spec.tenant, job=job.id, base=adapted.base, adapter=adapted.adapter)
         await self._lineage.record(manifest.digest, made)
-        await self._registry.register(Doc.BASE, manifest.digest, manifest.model_dump(mode="json"), tenant=None, by=by)
+        await self._registry.register(
+            Doc.BASE, manifest.digest, manifest.model_dump(mode="json"), tenant=spec.tenant, by=by
+        )
         release = await self.register(merged, by)
         body = report.model_dump(mode="json")
         draft = self._attestations.draft(AttestationKind.MERGE, release.id, spec.tenant, body, by)

@@ -32,6 +32,9 @@ class Catalogue:
         self.adapters_with: dict[str, set[str]] = defaultdict(set)
         """SHA-256 of a file -> the adapter versions that name it."""
 
+        self.base_tenants: dict[str, str] = {}
+        """Base -> the tenant that it was registered for; none where it is for all."""
+
         self._base_labels: dict[str, str] = {}
         self._views: dict[str, ReleaseView] = {}
         self._refs: dict[str, ReleaseRef] = {}
@@ -53,6 +56,8 @@ class Catalogue:
             case Doc.BASE:
                 self.bases[digest] = BaseManifest.model_validate(body)
                 self._base_labels[digest] = f"B{document.serial}"
+                if document.tenant is not None:
+                    self.base_tenants[digest] = document.tenant
             case Doc.ADAPTER:
                 version = AdapterVersion.model_validate(body)
                 self.adapters[version.digest] = version

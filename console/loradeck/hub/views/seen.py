@@ -9,9 +9,11 @@ from loradeck.hub.access.auth import Caller
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.views.rows import Rows
+from loradeck.schemas.responses import BaseEntry
 from loradeck.schemas.state import Me, NodeReplica, NodeRow
 
 
@@ -20,6 +22,7 @@ class Seen:
     """Cuts what tenants share to what a caller sees. Callers who see all tenants get everything, at no cost."""
 
     _catalogue: Catalogue
+    _attestations: Attestations
     _lineage: Lineage
     _fleet: Fleet
     _tables: NodeTables
@@ -37,6 +40,17 @@ class Seen:
         if caller.tenants is None:
             return bases
         return [base for base in bases if not (own := self._lineage.owners(base)) or any(map(caller.sees, own))]
+
+    def base(self, caller: Caller, digest: str) -> BaseEntry:
+        """A base with its owners and its lineage, as far as they are of tenants that the caller sees."""
+        made = self._attestations.facts.made.get(digest, ())
+        return BaseEntry(
+            digest=digest,
+            label=self._catalogue.base_label(digest),
+            manifest=self._catalogue.bases[digest],
+            tenants=tuple(sorted(filter(caller.sees, self._lineage.owners(digest)))),
+            made=tuple(one for one in made if caller.sees(one.tenant)),
+        )
 
     def node_names(self, caller: Caller) -> Collection[str]:
         """The nodes on which a pointer is placed that the caller sees."""

@@ -12,13 +12,15 @@ Made = Mapping[str, Sequence[BaseLineage]]
 """Base -> what jobs made it from; several where jobs gave the same weights."""
 
 
-def owners(base: str, *, made: Made, releases: Iterable[Release]) -> frozenset[str]:
-    """Lists the tenants that own a base: their jobs made it, or else it is registered as their merged weights.
+def owners(base: str, *, made: Made, releases: Iterable[Release], registered_for: str | None = None) -> frozenset[str]:
+    """Lists the tenants that own a base: their jobs made it, it is registered for one, or as their merged weights.
 
-    A base that nobody owns, as one from a publisher, is for every tenant.
+    The first of these that is known counts. A base that nobody owns, as one from a publisher, is for every tenant.
     """
     by_job = {lineage.tenant for lineage in made.get(base, ())}
-    return frozenset(by_job or {release.tenant for release in releases if release.merged == base})
+    if by_job or registered_for is not None:
+        return frozenset(by_job or {registered_for or ""})
+    return frozenset(release.tenant for release in releases if release.merged == base)
 
 
 def check_use(tenant: str, base: str, *, owned_by: frozenset[str], name: str) -> None:
