@@ -146,7 +146,7 @@ def trained_base(out: Path) -> dict[str, Any]:
     found = base_manifest(out, manifest.model_id, manifest.revision)
     if found.digest != manifest.digest:
         raise AgentError("manifest_mismatch", "the trained base does not match its manifest", found.digest)
-    return {"base": found.digest, "folder": str(out)}
+    return {"base": found.digest, "folder": str(out), "manifest": manifest.model_dump(mode="json")}
 
 
 def keep_merged(out: Path, merged: Path) -> dict[str, Any]:

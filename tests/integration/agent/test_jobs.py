@@ -176,7 +176,11 @@ def test_a_trained_base_is_known_by_its_digest_and_one_that_was_changed_is_refus
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     made = base_manifest(tmp_path, "acme/tickets", "abc")
     (tmp_path / "manifest.json").write_text(made.model_dump_json())
-    assert trained_base(tmp_path) == {"base": made.digest, "folder": str(tmp_path)}
+    assert trained_base(tmp_path) == {
+        "base": made.digest,
+        "folder": str(tmp_path),
+        "manifest": made.model_dump(mode="json"),
+    }
     (tmp_path / "model.safetensors").write_bytes(b"heights")
     with pytest.raises(AgentError, match="does not match its manifest"):
         trained_base(tmp_path)

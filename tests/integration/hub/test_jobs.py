@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from tests.fakes.hub_in_process import BASE, Deck, key, until
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, until
 from tests.fakes.linked_agent import BUILD, FakeAgent
 from tests.integration.hub.conftest import Join
 
@@ -125,6 +125,42 @@ async def test_a_run_that_trained_every_weight_is_done_when_it_names_the_base_it
     await agent.say(assigned, FINISHED, result)
     await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert (await job(deck, submitted["id"]))["state"] == state
+
+
+async def test_a_run_that_trained_every_weight_registers_them_as_its_tenants_own_with_a_release(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.tenant("bolt")
+    await deck.base()
+    agent = await join("n1")
+
+    async def over(manifest: BaseManifest) -> dict[str, Any]:
+        submitted = await train(deck, weights="full")
+        assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+        result = {"base": OTHER_BASE.digest, "folder": "/out", "manifest": manifest.model_dump(mode="json")}
+        await agent.say(assigned, FINISHED, result)
+        await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+        return await job(deck, submitted["id"])
+
+    before = await deck.ok("GET", "bases")
+    assert (await over(BASE))["code"] == "bad_report"
+    assert await deck.ok("GET", "bases") == before
+    done = await over(OTHER_BASE)
+    release = done["result"]["release"]
+    assert (done["state"], done["result"]["label"]) == ("done", "support-full")
+    assert release == deck.hub.catalogue.base_alone_id("acme", OTHER_BASE.digest)
+    (made,) = [base for base in await deck.ok("GET", "bases") if base["digest"] == OTHER_BASE.digest]
+    assert made["tenants"] == ["acme"]
+    assert [one["job"] for one in made["made"]] == [done["id"]]
+    await join("n2", base=OTHER_BASE.digest)
+    await deck.promote(release, wait="committed")
+    theirs = PromoteRequest(
+        release=deck.hub.catalogue.base_alone_id("bolt", OTHER_BASE.digest),
+        expected_generation=0,
+        idempotency_key=key(),
+    ).model_dump(mode="json")
+    await deck.refused(409, "wrong_tenant", "POST", "tenants/bolt/routes/production/promote", theirs)
 
 
 async def test_the_hub_keeps_a_jobs_newest_checkpoint_and_removes_no_file_that_anything_else_names(

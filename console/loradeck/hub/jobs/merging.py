@@ -1,4 +1,4 @@
-"""Merged releases: registered by a person who made the weights, or by the merge job that did."""
+"""Releases of whole weights: merged ones, registered by a person or by their job, and those that a job has trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import merge
 from loradeck.schemas.attestation import AttestationKind, BaseLineage, MergeReport
-from loradeck.schemas.jobs import Job, MergeSpec
+from loradeck.schemas.jobs import Job, MergeSpec, TrainSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.moves import MergedRelease
 from loradeck.schemas.release import Form, Release
@@ -22,7 +22,7 @@ from loradeck.store.interface import Doc
 
 @dataclass(eq=False)
 class Merging:
-    """Registers merged weights as releases."""
+    """Registers whole weights as releases."""
 
     _state: FoldedLog
     _registry: Registry
@@ -74,6 +74,16 @@ class Merging:
         )
         await self._registry.register_release(release, by)
         return release
+
+    async def trained(self, job: Job, spec: TrainSpec, manifest: BaseManifest) -> Release:
+        """Registers what a job made by training every weight, as a base of its tenant's own and the release of it."""
+        by, base = f"job {job.id}", manifest.digest
+        await self._registry.register(Doc.BASE, base, manifest.model_dump(mode="json"), tenant=spec.tenant, by=by)
+        release = self._registry.catalogue.base_alone(spec.tenant, base).model_copy(
+            update={"label": f"{spec.name}-full"}
+        )
+        await self._registry.register_release(release, by)
+        return self._registry.catalogue.releases[release.id]
 
     async def merged(self, job: Job, spec: MergeSpec, result: dict[str, Any]) -> dict[str, Any]:
         """Registers a merge job's weights as a base and as a release, and attests its report. Returns the job's result.

@@ -16,6 +16,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import AttestationKind, BaseLineage
 from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, TrainSpec
+from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.training import Weights
 from loradeck.store.interface import StoreError
 
@@ -45,7 +46,7 @@ class Results:
             if isinstance(job.spec, EvaluateSpec):
                 result = await self._evaluated(job, job.spec, result)
             elif isinstance(job.spec, TrainSpec):
-                await self._trained(job, job.spec, result)
+                result = await self._trained(job, job.spec, result)
             elif isinstance(job.spec, MergeSpec):
                 result = await self._merging.merged(job, job.spec, result)
         except Refused as refused:
@@ -56,17 +57,26 @@ class Results:
             return Outcome(code=error.code, message=str(error))
         return Outcome(result)
 
-    async def _trained(self, job: Job, spec: TrainSpec, result: dict[str, Any]) -> None:
+    async def _trained(self, job: Job, spec: TrainSpec, result: dict[str, Any]) -> dict[str, Any]:
         if spec.weights is Weights.FULL:
             base = str(result.get("base"))
             if not re.fullmatch("[0-9a-f]{64}", base) or base == spec.base:
                 raise Refused("bad_report", "the job says it is done, and names no base that it made")
             made = BaseLineage(tenant=spec.tenant, job=job.id, base=spec.base, datasets=spec.datasets)
+            if "manifest" not in result:  # an agent of an earlier version: a person registers the base
+                await self._lineage.record(base, made)
+                return result
+            manifest = BaseManifest.model_validate(result["manifest"])
+            if manifest.digest != base:
+                raise Refused("bad_report", "the manifest is of other weights than the job says it made")
             await self._lineage.record(base, made)
-            return
+            release = await self._merging.trained(job, spec, manifest)
+            kept = {key: value for key, value in result.items() if key != "manifest"}
+            return {**kept, "release": release.id, "label": release.label}
         version = self._catalogue.adapters.get(str(result.get("adapter")))
         if version is None or version.manifest.tenant != spec.tenant or version.release != result.get("release"):
             raise Refused("bad_report", "the job says it is done, and its adapter version is not registered")
+        return result
 
     async def _evaluated(self, job: Job, spec: EvaluateSpec, result: dict[str, Any]) -> dict[str, Any]:
         if "report" not in result:
