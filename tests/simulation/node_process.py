@@ -337,9 +337,10 @@ def _json(status: int, document: dict[str, Any]) -> Reply:
 class ReleaseStore:
     """The files of releases: a fetch takes a moment, and the first time it needs the hub."""
 
-    def __init__(self, folder: Any, hub: Any) -> None:
+    def __init__(self, folder: Any, hub: Any, signers: frozenset[str]) -> None:
         process = current()
         assert process is not None
+        self.signers = signers
         self._network, self._hub = process.host.network, hub
         self.stored: set[str] = set()
 
