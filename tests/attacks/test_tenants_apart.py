@@ -331,3 +331,17 @@ async def test_a_private_base_is_seen_and_used_by_its_tenant_alone(fleet: Fleet)
     await deck.refused(409, "wrong_tenant", "POST", f"adapters/{OURS}/support/versions", made)
     await deck.refused(409, "wrong_tenant", "POST", f"bases?tenant={OURS}", manifest)
     await deck.refused(409, "wrong_tenant", "POST", f"bases?tenant={THEIRS}", BASE.model_dump(mode="json"))
+
+
+async def test_a_node_reads_adapters_of_the_tenants_that_it_works_for_alone(fleet: Fleet) -> None:
+    """The attack: with any agent's token, every tenant's weights."""
+    deck, sha256 = fleet.deck, fleet.theirs["weights"]
+    other = await FakeAgent(deck, "n2", site="elsewhere").join()
+    here, there = await deck.as_role("agent", "n1"), await deck.as_role("agent", "n2")
+    stranger = await deck.as_role("agent", "n3")
+    await deck.tenant(THEIRS, placement={"site": "elsewhere"})
+    assert (await there.get(f"blobs/{sha256}")).status_code == 200
+    await until(lambda: not deck.hub.withdrawals.on("n1"), "n1 has acknowledged that it is withdrawn")
+    await deck.refused(403, "forbidden", "GET", f"blobs/{sha256}", client=here)
+    await deck.refused(403, "forbidden", "GET", f"blobs/{sha256}", client=stranger)
+    await other.leave()

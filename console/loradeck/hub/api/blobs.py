@@ -113,10 +113,16 @@ def _check_read(hub: Hub, caller: Caller, sha256: str) -> None:
         for digest in catalogue.rows_in.get(sha256, ())
     }
     tenants = {manifest.tenant for manifest in rows.values()}
-    if caller.tenants is not None:
-        of_adapters = {catalogue.adapters[digest].manifest.tenant for digest in catalogue.adapters_with.get(sha256, ())}
-        if not any(map(caller.sees, tenants | of_adapters)):
-            raise Refused("unknown_blob", "there is no such blob", detail=sha256)
+    of_adapters = {catalogue.adapters[digest].manifest.tenant for digest in catalogue.adapters_with.get(sha256, ())}
+    if caller.node is not None and of_adapters and of_adapters.isdisjoint(_tenants_at(hub, caller.node)):
+        raise Refused(
+            "forbidden",
+            "the file is of an adapter whose tenant has neither a route nor a job on this node",
+            detail=caller.node,
+            fix="place a route of the tenant there",
+        )
+    if caller.tenants is not None and not any(map(caller.sees, tenants | of_adapters)):
+        raise Refused("unknown_blob", "there is no such blob", detail=sha256)
     if not rows or any(role_at(caller, tenant) is Role.RELEASER for tenant in tenants):
         return
     if caller.node is not None and not hub.queue.inputs(caller.node).isdisjoint(rows):
@@ -128,6 +134,15 @@ def _check_read(hub: Hub, caller: Caller, sha256: str) -> None:
         detail=f"{caller.actor} is {caller.role.value}",
         fix="ask a releaser",
     )
+
+
+def _tenants_at(hub: Hub, name: str) -> set[str]:
+    """The tenants that a node works for: by a pointer that it may answer for, a pin, or a job that it holds."""
+    node = hub.fleet.nodes.get(name)
+    if node is None:
+        return set()
+    keys = hub.tables.placed(hub.tables.table(node.labels, name)) | hub.withdrawals.on(name)
+    return {tenant for tenant, _ in keys} | {pin.tenant for pin in node.pins} | hub.queue.tenants(name)
 
 
 def _range(header: str | None, size: int) -> tuple[int, int, bool]:

@@ -239,6 +239,10 @@ class Queue:
         """The jobs whose leases a node holds."""
         return frozenset(job.id for job in self._jobs if job.node == node and job.state in _GIVEN)
 
+    def tenants(self, node: str) -> set[str]:
+        """The tenants of the jobs whose leases a node holds."""
+        return {job.tenant for job in self._jobs if job.node == node and job.state in _GIVEN}
+
     # ---- messages of executors -----------------------------------------------------------------------------
 
     def event(self, node: Node, message: JobEvent) -> None:
