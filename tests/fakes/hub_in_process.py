@@ -106,6 +106,8 @@ class Deck:
                 if known["name"] == name and not known["revoked"]:
                     await self.local.delete(f"tokens/{known['id']}")
             answer = await self.local.post("tokens", json=body)
+            if answer.status_code == 409:  # from an earlier run over this folder
+                answer = await self.local.post("tokens", json=body | {"name": f"{name}-{secrets.token_hex(4)}"})
             assert answer.status_code == 200, answer.text
             self._tokens[name] = answer.json()["token"]
         return self._tokens[name]
