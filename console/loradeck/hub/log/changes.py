@@ -54,14 +54,18 @@ class Subscriber:
 
     def owe_events(self, events: Iterable[Event]) -> None:
         """Adds events that the caller sees; too many of them at once become a reset."""
-        self.events.extend(event for event in events if self.caller.sees(event.tenant))
+        if self.caller.tenants is not None:
+            events = [event for event in events if self.caller.sees(event.tenant)]
+        self.events.extend(events)
         if len(self.events) > OWED_EVENTS:
             self.reset = "too far behind with the log"
         self.wake.set()
 
     def owe_rows(self, keys: Iterable[PointerKey]) -> None:
         """Adds tenant rows that the caller sees."""
-        self.tenants.update(dict.fromkeys(key for key in keys if self.caller.sees(key[0])))
+        if self.caller.tenants is not None:
+            keys = [key for key in keys if self.caller.sees(key[0])]
+        self.tenants.update(dict.fromkeys(keys))
         self.wake.set()
 
     def end(self, why: str) -> None:
