@@ -91,7 +91,7 @@ def seeded(nodes: int, tenants: int, *, ticks: int = 0) -> Iterator[Seeded]:
     """
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         root = Path(folder)
-        _write_log(root / "hub", tenants, max(1, nodes // RACK))
+        write_log(root / "hub", tenants, max(1, nodes // RACK))
         command = [sys.executable, "-m", "tests.bench.seeded", str(root), str(nodes), str(ticks)]
         with (root / "hub.log").open("w") as log:
             hub = subprocess.Popen(command, stdout=log, stderr=log, text=True)
@@ -130,7 +130,8 @@ def _releases(tenant: str) -> tuple[Release, Release]:
     return first, second
 
 
-def _write_log(data: Path, tenants: int, racks: int) -> None:
+def write_log(data: Path, tenants: int, racks: int) -> None:
+    """Writes the log of so many tenants into a new data folder of a hub."""
     data.mkdir(mode=0o700)
     store = SqliteStore(data / "hub.db")
     with store._database.reading() as connection:
