@@ -95,6 +95,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
 def canonical_json(value: BaseModel | Mapping[str, Any]) -> bytes:
     """Serialises a document to the one byte string that is hashed: sorted keys, no spaces, UTF-8, no NaN.
 
@@ -102,7 +105,7 @@ def canonical_json(value: BaseModel | Mapping[str, Any]) -> bytes:
         ValueError: the document holds NaN or an infinity.
     """
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _canonical(data).encode()
 
 
 def digest_of(value: BaseModel | Mapping[str, Any]) -> str:

@@ -78,7 +78,7 @@ class ReleaseHealth:
         """
         key, left = before.key, before.release
         assert left is not None
-        recent = self._counts.recent(key, before.generation, left, now).counts
+        recent = self._counts.minute(key, before.generation, left, now)
         counts = recent if recent.checked else self.total(before, left)
         self._counts.left(key, left, (at_ms - (before.moved_ms or at_ms)) / 1000, before.generation)
         return counts.bad_share

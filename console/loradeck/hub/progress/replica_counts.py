@@ -16,9 +16,10 @@ from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.link import Replica
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Progress:
-    """The number of placed replicas at each stage of a pointer's current generation.
+    """The number of placed replicas at each stage of a pointer's current generation. Never changed in place; it is not
+    frozen because that doubles what making one takes.
 
     `reachable` replicas are those whose node was heard within the TTL and says that they answer. Only these count as
     `flipped`, `proven` or `listed`: nobody knows what the others answer with now. `owing_flip` and `owing_proof` are

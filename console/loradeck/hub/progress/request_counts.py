@@ -302,8 +302,13 @@ class RequestCounts:
         """The answers of the release on all replicas in this generation."""
         return self._live.get(key, {}).get((generation, release), NO_COUNTS)
 
+    def minute(self, key: PointerKey, generation: int, release: str, now: float) -> Counts:
+        """The counts of a release's last minute in one generation, on all replicas."""
+        window = self._windows.get(key, {}).get((generation, release))
+        return window.sum(now) if window is not None else NO_COUNTS
+
     def recent(self, key: PointerKey, generation: int, release: str, now: float) -> Recent:
-        """The last minute of a release in one generation, on all replicas."""
+        """The last minute of a release in one generation, on all replicas, with its times to first token."""
         seconds = max(1.0, min(WINDOW_S, now - self._started))
         window = self._windows.get(key, {}).get((generation, release))
         return window.recent(now, seconds) if window is not None else Recent(seconds=seconds)

@@ -40,10 +40,10 @@ def plan(
     Raises:
         Refused: plan_required: it is to be executed, and no plan was sent back.
     """
-    steps = []
+    steps, asked = [], frozenset(request.tenants)
     for key in sorted(now):
         pointer = now[key]
-        if (request.tenants and pointer.tenant not in request.tenants) or pointer.tenant in offboarded:
+        if (asked and pointer.tenant not in asked) or pointer.tenant in offboarded:
             continue
         was = then.get(key)
         target = was.release if was is not None else None
