@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import pytest
 from tests.fakes.hub_in_process import Deck, key
 from tests.integration.hub.conftest import Join
 
+from loradeck.hub.fleet.link_socket import LinkSocket
+from loradeck.hub.log.log import Order, Published
+from loradeck.hub.log.signing import Signing
 from loradeck.schemas.moves import MoveResult, RewindPlan
+from loradeck.schemas.table import SignedText
+from loradeck.store.interface import Committed
+from loradeck.store.sqlite import SqliteStore
 
 
 async def three_tenants(deck: Deck, join: Join) -> tuple[int, dict[str, str], dict[str, str]]:
@@ -49,6 +57,43 @@ async def test_a_dry_run_changes_nothing_and_executing_it_moves_all_in_one_txn(d
     assert len({e.txn for e in result.events}) == 1
     assert result.reached == "proven"
     assert {name: deck.hub.log.state.pointers[name, "production"].release for name in first} == first
+
+
+async def test_a_rewind_is_one_commit_one_frame_for_each_node_and_one_signature_for_each_pointer(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rev, first, _ = await three_tenants(deck, join)
+    await join("n2", slots=16)
+    planned = await plan(deck, to_rev=rev)
+    did: Counter[str] = Counter()
+    write, commit, sign = LinkSocket.write_frame, SqliteStore.commit, Signing.entry
+
+    def written(socket: LinkSocket, frame: bytes) -> bool:
+        did["frames"] += b'"type":"desired"' in frame
+        return write(socket, frame)
+
+    def committed(store: SqliteStore, *args: Any, **more: Any) -> Committed:
+        did["commits"] += 1
+        return commit(store, *args, **more)
+
+    def signed(signing: Signing, body: str) -> SignedText:
+        did["signatures"] += 1
+        return sign(signing, body)
+
+    at_commit: list[Counter[str]] = []
+    follow = deck.hub.progress.committed
+
+    def followed(published: Published) -> None:
+        at_commit.append(Counter(did))
+        follow(published)
+
+    monkeypatch.setitem(deck.hub.log._followers, Order.PROGRESS, followed)
+    monkeypatch.setattr(LinkSocket, "write_frame", written)
+    monkeypatch.setattr(SqliteStore, "commit", committed)
+    monkeypatch.setattr(Signing, "entry", signed)
+    body = {"to_rev": rev, "generations": {f"{s.tenant}/{s.route}": s.generation for s in planned.steps}}
+    await deck.ok("POST", "rewind?wait=flipped&timeout=20", body | {"dry_run": False, "idempotency_key": key()})
+    assert at_commit == [{"commits": 1, "frames": 2, "signatures": len(first)}]
 
 
 async def test_what_lay_beneath_then_and_is_not_registered_any_more_does_not_come_back(deck: Deck, join: Join) -> None:
