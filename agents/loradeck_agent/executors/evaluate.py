@@ -25,8 +25,7 @@ from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
 from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import Base, load_base
-from loradeck_agent.executors.evaluation.choices import likelihoods
-from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
 from loradeck_agent.executors.evaluation.scoring import scored
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.publish import publish_documents

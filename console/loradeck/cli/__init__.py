@@ -27,7 +27,7 @@ COMMANDS = {
         "Give a release to a share of a route's callers: start, step, finish, abort and show.",
     ),
     "rewind": (
-        "loradeck.cli.commands.rewind:rewind",
+        "loradeck.cli.commands.moves:rewind",
         "Put pointers back as they were at a rev or a time, all in one transaction.",
     ),
     "move": ("loradeck.cli.commands.moves:outcome", "Look up a move whose answer was lost, by its key."),

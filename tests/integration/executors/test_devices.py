@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import ExecutorSpec, TrainSpec
 from loradeck_agent.executors.base import load_base
-from loradeck_agent.executors.evaluation.choices import likelihoods
-from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
 from loradeck_agent.executors.merging.merge_probe import _log_probs
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken

@@ -249,7 +249,7 @@ def test_the_likeliest_choice_is_that_of_the_tokens_one_by_one(bench: Bench) -> 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from loradeck_agent.executors.evaluation.choices import likelihoods
+    from loradeck_agent.executors.evaluation.greedy import likelihoods
 
     model = AutoModelForCausalLM.from_pretrained(bench.base).eval()
     prompt, answers = [5, 9, 12], [[7], [8, 9, 10], [11, 4]]

@@ -1,4 +1,6 @@
-"""Greedy decoding in batches, with the margin of every token.
+"""Answers of a model in batches: greedy ones with the margin of every token, and the likelihoods of given ones.
+
+Multiple-choice items (general capability) are scored by likelihoods.
 
 It shares no code with the embedded engine on purpose: a canary record made here and a proof made there agree only if
 both compute the same thing.
@@ -68,3 +70,24 @@ def _common(prompts: list[list[int]]) -> int:
     first, last = min(prompts), max(prompts)  # in order of tokens: what these two share, all do
     most = min(map(len, prompts)) - 1
     return next((i for i in range(most) if first[i] != last[i]), most)
+
+
+@torch.inference_mode()
+def likelihoods(model: Any, prompt: list[int], answers: list[list[int]], *, pad: int) -> list[float]:
+    """Mean log-probability per token (nats) of each answer after a prompt; the mean keeps long answers comparable.
+
+    Prompt and answers are tokens; all answers are read in one batch, padded on the right.
+
+    Raises:
+        ValueError: an answer has no tokens.
+    """
+    if not all(answers):
+        raise ValueError("an answer without tokens")
+    width = max(len(answer) for answer in answers)
+    ids = torch.tensor([[*prompt, *a, *([pad] * (width - len(a)))] for a in answers], device=model.device)
+    mask = torch.tensor([[1] * (len(prompt) + len(a)) + [0] * (width - len(a)) for a in answers], device=model.device)
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=width + 1).logits
+    # The first kept position is the prompt's last token: it says what the answer begins with.
+    logs = torch.log_softmax(logits[:, :-1].float(), -1)
+    chosen = logs.gather(-1, ids[:, len(prompt) :, None])[..., 0]
+    return [float(row[: len(answer)].mean()) for row, answer in zip(chosen, answers, strict=True)]

@@ -15,8 +15,7 @@ from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, rows_of
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option
-from loradeck.cli.shared.provenance import provenance_of, provenance_options
-from loradeck.cli.shared.scan import accept_option, print_scan
+from loradeck.cli.shared.provenance import accept_option, print_scan, provenance_of, provenance_options
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.blobs import download, upload
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace

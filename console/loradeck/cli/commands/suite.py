@@ -11,8 +11,7 @@ import click
 from loradeck.artifacts.suite_items import items_in, verify_suite
 from loradeck.cli.shared.files import checked, entry_of, json_of, text_of
 from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.provenance import provenance_of, provenance_options
-from loradeck.cli.shared.scan import accept_option, print_scan
+from loradeck.cli.shared.provenance import accept_option, print_scan, provenance_of, provenance_options
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.blobs import upload
 from loradeck.schemas.ids import short

@@ -1,4 +1,4 @@
-"""Provenance of rows and items: from options, or from a TOML file beside the rows."""
+"""Rows and items to be registered: their provenance, from options or a TOML file beside them, and the hub's scans."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import click
 
 from loradeck.cli.shared.files import checked, toml_of
 from loradeck.cli.shared.options import together
+from loradeck.cli.shared.session import Session
+from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.dataset_ledger import ScanReport
+from loradeck.schemas.ids import Digest
 from loradeck.schemas.manifest import Origin, Provenance, Tier
 
 provenance_options = together(
@@ -44,3 +48,18 @@ def provenance_of(rows: Path, sidecar: Path | None, given: dict[str, Any]) -> Pr
     settings = toml_of(source) if source is not None else {}
     settings.update({key: value for key, value in given.items() if value not in (None, ())})
     return checked(Provenance, settings, where=f"provenance of {rows}" + (f" ({source})" if source else ""))
+
+
+accept_option = click.option(
+    "--accept-findings", "accept", default="", metavar="WHY", help="Register them in spite of findings; WHY is kept."
+)
+
+
+async def print_scan(s: Session, digest: Digest) -> None:
+    """Prints the scans of a dataset or suite: findings, and the kinds that were and were not looked for."""
+    for found in await s.api.attestations(kind=AttestationKind.SCAN, subject=digest):
+        scan = ScanReport.model_validate(found.body)
+        what = "; ".join(f"{f.kind} in {f.rows} rows" for f in scan.findings) or "nothing"
+        s.out.say(f" found: {what}; {scan.duplicates} rows stand in it twice")
+        s.out.say(f" looked for {', '.join(scan.looked_for)}; secrets: {scan.secrets}")
+        s.out.say(f" not looked for: {', '.join(scan.not_looked_for)}")
