@@ -7,7 +7,7 @@ from loradeck.artifacts.adapters import verify_adapter
 from loradeck.artifacts.blobs import Blobs
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import verify_folder
-from loradeck.artifacts.install import install, installing
+from loradeck.artifacts.install import installing
 from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "base_digest",
     "base_here",
     "base_manifest",
-    "install",
     "installing",
     "scan",
     "verify_adapter",

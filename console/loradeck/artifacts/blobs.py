@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -88,19 +88,6 @@ class Blobs:
             limit: bytes that it may have at most.
         """
         return Incoming(self, sha256, size=size, limit=limit)
-
-    def put(self, chunks: Iterable[bytes], sha256: str, *, limit: int | None = None) -> int:
-        """Stores content under its digest and returns its size in bytes. A blob that is there already stays as it is.
-
-        Raises:
-            BadArtifact: `digest_mismatch`, `too_large`, `disk_full`. Nothing was stored.
-        """
-        incoming = self.receive(sha256, limit=limit)
-        with incoming:
-            for chunk in chunks:
-                incoming.write(chunk)
-            incoming.keep()
-        return incoming.written
 
 
 class Incoming(StagedFile):

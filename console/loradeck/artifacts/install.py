@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,27 +13,6 @@ from loradeck.artifacts.errors import BadArtifact, room_on
 from loradeck.artifacts.hash_checks import verify_folder
 from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, private_folder, remove, sweep
 from loradeck.schemas.manifest import FileEntry
-
-ReadBlob = Callable[[FileEntry], Iterable[bytes]]
-"""Yields the content of one file, in chunks."""
-
-
-def install(files: Sequence[FileEntry], read: ReadBlob, folder: Path) -> None:
-    """Installs exactly these files as `folder`, 0400 in folders of 0500. An existing folder is only verified.
-
-    Raises:
-        BadArtifact: `digest_mismatch`, `too_large`, `disk_full`: nothing was installed. `manifest_mismatch`,
-            `path_traversal`: the existing folder is wrong; it is left as it is.
-    """
-    if folder.exists():
-        verify_folder(files, folder)
-        return
-    with installing(files, folder) as staging:
-        for entry in files:
-            with staging.file(entry) as file:
-                for chunk in read(entry):
-                    file.write(chunk)
-                file.finish(mode=0o400)
 
 
 class Installation:
@@ -57,13 +36,11 @@ class Installation:
 
 @contextmanager
 def installing(files: Sequence[FileEntry], folder: Path) -> Iterator[Installation]:
-    """Installs files that the caller writes in the block, if it cannot hand out a `ReadBlob`; its end puts them in
-    place.
-
-    An exception in the block leaves nothing behind.
+    """Installs exactly these files as `folder`, 0400 in folders of 0500: the caller writes them in the block, whose
+    end puts them in place. An exception in the block leaves nothing behind.
 
     Raises:
-        BadArtifact: `manifest_mismatch`: the block did not write exactly `files`.
+        BadArtifact: `manifest_mismatch`: the block did not write exactly `files`; `disk_full`.
     """
     private_folder(folder.parent)
     sweep(folder.parent)

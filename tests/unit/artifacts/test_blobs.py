@@ -7,7 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +28,15 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def put(blobs: Blobs, chunks: Iterable[bytes], sha256: str, *, limit: int | None = None) -> int:
+    """What the hub does with a blob that it is sent."""
+    with blobs.receive(sha256, limit=limit) as incoming:
+        for chunk in chunks:
+            incoming.write(chunk)
+        incoming.keep()
+    return incoming.written
+
+
 @pytest.fixture
 def blobs(tmp_path: Path) -> Blobs:
     return Blobs(tmp_path / "hub" / "artifacts")
@@ -35,7 +44,7 @@ def blobs(tmp_path: Path) -> Blobs:
 
 def test_a_blob_is_kept_and_read_back_in_ranges(blobs: Blobs) -> None:
     assert not blobs.has(SHA)
-    assert blobs.put([DATA[:100], DATA[100:]], SHA) == len(DATA)
+    assert put(blobs, [DATA[:100], DATA[100:]], SHA) == len(DATA)
     assert (blobs.has(SHA), blobs.size(SHA)) == (True, len(DATA))
     assert b"".join(blobs.open(SHA)) == DATA
     assert b"".join(blobs.open(SHA, 10, 20)) == DATA[10:20]
@@ -45,7 +54,7 @@ def test_a_blob_is_kept_and_read_back_in_ranges(blobs: Blobs) -> None:
 
 
 def test_blobs_are_for_their_owner_only(blobs: Blobs) -> None:
-    blobs.put([DATA], SHA)
+    put(blobs, [DATA], SHA)
     assert {path.stat().st_mode & 0o777 for path in blobs.folder.rglob("*") if path.is_file()} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in (blobs.folder.parent, blobs.folder, *blobs.folder.iterdir())} == {
         0o700
@@ -54,7 +63,7 @@ def test_blobs_are_for_their_owner_only(blobs: Blobs) -> None:
 
 def test_a_wrong_digest_keeps_nothing(blobs: Blobs) -> None:
     with pytest.raises(BadArtifact) as caught:
-        blobs.put([DATA, b"!"], SHA)
+        put(blobs, [DATA, b"!"], SHA)
     assert caught.value.code == "digest_mismatch"
     assert caught.value.detail == f"sha256 {digest(DATA + b'!')}, not {SHA}"
     assert files(blobs.folder) == []
@@ -62,7 +71,7 @@ def test_a_wrong_digest_keeps_nothing(blobs: Blobs) -> None:
 
 def test_content_past_its_limit_or_size_keeps_nothing(blobs: Blobs) -> None:
     with pytest.raises(BadArtifact) as caught:
-        blobs.put([DATA], SHA, limit=len(DATA) - 1)
+        put(blobs, [DATA], SHA, limit=len(DATA) - 1)
     assert caught.value.code == "too_large"
     with pytest.raises(BadArtifact) as caught:
         blobs.receive(SHA, size=len(DATA), limit=len(DATA) - 1)
@@ -82,18 +91,18 @@ def test_a_stream_that_breaks_keeps_nothing(blobs: Blobs) -> None:
         raise ConnectionError("peer went away")
 
     with pytest.raises(ConnectionError):
-        blobs.put(broken(), SHA)
+        put(blobs, broken(), SHA)
     with blobs.receive(SHA) as incoming:
         incoming.write(DATA)  # and never kept
     assert files(blobs.folder) == []
 
 
 def test_a_blob_is_never_overwritten(blobs: Blobs) -> None:
-    blobs.put([DATA], SHA)
+    put(blobs, [DATA], SHA)
     before = blobs.path(SHA).stat()
-    blobs.put([DATA], SHA)
+    put(blobs, [DATA], SHA)
     with pytest.raises(BadArtifact):
-        blobs.put([b"other"], SHA)
+        put(blobs, [b"other"], SHA)
     after = blobs.path(SHA).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert b"".join(blobs.open(SHA)) == DATA
@@ -101,14 +110,14 @@ def test_a_blob_is_never_overwritten(blobs: Blobs) -> None:
 
 def test_the_same_blob_may_come_in_many_times_at_once(blobs: Blobs) -> None:
     with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(lambda _: blobs.put([DATA[:50], DATA[50:]], SHA), range(16)))
+        sizes = list(pool.map(lambda _: put(blobs, [DATA[:50], DATA[50:]], SHA), range(16)))
     assert sizes == [len(DATA)] * 16
     assert files(blobs.folder) == [f"{SHA[:2]}/{SHA}"]
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "a" * 63, "a" * 64 + "/", "a" * 63 + "\n"])
 def test_a_name_that_is_no_digest_is_refused(name: str, blobs: Blobs) -> None:
-    for call in (blobs.has, blobs.size, blobs.open, lambda sha: blobs.put([b""], sha)):
+    for call in (blobs.has, blobs.size, blobs.open, lambda sha: put(blobs, [b""], sha)):
         with pytest.raises(BadArtifact) as caught:
             call(name)
         assert caught.value.code == "path_traversal"
@@ -129,11 +138,11 @@ def test_a_full_disk_keeps_nothing_and_says_so(blobs: Blobs, monkeypatch: pytest
 
     monkeypatch.setattr(staging.os, "write", full)
     with pytest.raises(BadArtifact) as caught:
-        blobs.put([DATA], SHA)
+        put(blobs, [DATA], SHA)
     assert caught.value.code == "disk_full"
     monkeypatch.undo()
     assert files(blobs.folder) == []
-    blobs.put([DATA], SHA)
+    put(blobs, [DATA], SHA)
     assert blobs.has(SHA)
 
 
@@ -170,5 +179,5 @@ def test_content_is_durable_before_it_has_its_name(blobs: Blobs, monkeypatch: py
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(os, "link", seen_link)
-    blobs.put([DATA], SHA)
+    put(blobs, [DATA], SHA)
     assert steps == ["fsync file", "name", "fsync folder", "fsync folder"]

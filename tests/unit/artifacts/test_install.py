@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from tests.fakes.handmade_adapters import write_adapter
 
-from loradeck.artifacts import BadArtifact, Blobs, install, installing, scan, staging
-from loradeck.artifacts.install import ReadBlob
+from loradeck.artifacts import BadArtifact, installing, scan, staging
 from loradeck.schemas.manifest import FileEntry
 
 
@@ -24,46 +23,30 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def reading(source: Path) -> ReadBlob:
-    return lambda entry: [(source / entry.path).read_bytes()]
+Read = Callable[[FileEntry], bytes]
+
+
+def reading(source: Path) -> Read:
+    return lambda entry: (source / entry.path).read_bytes()
+
+
+def install(files: Sequence[FileEntry], read: Read, folder: Path) -> None:
+    with installing(files, folder) as staged:
+        for entry in files:
+            with staged.file(entry) as file:
+                file.write(read(entry))
+                file.finish(mode=0o400)
 
 
 def test_an_installed_folder_is_whole_and_read_only(source: Path, tmp_path: Path) -> None:
-    blobs = Blobs(tmp_path / "blobs")
     files = scan(source)
-    for entry in files:
-        blobs.put([(source / entry.path).read_bytes()], entry.sha256)
     folder = tmp_path / "releases" / "r1"
-    install(files, lambda entry: blobs.open(entry.sha256), folder)
+    install(files, reading(source), folder)
     assert scan(folder) == files
     for path in (folder, *folder.rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o500 if path.is_dir() else 0o400)
     assert [path.name for path in folder.parent.iterdir()] == ["r1"]
     assert folder.parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_installing_again_reads_nothing_and_changes_nothing(source: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "releases" / "r1"
-    install(scan(source), reading(source), folder)
-    before = folder.stat()
-
-    def never(entry: FileEntry) -> Iterable[bytes]:
-        raise AssertionError(f"{entry.path} was read again")
-
-    install(scan(source), never, folder)
-    assert (folder.stat().st_ino, folder.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-
-def test_a_damaged_installed_folder_is_reported_and_left(source: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "releases" / "r1"
-    files = scan(source)
-    install(files, reading(source), folder)
-    (folder / "sub" / "notes").chmod(0o600)
-    (folder / "sub" / "notes").write_bytes(b"other")
-    with pytest.raises(BadArtifact) as caught:
-        install(files, reading(source), folder)
-    assert caught.value.code == "manifest_mismatch"
-    assert (folder / "sub" / "notes").read_bytes() == b"other"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +68,7 @@ def test_a_path_that_leaves_the_folder_is_refused_even_past_the_schema(source: P
     for path in ("../escaped", "sub/../../escaped", str(tmp_path / "escaped")):
         entry = FileEntry.model_construct(path=path, size=1, sha256="a" * 64)
         with pytest.raises(BadArtifact) as caught:
-            install([entry], lambda entry: [b"x"], tmp_path / "releases" / "r1")
+            install([entry], lambda entry: b"x", tmp_path / "releases" / "r1")
         assert caught.value.code == "path_traversal"
     assert list(tmp_path.glob("**/escaped")) == []
     assert list((tmp_path / "releases").iterdir()) == []
