@@ -22,17 +22,7 @@ from typing import Any, TypedDict, Unpack
 
 from pydantic import ValidationError
 
-from loradeck.schemas.jobs import (
-    EXIT_BAD_SPEC,
-    EXIT_DIVERGED,
-    EXIT_OK,
-    EXIT_OUT_OF_MEMORY,
-    EXIT_PREEMPTED,
-    TERMINAL,
-    ExecutorEvent,
-    ExecutorEventType,
-    ExecutorSpec,
-)
+from loradeck.schemas import jobs
 
 EXIT_FAILED = 1
 HEARTBEAT_S = 2.0
@@ -52,13 +42,13 @@ class ExecutorFailure(Exception):
 class BadSpec(ExecutorFailure):
     """The spec, the data or the base is wrong, so another attempt would fail alike."""
 
-    exit_status = EXIT_BAD_SPEC
+    exit_status = jobs.EXIT_BAD_SPEC
 
 
 class Diverged(ExecutorFailure):
     """Training has diverged: a loss, gradient or weight is not finite, or a guard gave up."""
 
-    exit_status = EXIT_DIVERGED
+    exit_status = jobs.EXIT_DIVERGED
 
     def __init__(self, message: str, code: str = "diverged") -> None:
         super().__init__(code, message)
@@ -67,7 +57,7 @@ class Diverged(ExecutorFailure):
 class OutOfMemory(ExecutorFailure):
     """The work does not fit into this node's memory."""
 
-    exit_status = EXIT_OUT_OF_MEMORY
+    exit_status = jobs.EXIT_OUT_OF_MEMORY
 
     def __init__(self, message: str) -> None:
         super().__init__("out_of_memory", message)
@@ -91,7 +81,7 @@ class EventFields(TypedDict, total=False):
 class Run:
     """A run under way: its spec, its event file and whether it was asked to stop."""
 
-    def __init__(self, spec: ExecutorSpec) -> None:
+    def __init__(self, spec: jobs.ExecutorSpec) -> None:
         self.spec = spec
         self.stopping = False
         rank, events = int(os.environ.get("RANK", "0")), Path(spec.events)
@@ -102,16 +92,16 @@ class Run:
         self._last = 0.0
         self._step: tuple[int | None, int | None] = (None, None)
 
-    def emit(self, type_: ExecutorEventType, **fields: Unpack[EventFields]) -> None:
+    def emit(self, type_: jobs.ExecutorEventType, **fields: Unpack[EventFields]) -> None:
         """Appends one event to the event file. A terminal event is durable when this returns.
 
         Raises:
             OSError: the disk refused the write.
         """
         run, attempt, now = self.spec.run, self.spec.attempt, time.time()
-        event = ExecutorEvent(run=run, attempt=attempt, seq=self._seq, ts=now, type=type_, **fields)
+        event = jobs.ExecutorEvent(run=run, attempt=attempt, seq=self._seq, ts=now, type=type_, **fields)
         self._events.write(event.model_dump_json(exclude_defaults=True, exclude={"v"}).encode() + b"\n")
-        if type_ in TERMINAL:
+        if type_ in jobs.TERMINAL:
             os.fsync(self._events.fileno())
         self._seq += 1
         self._last = time.monotonic()
@@ -119,11 +109,11 @@ class Run:
     def progress(self, step: int, of: int, message: str = "", **metrics: float) -> None:
         """Reports that `step` of `of` is done, with the step's metrics."""
         self._step = (step, of)
-        self.emit(ExecutorEventType.PROGRESS, step=step, of=of, metrics=metrics, message=message)
+        self.emit(jobs.ExecutorEventType.PROGRESS, step=step, of=of, metrics=metrics, message=message)
 
     def phase(self, message: str, **metrics: float) -> None:
         """Reports the work between two steps, such as loading the base, as a heartbeat with a message."""
-        self.emit(ExecutorEventType.HEARTBEAT, message=message, metrics=metrics)
+        self.emit(jobs.ExecutorEventType.HEARTBEAT, message=message, metrics=metrics)
 
     def check(self) -> None:
         """Sends a heartbeat if one is due and ends the run after SIGTERM. Call it between steps.
@@ -138,7 +128,7 @@ class Run:
     def beat(self) -> None:
         """Sends a heartbeat unless an event was written within the last `HEARTBEAT_S` seconds."""
         if time.monotonic() - self._last > HEARTBEAT_S:
-            self.emit(ExecutorEventType.HEARTBEAT, step=self._step[0], of=self._step[1])
+            self.emit(jobs.ExecutorEventType.HEARTBEAT, step=self._step[0], of=self._step[1])
 
     def first_error(self, error: BaseException) -> None:
         """Writes an error with its traceback to the spec's error file, unless an earlier error is kept there."""
@@ -159,10 +149,10 @@ def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--spec", type=Path, required=True, help="spec.json")
     path = parser.parse_args(argv).spec
     try:
-        spec = ExecutorSpec.model_validate_json(path.read_bytes())
+        spec = jobs.ExecutorSpec.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"error: {path} is not a valid executor spec: {error}\n")
-        return EXIT_BAD_SPEC
+        return jobs.EXIT_BAD_SPEC
     os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.umask(0o077)
@@ -173,20 +163,20 @@ def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        current.emit(ExecutorEventType.STARTED, data={"pid": os.getpid()})
+        current.emit(jobs.ExecutorEventType.STARTED, data={"pid": os.getpid()})
         if spec.spec.kind != kind:
             raise BadSpec("bad_spec", f"this is the {kind} executor, the spec is for {spec.spec.kind}")
         data = work(current)
-        current.emit(ExecutorEventType.FINISHED, data=dict(data))
-        return EXIT_OK
+        current.emit(jobs.ExecutorEventType.FINISHED, data=dict(data))
+        return jobs.EXIT_OK
     except Preempted:
-        current.emit(ExecutorEventType.PREEMPTED, message="stopped on request", code="preempted")
-        return EXIT_PREEMPTED
+        current.emit(jobs.ExecutorEventType.PREEMPTED, message="stopped on request", code="preempted")
+        return jobs.EXIT_PREEMPTED
     except Exception as error:
         current.first_error(error)
         code, status = classify(error)
         message = str(error) if isinstance(error, ExecutorFailure) else f"{type(error).__name__}: {error}"
-        current.emit(ExecutorEventType.FAILED, message=message[:1000], code=code)
+        current.emit(jobs.ExecutorEventType.FAILED, message=message[:1000], code=code)
         return status
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -204,7 +194,7 @@ def classify(error: Exception) -> tuple[str, int]:
     if isinstance(error, MemoryError) or any(
         text in str(error) for text in ("DefaultCPUAllocator", "out of memory", "can't allocate memory")
     ):
-        return "out_of_memory", EXIT_OUT_OF_MEMORY
+        return "out_of_memory", jobs.EXIT_OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno is not None:
         return ("disk_full" if error.errno in (28, 122) else "os_error"), EXIT_FAILED
     return "executor_failed", EXIT_FAILED

@@ -141,7 +141,7 @@ async def ls(s: Session, tenant: str | None, route: str | None) -> None:
     )
 
 
-@click.command()
+@gate.command()
 @click.argument("words", nargs=-1, metavar="TENANT [ROUTE] RELEASE")
 @click.option("--show", is_flag=True, help="Only show the answers, and who has signed.")
 @click.option(
@@ -216,9 +216,6 @@ def _judge(out: Output, sheet: ReviewSheet) -> tuple[ReviewedItem, ...]:
 
 def _read(path: Path) -> tuple[ReviewedItem, ...]:
     return tuple(checked(ReviewedItem, row, where=str(path)) for row in rows_of(path, ("id",)))
-
-
-gate.add_command(review)
 
 
 async def _route(s: Session, at: Pointer) -> RouteConfig:

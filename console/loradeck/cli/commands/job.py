@@ -124,9 +124,9 @@ async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any
 @hub_command
 async def ls(s: Session, /, limit: int, **asked: str | None) -> None:
     """List jobs, newest first, of all that were ever submitted."""
-    jobs = await s.api.jobs(checked(JobQuery, {"limit": limit, **asked}, where="options"))
+    found = await s.api.jobs(checked(JobQuery, {"limit": limit, **asked}, where="options"))
     s.out.listed(
-        jobs,
+        found,
         ("JOB", "KIND", "TENANT", "STATE", "NODE", "STEP", "TOOK", "CREATED", "BY", "MESSAGE"),
         lambda j: (
             j.id,
@@ -142,8 +142,8 @@ async def ls(s: Session, /, limit: int, **asked: str | None) -> None:
         ),
         empty="no such jobs" if any(asked.values()) else "no jobs",
     )
-    if len(jobs) == limit:
-        s.out.say(f"there may be more: --before {jobs[-1].id}")
+    if len(found) == limit:
+        s.out.say(f"there may be more: --before {found[-1].id}")
 
 
 @job.command()

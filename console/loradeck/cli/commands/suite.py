@@ -49,7 +49,8 @@ async def add(
 
     The hub looks in every item for personal data and secrets of a known form.
     """
-    manifest = await asyncio.to_thread(_described, file, tenant, name, answer_schema, canaries, sidecar, given)
+    named = {"tenant": tenant, "name": name, "canaries": canaries}
+    manifest = await asyncio.to_thread(_described, file, answer_schema, sidecar, given, named)
     await upload(s.api, file)
     registered = await s.api.register_suite(manifest, accept=accept)
     s.out.answer(registered, f"suite {tenant}/{name} {short(registered.digest)}: {manifest.items:,} items")
@@ -76,13 +77,7 @@ async def ls(s: Session, tenant: str | None) -> None:
 
 
 def _described(
-    file: Path,
-    tenant: str,
-    name: str,
-    answer_schema: Path | None,
-    canaries: tuple[str, ...],
-    sidecar: Path | None,
-    given: dict[str, Any],
+    file: Path, answer_schema: Path | None, sidecar: Path | None, given: dict[str, Any], named: dict[str, Any]
 ) -> SuiteManifest:
     """Reads every item before anything is sent, and builds the suite's manifest.
 
@@ -95,15 +90,7 @@ def _described(
     if answer_schema is not None:
         json_of(answer_schema)
         schema = text_of(answer_schema)
-    fields = {
-        "tenant": tenant,
-        "name": name,
-        "items": len(items_in({file.name: file})),
-        "files": [entry_of(file)],
-        "answer_schema": schema,
-        "canaries": canaries,
-        "provenance": provenance,
-    }
-    manifest = checked(SuiteManifest, fields, where=str(file))
+    fields = {"items": len(items_in({file.name: file})), "files": [entry_of(file)], "provenance": provenance}
+    manifest = checked(SuiteManifest, {**named, **fields, "answer_schema": schema}, where=str(file))
     verify_suite(manifest, {file.name: file})
     return manifest
