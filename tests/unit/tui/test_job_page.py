@@ -12,9 +12,8 @@ from loradeck.client.feed import Link, LinkChange
 from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine, JobState
 from loradeck.tui.keys.action import Action
-from loradeck.tui.model.followed_job import STEPS, FollowedJob
+from loradeck.tui.model.followed_job import KEPT, STEPS, FollowedJob, LogView
 from loradeck.tui.screens.job import JobScreen
-from loradeck.tui.text.log_view import KEPT, LogView
 from loradeck.tui.text.plots import GUTTER, plot
 
 TRAIN = "job-7be10c44"
