@@ -14,13 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from loradeck.schemas.jobs import (
-    TERMINAL,
-    ExecutorEvent,
-    ExecutorEventType,
-    JobAssignment,
-    PrepareSpec,
-)
+from loradeck.schemas.jobs import TERMINAL, ExecutorEvent, ExecutorEventType, JobAssignment, PrepareSpec
 from loradeck.schemas.link import JobEvent, JobLog
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder

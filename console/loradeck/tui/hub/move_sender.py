@@ -18,16 +18,7 @@ from loradeck.tui.key_checks.orders import took
 from loradeck.tui.key_checks.sign import after_signing
 from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.outcome import error_line, tell_of, tell_of_all
-from loradeck.tui.model.sent_moves import (
-    LOOKED_UP,
-    Move,
-    Order,
-    OwnMove,
-    Phase,
-    Signing,
-    Tell,
-    committed_event,
-)
+from loradeck.tui.model.sent_moves import LOOKED_UP, Move, Order, OwnMove, Phase, Signing, Tell, committed_event
 from loradeck.tui.model.state import ORDERED, ConsoleState
 
 T = TypeVar("T")
