@@ -206,7 +206,7 @@ class Mistake:
 
 MUTATIONS: dict[str, Mistake] = {
     "fleet-fence": Mistake(_fleet_fence),
-    "switch-fence": Mistake(_switch_fence, ("restore hub",)),
+    "switch-fence": Mistake(_switch_fence, ("slow router", "pause"), ("promote", "rollback")),
     "early-acknowledgement": Mistake(_early_acknowledgement, ("power cut",), ("promote", "rollback")),
     "two-leases": Mistake(_two_leases, ("second hub",)),
     "ignored-gap": Mistake(_ignored_gap, ("lose directives",), ("promote", "rollback")),

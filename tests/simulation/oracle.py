@@ -150,9 +150,13 @@ class Oracle:
                 if seen is not None and seen.id in self.dropped and _move(seen) not in told:
                     self.fail("moved over what a node has seen", name, _brief(event), "over", _brief(seen))
 
-    def restored(self, since: int, nodes: dict[str, Any]) -> None:
-        """The hub's database was replaced by a copy that ends at a rev."""
-        self.dropped |= {event.id for event in self.events.values() if event.rev > since}
+    def restored(self, newest: str, nodes: dict[str, Any]) -> None:
+        """The hub's database was replaced by a copy whose newest event has this hash."""
+        kept, event = set[str](), self.by_hash.get(newest)
+        while event is not None:
+            kept.add(event.id)
+            event = self.by_hash.get(event.prev_hash)
+        self.dropped |= self.events.keys() - kept
         for node in nodes.values():
             event = self.by_hash.get(node.host.table_hash())
             while event is not None:

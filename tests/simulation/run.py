@@ -310,13 +310,13 @@ class Run:
         if image.connection.in_transaction:
             return None
         copy = image.copy(f"copy of {image.name} at {self.scheduler.now:.3f}")
-        (rev,) = copy.connection.execute("SELECT rev FROM head").fetchone()
+        (newest,) = copy.connection.execute("SELECT hash FROM head").fetchone()
 
         def end() -> None:
             if self.hub.process is not None:
                 self.hub.process.kill("restored")
             self.hub.host.image = copy  # type: ignore[attr-defined]
-            self.oracle.restored(rev, self.nodes)
+            self.oracle.restored(newest, self.nodes)
             self.hub.start()
 
         return end
@@ -327,7 +327,7 @@ class Run:
         if image.connection.in_transaction or first.host.rivals:
             return None
         first.host.image = copy = image.copy(f"clone of {image.name} at {self.scheduler.now:.3f}")  # type: ignore[attr-defined]
-        (rev,) = copy.connection.execute("SELECT rev FROM head").fetchone()
+        (newest,) = copy.connection.execute("SELECT hash FROM head").fetchone()
         first.host.rivals = {name: first.host.servers[name] for name in ("http", "link") if name in first.host.servers}
         self.hub = HubProcess(first.host, f"{first.name}+", self.oracle)
         self.hub.start()
@@ -336,7 +336,7 @@ class Run:
             first.host.rivals = {}
             if first.process is not None:
                 first.process.kill("one of two clones")
-            self.oracle.restored(rev, self.nodes)
+            self.oracle.restored(newest, self.nodes)
             self._hub_again()
 
         return end
