@@ -30,6 +30,7 @@ from loradeck.hub.links.all_links import PATH
 from loradeck.hub.log.audited_calls import audited
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
+from loradeck.schemas.audit import KEPT
 from loradeck.schemas.membership import AUTHORITY_PATH
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.strangers.certificates import ServerCertificate
@@ -195,8 +196,8 @@ class Door:
             return caller_of(connection, hub.tokens)
         shown = certificate_of(connection)
         caller = members.caller(shown, bearer_of(connection), connection.scope["path"])
-        if shown is not None:
-            await members.bind(shown)
+        if shown is not None and (key := await members.bind(shown)) is not None:
+            hub.audit.called(caller, KEPT, {"token": key.id})
         return caller
 
 

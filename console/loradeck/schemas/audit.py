@@ -16,13 +16,17 @@ ATTESTED = "attest"
 """The call of a line that records an attestation: its `detail` is the digest of the attestation."""
 
 
+KEPT = "key"
+"""The call of a line that records a node's key, which came with a certificate and was not on record."""
+
+
 class AuditDraft(Wire):
     """A line of the audit trail before it has its number and time."""
 
     actor: str = Field(description="who it was; '' where nobody showed a valid token")
     role: Role | None = None
     token: str | None = Field(None, description="id of the token; None: the hub's own socket, or none")
-    call: str = Field(description="method and path of the call, or one of begin, attest, feed, link, login, lost")
+    call: str = Field(description="method and path of the call, or one of begin, attest, key, feed, link, login, lost")
     subject: Mapping[str, str] = Field(default_factory=dict, description="what it was about, by name")
     status: int | None = Field(None, description="HTTP status of the answer")
     detail: str = ""

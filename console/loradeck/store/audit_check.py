@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from loradeck.rules.merkle import Frontier
-from loradeck.schemas.audit import ATTESTED, AuditHead, AuditLine
+from loradeck.schemas.audit import ATTESTED, KEPT, AuditHead, AuditLine
 from loradeck.schemas.ids import digest_of
 from loradeck.store.interface import Store
 
@@ -20,6 +20,9 @@ BATCH = 250
 """Lines in one step: about 10 ms."""
 
 CREATED, WITHDRAWN = "POST /v1/tokens", "DELETE /v1/tokens/{token_id}"
+
+MADE = frozenset({(CREATED, 200), ("POST /v1/join-tokens", 200), ("POST /v1/join", 200), (KEPT, None)})
+"""Calls that make a record of a token or key, which their subject names as `token`, and their status."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +67,14 @@ class AuditCheck:
         subject = line.subject
         if line.call == "begin":
             self._made.update(subject["tokens"].split())
-        elif line.call == CREATED and line.status == 200:
+        elif (line.call, line.status) in MADE:
             self._made.add(subject["token"])
         elif line.call == WITHDRAWN and line.status == 204:
             self._withdrawn.add(subject["token_id"])
         elif line.call == ATTESTED:
             self._attested[int(subject["seq"])] = line.detail
+        if line.status == 200:
+            self._withdrawn.update(subject.get("withdrawn", "").split())
 
     def _faults(self, store: Store) -> Iterator[str]:
         longest = max(self.anchors, default=0)

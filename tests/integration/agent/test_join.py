@@ -142,6 +142,28 @@ async def test_a_hub_restored_from_before_the_join_takes_the_key_on_record(tmp_p
             async with again.linked() as link:
                 await deck.ok("POST", "nodes/n1/revoke")
                 await until(lambda: not link.connected, "revoked")
+            assert (await deck.ok("GET", "audit/verify"))["ok"]
+
+
+async def test_the_audit_trail_knows_who_was_let_in_and_notices_a_key_that_comes_back(tmp_path: Path) -> None:
+    async with folder() as data:
+        async with running(data, nodes=True) as deck:
+            node = Member(deck, tmp_path)
+            await node.join()
+            await node.join()
+            await deck.ok("POST", "nodes/n1/revoke")
+            await node.join()
+            assert (await deck.ok("GET", "audit/verify"))["ok"]
+            kept = deck.hub.tokens.of_node("n1")
+        for record in kept:
+            if record.revoked:
+                async with running(data, nodes=True) as deck:
+                    revived = record.model_copy(update={"revoked": False})
+                    await deck.hub.store(lambda s, revived=revived: s.put_token(revived))
+                    found = await deck.ok("GET", "audit/verify")
+                    assert not found["ok"], record
+                    assert record.id in str(found)
+                    await deck.hub.store(lambda s, record=record: s.put_token(record))
 
 
 async def test_a_token_file_and_a_rotation_of_the_hubs_certificate_are_noticed(deck: Deck, tmp_path: Path) -> None:

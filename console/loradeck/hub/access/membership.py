@@ -123,8 +123,13 @@ class Membership:
         await self._keep(record)
         return JoinToken(id=token_id, token=token, expires_ms=expires)
 
-    async def join(self, bearer: str | None, request: JoinRequest) -> tuple[Joined, list[TokenRecord]]:
-        """Lets a node in. Returns its certificate, and the keys under its name until now, which are to be revoked.
+    async def join(
+        self, bearer: str | None, request: JoinRequest
+    ) -> tuple[Joined, TokenRecord, TokenRecord, list[TokenRecord]]:
+        """Lets a node in.
+
+        Returns its certificate, its key, the join token, which is used up, and the keys under its name until now, which
+        are to be revoked.
 
         Raises: Refused: the token is used, expired or another node's, or the request is none; nothing has changed.
         """
@@ -137,18 +142,25 @@ class Membership:
             if self._tokens.get(_id(shown)) is not None:
                 raise Refused("exists", "this key has joined before", fix="let `loradeck-agent join` make a new one")
             before = [r for r in self._tokens.of_node(request.node) if r.kind is Credential.KEY and not r.revoked]
-            await self._keep(token.model_copy(update={"revoked": True}))
-            await self._keep(self._key(shown, token.created_by))
-        return self._joined(shown), before
+            used, key = token.model_copy(update={"revoked": True}), self._key(shown, token.created_by)
+            await self._keep(used)
+            await self._keep(key)
+        return self._joined(shown), key, used, before
 
-    async def bind(self, der: bytes) -> None:
-        """Records the key of a certificate that counts and is not on record: this hub was restored from a backup."""
+    async def bind(self, der: bytes) -> TokenRecord | None:
+        """Records the key of a certificate that counts and is not on record: this hub was restored from a backup.
+
+        Returns the record; None: it was there, or cannot be written now.
+        """
         shown = read_shown(der)
         if self._tokens.get(_id(shown)) is None:
             try:
-                await self._keep(self._key(shown, "its certificate"))
+                key = self._key(shown, "its certificate")
+                await self._keep(key)
+                return key
             except StoreError as error:
                 log.error("the key of %s is not on record yet: %s", shown.node, error)  # it links all the same
+        return None
 
     def renew(self, der: bytes) -> Joined:
         """A new certificate for the key of one that may be renewed; the caller has been asked for that."""

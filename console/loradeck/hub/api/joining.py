@@ -33,7 +33,8 @@ async def invite(body: Invitation, hub: ThisHub, request: Request, caller: Local
 async def join(body: JoinRequest, request: Request, hub: ThisHub, caller: Maker) -> Joined:
     """Gives a node its first certificate, for a join token. Keys that were bound to its name count no more."""
     mark(request, node=body.node)
-    joined, before = await _membership(hub).join(bearer_of(request), body)
+    joined, key, used, before = await _membership(hub).join(bearer_of(request), body)
+    mark(request, node=body.node, token=key.id, withdrawn=" ".join(record.id for record in (used, *before)))
     await revoke_all(hub, before)
     return joined
 
@@ -48,11 +49,12 @@ async def renew(request: Request, hub: ThisHub, caller: Maker) -> Joined:
 
 
 @router.post("/nodes/{node}/revoke")
-async def revoke(node: str, hub: ThisHub, caller: Local) -> Revoked:
+async def revoke(node: str, hub: ThisHub, request: Request, caller: Local) -> Revoked:
     """Revokes every key and token of a node. Its link ends now; what it serves it serves on."""
     found = [record for record in hub.tokens.of_node(node) if not record.revoked]
     if not found:
         raise Refused("unknown_node", f"no key or token of a node {node!r} is valid", fix="loradeck token ls")
+    mark(request, withdrawn=" ".join(record.id for record in found))
     await revoke_all(hub, found)
     return Revoked(node=node, ids=tuple(record.id for record in found))
 
