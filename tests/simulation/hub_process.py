@@ -370,7 +370,7 @@ class HubProcess:
         }
         wire.queue.put_nowait({"type": "websocket.connect"})
         socket = WebSocket(scope, wire.queue.get, wire.send)
-        scope[CALLER] = caller_of(socket, hub.tokens)
+        scope[CALLER] = caller_of(socket, hub.known)
         process.create_task(hub.accept_link(socket))
 
 

@@ -24,6 +24,7 @@ from loradeck.hub.api import (
     registry,
     reviews,
     rewind,
+    sign_in,
     state,
     tenants,
     tokens,
@@ -34,7 +35,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, events,
-    tokens, joining, backup, health, feed,
+    tokens, joining, sign_in, backup, health, feed,
 )  # fmt: skip
 
 

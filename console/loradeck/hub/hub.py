@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.access.auth import Tokens
+from loradeck.hub.access.sign_ins import Known, SignIns
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.garbage import Garbage
@@ -77,12 +78,18 @@ from loradeck.hub.views.status import Status
 from loradeck.hub.views.traces import Traces
 from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.link import HEARTBEAT_S, Ack, CanaryAnswers, JobEvent, JobLog, Report, TableState, TraceRows
+from loradeck.schemas.sign_in import OidcSettings, SavedSignIns
+from loradeck.store.interface import StoreError
 from loradeck.strangers.failed_logins import FailedLogins
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership
+    from loradeck.hub.access.provider import Provider
 
 log = logging.getLogger("loradeck.hub")
+
+SIGN_INS = "sign_ins"
+"""The setting that holds the sign-ins in the store."""
 
 TICK_S = 1.0
 """Seconds between two looks at what comes true by time alone."""
@@ -101,6 +108,8 @@ class Hub:
     changes: Changes
     table_sender: TableSender
     releases: ReleaseAttestations
+    provider: Provider | None
+    sign_ins: SignIns | None
 
     def __init__(
         self,
@@ -112,6 +121,7 @@ class Hub:
         production: bool = False,
         sqlite: str = "",
         clock: Clock | None = None,
+        oidc: OidcSettings | None = None,
     ) -> None:
         self.store = store
         self.blobs = blobs
@@ -122,6 +132,7 @@ class Hub:
         self.background = Background()
         self.gc_tuning = GcTuning()
         self._load_log(name, key)
+        self._load_people(oidc)
         self._build_fleet()
         self._build_jobs()
         self._build_views(name=name, production=production, sqlite=sqlite)
@@ -145,6 +156,17 @@ class Hub:
         self.registry = Registry(store, self.catalogue)
         self.attestations = Attestations(store, self.facts, self.log.state, self.clock)
         self.proposals = Proposals(self.clock)
+
+    def _load_people(self, oidc: OidcSettings | None) -> None:
+        self.sign_ins, self.provider = None, None
+        if oidc is not None:
+            from loradeck.hub.access.provider import Provider  # joserfc and cryptography, 10 MB
+
+            saved = SavedSignIns.model_validate_json(self.store.now(lambda s: s.meta(SIGN_INS)) or "{}")
+            now_ms = lambda: self.clock.now_ms()  # noqa: E731
+            self.provider = Provider(oidc, now_ms)
+            self.sign_ins = SignIns(oidc, self.provider.verify, now_ms, saved)
+        self.known = Known(self.tokens, self.sign_ins)
 
     def _build_fleet(self) -> None:
         log_, state, store, changes, clock = self.log, self.log.state, self.store, self.changes, self.clock
@@ -262,6 +284,8 @@ class Hub:
             group.create_task(_every(feed.TICK_S, self.changes.tick))
             group.create_task(_every(audit.FLUSH_S, self.audit.flush))
             group.create_task(_every(audit.ANCHOR_S, self.audit.anchor))
+            if self.provider is not None:
+                group.create_task(self.provider.run(self._provider_asked))
 
     async def stop(self) -> None:
         """Writes what is only in memory. The store is closed by its owner."""
@@ -282,12 +306,30 @@ class Hub:
         self.progress.tick()
         self.jobs.forget_checkpoints()
         self.queue.assign()
-        for token_id in self.tokens.take_expired():
+        for token_id in (*self.tokens.take_expired(), *(self.sign_ins.take_ended() if self.sign_ins else ())):
             self.token_ended(token_id)
 
     async def flush(self) -> None:
         """Writes the part of the fleet's state that outlives the hub."""
         await self.saved_state.flush(self.fleet, self.withdrawals, self.counts, self.pins, self.tokens.take_used())
+        try:
+            await self.save_sign_ins()
+        except StoreError as error:
+            log.error("sign-ins are not written yet code=%s %s", error.code, error)
+
+    async def save_sign_ins(self) -> None:
+        """Writes the sign-ins that have changed.
+
+        Raises: StoreError: they are kept for the next time.
+        """
+        if self.sign_ins is None or not self.sign_ins.unsaved:
+            return
+        text = self.sign_ins.take_unsaved().model_dump_json()
+        try:
+            await self.store(lambda s: s.set_meta(SIGN_INS, text))
+        except StoreError:
+            self.sign_ins.unsaved = True
+            raise
 
     def token_ended(self, token_id: str) -> None:
         """Ends the feeds and the links that were opened with a token which was withdrawn or has expired."""
@@ -297,6 +339,13 @@ class Hub:
     async def accept_link(self, socket: WebSocket) -> None:
         """Serves a node's connection from its handshake to its end."""
         await self.links.accept(socket, self.uplink, self.node_events.unlinked)
+
+    def _provider_asked(self, answered: bool, why: str) -> None:
+        assert self.sign_ins is not None
+        if self.sign_ins.asked(answered):
+            what = "the sign-in provider answers" if answered else f"the sign-in provider does not answer: {why}"
+            log.log(logging.INFO if answered else logging.ERROR, "%s", what)
+            self.audit.note(AuditDraft(actor=audit.HUB, call="provider", detail=what))
 
     def _login_failed(self, line: str) -> None:
         log.warning(line)

@@ -193,7 +193,7 @@ class Door:
     async def _caller(self, connection: HTTPConnection, hub: Hub) -> Caller:
         members = self._membership
         if members is None:
-            return caller_of(connection, hub.tokens)
+            return caller_of(connection, hub.known)
         shown = certificate_of(connection)
         caller = members.caller(shown, bearer_of(connection), connection.scope["path"])
         if shown is not None and (key := await members.bind(shown)) is not None:
@@ -230,7 +230,7 @@ def strangers(
         path = head.target.partition("?")[0]
         try:
             if membership is None:
-                hub.tokens.caller(head.bearer)
+                hub.known.caller(head.bearer)
             elif path == AUTHORITY_PATH:
                 return answer(200, "application/x-pem-file", membership.authority.pem.encode())
             else:

@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from loradeck.artifacts import Blobs
+from loradeck.hub.access.sign_ins import read_settings
 from loradeck.hub.app import create_app
 from loradeck.hub.fleet.link_socket import FIRST_BYTES, LinkSocket
 from loradeck.hub.hub import Hub
@@ -38,6 +39,7 @@ from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
+from loradeck.schemas.sign_in import OidcSettings
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.sqlite import SqliteStore
 from loradeck.strangers.certificates import ServerCertificate
@@ -140,8 +142,10 @@ def log_to_stderr() -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-def open_hub(data: Path, *, name: str, production: bool = False) -> tuple[Hub, StoreThread]:
-    """A hub over `data/hub.db`. The caller closes the store thread.
+def open_hub(
+    data: Path, *, name: str, production: bool = False, oidc: OidcSettings | None = None
+) -> tuple[Hub, StoreThread]:
+    """A hub over `data/hub.db`, at which people may sign in at a provider. The caller closes the store thread.
 
     Raises: StoreError (`store_unusable`, `disk_full`): nothing was changed.
     """
@@ -151,7 +155,7 @@ def open_hub(data: Path, *, name: str, production: bool = False) -> tuple[Hub, S
     try:
         key = private_key(data / "hub.key")
         blobs = Blobs(data / "artifacts")
-        hub = Hub(store, blobs, name=name, key=key, production=production, sqlite=SqliteStore.version)
+        hub = Hub(store, blobs, name=name, key=key, production=production, sqlite=SqliteStore.version, oidc=oidc)
         hub.membership = _membership(data, hub)
     except BaseException:
         store.close()
@@ -167,6 +171,7 @@ def serve(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     nodes: str | None = None,
+    oidc: Path | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then writes what is in memory and closes.
 
@@ -179,6 +184,7 @@ def serve(
         production: the consoles' header in reverse video.
         tls_cert: the certificate of `listen`. None: beyond loopback that of the hub's own authority.
         nodes: HOST:PORT for nodes that join, with mutual TLS. A hub that has no authority makes one.
+        oidc: TOML file of the provider where people sign in (`schemas.sign_in.OidcSettings`).
 
     Raises:
         Refused: `invalid_request`, for arguments that do not go together.
@@ -187,6 +193,7 @@ def serve(
     """
     if (tls_cert is None) != (tls_key is None):
         raise Refused("invalid_request", "TLS needs both a certificate and a key", fix="give --tls-cert and --tls-key")
+    settings = read_settings(oidc) if oidc is not None else None
     old = os.umask(0o077)
     # A link is a file descriptor, and the usual limit of 1,024 is fewer than the nodes of a fleet.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -203,7 +210,7 @@ def serve(
         with ExitStack() as bound:
             tcp = bound.enter_context(tcp_socket(listen, tls=tls is not None)) if listen else None
             for_nodes = bound.enter_context(tcp_socket(nodes, tls=True)) if nodes else None
-            hub, store = open_hub(data, name=name, production=production)
+            hub, store = open_hub(data, name=name, production=production, oidc=settings)
             bound.pop_all()
         try:
             # The store's lock is held: whoever listened on the socket before is gone.

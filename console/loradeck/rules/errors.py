@@ -99,6 +99,8 @@ STATUS: Mapping[str, int] = {
     # The caller may not.
     "unauthenticated": 401,
     "forbidden": 403,
+    "no_role": 403,
+    "provider_silent": 403,
     "wrong_node": 403,
     "local_only": 403,
     # The hub itself.

@@ -1,8 +1,10 @@
-"""Addresses that need no TLS: the loopback interface."""
+"""Addresses that need no TLS: the loopback interface; and those that a secret may be sent to."""
 
 from __future__ import annotations
 
 import ipaddress
+
+from pydantic import AnyUrl, ValidationError
 
 
 def is_loopback(host: str) -> bool:
@@ -16,3 +18,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether a secret may be sent to a URL: https, or http on the loopback interface, without user or query."""
+    try:
+        parsed = AnyUrl(url)
+    except ValidationError:
+        return False
+    if parsed.username or parsed.password or parsed.query or parsed.fragment or not parsed.host:
+        return False
+    return parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(parsed.host.strip("[]")))

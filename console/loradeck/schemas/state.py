@@ -247,6 +247,12 @@ class Me(Wire):
         description="the role at each tenant that is shown, of which `role` is the highest; None: `role` at all",
     )
 
+    backward: bool = Field(
+        False,
+        exclude_if=lambda backward: not backward,
+        description="the sign-in has expired and its provider is silent: of the role R, F and hold are left",
+    )
+
     def role_at(self, tenant: str) -> Role:
         """The caller's role at a tenant."""
         return self.role if self.tenants is None else self.tenants.get(tenant, Role.VIEWER)

@@ -28,6 +28,7 @@ _run_options = together(
     click.option(
         "--tls-cert", type=click.Path(path_type=Path), help="Certificate, PEM. [default beyond loopback: of `hub init`]"
     ),
+    click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
     click.option("--production", is_flag=True, help="Consoles show this hub as production."),
     click.option("--name", default="hub", show_default=True, help="Shown in every console's header."),
     click.option("--nodes", metavar="HOST:PORT", help="Also listen for nodes that join, with mutual TLS."),

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from fastapi import Request
 from starlette.requests import HTTPConnection
@@ -40,9 +41,9 @@ USED_EVERY_MS = 60_000
 class Caller(Scope):
     """The caller of a request, and what its token allows.
 
-    `node` is set for agents' tokens, `labels` where the token says what that node is placed by. `token` is the id of
-    the token; None: it came over the own socket. `action` is the call that it makes; None: the hub's own work, which
-    is not asked.
+    `node` is set for agents' tokens, `labels` where the token says what that node is placed by. `token` is the id of the
+    token, of somebody who has signed in `oidc:` and the subject; None: it came over the own socket. `action` is the
+    call that it makes; None: the hub's own work, which is not asked.
     """
 
     actor: str
@@ -83,6 +84,8 @@ class Caller(Scope):
 def _forbidden(caller: Caller, tenant: str | None = None) -> Refused:
     action = caller.action
     assert action is not None
+    if caller.backward and not action.is_backward:
+        return provider_silent(caller)
     role, what = caller.role if tenant is None else role_at(caller, tenant), action.least.value
     if role is None:
         return Refused(
@@ -103,6 +106,16 @@ def _forbidden(caller: Caller, tenant: str | None = None) -> Refused:
         f"this needs the role {what} or agent" if action.agent else f"this needs the role {what}",
         detail=f"{caller.actor} is {role.value}",
         fix="ask somebody with that role, or for a token of it",
+    )
+
+
+def provider_silent(caller: Caller) -> Refused:
+    """The refusal of what is not left of a sign-in that has expired while its provider is silent."""
+    return Refused(
+        "provider_silent",
+        "the sign-in has expired and its provider is silent: only R, F and hold are left of it",
+        detail=caller.actor,
+        fix="sign in again once the provider answers, or act on the hub's host",
     )
 
 
@@ -150,16 +163,11 @@ class Tokens:
     def caller(self, bearer: str | None) -> Caller:
         """The caller that a bearer token belongs to.
 
-        Raises: Refused `unauthenticated`. It never names the reason: a guesser learns nothing from it.
+        Raises: Refused `unauthenticated`.
         """
         record = self.shown(bearer)
         if record is None or record.kind is not Credential.TOKEN or not self.is_valid(record):
-            raise Refused(
-                "unauthenticated",
-                "no valid token",
-                detail="the Authorization header has no token that this hub knows",
-                fix="loradeck token create on the hub's host, and pass its file by path",
-            )
+            raise unauthenticated()
         return self.enter(record)
 
     def enter(self, record: TokenRecord) -> Caller:
@@ -254,7 +262,27 @@ def certificate_of(connection: HTTPConnection) -> bytes | None:
     return found
 
 
-def caller_of(connection: HTTPConnection, tokens: Tokens) -> Caller:
+def unauthenticated() -> Refused:
+    """The refusal of whoever shows no valid token. It never names the reason: a guesser learns nothing from it."""
+    return Refused(
+        "unauthenticated",
+        "no valid token",
+        detail="the Authorization header has no token that this hub knows",
+        fix="loradeck login, or a token's file: loradeck token create on the hub's host",
+    )
+
+
+class Known(Protocol):
+    """Who is known by bearer tokens."""
+
+    def caller(self, bearer: str | None) -> Caller:
+        """The caller that a bearer token belongs to.
+
+        Raises: Refused `unauthenticated`.
+        """
+
+
+def caller_of(connection: HTTPConnection, known: Known) -> Caller:
     """The caller at the other end of a request or WebSocket.
 
     Over the own socket a token may still be presented, and then counts: that is how an agent on the hub's
@@ -266,7 +294,7 @@ def caller_of(connection: HTTPConnection, tokens: Tokens) -> Caller:
     if connection.scope.get(LOCAL) and bearer is None:
         client = connection.scope.get("client")
         return Caller(actor=client[0] if client else "local", role=Role.RELEASER, local=True)
-    return tokens.caller(bearer)
+    return known.caller(bearer)
 
 
 def authenticated(connection: HTTPConnection) -> Caller:
@@ -285,11 +313,13 @@ class Allowed:
     Args:
         least: the role that it needs. None: it came over the hub's own socket and without a token.
         agent: agents may make it too.
+        backward: it puts something back, and is left of a sign-in whose provider is silent.
     """
 
     least: Role | None
     agent: bool = False
     each: bool = False
+    backward: bool = False
 
     async def __call__(self, request: Request) -> Caller:
         """The caller of a request, as it was checked."""
@@ -301,7 +331,7 @@ class Allowed:
         Raises: Refused `forbidden` or `local_only`.
         """
         if self.least is not None:
-            action = Action(resource=resource, least=self.least, agent=self.agent)
+            action = Action(resource=resource, least=self.least, agent=self.agent, backward=self.backward)
             return caller.checked(action, None if self.each else tenant or FLEET)
         if not caller.local:
             raise Refused(

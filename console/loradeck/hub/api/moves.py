@@ -9,11 +9,12 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from loradeck.hub.access.auth import Caller
+from loradeck.hub.access.auth import Caller, provider_silent
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import (
     AT_ONCE,
     PAGE,
+    Backward,
     Operator,
     OperatorOfEach,
     Releaser,
@@ -138,7 +139,7 @@ async def outcome(
 
 @router.post(PAGE + "/rollback", response_model=MoveResult)
 async def rollback(
-    tenant: str, route: str, body: RollbackRequest, hub: ThisHub, caller: Operator, wait: Wait
+    tenant: str, route: str, body: RollbackRequest, hub: ThisHub, caller: Backward, wait: Wait
 ) -> Response:
     """Moves the pointer back, where R goes. While a promote is being prepared R cancels it, and nothing moves.
 
@@ -169,7 +170,7 @@ async def rollback(
 
 @router.post(PAGE + "/fallback", response_model=MoveResult)
 async def fallback(
-    tenant: str, route: str, body: FallbackRequest, hub: ThisHub, caller: Operator, wait: Wait
+    tenant: str, route: str, body: FallbackRequest, hub: ThisHub, caller: Backward, wait: Wait
 ) -> Response:
     """Moves the pointer to the base of the current release, alone (F)."""
     _, _, pointer = hub.log.state.route(tenant, route)
@@ -296,8 +297,10 @@ async def _committed(
 
 
 @router.post(PAGE + "/hold", response_model=MoveResult)
-async def hold(tenant: str, route: str, body: HoldRequest, hub: ThisHub, caller: Operator) -> Response:
+async def hold(tenant: str, route: str, body: HoldRequest, hub: ThisHub, caller: Backward) -> Response:
     """Holds the pointer, or clears its hold: held, nothing is promoted."""
+    if caller.backward and not body.held:
+        raise provider_silent(caller)
 
     def draft() -> Draft:
         return holds.hold(hub.log.state.route(tenant, route)[2], body, actor_of(caller))

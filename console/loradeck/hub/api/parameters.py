@@ -16,6 +16,7 @@ PAGE = "/tenants/{tenant}/routes/{route}"
 
 Viewer = Annotated[Caller, Depends(Allowed(Role.VIEWER))]
 Operator = Annotated[Caller, Depends(Allowed(Role.OPERATOR))]
+Backward = Annotated[Caller, Depends(Allowed(Role.OPERATOR, backward=True))]
 Releaser = Annotated[Caller, Depends(Allowed(Role.RELEASER))]
 Local = Annotated[Caller, Depends(Allowed(None))]
 

@@ -38,7 +38,15 @@ async def listed(hub: ThisHub, caller: Local) -> list[TokenRecord]:
 
 @router.delete("/tokens/{token_id}", status_code=204, response_class=Response)
 async def revoke(token_id: str, hub: ThisHub, caller: Local) -> Response:
-    """Withdraws a token. Links and feeds that were opened with it end now."""
+    """Withdraws a token. Links and feeds that were opened with it end now.
+
+    `oidc:` and a subject stands for all sign-ins of a person until now.
+    """
+    signed_in, _, subject = token_id.partition(":")
+    if signed_in == "oidc" and hub.sign_ins is not None and hub.sign_ins.end_all(subject):
+        await hub.save_sign_ins()
+        hub.token_ended(token_id)
+        return Response(status_code=204)
     record = hub.tokens.get(token_id)
     if record is None:
         raise Refused("unknown_token", "there is no such token", detail=token_id, fix="loradeck token list")

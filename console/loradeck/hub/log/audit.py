@@ -76,6 +76,8 @@ class AuditTrail:
     ) -> None:
         """Notes what a caller asked for, and the status of the answer."""
         role, token = caller.role, caller.token
+        if caller.backward:
+            detail = "signed in before the provider fell silent"
         self.note(
             AuditDraft(
                 actor=caller.actor, role=role, token=token, call=call, subject=subject, status=status, detail=detail

@@ -32,7 +32,7 @@ class Seen:
     def me(self, caller: Caller) -> Me:
         """The caller, with its role at each tenant that it sees."""
         tenants = None if caller.tenants is None else dict(caller.tenants)
-        return Me(actor=caller.actor, role=caller.role, local=caller.local, tenants=tenants)
+        return Me(actor=caller.actor, role=caller.role, local=caller.local, tenants=tenants, backward=caller.backward)
 
     def bases(self, caller: Caller) -> Collection[str]:
         """The bases that are for all tenants, or for one that the caller sees."""
