@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qsl
 
 from joserfc import jwt
 from joserfc.jwk import RSAKey
@@ -26,6 +27,10 @@ class FakeProvider:
         self.port = 0
         self.keys: list[Any] = [FIRST]
         self.asked = 0
+        self.waits = 1  # answers "pending" so often before somebody agrees
+        self.life_s = 3600
+        self.says_no = ""  # an error of OAuth that is answered to whoever wants tokens
+        self.refresh = 0  # refresh tokens that were given; each is taken once
         self._server: asyncio.Server | None = None
 
     @property
@@ -62,21 +67,54 @@ class FakeProvider:
         await self._server.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line = await reader.readline()
-        while (await reader.readline()).strip():
-            pass
-        if b"openid-configuration" in line:
-            self.asked += 1
-            body: Any = {"issuer": self.issuer, "jwks_uri": f"{self.issuer}/keys"}
-        else:
-            body = {"keys": [key.as_dict(private=False) for key in self.keys]}
+        target = (await reader.readline()).split()[1].decode()
+        length = 0
+        while line := (await reader.readline()).strip():
+            name, _, value = line.lower().partition(b":")
+            length = int(value) if name == b"content-length" else length
+        form = dict(parse_qsl((await reader.readexactly(length)).decode()))
+        status, body = self._answered(target, form)
         text = json.dumps(body).encode()
-        head = (
-            f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\nconnection: close\r\n"
-        )
-        writer.write(head.encode() + b"\r\n" + text)
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n"
+        writer.write(f"{head}connection: close\r\n\r\n".encode() + text)
         await writer.drain()
         writer.close()
+
+    def _answered(self, target: str, form: dict[str, str]) -> tuple[int, Any]:
+        if target == "/keys":
+            return 200, {"keys": [key.as_dict(private=False) for key in self.keys]}
+        if target == "/device":
+            code = {"device_code": "d", "user_code": "WDJB-MJHT", "verification_uri": f"{self.issuer}/go"}
+            return 200, code | {"expires_in": 60, "interval": 0.05}
+        if target == "/revoke":
+            self.refresh += 1
+            return 200, {}
+        if target == "/token":
+            return self._token(form)
+        self.asked += 1
+        names = {"jwks_uri": "keys", "device_authorization_endpoint": "device", "token_endpoint": "token"}
+        return 200, {
+            name: f"{self.issuer}/{path}" for name, path in (names | {"revocation_endpoint": "revoke"}).items()
+        } | {"issuer": self.issuer}
+
+    def _token(self, form: dict[str, str]) -> tuple[int, Any]:
+        assert form["client_id"] == CLIENT
+        if self.says_no:
+            return 400, {"error": self.says_no}
+        if form["grant_type"] == "refresh_token":
+            if form["refresh_token"] != f"r{self.refresh}":
+                return 400, {"error": "invalid_grant"}
+        elif self.waits:
+            self.waits -= 1
+            return 400, {"error": "authorization_pending"}
+        self.refresh += 1
+        token = self.token(exp=int(time.time()) + self.life_s, jti=str(self.refresh))
+        return 200, {
+            "id_token": token,
+            "refresh_token": f"r{self.refresh}",
+            "access_token": "a",
+            "token_type": "Bearer",
+        }
 
 
 @asynccontextmanager

@@ -59,6 +59,9 @@ COMMANDS = {
     "audit": ("loradeck.cli.commands.event:audit", "Read and check the audit trail: who did what at the hub."),
     "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine; certificates, recovery, backup, garbage."),
     "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to try a hub and a console with one."),
+    "login": ("loradeck.cli.commands.sign_in:login", "Sign in at the provider of a context."),
+    "logout": ("loradeck.cli.commands.sign_in:logout", "End a sign-in, here, at the hub and at the provider."),
+    "whoami": ("loradeck.cli.commands.sign_in:whoami", "Show who you are at the hub, and your roles."),
     "token": ("loradeck.cli.commands.token:token", "Create, list and revoke tokens (on the hub's host)."),
     "completion": ("loradeck.cli.commands.completion:completion", "Print the completion script of a shell."),
 }

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
+from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -34,7 +35,7 @@ from loradeck.schemas.membership import Invitation, JoinToken, Revoked
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.state import HubState, NodeRow, RelabelRequest, ReleaseView, TenantRow
+from loradeck.schemas.state import HubState, Me, NodeRow, RelabelRequest, ReleaseView, TenantRow
 from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
 from loradeck.schemas.trace import Traced
 
@@ -88,6 +89,16 @@ class HubApi:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self.transport.aclose()
+
+    # ---- the caller ----------------------------------------------------------------------------------------
+
+    async def me(self) -> Me:
+        """Who the caller is at the hub, and its roles."""
+        return await self.transport.ask(Me, "GET", "me")
+
+    async def sign_out(self) -> None:
+        """Ends the sign-in whose token the caller shows, at the hub."""
+        await self._delete("me/sign-in")
 
     # ---- state ---------------------------------------------------------------------------------------------
 
@@ -457,7 +468,8 @@ class HubApi:
 
     async def revoke_token(self, token_id: str) -> None:
         """Revokes a token. Only over the hub's own socket."""
-        await self._delete(f"tokens/{segment(token_id)}")
+        person = token_id.startswith("oidc:")  # and a provider's word for somebody
+        await self._delete(f"tokens/{quote(token_id, safe='') if person else segment(token_id)}")
 
     async def backup(self, path: str) -> responses.BackupMade:
         """Copies the hub's database consistently to an absolute path on its host. Only over the hub's own socket."""

@@ -11,6 +11,11 @@
     production = true
     read_only = false
 
+    [contexts.eu-2]
+    url = "https://hub.eu-2.example:7400"
+    issuer = "https://login.example"   # people sign in there: loradeck login
+    client_id = "loradeck"
+
     [contexts.lab]
     socket = "/run/loradeck/hub.sock"
 
@@ -35,16 +40,22 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from loradeck.client.errors import ConfigError
-from loradeck.schemas.address import is_loopback
+from loradeck.schemas.address import is_loopback, is_safe_url
 
 LOCAL = "local"
-_KNOWN = {"url", "socket", "token_file", "ca_file", "production", "read_only"}
+_KNOWN = {"url", "socket", "token_file", "ca_file", "production", "read_only", "issuer", "client_id", "scope"}
 _MAX_TOKEN = 4096
+
+SCOPE = "openid profile email offline_access"
+"""What a sign-in asks the provider for where the context does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """One hub, as a console on this machine reaches it. Exactly one of `url` and `socket` is set."""
+    """One hub, as a console on this machine reaches it. Exactly one of `url` and `socket` is set.
+
+    With an `issuer` people sign in there, unless there is a token file.
+    """
 
     name: str
     url: str | None = None
@@ -53,6 +64,9 @@ class Context:
     ca_file: Path | None = None
     production: bool = False
     read_only: bool = False
+    issuer: str | None = None
+    client_id: str = ""
+    scope: str = SCOPE
 
     @property
     def where(self) -> str:
@@ -219,7 +233,15 @@ def _context(name: str, table: object, path: Path) -> Context:
         raise ConfigError(
             f"unknown setting {unknown[0]!r}", detail=where, fix=f"known are: {', '.join(sorted(_KNOWN))}"
         )
-    for key, kind in (("url", str), ("socket", str), ("token_file", str), ("ca_file", str)):
+    for key, kind in (
+        ("url", str),
+        ("socket", str),
+        ("token_file", str),
+        ("ca_file", str),
+        ("issuer", str),
+        ("client_id", str),
+        ("scope", str),
+    ):
         if not isinstance(table.get(key, ""), kind):
             raise ConfigError(f"{key!r} is a string", detail=where, fix="put it in quotes")
     for key in ("production", "read_only"):
@@ -227,6 +249,11 @@ def _context(name: str, table: object, path: Path) -> Context:
             raise ConfigError(f"{key!r} is true or false", detail=where, fix="write it without quotes")
     if ("url" in table) == ("socket" in table):
         raise ConfigError("a context has either a url or a socket", detail=where, fix="give exactly one of them")
+    issuer = table.get("issuer")
+    if (issuer is None) != ("client_id" not in table) or not (issuer is None or is_safe_url(issuer)):
+        raise ConfigError(
+            "a sign-in needs an issuer, an https:// address, and a client_id", detail=where, fix="give both of them"
+        )
     address = table.get("url") or f"unix:{table['socket']}"
 
     def file(key: str) -> Path | None:
@@ -238,6 +265,9 @@ def _context(name: str, table: object, path: Path) -> Context:
         ca_file=file("ca_file"),
         production=table.get("production", False),
         read_only=table.get("read_only", False),
+        issuer=issuer,
+        client_id=table.get("client_id", ""),
+        scope=table.get("scope", SCOPE),
     )
 
 

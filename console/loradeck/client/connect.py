@@ -18,6 +18,8 @@ from loradeck.client.errors import ConfigError
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
+    from loradeck.client.sign_in import TokenSource
+
 CONNECT_S = 5.0
 READ_S = 15.0
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -33,34 +35,51 @@ class Endpoint:
     socket: Path | None
     token: str | None
     tls: ssl.SSLContext | None
+    signed_in: TokenSource | None = None
 
     def __repr__(self) -> str:
         return f"Endpoint({self.where!r})"
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """HTTP headers that authenticate a request; empty without a token."""
-        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+    async def headers(self) -> dict[str, str]:
+        """HTTP headers that authenticate a request now; empty without a token.
+
+        Raises: ConfigError: the sign-in has ended.
+        """
+        token = await self.signed_in.token() if self.signed_in is not None else self.token
+        return {"authorization": f"Bearer {token}"} if token else {}
 
 
 def endpoint(context: Context) -> Endpoint:
     """Reads the token and certificate authority of a context and returns its endpoint.
 
     Raises:
-        ConfigError: the token file is missing or unsafe, or the certificate authority's file is unusable.
+        ConfigError: the token file is missing or unsafe, nobody has signed in, or the certificate authority's file is
+            unusable.
     """
+    signed_in: TokenSource | None = None
+    if context.issuer is not None and context.token_file is None:
+        from loradeck.client.sign_in import TokenSource  # nothing that others wait for
+
+        signed_in = TokenSource(context)
     token = read_token(context.token_file) if context.token_file is not None else None
     if context.socket is not None:
-        return Endpoint(where=context.where, base_url="http://hub", socket=context.socket, token=token, tls=None)
+        return Endpoint(
+            where=context.where,
+            base_url="http://hub",
+            socket=context.socket,
+            token=token,
+            tls=None,
+            signed_in=signed_in,
+        )
     url = context.url or ""
-    if token is None:
+    if token is None and signed_in is None:
         raise ConfigError(
             "this hub needs a token, and none is given",
             detail=context.where,
             fix="give --token-file FILE (the hub's owner makes one: loradeck token create --out FILE)",
         )
     tls = _tls(context.ca_file) if url.startswith("https:") else None
-    return Endpoint(where=context.where, base_url=url, socket=None, token=token, tls=tls)
+    return Endpoint(where=context.where, base_url=url, socket=None, token=token, tls=tls, signed_in=signed_in)
 
 
 @contextlib.asynccontextmanager
@@ -74,7 +93,7 @@ async def websocket(point: Endpoint, path: str) -> AsyncIterator[ClientConnectio
 
     uri = point.base_url.replace("http", "ws", 1) + path
     how: dict[str, Any] = {
-        "additional_headers": point.headers,
+        "additional_headers": await point.headers(),
         "open_timeout": CONNECT_S,
         "close_timeout": 1,
         "ping_interval": None,  # the hub's status every two seconds is the heartbeat

@@ -8,7 +8,7 @@ move may be reported as not made.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -28,6 +28,17 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
+class _Bearer(httpx.Auth):
+    """The token of an endpoint, as it is when a request is sent."""
+
+    def __init__(self, point: Endpoint) -> None:
+        self._point = point
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        request.headers.update(await self._point.headers())
+        yield request
+
+
 def http_client(point: Endpoint, *, connections: int = 8) -> httpx.AsyncClient:
     """Creates an HTTP client that sends to the hub alone. The caller closes it."""
     transport = httpx.AsyncHTTPTransport(
@@ -39,7 +50,8 @@ def http_client(point: Endpoint, *, connections: int = 8) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=transport,
         base_url=f"{point.base_url}/v1/",
-        headers={**point.headers, "accept": "application/json"},
+        headers={"accept": "application/json"},
+        auth=_Bearer(point),
         timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
         trust_env=False,
         follow_redirects=False,  # a redirect would carry the token elsewhere
@@ -115,7 +127,7 @@ class Transport:
         if point.token == self._point.token:
             return False
         self._point = point
-        self.http.headers.update(point.headers)
+        self.http.auth = _Bearer(point)
         return True
 
     async def ask(self, kind: type[T] | TypeAdapter[T], method: str, path: str, **how: Any) -> T:

@@ -41,9 +41,9 @@ USED_EVERY_MS = 60_000
 class Caller(Scope):
     """The caller of a request, and what its token allows.
 
-    `node` is set for agents' tokens, `labels` where the token says what that node is placed by. `token` is the id of the
-    token, of somebody who has signed in `oidc:` and the subject; None: it came over the own socket. `action` is the
-    call that it makes; None: the hub's own work, which is not asked.
+    `node` is set for agents' tokens, `labels` where the token says what that node is placed by. `token` is the id of
+    the token, of somebody who has signed in `oidc:` and the subject; None: it came over the own socket. `action` is
+    the call that it makes; None: the hub's own work, which is not asked.
     """
 
     actor: str
