@@ -32,7 +32,8 @@ demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it
 	@PYTHONPATH=examples $(BIN)/python -m incident $(if $(FRESH),--fresh) $(ARGS)
 
 # Whole fleets of real processes, and what needs servers.
-SERVICES := tests/e2e tests/contract/skew
+SERVICES := tests/e2e tests/contract/skew tests/services
+PROVIDER_STAMP := tests/services/node_modules/.installed
 
 # The tests start hundreds of processes: what these import is compiled once, also where that is off by the environment.
 test test-services faults: export PYTHONDONTWRITEBYTECODE :=
@@ -40,8 +41,13 @@ test test-services faults: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## what must hold, on real parts (12 minutes)
 	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
 
-test-services: $(STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions (10 minutes)
+test-services: $(STAMP) $(PROVIDER_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins (11 minutes)
 	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) tests/faults/test_kill_loop.py $(ARGS)
+
+# A real OpenID Connect provider, as its lock says: 4 MB.
+$(PROVIDER_STAMP): tests/services/package-lock.json
+	npm --prefix tests/services ci --no-audit --no-fund
+	@touch $@
 
 test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 --timeout 900 $(ARGS) tests/contract/engine tests/vllm
