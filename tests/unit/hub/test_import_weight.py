@@ -8,12 +8,12 @@ import sys
 import pytest
 
 SCANNERS = ("detect_secrets", "datasketch")
-SIGNERS = ("model_signing", "sigstore", "cryptography")
+SIGNERS = ("model_signing", "sigstore", "cryptography", "joserfc")
 
 HEAVY = (*SCANNERS, *SIGNERS, "torch", "scipy", "pandas", "pyarrow", "numpy")
 
 
-@pytest.mark.parametrize("program", ["loradeck.hub.server", "loradeck_agent.daemon"])
+@pytest.mark.parametrize("program", ["loradeck.hub.server", "loradeck_agent.daemon", "loradeck.client.sign_in"])
 def test_hub_and_agent_import_no_scanner_no_signer_and_nothing_that_computes(program: str) -> None:
     code = f"import sys, {program}\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
