@@ -196,7 +196,7 @@ class Run:
                     why = "pins are being ended"
                     continue
                 cleared = True
-            if self._await(ops, relabel_all(ops, "hub"), 20) is not False:
+            if self._await(ops, relabel_all(ops, ACTIVE), 20) is not False:
                 why = "labels are being agreed to"
                 continue
             why = self.oracle.unsettled(self.hub.hub, self.nodes, list(self.gateways.values()))
@@ -382,7 +382,7 @@ class Run:
             if node.host.up:
                 node.start()
             ops = Process(self.scheduler, self.network.host("ops"), "ops/relabel")
-            self._later(2.0, lambda: ops.start(relabel_all(ops, "hub")))
+            self._later(2.0, lambda: ops.start(relabel_all(ops, ACTIVE)))
 
         return end
 

@@ -289,7 +289,7 @@ def test_a_disk_that_refuses_a_checkpoint_leaves_the_last_good_one(
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_step", failing)
         patch.setattr("loradeck_agent.executors.publish.os.fsync", fsync)
-        patch.setattr("loradeck_agent.executors.protocol.TERMINAL", frozenset())  # its own fsync is not the point
+        patch.setattr("loradeck.schemas.jobs.TERMINAL", frozenset())  # its own fsync is not the point
         ended = runs.run()
     assert ended.last.code == "os_error"
     assert runs.last_good == "step-00000004"
