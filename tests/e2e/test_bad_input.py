@@ -150,7 +150,10 @@ def stage(material: Material) -> Iterator[Stage]:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What a refusal must leave as it is. `epoch` is not part of it: a hub that starts again has another."""
+    """What a refusal must leave as it is. `epoch` is not part of it: a hub that starts again has another.
+
+    Nor are anchors of the audit trail: what was refused is in it.
+    """
 
     rev: int
     hash: str
@@ -163,9 +166,10 @@ class Kept:
 async def kept(stage: Stage) -> Kept:
     async with HubApi.to(Context(name="tests", socket=stage.fleet.socket)) as api:
         state = await api.state()
+        newest = state.events[-1]
         return Kept(
-            rev=state.status.rev,
-            hash=state.status.hash,
+            rev=newest.rev,
+            hash=newest.hash,
             tenants=[tenant.model_dump(mode="json") for tenant in await api.tenants()],
             rows=[
                 row.pointer.model_dump(mode="json")

@@ -152,7 +152,7 @@ async def test_who_is_in_no_group_with_a_role_is_not_let_in(tmp_path: Path) -> N
 
 
 async def test_with_the_provider_gone_what_puts_back_is_left(tmp_path: Path) -> None:
-    async with at_the_provider(tmp_path, 1) as desk:
+    async with at_the_provider(tmp_path, 60) as desk:
         status, me, err = await desk.login("ann")
         assert status == 0, err
         await desk.end_provider()

@@ -37,19 +37,33 @@ class TenantCreate(Strict):
     name: Name
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class TokenCreate(Strict):
     """Create a token for a person, a program or an agent. `node` is required for agents and forbidden for others."""
 
     name: Name = Field(description="no valid token may have it yet")
     role: str
     node: Name | None = None
+    # A hub of the version before refuses fields that it does not know: what was not asked for is not sent.
     tenants: dict[Name, Role] | None = Field(
-        None, description="its role at each of these tenants, of which `role` is the highest; None: `role` at all"
+        None,
+        exclude_if=_absent,
+        description="its role at each of these tenants, of which `role` is the highest; None: `role` at all",
     )
-    resources: tuple[Resource, ...] | None = Field(None, description="what it is for; None: everything")
-    expires_ms: int | None = Field(None, ge=0, le=LARGEST_INT, description="hub time; None: it does not expire")
+    resources: tuple[Resource, ...] | None = Field(
+        None, exclude_if=_absent, description="what it is for; None: everything"
+    )
+    expires_ms: int | None = Field(
+        None, exclude_if=_absent, ge=0, le=LARGEST_INT, description="hub time; None: it does not expire"
+    )
     labels: dict[Label, Label] | None = Field(
-        None, max_length=64, description="what its node is placed by, whatever that says; None: what it says first"
+        None,
+        exclude_if=_absent,
+        max_length=64,
+        description="what its node is placed by, whatever that says; None: what it says first",
     )
 
 
