@@ -109,6 +109,8 @@ def test_a_backup_is_a_hub_that_starts_with_the_same_log(own: Desk, tmp_path: Pa
     own.start_hub()
     assert [tenant["name"] for tenant in own.json("tenant", "ls")] == ["acme"]
     assert own.json("audit", "verify")["ok"]
+    note = own.json("audit", "checkpoint")["checkpoint"]
+    assert own.run("audit", "checkpoint").stdout.split("\n")[3] == note.split("\n")[3] == "", "a note has its lines"
 
 
 def test_init_makes_an_authority_once_and_rotate_renews_the_hubs_certificate(own: Desk) -> None:

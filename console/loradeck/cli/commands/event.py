@@ -162,7 +162,8 @@ async def checkpoint(s: Session) -> None:
     """
     note = await s.api.audit_checkpoint()
     s.out.json({"checkpoint": note})
-    s.out.say(note.rstrip("\n"))
+    for line in note.rstrip("\n").split("\n"):
+        s.out.say(line)
 
 
 @audit.command()
