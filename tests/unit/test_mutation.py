@@ -15,9 +15,14 @@ def test_the_score_of_a_small_module_is_the_one_in_the_docs(tmp_path: Path) -> N
     copy = mutation.Copy(mutation.Group((MODULE,), tests), tmp_path)
     copy.prepare()
     copy.run(120)
-    assert copy.scores() == {MODULE: mutation.figures()["rules"]["modules"][MODULE]}
+    assert _noticed(copy.scores()[MODULE]) == _noticed(mutation.figures()["rules"]["modules"][MODULE])
     copy.prepare()
     assert copy.scores()[MODULE]["not run"] == 0, "a second run goes on where the first one was"
+
+
+def _noticed(score: dict[str, int]) -> dict[str, int]:
+    """The score with mutants that took too long among the killed: on a busy machine a test that fails may be late."""
+    return score | {"killed": score["killed"] + score["timeout"], "timeout": 0}
 
 
 def test_a_changed_test_lets_survivors_run_again_and_what_was_killed_stays(tmp_path: Path) -> None:
