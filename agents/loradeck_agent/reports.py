@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 REPORT_S = 1.0
 ROUTER_ANSWERS_S = 2.0
-"""What an answer of the router to the agent may take."""
+"""Seconds that an answer of the router to the agent may take."""
 
 ROUTER_SILENCES = 2
 """Answers that are missing in a row after which a router that runs does not answer. A dead one refuses at once."""

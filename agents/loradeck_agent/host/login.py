@@ -1,4 +1,4 @@
-"""What an agent shows the hub, and whom it takes for the hub: its files are read again when they change."""
+"""The credentials of an agent, and the authority by which it knows its hub; files that change are read again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from loradeck_agent.host.secret_file import check_mode
 
 
 def is_join_token(token: str) -> bool:
-    """Whether a token is one that a node joins with."""
+    """Whether a token is a join token, which a node uses once to get its certificate."""
     return token.startswith("ldj_")
 
 
 @dataclass(frozen=True)
 class Login:
-    """What a connection to the hub is opened with.
+    """The credentials and TLS settings with which a connection to the hub is opened.
 
     `server` is the name that the hub's certificate must have; None: that of its URL's host.
     """
@@ -59,7 +59,7 @@ class HubLogin:
 
     @property
     def may_join(self) -> bool:
-        """Whether this node has not joined, and has been given a join token.
+        """Whether this node has a join token and still has to join with it.
 
         Raises:
             ConfigError: there is no token either.

@@ -34,7 +34,7 @@ class CanaryRecords:
     node: str
     _known: dict[tuple[str, str], dict[str, CanaryItem]] = field(default_factory=dict)
     _stated: dict[tuple[str, str], list[Stated]] = field(default_factory=dict)
-    """What the hub has, where it was asked since the agent started."""
+    """(Release, build) -> the records that the hub has, of those that it was asked for since the agent started."""
     _disputed: dict[tuple[str, str], Agreed] = field(default_factory=dict)
     _kept_back: list[Attestation] = field(default_factory=list)
 
