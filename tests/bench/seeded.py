@@ -134,7 +134,7 @@ def write_log(data: Path, tenants: int, racks: int) -> None:
     """Writes the log of so many tenants into a new data folder of a hub."""
     data.mkdir(mode=0o700)
     store = SqliteStore(data / "hub.db")
-    with store._database.reading() as connection:
+    with store.database.reading() as connection:
         connection.execute("PRAGMA synchronous=OFF")  # nobody relies on a benchmark's database
     store.take_lease("bench")
     store.register(Doc.BASE, BASE.digest, BASE.model_dump(mode="json"), tenant=None, by="bench")
@@ -162,21 +162,13 @@ def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _register(store: SqliteStore, releases: Sequence[Release], now_ms: int) -> None:
     """As `Store.register` writes them, all in one transaction."""
-    with store._database.transaction():
-        store._database.tables["documents"].insert_all(
-            {
-                "kind": Doc.RELEASE.value,
-                "digest": release.id,
-                "serial": serial,
-                "tenant": release.tenant,
-                "name": None,
-                "version": None,
-                "created_ms": now_ms,
-                "created_by": "bench",
-                "body": json.dumps(release.model_dump(mode="json")),
-            }
-            for serial, release in enumerate(releases, 1)
-        )
+    rows = [
+        (Doc.RELEASE.value, one.id, serial, one.tenant, now_ms, "bench", json.dumps(one.model_dump(mode="json")))
+        for serial, one in enumerate(releases, 1)
+    ]
+    columns = "kind, digest, serial, tenant, created_ms, created_by, body"
+    with store.database.transaction() as connection:
+        connection.executemany(f"INSERT INTO documents ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _commit(store: SqliteStore, drafts: Sequence[Draft]) -> None:

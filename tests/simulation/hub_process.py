@@ -63,6 +63,8 @@ class Image:
     def __init__(self, name: str, source: Any = None) -> None:
         self.name = name
         self.connection: Any = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self.clock_ms: Callable[[], int] = lambda: 0
+        self.connection.create_function("clock_ms", 0, lambda: self.clock_ms())
         if source is not None:
             source.backup(self.connection)
         self.next_commit: str = ""
@@ -77,8 +79,9 @@ class Image:
 class SimDatabase(Database):
     """The hub's database on the image of the running process's host."""
 
-    def __init__(self, path: Any) -> None:
+    def __init__(self, path: Any, clock_ms: Callable[[], int]) -> None:
         process = current()
+        self._clock_ms = clock_ms
         self.image: Image = process.host.image if process is not None else _template
         self._suspect = False
         self._lock = None
@@ -86,6 +89,13 @@ class SimDatabase(Database):
         self._connection: Any = None
         self._process = process
         self._open()
+
+    def _ready(self) -> Any:
+        self.image.clock_ms = self._clock_ms
+        return super()._ready()
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        return False
 
     def _open(self) -> None:
         if self.image.connection.in_transaction:

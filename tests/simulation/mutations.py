@@ -22,7 +22,7 @@ from loradeck.rules.moves import rollback_target, rollbacks
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.serving import arms, gateway
 from loradeck.schemas.position import Position
-from loradeck.store import sqlite_records
+from loradeck.store import sql_records
 from loradeck.store.lease import read_head
 from loradeck_agent.router import table
 from loradeck_agent.router.admission import Admission
@@ -67,7 +67,7 @@ def _early_acknowledgement() -> list[Patch]:
 
 def _two_leases() -> list[Patch]:
     """A hub writes without looking whether it still holds the lease."""
-    return [(sqlite_records, "hold_lease", lambda connection, held: read_head(connection))]
+    return [(sql_records, "hold_lease", lambda connection, held: read_head(connection))]
 
 
 def _forgotten_tombstone() -> list[Patch]:

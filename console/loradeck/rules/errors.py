@@ -110,6 +110,8 @@ STATUS: Mapping[str, int] = {
     "outcome_unknown": 503,
     "store_error": 500,
     "store_unusable": 503,
+    "store_unreachable": 503,
+    "lease_held": 503,
     "disk_full": 507,
     "internal": 500,
     # Answers of a router or an agent.

@@ -13,7 +13,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,11 @@ _BUSY = 5
 _CORRUPT = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
+def wall_ms() -> int:
+    """The wall clock, in milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
 class Database:
     """The database file and its one connection. May be called from any thread; calls wait for each other.
 
@@ -46,8 +52,11 @@ class Database:
         DiskFull: there is no room to open it.
     """
 
-    def __init__(self, path: Path) -> None:
+    shared = False
+
+    def __init__(self, path: Path, clock_ms: Callable[[], int]) -> None:
         self.path = path.absolute()
+        self._clock_ms = clock_ms
         self._mutex = threading.RLock()
         self._connection: Connection | None = None
         self._suspect = False
@@ -91,10 +100,10 @@ class Database:
         with self._mutex, _explained():
             yield self._ready()
 
-    @property
-    def tables(self) -> Any:
-        """A sqlite-utils view of the connection, for use inside `transaction` or `reading`."""
-        return _tables(self._ready())
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """Waits in vain: the lock keeps every other process out."""
+        time.sleep(timeout_s)
+        return False
 
     def _ready(self) -> Connection:
         if self._suspect:
@@ -166,6 +175,7 @@ class Database:
                 self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
             )
             try:
+                connection.create_function("clock_ms", 0, self._clock_ms)
                 self._prepare(connection)
             except BaseException:
                 connection.close()
@@ -214,12 +224,17 @@ class Database:
                     copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete without a -wal
                 finally:
                     copy.close()
-            with staging.open("rb") as file:
-                os.fsync(file.fileno())
-            os.link(staging, path)  # unlike rename, fails if the file appeared meanwhile
+            publish(staging, path)
         finally:
             staging.unlink(missing_ok=True)
-        fsync_folder(path.parent)
+
+
+def publish(staging: Path, path: Path) -> None:
+    """Gives a finished file its name, durably. Raises: FileExistsError: the name was taken meanwhile."""
+    with staging.open("rb") as file:
+        os.fsync(file.fileno())
+    os.link(staging, path)  # unlike rename, never replaces a file
+    fsync_folder(path.parent)
 
 
 def _take_lock(path: Path) -> int:

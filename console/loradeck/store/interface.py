@@ -38,9 +38,22 @@ class Moved(StoreError):
 
 
 class LeaseLost(StoreError):
-    """Another hub has taken the lease. Nothing was committed."""
+    """Another hub has taken the lease, or it ran out. Nothing was committed."""
 
     code = "not_active"
+
+
+class LeaseHeld(StoreError):
+    """Another hub holds the lease. Nothing was changed. `remaining_s`: until it runs out; None: it does not."""
+
+    code = "lease_held"
+
+    def __init__(self, lease: Lease, remaining_s: float | None) -> None:
+        until = "until it is taken from it" if remaining_s is None else f"for {remaining_s:.1f} s more unless it renews"
+        where = f" at {lease.address}" if lease.address else ""
+        super().__init__(f"the hub {lease.name!r}{where} holds the lease of this database, {until}")
+        self.lease = lease
+        self.remaining_s = remaining_s
 
 
 class OutcomeUnknown(StoreError):
@@ -53,6 +66,12 @@ class DiskFull(StoreError):
     """The disk is full; the transaction was rolled back and the state is as before."""
 
     code = "disk_full"
+
+
+class Unreachable(StoreError):
+    """The database does not answer, or does not take writes now. Nothing was changed."""
+
+    code = "store_unreachable"
 
 
 class Unusable(StoreError):
@@ -77,6 +96,43 @@ class Doc(StrEnum):
     RELEASE = "release"
     DATASET = "dataset"
     SUITE = "suite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """Who may write to a database. Each hold has a higher epoch than the one before."""
+
+    epoch: int
+    holder: str
+    """A random id of the holder's process."""
+    name: str
+    """The hub's name, for people."""
+    address: str = ""
+    """Where other hubs and people reach the holder; empty where it did not say."""
+    ttl_s: float | None = None
+    """Seconds after which a hold that this process took ends, unless it is renewed; None: it does not end by time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The position of a log: its id, who extends it, and its newest event."""
+
+    log: str
+    lease: Lease
+    remaining_s: float | None
+    """Seconds until the hold ends, by the database's clock; 0: it has ended; None: it does not end by time."""
+    incarnation: str
+    rev: int
+    hash: str
+    at_ms: int
+    """The stamp of the newest event; 0 if there is none."""
+    now_ms: int
+    """The database's wall clock when this was read."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a hub holds the lease now."""
+        return self.lease.holder != "" and self.remaining_s != 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,16 +238,43 @@ class Store(Protocol):
 
     """The hub's durable store. Every write raises LeaseLost, DiskFull or OutcomeUnknown as its commit ends."""
 
-    def take_lease(self, name: str) -> int:
+    def take_lease(self, name: str, *, address: str = "", ttl_s: float | None = None, anyway: bool = False) -> int:
         """Makes this process the active hub; raises the epoch and returns it. Every later write holds the lease.
 
-        The holder is a random id of this store. `name` is the hub's, and only shown to people.
+        The holder is a random id of this store. Where several hubs may have the database open, the hold ends `ttl_s`
+        seconds from now by the database's clock (None: never) unless it is renewed. A database that one hub has to
+        itself is held for as long as it is open, and taken at once.
+
+        Args:
+            name: the hub's, only shown to people.
+            address: where others reach this hub, for those that wait.
+            anyway: take it from a holder whose time is not over, as an operator may say.
+
+        Raises:
+            LeaseHeld: another hub holds it.
+        """
+
+    def renew_lease(self, ttl_s: float) -> None:
+        """Makes the hold end `ttl_s` seconds from now. A hold that ran out is taken up again unless another hub has
+        taken the lease since.
+
+        Raises: LeaseLost.
         """
 
     def check_lease(self) -> None:
         """Reads whether this process holds the lease; a write would notice as well.
 
         Raises: LeaseLost.
+        """
+
+    def read_head(self) -> Head:
+        """Reads who holds the lease and where the log ends, from the database that takes writes. Needs no lease."""
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """Blocks until another process has changed the log or the lease, at most `timeout_s`; returns whether it heard
+        of a change.
+
+        A hint that may be missed, or come without a change: read the head to know.
         """
 
     def incarnations(self) -> dict[int, str]:
@@ -224,7 +307,7 @@ class Store(Protocol):
         """The commit under an idempotency key; None if nothing was committed under it."""
 
     def since(self, rev: int, limit: int = 1000) -> list[Event]:
-        """Events after `rev`, oldest first, at most `limit`."""
+        """Events after `rev`, oldest first, at most `limit`. Needs no lease: a hub that waits for it follows so."""
 
     def history(
         self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
@@ -341,4 +424,4 @@ class Store(Protocol):
         """Writes a consistent copy to a new file, while the store is in use."""
 
     def close(self) -> None:
-        """Closes the store and frees its lock."""
+        """Gives up the lease, closes the store and frees its lock."""

@@ -4,39 +4,21 @@ Epoch, holder and the head of the log are one row. A hub takes the lease when it
 its writes updates that row under the condition that the hub still holds it, inside the same transaction, so that a hub
 that was replaced can no longer commit anything. The holder is a random id of its process and never a name: two hubs of
 one name are two holders.
+
+Where several hubs share a database, a hold ends by the database's clock unless it is renewed, and nobody else takes the
+lease before that. Time decides only who may take it: whether a write is made is decided by epoch and holder.
 """
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-from loradeck.store.interface import LeaseLost
+from loradeck.store.interface import Head, Lease, LeaseHeld, LeaseLost
+from loradeck.store.sql_database import Connection
 
-if TYPE_CHECKING:
-    from sqlite3 import Connection
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Who holds the lease, and the epoch of its hold. Each hold has a higher epoch than the one before."""
-
-    epoch: int
-    holder: str
-    name: str
-    """The hub's name, for people."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """The position of a log: its id, who extends it, and its newest event."""
-
-    log: str
-    lease: Lease
-    incarnation: str
-    rev: int
-    hash: str
+_HEAD = "log, epoch, holder, name, address, expires_ms, incarnation, rev, hash, at_ms, clock_ms()"
+_IN_TIME = "(expires_ms IS NULL OR expires_ms > clock_ms())"
 
 
 def new_holder() -> str:
@@ -46,65 +28,122 @@ def new_holder() -> str:
 
 def read_head(connection: Connection) -> Head:
     """Reads the head as the database has it; epoch 0 and no holder before the lease was first taken."""
-    log, epoch, incarnation, holder, name, rev, hash_ = connection.execute(
-        "SELECT log, epoch, incarnation, holder, name, rev, hash FROM head"
-    ).fetchone()
-    return Head(log, Lease(epoch, holder, name), incarnation, rev, hash_)
+    return _head(connection.execute(f"SELECT {_HEAD} FROM head").fetchone())
 
 
-def take_lease(connection: Connection, holder: str, name: str, *, epoch_above: int = 0) -> Lease:
-    """Takes the lease, from whoever has it, under an epoch above every earlier one and above `epoch_above`.
+def take_lease(
+    connection: Connection,
+    holder: str,
+    name: str,
+    *,
+    address: str = "",
+    ttl_s: float | None = None,
+    epoch_above: int = 0,
+    anyway: bool = True,
+) -> Lease:
+    """Takes the lease under an epoch above every earlier one and above `epoch_above`, for `ttl_s` seconds if given.
 
     It is held once the transaction of `connection` is committed.
+
+    Raises:
+        LeaseHeld: another hub holds it, and `anyway` is not said.
     """
-    head = read_head(connection)
-    lease, incarnation = Lease(max(head.lease.epoch, epoch_above) + 1, holder, name), secrets.token_hex(16)
+    for read in (read_head, locked_head):  # hubs that wait ask often, and must not wait for the holder's commits
+        head = read(connection)
+        if not anyway and head.is_held and head.lease.holder != holder:
+            raise LeaseHeld(head.lease, head.remaining_s)
+    epoch, incarnation = max(head.lease.epoch, epoch_above) + 1, secrets.token_hex(16)
+    ttl_ms = None if ttl_s is None else round(ttl_s * 1000)
     connection.execute(
-        "UPDATE head SET epoch = ?, incarnation = ?, holder = ?, name = ?", (lease.epoch, incarnation, holder, name)
+        "UPDATE head SET epoch = ?, incarnation = ?, holder = ?, name = ?, address = ?, expires_ms = clock_ms() + ?",
+        (epoch, incarnation, holder, name, address, ttl_ms),
     )
-    connection.execute("INSERT INTO incarnations VALUES (?, ?, ?)", (lease.epoch, incarnation, head.rev))
-    return lease
+    connection.execute("INSERT INTO incarnations VALUES (?, ?, ?)", (epoch, incarnation, head.rev))
+    return Lease(epoch=epoch, holder=holder, name=name, address=address, ttl_s=ttl_s)
+
+
+def renew_lease(connection: Connection, held: Lease | None, ttl_s: float) -> None:
+    """Holds the lease for `ttl_s` seconds from now. One that ran out is held again, if nobody has taken it since.
+
+    Raises: LeaseLost.
+    """
+    if held is None:
+        raise _never_taken()
+    renewed = connection.execute(
+        "UPDATE head SET expires_ms = clock_ms() + ? WHERE epoch = ? AND holder = ?",
+        (round(ttl_s * 1000), held.epoch, held.holder),
+    ).rowcount
+    if not renewed:
+        raise _lost(read_head(connection), held)
+
+
+def release_lease(connection: Connection, held: Lease) -> None:
+    """Ends a hold, so that another hub need not wait until it runs out. Does nothing for a hold that was lost."""
+    connection.execute(
+        "UPDATE head SET holder = holder, expires_ms = clock_ms() WHERE epoch = ? AND holder = ?",
+        (held.epoch, held.holder),
+    )
 
 
 def hold_lease(connection: Connection, held: Lease | None) -> Head:
     """Updates the head as its holder, and returns it. Every transaction that writes calls this first.
 
     Raises:
-        LeaseLost: it was never taken, or another hub has taken it since.
+        LeaseLost: it was never taken, it ran out, or another hub has taken it since.
     """
     if held is None:
-        raise LeaseLost("this hub does not hold the lease: it was never taken; nothing was changed")
-    updated = connection.execute(
-        "UPDATE head SET epoch = epoch WHERE epoch = ? AND holder = ?", (held.epoch, held.holder)
-    ).rowcount
-    head = read_head(connection)
-    if not updated:
-        raise _lost(head)
-    return head
+        raise _never_taken()
+    rows = connection.execute(
+        f"UPDATE head SET epoch = epoch WHERE epoch = ? AND holder = ? AND {_IN_TIME} RETURNING {_HEAD}",
+        (held.epoch, held.holder),
+    ).fetchall()
+    if not rows:
+        raise _lost(read_head(connection), held)
+    return _head(rows[0])
 
 
-def check_lease(head: Head, holder: str) -> None:
-    """Does nothing while the head names this holder.
+def check_lease(head: Head, held: Lease | None, holder: str) -> None:
+    """Does nothing while the head names this holder, and its hold has not run out.
 
     Raises: LeaseLost.
     """
-    if head.lease.holder != holder:
-        raise _lost(head)
+    if head.lease.holder != holder or not head.is_held:
+        raise _lost(head, held)
 
 
-def _lost(head: Head) -> LeaseLost:
-    why = f"{head.lease.name!r} has it since, at epoch {head.lease.epoch}"
-    return LeaseLost(f"this hub does not hold the lease: {why}; nothing was changed")
-
-
-def extend_log(connection: Connection, held: Lease, *, rev: int, hash_: str) -> None:
-    """Moves the head of the log to a new newest event, in the transaction that appended it.
+def extend_log(connection: Connection, held: Lease, *, rev: int, hash_: str, at_ms: int) -> None:
+    """Moves the head of the log to a new newest event, stamped `at_ms`, in the transaction that appended it.
 
     Raises:
         LeaseLost: as `hold_lease`.
     """
     updated = connection.execute(
-        "UPDATE head SET rev = ?, hash = ? WHERE epoch = ? AND holder = ?", (rev, hash_, held.epoch, held.holder)
+        f"UPDATE head SET rev = ?, hash = ?, at_ms = ? WHERE epoch = ? AND holder = ? AND {_IN_TIME}",
+        (rev, hash_, at_ms, held.epoch, held.holder),
     ).rowcount
     if not updated:
-        raise LeaseLost("this hub does not hold the lease any more; nothing was changed")
+        raise _lost(read_head(connection), held)
+
+
+def locked_head(connection: Connection) -> Head:
+    """Reads the head by a write, so that no other transaction changes it until this one has ended."""
+    return _head(connection.execute(f"UPDATE head SET epoch = epoch RETURNING {_HEAD}").fetchall()[0])
+
+
+def _head(row: tuple[Any, ...]) -> Head:
+    log, epoch, holder, name, address, expires_ms, incarnation, rev, hash_, at_ms, now_ms = row
+    remaining_s = None if expires_ms is None else max(0.0, (expires_ms - now_ms) / 1000)
+    lease = Lease(epoch=epoch, holder=holder, name=name, address=address)
+    newest = {"rev": rev, "hash": hash_, "at_ms": at_ms}
+    return Head(log=log, lease=lease, remaining_s=remaining_s, incarnation=incarnation, **newest, now_ms=now_ms)
+
+
+def _never_taken() -> LeaseLost:
+    return LeaseLost("this hub does not hold the lease: it was never taken; nothing was changed")
+
+
+def _lost(head: Head, held: Lease | None) -> LeaseLost:
+    why = f"{head.lease.name!r} has it since, at epoch {head.lease.epoch}"
+    if held is not None and (head.lease.epoch, head.lease.holder) == (held.epoch, held.holder):
+        why = "it ran out before it was renewed"
+    return LeaseLost(f"this hub does not hold the lease: {why}; nothing was changed")

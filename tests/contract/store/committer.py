@@ -22,7 +22,7 @@ OPENERS: dict[str, Callable[[str], Store]] = {
 
 def main(backend: str, url: str) -> None:
     store = OPENERS[backend](url)
-    epoch = store.take_lease("committer")
+    epoch = store.take_lease("committer", ttl_s=60, anyway=True)
     generation = max((p.generation for p in store.snapshot().pointers), default=0)
     while True:
         generation += 1

@@ -1,18 +1,19 @@
-"""The backends the contract suite runs against. To add one: write its `Backend` and put it in `BACKENDS`."""
+"""The backends the contract suite runs against. To add one: write its `Backend` and name it at `store_factory`."""
 
 from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from sqlite_utils.utils import sqlite3
 
+from loradeck.store.database import wall_ms
 from loradeck.store.interface import Store
-from loradeck.store.lease import new_holder, take_lease
+from loradeck.store.sql_log import SqlStore
 from loradeck.store.sqlite import SqliteStore
 
 
@@ -23,8 +24,14 @@ class Backend(Protocol):
     url: str
     """What `committer.py` opens in another process."""
 
-    def open(self, *, clock_ms: Callable[[], int] | None = None, lease: bool = True) -> Store:
+    def open(self, *, lease: bool = True) -> Store:
         """A store on this database. Closed after the test."""
+
+    def two_hubs(self) -> tuple[Store, Store]:
+        """The stores of two hubs that share the database. None holds the lease."""
+
+    def set_clock(self, ms: int) -> None:
+        """Stop the database's clock at a time, for all stores."""
 
     def two_threads(self) -> tuple[Store, Store]:
         """The stores that two threads of one hub would use."""
@@ -55,13 +62,23 @@ class SqliteBackend:
         self.path = folder / "hub" / "hub.db"
         self.url = str(self.path)
         self._stores: list[SqliteStore] = []
+        self._clock_ms = wall_ms
 
-    def open(self, *, clock_ms: Callable[[], int] | None = None, lease: bool = True) -> SqliteStore:
-        store = SqliteStore(self.path, clock_ms=clock_ms) if clock_ms else SqliteStore(self.path)
+    def open(self, *, lease: bool = True) -> SqliteStore:
+        store = SqliteStore(self.path, clock_ms=lambda: self._clock_ms())
         self._stores.append(store)
         if lease:
             store.take_lease("hub-a")
         return store
+
+    def two_hubs(self) -> tuple[Store, Store]:
+        # The lock keeps every second hub out, so it can only be played: with the first one's connection.
+        store = self.open(lease=False)
+        store.database.shared = True
+        return store, SqlStore(store.database)
+
+    def set_clock(self, ms: int) -> None:
+        self._clock_ms = lambda: ms
 
     def two_threads(self) -> tuple[Store, Store]:
         store = self.open()
@@ -73,9 +90,7 @@ class SqliteBackend:
         self._stores.clear()
 
     def usurp(self, name: str = "hub-b") -> None:
-        # The lock keeps every second hub out, so it can only be played.
-        with self._stores[-1]._database.transaction() as connection:
-            take_lease(connection, new_holder(), name)
+        SqlStore(self._stores[-1].database).take_lease(name)
 
     def rewrite(self, rev: int, old: str, new: str) -> None:
         self._raw("DROP TRIGGER IF EXISTS events_never_change")
@@ -103,14 +118,10 @@ class SqliteBackend:
             connection.close()
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {
-    "sqlite": SqliteBackend,
-}
-
-
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=["sqlite"])
 def store_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    backend = BACKENDS[request.param](tmp_path)
+    assert request.param == "sqlite"
+    backend: Backend = SqliteBackend(tmp_path)
     yield backend
     backend.close()
 

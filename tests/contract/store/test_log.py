@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -23,7 +22,8 @@ def test_an_empty_store_starts_at_genesis(store_factory: Backend) -> None:
 
 
 def test_a_move_gets_the_next_rev_and_the_store_fills_in_what_moved_it(store_factory: Backend) -> None:
-    store = store_factory.open(clock_ms=lambda: 1_700_000_000_123)
+    store_factory.set_clock(1_700_000_000_123)
+    store = store_factory.open()
     first = store.commit([move(to=1)], key="key-0001").events[0]
     second = store.commit([move(to=2, generation=2)], key="key-0002").events[0]
     assert (first.rev, first.prev_hash, second.rev, second.prev_hash) == (1, GENESIS, 2, first.hash)
@@ -314,9 +314,9 @@ def test_pointers_are_known_as_they_were_at_any_rev(store: Store) -> None:
 
 
 def test_a_time_means_the_last_rev_committed_at_or_before_it(store_factory: Backend) -> None:
-    times: Iterator[int] = iter([1000, 2000, 2000, 1500, 3000])
-    store = store_factory.open(clock_ms=lambda: next(times))
-    for generation in range(1, 6):
+    store = store_factory.open()
+    for generation, ms in enumerate((1000, 2000, 2000, 1500, 3000), start=1):
+        store_factory.set_clock(ms)
         store.commit([move(to=generation, generation=generation)], key=f"key-{generation}")
     assert [store.rev_at(ms) for ms in (999, 1000, 1999, 2000, 3000, 9999)] == [0, 1, 4, 4, 5, 5]
     # rev 4 was stamped after the clock had been set back: it is still the last one at or before 1500.

@@ -102,7 +102,8 @@ def test_attestations_that_are_written_together_are_written_all_or_none(store: S
 
 
 def test_attestations_are_numbered_and_filtered(store_factory: Backend) -> None:
-    store = store_factory.open(clock_ms=lambda: 5000)
+    store_factory.set_clock(5000)
+    store = store_factory.open()
     first = store.attest(attested(1))
     assert (first.seq, first.at_ms, first.body) == (1, 5000, {"n": 2, "share": 0.25})
     store.attest(attested(2, route="staging", at_ms=77))

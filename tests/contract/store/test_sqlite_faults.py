@@ -76,7 +76,7 @@ def test_a_full_database_changes_nothing_and_moves_go_on_once_there_is_room(tmp_
     store.take_lease("hub-a")
     store.commit([move(to=1)], key="key-0001")
     before = store.snapshot()
-    with store._database.reading() as connection:
+    with store.database.reading() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
     drafts = [move(f"t{n}", to=n) for n in range(200)]
@@ -84,7 +84,7 @@ def test_a_full_database_changes_nothing_and_moves_go_on_once_there_is_room(tmp_
         store.commit(drafts, key="key-0002")
     assert store.snapshot() == before
     assert store.lookup("key-0002") is None
-    with store._database.reading() as connection:
+    with store.database.reading() as connection:
         connection.execute("PRAGMA max_page_count = 1000000")
     assert store.commit(drafts, key="key-0002").rev == 201
     assert verify_log(store).ok

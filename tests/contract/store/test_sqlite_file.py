@@ -178,7 +178,7 @@ def test_an_older_schema_is_brought_up_and_keeps_its_log(
     monkeypatch.setattr(migrations, "scripts", lambda: steps)
     store = SqliteStore(path)
     assert store.snapshot().rev == 1
-    with store._database.reading() as connection:
+    with store.database.reading() as connection:
         assert connection.execute("SELECT x FROM added").fetchall() == [("a;b",)]
     store.close()
     assert applied(path) == [name for name, _ in steps]
@@ -314,7 +314,7 @@ def test_looking_back_uses_an_index(path: Path) -> None:
         ("events_by_id (id=?)", lambda: store.event("x")),
         ("PRIMARY KEY (key=?)", lambda: store.lookup("key-0001")),
     ]
-    with store._database.reading() as connection:
+    with store.database.reading() as connection:
         for index, call in calls:
             statements: list[str] = []
             connection.set_trace_callback(statements.append)

@@ -287,7 +287,7 @@ async def test_the_newer_link_of_a_node_replaces_the_older(deck: Deck, join: Joi
 
 async def test_a_hub_whose_lease_was_taken_lets_its_nodes_go_and_greets_none(deck: Deck, join: Join) -> None:
     def taken(store: Any) -> None:
-        store._database._ready().execute("UPDATE head SET epoch = epoch + 1, holder = 'another'")
+        store.database._ready().execute("UPDATE head SET epoch = epoch + 1, holder = 'another'")
 
     agent, token = await join("n1"), await deck.token("agent", "n2")
     deck.hub.store.now(taken)  # and nobody moves anything here

@@ -224,7 +224,7 @@ async def test_a_full_disk_refuses_the_move_and_changes_nothing(deck: Deck, join
     body = await deck.rollback_body(reason="x" * 500)
 
     def pages(store: Any, limit: int | None) -> None:
-        connection = store._database._ready()
+        connection = store.database._ready()
         (now,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {now if limit is None else limit}")
 
@@ -318,7 +318,7 @@ async def test_a_hub_whose_lease_was_taken_moves_nothing_more(deck: Deck) -> Non
     await deck.tenant()
 
     def taken(store: Any) -> None:
-        connection = store._database._ready()
+        connection = store.database._ready()
         connection.execute("UPDATE head SET epoch = epoch + 1, holder = 'another'")
 
     deck.hub.store.now(taken)

@@ -38,7 +38,7 @@ MEANING = {
     Exit.INTERRUPTED: "interrupted",
 }
 
-_UNREACHABLE = {"not_active", "settling", "starting", "store_unusable"}
+_UNREACHABLE = {"not_active", "settling", "starting", "store_unusable", "store_unreachable", "lease_held"}
 
 
 class CliError(Fault):

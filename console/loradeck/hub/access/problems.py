@@ -61,6 +61,8 @@ _STORE_FIX = {
     "disk_full": "free space on the hub's disk; nothing was changed",
     "not_active": "another hub has taken over: use its address",
     "store_unusable": "see the hub's log",
+    "store_unreachable": "try again; nothing was changed",
+    "lease_held": "use the address of the hub that holds the lease",
 }
 
 

@@ -1,55 +1,48 @@
-"""The audit trail in the SQLite store: lines that are only ever added, and the tree over them."""
+"""The audit trail in the store in SQL: lines that are only ever added, and the tree over them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from loradeck.rules.merkle import Frontier
 from loradeck.schemas.audit import AuditDraft, AuditHead, AuditLine
 from loradeck.schemas.ids import canonical_json
-from loradeck.store.sqlite_records import SqliteRecords
-
-if TYPE_CHECKING:
-    from sqlite3 import Connection
+from loradeck.store.sql_database import Connection
+from loradeck.store.sql_records import SqlRecords, read_meta, write_meta
 
 FRONTIER = "audit_frontier"
 """The setting that holds the tree's frontier, written with each line."""
 
 
-class SqliteAudit(SqliteRecords):
-    """The part of the SQLite store that holds the audit trail."""
+class SqlAudit(SqlRecords):
+    """The part of the store in SQL that holds the audit trail."""
 
     def append_audit(self, drafts: Sequence[AuditDraft]) -> AuditHead:
         """Adds lines to the audit trail in one transaction; see `Store.append_audit`."""
-        with self._writing() as (connection, _):
+        with self._writing() as (connection, head):
             before = _frontier(connection)
-            at_ms = self._clock_ms()
             numbered = [
-                (seq, canonical_json(AuditLine(**draft.model_dump(), seq=seq, at_ms=at_ms)))
+                (seq, canonical_json(AuditLine(**draft.model_dump(), seq=seq, at_ms=head.now_ms)))
                 for seq, draft in enumerate(drafts, before.size + 1)
             ]
             rows = [(seq, line.decode()) for seq, line in numbered]
             connection.executemany("INSERT INTO audit (seq, body) VALUES (?, ?)", rows)
             after = before.extended(line for _, line in numbered)
-            connection.execute(
-                "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-                (FRONTIER, after.as_text()),
-            )
+            write_meta(connection, FRONTIER, after.as_text())
         return after.head
 
     def audit_head(self) -> AuditHead:
         """The size and root of the audit trail; see `Store.audit_head`."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return _frontier(connection).head
 
     def audit_texts(self, after: int, limit: int) -> list[tuple[int, str]]:
         """Lines of the audit trail as they are stored; see `Store.audit_texts`."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             query = "SELECT seq, body FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"
             return [(int(seq), str(body)) for seq, body in connection.execute(query, (after, limit))]
 
 
 def _frontier(connection: Connection) -> Frontier:
-    row = connection.execute("SELECT value FROM meta WHERE name = ?", (FRONTIER,)).fetchone()
-    return Frontier.of_text(row[0]) if row else Frontier()
+    text = read_meta(connection, FRONTIER)
+    return Frontier.of_text(text) if text else Frontier()

@@ -1,0 +1,60 @@
+"""What the store in SQL asks of a database, whichever it is.
+
+Each speaks the SQL of `sql_log` and its neighbours, with `?` for an argument, and knows a function `clock_ms()`: the
+database's wall clock in milliseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Connection(Protocol):
+    """A connection, for as long as a transaction or a read lasts."""
+
+    def execute(self, sql: str, args: Sequence[Any] = (), /) -> Any:
+        """Runs one statement. Returns the driver's cursor."""
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Any:
+        """Runs one statement for each row of arguments."""
+
+
+class SqlDatabase(Protocol):
+    """A database with the schema of `migrations`, and this process's connection to it."""
+
+    shared: bool
+    """Whether other hubs may have it open at the same time, so that a hold of the lease has to end by time."""
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """Runs the block as one transaction: all of it becomes durable, or nothing. An exception in the block rolls it
+        back.
+
+        Raises: StoreError, above all OutcomeUnknown: `reopen()` first.
+        """
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Yields the connection for reads.
+
+        Raises: OutcomeUnknown: a commit failed and the database was not reopened since.
+        """
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """Waits for another process's commit; see `Store.wait_for_change`."""
+
+    def reopen(self) -> None:
+        """Connects again; what is read afterwards is durable. Raises: OutcomeUnknown."""
+
+    def backup(self, path: Path) -> None:
+        """Writes a consistent copy to a new file, a SQLite database. Raises: StoreError."""
+
+    def close(self) -> None:
+        """Closes it for good."""
+
+
+def named(cursor: Any) -> list[dict[str, Any]]:
+    """The rows of a query, each as column -> value."""
+    columns = [column[0] for column in cursor.description]
+    return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]

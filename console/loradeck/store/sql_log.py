@@ -1,0 +1,343 @@
+"""The store in SQL, on whichever database: the log, and the pointers and tenants that it folds to.
+
+A commit folds its events by the rules (`rules.moves.fold`) and writes the changed
+pointers and tenants beside them in one transaction; `log_audit.verify_log` folds the whole log again and compares.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from loradeck.rules.moves.chain import seal
+from loradeck.rules.moves.fold import TENANT_KINDS, FoldedLog
+from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
+from loradeck.schemas.tenant import TenantState
+from loradeck.store.interface import (
+    NO_CHANGE,
+    Committed,
+    FleetChange,
+    Head,
+    Lease,
+    Moved,
+    Snapshot,
+    StoreError,
+    Unreadable,
+)
+from loradeck.store.lease import check_lease, extend_log, read_head, release_lease, renew_lease, take_lease
+from loradeck.store.sql_audit import SqlAudit
+from loradeck.store.sql_database import Connection
+from loradeck.store.sql_records import write_fleet
+
+
+class SqlStore(SqlAudit):
+    """The `Store` in a SQL database. Safe to call from several threads; calls wait for each other."""
+
+    _newest = (0, GENESIS)
+    """Rev and hash of the newest event that this store has committed, or found when it took the lease."""
+
+    # -- writing the log ---------------------------------------------------------------------------------
+
+    def take_lease(self, name: str, *, address: str = "", ttl_s: float | None = None, anyway: bool = False) -> int:
+        """Raises the epoch and makes this process the holder, in one row; see `Store.take_lease`."""
+        alone = not self.database.shared
+        ttl_s = None if alone else ttl_s
+        with self.database.transaction() as connection:
+            lease = take_lease(connection, self._holder, name, address=address, ttl_s=ttl_s, anyway=anyway or alone)
+            head = read_head(connection)
+        self._lease, self._newest = lease, (head.rev, head.hash)
+        return lease.epoch
+
+    def renew_lease(self, ttl_s: float) -> None:
+        """Sets when the hold ends, where it ends by time; see `Store.renew_lease`."""
+        if not self.database.shared:
+            self.check_lease()
+            return
+        with self.database.transaction() as connection:
+            renew_lease(connection, self._lease, ttl_s)
+
+    def check_lease(self) -> None:
+        """Reads the holder in the row of the head; see `Store.check_lease`."""
+        check_lease(self.read_head(), self._lease, self._holder)
+
+    def read_head(self) -> Head:
+        """Reads the row of the head; see `Store.read_head`."""
+        with self.database.reading() as connection:
+            return read_head(connection)
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """Waits for a word from the database; see `Store.wait_for_change`."""
+        return self.database.wait_for_change(timeout_s)
+
+    def commit(self, drafts: Sequence[Draft], *, key: str, fleet: FleetChange = NO_CHANGE) -> Committed:
+        """Appends the drafts and updates their pointers and tenants in one transaction; see `Store.commit`."""
+        with self._writing() as (connection, head):
+            if used := _used(connection, key):
+                return used
+            write_fleet(connection, fleet)
+            committed = self._append(connection, drafts, key, head, head.lease)
+        self._follow(committed)
+        return committed
+
+    def adopt(
+        self, drafts: Sequence[Draft], *, epoch_above: int, key: str, fleet: FleetChange = NO_CHANGE
+    ) -> Committed:
+        """Raises the lease's epoch and appends the drafts in one transaction; see `Store.adopt`."""
+        with self._writing() as (connection, head):
+            if used := _used(connection, key):
+                return used
+            write_fleet(connection, fleet)
+            held = head.lease
+            raised = take_lease(
+                *(connection, held.holder, held.name),
+                address=held.address,
+                ttl_s=self._lease.ttl_s if self._lease else None,
+                epoch_above=epoch_above,
+            )
+            committed = self._append(connection, drafts, key, head, raised, jumps=True)
+        self._lease = raised
+        self._follow(committed)
+        return committed
+
+    def _follow(self, committed: Committed) -> None:
+        if committed.events:
+            self._newest = (committed.rev, committed.events[-1].hash)
+
+    def _append(
+        self,
+        connection: Connection,
+        drafts: Sequence[Draft],
+        key: str,
+        head: Head,
+        lease: Lease,
+        *,
+        jumps: bool = False,
+    ) -> Committed:
+        epoch, rev = lease.epoch, head.rev
+        folded = FoldedLog.of(epoch=epoch, rev=rev, hash=head.hash, pointers=(), tenants=())
+        txn = secrets.token_hex(16)
+        # A shared database outlives the hosts it moves to, and their clocks differ: stamps never go back. One hub's own
+        # clock may be set back by hand, and what is stamped from then on is right.
+        at_ms = max(head.now_ms, head.at_ms) if self.database.shared else head.now_ms
+        events: list[Event] = []
+        for draft in drafts:
+            _load(connection, folded, draft)
+            checked = _checked(connection, folded, draft, jumps=jumps)
+            event = seal(
+                checked,
+                rev=folded.rev + 1,
+                id=secrets.token_hex(16),
+                txn=txn,
+                epoch=epoch,
+                at_ms=at_ms,
+                prev_hash=folded.hash,
+            )
+            folded.apply(event)
+            events.append(event)
+        rows = [(event.rev, event.model_dump_json()) for event in events]
+        connection.executemany("INSERT INTO events (rev, body) VALUES (?, ?)", rows)
+        _save(connection, folded)
+        if events:
+            extend_log(connection, lease, rev=folded.rev, hash_=folded.hash, at_ms=at_ms)
+        connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, folded.rev))
+        return Committed(events=events, rev=folded.rev)
+
+    def incarnations(self) -> dict[int, str]:
+        """Epoch -> incarnation; see `Store.incarnations`."""
+        with self.database.reading() as connection:
+            return dict(connection.execute("SELECT epoch, incarnation FROM incarnations").fetchall())
+
+    # -- reading the log ---------------------------------------------------------------------------------
+
+    def last_revs(self) -> dict[tuple[str, str | None], int]:
+        """The rev of the newest event of every (tenant, route); see `Store.last_revs`."""
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT tenant, route, max(rev) FROM events GROUP BY tenant, route").fetchall()
+        return {(tenant, route): rev for tenant, route, rev in rows}
+
+    def snapshot(self) -> Snapshot:
+        """Reads the stored pointers and tenants at one rev; see `Store.snapshot`."""
+        with self.database.reading() as connection:
+            head = read_head(connection)
+            pointers = connection.execute("SELECT body FROM pointers ORDER BY tenant, route").fetchall()
+            tenants = connection.execute("SELECT body FROM tenants ORDER BY name").fetchall()
+        return Snapshot(
+            log=head.log,
+            epoch=head.lease.epoch,
+            incarnation=head.incarnation,
+            rev=head.rev,
+            hash=head.hash,
+            pointers=[PointerState.model_validate_json(body) for (body,) in pointers],
+            tenants=[TenantState.model_validate_json(body) for (body,) in tenants],
+        )
+
+    def lookup(self, key: str) -> Committed | None:
+        """Finds the commit under an idempotency key; see `Store.lookup`."""
+        with self.database.reading() as connection:
+            return _used(connection, key)
+
+    def since(self, rev: int, limit: int = 1000) -> list[Event]:
+        """Events after `rev`, oldest first; raises Unreadable for a damaged one."""
+        return self._events("WHERE rev > ? ORDER BY rev LIMIT ?", (rev, limit))
+
+    def history(
+        self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
+    ) -> list[Event]:
+        """Events that match all conditions and are listed, newest first; raises Unreadable for a damaged one."""
+        asked = {"tenant = ?": tenant, "route = ?": route, "rev < ?": before_rev}
+        given = {condition: value for condition, value in asked.items() if value is not None}
+        conditions = [*given, f"CAST(body -> 'kind' AS TEXT) <> '\"{EventKind.AUDIT}\"'"]
+        return self._events(f"WHERE {' AND '.join(conditions)} ORDER BY rev DESC LIMIT ?", (*given.values(), limit))
+
+    def event(self, event_id: str) -> Event | None:
+        """The event with this id; None if there is none."""
+        with self.database.reading() as connection:
+            return _event(connection, event_id)
+
+    def txn(self, txn: str) -> list[Event]:
+        """The events of a transaction, oldest first; empty for an unknown id."""
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT first_rev, last_rev FROM keys WHERE txn = ?", (txn,)).fetchone()
+            return _between(connection, *row) if row else []
+
+    def has_hash(self, rev: int, hash_: str) -> bool:
+        """Whether the event at `rev` has this hash; rev 0 has GENESIS."""
+        with self.database.reading() as connection:
+            return has_hash(connection, rev, hash_)
+
+    def rev_at(self, time_ms: int) -> int:
+        """The highest rev among events at or before a time, even if the clock was set back; 0 if there is none."""
+        # Not the newest time but the newest rev: after the wall clock was set back, they differ. The `+` keeps
+        # SQLite from walking the log itself backwards, which takes seconds on a long one.
+        with self.database.reading() as connection:
+            (rev,) = connection.execute("SELECT max(+rev) FROM events WHERE at_ms <= ?", (time_ms,)).fetchone()
+        return int(rev or 0)
+
+    def pointers_at(self, rev: int) -> list[PointerState]:
+        """Every pointer as it was at a rev; those created later are left out."""
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT (SELECT body -> 'pointer' FROM events WHERE rev = ("
+                "  SELECT max(rev) FROM events WHERE tenant = p.tenant AND route = p.route"
+                "  AND rev <= ? AND generation IS NOT NULL)) AS pointer"
+                " FROM pointers p ORDER BY tenant, route",
+                (rev,),
+            ).fetchall()
+        return [PointerState.model_validate_json(pointer) for (pointer,) in rows if pointer is not None]
+
+    def _events(self, condition: str, args: Sequence[Any]) -> list[Event]:
+        with self.database.reading() as connection:
+            return _parsed(connection.execute(f"SELECT rev, body FROM events {condition}", args))
+
+    # -- the database ------------------------------------------------------------------------------------
+
+    def reopen(self) -> None:
+        """Connects again and reads the lease again, since a failed `adopt` may have raised its epoch."""
+        self.database.reopen()
+        now = self.read_head().lease
+        if self._lease is not None and now.holder == self._holder:
+            self._lease = replace(self._lease, epoch=now.epoch)
+
+    def backup(self, path: str) -> None:
+        """Writes a consistent copy to a new file; see `Store.backup`."""
+        self.database.backup(Path(path))
+
+    def close(self) -> None:
+        """Gives up the lease where others may wait for it, and closes the database."""
+        if self._lease is not None and self.database.shared:
+            with suppress(StoreError), self.database.transaction() as connection:
+                release_lease(connection, self._lease)
+        self.database.close()
+
+
+def has_hash(connection: Connection, rev: int, hash_: str) -> bool:
+    """Whether the event at `rev` has this hash; rev 0 has GENESIS."""
+    if rev == 0:
+        return hash_ == GENESIS
+    row = connection.execute("SELECT body -> 'hash' FROM events WHERE rev = ?", (rev,)).fetchone()
+    return row is not None and row[0] == f'"{hash_}"'
+
+
+def _load(connection: Connection, folded: FoldedLog, draft: Draft) -> None:
+    """Loads what a draft may change, its tenant or its pointer, unless an earlier draft of its transaction has."""
+    if draft.kind in TENANT_KINDS and draft.tenant not in folded.tenants:
+        row = connection.execute("SELECT body FROM tenants WHERE name = ?", (draft.tenant,)).fetchone()
+        if row:
+            folded.tenants[draft.tenant] = TenantState.model_validate_json(row[0])
+    if draft.route is not None and (draft.tenant, draft.route) not in folded.pointers:
+        key = (draft.tenant, draft.route)
+        row = connection.execute("SELECT body FROM pointers WHERE tenant = ? AND route = ?", key).fetchone()
+        if row:
+            folded.pointers[key] = PointerState.model_validate_json(row[0])
+
+
+def _save(connection: Connection, folded: FoldedLog) -> None:
+    connection.executemany(
+        "INSERT INTO pointers VALUES (?, ?, ?) ON CONFLICT (tenant, route) DO UPDATE SET body = excluded.body",
+        [(tenant, route, pointer.model_dump_json()) for (tenant, route), pointer in folded.pointers.items()],
+    )
+    connection.executemany(
+        "INSERT INTO tenants VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
+        [(name, tenant.model_dump_json()) for name, tenant in folded.tenants.items()],
+    )
+
+
+def _checked(connection: Connection, folded: FoldedLog, draft: Draft, *, jumps: bool) -> Draft:
+    """Checks that a draft's pointer is at the generation it expects, and returns the draft. `jumps`: moves may skip
+    some.
+
+    Raises:
+        Moved: it is at another generation, or the draft's own generation does not follow.
+        StoreError: the draft holds another pointer's state.
+    """
+    if draft.route is None:
+        return draft
+    known = folded.pointers.get((draft.tenant, draft.route))
+    now = known or PointerState(tenant=draft.tenant, route=draft.route)
+    after, moves = draft.pointer, draft.kind in MOVES
+    if after and after.key != now.key:
+        raise StoreError(f"a draft for {draft.tenant}/{draft.route} holds the state of {after.tenant}/{after.route}")
+    follows = after is None or (
+        after.generation > now.generation if jumps and moves else after.generation == now.generation + moves
+    )
+    if not follows or draft.expected_generation not in (None, now.generation):
+        raise Moved(_event(connection, now.last_move) if now.last_move else None, known)
+    if after is None or moves:
+        return draft
+    kept = after.model_copy(update={"last_move": now.last_move, "moved_ms": now.moved_ms})
+    return draft.model_copy(update={"pointer": kept})
+
+
+def _used(connection: Connection, key: str) -> Committed | None:
+    row = connection.execute("SELECT first_rev, last_rev FROM keys WHERE key = ?", (key,)).fetchone()
+    return Committed(events=_between(connection, *row), rev=row[1], replayed=True) if row else None
+
+
+def _event(connection: Connection, event_id: str) -> Event | None:
+    events = _parsed(connection.execute("SELECT rev, body FROM events WHERE id = ?", (event_id,)))
+    return events[0] if events else None
+
+
+def _between(connection: Connection, first_rev: int, last_rev: int) -> list[Event]:
+    return _parsed(
+        connection.execute("SELECT rev, body FROM events WHERE rev BETWEEN ? AND ? ORDER BY rev", (first_rev, last_rev))
+    )
+
+
+def _parsed(rows: Iterable[tuple[int, str]]) -> list[Event]:
+    events = []
+    for rev, body in rows:
+        try:
+            event = Event.model_validate_json(body)
+        except ValidationError as error:
+            raise Unreadable(rev, f"the event at rev {rev} cannot be read: {error.errors()[0]['msg']}") from error
+        if event.rev != rev:
+            raise Unreadable(rev, f"the event at rev {rev} says that it is rev {event.rev}")
+        events.append(event)
+    return events

@@ -1,0 +1,296 @@
+"""Records of the store in SQL beside the log: registry, attestations, traffic, jobs, tokens and settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, replace
+from typing import Any, Unpack
+
+from loradeck.schemas.attestation import Attestation, AttestationFilter
+from loradeck.schemas.counts import Counts
+from loradeck.schemas.jobs import OVER, Job
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
+from loradeck.schemas.tenant import TokenRecord
+from loradeck.store.interface import Doc, FleetChange, Head, Lease, Registered, Served, StoreError, Withdrawal
+from loradeck.store.lease import hold_lease, new_holder
+from loradeck.store.sql_database import Connection, SqlDatabase, named
+
+
+class SqlRecords:
+    """The part of the store in SQL that is not the log. Every write holds the lease in its own transaction."""
+
+    def __init__(self, database: SqlDatabase) -> None:
+        self.database = database
+        self._holder = new_holder()
+        self._lease: Lease | None = None
+        """The lease that this store holds; None before `take_lease`."""
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Connection, Head]]:
+        with self.database.transaction() as connection:
+            yield connection, hold_lease(connection, self._lease)
+
+    # -- the registry ------------------------------------------------------------------------------------
+
+    def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> Registered:
+        """Adds a document unless its digest is registered; see `Store.register`."""
+        new = Registered(digest=digest, kind=kind, body=body, tenant=tenant, created_ms=0, created_by=by)
+        with self._writing() as (connection, head):
+            return _registered(connection, kind, digest) or _add(connection, replace(new, created_ms=head.now_ms))
+
+    def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> Registered:
+        """Adds an AdapterVersion under the next version number; see `Store.register_adapter`.
+
+        Raises:
+            StoreError: `digest` is not the manifest's.
+        """
+        parsed = AdapterManifest.model_validate(manifest)
+        if parsed.digest != digest:
+            raise StoreError(f"the manifest's digest is {parsed.digest}, not {digest}; nothing was registered")
+        with self._writing() as (connection, head):
+            if known := _registered(connection, Doc.ADAPTER, digest):
+                return known
+            (last,) = connection.execute(
+                "SELECT max(version) FROM documents WHERE tenant = ? AND name = ? AND version IS NOT NULL",
+                (parsed.tenant, parsed.name),
+            ).fetchone()
+            version = AdapterVersion(
+                manifest=parsed,
+                digest=digest,
+                version=(last or 0) + 1,
+                release=release,
+                created_ms=head.now_ms,
+                created_by=by,
+            )
+            new = Registered(
+                digest=digest,
+                kind=Doc.ADAPTER,
+                body=version.model_dump(mode="json"),
+                tenant=parsed.tenant,
+                created_ms=head.now_ms,
+                created_by=by,
+            )
+            return _add(connection, new, name=parsed.name, version=version.version)
+
+    def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
+        """Documents of a kind, in the order of registration."""
+        where, args = _conditions(kind=kind.value, tenant=tenant)
+        with self.database.reading() as connection:
+            rows = named(connection.execute(f"SELECT * FROM documents{where} ORDER BY serial", args))
+        return [_document(row) for row in rows]
+
+    # -- attestations ------------------------------------------------------------------------------------
+
+    def attest(self, attestation: Attestation) -> Attestation:
+        """Stores one attestation; see `Store.attest`."""
+        return self.attest_all([attestation])[0]
+
+    def attest_all(self, attestations: Sequence[Attestation]) -> list[Attestation]:
+        """Stores attestations in one transaction, with the clock's time where they have none."""
+        written = []
+        with self._writing() as (connection, head):
+            for attestation in attestations:
+                at_ms = attestation.at_ms or head.now_ms
+                row = attestation.model_dump(mode="json", exclude={"seq"}) | {"at_ms": at_ms}
+                row["body"] = _json(row["body"])
+                columns = ", ".join(f'"{column}"' for column in row)
+                insert = f"INSERT INTO attestations ({columns}) VALUES ({_marks(row)}) RETURNING seq"
+                ((seq,),) = connection.execute(insert, tuple(row.values())).fetchall()
+                written.append(attestation.model_copy(update={"seq": seq, "at_ms": at_ms}))
+        return written
+
+    def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
+        """Attestations that match all conditions, oldest first."""
+        where, args = _conditions(**wanted)
+        with self.database.reading() as connection:
+            rows = named(connection.execute(f"SELECT * FROM attestations{where} ORDER BY seq", args))
+        return [Attestation.model_validate(row | {"body": json.loads(row["body"])}) for row in rows]
+
+    # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
+
+    def add_served(self, deltas: Iterable[Served]) -> None:
+        """Adds to the sums in the table `served`, in one transaction."""
+        sums = ("seconds", "refused", "failed", "finished", "checked", "bad")
+        with self._writing() as (connection, _):
+            connection.executemany(
+                f"INSERT INTO served (tenant, route, release, {', '.join(sums)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (tenant, route, release) DO UPDATE SET "
+                + ", ".join(f"{name} = served.{name} + excluded.{name}" for name in sums),
+                [_sums(delta) for delta in deltas],
+            )
+
+    def served(self) -> list[Served]:
+        """All sums, sorted by tenant, route and release."""
+        with self.database.reading() as connection:
+            rows = named(connection.execute("SELECT * FROM served ORDER BY tenant, route, release"))
+        return [_served(row) for row in rows]
+
+    def put_job(self, job: Job) -> None:
+        """Inserts a job, or replaces the one with its id."""
+        with self._writing() as (connection, _):
+            connection.execute(
+                "INSERT INTO jobs (id, finished, body) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET finished = excluded.finished, body = excluded.body",
+                (job.id, int(job.state in OVER), job.model_dump_json()),
+            )
+
+    def jobs(self, *, limit: int = 200) -> list[Job]:
+        """All unfinished jobs, and finished ones up to `limit` in all; newest first."""
+        with self.database.reading() as connection:
+            rows: list[tuple[int, str]] = connection.execute(
+                "SELECT seq, body FROM jobs WHERE finished = 0 ORDER BY seq DESC"
+            ).fetchall()
+            rows += connection.execute(
+                "SELECT seq, body FROM jobs WHERE finished = 1 ORDER BY seq DESC LIMIT ?", (max(0, limit - len(rows)),)
+            ).fetchall()
+        return [Job.model_validate_json(body) for _, body in sorted(rows, reverse=True)]
+
+    def jobs_before(self, job_id: str | None, *, limit: int) -> list[Job]:
+        """Jobs submitted before a job (None: the newest), newest first; empty for an unknown job."""
+        before, args = ("", ()) if job_id is None else (" WHERE seq < (SELECT seq FROM jobs WHERE id = ?)", (job_id,))
+        with self.database.reading() as connection:
+            query = f"SELECT body FROM jobs{before} ORDER BY seq DESC LIMIT ?"
+            return [Job.model_validate_json(body) for (body,) in connection.execute(query, (*args, limit))]
+
+    def job(self, job_id: str) -> Job | None:
+        """The job with this id; None if there is none."""
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        return Job.model_validate_json(row[0]) if row else None
+
+    def put_token(self, token: TokenRecord) -> None:
+        """Inserts a token's record, or replaces the one with its id."""
+        with self._writing() as (connection, _):
+            connection.execute(
+                "INSERT INTO tokens (id, body) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+                (token.id, token.model_dump_json()),
+            )
+
+    def tokens(self) -> list[TokenRecord]:
+        """All token records, in the order of creation."""
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT body FROM tokens ORDER BY rowid").fetchall()
+        return [TokenRecord.model_validate_json(body) for (body,) in rows]
+
+    def save_fleet(self, change: FleetChange) -> None:
+        """Writes what has changed of the nodes, in one transaction."""
+        with self._writing() as (connection, _):
+            write_fleet(connection, change)
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """Name -> what is kept of the node."""
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT name, body FROM nodes ORDER BY name").fetchall()
+        return {name: json.loads(body) for name, body in rows}
+
+    def withdrawals(self) -> list[Withdrawal]:
+        """All withdrawals that no node has acknowledged."""
+        with self.database.reading() as connection:
+            rows = named(connection.execute("SELECT * FROM withdrawals ORDER BY tenant, route, node"))
+        return [Withdrawal(**row) for row in rows]
+
+    def meta(self, name: str) -> str | None:
+        """A named setting of the hub; None if it was never set."""
+        with self.database.reading() as connection:
+            return read_meta(connection, name)
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Stores a named setting of the hub."""
+        with self._writing() as (connection, _):
+            write_meta(connection, name, value)
+
+
+def read_meta(connection: Connection, name: str) -> str | None:
+    """A named setting; None if it was never set."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return str(row[0]) if row else None
+
+
+def write_meta(connection: Connection, name: str, value: str) -> None:
+    """Stores a named setting, in the transaction that the connection is in."""
+    connection.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
+    )
+
+
+def write_fleet(connection: Connection, change: FleetChange) -> None:
+    """Writes what has changed of the nodes, in the transaction that the connection is in."""
+    nodes, withdrawals = change.nodes, change.withdrawals
+    if nodes:
+        connection.executemany("DELETE FROM nodes WHERE name = ?", [(name,) for name in nodes])
+        connection.executemany(
+            "INSERT INTO nodes VALUES (?, ?)",
+            [(name, json.dumps(body, sort_keys=True)) for name, body in nodes.items() if body is not None],
+        )
+    if withdrawals:
+        connection.executemany(
+            "DELETE FROM withdrawals WHERE node = ? AND tenant = ? AND route = ?",
+            [(node, *key) for node, key in withdrawals],
+        )
+        connection.executemany(
+            "INSERT INTO withdrawals (node, tenant, route, rev, refuse_after_s) VALUES (?, ?, ?, ?, ?)",
+            [astuple(one) for one in withdrawals.values() if one is not None],
+        )
+
+
+def _registered(connection: Connection, kind: Doc, digest: str) -> Registered | None:
+    where, args = _conditions(kind=kind.value, digest=digest)
+    rows = named(connection.execute(f"SELECT * FROM documents{where}", args))
+    return _document(rows[0]) if rows else None
+
+
+def _add(connection: Connection, new: Registered, *, name: str | None = None, version: int | None = None) -> Registered:
+    (last,) = connection.execute("SELECT max(serial) FROM documents WHERE kind = ?", (new.kind.value,)).fetchone()
+    row = {
+        "kind": new.kind.value,
+        "digest": new.digest,
+        "serial": (last or 0) + 1,
+        "tenant": new.tenant,
+        "name": name,
+        "version": version,
+        "created_ms": new.created_ms,
+        "created_by": new.created_by,
+        "body": _json(new.body),
+    }
+    connection.execute(f"INSERT INTO documents ({', '.join(row)}) VALUES ({_marks(row)})", tuple(row.values()))
+    return _document(row)
+
+
+def _conditions(**equal: str | None) -> tuple[str, tuple[str, ...]]:
+    """SQL ` WHERE a = ? AND b = ?` for the columns that are not None (empty if all are), and its arguments."""
+    args = {column: str(value) for column, value in equal.items() if value is not None}
+    conditions = " AND ".join(f"{column} = ?" for column in args)
+    return f" WHERE {conditions}" if args else "", tuple(args.values())
+
+
+def _marks(row: dict[str, Any]) -> str:
+    return ", ".join("?" * len(row))
+
+
+def _json(body: Any) -> str:
+    return json.dumps(body, ensure_ascii=False, allow_nan=False)
+
+
+def _document(row: dict[str, Any]) -> Registered:
+    return Registered(
+        digest=row["digest"],
+        kind=Doc(row["kind"]),
+        body=json.loads(row["body"]),
+        tenant=row["tenant"],
+        created_ms=row["created_ms"],
+        created_by=row["created_by"],
+        serial=row["serial"],
+    )
+
+
+def _sums(delta: Served) -> tuple[str | float, ...]:
+    # By hand: `asdict` copies what it finds, which takes ten times as long, in a process that has moves to make.
+    key, counts = (delta.tenant, delta.route, delta.release), delta.counts
+    return (*key, delta.seconds, counts.refused, counts.failed, counts.finished, counts.checked, counts.bad)
+
+
+def _served(row: dict[str, Any]) -> Served:
+    counts = Counts.over(**{name: row.pop(name) for name in ("refused", "failed", "finished", "checked", "bad")})
+    return Served(**row, counts=counts)
