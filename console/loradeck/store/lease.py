@@ -70,9 +70,9 @@ def renew_lease(connection: Connection, held: Lease | None, ttl_s: float) -> Non
     if held is None:
         raise _never_taken()
     renewed = connection.execute(
-        "UPDATE head SET expires_ms = clock_ms() + ? WHERE epoch = ? AND holder = ?",
+        "UPDATE head SET expires_ms = clock_ms() + ? WHERE epoch = ? AND holder = ? RETURNING epoch",
         (round(ttl_s * 1000), held.epoch, held.holder),
-    ).rowcount
+    ).fetchall()
     if not renewed:
         raise _lost(read_head(connection), held)
 
@@ -111,18 +111,9 @@ def check_lease(head: Head, held: Lease | None, holder: str) -> None:
         raise _lost(head, held)
 
 
-def extend_log(connection: Connection, held: Lease, *, rev: int, hash_: str, at_ms: int) -> None:
-    """Moves the head of the log to a new newest event, stamped `at_ms`, in the transaction that appended it.
-
-    Raises:
-        LeaseLost: as `hold_lease`.
-    """
-    updated = connection.execute(
-        f"UPDATE head SET rev = ?, hash = ?, at_ms = ? WHERE epoch = ? AND holder = ? AND {_IN_TIME}",
-        (rev, hash_, at_ms, held.epoch, held.holder),
-    ).rowcount
-    if not updated:
-        raise _lost(read_head(connection), held)
+def extend_log(connection: Connection, *, rev: int, hash_: str, at_ms: int) -> None:
+    """Moves the head of the log to a new newest event, stamped `at_ms`, in a transaction that holds the lease."""
+    connection.execute("UPDATE head SET rev = ?, hash = ?, at_ms = ?", (rev, hash_, at_ms))
 
 
 def locked_head(connection: Connection) -> Head:

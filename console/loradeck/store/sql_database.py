@@ -16,7 +16,7 @@ class Connection(Protocol):
     """A connection, for as long as a transaction or a read lasts."""
 
     def execute(self, sql: str, args: Sequence[Any] = (), /) -> Any:
-        """Runs one statement. Returns the driver's cursor."""
+        """Runs one statement. Returns the driver's cursor, of which only rows count: what is not read may wait."""
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Any:
         """Runs one statement for each row of arguments."""
@@ -56,5 +56,6 @@ class SqlDatabase(Protocol):
 
 def named(cursor: Any) -> list[dict[str, Any]]:
     """The rows of a query, each as column -> value."""
+    rows = cursor.fetchall()
     columns = [column[0] for column in cursor.description]
-    return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+    return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -144,7 +144,7 @@ class SqlStore(SqlAudit):
         connection.executemany("INSERT INTO events (rev, body) VALUES (?, ?)", rows)
         _save(connection, folded)
         if events:
-            extend_log(connection, lease, rev=folded.rev, hash_=folded.hash, at_ms=at_ms)
+            extend_log(connection, rev=folded.rev, hash_=folded.hash, at_ms=at_ms)
         connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, folded.rev))
         return Committed(events=events, rev=folded.rev)
 
@@ -192,7 +192,7 @@ class SqlStore(SqlAudit):
         """Events that match all conditions and are listed, newest first; raises Unreadable for a damaged one."""
         asked = {"tenant = ?": tenant, "route = ?": route, "rev < ?": before_rev}
         given = {condition: value for condition, value in asked.items() if value is not None}
-        conditions = [*given, f"CAST(body -> 'kind' AS TEXT) <> '\"{EventKind.AUDIT}\"'"]
+        conditions = [*given, f"body -> 'kind' <> '\"{EventKind.AUDIT}\"'"]
         return self._events(f"WHERE {' AND '.join(conditions)} ORDER BY rev DESC LIMIT ?", (*given.values(), limit))
 
     def event(self, event_id: str) -> Event | None:

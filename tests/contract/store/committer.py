@@ -1,6 +1,6 @@
 """Commits one move after another until it is killed; says each on stdout once it is acknowledged.
 
-    python committer.py BACKEND URL
+    python committer.py BACKEND URL [TTL_S]
 
 Run by the tests in a process of its own. Each line is `KEY REV`.
 """
@@ -13,16 +13,18 @@ from collections.abc import Callable
 from drafts import move
 
 from loradeck.store.interface import Store
+from loradeck.store.postgres import PostgresStore
 from loradeck.store.sqlite import SqliteStore
 
 OPENERS: dict[str, Callable[[str], Store]] = {
     "sqlite": SqliteStore,
+    "postgres": PostgresStore,
 }
 
 
-def main(backend: str, url: str) -> None:
+def main(backend: str, url: str, ttl_s: str = "60") -> None:
     store = OPENERS[backend](url)
-    epoch = store.take_lease("committer", ttl_s=60, anyway=True)
+    epoch = store.take_lease("committer", ttl_s=float(ttl_s), anyway=True)
     generation = max((p.generation for p in store.snapshot().pointers), default=0)
     while True:
         generation += 1
@@ -32,4 +34,4 @@ def main(backend: str, url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

@@ -10,9 +10,12 @@ from typing import Protocol
 
 import pytest
 from sqlite_utils.utils import sqlite3
+from tests.fakes.postgres_server import PostgresServer, servers
 
+from loradeck.store.copying import copy_tables
 from loradeck.store.database import wall_ms
 from loradeck.store.interface import Store
+from loradeck.store.postgres import PostgresStore
 from loradeck.store.sql_log import SqlStore
 from loradeck.store.sqlite import SqliteStore
 
@@ -118,10 +121,85 @@ class SqliteBackend:
             connection.close()
 
 
-@pytest.fixture(params=["sqlite"])
+class PostgresBackend:
+    name = "postgres"
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self.url = server.url
+        self._stores: list[PostgresStore] = []
+        server.execute("DROP SCHEMA IF EXISTS loradeck CASCADE")
+
+    def open(self, *, lease: bool = True) -> PostgresStore:
+        store = PostgresStore(self.url)
+        self._stores.append(store)
+        if lease:
+            store.take_lease("hub-a", ttl_s=60)
+        return store
+
+    def two_hubs(self) -> tuple[Store, Store]:
+        return self.open(lease=False), self.open(lease=False)
+
+    def set_clock(self, ms: int) -> None:
+        if not self._stores:
+            self.open(lease=False)  # which makes the schema
+        function = "CREATE OR REPLACE FUNCTION loradeck.clock_ms() RETURNS bigint LANGUAGE sql VOLATILE"
+        self._server.execute(f"{function} AS 'SELECT {ms}::bigint'")
+
+    def two_threads(self) -> tuple[Store, Store]:
+        store = self.open()
+        return store, store
+
+    def close(self) -> None:
+        for store in self._stores:
+            store.close()
+        self._stores.clear()
+
+    def usurp(self, name: str = "hub-b") -> None:
+        self.open(lease=False).take_lease(name, anyway=True)
+
+    def rewrite(self, rev: int, old: str, new: str) -> None:
+        rewrite(self._server, rev, old, new)
+
+    def remove(self, rev: int) -> None:
+        self._server.execute(
+            "DROP TRIGGER events_never_change ON loradeck.events", f"DELETE FROM loradeck.events WHERE rev = {rev}"
+        )
+
+    def move_pointer(self, tenant: str, route: str, old: str, new: str) -> None:
+        which = f"tenant = '{tenant}' AND route = '{route}'"
+        self._server.execute(f"UPDATE loradeck.pointers SET body = replace(body, '{old}', '{new}') WHERE {which}")
+
+    def restore(self, copy: Path) -> None:
+        self._server.execute("DROP SCHEMA loradeck CASCADE")
+        saved, store = SqliteStore(copy), PostgresStore(self.url)
+        with saved.database.reading() as source, store.database.transaction() as target:
+            copy_tables(source, target)
+        saved.close()
+        store.close()
+
+
+def rewrite(server: PostgresServer, rev: int, old: str, new: str) -> None:
+    """Replace text in the stored event at a rev, as the database's superuser may."""
+    server.execute(
+        "DROP TRIGGER IF EXISTS events_never_change ON loradeck.events",
+        f"UPDATE loradeck.events SET body = replace(body, '{old}', '{new}') WHERE rev = {rev}",
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server that all tests of one process share. What it cannot start, fails."""
+    with servers(fsync="off") as (server,):
+        server.start()
+        yield server
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
 def store_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    assert request.param == "sqlite"
     backend: Backend = SqliteBackend(tmp_path)
+    if request.param == "postgres":
+        backend = PostgresBackend(request.getfixturevalue("postgres_server"))
     yield backend
     backend.close()
 

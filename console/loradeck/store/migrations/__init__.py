@@ -1,7 +1,8 @@
 """The database's schema, as SQL files that are applied in the order of their names, each once.
 
-sqlite-utils applies them and writes down which ones a database has, in its table `_sqlite_migrations`: that table
-alone says what the schema is. A file that was released is never changed; a change of the schema is a new file.
+In SQLite, sqlite-utils applies them and writes down which ones a database has, in its table `_sqlite_migrations`: that
+table alone says what the schema is. PostgreSQL's are in a folder of their own, and `store.postgres` applies them. A
+file that was released is never changed; a change of the schema is a new file in both.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ Version 0.1.0 wrote 1 and kept no table; it refuses to open a database with a 2.
 """
 
 
-def scripts() -> list[tuple[str, str]]:
-    """Returns name and SQL of every migration, in order."""
-    folder = files(__name__)
+def scripts(database: str = "") -> list[tuple[str, str]]:
+    """Returns name and SQL of every migration of SQLite, or of `database`, in order."""
+    folder = files(__name__).joinpath(database)
     found = [
         (m[1], entry.read_text()) for entry in folder.iterdir() if (m := re.match(r"(\d{4}_\w+)\.sql$", entry.name))
     ]

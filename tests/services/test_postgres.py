@@ -1,0 +1,188 @@
+"""Real PostgreSQL servers, a primary and two synchronous standbys: what was acknowledged outlives each of them."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.contract.store.drafts import move
+from tests.contract.store.whole_log import verify_log
+from tests.fakes.postgres_server import PostgresServer, servers
+
+from loradeck.store.interface import LeaseHeld, LeaseLost, OutcomeUnknown, StoreError
+from loradeck.store.postgres import PostgresStore
+
+COMMITTER = Path(__file__).parents[1] / "contract" / "store" / "committer.py"
+
+
+@pytest.fixture
+def cluster() -> Iterator[list[PostgresServer]]:
+    """A primary and two standbys, of which one must have each commit."""
+    with servers(3) as made:
+        primary, *standbys = made
+        primary.start()
+        for number, standby in enumerate(standbys, 1):
+            standby.copy_of(primary, f"s{number}")
+            standby.start()
+        with_standbys(primary)
+        yield made
+
+
+def with_standbys(primary: PostgresServer, count: int = 2) -> None:
+    """Make a server wait for one of its standbys, and wait until they are there."""
+    primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (s1, s2)'", "SELECT pg_reload_conf()")
+    query = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'"
+    deadline = time.monotonic() + 30
+    while primary.execute(query) != [(count,)]:
+        assert time.monotonic() < deadline, primary.execute("SELECT * FROM pg_stat_replication")
+        time.sleep(0.05)
+
+
+def url_of(cluster: list[PostgresServer]) -> str:
+    return f"postgresql://postgres@/postgres?host={','.join(str(server.folder) for server in cluster)}"
+
+
+def fail_over(cluster: list[PostgresServer]) -> None:
+    """What Patroni does: the standby that has received most becomes the primary, and the other one follows it."""
+    cluster[0].kill()
+    received = "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')"
+    first, second = sorted(cluster[1:], key=lambda server: server.execute(received)[0][0], reverse=True)  # type: ignore[arg-type, return-value]
+    first.promote()
+    name = f"s{cluster.index(second)}"
+    second.execute(
+        f"ALTER SYSTEM SET primary_conninfo = 'host={first.folder} user=postgres application_name={name}'",
+        "ALTER SYSTEM SET primary_slot_name = ''",
+        "SELECT pg_reload_conf()",
+    )
+    with_standbys(first, count=1)
+
+
+class Committer:
+    """A hub that commits one move after another, and looks up what was not answered."""
+
+    def __init__(self, url: str) -> None:
+        self.store = PostgresStore(url, commit_s=2.0)
+        self.store.take_lease("hub-a", ttl_s=60)
+        self.acknowledged: list[str] = []
+        self.ending = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        generation = 1
+        while not self.ending:
+            key = f"key-{generation}"
+            try:
+                self.store.commit([move(to=generation % 5, generation=generation)], key=key)
+            except OutcomeUnknown:
+                if not self._was_made(key):
+                    continue
+            except LeaseLost:
+                raise
+            except StoreError:
+                time.sleep(0.05)
+                continue
+            self.acknowledged.append(key)
+            generation += 1
+
+    def _was_made(self, key: str) -> bool:
+        while True:
+            try:
+                self.store.reopen()
+                return self.store.lookup(key) is not None
+            except StoreError:
+                time.sleep(0.05)
+
+    def reach(self, count: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(self.acknowledged) < count:
+            assert time.monotonic() < deadline, "no commit goes through"
+            assert self._thread.is_alive()
+            time.sleep(0.005)
+
+    def end(self) -> None:
+        self.ending = True
+        self._thread.join(60)
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_no_acknowledged_commit_is_lost_when_the_primary_is_killed_and_a_standby_promoted(
+    cluster: list[PostgresServer], round_: int
+) -> None:
+    committer = Committer(url_of(cluster))
+    committer.reach(random.randrange(20, 200))
+    before = len(committer.acknowledged)
+    began = time.monotonic()
+    fail_over(cluster)
+    committer.reach(before + 50)
+    print(f"50 more commits {time.monotonic() - began:.2f} s after the kill")
+    committer.end()
+    store = committer.store
+    lost = [key for key in committer.acknowledged if store.lookup(key) is None]
+    report = verify_log(store)
+    assert (lost, report.ok) == ([], True)
+    assert report.rev == len(committer.acknowledged)
+    store.close()
+
+
+def test_an_old_primary_that_comes_back_alone_acknowledges_nothing(cluster: list[PostgresServer]) -> None:
+    old = cluster[0]
+    store = PostgresStore(old.url, commit_s=1.0)
+    store.take_lease("hub-a", ttl_s=60)
+    store.commit([move()], key="key-0001")
+    fail_over(cluster)
+    old.start()
+    with pytest.raises(OutcomeUnknown):
+        store.commit([move(to=2, generation=2)], key="key-0002")
+    with pytest.raises(OutcomeUnknown):
+        store.lookup("key-0002")
+    store.close()
+
+
+def test_a_commit_goes_on_with_one_standby_and_ends_as_unknown_with_none(cluster: list[PostgresServer]) -> None:
+    store = PostgresStore(url_of(cluster), commit_s=1.0)
+    store.take_lease("hub-a", ttl_s=60)
+    cluster[1].kill()
+    assert store.commit([move()], key="key-0001").rev == 1
+    cluster[2].kill()
+    began = time.monotonic()
+    with pytest.raises(OutcomeUnknown):
+        store.commit([move(to=2, generation=2)], key="key-0002")
+    assert time.monotonic() - began < 5
+    cluster[1].start()
+    store.reopen()
+    found = store.lookup("key-0002")
+    assert found is not None
+    assert found.rev == 2
+    assert cluster[1].execute("SELECT max(rev) FROM loradeck.events") == [(2,)]
+    store.close()
+
+
+def test_of_two_hubs_the_second_takes_over_when_the_first_is_killed(cluster: list[PostgresServer]) -> None:
+    url = url_of(cluster)
+    with subprocess.Popen(
+        [sys.executable, str(COMMITTER), "postgres", url, "1.5"], stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        acknowledged = [first.stdout.readline().split()[0] for _ in range(20)]
+        second = PostgresStore(url)
+        with pytest.raises(LeaseHeld, match="'committer'"):
+            second.take_lease("hub-b", ttl_s=10)
+        first.kill()
+        acknowledged += [line.split()[0] for line in first.stdout.readlines() if line.endswith("\n")]
+    killed = time.monotonic()
+    while (head := second.read_head()).is_held:
+        second.wait_for_change(head.remaining_s or 0.0)
+    assert second.take_lease("hub-b", ttl_s=10) == 2
+    assert time.monotonic() - killed < 4
+    assert [key for key in acknowledged if second.lookup(key) is None] == []
+    generation = second.snapshot().pointers[0].generation + 1
+    second.commit([move(to=1, generation=generation)], key="key-after")
+    assert verify_log(second).ok
+    second.close()
