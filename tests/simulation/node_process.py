@@ -29,7 +29,7 @@ from loradeck_agent.host.engine_config import EmbeddedEngine
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Reply
 from loradeck_agent.host.login import Login
-from loradeck_agent.router.admission import Admission, Admitted, Refusal
+from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
@@ -228,7 +228,9 @@ class RouterProcess:
         refusal = await self.admission.behind(asked.key, asked.header)
         if refusal is not None:
             return Began(refusal.code)
-        admitted = self.admission.admit(asked.key, "g", streamed=True, passed_by=None, cohort=lambda unit: asked.user)
+        admitted = self.admission.admit(
+            asked.key, "g", Caller("", lambda unit: asked.user, repeats=False), streamed=True, passed_by=None
+        )
         if isinstance(admitted, Refusal):
             return Began(admitted.code)
         self.node.oracle.passed_on(self.node.name, self, admitted, asked)
@@ -244,7 +246,9 @@ class RouterProcess:
         """Admits one request of a user, which is answered at once."""
         asyncio.events._set_running_loop(self.process)
         try:
-            admitted = self.admission.admit(key, "r", streamed=False, passed_by=None, cohort=lambda unit: user)
+            admitted = self.admission.admit(
+                key, "r", Caller("", lambda unit: user, repeats=False), streamed=False, passed_by=None
+            )
             if isinstance(admitted, Admitted):
                 self.admission.left(admitted, 200, "answered")
             return admitted

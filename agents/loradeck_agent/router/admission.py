@@ -8,6 +8,7 @@ entry and choosing the engine nothing else runs.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,15 @@ _ANYBODY = Callers()
 
 Cohort = Callable[[CohortUnit], str | None]
 """Gives a request's key of a unit; None: it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the digest of the caller's key, the request's key of a unit, and whether it repeats an earlier one."""
+
+    digest: str
+    cohort: Cohort
+    repeats: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +145,11 @@ class Admission:
         return names
 
     def admit(
-        self, key: PointerKey, request: str, *, streamed: bool, passed_by: Replica | None, cohort: Cohort
+        self, key: PointerKey, request: str, caller: Caller, *, streamed: bool, passed_by: Replica | None
     ) -> Admitted | Refusal:
         """Chooses the engine for one request, now, and counts it as admitted or refused.
 
         Args:
-            cohort: asked for the request's key only while a candidate is out.
             passed_by: an engine that has just failed this request; another one is preferred.
         """
         route = self._routes.get(key)
@@ -159,7 +168,7 @@ class Admission:
                 plan.targets[0].counter.refuse()
                 return _refusal(key, verdict)
         if plan.candidate is not None:
-            plan = _arm(plan, plan.candidate, cohort, stale_s)
+            plan = _arm(plan, plan.candidate, caller.cohort, stale_s)
         targets = plan.targets
         target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by)
         row = Row(
@@ -172,10 +181,12 @@ class Admission:
             streamed=streamed,
             admitted_ns=mono_ns,
             admitted_ms=now_ms(),
+            sampled=plan.checks.sample >= 1 or random.random() < plan.checks.sample,
+            voter=not caller.repeats,
         )
         admitted = Admitted(plan, target, row, asyncio.current_task(), stale_s)
         target.replica.take()
-        target.counter.admit(row)
+        target.counter.admit(row, caller.digest)
         route.open.add(admitted)
         return admitted
 

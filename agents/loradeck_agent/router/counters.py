@@ -8,6 +8,7 @@ from typing import Literal
 
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.trace import Row
+from loradeck_agent.router.votes import Votes
 
 _KEPT_PER_ROUTE = 256
 """Counters of the oldest generations of a route are let go beyond this many, so that memory stays bounded."""
@@ -49,14 +50,17 @@ class Counter:
     places: set[int] = field(default_factory=set)
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
+    votes: Votes = field(default_factory=Votes)
 
-    def admit(self, row: Row) -> None:
-        """A request was admitted."""
+    def admit(self, row: Row, caller: str) -> None:
+        """A request of a caller (the digest of its key) was admitted."""
         self.attempted += 1
         self.admitted += 1
         self.streams += 1
         self.first_ms = self.first_ms or row.admitted_ms
         self.last_admitted_ms = row.admitted_ms
+        if row.voter:
+            self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled)
 
     def refuse(self) -> None:
         """A request was refused: no engine was asked."""
@@ -72,6 +76,8 @@ class Counter:
         self.streams -= 1
         if end == "failed":
             self.failed += 1
+            if row.voter:
+                self.votes.failed(row.admitted_ns)
         elif end == "taken_back":
             self.refused += 1
         else:
@@ -79,10 +85,13 @@ class Counter:
             if end == "answered":
                 self.last_token_ms = row.wall_ms(row.finished_ns)
 
-    def judged(self, bad: bool) -> None:
-        """An answer was checked."""
+    def judged(self, row: Row, bad: bool) -> None:
+        """The answer of a request was checked."""
+        row.checked, row.bad = True, bad
         self.checked += 1
         self.bad += bad
+        if row.voter and bad:
+            self.votes.bad(row.admitted_ns)
 
     def typed(self) -> Traffic:
         """The counter as it is reported to the hub."""
@@ -105,6 +114,8 @@ class Counter:
             last_token_ms=self.last_token_ms,
             keys=len(self.places),
             ttft_ms=tuple(self.ttft),
+            votes=self.votes.changed(),
+            callers=len(self.votes.callers),
         )
 
 

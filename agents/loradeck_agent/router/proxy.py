@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from aiohttp import web
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP
 from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
-from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
+from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Caller, Refusal, unknown_route
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
 from loradeck_agent.router.counters import End
@@ -28,6 +28,7 @@ from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 from loradeck_agent.router.trace import Trace
+from loradeck_agent.router.votes import Repetitions
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Proxy:
     _bodies: BodyReader
     _limits: CallerLimits
     _faults: RequestFaults
+    _repetitions: Repetitions = field(default_factory=Repetitions, init=False)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
@@ -124,15 +126,20 @@ class Proxy:
         if refusal is not None:
             return refused(refusal, request_id)
 
-        cohort = partial(cohort_key, request.headers, {"user": asked.user})
+        who = Caller(
+            digest=caller,
+            cohort=partial(cohort_key, request.headers, {"user": asked.user}),
+            repeats=not self._repetitions.is_first(caller, key, asked.rest),
+        )
         failed: Replica | None = None
         for _ in range(LOOK_UPS):
-            found = self._admission.admit(key, request_id, streamed=asked.streamed, passed_by=failed, cohort=cohort)
+            found = self._admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
             if isinstance(found, Refusal):
                 return refused(found, request_id)
             try:
                 return await self._forward(request, found, path, asked)
             except _LookUpAgain as again:
+                who = replace(who, repeats=True)
                 if again.failed is not None and again.failed is failed:
                     break  # the same engine twice: there is no other to ask
                 failed = again.failed
@@ -286,14 +293,13 @@ class Proxy:
         """Counts the end of an admission and has its answer judged, if there is one and the route asks for it."""
         self._admission.left(admitted, status, end)
         checks = admitted.plan.checks
-        if answer is None or not self._checks.wants(checks):
+        if answer is None or not admitted.row.sampled or not self._checks.has_room(checks):
             self._trace.add(admitted.row)
             return
 
         def judged(bad: bool | None) -> None:
             if bad is not None:
-                admitted.row.checked, admitted.row.bad = True, bad
-                admitted.target.counter.judged(bad)
+                admitted.target.counter.judged(admitted.row, bad)
             self._trace.add(admitted.row)
 
         self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)

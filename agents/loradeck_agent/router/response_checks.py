@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 import signal
 import sys
 from collections.abc import Callable
@@ -65,11 +64,9 @@ class Checks:
             pending.done(None)
         self._pending.clear()
 
-    def wants(self, checks: ResponseChecks) -> bool:
-        """Whether this answer falls into the route's sample, and can be judged."""
-        if len(self._pending) >= _QUEUE_CAP or self._bytes >= _BYTES_CAP or checks.answer_schema in self._fatal:
-            return False
-        return checks.sample >= 1 or random.random() < checks.sample
+    def has_room(self, checks: ResponseChecks) -> bool:
+        """Whether another answer can be judged."""
+        return len(self._pending) < _QUEUE_CAP and self._bytes < _BYTES_CAP and checks.answer_schema not in self._fatal
 
     def submit(self, answer: bytes, *, streamed: bool, checks: ResponseChecks, done: Done) -> None:
         """Queues one whole answer as the engine sent it; `done` is called later, from the event loop."""

@@ -30,6 +30,10 @@ class Row:
     status: int = 0
     checked: bool = False
     bad: bool = False
+    sampled: bool = False
+    """Its answer is to be checked."""
+    voter: bool = False
+    """It is a unit of its own, and no repetition."""
     seq: int = 0
 
     def wall_ms(self, mono_ns: int) -> int:

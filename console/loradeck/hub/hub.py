@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket
 from loradeck.artifacts import Blobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.sign_ins import Known, SignIns
+from loradeck.hub.automation.guard import GuardedPointers
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.garbage import Garbage
@@ -62,6 +63,7 @@ from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.target_lookup import RollbackTargets
+from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
@@ -182,9 +184,10 @@ class Hub:
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
         self.capacity = Capacity(state, fleet, tables, replicas)
-        self.health = health = ReleaseHealth(state, counts, replicas, clock)
-        self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
+        self.votes = votes = Votes(lambda key: state.config(key).objectives, now)
+        self.health = health = ReleaseHealth(state, counts, votes, replicas, clock)
+        self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)
         linked = [node.name for node in fleet.nodes.values() if not node.was_lost]
         self.startup = startup = Startup(linked, clock.monotonic, changes.status)
@@ -193,7 +196,7 @@ class Hub:
         self.moves_allowed = allowed = MovesAllowed(log_, self.witnesses, startup)
         kept = saved.ended_pins()
         self.pins = Pins(log_, fleet, allowed, self.background, kept=kept, clock=clock.monotonic)
-        self.node_events = NodeEvents(fleet, tables, withdrawals, counts, self.progress, changes)
+        self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, self.progress, changes)
 
     def _build_jobs(self) -> None:
         log_, state, registry, attestations = self.log, self.log.state, self.registry, self.attestations
@@ -225,13 +228,16 @@ class Hub:
         log_, state, catalogue, facts, fleet = self.log, self.log.state, self.catalogue, self.facts, self.fleet
         replicas, health, counts, progress, clock = self.replicas, self.health, self.counts, self.progress, self.clock
         tables, changes = self.tables, self.changes
+        self.guard = guard = GuardedPointers(
+            *(log_, self.votes, counts, replicas, self.targets, self.moves_allowed, changes, self.background, clock)
+        )
         self.status = status = Status(
             state, self.moves_allowed, changes, clock, name, production, sqlite, clock.now_ms()
         )
         previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
         self.rows = rows = Rows(
             *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
-            *(self.failed_promotes, self.cohorts, self.witnesses),
+            *(self.failed_promotes, self.cohorts, self.witnesses, guard.said),
         )
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)
@@ -245,6 +251,7 @@ class Hub:
         self.log.follow(Order.PINS, self.pins.committed)
         self.log.follow(Order.JOBS, self.failed_promotes.committed)
         self.log.follow(Order.METRICS, self.metrics.committed)
+        self.log.follow(Order.AUTOMATION, self.guard.committed)
         self.log.follow(Order.FEED, self.changes.committed)
         for part in (self.audit, self.table_sender, self.gates, self.progress, self.changes):
             self.attestations.follow(part.attested)
@@ -275,6 +282,7 @@ class Hub:
         """Heartbeats, ticks and flushes until cancelled."""
         self.queue.fail_interrupted()
         self.failed_promotes.load()
+        self.guard.load()
         await self.garbage.drop_erased()  # the hub may have ended between an erasure and this
         async with asyncio.TaskGroup() as group:
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
@@ -304,6 +312,7 @@ class Hub:
         self.startup.tick()
         self.gc_tuning.tick(len(self.links))
         self.progress.tick()
+        self.guard.tick()
         self.jobs.forget_checkpoints()
         self.queue.assign()
         for token_id in (*self.tokens.take_expired(), *(self.sign_ins.take_ended() if self.sign_ins else ())):

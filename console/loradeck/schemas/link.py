@@ -325,6 +325,17 @@ class Ack(Wire):
     )
 
 
+SECONDS_OF_VOTES = 128
+"""Most seconds of votes in one row of a report."""
+
+SecondOfVotes = tuple[Whole, Whole, Whole, Whole, Whole]
+"""A second of a router's monotonic clock, and the units that were admitted in it: all, those that have failed, those
+whose answers are to be checked, and those of them that are bad.
+
+A unit is a request with its repetitions: the same caller, route and body, apart from digits and case, within a minute.
+"""
+
+
 class Traffic(Wire):
     """Counters of one (route, generation, release, replica) since the router started; they only grow."""
 
@@ -350,6 +361,15 @@ class Traffic(Wire):
         description="of a candidate: different keys that asked for its pointer since its start, at least",
     )
     ttft_ms: tuple[Whole, ...] = Field((), description="counts by TTFT_BUCKETS_MS, the last one unbounded")
+    votes: tuple[SecondOfVotes, ...] = Field(
+        (),
+        max_length=SECONDS_OF_VOTES,
+        exclude_if=lambda votes: not votes,
+        description="the seconds that have changed of late, each whole: it replaces what was said of it before",
+    )
+    callers: Whole = Field(
+        0, exclude_if=lambda callers: not callers, description="different callers who had a unit, up to a hundred"
+    )
 
     @property
     def counts(self) -> Counts:

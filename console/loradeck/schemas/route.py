@@ -35,6 +35,15 @@ class Streams(StrEnum):
     CUT = "cut"
 
 
+class Guard(StrEnum):
+    """What happens by itself when a release that has just gone out breaks what its route promises."""
+
+    OFF = "off"  # nothing
+    ALERT = "alert"  # it is said
+    HOLD = "hold"  # the pointer is held: nothing goes forward until a person clears it
+    ROLLBACK = "rollback"  # the release is rolled back, as by R
+
+
 class Soak(Strict):
     """How long a release must have served on a pointer before R goes to it without asking."""
 
@@ -55,6 +64,16 @@ class ResponseChecks(Strict):
         description="finish reasons that are fine. Without 'length' an answer that was cut off is bad, also where "
         "the caller's own max_tokens cut it",
     )
+
+
+class Objectives(Strict):
+    """What a route promises its callers: shares that its live release does not exceed for long.
+
+    Well above them (twice, or a percentage point more where that is more) the release is breached.
+    """
+
+    bad: float = Field(0.02, gt=0, le=0.4, description="of the answers that are checked")
+    errors: float = Field(0.02, gt=0, le=0.4, description="failed requests of those that were given to an engine")
 
 
 class BreachLimit(Strict):
@@ -101,6 +120,8 @@ class RouteConfig(Strict):
     soak: Soak = Soak()
     gate: GateConfig | None = None
     breach: BreachLimit = BreachLimit()
+    objectives: Objectives = Objectives()
+    guard: Guard = Field(Guard.OFF, description="what happens by itself when a new release breaks the objectives")
     checks: ResponseChecks = ResponseChecks()
     gap: Gap = Gap.LEFT
     streams: Streams = Streams.FINISH

@@ -186,6 +186,9 @@ class TenantRow(Wire):
     last_event: Event | None = None
     undo_asks: str | None = Field(None, description="why the undo of the last move is asked about; None: it is not")
     soak: tuple[float, int] = Field((600, 200), description="seconds and requests of this route's soak")
+    guard: str = Field(
+        "", exclude_if=lambda said: not said, description="what guard found since the last move, and did"
+    )
 
     @property
     def key(self) -> tuple[str, str]:

@@ -77,6 +77,27 @@ async def test_a_release_whose_engine_fails_every_request_is_bad_and_pages(
     assert 'loradeck_pointer_failed_share{release="v2",route="production",tenant="acme"} 1.0' in metrics
 
 
+async def test_a_release_with_a_million_good_answers_behind_it_is_bad_seconds_after_it_has_turned(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release(seed=1))
+    two = await deck.release(seed=2)
+    await deck.promote(two)
+    good = {"attempted": 10**6, "admitted": 10**6, "finished": 10**6, "checked": 10**6, "callers": 20}
+    await agent.report(agent.served().model_copy(update=good))
+    await minute(deck, 10**6)
+    assert "BAD" not in (await deck.row()).flags
+    seconds = tuple((second, 40, 0, 40, 12) for second in range(100, 106))
+    worse = {name: n + 240 for name, n in good.items() if name != "callers"} | {"bad": 72, "callers": 20}
+    await agent.report(agent.served().model_copy(update={**worse, "votes": seconds}))
+    await until(lambda: deck.hub.facts.is_breached(deck.hub.log.state.pointers[ACME], two), "breached")
+    row = await deck.row()
+    assert "BAD" in row.flags
+    assert row.cause.live.bad == 72
+
+
 async def test_requests_that_are_all_refused_are_seen_and_speak_against_no_release(
     deck: Deck, join: Join, router: Running, engine: Upstream
 ) -> None:

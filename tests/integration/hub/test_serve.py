@@ -172,7 +172,7 @@ async def test_served_totals_outlive_the_hub_and_nothing_is_counted_twice(data: 
 
 
 async def test_a_release_that_passes_the_routes_limit_is_breached_and_r_skips_it(deck: Deck, join: Join) -> None:
-    await deck.tenant(breach={"bad": 0.2, "errors": 0.5, "n": 20})
+    await deck.tenant(breach={"bad": 0.2, "errors": 0.5, "n": 20}, objectives={"bad": 0.4})
     one, two, three = [await deck.release(seed=s) for s in (1, 2, 3)]
     agent = await join("n1")
     await deck.promote(one)

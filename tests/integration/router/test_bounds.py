@@ -25,10 +25,10 @@ def test_the_trace_keeps_the_newest_rows_and_reads_on_from_any_of_them() -> None
 def test_counters_of_old_generations_are_let_go_but_never_one_with_an_answer_under_way() -> None:
     stats = Stats()
     first = stats.counter("acme", "production", 1, "a" * 64, "e0")
-    first.admit(row(1))
+    first.admit(row(1), "a caller")
     for generation in range(2, 400):
         counter = stats.counter("acme", "production", generation, "a" * 64, "e0")
-        counter.admit(row(generation))
+        counter.admit(row(generation), "a caller")
         counter.leave(row(generation), "answered")
     kept = [t.generation for t in stats.traffic()]
     assert len(kept) == 256
@@ -41,7 +41,7 @@ async def test_answers_beyond_the_queues_bound_go_unchecked() -> None:
     checks = Checks()  # its child is not started, so nothing leaves the queue
     asked = ResponseChecks()
     settled: list[bool | None] = []
-    while checks.wants(asked):
+    while checks.has_room(asked):
         checks.submit(b"{}", streamed=False, checks=asked, done=settled.append)
         assert len(settled) == 0
     await checks.close()

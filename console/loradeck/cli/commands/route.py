@@ -24,7 +24,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.traces import export, missing
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.route import Gap, RouteConfig, Streams
+from loradeck.schemas.route import Gap, Guard, RouteConfig, Streams
 from loradeck.schemas.state import Preview, PreviewAction
 
 
@@ -44,8 +44,11 @@ def route() -> None:
 @click.option("--min-valid", type=float, help="Gate: least share of valid answers, 0 to 1.")
 @click.option("--max-drop", type=float, help="Gate: largest loss against the live release, 0 to 1.")
 @click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that live answers must satisfy.")
-@click.option("--breach-bad", type=float, help="Share of bad answers from which a release is breached.")
-@click.option("--breach-n", type=int, help="Checked answers needed before a release counts as breached.")
+@click.option("--promise-bad", type=float, help="Promised share of bad answers, 0 to 0.4; well above it is a breach.")
+@click.option("--promise-errors", type=float, help="Promised share of failed requests, likewise.")
+@click.option("--guard", type=click.Choice([g.value for g in Guard]), help="What happens by itself to a bad release.")
+@click.option("--breach-bad", type=float, help="Share of bad answers over all its time that breaches a release.")
+@click.option("--breach-n", type=int, help="Checked answers needed for that.")
 @click.option("--gap", type=click.Choice([gap.value for gap in Gap]), help="What answers until a release is ready.")
 @click.option("--streams", type=click.Choice([streams.value for streams in Streams]), help="Answers under way.")
 @click.option("--fallback/--no-fallback", default=None, help="Whether F may move the route to the base alone.")
@@ -120,6 +123,8 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
     )
     labels = {view.id: view.label for view in await s.api.releases(at.tenant)} if row.pointer.quarantined else {}
     s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer, labels)}")
+    if row.guard:
+        s.out.say(f"guard       {row.guard}")
     s.out.say(f"soak        {span(row.soak[0])}, {row.soak[1]} requests")
     replicas(s, row)
 
@@ -232,7 +237,7 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
 
     if flags["placement"]:
         settings["placement"] = labels_of(flags["placement"])
-    for key in ("min_replicas", "gap", "streams", "fallback", "refuse_after_s"):
+    for key in ("min_replicas", "guard", "gap", "streams", "fallback", "refuse_after_s"):
         if flags[key] is not None:
             settings[key] = flags[key]
     if flags["canaries"]:
@@ -245,6 +250,8 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
     into("gate", "min_exact", flags["min_exact"])
     into("gate", "min_valid", flags["min_valid"])
     into("gate", "max_drop", flags["max_drop"])
+    into("objectives", "bad", flags["promise_bad"])
+    into("objectives", "errors", flags["promise_errors"])
     into("breach", "bad", flags["breach_bad"])
     into("breach", "n", flags["breach_n"])
     if flags["answer_schema"] is not None:

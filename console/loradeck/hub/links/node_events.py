@@ -13,6 +13,7 @@ from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused
@@ -35,6 +36,7 @@ class NodeEvents:
     _tables: NodeTables
     _withdrawals: Withdrawals
     _counts: RequestCounts
+    _votes: Votes
     _progress: MoveProgress
     _changes: Changes
     _followers: list[Lost] = field(default_factory=list, init=False)
@@ -120,7 +122,8 @@ class NodeEvents:
         fault = self._counts.fault(node.name)
         now, unserved, entries = self._fleet.clock(), self._unserved(node), self._tables.entries
         rows = [row for row in report.traffic if (row.tenant, row.route) in entries]
-        counted = self._counts.report(node.name, report.router_boot, rows, now, unserved)
+        votes = self._votes.counted(node.name, report.router_boot)
+        counted = self._counts.report(node.name, report.router_boot, rows, now, unserved, votes)
         for key in counted:
             self._progress.traffic(key)
         if change is Change.NOTHING and fault == self._counts.fault(node.name):

@@ -40,7 +40,8 @@ class Order(IntEnum):
     PINS = 3
     JOBS = 4
     METRICS = 5
-    FEED = 6
+    AUTOMATION = 6
+    FEED = 7
 
 
 @dataclass(frozen=True, slots=True)

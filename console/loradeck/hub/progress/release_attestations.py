@@ -44,8 +44,8 @@ class ReleaseAttestations:
     _unsoaked: set[PointerKey] = field(default_factory=set, init=False)
     _soak_beneath: set[PointerKey] = field(default_factory=set, init=False)
     """Pointers whose soak setting is still to be applied to the releases beneath: it is new, or the hub is."""
-    _by_one_node: set[PointerKey] = field(default_factory=set, init=False)
-    """Pointers whose release is past a limit by the word of one node, while others serve it too."""
+    _unjudged: set[PointerKey] = field(default_factory=set, init=False)
+    """Pointers whose counters have grown since the last tick, or whose release is past a limit by one node's word."""
     _writing: set[Name] = field(default_factory=set, init=False)
     _seen: list[tuple[Attestation, Name]] = field(default_factory=list, init=False)
 
@@ -93,26 +93,21 @@ class ReleaseAttestations:
         )
 
     def traffic(self, key: PointerKey) -> None:
-        """Attests a breach, or that the release has soaked, after the counters of a pointer grew."""
-        pointer = self._state.pointers.get(key)
-        if pointer is None or pointer.release is None:
-            return
-        if key not in self._by_one_node:
-            self._maybe_breached(key)
+        """The counters of a pointer grew: its release may be breached, which the next tick looks at, or have soaked."""
+        self._unjudged.add(key)
         if key in self._unsoaked:
             self._maybe_soak_live(key)
 
     def _maybe_breached(self, key: PointerKey) -> None:
         """Attests a breach. Where one node alone speaks of it, it is looked at again with the next tick."""
-        pointer = self._state.pointers[key]
-        self._by_one_node.discard(key)
-        if pointer.release is None or self._attestations.facts.is_breached(pointer, pointer.release):
+        pointer = self._state.pointers.get(key)
+        if pointer is None or pointer.release is None or self._attestations.facts.is_breached(pointer, pointer.release):
             return
         breach, alone = self._health.judged(pointer)
         if breach is not None:
             self._write(AttestationKind.BREACHED, pointer, pointer.release, asdict(breach))
         elif alone:
-            self._by_one_node.add(key)
+            self._unjudged.add(key)
 
     def settings_changed(self, key: PointerKey) -> None:
         """Applies a route's new settings to the releases beneath: they may have soaked by these."""
@@ -121,12 +116,13 @@ class ReleaseAttestations:
             self._maybe_soak_beneath(key)
 
     def tick(self) -> None:
-        """Attests what has soaked by time alone; called once a second."""
+        """Attests what is breached, and what has soaked by time alone; called once a second."""
         for key in list(self._unsoaked):
             self._maybe_soak_live(key)
         for key in list(self._soak_beneath):
             self._maybe_soak_beneath(key)
-        for key in list(self._by_one_node):
+        keys, self._unjudged = self._unjudged, set()
+        for key in keys:
             self._maybe_breached(key)
 
     def _maybe_soak_live(self, key: PointerKey) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.votes import NOTHING, Votes
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import lifted_of
 from loradeck.rules.quality import health
@@ -21,6 +22,7 @@ class ReleaseHealth:
 
     _state: FoldedLog
     _counts: RequestCounts
+    _votes: Votes
     _replicas: PlacedReplicas
     _clock: Clock
 
@@ -43,11 +45,19 @@ class ReleaseHealth:
         What a node counted before a lift is not known, so all that it counted is taken off where the others are judged.
         """
         assert pointer.release is not None
-        key, limit, total = pointer.key, self._state.config(pointer.key).breach, self.live(pointer)
+        key, lifted = pointer.key, lifted_of(pointer.release, pointer)
+        stint, lift = (pointer.generation, pointer.release), lifted.breach if lifted is not None else 0
+        judged = self._votes.judged(key, stint, lambda: self._placed_on(key), lift)
+        if judged is not NOTHING:
+            return judged
+        limit, total = self._state.config(key).breach, self.live(pointer)
         if health.breached(total, limit) is None:  # as nearly always: then nobody is asked
             return health.Judged()
         by_node = self._counts.live_by_node(key, pointer.generation, pointer.release)
-        return health.breach_by_node(total, by_node, {node.name for node, _ in self._replicas.placed(key)}, limit)
+        return health.breach_by_node(total, by_node, self._placed_on(key), limit)
+
+    def _placed_on(self, key: PointerKey) -> set[str]:
+        return {node.name for node, _ in self._replicas.placed(key)}
 
     def counted_total(self, key: PointerKey, release: str) -> Counts:
         """All requests to a release on a pointer that are over, in all the time it was current."""

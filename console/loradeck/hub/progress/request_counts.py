@@ -131,10 +131,12 @@ class RequestCounts:
         rows: Iterable[Traffic],
         now: float,
         unserved: Callable[[Traffic], str] = lambda row: "",
+        counted: Callable[[Traffic, Counts], None] = lambda row, growth: None,
     ) -> set[PointerKey]:
         """Adds a router's counters, at monotonic `now`. Returns the pointers on which something changed.
 
         Args:
+            counted: called with each row that has grown and counts in the last minute, and what it has grown by.
             unserved: why a node serves nothing that a row could count; "" if it does. Such a row counts nowhere, and
                 what it counted until now never will.
         """
@@ -146,7 +148,7 @@ class RequestCounts:
         by_replica: dict[tuple[str, float], Counts] = {}
         faults: list[str] = []
         for row in rows:
-            parts = self._count(row, node, boot, now, since, faults, unserved, baseline=baseline)
+            parts = self._count(row, node, boot, now, since, faults, unserved, counted, baseline=baseline)
             if parts is None:
                 continue
             changed.add((row.tenant, row.route))
@@ -173,6 +175,7 @@ class RequestCounts:
         since: float,
         faults: list[str],
         unserved: Callable[[Traffic], str],
+        counted: Callable[[Traffic, Counts], None],
         *,
         baseline: bool,
     ) -> list[tuple[float, Counts]] | None:
@@ -216,6 +219,7 @@ class RequestCounts:
         counter.keys = max(counter.keys, row.keys)
         if baseline:
             return []
+        counted(row, growth)
         parts, over = counter.bookings.book(now, growth, since)
         window = self._windows[row.tenant, row.route].setdefault(stint, Window())
         share = self._shares[row.tenant, row.route].setdefault(row.replica, Window())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables
@@ -58,6 +59,7 @@ class Rows:
     _failed_promotes: FailedPromotes
     _cohorts: Cohorts
     _witnesses: Witnesses
+    _guard_said: Mapping[PointerKey, str]
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
@@ -134,6 +136,7 @@ class Rows:
             last_event=last,
             undo_asks=undo_asks(last, pointer, self._facts.of(key)) if last else None,
             soak=(config.soak.seconds, config.soak.requests),
+            guard=self._guard_said.get(key, ""),
         )
 
     def _candidate(self, pointer: PointerState, now: float) -> CandidateRow | None:

@@ -72,10 +72,29 @@ def breach_by_node(total: Counts, by_node: Mapping[str, Counts], placed: Iterabl
         return Judged()
     enough = limit.model_copy(update={"n": min(limit.n, ENOUGH)})
     deciding = [name for name in by_node if breached((total - by_node[name]).clipped(), enough) is None]
+    counted = {name: counts.bad + counts.failed for name, counts in by_node.items() if counts}
+    return _agreed(breach, deciding, counted, placed)
+
+
+def breach_of_votes(what: str, by_node: Mapping[str, tuple[int, int]], placed: Iterable[str], limit: float) -> Judged:
+    """Judges a release against which there is evidence (`loradeck.rules.quality.detection`), as `breach_by_node` does.
+
+    Args:
+        by_node: node -> its bad units of the last minute, and all of them.
+        limit: the share that the others' votes have to be above by their 95 % interval, whichever node is left out.
+    """
+    bad, n = (sum(column) for column in zip((0, 0), *by_node.values(), strict=True))
+    deciding = [name for name, (k, m) in by_node.items() if wilson(bad - k, n - m)[0] <= limit]
+    breach = Breach(what=what, share=bad / n if n else 0.0, n=n)
+    return _agreed(breach, deciding, {name: k for name, (k, m) in by_node.items() if m}, placed)
+
+
+def _agreed(breach: Breach, deciding: Sequence[str], counted: Mapping[str, int], placed: Iterable[str]) -> Judged:
+    """What a breach comes to that would be none without any one of `deciding`. `counted`: by node, how much is bad."""
     if not deciding:
         return Judged(breach)
-    alone = max(deciding, key=lambda name: by_node[name].bad + by_node[name].failed)
-    if {alone} == {*placed, *(name for name, counts in by_node.items() if counts)}:
+    alone = max(deciding, key=lambda name: counted.get(name, 0))
+    if {alone} == {*placed, *counted}:
         return Judged(replace(breach, node=alone), alone)
     return Judged(None, alone)
 

@@ -182,6 +182,8 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     first_words = [Span(words, "warn")] if minute.refused else []
     if cause.alone:
         first_words.append(Span(f"{clean(cause.alone)} alone says so | ", "warn"))
+    if row.guard:
+        first_words.append(Span(f"guard: {clean(row.guard)} | ", "warn"))
     first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica, figure)}"

@@ -1,0 +1,99 @@
+"""Votes on a release: a request and its repetitions are one unit, so that a caller who tries again is heard once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from loradeck.rules.quality.detection import HORIZON_S
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import SecondOfVotes
+
+REPETITION_S = 60.0
+"""Seconds in which the same request of the same caller is a repetition."""
+
+KEPT = 50_000
+"""Most requests that are remembered; the oldest are forgotten first."""
+
+CALLERS = 100
+"""Different callers that are counted."""
+
+_FOLDED = 2048  # bytes at the end of a body, where the newest message stands
+_DIGITS = b"0123456789"
+_REPORTED_S = 5  # a second is reported again for so long after its last change, so that a lost report loses nothing
+
+
+class Repetitions:
+    """Recognises the repetitions of requests: the same caller, route and body, apart from digits and case."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, float] = {}
+
+    def is_first(self, caller: str, key: PointerKey, body: bytes) -> bool:
+        """Whether a request is none, and so a unit of its own."""
+        now, seen = time.monotonic(), self._seen
+        while seen and (seen[oldest := next(iter(seen))] < now - REPETITION_S or len(seen) >= KEPT):
+            del seen[oldest]
+        unit = hash((caller, key, body[-_FOLDED:].translate(None, _DIGITS).lower()))
+        if unit in seen:
+            return False
+        seen[unit] = now
+        return True
+
+
+@dataclass(slots=True)
+class _Second:
+    units: int = 0
+    failed: int = 0
+    sampled: int = 0
+    bad: int = 0
+    changed: int = 0
+
+
+class Votes:
+    """The units of one counter by the second of their admission, and which of them failed or were bad.
+
+    Seconds are those of the monotonic clock.
+    """
+
+    __slots__ = ("_seconds", "callers")
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, _Second] = {}
+        self.callers: set[str] = set()
+        """Digests of callers who had a unit, up to CALLERS."""
+
+    def admitted(self, at_ns: int, caller: str, *, sampled: bool) -> None:
+        """A unit was admitted. `sampled`: its answer is to be checked."""
+        second = self._at(at_ns)
+        second.units += 1
+        second.sampled += sampled
+        if len(self.callers) < CALLERS:
+            self.callers.add(caller)
+
+    def failed(self, at_ns: int) -> None:
+        """A unit that was admitted then has failed."""
+        self._at(at_ns).failed += 1
+
+    def bad(self, at_ns: int) -> None:
+        """The answer of a unit that was admitted then is bad."""
+        self._at(at_ns).bad += 1
+
+    def _at(self, at_ns: int) -> _Second:
+        at, now = at_ns // 10**9, time.monotonic_ns() // 10**9
+        second = self._seconds.get(at)
+        if second is None:
+            for old in [s for s in self._seconds if s < now - HORIZON_S]:
+                del self._seconds[old]
+            second = self._seconds[at] = _Second()
+        second.changed = now
+        return second
+
+    def changed(self) -> tuple[SecondOfVotes, ...]:
+        """The seconds that have changed of late, whole."""
+        since = time.monotonic_ns() // 10**9 - _REPORTED_S
+        return tuple(
+            (at, one.units, one.failed, one.sampled, one.bad)
+            for at, one in self._seconds.items()
+            if one.changed >= since
+        )

@@ -1,0 +1,162 @@
+"""Guard at the hub: looks at releases that have just gone out, and moves or holds their pointers by the rules."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.log import Log, Published
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
+from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.target_lookup import RollbackTargets
+from loradeck.hub.progress.votes import Votes
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import holds, rollbacks
+from loradeck.rules.moves.draft import Actor, by_automation
+from loradeck.rules.quality.guard import LATEST_S, NOTHING, Around, Decision, Evidence, decide
+from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.moves import HoldRequest, RollbackRequest
+from loradeck.schemas.route import Guard
+from loradeck.schemas.state import PreviewAction
+from loradeck.store.interface import StoreError
+
+log = logging.getLogger("loradeck.hub.automation.guard")
+
+ACTOR = Actor(name="guard", role=Role.OPERATOR, automation=True)
+
+FORWARD = (EventKind.PROMOTE, EventKind.CANDIDATE_START, EventKind.CANDIDATE_FINISH)
+"""Moves after which guard looks at a pointer."""
+
+_HOUR_MS = 3_600_000
+
+
+@dataclass(eq=False)
+class GuardedPointers:
+    """The pointers whose routes have a guard and that have just moved forward.
+
+    `said`: what guard found on a pointer last, in words; it stands until the pointer moves.
+    """
+
+    _log: Log
+    _votes: Votes
+    _counts: RequestCounts
+    _replicas: PlacedReplicas
+    _targets: RollbackTargets
+    _allowed: MovesAllowed
+    _changes: Changes
+    _background: Background
+    _clock: Clock
+    said: dict[PointerKey, str] = field(default_factory=dict, init=False)
+    _watched: set[PointerKey] = field(default_factory=set, init=False)
+    _acting: set[PointerKey] = field(default_factory=set, init=False)
+    _moved_ms: deque[int] = field(default_factory=deque, init=False)
+
+    def load(self) -> None:
+        """Begins with the pointers as the log has them."""
+        for key, pointer in self._log.state.pointers.items():
+            self._watch(key, pointer)
+        for event in self._log.recent:
+            if by_automation(event) and event.actor == ACTOR.name and event.kind is EventKind.ROLLBACK:
+                self._moved_ms.append(event.at_ms)
+
+    def committed(self, published: Published) -> None:
+        """Begins anew for pointers that have moved; a follower of the log."""
+        for move in published.moves:
+            if move.event.pointer is not None:
+                self.said.pop(move.key, None)
+                self._watch(move.key, move.event.pointer)
+
+    def _watch(self, key: PointerKey, pointer: PointerState) -> None:
+        last = self._log.last_move(pointer)
+        forward = pointer.candidate is not None or (last is not None and last.kind in FORWARD)
+        (self._watched.add if forward and pointer.release is not None else self._watched.discard)(key)
+
+    def tick(self) -> None:
+        """Looks at the pointers that are watched; called once a second."""
+        for key in list(self._watched):
+            pointer = self._log.state.pointers[key]
+            if self._clock.now_ms() - (pointer.moved_ms or 0) > 1000 * LATEST_S and pointer.candidate is None:
+                self._watched.discard(key)
+            elif self._log.state.config(key).guard is not Guard.OFF and key not in self._acting:
+                self._look(key, pointer)
+
+    def _look(self, key: PointerKey, pointer: PointerState) -> None:
+        found = self._judged(key, pointer)
+        if found is None:
+            return
+        decision, evidence = found
+        said = f"{evidence}: {decision.why or decision.act.value}"
+        if self.said.get(key) != said:
+            log.warning("guard tenant=%s route=%s does=%s %s", *key, decision.act.value, said)
+            self._changes.soon((key,))
+        self.said[key] = said
+        if decision.act is Guard.ROLLBACK or (decision.act is Guard.HOLD and not pointer.held):
+            self._acting.add(key)
+            self._background.spawn(self._act(key))
+
+    def _judged(self, key: PointerKey, pointer: PointerState) -> tuple[Decision, Evidence] | None:
+        """What guard does about a pointer now, and why; None: nothing speaks against it."""
+        live, out = pointer.release, pointer.candidate
+        if live is None:
+            return None
+        stint = (pointer.generation, out.release if out is not None else live)
+        control = (pointer.generation, live) if out is not None else None
+        placed = self._replicas.placed(key)
+        evidence = self._votes.since_move(key, stint, control, lambda: {node.name for node, _ in placed})
+        if evidence is None:
+            return None
+        progress, now, target = self._replicas.progress(key), self._clock.now_ms(), self._targets.of(pointer)
+        while self._moved_ms and self._moved_ms[0] < now - _HOUR_MS:
+            self._moved_ms.popleft()
+        replicas = [replica.replica for _, replica in placed]
+        around = Around(
+            since_move_s=(now - (pointer.moved_ms or now)) / 1000,
+            settling=self._allowed.refusing is not None,
+            heard=progress.reachable / progress.placed if progress.placed else 0.0,
+            neighbours=self._counts.others(key, replicas, self._clock.monotonic()),
+            moves=len(self._moved_ms),
+            asks=target.asks or ("" if target.action is PreviewAction.ROLLBACK else "there is no way back"),
+        )
+        decision = decide(self._log.state.config(key).guard, evidence, around)
+        return None if decision is NOTHING else (decision, evidence)
+
+    async def _act(self, key: PointerKey) -> None:
+        """Moves or holds a pointer, by what is true once no other move is under way."""
+        try:
+            async with self._log.moving:
+                pointer = self._log.state.pointers[key]
+                found = self._judged(key, pointer)
+                name = f"guard {'/'.join(key)} {pointer.generation} {pointer.held}"
+                drafts = self._drafts(pointer, *found, name) if found is not None else ()
+                if drafts:
+                    self._allowed.check_pointer(key)
+                    self._allowed.check_all(drafts)
+                    await self._log.commit(drafts, name)
+                    if drafts[0].kind is EventKind.ROLLBACK:
+                        self._moved_ms.append(self._clock.now_ms())
+        except (Refused, StoreError) as error:
+            log.error("guard could not act tenant=%s route=%s code=%s %s", *key, error.code, error)
+        finally:
+            self._acting.discard(key)
+
+    def _drafts(self, pointer: PointerState, decision: Decision, evidence: Evidence, name: str) -> Sequence[Draft]:
+        target, asked = self._targets.of(pointer), {"expected_generation": pointer.generation, "idempotency_key": name}
+        reason = f"guard: {evidence}"
+        if decision.act is Guard.ROLLBACK:
+            request = RollbackRequest.model_validate({**asked, "to": target.release, "reason": reason})
+            drafted = rollbacks.rollback(pointer, request, target, ACTOR)
+            if not isinstance(drafted, Draft):
+                return ()
+        elif decision.act is Guard.HOLD and not pointer.held:
+            reason += f" ({decision.why})"
+            drafted = holds.hold(pointer, HoldRequest.model_validate({**asked, "held": True, "reason": reason}), ACTOR)
+        else:
+            return ()
+        return [drafted.model_copy(update={"payload": {**drafted.payload, "evidence": evidence.payload()}})]

@@ -1,0 +1,189 @@
+"""The votes on live releases: the units of requests that routers report, and the evidence that they give together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import floor
+
+from loradeck.hub.progress.request_counts import LARGEST, Stint
+from loradeck.rules.quality.detection import (
+    HORIZON_S,
+    ROLLBACK_LEVEL,
+    Detector,
+    flag_level,
+    flag_limit,
+    rollback_limit,
+)
+from loradeck.rules.quality.guard import Evidence
+from loradeck.rules.quality.health import FIGURES, Judged, breach_of_votes
+from loradeck.schemas.counts import Counts
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import SecondOfVotes, Traffic
+from loradeck.schemas.route import Objectives
+
+Units = tuple[int, int]
+"""Units that were bad, and all of them."""
+
+NOTHING = Judged()
+"""There is no evidence against a release."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What one router has said of one stint. `offset`: from its seconds to the hub's; None before its first votes."""
+
+    node: str
+    boot: str
+    offset: int | None = None
+    seconds: dict[int, SecondOfVotes] = field(default_factory=dict)
+    """Second on the hub's clock -> what was said of it last."""
+    callers: int = 0
+
+
+@dataclass(slots=True)
+class _OfStint:
+    limits: Objectives
+    since: int = 0
+    """The hub's second from which votes count: a person has lifted a breach then."""
+    lift: int = 0
+    heard: dict[str, _Heard] = field(default_factory=dict)
+    detectors: dict[str, Detector] = field(default_factory=dict)
+    since_move: dict[str, Detector] = field(default_factory=dict)
+    totals: dict[str, dict[str, Units]] = field(default_factory=dict)
+    """Figure -> node -> its units in all this time."""
+
+    def begin(self, limits: Objectives, lift: int, since: int) -> None:
+        """Begins without evidence."""
+        self.limits, self.lift, self.since = limits, lift, since
+        shares = {"bad": limits.bad, "errors": limits.errors}
+        self.detectors = {figure: Detector(flag_limit(shares[figure]), restarting=True) for figure in FIGURES}
+        self.since_move = {figure: Detector(rollback_limit(shares[figure]), restarting=False) for figure in FIGURES}
+        self.totals = {figure: {} for figure in FIGURES}
+
+    def add(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
+        """Adds units of a second, and how many of that second have turned out to be bad."""
+        self.detectors[figure].add(at, units, bad)
+        self.since_move[figure].add(at, units, bad)
+        k, n = self.totals[figure].get(node, (0, 0))
+        self.totals[figure][node] = (k + bad, n + units)
+
+
+class Votes:
+    """Votes by pointer and stint. Only the newest stints of a pointer are kept."""
+
+    def __init__(self, limits: Callable[[PointerKey], Objectives], clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._stints: dict[PointerKey, dict[Stint, _OfStint]] = {}
+
+    def counted(self, node: str, boot: str) -> Callable[[Traffic, Counts], None]:
+        """What is called with each row of a node's report that counts, and what it has grown by."""
+        now = floor(self._clock())
+
+        def count(row: Traffic, growth: Counts) -> None:
+            self._count(node, boot, now, row, growth)
+
+        return count
+
+    def _count(self, node: str, boot: str, now: int, row: Traffic, growth: Counts) -> None:
+        key, stint = (row.tenant, row.route), (row.generation, row.release)
+        stints = self._stints.setdefault(key, {})
+        found = stints.get(stint)
+        if found is None:
+            for old in [s for s in stints if s[0] < row.generation]:
+                del stints[old]
+            found = stints[stint] = _OfStint(self._limits(key))
+            found.begin(found.limits, 0, 0)
+        heard = found.heard.get(row.replica)
+        if heard is None or heard.boot != boot:
+            heard = found.heard[row.replica] = _Heard(node, boot)
+        if heard.offset is None and row.votes:
+            heard.offset = now - max(at for at, *_ in row.votes)
+        offset = heard.offset or 0
+        said = [(v[0] + offset, v[1], v[2], v[3], v[4]) for v in row.votes] if row.callers else _of(growth, heard, now)
+        for one in said:
+            at, units, failed, sampled, bad = one
+            _, known, known_failed, known_sampled, known_bad = heard.seconds.get(at, (at, 0, 0, 0, 0))
+            grown = (units - known, failed - known_failed, sampled - known_sampled, bad - known_bad)
+            if not now - HORIZON_S <= at <= now + 1 or min(grown) < 0 or not bad <= sampled <= units <= LARGEST:
+                continue  # too late, or no count of anything
+            if failed > units:
+                continue
+            heard.seconds[at] = one
+            if at >= found.since:
+                found.add(node, at, "bad", grown[2], grown[3])
+                found.add(node, at, "errors", grown[0], grown[1])
+        heard.callers = row.callers
+        for at in [at for at in heard.seconds if at < now - HORIZON_S]:
+            del heard.seconds[at]
+
+    def judged(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]], lift: int) -> Judged:
+        """Whether a release is past a limit of its route, and by the votes on which nodes.
+
+        Args:
+            placed: gives the nodes that the pointer is placed on.
+            lift: the breach that a person has lifted last; votes from before that do not count.
+        """
+        found = self._stints.get(key, {}).get(stint)
+        if found is None:
+            return NOTHING
+        limits, second = self._limits(key), floor(self._clock())
+        if lift != found.lift or limits != found.limits:
+            found.begin(limits, lift, second if lift != found.lift else found.since)
+        level = flag_level(len(self._stints))
+        for figure, detector in found.detectors.items():
+            if detector.evidence(second) >= level:
+                return breach_of_votes(figure, self._by_node(found, figure), placed(), detector.limit)
+        return NOTHING
+
+    def since_move(
+        self, key: PointerKey, stint: Stint, control: Stint | None, placed: Callable[[], Iterable[str]]
+    ) -> Evidence | None:
+        """What speaks for rolling back a release since its move; None: too little.
+
+        Args:
+            control: the stint that answers beside it.
+            placed: gives the nodes that the pointer is placed on.
+        """
+        stints, second = self._stints.get(key, {}), floor(self._clock())
+        found, beside = stints.get(stint), stints.get(control) if control is not None else None
+        for figure, detector in found.since_move.items() if found is not None else ():
+            nats = detector.evidence(second)
+            if found is None or nats < ROLLBACK_LEVEL:
+                continue
+            by_node = found.totals[figure]
+            judged = breach_of_votes(figure, by_node, placed(), detector.limit)
+            return Evidence(
+                figure=figure,
+                votes=_sum(by_node.values()),
+                control=_sum(beside.totals[figure].values()) if beside is not None else None,
+                callers=max((heard.callers for heard in found.heard.values()), default=0),
+                nats=nats,
+                alone=judged.alone if judged.breach is None else "",
+            )
+        return None
+
+    def _by_node(self, found: _OfStint, figure: str) -> Mapping[str, Units]:
+        """Node -> its units of the last minute that were bad (or failed), and all of them."""
+        by_node: dict[str, Units] = {}
+        for heard in found.heard.values():
+            k, n = by_node.get(heard.node, (0, 0))
+            for at, units, failed, sampled, bad in heard.seconds.values():
+                if at >= found.since:
+                    k, n = (k + bad, n + sampled) if figure == "bad" else (k + failed, n + units)
+            by_node[heard.node] = (k, n)
+        return by_node
+
+
+def _sum(units: Iterable[Units]) -> Units:
+    bad, n = (sum(column) for column in zip((0, 0), *units, strict=True))
+    return bad, n
+
+
+def _of(growth: Counts, heard: _Heard, now: int) -> list[SecondOfVotes]:
+    """Votes of a router that sends none: what has ended since its last report, each request a unit."""
+    _, units, failed, sampled, bad = heard.seconds.get(now, (now, 0, 0, 0, 0))
+    over = max(0, growth.failed) + max(0, growth.finished)
+    units, checked = units + over, min(over, max(0, growth.checked))
+    return [(now, units, failed + max(0, growth.failed), sampled + checked, bad + min(checked, max(0, growth.bad)))]

@@ -1,0 +1,120 @@
+"""Detection of a release that has turned bad, by bets that may be looked at after every answer.
+
+The hypothesis is that each unit (a request with its repetitions: `loradeck.schemas.link.SecondOfVotes`) is bad with a
+probability of at most `limit`, whatever came before it. A bet on a higher share `p` multiplies its wealth by
+`p / limit` for a bad unit and by `(1 - p) / (1 - limit)` for a good one. Under the hypothesis no wealth is expected to
+grow, so the mean over several bets, an e-process, ever reaches `1 / alpha` with a probability of at most alpha (Ville's
+inequality; Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference", Statistical
+Science 38, 2023).
+
+- Since a move, the bets run on, and alpha is what one move may cost.
+- A restarting bet begins again at 1 whenever its wealth has fallen below it, so that a long good past does not hide
+  what is bad now (a CUSUM). It lies below the Shiryaev-Roberts e-detector, which takes at least `exp(level)` updates on
+  average to reach a level (Shin, Ramdas and Rinaldo, "E-detectors", New England Journal of Statistics in Data Science
+  2, 2024).
+
+Units are taken in the order of their admission, and one whose outcome is not known yet counts as good. Answers that
+fail are often shorter than those that do not, so that in the order of their ends every release would look bad after a
+flip. What is pending can only make the wealth smaller than it will be, so the bounds hold.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+ODDS = (1.5, 2.5, 4.0, 8.0, 16.0, 40.0)
+"""The shares that are betted on, as multiples of the limit's odds."""
+
+HORIZON_S = 60
+"""Seconds after its admission in which a unit's outcome is waited for. After them it counts as good."""
+
+FALSE_FLAGS_A_WEEK = 1.0
+"""False flags that a whole fleet may show in a week."""
+
+SMALLEST_FLEET = 100
+"""Pointers that a fleet is taken to have at least."""
+
+FALSE_ROLLBACK_A_MOVE = 1 / 52_000
+"""The probability with which a good release may be rolled back after its move: once a year at 1,000 moves a week."""
+
+_WEEK_S = 7 * 86_400
+_FIGURES = 2  # bad answers and errors
+
+ROLLBACK_LEVEL = math.log(_FIGURES / FALSE_ROLLBACK_A_MOVE)
+"""Evidence since a forward move, in nats, at which a release is rolled back."""
+
+
+def flag_level(pointers: int) -> float:
+    """Evidence, in nats, at which a live release is flagged in a fleet of so many pointers.
+
+    Each of them is updated at most once a second for each of two figures.
+    """
+    return math.log(max(pointers, SMALLEST_FLEET) * _WEEK_S * _FIGURES / FALSE_FLAGS_A_WEEK)
+
+
+def flag_limit(usual: float) -> float:
+    """The share above which a release is flagged, from the one that is usual on its route or promised there."""
+    return max(2 * usual, usual + 0.01)
+
+
+def rollback_limit(usual: float) -> float:
+    """The share above which a release is rolled back, from the one that is usual on its route or promised there."""
+    return max(0.05, usual + 0.04)
+
+
+@cache
+def _bets(limit: float) -> tuple[tuple[float, float], ...]:
+    """What a good unit and a bad one add to each bet's wealth, in nats."""
+    odds = limit / (1 - limit)
+    shares = [m * odds / (1 + m * odds) for m in ODDS]
+    return tuple((math.log((1 - p) / (1 - limit)), math.log(p / limit)) for p in shares)
+
+
+class Detector:
+    """The evidence that more than a share `limit` (between 0 and 1) of a release's units are bad.
+
+    `restarting`: for a release that has been live for long. Otherwise the evidence is taken since a move.
+    """
+
+    __slots__ = ("_seconds", "_settled", "limit", "restarting")
+
+    def __init__(self, limit: float, *, restarting: bool) -> None:
+        if not 0 < limit < 1:
+            raise ValueError(f"the limit of a share lies between 0 and 1, not at {limit}")
+        self.limit = limit
+        self.restarting = restarting
+        self._settled = (0.0,) * len(ODDS)
+        self._seconds: dict[int, tuple[int, int]] = {}
+        """Second of admission -> its units, and how many of them are known to be bad."""
+
+    def add(self, second: int, units: int, bad: int) -> None:
+        """Adds units that were admitted in a second, and units of that second that have turned out to be bad."""
+        known, known_bad = self._seconds.get(second, (0, 0))
+        self._seconds[second] = (known + units, known_bad + bad)
+
+    def evidence(self, now: int) -> float:
+        """The evidence at second `now`, in nats, or a bound above it where that is below one.
+
+        It is the logarithm of the best bet's wealth over the number of bets, which is at most their mean.
+        """
+        for second in sorted(second for second in self._seconds if second < now - HORIZON_S):
+            self._settled = self._after(self._settled, *self._seconds.pop(second))
+        most = max(self._settled)
+        if self.restarting:
+            most = max(most, 0.0)
+        gain = _bets(self.limit)[-1][1] * sum(bad for _, bad in self._seconds.values())
+        if most + gain > 1:
+            wealth = self._settled
+            for second in sorted(self._seconds):
+                wealth = self._after(wealth, *self._seconds[second])
+                most = max(most, *wealth)
+        else:
+            most += gain
+        return most - math.log(len(ODDS))
+
+    def _after(self, wealth: tuple[float, ...], units: int, bad: int) -> tuple[float, ...]:
+        good = units - bad
+        if self.restarting:
+            wealth = tuple(w if w > 0 else 0.0 for w in wealth)
+        return tuple(w + good * g + bad * b for w, (g, b) in zip(wealth, _bets(self.limit), strict=True))

@@ -1,0 +1,107 @@
+"""Guard at a hub: a candidate that is worse than the live release is taken out with nobody touching a key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.fakes.hub_in_process import Deck, key, until
+from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.test_candidates import call, pointer
+from tests.integration.hub.test_moves import ROUTE
+
+from loradeck.schemas.log import EventKind
+from loradeck.schemas.moves import MoveResult
+
+
+async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str, str]:
+    """acme on v2 over v1 on one node, with v3 registered."""
+    await deck.tenant(**settings)
+    one, two, other = [await deck.release(seed=seed) for seed in (1, 2, 3)]
+    agent = await join("n1")
+    await deck.promote(one)
+    await deck.promote(two)
+    return agent, two, other
+
+
+async def votes(agent: FakeAgent, seconds: int = 10, callers: int = 24, **bad: int) -> None:
+    """Reports ten units a second and arm, of which so many are bad: release -> bad ones of each ten."""
+    rows = [
+        agent.served().model_copy(
+            update={
+                "release": release,
+                "votes": tuple((second, 10, 0, 10, worse) for second in range(100, 100 + seconds)),
+                **dict.fromkeys(("attempted", "admitted", "finished", "checked"), 10 * seconds),
+                "bad": worse * seconds,
+                "callers": callers,
+            }
+        )
+        for release, worse in bad.items()
+    ]
+    await agent.report(*rows)
+
+
+async def test_a_candidate_that_is_worse_than_the_live_release_is_rolled_back(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    seen = pointer(deck)
+    await votes(agent, **{two: 0, other: 4})
+    await until(lambda: pointer(deck).candidate is None, "guard has taken the candidate out")
+    now = pointer(deck)
+    event = deck.hub.log.last_move(now)
+    assert event is not None
+    assert (event.kind, event.actor, now.release, now.held) == (EventKind.ROLLBACK, "guard", two, True)
+    assert [q.release for q in now.quarantined] == [other]
+    assert event.reason == "guard: bad 40.0% of 100 votes of 24 callers, beside it 0.0% of 100"
+    evidence = event.payload["evidence"]
+    assert isinstance(evidence, dict)
+    assert evidence["votes"] == [40, 100]
+    # A person whose screen still showed the candidate presses R: it has been done, and goes no further.
+    press = {"expected_generation": seen.generation, "idempotency_key": key(), "to": two}
+    result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", press))
+    assert result.already is not None
+    assert (result.already.id, pointer(deck).release) == (event.id, two)
+
+
+async def test_a_candidate_that_is_as_bad_as_the_live_release_is_only_held(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    await votes(agent, **{two: 4, other: 4})
+    await until(lambda: pointer(deck).held, "guard holds")
+    assert pointer(deck).candidate is not None
+    assert "not worse than what answers beside it" in (await deck.row()).guard
+
+
+async def test_a_promote_with_nothing_beside_it_is_held_and_said(deck: Deck, join: Join) -> None:
+    agent, two, _ = await live(deck, join, guard="rollback")
+    await votes(agent, **{two: 4})
+    await until(lambda: pointer(deck).held, "guard holds")
+    assert pointer(deck).release == two
+    assert "nothing answers beside it" in (await deck.row()).guard
+
+
+async def test_a_guard_that_only_alerts_moves_nothing(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="alert")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    await votes(agent, **{two: 0, other: 4})
+    await until(lambda: deck.hub.guard.said.get(pointer(deck).key), "guard says so")
+    assert (pointer(deck).candidate is not None, pointer(deck).held) == (True, False)
+
+
+async def test_two_callers_take_no_candidate_out(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    await votes(agent, callers=2, **{two: 0, other: 4})
+    await until(lambda: pointer(deck).held, "guard holds")
+    assert pointer(deck).candidate is not None
+    assert "only 2 callers" in (await deck.row()).guard
+
+
+async def test_a_route_without_a_guard_is_left_alone(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join)
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    before = pointer(deck)
+    await votes(agent, **{two: 0, other: 4})
+    deck.hub.guard.tick()
+    assert pointer(deck) == before
+    assert not deck.hub.guard.said

@@ -1,0 +1,143 @@
+"""Votes of several routers, and what they say together of a live release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from loradeck.hub.progress.votes import NOTHING, Votes
+from loradeck.rules.quality.health import Judged
+from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.link import SecondOfVotes, Traffic
+from loradeck.schemas.route import Objectives
+
+KEY, RELEASE = ("acme", "production"), "a" * 64
+STINT = (1, RELEASE)
+
+
+@dataclass
+class Fleet:
+    """Two nodes whose routers' clocks begin at different times."""
+
+    now: float = 500.0
+    limits: Objectives = field(default_factory=Objectives)
+    lift: int = 0
+    nodes: tuple[str, ...] = ("one", "two")
+    begun: dict[str, int] = field(default_factory=lambda: {"one": 0, "two": 4_000_000})
+
+    def __post_init__(self) -> None:
+        self.votes = Votes(lambda key: self.limits, lambda: self.now)
+        self.said: dict[str, dict[int, SecondOfVotes]] = {}
+
+    def second(self, node: str, units: int, bad: int, *, failed: int = 0, late: int = 0) -> None:
+        """A router says how many units it admitted a while ago (`late` seconds), and how many of them were bad."""
+        at = self.begun[node] + int(self.now) - late
+        said = self.said.setdefault(node, {})
+        said[at] = (at, units, failed, units, bad)
+        self.report(node)
+
+    def report(self, node: str, callers: int = 30, growth: Counts = NO_COUNTS) -> None:
+        """A router reports the seconds that it has."""
+        row = Traffic(
+            tenant=KEY[0],
+            route=KEY[1],
+            generation=1,
+            release=RELEASE,
+            replica=f"{node}.e0",
+            votes=tuple(self.said.get(node, {}).values()) if callers else (),
+            callers=callers,
+        )
+        self.votes.counted(node, f"boot of {node}")(row, growth)
+
+    def judged(self) -> Judged:
+        return self.votes.judged(KEY, STINT, lambda: self.nodes, self.lift)
+
+
+def test_a_release_that_is_bad_on_all_its_nodes_is_breached_within_seconds() -> None:
+    fleet, seconds = Fleet(), 0
+    while fleet.judged().breach is None:
+        fleet.second("one", 20, 6)
+        fleet.second("two", 20, 6)
+        fleet.now += 1
+        seconds += 1
+    breach = fleet.judged().breach
+    assert seconds <= 6
+    assert breach is not None
+    assert (breach.what, breach.share, breach.n, breach.node) == ("bad", 0.3, 40 * seconds, "")
+
+
+def test_failed_requests_breach_a_release_as_well() -> None:
+    fleet = Fleet()
+    for _ in range(10):
+        fleet.second("one", 20, 0, failed=10)
+        fleet.second("two", 20, 0, failed=10)
+        fleet.now += 1
+    breach = fleet.judged().breach
+    assert breach is not None
+    assert breach.what == "errors"
+
+
+def test_a_second_that_is_reported_again_counts_once() -> None:
+    fleet = Fleet()
+    fleet.second("one", 10, 2)
+    for _ in range(20):
+        fleet.report("one")
+    fleet.now += 1
+    assert fleet.judged() is NOTHING
+
+
+def test_one_node_against_the_others_breaches_nothing_and_is_named() -> None:
+    fleet = Fleet()
+    for _ in range(10):
+        fleet.second("one", 20, 0)
+        fleet.second("two", 20, 20)
+        fleet.now += 1
+    judged = fleet.judged()
+    assert judged.breach is None
+    assert judged.alone == "two"
+
+
+def test_a_pointer_that_is_placed_on_one_node_is_breached_by_its_word() -> None:
+    fleet = Fleet(nodes=("one",))
+    for _ in range(10):
+        fleet.second("one", 20, 10)
+        fleet.now += 1
+    breach = fleet.judged().breach
+    assert breach is not None
+    assert breach.node == "one"
+
+
+def test_votes_from_before_a_lift_do_not_count() -> None:
+    fleet = Fleet()
+    for _ in range(10):
+        fleet.second("one", 20, 10)
+        fleet.second("two", 20, 10)
+        fleet.now += 1
+    assert fleet.judged().breach is not None
+    fleet.lift = 7
+    fleet.judged()
+    for _ in range(10):
+        fleet.second("one", 20, 0)
+        fleet.second("two", 20, 0)
+        fleet.now += 1
+    assert fleet.judged() is NOTHING
+
+
+def test_a_figure_that_cannot_be_is_passed_over() -> None:
+    fleet = Fleet()
+    at = int(fleet.now)
+    for impossible in ((at, 1, 0, 1, 50), (at, 1, 5, 1, 0), (at, 1, 0, 9, 5), (at - 600, 9, 9, 9, 9)):
+        fleet.said = {"one": {at: (at, 20, 0, 20, 0), 1: impossible}}
+        fleet.report("one")
+    fleet.now += 1
+    assert fleet.judged() is NOTHING
+
+
+def test_a_router_that_sends_no_votes_is_judged_by_what_has_ended() -> None:
+    fleet = Fleet()
+    for _ in range(10):
+        for node in fleet.nodes:
+            fleet.report(node, callers=0, growth=Counts.over(finished=20, checked=20, bad=8))
+        fleet.now += 1
+    breach = fleet.judged().breach
+    assert breach is not None
+    assert breach.what == "bad"

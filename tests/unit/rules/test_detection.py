@@ -1,0 +1,124 @@
+"""Detection of releases that have turned bad: how soon, and what must not look like it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loradeck.rules.quality.detection import HORIZON_S, ROLLBACK_LEVEL, Detector, flag_level, flag_limit, rollback_limit
+
+FLEET = flag_level(10_000)
+
+
+def live() -> Detector:
+    return Detector(flag_limit(0.02), restarting=True)
+
+
+def since_a_move() -> Detector:
+    return Detector(rollback_limit(0.02), restarting=False)
+
+
+def seconds_to(detector: Detector, level: float, *, share: float, seed: int, start: int = 0) -> int:
+    """Seconds until the evidence reaches a level at forty requests a second, whose outcomes are known at once."""
+    draw = random.Random(seed)
+    for second in range(start + 1, start + 3600):
+        detector.add(second, 40, sum(draw.random() < share for _ in range(40)))
+        if detector.evidence(second) >= level:
+            return second - start
+    raise AssertionError("never")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_thirty_per_cent_bad_at_forty_requests_a_second_is_flagged_within_five_seconds(seed: int) -> None:
+    assert seconds_to(live(), FLEET, share=0.3, seed=seed) <= 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_long_good_past_does_not_hide_what_is_bad_now(seed: int) -> None:
+    detector, draw = live(), random.Random(seed)
+    for second in range(2500):
+        detector.add(second, 40, sum(draw.random() < 0.01 for _ in range(40)))
+        assert detector.evidence(second) < FLEET
+    assert seconds_to(detector, FLEET, share=0.3, seed=seed, start=2500) <= 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bad_release_is_rolled_back_within_six_seconds_of_its_flip(seed: int) -> None:
+    assert seconds_to(since_a_move(), ROLLBACK_LEVEL, share=0.3, seed=seed) <= 6
+
+
+def _evidence_after_a_flip(booked: Callable[[int, int], int]) -> float:
+    """The most evidence in a minute after a flip. Of 200 requests a second 3 % fail at once, and the others take 4 s.
+
+    `booked(admitted, ended)`: the second that a request is counted in.
+    """
+    detector, draw, ends, most = since_a_move(), random.Random(1), dict[int, list[tuple[int, bool]]](), 0.0
+    for second in range(60):
+        for _ in range(200):
+            bad = draw.random() < 0.03
+            ends.setdefault(second + 4 * (not bad), []).append((second, bad))
+        for admitted, bad in ends.pop(second, []):
+            detector.add(booked(admitted, second), 1, bad)
+        most = max(most, detector.evidence(second))
+    return most
+
+
+def test_answers_that_fail_sooner_than_others_take_look_like_a_bad_release_only_in_the_order_of_their_ends() -> None:
+    assert _evidence_after_a_flip(lambda admitted, ended: ended) > ROLLBACK_LEVEL
+    detector, draw = since_a_move(), random.Random(1)
+    for second in range(60):  # as routers report: requests count when they are admitted, and as good until they end
+        detector.add(second, 200, sum(draw.random() < 0.03 for _ in range(200)))
+        assert detector.evidence(second) < 2
+
+
+def test_a_good_release_just_at_its_limit_is_not_flagged_in_hours() -> None:
+    detector, draw = live(), random.Random(7)
+    for second in range(10_000):
+        detector.add(second, 5, sum(draw.random() < detector.limit for _ in range(5)))
+        assert detector.evidence(second) < FLEET
+
+
+def test_an_outcome_counts_in_the_second_of_its_admission_whatever_is_still_to_come() -> None:
+    detector = live()
+    detector.add(0, 50, 0)
+    detector.add(1, 10_000, 0)
+    assert detector.evidence(2) < 0
+    detector.add(0, 0, 50)
+    assert detector.evidence(30) > FLEET
+
+
+def test_a_second_that_is_over_stays_as_it_was() -> None:
+    detector = live()
+    detector.add(0, 50, 50)
+    assert detector.evidence(1) == pytest.approx(detector.evidence(2 * HORIZON_S))
+
+
+def test_a_share_of_none_or_of_all_is_no_limit() -> None:
+    for limit in (0.0, 1.0):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            Detector(limit, restarting=True)
+
+
+_SECONDS = st.lists(st.tuples(st.integers(0, 20), st.floats(0, 1), st.integers(0, 8)), min_size=1, max_size=30)
+
+
+@given(_SECONDS, st.booleans())
+def test_what_is_pending_never_makes_the_evidence_larger_than_it_would_be_with_all_known(
+    seconds: list[tuple[int, float, int]], restarting: bool
+) -> None:
+    known, seen = Detector(0.05, restarting=restarting), Detector(0.05, restarting=restarting)
+    due = dict[int, list[tuple[int, int]]]()
+    most = 0.0
+    for now, (units, share, delay) in enumerate(seconds):
+        bad = round(units * share)
+        known.add(now, units, bad)
+        seen.add(now, units, 0)
+        due.setdefault(now + delay, []).append((now, bad))
+        for second, late in due.pop(now, []):
+            seen.add(second, 0, late)
+        most = max(most, known.evidence(now))
+        assert seen.evidence(now) <= most + 1e-9 or seen.evidence(now) < 1
