@@ -10,7 +10,7 @@ RELEASE := .venv-release
 RELEASE_STAMP := $(RELEASE)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-vllm lint bench bench-console bench-executors faults hostile mutation simulation exhaustive lock sbom audit setup clean
+.PHONY: help demo test test-services test-vllm lint bench bench-console bench-detect bench-executors false-flags faults hostile mutation simulation exhaustive lock sbom audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -69,6 +69,12 @@ simulation: $(STAMP) ## the simulated control plane, 100,000 seeds; goes on wher
 
 hostile: $(STAMP) ## one of five nodes is hostile, for ten minutes, seeded (docs/trust.md)
 	$(BIN)/python -m tests.attacks.hostile_node $(ARGS)
+
+bench-detect: $(STAMP) ## how soon a bad release is detected, into docs/detection.md (a minute)
+	$(BIN)/python -m tests.detection $(ARGS)
+
+false-flags: $(STAMP) ## false flags in 3,000 tenant-years; goes on where it stopped, an hour at a time
+	nice $(BIN)/python -m tests.detection --long 366 $(ARGS)
 
 exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rules of moves (some minutes)
 	nice $(BIN)/python -m tests.exhaustive $(ARGS)
