@@ -59,7 +59,15 @@ async def test_followers_get_events_in_the_written_order_whoever_subscribed_firs
     for order in reversed(Order):
         log.follow(order, lambda published, order=order: seen.append((order, log.state.rev)))
     await log.commit([create(log)], "create-01")
-    assert [order.name for order, _ in seen] == ["NODE_TABLES", "PROGRESS", "PINS", "JOBS", "METRICS", "FEED"]
+    assert [order.name for order, _ in seen] == [
+        "NODE_TABLES",
+        "PROGRESS",
+        "PINS",
+        "JOBS",
+        "METRICS",
+        "AUTOMATION",
+        "FEED",
+    ]
     assert {rev for _, rev in seen} == {1}, "all of them see the folded state"
 
 

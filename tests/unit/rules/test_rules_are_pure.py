@@ -16,6 +16,7 @@ ALLOWED = {
     "datetime",
     "enum",
     "fnmatch",
+    "functools",
     "hashlib",
     "math",
     "statistics",
