@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 from tests.contract.store.drafts import move
+from tests.contract.store.test_migrate import everything, fill
 from tests.contract.store.whole_log import verify_log
 from tests.fakes.postgres_server import PostgresServer, servers
 
 from loradeck.store.interface import LeaseHeld, LeaseLost, OutcomeUnknown, StoreError
 from loradeck.store.postgres import PostgresStore
+from loradeck.store.sqlite import SqliteStore
 
+LORADECK = Path(sys.executable).with_name("loradeck")
 COMMITTER = Path(__file__).parents[1] / "contract" / "store" / "committer.py"
 
 
@@ -161,6 +164,31 @@ def test_a_commit_goes_on_with_one_standby_and_ends_as_unknown_with_none(cluster
     assert found is not None
     assert found.rev == 2
     assert cluster[1].execute("SELECT max(rev) FROM loradeck.events") == [(2,)]
+    store.close()
+
+
+def migrate(source: str, target: str) -> subprocess.CompletedProcess[str]:
+    words = ["hub", "migrate", "--from", source, "--to", target]
+    return subprocess.run([LORADECK, *words], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_hubs_database_moves_to_postgresql_and_back_by_a_command(tmp_path: Path) -> None:
+    first, last = str(tmp_path / "hub.db"), str(tmp_path / "back.db")
+    store = SqliteStore(first)
+    store.take_lease("hub-a")
+    fill(store)
+    kept, head = everything(store), store.snapshot().hash
+    store.close()
+    with servers() as (server,):
+        server.start()
+        for source, target in ((first, server.url), (server.url, last)):
+            done = migrate(source, target)
+            assert (done.returncode, done.stdout) == (0, f"6 events, verified on both sides: head {head}\n"), done
+        again = migrate(last, server.url)
+    assert again.returncode == 3
+    assert "the target has a log already, at epoch 1 and rev 6" in again.stderr
+    store = SqliteStore(last)
+    assert everything(store) == kept
     store.close()
 
 

@@ -130,6 +130,27 @@ async def backup(s: Session, file: Path) -> None:
 
 
 @hub.command()
+@click.option(
+    "--from", "source", required=True, metavar="STORE", help="A SQLite file, or postgresql://USER@HOST/DATABASE."
+)
+@click.option("--to", "target", required=True, metavar="STORE", help="Where to: the same, and without a log.")
+def migrate(source: str, target: str) -> None:
+    """Copy a hub's database to another one: from SQLite to PostgreSQL, or back.
+
+    Stop the hub first. Both logs are verified, with all that they fold to, and the source keeps its own. What else is
+    in the hub's folder stays there: artifacts, keys, certificates.
+    """
+
+    def work() -> None:
+        from loradeck.store.opening import migrate
+
+        report = migrate(source, target)
+        click.echo(f"{report.rev} events, verified on both sides: head {report.hash}")
+
+    exit_on_error(lambda: _with_hub(work, target, fix="the source was not changed"), as_json=False)
+
+
+@hub.command()
 @click.option("--older-than", "days", type=float, default=30, show_default=True, help="Days that adapters are kept.")
 @dry_run_option
 @yes_option
@@ -218,7 +239,10 @@ def _serve(**settings: Any) -> None:
     exit_on_error(lambda: _with_hub(work, str(data), settings["listen"]), as_json=False)
 
 
-def _with_hub(work: Callable[[], None], data: str, listen: str | None = None) -> None:
+_FIX = "a second hub on the same folder, a full disk or a damaged file; nothing was changed"
+
+
+def _with_hub(work: Callable[[], None], data: str, listen: str | None = None, fix: str = _FIX) -> None:
     """Does work that needs the hub's packages, and turns its expected failures into those of a command."""
     from loradeck.rules.errors import Refused
 
@@ -227,10 +251,11 @@ def _with_hub(work: Callable[[], None], data: str, listen: str | None = None) ->
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("loradeck"):
             raise
+        extras = "hub,postgres" if error.name == "psycopg" else "hub"
         raise misused(
-            "this installation has no hub in it",
+            f"this installation has no {'PostgreSQL' if error.name == 'psycopg' else 'hub'} in it",
             where=f"the package {error.name} is missing",
-            fix=f"{sys.executable} -m pip install 'loradeck[hub]'",
+            fix=f"{sys.executable} -m pip install 'loradeck[{extras}]'",
             code="no_hub",
         ) from None
     except Refused as error:
@@ -250,7 +275,7 @@ def _with_hub(work: Callable[[], None], data: str, listen: str | None = None) ->
         raise CliError(
             str(error),
             where=data,
-            fix="a second hub on the same folder, a full disk or a damaged file; nothing was changed",
+            fix=fix,
             code=error.code,
             exit=Exit.UNREACHABLE,
         ) from None
