@@ -86,9 +86,10 @@ class Reports:
             if not link.connected:
                 continue
             traffic: tuple[Traffic, ...] = ()
+            trouble = ""
             try:
                 stats = await self.sync.router.stats(timeout=ROUTER_ANSWERS_S)
-                self.sync.boot, traffic = stats.boot, stats.traffic
+                self.sync.boot, traffic, trouble = stats.boot, stats.traffic, stats.trouble
                 silences = 0
             except Unreachable as error:
                 log.debug("no traffic figures: %s", error)
@@ -96,9 +97,9 @@ class Reports:
             except AgentError as error:
                 log.debug("no traffic figures: %s", error)
                 silences += 1
-            await link.send(self._report(traffic, silences))
+            await link.send(self._report(traffic, silences, trouble))
 
-    def _report(self, traffic: tuple[Traffic, ...], silences: int) -> Report:
+    def _report(self, traffic: tuple[Traffic, ...], silences: int, trouble: str) -> Report:
         unreached = ""
         if silences >= ROUTER_SILENCES:
             unreached = f"the router does not answer; its log is {self.folder.router_log}"
@@ -108,7 +109,7 @@ class Reports:
             self._stored_sent = here
             stored = tuple(sorted(self._stored_sent))
         return Report(
-            replicas=tuple(life.report(seen.gpus, unreached) for life in self.lives),
+            replicas=tuple(life.report(seen.gpus, unreached, trouble) for life in self.lives),
             router_boot=self.sync.boot,
             traffic=traffic,
             host=seen.host,

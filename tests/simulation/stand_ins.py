@@ -111,7 +111,7 @@ def install() -> None:
         _put(user, HttpClient=HttpClient)
     _put(sys.modules["loradeck.store.sqlite"], Database=SimDatabase)
     _put(link, connect=Connect)
-    _put(router_table, open=SYSTEM.open_file)
+    _put(router_table, open=SYSTEM.open_file, make_private=lambda folder: None, reserve=lambda file, offset, size: True)
     _put(
         engine_pools,
         aiohttp=SimpleNamespace(

@@ -6,6 +6,7 @@ an engine *is* that router or engine; a pid written in a file never is.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 from collections.abc import Iterator
@@ -185,6 +186,19 @@ def fsync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def reserve(file: int, offset: int, size: int) -> bool:
+    """Takes `size` bytes of the disk for a file from `offset` on, without making it longer: fallocate(2).
+
+    Returns False where the disk has not that much, or its file system knows no reserves.
+    """
+    keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate cannot be told
+    return bool(_fallocate(file, keep_size, offset, size) == 0)
+
+
+_fallocate = ctypes.CDLL(None).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -153,7 +153,11 @@ class Supervised:
     def _start(self) -> int:
         program = self.program
         trim(program.log)
-        out = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            out = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.error("%s is started without its log %s: %s", program.name, program.log, error)
+            out = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
             self._child = subprocess.Popen(
                 program.argv,

@@ -112,7 +112,7 @@ class Control:
         )
 
     async def _get_stats(self, request: web.Request) -> web.Response:
-        return _answer(RouterStats(boot=self._boot, traffic=tuple(self._stats.traffic())))
+        return _answer(RouterStats(boot=self._boot, traffic=tuple(self._stats.traffic()), trouble=self._switch.trouble))
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:

@@ -58,7 +58,7 @@ class Router:
         self._admission = Admission(self._hub_silence, self._stats)
         self.switch = Switch(self._table, self._admission, self._replicas)
         self._runners: list[web.BaseRunner] = []
-        self._closes: list[Callable[[], None]] = []
+        self._closes: list[Callable[[], object]] = []
 
     async def start(
         self, host: str, port: int, tls: ServerCertificate | None = None, limits: Limits | None = None
@@ -69,6 +69,8 @@ class Router:
             OSError: an address cannot be bound.
         """
         self.switch.start()
+        mending = asyncio.create_task(self.switch.keep_mending())
+        self._closes.append(mending.cancel)
         self._checks.start()
         self.proxy = Proxy(self._admission, self._checks, self._trace, self._bodies, self._limits, self._faults)
         server = web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None)

@@ -6,6 +6,7 @@ thread took 15 ms at the median and seconds at the worst for the interpreter's l
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,9 @@ from loradeck_agent.router.trace import now_ms
 from loradeck_agent.router.wire import Acks, Cursor, EngineAt, InForce, ack_about
 
 log = logging.getLogger(__name__)
+
+MEND_S = 2.0
+"""Between two attempts to write what the disk has refused."""
 
 _How = tuple[AckState, str | None, str]
 """An acknowledgement's state, problem code and detail."""
@@ -89,6 +93,17 @@ class Switch:
         for key, entry in self._held.entries.items():
             self._admission.set_callers(key, (), entry.keys)
             self._recompile(key)
+
+    @property
+    def trouble(self) -> str:
+        """What the disk refuses the table, in words; empty: nothing."""
+        return self._table.trouble
+
+    async def keep_mending(self) -> None:
+        """Tries again what the disk refused the table, for ever."""
+        while True:
+            await asyncio.sleep(MEND_S)
+            self._table.mend()
 
     # ---- calls ---------------------------------------------------------------------------------------------
 

@@ -2,15 +2,18 @@
 
 One file of lines, `<crc32> <json>`, each a `Change`. A change is appended and fdatasynced before anything
 acts on it. A last line that a crash tore is dropped; a broken line with whole ones after it is corruption,
-and then the router does not start. The file is rewritten by rename when it is opened.
+and then the router does not start. The file is rewritten by rename when it is opened, where the disk allows that: what
+could be read is served in any case. Behind its end it has a reserve, so that moves go on where the disk is full.
 
 Only the router writes it. While no router answers, the agent and its command line read it (`read_contents`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import logging
 import os
 import time
 import zlib
@@ -23,10 +26,14 @@ from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, TableEntry
-from loradeck_agent.host.state_folder import fsync_folder
+from loradeck_agent.host.state_folder import fsync_folder, make_private, reserve
 from loradeck_agent.router.wire import Cursor, EngineAt, InForce
 
+log = logging.getLogger(__name__)
+
 _NAME = "table.jsonl"
+RESERVE = 2**20
+"""Bytes of the disk that the table keeps behind its end: some hundreds of moves."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -105,17 +112,18 @@ class Table:
     Attributes:
         contents: what all durable changes add up to.
         hub_silent_s: age in seconds of the newest sign of the hub that this file carries, when it was opened.
+        trouble: what the disk refused last, in words; empty once it was made good.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Locks the folder, reads the file, compacts it.
+        """Locks the folder and reads the file; compacts it where the disk has room for that.
 
         Raises:
             TableFault: `router_running` (another router holds the lock), `table_corrupt`.
-            OSError: the folder cannot be written.
+            AgentError: the folder cannot be made.
+            OSError: the lock cannot be taken, or the file not be read.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        make_private(folder)
         self._folder = folder
         self._path = folder / _NAME
         self._lock = os.open(folder / "router.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -129,11 +137,14 @@ class Table:
                 f"another router holds {folder / 'router.lock'}.",
                 "Use that one, or stop it first.",
             ) from locked
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # for people; who holds the lock is what the kernel says
+            os.ftruncate(self._lock, 0)
+            os.write(self._lock, f"{os.getpid()}\n".encode())
         self.contents = Contents()
-        self._file = -1
+        self.trouble = ""
+        self._file = -1  # where it is none, the next append makes the file anew
         self._end = 0
+        self._reserved_to = 0
         self._compacted_to = 0
         self._renamed = False  # whether a rename of the file may not be on the disk yet
         self.hub_silent_s = 0.0
@@ -156,8 +167,32 @@ class Table:
         self.hub_silent_s = max(0.0, (time.time_ns() - hub_seen_ns) / 1e9)
         for change in _changes(raw, self._path):
             self.contents.apply(change)
-        self.compact()
-        os.utime(self._path, ns=(hub_seen_ns, hub_seen_ns))
+        try:
+            self.compact()
+            os.utime(self._path, ns=(hub_seen_ns, hub_seen_ns))
+        except OSError as fault:
+            self._refused("the table is served as it was read", fault)
+            log.error("%s", self.trouble)
+            if self._file < 0 and raw:
+                self._go_on_with(raw)
+
+    def _go_on_with(self, raw: bytes) -> None:
+        """Uses the file as it is. Where it cannot be written, the next append makes it anew."""
+        with contextlib.suppress(OSError):
+            self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            self._end = self._compacted_to = sum(len(line) + 1 for line in raw.split(b"\n")[:-1] if _parsed(line))
+            self._top_up()
+
+    def _refused(self, what: str, fault: OSError) -> None:
+        self.trouble = f"{what}: {self._path}: {fault.strerror}"
+
+    def mend(self) -> None:
+        """Tries again what the disk has refused, if anything; `trouble` says how that went."""
+        if self.trouble:
+            try:
+                self.compact()
+            except OSError as fault:
+                self._refused("the table cannot be written", fault)
 
     def compact(self) -> None:
         """Writes the contents as one line to a new file and renames it over the old one.
@@ -182,16 +217,26 @@ class Table:
         file = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _write_all(file, line)
+            if not reserve(file, len(line), RESERVE) and self._reserved_to > self._end:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the old one has its reserve, and is kept
             os.fsync(file)
             os.rename(staged, self._path)
         except BaseException:
             os.close(file)
+            with contextlib.suppress(OSError):
+                staged.unlink()
             raise
         if self._file >= 0:
             os.close(self._file)
         self._file, self._renamed = file, True
         self._end = self._compacted_to = len(line)
+        self._top_up()
         self._sync_name()
+        self.trouble = ""
+
+    def _top_up(self) -> None:
+        """Reserves the disk behind the file's end anew, as far as there is room. An append uses it up."""
+        self._reserved_to = self._end + RESERVE if reserve(self._file, self._end, RESERVE) else 0
 
     def _sync_name(self) -> None:
         fsync_folder(self._folder)
@@ -208,6 +253,8 @@ class Table:
         """
         line = _line(change)
         try:
+            if self._file < 0:
+                self.compact()
             if self._renamed:
                 self._sync_name()
             if os.fstat(self._file).st_size != self._end:
@@ -216,6 +263,7 @@ class Table:
             os.fdatasync(self._file)
         except OSError as fault:
             self._cut_back()
+            self._refused("the table cannot be written", fault)
             code = "disk_full" if fault.errno in _FULL else "table_write_failed"
             raise TableFault(
                 code,
@@ -224,6 +272,8 @@ class Table:
                 "The entry was not switched. Free or repair the disk; the agent sends it again.",
             ) from fault
         self._end += len(line)
+        if self._reserved_to < self._end + RESERVE // 2:
+            self._top_up()
 
     def _cut_back(self) -> None:
         """Removes what a failed append may have left, as far as the disk allows."""
@@ -239,12 +289,14 @@ class Table:
         return self._end > 4 * 2**20 and self._end > 4 * self._compacted_to
 
     def mark_hub_seen(self) -> None:
-        """Marks now as the hub's last sign of life. Survives the process; not worth an fsync."""
-        os.utime(self._file)
+        """Marks now as the hub's last sign of life. Survives the process; not worth an fsync, nor an error."""
+        with contextlib.suppress(OSError):
+            os.utime(self._path)
 
     def close(self) -> None:
         """Closes the file and gives the folder back."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
         os.close(self._lock)
 
 

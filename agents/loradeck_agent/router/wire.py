@@ -192,3 +192,4 @@ class RouterStats(Wire):
 
     boot: str = ""
     traffic: tuple[Traffic, ...] = ()
+    trouble: str = Field("", description="what the disk refuses the table; empty: nothing")

@@ -59,14 +59,14 @@ class EngineLife:
         else:
             self.engine.state = EngineState.STOPPED
 
-    def report(self, gpus: Sequence[Gpu], unreached: str = "") -> Replica:
+    def report(self, gpus: Sequence[Gpu], unreached: str = "", trouble: str = "") -> Replica:
         """The engine's part of a report, with the GPUs of the node on which its processes were seen.
 
-        `unreached`: why no caller reaches it, whatever it holds. The processes of an engine that somebody else runs
-        are not known, so no GPU is named for it.
+        `unreached` and `trouble` as in `EngineReplica.report`. The processes of an engine that somebody else runs are
+        not known, so no GPU is named for it.
         """
         leader = self._process.pid if self._process is not None else None
-        return self.engine.report(unreached).model_copy(update={"gpus": gpus_of(leader, gpus)})
+        return self.engine.report(unreached, trouble).model_copy(update={"gpus": gpus_of(leader, gpus)})
 
     def start(self) -> None:
         """Keeps the engine running from now on."""

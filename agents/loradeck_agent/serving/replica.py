@@ -186,8 +186,13 @@ class EngineReplica:
             return f"engine {self.config.name} has not answered for {time.monotonic() - self.silent_since:.0f} s"
         return self.fault or "; ".join(self.short)
 
-    def report(self, unreached: str = "") -> Replica:
-        """The engine as it is reported to the hub. `unreached`: why no caller reaches it, whatever it holds."""
+    def report(self, unreached: str = "", trouble: str = "") -> Replica:
+        """The engine as it is reported to the hub.
+
+        Args:
+            unreached: why no caller reaches it, whatever it holds.
+            trouble: what is wrong with the router before it, which serves all the same.
+        """
         version = self.version
         took = self.measured.of(self.base)
         return Replica(
@@ -199,7 +204,7 @@ class EngineReplica:
             build=version.build if version else None,
             slots=self.slots if version and self.up else self.config.slots,
             loaded=tuple(sorted(self.ready)),
-            alarm=(unreached or self.alarm)[:500],
+            alarm=(unreached or "; ".join(filter(None, (self.alarm, trouble))))[:500],
             answers=not unreached and self.silent_since is None,
             start_s=took.start_s,
             fetch_s=took.fetch_s,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import time
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.disks import fill, small_disk, take_inodes
 from tests.integration.router.running import BASE, entry, pin, release
 
 from loradeck_agent.router.table import Change, Contents, Table, TableFault, read_contents
@@ -443,17 +447,98 @@ def test_a_compaction_whose_name_is_not_durable_is_gone_on_with_and_the_next_app
     opened.close()
 
 
-def test_a_table_whose_name_cannot_be_made_durable_is_not_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_whose_name_cannot_be_made_durable_is_read_and_made_so_before_anything_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(folder: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    before = len(os.listdir("/proc/self/fd"))
+    written(folder, change(1))
     with monkeypatch.context() as patched:
         patched.setattr("loradeck_agent.router.table.fsync_folder", broken)
-        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-            Table(folder)
-    assert len(os.listdir("/proc/self/fd")) == before
-    Table(folder).close()
+        table = Table(folder)
+        assert table.contents.cursor.rev == 1
+        assert os.strerror(errno.EIO) in table.trouble
+        with pytest.raises(TableFault, match=r"^table_write_failed: "):
+            table.append(change(2))
+        table.mend()
+        assert table.trouble
+    table.append(change(2))
+    table.mend()
+    assert (table.trouble, read_contents(folder).cursor.rev) == ("", 1), "compacted to what was applied"
+    table.close()
+
+
+# ---- full disks ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as made:
+        yield made
+
+
+@pytest.mark.parametrize("take", [fill, take_inodes])
+def test_a_table_on_a_full_disk_is_read_and_mends_by_itself(disk: Path, take: Callable[[Path], Path]) -> None:
+    folder = disk / "router"
+    written(folder, change(1), change(2))
+    taken = take(disk)
+    table = Table(folder)
+    assert (table.contents.cursor.rev, len(table.contents.entries)) == (2, 2)
+    assert os.strerror(errno.ENOSPC) in table.trouble
+    assert not (folder / "table.new").exists()
+    table.append(made := change(3))  # out of its reserve
+    table.contents.apply(made)
+    table.mend()
+    assert table.trouble
+    shutil.rmtree(taken) if taken.is_dir() else taken.unlink()
+    table.mend()
+    assert table.trouble == ""
+    table.close()
+    assert read_contents(folder).cursor.rev == 3
+    assert (folder / "table.jsonl").read_bytes().count(b"\n") == 1
+
+
+def test_hundreds_of_moves_have_room_on_a_full_disk_and_a_restart_keeps_the_reserve(disk: Path) -> None:
+    folder = disk / "router"
+    written(folder, change(1))
+    fill(disk)
+    for n in range(2, 202):
+        if n % 50 == 0:
+            fill(disk)  # whatever came free is somebody else's
+        table = Table(folder)
+        table.append(change(n))
+        table.close()
+    assert read_contents(folder).cursor.rev == 201
+
+
+def test_a_table_without_room_for_a_reserve_is_one_without(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        written(disk / "router", change(1))
+        taken = fill(disk)
+        table = Table(disk / "router")
+        with suppress(TableFault):
+            for n in range(2, 200):
+                table.append(change(n))
+        assert read_contents(disk / "router").cursor.rev < 199
+        assert os.strerror(errno.ENOSPC) in table.trouble
+        taken.unlink()
+        table.append(change(200))
+        assert read_contents(disk / "router").cursor.rev == 200
+        table.close()
+
+
+def test_a_torn_line_is_written_over_where_the_file_cannot_be_made_anew(disk: Path) -> None:
+    path = written(disk / "router", change(1), change(2))
+    path.write_bytes(path.read_bytes()[:-7])
+    fill(disk)
+    table = Table(disk / "router")
+    assert (table.contents.cursor.rev, bool(table.trouble)) == (1, True)
+    table.append(change(3))
+    table.close()
+    again = Table(disk / "router")
+    assert again.contents.cursor.rev == 3
+    again.close()
 
 
 @pytest.mark.parametrize(
