@@ -19,7 +19,7 @@ from loradeck.artifacts.ed25519 import sign
 from loradeck.hub.access.auth import CALLER, caller_of
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.clock import AwakeClock, Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -352,7 +352,7 @@ class HubProcess:
         self.process.start(self._main(self.process))
 
     async def _main(self, process: Process) -> None:
-        clock = Clock(monotonic=process.time, now_ms=lambda: int(process.wall() * 1000))
+        clock = Clock(monotonic=AwakeClock(process.time), now_ms=lambda: int(process.wall() * 1000))
         store = SimStoreThread(process, lambda: SqliteStore(":memory:", clock_ms=clock.now_ms))
         hub = Hub(store, _NoBlobs(), name=self.name, key=_KEY, clock=clock)  # type: ignore[arg-type]
         hub.links._links = OrderedSet()  # type: ignore[assignment]

@@ -35,29 +35,48 @@ def moment(text: str, *, now_ms: int, zoneless: bool, ahead: bool = False) -> in
             counts.
 
     Raises:
-        MomentError: not a time, without a zone where one is needed, or in the future.
+        MomentError: not a time, without a zone where one is needed, in the future, or a local time that its day does
+            not have, or has twice.
     """
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     parsed = _parse(text, now)
     if parsed is None:
         raise MomentError("this is not a time", "give 2026-03-01T14:05Z, 14:05Z, a zone such as +01:00, or 20m ago")
     when, bare_clock = parsed
-    if when.tzinfo is None:
-        if not zoneless:
-            raise MomentError(
-                "a script must give a time with its zone",
-                f"write {text}Z for UTC, or add the zone",
-                "no_zone",
-            )
-        try:
-            when = when.astimezone()
-        except (ValueError, OverflowError):
-            raise MomentError("this time is too long ago", "give a time since 1970") from None
-    if bare_clock and (when > now) is not ahead:
+    if when.tzinfo is None and not zoneless:
+        raise MomentError(
+            "a script must give a time with its zone",
+            f"write {text}Z for UTC, or add the zone",
+            "no_zone",
+        )
+    here = now if when.tzinfo is not None else now.astimezone().replace(tzinfo=None)
+    if bare_clock and (when > here) is not ahead:
         when += timedelta(days=1 if ahead else -1)
+    if when.tzinfo is None:
+        when = _local(when)
     if when > now and not ahead:
         raise MomentError("this time has not come yet", "give a time in the past")
     return int(when.timestamp() * 1000)
+
+
+def _local(naive: datetime) -> datetime:
+    """A local time of this machine with its offset.
+
+    Raises: MomentError: clocks were put forward over it, or put back to it, so that it names no moment, or two.
+    """
+    try:
+        first, second = (naive.replace(fold=fold).astimezone() for fold in (0, 1))
+    except (ValueError, OverflowError):
+        raise MomentError("this time is too long ago", "give a time since 1970") from None
+    if first.utcoffset() == second.utcoffset():
+        return first
+    two = f"{first.astimezone(UTC):%Y-%m-%dT%H:%MZ} or {second.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+    if first.replace(tzinfo=None) == naive:
+        raise MomentError(f"clocks here were put back: {naive:%H:%M} came twice on {naive:%Y-%m-%d}", f"give {two}")
+    raise MomentError(
+        f"clocks here were put forward: {naive:%Y-%m-%d} has no {naive:%H:%M}",
+        f"give {second.astimezone(UTC):%Y-%m-%dT%H:%MZ} or {first.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
+    )
 
 
 def stamp(ms: int) -> str:

@@ -51,7 +51,7 @@ from loradeck.hub.log.audit import AuditTrail
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.clock import Clock, StepWatch
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log, Order
 from loradeck.hub.log.proposals import Proposals
@@ -128,6 +128,8 @@ class Hub:
         self.store = store
         self.blobs = blobs
         self.clock = clock or Clock()
+        self._clock_steps = StepWatch(self.clock)
+        self._allowed: tuple[str | None, str | None] = (None, None)
         self.membership: Membership | None = None
         self.metrics = Metrics()
         self.failed_logins = FailedLogins(self.clock.monotonic, self._login_failed)
@@ -139,7 +141,7 @@ class Hub:
         self._build_jobs()
         self._build_views(name=name, production=production, sqlite=sqlite)
         self._subscribe()
-        self.metrics.watch(self.log.state, self.fleet, self.changes, self.moves_allowed)
+        self.metrics.watch(self.log, self.fleet, self.changes, self.moves_allowed, self.clock)
         self.table_sender.load()
         self.releases.load()
 
@@ -193,7 +195,7 @@ class Hub:
         self.startup = startup = Startup(linked, clock.monotonic, changes.status)
         self.witnesses = Witnesses(store, log_, fleet, tables, startup, changes, self.background)
         self.recovery = Recovery(store, log_, self.registry, fleet, startup, changes, self.witnesses)
-        self.moves_allowed = allowed = MovesAllowed(log_, self.witnesses, startup)
+        self.moves_allowed = allowed = MovesAllowed(log_, self.witnesses, startup, store.reserve)
         kept = saved.ended_pins()
         self.pins = Pins(log_, fleet, allowed, self.background, kept=kept, clock=clock.monotonic)
         self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, self.progress, changes)
@@ -287,6 +289,7 @@ class Hub:
         async with asyncio.TaskGroup() as group:
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
+            group.create_task(_every(TICK_S, self._keep_reserve))
             group.create_task(_every(TICK_S, self.log.check_lease))
             group.create_task(_every(FLUSH_S, self.flush))
             group.create_task(_every(feed.TICK_S, self.changes.tick))
@@ -307,6 +310,15 @@ class Hub:
         self.changes.status()
         self.links.succeeded()
 
+    async def _keep_reserve(self) -> None:
+        """Takes the disk's reserve back once there is room, and says so when the disk has become full."""
+        if (reserve := self.store.reserve) is not None and reserve.in_use:
+            await self.store(lambda s: reserve.make(), background=True)
+        allowed = self.moves_allowed.refusing, self.moves_allowed.waiting
+        if allowed != self._allowed:
+            self._allowed = allowed
+            self.changes.status()
+
     async def _tick(self) -> None:
         self.node_events.tick()
         self.startup.tick()
@@ -315,6 +327,10 @@ class Hub:
         self.guard.tick()
         self.jobs.forget_checkpoints()
         self.queue.assign()
+        if step := self._clock_steps.step_ms():
+            what = f"the clock of the hub's host was set {'forward' if step > 0 else 'back'} by {abs(step) // 1000} s"
+            log.error("%s", what)
+            self.audit.note(AuditDraft(actor=audit.HUB, call="clock", detail=what))
         for token_id in (*self.tokens.take_expired(), *(self.sign_ins.take_ended() if self.sign_ins else ())):
             self.token_ended(token_id)
 

@@ -35,6 +35,7 @@ from loradeck.hub.listeners import (
     strangers,
     tcp_socket,
 )
+from loradeck.hub.log.disk_reserve import DiskReserve
 from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
@@ -151,7 +152,7 @@ def open_hub(
     """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     data.chmod(0o700)
-    store = StoreThread(lambda: SqliteStore(data / "hub.db"))
+    store = StoreThread(lambda: SqliteStore(data / "hub.db"), DiskReserve(data / "reserve"))
     try:
         key = private_key(data / "hub.key")
         blobs = Blobs(data / "artifacts")

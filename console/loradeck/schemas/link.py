@@ -20,7 +20,12 @@ from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.trace import TraceRow
 
 LINK_TTL_S = 10.0
-"""Seconds of silence after which a node counts as lost; after a start of the hub, counted from that start."""
+"""Seconds of silence after which either side gives a link up, and a node its jobs."""
+
+LOST_S = 6.0
+"""Seconds of silence after which a node counts as lost: nothing that it acknowledged is counted then. It is given
+`LINK_TTL_S` from the hub's start.
+"""
 
 HEARTBEAT_S = 2.0
 """Seconds between heartbeats of either side."""

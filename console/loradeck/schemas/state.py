@@ -274,7 +274,8 @@ class HubStatus(Wire):
     started_ms: int
     refusing: str | None = Field(None, description="problem code that refuses every move: settling, ...")
     waiting: str | None = Field(
-        None, description="problem code of forward moves, and of every move of a row that is `held_back`: log_behind"
+        None,
+        description="of forward moves: disk_full; log_behind, also of every move of a row that is `held_back`",
     )
     sqlite: str = ""
     seq: int = Field(0, description="changes of rows since this hub started; with the epoch, a cursor for the feed")

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from loradeck.rules.clocks import stamp
 from loradeck.rules.moves.chain import seal
 from loradeck.rules.moves.fold import TENANT_KINDS, FoldedLog
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
@@ -122,9 +123,7 @@ class SqlStore(SqlAudit):
         epoch, rev = lease.epoch, head.rev
         folded = FoldedLog.of(epoch=epoch, rev=rev, hash=head.hash, pointers=(), tenants=())
         txn = secrets.token_hex(16)
-        # A shared database outlives the hosts it moves to, and their clocks differ: stamps never go back. One hub's own
-        # clock may be set back by hand, and what is stamped from then on is right.
-        at_ms = max(head.now_ms, head.at_ms) if self.database.shared else head.now_ms
+        at_ms = stamp(head.now_ms, head.at_ms)
         events: list[Event] = []
         for draft in drafts:
             _load(connection, folded, draft)

@@ -15,7 +15,7 @@ from tests.integration.hub.conftest import Join
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
-from loradeck.schemas.link import EngineState, JobCancel, JobLog, JobNoted
+from loradeck.schemas.link import LINK_TTL_S, LOST_S, EngineState, JobCancel, JobLog, JobNoted
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
@@ -382,8 +382,11 @@ async def test_a_lost_nodes_job_goes_to_another_under_a_new_lease_and_the_old_on
     old = await until(lambda: first.jobs.get(submitted["id"]), "assigned")
     await first.leave()
     await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
-    deck.hub.fleet.lose(deck.hub.fleet.nodes["n1"])
-    deck.hub.queue.nodes_changed([deck.hub.fleet.nodes["n1"]])
+    deck.hub.fleet.nodes["n1"].heard -= LOST_S + 1  # type: ignore[operator]
+    deck.hub.fleet.started -= LINK_TTL_S
+    await until(lambda: deck.hub.fleet.nodes["n1"].lost, "n1 is lost")
+    assert (await job(deck, submitted["id"]))["node"] == "n1", "it may come back until its link would be given up"
+    deck.hub.fleet.nodes["n1"].heard -= LINK_TTL_S - LOST_S  # type: ignore[operator]
     second = await join("n2")
     new = await until(lambda: second.jobs.get(submitted["id"]), "assigned again")
     assert (new.attempt, old.attempt) == (2, 1)

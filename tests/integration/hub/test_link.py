@@ -324,10 +324,10 @@ async def test_a_node_is_lost_one_ttl_after_its_last_word_and_its_replica_is_pla
     clock, ahead = deck.hub.fleet.clock, 0.0
     monkeypatch.setattr(deck.hub.fleet, "clock", lambda: clock() + ahead)
     deck.hub.fleet.heard(deck.hub.fleet.nodes["n2"])
-    ahead = 9.0
+    ahead = 5.0
     assert deck.hub.fleet.newly_lost() == []
     deck.hub.fleet.heard(deck.hub.fleet.nodes["n2"])
-    ahead = 10.5
+    ahead = 6.5
     assert [n.name for n in deck.hub.fleet.newly_lost()] == ["n1"]
     row = await deck.row()
     assert (row.placed, row.flipped) == (2, 1)

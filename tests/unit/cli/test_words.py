@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -58,6 +60,40 @@ def test_a_time_without_a_zone_is_read_only_where_somebody_sees_what_it_came_to(
 def test_what_is_no_time_or_has_not_come_is_refused(text: str) -> None:
     with pytest.raises(CliError):
         moment(text, interactive=True, now_ms=NOW)
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "fix"),
+    [
+        ("2026-03-29T02:30", "no 02:30", "2026-03-29T00:30Z or 2026-03-29T01:30Z"),
+        ("2025-10-26T02:30", "twice", "2025-10-26T00:30Z or 2025-10-26T01:30Z"),
+    ],
+)
+@pytest.mark.usefixtures("berlin")
+def test_a_local_time_that_its_day_does_not_have_or_has_twice_is_refused_with_both_that_it_may_mean(
+    text: str, said: str, fix: str
+) -> None:
+    with pytest.raises(CliError, match=said) as error:
+        moment(text, interactive=True, now_ms=at(2026, 6, 1))
+    assert fix in error.value.fix
+    assert moment("2026-03-29T03:30", interactive=True, now_ms=at(2026, 6, 1)) == at(2026, 3, 29, 1, 30)
+
+
+@pytest.mark.usefixtures("berlin")
+def test_a_bare_clock_time_is_the_same_on_the_clock_of_the_day_before_also_over_a_change_of_clocks() -> None:
+    assert moment("22:00", interactive=True, now_ms=at(2026, 3, 29, 12)) == at(2026, 3, 28, 21)
+    with pytest.raises(CliError, match="no 02:30"):
+        moment("02:30", interactive=True, now_ms=at(2026, 3, 29, 12))
+    assert moment("02:30", interactive=True, now_ms=at(2026, 3, 28, 23, 30)) == at(2026, 3, 28, 1, 30)
 
 
 def test_a_pointer_is_named_in_three_ways() -> None:

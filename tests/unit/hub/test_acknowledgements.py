@@ -10,7 +10,7 @@ import pytest
 from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
 from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.serving.proof import Reached
-from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica
+from loradeck.schemas.link import LINK_TTL_S, LOST_S, Ack, AckState, EngineState, Hello, Replica
 from loradeck.schemas.log import GENESIS
 
 KEY = ("acme", "production")
@@ -203,8 +203,8 @@ def test_what_was_acknowledged_on_an_engine_ends_with_it(
 def test_a_node_is_lost_once_when_its_ttl_has_passed_and_found_when_it_is_heard(fleet: Fleet, clock: Clock) -> None:
     node = fleet.nodes["n1"]
     fleet.unsaved.clear()
-    clock.now = 100.0 + LINK_TTL_S
-    assert (fleet.newly_lost(), fleet.heard_age(node)) == ([], LINK_TTL_S)
+    clock.now = 100.0 + LOST_S
+    assert (fleet.newly_lost(), fleet.heard_age(node)) == ([], LOST_S)
     clock.now += 0.001
     assert (fleet.newly_lost(), node.lost) == ([node], True)
     assert fleet.newly_lost() == []

@@ -32,7 +32,8 @@ def _print_state(s: Session, state: HubState) -> None:
     if status.refusing:
         s.out.alarm(f"EVERY MOVE IS REFUSED: {status.refusing}")
     elif status.waiting:
-        s.out.alarm(f"FORWARD MOVES WAIT: {status.waiting}; loradeck hub recover, on the hub's host")
+        what = "free space on the hub's disk" if status.waiting == "disk_full" else "loradeck hub recover"
+        s.out.alarm(f"FORWARD MOVES WAIT: {status.waiting}; {what}, on the hub's host")
     pointers(s, state.tenants, status.at_ms)
     lost = [node.node for node in state.nodes if node.lost or not node.linked]
     if lost:

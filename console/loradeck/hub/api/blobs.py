@@ -49,6 +49,8 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
     size = int(length) if length and length.isdecimal() else None
     took = partial(_take, hub, caller)
     took(size or 0)
+    if hub.store.reserve is not None:
+        hub.store.reserve.check_upload(size or 0)
     incoming = hub.blobs.receive(sha256, size=size, limit=LARGEST)
     with incoming:
         gathered = bytearray()
@@ -57,6 +59,8 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
             if size is None:
                 took(len(chunk))
             if len(gathered) >= PIECE:
+                if hub.store.reserve is not None:
+                    hub.store.reserve.check_upload()
                 await asyncio.to_thread(incoming.write, bytes(gathered))
                 gathered.clear()
         if gathered:

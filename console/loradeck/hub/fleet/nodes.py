@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
-from loradeck.schemas.link import LINK_TTL_S, Ack, AckLevel, AckState, EngineState, Hello, Replica, Report
+from loradeck.schemas.link import LINK_TTL_S, LOST_S, Ack, AckLevel, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 
@@ -351,15 +351,20 @@ class Fleet:
         return True
 
     def newly_lost(self) -> list[Node]:
-        """Nodes that passed their TTL since the last call. None does within one TTL of the hub's start."""
-        limit = self.clock() - LINK_TTL_S
-        lost = [n for n in self.nodes.values() if not n.lost and max(n.heard or self.started, self.started) < limit]
+        """Nodes that have been silent for too long since the last call: for `LOST_S`, or, if they were not heard since
+        the hub's start, for `LINK_TTL_S` from then.
+        """
+        lost = [n for n in self.nodes.values() if not n.lost and self.silent_s(n) > (LOST_S if n.heard else LINK_TTL_S)]
         for node in lost:
             self.lose(node)
         return lost
 
+    def silent_s(self, node: Node) -> float:
+        """Seconds since a node last sent something, or since the hub's start."""
+        return self.clock() - max(node.heard or self.started, self.started)
+
     def lose(self, node: Node) -> None:
-        """Marks a node as lost: it passed its TTL."""
+        """Marks a node as lost: it has been silent for too long."""
         node.lost = True
         self.unsaved.add(node.name)
         self._members_changed(node)

@@ -159,6 +159,7 @@ class Queue:
 
     def assign(self) -> None:
         """Assigns queued jobs to nodes that can run them, by priority and age, after taking back lost ones."""
+        self._take_from_lost()
         self._take_back()
         busy = {job.node for job in self._jobs if job.kind != "prepare" and job.state in _GIVEN}
         for job in in_order(job for job in self._jobs if job.state is JobState.QUEUED and job.kind != "prepare"):
@@ -196,14 +197,17 @@ class Queue:
         self._jobs.put(job.model_copy(update=update))
 
     def nodes_changed(self, lost: Iterable[Node]) -> None:
-        """Gives the jobs of lost nodes to others, under a new lease; prepares go on with the nodes that are left."""
-        names = {node.name for node in lost}
+        """Prepares go on with the nodes that are left. Jobs have until the link would be given up."""
+        self._promotions.nodes_changed()
+
+    def _take_from_lost(self) -> None:
+        """Gives the jobs of nodes that are silent for `LINK_TTL_S` to others, under a new lease."""
+        names = {node.name for node in self._fleet.nodes.values() if self._fleet.silent_s(node) > LINK_TTL_S}
         for job in [job for job in self._jobs if job.node in names and job.state in _GIVEN]:
             if job.id in self._cancelling:
                 self._end(job, JobState.CANCELLED, code="cancelled", lease=job.lease + 1)
             else:
                 self._again(job, f"{job.node} was lost", "node_lost")
-        self._promotions.nodes_changed()
 
     def joined(self, node: Node, hello: Hello) -> None:
         """Cancels the jobs that a node runs without holding their lease any more, and gives it its prepares."""

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from loradeck.store.interface import OutcomeUnknown, Store, StoreError
+from loradeck.hub.log.disk_reserve import DiskReserve
+from loradeck.store.interface import DiskFull, OutcomeUnknown, Store, StoreError
 
 log = logging.getLogger("loradeck.hub.store")
 
@@ -25,10 +26,15 @@ Work = tuple[Callable[[Store], Any], "Future[Any]"]
 class StoreThread:
     """Runs calls on a `Store` one after the other, in the thread that opened it.
 
+    A call that the full disk refuses is made again with a piece of `reserve`, while there is any.
+
     Raises: whatever `open_store` raises.
     """
 
-    def __init__(self, open_store: Callable[[], Store]) -> None:
+    reserve: DiskReserve | None = None
+
+    def __init__(self, open_store: Callable[[], Store], reserve: DiskReserve | None = None) -> None:
+        self.reserve = reserve
         self._first: deque[Work] = deque()
         self._later: deque[Work] = deque()
         self._wake = threading.Condition()
@@ -68,7 +74,9 @@ class StoreThread:
 
     def _main(self, open_store: Callable[[], Store], opened: Future[Store]) -> None:
         try:
-            store = open_store()
+            store = self._with_room(open_store)
+            if self.reserve is not None:
+                self.reserve.make()
         except BaseException as error:
             opened.set_exception(error)
             return
@@ -86,7 +94,7 @@ class StoreThread:
         if not usable:
             usable = self._reopen(store)
         try:
-            result = call(store)
+            result = self._with_room(lambda: call(store))
         except BaseException as error:
             if isinstance(error, OutcomeUnknown) and usable:
                 usable = self._reopen(store)
@@ -94,6 +102,15 @@ class StoreThread:
         else:
             future.set_result(result)
         return usable
+
+    def _with_room(self, call: Callable[[], T]) -> T:
+        while True:
+            try:
+                return call()
+            except DiskFull:
+                if self.reserve is None or not self.reserve.give():
+                    raise
+                log.error("the disk is full: a piece of the reserve is given up")
 
     def _next(self) -> Work | None:
         with self._wake:

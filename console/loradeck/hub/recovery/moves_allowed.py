@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from loradeck.hub.log.disk_reserve import DISK_FULL, DiskReserve
 from loradeck.hub.log.log import Log
 from loradeck.hub.recovery.recover import BEHIND
 from loradeck.hub.recovery.startup import SETTLING, Startup
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves.witness import waits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind
 
@@ -21,20 +23,27 @@ class MovesAllowed:
     _log: Log
     _witnesses: Witnesses
     _startup: Startup
+    _reserve: DiskReserve | None = None
 
     @property
     def refusing(self) -> str | None:
         """The problem code that every move gets now; None: moves are made."""
         if self._log.lease_lost:
             return "not_active"
+        if self._reserve is not None and self._reserve.exhausted:
+            return DISK_FULL
         if self._witnesses.ahead and self._log.state.rev == 0:
             return BEHIND
         return None if self._startup.over else SETTLING
 
     @property
     def waiting(self) -> str | None:
-        """The problem code that forward moves get now, and every move of a pointer that a node holds back."""
-        return BEHIND if self._witnesses.ahead else None
+        """The problem code that forward moves get now: with `log_behind`, every move of a pointer that a node holds
+        back, too.
+        """
+        if self._witnesses.ahead:
+            return BEHIND
+        return DISK_FULL if self._reserve is not None and self._reserve.in_use else None
 
     @property
     def forward(self) -> bool:
@@ -44,13 +53,15 @@ class MovesAllowed:
     def check(self) -> None:
         """Does nothing while moves are made.
 
-        Raises: Refused `log_behind`, `settling` or `not_active`.
+        Raises: Refused `log_behind`, `settling`, `disk_full` or `not_active`.
         """
         code = self.refusing
         if code == BEHIND:
             raise self._behind("this hub's log lacks moves that its nodes have seen", self._witnesses.ahead)
         if code == SETTLING:
             raise self._startup.refusal()
+        if code == DISK_FULL:
+            raise self._full("the hub's disk is full, and its reserve is used up")
         if code is not None:
             raise self._log.not_active()
 
@@ -67,13 +78,15 @@ class MovesAllowed:
     def check_event(self, kind: EventKind, key: PointerKey | None) -> None:
         """Does nothing for an event that may be committed now.
 
-        Raises: Refused, as `check` does, and `log_behind` for what waits for a recover.
+        Raises: Refused, as `check` does, and `log_behind` or `disk_full` for what waits.
         """
         if self._witnesses.waits(kind, key) and not self._log.lease_lost:
             self.check_pointer(key)
             why = "forward moves wait: nodes have seen moves that this hub's log lacks"
             raise self._behind(why, self._witnesses.ahead)
         self.check()
+        if self.waiting == DISK_FULL and waits(kind, ahead=True, held=False):
+            raise self._full("the hub's disk is full: what room is left is for ways back")
 
     def check_all(self, drafts: Iterable[Draft]) -> None:
         """Does nothing for drafts that may all be committed now.
@@ -89,8 +102,11 @@ class MovesAllowed:
         Raises: Refused, as `check` does, and `log_behind`.
         """
         self.check()
-        if self.waiting is not None:
+        if self.waiting == BEHIND:
             raise self._behind("this hub's log lacks moves that its nodes have seen", self._witnesses.ahead)
+
+    def _full(self, title: str) -> Refused:
+        return Refused(DISK_FULL, title, fix="free space on the hub's disk; it goes on by itself")
 
     def _behind(self, title: str, nodes: Iterable[str]) -> Refused:
         names = sorted(nodes)

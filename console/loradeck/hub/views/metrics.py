@@ -9,9 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.log import Published
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.disk_reserve import DISK_FULL
+from loradeck.hub.log.log import Log, Published
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
-from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.attention import alerting
 from loradeck.schemas.state import TenantRow
 
@@ -40,12 +41,13 @@ class Metrics:
             "loradeck_feed_resets_total", "Feeds ended because their reader was too slow.", registry=self.registry
         )
 
-    def watch(self, state: FoldedLog, fleet: Fleet, changes: Changes, allowed: MovesAllowed) -> None:
+    def watch(self, log: Log, fleet: Fleet, changes: Changes, allowed: MovesAllowed, clock: Clock) -> None:
         """Adds the figures that are read from the hub's parts when somebody scrapes."""
 
         def gauge(name: str, text: str, read: Callable[[], float]) -> None:
             Gauge(f"loradeck_{name}", text, registry=self.registry).set_function(read)
 
+        state = log.state
         gauge("rev", "Newest revision of the log.", lambda: state.rev)
         gauge("epoch", "Epoch of this hub's lease.", lambda: state.epoch)
         gauge("tenants", "Tenants, offboarded ones too.", lambda: len(state.tenants))
@@ -54,7 +56,13 @@ class Metrics:
         gauge("nodes_lost", "Nodes past their TTL.", lambda: sum(node.lost for node in fleet.nodes.values()))
         gauge("feeds", "Consoles watching.", lambda: len(changes.subscribers))
         gauge("refusing", "1 while every move is refused.", lambda: allowed.refusing is not None)
-        gauge("waiting", "1 while forward moves wait for a recover.", lambda: allowed.waiting is not None)
+        gauge("waiting", "1 while forward moves wait.", lambda: allowed.waiting is not None)
+        gauge("disk_full", "1 while the hub's disk is full.", lambda: DISK_FULL in (allowed.refusing, allowed.waiting))
+        gauge(
+            "clock_behind_seconds",
+            "By how much the hub's clock is behind the newest stamp of its log.",
+            lambda: max(0, log.recent[-1].at_ms - clock.now_ms()) / 1000 if log.recent else 0,
+        )
 
     def committed(self, published: Published) -> None:
         """Counts committed events by kind; a follower of the log."""
@@ -103,6 +111,12 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         ["tenant", "route", "release"],
         registry=registry,
     )
+    unheard = Gauge(
+        "loradeck_pointer_unheard_replicas",
+        "Placed replicas that do not answer their node, or whose node is lost: nobody knows what they answer with.",
+        ["tenant", "route", "release"],
+        registry=registry,
+    )
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""
         for name in alerting(row):
@@ -111,6 +125,8 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
             flag.labels(row.tenant, row.route, name, release).set(moved)
         if row.listed:
             listed.labels(row.tenant, row.route, release).set(row.listed)
+        if lost := sum(replica.lost for replica in row.replicas):
+            unheard.labels(row.tenant, row.route, release).set(lost)
         minute = row.minute
         for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
             if share is not None:

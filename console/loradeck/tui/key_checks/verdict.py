@@ -32,6 +32,7 @@ FORWARD = frozenset({Action.PROMOTE, Action.UNDO})
 _REFUSING = {
     "settling": f"the hub has just started and waits for its nodes, {LINK_TTL_S:.0f} s at most",
     "log_behind": "the hub's log lacks what its nodes have seen; loradeck hub recover",
+    "disk_full": "the hub's disk is full",
 }
 
 
@@ -89,7 +90,8 @@ def barrier(action: Action, state: ConsoleState) -> Refuse | None:
         why = _REFUSING.get(state.status.refusing, "the hub refuses moves")
         return off(state, action, f"{why} ({state.status.refusing})")
     if state.status.waiting and action in FORWARD:
-        return off(state, action, f"{_REFUSING['log_behind']} ({state.status.waiting})")
+        why = _REFUSING.get(state.status.waiting, "forward moves wait")
+        return off(state, action, f"{why} ({state.status.waiting})")
     return None
 
 

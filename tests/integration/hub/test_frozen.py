@@ -1,0 +1,60 @@
+"""A hub that does not run for a while (a stopped process, a snapshot of its machine), and a clock that is set."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any, cast
+
+from tests.fakes.hub_in_process import Deck, until
+from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.test_jobs import train
+from tests.integration.hub.test_serve import process
+
+from loradeck.hub.hub import Hub
+from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.log import Event
+
+
+async def test_a_hub_that_was_stopped_for_longer_than_the_ttl_loses_no_node_and_takes_no_job_away(data: Path) -> None:
+    async with process(data, "127.0.0.1:0") as (hub, ready):
+        deck = Deck(data, cast("Hub", None), int(ready.rpartition(":")[2]))
+        await deck.ok("POST", "tenants", {"name": "acme"})
+        await deck.ok("PUT", "tenants/acme/routes/production", {})
+        await deck.base()
+        agent = await FakeAgent(deck, "n1").join()
+        given = await train(deck)
+        await until(lambda: given["id"] in agent.jobs, "the job is given")
+        hub.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(LINK_TTL_S + 1)
+        hub.send_signal(signal.SIGCONT)
+        for _ in range(30):
+            (node,) = (await deck.ok("GET", "state"))["nodes"]
+            job: dict[str, Any] = await deck.ok("GET", f"jobs/{given['id']}")
+            assert (node["lost"], job["attempt"], job["node"]) == (False, 1, "n1")
+            await asyncio.sleep(0.1)
+        await agent.leave()
+        await deck.close()
+
+
+async def test_after_the_clock_was_set_back_a_time_still_means_what_was_there_then(deck: Deck) -> None:
+    def events() -> list[Event]:
+        return list(deck.hub.log.recent)
+
+    await deck.tenant()
+    before = events()[-1]
+    store, now = deck.hub.store, deck.hub.clock.now_ms
+    deck.hub.clock.now_ms = lambda: now() - 3_600_000
+    await store(lambda s: setattr(s, "_clock_ms", deck.hub.clock.now_ms))
+    await deck.ok("POST", "tenants", {"name": "bolt"})
+    assert events()[-1].at_ms >= before.at_ms
+    assert await store(lambda s: s.rev_at(before.at_ms - 1)) < before.rev
+
+    def told() -> list[str]:
+        return [text for _, text in store.now(lambda s: s.audit_texts(0, 1000)) if '"clock"' in text]
+
+    (said,) = await until(told, "the step is in the audit trail", 10)
+    assert "set back by 3600 s" in said
+    behind = [line for line in (await deck.local.get("http://hub/metrics")).text.splitlines() if "clock_behind" in line]
+    assert float(behind[-1].split()[1]) > 3500
