@@ -70,13 +70,10 @@ def _local(naive: datetime) -> datetime:
         raise MomentError("this time is too long ago", "give a time since 1970") from None
     if first.utcoffset() == second.utcoffset():
         return first
-    two = f"{first.astimezone(UTC):%Y-%m-%dT%H:%MZ} or {second.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+    fix = f"give {first.astimezone(UTC):%Y-%m-%dT%H:%MZ} or {second.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
     if first.replace(tzinfo=None) == naive:
-        raise MomentError(f"clocks here were put back: {naive:%H:%M} came twice on {naive:%Y-%m-%d}", f"give {two}")
-    raise MomentError(
-        f"clocks here were put forward: {naive:%Y-%m-%d} has no {naive:%H:%M}",
-        f"give {second.astimezone(UTC):%Y-%m-%dT%H:%MZ} or {first.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
-    )
+        raise MomentError(f"clocks here were put back: {naive:%H:%M} came twice on {naive:%Y-%m-%d}", fix)
+    raise MomentError(f"clocks here were put forward: {naive:%Y-%m-%d} has no {naive:%H:%M}", fix)
 
 
 def stamp(ms: int) -> str:

@@ -27,8 +27,7 @@ async def disk() -> AsyncIterator[Path]:
 
 
 async def _ready(deck: Deck) -> dict[str, object]:
-    client = await deck.as_role("viewer")
-    found: dict[str, object] = (await client.get(f"http://127.0.0.1:{deck.port}/readyz")).json()
+    found: dict[str, object] = (await deck.local.get("http://hub/readyz")).json()
     return found
 
 

@@ -241,6 +241,7 @@ async def test_a_full_disk_refuses_the_move_and_changes_nothing(deck: Deck, join
     assert "free space" in problem.fix
     assert (await deck.row()).pointer.release == two
     deck.hub.store.now(lambda s: pages(s, 1_000_000))
+    await until(lambda: deck.hub.moves_allowed.refusing is None, "the hub has taken its reserve back")
     result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", body))
     assert result.events[0].to_release == one
 

@@ -32,6 +32,7 @@ class DiskReserve:
         self._path = path
         disk = os.statvfs(path.parent)
         self._wanted = min(MOST_BYTES, disk.f_blocks * disk.f_frsize // 64)
+        self._piece = max(1, self._wanted // PIECES)
         self._held = path.stat().st_size if path.exists() else 0
         self.exhausted = False
 
@@ -45,20 +46,21 @@ class DiskReserve:
         self.exhausted = self._held == 0
         if self.exhausted:
             return False
-        self._held = max(0, self._held - max(1, self._wanted // PIECES))
+        self._held = max(0, self._held - self._piece)
         os.truncate(self._path, self._held)
         return True
 
     def make(self) -> None:
-        """Takes it back where there is room for it and as much again."""
-        if self.in_use and self._free() >= 2 * self._wanted - self._held:
+        """Takes back what it lacks, and of the disk's free space no more than half."""
+        held = min(self._wanted, self._held + self._free() // 2)
+        if held - self._held >= min(self._piece, self._wanted - self._held) > 0:
             with suppress(OSError):  # somebody else was quicker: it is tried again
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 try:
-                    os.posix_fallocate(file, 0, self._wanted)
+                    os.posix_fallocate(file, 0, held)
                 finally:
                     os.close(file)
-                self._held, self.exhausted = self._wanted, False
+                self._held, self.exhausted = held, False
 
     def check_upload(self, size: int = 0) -> None:
         """Does nothing where an upload of `size` bytes leaves the disk four times the reserve.
