@@ -354,7 +354,7 @@ class Fleet:
         """Nodes that have been silent for too long since the last call: for `LOST_S`, or, if they were not heard since
         the hub's start, for `LINK_TTL_S` from then.
         """
-        lost = [n for n in self.nodes.values() if not n.lost and self.silent_s(n) > (LOST_S if n.heard else LINK_TTL_S)]
+        lost = [n for n in self.nodes.values() if not n.lost and self.silent_s(n) > self._patience_s(n)]
         for node in lost:
             self.lose(node)
         return lost
@@ -362,6 +362,9 @@ class Fleet:
     def silent_s(self, node: Node) -> float:
         """Seconds since a node last sent something, or since the hub's start."""
         return self.clock() - max(node.heard or self.started, self.started)
+
+    def _patience_s(self, node: Node) -> float:
+        return LINK_TTL_S if node.heard is None or node.heard < self.started else LOST_S
 
     def lose(self, node: Node) -> None:
         """Marks a node as lost: it has been silent for too long."""
