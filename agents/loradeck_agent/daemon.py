@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from loradeck.artifacts import BadArtifact, base_digest
 from loradeck.rules.moves import following
 from loradeck.schemas.link import (
+    Ack,
     Bookmark,
     CanaryAsk,
     Challenge,
@@ -100,7 +101,7 @@ class Agent:
         self.acks = AckBoard(
             self.link.send,
             frozenset(named),
-            lambda ack: named[ack.replica].acknowledging(ack) if ack.replica in named else ack,
+            lambda ack: named[ack.replica].acknowledging(ack, self._is_stored(ack)) if ack.replica in named else ack,
         )
         self.records = CanaryRecords(self.folder.canaries, self.hub, config.node)
         self.store = ReleaseStore(self.folder, self.hub, config.read_signers())
@@ -247,6 +248,12 @@ class Agent:
         task = asyncio.get_running_loop().create_task(_logged(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    def _is_stored(self, ack: Ack) -> bool:
+        """Whether the verified files of an acknowledged release are on this node."""
+        entry = self.table.entries.get((ack.tenant, ack.route))
+        ref = entry.current if entry is not None else None
+        return ref is not None and ref.id == ack.release and ref.release.adapter in self.store.stored
 
     # ---- the hub -------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.engine_pools import Replica, Replicas
@@ -113,8 +114,9 @@ class Switch:
         Returns:
             One acknowledgement per entry and replica that runs its base: flipped, waiting, or failed with
             `stale`, `bad_entry`, `unknown_feature`, `disk_full` or `table_write_failed`. What failed is not in the
-            table. `durable` is False where the disk refused the directive, which no acknowledgement shows without
-            entries or engines.
+            table. A flip with the code `not_ready` is a cold one: nobody is answered by the left release, and the
+            on-demand route's own is yet to be loaded. `durable` is False where the disk refused the directive, which no
+            acknowledgement shows without entries or engines.
         """
         newer = cursor >= self._held.cursor
         draft = _Draft()
@@ -298,7 +300,9 @@ class Switch:
             force = self._held.in_force.get(key)
             ready = wanted is not None and any(replica.serves(wanted) for replica in self._replicas)
             if pin is None:
-                flips = decide(_standing(force), entry, ready, None) in (Verdict.FLIP, Verdict.TOMBSTONE)
+                engine = wanted is not None and any(r.runs(wanted.release.served_base) for r in self._replicas)
+                decided = decide(_standing(force), entry, ready, None, engine=engine)
+                flips = decided in (Verdict.FLIP, Verdict.TOMBSTONE)
             else:
                 flips = ready
             if flips and not (force is not None and force.is_of(entry, wanted) and force.pinned == (pin is not None)):
@@ -370,8 +374,9 @@ def _how(entry: TableEntry, replica: Replica, pin: Pin | None, force: InForce | 
     if pin is not None and pin.release.id != (current and current.id):
         return AckState.WAITING, "pinned", f"{pin.release.label or pin.release.id} by {pin.actor}"
     ready = current is None or replica.serves(current)
-    if ready and force is not None and force.is_of(entry, current):
-        return AckState.FLIPPED, None, ""
+    flipped = force is not None and force.is_of(entry, current)
+    if flipped and (ready or entry.residency is RouteResidency.ON_DEMAND):
+        return AckState.FLIPPED, None if ready else "not_ready", ""
     return AckState.WAITING, "not_ready", ""
 
 

@@ -94,6 +94,9 @@ class Prover:
         if before is not None and before.id != entry.current.id:
             self._left[key] = before
         self._in_force[key] = entry.current
+        if ack.code is not None:  # a cold flip: there is nothing to prove until the release is loaded
+            self.stop(key)
+            return
         running = self._tasks.get(key)
         same = running is not None and (running.entry.fence, running.entry.canaries) == (entry.fence, entry.canaries)
         if running is not None and same and not running.task.done():

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -20,10 +21,11 @@ from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, EngineState
 from loradeck.schemas.release import Form
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
-from loradeck_agent.router.wire import ack_about
+from loradeck_agent.router.wire import RouterStats, ack_about
 from loradeck_agent.serving.canaries import (
     DISPUTED,
     Canaries,
@@ -135,20 +137,35 @@ class Reconciler:
         return held
 
     async def _plan(self, engine: EngineReplica) -> residency.Residency:
+        stats = await self.router.stats()
+        traffic = Counter[PointerKey]()
+        for row in stats.traffic:
+            traffic[row.tenant, row.route] += row.counts.attempted
         return residency.plan(
             self._named(),
             engine.slots,
             tuple(engine.loaded),
             base=engine.build.base,
             pins=tuple(self.table.pins.values()),
-            busy=await self._busy(engine),
+            busy=await self._busy(engine, stats),
+            now_ms=int(time.time() * 1000),
+            traffic=traffic,
         )
 
-    async def _busy(self, engine: EngineReplica) -> set[str]:
-        """Releases that answer somebody on this engine, or that the router may still admit to: not unloaded."""
-        state, stats = await self.router.state(), await self.router.stats()
+    async def _busy(self, engine: EngineReplica, stats: RouterStats) -> set[str]:
+        """Releases that are not unloaded: those that answer somebody on this engine, and those in force.
+
+        One that is in force on an on-demand route may go: the router is told first, and then admits nobody to it.
+        """
+        state = await self.router.state()
+        entries = {entry.key: entry for entry in state.entries}
         busy = {row.release for row in stats.traffic if row.streams and row.replica == engine.name}
-        return busy | {force.release.id for force in state.in_force if force.release is not None}
+        for force in state.in_force:
+            entry = entries.get((force.tenant, force.route))
+            on_demand = entry is not None and entry.residency is RouteResidency.ON_DEMAND and not force.pinned
+            if force.release is not None and not on_demand:
+                busy.add(force.release.id)
+        return busy
 
     # ---- rounds --------------------------------------------------------------------------------------------
 
@@ -375,7 +392,7 @@ class Reconciler:
             engine.ready.discard(release)
             await engine.keep_ready()
             await self.push_engines()  # from here on no request is admitted to it
-        if release in await self._busy(engine):
+        if release in await self._busy(engine, await self.router.stats()):
             return False
         await engine.api.unload(engine.loaded[release])
         del engine.loaded[release]

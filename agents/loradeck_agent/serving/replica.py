@@ -149,20 +149,26 @@ class EngineReplica:
         self.listed_in_router = False
         self.api.close()
 
-    def acknowledging(self, ack: Ack) -> Ack:
+    def acknowledging(self, ack: Ack, stored: bool) -> Ack:
         """An acknowledgement with what is known of this engine: its boot, and of a flip which load it rests on, and how
         near the release is.
 
         The embedded engine holds each of its adapters in a slot of the batch. Of vLLM it is known that it has the
         adapter in memory, and not whether a slot of the batch holds it now. A base and merged weights are the engine's
         own.
+
+        Args:
+            stored: the release's verified files are on this node: what tells a cold one on the disk from an absent one.
         """
         if not self.up or self.version is None:
             return ack
         known: dict[str, object] = {"boot": self.version.boot}
         if ack.release is not None and ack.state in (AckState.FLIPPED, AckState.PROVEN, AckState.LISTED):
             paged = ack.release in self.loaded and isinstance(self.config, VllmEngine)
-            known |= {"level": AckLevel.HOST if paged else AckLevel.DEVICE, "load": self.loads.get(ack.release)}
+            level = AckLevel.HOST if paged else AckLevel.DEVICE
+            if ack.state is AckState.FLIPPED and ack.code is not None:
+                level = AckLevel.DISK if stored else AckLevel.ABSENT
+            known |= {"level": level, "load": self.loads.get(ack.release)}
         return ack.model_copy(update=known)
 
     def slot(self) -> EngineAt | None:

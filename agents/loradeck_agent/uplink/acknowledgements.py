@@ -55,6 +55,8 @@ class AckBoard:
                 return False  # the hub has the reason already
             if proof is not None and ((proof.epoch, proof.generation) < fence or proof.release != ack.release):
                 del self.proofs[key]  # a tombstone, or the entry after it, is under the same fence
+            if ack.state is AckState.FLIPPED and ack.code is not None and proof is not None:
+                self.proofs.pop(key, None)  # cold: what was proven is not loaded any more
             self.flips[key] = ack
         await self.send(ack)
         proof = self.proofs.get(key)

@@ -24,7 +24,7 @@ class Feature(StrEnum):
     """A release that is loaded when it is asked for, and whose gap is the base or a refusal."""
 
 
-SUPPORTED: frozenset[str] = frozenset({Feature.CANDIDATE})
+SUPPORTED: frozenset[str] = frozenset(Feature)
 """The features that this program's router acts on."""
 
 

@@ -25,7 +25,7 @@ class RouteResidency(StrEnum):
     """When the releases of a route are loaded."""
 
     ALWAYS = "always"  # the current one and its prior stay loaded, and a flip waits for its load
-    ON_DEMAND = "on-demand"  # loaded when asked for; a flip does not wait
+    ON_DEMAND = "on-demand"  # a flip does not wait for its load, and is never answered by the left release
 
 
 class Streams(StrEnum):
@@ -124,6 +124,9 @@ class RouteConfig(Strict):
     guard: Guard = Field(Guard.OFF, description="what happens by itself when a new release breaks the objectives")
     checks: ResponseChecks = ResponseChecks()
     gap: Gap = Gap.LEFT
+    residency: RouteResidency = Field(
+        RouteResidency.ALWAYS, exclude_if=lambda residency: residency is RouteResidency.ALWAYS
+    )
     streams: Streams = Streams.FINISH
     fallback: bool = Field(True, description="F may move the route to the base alone")
     refuse_after_s: float | None = Field(None, ge=0, description="on hub loss: None serves on; else refuse after")

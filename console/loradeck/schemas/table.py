@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire, digest_of
-from loradeck.schemas.protocol import unknown_features
+from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import Callers, Gap, ResponseChecks, RouteResidency, Streams
 
@@ -154,12 +154,18 @@ class TableEntry(Wire):
         return self.model_copy(update=gone)
 
     def for_router(self, features: Collection[str]) -> TableEntry:
-        """The entry as a router with these features is given it: one that lacks `candidate` gets it without that, and
-        so gives everybody the live release.
+        """The entry as a router with these features is given it: one that lacks `candidate` gives everybody the live
+        release, one that lacks `on_demand` loads a release before it flips.
         """
-        if not unknown_features(self.needs, features):
+        lacking = unknown_features(self.needs, features)
+        if not lacking:
             return self
-        return self.model_copy(update={"candidate": None, "needs": ()})
+        given: dict[str, Any] = {"needs": tuple(need for need in self.needs if need not in lacking)}
+        if Feature.CANDIDATE in lacking:
+            given["candidate"] = None
+        if Feature.ON_DEMAND in lacking:
+            given["residency"] = RouteResidency.ALWAYS
+        return self.model_copy(update=given)
 
 
 def _read(value: Any) -> Any:

@@ -39,25 +39,31 @@ def ack(state: AckState, release: str | None = RELEASE) -> Ack:
 def test_a_flip_says_where_the_release_is_and_which_load_it_rests_on(
     config: Any, level: AckLevel, state: AckState
 ) -> None:
-    said = engine(config).acknowledging(ack(state))
+    said = engine(config).acknowledging(ack(state), True)
     assert (said.level, said.boot, said.load) == (level, "b7", 2)
 
 
 def test_merged_weights_and_a_base_are_the_engines_own() -> None:
-    said = engine(VLLM).acknowledging(ack(AckState.FLIPPED, "c" * 64))
+    said = engine(VLLM).acknowledging(ack(AckState.FLIPPED, "c" * 64), True)
     assert (said.level, said.boot, said.load) == (AckLevel.DEVICE, "b7", None)
+
+
+@pytest.mark.parametrize(("stored", "level"), [(True, AckLevel.DISK), (False, AckLevel.ABSENT)])
+def test_a_cold_flip_says_whether_the_files_are_here(stored: bool, level: AckLevel) -> None:
+    cold = ack(AckState.FLIPPED, "d" * 64).model_copy(update={"code": "not_ready"})
+    assert engine(VLLM).acknowledging(cold, stored).level is level
 
 
 @pytest.mark.parametrize("release", [RELEASE, None])
 def test_what_waits_or_is_withdrawn_has_no_level(release: str | None) -> None:
-    said = engine(VLLM).acknowledging(ack(AckState.WAITING if release else AckState.FLIPPED, release))
+    said = engine(VLLM).acknowledging(ack(AckState.WAITING if release else AckState.FLIPPED, release), True)
     assert (said.level, said.boot, said.load) == (None, "b7", None)
 
 
 def test_an_engine_that_is_down_is_not_spoken_of() -> None:
     replica = engine(VLLM)
     replica.went_down()
-    assert replica.acknowledging(ack(AckState.FLIPPED)) == ack(AckState.FLIPPED)
+    assert replica.acknowledging(ack(AckState.FLIPPED), True) == ack(AckState.FLIPPED)
     assert replica.loads == {}
 
 
@@ -68,7 +74,26 @@ async def test_the_board_adds_it_to_what_it_sends_and_to_what_it_sends_again() -
         sent.append(message)
         return True
 
-    board = AckBoard(send, frozenset({"gpu-01"}), engine(EMBEDDED).acknowledging)
+    board = AckBoard(send, frozenset({"gpu-01"}), lambda one: engine(EMBEDDED).acknowledging(one, True))
     await board.post(ack(AckState.FLIPPED))
     await board.replay()
     assert [one.boot for one in sent] == ["b7", "b7"]
+
+
+async def test_a_cold_flip_takes_back_what_was_proven_of_an_earlier_load() -> None:
+    sent: list[tuple[AckState, str | None]] = []
+
+    async def send(message: Ack) -> bool:
+        sent.append((message.state, message.code))
+        return True
+
+    board = AckBoard(send, frozenset({"gpu-01"}))
+    cold = ack(AckState.FLIPPED).model_copy(update={"code": "not_ready"})
+    for one in (ack(AckState.FLIPPED), ack(AckState.PROVEN), cold, ack(AckState.FLIPPED)):
+        await board.post(one)
+    assert sent == [
+        (AckState.FLIPPED, None),
+        (AckState.PROVEN, None),
+        (AckState.FLIPPED, "not_ready"),
+        (AckState.FLIPPED, None),
+    ]

@@ -15,7 +15,7 @@ from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.route import RouteConfig, RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck.schemas.tenant import TenantState
 
@@ -43,12 +43,12 @@ def test_a_message_of_an_earlier_epoch_is_not_sent_again_after_a_recover() -> No
     assert [(one["epoch"], one["rev"]) for one in sent] == [(1, 7), (2, 7), (2, 8)]
 
 
-def with_candidate() -> NodeTables:
+def with_candidate(**settings: Any) -> NodeTables:
     catalogue, facts = SimpleNamespace(ref=RELEASES.get), SimpleNamespace(of=lambda key: NO_FACTS)
     tables = NodeTables(catalogue, facts, Signing("log", {}, (), SigningKey.generate()))  # type: ignore[arg-type]
     candidate = Candidate(release=OTHER, generation=2, step=1, permille=50, salt="s" * 16, named=("ann",))
     pointer = PointerState(tenant="acme", route="production", generation=2, release=LIVE, candidate=candidate)
-    tables.refresh(pointer, TenantState(name="acme", routes={"production": RouteConfig()}), 1, None)
+    tables.refresh(pointer, TenantState(name="acme", routes={"production": RouteConfig(**settings)}), 1, None)
     return tables
 
 
@@ -78,6 +78,22 @@ def test_a_router_that_lacks_the_feature_gets_the_entry_without_the_candidate() 
     assert (entry.candidate, entry.needs) == (None, ())
     assert (entry.fence, entry.current) == ((0, 2), RELEASES[LIVE])
     assert entry_for(tables, frozenset({"candidate"})).candidate is not None, "and others are sent it all the same"
+
+
+def test_a_router_that_lacks_on_demand_loads_first_and_one_that_lacks_candidates_still_flips_at_once() -> None:
+    tables = with_candidate(residency="on-demand")
+    given = {
+        features: (entry.residency, entry.candidate is not None, entry.needs)
+        for features in (("candidate", "on_demand"), ("candidate",), ("on_demand",), ())
+        for entry in (entry_for(tables, frozenset(features)),)
+    }
+    always, on_demand = RouteResidency.ALWAYS, RouteResidency.ON_DEMAND
+    assert given == {
+        ("candidate", "on_demand"): (on_demand, True, ("candidate", "on_demand")),
+        ("candidate",): (always, True, ("candidate",)),
+        ("on_demand",): (on_demand, False, ("on_demand",)),
+        (): (always, False, ()),
+    }
 
 
 def test_a_tombstone_names_no_candidate_and_needs_no_feature() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import entry, ref, rid
 
-from loradeck.rules.serving.flip import RETRY_AFTER_S, Admission, Verdict, decide, in_force
+from loradeck.rules.serving.flip import RETRY_AFTER_S, Admission, Verdict, decide, gap_after_flip, in_force
 from loradeck.schemas.route import Gap, RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
@@ -130,3 +130,15 @@ def test_an_on_demand_route_never_waits_and_answers_nobody_with_what_it_left(
     assert admission.release in (None, wanted.current)
     assert (admission.release is not None) == loaded
     assert admission.base == (gap is Gap.BASE and wanted.current is not None and not loaded)
+
+
+@pytest.mark.parametrize("gap", Gap)
+def test_a_stored_gap_of_left_means_refuse_on_demand(gap: Gap) -> None:
+    assert gap_after_flip(gap, RouteResidency.ALWAYS) is gap
+    assert gap_after_flip(gap, RouteResidency.ON_DEMAND) is (Gap.REFUSE if gap is Gap.LEFT else gap)
+
+
+def test_an_on_demand_route_waits_where_no_engine_could_load_its_release() -> None:
+    wanted = entry("v1", 5).model_copy(update=ON_DEMAND)
+    assert decide(NOW, wanted, False, None, engine=False) is Verdict.WAIT
+    assert decide(NOW, wanted, False, None, engine=True) is Verdict.FLIP

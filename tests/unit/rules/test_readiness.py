@@ -10,6 +10,7 @@ from loradeck.rules.serving import readiness
 from loradeck.rules.serving.readiness import Wanted
 from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.release import Form
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 
 ID, ADAPTER = (hashlib.sha256(name.encode()).hexdigest() for name in ("release", "adapter"))
@@ -94,3 +95,9 @@ def test_those_without_an_engine_are_named_first_then_the_farthest_and_slowest()
     )
     without = late("n9", Readiness.ABSENT, engine=False)
     assert readiness.worst_first([warm, cached, untimed, without]) == (without, untimed, cached, warm)
+
+
+@pytest.mark.parametrize("found", Readiness)
+def test_r_asks_about_a_cold_target_on_an_on_demand_route_alone(found: Readiness) -> None:
+    assert readiness.cold_prior(RouteResidency.ALWAYS, found) is None
+    assert (readiness.cold_prior(RouteResidency.ON_DEMAND, found) is None) == (found is Readiness.RESIDENT)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import digest, ref
 
-from loradeck.rules.serving.residency import Residency, plan, wanted
+from loradeck.rules.serving.residency import PriorRoom, Residency, plan, prior_room, wanted
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
 
@@ -97,6 +98,49 @@ def test_the_base_alone_and_releases_of_other_bases_need_no_slot_here() -> None:
     assert named(plan(entries, 4, (), base=digest("B1")))[0] == ["acme v2"]
 
 
+DAY_MS = 24 * 3600 * 1000
+
+
+def asked(tenant: str, current: str, *beneath: str, moved_ms: int = 0) -> TableEntry:
+    update = {"residency": RouteResidency.ON_DEMAND, "moved_ms": moved_ms}
+    return at(tenant, current, *beneath).model_copy(update=update)
+
+
+def test_on_demand_routes_come_after_the_others_by_their_traffic_and_priors_of_the_last_day_before_them() -> None:
+    entries = [asked("cedar", "v2", "v1", moved_ms=DAY_MS), asked("dune", "v8", "v7"), asked("elm", "v6"), ACME]
+    order = wanted(entries, slots=8, now_ms=DAY_MS, traffic={("elm", "production"): 9, ("dune", "production"): 2})
+    assert [f"{r.release.tenant} {r.label}" for r in order] == [
+        *("acme v3", "acme v2"),
+        *("cedar v2", "cedar v1"),
+        *("elm v6", "dune v8"),
+        *("dune v7", "acme v1"),
+    ]
+
+
+def test_on_demand_routes_that_have_just_moved_come_early_in_at_most_half_of_the_slots() -> None:
+    entries = [asked(tenant, "v2", "v1", moved_ms=DAY_MS) for tenant in ("cedar", "dune", "elm")]
+    assert [r.label for r in wanted(entries, slots=4, now_ms=DAY_MS)] == ["v2", "v1", "v2", "v2", "v1", "v1"]
+
+
+def room(slots: int, residency: RouteResidency, *others: TableEntry) -> PriorRoom:
+    moved = at("bolt", "v5", "v4").model_copy(update={"residency": residency, "moved_ms": DAY_MS})
+    return prior_room(moved, others, slots, base=digest("B1"), now_ms=DAY_MS)
+
+
+def test_a_promote_needs_room_for_the_prior_too_and_on_demand_may_do_without() -> None:
+    for slots, always, on_demand in (
+        (5, "fits", "fits"),
+        (4, "fits", "fits"),
+        (3, "fits", "cold"),
+        (2, "full", "full"),
+    ):
+        found = [room(slots, residency, ACME) for residency in RouteResidency]
+        assert found == [always, on_demand], slots
+    many = [asked(tenant, "v2", "v1") for tenant in ("cedar", "dune", "elm")]
+    assert room(2, RouteResidency.ALWAYS, *many) is PriorRoom.FITS, "on-demand routes make room"
+    assert room(1, RouteResidency.ON_DEMAND, *many) is PriorRoom.COLD
+
+
 TENANTS = ("acme", "bolt", "cedar")
 LABELS = ("v1", "v2", "v3")
 some = st.sets(st.sampled_from([ref(label, tenant).id for tenant in TENANTS for label in LABELS]))
@@ -128,3 +172,28 @@ def test_without_entries_or_without_slots_nothing_is_loaded() -> None:
     assert named(plan([], 3, ())) == ([], 0, [])
     for slots in (0, -1):
         assert named(plan([ACME], slots, ())) == ([], 0, ["acme v3", "acme v2", "acme v1"])
+
+
+kinds = st.lists(st.sampled_from(RouteResidency), min_size=3, max_size=3)
+
+
+@given(st.lists(stacks, min_size=3, max_size=3), kinds, st.integers(0, 6), st.integers(0, 2 * DAY_MS))
+def test_what_a_promote_finds_is_what_the_engine_then_holds(
+    labels: list[list[str]], residency: list[RouteResidency], slots: int, now_ms: int
+) -> None:
+    entries = [
+        at(tenant, *stack).model_copy(update={"residency": kind, "moved_ms": 0})
+        for tenant, stack, kind in zip(TENANTS, labels, residency, strict=True)
+    ]
+    moved = entries[0].model_copy(update={"moved_ms": now_ms})
+    found = prior_room(moved, entries[1:], slots, base=digest("B1"), now_ms=now_ms)
+    most = {moved.key: 1.0}
+    held = {r.id for r in plan([moved, *entries[1:]], slots, (), now_ms=now_ms, traffic=most).load}
+    assert moved.current is not None
+    prior = {ref.id for ref in moved.beneath[:1]}
+    live_held, prior_held = moved.current.id in held, prior <= held
+    assert (found is PriorRoom.FITS) == (live_held and prior_held)
+    assert found is not PriorRoom.COLD or (moved.residency is RouteResidency.ON_DEMAND and live_held)
+    if all(kind is RouteResidency.ALWAYS for kind in residency) and prior:
+        needed = len({*(e.current.id for e in entries if e.current), *prior})
+        assert (found is PriorRoom.FULL) == (needed > slots), "as before there were on-demand routes"

@@ -24,7 +24,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.traces import export, missing
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.route import Gap, Guard, RouteConfig, Streams
+from loradeck.schemas.route import Gap, Guard, RouteConfig, RouteResidency, Streams
 from loradeck.schemas.state import Preview, PreviewAction
 
 
@@ -50,6 +50,11 @@ def route() -> None:
 @click.option("--breach-bad", type=float, help="Share of bad answers over all its time that breaches a release.")
 @click.option("--breach-n", type=int, help="Checked answers needed for that.")
 @click.option("--gap", type=click.Choice([gap.value for gap in Gap]), help="What answers until a release is ready.")
+@click.option(
+    "--residency",
+    type=click.Choice([residency.value for residency in RouteResidency]),
+    help="On-demand: a move does not wait for its load, and nobody is answered by the left release.",
+)
 @click.option("--streams", type=click.Choice([streams.value for streams in Streams]), help="Answers under way.")
 @click.option("--fallback/--no-fallback", default=None, help="Whether F may move the route to the base alone.")
 @click.option("--refuse-after", "refuse_after_s", type=float, help="Seconds without a hub after which it refuses.")
@@ -237,7 +242,7 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
 
     if flags["placement"]:
         settings["placement"] = labels_of(flags["placement"])
-    for key in ("min_replicas", "guard", "gap", "streams", "fallback", "refuse_after_s"):
+    for key in ("min_replicas", "guard", "gap", "residency", "streams", "fallback", "refuse_after_s"):
         if flags[key] is not None:
             settings[key] = flags[key]
     if flags["canaries"]:

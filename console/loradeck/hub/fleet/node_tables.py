@@ -28,7 +28,7 @@ from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import SUPPORTED, Feature, unknown_features
-from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.route import RouteConfig, RouteResidency
 from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
 
@@ -101,7 +101,7 @@ class NodeTables:
         self._signing = signing
         self.entries: dict[PointerKey, TableEntry] = {}
         self._config: dict[PointerKey, RouteConfig] = {}
-        self._texts: dict[PointerKey, dict[tuple[bool, bool, bool], str]] = {}
+        self._texts: dict[PointerKey, dict[tuple[bool, tuple[str, ...], bool], str]] = {}
         """By key, the entry in messages: (as its tombstone, without what a router lacks, signed) -> text."""
         self._rows: dict[PointerKey, str] = {}
         self._tables: dict[tuple[frozenset[tuple[str, str]], str], Table] = {}
@@ -155,7 +155,8 @@ class NodeTables:
             left=self._ref(left) if live else None,
             moved_ms=pointer.moved_ms,
             candidate=candidate,
-            needs=(Feature.CANDIDATE.value,) if candidate is not None else (),
+            residency=config.residency,
+            needs=_needs(candidate, config.residency),
             log=self._signing.log,
             incarnation=self._signing.incarnations.get(epoch, ""),
             rev=rev,
@@ -287,7 +288,7 @@ class NodeTables:
         if own is not None:
             return (own.signed if signed and own.signed is not None else own.unsigned()).model_dump_json()
         entry, withdrawn = self.entries[key], key in table.withdrawn
-        form = (withdrawn, not withdrawn and bool(unknown_features(entry.needs, features)), signed)
+        form = (withdrawn, () if withdrawn else tuple(unknown_features(entry.needs, features)), signed)
         texts = self._texts.setdefault(key, {})
         if form not in texts:
             body = (entry.tombstone() if withdrawn else entry.for_router(features)).model_dump_json()
@@ -345,6 +346,11 @@ class NodeTables:
         """Drops the messages that were serialised for an older rev."""
         self._memo.clear()
         self._memo_bytes = 0
+
+
+def _needs(candidate: CandidateRef | None, residency: RouteResidency) -> tuple[str, ...]:
+    needed = {Feature.CANDIDATE: candidate is not None, Feature.ON_DEMAND: residency is RouteResidency.ON_DEMAND}
+    return tuple(feature.value for feature, is_needed in needed.items() if is_needed)
 
 
 def _row(key: PointerKey, epoch: str, generation: str, release: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter
 
+from loradeck.rules.serving.counting import is_cold
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
@@ -514,14 +515,17 @@ class Fleet:
         record = records.get(replica)
         if record is None or record.fence != fence or record.release != release:
             record = records[replica] = AckRecord(fence, release, state)
-        if state is not AckState.FLIPPED or record.flipped is None:
-            # A flip sent again after a reconnect takes nothing back from a proof.
+        cold = state is AckState.FLIPPED and is_cold(ack.level)
+        if state is not AckState.FLIPPED or record.flipped is None or record.state is AckState.FLIPPED or cold:
+            # A flip sent again after a reconnect takes nothing back from a proof; a cold one does.
             record.state, record.code, record.detail = state, code, detail
         record.level, record.boot, record.load = ack.level, ack.boot, ack.load
         if record.flipped is None and state in FLIPPED:
             record.flipped, record.flipped_node_ms = now, ack.at_ms
             if record.first_flipped is None:
                 record.first_flipped, record.flipped_mono_ns = now, ack.mono_ns
+        if cold:
+            record.proven = None
         if state is AckState.WAITING or code == "wrong_release":
             record.flipped, record.proven = None, None
         if state in (AckState.PROVEN, AckState.LISTED, AckState.FAILED):

@@ -8,10 +8,12 @@ from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.serving.residency import PriorRoom, prior_room
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef
 
 
 @dataclass(eq=False)
@@ -59,26 +61,23 @@ class Capacity:
                 short_of.append(f"{node.name}: {needed:g} of {node.memory_gb:g} GB")
         return ", ".join(short_of[:8])
 
-    def slots_ok(self, key: PointerKey, candidate: Release) -> bool:
-        """Whether every placed replica has slots for all current adapters of its table and the candidate."""
-        if candidate.form is not Form.ADAPTER:
+    def slots_ok(self, key: PointerKey, candidate: Release, now_ms: int) -> bool:
+        """Whether every placed replica has slots for a candidate and, on an `always` route, for what it would leave."""
+        entry = self._tables.entries.get(key)
+        if candidate.form is not Form.ADAPTER or entry is None:
             return True
-        counted: dict[int, int] = {}
+        live = (entry.current,) if entry.current is not None else ()
+        ref = ReleaseRef(id=candidate.id, release=candidate)
+        after = {"current": ref, "beneath": (*live, *entry.beneath), "preparing": None, "candidate": None}
+        moved = entry.model_copy(update={**after, "moved_ms": now_ms})
+        base, found = candidate.served_base, dict[tuple[object, ...], bool]()
         for node, replica in self.placed(key, candidate):
             if node.lost or not replica.slots:
                 continue
             table = self._tables.table(node.labels)
-            needed = counted.get(id(table))
-            if needed is None:
-                currents = (self._tables.entries[k].current for k in table.keys if k not in table.withdrawn)
-                held = {
-                    ref.id
-                    for ref in currents
-                    if ref is not None
-                    and ref.release.form is Form.ADAPTER
-                    and ref.release.served_base == candidate.served_base
-                }
-                needed = counted[id(table)] = len(held | {candidate.id})
-            if needed > replica.slots:
-                return False
-        return True
+            name = (id(table), replica.slots, *(pin.release.id for pin in node.pins))
+            if name not in found:
+                others = [self._tables.entries[k] for k in table.keys if k != key and k not in table.withdrawn]
+                room = prior_room(moved, others, replica.slots, base=base, pins=node.pins, now_ms=now_ms)
+                found[name] = room is not PriorRoom.FULL
+        return all(found.values())

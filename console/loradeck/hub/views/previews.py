@@ -62,11 +62,14 @@ class Previews:
             goal = catalogue.base_alone_id(key[0], live.base) if live else None
         near = self._near(key, goal) if goal else Near()
         seconds, requests = self._health.served(key, goal) if goal else (None, 0)
+        asks = target.asks
+        if asks is None and target.action is PreviewAction.ROLLBACK:
+            asks = readiness.cold_prior(self._state.config(key).residency, near.worst)
         return Preview(
             action=target.action,
             generation=pointer.generation,
             target=catalogue.view(goal, key[0]) if goal else None,
-            asks=target.asks,
+            asks=asks,
             refused=target.refused,
             skipped=skipped,
             prepare=target.prepare,

@@ -27,7 +27,7 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.protocol import unknown_features
+from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.state import (
     CandidateRow,
     Cause,
@@ -181,7 +181,7 @@ class Rows:
         pin = next((p for p in node.pins if (p.tenant, p.route) == key), None)
         lacking = unknown_features(self._tables.entries[key].needs, node.features)
         silent = replica.replica in node.silent
-        detail = f"its router lacks {', '.join(lacking)}: all its callers get the live release" if lacking else ""
+        detail = "; ".join(_WITHOUT.get(feature, f"its router lacks {feature}") for feature in lacking)
         code = (ack.code if ack else None) or ("unknown_feature" if lacking else None)
         if silent:
             code, detail = "not_answering", replica.alarm
@@ -270,6 +270,12 @@ class Rows:
             nvml=node.nvml,
             pins=node.pins,
         )
+
+
+_WITHOUT: dict[str, str] = {
+    Feature.CANDIDATE: "its router lacks candidate: all its callers get the live release",
+    Feature.ON_DEMAND: "its router lacks on_demand: it loads a release before it flips",
+}
 
 
 def _some(counts: Counts) -> Counts | None:

@@ -48,7 +48,8 @@ def check_promote(
     Args:
         release: the registered release with the requested id; None if there is none.
         gate_results: oldest first; the newest one of this release against the live one on the route's suite decides.
-        slots_ok: every placed replica has a slot for the candidate and for the release it would leave.
+        slots_ok: every placed replica has a slot for the candidate and, on an `always` route, for the release it would
+            leave (`rules.serving.residency.prior_room`).
         base_placed: a placed replica runs the candidate's base.
         revoked: why the candidate was revoked.
         memory_short: which nodes lack memory for the candidate's engine beside those that must run; '' if none.

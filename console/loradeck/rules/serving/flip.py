@@ -35,6 +35,7 @@ def decide(
     pin: Pin | None,
     *,
     waiting: TableEntry | None = None,
+    engine: bool = True,
 ) -> Verdict:
     """Decides what a router does with an entry that it received, or that it holds and that has become ready.
 
@@ -42,11 +43,12 @@ def decide(
         current: the entry in force.
         ready: the wanted release is loaded and listed in a running engine of its base, in this engine's lifetime.
         waiting: a newer entry that was not ready.
+        engine: an engine of the wanted release's base runs here.
 
     An entry and its tombstone may share a fence: a pointer is withdrawn from a node, and placed there again, without
     having moved. The revision under which each was sent decides which of the two is newer.
 
-    An on-demand route flips at once, and its load starts with the flip.
+    An on-demand route flips at once where an engine can load its release, and the load starts with the flip.
     """
     newest = max((e for e in (current, waiting) if e is not None), key=lambda e: e.fence, default=None)
     if newest is not None:
@@ -62,7 +64,8 @@ def decide(
         return Verdict.TOMBSTONE
     if current is not None and wanted.fence == current.fence and current.current is not None:
         return Verdict.SAME
-    return Verdict.FLIP if ready or wanted.residency is RouteResidency.ON_DEMAND else Verdict.WAIT
+    at_once = wanted.residency is RouteResidency.ON_DEMAND and engine
+    return Verdict.FLIP if ready or at_once else Verdict.WAIT
 
 
 def _has_later_step(known: TableEntry, wanted: TableEntry) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.release import Form
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 
 _NEAREST_LAST = (Readiness.UNKNOWN, Readiness.ABSENT, Readiness.CACHED, Readiness.WARM, Readiness.RESIDENT)
@@ -55,6 +56,15 @@ def seconds(wanted: Wanted, replica: Replica, stored: Collection[str]) -> float 
         steps.append(replica.load_s)
     known = [step for step in steps if step is not None]
     return sum(known) if len(known) == len(steps) else None
+
+
+def cold_prior(residency: RouteResidency, found: Readiness) -> str | None:
+    """Why R asks first on an on-demand route: it flips at once, and nobody gets the target until it is loaded.
+
+    None: it need not ask. On an `always` route the target has a slot, and a flip waits for its load.
+    """
+    cold = residency is RouteResidency.ON_DEMAND and found is not Readiness.RESIDENT
+    return "prior cold" if cold else None
 
 
 def worst(found: Iterable[Readiness]) -> Readiness:

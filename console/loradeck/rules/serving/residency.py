@@ -1,11 +1,18 @@
-"""Residency: which releases an engine keeps loaded; slots go to all currents, then to the top of each `beneath`."""
+"""Residency: which releases an engine keeps loaded, and whether a promote leaves room for the release that it leaves.
+
+Slots go to pins; `always` routes and where R would go there; on-demand routes of which that is true for a day after a
+move, in half of the slots; the currents of on-demand routes by their traffic; candidates; what is prepared; the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 
@@ -21,22 +28,44 @@ class Residency:
     short: tuple[ReleaseRef, ...]
 
 
-def wanted(entries: Sequence[TableEntry], *, base: str | None = None, pins: Iterable[Pin] = ()) -> list[ReleaseRef]:
+PRIOR_KEPT_MS = 24 * 3600 * 1000
+"""How long after a move an on-demand route and its prior come before other routes' currents, in milliseconds."""
+
+
+def wanted(
+    entries: Sequence[TableEntry],
+    *,
+    base: str | None = None,
+    pins: Iterable[Pin] = (),
+    slots: int = 0,
+    now_ms: int = 0,
+    traffic: Mapping[PointerKey, float] | None = None,
+) -> list[ReleaseRef]:
     """Adapter releases in the order in which slots go to them.
 
-    Pins and currents first, then the top of each `beneath`, then candidates, then releases under preparation, then the
-    rest of each `beneath` level by level. What is to come lies after the tops because it needs a slot *beside* the
-    live release, and must not take another tenant's rollback target.
+    What is to come lies after the tops of `always` routes because it needs a slot *beside* the live release, and must
+    not take another tenant's rollback target.
 
     Args:
         entries: newest move first.
         base: digest of the weights the engine runs; releases of other bases are left out (None: none are).
+        slots: of the engine; on-demand routes that have just moved come early, with their priors, in half of them.
+        now_ms: the wall clock, which the age of a move is counted by.
+        traffic: requests of each pointer; those of on-demand routes that are missing come last.
     """
+    always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
+    asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
+    fresh = [e for e in asked if e.beneath and e.moved_ms is not None and now_ms - e.moved_ms < PRIOR_KEPT_MS]
+    if traffic is not None:
+        asked.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
     refs: list[ReleaseRef] = [pin.release for pin in pins]
-    refs += [e.current for e in entries if e.current is not None]
-    refs += [e.beneath[0] for e in entries if e.beneath]
+    refs += [e.current for e in always if e.current is not None]
+    refs += [e.beneath[0] for e in always if e.beneath]
+    refs += [ref for e in fresh[: slots // 4] for ref in (e.current, e.beneath[0]) if ref is not None]
+    refs += [e.current for e in asked if e.current is not None]
     refs += [e.candidate.release for e in entries if e.candidate is not None]
     refs += [e.preparing for e in entries if e.preparing is not None]
+    refs += [e.beneath[0] for e in asked if e.beneath]
     for depth in range(1, max((len(e.beneath) for e in entries), default=0)):
         refs += [e.beneath[depth] for e in entries if len(e.beneath) > depth]
     unique = {ref.id: ref for ref in reversed(refs)}
@@ -56,6 +85,8 @@ def plan(
     base: str | None = None,
     pins: Iterable[Pin] = (),
     busy: Collection[str] = (),
+    now_ms: int = 0,
+    traffic: Mapping[PointerKey, float] | None = None,
 ) -> Residency:
     """Plans the loads and unloads of one engine.
 
@@ -65,8 +96,9 @@ def plan(
     Args:
         loaded: release ids that the engine lists.
         busy: those with answers under way, which are not unloaded.
+        now_ms: as for `wanted`, like the traffic.
     """
-    order = wanted(entries, base=base, pins=pins)
+    order = wanted(entries, base=base, pins=pins, slots=slots, now_ms=now_ms, traffic=traffic)
     place = {ref.id: i for i, ref in enumerate(order)}
     nowhere = len(order)
     victims = sorted((r for r in loaded if r not in busy), key=lambda r: (-place.get(r, nowhere), r))
@@ -85,3 +117,38 @@ def plan(
         free -= 1
     held = (set(loaded) - set(unload)) | {ref.id for ref in load}
     return Residency(load=tuple(load), unload=tuple(unload), short=tuple(ref for ref in order if ref.id not in held))
+
+
+class PriorRoom(StrEnum):
+    """What a promote finds on an engine."""
+
+    FITS = "fits"  # slots for the release and for the one that it leaves
+    COLD = "cold"  # an on-demand route, and no slot for the one that it leaves
+    FULL = "full"  # no slot for the release, or an `always` route without one for the release that it leaves
+
+
+def prior_room(
+    moved: TableEntry,
+    others: Sequence[TableEntry],
+    slots: int,
+    *,
+    base: str,
+    pins: Iterable[Pin] = (),
+    now_ms: int,
+) -> PriorRoom:
+    """Whether an engine has slots for a pointer's release and its prior.
+
+    Args:
+        moved: the pointer's entry as the promote would leave it, with the left release on top of `beneath`.
+        others: of the other pointers on this engine.
+    """
+    entries = (moved, *sorted(others, key=lambda entry: -(entry.moved_ms or 0)))
+    asked_most = {moved.key: float("inf")}
+    order = wanted(entries, base=base, pins=pins, slots=slots, now_ms=now_ms, traffic=asked_most)
+    short = {ref.id for ref in order[max(0, slots) :]}
+    assert moved.current is not None
+    if moved.current.id in short:
+        return PriorRoom.FULL
+    if not moved.beneath or moved.beneath[0].id not in short:
+        return PriorRoom.FITS
+    return PriorRoom.COLD if moved.residency is RouteResidency.ON_DEMAND else PriorRoom.FULL

@@ -16,7 +16,7 @@ from tests.integration.router.running import BASE, OTHER_BASE, entry, pin, relea
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import Gap, ResponseChecks
+from loradeck.schemas.route import Gap, ResponseChecks, RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
@@ -78,6 +78,40 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     made = Node(tmp_path / "router")
     yield made
     await made.close()
+
+
+# ---- on-demand routes ------------------------------------------------------------------------------------------
+
+
+def cold_and_code(acks: list[Ack]) -> list[tuple[AckState, str | None]]:
+    return [(ack.state, ack.code) for ack in acks]
+
+
+@pytest.mark.parametrize(("gap", "answers"), [(Gap.LEFT, None), (Gap.REFUSE, None), (Gap.BASE, "base")])
+async def test_an_on_demand_route_flips_before_its_load_and_nobody_gets_the_left_release(
+    tmp_path: Path, gap: Gap, answers: str | None
+) -> None:
+    node = Node(tmp_path / "on-demand")
+    node.engines(at("e0", V1))
+    on_demand = {"residency": RouteResidency.ON_DEMAND, "gap": gap}
+    assert cold_and_code(node.send(entry(V1, 1).model_copy(update=on_demand))) == [(AckState.FLIPPED, None)]
+    flipped = node.send(entry(V2, 2).model_copy(update=on_demand))
+    assert cold_and_code(flipped) == [(AckState.FLIPPED, "not_ready")]
+    assert node.answers() not in (V1.id, V2.id)
+    assert (node.answers() is None) == (answers is None)
+    again = await node.restart()
+    assert again.answers() == node.answers(), "the flip is durable"
+    assert cold_and_code(again.engines(at("e0", V1, V2))) == [(AckState.FLIPPED, None)]
+    assert again.answers() == V2.id
+    assert cold_and_code(again.engines(at("e0"))) == [(AckState.FLIPPED, "not_ready")], "unloaded, and flipped still"
+    await again.close()
+
+
+async def test_an_on_demand_route_does_not_flip_where_no_engine_could_load_it(node: Node) -> None:
+    node.engines(at("e0", V1))
+    on_demand = {"residency": RouteResidency.ON_DEMAND}
+    node.send(entry(V1, 1).model_copy(update=on_demand))
+    assert cold_and_code(node.send(entry(OTHER, 2).model_copy(update=on_demand))) == [(AckState.WAITING, "no_engine")]
 
 
 def brief(acks: Sequence[Ack]) -> list[tuple[str, str, str | None, int]]:
