@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 from tests.exhaustive.worlds import Check
+
+from loradeck.schemas.route import RouteResidency
 
 
 def main() -> None:
@@ -13,11 +16,15 @@ def main() -> None:
     asked.add_argument("--moves", type=int, default=4, help="most commits")
     asked.add_argument("--takeovers", type=int, default=2, help="how often another hub takes the lease")
     bounds = asked.parse_args()
-    for breached in ((), ("v2",)):
+    more: dict[str, dict[str, Any]] = {
+        "": {},
+        ", v2 breached": {"breached": ("v2",)},
+        ", on demand": {"residency": RouteResidency.ON_DEMAND},
+    }
+    for named, how in more.items():
         began = time.process_time()
-        check = Check(moves=bounds.moves, takeovers=bounds.takeovers, breached=breached)
+        check = Check(moves=bounds.moves, takeovers=bounds.takeovers, **how)
         check.run()
-        named = f", {breached[0]} breached" if breached else ""
         seconds = time.process_time() - began
         print(f"{bounds.moves} moves, {bounds.takeovers} takeovers{named}: {check.worlds:,} worlds, ", end="")
         print(f"{check.steps:,} steps, no violation, {seconds:.0f} s of CPU", flush=True)

@@ -12,14 +12,21 @@ from loradeck.rules.moves import rollbacks
 from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, Event, PointerState
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import TableEntry
 
+ON_DEMAND = RouteResidency.ON_DEMAND
 
-@pytest.mark.parametrize("breached", [(), ("v2",)], ids=["all fit", "v2 breached"])
-def test_no_order_of_three_moves_and_a_takeover_breaks_an_invariant(breached: tuple[str, ...]) -> None:
-    check = Check(moves=3, takeovers=1, breached=breached)
+
+@pytest.mark.parametrize(
+    ("more", "worlds"),
+    [({}, 10_000), ({"breached": ("v2",)}, 10_000), ({"residency": ON_DEMAND}, 5_000)],
+    ids=["all fit", "v2 breached", "on demand"],
+)
+def test_no_order_of_three_moves_and_a_takeover_breaks_an_invariant(more: dict[str, Any], worlds: int) -> None:
+    check = Check(moves=3, takeovers=1, **more)
     check.run()
-    assert check.worlds > 10_000
+    assert check.worlds > worlds
 
 
 def without_fences(

@@ -20,12 +20,13 @@ from tests.unit.rules.simulated_log import OPERATOR, RELEASER, facts, ref, rid
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, chain, forward, rollbacks
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
-from loradeck.rules.serving.flip import Verdict, decide
+from loradeck.rules.serving.flip import Verdict, decide, in_force
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import GENESIS, Draft, Event, PointerState
 from loradeck.schemas.moves import FallbackRequest, PromoteRequest, RollbackRequest, UndoRequest
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import CandidateRef, TableEntry
 from loradeck_agent.router.wire import Cursor
@@ -88,11 +89,13 @@ class Check:
         moves: most commits.
         takeovers: how often another hub takes the lease.
         breached: labels of releases that count as breached.
+        residency: of the route; on demand the gap policy is `left`, which must mean a refusal.
     """
 
     moves: int
     takeovers: int = 1
     breached: tuple[str, ...] = ()
+    residency: RouteResidency = RouteResidency.ALWAYS
     rules: Rules = field(default_factory=Rules)
     worlds: int = 0
     steps: int = 0
@@ -194,11 +197,24 @@ class Check:
             self._look_at_pointer(world.pointer)
             if self._pointers[world.pointer].before != before.pointer:
                 raise Violation("a hub committed on something else than the newest state")
+        self._look_at_admission(world)
         newest = self._entry_of(world.pointer)
         if self._obeyed(world.heard, world.epoch):
             settled = self._given(replace(world, heard=world.epoch), newest, True)
             if settled.force != newest:
                 raise Violation("a router that is given the newest entry does not serve it")
+
+    def _look_at_admission(self, world: World) -> None:
+        """Whatever is loaded, what is in force answers alone; until it is, on demand, nobody gets what was left."""
+        if world.held is None:
+            return
+        held, force = self._entries[world.held], self._entries[world.force] if world.force is not None else None
+        loaded = {ref.id for ref in (held.current, force.current if force is not None else None) if ref is not None}
+        for ready in ((), loaded, loaded - {_id(held)}):
+            answers = in_force(held, None, ready, left=force if held != force else None).release
+            late = held == force or self.residency is RouteResidency.ON_DEMAND
+            if late and answers is not None and answers.id != _id(held):
+                raise Violation("a caller was given a left release")
 
     def _look_at_fences(self, world: World) -> None:
         named: dict[tuple[int, int, int], tuple[str | None, str | None]] = {}
@@ -329,6 +345,7 @@ class Check:
             generation=pointer.generation,
             current=names[pointer.release] if pointer.release else None,
             candidate=CandidateRef(release=names[out.release], **split) if out is not None else None,
+            residency=self.residency,
         )
         if entry not in self._places:
             self._places[entry] = len(self._entries)

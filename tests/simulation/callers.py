@@ -40,6 +40,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
+from loradeck.schemas.route import Gap, RouteResidency
 from loradeck.schemas.state import RelabelRequest
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck.store.interface import OutcomeUnknown, StoreError
@@ -51,6 +52,7 @@ from loradeck_agent.router.client import RouterControl
 PERSON = Caller(actor="ann", role=Role.RELEASER, local=True)
 SCHEDULE = Actor(name="schedule", role=Role.RELEASER, automation=True)
 AT_ONCE = Waiting("committed", 0)
+RESIDENCIES = (RouteResidency.ALWAYS, RouteResidency.ON_DEMAND)
 USERS = 17
 """Users who ask in turn. Odd, so that each comes to every node."""
 
@@ -180,8 +182,13 @@ class Person:
                 return lambda hub: moves.unpin(tenant, route, unpin, hub, PERSON)
             case "place":
                 zone = draw.choice(({}, {"zone": "a"}, {"zone": "b"}))
-                refuse_after_s = (None, None, 3.0, 8.0)[int(name[-1], 16) % 4]
-                return lambda hub: _place(hub, key, zone, refuse_after_s)
+                update = {
+                    "placement": zone,
+                    "refuse_after_s": (None, None, 3.0, 8.0)[int(name[-1], 16) % 4],
+                    "residency": draw.choice(RESIDENCIES),
+                    "gap": draw.choice(list(Gap)),
+                }
+                return lambda hub: _place(hub, key, update)
             case _:
                 return None
 
@@ -217,10 +224,10 @@ class Person:
                 what, name = draw.choice(("step", "finish", "abort")), common["idempotency_key"]
                 return lambda hub: _by_itself(hub, key, what, permille, name)
 
-    async def recover(self) -> None:
-        """`loradeck hub recover`."""
+    async def recover(self, *, unproven: bool) -> None:
+        """`loradeck hub recover`. `unproven`: nodes that have no signature to show for what they have seen too."""
         name = f"key-{self.process.scheduler.random.getrandbits(64):016x}"
-        request = RecoverRequest(idempotency_key=name, reason="restored")
+        request = RecoverRequest(idempotency_key=name, reason="restored", unproven=unproven)
         try:
             planned = await self._call(lambda hub: rewind.recover(request, hub, PERSON), timeout=20)
             plan = RecoveryPlan.model_validate_json(planned.body)
@@ -304,9 +311,8 @@ async def forget(process: Process, hub: str, node: str) -> bool:
     return await order(process, hub, lambda hub: nodes.forget(node, request, hub, PERSON))
 
 
-async def _place(hub: Hub, key: PointerKey, placement: dict[str, str], refuse_after_s: float | None) -> Any:
-    """Places a route on other nodes. It is answered like a move that made no event."""
-    update = {"placement": placement, "refuse_after_s": refuse_after_s}
+async def _place(hub: Hub, key: PointerKey, update: dict[str, Any]) -> Any:
+    """Sets where a route is placed, and how. It is answered like a move that made no event."""
     config = hub.log.state.config(key).model_copy(update=update)
     await tenants.set_route(*key, config, hub, PERSON)
     return moves.answer(moves.nothing_moved(hub))

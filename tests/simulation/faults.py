@@ -40,6 +40,9 @@ FLEET_KINDS = ("relabel", "relabel", "drain", "forget")
 GATEWAY_KINDS = ("cut gateway",)
 """What befalls gateways; three plans in ten have one more fault of these, drawn apart."""
 
+VERSION_KINDS = ("old node", "old node", "old hub")
+"""A side of the version before; one plan in five has one more fault of these, drawn apart."""
+
 RARE: tuple[str, ...] = ("clone hub", "hostile hello", "other hub", "other hub")
 """Kinds of which one seed in six has one more fault, drawn apart: the plans of all others stay as they were."""
 
@@ -107,5 +110,9 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
     if not only and gateways.random() < 0.3:
         kind, at, lasts = gateways.choice(GATEWAY_KINDS), gateways.uniform(1.0, seconds), gateways.uniform(2, 15)
         faults.append(Fault(at, kind, gateways.randrange(nodes), lasts, gateways.getrandbits(16)))
+    versions = Random(f"versions {seed}")
+    if not only and versions.random() < 0.2:
+        kind, at, lasts = versions.choice(VERSION_KINDS), versions.uniform(0.0, seconds), versions.uniform(3, 15)
+        faults.append(Fault(at, kind, versions.randrange(nodes), lasts, versions.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

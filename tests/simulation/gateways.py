@@ -22,6 +22,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import following
 from loradeck.rules.serving import gateway as rules
+from loradeck.rules.serving.assignment import Assigned, Demand, assign
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import Bookmark, Hello
 from loradeck.schemas.position import Position
@@ -38,10 +39,10 @@ FIRST_BYTE_S = 3.0
 
 @dataclass(frozen=True)
 class Told:
-    """What a hub told a gateway: the fence of each pointer, and the nodes that may answer for it."""
+    """What a hub told a gateway: the fence of each pointer, the nodes that serve it, and those that come next."""
 
     position: Position
-    pointers: dict[PointerKey, tuple[Fence, tuple[str, ...]]]
+    pointers: dict[PointerKey, tuple[Fence, Assigned]]
 
 
 @dataclass(eq=False)
@@ -109,9 +110,10 @@ class Gateway:
         told = self.told
         if told is None or key not in told.pointers:
             return
-        nodes, tried, counts = told.pointers[key][1], list[str](), self.oracle.counts
-        first = turn // len(TENANTS) % max(1, len(nodes))
-        nodes, refusal = nodes[first:] + nodes[:first], None
+        assigned, tried, counts = told.pointers[key][1], list[str](), self.oracle.counts
+        first = turn // len(TENANTS) % max(1, len(assigned.serving))
+        nodes = assigned.serving[first:] + assigned.serving[:first] + assigned.next
+        refusal = None
         while (node := rules.next_node(nodes, tried, refusal=refusal, begun=False)) is not None:
             tried.append(node)
             began = await self._ask(node, key, turn)
@@ -157,9 +159,8 @@ async def _tell(hub: Hub, *, seen: Position | None) -> Told:
         if (await hub.recovery.standing(hello)).is_ahead:
             async with hub.log.moving:
                 await hub.log.begin_epoch(above=seen.epoch)
-    pointers = {
-        key: (entry.fence, tuple(node.name for node, _ in hub.replicas.placed(key)))
-        for key, entry in hub.tables.entries.items()
-        if entry.current is not None
-    }
-    return Told(hub.log.position(), pointers)
+    live = {key: entry for key, entry in hub.tables.entries.items() if entry.current is not None}
+    pools = {key: tuple(node.name for node, _ in hub.replicas.placed(key)) for key in live}
+    capacity = {name: 1.0 for pool in pools.values() for name in pool}
+    assigned = assign({key: Demand(replicas=2, pool=pool) for key, pool in pools.items()}, capacity)
+    return Told(hub.log.position(), {key: (entry.fence, assigned[key]) for key, entry in live.items()})

@@ -12,6 +12,7 @@ from typing import Any
 from nacl.signing import SigningKey
 from pysqlite3 import dbapi2 as sqlite3
 from starlette.websockets import WebSocket
+from tests.simulation import versions
 from tests.simulation.event_loop import Died, Process, current
 from tests.simulation.network import Connection, Host, Server
 
@@ -29,7 +30,7 @@ from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import RouteConfig, Soak
+from loradeck.schemas.route import RouteConfig, RouteResidency, Soak
 from loradeck.schemas.tenant import CallerKey, TokenRecord
 from loradeck.store.database import Database
 from loradeck.store.interface import DiskFull, Doc, OutcomeUnknown
@@ -200,8 +201,9 @@ LABELS: dict[str, str] = {release.id: release.label for some in RELEASES.values(
 
 
 def build_template(nodes: int) -> None:
-    """A database with two tenants, their releases, and the tokens of the nodes."""
+    """Databases with two tenants, their releases, and the tokens of the nodes; without and with an on-demand route."""
     store = SqliteStore(":memory:")
+    on_demand = dict[str, Draft]()
     store.take_lease("template")
     store.register(Doc.BASE, BASE.digest, BASE.model_dump(mode="json"), tenant=None, by="sim")
     for tenant in TENANTS:
@@ -237,6 +239,9 @@ def build_template(nodes: int) -> None:
                 key=f"promote-{tenant}-{generation}",
             )
             pointer = after.model_copy(update={"last_move": store.history(limit=1)[0].id})
+            asked = config.model_copy(update={"residency": RouteResidency.ON_DEMAND})
+            payload = {"config": asked.model_dump(mode="json")}
+            on_demand[tenant] = Draft(kind=EventKind.ROUTE, route=ROUTE, pointer=pointer, payload=payload, **common)
             for kind in (AttestationKind.ATTESTED, AttestationKind.SOAKED):
                 body = {"generation": generation, "n": 1, "m": 1, "level": "listed"}
                 store.attest(
@@ -246,14 +251,18 @@ def build_template(nodes: int) -> None:
         name = f"n{number}"
         sha = hashlib.sha256(token_of(name).encode()).hexdigest()
         store.put_token(TokenRecord(id=name, name=name, role="agent", node=name, sha256=sha))
+    _templates.append(_template.copy("template"))
+    store.commit([on_demand[TENANTS[0]]], key="on-demand")
+    _templates.append(_template)
 
 
 _template = Image("template")
+_templates: list[Image] = []
 
 
-def first_image() -> Image:
-    """The database of a hub that starts for the first time."""
-    return _template.copy("hub")
+def first_image(*, on_demand: bool) -> Image:
+    """The database of a hub that starts for the first time. `on_demand`: the first tenant's route is."""
+    return _templates[on_demand].copy("hub")
 
 
 # ---- the process ----------------------------------------------------------------------------------------------
@@ -262,8 +271,10 @@ def first_image() -> Image:
 class SimLinkSocket(LinkSocket):
     """The hub's end of a connection, below the ASGI interface."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, fail: Callable[..., None]) -> None:
         self.connection = connection
+        self.fail = fail
+        self.is_of_before = versions.BEFORE in (connection.client.version, connection.server.version)
         self.queue: Any = asyncio.Queue()
         self.writable = asyncio.Event()
         self.writable.set()
@@ -276,6 +287,8 @@ class SimLinkSocket(LinkSocket):
         connection.down.on_room = self._room
 
     def _text(self, text: str) -> None:
+        if self.is_of_before:
+            text = versions.upward(text)
         if self.receiver is not None:
             self.receiver(text.encode())
         else:
@@ -302,7 +315,11 @@ class SimLinkSocket(LinkSocket):
             return False
         size = frame[1]
         start = 2 if size < 126 else 4 if size == 126 else 10
-        self.connection.down.put("text", frame[start:].decode())
+        text: str | None = frame[start:].decode()
+        if self.is_of_before and text is not None:
+            text = versions.downward(text, self.fail, self.connection.client.name)
+        if text is not None:
+            self.connection.down.put("text", text)
         if self.connection.down.bytes > 64 * 1024:
             self.writable.clear()
         return True
@@ -370,7 +387,7 @@ class HubProcess:
         hub, process = self.hub, self.process
         assert hub is not None
         assert process is not None
-        wire = SimLinkSocket(connection)
+        wire = SimLinkSocket(connection, self.oracle.fail)
         scope = {
             "type": "websocket",
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],

@@ -64,8 +64,8 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def write_table(record: dict[str, Any]) -> None:
-    """Puts the parts into the page."""
+def table(record: dict[str, Any]) -> str:
+    """The parts as the page shows them."""
     rows = [
         "| seeds | commit | moves acknowledged | answers | faults | simulated | CPU | violations |",
         "|---|---|---|---|---|---|---|---|",
@@ -79,6 +79,11 @@ def write_table(record: dict[str, Any]) -> None:
             f"| {part['first']}:{part['last']} | {part['commit']} | {counts['moves acknowledged']:,} "
             f"| {counts['answers']:,} | {faults:,} | {hours:.1f} h | {part['cpu_s']} s | {found} |"
         )
+    return "\n".join(rows)
+
+
+def write_table(record: dict[str, Any]) -> None:
+    """Puts the parts into the page."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(before + BEGIN + "\n" + "\n".join(rows) + "\n" + END + after)
+    PAGE.write_text(before + BEGIN + "\n" + table(record) + "\n" + END + after)

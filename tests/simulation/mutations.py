@@ -22,6 +22,7 @@ from loradeck.rules.moves import rollback_target, rollbacks
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.serving import arms, gateway
 from loradeck.schemas.position import Position
+from loradeck.schemas.table import TableEntry
 from loradeck.store import sql_records
 from loradeck.store.lease import read_head
 from loradeck_agent.router import table
@@ -195,6 +196,11 @@ def _no_way_but_a_good_one() -> list[Patch]:
     return [(rollback_target, "way", way)]
 
 
+def _unread_features() -> list[Patch]:
+    """The hub gives every router the entry as it is, whatever that router acts on."""
+    return [(TableEntry, "for_router", lambda self, features: self)]
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A planted mistake. `faults` and `asks`: of what its plans are drawn; empty: of everything."""
@@ -224,6 +230,7 @@ MUTATIONS: dict[str, Mistake] = {
     "unshown-fence": Mistake(_unshown_fence, ("cut gateway", "cut both"), ("promote", "rollback")),
     "second-answer": Mistake(_second_answer, ("kill router", "cut gateway")),
     "no-way-but-a-good-one": Mistake(_no_way_but_a_good_one),
+    "unread-features": Mistake(_unread_features, ("old node",), ("candidate",)),
     "left-count": Mistake(_left_count, ("cut both",), ("place", "promote")),
 }
 AS_IT_IS = Mistake(list)

@@ -17,6 +17,7 @@ from typing import Any
 from tests.simulation.disk import Disk
 from tests.simulation.event_loop import Process, Scheduler, current
 
+from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.host.http_client import Reply
 
@@ -37,6 +38,8 @@ class Host:
         self.skew = 0.0
         self.up = True
         self.slow_router_s = 0.0
+        self.version = PROTOCOL
+        """Of the wire, which its hub, or its agent and router, speak."""
         self.processes: list[Process] = []
         self.servers: dict[str, Server] = {}
         self.rivals: dict[str, Server] = {}

@@ -40,7 +40,7 @@ from loradeck_agent.router.table import Table, TableFault
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.serving.engine_api import EngineVersion
 
-SLOTS = 16
+SLOTS = 6
 BUILD = EngineBuild(engine="simulated", device="none", dtype="none")
 STATE = SimPath("/state")
 

@@ -7,13 +7,14 @@ import gc
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation import event_loop, stand_ins
+from tests.simulation import event_loop, stand_ins, versions
 from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, relabel_all
 from tests.simulation.event_loop import Process, Scheduler, Stuck
-from tests.simulation.faults import Fault, Plan
+from tests.simulation.faults import VERSION_KINDS, Fault, Plan
 from tests.simulation.gateways import Gateway
 from tests.simulation.hub_process import HUBS, ROUTE, TENANTS, HubProcess, build_template, first_image, lie
 from tests.simulation.network import Host, Network
@@ -21,6 +22,7 @@ from tests.simulation.node_process import NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
 
 from loradeck.schemas.link import Hello
+from loradeck.schemas.protocol import PROTOCOL
 
 SETTLE_S = 150.0
 """Simulated seconds in which everything settles once faults have ended."""
@@ -70,7 +72,7 @@ class Run:
         host = self.network.host(HUBS[0])
         self.network.host(HUBS[1])
         self.network.hosts[ACTIVE] = host
-        host.image = first_image()  # type: ignore[attr-defined]
+        host.image = first_image(on_demand=plan.seed % 3 == 0)  # type: ignore[attr-defined]
         self.hub = HubProcess(host, "hub", self.oracle)
         self.nodes: dict[str, NodeProcesses] = self.oracle.nodes
         for number in range(plan.nodes):
@@ -190,7 +192,8 @@ class Run:
                 why = "there is no hub"
                 continue
             if self.oracle.recover_due(self.hub.hub) and scheduler.now > deadline - SETTLE_S + 12:
-                self._await(ops, person.recover(), 25)
+                unsigned = any(fault.kind in VERSION_KINDS for fault in self.plan.faults)
+                self._await(ops, person.recover(unproven=unsigned), 25)
             if not cleared:
                 if self._await(ops, person.unpin_all(), 20) is not False:
                     why = "pins are being ended"
@@ -410,6 +413,39 @@ class Run:
             node.power_on()
 
         return end
+
+    def _old_node(self, fault: Fault, node: NodeProcesses) -> object:
+        """The node runs the version before; at the end it is upgraded."""
+        return self._of_before(node.host, lambda: self._start_again(node))
+
+    def _old_hub(self, fault: Fault, node: NodeProcesses) -> object:
+        """The hub speaks the version before. It keeps its log, in which that version would not read everything."""
+
+        def start_again() -> None:
+            if self.hub.process is not None:
+                self.hub.process.kill("another version is started")
+            self._hub_again()
+
+        return self._of_before(self.hub.host, start_again)
+
+    def _of_before(self, host: Host, start_again: Callable[[], None]) -> object:
+        if host.version == versions.BEFORE:
+            return None
+        host.version = versions.BEFORE
+        start_again()
+
+        def end() -> None:
+            host.version = PROTOCOL
+            start_again()
+
+        return end
+
+    def _start_again(self, node: NodeProcesses) -> None:
+        for process in (node.agent_process, node.router.process if node.router is not None else None):
+            if process is not None and process.alive:
+                process.kill("another version is started")
+        if node.host.up:
+            self._later(0.5, node.start)
 
     def _kill_agent(self, fault: Fault, node: NodeProcesses) -> object:
         process = node.agent_process

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.simulation.faults import Plan, draw
 from tests.simulation.in_a_process import simulate
+from tests.simulation.long_run import PAGE, RECORD, table
 from tests.simulation.shrink import shrink
 
 CHUNK = 250
@@ -24,6 +27,17 @@ def test_a_seed_is_the_same_run_every_time() -> None:
     alone, after_others = simulate("--seeds", "3:5"), simulate("--seeds", "0:5")
     assert alone["digests"]["4"] == after_others["digests"]["4"]
     assert alone["digests"]["3"] == after_others["digests"]["3"] != alone["digests"]["4"]
+
+
+def test_the_long_run_is_recorded_seed_for_seed_and_a_slice_of_it_ends_as_it_says() -> None:
+    parts = json.loads(RECORD.read_text())["parts"]
+    assert [part["first"] for part in parts] == [0, *(part["last"] for part in parts[:-1])]
+    assert table({"parts": parts}) in PAGE.read_text()
+    found = {seed for part in parts for seed in part["found"]}
+    for part in parts[:: max(1, len(parts) // 6)]:
+        seed = (part["first"] + part["last"]) // 2
+        run = simulate("--seed", str(seed), status=int(str(seed) in found))
+        assert set(run["found"]) == {str(seed)} & found
 
 
 def test_a_failing_plan_is_made_smaller() -> None:
