@@ -24,9 +24,9 @@ def test_every_invariant_holds(chunk: int) -> None:
 
 
 def test_a_seed_is_the_same_run_every_time() -> None:
-    alone, after_others = simulate("--seeds", "3:5"), simulate("--seeds", "0:5")
-    assert alone["digests"]["4"] == after_others["digests"]["4"]
-    assert alone["digests"]["3"] == after_others["digests"]["3"] != alone["digests"]["4"]
+    alone, after_others = simulate("--seeds", "24:30")["digests"], simulate("--seeds", "20:30")["digests"]
+    assert alone == {seed: digest for seed, digest in after_others.items() if seed in alone}
+    assert len(set(after_others.values())) == 10
 
 
 def test_the_long_run_is_recorded_seed_for_seed_and_a_slice_of_it_ends_as_it_says() -> None:

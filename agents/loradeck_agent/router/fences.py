@@ -36,7 +36,7 @@ class Fences:
 
     def __init__(self) -> None:
         self._held: dict[PointerKey, Fence] = {}
-        self._waiting: defaultdict[PointerKey, set[asyncio.Future[None]]] = defaultdict(set)
+        self._waiting: defaultdict[PointerKey, dict[asyncio.Future[None], None]] = defaultdict(dict)
 
     def hold(self, key: PointerKey, fence: Fence) -> None:
         """The router holds an entry of this fence now, durably."""
@@ -53,11 +53,11 @@ class Fences:
         began, waited_s = loop.time(), 0.0
         while (decided := gateway.standing(self._held.get(key), seen, waited_s)) is Standing.WAIT:
             moved = loop.create_future()
-            self._waiting[key].add(moved)
+            self._waiting[key][moved] = None
             try:
                 done, _ = await asyncio.wait([moved], timeout=gateway.WAIT_S - waited_s)
             finally:
-                self._waiting[key].discard(moved)
+                self._waiting[key].pop(moved, None)
             # A timer that went off has waited for long enough, whatever the rounding of the clock says.
             waited_s = loop.time() - began if done else gateway.WAIT_S
         return decided is Standing.ADMIT

@@ -151,7 +151,7 @@ class TableEntry(Wire):
     def tombstone(self) -> TableEntry:
         """The entry under its fence without any release: the pointer is no longer placed there."""
         gone = {"current": None, "beneath": (), "preparing": None, "left": None, "candidate": None, "needs": ()}
-        return self.model_copy(update=gone)
+        return self.model_copy(update={**gone, "residency": RouteResidency.ALWAYS})
 
     def for_router(self, features: Collection[str]) -> TableEntry:
         """The entry as a router with these features is given it: one that lacks `candidate` gives everybody the live

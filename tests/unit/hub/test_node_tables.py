@@ -96,6 +96,19 @@ def test_a_router_that_lacks_on_demand_loads_first_and_one_that_lacks_candidates
     }
 
 
+def test_a_node_that_is_ahead_and_has_an_earlier_router_now_gets_its_own_entry_without_what_that_lacks() -> None:
+    tables = with_candidate(residency="on-demand")
+    tables.hold({"n1": [tables.entries[KEY]]})
+    frame = tables.desired(
+        tables.table({}, "n1"),
+        **{"epoch": 1, "rev": 2, "hash_": "0" * 64, "position": None, "prev_rev": 0, "keys": None},
+        features=frozenset(),
+        signed=False,
+    )
+    (entry,) = Desired.model_validate(body(frame)).entries
+    assert (entry.needs, entry.candidate, entry.residency) == ((), None, RouteResidency.ALWAYS)
+
+
 def test_a_tombstone_names_no_candidate_and_needs_no_feature() -> None:
     gone = with_candidate().entries[KEY].tombstone()
     assert (gone.current, gone.candidate, gone.needs, gone.refs) == (None, None, (), ())

@@ -286,7 +286,8 @@ class NodeTables:
     def _text(self, table: Table, key: PointerKey, features: Collection[str], signed: bool) -> str:
         own = table.own.get(key)
         if own is not None:
-            return (own.signed if signed and own.signed is not None else own.unsigned()).model_dump_json()
+            given = own.for_router(features)  # its router may be of an earlier version than the one that took it
+            return (given.signed if signed and given.signed is not None else given.unsigned()).model_dump_json()
         entry, withdrawn = self.entries[key], key in table.withdrawn
         form = (withdrawn, () if withdrawn else tuple(unknown_features(entry.needs, features)), signed)
         texts = self._texts.setdefault(key, {})

@@ -71,7 +71,8 @@ class MoveProgress:
     _flips_of: dict[PointerKey, deque[float]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=10)), init=False
     )
-    _waits: dict[PointerKey, set[Wait]] = field(default_factory=lambda: defaultdict(set), init=False)
+    _waits: dict[PointerKey, dict[Wait, None]] = field(default_factory=lambda: defaultdict(dict), init=False)
+    """Those who wait, in the order in which they came: it is the order in which they are told."""
     _unchecked: dict[PointerKey, None] = field(default_factory=dict, init=False)
     _acknowledged: dict[PointerKey, None] = field(default_factory=dict, init=False)
 
@@ -192,7 +193,7 @@ class MoveProgress:
             return
         wait = Wait(level, fences)
         for key in fences:
-            self._waits[key].add(wait)
+            self._waits[key][wait] = None
         try:
             for key in fences:
                 self._look(wait, key, self._replicas.progress(key))
@@ -202,7 +203,7 @@ class MoveProgress:
             pass  # the answer says how far it got
         finally:
             for key in fences:
-                self._waits[key].discard(wait)
+                self._waits[key].pop(wait, None)
                 if not self._waits[key]:
                     del self._waits[key]
 
