@@ -63,6 +63,7 @@ from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.target_lookup import RollbackTargets
+from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.hub.recovery.recover import Recovery
@@ -174,7 +175,7 @@ class Hub:
 
     def _build_fleet(self) -> None:
         log_, state, store, changes, clock = self.log, self.log.state, self.store, self.changes, self.clock
-        self.saved_state = saved = SavedState(store)
+        self.saved_state = saved = SavedState(store, clock)
         self.fleet = fleet = Fleet(clock.monotonic, saved.nodes())
         self.counts = counts = saved.counts(clock.monotonic())
         self.tables = tables = NodeTables(self.catalogue, self.facts, log_.signing)
@@ -187,7 +188,8 @@ class Hub:
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
         self.capacity = Capacity(state, fleet, tables, replicas)
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
-        self.votes = votes = Votes(lambda key: state.config(key).objectives, now)
+        self.usual_shares = usual = UsualShares(state, store, clock, self.background)
+        self.votes = votes = Votes(usual.of, now)
         self.health = health = ReleaseHealth(state, counts, votes, replicas, clock)
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)
@@ -325,6 +327,7 @@ class Hub:
         self.gc_tuning.tick(len(self.links))
         self.progress.tick()
         self.guard.tick()
+        self.usual_shares.tick()
         self.jobs.forget_checkpoints()
         self.queue.assign()
         if step := self._clock_steps.step_ms():

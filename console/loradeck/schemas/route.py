@@ -66,14 +66,19 @@ class ResponseChecks(Strict):
     )
 
 
-class Objectives(Strict):
-    """What a route promises its callers: shares that its live release does not exceed for long.
+LARGEST_SHARE = 0.4
+"""The largest share that a route may promise not to exceed."""
 
-    Well above them (twice, or a percentage point more where that is more) the release is breached.
+
+class Objectives(Strict):
+    """What a route promises its callers: shares that its live release does not exceed for long. None: what is usual.
+
+    Well above them (twice, or a percentage point more where that is more) the release is breached. What is usual is the
+    95th percentile of the hours' shares of the last 14 days, and 2 % until there are 24 hours to take it from.
     """
 
-    bad: float = Field(0.02, gt=0, le=0.4, description="of the answers that are checked")
-    errors: float = Field(0.02, gt=0, le=0.4, description="failed requests of those that were given to an engine")
+    bad: float | None = Field(None, gt=0, le=LARGEST_SHARE, description="of the answers that are checked")
+    errors: float | None = Field(None, gt=0, le=LARGEST_SHARE, description="of the requests given to an engine")
 
 
 class BreachLimit(Strict):

@@ -19,6 +19,12 @@ from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState, TokenRecord
 
+HOUR_MS = 3_600_000
+"""Milliseconds of an hour."""
+
+HOURS_KEPT = 400 * 24
+"""Hours for which the counts of a route are kept."""
+
 
 class StoreError(Exception):
     """A fault of the store, or a call that it cannot fulfil. `code` is stable and goes on the wire."""
@@ -357,11 +363,16 @@ class Store(Protocol):
     def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """Attestations that match all given conditions, oldest first."""
 
-    def add_served(self, deltas: Iterable[Served]) -> None:
-        """Adds to the seconds and counts of releases, in one transaction."""
+    def add_served(self, deltas: Iterable[Served], hour: int) -> None:
+        """Adds to the seconds and counts of releases, and to those of their routes in an hour (hours since 1970), in
+        one transaction. Hours are kept for HOURS_KEPT.
+        """
 
     def served(self) -> list[Served]:
         """All sums of `add_served`, one for each release on a pointer."""
+
+    def hours(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
+        """The counts of a route by the hour, from the hour `since` on, oldest first; hours without any are left out."""
 
     def put_job(self, job: Job) -> None:
         """Inserts a job, or replaces the one with its id."""

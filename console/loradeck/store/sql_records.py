@@ -13,7 +13,17 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import OVER, Job
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.tenant import TokenRecord
-from loradeck.store.interface import Doc, FleetChange, Head, Lease, Registered, Served, StoreError, Withdrawal
+from loradeck.store.interface import (
+    HOURS_KEPT,
+    Doc,
+    FleetChange,
+    Head,
+    Lease,
+    Registered,
+    Served,
+    StoreError,
+    Withdrawal,
+)
 from loradeck.store.lease import hold_lease, new_holder
 from loradeck.store.sql_database import Connection, SqlDatabase, named
 
@@ -110,22 +120,30 @@ class SqlRecords:
 
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
 
-    def add_served(self, deltas: Iterable[Served]) -> None:
-        """Adds to the sums in the table `served`, in one transaction."""
-        sums = ("seconds", "refused", "failed", "finished", "checked", "bad")
+    def add_served(self, deltas: Iterable[Served], hour: int) -> None:
+        """Adds to the sums in the tables `served` and `hours`, in one transaction."""
+        sums = [_sums(delta) for delta in deltas]
+        by_hour = [(tenant, route, hour, *counts) for tenant, route, _, _, *counts in sums if any(counts)]
+        over = [(tenant, route, hour - HOURS_KEPT) for tenant, route, *_ in by_hour]
         with self._writing() as (connection, _):
-            connection.executemany(
-                f"INSERT INTO served (tenant, route, release, {', '.join(sums)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (tenant, route, release) DO UPDATE SET "
-                + ", ".join(f"{name} = served.{name} + excluded.{name}" for name in sums),
-                [_sums(delta) for delta in deltas],
-            )
+            connection.executemany(_adding("served", "release", ("seconds", *_COUNTS)), sums)
+            connection.executemany(_adding("hours", "hour", _COUNTS), by_hour)
+            connection.executemany("DELETE FROM hours WHERE tenant = ? AND route = ? AND hour <= ?", over)
 
     def served(self) -> list[Served]:
         """All sums, sorted by tenant, route and release."""
         with self.database.reading() as connection:
             rows = named(connection.execute("SELECT * FROM served ORDER BY tenant, route, release"))
         return [_served(row) for row in rows]
+
+    def hours(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
+        """The counts of a route by the hour, oldest first."""
+        asked = (
+            f"SELECT hour, {', '.join(_COUNTS)} FROM hours WHERE tenant = ? AND route = ? AND hour >= ? ORDER BY hour"
+        )
+        with self.database.reading() as connection:
+            rows = named(connection.execute(asked, (tenant, route, since)))
+        return {row.pop("hour"): Counts.over(**row) for row in rows}
 
     def put_job(self, job: Job) -> None:
         """Inserts a job, or replaces the one with its id."""
@@ -289,6 +307,19 @@ def _sums(delta: Served) -> tuple[str | float, ...]:
     # By hand: `asdict` copies what it finds, which takes ten times as long, in a process that has moves to make.
     key, counts = (delta.tenant, delta.route, delta.release), delta.counts
     return (*key, delta.seconds, counts.refused, counts.failed, counts.finished, counts.checked, counts.bad)
+
+
+_COUNTS = ("refused", "failed", "finished", "checked", "bad")
+
+
+def _adding(table: str, third: str, sums: Sequence[str]) -> str:
+    """The statement that adds to the sums of a row, whose key is tenant, route and a third column."""
+    columns = ("tenant", "route", third, *sums)
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+        f" ON CONFLICT (tenant, route, {third}) DO UPDATE SET "
+        + ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
+    )
 
 
 def _served(row: dict[str, Any]) -> Served:

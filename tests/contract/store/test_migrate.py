@@ -27,7 +27,9 @@ def fill(store: Store) -> None:
     store.register(Doc.DATASET, digest(1), {"rows": 3}, tenant="acme", by="ann")
     store.register_adapter(manifest().model_dump(mode="json"), manifest().digest, digest(9), by="ann")
     store.attest_all([attested(1), attested(2)])
-    store.add_served([Served(tenant="acme", route="production", release=digest(1), counts=Counts.over(finished=1))])
+    store.add_served(
+        [Served(tenant="acme", route="production", release=digest(1), counts=Counts.over(finished=1))], hour=9
+    )
     for number in range(1, 4):
         store.put_job(job(number, JobState.DONE))
     for name in ("t2", "t1"):

@@ -13,7 +13,7 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.tenant import TokenRecord
-from loradeck.store.interface import Doc, Served, Store, StoreError
+from loradeck.store.interface import HOURS_KEPT, Doc, Served, Store, StoreError
 
 
 def manifest(name: str = "support", *, rank: int = 8, tenant: str = "acme") -> AdapterManifest:
@@ -118,11 +118,12 @@ def test_served_counts_add_up_over_restarts(store_factory: Backend) -> None:
     store = store_factory.open()
     one = Served(tenant="acme", route="production", release=digest(1), seconds=1.5, counts=Counts(14, 3, 1, 10, 8, 2))
     store.add_served(
-        [one, Served(tenant="acme", route="production", release=digest(2), counts=Counts.over(finished=1))]
+        [one, Served(tenant="acme", route="production", release=digest(2), counts=Counts.over(finished=1))],
+        hour=100,
     )
     store_factory.close()
     store = store_factory.open()
-    store.add_served([one])
+    store.add_served([one], hour=101)
     twice = Served(
         tenant="acme", route="production", release=digest(1), seconds=3.0, counts=Counts(28, 6, 2, 20, 16, 4)
     )
@@ -130,6 +131,23 @@ def test_served_counts_add_up_over_restarts(store_factory: Backend) -> None:
         twice,
         Served(tenant="acme", route="production", release=digest(2), counts=Counts.over(finished=1)),
     ]
+
+
+def test_requests_of_a_route_are_kept_by_the_hour_for_four_hundred_days(store: Store) -> None:
+    one = Served(tenant="acme", route="production", release=digest(1), counts=Counts.over(finished=5, checked=4, bad=1))
+    two = Served(tenant="acme", route="production", release=digest(2), counts=Counts.over(failed=2, refused=1))
+    store.add_served([one, two], hour=100)
+    store.add_served([one], hour=100)
+    store.add_served([two], hour=101)
+    store.add_served([Served(tenant="bolt", route="production", release=digest(3), seconds=5.0)], hour=101)
+    assert store.hours("acme", "production", since=0) == {
+        100: Counts.over(failed=2, refused=1, finished=10, checked=8, bad=2),
+        101: Counts.over(failed=2, refused=1),
+    }
+    assert list(store.hours("acme", "production", since=101)) == [101]
+    assert store.hours("bolt", "production", since=0) == {}
+    store.add_served([one], hour=100 + HOURS_KEPT)
+    assert list(store.hours("acme", "production", since=0)) == [101, 100 + HOURS_KEPT]
 
 
 def test_unfinished_jobs_are_never_left_out(store: Store) -> None:

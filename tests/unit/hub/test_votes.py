@@ -8,7 +8,6 @@ from loradeck.hub.progress.votes import NOTHING, Votes
 from loradeck.rules.quality.health import Judged
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.link import SecondOfVotes, Traffic
-from loradeck.schemas.route import Objectives
 
 KEY, RELEASE = ("acme", "production"), "a" * 64
 STINT = (1, RELEASE)
@@ -19,7 +18,7 @@ class Fleet:
     """Two nodes whose routers' clocks begin at different times."""
 
     now: float = 500.0
-    limits: Objectives = field(default_factory=Objectives)
+    limits: tuple[float, float] = (0.02, 0.02)
     lift: int = 0
     nodes: tuple[str, ...] = ("one", "two")
     begun: dict[str, int] = field(default_factory=lambda: {"one": 0, "two": 4_000_000})

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.quality.detection import HORIZON_S, ROLLBACK_LEVEL, Detector, flag_level, flag_limit, rollback_limit
+from loradeck.rules.quality.detection import (
+    HORIZON_S,
+    ROLLBACK_LEVEL,
+    Detector,
+    flag_level,
+    flag_limit,
+    rollback_limit,
+    usual_share,
+)
+from loradeck.schemas.route import LARGEST_SHARE
 
 FLEET = flag_level(10_000)
 
@@ -122,3 +131,18 @@ def test_what_is_pending_never_makes_the_evidence_larger_than_it_would_be_with_a
             seen.add(second, 0, late)
         most = max(most, known.evidence(now))
         assert seen.evidence(now) <= most + 1e-9 or seen.evidence(now) < 1
+
+
+def test_what_is_usual_is_the_ninety_fifth_percentile_of_the_hours_that_had_traffic() -> None:
+    hours = [(1, 100)] * 90 + [(5, 100)] * 10
+    assert usual_share(hours) == 0.05
+    assert usual_share([(1, 100)] * 96 + [(90, 100)] * 4) == 0.01
+    assert usual_share([(0, 10)] * 300) is None, "too little traffic in each"
+    assert usual_share([(1, 100)] * 23) is None, "less than a day"
+    assert usual_share([(1, 3000)] * 30) == 0.001, "rounded up"
+    assert usual_share([(99, 100)] * 30) == LARGEST_SHARE
+
+
+def test_limits_lie_well_above_what_is_usual() -> None:
+    assert [flag_limit(share) for share in (0.0, 0.01, 0.05)] == [0.01, 0.02, 0.1]
+    assert [rollback_limit(share) for share in (0.0, 0.01, 0.05)] == [0.05, 0.05, pytest.approx(0.09)]

@@ -44,7 +44,11 @@ def route() -> None:
 @click.option("--min-valid", type=float, help="Gate: least share of valid answers, 0 to 1.")
 @click.option("--max-drop", type=float, help="Gate: largest loss against the live release, 0 to 1.")
 @click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that live answers must satisfy.")
-@click.option("--promise-bad", type=float, help="Promised share of bad answers, 0 to 0.4; well above it is a breach.")
+@click.option(
+    "--promise-bad",
+    type=float,
+    help="Promised share of bad answers, 0 to 0.4; well above it is a breach. Default: what is usual.",
+)
 @click.option("--promise-errors", type=float, help="Promised share of failed requests, likewise.")
 @click.option("--guard", type=click.Choice([g.value for g in Guard]), help="What happens by itself to a bad release.")
 @click.option("--breach-bad", type=float, help="Share of bad answers over all its time that breaches a release.")

@@ -12,9 +12,10 @@ from typing import Any
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.pins import Pins
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.store.interface import FleetChange, Store, StoreError, Withdrawal
+from loradeck.store.interface import HOUR_MS, FleetChange, Store, StoreError, Withdrawal
 
 log = logging.getLogger("loradeck.hub.links.saved_nodes")
 
@@ -25,8 +26,9 @@ FLUSH_S = 5.0
 class SavedState:
     """Reads the saved state at the start, and writes what has changed since."""
 
-    def __init__(self, store: StoreThread) -> None:
+    def __init__(self, store: StoreThread, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._kept: tuple[dict[str, str], Any] | None = None
         self._writing = asyncio.Lock()
 
@@ -69,9 +71,11 @@ class SavedState:
         if not changed and not deltas and not used:
             return
 
+        hour = self._clock.now_ms() // HOUR_MS
+
         def write(store: Store) -> None:
             if deltas:
-                store.add_served(deltas)
+                store.add_served(deltas, hour)
             if changed:
                 store.set_meta("router_boots", json.dumps(kept[0], sort_keys=True))
                 store.set_meta("unpins", json.dumps(kept[1]))

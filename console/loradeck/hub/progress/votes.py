@@ -20,7 +20,6 @@ from loradeck.rules.quality.health import FIGURES, Judged, breach_of_votes
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import SecondOfVotes, Traffic
-from loradeck.schemas.route import Objectives
 
 Units = tuple[int, int]
 """Units that were bad, and all of them."""
@@ -43,7 +42,7 @@ class _Heard:
 
 @dataclass(slots=True)
 class _OfStint:
-    limits: Objectives
+    limits: tuple[float, float]
     since: int = 0
     """The hub's second from which votes count: a person has lifted a breach then."""
     lift: int = 0
@@ -53,13 +52,18 @@ class _OfStint:
     totals: dict[str, dict[str, Units]] = field(default_factory=dict)
     """Figure -> node -> its units in all this time."""
 
-    def begin(self, limits: Objectives, lift: int, since: int) -> None:
+    def begin(self, lift: int, since: int) -> None:
         """Begins without evidence."""
-        self.limits, self.lift, self.since = limits, lift, since
-        shares = {"bad": limits.bad, "errors": limits.errors}
-        self.detectors = {figure: Detector(flag_limit(shares[figure]), restarting=True) for figure in FIGURES}
-        self.since_move = {figure: Detector(rollback_limit(shares[figure]), restarting=False) for figure in FIGURES}
+        self.lift, self.since = lift, since
+        self.limit(self.limits)
+        by_figure = zip(FIGURES, self.limits, strict=True)
+        self.since_move = {figure: Detector(rollback_limit(share), restarting=False) for figure, share in by_figure}
         self.totals = {figure: {} for figure in FIGURES}
+
+    def limit(self, limits: tuple[float, float]) -> None:
+        """Takes other limits. What speaks against the release now is looked at anew; what has since its move, stays."""
+        self.limits, by_figure = limits, zip(FIGURES, limits, strict=True)
+        self.detectors = {figure: Detector(flag_limit(share), restarting=True) for figure, share in by_figure}
 
     def add(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
         """Adds units of a second, and how many of that second have turned out to be bad."""
@@ -72,7 +76,7 @@ class _OfStint:
 class Votes:
     """Votes by pointer and stint. Only the newest stints of a pointer are kept."""
 
-    def __init__(self, limits: Callable[[PointerKey], Objectives], clock: Callable[[], float]) -> None:
+    def __init__(self, limits: Callable[[PointerKey], tuple[float, float]], clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._stints: dict[PointerKey, dict[Stint, _OfStint]] = {}
@@ -94,7 +98,7 @@ class Votes:
             for old in [s for s in stints if s[0] < row.generation]:
                 del stints[old]
             found = stints[stint] = _OfStint(self._limits(key))
-            found.begin(found.limits, 0, 0)
+            found.begin(0, 0)
         heard = found.heard.get(row.replica)
         if heard is None or heard.boot != boot:
             heard = found.heard[row.replica] = _Heard(node, boot)
@@ -129,8 +133,10 @@ class Votes:
         if found is None:
             return NOTHING
         limits, second = self._limits(key), floor(self._clock())
-        if lift != found.lift or limits != found.limits:
-            found.begin(limits, lift, second if lift != found.lift else found.since)
+        if limits != found.limits:
+            found.limit(limits)
+        if lift != found.lift:
+            found.begin(lift, second)
         level = flag_level(len(self._stints))
         for figure, detector in found.detectors.items():
             if detector.evidence(second) >= level:

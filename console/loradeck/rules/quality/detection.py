@@ -21,7 +21,10 @@ flip. What is pending can only make the wealth smaller than it will be, so the b
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cache
+
+from loradeck.schemas.route import LARGEST_SHARE
 
 ODDS = (1.5, 2.5, 4.0, 8.0, 16.0, 40.0)
 """The shares that are betted on, as multiples of the limit's odds."""
@@ -51,6 +54,28 @@ def flag_level(pointers: int) -> float:
     Each of them is updated at most once a second for each of two figures.
     """
     return math.log(max(pointers, SMALLEST_FLEET) * _WEEK_S * _FIGURES / FALSE_FLAGS_A_WEEK)
+
+
+HOURS = 14 * 24
+"""Hours of a route's history from which the share that is usual there is taken."""
+
+_FEWEST_HOURS = 24
+_FEWEST_UNITS = 50
+
+
+def usual_share(hours: Iterable[tuple[int, int]]) -> float | None:
+    """The share that is usual on a route: the 95th percentile of its hours' shares, rounded up to 0.1 %.
+
+    Args:
+        hours: of each hour, how many were bad, and how many there were.
+
+    Returns:
+        None: too few hours had enough units to say.
+    """
+    shares = sorted(bad / n for bad, n in hours if n >= _FEWEST_UNITS)
+    if len(shares) < _FEWEST_HOURS:
+        return None
+    return min(math.ceil(1000 * shares[math.ceil(0.95 * len(shares)) - 1]) / 1000, LARGEST_SHARE)
 
 
 def flag_limit(usual: float) -> float:

@@ -1,0 +1,73 @@
+"""The shares of bad answers and of failed requests that are usual on each route, by its own last two weeks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.quality.detection import HOURS, usual_share
+from loradeck.schemas.ids import PointerKey
+from loradeck.store.interface import HOUR_MS, StoreError
+
+log = logging.getLogger("loradeck.hub.progress.usual_shares")
+
+DEFAULT = 0.02
+"""Share that counts as usual on a route that promises nothing and has no history yet."""
+
+AGAIN_S = 3600
+"""Seconds in which all histories are read."""
+
+
+class Shares(NamedTuple):
+    """Shares of bad answers and of failed requests, 0 to 1; None: not known."""
+
+    bad: float | None = None
+    errors: float | None = None
+
+
+@dataclass(eq=False)
+class UsualShares:
+    """Reads the routes' histories one after the other, so that no move waits for it."""
+
+    _state: FoldedLog
+    _store: StoreThread
+    _clock: Clock
+    _background: Background
+    _known: dict[PointerKey, Shares] = field(default_factory=dict, init=False)
+    _read_in: dict[PointerKey, int] = field(default_factory=dict, init=False)
+    """The hour in which a route's history was read last."""
+
+    def of(self, key: PointerKey) -> tuple[float, float]:
+        """The shares that a route promises, or else those that are usual there: of bad answers, of failed requests."""
+        promised, usual = self._state.config(key).objectives, self._known.get(key, Shares())
+        return (
+            next(share for share in (promised.bad, usual.bad, DEFAULT) if share is not None),
+            next(share for share in (promised.errors, usual.errors, DEFAULT) if share is not None),
+        )
+
+    def tick(self) -> None:
+        """Reads the next histories; called once a second. Each is read once an hour."""
+        hour, a_tick = self._clock.now_ms() // HOUR_MS, 1 + len(self._state.pointers) // AGAIN_S
+        keys = list(islice((key for key in self._state.pointers if self._read_in.get(key) != hour), a_tick))
+        self._read_in.update(dict.fromkeys(keys, hour))
+        if keys:
+            self._background.spawn(self._read(keys, hour - HOURS))
+
+    async def _read(self, keys: Sequence[PointerKey], since: int) -> None:
+        try:
+            found = await self._store(lambda s: {key: s.hours(*key, since=since) for key in keys}, background=True)
+        except StoreError as error:
+            log.error("histories not read code=%s %s", error.code, error)
+            return
+        for key, hours in found.items():
+            counts = list(hours.values())
+            self._known[key] = Shares(
+                usual_share([(c.bad, c.checked) for c in counts]), usual_share([(c.failed, c.admitted) for c in counts])
+            )

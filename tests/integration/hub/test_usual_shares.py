@@ -1,0 +1,36 @@
+"""What is usual on a route is taken from its own history, once there is enough of it."""
+
+from __future__ import annotations
+
+from tests.fakes.hub_in_process import Deck, until
+from tests.integration.hub.conftest import Join
+
+from loradeck.schemas.counts import Counts
+from loradeck.store.interface import HOUR_MS, Served, Store
+
+ACME = ("acme", "production")
+
+
+async def test_a_route_that_always_had_bad_answers_is_judged_by_its_own_past_and_a_promise_goes_before(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await join("n1")
+    one = await deck.release(seed=1)
+    await deck.promote(one)
+    usual = deck.hub.usual_shares
+    assert usual.of(ACME) == (0.02, 0.02)
+    hour = deck.hub.clock.now_ms() // HOUR_MS
+    past = Served(
+        tenant="acme", route="production", release=one, counts=Counts.over(finished=980, failed=20, checked=500, bad=35)
+    )
+
+    def write(store: Store) -> None:
+        for ago in range(30):
+            store.add_served([past], hour - ago)
+
+    await deck.hub.store(write)
+    usual._read_in.clear()
+    await until(lambda: usual.of(ACME) == (0.07, 0.02), "the history is read")
+    await deck.tenant(objectives={"bad": 0.01})
+    assert usual.of(ACME) == (0.01, 0.02)
