@@ -1,84 +1,91 @@
-"""The hub's blob store: files named after the SHA-256 of their content, in a local directory.
+"""Blobs: files that the hub keeps under the SHA-256 of their content.
 
-    FOLDER/ab/abcdef...         a blob, 0600, never overwritten
-    FOLDER/incoming/*.staging   content being received
-
-A blob appears under its name only when it is complete, verified and durable.
+A store of blobs is a folder of the hub (`folder_blobs`) or an object store (`object_blobs`). In both, a blob appears
+under its name only when it is complete, verified and durable, lies at `ab/abcdef...`, and is never overwritten.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import suppress
-from io import FileIO
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 
-from loradeck.artifacts.errors import BadArtifact, room_on
-from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, private_folder, sweep
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.staging import STAGING, StagedFile, private_folder, sweep
 
 CHUNK = 1 << 20
+KEY = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
+"""A blob's place in its store."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class Blobs:
-    """A content-addressed blob store. Several threads and processes may use one folder.
+class Blobs(ABC):
+    """A content-addressed store of blobs. Several threads may use it. All calls but `signed` may take long.
+
+    Every call raises BadArtifact `path_traversal` for a name that is not a digest, and `store_unavailable` where an
+    object store does not answer.
 
     Args:
-        folder: created with mode 0700 if it is missing.
+        scratch: folder of this machine for content on its way; created with mode 0700 if it is missing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._incoming = folder / "incoming"
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self._incoming = scratch / "incoming"
         private_folder(self._incoming)
         sweep(self._incoming)
 
-    def path(self, sha256: str) -> Path:
-        """Path at which a blob lies or would lie.
-
-        Raises:
-            BadArtifact: `path_traversal`: `sha256` is not a digest.
-        """
-        if not _DIGEST.fullmatch(sha256):
-            raise BadArtifact(
-                "path_traversal", "not a digest", repr(sha256)[:80], "name a blob by 64 lower-case hexadecimal digits"
-            )
-        return self.folder / sha256[:2] / sha256
-
     def has(self, sha256: str) -> bool:
-        """Whether the blob is in the store, and so complete and verified.
+        """Whether the blob is in the store, and so complete and verified."""
+        try:
+            self.size(sha256)
+        except BadArtifact as bad:
+            if bad.code == "unknown_blob":
+                return False
+            raise
+        return True
 
-        Raises:
-            BadArtifact: `path_traversal`: `sha256` is not a digest.
-        """
-        return self.path(sha256).is_file()
-
+    @abstractmethod
     def size(self, sha256: str) -> int:
         """Size of a blob in bytes.
 
         Raises:
             BadArtifact: `unknown_blob`.
         """
-        try:
-            return self.path(sha256).stat().st_size
-        except FileNotFoundError:
-            raise _unknown(sha256) from None
 
+    @abstractmethod
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Yields a blob's bytes from `start` up to, not including, `stop` (None: the end), in chunks.
 
         Raises:
-            BadArtifact: `unknown_blob`.
+            BadArtifact: `unknown_blob`; from an object store also `digest_mismatch`, before the last chunk of a whole
+                blob.
         """
-        try:
-            file = self.path(sha256).open("rb", buffering=0)
-        except FileNotFoundError:
-            raise _unknown(sha256) from None
-        return _read(file, start, os.fstat(file.fileno()).st_size if stop is None else stop)
+
+    @abstractmethod
+    def delete(self, sha256s: Iterable[str]) -> None:
+        """Removes blobs at once. Those that are not there are passed over."""
+
+    @abstractmethod
+    def listed(self) -> Mapping[str, int]:
+        """All blobs, with their sizes in bytes."""
+
+    @abstractmethod
+    def local(self, sha256s: Iterable[str]) -> AbstractAsyncContextManager[Mapping[str, Path]]:
+        """Paths of blobs on this machine, beside `scratch`, for as long as the block lasts. They are only to be read.
+
+        Raises:
+            BadArtifact: `unknown_blob`, `digest_mismatch`, `disk_full`.
+        """
+
+    def signed(self, sha256: str) -> str | None:
+        """A URL under which anybody may read this blob for some minutes; None where the store has no such URLs."""
+        return None
 
     def receive(self, sha256: str, *, size: int | None = None, limit: int | None = None) -> Incoming:
         """Begins to receive a blob chunk by chunk: `with ... as incoming: incoming.write(...); incoming.keep()`.
@@ -87,30 +94,32 @@ class Blobs:
             size: bytes that the content must have; None if unknown.
             limit: bytes that it may have at most.
         """
-        return Incoming(self, sha256, size=size, limit=limit)
+        key(sha256)
+        path = self._incoming / f"{sha256}.{secrets.token_hex(4)}{STAGING}"
+        return Incoming(path, sha256, lambda: self._keep(path, sha256), size=size, limit=limit)
+
+    @abstractmethod
+    def _keep(self, path: Path, sha256: str) -> None:
+        """Gives a verified, durable file its place in the store."""
 
 
 class Incoming(StagedFile):
     """A blob being received. Leaving its `with` block before `keep` drops it."""
 
-    def __init__(self, blobs: Blobs, sha256: str, *, size: int | None, limit: int | None) -> None:
-        self._target = blobs.path(sha256)
-        staging = self._target.parent.parent / "incoming" / f"{sha256}.{secrets.token_hex(4)}{STAGING}"
-        super().__init__(staging, sha256, size=size, limit=limit)
+    def __init__(
+        self, path: Path, sha256: str, keep: Callable[[], None], *, size: int | None, limit: int | None
+    ) -> None:
+        self._keep = keep
+        super().__init__(path, sha256, size=size, limit=limit)
 
     def keep(self) -> None:
         """Verifies the content, makes it durable and gives it its name.
 
         Raises:
-            BadArtifact: as `StagedFile.finish`; `disk_full`.
+            BadArtifact: as `StagedFile.finish`; `disk_full`, `store_unavailable`.
         """
         self.finish()
-        shelf = self._target.parent
-        shelf.mkdir(mode=0o700, exist_ok=True)
-        with suppress(FileExistsError), room_on(shelf):  # equal content was received twice
-            os.link(self.path, self._target)
-        fsync_folder(shelf)
-        fsync_folder(shelf.parent)
+        self._keep()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -119,13 +128,19 @@ class Incoming(StagedFile):
         self.path.unlink(missing_ok=True)
 
 
-def _read(file: FileIO, start: int, stop: int) -> Iterator[bytes]:
-    with file:
-        file.seek(start)
-        while start < stop and (chunk := file.read(min(CHUNK, stop - start))):
-            start += len(chunk)
-            yield chunk
+def key(sha256: str) -> str:
+    """A blob's place in its store.
+
+    Raises:
+        BadArtifact: `path_traversal`: this is not a digest.
+    """
+    if not _DIGEST.fullmatch(sha256):
+        raise BadArtifact(
+            "path_traversal", "not a digest", repr(sha256)[:80], "name a blob by 64 lower-case hexadecimal digits"
+        )
+    return f"{sha256[:2]}/{sha256}"
 
 
-def _unknown(sha256: str) -> BadArtifact:
+def unknown(sha256: str) -> BadArtifact:
+    """The refusal of a blob that is not in the store."""
     return BadArtifact("unknown_blob", "there is no such blob", sha256, "upload it first")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 import uvloop
 
-from loradeck.artifacts import Blobs
+from loradeck.artifacts import FolderBlobs
 from loradeck.hub.access.sign_ins import read_settings
 from loradeck.hub.app import create_app
 from loradeck.hub.fleet.link_socket import FIRST_BYTES, LinkSocket
@@ -155,7 +155,7 @@ def open_hub(
     store = StoreThread(lambda: SqliteStore(data / "hub.db"), DiskReserve(data / "reserve"))
     try:
         key = private_key(data / "hub.key")
-        blobs = Blobs(data / "artifacts")
+        blobs = FolderBlobs(data / "artifacts")
         hub = Hub(store, blobs, name=name, key=key, production=production, sqlite=SqliteStore.version, oidc=oidc)
         hub.membership = _membership(data, hub)
     except BaseException:

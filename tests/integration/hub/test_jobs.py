@@ -186,7 +186,7 @@ async def test_the_hub_keeps_a_jobs_newest_checkpoint_and_removes_no_file_that_a
     await checkpoint(2, both, first, suite)
     assert held() == [True, True, True, True]
     await checkpoint(4, both, second)
-    assert held() == [True, False, True, True], "only what nothing names any more"
+    await until(lambda: held() == [True, False, True, True], "only what nothing names any more is removed")
     await agent.say(assigned, ExecutorEventType.FAILED, seq=5, code="loss_spike")
     await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert held() == [True, False, True, True], "it may be resumed"
@@ -197,7 +197,7 @@ async def test_the_hub_keeps_a_jobs_newest_checkpoint_and_removes_no_file_that_a
     assert jobs.get(over.id) == over, "for two weeks"
     jobs.put(over.model_copy(update={"ended_ms": deck.hub.clock.now_ms() - CHECKPOINT_KEPT_MS - 1}))
     jobs.forget_checkpoints()
-    assert held() == [False, False, False, True]
+    await until(lambda: held() == [False, False, False, True], "removed")
     for _ in range(200):
         stored = await deck.hub.store(lambda s: s.job(over.id))
         if stored is not None and stored.checkpoint is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.artifacts import BadArtifact, Blobs, staging
+from loradeck.artifacts import BadArtifact, Blobs, FolderBlobs, staging
 
 
 def digest(data: bytes) -> str:
@@ -38,8 +38,8 @@ def put(blobs: Blobs, chunks: Iterable[bytes], sha256: str, *, limit: int | None
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs(tmp_path / "hub" / "artifacts")
+def blobs(tmp_path: Path) -> FolderBlobs:
+    return FolderBlobs(tmp_path / "hub" / "artifacts")
 
 
 def test_a_blob_is_kept_and_read_back_in_ranges(blobs: Blobs) -> None:
@@ -55,10 +55,10 @@ def test_a_blob_is_kept_and_read_back_in_ranges(blobs: Blobs) -> None:
 
 def test_blobs_are_for_their_owner_only(blobs: Blobs) -> None:
     put(blobs, [DATA], SHA)
-    assert {path.stat().st_mode & 0o777 for path in blobs.folder.rglob("*") if path.is_file()} == {0o600}
-    assert {path.stat().st_mode & 0o777 for path in (blobs.folder.parent, blobs.folder, *blobs.folder.iterdir())} == {
-        0o700
-    }
+    assert {path.stat().st_mode & 0o777 for path in blobs.scratch.rglob("*") if path.is_file()} == {0o600}
+    assert {
+        path.stat().st_mode & 0o777 for path in (blobs.scratch.parent, blobs.scratch, *blobs.scratch.iterdir())
+    } == {0o700}
 
 
 def test_a_wrong_digest_keeps_nothing(blobs: Blobs) -> None:
@@ -66,7 +66,7 @@ def test_a_wrong_digest_keeps_nothing(blobs: Blobs) -> None:
         put(blobs, [DATA, b"!"], SHA)
     assert caught.value.code == "digest_mismatch"
     assert caught.value.detail == f"sha256 {digest(DATA + b'!')}, not {SHA}"
-    assert files(blobs.folder) == []
+    assert files(blobs.scratch) == []
 
 
 def test_content_past_its_limit_or_size_keeps_nothing(blobs: Blobs) -> None:
@@ -82,7 +82,7 @@ def test_content_past_its_limit_or_size_keeps_nothing(blobs: Blobs) -> None:
             incoming.keep()
     assert caught.value.code == "digest_mismatch"
     assert "ended early" in caught.value.title
-    assert files(blobs.folder) == []
+    assert files(blobs.scratch) == []
 
 
 def test_a_stream_that_breaks_keeps_nothing(blobs: Blobs) -> None:
@@ -94,10 +94,10 @@ def test_a_stream_that_breaks_keeps_nothing(blobs: Blobs) -> None:
         put(blobs, broken(), SHA)
     with blobs.receive(SHA) as incoming:
         incoming.write(DATA)  # and never kept
-    assert files(blobs.folder) == []
+    assert files(blobs.scratch) == []
 
 
-def test_a_blob_is_never_overwritten(blobs: Blobs) -> None:
+def test_a_blob_is_never_overwritten(blobs: FolderBlobs) -> None:
     put(blobs, [DATA], SHA)
     before = blobs.path(SHA).stat()
     put(blobs, [DATA], SHA)
@@ -112,7 +112,7 @@ def test_the_same_blob_may_come_in_many_times_at_once(blobs: Blobs) -> None:
     with ThreadPoolExecutor(8) as pool:
         sizes = list(pool.map(lambda _: put(blobs, [DATA[:50], DATA[50:]], SHA), range(16)))
     assert sizes == [len(DATA)] * 16
-    assert files(blobs.folder) == [f"{SHA[:2]}/{SHA}"]
+    assert files(blobs.scratch) == [f"{SHA[:2]}/{SHA}"]
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "a" * 63, "a" * 64 + "/", "a" * 63 + "\n"])
@@ -121,7 +121,7 @@ def test_a_name_that_is_no_digest_is_refused(name: str, blobs: Blobs) -> None:
         with pytest.raises(BadArtifact) as caught:
             call(name)
         assert caught.value.code == "path_traversal"
-    assert files(blobs.folder) == []
+    assert files(blobs.scratch) == []
 
 
 def test_an_unknown_blob_says_so(blobs: Blobs) -> None:
@@ -141,27 +141,27 @@ def test_a_full_disk_keeps_nothing_and_says_so(blobs: Blobs, monkeypatch: pytest
         put(blobs, [DATA], SHA)
     assert caught.value.code == "disk_full"
     monkeypatch.undo()
-    assert files(blobs.folder) == []
+    assert files(blobs.scratch) == []
     put(blobs, [DATA], SHA)
     assert blobs.has(SHA)
 
 
 def test_what_a_crash_left_half_written_is_cleaned_and_what_is_in_use_is_not(blobs: Blobs) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from loradeck.artifacts import Blobs\n"
-        "Blobs(Path(sys.argv[1])).receive(sys.argv[2]).write(b'half')\n"
+        "import os, sys; from pathlib import Path; from loradeck.artifacts import FolderBlobs\n"
+        "FolderBlobs(Path(sys.argv[1])).receive(sys.argv[2]).write(b'half')\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", script, str(blobs.folder), SHA], timeout=60)
+    killed = subprocess.run([sys.executable, "-c", script, str(blobs.scratch), SHA], timeout=60)
     assert killed.returncode == -9
-    assert len(files(blobs.folder)) == 1
+    assert len(files(blobs.scratch)) == 1
     with blobs.receive(SHA) as incoming:
         incoming.write(DATA)
-        assert len(files(blobs.folder)) == 2
-        again = Blobs(blobs.folder)
-        assert files(blobs.folder) == [incoming.path.relative_to(blobs.folder).as_posix()]
+        assert len(files(blobs.scratch)) == 2
+        again = FolderBlobs(blobs.scratch)
+        assert files(blobs.scratch) == [incoming.path.relative_to(blobs.scratch).as_posix()]
         incoming.keep()
-    assert files(blobs.folder) == [f"{SHA[:2]}/{SHA}"]
+    assert files(blobs.scratch) == [f"{SHA[:2]}/{SHA}"]
     assert again.has(SHA)
 
 

@@ -116,8 +116,9 @@ async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseMa
     if isinstance(manifest, BaseManifest):
         await verify_weights_apart(manifest, stated)
         return
-    files = {file.path: hub.blobs.path(file.sha256) for file in manifest.files}
-    await verify_apart(files, stated, beside=hub.blobs.folder)
+    async with hub.blobs.local(file.sha256 for file in manifest.files) as paths:
+        files = {file.path: paths[file.sha256] for file in manifest.files}
+        await verify_apart(files, stated, beside=hub.blobs.scratch)
 
 
 @router.get("/attestations")

@@ -79,7 +79,7 @@ def _take(hub: Hub, caller: Caller, size: int) -> None:
 async def head(sha256: str, hub: ThisHub, caller: ReaderOfEach) -> Response:
     """Whether a blob is here, and its size."""
     _check_read(hub, caller, sha256)
-    size = hub.blobs.size(sha256)
+    size = await asyncio.to_thread(hub.blobs.size, sha256)
     return Response(headers={"content-length": str(size), "accept-ranges": "bytes"})
 
 
@@ -93,7 +93,7 @@ async def get(sha256: str, hub: ThisHub, request: Request, caller: ReaderOfEach)
     if rows := hub.catalogue.rows_in.get(sha256):
         mark(request, rows_of=" ".join(sorted(rows)))
     blobs = hub.blobs
-    size = blobs.size(sha256)
+    size = await asyncio.to_thread(blobs.size, sha256)
     start, stop, part = _range(request.headers.get("range"), size)
     headers = {"content-length": str(stop - start), "accept-ranges": "bytes", "etag": f'"{sha256}"'}
     if part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -80,7 +81,7 @@ async def register_dataset(
     """
     caller.at(body.tenant)
     hub.log.state.tenant(body.tenant)
-    _require_blobs(hub.blobs, body.files)
+    await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
     await hub.datasets.register(body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
 
@@ -99,7 +100,7 @@ async def register_suite(body: SuiteManifest, hub: ThisHub, caller: ReleaserOfEa
     """
     caller.at(body.tenant)
     hub.log.state.tenant(body.tenant)
-    _require_blobs(hub.blobs, body.files)
+    await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
     await hub.datasets.register_suite(body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
 
@@ -133,8 +134,9 @@ async def register_adapter(
     if known is None:
         hub.lineage.check_use(tenant, body.base)
         hub.datasets.check_descent(body.datasets, base=body.base, parent=body.parent)
-        _require_blobs(hub.blobs, body.files)
-        await asyncio.to_thread(_verify, hub.blobs, body)
+        await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
+        async with hub.blobs.local(file.sha256 for file in body.files) as paths:
+            await asyncio.to_thread(_verify, paths, hub.blobs.scratch, body)
     release = Release(tenant=tenant, form=Form.ADAPTER, base=body.base, adapter=body.digest)
     return await hub.registry.register_adapter(body, release, caller.node or caller.actor)
 
@@ -195,17 +197,17 @@ def _require_blobs(blobs: Blobs, files: tuple[FileEntry, ...]) -> None:
             )
 
 
-def _verify(blobs: Blobs, manifest: AdapterManifest) -> None:
+def _verify(paths: Mapping[str, Path], beside: Path, manifest: AdapterManifest) -> None:
     """Verifies an adapter as a folder, without copying it.
 
-    Raises: BadArtifact.
+    `paths` of its files, by digest, are on the file system of `beside`. Raises: BadArtifact.
     """
-    with tempfile.TemporaryDirectory(prefix="checking.", dir=blobs.folder) as name:
+    with tempfile.TemporaryDirectory(prefix="checking.", dir=beside) as name:
         folder = Path(name)
         for entry in manifest.files:
             path = folder / entry.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(blobs.path(entry.sha256), path)
+            os.link(paths[entry.sha256], path)
         verify_adapter(folder, manifest)
 
 

@@ -50,8 +50,10 @@ async def sheet(tenant: str, route: str, release: str, hub: ThisHub, caller: Vie
     """The sampled answers of a candidate, with what was asked and wanted, and who has signed."""
     key = (tenant, route)
     gate, review, report = await _asked(hub, key, release)
-    paths = {file.path: hub.blobs.path(file.sha256) for file in hub.catalogue.suites[gate.suite].files}
-    by_id = {item.id: item for item in await asyncio.to_thread(items_in, paths)}
+    files = hub.catalogue.suites[gate.suite].files
+    async with hub.blobs.local(file.sha256 for file in files) as here:
+        paths = {file.path: here[file.sha256] for file in files}
+        by_id = {item.id: item for item in await asyncio.to_thread(items_in, paths)}
     now = answers_digest(report, review.items)
     signed = [(one, Review.model_validate(one.body)) for one in await hub.gates.reviews_of(key, release)]
     return ReviewSheet(

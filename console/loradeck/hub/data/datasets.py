@@ -6,7 +6,8 @@ Rows are read by a child process, so that a move never waits for them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from pydantic import BaseModel, TypeAdapter
@@ -58,8 +59,9 @@ class Datasets:
         kept = self._attestations.facts.ledger.get(digest)
         if kept is not None and digest in self._registry.catalogue.datasets:
             return kept.entry
-        task = Task(do="read", datasets=(self._held(manifest),), rows=self._barred(tenant))
-        reading = Reading.model_validate(await child_process.ask(dataset_rows.__name__, task))
+        async with self._held(manifest) as held:
+            task = Task(do="read", datasets=held, rows=self._barred(tenant))
+            reading = Reading.model_validate(await child_process.ask(dataset_rows.__name__, task))
         policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
         scan = _accepted(reading.scan, accept)
         await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
@@ -85,10 +87,10 @@ class Datasets:
         digest, tenant = manifest.digest, manifest.tenant
         if digest in self._registry.catalogue.suites:
             return
-        held = self._held(manifest)
-        await asyncio.to_thread(verify_suite, manifest, held.paths)
-        task = Task(do="scan", datasets=(held,), rows=self._barred(tenant))
-        scan = _accepted(ScanReport.model_validate(await child_process.ask(dataset_rows.__name__, task)), accept)
+        async with self._held(manifest) as held:
+            await asyncio.to_thread(verify_suite, manifest, held[0].paths)
+            task = Task(do="scan", datasets=held, rows=self._barred(tenant))
+            scan = _accepted(ScanReport.model_validate(await child_process.ask(dataset_rows.__name__, task)), accept)
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
         await self._attestations.add_all([draft])
         await self._registry.register(Doc.SUITE, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
@@ -103,8 +105,9 @@ class Datasets:
         if manifest is None or manifest.tenant != tenant:
             raise Refused("unknown_dataset", "this tenant has no such dataset", detail=dataset)
         self.check_descent((dataset,))
-        task = Task(do="prompts", datasets=(self._held(manifest),), most=most)
-        found = _prompts.validate_python(await child_process.ask(dataset_rows.__name__, task))
+        async with self._held(manifest) as held:
+            task = Task(do="prompts", datasets=held, most=most)
+            found = _prompts.validate_python(await child_process.ask(dataset_rows.__name__, task))
         if not found:
             raise Refused(
                 "no_prompts",
@@ -225,14 +228,22 @@ class Datasets:
         Raises:
             BadArtifact: `bad_rows`.
         """
-        held = tuple(self._held(one) for one in among)
-        task = Task(do="find", datasets=held, rows=tuple(wanted), containing=containing)
-        return _places.validate_python(await child_process.ask(dataset_rows.__name__, task))
+        async with self._held(*among) as held:
+            task = Task(do="find", datasets=held, rows=tuple(wanted), containing=containing)
+            return _places.validate_python(await child_process.ask(dataset_rows.__name__, task))
 
-    def _held(self, one: DatasetManifest | SuiteManifest) -> Held:
-        manifest = one if isinstance(one, DatasetManifest) else None
-        paths = {file.path: self._blobs.path(file.sha256) for file in one.files}
-        return Held(digest=one.digest, manifest=manifest, paths=paths)
+    @asynccontextmanager
+    async def _held(self, *these: DatasetManifest | SuiteManifest) -> AsyncIterator[tuple[Held, ...]]:
+        """Datasets and suites with their files on this machine."""
+        async with self._blobs.local(file.sha256 for one in these for file in one.files) as paths:
+            yield tuple(
+                Held(
+                    digest=one.digest,
+                    manifest=one if isinstance(one, DatasetManifest) else None,
+                    paths={file.path: paths[file.sha256] for file in one.files},
+                )
+                for one in these
+            )
 
 
 def _accepted(scan: ScanReport, accept: str) -> ScanReport:

@@ -5,6 +5,7 @@ Attestations about a dataset are kept for ever; the text that somebody searched 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -109,13 +110,14 @@ class Erasures:
             raise Refused("invalid_request", "which rows?", detail="rows, containing", fix="send one of them")
         for tenant in request.tenants:
             self._log.state.tenant(tenant)
+        files = await asyncio.to_thread(self._blobs.listed)
         here: list[DatasetManifest | SuiteManifest] = []
         unread = []
         known: dict[str, DatasetManifest | SuiteManifest] = {**self._catalogue.datasets, **self._catalogue.suites}
         for digest, manifest in sorted(known.items()):
             if request.tenants and manifest.tenant not in request.tenants and digest in self._catalogue.suites:
                 continue
-            if all(self._blobs.has(file.sha256) for file in manifest.files):
+            if all(file.sha256 in files for file in manifest.files):
                 here.append(manifest)
             else:
                 unread.append(Named(id=digest, label=called(manifest)))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.data.datasets import called
@@ -58,7 +57,7 @@ class Garbage:
 
     async def plan(self, request: CollectRequest) -> CollectPlan:
         """Lists everything that a collection would remove. Changes nothing."""
-        return self._plan(request, await self._before())
+        return self._plan(request, await self._before(), await self._here())
 
     async def carry_out(self, request: CollectRequest, by: str) -> CollectPlan:
         """Collects as planned: releases are revoked first, so that nothing goes back to one whose files are gone.
@@ -71,9 +70,9 @@ class Garbage:
             raise Refused(
                 "plan_required", "a collection sends back the digest of its plan", fix="ask for the plan first"
             )
-        known = await self._before()  # the most of it before moves have to wait
+        known, here = await self._before(), await self._here()  # the most of it before moves have to wait
         async with self._log.moving:
-            found = self._plan(request, await self._before(known))
+            found = self._plan(request, await self._before(known), here)
             if found.unheard:
                 raise Refused(
                     "node_unheard",
@@ -102,13 +101,17 @@ class Garbage:
             if revoked:
                 await self._attestations.add_all(revoked)
             files = self._files({a.id for a in found.adapters}, {d.id for d in found.datasets})
-        await asyncio.to_thread(_remove, [self._blobs.path(sha256) for sha256 in files])
+        await asyncio.to_thread(self._blobs.delete, files & here.keys())
         return found.model_copy(update={"done": True})
 
     async def drop_erased(self) -> None:
         """Removes the files of datasets with erased rows that nothing else names."""
-        files = self._files(set(), set(self._attestations.facts.erased))
-        await asyncio.to_thread(_remove, [self._blobs.path(sha256) for sha256 in files])
+        if files := self._files(set(), set(self._attestations.facts.erased)):
+            await asyncio.to_thread(self._blobs.delete, files)
+
+    async def _here(self) -> Mapping[str, int]:
+        """The sizes in bytes of all files at the hub. One that comes later is not collected."""
+        return await asyncio.to_thread(self._blobs.listed)
 
     async def _before(self, known: Before | None = None) -> Before:
         """Event id of each pointer's last move -> the pointer before it: where undo returns to.
@@ -126,7 +129,7 @@ class Garbage:
             found |= await self._store(partial(_earlier, missing[at : at + PIECE]), background=True)
         return found
 
-    def _plan(self, request: CollectRequest, before: Before) -> CollectPlan:
+    def _plan(self, request: CollectRequest, before: Before, here: Mapping[str, int]) -> CollectPlan:
         catalogue, pointers = self._catalogue, list(self._log.state.pointers.values())
         since = self._clock.now_ms() - request.older_than_days * DAY_MS
         recent = {r for r, release in catalogue.releases.items() if self._made_ms(release.adapter) > since}
@@ -146,15 +149,15 @@ class Garbage:
             digest
             for digest, version in catalogue.adapters.items()
             if all(r in free for r in releases_of[digest])
-            and any(self._blobs.has(file.sha256) for file in version.manifest.files)
+            and any(file.sha256 in here for file in version.manifest.files)
         }
         erased = {
             digest
             for digest in self._attestations.facts.erased
-            if any(self._blobs.has(file.sha256) for file in catalogue.datasets[digest].files)
+            if any(file.sha256 in here for file in catalogue.datasets[digest].files)
         }
         going = {r for r in free if catalogue.releases[r].adapter in adapters}
-        files = self._files(adapters, erased)
+        files = self._files(adapters, erased) & here.keys()
         body = {
             "adapters": [self._adapter(digest) for digest in sorted(adapters)],
             "datasets": [{"id": d, "label": called(catalogue.datasets[d])} for d in sorted(erased)],
@@ -162,7 +165,7 @@ class Garbage:
             "listed": [self._release(release) for release in sorted((of_adapters - roots) & listed)],
             "roots": len(roots),
             "files": len(files),
-            "size": sum(self._blobs.size(sha256) for sha256 in files),
+            "size": sum(here[sha256] for sha256 in files),
             "unheard": sorted(
                 n.name for n in self._fleet.nodes.values() if n.replicas and n.heard is None and not n.drained
             ),
@@ -194,7 +197,7 @@ class Garbage:
         staying = {f.sha256 for d, v in catalogue.adapters.items() if d not in adapters for f in v.manifest.files}
         staying |= {f.sha256 for d, m in catalogue.datasets.items() if d not in erased for f in m.files}
         staying |= {f.sha256 for suite in catalogue.suites.values() for f in suite.files}
-        return {sha256 for sha256 in going - staying if self._blobs.has(sha256)}
+        return going - staying
 
     def _adapter(self, digest: str) -> dict[str, str]:
         version = self._catalogue.adapters[digest]
@@ -217,8 +220,3 @@ def _pointer_before(store: Store, move: Event) -> PointerState | None:
                 return event.pointer
         before_rev = page[-1].rev
     return None
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

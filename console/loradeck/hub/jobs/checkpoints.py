@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ class Checkpoints:
     _blobs: Blobs
     _catalogue: Catalogue
 
-    def remove(self, old: CheckpointRef | None, jobs: Iterable[Job]) -> None:
+    async def remove(self, old: CheckpointRef | None, jobs: Iterable[Job]) -> None:
         """Removes a checkpoint's files. `jobs` are all that may still have a checkpoint.
 
         A file that a registered document or a job's checkpoint names is never touched: a node names the files of a
@@ -27,9 +28,8 @@ class Checkpoints:
             return
         staying = set(self._registered())
         staying |= {file.sha256 for job in jobs if job.checkpoint is not None for file in job.checkpoint.files}
-        for sha256 in {file.sha256 for file in old.files} - staying:
-            if self._blobs.has(sha256):
-                self._blobs.path(sha256).unlink(missing_ok=True)
+        if gone := {file.sha256 for file in old.files} - staying:
+            await asyncio.to_thread(self._blobs.delete, gone)
 
     def _registered(self) -> Iterator[str]:
         for version in self._catalogue.adapters.values():

@@ -122,7 +122,7 @@ class JobRecords:
         before = self._jobs.get(job.id)
         self._jobs[job.id] = job
         if before is not None and before.checkpoint != job.checkpoint:
-            self._checkpoints.remove(before.checkpoint, self._jobs.values())
+            self._background.spawn(self._checkpoints.remove(before.checkpoint, self._jobs.values()))
         self._changes.job(job.id)
         if durable:
             self._background.spawn(self._write(job))
@@ -158,7 +158,7 @@ class JobRecords:
         old, forgotten = job.checkpoint, job.model_copy(update={"checkpoint": None})
         self._jobs[job.id] = forgotten
         self._background.spawn(self._write(forgotten))
-        self._checkpoints.remove(old, self._jobs.values())
+        self._background.spawn(self._checkpoints.remove(old, self._jobs.values()))
 
     async def _write(self, job: Job) -> None:
         try:
