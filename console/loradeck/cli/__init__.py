@@ -35,7 +35,7 @@ COMMANDS = {
     "release-hold": ("loradeck.cli.commands.pointer:release_hold", "Let pipelines promote on a route again."),
     "lift": ("loradeck.cli.commands.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
     "incident": ("loradeck.cli.commands.pointer:incident", "Add an incident or a reason to a move, afterwards."),
-    "open": ("loradeck.cli.commands.open:open_", "Start the console on a tenant's row."),
+    "open": ("loradeck.cli.commands.tui:open_", "Start the console on a tenant's row."),
     "tenant": ("loradeck.cli.commands.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
     "route": ("loradeck.cli.commands.route:route", "List, set and show tenants' routes."),
     "release": ("loradeck.cli.commands.release:release", "List and show releases."),
@@ -111,7 +111,7 @@ def cli(ctx: click.Context, once: bool, read_only: bool) -> None:
         raise click.UsageError("--json needs a command; add --once to print the state")
     from loradeck.cli.commands.tui import start
 
-    start(ctx, read_only=read_only, at=None)
+    start(ctx, read_only=read_only)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

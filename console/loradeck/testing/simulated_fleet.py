@@ -15,8 +15,7 @@ from pathlib import Path
 import click
 
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
-from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.session import Session, writes
+from loradeck.cli.shared.session import Noun, Session, writes
 from loradeck.client.api import HubApi
 from loradeck.client.blobs import upload
 from loradeck.client.connect import endpoint

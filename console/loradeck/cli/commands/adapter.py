@@ -22,10 +22,9 @@ from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, json_of, upload_all
 from loradeck.cli.shared.naming import one_named
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import exit_on_error, json_option, reason_option, wants_json
 from loradeck.cli.shared.output import Output, utc
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import download
 from loradeck.client.lineage import ancestors
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature

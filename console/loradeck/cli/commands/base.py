@@ -11,8 +11,7 @@ from loradeck.artifacts import base_manifest
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, json_of
 from loradeck.cli.shared.naming import Named
-from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import BaseManifest

@@ -13,8 +13,7 @@ from loradeck.artifacts import signing, verify_adapter
 from loradeck.artifacts.bundle import read_bundle, write_bundle
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.naming import release_named
-from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.client.blobs import download, upload
 from loradeck.schemas.attestation import Attestation, AttestationKind, Signature

@@ -9,10 +9,9 @@ import click
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.moving import changes, full, move, name, sent, title, to_place
 from loradeck.cli.shared.naming import Pointer, on_pointer
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import incident_option, override_option, reason_option, yes_option
 from loradeck.cli.shared.progress import MoveOptions, move_command
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.candidate_words import gets, percent_of, who_goes_where
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit

@@ -13,10 +13,9 @@ import click
 from loradeck.artifacts import near_duplicates
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, rows_of
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option
 from loradeck.cli.shared.provenance import accept_option, print_scan, provenance_of, provenance_options
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import download, upload
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace
 from loradeck.schemas.ids import short

@@ -10,9 +10,8 @@ import click
 
 from loradeck.cli.shared.exits import Exit, misused
 from loradeck.cli.shared.naming import called, moment, pointer
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.output import utc
-from loradeck.cli.shared.session import Session, hub_command
+from loradeck.cli.shared.session import Noun, Session, hub_command
 from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.ids import short

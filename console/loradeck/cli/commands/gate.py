@@ -13,10 +13,9 @@ from loradeck.cli.shared.exits import Exit, misused
 from loradeck.cli.shared.files import checked, rows_of, toml_of
 from loradeck.cli.shared.gate_file import freeze_of, with_digests
 from loradeck.cli.shared.naming import Pointer, moment, on_pointer, pointer_and_release, release_named
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import Output, utc
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.schemas.gate import GateConfig, SuiteGate

@@ -12,10 +12,9 @@ from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import checked, toml_of
 from loradeck.cli.shared.naming import labels_of, one_named, owned_named, release_named
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import together, yes_option
 from loradeck.cli.shared.output import span, utc
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import (

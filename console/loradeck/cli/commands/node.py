@@ -8,11 +8,10 @@ import click
 
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.naming import Pointer, on_pointer
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.secret_file import new_secret_file
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.membership import Invitation

@@ -13,8 +13,7 @@ from loradeck.artifacts.adapters import base_modules, read_base_config
 from loradeck.artifacts.manifests import base_files
 from loradeck.artifacts.tensors import ITEM_BYTES, read_header
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.session import Session, hub_command
+from loradeck.cli.shared.session import Noun, Session, hub_command
 from loradeck.rules.serving import vram
 
 ITEMS = {"bfloat16": 2, "float16": 2, "float32": 4}

@@ -13,9 +13,8 @@ from loradeck.artifacts import signing
 from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.naming import one_named, release_named
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.output import utc
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.release_difference import parts
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short

@@ -13,13 +13,12 @@ from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, json_of, text_of, toml_of
 from loradeck.cli.shared.gate_file import with_digests
 from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.once import by_urgency, pointers
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import at_fault, nearness, share, span, utc
 from loradeck.cli.shared.progress import replicas
 from loradeck.cli.shared.secret_file import new_secret_file
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.client.traces import export, missing
 from loradeck.schemas.ids import short

@@ -10,9 +10,8 @@ import click
 
 from loradeck.artifacts.suite_items import items_in, verify_suite
 from loradeck.cli.shared.files import checked, entry_of, json_of, text_of
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.provenance import accept_option, print_scan, provenance_of, provenance_options
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import upload
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import SuiteManifest

@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 
 from loradeck.cli.shared.files import checked
-from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.secret_file import new_secret_file
-from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import short
 from loradeck.schemas.tenant import TenantCreate, TenantState

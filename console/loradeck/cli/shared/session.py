@@ -1,4 +1,4 @@
-"""The session of a command with a hub: its options, its connection, its errors."""
+"""Commands of a hub: their groups, and the session of each with its options, its connection and its errors."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ from loradeck.client.errors import ApiError, ClientError
 from loradeck.client.setting_errors import did_you_mean
 
 P = ParamSpec("P")
+
+
+class Noun(click.Group):
+    """A group of commands about one noun, in which `list` also works for `ls`, as many people type it."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; `list` gives `ls`."""
+        found = super().get_command(ctx, cmd_name)
+        return super().get_command(ctx, "ls") if found is None and cmd_name == "list" else found
 
 
 @dataclass(frozen=True, kw_only=True)
