@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from loradeck.client.release_difference import parts
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.responses import ReleaseDetail
-from loradeck.tui.text.spans import BLANK, Line, Span, line, title
+from loradeck.tui.text.spans import BLANK, Line, Span, labelled, line, title
 
 _LABEL = 10
 
@@ -39,7 +39,7 @@ def difference_lines(
     lines += [BLANK, line(Span(" alike in both", "head"))]
     for part in found:
         if not part.differs:
-            lines.append(line(Span(f"   {part.name:<{_LABEL}} ", "label"), clean(part.left)))
+            lines.append(labelled(f"   {part.name:<{_LABEL}} ", clean(part.left)))
     return lines
 
 

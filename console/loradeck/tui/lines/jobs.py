@@ -12,7 +12,7 @@ from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.plots import plot
-from loradeck.tui.text.spans import Line, Span, age, fit, line, plural, title
+from loradeck.tui.text.spans import Line, Span, age, fit, labelled, line, plural, title
 
 FIGURES = ("loss", "grad_norm", "token_accuracy", "exact", "valid")
 """Figures that may be plotted; the first two that a job has are."""
@@ -52,13 +52,13 @@ def _progress(job: Job, following: FollowedJob) -> Line:
     words += f"   about {age(left)} left" if left is not None else ""
     code = f"{clean(job.code)}: " if job.code else ""
     message = f"   {code}{clean(job.message)}" if job.message or code else ""
-    return line(Span(" AT    ", "label"), words, Span(message, "bad" if job.code else "dim"))
+    return labelled(" AT    ", words, Span(message, "bad" if job.code else "dim"))
 
 
 def _figures(job: Job) -> Line:
     metrics = "   ".join(f"{clean(name).replace('_', ' ')} {value:.4g}" for name, value in sorted(job.metrics.items()))
     none = "no figures yet" if job.ended_ms is None else "no figures"
-    return line(Span(" SAYS  ", "label"), metrics or Span(none, "dim"))
+    return labelled(" SAYS  ", metrics or Span(none, "dim"))
 
 
 def _plots(following: FollowedJob, job: Job | None, width: int) -> list[Line]:
@@ -97,20 +97,20 @@ def _log_title(state: ConsoleState, following: FollowedJob) -> str:
 def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
     """A job in the pane: its purpose, its progress and its last message."""
     lines = [title(f"{clean(job.kind)} {clean(job.id)}   {job.state.value}", width)]
-    lines.append(line(Span(" FOR   ", "label"), _spec(state, job)))
+    lines.append(labelled(" FOR   ", _spec(state, job)))
     ran = ""
     if job.started_ms is not None:
         until = job.ended_ms or state.hub_now_ms or job.started_ms
         ran = f"   ran {age((until - job.started_ms) / 1000)}"
     asked = f"asked by {clean(job.by)} {state.when(job.created_ms)}"
-    lines.append(line(Span(" WHERE ", "label"), f"{_where(job)}   attempt {job.attempt}{ran}   {asked}"))
-    lines.append(line(Span(" AT    ", "label"), progress_bar(job.step, job.of, 48), f"   {_left(state, job)}"))
+    lines.append(labelled(" WHERE ", f"{_where(job)}   attempt {job.attempt}{ran}   {asked}"))
+    lines.append(labelled(" AT    ", progress_bar(job.step, job.of, 48), f"   {_left(state, job)}"))
     lines.append(_figures(job))
     code = f"{clean(job.code)}: " if job.code else ""
     lines.append(line("       ", Span(f"{code}{clean(job.message)}", "bad" if job.code else "")))
     if job.result:
         made = "   ".join(f"{name} {_plain(value)}" for name, value in sorted(job.result.items()))
-        lines.append(line(Span(" MADE  ", "label"), clean(made)))
+        lines.append(labelled(" MADE  ", clean(made)))
     return lines
 
 

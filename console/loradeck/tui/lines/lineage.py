@@ -12,7 +12,7 @@ from loradeck.schemas.manifest import AdapterVersion
 from loradeck.tui.lines.registry import base_of, live_on, unscored
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import BLANK, Line, Span, age, line, percent, title
+from loradeck.tui.text.spans import BLANK, Line, Span, age, labelled, line, percent, title
 
 
 def lineage_lines(state: ConsoleState, version: AdapterVersion, width: int) -> list[Line]:
@@ -28,14 +28,12 @@ def lineage_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
         lines.append(BLANK)
     root = chain[-1].manifest
     if root.parent is None:
-        lines.append(
-            line(Span("   from fresh weights ", "label"), f"on base {base_of(state, chain[-1])} {short(root.base)}")
-        )
+        lines.append(labelled("   from fresh weights ", f"on base {base_of(state, chain[-1])} {short(root.base)}"))
     else:
         lines.append(line(Span(f"   its parent {short(root.parent)} is not on record here", "warn")))
     into = children(version, state.registry.adapters)
     listed = ", ".join(f"v{one.version}" for one in into) or "no other version"
-    lines += [BLANK, line(Span(" WENT INTO ", "label"), listed), BLANK, line(Span(" WHY", "label"))]
+    lines += [BLANK, labelled(" WENT INTO ", listed), BLANK, labelled(" WHY")]
     decision = manifest.decision
     for label, text in (("weights", decision.why_weights), ("else", decision.alternatives), ("cost", decision.cost)):
         for part in textwrap.wrap(clean(text), max(20, width - 14)) if text else []:
@@ -53,11 +51,9 @@ def _version(state: ConsoleState, version: AdapterVersion, width: int, *, first:
     lines = [line(Span(f"{lead}v{version.version} ", "bold"), f"{short(version.digest)}   {made}", served)]
     data = ", ".join(clean(state.registry.name_of(digest)) for digest in manifest.datasets) or "no dataset on record"
     recipe = f"recipe {short(manifest.config_hash)}   rank {manifest.rank} alpha {manifest.alpha}"
-    lines.append(line(Span("     data   ", "label"), data))
-    lines.append(
-        line(Span("     config ", "label"), f"{recipe}   base {base_of(state, version)} {short(manifest.base)}")
-    )
-    lines += [line(Span("     scored ", "label"), part) for part in _scores(state, version)]
+    lines.append(labelled("     data   ", data))
+    lines.append(labelled("     config ", f"{recipe}   base {base_of(state, version)} {short(manifest.base)}"))
+    lines += [labelled("     scored ", part) for part in _scores(state, version)]
     for gate in state.registry.gates.values():
         result = gate.result
         if result.release != version.release:
@@ -69,7 +65,7 @@ def _version(state: ConsoleState, version: AdapterVersion, width: int, *, first:
         )
         against = f" against {state.name_of(result.against)}" if result.against else ""
         verdict = Span("passed", "good") if result.passed else Span(f"FAILED {failed}", "bad")
-        lines.append(line(Span("     gate   ", "label"), f"{clean(gate.route)}{against}: ", verdict))
+        lines.append(labelled("     gate   ", f"{clean(gate.route)}{against}: ", verdict))
     return lines
 
 

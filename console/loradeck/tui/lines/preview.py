@@ -34,6 +34,7 @@ from loradeck.tui.text.spans import (
     clock,
     count,
     fit,
+    labelled,
     line,
     percent,
     plural,
@@ -198,7 +199,7 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     if not wide:
         verdict = verdict.partition(";")[0].partition(",")[0]
     return [
-        line(Span(" CAUSE ", "label"), *first_words, first),
+        labelled(" CAUSE ", *first_words, first),
         line("       ", second, Span(f"=> {verdict}", style)),
     ]
 
@@ -414,8 +415,8 @@ def _moves(state: ConsoleState, row: TenantRow) -> Line:
     """The newest moves by their releases' labels; `...` until the hub has named one."""
     events = state.newest_moves(row)
     if not events:
-        return line(Span(" MOVES ", "label"), Span("none in the log shown here", "dim"))
-    return line(Span(" MOVES ", "label"), " | ".join(_move(state, event) for event in events))
+        return labelled(" MOVES ", Span("none in the log shown here", "dim"))
+    return labelled(" MOVES ", " | ".join(_move(state, event) for event in events))
 
 
 def _move(state: ConsoleState, event: Event) -> str:

@@ -13,7 +13,7 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.columns import Column
 from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, count, line, plural, release, title, width_of
+from loradeck.tui.text.spans import Line, Span, count, labelled, line, plural, release, title, width_of
 
 GATE_COLUMNS = (
     Column("TIME", 12),
@@ -92,12 +92,12 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
     if not result.checks:
         lines.append(line(Span(" the route's gate had no check", "dim")))
     suite = clean(state.registry.name_of(result.suite))
-    lines.append(line(Span(" SUITE   ", "label"), f"{suite} {short(result.suite)}   judged {stamp(gate.at_ms)}"))
+    lines.append(labelled(" SUITE   ", f"{suite} {short(result.suite)}   judged {stamp(gate.at_ms)}"))
     row = state.tenants.get((gate.tenant, gate.route))
     if row is not None:
         live = row.live
         now = "this candidate" if live is not None and live.id == result.release else release(live)
-        lines.append(line(Span(" LIVE    ", "label"), f"{now} is live there now"))
+        lines.append(labelled(" LIVE    ", f"{now} is live there now"))
     return lines
 
 
@@ -174,26 +174,20 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
     """An adapter version in the pane: its origin, its scores, and the decision for weights."""
     manifest = version.manifest
     lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)} v{version.version}", width)]
-    lines.append(
-        line(
-            Span(" IS     ", "label"),
-            f"release {short(version.release)}   adapter {short(version.digest)}   on {base_of(state, version)} "
-            f"{short(manifest.base)}   rank {manifest.rank} alpha {manifest.alpha}   {_size(version)}",
-        )
-    )
+    ids = f"release {short(version.release)}   adapter {short(version.digest)}"
+    size = f"rank {manifest.rank} alpha {manifest.alpha}   {_size(version)}"
+    lines.append(labelled(" IS     ", f"{ids}   on {base_of(state, version)} {short(manifest.base)}   {size}"))
     data = ", ".join(clean(state.registry.name_of(digest)) for digest in manifest.datasets) or "no dataset on record"
-    lines.append(
-        line(Span(" FROM   ", "label"), f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}")
-    )
+    lines.append(labelled(" FROM   ", f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}"))
     scored = "   ".join(
         f"{clean(state.registry.name_of(report.suite))} exact {report.exact}/{report.n} valid {report.valid}/{report.n}"
         for report in state.registry.scores.get(version.release, ())[-3:]
     )
-    lines.append(line(Span(" SCORED ", "label"), unscored(state, version) or scored))
-    lines.append(line(Span(" WHY    ", "label"), clean(manifest.decision.why_weights)))
+    lines.append(labelled(" SCORED ", unscored(state, version) or scored))
+    lines.append(labelled(" WHY    ", clean(manifest.decision.why_weights)))
     for name, text in (("ELSE   ", manifest.decision.alternatives), ("COST   ", manifest.decision.cost)):
         if text:
-            lines.append(line(Span(f" {name}", "label"), clean(text)))
+            lines.append(labelled(f" {name}", clean(text)))
     return lines
 
 
@@ -241,26 +235,16 @@ def data_lines(state: ConsoleState, entry: DataEntry, width: int) -> list[Line]:
     manifest, provenance = entry.manifest, entry.manifest.provenance
     lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)}   {entry.kind} {short(entry.digest)}", width)]
     by = f" by release {state.name_of(provenance.generator_release)}" if provenance.generator_release else ""
-    lines.append(
-        line(
-            Span(" ORIGIN  ", "label"),
-            f"{provenance.origin.value}{by}   synthetic depth {provenance.synthetic_depth}   {count(entry.rows)} rows",
-        )
-    )
-    kept = (
-        f"{provenance.retention_days} days" if provenance.retention_days is not None else "until erasure is asked for"
-    )
-    lines.append(
-        line(
-            Span(" MAY     ", "label"),
-            f"{clean(', '.join(provenance.purpose))}   consent {clean(provenance.consent)}   licence "
-            f"{clean(provenance.licence_class)}   kept {kept}",
-        )
-    )
+    size = f"synthetic depth {provenance.synthetic_depth}   {count(entry.rows)} rows"
+    lines.append(labelled(" ORIGIN  ", f"{provenance.origin.value}{by}   {size}"))
+    days = provenance.retention_days
+    kept = f"kept {days} days" if days is not None else "kept until erasure is asked for"
+    consent = f"consent {clean(provenance.consent)}   licence {clean(provenance.licence_class)}"
+    lines.append(labelled(" MAY     ", f"{clean(', '.join(provenance.purpose))}   {consent}   {kept}"))
     raters = plural(len(provenance.rater_ids), "rater") if provenance.rater_ids else "no raters"
-    lines.append(line(Span(" CHECKED ", "label"), f"{clean(provenance.verifier or 'by nothing on record')}   {raters}"))
+    lines.append(labelled(" CHECKED ", f"{clean(provenance.verifier or 'by nothing on record')}   {raters}"))
     used = [v for v in state.registry.adapters.values() if entry.digest in v.manifest.datasets]
     shown = ", ".join(clean(f"{v.manifest.tenant}/{v.manifest.name} v{v.version}") for v in used)
     if entry.kind == "dataset":
-        lines.append(line(Span(" IN      ", "label"), shown or Span("no adapter on record", "dim")))
+        lines.append(labelled(" IN      ", shown or Span("no adapter on record", "dim")))
     return lines

@@ -7,7 +7,7 @@ import textwrap
 from loradeck.client.terminal_text import clean
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import BLANK, Line, Span, line, plural, title
+from loradeck.tui.text.spans import BLANK, Line, Span, labelled, line, plural, title
 
 LABEL = 9
 """Cells of a label."""
@@ -26,17 +26,17 @@ def review_head(state: ConsoleState, reviewing: Reviewing, width: int) -> list[L
             *(line(Span(part, status.style)) for part in textwrap.wrap(status.text, max(20, width - 1))),
         ]
     needs = f"{plural(sheet.people, 'person', 'people')} must sign, at most {sheet.max_bad} bad"
-    lines.append(line(Span(f" {'GATE':<{LABEL}}", "label"), needs))
+    lines.append(labelled(f" {'GATE':<{LABEL}}", needs))
     signed = "   ".join(
         f"{clean(one.by)}: {one.bad} of {one.n} bad {state.when(one.at_ms)}"
         f"{'' if one.current else ' (of other answers)'}"
         for one in sheet.signed
     )
-    lines.append(line(Span(f" {'SIGNED':<{LABEL}}", "label"), signed or Span("nobody yet", "dim")))
+    lines.append(labelled(f" {'SIGNED':<{LABEL}}", signed or Span("nobody yet", "dim")))
     marks = [_mark(reviewing, n) for n in range(len(sheet.items))]
     room = max(1, width - LABEL - 3)
     start = max(0, min(reviewing.at - room // 2, len(marks) - room))
-    lines.append(line(Span(f" {'YOU':<{LABEL}}", "label"), *marks[start : start + room]))
+    lines.append(labelled(f" {'YOU':<{LABEL}}", *marks[start : start + room]))
     judged = f"{len(reviewing.verdicts)} of {len(sheet.items)} judged, {reviewing.bad} bad"
     lines.append(line(Span(" " * (LABEL + 1)), Span(f"+ good   - bad   . not judged   {judged}", "dim")))
     return lines
@@ -57,7 +57,7 @@ def item_lines(reviewing: Reviewing, width: int) -> list[Line]:
     verdict = Span("not judged", "dim") if good is None else Span("good", "good") if good else Span("BAD", "bad")
     scored = Span("scored as right", "dim") if item.exact else Span("scored as wrong", "warn")
     number = f"{reviewing.at + 1} of {len(reviewing.items)}"
-    lines = [line(Span(f" {number:<{LABEL}}", "label"), Span(clean(item.id), "bold"), "   ", scored, "   ", verdict)]
+    lines = [labelled(f" {number:<{LABEL}}", Span(clean(item.id), "bold"), "   ", scored, "   ", verdict)]
     for message in item.prompt:
         lines += _text(message.get("role", "?"), message.get("content", ""), width)
     lines += _text("wanted", item.wanted, width)

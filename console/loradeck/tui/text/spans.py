@@ -34,6 +34,11 @@ def line(*parts: str | Span) -> Line:
     return tuple(part if isinstance(part, Span) else Span(part) for part in parts if part)
 
 
+def labelled(label: str, *parts: str | Span) -> Line:
+    """A line that begins with a label, which has its spaces with it."""
+    return line(Span(label, "label"), *parts)
+
+
 def width_of(spans: Iterable[Span]) -> int:
     """Terminal cells that spans take."""
     return sum(cell_len(span.text) for span in spans)
