@@ -23,7 +23,8 @@ from websockets.exceptions import ConnectionClosed
 from loradeck.hub.access.authority import Authority
 from loradeck.hub.hub import Hub
 from loradeck.hub.listeners import own_socket, tcp_socket
-from loradeck.hub.server import open_hub, serving
+from loradeck.hub.process import open_hub
+from loradeck.hub.server import Sockets, serving
 from loradeck.schemas.feed import FeedMessage, feed_adapter
 from loradeck.schemas.manifest import (
     AdapterManifest,
@@ -324,7 +325,7 @@ async def running(
     port = tcp.getsockname()[1]
     try:
         tls = ServerCertificate(cert, private) if cert else None
-        async with serving(hub, own_socket(data / "hub.sock"), tcp, tls, limits, for_nodes):
+        async with serving(hub, Sockets(own_socket(data / "hub.sock"), tcp, tls, for_nodes), limits):
             deck = Deck(data, hub, port, for_nodes.getsockname()[1] if for_nodes else 0)
             try:
                 yield deck

@@ -47,6 +47,10 @@ RARE: tuple[str, ...] = ("clone hub", "hostile hello", "other hub", "other hub")
 """Kinds of which one seed in six has one more fault, drawn apart: the plans of all others stay as they were."""
 
 
+STANDBY = "stand by"
+"""What befalls the active one of two hubs that share a database; one plan in ten has one such fault, drawn apart."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault: `at` and `seconds` of the run's time; `variant` picks what a kind leaves open."""
@@ -114,5 +118,9 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
     if not only and versions.random() < 0.2:
         kind, at, lasts = versions.choice(VERSION_KINDS), versions.uniform(0.0, seconds), versions.uniform(3, 15)
         faults.append(Fault(at, kind, versions.randrange(nodes), lasts, versions.getrandbits(16)))
+    hubs = Random(f"standby {seed}")
+    if not only and hubs.random() < 0.1:
+        at, lasts = hubs.uniform(1.0, seconds), hubs.uniform(1, 15)
+        faults.append(Fault(at, STANDBY, hubs.randrange(nodes), lasts, hubs.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

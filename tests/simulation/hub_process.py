@@ -13,15 +13,19 @@ from nacl.signing import SigningKey
 from pysqlite3 import dbapi2 as sqlite3
 from starlette.websockets import WebSocket
 from tests.simulation import versions
-from tests.simulation.event_loop import Died, Process, current
+from tests.simulation.event_loop import EPOCH_S, Died, Process, current
 from tests.simulation.network import Connection, Host, Server
 
 from loradeck.artifacts.ed25519 import sign
-from loradeck.hub.access.auth import CALLER, caller_of
+from loradeck.hub.access.auth import CALLER, Tokens, caller_of
+from loradeck.hub.access.sign_ins import Known
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.clock import AwakeClock, Clock
+from loradeck.hub.log.lease import Hold, Standby
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.standby import StandbyHub
+from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Role
@@ -33,7 +37,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import RouteConfig, RouteResidency, Soak
 from loradeck.schemas.tenant import CallerKey, TokenRecord
 from loradeck.store.database import Database
-from loradeck.store.interface import DiskFull, Doc, OutcomeUnknown
+from loradeck.store.interface import DiskFull, Doc, LeaseHeld, OutcomeUnknown, StoreError
 from loradeck.store.sqlite import SqliteStore
 
 BASE = BaseManifest(
@@ -71,10 +75,18 @@ class Image:
         self.next_commit: str = ""
         """The fault of the next commit that appends events: full, unknown_made, unknown_lost, die_before, die_after."""
         self.full = False
+        self.shared = False
+        """Whether several hubs have it open, so that a hold of the lease ends by time."""
+        self.cut: set[str] = set()
+        """Hosts that do not reach it."""
+        self.silent = False
+        """Whether those get no answer, and no error either."""
 
     def copy(self, name: str) -> Image:
         """A copy of the database as it is now."""
-        return Image(name, self.connection)
+        copy = Image(name, self.connection)
+        copy.shared = self.shared
+        return copy
 
 
 class SimDatabase(Database):
@@ -83,6 +95,8 @@ class SimDatabase(Database):
     def __init__(self, path: Any, clock_ms: Callable[[], int]) -> None:
         process = current()
         self._clock_ms = clock_ms
+        self.waits = 0.0
+        """Seconds that the call which was just made would have blocked."""
         self.image: Image = process.host.image if process is not None else _template
         self._suspect = False
         self._lock = None
@@ -91,12 +105,22 @@ class SimDatabase(Database):
         self._process = process
         self._open()
 
-    def _ready(self) -> Any:
-        self.image.clock_ms = self._clock_ms
-        return super()._ready()
+    @property
+    def shared(self) -> bool:  # type: ignore[override]
+        return self.image.shared
 
     def wait_for_change(self, timeout_s: float) -> bool:
+        self.waits = timeout_s
         return False
+
+    def _ready(self) -> Any:
+        process = self._process
+        if process is not None and process.host.name in self.image.cut:
+            raise StoreError("the database cannot be reached; nothing was changed")
+        self.image.clock_ms = self._clock_ms
+        if process is not None and self.image.shared:  # its clock is then nobody's but its own
+            self.image.clock_ms = lambda: int((EPOCH_S + process.scheduler.now) * 1000)
+        return super()._ready()
 
     def _open(self) -> None:
         if self.image.connection.in_transaction:
@@ -166,7 +190,18 @@ class SimStoreThread(StoreThread):
             self._process.call_later(self._process.scheduler.random.uniform(0.0003, 0.004), self._one)
 
     def _one(self) -> None:
+        image, database = self._store.database.image, self._store.database
+        if image.silent and self._process.host.name in image.cut:
+            self._process.call_later(0.2, self._one)
+            return
+        database.waits = 0.0
         self._usable = self._carry_out(self._store, (self._first or self._later).popleft(), self._usable)
+        if database.waits:
+            self._process.call_later(database.waits, self._go_on)
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
         self._busy = False
         if self._first or self._later:
             self.notify()
@@ -254,6 +289,8 @@ def build_template(nodes: int) -> None:
     _templates.append(_template.copy("template"))
     store.commit([on_demand[TENANTS[0]]], key="on-demand")
     _templates.append(_template)
+    for template in _templates:
+        template.connection.execute("UPDATE head SET holder = ''")  # nobody has it
 
 
 _template = Image("template")
@@ -329,6 +366,8 @@ class SimLinkSocket(LinkSocket):
         kind = message["type"]
         if kind == "websocket.accept":
             self.connection.down.put("text", "accepted")
+        elif kind == "websocket.send":
+            self.connection.down.put("text", message["text"])
         elif kind == "websocket.http.response.body":
             self.connection.down.put("end", (403, bytes(message["body"]).decode()))
             self.gone = True
@@ -351,6 +390,8 @@ class HubProcess:
         self.succeeded_at: float | None = None
         """When another hub had taken its lease and it could have noticed; None: not yet."""
         self.lives = 0
+        self.activated: Callable[[HubProcess], None] | None = None
+        """Is called when it has taken a lease that ends by time."""
 
     @property
     def running(self) -> bool:
@@ -371,21 +412,71 @@ class HubProcess:
     async def _main(self, process: Process) -> None:
         clock = Clock(monotonic=AwakeClock(process.time), now_ms=lambda: int(process.wall() * 1000))
         store = SimStoreThread(process, lambda: SqliteStore(":memory:", clock_ms=clock.now_ms))
-        hub = Hub(store, _NoBlobs(), name=self.name, key=_KEY, clock=clock)  # type: ignore[arg-type]
-        hub.links._links = OrderedSet()  # type: ignore[assignment]
-        self.oracle.hub_started(self, process, hub, store)
-        self.hub, self.started_at = hub, process.scheduler.now
+        self.ends = asyncio.Event()
+        known: Known | None = None
+        while not self.ends.is_set():
+            standby = Standby(store, self.name, f"http://{self.host.name}:1", process.time)
+            try:
+                hold = standby.take() if known is None else None
+            except LeaseHeld:
+                hold = None
+            if hold is None:
+                known = known or Known(Tokens(store.now(lambda s: s.tokens())), None)
+                hold = await self._stand_by(process, store, standby, known)
+            hub = Hub(store, _NoBlobs(), hold=hold, name=self.name, key=_KEY, clock=clock)  # type: ignore[arg-type]
+            hub.links._links = OrderedSet()  # type: ignore[assignment]
+            self.oracle.hub_started(self, process, hub, store)
+            self.hub, self.started_at = hub, process.scheduler.now
+            known = hub.known
+            self._known, self._links = known, hub.accept_link
+            self.host.servers["link"] = Server(process, accept=self._accept)
+            self.host.servers["http"] = Server(process, handle=self._handle)
+            if self.activated is None or hold.ttl_s is None:
+                await hub.run()
+            self.activated(self)  # type: ignore[misc]
+            await self._until_succeeded(hub)
+        store.now(lambda s: s.close())
+
+    async def _until_succeeded(self, hub: Hub) -> None:
+        """Runs the active hub until it does not hold the lease any more, or is to end."""
+        run = asyncio.ensure_future(hub.run())
+        either = [asyncio.ensure_future(event.wait()) for event in (hub.succeeded, self.ends)]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        for task in (run, *either):
+            task.cancel()
+        for link in list(hub.links):
+            link.close(1012, "")
+        self.hub = None
+        await hub.stop()
+
+    async def _stand_by(self, process: Process, store: SimStoreThread, standby: Standby, known: Known) -> Hold:
+        waits = StandbyHub(store, standby, known, None, name=self.name)
+        wires: list[SimLinkSocket] = []
+
+        async def link(socket: WebSocket) -> None:
+            wires.append(socket.scope["extensions"]["loradeck.link_socket"])
+            await waits(socket.scope, socket._receive, socket._send)
+
+        async def refuse(method: str, path: str, body: Any) -> Any:
+            raise waits.refusal()
+
+        self._known, self._links = known, link
         self.host.servers["link"] = Server(process, accept=self._accept)
-        self.host.servers["http"] = Server(process, handle=self._handle)
-        await hub.run()
+        self.host.servers["http"] = Server(process, handle=refuse)
+        hold = await standby.turn()
+        for wire in wires:
+            if not wire.gone:
+                await wire.send({"type": "websocket.close", "code": 1012})
+                wire.queue.put_nowait({"type": "websocket.disconnect", "code": 1012})
+        return hold
 
     async def _handle(self, method: str, path: str, body: Any) -> Any:
-        assert self.hub is not None
+        if self.hub is None:
+            raise Refused("not_active", "it is about to stand by")
         return await body(self.hub)
 
     def _accept(self, connection: Connection, headers: dict[str, str]) -> None:
-        hub, process = self.hub, self.process
-        assert hub is not None
+        process = self.process
         assert process is not None
         wire = SimLinkSocket(connection, self.oracle.fail)
         scope = {
@@ -397,8 +488,8 @@ class HubProcess:
         }
         wire.queue.put_nowait({"type": "websocket.connect"})
         socket = WebSocket(scope, wire.queue.get, wire.send)
-        scope[CALLER] = caller_of(socket, hub.known)
-        process.create_task(hub.accept_link(socket))
+        scope[CALLER] = caller_of(socket, self._known)
+        process.create_task(self._links(socket))
 
 
 _KEY = SigningKey(bytes(32))

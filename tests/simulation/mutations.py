@@ -150,9 +150,9 @@ def _left_count() -> list[Patch]:
 def _unnoticed_successor() -> list[Patch]:
     """A hub notices only at its next commit that another one has taken its lease."""
 
-    async def check_lease(self: Log) -> None: ...
+    async def keep_lease(self: Log) -> None: ...
 
-    return [(Log, "check_lease", check_lease)]
+    return [(Log, "keep_lease", keep_lease)]
 
 
 def _first_hub_stays() -> list[Patch]:

@@ -35,6 +35,10 @@ FOLLOWED_S = 3.0
 """Simulated seconds in which an agent that a newer hub has welcomed turns to it, where its router answers slowly."""
 
 
+TAKEN_OVER_S = 5.0
+"""Simulated seconds without a hub that is active, where another one stands by (DESIGN 10.8)."""
+
+
 class Violation(Exception):
     """An invariant does not hold."""
 
@@ -73,6 +77,8 @@ class Oracle:
     counts: Counter[str] = field(default_factory=Counter)
     elsewhere: dict[str, float] = field(default_factory=dict)
     """Nodes that follow another hub than the newest, though they have a link to it -> since when."""
+    vacant: tuple[float, int] | None = None
+    """Since when none of several hubs is active, though one could be, and the epoch of the last one."""
     turn: int = 0
     """How often callers have asked."""
 
@@ -94,11 +100,15 @@ class Oracle:
     def hub_started(self, hub_process: Any, process: Process, hub: Hub, store: Any) -> None:
         """Watches what a hub commits."""
         inner, image = store._store, hub_process.host.image
-        commit, adopt = inner.commit, inner.adopt
         name = f"{process.name}.{process.pid}"
         for event in hub.log.recent:  # a hub that ended at a commit has told nobody
             if event.id not in self.events:
                 self._note(event)
+
+        inner.active = hub
+        if "commit" in vars(inner):
+            return  # it has been active before, and is watched
+        commit, adopt = inner.commit, inner.adopt
 
         def watched(made: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
             committed = call(*args, **kwargs)
@@ -106,7 +116,7 @@ class Oracle:
                 for event in committed.events:
                     self._committed(image.name, name, event)
                 if made == "commit":
-                    self._check_witnessed(hub, committed.events)
+                    self._check_witnessed(inner.active, committed.events)
             return committed
 
         def read(*args: Any, **kwargs: Any) -> Sequence[Event]:
@@ -345,12 +355,39 @@ class Oracle:
         if steered and now - hub_process.succeeded_at > SUCCEEDED_S:
             self.fail("a hub that was succeeded steers nodes", hub_process.name, *steered)
 
+    def check_taken_over(self, hubs: Sequence[Any], now: float) -> None:
+        """Where a hub stands by and could be active, one is, within the budget for a hub that was killed."""
+        able = [
+            hub.hub is not None
+            for hub in hubs
+            if hub.process is not None
+            and hub.process.alive
+            and not hub.process.paused
+            and not hub.host.image.full
+            and hub.host.name not in hub.host.image.cut
+        ]
+        if len(hubs) < 2 or not able or any(able):
+            self.vacant = None
+            return
+        (epoch,) = hubs[0].host.image.connection.execute("SELECT epoch FROM head").fetchone()
+        if self.vacant is None or self.vacant[1] != epoch:  # one that took the lease may have been killed since
+            self.vacant = now, epoch
+        elif now - self.vacant[0] > TAKEN_OVER_S:
+            self.fail("nobody takes over", f"for {now - self.vacant[0]:.1f} s")
+
     def check_followed(self, hub_process: Any, nodes: dict[str, Any], now: float) -> None:
         """A node that the newest hub has welcomed follows it, and no hub that it has a link to from before."""
         url = f"http://{hub_process.host.name}:1"
         for name, node in nodes.items():
             links = node.agent.link if node.agent is not None and node.agent_process.alive else None
-            if links is None or not links._links[url].connected or links.hub == url:
+            offer = links._offers.get(url) if links is not None else None
+            if (
+                links is None
+                or offer is None
+                or not offer.active
+                or not links._links[url].connected
+                or links.hub == url
+            ):
                 self.elsewhere.pop(name, None)
             elif now - self.elsewhere.setdefault(name, now) > FOLLOWED_S:
                 self.fail("follows a hub that was succeeded", name, links.hub, "and not", url)

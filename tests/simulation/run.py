@@ -9,14 +9,24 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.simulation import event_loop, stand_ins, versions
 from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, relabel_all
 from tests.simulation.event_loop import Process, Scheduler, Stuck
-from tests.simulation.faults import VERSION_KINDS, Fault, Plan
+from tests.simulation.faults import STANDBY, VERSION_KINDS, Fault, Plan
 from tests.simulation.gateways import Gateway
-from tests.simulation.hub_process import HUBS, ROUTE, TENANTS, HubProcess, build_template, first_image, lie
+from tests.simulation.hub_process import (
+    HUBS,
+    ROUTE,
+    TENANTS,
+    HubProcess,
+    Image,
+    build_template,
+    first_image,
+    lie,
+)
 from tests.simulation.network import Host, Network
 from tests.simulation.node_process import NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
@@ -70,10 +80,17 @@ class Run:
         self.network = Network(self.scheduler)
         self.oracle = Oracle(self.scheduler)
         host = self.network.host(HUBS[0])
-        self.network.host(HUBS[1])
+        other = self.network.host(HUBS[1])
         self.network.hosts[ACTIVE] = host
-        host.image = first_image(on_demand=plan.seed % 3 == 0)  # type: ignore[attr-defined]
+        host.image = other.image = first_image(on_demand=plan.seed % 3 == 0)  # type: ignore[attr-defined]
         self.hub = HubProcess(host, "hub", self.oracle)
+        self.hubs = [self.hub]
+        """The hubs that share the database: one is active, and the others stand by."""
+        if any(fault.kind == STANDBY for fault in plan.faults):
+            host.image.shared = True  # type: ignore[attr-defined]
+            self.hubs.append(HubProcess(other, HUBS[1], self.oracle))
+            for each in self.hubs:
+                each.activated = self._activated
         self.nodes: dict[str, NodeProcesses] = self.oracle.nodes
         for number in range(plan.nodes):
             name = f"n{number}"
@@ -115,7 +132,7 @@ class Run:
     def _go(self) -> str:
         scheduler, plan = self.scheduler, self.plan
         try:
-            self.hub.start()
+            self._start_hubs()
             for node in self.nodes.values():
                 node.start()
             ops = Process(scheduler, self.network.host("ops"), "ops")
@@ -140,6 +157,20 @@ class Run:
             return "broke: " + "".join(traceback.format_exception(self.failure))
         return ""
 
+    def _start_hubs(self) -> None:
+        """Starts the hub, and those that stand by a little later."""
+        self.hub.start()
+        for hub in self.hubs:
+            if hub is not self.hub:
+                self._later(0.5, hub.start)
+
+    def _activated(self, hub: HubProcess) -> None:
+        """One of the hubs that share a database has become the active one."""
+        before, self.hub = self.hub, hub
+        self.network.hosts[ACTIVE] = hub.host
+        hub.succeeded_at = None
+        self.succeeded = [before] if before is not hub and before.running else []
+
     def _failed(self) -> bool:
         self.failure = self.failure or self.oracle.violation
         return self.failure is not None
@@ -160,6 +191,7 @@ class Run:
     def _look(self) -> None:
         try:
             ask(self.nodes, self.oracle)
+            self.oracle.check_taken_over(self.hubs, self.scheduler.now)
             if self.hub.running and self.hub.hub is not None and not self.hub.process.paused:  # type: ignore[union-attr]
                 hub = self.hub.hub
                 self.oracle.check_counts(hub, self.nodes)
@@ -178,7 +210,7 @@ class Run:
             return
         scheduler, why = self.scheduler, ""
         scheduler.note("faults have ended")
-        self.hub.start()
+        self._hub_again()
         for node in self.nodes.values():
             node.start()
         person.moves = 0
@@ -243,11 +275,11 @@ class Run:
         return self._hub_again
 
     def _hub_again(self) -> None:
-        process = self.hub.process
-        if process is not None:
-            process.dies_after = None
-        self.hub.host.image.next_commit = ""  # type: ignore[attr-defined]
-        self.hub.start()
+        for hub in self.hubs if self.hub in self.hubs else [self.hub]:
+            if hub.process is not None:
+                hub.process.dies_after = None
+            hub.host.image.next_commit = ""  # type: ignore[attr-defined]
+            hub.start()
 
     def _kill_hub_at_commit(self, fault: Fault, node: NodeProcesses) -> object:
         self.hub.host.image.next_commit = ("die_before", "die_after")[fault.variant % 2]  # type: ignore[attr-defined]
@@ -263,20 +295,22 @@ class Run:
 
         def end() -> None:
             image.full = False
-            self.hub.start()
+            self._hub_again()
 
         return end
 
     def _second_hub(self, fault: Fault, node: NodeProcesses) -> object:
         """Another hub takes the lease of the same database, while the first one is away or only thinks it is not."""
         first = self.hub
+        if len(self.hubs) > 1:
+            return None
         first.host.rivals = {name: first.host.servers[name] for name in ("http", "link") if name in first.host.servers}
         return self._succeed(fault, first.host)
 
     def _other_hub(self, fault: Fault, node: NodeProcesses) -> object:
         """As `_second_hub`, at an address of its own, to which every agent has a link as soon as it is there."""
         first = self.hub.host
-        if first.rivals:
+        if first.rivals or len(self.hubs) > 1:
             return None
         other = self.network.host(HUBS[first.name == HUBS[0]])
         other.image = first.image  # type: ignore[attr-defined]
@@ -307,6 +341,29 @@ class Run:
 
         return end
 
+    def _stand_by(self, fault: Fault, node: NodeProcesses) -> object:
+        """The active one of two hubs is killed, stopped, cut off from its database, or ended; the other takes over."""
+        hub = self.hub
+        process, image = hub.process, hub.host.image  # type: ignore[attr-defined]
+        if process is None or not process.alive or process.paused or image.cut:
+            return None
+        how = fault.variant % 5
+        if how == 0:
+            process.dies_after = fault.variant // 5 % 40
+        elif how == 1:
+            process.pause()
+            return process.resume
+        elif how == 2 and hub.hub is not None:
+            hub.ends.set()
+        else:
+            image.silent = how == 3
+            image.cut.add(hub.host.name)
+        return partial(self._whole_again, image)
+
+    def _whole_again(self, image: Image) -> None:
+        image.cut.clear()
+        self._hub_again()
+
     def _restore_hub(self, fault: Fault, node: NodeProcesses) -> object:
         """A copy of the database that was made when the fault began replaces it when it ends."""
         image = self.hub.host.image  # type: ignore[attr-defined]
@@ -316,18 +373,19 @@ class Run:
         (newest,) = copy.connection.execute("SELECT hash FROM head").fetchone()
 
         def end() -> None:
-            if self.hub.process is not None:
-                self.hub.process.kill("restored")
-            self.hub.host.image = copy  # type: ignore[attr-defined]
+            for hub in self.hubs if self.hub in self.hubs else [self.hub]:
+                if hub.process is not None:
+                    hub.process.kill("restored")
+                hub.host.image = copy  # type: ignore[attr-defined]
             self.oracle.restored(newest, self.nodes)
-            self.hub.start()
+            self._hub_again()
 
         return end
 
     def _clone_hub(self, fault: Fault, node: NodeProcesses) -> object:
         """A second hub on a copy of the database, with its log and key: both serve, until one is ended."""
         first, image = self.hub, self.hub.host.image  # type: ignore[attr-defined]
-        if image.connection.in_transaction or first.host.rivals:
+        if image.connection.in_transaction or first.host.rivals or len(self.hubs) > 1:
             return None
         first.host.image = copy = image.copy(f"clone of {image.name} at {self.scheduler.now:.3f}")  # type: ignore[attr-defined]
         (newest,) = copy.connection.execute("SELECT hash FROM head").fetchone()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 from pydantic import BaseModel
 
 from loradeck.client.backoff import Backoff
 from loradeck.rules.moves.steering import Offer, steering
-from loradeck.schemas.link import Bookmark, Desired, DownMessage, Hello, Welcome
+from loradeck.schemas.link import NOT_ACTIVE, Bookmark, Desired, DownMessage, Hello, Welcome
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.login import Login
 from loradeck_agent.uplink.link import Link, LinkStatus
@@ -31,6 +32,7 @@ class HubLinks:
         handle: is given every message of the hub that is followed, beginning with its welcome; one at a time, in order.
         changed: called with True after the welcome of another hub than before, and with False when none is left.
         chose: called with the address of the hub that is followed from now on.
+        noted: called when `hub` or `status` may have changed.
 
     Attributes:
         hub: address of the hub that is followed, or was followed last.
@@ -64,6 +66,7 @@ class HubLinks:
         self._handle = handle
         self._changed = changed
         self._chose = chose
+        self._noted = noted
         self._present: str | None = None
         self._offers: dict[str, Offer] = {}
         self._welcomes: dict[str, Welcome] = {}
@@ -99,7 +102,8 @@ class HubLinks:
             match message:
                 case Welcome():
                     self._welcomes[hub] = message
-                    self._offers[hub] = Offer(epoch=message.epoch, proven=message.refuse is None)
+                    active = message.refuse != NOT_ACTIVE
+                    self._offers[hub] = Offer(epoch=message.epoch, proven=message.refuse is None, active=active)
                     if await self._choose():
                         return  # which has handed it on
                 case Desired() | Bookmark():
@@ -108,7 +112,7 @@ class HubLinks:
                     whole = isinstance(message, Desired) and message.full
                     proven = offer.proven or (whole and message.epoch > self._welcomes[hub].epoch)
                     if message.epoch > offer.epoch or proven != offer.proven:
-                        self._offers[hub] = Offer(epoch=max(offer.epoch, message.epoch), proven=proven)
+                        self._offers[hub] = replace(offer, epoch=max(offer.epoch, message.epoch), proven=proven)
                         await self._choose()
                 case _:
                     pass
@@ -134,6 +138,7 @@ class HubLinks:
         if len(self._links) > 1:
             log.info("the hub at %s is followed, epoch %d", chosen, self._offers[chosen].epoch)
         self._chose(chosen)
+        self._noted()
         await self._handle(self._welcomes[chosen])
         await self._changed(True)
         return True

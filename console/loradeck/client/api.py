@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from loradeck.client.backoff import Backoff
 from loradeck.client.config import Context
-from loradeck.client.connect import endpoint
+from loradeck.client.connect import Hubs
 from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
 from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed, listed
@@ -35,7 +35,7 @@ from loradeck.schemas.membership import Invitation, JoinToken, Revoked
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.state import HubState, Me, NodeRow, RelabelRequest, ReleaseView, TenantRow
+from loradeck.schemas.state import HubState, LeaseStatus, Me, NodeRow, RelabelRequest, ReleaseView, TenantRow
 from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
 from loradeck.schemas.trace import Traced
 
@@ -71,7 +71,8 @@ class HubApi:
         Raises:
             ConfigError: an unsafe token file, or an unusable certificate authority.
         """
-        return cls(Transport(endpoint(context), again=lambda: endpoint(context)))
+        hubs = Hubs(context)
+        return cls(Transport(hubs.endpoint(), hubs=hubs))
 
     @property
     def where(self) -> str:
@@ -99,6 +100,10 @@ class HubApi:
     async def sign_out(self) -> None:
         """Ends the sign-in whose token the caller shows, at the hub."""
         await self._delete("me/sign-in")
+
+    async def lease(self) -> LeaseStatus:
+        """Whether the hub that answers is active or stands by, and who holds the lease."""
+        return await self.transport.ask(LeaseStatus, "GET", "lease")
 
     # ---- state ---------------------------------------------------------------------------------------------
 

@@ -16,6 +16,10 @@
     issuer = "https://login.example"   # people sign in there: loradeck login
     client_id = "loradeck"
 
+    [contexts.eu-3]                # hubs of which one is active at a time and the others stand by
+    url = ["https://a.eu-3.example:7400", "https://b.eu-3.example:7400"]
+    token_file = "eu-3.token"
+
     [contexts.lab]
     socket = "/run/loradeck/hub.sock"
 
@@ -54,11 +58,13 @@ SCOPE = "openid profile email offline_access"
 class Context:
     """One hub, as a console on this machine reaches it. Exactly one of `url` and `socket` is set.
 
-    With an `issuer` people sign in there, unless there is a token file.
+    `others` are the addresses of further hubs of the same log: one of them is active at a time. With an `issuer` people
+    sign in there, unless there is a token file.
     """
 
     name: str
     url: str | None = None
+    others: tuple[str, ...] = ()
     socket: Path | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
@@ -70,8 +76,17 @@ class Context:
 
     @property
     def where(self) -> str:
-        """The hub's address, for people."""
-        return self.url if self.url is not None else f"unix:{self.socket}"
+        """The hub's address, or those of all its hubs, for people."""
+        return ", ".join(self.addresses)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The address of each of its hubs."""
+        return (self.url, *self.others) if self.url is not None else (f"unix:{self.socket}",)
+
+    def each(self) -> tuple[Context, ...]:
+        """A context for each of its hubs."""
+        return tuple(replace(self, url=url, others=()) for url in self.addresses) if self.others else (self,)
 
 
 def config_path() -> Path:
@@ -157,7 +172,8 @@ def resolve(
 ) -> Context:
     """Chooses the context: flags, then LORADECK_CONTEXT / _HUB / _TOKEN_FILE, then the file's current one.
 
-    `hub` is a URL or `unix:/path`. A context named by flag ignores LORADECK_HUB and LORADECK_TOKEN_FILE.
+    `hub` is a URL, several with commas between them, or `unix:/path`. A context named by flag ignores LORADECK_HUB and
+    LORADECK_TOKEN_FILE.
 
     Raises:
         ConfigError: two hubs are named at once, an unknown context, or a malformed address.
@@ -233,8 +249,13 @@ def _context(name: str, table: object, path: Path) -> Context:
         raise ConfigError(
             f"unknown setting {unknown[0]!r}", detail=where, fix=f"known are: {', '.join(sorted(_KNOWN))}"
         )
+    urls = table.get("url", ())
+    if isinstance(urls, list) and not (urls and all(isinstance(url, str) for url in urls)):
+        raise ConfigError(
+            "'url' is a string, or a list of strings", detail=where, fix='url = ["https://…", "https://…"]'
+        )
     for key, kind in (
-        ("url", str),
+        ("url", (str, list)),
         ("socket", str),
         ("token_file", str),
         ("ca_file", str),
@@ -254,7 +275,7 @@ def _context(name: str, table: object, path: Path) -> Context:
         raise ConfigError(
             "a sign-in needs an issuer, an https:// address, and a client_id", detail=where, fix="give both of them"
         )
-    address = table.get("url") or f"unix:{table['socket']}"
+    address = (",".join([urls] if isinstance(urls, str) else urls)) or f"unix:{table['socket']}"
 
     def file(key: str) -> Path | None:
         return path.parent / Path(table[key]).expanduser() if key in table else None
@@ -271,8 +292,16 @@ def _context(name: str, table: object, path: Path) -> Context:
     )
 
 
-def _addressed(name: str, address: str, where: str = "") -> Context:
-    """Builds a context for an address, after checking that a token would be safe on the way there."""
+def _addressed(name: str, addresses: str, where: str = "") -> Context:
+    """Builds a context for an address, or for several, after checking that a token would be safe on the way there."""
+    parts = [addresses] if addresses.startswith("unix:") else addresses.split(",")
+    first, *others = [_one(name, part.strip(), where) for part in parts]
+    if others and any(one.url is None for one in (first, *others)):
+        raise ConfigError("several hubs are named, and one by its socket", detail=where or addresses, fix="give URLs")
+    return replace(first, others=tuple(dict.fromkeys(one.url for one in others if one.url and one.url != first.url)))
+
+
+def _one(name: str, address: str, where: str) -> Context:
     url: str | None = None
     socket: Path | None = None
     if address.startswith("unix:"):

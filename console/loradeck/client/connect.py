@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from loradeck.client.config import Context, read_token
 from loradeck.client.errors import ConfigError
+from loradeck.rules.moves.steering import next_asked
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -80,6 +81,36 @@ def endpoint(context: Context) -> Endpoint:
         )
     tls = _tls(context.ca_file) if url.startswith("https:") else None
     return Endpoint(where=context.where, base_url=url, socket=None, token=token, tls=tls, signed_in=signed_in)
+
+
+class Hubs:
+    """The hubs of a context, of which one is active. All that share this object ask the same one.
+
+    Attributes:
+        asked: the address of the hub that is asked now.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._contexts = context.each()
+        self.addresses = context.addresses
+        self.asked = self.addresses[0]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is another one to ask."""
+        return len(self.addresses) > 1
+
+    def endpoint(self, address: str | None = None) -> Endpoint:
+        """The endpoint of the hub at an address, or of the one that is asked now; its token and files are read again.
+
+        Raises: ConfigError: as `endpoint`.
+        """
+        return endpoint(self._contexts[self.addresses.index(address or self.asked)])
+
+    def turn_from(self, address: str, named: str | None = None) -> None:
+        """Asks another hub than the one at this address, which does not answer, or names the active one."""
+        if self.asked == address:
+            self.asked = next_asked(self.addresses, address, named)
 
 
 @contextlib.asynccontextmanager

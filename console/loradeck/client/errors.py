@@ -34,6 +34,11 @@ class ApiError(ClientError):
         super().__init__(problem.title, detail=problem.detail, fix=problem.fix, code=problem.code)
         self.problem = problem
 
+    @property
+    def active(self) -> str | None:
+        """Where a hub that stands by says that the active one is; None: it says nothing of that."""
+        return self.problem.context.get("address") or None
+
 
 class HubUnreachable(ClientError):
     """The hub could not be reached, so nothing was sent and nothing was changed."""

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from loradeck.client.backoff import Backoff
 from loradeck.client.config import Context
-from loradeck.client.connect import Endpoint, endpoint, websocket
+from loradeck.client.connect import Endpoint, Hubs, websocket
 from loradeck.client.errors import ApiError, ClientError, not_understood
 from loradeck.client.state_list import Listed
 from loradeck.schemas.fault import first_wrong
@@ -39,6 +39,8 @@ SILENCE_S = 6.0
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
+TURN_WAIT_S = 0.5
+"""The longest pause where there are several hubs, and the next one to be asked may be active already."""
 
 
 class Link(StrEnum):
@@ -74,14 +76,17 @@ class Feed:
         backoff: Backoff | None = None,
         silence_s: float = SILENCE_S,
         show: FeedShow | None = None,
+        hubs: Hubs | None = None,
     ) -> None:
         """Prepares a follower without connecting.
 
         `show`: rows and nodes that are on the screen until `show` is called; None asks the hub for all of them.
+        `hubs`: those of the context, shared with whoever calls them.
         """
         self.context = context
+        self._hubs = hubs or Hubs(context)
         self.link = Link.CONNECTING
-        self._backoff = backoff or Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
+        self._backoff = backoff or Backoff(FIRST_WAIT_S, TURN_WAIT_S if self._hubs.several else LONGEST_WAIT_S)
         self._silence_s = silence_s
         self._connection: ClientConnection | None = None
         self._wanted = show
@@ -101,12 +106,14 @@ class Feed:
         while True:
             began = time.monotonic()
             lost: LinkChange | None = None
+            asked, named = self._hubs.asked, None
             try:
                 # A new connection each time, with the token file read again.
-                async with contextlib.aclosing(self._session(endpoint(self.context))) as session:
+                async with contextlib.aclosing(self._session(self._hubs.endpoint())) as session:
                     async for item in session:
                         yield item
             except ApiError as error:
+                named = error.active
                 state = Link.REFUSED if error.problem.status in (401, 403) else Link.LOST
                 lost = self._changed(state, why=error.title, fix=error.fix)
             except ClientError as error:
@@ -118,6 +125,7 @@ class Feed:
             if time.monotonic() - began > LONGEST_WAIT_S:
                 waits = self._backoff.pauses()
             if lost is not None:
+                self._hubs.turn_from(asked, named)
                 yield lost
             await asyncio.sleep(next(waits))
 

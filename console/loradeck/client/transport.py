@@ -7,18 +7,22 @@ move may be reported as not made.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from loradeck.client.connect import CONNECT_S, READ_S, Endpoint
+from loradeck.client.connect import CONNECT_S, READ_S, Endpoint, Hubs
 from loradeck.client.errors import ApiError, ClientError, HubUnreachable, NotUnderstood, not_understood
 from loradeck.schemas.fault import first_wrong
+from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.problem import Problem
+from loradeck.schemas.state import LeaseStatus
 
 T = TypeVar("T")
 Params = Mapping[str, str | int | float | None]
@@ -58,21 +62,41 @@ def http_client(point: Endpoint, *, connections: int = 8) -> httpx.AsyncClient:
     )
 
 
+FAILOVER_S = 15.0
+"""Seconds for which a call is made to one of several hubs after the other, until one is active (DESIGN 10.8)."""
+
+PATIENCE_S = 2.0
+"""Seconds after which a call that is not answered asks the other hubs whether one of them is active now."""
+
+AROUND_S = 0.3
+"""Pause after each of the hubs was asked, seconds."""
+
+
 class AnswerLost(ClientError):
     """The request was sent, or may have been, and no answer came back."""
 
 
 class Transport:
-    """Sends requests to one hub and turns every outcome into a value or one of the client's errors."""
+    """Sends requests to a hub and turns every outcome into a value or one of the client's errors.
 
-    def __init__(
-        self, point: Endpoint, http: httpx.AsyncClient | None = None, again: Callable[[], Endpoint] | None = None
-    ) -> None:
-        """`again` reads the endpoint anew: it is asked when the hub does not know the token any more."""
-        self._point, self._again = point, again
-        self.where = point.where
+    Of several hubs it asks the active one. What a hub that stands by refuses, or one that is away never gets, is sent
+    to another: nothing was done by then, so this is safe for every request.
+    """
+
+    def __init__(self, point: Endpoint, http: httpx.AsyncClient | None = None, hubs: Hubs | None = None) -> None:
+        """`hubs`: are asked for another endpoint, and for the present one when its hub does not know the token."""
+        self._point, self._hubs = point, hubs
         self.http = http or http_client(point)
-        self._local = point.socket is not None
+        self._clients = {point.where: self.http}
+
+    @property
+    def where(self) -> str:
+        """The address of the hub that is asked, for people."""
+        return self._point.where
+
+    @property
+    def _local(self) -> bool:
+        return self._point.socket is not None
 
     async def request(
         self,
@@ -101,29 +125,89 @@ class Transport:
         sent = {k: v for k, v in (params or {}).items() if v is not None}
         timeout = httpx.Timeout(READ_S + extra_s, connect=CONNECT_S)
         attempts = 2 if (method in ("GET", "HEAD") if repeatable is None else repeatable) else 1
+        search = _Search(self._hubs)
         while True:
             attempts -= 1
+            self._follow()
             try:
-                answer = await self.http.request(
-                    method, path, content=content, headers=headers, params=sent, timeout=timeout
+                answer = await self._answer(
+                    self.http.request(method, path, content=content, headers=headers, params=sent, timeout=timeout)
                 )
             except httpx.TransportError as error:
                 trouble = self.trouble(error)
-                if isinstance(trouble, AnswerLost) and attempts and not isinstance(error, httpx.TimeoutException):
+                if await search.goes_on(self.where, trouble, sent=isinstance(trouble, AnswerLost)):
+                    attempts += 1
+                    continue
+                if (
+                    isinstance(trouble, AnswerLost)
+                    and attempts
+                    and (self._hubs_beside or not isinstance(error, httpx.TimeoutException))
+                ):
                     continue
                 if isinstance(trouble, AnswerLost) and method in ("GET", "HEAD"):
                     raise HubUnreachable(trouble.title, detail=trouble.detail, fix=trouble.fix) from None
-                raise trouble from None
+                raise search.failed(trouble) from None
             if answer.is_success:
                 return answer.content
             if answer.status_code == 401 and self._has_another_token():
                 attempts += 1  # nothing was done
                 continue
-            raise self.refusal(answer)
+            refusal = self.refusal(answer)
+            if await search.goes_on(self.where, refusal):
+                attempts += 1
+                continue
+            raise search.failed(refusal)
+
+    @property
+    def _hubs_beside(self) -> Hubs | None:
+        """The hubs, where there are several."""
+        return self._hubs if self._hubs is not None and self._hubs.several else None
+
+    def _follow(self) -> None:
+        """Uses the connections to the hub that is asked now."""
+        hubs = self._hubs_beside
+        if hubs is not None and hubs.asked != self.where:
+            self._point = hubs.endpoint()
+            self.http = self._client(self._point)
+
+    def _client(self, point: Endpoint) -> httpx.AsyncClient:
+        if point.where not in self._clients:
+            self._clients[point.where] = http_client(point)
+        return self._clients[point.where]
+
+    async def _answer(self, request: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
+        """The answer to a request, unless another hub turns out to be active while it is waited for.
+
+        Raises: httpx.TransportError; ReadTimeout where the hub was succeeded: the request may have arrived.
+        """
+        hubs = self._hubs_beside
+        if hubs is None:
+            return await request
+        sent = asyncio.ensure_future(request)
+        try:
+            while not (await asyncio.wait((sent,), timeout=PATIENCE_S))[0]:
+                if await self._succeeded(hubs):
+                    raise httpx.ReadTimeout("the hub does not answer, and another one is active now")
+            return sent.result()
+        finally:
+            sent.cancel()
+
+    async def _succeeded(self, hubs: Hubs) -> bool:
+        """Whether another hub is active than the one that a request was sent to; that one is asked from now on."""
+        for address in hubs.addresses if hubs.asked == self.where else ():
+            if address == self.where:
+                continue
+            try:
+                answer = await self._client(hubs.endpoint(address)).get("lease", timeout=PATIENCE_S)
+            except httpx.TransportError:
+                continue
+            if answer.is_success and self.parse(LeaseStatus, answer.content).active:
+                hubs.turn_from(self.where, address)
+        return hubs.asked != self.where
 
     def _has_another_token(self) -> bool:
         """Whether the token's file has changed; the next request has the new one."""
-        point = self._again() if self._again is not None else self._point
+        point = self._hubs.endpoint() if self._hubs is not None else self._point
         if point.token == self._point.token:
             return False
         self._point = point
@@ -157,6 +241,7 @@ class Transport:
             ApiError, HubUnreachable: the hub refused, or was not reached.
             AnswerLost: the connection broke; ask again from the number of bytes received.
         """
+        self._follow()
         headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
         try:
             async with self.http.stream("GET", path, headers=headers) as answer:
@@ -197,7 +282,45 @@ class Transport:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self.http.aclose()
+        for client in {self.http, *self._clients.values()}:
+            await client.aclose()
+
+
+class _Search:
+    """The search of one call for the active one of several hubs."""
+
+    def __init__(self, hubs: Hubs | None) -> None:
+        self._hubs = hubs
+        self._until = time.monotonic() + FAILOVER_S
+        self._said: dict[str, str] = {}
+
+    async def goes_on(self, where: str, trouble: ClientError, *, sent: bool = False) -> bool:
+        """Turns to another hub, if this one is away or stands by. Returns whether the request is sent there.
+
+        `sent`: the request may have arrived, so that only its sender knows whether it may be sent again.
+        """
+        hubs = self._hubs
+        standby = isinstance(trouble, ApiError) and trouble.code == NOT_ACTIVE
+        if hubs is None or not hubs.several or not (standby or isinstance(trouble, HubUnreachable | AnswerLost)):
+            return False
+        named = trouble.active if isinstance(trouble, ApiError) else None
+        hubs.turn_from(where, named)
+        again, self._said[where] = where in self._said, trouble.detail if standby else trouble.title
+        if sent or time.monotonic() > self._until:
+            return False
+        if again or len(self._said) == len(hubs.addresses):
+            await asyncio.sleep(AROUND_S)
+        return True
+
+    def failed(self, trouble: ClientError) -> ClientError:
+        """The error of a call that found no active hub, or the trouble itself."""
+        if len(self._said) < 2 or isinstance(trouble, AnswerLost):
+            return trouble
+        return HubUnreachable(
+            f"none of the hubs was active for {FAILOVER_S:.0f} s; nothing was sent",
+            detail="; ".join(f"{where}: {why}" for where, why in self._said.items()),
+            fix="see `loradeck hub status` on their hosts; nodes keep serving as the last active one decided",
+        )
 
 
 def refusal(status: int, media_type: str, content: bytes, *, where: str) -> ClientError:

@@ -1,12 +1,17 @@
-"""The FastAPI app: every resource, every error a problem document."""
+"""The ASGI app of the active hub: nodes' links, and the FastAPI app with every resource, every error a problem
+document.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import Depends, FastAPI, Request
 from starlette.responses import JSONResponse, Response
+from starlette.websockets import WebSocket
 
 from loradeck.hub.access import problems
-from loradeck.hub.access.auth import Allowed
+from loradeck.hub.access.auth import CALLER, Allowed
 from loradeck.hub.access.openapi import document
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api import (
@@ -30,6 +35,8 @@ from loradeck.hub.api import (
     tokens,
 )
 from loradeck.hub.hub import Hub
+from loradeck.hub.links.all_links import PATH
+from loradeck.hub.log.audited_calls import audited
 from loradeck.hub.views.status import VERSION
 from loradeck.schemas.ids import Resource, Role
 
@@ -55,3 +62,24 @@ def create_app(hub: Hub) -> FastAPI:
         return JSONResponse(document(app))
 
     return app
+
+
+class Calls:
+    """Serves what a hub's listeners let in, and notes it in the audit trail.
+
+    Links do not go through the app: what the framework keeps on the stack of each connection would be 15 kB for every
+    node of the fleet.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._app = create_app(hub)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serves one request or WebSocket."""
+        hub = self._hub
+        if scope["type"] == "websocket" and scope["path"] == PATH:
+            hub.audit.called(scope[CALLER], "link", {})
+            await hub.accept_link(WebSocket(scope, receive, send))
+            return
+        await audited(hub.audit, self._app, scope, receive, send)

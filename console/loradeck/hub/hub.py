@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.access.auth import Tokens
+from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import Known, SignIns
 from loradeck.hub.automation.guard import GuardedPointers
 from loradeck.hub.data.datasets import Datasets
@@ -53,6 +54,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock, StepWatch
 from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.lease import Hold
 from loradeck.hub.log.log import Log, Order
 from loradeck.hub.log.proposals import Proposals
 from loradeck.hub.log.registry import Registry
@@ -79,9 +81,10 @@ from loradeck.hub.views.rows import Rows
 from loradeck.hub.views.seen import Seen
 from loradeck.hub.views.status import Status
 from loradeck.hub.views.traces import Traces
+from loradeck.rules.moves.lease import RENEW_S
 from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.link import HEARTBEAT_S, Ack, CanaryAnswers, JobEvent, JobLog, Report, TableState, TraceRows
-from loradeck.schemas.sign_in import OidcSettings, SavedSignIns
+from loradeck.schemas.sign_in import OidcSettings
 from loradeck.store.interface import StoreError
 from loradeck.strangers.failed_logins import FailedLogins
 
@@ -91,17 +94,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loradeck.hub")
 
-SIGN_INS = "sign_ins"
-"""The setting that holds the sign-ins in the store."""
-
 TICK_S = 1.0
 """Seconds between two looks at what comes true by time alone."""
 
 
 class Hub:
-    """One hub over one store. Building it takes the lease and reads the store: blocking, before anybody is served.
+    """The active hub over one store. Building it reads the store: blocking, before anybody is served.
 
-    `key` signs the positions of the log.
+    `hold` is the lease as it was taken; `key` signs the positions of the log.
 
     Serve it while `run` runs, and `stop` it at the end.
 
@@ -119,6 +119,7 @@ class Hub:
         store: StoreThread,
         blobs: Blobs,
         *,
+        hold: Hold,
         name: str,
         key: SigningKey,
         production: bool = False,
@@ -136,9 +137,11 @@ class Hub:
         self.failed_logins = FailedLogins(self.clock.monotonic, self._login_failed)
         self.background = Background()
         self.gc_tuning = GcTuning()
-        self._load_log(name, key)
+        self.succeeded = asyncio.Event()
+        """Set when this hub does not hold the lease any more."""
+        self._load_log(hold, key)
         self._load_people(oidc)
-        self._build_fleet()
+        self._build_fleet(settles=hold.settles)
         self._build_jobs()
         self._build_views(name=name, production=production, sqlite=sqlite)
         self._subscribe()
@@ -148,10 +151,10 @@ class Hub:
 
     # ---- building ------------------------------------------------------------------------------------------
 
-    def _load_log(self, name: str, key: SigningKey) -> None:
+    def _load_log(self, hold: Hold, key: SigningKey) -> None:
         store = self.store
         timed, lost = self.metrics.commit.observe, self._succeeded
-        self.log = Log(store, name, key, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
+        self.log = Log(store, hold, key, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
         self.changes = Changes(self.log.state)
         self.tokens = Tokens(store.now(lambda s: s.tokens()), self.clock.now_ms)
         self.audit = AuditTrail(self.log, store, lambda: self.moves_allowed.forward)
@@ -163,17 +166,11 @@ class Hub:
         self.proposals = Proposals(self.clock)
 
     def _load_people(self, oidc: OidcSettings | None) -> None:
-        self.sign_ins, self.provider = None, None
-        if oidc is not None:
-            from loradeck.hub.access.provider import Provider  # joserfc and cryptography, 10 MB
-
-            saved = SavedSignIns.model_validate_json(self.store.now(lambda s: s.meta(SIGN_INS)) or "{}")
-            now_ms = lambda: self.clock.now_ms()  # noqa: E731
-            self.provider = Provider(oidc, now_ms)
-            self.sign_ins = SignIns(oidc, self.provider.verify, now_ms, saved)
+        saved = self.store.now(lambda s: s.meta(SIGN_INS))
+        self.provider, self.sign_ins = people(oidc, saved, lambda: self.clock.now_ms())
         self.known = Known(self.tokens, self.sign_ins)
 
-    def _build_fleet(self) -> None:
+    def _build_fleet(self, *, settles: bool) -> None:
         log_, state, store, changes, clock = self.log, self.log.state, self.store, self.changes, self.clock
         self.saved_state = saved = SavedState(store, clock)
         self.fleet = fleet = Fleet(clock.monotonic, saved.nodes())
@@ -193,7 +190,7 @@ class Hub:
         self.health = health = ReleaseHealth(state, counts, votes, replicas, clock)
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)
-        linked = [node.name for node in fleet.nodes.values() if not node.was_lost]
+        linked = [node.name for node in fleet.nodes.values() if settles and not node.was_lost]
         self.startup = startup = Startup(linked, clock.monotonic, changes.status)
         self.witnesses = Witnesses(store, log_, fleet, tables, startup, changes, self.background)
         self.recovery = Recovery(store, log_, self.registry, fleet, startup, changes, self.witnesses)
@@ -292,7 +289,7 @@ class Hub:
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
             group.create_task(_every(TICK_S, self._keep_reserve))
-            group.create_task(_every(TICK_S, self.log.check_lease))
+            group.create_task(_every(RENEW_S, self.log.keep_lease))
             group.create_task(_every(FLUSH_S, self.flush))
             group.create_task(_every(feed.TICK_S, self.changes.tick))
             group.create_task(_every(audit.FLUSH_S, self.audit.flush))
@@ -301,14 +298,17 @@ class Hub:
                 group.create_task(self.provider.run(self._provider_asked))
 
     async def stop(self) -> None:
-        """Writes what is only in memory. The store is closed by its owner."""
+        """Writes what is only in memory, if the lease is still this hub's. The store is closed by its owner."""
         await self.background.stop()
+        if self.log.lease_lost:
+            return
         await self.audit.flush()
         await self.flush()
 
     def _succeeded(self) -> None:
-        """Another hub has taken the lease: consoles are told, and nodes are to link to that one."""
-        log.error("another hub has taken the lease: nothing is moved here any more, and nodes are let go")
+        """The lease is another hub's, or over: consoles are told, and nodes are to link to whoever has it."""
+        log.error("this hub does not hold the lease any more: nothing is moved here, and nodes are let go")
+        self.succeeded.set()
         self.changes.status()
         self.links.succeeded()
 

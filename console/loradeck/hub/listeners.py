@@ -26,8 +26,7 @@ from loradeck.hub.access.auth import CALLER, CERTIFICATE, LOCAL, Caller, bearer_
 from loradeck.hub.access.problems import headers_of, problem_of, problem_response
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
-from loradeck.hub.links.all_links import PATH
-from loradeck.hub.log.audited_calls import audited
+from loradeck.hub.standby import StandbyHub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.audit import KEPT
@@ -158,50 +157,48 @@ class LocalWebSocket(LinkSocket):
         self.client = (peer_login(transport), 0)
 
 
+Gate = Hub | StandbyHub
+"""The hub behind a listener: an active one, or one that stands by, which writes nothing down."""
+
+
 class Door:
-    """ASGI wrapper that lets callers in: each request is marked with its caller, and no other gets further.
+    """ASGI wrapper that lets callers in: each request is marked with its caller, and no other gets further."""
 
-    Links do not go through the app: what the framework keeps on the stack of each connection would be
-    15 kB for every node of the fleet.
-    """
-
-    def __init__(self, app: Any, *, local: bool, membership: Membership | None) -> None:
+    def __init__(self, app: Any, gate: Gate, *, local: bool, membership: Membership | None) -> None:
         self._app = app
+        self._gate = gate
         self._local = local
         self._membership = membership
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serves one request or WebSocket."""
-        hub: Hub = self._app.state.hub
         scope[LOCAL] = self._local
         try:
-            scope[CALLER] = await self._caller(HTTPConnection(scope), hub)
+            scope[CALLER] = await self._caller(HTTPConnection(scope))
         except Refused as refused:
             client = scope.get("client")
-            response = problem_response(failed_login(hub, client[0] if client else "unknown", scope["path"], refused))
+            response = problem_response(
+                failed_login(self._gate, client[0] if client else "unknown", scope["path"], refused)
+            )
             if scope["type"] == "websocket":
                 await WebSocket(scope, receive, send).send_denial_response(response)
             else:
                 await response(scope, receive, send)
             return
-        if scope["type"] == "websocket" and scope["path"] == PATH:
-            hub.audit.called(scope[CALLER], "link", {})
-            await hub.accept_link(WebSocket(scope, receive, send))
-            return
-        await audited(hub.audit, self._app, scope, receive, send)
+        await self._app(scope, receive, send)
 
-    async def _caller(self, connection: HTTPConnection, hub: Hub) -> Caller:
-        members = self._membership
+    async def _caller(self, connection: HTTPConnection) -> Caller:
+        members, audit = self._membership, self._gate.audit
         if members is None:
-            return caller_of(connection, hub.known)
+            return caller_of(connection, self._gate.known)
         shown = certificate_of(connection)
         caller = members.caller(shown, bearer_of(connection), connection.scope["path"])
-        if shown is not None and (key := await members.bind(shown)) is not None:
-            hub.audit.called(caller, KEPT, {"token": key.id})
+        if shown is not None and audit is not None and (key := await members.bind(shown)) is not None:
+            audit.called(caller, KEPT, {"token": key.id})
         return caller
 
 
-def failed_login(hub: Hub, address: str, path: str, refused: Refused) -> Problem:
+def failed_login(hub: Gate, address: str, path: str, refused: Refused) -> Problem:
     """Counts a login that was refused. Returns what is answered: that it was, or that too many were."""
     wait = hub.failed_logins.failed(address, path[:200])
     if wait is not None:
@@ -222,7 +219,7 @@ def problem_answer(problem: Problem) -> Answer:
 
 
 def strangers(
-    hub: Hub, limits: Limits, tls: ServerCertificate | None, membership: Membership | None = None
+    hub: Gate, limits: Limits, tls: ServerCertificate | None, membership: Membership | None = None
 ) -> Strangers:
     """The strangers of a TCP listener: who shows a valid token is none, or, where nodes call, a valid certificate."""
 

@@ -11,21 +11,22 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 import uvloop
 
-from loradeck.artifacts import FolderBlobs
 from loradeck.hub.access.sign_ins import read_settings
-from loradeck.hub.app import create_app
+from loradeck.hub.app import Calls
 from loradeck.hub.fleet.link_socket import FIRST_BYTES, LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.listeners import (
     Door,
+    Gate,
     LocalHttp,
     LocalWebSocket,
     NodeHttp,
@@ -35,14 +36,11 @@ from loradeck.hub.listeners import (
     strangers,
     tcp_socket,
 )
-from loradeck.hub.log.disk_reserve import DiskReserve
-from loradeck.hub.log.signing import private_key
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.lease import Hold
+from loradeck.hub.process import HubProcess
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
-from loradeck.schemas.sign_in import OidcSettings
-from loradeck.schemas.tenant import TokenRecord
-from loradeck.store.sqlite import SqliteStore
+from loradeck.store.interface import LeaseHeld
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import HEAD_BYTES
 from loradeck.strangers.protocol import Limits, Strangers
@@ -64,8 +62,10 @@ END_S = 3
 class _Server(uvicorn.Server):
     """A listener that leaves signals to its caller: they are handled once, for both listeners."""
 
-    def __init__(self, app: Any, strangers: Strangers | None = None, membership: Membership | None = None) -> None:
-        super().__init__(_config(app, strangers, membership))
+    def __init__(
+        self, app: Any, gate: Gate, strangers: Strangers | None = None, membership: Membership | None = None
+    ) -> None:
+        super().__init__(_config(app, gate, strangers, membership))
         self._strangers = strangers
         self.listening = asyncio.Event()
         self.ending = asyncio.Event()
@@ -96,7 +96,7 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self.ending.wait(), 1.0)
 
 
-def _config(app: Any, strangers: Strangers | None, membership: Membership | None) -> uvicorn.Config:
+def _config(app: Any, gate: Gate, strangers: Strangers | None, membership: Membership | None) -> uvicorn.Config:
     """uvicorn's settings: for TCP, where there are strangers, for nodes, or for the own socket."""
     http = TcpHttp if membership is None else NodeHttp
 
@@ -105,7 +105,7 @@ def _config(app: Any, strangers: Strangers | None, membership: Membership | None
         return strangers.protocol(lambda: http(**server))
 
     return uvicorn.Config(
-        Door(app, local=strangers is None, membership=membership),
+        Door(app, gate, local=strangers is None, membership=membership),
         http=LocalHttp if strangers is None else stranger,  # type: ignore[arg-type]
         ws=LocalWebSocket if strangers is None else LinkSocket,
         ws_per_message_deflate=False,
@@ -143,27 +143,6 @@ def log_to_stderr() -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-def open_hub(
-    data: Path, *, name: str, production: bool = False, oidc: OidcSettings | None = None
-) -> tuple[Hub, StoreThread]:
-    """A hub over `data/hub.db`, at which people may sign in at a provider. The caller closes the store thread.
-
-    Raises: StoreError (`store_unusable`, `disk_full`): nothing was changed.
-    """
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    data.chmod(0o700)
-    store = StoreThread(lambda: SqliteStore(data / "hub.db"), DiskReserve(data / "reserve"))
-    try:
-        key = private_key(data / "hub.key")
-        blobs = FolderBlobs(data / "artifacts")
-        hub = Hub(store, blobs, name=name, key=key, production=production, sqlite=SqliteStore.version, oidc=oidc)
-        hub.membership = _membership(data, hub)
-    except BaseException:
-        store.close()
-        raise
-    return hub, store
-
-
 def serve(
     data: Path,
     listen: str | None = None,
@@ -173,10 +152,13 @@ def serve(
     tls_key: Path | None = None,
     nodes: str | None = None,
     oidc: Path | None = None,
+    address: str = "",
+    database: str | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then writes what is in memory and closes.
+    """Serves until SIGTERM or SIGINT, then writes what is in memory, gives up the lease and closes.
 
     Prints one line to stderr once it is ready: `loradeck hub ready unix:PATH [http://HOST:PORT] [nodes:HOST:PORT]`.
+    While another hub holds the lease of its database it stands by, and says so in a line like it with `standby`.
 
     Args:
         data: folder of the database, the artifacts and the own socket; made 0700.
@@ -186,6 +168,8 @@ def serve(
         tls_cert: the certificate of `listen`. None: beyond loopback that of the hub's own authority.
         nodes: HOST:PORT for nodes that join, with mutual TLS. A hub that has no authority makes one.
         oidc: TOML file of the provider where people sign in (`schemas.sign_in.OidcSettings`).
+        database: URL of a PostgreSQL database, without a password. None: the file `hub.db` in `data`.
+        address: URL at which callers elsewhere reach this hub, which hubs that stand by tell theirs. Empty: `listen`.
 
     Raises:
         Refused: `invalid_request`, for arguments that do not go together.
@@ -211,51 +195,91 @@ def serve(
         with ExitStack() as bound:
             tcp = bound.enter_context(tcp_socket(listen, tls=tls is not None)) if listen else None
             for_nodes = bound.enter_context(tcp_socket(nodes, tls=True)) if nodes else None
-            hub, store = open_hub(data, name=name, production=production, oidc=settings)
+            address = address or (_where(tcp, "https://" if tls else "http://") if tcp else "")
+            process = HubProcess(
+                data, name=name, production=production, oidc=settings, address=address, database=database
+            )
             bound.pop_all()
         try:
             # The store's lock is held: whoever listened on the socket before is gone.
-            local = own_socket(data / "hub.sock")
+            sockets = Sockets(own_socket(data / "hub.sock"), tcp, tls, for_nodes)
             log_to_stderr()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_until_signalled(hub, local, tcp, tls, for_nodes))
+                runner.run(_until_signalled(process, sockets))
         finally:
             (data / "hub.sock").unlink(missing_ok=True)
-            store.close()
+            process.store.close()
     finally:
         os.umask(old)
 
 
+@dataclass(frozen=True)
+class Sockets:
+    """What a hub listens on: its own socket, TCP for callers with a token, perhaps with TLS, and TCP for nodes."""
+
+    local: socket.socket
+    tcp: socket.socket | None = None
+    tls: ServerCertificate | None = None
+    nodes: socket.socket | None = None
+
+    def again(self) -> Sockets:
+        """Copies of the sockets, which are closed apart from these. Whoever connects meanwhile waits."""
+        tcp, nodes = (sock.dup() if sock is not None else None for sock in (self.tcp, self.nodes))
+        return Sockets(self.local.dup(), tcp, self.tls, nodes)
+
+    def __str__(self) -> str:
+        where = [f"unix:{self.local.getsockname()}"]
+        if self.tcp is not None:
+            where.append(_where(self.tcp, "https://" if self.tls else "http://"))
+        if self.nodes is not None:
+            where.append(_where(self.nodes, "nodes:"))
+        return " ".join(where)
+
+
+def _where(sock: socket.socket, before: str) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{before}[{host}]:{port}" if ":" in host else f"{before}{host}:{port}"
+
+
 @asynccontextmanager
-async def serving(
-    hub: Hub,
-    local: socket.socket,
-    tcp: socket.socket | None = None,
-    tls: ServerCertificate | None = None,
-    limits: Limits | None = None,
-    nodes: socket.socket | None = None,
-) -> AsyncIterator[asyncio.Event]:
-    """Listens for a hub until the block ends; then everything in memory is written.
+async def serving(hub: Hub, sockets: Sockets, limits: Limits | None = None) -> AsyncIterator[asyncio.Event]:
+    """Listens for the active hub until the block ends; then everything in memory is written.
 
     `limits` are those of strangers; None: by how many files the process may open.
 
     Yields an event that is set when a listener or the hub's own work has ended by itself. What ended it is
     raised at the end of the block.
     """
-    app = create_app(hub)
-    listeners = [(_Server(app), local)]
+    try:
+        async with _listening(Calls(hub), hub, sockets, hub.run(), limits, hub.promotions.stop) as ended:
+            yield ended
+    finally:
+        await hub.stop()
+
+
+@asynccontextmanager
+async def _listening(
+    app: Any,
+    gate: Gate,
+    sockets: Sockets,
+    work: Coroutine[Any, Any, None],
+    limits: Limits | None = None,
+    ending: Callable[[], None] = lambda: None,
+) -> AsyncIterator[asyncio.Event]:
+    """Listens for an app, and does its work, until the block ends. `ending` is called before connections are ended."""
+    listeners = [(_Server(app, gate), sockets.local)]
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     limits = limits or Limits.under(files, files // 8)
-    if tcp is not None:
-        listeners.append((_Server(app, strangers(hub, limits, tls)), tcp))
-    if nodes is not None:
-        members = hub.membership
+    if sockets.tcp is not None:
+        listeners.append((_Server(app, gate, strangers(gate, limits, sockets.tls)), sockets.tcp))
+    if sockets.nodes is not None:
+        members = gate.membership
         assert members is not None
         mutual = ServerCertificate(members.authority.server, clients=members.authority.certificates)
-        listeners.append((_Server(app, strangers(hub, limits, mutual, members), members), nodes))
+        listeners.append((_Server(app, gate, strangers(gate, limits, mutual, members), members), sockets.nodes))
     ended = asyncio.Event()
     tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]
-    tasks.append(asyncio.create_task(hub.run()))
+    tasks.append(asyncio.create_task(work))
     for task in tasks:
         task.add_done_callback(lambda _: ended.set())
     try:
@@ -266,30 +290,14 @@ async def serving(
         yield ended
     finally:
         failed = [t for t in tasks if t.done()]
-        hub.promotions.stop()
+        ending()
         for server, _ in listeners:
             server.ending.set()
         tasks[-1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await hub.stop()
     for task in failed:
         if not task.cancelled():
             task.result()
-
-
-def _membership(data: Path, hub: Hub) -> Membership | None:
-    """The nodes that a hub with an authority lets in. The hub's own certificate is renewed if it is due."""
-    if not (data / "tls").exists():
-        return None
-    from loradeck.hub.access.authority import Authority  # with what it imports 10 MB of memory
-    from loradeck.hub.access.membership import Membership
-
-    async def save(record: TokenRecord) -> None:
-        await hub.store(lambda s: s.put_token(record))
-
-    authority = Authority(data)
-    authority.renew_server(time.time_ns() // 1_000_000)
-    return Membership(authority, hub.tokens, save, hub.clock.now_ms)
 
 
 async def _renew(members: Membership) -> None:
@@ -303,28 +311,55 @@ async def _renew(members: Membership) -> None:
             log.error("the hub's certificate cannot be renewed: %s", error)
 
 
-async def _until_signalled(
-    hub: Hub,
-    local: socket.socket,
-    tcp: socket.socket | None,
-    tls: ServerCertificate | None,
-    nodes: socket.socket | None,
-) -> None:
+async def _until_signalled(process: HubProcess, sockets: Sockets) -> None:
+    """Stands by, is active, and stands by again, as the lease has it."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    where = [f"unix:{local.getsockname()}"]
-    for sock, before in ((tcp, "https://" if tls else "http://"), (nodes, "nodes:")):
-        if sock is not None:
-            host, port = sock.getsockname()[:2]
-            where.append(f"{before}[{host}]:{port}" if ":" in host else f"{before}{host}:{port}")
-    async with serving(hub, local, tcp, tls, nodes=nodes) as ended, asyncio.TaskGroup() as group:
-        renewal = group.create_task(_renew(hub.membership)) if hub.membership else None
-        for signal_ in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_, stop.set)
-        hub.gc_tuning.freeze()
-        print(f"loradeck hub ready {' '.join(where)}", file=sys.stderr, flush=True)  # noqa: T201
-        either = [asyncio.create_task(event.wait()) for event in (stop, ended)]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        log.info("shutting down")
-        for task in (*either, *((renewal,) if renewal else ())):
-            task.cancel()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_, stop.set)
+    hold: Hold | None
+    try:
+        hold = process.standby.take()
+    except LeaseHeld as held:
+        log.info("%s", held)
+        hold = await _stood_by(process, sockets, stop)
+    while hold is not None:
+        hub = process.active(hold)
+        async with serving(hub, sockets.again()) as ended, asyncio.TaskGroup() as group:
+            renewal = group.create_task(_renew(hub.membership)) if hub.membership else None
+            hub.gc_tuning.freeze()
+            _say("ready", sockets)
+            # Where nobody else can have taken the lease, a hub that has lost it goes on to say so.
+            lost = hub.succeeded if hold.ttl_s is not None else asyncio.Event()
+            await _first(stop, ended, lost)
+            over = stop.is_set() or ended.is_set()
+            log.info("shutting down" if over else "standing by")
+            if renewal is not None:
+                renewal.cancel()
+        hold = None if over else await _stood_by(process, sockets, stop)
+
+
+async def _stood_by(process: HubProcess, sockets: Sockets, stop: asyncio.Event) -> Hold | None:
+    """Stands by until the lease is this hub's. None: it was signalled."""
+    waits, turn = process.standing_by(), asyncio.create_task(process.standby.turn())
+    taken = asyncio.Event()
+    turn.add_done_callback(lambda _: taken.set())
+    async with _listening(waits, waits, sockets.again(), waits.run()) as ended:
+        _say("standby", sockets)
+        await _first(stop, ended, taken)
+    if turn.done():
+        return turn.result()
+    turn.cancel()
+    return None
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Waits until one of them is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+
+
+def _say(what: str, sockets: Sockets) -> None:
+    print(f"loradeck hub {what} {sockets}", file=sys.stderr, flush=True)  # noqa: T201

@@ -30,6 +30,9 @@ LOST_S = 6.0
 HEARTBEAT_S = 2.0
 """Seconds between heartbeats of either side."""
 
+NOT_ACTIVE = "not_active"
+"""The problem code of a hub that stands by, or that another one has succeeded: it steers nobody and moves nothing."""
+
 
 # ---- down ------------------------------------------------------------------------------------------------
 
@@ -162,7 +165,9 @@ class TrustRoots(Wire):
 
 
 class Welcome(Wire):
-    """The hub's answer to a hello. `refuse` is a problem code if the hub will not steer this node (log_behind)."""
+    """The hub's answer to a hello. `refuse` is a problem code if the hub will not steer this node: log_behind, or
+    NOT_ACTIVE of a hub that stands by.
+    """
 
     type: Literal["welcome"] = "welcome"
     epoch: int

@@ -281,6 +281,20 @@ class HubStatus(Wire):
     seq: int = Field(0, description="changes of rows since this hub started; with the epoch, a cursor for the feed")
 
 
+class LeaseStatus(Wire):
+    """The answer to `GET /v1/lease`: whether a hub is active or stands by, and who holds the lease of its database."""
+
+    hub: str = Field(description="name of the hub that answers")
+    active: bool
+    holder: str = Field(description="name of the hub that holds the lease, or held it last")
+    address: str = Field(description="where that one is reached; empty where it did not say")
+    left_s: float | None = Field(description="until its hold ends unless it renews it, when this was read; None: never")
+    epoch: int
+    rev: int = Field(description="newest event that the hub that answers has folded")
+    lag: int = Field(description="events that it has not folded yet")
+    read_s: float = Field(description="seconds since it read all this in the database")
+
+
 class HubState(Wire):
     """The answer to `GET /v1/state`: everything a console lists, at one rev."""
 

@@ -11,6 +11,9 @@ from loradeck.store.log_audit import LogAudit, LogReport
 from loradeck.store.sql_log import SqlStore
 from loradeck.store.sqlite import SqliteStore
 
+SQLITE = SqliteStore.version
+"""The name and version of the program of a store in a file."""
+
 
 def open_store(where: str) -> SqlStore:
     """Opens the store at the path of a SQLite file, or at `postgresql://USER@HOST:PORT/DATABASE`.

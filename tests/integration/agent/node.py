@@ -42,8 +42,10 @@ async def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) 
 
 
 class Node:
-    def __init__(self, folder: Path, base: Path, hub_url: str, token: str, *, slots: int = 4, engine: str = "") -> None:
-        """`engine`: settings of its engine, as TOML, in the place of those of the fake embedded one."""
+    def __init__(
+        self, folder: Path, base: Path, hub_url: str | list[str], token: str, *, slots: int = 4, engine: str = ""
+    ) -> None:
+        """`hub_url`: one, or several. `engine`: settings of its engine, as TOML, in place of the fake embedded one."""
         self.root = folder
         self.state = StateFolder(folder / "s")
         self.base = base
@@ -55,7 +57,7 @@ class Node:
         self.token.chmod(0o600)
         self.config = folder / "agent.toml"
         self.config.write_text(
-            f'node = "gpu-01"\nhub = "{hub_url}"\ntoken = "token"\nstate = "s"\n'
+            f'node = "gpu-01"\nhub = {json.dumps(hub_url)}\ntoken = "token"\nstate = "s"\n'
             f'[labels]\nsite = "eu-1"\n[router]\nlisten = "127.0.0.1:{self.port}"\n'
             f'[[engine]]\nname = "e0"\nbase = "{base}"\nslots = {slots}\n{engine}\n'
         )

@@ -10,8 +10,8 @@ from tests.fakes.hub_in_process import Deck, key, lose, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.hub.log.signing import Signing
+from loradeck.hub.process import open_hub
 from loradeck.hub.recovery import witnesses
-from loradeck.hub.server import open_hub
 from loradeck.schemas.link import Desired, DownMessage, Hello, TableAsk
 from loradeck.schemas.moves import MoveResult
 from loradeck_agent.daemon import Agent

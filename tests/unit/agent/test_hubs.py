@@ -74,6 +74,7 @@ class Ends:
         self.handled: list[Wire] = []
         self.changes: list[bool] = []
         self.chosen: list[str] = []
+        self.noted: list[str] = []
         self.links = HubLinks(
             AgentConfig.load(path),
             lambda: Login.of_token("secret"),
@@ -81,7 +82,7 @@ class Ends:
             handle=self._handle,
             changed=self._changed,
             chose=self.chosen.append,
-            noted=lambda: None,
+            noted=lambda: self.noted.append(self.links.hub),
             backoff=Backoff(0.01, 0.02),
         )
 
@@ -134,6 +135,7 @@ async def test_a_hub_that_takes_over_is_followed_and_the_one_before_is_passed_ov
     await until(lambda: ASKS.model_dump_json() in second.heard, "the second hub heard it")
     assert ASKS.model_dump_json() not in first.heard
     assert (ends.changes, ends.chosen) == ([True, True], [first.url, second.url])
+    assert ends.noted[-1] == second.url, "what the node's status shows"
 
 
 async def test_when_the_hub_that_is_followed_is_gone_another_one_is(hubs: list[Hub], ends: Ends) -> None:
@@ -173,3 +175,18 @@ async def test_where_all_hubs_lack_it_the_newest_is_shown_with_its_refusal(hubs:
         hub.is_at(epoch, refuse="log_behind")
     await ends.follows(hubs[1])
     assert ends.links.status.refused == "log_behind"
+
+
+async def test_a_hub_that_stands_by_is_not_followed_until_it_is_active(hubs: list[Hub], ends: Ends) -> None:
+    first, second = hubs
+    second.is_at(3, refuse="not_active")
+    await until(lambda: second.socket, "the second hub has a link")
+    await second.say(mark(4, 5))
+    first.is_at(2)
+    await ends.follows(first)
+    await first.leave()
+    await ends.follows(None)
+    await second.leave()
+    second.is_at(5)
+    await ends.follows(second)
+    assert ends.chosen == [first.url, second.url]

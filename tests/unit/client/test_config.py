@@ -106,6 +106,23 @@ def test_an_address_that_is_none_or_unsafe_is_refused(address: str) -> None:
     assert error.value.fix
 
 
+def test_several_hubs_of_one_log_are_named_with_commas_or_in_a_list(tmp_path: Path) -> None:
+    settings(tmp_path, '[contexts.eu]\nurl = ["https://a.example", "https://b.example:7400"]')
+    named = resolve(context="eu", env={})
+    assert named.addresses == ("https://a.example", "https://b.example:7400")
+    assert named.where == "https://a.example, https://b.example:7400"
+    assert [one.where for one in named.each()] == list(named.addresses)
+    given = resolve(env={"LORADECK_HUB": "https://a.example, https://b.example:7400,https://a.example"})
+    assert given.addresses == named.addresses
+    assert resolve(hub="unix:/run/a,b.sock", env={}).addresses == ("unix:/run/a,b.sock",)
+
+
+@pytest.mark.parametrize("address", ["https://a.example,unix:/x", "https://a.example,", "https://a.example,http://b"])
+def test_each_of_several_addresses_has_to_be_safe(address: str) -> None:
+    with pytest.raises(ConfigError):
+        resolve(hub=address, env={})
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:7400", "http://[::1]:7400", "http://localhost:7400"])
 def test_plain_http_is_for_loopback_only(address: str) -> None:
     assert resolve(hub=address, env={}).url == address
@@ -124,6 +141,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
         ("[contexts.a]\nurl = 'https://a'\ntokn = 'x'", "unknown setting 'tokn'"),
         ("[contexts.a]\nurl = 'https://a'\nsocket = '/x'", "either a url or a socket"),
         ("[contexts.a]", "either a url or a socket"),
+        ("[contexts.a]\nurl = []", "'url' is a string, or a list of strings"),
         ("[contexts.a]\nurl = 'https://a'\nproduction = 'yes'", "'production' is true or false"),
         ("current = 'b'", "current context 'b' is not defined"),
         ("not toml", "cannot be read"),

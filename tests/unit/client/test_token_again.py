@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loradeck.client.connect import Endpoint
+from loradeck.client.config import Context
+from loradeck.client.connect import Endpoint, Hubs
 from loradeck.client.errors import ApiError
 from loradeck.client.transport import Transport, http_client
 
@@ -25,7 +26,9 @@ async def transport(tokens: list[str], known: str, seen: list[str]) -> Transport
 
     http = http_client(point(tokens[0]))
     http._transport = httpx.MockTransport(answer)
-    return Transport(point(tokens[0]), http, again=lambda: point(tokens[-1]))
+    hubs = Hubs(Context(name="t", socket=Path("/none")))
+    hubs.endpoint = lambda: point(tokens[-1])  # type: ignore[method-assign]
+    return Transport(point(tokens[0]), http, hubs)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

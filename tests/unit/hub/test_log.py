@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
+from loradeck.hub.log.lease import Hold, Standby
 from loradeck.hub.log.log import Log, Order, Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves import tenants
@@ -32,8 +33,12 @@ def store(tmp_path: Path) -> Iterator[StoreThread]:
     thread.close()
 
 
+def taken(store: StoreThread) -> Hold:
+    return Standby(store, "test", "", lambda: 0.0).take()
+
+
 def load(store: StoreThread, lease_lost: Callable[[], None] = lambda: None) -> Log:
-    return Log(store, "test", SIGNER, clock=lambda: 0.0, timed=lambda _: None, lease_lost=lease_lost)
+    return Log(store, taken(store), SIGNER, clock=lambda: 0.0, timed=lambda _: None, lease_lost=lease_lost)
 
 
 def create(log: Log) -> Draft:

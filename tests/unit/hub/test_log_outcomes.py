@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from nacl.signing import SigningKey
-from tests.unit.hub.test_log import ACTOR, KEY, a_route, create, load, move
+from tests.unit.hub.test_log import ACTOR, KEY, a_route, create, load, move, taken
 
-from loradeck.hub.log.log import RECENT, Log, Order, Published
+from loradeck.hub.log.in_memory import RECENT, LogInMemory
+from loradeck.hub.log.log import Log, Order, Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves import tenants
 from loradeck.schemas.log import GENESIS, EventKind
@@ -109,7 +110,7 @@ async def test_a_commit_is_timed_by_the_hubs_clock(store: StoreThread) -> None:
     took: list[float] = []
     log = Log(
         store,
-        "test",
+        taken(store),
         SigningKey.generate(),
         clock=lambda: next(times),
         timed=took.append,
@@ -134,8 +135,8 @@ async def test_a_restarted_hub_has_the_state_the_events_and_the_last_moves_of_th
     last = again.last_move(again.state.pointer(KEY))
     assert last is not None
     assert last.rev == 5
-    assert list(again._last_moves) == [last.id]
-    assert list(log._last_moves) == [last.id], "those that were overtaken are dropped"
+    assert list(again._held.last_moves) == [last.id]
+    assert list(log._held.last_moves) == [last.id], "those that were overtaken are dropped"
 
 
 async def test_events_and_earlier_states_are_found_in_memory_and_beyond(store: StoreThread) -> None:
@@ -201,6 +202,31 @@ async def test_the_backlog_of_a_cursor_is_what_follows_it(store: StoreThread) ->
     again.recent.clear()
     assert again.since(epoch, 2) == []
     assert again.since(epoch, 1) is None
+
+
+async def test_a_log_that_is_caught_up_is_the_one_that_is_read_anew(store: StoreThread) -> None:
+    log = load(store)
+    await a_route(log)
+    warm = await store(LogInMemory)
+    for n in "123":
+        await log.commit([move(log, n)], f"promote-{n}")
+    assert await store(warm.catch_up)
+    cold = await store(LogInMemory)
+    assert vars(warm.state) == vars(cold.state) == vars(log.state)
+    assert (list(warm.recent), warm.last_moves, warm.last_revs) == (list(cold.recent), cold.last_moves, cold.last_revs)
+
+
+async def test_a_log_that_is_not_the_one_it_was_is_not_caught_up(store: StoreThread, tmp_path: Path) -> None:
+    log = load(store)
+    await a_route(log)
+    warm = await store(LogInMemory)
+    other = StoreThread(lambda: SqliteStore(tmp_path / "other" / "hub.db"))
+    assert not await other(warm.catch_up)
+    apart = load(other)
+    await a_route(apart)
+    await apart.commit([move(apart, "1")], "promote-1")
+    assert not await other(warm.catch_up)
+    other.close()
 
 
 async def test_only_so_many_events_are_kept_in_memory(store: StoreThread) -> None:

@@ -13,11 +13,14 @@ import click
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
 from loradeck.cli.shared.options import dry_run_option, exit_on_error, reason_option, together, yes_option
 from loradeck.cli.shared.output import utc
-from loradeck.cli.shared.session import Session, writes
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.api import HubApi
 from loradeck.client.config import state_path
+from loradeck.client.errors import ClientError, HubUnreachable
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.dataset_ledger import CollectRequest
 from loradeck.schemas.moves import RecoverRequest, RecoveryPlan
+from loradeck.schemas.state import LeaseStatus
 
 _data_option = click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of the hub's data. [default: $XDG_STATE_HOME/loradeck/hub]"
@@ -29,7 +32,13 @@ _run_options = together(
         "--tls-cert", type=click.Path(path_type=Path), help="Certificate, PEM. [default beyond loopback: of `hub init`]"
     ),
     click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
+    click.option(
+        "--database", metavar="URL", help="PostgreSQL, which several hubs may share. [default: a file in --data]"
+    ),
     click.option("--production", is_flag=True, help="Consoles show this hub as production."),
+    click.option(
+        "--address", default="", metavar="URL", help="Where others reach this hub. [default: that of --listen]"
+    ),
     click.option("--name", default="hub", show_default=True, help="Shown in every console's header."),
     click.option("--nodes", metavar="HOST:PORT", help="Also listen for nodes that join, with mutual TLS."),
     click.option("--listen", metavar="HOST:PORT", help="Also listen on TCP, for consoles, and agents with a token."),
@@ -60,6 +69,37 @@ def hub(ctx: click.Context, /, **settings: Any) -> None:
 def run(ctx: click.Context, /, **settings: Any) -> None:
     """Run a hub until it is interrupted."""
     _serve(**{**settings, **(ctx.obj or {})})
+
+
+@hub.command()
+@hub_command
+async def status(s: Session) -> None:
+    """Show of each hub whether it is active or stands by, and who holds the lease.
+
+    A hub that stands by says how many events of the log it has yet to read. One that does not answer is named, and the
+    command fails only where none does.
+    """
+    found: list[LeaseStatus] = []
+    trouble: ClientError | None = None
+    for context in s.context.each():
+        async with HubApi.to(context) as api:
+            try:
+                found.append(await api.lease())
+            except HubUnreachable as error:
+                trouble = error
+                s.out.alarm(f"{context.where}: no answer ({error.detail})")
+            else:
+                s.out.say(f"{context.where}: {_standing(found[-1])}")
+    if trouble is not None and not found:
+        raise trouble
+    s.out.json(found)
+
+
+def _standing(lease: LeaseStatus) -> str:
+    left = "" if lease.left_s is None else f" for {lease.left_s:.1f} s more unless it renews it"
+    held = f"{lease.holder} at {lease.address}" if lease.address else lease.holder
+    state = "ACTIVE" if lease.active else f"stands by, {lease.lag} events behind, read {lease.read_s:.1f} s ago"
+    return f"{lease.hub}: {state}; epoch {lease.epoch}, rev {lease.rev}; {held} holds the lease{left}"
 
 
 @hub.command()

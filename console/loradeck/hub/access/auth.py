@@ -126,9 +126,13 @@ class Tokens:
     """
 
     def __init__(self, records: Iterable[TokenRecord], now_ms: Callable[[], int] = lambda: int(time.time() * 1000)):
-        self._records = {r.id: r for r in records}
         self._now_ms = now_ms
         self._used: dict[str, int] = {}
+        self.load(records)
+
+    def load(self, records: Iterable[TokenRecord]) -> None:
+        """Takes the tokens as the store has them now."""
+        self._records = {r.id: r for r in records}
         self._expiring = {r.id for r in self._records.values() if self.is_valid(r) and r.expires_ms is not None}
 
     def all(self) -> list[TokenRecord]:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from loradeck.artifacts import BadArtifact
 from loradeck.rules.errors import STATUS, Refused
 from loradeck.schemas.fault import Fault
+from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.store.interface import Moved, StoreError
 
@@ -52,6 +53,9 @@ HUB_STATUS: Mapping[str, int] = {
     "wrong_node": 403,
 }
 """The HTTP statuses of the codes that the hub raises itself, beside those of the rules."""
+
+ACTIVE_HEADER = "x-loradeck-active"
+"""The header of a `not_active` answer in which the address of the active hub stands, where it is known."""
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
@@ -103,6 +107,8 @@ def headers_of(problem: Problem) -> dict[str, str]:
         headers["retry-after"] = str(problem.context["retry_after_s"])
     if problem.status in (401, 413, 429):
         headers["connection"] = "close"
+    if problem.code == NOT_ACTIVE and problem.context.get("address"):
+        headers[ACTIVE_HEADER] = str(problem.context["address"])
     return headers
 
 

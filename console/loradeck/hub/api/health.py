@@ -10,7 +10,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import ThisHub, ViewerOfEach
 from loradeck.hub.views.metrics import pointer_metrics
+from loradeck.hub.views.status import lease_status
 from loradeck.schemas.log import FLEET
+from loradeck.schemas.state import LeaseStatus
 
 router = APIRouter(tags=["health"], route_class=Guarded)
 
@@ -27,6 +29,14 @@ async def readyz(hub: ThisHub) -> Response:
     state, refusing, waiting = hub.log.state, hub.moves_allowed.refusing, hub.moves_allowed.waiting
     body = {"ready": refusing is None, "refusing": refusing, "waiting": waiting, "epoch": state.epoch, "rev": state.rev}
     return JSONResponse(body, 200 if refusing is None else 503)
+
+
+@router.get("/v1/lease")
+async def lease(hub: ThisHub, _: ViewerOfEach) -> LeaseStatus:
+    """Whether this hub is active or stands by, who holds the lease, and how far it has folded the log."""
+    head = await hub.store(lambda s: s.read_head())
+    folded, active = hub.log.state.rev, not hub.log.lease_lost
+    return lease_status(head, hub=hub.status.now().hub, active=active, folded=folded, read_s=0.0)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

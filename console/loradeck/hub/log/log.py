@@ -7,7 +7,6 @@ the committed events one after the other, in the order that `Order` lists.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,17 +14,17 @@ from functools import partial
 
 from nacl.signing import SigningKey
 
+from loradeck.hub.log.in_memory import Move
+from loradeck.hub.log.lease import Hold
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.moves.lease import TTL_S, must_step_down
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
+from loradeck.schemas.link import NOT_ACTIVE
+from loradeck.schemas.log import GENESIS, Draft, Event, PointerState
 from loradeck.schemas.position import Position
 from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, Store, StoreError
-
-RECENT = 5000
-"""Events kept in memory, for nodes that link and consoles that resume."""
 
 
 class Order(IntEnum):
@@ -45,15 +44,6 @@ class Order(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """A committed event that moved a pointer. `before` is the pointer as it was; None: this was its first move."""
-
-    key: PointerKey
-    before: PointerState | None
-    event: Event
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
     """Committed events, the pointers they concern, and the moves among them."""
 
@@ -66,40 +56,35 @@ Follower = Callable[[Published], None]
 
 
 class Log:
-    """The log of one hub. A commit is decided and made while `moving` is held, so that there is one at a time.
+    """The log of the active hub. A commit is decided and made while `moving` is held, so that there is one at a time.
 
     Args:
+        hold: the lease, as it was taken.
         key: signs the log's positions.
         clock: monotonic seconds.
         timed: called with the seconds that each commit took.
-        lease_lost: called when another hub turns out to have taken the lease.
+        lease_lost: called when another hub turns out to have taken the lease, or it is over.
     """
 
     def __init__(
         self,
         store: StoreThread,
-        name: str,
+        hold: Hold,
         key: SigningKey,
         *,
         clock: Callable[[], float],
         timed: Callable[[float], None],
         lease_lost: Callable[[], None],
     ) -> None:
-        """Takes the lease for the hub `name` and reads the log as the store has it. Blocking."""
-        store.now(lambda s: s.take_lease(name))
-        found = store.now(lambda s: s.snapshot())
-        self.state = FoldedLog.of(
-            epoch=found.epoch, rev=found.rev, hash=found.hash, pointers=found.pointers, tenants=found.tenants
-        )
-        recent = store.now(lambda s: s.since(max(0, found.rev - RECENT), RECENT))
-        self.recent: deque[Event] = deque(recent, maxlen=RECENT)
+        """Reads who signed for the log. Blocking."""
+        self._held = hold.log
+        self.state, self.recent = hold.log.state, hold.log.recent
+        self._ttl_s, self._renewed, self._lease_clock = hold.ttl_s, hold.asked, hold.clock
         self.signing = Signing.load(store, key)
         self.moving = asyncio.Lock()
         self.lease_lost = False
-        """Another hub has taken the lease: nothing can be committed any more."""
+        """Another hub has taken the lease, or it is over: nothing can be committed any more."""
         self._store = store
-        self._last_moves = store.now(partial(_last_moves, self.state, recent))
-        self._last_revs = store.now(lambda s: s.last_revs())
         self._clock = clock
         self._timed = timed
         self._on_lease_lost = lease_lost
@@ -112,11 +97,12 @@ class Log:
 
     def last_move(self, pointer: PointerState) -> Event | None:
         """The event that last moved a pointer; None for one that never moved."""
-        return self._last_moves.get(pointer.last_move) if pointer.last_move else None
+        return self._held.last_moves.get(pointer.last_move) if pointer.last_move else None
 
     def last_rev(self, key: PointerKey) -> int:
         """The rev of the newest event that concerns a pointer: its own, or its tenant's as a whole; 0 without any."""
-        return max(self._last_revs.get(key, 0), self._last_revs.get((key[0], None), 0))
+        last_revs = self._held.last_revs
+        return max(last_revs.get(key, 0), last_revs.get((key[0], None), 0))
 
     def position(self) -> Position:
         """The position of the newest event, signed."""
@@ -219,24 +205,30 @@ class Log:
         await self._catch_up()
         return committed
 
-    async def check_lease(self) -> None:
-        """Notices where another hub has taken the lease, also if nothing is committed here."""
+    async def keep_lease(self) -> None:
+        """Renews the lease. Notices where another hub has taken it, and where it is over because nothing answers."""
         if self.lease_lost:
             return
+        asked, ttl_s = self._lease_clock(), self._ttl_s
         try:
-            await self._store(lambda s: s.check_lease())
+            async with asyncio.timeout(None if ttl_s is None else self._renewed + ttl_s - asked):
+                await self._store(lambda s: s.renew_lease(TTL_S))
         except LeaseLost:
             self._lose_lease()
-        except StoreError:
-            return  # it cannot be read now, and whoever commits is told so
+        except (StoreError, TimeoutError):  # whoever commits is told so
+            if ttl_s is not None and must_step_down(self._lease_clock() - self._renewed, ttl_s):
+                self._lose_lease()
+        else:
+            self._renewed = asked
 
     def not_active(self) -> Refused:
         """The refusal of a hub that does not hold the lease any more."""
-        return Refused("not_active", "another hub has taken the lease", fix="use that hub's address")
+        return Refused(NOT_ACTIVE, "this hub does not hold the lease any more", fix="use the active hub's address")
 
     def _lose_lease(self) -> None:
-        self.lease_lost = True
-        self._on_lease_lost()
+        if not self.lease_lost:
+            self.lease_lost = True
+            self._on_lease_lost()
 
     async def begin_epoch(self, *, above: int) -> None:
         """Begins an epoch above the given one and above all of this log. The caller holds `moving`.
@@ -280,31 +272,13 @@ class Log:
         touched: dict[PointerKey, None] = {}
         moves: list[Move] = []
         for event in events:
-            before = self.state.pointers.get(event.pointer.key) if event.pointer is not None else None
-            self.state.apply(event)
-            self.recent.append(event)
-            self._last_revs[event.tenant, event.route] = event.rev
+            move = self._held.add(event)
             touched.update(dict.fromkeys(self.state.pointers_of(event)))
-            if event.kind in MOVES and event.pointer is not None:
-                if before is not None and before.last_move is not None:
-                    self._last_moves.pop(before.last_move, None)
-                self._last_moves[event.id] = event
-                moves.append(Move(event.pointer.key, before, event))
+            if move is not None:
+                moves.append(move)
         published = Published(events, touched.keys(), moves)
         for follower in self._followers.values():
             follower(published)
-
-
-def _last_moves(state: FoldedLog, recent: Sequence[Event], store: Store) -> dict[str, Event]:
-    """Event id -> event, of the newest move of each pointer."""
-    known = {event.id: event for event in recent}
-    moves: dict[str, Event] = {}
-    for pointer in state.pointers.values():
-        if pointer.last_move is not None:
-            event = known.get(pointer.last_move) or store.event(pointer.last_move)
-            if event is not None:
-                moves[event.id] = event
-    return moves
 
 
 def _history(key: PointerKey, before_rev: int, store: Store) -> list[Event]:

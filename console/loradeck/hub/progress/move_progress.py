@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.log.changes import Changes
-from loradeck.hub.log.log import Move, Published
+from loradeck.hub.log.in_memory import Move
+from loradeck.hub.log.log import Published
 from loradeck.hub.progress.acknowledgements import Counted, PlacedReplicas
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth

@@ -11,11 +11,14 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DISK_FULL
+from loradeck.hub.log.lease import Standby
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting
+from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.state import TenantRow
 
+_ACTIVE = "1 while this hub holds the lease, 0 while it stands by."
 _BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
 
 
@@ -41,6 +44,14 @@ class Metrics:
             "loradeck_feed_resets_total", "Feeds ended because their reader was too slow.", registry=self.registry
         )
 
+    def stands_by(self, standby: Standby) -> None:
+        """Adds the figures of a hub that stands by."""
+        for name, text, read in (
+            ("active", _ACTIVE, lambda: 0),
+            ("lag", "Events of the log that this hub has not folded yet.", lambda: standby.lag),
+        ):
+            Gauge(f"loradeck_{name}", text, registry=self.registry).set_function(read)
+
     def watch(self, log: Log, fleet: Fleet, changes: Changes, allowed: MovesAllowed, clock: Clock) -> None:
         """Adds the figures that are read from the hub's parts when somebody scrapes."""
 
@@ -48,6 +59,7 @@ class Metrics:
             Gauge(f"loradeck_{name}", text, registry=self.registry).set_function(read)
 
         state = log.state
+        gauge("active", _ACTIVE, lambda: allowed.refusing != NOT_ACTIVE)
         gauge("rev", "Newest revision of the log.", lambda: state.rev)
         gauge("epoch", "Epoch of this hub's lease.", lambda: state.epoch)
         gauge("tenants", "Tenants, offboarded ones too.", lambda: len(state.tenants))

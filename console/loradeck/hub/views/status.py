@@ -8,7 +8,8 @@ from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.state import HubStatus
+from loradeck.schemas.state import HubStatus, LeaseStatus
+from loradeck.store.interface import Head
 
 VERSION = "0.1.0"
 
@@ -43,3 +44,23 @@ class Status:
             sqlite=self._sqlite,
             seq=self._changes.seq,
         )
+
+
+def lease_status(head: Head, *, hub: str, active: bool, folded: int, read_s: float) -> LeaseStatus:
+    """What a hub says of the lease.
+
+    Args:
+        folded: the rev up to which it has folded the log.
+        read_s: seconds since it read the head.
+    """
+    return LeaseStatus(
+        hub=hub,
+        active=active,
+        holder=head.lease.name,
+        address=head.lease.address,
+        left_s=head.remaining_s,
+        epoch=head.lease.epoch,
+        rev=folded,
+        lag=max(0, head.rev - folded),
+        read_s=round(read_s, 3),
+    )

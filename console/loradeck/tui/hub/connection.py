@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from loradeck.client.config import Context
-from loradeck.client.connect import endpoint
+from loradeck.client.connect import Hubs
 from loradeck.client.feed import Feed, FeedItem
 from loradeck.schemas.feed import FeedShow
 from loradeck.schemas.ids import PointerKey
@@ -41,10 +41,10 @@ class HubConnection:
 
     def __init__(self, context: Context) -> None:
         """Raises: ConfigError (unsafe token file, unusable certificate authority)."""
+        self._hubs = hubs = Hubs(context)
         # Nothing is on the screen yet. Who says nothing gets the figures of the whole fleet.
-        self._feed = Feed(context, show=FeedShow(rows=(), nodes=()))
-        self._context = context
-        self._endpoint = endpoint(context)
+        self._feed = Feed(context, show=FeedShow(rows=(), nodes=()), hubs=hubs)
+        self._endpoint = hubs.endpoint()
         self.follow = self._feed.follow
 
     @cached_property
@@ -54,8 +54,7 @@ class HubConnection:
         from loradeck.client.api import HubApi
         from loradeck.client.transport import Transport
 
-        again = partial(endpoint, self._context)
-        return HubApi(Transport(self._endpoint, again=again), lookup_s=LOOKUP_S)
+        return HubApi(Transport(self._endpoint, hubs=self._hubs), lookup_s=LOOKUP_S)
 
     async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
         """Name the rows and nodes whose figures are wanted."""

@@ -1,0 +1,128 @@
+"""A hub that stands by: it folds the log as the active hub extends it, and takes the lease once that one's is over.
+
+`rules.moves.lease` says when. So a hub that takes over has the log in memory, and knows whether it may move something
+at once or has to wait for its nodes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import methodcaller
+
+from loradeck.hub.log.in_memory import LogInMemory
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.moves import lease as rules
+from loradeck.rules.moves.lease import LOOK_S, TTL_S, needs_settling, next_look_s
+from loradeck.store.interface import Head, LeaseHeld, Store, StoreError
+
+log = logging.getLogger("loradeck.hub.log.lease")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """A hold of the lease, which this hub has taken, and the log as it then is.
+
+    Attributes:
+        settles: it waits for its nodes before it moves anything.
+        ttl_s: seconds for which it holds the lease without a renewal; None: for as long as its database is open.
+        asked: when it asked for the lease, by `clock`.
+        clock: monotonic seconds, in which the time that the process was stopped counts.
+    """
+
+    log: LogInMemory
+    settles: bool
+    ttl_s: float | None
+    asked: float
+    clock: Callable[[], float]
+
+
+class Standby:
+    """Waits for the lease of a database.
+
+    Args:
+        name: the hub's, for people.
+        address: where callers reach this hub; other hubs tell theirs.
+        clock: monotonic seconds, in which the time that the process was stopped counts.
+
+    Attributes:
+        head: the log's newest position and who holds the lease, as last read; None: not read yet.
+        log: the log as far as it is folded; None: not read yet.
+    """
+
+    def __init__(
+        self, store: StoreThread, name: str, address: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.head: Head | None = None
+        self.log: LogInMemory | None = None
+        self._read_at = clock()
+        self._store = store
+        self._name = name
+        self._address = address
+        self._clock = clock
+        self._trouble = ""
+        self._watched: rules.Watched | None = None
+
+    @property
+    def read_s(self) -> float:
+        """Seconds since the database was last read."""
+        return self._clock() - self._read_at
+
+    @property
+    def lag(self) -> int:
+        """Events of the log that are not folded yet."""
+        return max(0, self.head.rev - self.log.state.rev) if self.head is not None and self.log is not None else 0
+
+    def take(self) -> Hold:
+        """Takes the lease now. Blocking.
+
+        Raises: StoreError, `lease_held` where another hub has it.
+        """
+        return self._store.now(self._look)
+
+    async def turn(self) -> Hold:
+        """Waits until the lease is this hub's. While the database cannot be read, it goes on trying."""
+        while True:
+            try:
+                try:
+                    return await self._store(self._look)
+                except LeaseHeld as held:
+                    self._trouble = ""
+                    await self._store(methodcaller("wait_for_change", next_look_s(held.remaining_s)))
+            except StoreError as error:
+                if self._trouble != error.code:
+                    log.error("the database cannot be read code=%s %s", error.code, error)
+                self._trouble = error.code
+                await asyncio.sleep(LOOK_S)
+
+    def _look(self, store: Store) -> Hold:
+        """Folds what is new, and takes the lease if it is over.
+
+        Raises: StoreError, `lease_held` where it is not.
+        """
+        watched, follows = self._watched, self.log is not None and self.log.catch_up(store)
+        if self.log is None or not follows:
+            self.log = LogInMemory(store)
+        self.head, asked = store.read_head(), self._clock()
+        self._read_at = asked
+        self._watched = self._position()
+        if self.head.remaining_s:  # to ask for it is a write, for which commits would have to wait
+            raise LeaseHeld(self.head.lease, self.head.remaining_s)
+        epoch = store.take_lease(self._name, address=self._address, ttl_s=TTL_S)
+        follows = self.log.catch_up(store) and follows  # whoever held it may have committed until then, and no longer
+        self.log.state.epoch = epoch
+        alone = epoch == self.head.lease.epoch + 1
+        settles = needs_settling(watched, self._position(), follows=follows and alone)
+        ends = store.read_head().remaining_s is not None
+        return Hold(log=self.log, settles=settles, ttl_s=TTL_S if ends else None, asked=asked, clock=self._clock)
+
+    def _position(self) -> rules.Watched:
+        """How far the log is folded, and the hold of the lease that was read then."""
+        assert self.log is not None
+        assert self.head is not None
+        state, head = self.log.state, self.head
+        hold = rules.Hold(log=head.log, epoch=head.lease.epoch, incarnation=head.incarnation)
+        return rules.Watched(hold=hold, rev=state.rev)

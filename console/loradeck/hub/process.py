@@ -1,0 +1,118 @@
+"""The hub of one process over a folder: it stands by, and is active whenever it holds the lease of its database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loradeck.artifacts import FolderBlobs
+from loradeck.hub.access.auth import Tokens
+from loradeck.hub.access.people import SIGN_INS, people
+from loradeck.hub.access.sign_ins import Known
+from loradeck.hub.hub import Hub
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.disk_reserve import DiskReserve
+from loradeck.hub.log.lease import Hold, Standby
+from loradeck.hub.log.signing import private_key
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.standby import StandbyHub
+from loradeck.schemas.sign_in import OidcSettings
+from loradeck.schemas.tenant import TokenRecord
+from loradeck.store.opening import SQLITE, open_store
+
+if TYPE_CHECKING:
+    from loradeck.hub.access.membership import Membership
+
+
+class HubProcess:
+    """The store, and the hub over it: one that stands by, or the active one. The caller closes the store thread.
+
+    `address` is where callers elsewhere reach this hub, `database` the URL of a PostgreSQL database in the place of the
+    file in `data`.
+
+    Raises: StoreError (`store_unusable`, `disk_full`): nothing was changed.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        name: str,
+        production: bool = False,
+        oidc: OidcSettings | None = None,
+        address: str = "",
+        database: str | None = None,
+    ) -> None:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data.chmod(0o700)
+        reserve = None if database else DiskReserve(data / "reserve")
+        self.store = StoreThread(lambda: open_store(database or str(data / "hub.db")), reserve)
+        self._sqlite = "" if database else SQLITE
+        self.standby = Standby(self.store, name, address)
+        self._data, self._address = data, address
+        self._name, self._production, self._oidc = name, production, oidc
+        self._hub: Hub | None = None
+
+    def active(self, hold: Hold) -> Hub:
+        """The active hub. Blocking."""
+        self._hub = hub = Hub(
+            self.store,
+            FolderBlobs(self._data / "artifacts"),
+            hold=hold,
+            name=self._name,
+            key=private_key(self._data / "hub.key"),
+            production=self._production,
+            sqlite=self._sqlite,
+            oidc=self._oidc,
+        )
+
+        async def save(record: TokenRecord) -> None:
+            await self.store(lambda s: s.put_token(record))
+
+        hub.membership = self._membership(hub.tokens, save)
+        return hub
+
+    def standing_by(self) -> StandbyHub:
+        """The hub that stands by. It lets in whom the active one of this process knew last. Blocking."""
+        if self._hub is not None:  # the log is read anew: whatever is left of that hub cannot touch it
+            known, provider = self._hub.known, self._hub.provider
+            self.standby = Standby(self.store, self._name, self._address)
+        else:
+            saved, tokens = self.store.now(lambda s: (s.meta(SIGN_INS), s.tokens()))
+            provider, sign_ins = people(self._oidc, saved, Clock().now_ms)
+            known = Known(Tokens(tokens), sign_ins)
+        waits = StandbyHub(self.store, self.standby, known, provider, name=self._name)
+
+        async def save(record: TokenRecord) -> None:
+            """Only the active hub writes."""
+
+        waits.membership = self._membership(known.tokens, save)
+        return waits
+
+    def _membership(self, tokens: Tokens, save: Callable[[TokenRecord], Awaitable[None]]) -> Membership | None:
+        """The nodes that a hub with an authority lets in. The hub's own certificate is renewed if it is due."""
+        if not (self._data / "tls").exists():
+            return None
+        from loradeck.hub.access.authority import Authority  # with what it imports 10 MB of memory
+        from loradeck.hub.access.membership import Membership
+
+        authority = Authority(self._data)
+        authority.renew_server(time.time_ns() // 1_000_000)
+        return Membership(authority, tokens, save, Clock().now_ms)
+
+
+def open_hub(
+    data: Path, *, name: str, production: bool = False, oidc: OidcSettings | None = None
+) -> tuple[Hub, StoreThread]:
+    """The active hub over `data/hub.db`, at which people may sign in at a provider. The caller closes the store thread.
+
+    Raises: StoreError (`store_unusable`, `disk_full`, `lease_held`): nothing was changed.
+    """
+    process = HubProcess(data, name=name, production=production, oidc=oidc)
+    try:
+        return process.active(process.standby.take()), process.store
+    except BaseException:
+        process.store.close()
+        raise
