@@ -114,6 +114,8 @@ def test_without_its_synchronous_standby_a_commit_ends_as_unknown_and_nothing_is
 ) -> None:
     store.commit([move()], key="key-0001")
     server.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (s1, s2)'", "SELECT pg_reload_conf()")
+    while server.execute("SHOW synchronous_standby_names") == [("",)]:
+        time.sleep(0.01)  # each process of the server reads its settings when it comes to it
     began = time.monotonic()
     with pytest.raises(OutcomeUnknown, match="one server only"):
         store.commit([move(to=2, generation=2)], key="key-0002")
