@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 import h11
 
 from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.state_folder import spare_address
 
 CHUNK = 1 << 16
 IDLE_KEPT = 4
@@ -48,6 +50,8 @@ class Endpoint:
     """Where a client connects to: a Unix socket, or a host and port."""
 
     unix: Path | None = None
+    lock: Path | None = None
+    """The lock file of the process there: its spare address is tried where there is no socket."""
     host: str = "localhost"
     port: int = 0
     tls: ssl.SSLContext | None = None
@@ -182,7 +186,12 @@ class HttpClient:
         at = self.endpoint
         self.connections += 1
         if at.unix is not None:
-            return _Line(*await asyncio.open_unix_connection(str(at.unix)))
+            try:
+                return _Line(*await asyncio.open_unix_connection(str(at.unix)))
+            except (FileNotFoundError, ConnectionRefusedError):
+                if at.lock is None:
+                    raise
+            return await _at_spare_address(at.lock)
         server = at.server if at.tls else None
         return _Line(*await asyncio.open_connection(at.host, at.port, ssl=at.tls, server_hostname=server))
 
@@ -223,6 +232,17 @@ class HttpClient:
                 return Reply(status, answer, bytes(got))
             elif isinstance(event, h11.ConnectionClosed):
                 raise ConnectionResetError("the connection was closed before an answer")
+
+
+async def _at_spare_address(lock: Path) -> _Line:
+    """Connects to the process that holds a lock, and to nobody else who took its address."""
+    address, owner = spare_address(lock)
+    line = _Line(*await asyncio.open_unix_connection(address))
+    said = line.writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    if memoryview(said).cast("I")[1] not in (owner, 0):
+        line.close()
+        raise ConnectionRefusedError("another user has taken its spare address")
+    return line
 
 
 def problem_of(reply: Reply, who: str) -> AgentError:

@@ -7,10 +7,11 @@ an engine *is* that router or engine; a pid written in a file never is.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loradeck_agent.host.errors import AgentError
@@ -113,7 +114,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Raises:
         AgentError: `already_running`, when another process holds it.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = open_lock(path)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,11 +126,32 @@ def locked(path: Path, what: str) -> Iterator[None]:
                 f"pid {holder}, behind {path}" if holder else str(path),
                 "use that one, or end it with `loradeck-agent stop`",
             ) from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # for people; who holds the lock is what the kernel says
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
+
+
+def open_lock(path: Path) -> int:
+    """Opens a lock file, which is made if it is missing; only to read, where the disk is read-only."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def spare_address(lock: Path) -> tuple[str, int]:
+    """Abstract address of the process that holds a lock file, for where the disk takes no socket, and the user that the
+    process should run as.
+
+    Such an address has no owner and no mode (unix(7)), so that either side has to look at who the other one is.
+    """
+    there = lock.stat()
+    return f"\0loradeck/{there.st_dev:x}/{there.st_ino:x}", there.st_uid
 
 
 def holder_of(path: Path) -> int | None:

@@ -15,7 +15,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,8 @@ class Supervised:
     probe: Callable[[], Awaitable[str | None]]
     came_up: Callable[[str, bool], Awaitable[None]]
     went_down: Callable[[], Awaitable[None]]
+    more: Callable[[], Sequence[str]] = tuple
+    """Further arguments, asked for at each start."""
     backoff: Backoff = field(default_factory=Backoff)
     pid: int | None = field(default=None, init=False)
     starts: int = field(default=0, init=False)
@@ -160,7 +162,7 @@ class Supervised:
             out = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
             self._child = subprocess.Popen(
-                program.argv,
+                (*program.argv, *self.more()),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--limits", type=NodeLimits.model_validate_json, metavar="JSON", help="of each caller's key, on this node"
     )
+    parser.add_argument(
+        "--untold", nargs="*", default=(), metavar="TENANT/ROUTE", help="refused until the agent tells of them again"
+    )
     options = parser.parse_args(argv)
     host, _, port = options.listen.rpartition(":")
     host = host.strip("[]")
@@ -44,18 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     allow_open_files()
     try:
         tls = ServerCertificate(options.tls_cert, options.tls_key) if options.tls_cert is not None else None
-        uvloop.run(_run(options.state, host, int(port), tls, options.limits))
+        untold = [(tenant, route) for tenant, _, route in (name.partition("/") for name in options.untold)]
+        uvloop.run(_run(Router(options.state, options.limits, untold), host, int(port), tls))
     except (TableFault, OSError) as fault:
         logging.getLogger("loradeck_agent.router").error("%s", fault)
         return 1
     return 0
 
 
-async def _run(state: Path, host: str, port: int, tls: ServerCertificate | None, limits: NodeLimits | None) -> None:
+async def _run(router: Router, host: str, port: int, tls: ServerCertificate | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    router = Router(state, limits)
     try:
         await router.start(host, port, tls)
         await stop.wait()

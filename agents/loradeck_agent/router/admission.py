@@ -358,6 +358,12 @@ def unknown_route(key: PointerKey) -> Refusal:
     return _refusal(key, rules.Admission(code="unknown_route"))
 
 
+def untold(key: PointerKey) -> Refusal:
+    """The refusal of a route of which this node has lost a move that its read-only disk could not keep."""
+    name = "/".join(key)
+    return Refusal(503, "untold", f"This node has lost a move of {name}, and waits to be told.", "Ask another node.", 1)
+
+
 @lru_cache(maxsize=4096)
 def base_alone(tenant: str, base: str) -> ReleaseRef:
     """The release of a tenant's base without an adapter, which stands in under gap policy `base`."""

@@ -37,7 +37,7 @@ class RouterControl:
     """Calls to the router behind a control socket. Raises `Unreachable`, or AgentError with its problem's code."""
 
     def __init__(self, folder: StateFolder) -> None:
-        self._http = HttpClient(Endpoint(unix=folder.router_socket))
+        self._http = HttpClient(Endpoint(unix=folder.router_socket, lock=folder.router_lock))
 
     def close(self) -> None:
         """Closes the connections; the next call opens one."""

@@ -78,6 +78,8 @@ class Control:
     async def _answer_problems(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        if _peer(request) not in (os.geteuid(), 0):  # the file's mode says so too, and an abstract address has none
+            return _problem(403, "forbidden", "This socket is for the agent.", "another user called", "See `status`.")
         self._hub_silence.agent_called()
         try:
             return await handler(request)
@@ -108,6 +110,7 @@ class Control:
                 witness=held.cursor.witness,
                 features=tuple(sorted(SUPPORTED)),
                 protocol=PROTOCOL,
+                volatile=self._switch.volatile,
             )
         )
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP, KeyLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import Limits
 from loradeck_agent.host.body_reader import BodyReader
+from loradeck_agent.host.state_folder import spare_address
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.control import Control
@@ -31,6 +35,8 @@ from loradeck_agent.router.switch import Switch
 from loradeck_agent.router.table import Table
 from loradeck_agent.router.trace import Trace
 
+log = logging.getLogger(__name__)
+
 DRAIN_S = 10.0
 """How long answers under way may go on after SIGTERM."""
 
@@ -38,12 +44,13 @@ DRAIN_S = 10.0
 class Router:
     """Holds the folder's lock from construction to `stop`."""
 
-    def __init__(self, state: Path, key_limits: KeyLimits | None = None) -> None:
-        """Takes the folder. `key_limits`: of each caller's key, where a route sets none.
+    def __init__(self, state: Path, key_limits: KeyLimits | None = None, untold: Collection[PointerKey] = ()) -> None:
+        """Takes the folder. `key_limits`: of each caller's key, where a route sets none; `untold` as in `Switch.start`.
 
         Raises:
             TableFault: another router runs here, or the table is damaged.
         """
+        self._untold = untold
         self.boot = secrets.token_hex(8)
         self._table = Table(state)
         self._socket = state / "router.sock"
@@ -68,7 +75,7 @@ class Router:
         Raises:
             OSError: an address cannot be bound.
         """
-        self.switch.start()
+        self.switch.start(self._untold)
         mending = asyncio.create_task(self.switch.keep_mending())
         self._closes.append(mending.cancel)
         self._checks.start()
@@ -94,10 +101,13 @@ class Router:
         agent = web.AppRunner(control.app(), access_log=None, shutdown_timeout=1.0)
         await agent.setup()
         self._runners.append(agent)
-        self._socket.unlink(missing_ok=True)  # left by a router that was killed; the lock says that it is gone
         before = os.umask(0o177)
         try:
+            self._socket.unlink(missing_ok=True)  # left by a router that was killed; the lock says that it is gone
             await web.UnixSite(agent, str(self._socket)).start()
+        except OSError as fault:
+            log.error("the disk takes no control socket, the agent finds its spare address: %s", fault)
+            await web.UnixSite(agent, spare_address(self._socket.with_name("router.lock"))[0]).start()
         finally:
             os.umask(before)
 
@@ -111,7 +121,8 @@ class Router:
         await self._bodies.close()
         await self._faults.close()
         await self._replicas.close()
-        self._socket.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._socket.unlink()
         self._table.close()
 
 

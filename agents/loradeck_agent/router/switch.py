@@ -21,11 +21,11 @@ from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
-from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.admission import Admission, untold
 from loradeck_agent.router.engine_pools import Replica, Replicas
-from loradeck_agent.router.table import Change, Table, TableFault
+from loradeck_agent.router.table import READ_ONLY, Change, Table, TableFault
 from loradeck_agent.router.trace import now_ms
-from loradeck_agent.router.wire import Acks, Cursor, EngineAt, InForce, ack_about
+from loradeck_agent.router.wire import VOLATILE, Acks, Cursor, EngineAt, InForce, ack_about
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +85,18 @@ class Switch:
         self._admission = admission
         self._replicas = replicas
         self._answered: dict[PointerKey, dict[str, Ack]] = {}
+        self._untold: set[PointerKey] = set()
         self._unwritten: set[PointerKey] = set()  # ready to flip, but the disk refused it: tried again with the engines
         self._engines_known = False
 
-    def start(self) -> None:
-        """Serves from the table as it was read: the engines it names are used until the agent reports others."""
+    def start(self, untold: Iterable[PointerKey] = ()) -> None:
+        """Serves from the table as it was read: the engines it names are used until the agent reports others.
+
+        Args:
+            untold: pointers of which the router before this one had more in memory than on its read-only disk. They
+                refuse until the agent has told of them again.
+        """
+        self._untold.update(untold)
         self._replicas.set(self._held.engines)
         for key, entry in self._held.entries.items():
             self._admission.set_callers(key, (), entry.keys)
@@ -99,6 +106,11 @@ class Switch:
     def trouble(self) -> str:
         """What the disk refuses the table, in words; empty: nothing."""
         return self._table.trouble
+
+    @property
+    def volatile(self) -> tuple[PointerKey, ...]:
+        """Pointers of which more is in memory than on the read-only disk."""
+        return tuple(self._table.volatile)
 
     async def keep_mending(self) -> None:
         """Tries again what the disk refused the table, for ever."""
@@ -139,12 +151,20 @@ class Switch:
         if cursor > self._held.cursor:
             draft.cursor = cursor
         self._add_flips(draft, [entry.key for entry in taken])
+        told = self._untold.intersection(entry.key for entry in taken)
+        self._untold -= told
         try:
-            self._commit(draft)
+            self._commit(draft, volatile=True)
         except TableFault as fault:
             log.error("%s", fault)
-            refused += [ack for entry in taken for ack in self._failed(entry, fault.code, str(fault))]
+            for entry in taken:
+                refused += (
+                    self._answer(entry.key) if fault.code == READ_ONLY else self._failed(entry, fault.code, str(fault))
+                )
             return Acks.model_construct(acks=tuple(refused), durable=False)
+        finally:
+            for key in told:
+                self._recompile(key)
         answers = [ack for entry in taken for ack in self._answer(entry.key)]
         withdrawn = tuple(e.key for e in taken if e.current is None and e.key not in self._held.pins)
         return Acks.model_construct(acks=(*refused, *answers), durable=True, withdrawn=withdrawn)
@@ -170,7 +190,7 @@ class Switch:
         self._add_flips(draft, concerned)
         fault: TableFault | None = None
         try:
-            self._commit(draft)
+            self._commit(draft, volatile=True)
         except TableFault as failed:  # where the engines are is a fact, durable or not: only the flips fail
             log.error("%s", failed)
             fault = failed
@@ -178,9 +198,11 @@ class Switch:
         for key in concerned:
             if fault is not None and key in draft.in_force:
                 self._unwritten.add(key)
-                acks += self._failed(self._held.entries[key], fault.code, str(fault))
-                continue
-            self._unwritten.discard(key)
+                if fault.code != READ_ONLY:
+                    acks += self._failed(self._held.entries[key], fault.code, str(fault))
+                    continue
+            else:
+                self._unwritten.discard(key)
             before = self._answered.get(key, {})
             acks += [ack for ack in self._answer(key) if before.get(ack.replica) is not ack]
         return acks
@@ -222,16 +244,28 @@ class Switch:
 
     # ---- the order that matters ----------------------------------------------------------------------------
 
-    def _commit(self, draft: _Draft) -> None:
+    def _commit(self, draft: _Draft, *, volatile: bool = False) -> None:
         """Append and fdatasync, then swap. Callers are answered by the old plans until the disk has the new ones.
 
+        Args:
+            volatile: on a read-only disk swap all the same: it is a matter of minutes until there is a disk again, and
+                of seconds that callers get a bad release. It is not acknowledged as flipped.
+
         Raises:
-            TableFault: nothing was swapped.
+            TableFault: nothing was swapped, or with `read_only` what may be volatile was.
         """
         change = draft.change()
+        if change is None and self._table.volatile:
+            change = Change(at_ms=now_ms())
         if change is None:
             return
-        self._table.append(change)
+        try:
+            self._table.append(change)
+        except TableFault as fault:
+            if volatile and fault.code == READ_ONLY:
+                self._table.volatile.update(draft.keys)
+                self._swap(change.model_copy(update={"position": None, "witness": None}), draft.keys)
+            raise
         self._swap(change, draft.keys)
         if self._table.bloated:
             try:
@@ -287,7 +321,9 @@ class Switch:
 
     def _recompile(self, key: PointerKey) -> None:
         entry = self._held.entries.get(key)
-        if entry is not None:
+        if entry is not None and key in self._untold:
+            self._admission.swap(entry, untold(key))
+        elif entry is not None:
             pin, force = self._held.pins.get(key), self._held.in_force.get(key)
             self._admission.swap(entry, self._admission.compile(entry, pin, force, self._replicas))
 
@@ -338,6 +374,8 @@ class Switch:
         acks: list[Ack] = []
         for replica in concerned:
             state, code, detail = _how(entry, replica, pin, force)
+            if state is AckState.FLIPPED and key in self._table.volatile:
+                state, code, detail = AckState.FAILED, VOLATILE, f"flipped in memory alone: {self._table.trouble}"
             if code == "not_ready":
                 code, detail = unready, self._in_its_place(key, entry)
             rev = self._held.cursor.rev if current is None else None

@@ -26,12 +26,15 @@ from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, TableEntry
-from loradeck_agent.host.state_folder import fsync_folder, make_private, reserve
+from loradeck_agent.host.state_folder import fsync_folder, make_private, open_lock, reserve
 from loradeck_agent.router.wire import Cursor, EngineAt, InForce
 
 log = logging.getLogger(__name__)
 
 _NAME = "table.jsonl"
+READ_ONLY = "read_only"
+"""The code of a table on a disk that is read-only."""
+
 RESERVE = 2**20
 """Bytes of the disk that the table keeps behind its end: some hundreds of moves."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -113,6 +116,7 @@ class Table:
         contents: what all durable changes add up to.
         hub_silent_s: age in seconds of the newest sign of the hub that this file carries, when it was opened.
         trouble: what the disk refused last, in words; empty once it was made good.
+        volatile: pointers of which the contents have more than the file, since the disk is read-only.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -126,7 +130,7 @@ class Table:
         make_private(folder)
         self._folder = folder
         self._path = folder / _NAME
-        self._lock = os.open(folder / "router.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = open_lock(folder / "router.lock")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as locked:
@@ -142,6 +146,7 @@ class Table:
             os.write(self._lock, f"{os.getpid()}\n".encode())
         self.contents = Contents()
         self.trouble = ""
+        self.volatile: set[PointerKey] = set()
         self._file = -1  # where it is none, the next append makes the file anew
         self._end = 0
         self._reserved_to = 0
@@ -233,6 +238,7 @@ class Table:
         self._top_up()
         self._sync_name()
         self.trouble = ""
+        self.volatile.clear()
 
     def _top_up(self) -> None:
         """Reserves the disk behind the file's end anew, as far as there is room. An append uses it up."""
@@ -248,12 +254,12 @@ class Table:
         """Makes a change durable. Does not apply it: the caller swaps when this has returned.
 
         Raises:
-            TableFault: `disk_full` or `table_write_failed`. The file is cut back to the last durable line; if
-                even that fails, the next append tries again before it writes.
+            TableFault: `disk_full`, `read_only` or `table_write_failed`. The file is cut back to the last durable line;
+                if even that fails, the next append tries again before it writes.
         """
         line = _line(change)
         try:
-            if self._file < 0:
+            if self._file < 0 or self.volatile:
                 self.compact()
             if self._renamed:
                 self._sync_name()
@@ -264,7 +270,8 @@ class Table:
         except OSError as fault:
             self._cut_back()
             self._refused("the table cannot be written", fault)
-            code = "disk_full" if fault.errno in _FULL else "table_write_failed"
+            code = READ_ONLY if fault.errno == errno.EROFS else "table_write_failed"
+            code = "disk_full" if fault.errno in _FULL else code
             raise TableFault(
                 code,
                 "The table could not be written; nothing changed.",

@@ -18,6 +18,9 @@ from loradeck.schemas.log import GENESIS
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef, TableEntry
 
+VOLATILE = "volatile"
+"""The code of a flip that was made in memory alone: callers are served by it, and it does not count."""
+
 
 @dataclass(frozen=True, order=True)
 class Cursor:
@@ -180,6 +183,7 @@ class RouterState(Wire):
     witness: Position | None = None
     features: tuple[str, ...] = Field((), description="what it acts on in entries; none: an earlier version's router")
     protocol: int = Field(1, description="version of the wire that the router speaks")
+    volatile: tuple[PointerKey, ...] = Field((), description="pointers of which more is in memory than on the disk")
 
     @property
     def cursor(self) -> Cursor:

@@ -28,7 +28,7 @@ from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.host.supervisor import Program, Supervised
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.table import read_contents
-from loradeck_agent.router.wire import Acks, Cursor, RouterState, TableUpdate, ack_about
+from loradeck_agent.router.wire import VOLATILE, Acks, Cursor, RouterState, TableUpdate, ack_about
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.uplink.acknowledgements import AckBoard
@@ -81,6 +81,8 @@ class RouterSync:
     durable: Cursor = field(default_factory=Cursor)
     known: asyncio.Event = field(default_factory=asyncio.Event)
     features: tuple[str, ...] = tuple(sorted(SUPPORTED))
+    volatile: set[PointerKey] = field(default_factory=set)
+    """Pointers of which the router has more in memory than on its read-only disk: the next one is told so."""
     _protocol: int = 1
     """Version of the wire that the router speaks."""
     _up: bool = False
@@ -110,6 +112,7 @@ class RouterSync:
                 entries = (*message.entries, *self.table.withdrawn(message))
                 position = self.durable if behind else cursor
                 answer = await self._give(position, entries)
+                self._note_volatile(answer.acks)
                 for ack in answer.acks:
                     await self.acks.post(ack)
             except AgentError as error:
@@ -213,7 +216,7 @@ class RouterSync:
             self.known.set()
 
         program = Program("router", argv, self.folder.router_lock, self.folder.router_log, READY_S)
-        return Supervised(program, probe=self._probe, came_up=up, went_down=self.down)
+        return Supervised(program, probe=self._probe, came_up=up, went_down=self.down, more=self._untold)
 
     async def _probe(self) -> str | None:
         try:
@@ -239,6 +242,7 @@ class RouterSync:
         async with self._pins_lock:
             state = await self.router.state()
             self.boot, self._up, self.features, self._protocol = boot, True, state.features, state.protocol
+            self.volatile.update(state.volatile)
             self._take_over(state.entries, state.cursor)
             self._compare_pins(state)
         for key in sorted(self._ending):
@@ -321,9 +325,20 @@ class RouterSync:
 
     async def post(self, acks: tuple[Ack, ...]) -> None:
         """Sends the router's acknowledgements on, and starts the proofs that follow from them."""
+        self._note_volatile(acks)
         for ack in acks:
             if await self.acks.post(ack):
                 self.prover.flipped(ack)
+
+    def _note_volatile(self, acks: Iterable[Ack]) -> None:
+        for ack in acks:
+            if ack.code == VOLATILE:
+                self.volatile.add((ack.tenant, ack.route))
+            elif ack.state is AckState.FLIPPED:
+                self.volatile.discard((ack.tenant, ack.route))
+
+    def _untold(self) -> tuple[str, ...]:
+        return ("--untold", *("/".join(key) for key in sorted(self.volatile))) if self.volatile else ()
 
     def _advance(self, cursor: Cursor) -> None:
         """The router's table has everything up to here."""

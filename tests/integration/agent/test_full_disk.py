@@ -34,7 +34,7 @@ async def test_router_and_agent_come_back_on_a_full_disk_serve_and_flip_and_say_
     first = entry(v1.ref, 1, beneath=(v2.ref,), keys=KEYS)
     await hub.desire(first)
     await hub.ack(first, "proven")
-    await until(lambda: f"load {v2.ref.engine_name}" in node.engine_calls(), "v2 is resident")
+    await until(lambda: node.router_has(v2.ref.id), "v2 is resident")
     taken = take(node.state.root)
 
     assert node.router_pid is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.disks import read_only
 from tests.integration.router.running import BASE, OTHER_BASE, entry, pin, release, sha
 
 from loradeck.schemas.link import Ack, AckState
@@ -60,6 +61,10 @@ class Node:
 
     def answers(self, key: tuple[str, str] = KEY) -> str | None:
         return self.admission.answers(key)
+
+    async def started(self, untold: Sequence[tuple[str, str]] = ()) -> Node:
+        self.switch.start(untold)
+        return self
 
     async def restart(self) -> Node:
         await self.close()
@@ -298,6 +303,36 @@ async def test_what_the_disk_refuses_is_acknowledged_as_failed_and_is_not_in_for
     assert (node.answers(), node.answers(("acme", "staging"))) == (V1.id, None)
     assert (node.folder / "table.jsonl").read_bytes() == before
     assert brief(node.send(entry(V2, 3))) == [(*FLIPPED, 3)]
+
+
+async def test_on_a_read_only_disk_a_flip_is_made_in_memory_does_not_count_and_is_durable_once_there_is_a_disk(
+    node: Node, tmp_path: Path
+) -> None:
+    node.engines(at("e0", V1, V2))
+    node.send(entry(V1, 1))
+    with read_only(node.folder):
+        node.table.close()
+        node = await Node(node.folder).started()
+        node.engines(at("e0", V1, V2))
+        assert node.answers() == V1.id
+        (ack,) = node.send(entry(V2, 2), rev=7)
+        assert (ack.state, ack.code) == (AckState.FAILED, "volatile")
+        assert os.strerror(errno.EROFS) in ack.detail
+        assert (node.answers(), node.switch.volatile) == (V2.id, (KEY,))
+        assert node.held.cursor.rev < 7, "what is not on the disk is not vouched for"
+        with pytest.raises(TableFault, match=r"^read_only: "):
+            node.switch.pin(pin(V1))
+        assert read_contents(node.folder).entries[KEY].generation == 1
+
+        node.table.close()
+        node = await Node(node.folder).started(untold=[KEY])
+        assert node.answers() is None, "it lacks a move, and knows only that"
+        node.send(entry(V2, 2), rev=7)
+        assert node.answers() == V2.id
+    again = node.switch.directive(Cursor(1, 7, HASH), [entry(V2, 2)])
+    assert (brief(again.acks), again.durable, node.switch.volatile) == ([(*FLIPPED, 2)], True, ())
+    assert read_contents(node.folder).cursor.rev == 7
+    assert (await node.restart()).answers() == V2.id
 
 
 @pytest.mark.parametrize("entries", [(), (entry(V1),)], ids=["no entries", "no engine of the base"])
