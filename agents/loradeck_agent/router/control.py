@@ -58,6 +58,8 @@ class Control:
     _hub_silence: HubSilence
     _stats: Stats
     _trace: Trace
+    asks_user: bool = False
+    """Whether it has to see itself that its own user calls: at an address that has no mode."""
 
     def app(self) -> web.Application:
         """The aiohttp application that serves the calls."""
@@ -78,7 +80,7 @@ class Control:
     async def _answer_problems(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if _peer(request) not in (os.geteuid(), 0):  # the file's mode says so too, and an abstract address has none
+        if self.asks_user and _peer(request) not in (os.geteuid(), 0):
             return _problem(403, "forbidden", "This socket is for the agent.", "another user called", "See `status`.")
         self._hub_silence.agent_called()
         try:

@@ -107,6 +107,7 @@ class Router:
             await web.UnixSite(agent, str(self._socket)).start()
         except OSError as fault:
             log.error("the disk takes no control socket, the agent finds its spare address: %s", fault)
+            control.asks_user = True
             await web.UnixSite(agent, spare_address(self._socket.with_name("router.lock"))[0]).start()
         finally:
             os.umask(before)
