@@ -7,8 +7,6 @@ is one concatenation. A row's columns of every *other* adapter are set to zero b
 another tenant's adapter computes, infinities included, never reaches it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

@@ -4,8 +4,6 @@ Other engines accept adapters whose keys match nothing and then serve the bare b
 Here the set of tensors must be exactly what the configuration promises for this very model.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ finished rows are dropped, with the columns only they used. So a short request n
 for others to arrive.
 """
 
-from __future__ import annotations
-
 import logging
 
 import torch

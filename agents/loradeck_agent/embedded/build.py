@@ -1,7 +1,5 @@
 """The engine build: the libraries, device and number format that an answer's tokens depend on besides the weights."""
 
-from __future__ import annotations
-
 from importlib.metadata import version
 
 from loradeck.schemas.attestation import EngineBuild

@@ -3,8 +3,6 @@
 transformers' `DynamicCache` copies everything it holds for each token: a fifth of a step of thirty rows.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ wish to be rid of some. An adapter that is unloaded takes no new request from th
 has are finished under it, and only then are its weights dropped.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections import deque

@@ -1,7 +1,5 @@
 """Loading a base model for serving."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -7,8 +7,6 @@ used twice: nothing is ever shared between adapters, between an adapter and the 
 between the tenants that the base alone stands in for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

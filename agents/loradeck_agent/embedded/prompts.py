@@ -4,8 +4,6 @@ A prompt with more characters than the context's tokens can have is refused unre
 is bounded by the context, and while it is read the event loop goes on with everybody else's requests.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

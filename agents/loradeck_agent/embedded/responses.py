@@ -1,7 +1,5 @@
 """Answers on their way out: collected into one body, or streamed as server-sent events."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import secrets

@@ -1,7 +1,5 @@
 """One request under way in the engine, with the tokens it has been answered so far."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

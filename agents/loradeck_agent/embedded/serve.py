@@ -6,8 +6,6 @@ It listens on DIR/engine.sock (0600, in a 0700 folder) and holds DIR/engine.lock
 engines share a folder and an agent can find one that outlived it. SIGTERM ends it at the next step.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import logging

@@ -1,7 +1,5 @@
 """The engine contract over HTTP: vLLM's calls, with vLLM's statuses, on a Unix socket."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """Starts an executor: `python -m loradeck_agent.executors KIND --spec spec.json`."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

@@ -1,7 +1,5 @@
 """The base model that an executor works on, loaded in fp32 after its files were compared with the spec's digest."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

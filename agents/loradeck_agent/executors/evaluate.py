@@ -4,8 +4,6 @@ Leaves `report.json` (an EvaluationReport), `canary.json` (the release's CanaryR
 record of the base alone on the same canaries). Engines prove with these records that they serve the release.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path

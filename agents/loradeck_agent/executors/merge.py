@@ -5,8 +5,6 @@ were), `weights.manifest.json` (its BaseManifest) and `report.json` (a MergeRepo
 every node of one kind.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path

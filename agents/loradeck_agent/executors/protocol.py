@@ -7,8 +7,6 @@ to its own file with its traceback. SIGTERM asks the executor to stop after the 
 the run ended; 0 counts only together with a FINISHED event, which is written last.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

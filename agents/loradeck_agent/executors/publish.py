@@ -1,7 +1,5 @@
 """Atomic publishing of results: staging folder, fsync, rename, fsync of the parent folder."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping

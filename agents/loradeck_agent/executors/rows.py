@@ -1,7 +1,5 @@
 """Readers of JSONL inputs: the rows of a dataset, and the items of a suite with its answer schema."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ that do not fit, rows that contain items of the evaluation, too little memory. d
 each step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

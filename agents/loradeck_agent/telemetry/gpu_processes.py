@@ -1,7 +1,5 @@
 """Finds the GPUs that an engine uses by its processes: an engine and all that it started are one session."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Reads CPU, memory and load of the host."""
 
-from __future__ import annotations
-
 import os
 import time
 

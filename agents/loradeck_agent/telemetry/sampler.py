@@ -5,8 +5,6 @@ handles pin the driver. It never forks and opens nothing but the library. SIGTER
 also ends when nobody reads its lines any more. The lines are `telemetry.sampler_watch.Sample`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -6,8 +6,6 @@ came down, acknowledgements in the same order. What is made up is behind that: t
 durable, no engine that answers canaries, and the figures of hosts and GPUs are invented.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import hashlib

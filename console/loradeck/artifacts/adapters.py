@@ -5,8 +5,6 @@ name when no key matches, and lets values that are not finite spoil other tenant
 here, before an engine sees the folder.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping

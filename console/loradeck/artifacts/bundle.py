@@ -10,8 +10,6 @@ A reader trusts nothing in it: members are read by the manifest's list and never
 is hashed, and nothing may be missing, added, or stand after the end.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Tasks given to a child process, because they take too long or import too much for a process that serves requests."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -4,8 +4,6 @@ By libsodium. The `cryptography` package takes 7 MB more of an agent's memory, s
 slowly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from nacl.exceptions import BadSignatureError

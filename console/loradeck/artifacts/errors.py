@@ -1,7 +1,5 @@
 """BadArtifact, the exception of this package."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager

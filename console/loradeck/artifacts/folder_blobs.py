@@ -4,8 +4,6 @@ FOLDER/ab/abcdef...         a blob, 0600, never overwritten
 FOLDER/incoming/*.staging   content being received
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress

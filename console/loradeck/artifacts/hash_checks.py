@@ -1,7 +1,5 @@
 """Hashes of files, and their comparison with what a manifest or a sender announced: on the hub and on nodes alike."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat

@@ -1,7 +1,5 @@
 """Installation of an artifact as a read-only folder on a node: complete and verified, or absent."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Manifests of folders: the files in one, and the files that make up a base."""
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import logging

@@ -5,8 +5,6 @@ Estimated by datasketch's MinHash with locality-sensitive hashing, as the share 
 found about every second time. A train job compares word by word once more before it trains.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Every report lists the kinds that were looked for. Most personal data has no for
 report without findings does not prove that rows hold none.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext

@@ -5,8 +5,6 @@ their files, with the SHA-256 of each, is signed in their place. Keys are passed
 read is refused. Verifying imports a great deal, so hub and agent leave it to a child process.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import os

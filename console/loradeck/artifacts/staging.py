@@ -4,8 +4,6 @@ Content is written under a staging name, hashed on the way, fsynced, and renamed
 distinguishes a staging file in use from one that a crash left behind.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

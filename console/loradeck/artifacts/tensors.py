@@ -5,8 +5,6 @@ name -> dtype, shape and the offsets of its bytes; then the bytes, which the ten
 overlap.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 `loradeck --help` imports this module alone; a command's own module is imported when it runs.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

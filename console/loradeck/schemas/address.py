@@ -1,7 +1,5 @@
 """Addresses that need no TLS: the loopback interface; and those that a secret may be sent to."""
 
-from __future__ import annotations
-
 import ipaddress
 
 from pydantic import AnyUrl, ValidationError

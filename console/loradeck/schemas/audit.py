@@ -1,7 +1,5 @@
 """The audit trail: one line for each thing that somebody did, or tried to do, at the hub."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The manifest of a bundle, which carries an adapter version from one hub to another without a network."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Suggestions of canaries: prompts from a dataset's rows, and how surely each tells a release from others."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Name, Strict, Wire

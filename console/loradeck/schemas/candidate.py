@@ -1,7 +1,5 @@
 """Candidates: a second release on top of a pointer's stack, that a share of the callers gets."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The dataset ledger: the hub's counts of datasets' rows, scans, erasures, and the policy for training on them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer

@@ -4,8 +4,6 @@ The hub sends log events at once, and changed rows at most once a second, except
 moved or was acknowledged is sent at once.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter

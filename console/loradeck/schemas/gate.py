@@ -1,7 +1,5 @@
 """The settings of a route's gate: what a candidate must reach before it may be promoted."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import Field, model_validator

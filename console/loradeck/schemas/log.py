@@ -1,7 +1,5 @@
 """The log: events, and the state of pointers that they fold to."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any, Literal
 

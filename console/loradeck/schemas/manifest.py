@@ -4,8 +4,6 @@ A manifest is digested once and never changes; later facts about it are attestat
 added afterwards (where rows came from, who rated them, why weights were chosen at all) is here from the first version.
 """
 
-from __future__ import annotations
-
 import hashlib
 from enum import StrEnum
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Requests that move pointers, sent by consoles and the CLI, and the hub's answers."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

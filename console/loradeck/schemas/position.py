@@ -4,8 +4,6 @@ A node keeps the newest position it was given, and shows it to the hub that it l
 a hub of this log handed it out, so a node can neither invent moves nor be disbelieved about those it has seen.
 """
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Wire, canonical_json

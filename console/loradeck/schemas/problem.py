@@ -1,7 +1,5 @@
 """Problem documents: errors on the wire by RFC 9457, with a stable `code`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field

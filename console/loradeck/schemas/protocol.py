@@ -6,8 +6,6 @@ new version, since readers ignore fields that they do not know. A field that mus
 feature, and an entry that rests on it names it in `TableEntry.needs`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from enum import StrEnum
 

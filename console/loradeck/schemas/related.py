@@ -1,7 +1,5 @@
 """Related releases: live releases that share something with a pointer's, so that one fault may be in all of them."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Answers of the hub's HTTP calls that stand for nothing else: what was registered, made or verified."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import ConfigDict, Field

@@ -1,7 +1,5 @@
 """People's sign-ins as the hub keeps them, and the settings of the provider where they sign in (OpenID Connect)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

@@ -9,8 +9,6 @@
 `messages` may replace `prompt`: a conversation, which for exact items may end with the assistant's answer.
 """
 
-from __future__ import annotations
-
 import json
 from enum import StrEnum
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """The trace: which release served each request, as routers keep it in memory."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire

@@ -1,7 +1,5 @@
 """Parts of a training recipe: the method, mixed-in rows, validation, the form of answers, and guards."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from pydantic import Field

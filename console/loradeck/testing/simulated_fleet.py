@@ -1,7 +1,5 @@
 """A simulated fleet: tenants and releases on a real hub, and nodes that link to it with the agents' own code."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import signal

@@ -1,7 +1,5 @@
 """The console: follows the hub, draws its state, and sends the moves that the gate lets through."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

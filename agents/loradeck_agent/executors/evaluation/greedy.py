@@ -6,8 +6,6 @@ It shares no code with the embedded engine on purpose: a canary record made here
 both compute the same thing.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

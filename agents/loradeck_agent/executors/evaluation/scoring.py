@@ -1,7 +1,5 @@
 """Scoring of one answer against its item: pure functions, without a model."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

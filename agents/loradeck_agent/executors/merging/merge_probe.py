@@ -4,8 +4,6 @@ Base + adapter answers fixed prompts greedily; over the tokens of those answers 
 those of the merged weights, and of the base alone. One model is in memory at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

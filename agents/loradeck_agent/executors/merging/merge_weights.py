@@ -5,8 +5,6 @@ A * alpha / rank` added, and is cast back once; every other byte is copied. So m
 shard, and the sums are those of peft's own merge in fp32. Both files are hashed as they pass.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping

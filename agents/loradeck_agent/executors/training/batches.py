@@ -1,7 +1,5 @@
 """The order in which rows are drawn into steps: a function of the seed, so that a resumed run draws alike."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 

@@ -5,8 +5,6 @@ of its runs of thirteen words occur in rows. Published decontaminations use thir
 appendix C): rows that merely have one form share shorter runs.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """Guards that end a run early: values that are not finite, lasting loss spikes, preference losses that unlearn."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import deque

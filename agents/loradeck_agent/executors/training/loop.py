@@ -6,8 +6,6 @@ ran the one before. The learning rate rises over the first tenth of the steps an
 are clipped at norm 1.
 """
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import time

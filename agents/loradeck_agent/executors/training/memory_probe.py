@@ -1,7 +1,5 @@
 """A probe of memory before the first step, so that a recipe that does not fit fails at once and not after an hour."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Callable
 from pathlib import Path

@@ -5,8 +5,6 @@ when it is half written, and resumes without a missing optimizer state; so only 
 imported only when a recipe asks for it.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Gradients are summed, not averaged: each process divides by the whole step's tok
 draw identical rows. So two processes compute the step that one would, but for the order of additions.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

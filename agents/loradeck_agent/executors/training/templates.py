@@ -4,8 +4,6 @@ Training must use the form that callers will use later: a template that trims an
 it with another token teaches a form that nobody will ask for. So each row is rendered in full and compared.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The model under training (an adapter around the base, or the whole base) and its publication as an artifact."""
 
-from __future__ import annotations
-
 import fnmatch
 import json
 from collections.abc import Iterator, Mapping

@@ -10,8 +10,6 @@ A row is one of
 and may carry `"negative": true`: it teaches to refuse, or to call no tool.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The best validation becomes the release, not the last step: the one with the mos
 compared, since a lower loss is not yet a right answer; among equals the one with the lowest loss.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar

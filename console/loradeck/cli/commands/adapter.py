@@ -1,7 +1,5 @@
 """Commands on adapter versions: import, list, show, compare, sign, verify, deprecate."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import tempfile

@@ -1,7 +1,5 @@
 """Commands on bases: models whose files stay on the nodes, while the hub gets only their manifests."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

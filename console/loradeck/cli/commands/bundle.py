@@ -1,7 +1,5 @@
 """Commands on bundles: an adapter version as one file, for a hub that no network reaches."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Canaries: prompts that tell a release from its base and the one before it, and what nodes recorded of them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import click

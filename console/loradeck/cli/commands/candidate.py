@@ -1,7 +1,5 @@
 """Candidates: a second release on a route that a share of its callers gets, beside the live one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

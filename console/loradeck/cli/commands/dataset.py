@@ -1,7 +1,5 @@
 """Commands on datasets: register, list, and erase rows."""
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from collections.abc import Sequence

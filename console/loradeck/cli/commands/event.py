@@ -1,7 +1,5 @@
 """Commands on the log: list events, export a timeline, verify the hash chain."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from pathlib import Path

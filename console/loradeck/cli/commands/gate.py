@@ -1,7 +1,5 @@
 """Commands on a route's gate: its settings, its freeze windows, and the results of candidates."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Commands on jobs: train, evaluate and merge on a node, list and follow them."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Commands that move pointers: promote, rollback, undo, fallback, rewind. Each shows from -> to before it asks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import click

@@ -1,7 +1,5 @@
 """Commands that calculate what fits in memory, before anything is bought or started."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands that change a pointer without moving it: holds, lifts, and annotations of its events."""
 
-from __future__ import annotations
-
 import click
 
 from loradeck.cli.shared.exits import refused

@@ -1,7 +1,5 @@
 """Commands on releases: list, show, compare, register merged weights, sign."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands on the caller's own sign-in: `login`, `logout`, `whoami`."""
 
-from __future__ import annotations
-
 import asyncio
 
 import click

@@ -1,7 +1,5 @@
 """Commands on suites: register and list held-out items to score releases on."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from typing import Any

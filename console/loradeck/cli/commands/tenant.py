@@ -1,7 +1,5 @@
 """Commands on tenants and the keys of their callers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """Commands on tokens, which decide what callers may do. Only over the hub's own socket."""
 
-from __future__ import annotations
-
 import re
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Start of the console from the command line, and `loradeck open`, which starts it on one row."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Local files that become artifacts: read, checked and hashed before anything is sent."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections.abc import Callable, Iterator, Sequence

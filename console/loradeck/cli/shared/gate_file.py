@@ -1,7 +1,5 @@
 """A route's gate as people write it: TOML that names suites by name."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

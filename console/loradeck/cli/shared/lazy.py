@@ -1,7 +1,5 @@
 """A click group that imports a command's module only when that command runs, so that `loradeck --help` is quick."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """The model card of an adapter version: all facts on record about it, as Markdown and as a comparison."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parts of the commands that move one pointer: its heading, names of releases, and sending the move."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence

@@ -1,7 +1,5 @@
 """Names that people type, resolved to pointers, releases, digests, labels and times."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import re

@@ -4,8 +4,6 @@ Names, reasons and errors are data: control characters in them never reach the t
 says already, and is left out if stdout is no terminal or NO_COLOR is set.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Progress of a move: measured times, and the state of each replica."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import time

@@ -1,7 +1,5 @@
 """Rows and items to be registered: their provenance, from options or a TOML file beside them, and the hub's scans."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Files that hold a token or a key: new, 0600, durable before the command reports success, removed when it fails."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator

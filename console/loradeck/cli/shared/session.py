@@ -1,7 +1,5 @@
 """Commands of a hub: their groups, and the session of each with its options, its connection and its errors."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import signal

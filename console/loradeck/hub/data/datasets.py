@@ -3,8 +3,6 @@
 Rows are read by a child process, so that a move never waits for them.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager

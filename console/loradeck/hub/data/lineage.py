@@ -1,7 +1,5 @@
 """Lineage at the hub: what jobs made bases from, whose these are, and everything that descends from rows."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 

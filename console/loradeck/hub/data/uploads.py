@@ -1,7 +1,5 @@
 """Uploads of nodes: files that a job makes, under its lease, and no more bytes than a job could mean."""
 
-from __future__ import annotations
-
 from loradeck.rules.errors import Refused
 
 MOST_BYTES = 1 << 40

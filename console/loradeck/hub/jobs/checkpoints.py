@@ -1,7 +1,5 @@
 """Checkpoints of train jobs at the hub: the newest one of each job, and no more."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

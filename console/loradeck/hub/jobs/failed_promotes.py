@@ -1,7 +1,5 @@
 """Failed promotes that nobody has answered yet, which flag their pointers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from loradeck.hub.jobs.job_records import JobRecords

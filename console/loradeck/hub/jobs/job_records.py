@@ -1,7 +1,5 @@
 """The records of all jobs: in memory the unfinished and the newest finished ones, in the store all there ever were."""
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The specs of train, evaluate and merge jobs: whether one may be queued, and the assignment that a node is sent."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.hub.data.datasets import Datasets

@@ -3,8 +3,6 @@
 A node sends the newest lines it has when it cannot send all; the numbers of the lines then show what is missing.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict, deque
 
 from loradeck.schemas.jobs import JobLogLine

@@ -1,7 +1,5 @@
 """Releases of whole weights: merged ones, registered by a person or by their job, and those that a job has trained."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 The prompts are rows of a dataset. They are sent to one node and back to the caller, and are kept nowhere.
 """
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ second.
 `/v1/feed?since=epoch:rev&seq=n` goes on from a cursor: the rev that the console listed at, and the number of changes.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence

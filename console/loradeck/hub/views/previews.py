@@ -1,7 +1,5 @@
 """The preview of R on a pointer: where it goes, how ready that release is, and how long the move may take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.nodes import Fleet

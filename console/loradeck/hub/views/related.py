@@ -1,7 +1,5 @@
 """Related releases: live ones of other pointers that share a dataset, a recipe or a move with a pointer's release."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

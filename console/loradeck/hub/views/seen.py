@@ -1,7 +1,5 @@
 """What a caller sees of things that tenants share: nodes and bases, without what is other tenants'."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Traces: which requests each release answered, asked of the routers when somebody wants to know. None is kept here."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """What each key does: its action by the person's keys, and that action's handler. Moves go on to `Moves.press`."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 

@@ -1,7 +1,5 @@
 """From a key that moves or stops something to the question and the request: puts the gate's verdicts into effect."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What becomes of typed text: a filter, a command, a reason, a time, an incident."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Mapping

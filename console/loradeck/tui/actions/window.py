@@ -1,7 +1,5 @@
 """The console's window, as actions and screens use it: the list in front, notices, pages, and work beside the keys."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 

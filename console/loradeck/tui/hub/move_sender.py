@@ -1,7 +1,5 @@
 """Sends the moves that the gate let through, each once and under its own key, and resolves their outcomes."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field

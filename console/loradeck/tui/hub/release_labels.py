@@ -1,7 +1,5 @@
 """Labels of releases that no row describes, because they are live nowhere any more."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Hashable, Mapping
 
 from loradeck.client.errors import ClientError

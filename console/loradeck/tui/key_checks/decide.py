@@ -5,8 +5,6 @@ it came from. It reads the state and the last frame that was written, changes no
 u on a fresh move of one's own, can act without a y; read-only, roles and the link are checked first.
 """
 
-from __future__ import annotations
-
 from pydantic import ValidationError
 
 from loradeck.client.terminal_text import clean

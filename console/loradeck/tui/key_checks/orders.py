@@ -3,8 +3,6 @@
 They move no pointer and may be sent again: an order asks for a state, not for a step. Nothing here sends anything.
 """
 
-from __future__ import annotations
-
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.state import NodeReplica, NodeRow

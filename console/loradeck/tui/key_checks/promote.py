@@ -1,7 +1,5 @@
 """The release that p offers, and whether its gate lets it be promoted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from loradeck.client.terminal_text import clean

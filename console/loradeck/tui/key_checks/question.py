@@ -1,7 +1,5 @@
 """The question that waits for y: frozen when it was asked, dropped when its subject changes."""
 
-from __future__ import annotations
-
 import itertools
 import textwrap
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The question before a rewind of many pointers."""
 
-from __future__ import annotations
-
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.ids import short

@@ -1,7 +1,5 @@
 """Whether R acts at once, asks first, is locked or is refused, on the selected row and on marked rows."""
 
-from __future__ import annotations
-
 from loradeck.client.candidate_words import leaves
 from loradeck.client.terminal_text import clean
 from loradeck.rules.moves.request import rollback_request

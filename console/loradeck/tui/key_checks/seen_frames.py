@@ -6,8 +6,6 @@ answer is the proof. A terminal that never answers is taken at the writer's word
 frame's end has been accepted by the terminal's file.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field

@@ -1,7 +1,5 @@
 """The question before a signature under the review of a candidate, and the gate as judged with it."""
 
-from __future__ import annotations
-
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import GateResult
 from loradeck.tui.key_checks.verdict import Ask, Verdict, barrier, off

@@ -1,7 +1,5 @@
 """Whether u acts at once, asks first or is refused: on one row, on marked rows, on what one key moved together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from loradeck.client.terminal_text import clean

@@ -1,7 +1,5 @@
 """The gate's verdicts on a key: act, ask or refuse; and the barriers that hold for every selection."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.client.terminal_text import clean

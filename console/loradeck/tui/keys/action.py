@@ -1,7 +1,5 @@
 """The names of the console's lists, and of everything a person can ask of it. Keys stand in the key table alone."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -1,7 +1,5 @@
 """The commands typed after `:`."""
 
-from __future__ import annotations
-
 COMMANDS: dict[str, str] = {
     "tenants": "the tenants screen",
     "nodes": "the nodes screen",

@@ -1,7 +1,5 @@
 """The default keys, as data: help, footer, key presses, manual and tests are all made of this table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The page that `d` opens: what differs between the live release and the one that R goes to."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The pane of the selected event."""
 
-from __future__ import annotations
-
 import json
 
 from loradeck.client.terminal_text import clean

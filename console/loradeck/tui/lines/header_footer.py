@@ -1,7 +1,5 @@
 """The header, the summary and the footer: one line each."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from functools import lru_cache
 

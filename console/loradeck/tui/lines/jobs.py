@@ -1,7 +1,5 @@
 """A job: its pane, and the head of its page with figures by step."""
 
-from __future__ import annotations
-
 import json
 
 from loradeck.client.terminal_text import clean

@@ -1,7 +1,5 @@
 """The page of an adapter version: its ancestors, the score of each, and its descendants."""
 
-from __future__ import annotations
-
 import textwrap
 
 from loradeck.client.lineage import ancestors, children

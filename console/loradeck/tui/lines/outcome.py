@@ -1,7 +1,5 @@
 """The TELL line: outcomes of this console's own moves, in words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from loradeck.client.errors import ClientError

@@ -1,7 +1,5 @@
 """Gate results, adapter versions, datasets and suites as cells of a row and lines of the pane."""
 
-from __future__ import annotations
-
 from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean

@@ -1,7 +1,5 @@
 """A candidate's sampled answers as lines, with the verdict on each."""
 
-from __future__ import annotations
-
 import textwrap
 
 from loradeck.client.terminal_text import clean

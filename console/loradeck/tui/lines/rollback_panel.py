@@ -1,7 +1,5 @@
 """The rollback panel: the progress of a move, replica by replica. Only acknowledgements are counted."""
 
-from __future__ import annotations
-
 from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean

@@ -1,7 +1,5 @@
 """The page that `l` opens: who was served by which release on a row, request by request."""
 
-from __future__ import annotations
-
 from loradeck.client.terminal_text import clean
 from loradeck.client.traces import missing
 from loradeck.schemas.trace import Traced

@@ -4,8 +4,6 @@ Times are seconds of one monotonic clock, given in, so that tests can turn it. T
 followed by its status messages and counted on by the monotonic clock in between.
 """
 
-from __future__ import annotations
-
 import time
 from collections import ChainMap
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """One job while somebody looks at it: its figures by step, and its log, which follows the end until one moves up."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice

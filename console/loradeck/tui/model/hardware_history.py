@@ -4,8 +4,6 @@ Time is cut into slots; the first report of a slot is kept. A slot without one i
 could not be read: gaps stay gaps.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

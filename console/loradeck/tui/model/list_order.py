@@ -1,7 +1,5 @@
 """The order of each list, the text that its filter searches, and when it has to be sorted again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum

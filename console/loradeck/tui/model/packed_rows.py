@@ -4,8 +4,6 @@ Ten thousand rows as objects take 300 MB, packed 10 MB. What the whole list is s
 kept of every row, in its brief; so nothing on the way of a key goes through all rows.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

@@ -1,7 +1,5 @@
 """How far a move is on the replicas of a row."""
 
-from __future__ import annotations
-
 from loradeck.rules.serving import proof
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.state import PreviewAction, TenantRow

@@ -4,8 +4,6 @@ The feed does not carry them. They are fetched when their screen comes to the fr
 the screen shows their age.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

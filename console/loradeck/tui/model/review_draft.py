@@ -3,8 +3,6 @@
 If the hub samples other answers meanwhile, the verdicts are dropped.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from loradeck.schemas.review import Review, ReviewedItem, ReviewSheet, SampledItem

@@ -1,7 +1,5 @@
 """The summary of every row, so that a list is sorted, searched and counted without unpacking its rows."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 It adds a person's doings to `FeedState`. Knows no toolkit and sends nothing.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

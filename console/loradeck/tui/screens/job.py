@@ -1,7 +1,5 @@
 """One job: plots above, its log below, which follows its end until one moves up."""
 
-from __future__ import annotations
-
 from textual import events
 
 from loradeck.client.terminal_text import clean

@@ -1,7 +1,5 @@
 """The parts that all lists share: header, summary, column names, grid, pane, prompt, footer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Generic, TypeVar
 

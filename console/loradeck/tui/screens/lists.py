@@ -1,7 +1,5 @@
 """The lists of nodes, jobs, gate results, adapter versions, events and data; tenants have a module of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from functools import partial
 

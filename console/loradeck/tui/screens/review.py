@@ -1,7 +1,5 @@
 """A candidate's sampled answers, one at a time: each is found good or bad, and why, and V goes on to sign."""
 
-from __future__ import annotations
-
 from textual import events
 
 from loradeck.tui.hub.queries import Queries

@@ -1,7 +1,5 @@
 """Every tenant's pointer with the pinned preview, or the rollback panel while a move is under way."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from functools import partial
 

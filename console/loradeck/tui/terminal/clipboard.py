@@ -1,7 +1,5 @@
 """Putting text on the clipboard of the terminal one sits at, through SSH and tmux."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

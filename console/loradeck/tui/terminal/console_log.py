@@ -1,7 +1,5 @@
 """The console's own log: why one ended, kept where the next one, or a person, can look."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import logging.handlers

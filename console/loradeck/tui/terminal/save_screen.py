@@ -1,7 +1,5 @@
 """The screen as a text file for the post-mortem."""
 
-from __future__ import annotations
-
 import os
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A line of text being typed. Knows no toolkit: keys go in by name, spans come out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from rich.cells import cell_len

@@ -3,8 +3,6 @@
 A missing figure leaves a gap: nothing is drawn between its neighbours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

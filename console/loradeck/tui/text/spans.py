@@ -4,8 +4,6 @@ Everything that came from outside (names, reasons, errors, log lines) goes throu
 into a span: it is data, never markup, and never a control sequence of the terminal it is shown on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple

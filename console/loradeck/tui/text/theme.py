@@ -3,8 +3,6 @@
 Colour never carries a meaning alone; every style here stands beside a word or a sign with that meaning.
 """
 
-from __future__ import annotations
-
 from rich.style import Style
 
 THEME = "ansi-dark"

@@ -1,7 +1,5 @@
 """The live table: lines drawn by ourselves, only the changed ones repainted, the selection held by key."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from typing import Any
 

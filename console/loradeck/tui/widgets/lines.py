@@ -1,7 +1,5 @@
 """A block of styled lines that repaints only the lines that changed. Everything else here is made of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 

@@ -1,7 +1,5 @@
 """Screens over the lists: any of esc, q and ctrl+c leaves them. A page of text is one of them, scrolled by keys."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from typing import ClassVar, Generic, Protocol, TypeVar, cast
 

@@ -1,7 +1,5 @@
 """The pinned pane: preview, rollback panel or question, and which of its lines have been painted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from textual.strip import Strip

@@ -1,7 +1,5 @@
 """Above the footer: a notice, or a filter, a command, a reason or a time being typed."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from textual import events
