@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from incident import groundwork
+from incident import groundwork, guarded
 from incident.fleet import BIN, Fleet
 from incident.groundwork import ANSWER_TOKENS, TENANT, VERSIONS, Ground, Work
 from incident.incident import ROUTE, Cast, Incident, Seen
@@ -159,6 +159,9 @@ async def _play(
             await incident.rollback()
             await incident.promote("v2")
             moves += 4
+    if sabotage is None:
+        nodes = [node.name for node in fleet.nodes]
+        await guarded.play(api, callers, cast, nodes, report, progress, reason=OVERRIDE)
     await callers.stop()
     report.judge_moves(moves)
     failed = [f"{answer.node} {answer.status} {answer.text}" for answer in callers.answers if not answer.ok]

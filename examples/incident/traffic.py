@@ -55,6 +55,7 @@ class Answer:
     status: int
     text: str
     complete: bool = True
+    user: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -96,7 +97,9 @@ class Callers:
         await asyncio.gather(*self._asked, return_exceptions=True)
         await self._session.close()
 
-    async def ask(self, node: str, tenant: str, prompt: Prompt, *, stream: bool = False) -> Answer:
+    async def ask(
+        self, node: str, tenant: str, prompt: Prompt, *, stream: bool = False, user: str | None = None
+    ) -> Answer:
         """One chat completion through one router. A failed connection is an answer with status 0."""
         body = {
             "model": tenant,
@@ -104,7 +107,7 @@ class Callers:
             "temperature": 0,
             "max_tokens": self._max_tokens,
             "stream": stream,
-        }
+        } | ({} if user is None else {"user": user})
         headers = {"authorization": f"Bearer {self._keys[tenant]}"}
         sent = time.monotonic_ns()
         status, text, complete, request_id = 0, "", False, ""
@@ -130,6 +133,7 @@ class Callers:
             status=status,
             text=text,
             complete=complete,
+            user=user,
         )
         self.answers.append(answer)
         return answer

@@ -39,9 +39,11 @@ Cohort = Callable[[CohortUnit], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the digest of the caller's key, the request's key of a unit, and whether it repeats an earlier one."""
+    """Who asks: the digest of the caller's key with the user it names, the request's key of a unit, and whether it
+    repeats an earlier request.
+    """
 
-    digest: str
+    name: str
     cohort: Cohort
     repeats: bool
 
@@ -186,7 +188,7 @@ class Admission:
         )
         admitted = Admitted(plan, target, row, asyncio.current_task(), stale_s)
         target.replica.take()
-        target.counter.admit(row, caller.digest)
+        target.counter.admit(row, caller.name)
         route.open.add(admitted)
         return admitted
 

@@ -53,7 +53,7 @@ class Counter:
     votes: Votes = field(default_factory=Votes)
 
     def admit(self, row: Row, caller: str) -> None:
-        """A request of a caller (the digest of its key) was admitted."""
+        """A request was admitted. `caller`: who asked, by whatever name."""
         self.attempted += 1
         self.admitted += 1
         self.streams += 1

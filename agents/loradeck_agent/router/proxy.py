@@ -126,10 +126,11 @@ class Proxy:
         if refusal is not None:
             return refused(refusal, request_id)
 
+        name = caller if asked.user is None else f"{caller} {asked.user}"
         who = Caller(
-            digest=caller,
+            name=name,
             cohort=partial(cohort_key, request.headers, {"user": asked.user}),
-            repeats=not self._repetitions.is_first(caller, key, asked.rest),
+            repeats=not self._repetitions.is_first(name, key, asked.rest),
         )
         failed: Replica | None = None
         for _ in range(LOOK_UPS):

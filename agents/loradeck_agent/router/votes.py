@@ -61,7 +61,7 @@ class Votes:
     def __init__(self) -> None:
         self._seconds: dict[int, _Second] = {}
         self.callers: set[str] = set()
-        """Digests of callers who had a unit, up to CALLERS."""
+        """Callers who had a unit, up to CALLERS: by their key, and by the user whom their requests name."""
 
     def admitted(self, at_ns: int, caller: str, *, sampled: bool) -> None:
         """A unit was admitted. `sampled`: its answer is to be checked."""

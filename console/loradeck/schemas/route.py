@@ -79,6 +79,9 @@ class Objectives(Strict):
 
     bad: float | None = Field(None, gt=0, le=LARGEST_SHARE, description="of the answers that are checked")
     errors: float | None = Field(None, gt=0, le=LARGEST_SHARE, description="of the requests given to an engine")
+    ttft_ms: int | None = Field(
+        None, gt=0, description="95 % of streamed answers begin within so many; None: no promise"
+    )
 
 
 class BreachLimit(Strict):

@@ -149,7 +149,7 @@ class CandidateRow(Wire):
 
 
 class TenantRow(Wire):
-    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN FAILED AHEAD NOPRIOR HELD PIN PREP CAND SUSP."""
+    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN FAILED SLOW AHEAD NOPRIOR HELD PIN PREP CAND SUSP."""
 
     tenant: Name
     route: Name

@@ -105,3 +105,13 @@ async def test_a_route_without_a_guard_is_left_alone(deck: Deck, join: Join) -> 
     deck.hub.guard.tick()
     assert pointer(deck) == before
     assert not deck.hub.guard.said
+
+
+async def test_votes_on_releases_that_a_node_was_not_told_to_serve_are_not_kept(deck: Deck, join: Join) -> None:
+    agent, two, _ = await live(deck, join, guard="rollback")
+    before = pointer(deck)
+    await votes(agent, **{two: 0} | {f"{number:064x}": 9 for number in range(50)})
+    await until(lambda: deck.hub.counts.live_total(before.key, before.generation, two).attempted, "counted")
+    assert list(deck.hub.votes._stints[before.key]) == [(before.generation, two)]
+    deck.hub.guard.tick()
+    assert pointer(deck) == before

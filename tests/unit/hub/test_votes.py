@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from loradeck.hub.progress.votes import NOTHING, Votes
+from loradeck.rules.quality.detection import Limits
 from loradeck.rules.quality.health import Judged
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.link import SecondOfVotes, Traffic
 
 KEY, RELEASE = ("acme", "production"), "a" * 64
 STINT = (1, RELEASE)
+PROMISED = Limits(0.02, 0.02)
 
 
 @dataclass
@@ -18,7 +20,7 @@ class Fleet:
     """Two nodes whose routers' clocks begin at different times."""
 
     now: float = 500.0
-    limits: tuple[float, float] = (0.02, 0.02)
+    limits: Limits = PROMISED
     lift: int = 0
     nodes: tuple[str, ...] = ("one", "two")
     begun: dict[str, int] = field(default_factory=lambda: {"one": 0, "two": 4_000_000})
@@ -34,7 +36,7 @@ class Fleet:
         said[at] = (at, units, failed, units, bad)
         self.report(node)
 
-    def report(self, node: str, callers: int = 30, growth: Counts = NO_COUNTS) -> None:
+    def report(self, node: str, callers: int = 30, growth: Counts = NO_COUNTS, ttft: tuple[int, ...] = ()) -> None:
         """A router reports the seconds that it has."""
         row = Traffic(
             tenant=KEY[0],
@@ -45,7 +47,7 @@ class Fleet:
             votes=tuple(self.said.get(node, {}).values()) if callers else (),
             callers=callers,
         )
-        self.votes.counted(node, f"boot of {node}")(row, growth)
+        self.votes.counted(node, f"boot of {node}")(row, growth, ttft)
 
     def judged(self) -> Judged:
         return self.votes.judged(KEY, STINT, lambda: self.nodes, self.lift)
@@ -140,3 +142,29 @@ def test_a_router_that_sends_no_votes_is_judged_by_what_has_ended() -> None:
     breach = fleet.judged().breach
     assert breach is not None
     assert breach.what == "bad"
+
+
+def test_a_release_whose_first_tokens_come_late_is_slow_where_its_route_promises_their_time() -> None:
+    in_time, late = (0, 0, 0, 0, 40), (0, 0, 0, 0, 10, 0, 0, 30)
+    for limits, ttft, slow in (
+        (Limits(0.02, 0.02, 200), late, True),
+        (Limits(0.02, 0.02, 200), in_time, False),
+        (Limits(0.02, 0.02), late, False),
+        (Limits(0.02, 0.02, 2000), late, False),
+    ):
+        fleet = Fleet(limits=limits)
+        for _ in range(5):
+            fleet.report("one", ttft=ttft)
+            fleet.now += 1
+        assert fleet.votes.is_slow(KEY, STINT) == slow, (limits, ttft)
+
+
+def test_one_node_alone_is_named_in_the_evidence_that_guard_gets() -> None:
+    fleet = Fleet()
+    for _ in range(20):
+        fleet.second("one", 10, 0)
+        fleet.second("two", 10, 10)
+        fleet.now += 1
+    evidence = fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes)
+    assert evidence is not None
+    assert (evidence.alone, evidence.votes, evidence.control) == ("two", (200, 400), None)

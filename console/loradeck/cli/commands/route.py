@@ -49,6 +49,7 @@ def route() -> None:
     help="Promised share of bad answers, 0 to 0.4; well above it is a breach. Default: what is usual.",
 )
 @click.option("--promise-errors", type=float, help="Promised share of failed requests, likewise.")
+@click.option("--promise-ttft-ms", type=int, help="Milliseconds in which 95 % of streamed answers are to begin.")
 @click.option("--guard", type=click.Choice([g.value for g in Guard]), help="What happens by itself to a bad release.")
 @click.option("--breach-bad", type=float, help="Share of bad answers over all its time that breaches a release.")
 @click.option("--breach-n", type=int, help="Checked answers needed for that.")
@@ -260,6 +261,7 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
     into("gate", "max_drop", flags["max_drop"])
     into("objectives", "bad", flags["promise_bad"])
     into("objectives", "errors", flags["promise_errors"])
+    into("objectives", "ttft_ms", flags["promise_ttft_ms"])
     into("breach", "bad", flags["breach_bad"])
     into("breach", "n", flags["breach_n"])
     if flags["answer_schema"] is not None:

@@ -10,7 +10,7 @@ from loradeck.rules.quality.attention import harm
 from loradeck.schemas.ids import short
 from loradeck.schemas.state import HubState, Preview, PreviewAction, TenantRow
 
-_ATTENTION = ("BAD", "UNPRVN", "FAILED", "AHEAD", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP", "CAND")
+_ATTENTION = ("BAD", "UNPRVN", "FAILED", "SLOW", "AHEAD", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP", "CAND")
 
 
 @hub_command

@@ -18,8 +18,10 @@ from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused
 from loradeck.rules.serving.placement import believed
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Hello, NodeOrder, Report, Traffic
+from loradeck.schemas.table import TableEntry
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.links.node_events")
@@ -122,7 +124,12 @@ class NodeEvents:
         fault = self._counts.fault(node.name)
         now, unserved, entries = self._fleet.clock(), self._unserved(node), self._tables.entries
         rows = [row for row in report.traffic if (row.tenant, row.route) in entries]
-        votes = self._votes.counted(node.name, report.router_boot)
+        vote = self._votes.counted(node.name, report.router_boot)
+
+        def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...]) -> None:
+            if _is_in_force(row, entries[row.tenant, row.route]):
+                vote(row, growth, ttft)
+
         counted = self._counts.report(node.name, report.router_boot, rows, now, unserved, votes)
         for key in counted:
             self._progress.traffic(key)
@@ -154,6 +161,14 @@ class NodeEvents:
     def _publish(self, lost: list[Node]) -> None:
         for follower in self._followers:
             follower(lost)
+
+
+def _is_in_force(row: Traffic, entry: TableEntry) -> bool:
+    """Whether a row is about what its pointer's newest entry has: the live release or the candidate."""
+    if row.generation != entry.generation:
+        return False
+    live = entry.current is not None and row.release == entry.current.id
+    return live or (entry.candidate is not None and row.release == entry.candidate.release.id)
 
 
 @dataclass(eq=False)

@@ -56,6 +56,10 @@ class ReleaseHealth:
         by_node = self._counts.live_by_node(key, pointer.generation, pointer.release)
         return health.breach_by_node(total, by_node, self._placed_on(key), limit)
 
+    def is_slow(self, pointer: PointerState) -> bool:
+        """Whether the current release's first tokens come later than its route promises."""
+        return pointer.release is not None and self._votes.is_slow(pointer.key, (pointer.generation, pointer.release))
+
     def _placed_on(self, key: PointerKey) -> set[str]:
         return {node.name for node, _ in self._replicas.placed(key)}
 

@@ -48,6 +48,9 @@ _counted = attrgetter(*Counted._fields)
 
 NOTHING = Counted()
 
+CountedRow = Callable[[Traffic, Counts, tuple[int, ...]], None]
+"""Takes a row of a report, what its counts have grown by, and what each bucket of times to first token has grown by."""
+
 MOST_STINTS = 256
 """Stints of one replica on a pointer of which readings are noted that do not count; a router keeps as many."""
 
@@ -131,12 +134,12 @@ class RequestCounts:
         rows: Iterable[Traffic],
         now: float,
         unserved: Callable[[Traffic], str] = lambda row: "",
-        counted: Callable[[Traffic, Counts], None] = lambda row, growth: None,
+        counted: CountedRow = lambda row, growth, ttft: None,
     ) -> set[PointerKey]:
         """Adds a router's counters, at monotonic `now`. Returns the pointers on which something changed.
 
         Args:
-            counted: called with each row that has grown and counts in the last minute, and what it has grown by.
+            counted: called with each row that has grown and counts in the last minute.
             unserved: why a node serves nothing that a row could count; "" if it does. Such a row counts nowhere, and
                 what it counted until now never will.
         """
@@ -175,7 +178,7 @@ class RequestCounts:
         since: float,
         faults: list[str],
         unserved: Callable[[Traffic], str],
-        counted: Callable[[Traffic, Counts], None],
+        counted: CountedRow,
         *,
         baseline: bool,
     ) -> list[tuple[float, Counts]] | None:
@@ -219,14 +222,15 @@ class RequestCounts:
         counter.keys = max(counter.keys, row.keys)
         if baseline:
             return []
-        counted(row, growth)
+        grown = _grown(row.ttft_ms, before.ttft_ms, min(1.0, WINDOW_S / max(since, 1.0)))
+        counted(row, growth, grown)
         parts, over = counter.bookings.book(now, growth, since)
         window = self._windows[row.tenant, row.route].setdefault(stint, Window())
         share = self._shares[row.tenant, row.route].setdefault(row.replica, Window())
         for at, part in parts:
             window.put(at, part)
             share.put(at, part)
-        if grown := _grown(row.ttft_ms, before.ttft_ms, min(1.0, WINDOW_S / max(since, 1.0))):
+        if grown:
             window.put(now, NO_COUNTS, grown)
         if over:
             self._add_total(Served(tenant=row.tenant, route=row.route, release=row.release, counts=over))

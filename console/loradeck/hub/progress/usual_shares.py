@@ -12,7 +12,7 @@ from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality.detection import HOURS, usual_share
+from loradeck.rules.quality.detection import HOURS, Limits, usual_share
 from loradeck.schemas.ids import PointerKey
 from loradeck.store.interface import HOUR_MS, StoreError
 
@@ -44,12 +44,13 @@ class UsualShares:
     _read_in: dict[PointerKey, int] = field(default_factory=dict, init=False)
     """The hour in which a route's history was read last."""
 
-    def of(self, key: PointerKey) -> tuple[float, float]:
-        """The shares that a route promises, or else those that are usual there: of bad answers, of failed requests."""
+    def of(self, key: PointerKey) -> Limits:
+        """What a route promises, or else what is usual there."""
         promised, usual = self._state.config(key).objectives, self._known.get(key, Shares())
-        return (
+        return Limits(
             next(share for share in (promised.bad, usual.bad, DEFAULT) if share is not None),
             next(share for share in (promised.errors, usual.errors, DEFAULT) if share is not None),
+            promised.ttft_ms,
         )
 
     def tick(self) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor
 
-from loradeck.hub.progress.request_counts import LARGEST, Stint
+from loradeck.hub.progress.request_counts import LARGEST, CountedRow, Stint
 from loradeck.rules.quality.detection import (
     HORIZON_S,
     ROLLBACK_LEVEL,
+    SLOW_LIMIT,
     Detector,
+    Limits,
     flag_level,
     flag_limit,
     rollback_limit,
@@ -19,7 +22,7 @@ from loradeck.rules.quality.guard import Evidence
 from loradeck.rules.quality.health import FIGURES, Judged, breach_of_votes
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import SecondOfVotes, Traffic
+from loradeck.schemas.link import TTFT_BUCKETS_MS, SecondOfVotes, Traffic
 
 Units = tuple[int, int]
 """Units that were bad, and all of them."""
@@ -42,13 +45,14 @@ class _Heard:
 
 @dataclass(slots=True)
 class _OfStint:
-    limits: tuple[float, float]
+    limits: Limits
     since: int = 0
     """The hub's second from which votes count: a person has lifted a breach then."""
     lift: int = 0
     heard: dict[str, _Heard] = field(default_factory=dict)
     detectors: dict[str, Detector] = field(default_factory=dict)
     since_move: dict[str, Detector] = field(default_factory=dict)
+    slow: Detector = field(init=False)
     totals: dict[str, dict[str, Units]] = field(default_factory=dict)
     """Figure -> node -> its units in all this time."""
 
@@ -56,14 +60,15 @@ class _OfStint:
         """Begins without evidence."""
         self.lift, self.since = lift, since
         self.limit(self.limits)
-        by_figure = zip(FIGURES, self.limits, strict=True)
+        by_figure = zip(FIGURES, self.limits[:2], strict=True)
         self.since_move = {figure: Detector(rollback_limit(share), restarting=False) for figure, share in by_figure}
         self.totals = {figure: {} for figure in FIGURES}
 
-    def limit(self, limits: tuple[float, float]) -> None:
+    def limit(self, limits: Limits) -> None:
         """Takes other limits. What speaks against the release now is looked at anew; what has since its move, stays."""
-        self.limits, by_figure = limits, zip(FIGURES, limits, strict=True)
+        self.limits, by_figure = limits, zip(FIGURES, limits[:2], strict=True)
         self.detectors = {figure: Detector(flag_limit(share), restarting=True) for figure, share in by_figure}
+        self.slow = Detector(SLOW_LIMIT, restarting=True)
 
     def add(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
         """Adds units of a second, and how many of that second have turned out to be bad."""
@@ -76,21 +81,23 @@ class _OfStint:
 class Votes:
     """Votes by pointer and stint. Only the newest stints of a pointer are kept."""
 
-    def __init__(self, limits: Callable[[PointerKey], tuple[float, float]], clock: Callable[[], float]) -> None:
+    def __init__(self, limits: Callable[[PointerKey], Limits], clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._stints: dict[PointerKey, dict[Stint, _OfStint]] = {}
 
-    def counted(self, node: str, boot: str) -> Callable[[Traffic, Counts], None]:
+    def counted(self, node: str, boot: str) -> CountedRow:
         """What is called with each row of a node's report that counts, and what it has grown by."""
         now = floor(self._clock())
 
-        def count(row: Traffic, growth: Counts) -> None:
-            self._count(node, boot, now, row, growth)
+        def count(row: Traffic, growth: Counts, ttft: Sequence[int]) -> None:
+            found = self._count(node, boot, now, row, growth)
+            if found.limits.ttft_ms is not None and ttft:
+                found.slow.add(now, sum(ttft), sum(ttft[bisect_left(TTFT_BUCKETS_MS, found.limits.ttft_ms) + 1 :]))
 
         return count
 
-    def _count(self, node: str, boot: str, now: int, row: Traffic, growth: Counts) -> None:
+    def _count(self, node: str, boot: str, now: int, row: Traffic, growth: Counts) -> _OfStint:
         key, stint = (row.tenant, row.route), (row.generation, row.release)
         stints = self._stints.setdefault(key, {})
         found = stints.get(stint)
@@ -121,6 +128,12 @@ class Votes:
         heard.callers = row.callers
         for at in [at for at in heard.seconds if at < now - HORIZON_S]:
             del heard.seconds[at]
+        return found
+
+    def is_slow(self, key: PointerKey, stint: Stint) -> bool:
+        """Whether more first tokens of a release come late than its route promises."""
+        found = self._stints.get(key, {}).get(stint)
+        return found is not None and found.slow.evidence(floor(self._clock())) >= flag_level(len(self._stints))
 
     def judged(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]], lift: int) -> Judged:
         """Whether a release is past a limit of its route, and by the votes on which nodes.

@@ -88,6 +88,7 @@ class Rows:
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and not progress.reached.covers(Reached.LISTED),
             "FAILED": key in self._failed_promotes,
+            "SLOW": self._health.is_slow(pointer),
             "AHEAD": bool(held_back),
             "NOPRIOR": live is not None
             and not held_back

@@ -7,11 +7,11 @@ from collections.abc import Collection
 
 from loradeck.schemas.state import TenantRow
 
-NEEDS_YOU = ("BAD", "UNPRVN", "FAILED")
+NEEDS_YOU = ("BAD", "UNPRVN", "FAILED", "SLOW")
 """Flags that need a person, the worst first. No way back is none of them: each tenant's first release has none."""
 
 
-ALERTING = ("BAD", "UNPRVN", "FAILED", "NOPRIOR")
+ALERTING = ("BAD", "UNPRVN", "FAILED", "SLOW", "NOPRIOR")
 """Flags that docs/alerts.yml alerts on."""
 
 

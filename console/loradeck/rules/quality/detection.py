@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import cache
+from typing import NamedTuple
 
 from loradeck.schemas.route import LARGEST_SHARE
 
@@ -94,6 +95,20 @@ def _bets(limit: float) -> tuple[tuple[float, float], ...]:
     odds = limit / (1 - limit)
     shares = [m * odds / (1 + m * odds) for m in ODDS]
     return tuple((math.log((1 - p) / (1 - limit)), math.log(p / limit)) for p in shares)
+
+
+SLOW_LIMIT = 0.1
+"""Share of first tokens beyond the promised time from which a release is slow: twice what a 95th percentile allows."""
+
+
+class Limits(NamedTuple):
+    """What a route's release is judged by: the usual or promised shares of bad answers and of failed requests, and the
+    milliseconds in which 95 % of first tokens are promised; None: nothing is.
+    """
+
+    bad: float
+    errors: float
+    ttft_ms: int | None = None
 
 
 class Detector:

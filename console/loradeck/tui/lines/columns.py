@@ -107,7 +107,7 @@ def laid_out(columns: tuple[Column, ...], cells: dict[str, Span], width: int, le
 
 _FLAG_STYLE = {
     "BAD": "bad",
-    **dict.fromkeys(("UNPRVN", "FAILED", "AHEAD", "NOPRIOR", "PIN", "OVR", "SUSP"), "warn"),
+    **dict.fromkeys(("UNPRVN", "FAILED", "SLOW", "AHEAD", "NOPRIOR", "PIN", "OVR", "SUSP"), "warn"),
 }
 
 
@@ -145,7 +145,8 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
     # Nobody there to say: what was counted before runs out of the last minute and would pass for silence.
     heard = state.is_fresh(row.key) and (not row.replicas or any(replica.linked for replica in row.replicas))
     worst = next(
-        (flag for flag in ("BAD", "AHEAD", "UNPRVN", "FAILED", "NOPRIOR") if flag in flags), flags[0] if flags else ""
+        (flag for flag in ("BAD", "AHEAD", "UNPRVN", "FAILED", "SLOW", "NOPRIOR") if flag in flags),
+        flags[0] if flags else "",
     )
     return {
         "TENANT": Span(clean(name), "bold" if flags else ""),

@@ -13,6 +13,7 @@ FLAGS = (
     ("BAD", "the live release passed the route's limit of bad answers or errors"),
     ("UNPRVN", "a placed replica is neither proven nor listed for the live release"),
     ("FAILED", "the last promote failed, nothing moved; until a promote, a move, or a person's hold or incident"),
+    ("SLOW", "first tokens come later than the route promises"),
     ("AHEAD", "a node has seen moves that the log lacks: it waits for a recover"),
     ("NOPRIOR", "there is no release R could go back to"),
     ("OVR", "the live release was promoted against its gate"),

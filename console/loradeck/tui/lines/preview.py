@@ -264,7 +264,7 @@ def health_of(state: ConsoleState, one: RelatedRelease) -> str:
     """The worst flag on the row of a related release now, or 'fine'."""
     brief = state.tenants.briefs.get((one.tenant, one.route))  # hundreds of rows need not be opened for it
     flags = brief.flags if brief is not None else one.flags
-    return next((flag for flag in ("BAD", "AHEAD", "UNPRVN", "FAILED", "NOPRIOR") if flag in flags), "fine")
+    return next((flag for flag in ("BAD", "AHEAD", "UNPRVN", "FAILED", "SLOW", "NOPRIOR") if flag in flags), "fine")
 
 
 def _place(tenant: str, route: str) -> str:
