@@ -11,9 +11,11 @@ from incident.fleet import NotReady
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
 from incident.progress import Progress
 from incident.report import Report
+from incident.stage import waited
 from incident.traffic import Answer, Callers
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.candidate import FEWEST_KEYS
 from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import CandidateStartRequest, CandidateStepRequest
@@ -32,6 +34,9 @@ ENOUGH = 40
 _AT_ONCE = 6
 """Users who ask at the same time."""
 
+_TURNS = USERS // _AT_ONCE
+"""Turns in which each user asks once."""
+
 
 async def play(
     api: HubApi, callers: Callers, cast: Cast, nodes: Sequence[str], report: Report, progress: Progress, *, reason: str
@@ -44,17 +49,17 @@ async def play(
     bad, live = cast.releases["v3"], (await api.row(cast.tenant, ROUTE)).pointer.release or ""
     with progress.step(f"v3 to half of {USERS} users, with a guard") as step:
         await _guard(api, cast.tenant, Guard.ROLLBACK)
-        before = await _half(api, callers, cast, nodes, bad, reason, step)
-        began, asked = time.monotonic(), []
-        row = before
-        for turn in count():
+        await _half(api, callers, cast, nodes[0], bad, reason, step)
+        began, asked = time.monotonic(), list[Answer]()
+        for turn in count(_TURNS):
             asked += await _ask(callers, cast, nodes, bad, live, turn)
             row = await api.row(cast.tenant, ROUTE)
             if row.pointer.candidate is None or time.monotonic() - began > PATIENCE_S:
                 break
             step.update(f"{_met(asked, bad)} users met it")
         took = time.monotonic() - began
-        later = [answer for turn in range(2) for answer in await _ask(callers, cast, nodes, bad, live, turn)]
+        row = await waited(api, cast.tenant, _unflipped, step.update)
+        later = [answer for turn in range(4) for answer in await _ask(callers, cast, nodes, bad, live, turn)]
         await _guard(api, cast.tenant, Guard.OFF)
     event, met = row.last_event, _by(asked, bad)
     acted = event is not None and event.kind is EventKind.ROLLBACK and event.actor == "guard"
@@ -79,44 +84,48 @@ async def _guard(api: HubApi, tenant: str, guard: Guard) -> None:
     await api.set_route(tenant, ROUTE, config.model_copy(update={"guard": guard}))
 
 
-async def _half(
-    api: HubApi, callers: Callers, cast: Cast, nodes: Sequence[str], bad: str, reason: str, step: Progress
-) -> TenantRow:
+async def _half(api: HubApi, callers: Callers, cast: Cast, node: str, bad: str, reason: str, step: Progress) -> None:
     """The candidate is out, first without a share: routers count its users from then on. Then it gets half of them."""
     row = await clear_the_way(api, cast.tenant, bad)
     start = promotion(row, bad, override=reason).model_dump() | {"unit": CohortUnit.USER}
     await api.start_candidate(cast.tenant, ROUTE, CandidateStartRequest(**start), wait="proven", timeout=60)
     step.update("each user asks once")
-    for turn in range(len(nodes)):
-        await _ask(callers, cast, nodes, bad, row.pointer.release or "", turn)
-    deadline = time.monotonic() + PATIENCE_S
-    while (row := await api.row(cast.tenant, ROUTE)).candidate is None or row.candidate.keys < USERS:
-        if time.monotonic() > deadline:
-            raise NotReady(f"routers have seen {row.candidate.keys if row.candidate else 0} of {USERS} users")
-        await asyncio.sleep(0.2)
+    for turn in range(_TURNS):
+        await _ask(callers, cast, (node,), bad, row.pointer.release or "", turn)
+    row = await waited(api, cast.tenant, _uncounted, step.update)
+    if (missing := _uncounted(row)) is not None:
+        raise NotReady(missing)
     out = row.pointer.candidate
     assert out is not None
     wider = CandidateStepRequest(
         expected_generation=row.pointer.generation, expected_step=out.step, permille=HALF, idempotency_key=new_key()
     )
     await api.step_candidate(cast.tenant, ROUTE, wider)
-    return row
 
 
 async def _ask(callers: Callers, cast: Cast, nodes: Sequence[str], bad: str, live: str, turn: int) -> list[Answer]:
-    """Every user asks one question, a few at a time; each asks another node in the next turn."""
-    prompts, answers = cast.telling(bad, live), list[Answer]()
-    for first in range(0, USERS, _AT_ONCE):
-        users = range(first, first + _AT_ONCE)
-        answers += await asyncio.gather(
-            *(
-                callers.ask(
-                    nodes[(user + turn) % len(nodes)], cast.tenant, prompts[turn % len(prompts)], user=f"u{user}"
-                )
-                for user in users
+    """The next few users ask one question each; each asks another one in the next round, since the same is no vote."""
+    prompts, first = cast.telling(bad, live), turn * _AT_ONCE
+    return await asyncio.gather(
+        *(
+            callers.ask(
+                nodes[user % len(nodes)],
+                cast.tenant,
+                prompts[(user + user // USERS) % len(prompts)],
+                user=f"u{user % USERS}",
             )
+            for user in range(first, first + _AT_ONCE)
         )
-    return answers
+    )
+
+
+def _unflipped(row: TenantRow) -> str | None:
+    return None if row.flipped == row.placed else f"flipped {row.flipped}/{row.placed}"
+
+
+def _uncounted(row: TenantRow) -> str | None:
+    keys = row.candidate.keys if row.candidate is not None else 0
+    return None if keys >= FEWEST_KEYS else f"routers have seen {keys} of {FEWEST_KEYS} users"
 
 
 def _by(answers: Sequence[Answer], release: str) -> int:
