@@ -31,7 +31,10 @@ from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.router.fences import fence_of, fence_text
 
 PACE_S = 1.0
-"""A gateway asks its hub, and passes on a request, so often."""
+"""A gateway passes on a request so often."""
+
+FOLLOW_S = 2.0
+"""It asks its hub so often, as bookmarks come to nodes."""
 
 FIRST_BYTE_S = 3.0
 """How long a gateway waits for a node to begin its answer: longer than a router waits for an entry."""
@@ -82,7 +85,7 @@ class Gateway:
                 self._take(await network.call(self.hub, "http", "CALL", "", partial(_tell, seen=held), timeout=4))
             except (Unreachable, Refused, StoreError):
                 self.oracle.counts["gateways without a hub"] += 1
-            await asyncio.sleep(PACE_S)
+            await asyncio.sleep(FOLLOW_S)
 
     def _take(self, told: Told) -> None:
         position, held = told.position, self.told.position if self.told is not None else None

@@ -15,6 +15,7 @@ import logging
 import pkgutil
 import random
 import sys
+from functools import lru_cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ from websockets.http11 import Response
 import loradeck.hub
 import loradeck.store
 import loradeck_agent.router
+from loradeck.artifacts import ed25519
 from loradeck.hub.links import node_link
 from loradeck_agent import daemon
 from loradeck_agent.host import supervisor
@@ -107,6 +109,7 @@ def install() -> None:
                 if attribute in ("os", "fcntl") and not name.startswith("loradeck_agent."):
                     continue
                 setattr(module, attribute, stand_in)
+    _put(ed25519, _verifies=lru_cache(maxsize=65536)(ed25519._verifies))
     for user in (router_client, engine_api, hub_api):
         _put(user, HttpClient=HttpClient)
     _put(sys.modules["loradeck.store.sqlite"], Database=SimDatabase)
