@@ -70,6 +70,8 @@ class Oracle:
     """(node, pointer) -> (generation, release) that answered its newest caller; nothing where none was answered."""
     unaccountable: set[str] = field(default_factory=set)
     """Nodes that no hub can know about: their disk was put back, or they were forgotten while they ran."""
+    forgotten: set[str] = field(default_factory=set)
+    """Nodes that a person had forgotten while they were off."""
     by_hash: dict[str, Event] = field(default_factory=dict)
     seen: dict[tuple[PointerKey, Fence, str | None], Event] = field(default_factory=dict)
     """Every move that was ever committed, in whichever copy of the log."""
@@ -283,6 +285,8 @@ class Oracle:
             if pointer != key or name in self.unaccountable or (name, key) in self.pinned:
                 continue
             node = hub.fleet.nodes.get(name)
+            if node is None and name in self.forgotten:
+                continue  # it is on again, and has not linked yet: whoever had it forgotten has answered for that
             if self.dropped and (node is None or node.heard is None or node.behind is not None):
                 continue  # a copy of the database does not know what was placed there since
             if generation < entry.generation:

@@ -471,8 +471,8 @@ class Run:
         ops.start(work())
 
         def end() -> None:
-            if answered != [True]:  # it may still arrive, when the node runs again
-                self.oracle.unaccountable.add(node.name)
+            whose = self.oracle.forgotten if answered == [True] else self.oracle.unaccountable
+            whose.add(node.name)  # where no answer came, the order may still arrive, when the node runs again
             node.power_on()
 
         return end
