@@ -40,7 +40,7 @@ log = logging.getLogger("loradeck.store.postgres")
 
 T = TypeVar("T")
 
-COMMIT_S = 5.0
+COMMIT_S = 2.0
 """Seconds that a commit may take, with the answer of synchronous standbys."""
 
 STATEMENT_S = 30.0
@@ -57,10 +57,11 @@ _OLDEST = 140000
 
 _SESSION = """
 SET search_path TO loradeck;
-SET idle_in_transaction_session_timeout TO '10s';
-SET lock_timeout TO '4s';
+SET idle_in_transaction_session_timeout TO '4s';
+SET lock_timeout TO '2s';
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 """
-"""A hub that hangs within a transaction would keep every other one from taking the lease."""
+"""A hub that hangs within a transaction would keep every other one from taking the lease. Commits are durable."""
 
 _DEFAULTS: dict[str, Any] = {
     "application_name": "loradeck",

@@ -180,6 +180,15 @@ def test_a_statement_that_the_server_refuses_changes_nothing_and_the_next_one_is
     assert store.commit([move()], key="key-0001").rev == 1
 
 
+def test_a_commit_is_durable_when_it_returns_whatever_the_servers_default_is(server: PostgresServer) -> None:
+    server.execute("ALTER SYSTEM SET synchronous_commit = 'off'", "SELECT pg_reload_conf()")
+    assert server.execute("SHOW synchronous_commit") == [("off",)]
+    store = PostgresStore(server.url)
+    with store.database.reading() as connection:
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    store.close()
+
+
 def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
     for url in ("postgresql://ann:secret@127.0.0.1:1/x", "host=127.0.0.1 port=1 password=secret"):
         with pytest.raises(Unusable, match="PGPASSFILE") as caught:
