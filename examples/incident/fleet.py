@@ -129,6 +129,7 @@ class Fleet:
     names: Sequence[str] = ("gpu-01", "gpu-02")
     program: Sequence[str] = (str(BIN / "loradeck-agent"),)
     hub_program: Sequence[str] = (str(BIN / "loradeck"),)
+    hub_options: Sequence[str] = ()
     slots: int = 6
     threads: int = 1
     hub_port: int = 0
@@ -174,7 +175,7 @@ class Fleet:
     def start_hub(self) -> None:
         """`loradeck hub`, until it answers on its own socket."""
         command = [*self.hub_program, "hub", "--data", str(self.data), "--name", "demo"]
-        command += ["--nodes" if self.joins else "--listen", f"127.0.0.1:{self.hub_port}"]
+        command += ["--nodes" if self.joins else "--listen", f"127.0.0.1:{self.hub_port}", *self.hub_options]
         self.hub = _spawn(command, self.root / "hub.log")
         wait_for(f"hub (log: {self.root / 'hub.log'})", self._hub_is_up, 60, interrupted=self._interrupted)
 

@@ -28,6 +28,7 @@ from tests.bench import (
     merging,
     mlflow_alias,
     mutual_tls,
+    postgres,
     readiness,
     report,
     router,
@@ -52,6 +53,7 @@ class Part:
 PARTS = {
     "flip": Part("R on one node", flip.measure, {"moves": 20, "keys": 3}),
     "tls": Part("R with mutual TLS and without", mutual_tls.measure, {"pairs": 10}),
+    "postgres": Part("R on SQLite and on PostgreSQL", postgres.measure, {"moves": 10}),
     "load": Part("R under load", load.measure, {"flips": 40, "proofs": 5}),
     "readiness": Part("R by how near the prior is", readiness.measure),
     "fleet": Part("R on a thousand agents", fleet.measure, {"nodes": 100, "tenants": 50, "moves": 10, "rewinds": 2}),

@@ -28,6 +28,7 @@ from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import UndoRequest
+from loradeck.store.interface import Store
 from loradeck.store.sqlite import SqliteStore
 
 MOVES = 200
@@ -87,7 +88,7 @@ async def _flips(fleet: Fleet, moves: int) -> tuple[list[float], list[float]]:
     taken: list[float] = []
     bare: list[float] = []
     async with HubApi.to(Context(name="bench", socket=fleet.socket)) as api:
-        with _floor(fleet.root) as floor:
+        with floor_of(fleet, SqliteStore(fleet.root / "floor" / "hub.db")) as floor:
             for turn in range(moves + WARM):
                 ms = await back_and_forth(api)
                 below = floor()
@@ -111,13 +112,14 @@ async def back_and_forth(api: HubApi) -> float:
 
 
 @contextmanager
-def _floor(folder: Path) -> Iterator[Callable[[], float]]:
-    """What takes the three parts together once, in milliseconds, on the fleet's own disk and hub."""
-    store = SqliteStore(folder / "floor" / "hub.db")
+def floor_of(fleet: Fleet, store: Store) -> Iterator[Callable[[], float]]:
+    """What takes the three parts together once, in milliseconds: on the fleet's disk and hub, and on a store, which it
+    closes.
+    """
     store.take_lease("bench")
-    file = os.open(folder / "floor" / "table", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    file = os.open(fleet.root / "floor-table", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     generation = itertools.count(1)
-    transport = httpx.HTTPTransport(uds=str(folder / "hub" / "hub.sock"))
+    transport = httpx.HTTPTransport(uds=str(fleet.socket))
     with httpx.Client(transport=transport, base_url="http://hub") as hub:
 
         def once() -> float:
