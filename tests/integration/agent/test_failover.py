@@ -61,7 +61,7 @@ async def pair(server: PostgresServer, folder: Path, base: Path) -> AsyncIterato
     server.execute(f"CREATE DATABASE {name}")
     url = server.url.replace("/postgres?", f"/{name}?")
     async with hub_in_process.folder() as one, hub_in_process.folder() as other:
-        hubs = [HubProcess(data, "--database", url, "--name", name) for data, name in ((one, "a"), (other, "b"))]
+        hubs = [HubProcess(data, "--store", url, "--name", name) for data, name in ((one, "a"), (other, "b"))]
         active, standby = hubs
         (one / "artifacts").mkdir()
         (other / "artifacts").symlink_to(one / "artifacts")  # files are shared by other means than the database

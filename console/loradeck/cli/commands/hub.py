@@ -33,7 +33,7 @@ _run_options = together(
     ),
     click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
     click.option(
-        "--database", metavar="URL", help="PostgreSQL, which several hubs may share. [default: a file in --data]"
+        "--store", "database", metavar="URL", help="PostgreSQL, which hubs may share. [default: a file in --data]"
     ),
     click.option("--production", is_flag=True, help="Consoles show this hub as production."),
     click.option(
