@@ -11,10 +11,13 @@ from tests.fakes.hub_process import HubProcess
 from tests.fakes.postgres_server import PostgresServer
 from tests.services.test_postgres import cluster, fail_over, url_of
 
-from loradeck.client.errors import ApiError, HubUnreachable, OutcomeUnknown
+from loradeck.client.errors import ApiError, ClientError, HubUnreachable, OutcomeUnknown
 from loradeck.schemas.tenant import TenantCreate
 
 __all__ = ["cluster"]
+
+PASSING = {"not_active", "settling", "outcome_unknown", "store_unreachable", "lease_held"}
+"""What a hub answers while its database or another hub takes over."""
 
 
 async def create(hub: HubProcess, name: str) -> None:
@@ -30,9 +33,19 @@ async def create(hub: HubProcess, name: str) -> None:
             except ApiError as error:
                 if error.code == "exists":
                     return
-                if error.status != 503:
+                if error.code not in PASSING:
                     raise
                 await asyncio.sleep(0.05)
+
+
+async def answer(hub: HubProcess, name: str) -> str:
+    """The code that the creation of a tenant is answered with; "" where it is acknowledged."""
+    try:
+        async with hub.api() as api:
+            await api.create_tenant(TenantCreate(name=name))
+    except ClientError as error:
+        return error.code
+    return ""
 
 
 async def tenants(hub: HubProcess) -> list[str]:
@@ -76,6 +89,30 @@ async def test_hubs_outlive_their_primary_and_one_another_and_lose_nothing(
     finally:
         for hub in hubs:
             await hub.end()
+
+
+async def test_without_standbys_a_hub_refuses_and_serves_again_by_itself_once_one_is_back(
+    cluster: list[PostgresServer], tmp_path: Path
+) -> None:
+    hub = HubProcess(tmp_path, "--store", url_of(cluster))
+    try:
+        await hub.start()
+        await create(hub, "t0")
+        for standby in cluster[1:]:
+            standby.kill()
+        answers: list[str] = []
+        began = time.monotonic()
+        while time.monotonic() - began < 12:
+            answers.append(await answer(hub, "t1"))
+        assert answers[0] == "outcome_unknown"
+        assert answers[-1] == "not_active"
+        cluster[1].start()
+        back = time.monotonic()
+        await create(hub, "t1")
+        assert time.monotonic() - back < 15
+        assert await tenants(hub) == ["t0", "t1"]
+    finally:
+        await hub.end()
 
 
 async def active(hubs: list[HubProcess]) -> HubProcess:
