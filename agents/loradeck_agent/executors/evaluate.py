@@ -26,7 +26,7 @@ from loradeck_agent.executors.base import Base, load_base
 from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
 from loradeck_agent.executors.evaluation.scoring import scored
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.publish import publish_documents
+from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.executors.rows import Suite, read_suite
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 
@@ -69,7 +69,9 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     if adapter:
         with model.disable_adapter():
             documents["canary-base.json"] = canary_record(current, base, model, alone)
-    publish_documents(Path(current.spec.out), documents)
+    with staged(Path(current.spec.out)) as staging:
+        for name, document in documents.items():
+            write_document(staging / name, document)
     return {"n": report.n, "exact": report.exact, "valid": report.valid}
 
 

@@ -32,35 +32,25 @@ def publish(out: Path, files: Mapping[str, bytes], manifest_of: Callable[[Path],
     return manifest
 
 
-def publish_documents(out: Path, documents: Mapping[str, BaseModel]) -> None:
-    """Publishes documents as JSON files in the folder `out`.
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yields an empty staging folder that becomes `out` durably on success, and is removed after any exception.
+
+    An older `out` is replaced.
 
     Raises:
         OSError: the disk refused; `out` is as it was.
     """
-    with staged(out) as staging:
-        for name, document in documents.items():
-            write_document(staging / name, document)
-
-
-def finish(staging: Path, out: Path) -> None:
-    """Renames a complete staging folder to `out`, durably; an older `out` is removed."""
-    fsync_folder(staging)
-    if out.exists():
-        shutil.rmtree(out)
-    staging.rename(out)
-    fsync_folder(out.parent)
-
-
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """Yields an empty staging folder that becomes `out` on success and is removed after any exception."""
     staging = out.with_name(f".{out.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700, parents=True)
     try:
         yield staging
-        finish(staging, out)
+        fsync_folder(staging)
+        if out.exists():
+            shutil.rmtree(out)
+        staging.rename(out)
+        fsync_folder(out.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -72,11 +62,7 @@ def write_document(path: Path, document: BaseModel) -> None:
     Raises:
         FileExistsError: the file exists.
     """
-    write_file(path, _json(document))
-
-
-def _json(document: BaseModel) -> bytes:
-    return document.model_dump_json(indent=1).encode() + b"\n"
+    write_file(path, document.model_dump_json(indent=1).encode() + b"\n")
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -70,9 +70,7 @@ class Difference:
         return f"{self.path}: {self.what}{f' ({self.detail})' if self.detail else ''}"
 
 
-def differences(
-    files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = (), sha256: Hasher = sha256_of
-) -> list[Difference]:
+def differences(files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = ()) -> list[Difference]:
     """Lists every difference between a manifest's files and a folder, by path; empty if they are equal.
 
     Args:
@@ -91,7 +89,7 @@ def differences(
             result.append(Difference(name, "extra"))
         elif (size := found[name].stat().st_size) != listed[name].size:
             result.append(Difference(name, "size", f"{size} bytes, not {listed[name].size}"))
-        elif (digest := sha256(found[name])) != listed[name].sha256:
+        elif (digest := sha256_of(found[name])) != listed[name].sha256:
             result.append(Difference(name, "digest", f"sha256 {digest}, not {listed[name].sha256}"))
     return result
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from loradeck.schemas.ids import Digest, Strict
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import FileEntry
 from loradeck_agent.executors.protocol import BadSpec
-from loradeck_agent.executors.publish import finish, write_file
+from loradeck_agent.executors.publish import staged, write_file
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.store.checkpoints import LAST_GOOD, checkpoint_name
 
@@ -100,17 +100,13 @@ class CheckpointFolder:
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = self.path / checkpoint_name(step)
-        staging = self.path / f".{target.name}.staging"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(mode=0o700)
-        for group, values in tensors.items():
-            write_file(
-                staging / f"{group}.safetensors", save({k: v.detach().cpu().contiguous() for k, v in values.items()})
-            )
-        write_file(staging / STATE, json.dumps(state, sort_keys=True, allow_nan=False).encode())
-        manifest = CheckpointManifest(step=step, token=self._token, files=scan(staging))
-        write_file(staging / MANIFEST, manifest.model_dump_json(indent=1).encode())
-        finish(staging, target)
+        with staged(target) as staging:
+            for group, values in tensors.items():
+                kept = {k: v.detach().cpu().contiguous() for k, v in values.items()}
+                write_file(staging / f"{group}.safetensors", save(kept))
+            write_file(staging / STATE, json.dumps(state, sort_keys=True, allow_nan=False).encode())
+            manifest = CheckpointManifest(step=step, token=self._token, files=scan(staging))
+            write_file(staging / MANIFEST, manifest.model_dump_json(indent=1).encode())
         write_durably(self.path / LAST_GOOD, target.name.encode())
         for old in self._complete()[self._keep :]:
             shutil.rmtree(old)
@@ -167,13 +163,11 @@ class CheckpointFolder:
 
 def optimizer_tensors(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The optimiser's state as tensors, each under `NAME/KEY`, with the name of its parameter."""
-    return dict(_entries(optimiser, names))
-
-
-def _entries(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, parameter in names.items():
-        for key, value in optimiser.state[parameter].items():
-            yield f"{name}/{key}", value if isinstance(value, torch.Tensor) else torch.tensor(value)
+    return {
+        f"{name}/{key}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for name, parameter in names.items()
+        for key, value in optimiser.state[parameter].items()
+    }
 
 
 def restore_optimizer(

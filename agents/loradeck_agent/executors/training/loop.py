@@ -9,10 +9,10 @@ are clipped at norm 1.
 import hashlib
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import peft
 import torch
@@ -27,20 +27,10 @@ from loradeck_agent.executors.training.memory_probe import probe
 from loradeck_agent.executors.training.process_group import World
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import Trained
-from loradeck_agent.executors.training.validation import Looks
+from loradeck_agent.executors.training.validation import Looks, Objective
 
 WARM_UP = 0.1
 CLIP = 1.0
-
-
-class Objective(Protocol):
-    """The loss that a recipe minimises, computed over pieces of a step."""
-
-    def size(self, examples: Sequence[Example]) -> float:
-        """The divisor of a step's loss: answer tokens or pairs, by objective."""
-
-    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
-        """One piece's share of a step's loss, and of its metrics; `size` is the whole step's divisor."""
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:

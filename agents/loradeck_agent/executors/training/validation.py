@@ -22,11 +22,14 @@ T = TypeVar("T")
 LOOK_BATCH = 8
 
 
-class Judge(Protocol):
-    """How an objective measures rows that are not trained on."""
+class Objective(Protocol):
+    """What a recipe minimises over pieces of a step, and how it measures rows that are not trained on."""
 
     def size(self, examples: Sequence[Example]) -> float:
         """The number of units (answer tokens or pairs) in these rows, by which sums are divided."""
+
+    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
+        """One piece's share of a step's loss, and of its metrics; `size` is the whole step's divisor."""
 
     def look(self, examples: Sequence[Example]) -> tuple[float, float]:
         """Summed loss, and the number of units that are right."""
@@ -59,7 +62,7 @@ class Looks:
     _current: Run
     _base: Base
     _trained: Trained
-    _judge: Judge
+    _objective: Objective
     _held: HeldBack
     _settings: Validation
     history: list[dict[str, float]] = field(default_factory=list, init=False)
@@ -125,10 +128,10 @@ class Looks:
         ordered = sorted(examples, key=lambda example: len(example.ids))
         loss = right = 0.0
         for start in range(0, len(ordered), LOOK_BATCH):
-            one, hits = self._judge.look(ordered[start : start + LOOK_BATCH])
+            one, hits = self._objective.look(ordered[start : start + LOOK_BATCH])
             loss, right = loss + one, right + hits
             self._current.beat()
-        size = self._judge.size(examples)
+        size = self._objective.size(examples)
         return loss / size, right / size
 
     def _greedy(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
