@@ -8,17 +8,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from loradeck_agent.embedded.openai import (
-    ChatRequest,
-    CompletionRequest,
-    Spelling,
-    chat_logprobs,
-    completion_logprobs,
-    usage,
-)
+from loradeck_agent.embedded import openai
 from loradeck_agent.embedded.sequence import Output, TokenOut
 
-Request = ChatRequest | CompletionRequest
+Request = openai.ChatRequest | openai.CompletionRequest
 
 
 class AnswerFailed(Exception):
@@ -31,7 +24,7 @@ class Answer:
 
     request: Request
     prompt_tokens: int
-    spell: Spelling
+    spell: openai.Spelling
     outputs: asyncio.Queue[Output] = field(default_factory=asyncio.Queue)
     id: str = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -42,7 +35,7 @@ class Answer:
     @property
     def is_chat(self) -> bool:
         """Whether the request is a chat request, rather than a completion."""
-        return isinstance(self.request, ChatRequest)
+        return isinstance(self.request, openai.ChatRequest)
 
     async def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed.
@@ -62,7 +55,7 @@ class Answer:
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
-        return {**self._head(""), "choices": [choice], "usage": usage(self.prompt_tokens, len(tokens))}
+        return {**self._head(""), "choices": [choice], "usage": openai.usage(self.prompt_tokens, len(tokens))}
 
     async def events(self) -> AsyncIterator[bytes]:
         """Server-sent events, one per step of the engine. A failure is an event of its own, and the last."""
@@ -82,7 +75,7 @@ class Answer:
             delta = {"content": output.text} if self.is_chat else {"text": output.text}
             yield self._event([self._delta(delta, logprobs, finish)])
         if self.request.wants_usage_chunk:
-            yield _sse({**self._head(".chunk"), "choices": [], "usage": usage(self.prompt_tokens, count)})
+            yield _sse({**self._head(".chunk"), "choices": [], "usage": openai.usage(self.prompt_tokens, count)})
         yield b"data: [DONE]\n\n"
 
     async def _next(self) -> Output:
@@ -94,7 +87,9 @@ class Answer:
     def _logprobs(self, tokens: list[TokenOut] | tuple[TokenOut, ...], offset: int) -> dict[str, Any] | None:
         if self.request.logprobs_wanted is None:
             return None
-        return chat_logprobs(tokens, self.spell) if self.is_chat else completion_logprobs(tokens, self.spell, offset)
+        if self.is_chat:
+            return openai.chat_logprobs(tokens, self.spell)
+        return openai.completion_logprobs(tokens, self.spell, offset)
 
     def _head(self, suffix: str) -> dict[str, Any]:
         kind = "chat.completion" + suffix if self.is_chat else "text_completion"

@@ -11,17 +11,9 @@ from typing import Any
 from aiohttp import web
 
 from loradeck.schemas.attestation import EngineBuild
+from loradeck_agent.embedded import openai
 from loradeck_agent.embedded.adapter_files import AdapterFault
 from loradeck_agent.embedded.inference import BASE, Inference, Overloaded
-from loradeck_agent.embedded.openai import (
-    REFUSED,
-    ChatRequest,
-    CompletionRequest,
-    Spelling,
-    error_body,
-    read_chat,
-    read_completion,
-)
 from loradeck_agent.embedded.prompts import PromptRefused, Prompts
 from loradeck_agent.embedded.responses import Answer, AnswerFailed, Request
 from loradeck_agent.embedded.sequence import Output, Sequence
@@ -69,8 +61,8 @@ class EngineServer:
     _prompts: Prompts | None = None
     _adapters: dict[str, _Listed] = field(default_factory=dict)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _chats: BodyReader = field(default_factory=lambda: BodyReader(read_chat))
-    _completions: BodyReader = field(default_factory=lambda: BodyReader(read_completion))
+    _chats: BodyReader = field(default_factory=lambda: BodyReader(openai.read_chat))
+    _completions: BodyReader = field(default_factory=lambda: BodyReader(openai.read_completion))
 
     def ready(self, model: LoadedModel) -> None:
         """From now on requests are answered."""
@@ -169,13 +161,13 @@ class EngineServer:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answers `POST /v1/chat/completions`."""
-        body = ChatRequest.model_validate(await _read(request, self._chats))
+        body = openai.ChatRequest.model_validate(await _read(request, self._chats))
         messages = [{"role": message.role, "content": message.text} for message in body.messages]
         return await self._answer(request, body, lambda prompts: prompts.of_messages(messages))
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
         """Answers `POST /v1/completions`; a prompt may be text or token ids."""
-        body = CompletionRequest.model_validate(await _read(request, self._completions))
+        body = openai.CompletionRequest.model_validate(await _read(request, self._completions))
         return await self._answer(request, body, lambda prompts: prompts.of_prompt(body.prompt))
 
     async def _answer(
@@ -198,7 +190,7 @@ class EngineServer:
                 f"the context holds {model.max_length} tokens; the prompt has {len(prompt)} "
                 f"and max_tokens is {request.limit or 'not given'}",
             )
-        answer = Answer(request, len(prompt), Spelling(model.spell, request.return_tokens_as_token_ids))
+        answer = Answer(request, len(prompt), openai.Spelling(model.spell, request.return_tokens_as_token_ids))
         loop = asyncio.get_running_loop()
 
         def deliver(output: Output) -> None:
@@ -260,8 +252,8 @@ async def _read(request: web.Request, bodies: BodyReader) -> Any:
         made = await bodies.read(await request.read())
     except BodyUnread as error:
         raise web.HTTPBadRequest(text=f"the body takes too long to read: {error}") from error
-    if made.startswith(REFUSED):
-        raise web.HTTPBadRequest(text=made.removeprefix(REFUSED).decode())
+    if made.startswith(openai.REFUSED):
+        raise web.HTTPBadRequest(text=made.removeprefix(openai.REFUSED).decode())
     return json.loads(made[1:])
 
 
@@ -276,4 +268,4 @@ async def _json_errors(request: web.Request, handler: Any) -> web.StreamResponse
 
 
 def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response(error_body(status, kind, message), status=status, headers=headers)
+    return web.json_response(openai.error_body(status, kind, message), status=status, headers=headers)

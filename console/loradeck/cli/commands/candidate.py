@@ -12,13 +12,8 @@ from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.candidate_words import gets, percent_of, who_goes_where
 from loradeck.client.idempotency import new_key
+from loradeck.schemas import moves
 from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit
-from loradeck.schemas.moves import (
-    CandidateAbortRequest,
-    CandidateFinishRequest,
-    CandidateStartRequest,
-    CandidateStepRequest,
-)
 from loradeck.schemas.state import CandidateRow, TenantRow
 
 
@@ -66,7 +61,9 @@ async def start(
     """
     at, row, release = await to_place(s, words)
     whom["permille"] = _permille(share)
-    request = CandidateStartRequest(release=release.id, override=override, incident=incident, **whom, **how.on(row))
+    request = moves.CandidateStartRequest(
+        release=release.id, override=override, incident=incident, **whom, **how.on(row)
+    )
     out = Candidate(release=release.id, generation=1, salt="-" * 8, permille=request.permille, unit=request.unit)
     who = gets(out.model_copy(update={"named": request.named}))
     s.out.heading(title(s, at, row))
@@ -90,7 +87,7 @@ async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) ->
     s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}")
     s.confirm(f"Give {name(shown.release)} to {percent_of(permille)} on {at}?", yes=yes)
     key = new_key()
-    request = CandidateStepRequest(
+    request = moves.CandidateStepRequest(
         expected_generation=row.pointer.generation,
         expected_step=out.step,
         permille=permille,
@@ -115,7 +112,7 @@ async def finish(s: Session, how: MoveOptions, at: Pointer, override: bool, inci
     s.out.heading(title(s, at, row))
     s.out.say(changes(row.live, shown.release, override=override))
     s.confirm(f"Give {name(shown.release)} to all callers of {at}?", yes=how.yes)
-    request = CandidateFinishRequest(release=out.release, override=override, incident=incident, **how.on(row))
+    request = moves.CandidateFinishRequest(release=out.release, override=override, incident=incident, **how.on(row))
     await move(s, at, how, s.api.finish_candidate, request)
 
 
@@ -129,7 +126,7 @@ async def abort(s: Session, how: MoveOptions, at: Pointer) -> None:
     s.out.heading(title(s, at, row))
     s.out.say(changes(shown.release, row.live))
     s.confirm(f"End the candidate {name(shown.release)} of {at}?", yes=how.yes)
-    await move(s, at, how, s.api.abort_candidate, CandidateAbortRequest(**how.on(row)))
+    await move(s, at, how, s.api.abort_candidate, moves.CandidateAbortRequest(**how.on(row)))
 
 
 @candidate.command("show")

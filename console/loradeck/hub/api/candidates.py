@@ -12,29 +12,23 @@ from loradeck.hub.api.moves import actor_of, answer, move, prepared
 from loradeck.hub.api.parameters import PAGE, Operator, Releaser, ThisHub, Wait
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate
+from loradeck.schemas import moves
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft
-from loradeck.schemas.moves import (
-    CandidateAbortRequest,
-    CandidateFinishRequest,
-    CandidateStartRequest,
-    CandidateStepRequest,
-    MoveResult,
-)
 
 router = APIRouter(prefix="/v1", tags=["candidates"], route_class=Guarded)
 
 
-@router.post(PAGE + "/candidate/start", response_model=MoveResult)
+@router.post(PAGE + "/candidate/start", response_model=moves.MoveResult)
 async def start(
-    tenant: str, route: str, body: CandidateStartRequest, hub: ThisHub, caller: Releaser, wait: Wait
+    tenant: str, route: str, body: moves.CandidateStartRequest, hub: ThisHub, caller: Releaser, wait: Wait
 ) -> Response:
     """Prepares a release as a promote does, then gives it to a share of the callers beside the live one."""
     return await prepared(hub, (tenant, route), body, caller, wait)
 
 
-@router.post(PAGE + "/candidate/step", response_model=MoveResult)
-async def step(tenant: str, route: str, body: CandidateStepRequest, hub: ThisHub, caller: Operator) -> Response:
+@router.post(PAGE + "/candidate/step", response_model=moves.MoveResult)
+async def step(tenant: str, route: str, body: moves.CandidateStepRequest, hub: ThisHub, caller: Operator) -> Response:
     """Changes the candidate's share. To widen it needs the role releaser."""
 
     def decide() -> Sequence[Draft]:
@@ -57,9 +51,9 @@ async def step(tenant: str, route: str, body: CandidateStepRequest, hub: ThisHub
     return answer(await move(hub, caller, body.idempotency_key, decide))
 
 
-@router.post(PAGE + "/candidate/finish", response_model=MoveResult)
+@router.post(PAGE + "/candidate/finish", response_model=moves.MoveResult)
 async def finish(
-    tenant: str, route: str, body: CandidateFinishRequest, hub: ThisHub, caller: Releaser, wait: Wait
+    tenant: str, route: str, body: moves.CandidateFinishRequest, hub: ThisHub, caller: Releaser, wait: Wait
 ) -> Response:
     """Makes the candidate the live release."""
     hub.log.state.route(tenant, route)
@@ -70,9 +64,9 @@ async def finish(
     return answer(await move(hub, caller, body.idempotency_key, decide, wait))
 
 
-@router.post(PAGE + "/candidate/abort", response_model=MoveResult)
+@router.post(PAGE + "/candidate/abort", response_model=moves.MoveResult)
 async def abort(
-    tenant: str, route: str, body: CandidateAbortRequest, hub: ThisHub, caller: Operator, wait: Wait
+    tenant: str, route: str, body: moves.CandidateAbortRequest, hub: ThisHub, caller: Operator, wait: Wait
 ) -> Response:
     """Ends the candidate: all callers get the live release."""
 
