@@ -4,8 +4,6 @@ Exit status: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usa
 process that was asked does not run.
 """
 
-from __future__ import annotations
-
 import click
 
 import loradeck_agent

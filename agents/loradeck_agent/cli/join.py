@@ -1,7 +1,5 @@
 """`loradeck-agent join`."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`loradeck-agent pin`: a release chosen on the node, when the hub cannot choose it."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import getpass

@@ -1,7 +1,5 @@
 """`loradeck-agent run`."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -1,7 +1,5 @@
 """The configuration option of every command of `loradeck-agent`, and the exit status of its errors."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from collections.abc import Callable

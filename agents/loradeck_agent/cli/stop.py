@@ -1,7 +1,5 @@
 """`loradeck-agent stop`."""
 
-from __future__ import annotations
-
 import click
 
 from loradeck_agent.cli.shared import config_option

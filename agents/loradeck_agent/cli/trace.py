@@ -1,7 +1,5 @@
 """`loradeck-agent trace`: who was served by which release, request by request."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Events about a job that the agent itself makes: a start, an end that no executor reported, a failure."""
 
-from __future__ import annotations
-
 import time
 
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment

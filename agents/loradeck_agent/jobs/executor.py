@@ -4,8 +4,6 @@ The folder is the whole truth about an attempt: `job.json` holds the job and whi
 `events.jsonl` its events. So an agent that is started again finds its executors by pid and start time.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Follows what an executor prints into its log.txt, and keeps the newest lines until the hub has them."""
 
-from __future__ import annotations
-
 from collections import deque
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Starts a job's executor: its inputs are brought onto this node, then a process is started with its spec."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

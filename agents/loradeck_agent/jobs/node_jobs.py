@@ -4,8 +4,6 @@ A job's events go up under its lease, from the job's own event file. After a lin
 not acknowledged are sent again, and so are the last terminal events, because nobody knows whether they arrived.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re

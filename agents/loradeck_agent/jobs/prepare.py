@@ -3,8 +3,6 @@
 Fetched, verified, loaded, and its canaries answered: after that the promote is a pointer move like any other.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ Weights that were merged on this node stay on it, as bases do; only their manife
     merged/DIGEST.manifest.json    their BaseManifest, as `loradeck base add` reads it
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable

@@ -3,8 +3,6 @@
 The hashes of its files are compared in `loradeck.artifacts.hash_checks`, for nodes and the hub alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 

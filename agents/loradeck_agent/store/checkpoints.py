@@ -1,7 +1,5 @@
 """Checkpoints of train jobs on this node, and their way to another: each good one goes to the hub as blobs."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re

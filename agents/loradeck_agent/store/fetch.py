@@ -3,8 +3,6 @@
 Hashes are compared in `loradeck.artifacts.hash_checks`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import sys

@@ -1,7 +1,5 @@
 """Inputs of executors: datasets, suites and parent adapters, fetched by digest into folders of this node."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

@@ -4,8 +4,6 @@ What an engine would take without complaint and serve wrongly is refused here: a
 shapes, tensors that match nothing, a file that is cut short, a pickle.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The certificate that a listener shows, read again when its file changes: nobody has to be restarted for a new one."""
 
-from __future__ import annotations
-
 import logging
 import ssl
 import time

@@ -1,7 +1,5 @@
 """Failed logins: counted by address, told to the log in few lines, and slowed down."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -3,8 +3,6 @@
 It is only looked at as far as a stranger is worth it. Who passes is parsed, and asked for the key, by the server.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

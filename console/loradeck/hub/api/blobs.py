@@ -1,7 +1,5 @@
 """Blobs: the files of adapters, datasets and suites, under the SHA-256 of their content."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Mapping

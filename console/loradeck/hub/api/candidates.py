@@ -1,7 +1,5 @@
 """Candidates of one pointer: start, finish and abort, which move it, and steps of the share, which do not."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from fastapi import APIRouter

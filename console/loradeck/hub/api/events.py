@@ -1,7 +1,5 @@
 """The log and the audit trail: their lines, and whether they hold."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated
 

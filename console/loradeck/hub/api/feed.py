@@ -1,7 +1,5 @@
 """The WebSocket that consoles watch."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 

@@ -1,7 +1,5 @@
 """Whether the hub lives, whether it moves anything, and its figures."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import APIRouter

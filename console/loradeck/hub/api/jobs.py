@@ -1,7 +1,5 @@
 """Jobs: submit, look, cancel, resume."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Query

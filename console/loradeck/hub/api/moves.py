@@ -1,7 +1,5 @@
 """Moves of one pointer: promote, rollback, undo, fallback; and events that move none: hold, lift, unpin, annotate."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any

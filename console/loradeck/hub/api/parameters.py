@@ -1,7 +1,5 @@
 """Parameters that many calls take: the hub, the caller by its role, and how far a move must be before the answer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """The registry: bases, datasets, suites, adapter versions, the releases they make, and the erasure of rows."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import tempfile

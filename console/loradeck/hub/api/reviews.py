@@ -1,7 +1,5 @@
 """Reviews by people: the sampled answers of a candidate, and the signed reviews of them."""
 
-from __future__ import annotations
-
 import asyncio
 
 from fastapi import APIRouter

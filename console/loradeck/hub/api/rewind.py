@@ -1,7 +1,5 @@
 """Rewind: many pointers back to an earlier rev in one txn; and recover, after the hub's database was restored."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter

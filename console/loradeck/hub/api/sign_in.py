@@ -1,7 +1,5 @@
 """The caller's own sign-in: who it is here, and its end."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 

@@ -1,7 +1,5 @@
 """`GET /v1/state`: everything a console lists, at one rev."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar

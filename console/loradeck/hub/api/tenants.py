@@ -1,7 +1,5 @@
 """Tenants, their callers' keys and their routes' settings."""
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 from collections.abc import Callable

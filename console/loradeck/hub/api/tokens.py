@@ -1,7 +1,5 @@
 """Tokens: created and withdrawn only over the hub's own socket."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from fastapi import APIRouter, Request

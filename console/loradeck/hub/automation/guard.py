@@ -1,7 +1,5 @@
 """Guard at the hub: looks at releases that have just gone out, and moves or holds their pointers by the rules."""
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The replicas that each pointer is placed on, and how far they are: where acknowledgements count."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from enum import Enum, auto

@@ -1,7 +1,5 @@
 """Where the requests of one counter were booked: outcomes are added to the second in which they were attempted."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

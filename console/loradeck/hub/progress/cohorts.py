@@ -1,7 +1,5 @@
 """Cohorts: the keys by which a pointer's callers are divided, as far as the hub knows them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.hub.progress.request_counts import RequestCounts

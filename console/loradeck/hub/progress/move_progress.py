@@ -1,7 +1,5 @@
 """The progress of moves after their commit: flipped, then proven; and the requests that wait for one of these."""
 
-from __future__ import annotations
-
 import asyncio
 import statistics
 from collections import defaultdict, deque

@@ -3,8 +3,6 @@
 Each is written as soon as it is seen, and believed only once it is durable.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field

@@ -4,8 +4,6 @@ A fleet answers a move all at once. Counting anew with every acknowledgement wou
 million steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where R goes on each pointer: the one place that the preview and the rollback itself look it up."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.prepares import Prepares

@@ -1,7 +1,5 @@
 """Sliding windows over the last minute: the six counts of requests, per release and per replica."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
