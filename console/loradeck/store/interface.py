@@ -432,7 +432,7 @@ class Store(Protocol):
         """
 
     def backup(self, path: str) -> None:
-        """Writes a consistent copy to a new file, while the store is in use."""
+        """Writes a consistent copy to a new file, while the store is in use. May be called from any thread."""
 
     def close(self) -> None:
         """Gives up the lease, closes the store and frees its lock."""

@@ -117,6 +117,7 @@ class PostgresDatabase:
     shared = True
 
     def __init__(self, url: str, *, commit_s: float = COMMIT_S) -> None:
+        self._url = url
         self._settings = _settings(url)
         self._commit_s = commit_s
         self._mutex = threading.RLock()
@@ -264,17 +265,18 @@ class PostgresDatabase:
         return False
 
     def backup(self, path: Path) -> None:
-        """Writes a copy, a SQLite database; see `SqlDatabase.backup`."""
+        """Writes a copy, a SQLite database, over a connection of its own: it may take longer than a hold lasts."""
         if path.exists():
             raise StoreError(f"{path} exists: a backup never replaces a file")
         with TemporaryDirectory(prefix=".loradeck-", dir=path.parent) as folder:
             staging = Path(folder) / "hub.db"
-            copy = Database(staging, wall_ms)
+            beside, copy = PostgresDatabase(self._url), Database(staging, wall_ms)
             try:
-                with self.reading() as source, copy.transaction() as target:
+                with beside.reading() as source, copy.transaction() as target:
                     copy_tables(source, target)
             finally:
                 copy.close()
+                beside.close()
             publish(staging, path)
 
 

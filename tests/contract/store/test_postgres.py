@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,8 +15,11 @@ from tests.contract.store.drafts import move
 from tests.contract.store.whole_log import verify_log
 from tests.fakes.postgres_server import PostgresServer, servers
 
+from loradeck.store import copying, postgres
 from loradeck.store.interface import LeaseHeld, LeaseLost, OutcomeUnknown, StoreError, Unreachable, Unusable
 from loradeck.store.postgres import PostgresStore
+from loradeck.store.sql_database import Connection
+from loradeck.store.sqlite import SqliteStore
 
 
 @pytest.fixture
@@ -187,6 +191,30 @@ def test_a_commit_is_durable_when_it_returns_whatever_the_servers_default_is(ser
     with store.database.reading() as connection:
         assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
     store.close()
+
+
+def test_moves_and_renewals_go_on_while_a_backup_is_written(
+    store: PostgresStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.commit([move()], key="key-0001")
+    copied, go_on = threading.Event(), threading.Event()
+
+    def slow(source: Connection, target: Connection) -> None:
+        copying.copy_tables(source, target)
+        copied.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(postgres, "copy_tables", slow)
+    thread = threading.Thread(target=store.backup, args=(str(tmp_path / "copy"),))
+    thread.start()
+    assert copied.wait(30)
+    store.renew_lease(10)
+    assert store.commit([move(to=2, generation=2)], key="key-0002").rev == 2
+    go_on.set()
+    thread.join()
+    saved = SqliteStore(tmp_path / "copy")
+    assert saved.snapshot().rev == 1
+    saved.close()
 
 
 def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:

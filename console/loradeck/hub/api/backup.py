@@ -5,6 +5,7 @@ Artifacts are files that never change: any tool copies them.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -30,7 +31,7 @@ class BackupRequest(Strict):
 
 @router.post("/backup")
 async def backup(body: BackupRequest, hub: ThisHub, request: Request, caller: Local) -> BackupMade:
-    """Writes a consistent copy of the database to a path of the hub's host, 0600. Moves wait while it is written.
+    """Writes a consistent copy of the database to a path of the hub's host, 0600. On SQLite moves wait meanwhile.
 
     Raises: Refused `invalid_request`, `exists`: nothing was written.
     """
@@ -39,7 +40,8 @@ async def backup(body: BackupRequest, hub: ThisHub, request: Request, caller: Lo
     if not path.is_absolute():
         raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="give a path from /")
     rev = hub.log.state.rev
-    return BackupMade(path=body.path, rev=rev, size=await hub.store(lambda s: _copied(s, path)))
+    store = await hub.store(lambda s: s)  # its thread goes on: a long copy must not keep the lease from being renewed
+    return BackupMade(path=body.path, rev=rev, size=await asyncio.to_thread(_copied, store, path))
 
 
 @router.post("/collect")
