@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket
 from loradeck.hub.access import problems
 from loradeck.hub.access.auth import CALLER, Allowed
 from loradeck.hub.access.openapi import document
+from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api import (
     attestations,
@@ -78,6 +79,13 @@ class Calls:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serves one request or WebSocket."""
         hub = self._hub
+        if not hub.log.serves() and scope["path"] != "/healthz":
+            response = problem_response(problem_of(hub.log.not_active()))
+            if scope["type"] == "websocket":
+                await WebSocket(scope, receive, send).send_denial_response(response)
+            else:
+                await response(scope, receive, send)
+            return
         if scope["type"] == "websocket" and scope["path"] == PATH:
             hub.audit.called(scope[CALLER], "link", {})
             await hub.accept_link(WebSocket(scope, receive, send))

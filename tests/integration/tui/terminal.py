@@ -33,7 +33,8 @@ from loradeck.client.config import Context
 from loradeck.tui.app import run
 def path(text): return Path(text) if text else None
 name, url, sock, token, read_only, at = sys.argv[1:]
-context = Context(name=name, url=url or None, socket=path(sock), token_file=path(token))
+url, *others = url.split(",")
+context = Context(name=name, url=url or None, others=tuple(others), socket=path(sock), token_file=path(token))
 sys.exit(run(context, read_only=read_only == "yes", at=at or None))
 """
 
@@ -56,7 +57,7 @@ class Terminal:
     def start(self, context: Context, *, read_only: bool, at: str, env: dict[str, str]) -> None:
         arguments = [
             context.name,
-            context.url or "",
+            ",".join(context.addresses) if context.url else "",
             str(context.socket or ""),
             str(context.token_file or ""),
             "yes" if read_only else "no",

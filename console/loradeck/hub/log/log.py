@@ -221,6 +221,13 @@ class Log:
         else:
             self._renewed = asked
 
+    def serves(self) -> bool:
+        """Whether the hub may speak for the log now. One that was stopped may not, before it has found out anything."""
+        ttl_s = self._ttl_s
+        if ttl_s is not None and must_step_down(self._lease_clock() - self._renewed, ttl_s):
+            self._lose_lease()
+        return ttl_s is None or not self.lease_lost
+
     def not_active(self) -> Refused:
         """The refusal of a hub that does not hold the lease any more."""
         return Refused(NOT_ACTIVE, "this hub does not hold the lease any more", fix="use the active hub's address")
