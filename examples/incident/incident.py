@@ -17,6 +17,7 @@ from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import (
+    CandidateAbortRequest,
     HoldRequest,
     LiftRequest,
     MoveResult,
@@ -336,8 +337,14 @@ def _target(row: TenantRow) -> str:
 
 
 async def clear_the_way(api: HubApi, tenant: str, release: str) -> TenantRow:
-    """Ends a hold and a quarantine of the release, which would refuse a promote. Returns the row after that."""
+    """Ends what would refuse a promote: a candidate, a hold and a quarantine of the release. Returns the row then."""
     row = await api.row(tenant, ROUTE)
+    if row.pointer.candidate is not None:  # an earlier run was interrupted
+        abort = CandidateAbortRequest(
+            expected_generation=row.pointer.generation, idempotency_key=new_key(), reason="left by an earlier run"
+        )
+        await api.abort_candidate(tenant, ROUTE, abort)
+        row = await api.row(tenant, ROUTE)
     if row.pointer.held:
         hold = HoldRequest(
             held=False,
