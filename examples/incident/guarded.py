@@ -22,7 +22,7 @@ from loradeck.schemas.moves import CandidateStartRequest, CandidateStepRequest
 from loradeck.schemas.route import Guard
 from loradeck.schemas.state import TenantRow
 
-USERS = 60
+USERS = 56
 HALF = 500
 
 PATIENCE_S = 60.0
@@ -31,7 +31,7 @@ PATIENCE_S = 60.0
 ENOUGH = 40
 """Answers by v3 after which guard must have acted: it needs seven where all are bad and none beside them is."""
 
-_AT_ONCE = 6
+_AT_ONCE = 8
 """Users who ask at the same time."""
 
 _TURNS = USERS // _AT_ONCE
