@@ -19,7 +19,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 RECORD = DOCS / "simulation.json"
 PAGE = DOCS / "simulation.md"
 BEGIN, END = "<!-- written by python -m tests.simulation --long -->", "<!-- /written -->"
-PART = 1000
+PART = 250
+"""Seeds after which what was run is written down."""
 
 
 def run(total: int) -> int:
@@ -29,7 +30,7 @@ def run(total: int) -> int:
     done = max((part["last"] for part in record["parts"]), default=0)
     while done < total:
         last = min(total, done + PART)
-        record["parts"].append(_part(done, last))
+        _add(record["parts"], _part(done, last))
         RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
         write_table(record)
         print(
@@ -38,6 +39,17 @@ def run(total: int) -> int:
         )
         done = last
     return 1 if any(part["found"] for part in record["parts"]) else 0
+
+
+def _add(parts: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    """Adds a part, to the one before where that is of the same commit."""
+    before = parts[-1] if parts else None
+    if before is None or before["commit"] != part["commit"]:
+        parts.append(part)
+        return
+    counts = Counter(before["counts"]) + Counter(part["counts"])
+    before |= {"last": part["last"], "cpu_s": before["cpu_s"] + part["cpu_s"], "counts": dict(sorted(counts.items()))}
+    before["found"] |= part["found"]
 
 
 def _part(first: int, last: int) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.schemas.attestation import AttestationKind, CanaryRecord
-from loradeck.schemas.link import Ack
+from loradeck.schemas.link import Ack, AckLevel
+from loradeck.schemas.route import RouteResidency
 
 KEYS = (CALLER_HASH,)
 
@@ -62,6 +63,32 @@ async def test_a_release_that_is_not_ready_waits_and_the_left_one_goes_on(
     hub.blobs = blobs
     await hub.ack(second, "flipped")
     await hub.ack(second, "proven")
+    assert await node.tokens("hello") == v2.tokens("hello")
+
+
+async def test_an_on_demand_route_flips_cold_serves_nobody_what_it_left_and_is_proven_once_loaded(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    on_demand = {"residency": RouteResidency.ON_DEMAND, "needs": ("on_demand",)}
+    first = entry(v1.ref, 1, keys=KEYS).model_copy(update=on_demand)
+    await hub.desire(first)
+    await hub.ack(first, "proven")
+    blobs, hub.blobs = hub.blobs, {}
+    second = entry(v2.ref, 2, beneath=(v1.ref,), keys=KEYS).model_copy(update=on_demand)
+    await hub.desire(second)
+    cold = await hub.ack(second, "flipped")
+    assert (cold.code, cold.level) == ("not_ready", AckLevel.ABSENT)
+    assert (await node.ask("hello"))[0] == 503, "the gap policy is `left`, and means a refusal"
+    failed = await hub.ack(second, "failed")
+    assert failed.code == "unknown_blob", "a failed load is red"
+
+    hub.blobs = blobs
+    proven = await hub.ack(second, "proven")
+    assert proven.level is AckLevel.DEVICE
+    assert [ack.code for ack in hub.of(Ack) if ack.generation == 2 and ack.state.value == "flipped"] == [
+        "not_ready",
+        None,
+    ]
     assert await node.tokens("hello") == v2.tokens("hello")
 
 

@@ -11,6 +11,7 @@ from tests.fakes.linked_agent import FakeAgent
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.schemas.feed import FeedNodes, FeedTenants
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
+from loradeck.schemas.route import RouteResidency
 
 EU: dict[str, Any] = {"site": "eu"}
 US: dict[str, Any] = {"site": "us"}
@@ -208,6 +209,27 @@ async def test_a_flip_to_a_release_that_is_still_to_be_loaded_reads_cold(data: P
         assert flip_counts(row) == "FLIPPED cold 1/1"
         await agent.ack(agent.entry, AckState.PROVEN, level=AckLevel.HOST, boot="b7", load=3)
         await until(lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].is_proven, "it is proven")
+        assert flip_counts(await deck.row()) == "FLIPPED 1/1"
+
+
+async def test_r_asks_on_an_on_demand_route_whose_prior_is_cold_and_a_cold_flip_is_proven_no_more(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant(residency="on-demand")
+        agent = await FakeAgent(deck, "n1").join()
+        for seed in (1, 2):
+            await deck.promote(await deck.release(seed=seed))
+        assert (agent.entry.residency, agent.entry.needs) == (RouteResidency.ON_DEMAND, ("on_demand",))
+        assert (await deck.row()).preview.asks == "prior cold", "the node has not said what it holds"
+        await agent.report()
+        await until(lambda: deck.hub.fleet.nodes["n1"].replicas[0].loaded, "the hub knows what is loaded")
+        row = await deck.row()
+        assert (row.preview.asks, row.proven, flip_counts(row)) == (None, 1, "FLIPPED 1/1")
+        await agent.ack(agent.entry, AckState.FLIPPED, level=AckLevel.DISK, code="not_ready")
+        await until(lambda: not deck.hub.replicas.acks(("acme", "production"))["n1"].is_proven, "it is cold")
+        row = await deck.row()
+        assert (row.proven, row.replicas[0].code, flip_counts(row)) == (0, "not_ready", "FLIPPED cold 1/1")
+        await agent.ack(agent.entry, AckState.FLIPPED, level=AckLevel.HOST)
+        await until(lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].code is None, "it is loaded")
         assert flip_counts(await deck.row()) == "FLIPPED 1/1"
 
 
