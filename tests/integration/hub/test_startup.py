@@ -14,6 +14,7 @@ from tests.fakes.linked_agent import FakeAgent
 from loradeck.hub.recovery.startup import HOLD_S
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.release import Form
 
 ROUTE = "tenants/acme/routes/production"
 
@@ -69,6 +70,20 @@ async def test_a_move_that_comes_just_before_the_nodes_waits_for_them_and_is_mad
         result = MoveResult.model_validate(await rolling)
         assert (result.events[0].rev, result.reached) in ((rev + 1, "flipped"), (rev + 1, "proven"))
         await nodes["n1"][0].leave()
+
+
+async def test_an_f_that_waits_for_the_nodes_serves_the_base_and_not_nothing(data: Path) -> None:
+    async with lived_in(data, "n1") as nodes, running(data) as deck:
+        generation = deck.hub.log.state.pointer(("acme", "production")).generation
+        body = {"expected_generation": generation, "idempotency_key": "fall-back-1", "reason": "it is bad"}
+        falling = asyncio.create_task(deck.ok("POST", f"{ROUTE}/fallback?wait=flipped", body))
+        await until(lambda: deck.hub.startup._over._waiters, "it waits")
+        await back(deck, *nodes["n1"])
+        await falling
+        agent = nodes["n1"][0]
+        assert agent.entry.current is not None
+        assert agent.entry.current.release.form is Form.BASE
+        await agent.leave()
 
 
 async def test_nobody_waits_longer_than_a_ttl_and_for_nobody_that_was_lost(data: Path) -> None:

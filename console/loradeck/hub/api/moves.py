@@ -42,7 +42,6 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
-from loradeck.schemas.release import Release
 from loradeck.store.interface import Committed, Moved
 
 router = APIRouter(prefix="/v1", tags=["moves"], route_class=Guarded)
@@ -171,28 +170,19 @@ async def fallback(
     tenant: str, route: str, body: FallbackRequest, hub: ThisHub, caller: Backward, wait: Wait
 ) -> Response:
     """Moves the pointer to the base of the current release, alone (F)."""
-    _, _, pointer = hub.log.state.route(tenant, route)
-    live = hub.catalogue.releases.get(pointer.release) if pointer.release else None
-    base: Release | None = hub.catalogue.base_alone(tenant, live.base) if live else None
 
-    def decide() -> Sequence[Draft]:
+    async def decide() -> Sequence[Draft]:
         _, config, now = hub.log.state.route(tenant, route)
         expect_generation(now, body.expected_generation)
-        return [rollbacks.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
+        live = hub.catalogue.releases.get(now.release) if now.release else None
+        base = hub.catalogue.base_alone_id(tenant, live.base) if live else ""
+        drafts = [rollbacks.fallback(now, body, actor_of(caller), base, allowed=config.fallback)]
+        hub.moves_allowed.check_all(drafts)  # a move that is refused registers nothing
+        if base:
+            await hub.registry.use(tenant, base, caller.actor)
+        return drafts
 
-    allowed = hub.moves_allowed.refusing is None and not hub.witnesses.holding((tenant, route))
-    if base is not None and allowed and _may(decide):
-        await hub.registry.use(tenant, base.id, caller.actor)
     return answer(await move(hub, caller, body.idempotency_key, decide, wait, at=(tenant, route)))
-
-
-def _may(decide: Callable[[], object]) -> bool:
-    """Whether the rules allow a move now: one that they refuse must not register what it would have served."""
-    try:
-        decide()
-    except Refused:
-        return False
-    return True
 
 
 @router.post(PAGE + "/undo", response_model=MoveResult)
