@@ -156,6 +156,9 @@ class Popen:
 
 
 class _Request:
+    transport = None
+    """Nobody knows whose process calls."""
+
     def __init__(self, body: bytes | None, query: dict[str, str]) -> None:
         self._body = body or b""
         self.query = query
