@@ -14,8 +14,6 @@ from loradeck.schemas.link import (
     Ack,
     Bookmark,
     CanaryAsk,
-    Challenge,
-    ChallengeAnswer,
     Desired,
     DownMessage,
     JobCancel,
@@ -34,6 +32,7 @@ from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.identity import Identity
+from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.host.login import Login
 from loradeck_agent.host.state_folder import StateFolder, locked
 from loradeck_agent.jobs.launch import Launcher
@@ -72,7 +71,8 @@ class Agent:
         self.config = config
         self.boot = uuid.uuid4().hex
         self.folder = StateFolder(config.state)
-        self.folder.make()
+        self.user = JobUser.of(config.jobs.user)
+        self.folder.make(self.user)
         self.table = DesiredTable()
         router = RouterControl(self.folder)
         self.hub = HubApi(config, login)
@@ -140,14 +140,14 @@ class Agent:
             hold_prior_s=config.hold_prior_s,
             known=self._all_known,
         )
-        checkpoints = CheckpointStore(self.folder.checkpoints, self.hub)
+        checkpoints = CheckpointStore(self.folder.checkpoints, self.hub, self.user)
         self.jobs = Jobs(
             folder=self.folder,
             engines=self.engines,
             checkpoints=checkpoints,
             reconciler=self.reconciler,
             schedule=self.schedule,
-            launcher=Launcher(self.engines, self.store, self.inputs, checkpoints, config.jobs.threads),
+            launcher=Launcher(self.engines, self.store, self.inputs, checkpoints, config.jobs.threads, self.user),
             results=Results(self.hub, self.engines, self.folder.merged),
             send=self.link.send,
         )
@@ -184,6 +184,8 @@ class Agent:
             AgentError: `already_running`.
         """
         with locked(self.folder.lock, "agent"):
+            if self.user is None:
+                log.info("executors run as this agent's own user, and could read its token: see `user` under [jobs]")
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(task) for task in self._parts()]
@@ -302,14 +304,17 @@ class Agent:
                 self._aside(self._send_canary_answers(message))
             case NodeOrder():
                 self._order(message)
-            case Challenge():
-                await self.link.send(ChallengeAnswer(nonce=message.nonce, boot=self.boot))
             case TrustRoots():
-                log.warning("passed over trust roots of serial %d: this agent knows no authority yet", message.serial)
+                self.renewal.told(message.roots)
 
     def _order(self, order: NodeOrder) -> None:
         """Obeys cordon and drain: a drained node gives up its jobs and closes the driver, so that GPUs can be reset."""
         before, self.order = self.order, order
+        self.link.status.contested = order.contested
+        if order.contested != before.contested:
+            self.reports.write_status(self.link)
+        if order.contested and not before.contested:
+            log.error("another agent is linked as %s: neither counts; see `loradeck node show`", self.config.node)
         if order.drained:
             self.jobs.preempt()
         if order.drained and not before.drained:

@@ -132,6 +132,7 @@ class Reports:
             "since_ms": status.since_ms,
             "refused": status.refused,
             "error": status.error,
+            "contested": status.contested,
         }
         staging = self.folder.status.with_suffix(".new")
         try:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import SOON, Deck, folder, key, running
+from tests.fakes.hub_in_process import SOON, Deck, folder, key, running, until
 from tests.fakes.linked_agent import FakeAgent
+from tests.fakes.sign_in_provider import fake_provider
 from tests.integration.hub.test_jobs import evaluate, report
 from tests.integration.hub.test_reviews import signed
 
@@ -147,6 +148,55 @@ async def test_where_a_route_asks_for_two_people_nobody_loosens_it_alone(deck: D
     await deck.ok("PUT", path, loose, bob)
     event = deck.hub.log.recent[-1]
     assert (event.actor, event.payload["agreed"], event.payload["loosened"]) == ("bob", "releaser", ["no gate"])
+
+
+async def test_where_a_route_asks_for_two_people_nobody_overrides_its_gate_alone(deck: Deck, agent: FakeAgent) -> None:
+    """The attack: `promote --override --reason x`, by one person."""
+    suite = await deck.suite()
+    one = await deck.release(seed=1)
+    await deck.promote(one)
+    gate = GateConfig(suite=suite, review=ReviewGate(items=5, people=2))
+    await deck.ok("PUT", ROUTE, SOON | {"gate": gate.model_dump(mode="json")})
+    two = await deck.release(seed=2)
+    ann = await deck.as_role("releaser")
+    bob = deck.with_token((await deck.ok("POST", "tokens", {"name": "bob", "role": "releaser"}))["token"])
+    asked = {"override": True, "reason": "an emergency"}
+    for _ in range(2):
+        await deck.refused(409, "second_person", "POST", f"{ROUTE}/promote", promote(deck, two, **asked), client=ann)
+    await deck.ok("POST", f"{ROUTE}/promote?wait=proven", promote(deck, two, **asked), client=bob)
+    event = next(event for event in reversed(deck.hub.log.recent) if event.to_release == two)
+    assert (event.actor, event.payload["agreed"], event.payload["overridden"]) == ("bob", "releaser", ["gate_missing"])
+
+
+async def test_where_people_sign_in_no_machine_is_one_of_two_people() -> None:
+    async with folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
+        await deck.tenant()
+        agent, release = await FakeAgent(deck, "n1").join(), await deck.release()
+        await until(lambda: deck.hub.provider._keys, "the hub has the provider's keys")
+        suite = await deck.suite()
+        strict = SOON | {"gate": GateConfig(suite=suite, review=ReviewGate(items=5, people=2)).model_dump(mode="json")}
+        await deck.ok("PUT", ROUTE, strict)
+        machine = await deck.as_role("releaser")
+        tokens = [provider.token(groups=["admins"], iat=provider.claims()["iat"] - n) for n in range(2)]
+        ann, ann_again = map(deck.with_token, tokens)
+        bob = deck.with_token(provider.token(groups=["admins"], sub="s-2", name="Bob"))
+
+        await evaluate(deck, agent, release, suite, 20)
+        sheet = await deck.ok("GET", f"{ROUTE}/reviews/{release}")
+        for nobody in (machine, deck.local):
+            await deck.refused(403, "person_required", "POST", f"{ROUTE}/reviews", signed(sheet), nobody)
+        for who in (ann, ann_again):
+            assert not (await deck.ok("POST", f"{ROUTE}/reviews", signed(sheet), who))["passed"]
+        assert (await deck.ok("POST", f"{ROUTE}/reviews", signed(sheet), bob))["passed"]
+
+        path, loose = f"{ROUTE}?reason=an emergency", strict | {"gate": None}
+        for nobody in (machine, deck.local):
+            await deck.refused(403, "person_required", "PUT", path, loose, nobody)
+        for who in (ann, ann_again):
+            await deck.refused(409, "second_person", "PUT", path, loose, who)
+        await deck.ok("PUT", path, loose, bob)
+        assert deck.hub.log.recent[-1].payload["agreed"] == "Ann"
+        await agent.leave()
 
 
 def test_no_name_of_a_person_is_a_jobs() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from loradeck.schemas.link import (
     AckState,
     CanaryAnswers,
     CanaryAsk,
+    Challenge,
+    ChallengeAnswer,
     Desired,
     DownMessage,
     EngineState,
@@ -47,6 +50,8 @@ from loradeck.schemas.trace import TraceRow
 
 BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
 
+_boots = itertools.count(1)
+
 
 class FakeAgent:
     """One node: keeps its table as an agent does, and acknowledges what it is told to.
@@ -64,6 +69,8 @@ class FakeAgent:
         )
         self.protocol = PROTOCOL
         self.features: tuple[str, ...] = tuple(SUPPORTED)
+        self.boot = f"a{next(_boots)}"
+        self.answers_challenges = True
         self.acknowledges = True
         self.flips = True
         self.proves = True
@@ -138,7 +145,7 @@ class FakeAgent:
             protocol=self.protocol,
             features=self.features,
             node=self.node,
-            boot="a1",
+            boot=self.boot,
             version="0.1.0",
             labels=self.labels,
             epoch=self.epoch,
@@ -202,6 +209,9 @@ class FakeAgent:
                 )
             case TraceAsk():
                 await self._trace(message)
+            case Challenge():
+                if self.answers_challenges:
+                    await self.send(ChallengeAnswer(nonce=message.nonce, boot=self.boot))
             case CanaryAsk():
                 if self.canaries is not None:
                     await self.send(self.canaries(message))

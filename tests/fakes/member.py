@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.fakes.hub_in_process import Deck, until
 
 from loradeck.client.backoff import Backoff
-from loradeck.schemas.link import DownMessage, Hello
+from loradeck.schemas.link import DownMessage, Hello, TrustRoots
 from loradeck.schemas.log import GENESIS
 from loradeck_agent.host.config import AgentConfig, RouterConfig
 from loradeck_agent.host.identity import Identity
@@ -67,6 +67,8 @@ class Member:
 
         async def handle(message: DownMessage) -> None:
             self.received.append(message)
+            if isinstance(message, TrustRoots):
+                self.renewal.told(message.roots)
 
         async def changed(_: bool) -> None:
             pass

@@ -43,6 +43,12 @@ GATEWAY_KINDS = ("cut gateway",)
 VERSION_KINDS = ("old node", "old node", "old hub")
 """A side of the version before; one plan in five has one more fault of these, drawn apart."""
 
+COPIED = "copy node"
+"""A second host runs with a node's configuration and key; one seed in fifteen has it, drawn apart."""
+
+LIES = "lying figures"
+"""A node reports figures as it likes, within and beyond its bounds; one seed in fifteen has it, drawn apart."""
+
 RARE: tuple[str, ...] = ("clone hub", "hostile hello", "other hub", "other hub")
 """Kinds of which one seed in six has one more fault, drawn apart: the plans of all others stay as they were."""
 
@@ -118,6 +124,14 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
     if not only and versions.random() < 0.2:
         kind, at, lasts = versions.choice(VERSION_KINDS), versions.uniform(0.0, seconds), versions.uniform(3, 15)
         faults.append(Fault(at, kind, versions.randrange(nodes), lasts, versions.getrandbits(16)))
+    copied = Random(f"copied {seed}")
+    if not only and copied.random() < 1 / 15:
+        at, lasts = copied.uniform(1.0, seconds), copied.uniform(5, 20)
+        faults.append(Fault(at, COPIED, copied.randrange(nodes), lasts, copied.getrandbits(16)))
+    liars = Random(f"liars {seed}")
+    if not only and liars.random() < 1 / 15:
+        at, lasts = liars.uniform(1.0, seconds), liars.uniform(5, 20)
+        faults.append(Fault(at, LIES, liars.randrange(nodes), lasts, liars.getrandbits(16)))
     hubs = Random(f"standby {seed}")
     if not only and hubs.random() < 0.1:
         at, lasts = hubs.uniform(1.0, seconds), hubs.uniform(1, 15)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,12 +29,13 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Role
-from loradeck.schemas.link import Hello
+from loradeck.schemas.link import Hello, Traffic
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import RouteConfig, RouteResidency, Soak
+from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TokenRecord
 from loradeck.store.database import Database
 from loradeck.store.interface import DiskFull, Doc, LeaseHeld, OutcomeUnknown, StoreError
@@ -521,3 +522,26 @@ def lie(hello: Hello, variant: int) -> Hello:
         return hello.model_copy(update={**far, "witness": witness})
     altered = hello.witness.model_copy(update={"rev": hello.rev + 7}) if hello.witness is not None else None
     return hello.model_copy(update={"rev": hello.rev + 7, "hash": "f" * 64, "witness": altered})
+
+
+def lying_figures(entries: Iterable[TableEntry], node: str, turn: int, variant: int) -> tuple[Traffic, ...]:
+    """What a hostile node reports for the `turn`-th time of the pointers that it was given: all answers were bad.
+
+    Some of the figures are within its bounds, the others are of what it cannot know, or are no counts.
+    """
+    rows, n = list[Traffic](), (100 * turn, 10_000 * turn)[variant % 2]
+    for entry in entries:
+        if entry.current is None:
+            continue
+        counts = dict.fromkeys(("attempted", "admitted", "finished", "checked", "bad"), n)
+        about = {"tenant": entry.tenant, "route": entry.route, "release": entry.current.id, "replica": node}
+        row = Traffic(**about, generation=entry.generation, **counts)
+        beyond: tuple[dict[str, Any], ...] = (
+            {"attempted": 2**60, "finished": 2**60, "checked": 2**60, "bad": 2**60},
+            {"generation": entry.generation + 3},
+            {"replica": "n0" if node != "n0" else "n1"},
+            {"bad": n + 1},
+            {"attempted": max(0, n - 50 * turn)},
+        )
+        rows += [row, row.model_copy(update=beyond[variant // 2 % len(beyond)])]
+    return tuple(rows)

@@ -15,11 +15,13 @@ from tests.simulation.disk import System
 
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
+from loradeck.hub.links import challenges
 from loradeck.hub.log.log import Log
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.moves import rollback_target, rollbacks
 from loradeck.rules.moves import witness as rules
+from loradeck.rules.quality import health
 from loradeck.rules.serving import arms, gateway
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import TableEntry
@@ -64,6 +66,18 @@ class _NoSync(System):
 def _early_acknowledgement() -> list[Patch]:
     """The router acknowledges what its disk does not have yet."""
     return [(table, "os", _NoSync())]
+
+
+def _one_word() -> list[Patch]:
+    """One node's figures make a breach, whoever else serves the pointer."""
+    return [
+        (health, "breach_by_node", lambda total, by_node, placed, limit: health.Judged(health.breached(total, limit)))
+    ]
+
+
+def _newest_link() -> list[Patch]:
+    """The newest link of a name counts, and those before it are closed."""
+    return [(challenges, "who_counts", lambda links, present, now: (len(links) - 1, frozenset(range(len(links) - 1))))]
 
 
 def _two_leases() -> list[Patch]:
@@ -232,6 +246,8 @@ MUTATIONS: dict[str, Mistake] = {
     "no-way-but-a-good-one": Mistake(_no_way_but_a_good_one),
     "unread-features": Mistake(_unread_features, ("old node",), ("candidate",)),
     "left-count": Mistake(_left_count, ("cut both",), ("place", "promote")),
+    "one-word": Mistake(_one_word, ("lying figures",), ("promote", "rollback")),
+    "newest-link": Mistake(_newest_link, ("copy node",)),
 }
 AS_IT_IS = Mistake(list)
 """No mistake."""

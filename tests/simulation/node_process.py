@@ -48,19 +48,26 @@ STATE = SimPath("/state")
 class NodeProcesses:
     """A node: its agent, its router and its engine, each of which may end and start again by itself."""
 
-    def __init__(self, host: Host, oracle: Any) -> None:
+    def __init__(self, host: Host, oracle: Any, identity: str = "") -> None:
         self.host = host
         self.name = host.name
+        self.identity = identity or host.name
+        """The node that it links as: a copy on another host has that of the original."""
         self.oracle = oracle
         self.agent_process: Process | None = None
         self.agent: Agent | None = None
         self.router: RouterProcess | None = None
         self.engine: EngineProcess | None = None
-        self.zone = zone_of(self.name)
+        self.zone = zone_of(self.identity)
         """The label that its agent has the next time that it starts."""
         self.load_fails = 0
         """So many loads of the engine fail from now on."""
         host.node = self  # type: ignore[attr-defined]
+
+    @property
+    def runs(self) -> bool:
+        """Whether its agent does."""
+        return self.agent is not None and self.agent_process is not None and self.agent_process.alive
 
     # ---- the agent -----------------------------------------------------------------------------------------
 
@@ -76,7 +83,7 @@ class NodeProcesses:
     async def _run_agent(self) -> None:
         engine = EmbeddedEngine.model_construct(name="e0", base=SimPath("/base"), slots=SLOTS)
         config = AgentConfig.model_construct(
-            node=self.name,
+            node=self.identity,
             hubs=tuple(f"http://{hub}:1" for hub in HUBS),
             token=SimPath("/token"),
             state=STATE,
@@ -85,7 +92,7 @@ class NodeProcesses:
             jobs=JobsConfig(),
             engine=(engine,),
         )
-        login = Login.of_token(token_of(self.name))
+        login = Login.of_token(token_of(self.identity))
         agent = Agent(config, lambda: login)
         self.agent = agent
         await agent.run()

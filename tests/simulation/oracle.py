@@ -31,6 +31,10 @@ SUCCEEDED_S = 4.0
 """Simulated seconds in which a hub notices that another one has taken its lease, and its nodes read that."""
 
 
+CONTESTED_S = 8.0
+"""Simulated seconds in which a hub finds that two agents are one node, where nothing else is wrong."""
+
+
 FOLLOWED_S = 3.0
 """Simulated seconds in which an agent that a newer hub has welcomed turns to it, where its router answers slowly."""
 
@@ -79,6 +83,12 @@ class Oracle:
     counts: Counter[str] = field(default_factory=Counter)
     elsewhere: dict[str, float] = field(default_factory=dict)
     """Nodes that follow another hub than the newest, though they have a link to it -> since when."""
+    liars: set[str] = field(default_factory=set)
+    """Nodes that have reported what they liked."""
+    copies: dict[str, Any] = field(default_factory=dict)
+    """Host -> a second agent that links as one of the nodes."""
+    doubled: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Nodes as which several agents run, with nothing else wrong -> how many, and since when."""
     vacant: tuple[float, int] | None = None
     """Since when none of several hubs is active, though one could be, and the epoch of the last one."""
     turn: int = 0
@@ -188,14 +198,17 @@ class Oracle:
         """Watches what a router's switch acknowledges."""
         switch = router.switch
         for name in ("directive", "engines", "pin", "unpin"):
-            setattr(switch, name, self._watched(node.name, name, getattr(switch, name), router.table.contents))
+            setattr(switch, name, self._watched(node, name, getattr(switch, name), router.table.contents))
 
-    def _watched(self, node: str, name: str, call: Any, held: Any) -> Any:
+    def _watched(self, process: Any, name: str, call: Any, held: Any) -> Any:
+        node = process.name
+
         def wrapped(*args: Any) -> Any:
             answer = call(*args)
             for ack in answer if isinstance(answer, list) else answer.acks:
                 key = (ack.tenant, ack.route)
                 if ack.state is AckState.FLIPPED:
+                    self.flips[process.identity, key].add(((ack.epoch, ack.generation), ack.release))
                     self._flipped(node, key, (ack.epoch, ack.generation), ack.release)
             if name == "directive":
                 self._check_position(node, held)
@@ -332,6 +345,7 @@ class Oracle:
         if not hub_process.host.rivals:  # what two clones lack of each other is known when one of them has ended
             self._check_held(hub)
         self._check_targets(hub)
+        self._check_breaches(hub)
         refusing = hub.moves_allowed.refusing
         if refusing is None or refusing == "not_active":
             return
@@ -348,6 +362,14 @@ class Oracle:
             if beneath and target.action in (PreviewAction.NONE, PreviewAction.FALLBACK):
                 self.fail("R has no target", "/".join(key), f"of {len(beneath)} releases beneath")
             self.counts["looks at a target that asks"] += target.asks is not None
+
+    def _check_breaches(self, hub: Hub) -> None:
+        """Nobody answers badly here: a breach is the word of nodes that lie, and one that lies alone is named in it."""
+        for key in hub.log.state.pointers:
+            for release, why in hub.facts.of(key).breached.items():
+                self.counts["looks at a breach"] += 1
+                if len(self.liars) < 2 and not any(why.endswith(f"by {name} alone") for name in self.liars):
+                    self.fail("breached by the word of one node", "/".join(key), LABELS.get(release), why)
 
     def check_succeeded(self, hub_process: Any, now: float) -> None:
         """A hub whose lease another one has taken steers nobody any more, a few seconds later."""
@@ -395,6 +417,22 @@ class Oracle:
                 self.elsewhere.pop(name, None)
             elif now - self.elsewhere.setdefault(name, now) > FOLLOWED_S:
                 self.fail("follows a hub that was succeeded", name, links.hub, "and not", url)
+
+    def check_doubled(self, hub_process: Any, nodes: dict[str, Any], now: float, *, undisturbed: bool) -> None:
+        """Where two agents run as one node neither counts, and both are told."""
+        for name in {copy.identity for copy in self.copies.values()} | self.doubled.keys():
+            run = [one.agent for one in (nodes[name], *self.copies.values()) if one.identity == name and one.runs]
+            found, since = self.doubled.get(name, (0, now))
+            if len(run) < 2 or not undisturbed:
+                self.doubled.pop(name, None)
+            elif found != len(run):
+                self.doubled[name] = (len(run), now)
+            elif now - since > CONTESTED_S:
+                self.counts["looks at a node that is contested"] += 1
+                node = hub_process.hub.fleet.nodes[name]
+                told = all(agent.order.contested for agent in run)
+                if not (node.contested and node.lost and told):
+                    self.fail("two agents are one node, and it counts", name, node.contested, told)
 
     def _check_held(self, hub: Hub) -> None:
         """No pointer is held back for longer than a look at a table takes, unless something of it was lost."""

@@ -16,7 +16,7 @@ from typing import Any
 from tests.simulation import event_loop, stand_ins, versions
 from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, relabel_all
 from tests.simulation.event_loop import Process, Scheduler, Stuck
-from tests.simulation.faults import STANDBY, VERSION_KINDS, Fault, Plan
+from tests.simulation.faults import COPIED, STANDBY, VERSION_KINDS, Fault, Plan
 from tests.simulation.gateways import Gateway
 from tests.simulation.hub_process import (
     HUBS,
@@ -27,12 +27,13 @@ from tests.simulation.hub_process import (
     build_template,
     first_image,
     lie,
+    lying_figures,
 )
 from tests.simulation.network import Host, Network
 from tests.simulation.node_process import NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
 
-from loradeck.schemas.link import Hello
+from loradeck.schemas.link import LINK_TTL_S, Hello, Report, Traffic
 from loradeck.schemas.protocol import PROTOCOL
 
 SETTLE_S = 150.0
@@ -113,6 +114,9 @@ class Run:
         """Hubs whose database's lease another one has taken."""
         self.active = 0
         """Faults that have not ended."""
+        self.disturbed = 0.0
+        """When a fault other than a copy last began or ended."""
+        self.disturbing = 0
 
     def go(self) -> Outcome:
         """Runs the plan to its end."""
@@ -202,6 +206,10 @@ class Run:
                 self.oracle.check_counts(hub, self.nodes)
                 self.oracle.check_reachable(self.hub, self.scheduler.now)
                 self.oracle.check_followed(self.hub, self.nodes, self.scheduler.now)
+                calm = (
+                    not self.disturbing and self.scheduler.now - max(self.disturbed, self.hub.started_at) > LINK_TTL_S
+                )
+                self.oracle.check_doubled(self.hub, self.nodes, self.scheduler.now, undisturbed=calm)
                 for hub_process in self.succeeded:
                     self.oracle.check_succeeded(hub_process, self.scheduler.now)
         except BaseException as error:
@@ -259,6 +267,7 @@ class Run:
         self.scheduler.note("fault", fault.kind, f"n{fault.node}", f"{fault.seconds:.1f} s", fault.variant)
         self.oracle.counts[f"fault {fault.kind}"] += 1
         self.active += 1
+        self._disturb(fault, 1)
         asyncio.events._set_running_loop(None)
         try:
             end = getattr(self, "_" + fault.kind.replace(" ", "_"))(fault, self.nodes[f"n{fault.node}"])
@@ -269,9 +278,14 @@ class Run:
 
     def _end(self, fault: Fault, end: object) -> None:
         self.active -= 1
+        self._disturb(fault, -1)
         self.scheduler.note("fault ends", fault.kind)
         if end is not None:
             end()  # type: ignore[operator]
+
+    def _disturb(self, fault: Fault, by: int) -> None:
+        if fault.kind != COPIED:
+            self.disturbing, self.disturbed = self.disturbing + by, self.scheduler.now
 
     def _kill_hub(self, fault: Fault, node: NodeProcesses) -> object:
         process = self.hub.process
@@ -423,6 +437,40 @@ class Run:
         def end() -> None:
             agent.reports.hello = honest  # type: ignore[method-assign]
             self.network.break_connections(self.hub.host.name, node.name)
+
+        return end
+
+    def _lying_figures(self, fault: Fault, node: NodeProcesses) -> object:
+        """A node reports that everybody was answered badly, and more than it can know."""
+        agent, turns = node.agent, itertools.count(1)
+        if agent is None:
+            return None
+        honest = agent.reports._report
+        self.oracle.liars.add(node.name)
+
+        def lying(traffic: tuple[Traffic, ...], silences: int) -> Report:
+            told = lying_figures(agent.table.entries.values(), node.name, next(turns), fault.variant)
+            return honest(traffic, silences).model_copy(update={"traffic": told})
+
+        agent.reports._report = lying  # type: ignore[method-assign]
+        return lambda: setattr(agent.reports, "_report", honest)
+
+    def _copy_node(self, fault: Fault, node: NodeProcesses) -> object:
+        """A second host runs with the node's agent.toml and token, until it is switched off or unplugged."""
+        name = f"{node.name}'{len(self.oracle.copies)}"
+        host = self.network.host(name)
+        host.network = self.network  # type: ignore[attr-defined]
+        copy = self.oracle.copies[name] = NodeProcesses(host, self.oracle, node.identity)
+        self.oracle.unaccountable.add(node.name)  # of two routers under one name the hub can know one
+        copy.start()
+
+        def end() -> None:
+            if fault.variant % 2:
+                copy.power_cut()
+            for process in copy.processes():
+                process.kill("the copy is ended")
+            copy.agent = None
+            host.up = False
 
         return end
 

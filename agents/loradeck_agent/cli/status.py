@@ -199,5 +199,7 @@ def _link_line(link: dict[str, Any] | None) -> str:
     age = max(0, time.time_ns() // 1_000_000 - link["since_ms"]) // 1000
     if link["connected"]:
         refused = f", which refuses to steer it: {link['refused']}" if link["refused"] else ""
+        if link.get("contested"):
+            refused += "; ANOTHER AGENT IS LINKED AS THIS NODE, and neither counts: loradeck node show says what to do"
         return f"linked to {link['hub']} for {age} s{refused}"
     return f"no link to {link['hub']}: {link['error'] or 'not connected yet'}"

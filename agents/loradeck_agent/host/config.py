@@ -62,6 +62,7 @@ class JobsConfig(Strict):
     """What a job may take of this node."""
 
     threads: int = Field(1, ge=1, le=256, description="of one executor")
+    user: str | None = Field(None, description="whom executors run as, where the agent is root; None: as the agent")
 
 
 class AgentConfig(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import ssl
@@ -12,6 +13,7 @@ from loradeck.schemas.membership import Joined
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import make_private, write_durably
 
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", re.DOTALL)
 _KEY = re.compile(r"-----BEGIN PRIVATE KEY-----.+?-----END PRIVATE KEY-----\n", re.DOTALL)
 
 
@@ -31,6 +33,14 @@ class Identity:
     def exists(self) -> bool:
         """Whether the node has joined."""
         return self.certificate.exists()
+
+    def roots(self) -> tuple[str, ...]:
+        """The SHA-256 of the authorities that it was given, in their order."""
+        try:
+            found = _CERTIFICATE.findall(self.authority.read_text())
+            return tuple(hashlib.sha256(ssl.PEM_cert_to_DER_cert(one)).hexdigest() for one in found)
+        except (OSError, ValueError):
+            return ()
 
     def validity(self) -> Validity:
         """From when and until when its certificate counts. What cannot be read counts as over: it will be renewed."""

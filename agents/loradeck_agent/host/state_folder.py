@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.job_user import JobUser
 
 
 class StateFolder:
@@ -75,28 +76,29 @@ class StateFolder:
         """Digests of the merged weights that lie in this folder."""
         return frozenset(path.name for path in self.merged.iterdir() if path.is_dir())
 
-    def make(self) -> None:
-        """Creates the folders, each 0700.
+    def make(self, user: JobUser | None = None) -> None:
+        """Creates the folders, each 0700. The user of executors may pass those in which there is something for it.
 
         Raises:
             AgentError: `state_unusable`, when one cannot be made or is no folder of ours.
         """
-        for path in (self.root, self.router, self.root / "engines", self.releases, self.canaries, self.inputs):
-            make_private(path)
-        make_private(self.jobs)
-        make_private(self.merged)
-        make_private(self.checkpoints)
+        shared = (self.root, self.jobs, self.inputs, self.releases, self.merged, self.checkpoints)
+        for path in (self.root, self.router, self.root / "engines", self.canaries, *shared):
+            make_private(path, 0o010 if user is not None and path in shared else 0)
+        if user is not None:
+            for path in shared:
+                user.may_pass(path)
 
 
-def make_private(path: Path) -> None:
-    """Makes a folder that is its owner's alone.
+def make_private(path: Path, group: int = 0) -> None:
+    """Makes a folder that is its owner's alone, but for these bits of its group, if they are set.
 
     Raises:
         AgentError: `state_unusable`.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_mode & 0o077:
+        if path.stat().st_mode & 0o077 & ~group:
             path.chmod(0o700)
     except OSError as error:
         raise AgentError(
@@ -226,7 +228,7 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 def write_durably(path: Path, data: bytes) -> None:
     """Replaces a file whole: staging name, fsync, rename, fsync of the folder. Mode 0600."""
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             view = memoryview(data)

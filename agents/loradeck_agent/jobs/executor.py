@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +34,8 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.state_folder import start_time, write_durably
+from loradeck_agent.host.job_user import JobUser, open_plain, take
+from loradeck_agent.host.state_folder import fsync_folder, start_time, write_durably
 from loradeck_agent.store.checkpoints import KEPT_S
 from loradeck_agent.store.fetch import disk_error
 
@@ -70,32 +72,53 @@ class Attempt(Wire):
 
 
 class ExecutorFolder:
-    """The folder of one attempt, `jobs/ID-ATTEMPT/`."""
+    """The folder of one attempt, `jobs/ID-ATTEMPT/`. A `user` that executors run as owns `work` in it, and no more."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, user: JobUser | None = None) -> None:
         self.path = path
+        self.user = user
+        self.work = path / "work" if user is not None else path
+        """Where the executor writes."""
         self.job = path / "job.json"
         """The attempt: the job, and which process works on it."""
         self.spec = path / "spec.json"
         """What the executor was given to do."""
-        self.events = path / "events.jsonl"
+        self.events = self.work / "events.jsonl"
         """The executor's events, a line each."""
-        self.error = path / "error.txt"
+        self.error = self.work / "error.txt"
         """The executor's traceback, if it failed."""
         self.log = path / "log.txt"
         """What the executor printed."""
-        self.out = path / "out"
-        """The executor's result."""
+        self.out = self.work / "out"
+        """The executor's result, as it writes it."""
+        self.result = path / "out"
+        """Its result as the agent keeps it."""
 
     def last_lines(self) -> str:
         """The end of the process's log and of its traceback, to be read elsewhere."""
         parts = []
-        for path in (self.log, self.error):
-            try:
-                parts.append(path.read_text("utf-8", "replace").strip())
-            except FileNotFoundError:
-                continue
+        for path, user in ((self.log, None), (self.error, self.user)):
+            with contextlib.suppress(OSError), open_plain(path, user) as file:
+                parts.append(file.read().decode("utf-8", "replace").strip())
         return "\n".join(part for part in parts if part)[-LOG_CHARS:]
+
+    def take_result(self) -> Path:
+        """The executor's result in a folder of the agent's own. Blocks.
+
+        Raises:
+            AgentError: `result_unreadable`: there is something in it that is no plain file of the executor's.
+        """
+        if self.user is not None and not self.result.exists():
+            staging = self.path / ".out"
+            try:
+                shutil.rmtree(staging, ignore_errors=True)
+                take(self.out, staging, self.user)
+                staging.rename(self.result)
+                fsync_folder(self.path)
+            except OSError as error:
+                raise AgentError("result_unreadable", "the executor's result cannot be taken", str(error)) from error
+            remove(self.out)
+        return self.result
 
     def read(self) -> Attempt | None:
         """Reads the attempt in this folder; None when there is none, or none that can be read."""
@@ -131,7 +154,7 @@ def sweep(jobs: Path) -> None:
         if attempt is None or not attempt.ended or time.time() - folder.job.stat().st_mtime < KEPT_S:
             continue
         spec = attempt.job.spec
-        if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL and folder.out.exists():
+        if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL and folder.result.exists():
             continue
         log.info("the files of attempt %d at job %s are removed", attempt.job.attempt, attempt.job.id)
         remove(path)
@@ -167,8 +190,15 @@ class Executor:
         folder = self.folder
         processes = spec.spec.processes if isinstance(spec.spec, TrainSpec) else 1
         argv = executor_argv(kind, folder.spec) if processes == 1 else torchrun_argv(kind, folder.spec, processes)
+        user = folder.user
         try:
             write_durably(folder.spec, spec.model_dump_json(indent=1).encode())
+            if user is not None:
+                user.may_pass(folder.path)
+                os.chown(folder.spec, -1, user.gid)
+                folder.spec.chmod(0o440)
+                folder.work.mkdir(mode=0o700, exist_ok=True)
+                user.give(folder.work)
             out = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise disk_error(error, folder.path) from error
@@ -179,8 +209,12 @@ class Executor:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                cwd=folder.path,
+                cwd=folder.work,
                 umask=0o077,
+                user=None if user is None else user.uid,
+                group=None if user is None else user.gid,
+                extra_groups=None if user is None else user.groups,
+                env=None if user is None else {**os.environ, "HOME": str(folder.work)},
             )
         except OSError as error:
             raise AgentError("executor_start", "the executor cannot be started", str(error)) from error
@@ -236,10 +270,13 @@ class Executor:
     def new_events(self) -> list[ExecutorEvent]:
         """Events that were written since the last call, or that are to be sent again."""
         try:
-            with self.folder.events.open("rb") as file:
+            with open_plain(self.folder.events, self.folder.user) as file:
                 file.seek(self._read)
                 data = file.read()
         except FileNotFoundError:
+            return []
+        except OSError as error:
+            log.error("%s cannot be read: %s", self.folder.events, error)
             return []
         events = []
         for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
@@ -280,8 +317,9 @@ class Executor:
     def first_error(self) -> str:
         """Last line of the traceback in `error.txt`, or ''."""
         try:
-            lines = self.folder.error.read_text("utf-8", "replace").strip().splitlines()
-        except FileNotFoundError:
+            with open_plain(self.folder.error, self.folder.user) as file:
+                lines = file.read().decode("utf-8", "replace").strip().splitlines()
+        except OSError:
             return ""
         return lines[-1][:300] if lines else ""
 

@@ -1,14 +1,17 @@
 """Starts a job's executor: its inputs are brought onto this node, then a process is started with its spec."""
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobAssignment, MergeSpec, TrainSpec
 from loradeck.schemas.release import Form
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.jobs.executor import Executor
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.checkpoints import CheckpointStore
+from loradeck_agent.store.fetch import as_agent_error
 from loradeck_agent.store.inputs import InputStore
 from loradeck_agent.store.releases import ReleaseStore
 
@@ -35,13 +38,14 @@ def base_of(engines: tuple[EngineReplica, ...], digest: str) -> BaseFolder:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts executors, each with `threads` threads."""
+    """Starts executors, each with `threads` threads and as `user`; None: as the agent's own."""
 
     engines: tuple[EngineReplica, ...]
     store: ReleaseStore
     inputs: InputStore
     checkpoints: CheckpointStore
     threads: int
+    user: JobUser | None = None
 
     async def launch(self, job: JobAssignment, executor: Executor) -> None:
         """Fetches what the job reads, by digest, and starts its executor.
@@ -74,6 +78,13 @@ class Launcher:
                 inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
         else:
             raise AgentError("bad_job", f"{spec.kind} has no executor", job.id)
+        if self.user is not None:
+            own = Path(self.inputs.root)
+            base_here = (base.folder,) if base.folder.is_relative_to(own) else ()
+            with as_agent_error(folder.path):
+                for path in (*map(Path, inputs.values()), *base_here):
+                    await asyncio.to_thread(self.user.may_read, path)
+        await asyncio.to_thread(self.checkpoints.begin, job.id)
         executor.start(
             spec.kind,
             ExecutorSpec(

@@ -164,7 +164,7 @@ class Jobs:
         Executors outlive this.
         """
         for path in sorted(self.folder.jobs.iterdir()):
-            folder = ExecutorFolder(path)
+            folder = ExecutorFolder(path, self.launcher.user if (path / "work").is_dir() else None)
             attempt = folder.read()
             if attempt is not None and not attempt.ended:
                 log.info("job %s is followed again", attempt.job.id)
@@ -241,7 +241,7 @@ class Jobs:
         """One attempt from its inputs to its terminal event."""
         executor = running.executor
         if executor is None:
-            folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}")
+            folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)
             executor = running.executor = Executor(folder, Attempt(job=job))
         try:
             async with self._turn:

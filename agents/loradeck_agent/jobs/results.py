@@ -100,7 +100,7 @@ class Results:
         Raises:
             AgentError: it does not match its manifest, or the hub refused it.
         """
-        out = executor.folder.out
+        out = await asyncio.to_thread(executor.folder.take_result)
         try:
             if isinstance(job.spec, TrainSpec) and job.spec.weights is Weights.FULL:
                 return await asyncio.to_thread(trained_base, out)

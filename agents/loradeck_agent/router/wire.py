@@ -12,9 +12,8 @@ from typing import Any
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
+from loradeck.schemas.ids import GENESIS, Digest, Name, PointerKey, Wire
 from loradeck.schemas.link import Ack, AckState, Traffic
-from loradeck.schemas.log import GENESIS
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef, TableEntry
 

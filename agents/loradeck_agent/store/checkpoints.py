@@ -11,6 +11,7 @@ from pathlib import Path
 from loradeck.artifacts import BadArtifact, scan
 from loradeck.schemas.jobs import CheckpointRef, ExecutorEvent
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.job_user import JobUser, open_plain, take
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.store.fetch import as_agent_error, fetch
 from loradeck_agent.uplink.hub_api import HubApi
@@ -37,10 +38,18 @@ class CheckpointStore:
 
     root: Path
     hub: HubApi
+    user: JobUser | None = None
+    """Whom executors run as; None: as the agent's own."""
 
     def folder(self, job: str) -> Path:
         """Folder of a job's checkpoints."""
         return self.root / job
+
+    def begin(self, job: str) -> None:
+        """Makes a job's folder, which is its executor's user's."""
+        if self.user is not None:
+            self.folder(job).mkdir(mode=0o700, exist_ok=True)
+            self.user.give(self.folder(job))
 
     async def have(self, job: str, ref: CheckpointRef) -> None:
         """Makes sure that a job goes on from this checkpoint, or from a later one that is here already.
@@ -51,13 +60,15 @@ class CheckpointStore:
         here = self.folder(job)
         if self._newest(here) >= ref.step:
             return
-        target = here / checkpoint_name(ref.step)
+        target, staged = here / checkpoint_name(ref.step), self.root / f".fetched-{job}"
         with as_agent_error(target):
             here.mkdir(mode=0o700, parents=True, exist_ok=True)
             await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
-        await fetch(self.hub, ref.files, target)
+            await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
+        await fetch(self.hub, ref.files, staged)
         with as_agent_error(target):
-            target.chmod(0o700)  # it is one of several, and older ones are removed
+            staged.chmod(0o700)  # it is one of several, and older ones are removed
+            staged.rename(target)
             await asyncio.to_thread(write_durably, here / LAST_GOOD, target.name.encode())
 
     async def handed_over(self, job: str, event: ExecutorEvent) -> ExecutorEvent:
@@ -70,11 +81,18 @@ class CheckpointStore:
             return event
         folder = self.folder(job) / name
         try:
+            if self.user is not None:
+                taken = self.root / f".sent-{job}"
+                await asyncio.to_thread(shutil.rmtree, taken, ignore_errors=True)
+                await asyncio.to_thread(take, folder, taken, self.user)
+                folder = taken
             files = await asyncio.to_thread(scan, folder)
             await self.hub.upload(folder, files)
         except (OSError, BadArtifact, AgentError) as error:
             log.warning("checkpoint %s of job %s stays on this node: %s", name, job, error)
             return event
+        finally:
+            await asyncio.to_thread(shutil.rmtree, self.root / f".sent-{job}", ignore_errors=True)
         return event.model_copy(
             update={"data": {**event.data, "files": [file.model_dump(mode="json") for file in files]}}
         )
@@ -90,10 +108,10 @@ class CheckpointStore:
                 log.info("the checkpoints of job %s are removed, nobody resumed it", folder.name)
                 self.drop(folder.name)
 
-    @staticmethod
-    def _newest(folder: Path) -> int:
+    def _newest(self, folder: Path) -> int:
         try:
-            found = _NAME.fullmatch((folder / LAST_GOOD).read_text().strip())
+            with open_plain(folder / LAST_GOOD, None) as file:
+                found = _NAME.fullmatch(file.read(100).decode("ascii", "replace").strip())
         except OSError:
             return 0
         return int(found[1]) if found else 0

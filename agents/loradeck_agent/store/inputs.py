@@ -32,6 +32,11 @@ class InputStore:
     _hub: HubApi
     _releases: ReleaseStore
 
+    @property
+    def root(self) -> Path:
+        """The agent's state folder, in which all inputs lie."""
+        return self._folder.root
+
     async def dataset(self, digest: str) -> Path:
         """The folder of a dataset, fetched when it is not here.
 

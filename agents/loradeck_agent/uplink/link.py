@@ -19,7 +19,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from loradeck.client.backoff import Backoff
 from loradeck.schemas.fault import first_wrong
-from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S, DownMessage, Heartbeat, Hello, Welcome, down_adapter
+from loradeck.schemas.link import (
+    HEARTBEAT_S,
+    LINK_TTL_S,
+    Challenge,
+    ChallengeAnswer,
+    DownMessage,
+    Heartbeat,
+    Hello,
+    Welcome,
+    down_adapter,
+)
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.protocol import PROTOCOL, agreed
 from loradeck_agent.host.config import AgentConfig
@@ -40,6 +50,8 @@ class LinkStatus:
     since_ms: int = 0
     refused: str | None = None
     error: str | None = None
+    contested: bool = False
+    """Whether another agent is linked under this node's name."""
 
 
 _VERSIONS = "bring hub and agents to neighbouring versions of Loradeck"
@@ -47,6 +59,7 @@ _VERSIONS = "bring hub and agents to neighbouring versions of Loradeck"
 _REMEDIES = {
     "protocol_mismatch": _VERSIONS,
     "replaced": "another agent has linked as this node: give every host a node name and a token of its own",
+    "settled": "the other agent that was linked as this node is gone",
     "wrong_node": "the token or a replica belongs to another node; on the hub's host: "
     "loradeck token create --role agent --node NODE --name NODE --out FILE",
     "not_active": "another hub has taken over: give this agent that hub's address",
@@ -157,8 +170,9 @@ class Link:
                 self._gave_up, self._waiting_since = False, None
                 watch = asyncio.create_task(self._watch(socket))
                 try:
-                    await socket.send((await self._hello()).model_dump_json())
-                    await self._converse(socket)
+                    hello = await self._hello()
+                    await socket.send(hello.model_dump_json())
+                    await self._converse(socket, hello.boot)
                 finally:
                     watch.cancel()
         except InvalidStatus as refused:
@@ -174,7 +188,7 @@ class Link:
         except (OSError, WebSocketException) as error:
             raise LinkLost(f"the hub cannot be reached at {self._url}: {error}") from error
 
-    async def _converse(self, socket: ClientConnection) -> None:
+    async def _converse(self, socket: ClientConnection, boot: str) -> None:
         first = await self._receive(socket)
         if not isinstance(first, Welcome):
             raise LinkLost(f"the hub's first message was {first.type!r}, not a welcome")
@@ -192,6 +206,9 @@ class Link:
             await self._changed(True)
             while True:
                 message = await self._receive(socket)
+                if isinstance(message, Challenge):  # also of a hub that is not followed: it asks about this link
+                    await socket.send(ChallengeAnswer(nonce=message.nonce, boot=boot).model_dump_json())
+                    continue
                 if isinstance(message, Welcome):
                     self.status.refused = message.refuse
                     self._noted()

@@ -121,8 +121,8 @@ def sweep(folder: Path) -> list[str]:
 def remove(path: Path) -> None:
     """Removes a file, or a folder even if it was made read-only."""
     if path.is_dir() and not path.is_symlink():
-        for folder, _, _ in os.walk(path):
-            os.chmod(folder, stat.S_IRWXU)
+        for _, _, _, fd in os.fwalk(path):  # by descriptors: somebody else's folder may become a link meanwhile
+            os.fchmod(fd, stat.S_IRWXU)
         shutil.rmtree(path)
     else:
         with suppress(FileNotFoundError):

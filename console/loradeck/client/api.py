@@ -25,13 +25,13 @@ from loradeck.client.state_list import Listed, listed
 from loradeck.client.transport import AnswerLost, Params, Transport, segment
 from loradeck.schemas import moves, responses
 from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
-from loradeck.schemas.audit import AuditLine
+from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
-from loradeck.schemas.membership import Invitation, JoinToken, Revoked
+from loradeck.schemas.membership import AuthorityState, Invitation, JoinToken, Revoked
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
@@ -149,9 +149,9 @@ class HubApi:
         """The head of the audit trail as a signed note (C2SP tlog-checkpoint)."""
         return (await self.transport.request("GET", "audit/checkpoint")).decode()
 
-    async def verify_audit(self) -> responses.AuditVerdict:
+    async def verify_audit(self) -> AuditVerdict:
         """Has the hub verify the log's hash chain and the state it folds to, and the audit trail."""
-        return await self.transport.ask(responses.AuditVerdict, "GET", "audit/verify", extra_s=120)
+        return await self.transport.ask(AuditVerdict, "GET", "audit/verify", extra_s=120)
 
     # ---- moves ---------------------------------------------------------------------------------------------
 
@@ -466,6 +466,10 @@ class HubApi:
     async def revoke_node(self, node: str) -> Revoked:
         """Revokes every token and key of a node. Only over the hub's own socket."""
         return await self._write(Revoked, f"nodes/{segment(node)}/revoke")
+
+    async def rotate_authority(self, *, force: bool) -> AuthorityState:
+        """Takes the next step of replacing the hub's authority. Only over the hub's own socket."""
+        return await self._write(AuthorityState, f"authority/rotate?force={str(force).lower()}")
 
     async def tokens(self) -> list[TokenRecord]:
         """All token records ever made, without the tokens. Only over the hub's own socket."""

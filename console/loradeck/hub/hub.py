@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from loradeck.hub.data.garbage import Garbage
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.data.uploads import Uploads
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.nodes import Fleet, Node, NodeLink
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.jobs.checkpoints import Checkpoints
@@ -40,6 +40,7 @@ from loradeck.hub.jobs.queue import Queue
 from loradeck.hub.jobs.results import Results
 from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.capacity import Capacity
+from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_events import Greeting, NodeEvents
 from loradeck.hub.links.node_link import PARTS, Uplink
@@ -83,7 +84,18 @@ from loradeck.hub.views.status import Status
 from loradeck.hub.views.traces import Traces
 from loradeck.rules.moves.lease import RENEW_S
 from loradeck.schemas.audit import AuditDraft
-from loradeck.schemas.link import HEARTBEAT_S, Ack, CanaryAnswers, JobEvent, JobLog, Report, TableState, TraceRows
+from loradeck.schemas.link import (
+    HEARTBEAT_S,
+    Ack,
+    CanaryAnswers,
+    Hello,
+    JobEvent,
+    JobLog,
+    Report,
+    TableState,
+    TraceRows,
+    TrustRoots,
+)
 from loradeck.schemas.sign_in import OidcSettings
 from loradeck.store.interface import StoreError
 from loradeck.strangers.failed_logins import FailedLogins
@@ -163,12 +175,12 @@ class Hub:
         self.facts = store.now(Facts.load)
         self.registry = Registry(store, self.catalogue)
         self.attestations = Attestations(store, self.facts, self.log.state, self.clock)
-        self.proposals = Proposals(self.clock)
 
     def _load_people(self, oidc: OidcSettings | None) -> None:
         saved = self.store.now(lambda s: s.meta(SIGN_INS))
         self.provider, self.sign_ins = people(oidc, saved, lambda: self.clock.now_ms())
         self.known = Known(self.tokens, self.sign_ins)
+        self.proposals = Proposals(self.clock, self.sign_ins is not None)
 
     def _build_fleet(self, *, settles: bool) -> None:
         log_, state, store, changes, clock = self.log, self.log.state, self.store, self.changes, self.clock
@@ -176,7 +188,8 @@ class Hub:
         self.fleet = fleet = Fleet(clock.monotonic, saved.nodes())
         self.counts = counts = saved.counts(clock.monotonic())
         self.tables = tables = NodeTables(self.catalogue, self.facts, log_.signing)
-        self.links = Links(fleet, self.gc_tuning)
+        self.challenges = Challenges(lambda: fleet.clock(), lambda *given: self.node_events.contested(*given))
+        self.links = Links(fleet, self.gc_tuning, self.challenges)
         self.prepares = prepares = Prepares()
         self.withdrawals = withdrawals = Withdrawals(state, fleet, saved.withdrawals())
         self.table_sender = TableSender(log_, self.catalogue, tables, withdrawals, fleet, self.links, prepares, changes)
@@ -206,11 +219,13 @@ class Hub:
         self.lineage = lineage = Lineage(catalogue, attestations)
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
-        self.gates = gates = Gates(state, catalogue, attestations, jobs, background)
+        self.gates = gates = Gates(state, catalogue, attestations, jobs, background, self.sign_ins is not None)
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.failed_promotes = failed = FailedPromotes(jobs)
         self.cohorts = cohorts = Cohorts(state, self.counts)
-        check = PromoteCheck(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, clock)
+        check = PromoteCheck(
+            state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, self.proposals, clock
+        )
         table_sender, allowed = self.table_sender, self.moves_allowed
         self.promotions = Promotions(
             *(log_, registry, fleet, capacity, check, jobs, failed, prepares, table_sender, allowed),
@@ -258,13 +273,14 @@ class Hub:
             self.attestations.follow(part.attested)
         self.node_events.follow(self.queue.nodes_changed)
         save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
-        greeting = Greeting(self.node_events, self.recovery, self.startup, self.pins, self.queue.joined, save)
+        greeting = Greeting(self.node_events, self.recovery, self.startup, self.pins, self._joined, save)
         self.uplink = Uplink(
             self.log,
             self.tables,
             self.withdrawals,
             self.fleet,
             greeting,
+            self.challenges,
             {
                 Ack: self.progress.acknowledged,
                 Report: self.reported,
@@ -367,6 +383,17 @@ class Hub:
     async def accept_link(self, socket: WebSocket) -> None:
         """Serves a node's connection from its handshake to its end."""
         await self.links.accept(socket, self.uplink, self.node_events.unlinked)
+
+    def _joined(self, node: Node, hello: Hello) -> None:
+        self.queue.joined(node, hello)
+        if node.link is not None:
+            self.tell_roots([node.link])
+
+    def tell_roots(self, links: Iterable[NodeLink]) -> None:
+        """Tells nodes which authorities the hub's certificates rest on; who was given others renews its own."""
+        if self.membership is not None:
+            for link in links:
+                link.put_message(TrustRoots(roots=self.membership.authority.roots))
 
     def _provider_asked(self, answered: bool, why: str) -> None:
         assert self.sign_ins is not None

@@ -229,7 +229,7 @@ def strangers(
             if membership is None:
                 hub.known.caller(head.bearer)
             elif path == AUTHORITY_PATH:
-                return answer(200, "application/x-pem-file", membership.authority.pem.encode())
+                return answer(200, "application/x-pem-file", membership.authority.signer_pem.encode())
             else:
                 membership.caller(_proved(transport), head.bearer, path)
         except Refused as refused:

@@ -19,6 +19,22 @@ SILENCE_MS = 24 * 3_600_000
 """How long the backward actions outlast the provider's silence, and how recent a sign-in has to be for it."""
 
 
+SIGNED_IN = "oidc:"
+"""What the id of a person's sign-in begins with; the provider's subject follows."""
+
+
+def person(token: str | None, name: str, *, people_sign_in: bool) -> str | None:
+    """Who a caller is where two people are asked for; None: nobody, it is a machine or the hub's own host.
+
+    Args:
+        token: the id of its token; of somebody who has signed in, `SIGNED_IN` and the subject.
+        name: its name. Where nobody signs in, that of a token is all that is known of a person.
+    """
+    if not people_sign_in:
+        return name
+    return token if token is not None and token.startswith(SIGNED_IN) else None
+
+
 class Kept(StrEnum):
     """What is left of a sign-in."""
 

@@ -83,8 +83,8 @@ class CanaryItem(Strict):
     """Greedy tokens of one fixed prompt. `margins[i]`: top-1 minus top-2 log-probability at position i, in nats."""
 
     prompt: Digest = Field(description="digest of the messages")
-    tokens: tuple[Whole, ...]
-    margins: tuple[FiniteFloat, ...]
+    tokens: tuple[Whole, ...] = Field(max_length=4096)
+    margins: tuple[FiniteFloat, ...] = Field(max_length=4096)
 
 
 class EngineBuild(Strict):

@@ -1,8 +1,9 @@
 """The audit trail: one line for each thing that somebody did, or tried to do, at the hub."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from loradeck.schemas.ids import Digest, Role, Wire
 
@@ -42,3 +43,15 @@ class AuditHead(Wire):
 
     size: int = Field(0, ge=0)
     root: Digest = EMPTY_ROOT
+
+
+class AuditVerdict(Wire):
+    """The hub's audit of its log. `broken` gives the first place where it is not whole; None if it is."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
+
+    ok: bool
+    rev: int
+    hash: Digest
+    broken: dict[str, Any] | str | int | None = Field(None, alias="break")
+    trail: AuditHead = Field(AuditHead(), description="the audit trail beside the log")

@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in lower-case hexadecimal."""
+
+GENESIS = "0" * 64
+"""`prev_hash` of a log's first event, and the hash of an empty log. Here, so that a node need not know events."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 """A tenant, route, adapter or node: safe as a URL segment, a folder name and a metric label."""
@@ -41,6 +44,18 @@ LINE = 2000
 
 Line = Annotated[str, BeforeValidator(lambda said: said[:LINE] if isinstance(said, str) else said)]
 """A line of text in what a node says. More than `LINE` characters are cut off: it explains, and decides nothing."""
+
+
+def json_bytes(most: int) -> AfterValidator:
+    """A bound on a free document in what a node says: as JSON it has at most so many bytes."""
+
+    def within(said: dict[str, Any] | None) -> dict[str, Any] | None:
+        if said is not None and len(json.dumps(said)) > most:
+            raise ValueError(f"it has more than {most} bytes as JSON")
+        return said
+
+    return AfterValidator(within)
+
 
 Label = Annotated[str, StringConstraints(max_length=253)]
 """A node's label, or its value. They decide where pointers are placed, so that none is cut off."""

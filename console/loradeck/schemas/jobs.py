@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
-from loradeck.schemas.ids import Digest, Line, Name, Strict, Whole, Wire
+from loradeck.schemas.ids import Digest, Label, Line, Name, Strict, Whole, Wire, json_bytes
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
@@ -168,8 +168,16 @@ TERMINAL = frozenset({ExecutorEventType.FINISHED, ExecutorEventType.FAILED, Exec
 """Types of a run's last event."""
 
 
+MEASUREMENTS = 256
+"""Most measurements of an event, and of a job."""
+
+DATA_BYTES = 256 * 1024
+"""Most bytes of what an event says beside its fields: the files of a checkpoint, the end of a log."""
+
 Metrics = Annotated[
-    dict[str, float], AfterValidator(lambda read: {name: value for name, value in read.items() if math.isfinite(value)})
+    dict[Label, float],
+    Field(max_length=MEASUREMENTS),
+    AfterValidator(lambda read: {name: value for name, value in read.items() if math.isfinite(value)}),
 ]
 """Measurements by name. Those that are no finite number are left out: JSON has none, and no console can plot one."""
 
@@ -188,7 +196,7 @@ class ExecutorEvent(Wire):
     metrics: Metrics = Field(default_factory=dict, description="loss, grad_norm, tokens_per_second, ...")
     message: Line = ""
     code: Line | None = Field(None, description="with FAILED: bad_data, diverged, out_of_memory, ...")
-    data: dict[str, Any] = Field(default_factory=dict)
+    data: Annotated[dict[str, Any], json_bytes(DATA_BYTES)] = Field(default_factory=dict)
 
 
 class JobLogLine(Wire):

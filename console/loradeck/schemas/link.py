@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.ids import Digest, Label, Line, Name, Whole, Wire
+from loradeck.schemas.ids import Digest, Label, Line, Name, Whole, Wire, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
@@ -120,6 +120,10 @@ class TraceAsk(Wire):
     last: int = Field(TRACE_ROWS, ge=1, le=TRACE_ROWS)
 
 
+ASKED = 8
+"""Most releases in one `CanaryAsk`."""
+
+
 class CanaryAsk(Wire):
     """The hub asks one engine for several releases' greedy answers to one prompt; answered by `CanaryAnswers`.
 
@@ -129,7 +133,7 @@ class CanaryAsk(Wire):
     type: Literal["canary_ask"] = "canary_ask"
     ask: str = Field(description="id of the question, repeated in the answer")
     replica: Name
-    releases: tuple[ReleaseRef, ...] = Field(max_length=8)
+    releases: tuple[ReleaseRef, ...] = Field(max_length=ASKED)
     messages: tuple[dict[str, str], ...]
 
 
@@ -139,12 +143,17 @@ class NodeOrder(Order):
     type: Literal["node_order"] = "node_order"
     cordoned: bool = False
     drained: bool = False
+    contested: bool = Field(
+        False,
+        exclude_if=lambda contested: not contested,
+        description="another agent is linked under this node's name: neither counts",
+    )
 
 
 class Challenge(Wire):
     """The hub asks whether anybody is still at the other end of the link; answered by `ChallengeAnswer`.
 
-    A hub sends it on a node's link when another one opens under the node's name. No hub does so yet.
+    A hub sends it on a node's link when another one opens under the node's name.
     """
 
     type: Literal["challenge"] = "challenge"
@@ -152,16 +161,16 @@ class Challenge(Wire):
 
 
 class TrustRoots(Wire):
-    """The authorities that a fleet trusts, and the certificates that they have withdrawn; the newest serial counts.
+    """The authorities that the hub's certificates rest on. A node that was given others renews its certificate at once.
 
-    No hub sends it yet, and no agent reads it.
+    It is believed because the link is: only a hub that the node trusts already can say it.
     """
 
     type: Literal["trust_roots"] = "trust_roots"
-    serial: int = Field(ge=0)
-    roots: tuple[str, ...] = Field((), description="public keys of offline authorities (Ed25519, hexadecimal)")
-    revoked: tuple[str, ...] = Field((), description="serial numbers of certificates that count no more")
-    signature: str = Field("", max_length=128, description="of one of the roots that the reader trusts already")
+    serial: int = Field(0, ge=0, description="not used: the newest message counts")
+    roots: tuple[str, ...] = Field((), description="SHA-256 of the authorities' certificates, the one that signs first")
+    revoked: tuple[str, ...] = Field((), description="not used: hubs look a key up at each request")
+    signature: str = Field("", max_length=128, description="not used: it comes over a link")
 
 
 class Welcome(Wire):
@@ -230,7 +239,9 @@ class Replica(Wire):
     )
     memory_gb: FiniteFloat | None = Field(None, description="memory of its engine as configured; None: not configured")
     always: bool = Field(True, description="False: it runs only while something wants its base")
-    gpus: tuple[Whole, ...] = Field((), description="indices of GPUs on which its processes were seen; (): on none")
+    gpus: tuple[Whole, ...] = Field(
+        (), max_length=64, description="indices of GPUs on which its processes were seen; (): on none"
+    )
     alarm: Line = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
     answers: bool = Field(
         True,
@@ -370,7 +381,9 @@ class Traffic(Wire):
         exclude_if=lambda keys: not keys,
         description="of a candidate: different keys that asked for its pointer since its start, at least",
     )
-    ttft_ms: tuple[Whole, ...] = Field((), description="counts by TTFT_BUCKETS_MS, the last one unbounded")
+    ttft_ms: tuple[Whole, ...] = Field(
+        (), max_length=64, description="counts by TTFT_BUCKETS_MS, the last one unbounded"
+    )
     votes: tuple[SecondOfVotes, ...] = Field(
         (),
         max_length=SECONDS_OF_VOTES,
@@ -393,13 +406,17 @@ TTFT_BUCKETS_MS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 """Upper bounds of the buckets of time to first token, in milliseconds."""
 
 
+COUNTERS = 100_000
+"""Most rows of counters in a report."""
+
+
 class Report(Wire):
     """The agent's report, once a second. Counters are cumulative, so a lost report loses nothing."""
 
     type: Literal["report"] = "report"
     replicas: Replicas
     router_boot: Line = Field("", description="counters restart at zero when this changes")
-    traffic: tuple[Traffic, ...] = ()
+    traffic: tuple[Traffic, ...] = Field((), max_length=COUNTERS)
     host: Host | None = None
     gpus: tuple[Gpu, ...] = Field((), max_length=64)
     nvml: NvmlState
@@ -426,6 +443,10 @@ class TableState(Wire):
     entries: tuple[EntryOnWire, ...]
 
 
+RESULT_BYTES = 16 * 2**20
+"""Most bytes of a job's result: an evaluation's report has a line for each item."""
+
+
 class JobEvent(Wire):
     """An executor's event, passed on by the agent; sent again on the next link unless the hub sent `JobNoted`
     for it.
@@ -436,7 +457,9 @@ class JobEvent(Wire):
     lease: Whole
     attempt: Whole
     event: ExecutorEvent
-    result: dict[str, Any] | None = Field(None, description="with a terminal event")
+    result: Annotated[dict[str, Any] | None, json_bytes(RESULT_BYTES)] = Field(
+        None, description="with a terminal event"
+    )
 
 
 LOG_LINES = 200
@@ -474,8 +497,8 @@ class CanaryAnswers(Wire):
 
     type: Literal["canary_answers"] = "canary_answers"
     ask: Line
-    items: dict[Digest, CanaryItem] = Field(default_factory=dict)
-    trouble: dict[Digest, Line] = Field(default_factory=dict)
+    items: dict[Digest, CanaryItem] = Field(default_factory=dict, max_length=ASKED)
+    trouble: dict[Digest, Line] = Field(default_factory=dict, max_length=ASKED)
 
 
 class ChallengeAnswer(Wire):
@@ -483,7 +506,7 @@ class ChallengeAnswer(Wire):
 
     type: Literal["challenge_answer"] = "challenge_answer"
     nonce: str = Field(max_length=64)
-    boot: str = Field(description="of the agent, as in its hello")
+    boot: Line = Field(description="of the agent, as in its hello")
 
 
 class Heartbeat(Wire):

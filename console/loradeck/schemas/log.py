@@ -7,10 +7,8 @@ from pydantic import Field
 
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.counts import Counts, LoggedCounts
+from loradeck.schemas.ids import GENESIS as GENESIS
 from loradeck.schemas.ids import Digest, Name, Role, Wire
-
-GENESIS = "0" * 64
-"""`prev_hash` of the first event."""
 
 
 class EventKind(StrEnum):

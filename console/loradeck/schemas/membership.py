@@ -46,9 +46,17 @@ class Joined(Wire):
 
     node: Name
     certificate: str = Field(description="PEM")
-    authority: str = Field(description="certificate of the hub's authority, PEM")
+    authority: str = Field(description="certificates of the hub's authorities, PEM")
     from_ms: int
     until_ms: int
+
+
+class AuthorityState(Wire):
+    """How far the hub's authority is with its replacement, and which nodes do not know of it yet."""
+
+    stage: str = Field(description="alone, trusted (the new one beside the old) or signs (the new one, beside the old)")
+    roots: tuple[str, ...] = Field(description="SHA-256 of the authorities that are trusted, the one that signs first")
+    behind: tuple[Name, ...] = Field(description="nodes that were not given these yet")
 
 
 class Revoked(Wire):

@@ -1,11 +1,8 @@
 """Answers of the hub's HTTP calls that stand for nothing else: what was registered, made or verified."""
 
-from typing import Any
-
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from loradeck.schemas.attestation import BaseLineage
-from loradeck.schemas.audit import AuditHead
 from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.release import Release
@@ -61,18 +58,6 @@ class TokenCreated(Wire):
 
     id: str
     token: str = Field(repr=False)
-
-
-class AuditVerdict(Wire):
-    """The hub's audit of its log. `broken` gives the first place where it is not whole; None if it is."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
-
-    ok: bool
-    rev: int
-    hash: Digest
-    broken: dict[str, Any] | str | int | None = Field(None, alias="break")
-    trail: AuditHead = Field(AuditHead(), description="the audit trail beside the log")
 
 
 class BackupMade(Wire):

@@ -25,6 +25,12 @@ class Review(Strict):
     answers: Digest = Field(description="digest of the answers that were reviewed; it counts for no others")
     items: tuple[ReviewedItem, ...] = Field(min_length=1)
     note: Reason = ""
+    person: str = Field(
+        "",
+        max_length=300,
+        exclude_if=lambda person: not person,
+        description="set by the hub: who the reviewer is where two people are asked for",
+    )
 
     @property
     def bad(self) -> int:

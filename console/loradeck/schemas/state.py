@@ -231,6 +231,11 @@ class NodeRow(Wire):
     cordoned: bool = False
     drained: bool = False
     behind: str | None = Field(None, description="problem code: log_behind, ...")
+    contested: tuple[str, ...] = Field(
+        (),
+        exclude_if=lambda contested: not contested,
+        description="addresses of agents that are linked under this name at once: none of them counts",
+    )
     replicas: tuple[NodeReplica, ...]
     host: Host | None
     gpus: tuple[Gpu, ...]

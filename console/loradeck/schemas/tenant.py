@@ -93,3 +93,4 @@ class TokenRecord(Wire):
     last_used_ms: int | None = Field(None, description="within a minute; None: never")
     kind: Credential = Credential.TOKEN
     hosts: tuple[str, ...] = Field((), description="of a join token: names and addresses for the node's certificate")
+    roots: tuple[str, ...] = Field((), description="of a node's key: the authorities that the node was given last")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from tests.fakes.member import Member
 
 from loradeck.rules.certificates import DAY_MS
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.uplink import renewal
 
 
 @pytest.fixture
@@ -180,3 +182,39 @@ async def test_a_name_that_is_the_hubs_is_given_to_no_node(deck: Deck) -> None:
     for host in ("hub.loradeck", "HUB.loradeck", "a b"):
         body = {"node": "n1", "hosts": [host]}
         await deck.refused(422, "invalid_request", "POST", "join-tokens", body)
+
+
+async def test_the_authority_is_replaced_while_nodes_are_linked_and_none_is_left_outside_unasked(
+    deck: Deck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "SPREAD_S", 0.0)
+    node, away = Member(deck, tmp_path), Member(deck, tmp_path, "n2")
+    await node.join()
+    await away.join()
+    (first,), old = node.identity.roots(), node.identity.certificate.read_bytes()
+    members = deck.hub.membership
+    assert members is not None
+    async with node.linked() as link:
+        since, renewing = link.status.since_ms, asyncio.create_task(node.renewal.run())
+        roots = []
+        for stage in ("trusted", "signs", "alone"):
+            state = await deck.ok("POST", "authority/rotate")
+            assert (state["stage"], state["behind"]) == (stage, ["n1", "n2"])
+            roots.append(tuple(state["roots"]))
+            await until(lambda: node.identity.roots() == roots[-1], "the linked node has renewed")
+            if stage == "trusted":
+                problem = await deck.refused(409, "nodes_behind", "POST", "authority/rotate")
+                assert problem.detail == "n2"
+            away.identity.keep(await away.hub.renew())
+            assert members.behind() == ()
+        second = roots[-1][0]
+        assert roots == [(first, second), (second, first), (second,)]
+        assert (link.connected, link.status.since_ms) == (True, since)
+        renewing.cancel()
+    for one in (node, away):
+        async with one.linked():
+            assert await one.hub.versions("acme", "support") == ()
+    node.identity.certificate.write_bytes(old)
+    await asyncio.sleep(1.1)  # the listener looks at its files once a second
+    with pytest.raises(AgentError, match="unreachable"):
+        await Member(deck, tmp_path).hub.versions("acme", "support")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.fakes.hub_in_process import Deck, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
+from loradeck.rules.serving.one_link import CHALLENGE_S
 from loradeck.schemas.link import AckState, Bookmark, Desired, EngineState, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
@@ -274,10 +276,18 @@ async def test_an_ack_of_a_replica_that_its_node_no_longer_has_is_dropped_and_th
     assert (row.flipped, row.proven, row.placed) == (1, 0, 2)
 
 
-async def test_the_newer_link_of_a_node_replaces_the_older(deck: Deck, join: Join) -> None:
+@pytest.mark.parametrize("same_boot", [False, True])
+async def test_the_newer_link_of_a_node_replaces_an_older_one_that_does_not_answer(
+    deck: Deck, join: Join, same_boot: bool
+) -> None:
     first = await join("n1")
+    first.answers_challenges = False
     second = FakeAgent(deck, "n1")
+    if same_boot:
+        second.boot = first.boot
+    began = time.monotonic()
     await second.join()
+    assert (time.monotonic() - began < CHALLENGE_S) == same_boot, "an agent that comes back does not wait"
     await until(lambda: first.closed, "the older link ended")
     assert first.closed == (4409, "replaced")
     assert deck.hub.fleet.nodes["n1"].linked

@@ -114,6 +114,6 @@ async def test_an_answer_to_a_challenge_that_nobody_asked_changes_nothing(data: 
     async with running(data) as deck:
         await deck.tenant()
         agent = await FakeAgent(deck, "n1").join()
-        await agent.send(ChallengeAnswer(nonce="9f86", boot="a1"))
+        await agent.send(ChallengeAnswer(nonce="9f86", boot=agent.boot))
         await deck.promote(await deck.release(seed=1))
         assert agent.closed is None

@@ -12,7 +12,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 
 from loradeck.client.backoff import Backoff
 from loradeck.schemas.ids import Wire
-from loradeck.schemas.link import Bookmark, Heartbeat, Hello, Welcome
+from loradeck.schemas.link import Bookmark, Challenge, ChallengeAnswer, Heartbeat, Hello, Welcome, up_adapter
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
@@ -123,6 +123,20 @@ async def test_a_kind_of_message_that_a_newer_hub_knows_is_passed_over(
     await run_until(ends, lambda: len(ends.handled) == 2)
     assert ends.handled == ["Welcome", "Bookmark"]
     assert "of_the_future" in caplog.text
+
+
+async def test_a_challenge_is_answered_over_the_link_that_it_came_by(hub: Hub, tmp_path: Path) -> None:
+    answers: list[str] = []
+
+    async def script(socket: ServerConnection) -> None:
+        await socket.send(WELCOME)
+        await socket.send(Challenge(nonce="9f86").model_dump_json())
+        answers.append(str(await socket.recv()))
+        await socket.wait_closed()
+
+    hub.script = script
+    await run_until(Ends(hub.url, tmp_path), lambda: bool(answers))
+    assert up_adapter.validate_json(answers[0]) == ChallengeAnswer(nonce="9f86", boot=HELLO.boot)
 
 
 async def test_a_hub_whose_version_is_not_a_neighbour_is_not_obeyed(hub: Hub, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from nacl.signing import SigningKey
 from tests.unit.agent.test_router_sync import Router, entry
 
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
-from loradeck.schemas.link import Ack, AckState, Bookmark, Challenge, ChallengeAnswer, Desired, TableState, Welcome
+from loradeck.schemas.link import Ack, AckState, Bookmark, Desired, TableState, Welcome
 from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import ENTRY_CHARS, SignedText, TableEntry, table_digest
@@ -212,15 +212,3 @@ async def test_a_router_of_version_1_is_given_entries_as_objects(agent: Agent) -
     await agent._handle(directive(1, signed(entry(1))))
     assert router.table_.contents.entries[entry(1).key].signed is None
     assert router.table_.contents.entries[entry(1).key].model_dump() == entry(1).model_dump()
-
-
-async def test_an_agent_answers_a_challenge_of_its_hub(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[ChallengeAnswer] = []
-
-    async def note(message: ChallengeAnswer) -> bool:
-        sent.append(message)
-        return True
-
-    monkeypatch.setattr(agent.link, "send", note)
-    await agent._handle(Challenge(nonce="9f86"))
-    assert sent == [ChallengeAnswer(nonce="9f86", boot=agent.boot)]

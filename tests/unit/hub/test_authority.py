@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from loradeck.hub.access.authority import Authority, pem_of, read_shown
+from loradeck.hub.access.authority import Authority, Stage, pem_of, read_shown
 from loradeck.rules.certificates import LIFETIME_MS, Validity
 from loradeck.rules.errors import Refused
 from loradeck.strangers.certificates import ServerCertificate
@@ -105,3 +105,41 @@ def test_a_listener_reads_a_new_certificate_and_keeps_the_old_one_where_that_is_
     assert second.verify_mode is ssl.CERT_OPTIONAL
     now[0] = 6.0
     assert shown.context() is second
+
+
+def test_an_authority_is_replaced_in_three_steps_and_a_step_that_was_cut_short_is_taken(tmp_path: Path) -> None:
+    old = Authority.make(tmp_path, ["hub.example.com"], NOW)
+    first, pem, csr = old.fingerprint, old.pem, request(ec.generate_private_key(ec.SECP256R1()))
+    old.rotate(NOW)
+    assert (old.stage, old.roots[0], len(old.roots)) == (Stage.TRUSTED, first, 2)
+    second = old.roots[1]
+    assert Authority(tmp_path).sign_request(csr, "n1", [], NOW).certificate.issuer == _read(pem).subject
+
+    certificates, served = old.certificates.read_bytes(), old.served()
+    old.rotate(NOW)
+    assert (old.stage, old.roots) == (Stage.SIGNS, (second, first))
+    assert old.served().hosts == served.hosts
+    old.served().certificate.verify_directly_issued_by(_read(old.signer_pem))
+    key = (tmp_path / "tls/authority.key").read_bytes()
+
+    (tmp_path / "tls/successor.key").write_bytes(key)  # as if it had been cut off after the certificates
+    (tmp_path / "tls/authority.key").write_bytes(_other_key())
+    again = Authority(tmp_path)
+    assert (again.stage, again.roots) == (Stage.SIGNS, (second, first))
+    assert (tmp_path / "tls/authority.key").read_bytes() == key
+    assert certificates != again.certificates.read_bytes()
+
+    again.rotate(NOW)
+    assert (again.stage, again.roots) == (Stage.ALONE, (second,))
+    again.sign_request(csr, "n1", [], NOW).certificate.verify_directly_issued_by(_read(again.pem))
+
+
+def _read(pem: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(pem.encode())
+
+
+def _other_key() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

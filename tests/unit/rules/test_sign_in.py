@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.access import Action, may, role_at
-from loradeck.rules.sign_in import SILENCE_MS, SILENT_MS, Grant, Kept, kept, scope_of
+from loradeck.rules.sign_in import SILENCE_MS, SILENT_MS, Grant, Kept, kept, person, scope_of
 from loradeck.schemas.ids import Role
 
 TIMES = st.integers(0, 4 * SILENCE_MS)
@@ -91,3 +91,10 @@ def test_the_backward_part_of_a_scope_is_reads_and_what_puts_back(
     left = type(scope)(role=scope.role, tenants=scope.tenants, backward=True)
     action = Action(resource="moves", least=least, backward=backward)
     assert may(left, action, tenant) is (may(scope, action, tenant) and (backward or least is Role.VIEWER))
+
+
+def test_where_people_sign_in_a_name_alone_is_nobody() -> None:
+    assert person("t1", "ann", people_sign_in=False) == person(None, "ann", people_sign_in=False) == "ann"
+    assert person("oidc:s-1", "ann", people_sign_in=True) == "oidc:s-1"
+    assert person("t1", "oidc:s-1", people_sign_in=True) is None
+    assert person(None, "root", people_sign_in=True) is None

@@ -252,6 +252,28 @@ def rotate(hosts: tuple[str, ...], data: Path | None) -> None:
     _with_authority(data, renew)
 
 
+@hub.command("rotate-authority")
+@click.option("--force", is_flag=True, help="Also where nodes would be left outside: they have to join again.")
+@writes
+async def rotate_authority(s: Session, force: bool) -> None:
+    """Take the next step of replacing the authority; give it three times, on the hub's host.
+
+    First a new one is trusted beside the old, then it signs, then the old one is dropped. Linked nodes renew by
+    themselves after each step, and the next one is refused until all have.
+    """
+    state = await s.api.rotate_authority(force=force)
+    s.out.answer(state, f"{_STAGES[state.stage]}   signs: SHA-256 {state.roots[0][:16]}")
+    if state.behind:
+        s.out.say(f"not told yet: {', '.join(state.behind)}")
+
+
+_STAGES = {
+    "trusted": "a new authority is trusted beside the old one: give consoles and callers tls/authority.pem, then go on",
+    "signs": "the new authority signs, and the old one is still trusted",
+    "alone": "the old authority is trusted no more",
+}
+
+
 def _with_authority(data: Path | None, work: Callable[[Any, Path, int], Any]) -> None:
     folder = data or state_path() / "hub"
 

@@ -61,6 +61,10 @@ async def show(s: Session, name: str) -> None:
     s.out.heading(f"{found.node}  {_state(found)}  heard {span(found.heard_age_s)} ago  {_labels(found)}")
     if found.behind:
         s.out.alarm(f"not steered: {found.behind}")
+    if found.contested:
+        s.out.alarm(f"agents at {' and '.join(found.contested)} are linked as {name} at once: neither counts")
+        s.out.say("stop the one that is not this node, or let neither in and give its host a key of its own:")
+        s.out.say(f"loradeck node revoke {name}, then loradeck node token {name}; what it counted: node forget {name}")
     s.out.table(
         ("REPLICA", "STATE", "BASE", "SLOTS", "LOADED", "BUILD"),
         [
@@ -237,7 +241,7 @@ def _print_state(s: Session, row: NodeRow) -> None:
 
 
 def _state(row: NodeRow) -> str:
-    words = ["LINK LOST" if row.lost else "up" if row.linked else "unlinked"]
+    words = ["TWO AGENTS" if row.contested else "LINK LOST" if row.lost else "up" if row.linked else "unlinked"]
     words += [word for word, on in (("drained", row.drained), ("cordoned", row.cordoned and not row.drained)) if on]
     words += [row.behind] if row.behind else []
     return " ".join(words)

@@ -1,7 +1,8 @@
 """The hub's certificate authority: it signs the hub's own certificate and those of the nodes that have joined.
 
 Its files lie in the folder `tls` of the hub's data: `authority.pem`, which everybody may read who is to trust this hub,
-`authority.key`, and `server.pem`, the hub's certificate with its key.
+`authority.key`, and `server.pem`, the hub's certificate with its key. While the authority is replaced, `authority.pem`
+holds the old and the new one, the one that signs first, and `successor.key` the new one's key until it signs.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import hashlib
 import ipaddress
 import os
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 
 from cryptography import x509
@@ -44,6 +47,14 @@ _SERVER = "loradeck hub"
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
+class Stage(StrEnum):
+    """A step of an authority's replacement."""
+
+    ALONE = "alone"  # there is one authority
+    TRUSTED = "trusted"  # its successor is trusted as well, and signs nothing yet
+    SIGNS = "signs"  # the successor signs, and the old one is still trusted
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shown:
     """A certificate of this authority as somebody shows it. `key` is the SHA-256 of its public key, hexadecimal."""
@@ -65,9 +76,9 @@ class Authority:
         folder = data / "tls"
         self.certificates = folder / "authority.pem"
         self.server = folder / "server.pem"
+        self._key_file, self._successor_file = folder / "authority.key", folder / "successor.key"
         try:
-            pem = self.certificates.read_bytes()
-            key = load_pem_private_key((folder / "authority.key").read_bytes(), None)
+            self._read()
         except FileNotFoundError:
             raise Refused(
                 "no_authority",
@@ -75,10 +86,19 @@ class Authority:
                 detail=str(folder),
                 fix="make one with `loradeck hub init --host NAME`",
             ) from None
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+
+    def _read(self) -> None:
+        pem = self.certificates.read_bytes()
+        self._roots = x509.load_pem_x509_certificates(pem)
         self.pem = pem.decode()
-        self._certificate = x509.load_pem_x509_certificate(pem)
-        self._key = key
+        self._key = _key_in(self._key_file)
+        if self._certificate.public_key() != self._key.public_key():  # a switch to the successor was cut short
+            self._key = _key_in(self._successor_file)
+            self._successor_file.replace(self._key_file)
+
+    @property
+    def _certificate(self) -> x509.Certificate:
+        return self._roots[0]
 
     @classmethod
     def make(cls, data: Path, hosts: Sequence[str], now_ms: int) -> Authority:
@@ -93,17 +113,9 @@ class Authority:
             )
         check_hosts(hosts)
         private_folder(folder)
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loradeck-authority")])
-        usage = _usage(key_cert_sign=True, crl_sign=True)
-        made = (
-            _builder(name, name, key.public_key(), Validity(now_ms - BACKDATED_MS, now_ms + AUTHORITY_MS))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
-            .sign(key, hashes.SHA256())
-        )
+        key, made = _new_root("loradeck-authority", now_ms)
         _write(folder / "authority.key", _private(key))
-        _write(folder / "authority.pem", made.public_bytes(Encoding.PEM))
+        _write(folder / "authority.pem", made)
         authority = cls(data)
         authority.serve(hosts, now_ms)
         return authority
@@ -111,7 +123,41 @@ class Authority:
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of its certificate, hexadecimal: what a join token carries."""
-        return hashlib.sha256(self._certificate.public_bytes(Encoding.DER)).hexdigest()
+        return self.roots[0]
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The fingerprints of all authorities that are trusted now, the one that signs first."""
+        return tuple(hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest() for root in self._roots)
+
+    @property
+    def signer_pem(self) -> str:
+        """The certificate of the authority that signs."""
+        return self._certificate.public_bytes(Encoding.PEM).decode()
+
+    # ---- its successor ---------------------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> Stage:
+        """How far it is with its replacement."""
+        if len(self._roots) == 1:
+            return Stage.ALONE
+        return Stage.TRUSTED if self._successor_file.exists() else Stage.SIGNS
+
+    def rotate(self, now_ms: int) -> None:
+        """Takes the next step of its replacement. Cut short, it is done or not begun when the files are read again."""
+        pems = [root.public_bytes(Encoding.PEM) for root in self._roots]
+        stage = self.stage
+        if stage is Stage.ALONE:
+            key, made = _new_root(f"loradeck-authority {secrets.token_hex(4)}", now_ms)
+            _write(self._successor_file, _private(key))
+            pems.append(made)
+        else:
+            pems = pems[::-1] if stage is Stage.TRUSTED else pems[:1]
+        _write(self.certificates, b"".join(pems))
+        self._read()
+        if stage is Stage.TRUSTED:
+            self.serve(self.served().hosts, now_ms)
 
     # ---- the hub's own certificate ---------------------------------------------------------------------------
 
@@ -241,6 +287,25 @@ def _alternatives(hosts: Iterable[str]) -> list[x509.GeneralName]:
                 raise Refused("invalid_request", f"{host!r} is no name of a host", fix=fix) from None
             found.append(x509.DNSName(host))
     return found
+
+
+def _new_root(name: str, now_ms: int) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+    """A new authority: its key, and its certificate (PEM)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = (
+        _builder(subject, subject, key.public_key(), Validity(now_ms - BACKDATED_MS, now_ms + AUTHORITY_MS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return key, made.public_bytes(Encoding.PEM)
+
+
+def _key_in(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
 
 
 def _private(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -13,11 +13,19 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from loradeck.hub.access.auth import Caller, Tokens
-from loradeck.hub.access.authority import HERE, Authority, Shown, check_hosts, pem_of, read_shown
+from loradeck.hub.access.authority import HERE, Authority, Shown, Stage, check_hosts, pem_of, read_shown
 from loradeck.rules.certificates import May, may
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
-from loradeck.schemas.membership import JOIN_PATH, RENEW_PATH, Invitation, Joined, JoinRequest, JoinToken
+from loradeck.schemas.membership import (
+    JOIN_PATH,
+    RENEW_PATH,
+    AuthorityState,
+    Invitation,
+    Joined,
+    JoinRequest,
+    JoinToken,
+)
 from loradeck.schemas.tenant import Credential, TokenRecord
 from loradeck.store.interface import StoreError
 
@@ -143,6 +151,7 @@ class Membership:
                 raise Refused("exists", "this key has joined before", fix="let `loradeck-agent join` make a new one")
             before = [r for r in self._tokens.of_node(request.node) if r.kind is Credential.KEY and not r.revoked]
             used, key = token.model_copy(update={"revoked": True}), self._key(shown, token.created_by)
+            key = key.model_copy(update={"roots": self.authority.roots})
             await self._keep(used)
             await self._keep(key)
         return self._joined(shown), key, used, before
@@ -162,9 +171,38 @@ class Membership:
                 log.error("the key of %s is not on record yet: %s", shown.node, error)  # it links all the same
         return None
 
-    def renew(self, der: bytes) -> Joined:
+    async def renew(self, der: bytes) -> Joined:
         """A new certificate for the key of one that may be renewed; the caller has been asked for that."""
-        return self._joined(self.authority.renew(read_shown(der), self._now_ms()))
+        shown = self.authority.renew(read_shown(der), self._now_ms())
+        record = self._tokens.get(_id(shown))
+        if record is not None and record.roots != self.authority.roots:
+            await self._keep(record.model_copy(update={"roots": self.authority.roots}))
+        return self._joined(shown)
+
+    # ---- another authority -----------------------------------------------------------------------------------
+
+    def behind(self) -> tuple[str, ...]:
+        """The nodes that have joined and were not given the authorities that are trusted now."""
+        keys = [r for r in self._tokens.all() if r.kind is Credential.KEY and not r.revoked]
+        return tuple(sorted({str(key.node) for key in keys if key.roots != self.authority.roots}))
+
+    def rotate(self, *, force: bool) -> AuthorityState:
+        """Takes the next step of the authority's replacement.
+
+        Raises: Refused `nodes_behind`: nodes do not know of the last step yet, and would be left outside.
+        """
+        behind = self.behind() if self.authority.stage is not Stage.ALONE else ()
+        if behind and not force:
+            raise Refused(
+                "nodes_behind",
+                "nodes have not been given the authorities that are trusted now",
+                detail=", ".join(behind[:8]) + (f" and {len(behind) - 8} more" if len(behind) > 8 else ""),
+                fix="wait until they are linked and have renewed; --force leaves them to join again",
+                context={"nodes": list(behind)},
+            )
+        self.authority.rotate(self._now_ms())
+        log.warning("authority stage=%s signs=%s", self.authority.stage, self.authority.fingerprint)
+        return AuthorityState(stage=self.authority.stage.value, roots=self.authority.roots, behind=self.behind())
 
     def _join_token(self, bearer: str | None) -> TokenRecord:
         record = self._tokens.shown(bearer)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from loradeck.hub.access.auth import USED_EVERY_MS, Caller, Tokens, unauthenticated
 from loradeck.rules.errors import Refused
-from loradeck.rules.sign_in import SILENCE_MS, Grant, Kept, kept, scope_of
+from loradeck.rules.sign_in import SIGNED_IN, SILENCE_MS, Grant, Kept, kept, scope_of
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.sign_in import OidcSettings, Person, SavedSignIns, SignInRecord
 
@@ -223,12 +223,12 @@ class Known:
 
 def token_id(subject: str) -> str:
     """The id that stands for a person's tokens in events, and in `Caller.token`."""
-    return f"oidc:{subject}"
+    return SIGNED_IN + subject
 
 
 def is_signed_in(token: str | None) -> bool:
     """Whether a `Caller.token` is that of a person who has signed in, and not of a machine."""
-    return token is not None and token.startswith("oidc:")
+    return token is not None and token.startswith(SIGNED_IN)
 
 
 def _no_role(who: str) -> Refused:

@@ -77,6 +77,8 @@ def _check_canary(hub: Hub, body: Attestation, caller: Caller) -> None:
     if reason or withdraws:
         raise Refused("forbidden", "a node gives no reason and withdraws no record", detail="body")
     node = hub.fleet.nodes.get(caller.node or "")
+    if node is not None and node.contested:
+        raise Refused("contested", f"two agents are linked as {node.name}", fix=f"loradeck node show {node.name}")
     if node is None or body.subject not in hub.tables.named(node.labels, node.name, body.tenant):
         what = f"{hub.catalogue.called(body.subject)} is no release that {caller.node} was told to hold"
         raise Refused("not_held", what, detail="subject", fix="place the route on the node first")

@@ -8,10 +8,9 @@ from starlette.responses import PlainTextResponse
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Releaser, ThisHub, Viewer, ViewerOfEach
-from loradeck.schemas.audit import AuditLine
+from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.ids import LARGEST_INT
 from loradeck.schemas.log import Event
-from loradeck.schemas.responses import AuditVerdict
 from loradeck.store.audit_check import AuditCheck
 from loradeck.store.interface import Store
 from loradeck.store.log_audit import LogAudit

@@ -13,7 +13,7 @@ from loradeck.hub.api.tokens import revoke_all
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.audited_calls import mark
 from loradeck.rules.errors import Refused
-from loradeck.schemas.membership import Invitation, Joined, JoinRequest, JoinToken, Revoked
+from loradeck.schemas.membership import AuthorityState, Invitation, Joined, JoinRequest, JoinToken, Revoked
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership
@@ -45,7 +45,19 @@ async def renew(request: Request, hub: ThisHub, caller: Maker) -> Joined:
     shown = certificate_of(request)
     if shown is None:
         raise Refused("unauthenticated", "only a node's own certificate renews one", fix="use the nodes' listener")
-    return _membership(hub).renew(shown)
+    return await _membership(hub).renew(shown)
+
+
+@router.post("/authority/rotate")
+async def rotate(hub: ThisHub, request: Request, caller: Local, force: bool = False) -> AuthorityState:
+    """Takes the next step of replacing the authority: trusts another one, lets it sign, or drops the old one.
+
+    Linked nodes are told, and renew their certificates.
+    """
+    state = _membership(hub).rotate(force=force)
+    mark(request, token=state.roots[0])
+    hub.tell_roots(hub.links)
+    return state
 
 
 @router.post("/nodes/{node}/revoke")

@@ -76,7 +76,7 @@ async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = 
     hub.fleet.order(node, cordoned=cordoned, drained=drained)
     await hub.flush()
     if node.link is not None:
-        node.link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))
+        node.link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained, contested=bool(node.contested)))
     hub.node_events.changed(node)
     return hub.rows.node(node)
 

@@ -87,6 +87,8 @@ async def sign(tenant: str, route: str, body: Review, hub: ThisHub, caller: Oper
     if body.suite != gate.suite:
         raise Refused("stale_review", "this gate is on another suite by now", detail=body.suite, fix="look again")
     require_fitting(body, report, review)
+    person = hub.proposals.person(caller.actor, caller.token) if review.people > 1 else ""
+    body = body.model_copy(update={"person": person if hub.proposals.people_sign_in else ""})
     stated = body.model_dump(mode="json")
     newest = [one.body for one in await hub.gates.reviews_of(key, body.release) if one.by == caller.actor][-1:]
     if newest != [stated]:

@@ -177,7 +177,8 @@ async def set_route(
     agreed: str | None = None
     before = hub.log.state.tenant(tenant).routes.get(route)
     if before is not None and needs_two(before) and loosened(before, body) and reason:
-        agreed = hub.proposals.agreed(key, (before, body), caller.actor)
+        change = {"from": before.model_dump(mode="json"), "to": body.model_dump(mode="json")}
+        agreed = hub.proposals.agreed(key, change, caller.actor, caller.token)
     await _change(
         hub,
         caller,

@@ -52,9 +52,6 @@ class NodeLink(Protocol):
     def relabelled(self) -> None:
         """Closes the link: its node is placed by other labels from its next hello on."""
 
-    def replaced(self) -> None:
-        """Closes the link: its node has opened another one."""
-
 
 @dataclass(slots=True)
 class Node:
@@ -91,6 +88,8 @@ class Node:
     cordoned: bool = False
     drained: bool = False
     behind: str | None = None
+    contested: tuple[str, ...] = ()
+    """The addresses of agents that are linked under its name at once; then none of them counts, and it is lost."""
     boot: str = ""
     features: frozenset[str] = frozenset()
     """The features of table entries that its router acts on; see `schemas.protocol`."""
@@ -261,7 +260,7 @@ class Fleet:
         new = hello.node not in self.nodes
         node = self.nodes.setdefault(hello.node, Node(hello.node))
         before = None if new or node.version != hello.version else _shape(node)
-        node.link = link
+        node.link, node.contested = link, ()
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
         node.rev = hello.rev
         self._void(node.replicas, hello.replicas)
@@ -348,7 +347,7 @@ class Fleet:
         """A link has ended. Returns whether it was its node's current one."""
         if node.link is not link:
             return False
-        node.link = None
+        node.link, node.contested = None, ()
         return True
 
     def newly_lost(self) -> list[Node]:

@@ -17,6 +17,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.gates import Evidence
+from loradeck.rules.sign_in import SIGNED_IN
 from loradeck.schemas.attestation import (
     Attestation,
     AttestationKind,
@@ -67,6 +68,7 @@ class Gates:
     _attestations: Attestations
     _jobs: JobRecords
     _background: Background
+    _people_sign_in: bool
     _authors: dict[Digest, frozenset[str]] = field(default_factory=dict, init=False)
 
     async def attest(self, attestation: Attestation) -> Attestation:
@@ -101,6 +103,12 @@ class Gates:
         tenant, route = key
         return await self._attestations.find(kind=AttestationKind.REVIEW, subject=release, tenant=tenant, route=route)
 
+    async def _signed(self, key: PointerKey, release: Digest) -> list[tuple[str, Review]]:
+        return [(one.by, Review.model_validate(one.body)) for one in await self.reviews_of(key, release)]
+
+    def _is_person(self, review: Review) -> bool:
+        return not self._people_sign_in or review.person.startswith(SIGNED_IN)
+
     def attested(self, attestation: Attestation, _: Sequence[PointerKey]) -> None:
         """Judges gates again that come after a route on which something is attested; a follower of the attestations."""
         if attestation.route is None or attestation.kind not in CHANGES_TARGET:
@@ -120,6 +128,7 @@ class Gates:
         pointer, suites = self._state.pointers.get(key), self._catalogue.suites
         live = pointer.release if pointer is not None and pointer.release != release else None
         own = await self._reports(release, gate)
+        alone = gate.review is None or gate.review.people == 1
         compared = await self._reports(live, gate) if live is not None else {}
         sent = (*own.values(), *compared.values())
         evidence = Evidence(
@@ -128,7 +137,7 @@ class Gates:
             imported=sorted({f"{self._catalogue.called(r.release)} by {by}" for by, r in sent if by is not None}),
             authors=await self._authors_of(release) if gate.review is not None else frozenset(),
             canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
-            reviews=[(one.by, Review.model_validate(one.body)) for one in await self.reviews_of(key, release)],
+            reviews=[(by, one) for by, one in await self._signed(key, release) if alone or self._is_person(one)],
             stage=self._stage(key[0], gate, release),
         )
         if gates.unreported(gate, evidence):

@@ -26,6 +26,7 @@ from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
+from loradeck.hub.log.proposals import Proposals
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
@@ -33,6 +34,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
@@ -102,6 +104,7 @@ class PromoteCheck:
     _lineage: Lineage
     _gates: Gates
     _cohorts: Cohorts
+    _proposals: Proposals
     _clock: Clock
 
     async def check(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
@@ -152,6 +155,29 @@ class PromoteCheck:
         Raises: Refused.
         """
         overridden = await self.check(key, request, actor)
+        agreed = self._agreed(key, request, actor) if forward.opens_gate(overridden) else {}
+        draft = self._draft(key, request, actor, overridden)
+        return draft.model_copy(update={"payload": {**draft.payload, **agreed}}) if agreed else draft
+
+    def _agreed(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> dict[str, str]:
+        """Who else has asked to open the route's gate for this release, where two people are asked for.
+
+        Raises: Refused `second_person`, `person_required`.
+        """
+        if not needs_two(self._state.config(key)):
+            return {}
+        what = {"opens the gate for": request.release, "at": request.expected_generation}
+        other = self._proposals.agreed(key, what, actor.name, actor.token)
+        if other is None:
+            raise Refused(
+                "second_person",
+                f"{key[0]}/{key[1]} asks for two people, and the gate is not passed",
+                detail=self._catalogue.called(request.release),
+                fix="somebody else promotes the same release with an override within 24 hours",
+            )
+        return {"agreed": other}
+
+    def _draft(self, key: PointerKey, request: PromoteRequest, actor: Actor, overridden: tuple[str, ...]) -> Draft:
         pointer, facts = self._state.pointer(key), self._facts.of(key)
         said = {"reason": request.reason, "incident": request.incident, "override": request.override}
         how: dict[str, Any] = {"expected_generation": request.expected_generation, "overridden": overridden, **said}

@@ -25,6 +25,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.scheduling import ATTEMPTS, has_memory, in_order, tried_again
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.jobs import (
+    MEASUREMENTS,
     OVER,
     TERMINAL,
     CheckpointRef,
@@ -311,7 +312,8 @@ class Queue:
         if event.of is not None:
             update["of"] = event.of
         if event.metrics:
-            update["metrics"] = {**job.metrics, **event.metrics}  # figures of held-back rows do not hide the loss
+            metrics = {**job.metrics, **event.metrics}  # figures of held-back rows do not hide the loss
+            update["metrics"] = dict(list(metrics.items())[:MEASUREMENTS])
         if event.message:
             update["message"] = event.message
         durable = job.state is not JobState.RUNNING

@@ -15,6 +15,7 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import AttestationKind, BaseLineage
+from loradeck.schemas.ids import LARGEST_INT, LINE
 from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, TrainSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.training import Weights
@@ -65,18 +66,17 @@ class Results:
             made = BaseLineage(tenant=spec.tenant, job=job.id, base=spec.base, datasets=spec.datasets)
             if "manifest" not in result:  # an agent of an earlier version: a person registers the base
                 await self._lineage.record(base, made)
-                return result
+                return _kept(result)
             manifest = BaseManifest.model_validate(result["manifest"])
             if manifest.digest != base:
                 raise Refused("bad_report", "the manifest is of other weights than the job says it made")
             await self._lineage.record(base, made)
             release = await self._merging.trained(job, spec, manifest)
-            kept = {key: value for key, value in result.items() if key != "manifest"}
-            return {**kept, "release": release.id, "label": release.label}
+            return {**_kept(result), "release": release.id, "label": release.label}
         version = self._catalogue.adapters.get(str(result.get("adapter")))
         if version is None or version.manifest.tenant != spec.tenant or version.release != result.get("release"):
             raise Refused("bad_report", "the job says it is done, and its adapter version is not registered")
-        return result
+        return _kept(result)
 
     async def _evaluated(self, job: Job, spec: EvaluateSpec, result: dict[str, Any]) -> dict[str, Any]:
         if "report" not in result:
@@ -93,3 +93,10 @@ class Results:
         gate = self._attestations.facts.gate((spec.tenant, spec.route), spec.release)
         summary = {"report": written.seq, "n": body["n"], "exact": body["exact"], "valid": body["valid"]}
         return {**summary, "gate": gate.model_dump(mode="json") if gate else None}
+
+
+def _kept(result: dict[str, Any]) -> dict[str, Any]:
+    """The part of a training's result that stands with its job, on every console."""
+    known = {key: result.get(key) for key in ("adapter", "version", "release", "base", "folder")}
+    numbers = {key: value for key, value in known.items() if isinstance(value, int) and value <= LARGEST_INT}
+    return numbers | {key: value[:LINE] for key, value in known.items() if isinstance(value, str)}

@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from loradeck.hub.access.auth import authenticated
 from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, SUCCEEDED, WRONG_NODE, Link, Outbox, Uplink
 from loradeck.rules.errors import Refused
@@ -25,11 +26,12 @@ PATH = "/v1/link"
 class Links:
     """The open links. `gc` is notified when one opens or ends."""
 
-    def __init__(self, fleet: Fleet, gc: GcTuning) -> None:
+    def __init__(self, fleet: Fleet, gc: GcTuning, challenges: Challenges) -> None:
         self.outbox = Outbox()
         self._links: set[Link] = set()
         self._fleet = fleet
         self._gc = gc
+        self._challenges = challenges
         self._beats = Heartbeats(fleet.clock())
 
     def __len__(self) -> int:
@@ -103,6 +105,8 @@ class Links:
             self._gc.changed()
             if link.node is not None:
                 unlinked(link.node, link)
+            if name is not None:
+                self._challenges.left(name, link)
 
     # ---- heartbeats ----------------------------------------------------------------------------------------
 
@@ -119,7 +123,10 @@ class Links:
         for link in list(self._links):
             if link.node is None or link.part not in parts:
                 continue
-            if link.node.heard is not None and now - link.node.heard > LINK_TTL_S:
+            if not link.counts:
+                self._challenges.again(link.node.name, link)
+                link.put_bookmark()
+            elif link.node.heard is not None and now - link.node.heard > LINK_TTL_S:
                 link.close(SILENT, "silent")
             else:
                 link.put_bookmark()

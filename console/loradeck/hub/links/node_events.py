@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node_tables import NodeTables, Placing
 from loradeck.hub.fleet.nodes import Change, Fleet, Node, NodeLink
 from loradeck.hub.fleet.withdrawals import Withdrawals
+from loradeck.hub.links.challenges import OneOfLinks
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.progress.move_progress import MoveProgress
@@ -49,7 +50,7 @@ class NodeEvents:
         self._followers.append(follower)
 
     def linked(self, hello: Hello, link: NodeLink, bound: Mapping[str, str] | None) -> Node:
-        """A node has linked. An older link of it is closed.
+        """A node has linked, by a link that counts.
 
         Args:
             bound: the labels that its credential binds; None: it binds none.
@@ -60,7 +61,6 @@ class NodeEvents:
         if labels != said:
             log.warning("labels not believed node=%s says=%s placed_by=%s", hello.node, said, labels)
             hello = hello.model_copy(update={"labels": labels})
-        old = known.link if known else None
         before = self._placed_on(known) if known and known.labels != hello.labels else None
         node = self._fleet.hello(hello, link)
         node.said, node.allowed = said, None
@@ -68,11 +68,18 @@ class NodeEvents:
             after = self._placed_on(node)
             left = {key: at for key, at in before.items() if key not in after}
             self._withdrawals.labelled_otherwise(node, left, after.keys() - before)
-        if old is not None and old is not link:
-            log.warning("link replaced node=%s", node.name)
-            old.replaced()
         log.info("link up node=%s version=%s rev=%d epoch=%d", node.name, hello.version, hello.rev, hello.epoch)
         self.changed(node)
+        return node
+
+    def known(self, name: str) -> Node:
+        """A node that has linked before.
+
+        Raises: Refused `unknown_node`.
+        """
+        node = self._fleet.nodes.get(name)
+        if node is None:
+            raise Refused("unknown_node", f"{name} has been forgotten", fix="its agent links again by itself")
         return node
 
     def _placed_on(self, node: Node) -> dict[PointerKey, Placing]:
@@ -86,6 +93,20 @@ class NodeEvents:
         if self._fleet.unlinked(node, link):
             log.info("link down node=%s", node.name)
             self.changed(node)
+
+    def contested(self, name: str, links: Sequence[OneOfLinks]) -> None:
+        """Two agents are linked under one name: neither counts, as if the node were lost, and both are told."""
+        node = self._fleet.nodes.get(name)
+        if node is None:
+            return
+        node.contested = tuple(sorted(link.peer for link in links))
+        log.error("two agents are linked as one node=%s from=%s: neither counts", name, ", ".join(node.contested))
+        if not node.lost:
+            self._fleet.lose(node)
+        self.changed(node)
+        self._publish([node])
+        for link in links:
+            link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained, contested=True))
 
     def changed(self, node: Node) -> None:
         """Marks the rows of a node and of the pointers placed on it."""
@@ -207,6 +228,11 @@ class Greeting:
                 fix = "make the hub's store writable; the node serves on and links again by itself"
                 raise Refused(error.code, "the hub cannot write down this node", detail=str(error), fix=fix) from error
         return node, refuse
+
+    async def contested(self, hello: Hello) -> tuple[Node, str | None]:
+        """Greets an agent beside which another is linked as its node: its hello says only whether it is steered."""
+        refuse = self._recovery.code(hello.node, await self._recovery.standing(hello))
+        return self._events.known(hello.node), refuse
 
     def greeted(self, node: Node, hello: Hello, link: NodeLink, refuse: str | None) -> None:
         """Puts on the link what the node is owed beside its welcome."""

@@ -21,6 +21,7 @@ from loradeck.hub.fleet.link_socket import link_socket, text_frame
 from loradeck.hub.fleet.node_tables import NodeTables, Table
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.withdrawals import Withdrawals
+from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.node_events import Greeting
 from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
@@ -49,7 +50,7 @@ CLOSE_S = 2.0
 """How long a close waits for a node that does not read, seconds."""
 
 BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED, FAILED, SUCCEEDED = 4400, 4403, 4409, 4408, 4401, 4500, 4503
-RELABELLED = 4411
+RELABELLED, SETTLED = 4411, 4412
 """Close codes; the reason is a problem code."""
 
 MESSAGE_BYTES = 64 * 1024 * 1024
@@ -102,6 +103,7 @@ class Uplink:
     withdrawals: Withdrawals
     fleet: Fleet
     greeting: Greeting
+    challenges: Challenges
     handlers: Mapping[type[BaseModel], Handler]
     outbox: Outbox
     _bookmark: tuple[tuple[int, int], bytes] = field(default=((-1, -1), b""), init=False)
@@ -121,13 +123,14 @@ class Link:
     """One node's connection. The `put` methods note what is to be sent; the outbox has it sent."""
 
     __slots__ = (
-        *("caller", "node", "part", "steered", "full", "signed"),
+        *("caller", "counts", "node", "part", "steered", "full", "signed"),
         *("_hub", "_socket", "_wire", "_dirty", "_unpin", "_messages", "_bookmark", "_sent_rev", "_welcome"),
         *("_closing", "_reader", "_refused", "_table"),
     )
 
     def __init__(self, hub: Uplink, socket: WebSocket, caller: Caller) -> None:
         self.caller = caller
+        self.counts = True
         self.node: Node | None = None
         self.part = next(_parts)
         self.steered = False
@@ -223,6 +226,16 @@ class Link:
         """Closes the link: its node has opened another one."""
         self.close(REPLACED, "replaced")
 
+    def settled(self) -> None:
+        """Closes the link: the other one under its node's name is gone, and its agent is to say hello again."""
+        self.close(SETTLED, "settled")
+
+    @property
+    def peer(self) -> str:
+        """The address that its agent has."""
+        client = self._socket.client
+        return client.host if client is not None else "the hub's host"
+
     def revoked(self) -> None:
         """Closes the link: the token it was opened with was withdrawn."""
         self.close(REVOKED, "unauthenticated")
@@ -259,7 +272,7 @@ class Link:
             self._welcome = None
         if self.steered and (self.full or self._dirty or self._unpin) and wire.writable.is_set():
             wire.write_frame(self._desired())
-        while self._messages and wire.write_frame(text_frame(self._messages[0])):
+        while self._messages and self.node is not None and wire.write_frame(text_frame(self._messages[0])):
             del self._messages[0]
         if self._bookmark and wire.writable.is_set():
             self._bookmark = False
@@ -353,7 +366,11 @@ class Link:
                 )
 
     async def _greet(self, hello: Hello) -> None:
-        node, refuse = await self._hub.greeting.hello(hello, self, self.caller.labels)
+        greeting = self._hub.greeting
+        if await self._hub.challenges.enter(hello.node, self, hello.boot):
+            node, refuse = await greeting.hello(hello, self, self.caller.labels)
+        else:
+            node, refuse = await greeting.contested(hello)
         self.node = node
         state = self._hub.log.state
         welcome = Welcome(
@@ -366,7 +383,10 @@ class Link:
         )
         self._welcome = welcome.model_dump_json()
         self._sent_rev = min(hello.rev, state.rev)
-        self._hub.greeting.greeted(node, hello, self, refuse)
+        if self.counts:
+            greeting.greeted(node, hello, self, refuse)
+        elif refuse is None:
+            self.steer()
 
     def steer(self) -> None:
         """Sends table entries from now on, beginning with all of them, whatever the node holds already.
@@ -379,6 +399,10 @@ class Link:
     def _take(self, message: UpMessage) -> None:
         node, fleet = self.node, self._hub.fleet
         assert node is not None
+        if isinstance(message, ChallengeAnswer):
+            self._hub.challenges.answered(node.name, self, message.nonce)
+        if not self.counts:
+            return
         fleet.heard(node)
         match message:
             case Ack():

@@ -1,12 +1,15 @@
-"""Proposals: settings of routes that one person has asked for and that wait for a second one. Kept in memory."""
+"""Proposals: what one person has asked for on a route and a second one has to ask for too. Kept in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from loradeck.hub.log.clock import Clock
+from loradeck.rules.errors import Refused
+from loradeck.rules.sign_in import person
 from loradeck.schemas.ids import PointerKey, digest_of
-from loradeck.schemas.route import RouteConfig
 
 OPEN_MS = 24 * 3_600_000
 """How long a proposal waits."""
@@ -14,20 +17,35 @@ OPEN_MS = 24 * 3_600_000
 
 @dataclass(eq=False)
 class Proposals:
-    """The newest proposal of each route."""
+    """The newest proposal of each route. `people_sign_in`: then only they count, and no machine's token."""
 
     _clock: Clock
-    _open: dict[PointerKey, tuple[str, str, int]] = field(default_factory=dict, init=False)
+    people_sign_in: bool
+    _open: dict[PointerKey, tuple[str, str, str, int]] = field(default_factory=dict, init=False)
 
-    def agreed(self, key: PointerKey, change: tuple[RouteConfig, RouteConfig], person: str) -> str | None:
-        """Who else has proposed the change (from, to) of a route's settings; None: nobody, and it is proposed now."""
-        before, after = change
-        what, now = (
-            digest_of({"from": before.model_dump(mode="json"), "to": after.model_dump(mode="json")}),
-            self._clock.now_ms(),
-        )
-        proposed, by, at_ms = self._open.get(key, ("", "", 0))
-        if proposed == what and by != person and now - at_ms < OPEN_MS:
-            return by
-        self._open[key] = (what, person, now)
+    def person(self, name: str, token: str | None) -> str:
+        """Who a caller is where two people are asked for, by its name and the id of its token.
+
+        Raises: Refused `person_required`.
+        """
+        found = person(token, name, people_sign_in=self.people_sign_in)
+        if found is None:
+            raise Refused(
+                "person_required",
+                "two people are asked for here, and neither a machine's token nor the hub's host is one",
+                detail=name,
+                fix="sign in: loradeck login",
+            )
+        return found
+
+    def agreed(self, key: PointerKey, what: Mapping[str, Any], name: str, token: str | None) -> str | None:
+        """The name of somebody else who has asked for the same; None: nobody has, and it is proposed now.
+
+        Raises: Refused `person_required`.
+        """
+        asked, who, now = digest_of(what), self.person(name, token), self._clock.now_ms()
+        proposed, by, called, at_ms = self._open.get(key, ("", "", "", 0))
+        if proposed == asked and by != who and now - at_ms < OPEN_MS:
+            return called
+        self._open[key] = (asked, who, name, now)
         return None

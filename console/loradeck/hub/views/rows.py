@@ -184,7 +184,9 @@ class Rows:
         silent = replica.replica in node.silent
         detail = "; ".join(_WITHOUT.get(feature, f"its router lacks {feature}") for feature in lacking)
         code = (ack.code if ack else None) or ("unknown_feature" if lacking else None)
-        if silent:
+        if node.contested:
+            code, detail = "contested", f"agents at {' and '.join(node.contested)} are linked as {node.name}"
+        elif silent:
             code, detail = "not_answering", replica.alarm
         elif ack is not None and ack.detail:
             detail = ack.detail
@@ -252,6 +254,7 @@ class Rows:
             cordoned=node.cordoned,
             drained=node.drained,
             behind=node.behind,
+            contested=node.contested,
             replicas=tuple(
                 NodeReplica(
                     replica=r.replica,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from datetime import UTC, datetime
 
 from loradeck.rules.errors import Refused
@@ -159,6 +159,11 @@ def promote(
         override=request.override,
         payload=overridden_payload(overridden),
     )
+
+
+def opens_gate(overridden: Collection[str]) -> bool:
+    """Whether an override that passes these codes opens the route's gate, and not another safeguard alone."""
+    return any(code.startswith("gate_") or code == "suite_too_small" for code in overridden)
 
 
 def overridden_payload(overridden: Sequence[str]) -> dict[str, object]:

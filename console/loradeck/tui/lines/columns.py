@@ -175,6 +175,8 @@ def node_heard(state: ConsoleState, node: NodeRow) -> float | None:
 
 def node_state(node: NodeRow) -> Span:
     """The state of a node in one word."""
+    if node.contested:
+        return Span("TWO AGENTS", "bad")
     if node.lost:
         return Span("LINK LOST", "bad")
     if not node.linked:

@@ -71,6 +71,12 @@ def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
     lines = [title(_head(state, node), width)]
     if state.link is not Link.LIVE:
         lines.append(line(Span(f" AS OF {age(state.silent_s)} AGO: {state.link.value}", "bad")))
+    elif node.contested:
+        where = " and ".join(map(clean, node.contested))
+        lines.append(
+            line(Span(f" agents at {where} are linked as this node: neither counts. Stop the false one,", "bad"))
+        )
+        lines.append(line(Span(f" or loradeck node revoke {node.node} and let the true one join anew", "bad")))
     elif not now:
         lines.append(line(Span(" it is away: this is what it said last", "bad")))
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
