@@ -172,7 +172,7 @@ class SimStoreThread(StoreThread):
 
     def __init__(self, process: Process, open_store: Callable[[], SqliteStore]) -> None:
         self._process = process
-        self._first, self._later, self._closed = deque(), deque(), False
+        self._first, self._later, self._closed, self._let = deque(), deque(), False, False
         self._wake: Any = self
         self._busy, self._usable = False, True
         self._store = open_store()

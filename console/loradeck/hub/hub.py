@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nacl.signing import SigningKey
@@ -68,6 +69,7 @@ from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.target_lookup import RollbackTargets
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.progress.votes import Votes
+from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
@@ -145,6 +147,7 @@ class Hub:
         self._clock_steps = StepWatch(self.clock)
         self._allowed: tuple[str | None, str | None] = (None, None)
         self.membership: Membership | None = None
+        self.backups: Backups | None = None
         self.metrics = Metrics()
         self.failed_logins = FailedLogins(self.clock.monotonic, self._login_failed)
         self.background = Background()
@@ -310,8 +313,15 @@ class Hub:
             group.create_task(_every(feed.TICK_S, self.changes.tick))
             group.create_task(_every(audit.FLUSH_S, self.audit.flush))
             group.create_task(_every(audit.ANCHOR_S, self.audit.anchor))
+            if self.backups is not None:
+                group.create_task(self.backups.run())
             if self.provider is not None:
                 group.create_task(self.provider.run(self._provider_asked))
+
+    def keep_backups(self, folder: Path, every_s: float) -> None:
+        """Has `run` make a backup in a folder every `every_s` seconds, and status and metrics tell of it."""
+        self.backups = self.status.backups = Backups(self.store, self.blobs, self.clock, folder, every_s)
+        self.metrics.watch_backups(self.backups)
 
     async def stop(self) -> None:
         """Writes what is only in memory, if the lease is still this hub's. The store is closed by its owner."""

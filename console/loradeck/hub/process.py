@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loradeck.artifacts import FolderBlobs
 from loradeck.hub.access.auth import Tokens
@@ -17,6 +17,7 @@ from loradeck.hub.log.disk_reserve import DiskReserve
 from loradeck.hub.log.lease import Hold, Standby
 from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.hub.standby import StandbyHub
 from loradeck.schemas.sign_in import OidcSettings
 from loradeck.schemas.tenant import TokenRecord
@@ -30,7 +31,7 @@ class HubProcess:
     """The store, and the hub over it: one that stands by, or the active one. The caller closes the store thread.
 
     `address` is where callers elsewhere reach this hub, `database` the URL of a PostgreSQL database in the place of the
-    file in `data`.
+    file in `data`. While it is active it makes a backup in `backup_to` every `backup_every_s` seconds.
 
     Raises: StoreError (`store_unusable`, `disk_full`): nothing was changed.
     """
@@ -44,6 +45,8 @@ class HubProcess:
         oidc: OidcSettings | None = None,
         address: str = "",
         database: str | None = None,
+        backup_to: Path | None = None,
+        backup_every_s: float = EVERY_S,
     ) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         data.chmod(0o700)
@@ -53,6 +56,7 @@ class HubProcess:
         self.standby = Standby(self.store, name, address)
         self._data, self._address = data, address
         self._name, self._production, self._oidc = name, production, oidc
+        self._backups = (backup_to, backup_every_s) if backup_to is not None else None
         self._hub: Hub | None = None
 
     def active(self, hold: Hold) -> Hub:
@@ -72,6 +76,8 @@ class HubProcess:
             await self.store(lambda s: s.put_token(record))
 
         hub.membership = self._membership(hub.tokens, save)
+        if self._backups is not None:
+            hub.keep_backups(*self._backups)
         return hub
 
     def standing_by(self) -> StandbyHub:
@@ -103,14 +109,12 @@ class HubProcess:
         return Membership(authority, tokens, save, Clock().now_ms)
 
 
-def open_hub(
-    data: Path, *, name: str, production: bool = False, oidc: OidcSettings | None = None
-) -> tuple[Hub, StoreThread]:
-    """The active hub over `data/hub.db`, at which people may sign in at a provider. The caller closes the store thread.
+def open_hub(data: Path, **options: Any) -> tuple[Hub, StoreThread]:
+    """The active hub over `data/hub.db`; `options` as `HubProcess` takes them. The caller closes the store thread.
 
     Raises: StoreError (`store_unusable`, `disk_full`, `lease_held`): nothing was changed.
     """
-    process = HubProcess(data, name=name, production=production, oidc=oidc)
+    process = HubProcess(data, **options)
     try:
         return process.active(process.standby.take()), process.store
     except BaseException:

@@ -38,6 +38,7 @@ from loradeck.hub.listeners import (
 )
 from loradeck.hub.log.lease import Hold
 from loradeck.hub.process import HubProcess
+from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 from loradeck.store.interface import LeaseHeld
@@ -154,6 +155,8 @@ def serve(
     oidc: Path | None = None,
     address: str = "",
     database: str | None = None,
+    backup_to: Path | None = None,
+    backup_every: float = EVERY_S / 3600,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then writes what is in memory, gives up the lease and closes.
 
@@ -169,6 +172,8 @@ def serve(
         nodes: HOST:PORT for nodes that join, with mutual TLS. A hub that has no authority makes one.
         oidc: TOML file of the provider where people sign in (`schemas.sign_in.OidcSettings`).
         database: URL of a PostgreSQL database, without a password. None: the file `hub.db` in `data`.
+        backup_to: folder for backups of the database, with the blobs that are new; None: none is made by the clock.
+        backup_every: hours between two of them.
         address: URL at which callers elsewhere reach this hub, which hubs that stand by tell theirs. Empty: `listen`.
 
     Raises:
@@ -197,7 +202,14 @@ def serve(
             for_nodes = bound.enter_context(tcp_socket(nodes, tls=True)) if nodes else None
             address = address or (_where(tcp, "https://" if tls else "http://") if tcp else "")
             process = HubProcess(
-                data, name=name, production=production, oidc=settings, address=address, database=database
+                data,
+                name=name,
+                production=production,
+                oidc=settings,
+                address=address,
+                database=database,
+                backup_to=backup_to,
+                backup_every_s=backup_every * 3600,
             )
             bound.pop_all()
         try:

@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unusable
 from loradeck.store.migrations import Schema
+from loradeck.store.sql_database import wait_for
 from loradeck.store.sqlite_utils_tables import Tables, sqlite3
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ APPLICATION_ID = 0x4C44434B  # "LDCK" in the file's header
 BUSY_S = 2.0
 CHECKPOINT_PAGES = 4000
 """Pages of 4 KiB in the WAL from which a commit also moves them into the database: about once in 500 moves."""
+
+BACKUP_PAGES = 64
+"""Pages of 4 KiB that are copied in one step of a backup: a move waits for no more."""
+
+BACKUP_SYNCS = 16
+"""Steps of a backup after which what they have written is synced."""
 
 _FULL = 13
 _BUSY = 5
@@ -205,8 +213,11 @@ class Database:
             raise StoreError(f"the WAL of {self.path} could not be moved into it: {moved} of {in_wal} pages")
         schema.migrate(APPLICATION_ID)
 
-    def backup(self, path: Path) -> None:
+    def backup(self, path: Path, between: Callable[[], None] = lambda: None) -> None:
         """Writes a consistent copy to `path`, 0600, durable when this returns.
+
+        `between` is called after each 256 KiB, and while the disk takes what was written. It may use this database:
+        SQLite writes what changes by the same connection to the copy too, so that the backup is of its last moment.
 
         Raises:
             StoreError: the file exists; a backup never replaces one.
@@ -217,14 +228,22 @@ class Database:
         staging.unlink(missing_ok=True)
         os.close(os.open(staging, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
-            with self.reading() as connection:
+            with self.reading() as connection, ThreadPoolExecutor(1) as syncing, staging.open("rb") as file:
+
+                def stepped(status: int, remaining: int, total: int) -> None:
+                    between()
+                    steps = (total - remaining) // BACKUP_PAGES
+                    if steps % BACKUP_SYNCS == 0:  # else the sync of a move would wait for all of it
+                        wait_for(syncing.submit(os.fdatasync, file.fileno()), between)
+
                 copy = sqlite3.connect(staging, isolation_level=None)
                 try:
-                    connection.backup(copy)
+                    copy.execute("PRAGMA synchronous = OFF")
+                    connection.backup(copy, pages=BACKUP_PAGES, progress=stepped)
                     copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete without a -wal
                 finally:
                     copy.close()
-            publish(staging, path)
+                wait_for(syncing.submit(publish, staging, path), between)
         finally:
             staging.unlink(missing_ok=True)
 

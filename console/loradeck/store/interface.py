@@ -6,7 +6,7 @@ A store is used from one thread. Every write is one transaction, durable when th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Unpack
@@ -431,8 +431,11 @@ class Store(Protocol):
             OutcomeUnknown: the disk still fails.
         """
 
-    def backup(self, path: str) -> None:
-        """Writes a consistent copy to a new file, while the store is in use. May be called from any thread."""
+    def backup(self, path: str, between: Callable[[], None] = lambda: None) -> None:
+        """Writes a consistent copy to a new file, while the store is in use.
+
+        `between` is called again and again, where other calls may be made. What it raises ends the backup.
+        """
 
     def close(self) -> None:
         """Gives up the lease, closes the store and frees its lock."""

@@ -42,12 +42,12 @@ def migrate(source: str, target: str) -> LogReport:
         head = old.read_head()
         if old.database.shared and head.is_held:
             raise LeaseHeld(head.lease, head.remaining_s)
-        report = _verified(old, source)
+        report = verified(old, source)
         new = open_store(target)
         try:
             with old.database.reading() as before, new.database.transaction() as after:
                 copy_tables(before, after)
-            if _verified(new, target) != report:
+            if verified(new, target) != report:
                 raise StoreError(f"the log in {target} is not the one in {source}: do not use it")
         finally:
             new.close()
@@ -56,7 +56,8 @@ def migrate(source: str, target: str) -> LogReport:
     return report
 
 
-def _verified(store: Store, where: str) -> LogReport:
+def verified(store: Store, where: str) -> LogReport:
+    """Checks the chain of a store's log, what it folds to, and its audit trail. Raises: StoreError."""
     log = LogAudit()
     while (report := log.step(store)) is None:
         pass

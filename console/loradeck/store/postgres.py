@@ -16,6 +16,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -33,7 +34,7 @@ from loradeck.store.database import Database, publish, wall_ms
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unreachable, Unusable
 from loradeck.store.lease import locked_head, new_holder
 from loradeck.store.migrations import scripts
-from loradeck.store.sql_database import Connection
+from loradeck.store.sql_database import Connection, wait_for
 from loradeck.store.sql_log import SqlStore, has_hash
 
 log = logging.getLogger("loradeck.store.postgres")
@@ -264,10 +265,17 @@ class PostgresDatabase:
         time.sleep(timeout_s)
         return False
 
-    def backup(self, path: Path) -> None:
+    def backup(self, path: Path, between: Callable[[], None] = lambda: None) -> None:
         """Writes a copy, a SQLite database, over a connection of its own: it may take longer than a hold lasts."""
         if path.exists():
             raise StoreError(f"{path} exists: a backup never replaces a file")
+        copying = ThreadPoolExecutor(1)
+        try:
+            wait_for(copying.submit(self._copy, path), between)
+        finally:
+            copying.shutdown(wait=False)
+
+    def _copy(self, path: Path) -> None:
         with TemporaryDirectory(prefix=".loradeck-", dir=path.parent) as folder:
             staging = Path(folder) / "hub.db"
             beside, copy = PostgresDatabase(self._url), Database(staging, wall_ms)

@@ -6,7 +6,8 @@ database's wall clock in milliseconds since 1970 UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,11 +48,19 @@ class SqlDatabase(Protocol):
     def reopen(self) -> None:
         """Connects again; what is read afterwards is durable. Raises: OutcomeUnknown."""
 
-    def backup(self, path: Path) -> None:
-        """Writes a consistent copy to a new file, a SQLite database. Raises: StoreError."""
+    def backup(self, path: Path, between: Callable[[], None]) -> None:
+        """Writes a consistent copy to a new file, a SQLite database; see `Store.backup`. Raises: StoreError."""
 
     def close(self) -> None:
         """Closes it for good."""
+
+
+def wait_for(work: Future[None], between: Callable[[], None]) -> None:
+    """Waits for work in another thread, and calls `between` meanwhile. Raises what either raises."""
+    while not work.done():
+        between()
+        wait([work], 0.002)
+    work.result()
 
 
 def named(cursor: Any) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ pointers and tenants beside them in one transaction; `log_audit.verify_log` fold
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -243,9 +243,9 @@ class SqlStore(SqlAudit):
         if self._lease is not None and now.holder == self._holder:
             self._lease = replace(self._lease, epoch=now.epoch)
 
-    def backup(self, path: str) -> None:
+    def backup(self, path: str, between: Callable[[], None] = lambda: None) -> None:
         """Writes a consistent copy to a new file; see `Store.backup`."""
-        self.database.backup(Path(path))
+        self.database.backup(Path(path), between)
 
     def close(self) -> None:
         """Gives up the lease where others may wait for it, and closes the database."""

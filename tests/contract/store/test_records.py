@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move
+from tests.contract.store.whole_log import verify_log
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.tenant import TokenRecord
-from loradeck.store.interface import HOURS_KEPT, Doc, Served, Store, StoreError
+from loradeck.store.interface import HOURS_KEPT, Doc, OutcomeUnknown, Served, Store, StoreError
+from loradeck.store.sqlite import SqliteStore
 
 
 def manifest(name: str = "support", *, rank: int = 8, tenant: str = "acme") -> AdapterManifest:
@@ -189,6 +191,43 @@ def test_settings_are_kept(store_factory: Backend) -> None:
     store_factory.close()
     store = store_factory.open()
     assert (store.meta("name"), store.meta("other")) == ("prod-eu", None)
+
+
+def test_moves_that_are_made_during_a_backup_are_made_and_the_copy_is_whole(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "hub.db")
+    store.take_lease("hub-a")
+    store.set_meta("large", "x" * (8 << 20))
+    made = 0
+
+    def move_now() -> None:
+        nonlocal made
+        if made < 40:
+            made += 1
+            store.commit([move(to=made, generation=made)], key=f"key-{made:04}")
+
+    store.backup(str(tmp_path / "copy.db"), move_now)
+    assert made >= 20, "one in each step"
+    rev = store.snapshot().rev
+    store.close()
+    copy = SqliteStore(tmp_path / "copy.db")
+    assert verify_log(copy).ok
+    assert 20 <= copy.snapshot().rev <= rev, "those that were made while it was written"
+    copy.close()
+
+
+def test_a_backup_that_is_broken_off_leaves_nothing_behind_and_the_store_as_it_was(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "hub.db")
+    store.take_lease("hub-a")
+
+    def broken() -> None:
+        raise OutcomeUnknown("a move's commit failed")
+
+    with pytest.raises(OutcomeUnknown):
+        store.backup(str(tmp_path / "copy.db"), broken)
+    assert [path.name for path in tmp_path.glob("copy*")] == []
+    store.reopen()
+    store.commit([move(to=1)], key="key-0001")
+    store.close()
 
 
 def test_a_backup_is_consistent_and_never_replaces_a_file(store_factory: Backend, tmp_path: Path) -> None:

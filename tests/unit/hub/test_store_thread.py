@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -152,3 +153,49 @@ async def test_closing_finishes_what_was_asked_for_and_refuses_the_rest() -> Non
 def test_before_the_event_loop_runs_a_call_blocks(thread: StoreThread, opened: list[Fake]) -> None:
     assert thread.now(note("a")) == "a"
     assert opened[0].done == ["a"]
+
+
+async def test_other_calls_are_made_in_the_middle_of_a_long_one_and_long_ones_one_after_the_other(
+    thread: StoreThread, opened: list[Fake]
+) -> None:
+    def long(name: str, begun: asyncio.Event, loop: asyncio.AbstractEventLoop) -> Any:
+        def work(store: Any, between: Callable[[], None]) -> None:
+            store.note(f"{name} begins")
+            loop.call_soon_threadsafe(begun.set)
+            deadline = time.monotonic() + 10
+            while f"move in {name}" not in store.done and time.monotonic() < deadline:
+                between()
+            store.note(f"{name} ends")
+
+        return work
+
+    begun = {name: asyncio.Event() for name in ("one", "two")}
+    loop = asyncio.get_running_loop()
+    both = [asyncio.ensure_future(thread.long(long(name, begun[name], loop))) for name in begun]
+    for name in begun:
+        await begun[name].wait()
+        await thread(note(f"move in {name}"))
+    await asyncio.gather(*both)
+    assert opened[0].done == [what.format(n) for n in begun for what in ("{} begins", "move in {}", "{} ends")]
+
+
+async def test_a_long_call_ends_before_the_store_is_opened_again(thread: StoreThread, opened: list[Fake]) -> None:
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def work(store: Any, between: Callable[[], None]) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        deadline = time.monotonic() + 10
+        try:
+            while time.monotonic() < deadline:
+                between()
+        finally:
+            store.note("ended")
+
+    long = asyncio.ensure_future(thread.long(work))
+    await begun.wait()
+    with pytest.raises(OutcomeUnknown):
+        await thread(lambda store: store.fail(OutcomeUnknown("sync failed")))  # type: ignore[attr-defined]
+    with pytest.raises(OutcomeUnknown, match="make the backup again"):
+        await long
+    assert await thread(note("next")) == "next"
+    assert opened[0].done == ["fail", "ended", "reopen", "next"]

@@ -31,6 +31,8 @@ _run_options = together(
     click.option(
         "--tls-cert", type=click.Path(path_type=Path), help="Certificate, PEM. [default beyond loopback: of `hub init`]"
     ),
+    click.option("--backup-every", type=float, default=6, show_default=True, help="Hours between two backups."),
+    click.option("--backup-to", type=click.Path(path_type=Path), help="Folder for backups, with new blobs."),
     click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
     click.option(
         "--store", "database", metavar="URL", help="PostgreSQL, which hubs may share. [default: a file in --data]"
@@ -163,10 +165,33 @@ _ANSWERS = {
 async def backup(s: Session, file: Path) -> None:
     """Copy the database of a running hub to a new file.
 
-    Artifacts never change: copy the folder artifacts/ beside it with any tool, afterwards.
+    Moves are made meanwhile. Artifacts never change: copy the folder artifacts/ beside it with any tool, afterwards.
+    `loradeck hub run --backup-to FOLDER` does both by the clock.
     """
     made = await s.api.backup(str(file))
     s.out.answer(made, f"{made.path}: {made.size / 1e6:,.1f} MB, the log up to rev {made.rev}")
+
+
+@hub.command()
+@click.argument("backup", metavar="BACKUP", type=click.Path(path_type=Path, resolve_path=True))
+def drill(backup: Path) -> None:
+    """Try what a backup would bring back, in a folder that is removed afterwards. No hub is needed.
+
+    The log's chain is verified, what it folds to, the audit trail, and that each file that it names lies in artifacts/
+    beside it.
+    """
+
+    def work() -> None:
+        from loradeck.store.drill import drill
+
+        found = drill(backup)
+        click.echo(f"the log is whole up to rev {found.rev}, head {found.hash}; the audit trail verifies")
+        click.echo(f"{found.files - len(found.missing)} of {found.files} files lie in artifacts/ beside it")
+        if found.missing:
+            names = ", ".join(name[:12] for name in found.missing[:5])
+            raise refused("files are missing", where=names, fix=f"copy the hub's artifacts/ to {backup.parent}")
+
+    exit_on_error(lambda: _with_hub(work, str(backup), fix="keep another backup; nothing was changed"), as_json=False)
 
 
 @hub.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from loradeck.cli.shared.output import share, span, utc
+from loradeck.cli.shared.output import ago, share, span, utc
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.rules.quality.attention import harm
 from loradeck.schemas.ids import short
@@ -34,6 +34,10 @@ def _print_state(s: Session, state: HubState) -> None:
     elif status.waiting:
         what = "free space on the hub's disk" if status.waiting == "disk_full" else "loradeck hub recover"
         s.out.alarm(f"FORWARD MOVES WAIT: {status.waiting}; {what}, on the hub's host")
+    if status.backup_late:
+        s.out.alarm(f"NO BACKUP SINCE {utc(status.last_backup_ms) if status.last_backup_ms else 'the start'}")
+    elif status.last_backup_ms:
+        s.out.say(f"last backup {ago(status.last_backup_ms, status.at_ms)}")
     pointers(s, state.tenants, status.at_ms)
     lost = [node.node for node in state.nodes if node.lost or not node.linked]
     if lost:

@@ -5,7 +5,8 @@ Artifacts are files that never change: any tool copies them.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -31,7 +32,7 @@ class BackupRequest(Strict):
 
 @router.post("/backup")
 async def backup(body: BackupRequest, hub: ThisHub, request: Request, caller: Local) -> BackupMade:
-    """Writes a consistent copy of the database to a path of the hub's host, 0600. On SQLite moves wait meanwhile.
+    """Writes a consistent copy of the database to a path of the hub's host, 0600. Moves are made meanwhile.
 
     Raises: Refused `invalid_request`, `exists`: nothing was written.
     """
@@ -40,8 +41,7 @@ async def backup(body: BackupRequest, hub: ThisHub, request: Request, caller: Lo
     if not path.is_absolute():
         raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="give a path from /")
     rev = hub.log.state.rev
-    store = await hub.store(lambda s: s)  # its thread goes on: a long copy must not keep the lease from being renewed
-    return BackupMade(path=body.path, rev=rev, size=await asyncio.to_thread(_copied, store, path))
+    return BackupMade(path=body.path, rev=rev, size=await hub.store.long(partial(_copied, path)))
 
 
 @router.post("/collect")
@@ -52,12 +52,12 @@ async def collect(body: CollectRequest, hub: ThisHub, caller: Local) -> CollectP
     return await hub.garbage.carry_out(body, caller.actor)
 
 
-def _copied(store: Store, path: Path) -> int:
+def _copied(path: Path, store: Store, between: Callable[[], None]) -> int:
     """Writes the copy. Returns its size in bytes."""
     if path.exists():
         raise Refused("exists", "a backup never replaces a file", detail=str(path), fix="name a new file")
     try:
-        store.backup(str(path))
+        store.backup(str(path), between)
     except OSError as error:
         raise Refused(
             "invalid_request",

@@ -37,8 +37,10 @@ class StoreThread:
         self.reserve = reserve
         self._first: deque[Work] = deque()
         self._later: deque[Work] = deque()
+        self._long: deque[Work] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._let = False  # whether other calls are made in the middle of a long one
         opened: Future[Store] = Future()
         self._thread = threading.Thread(target=self._main, args=(open_store, opened), name="store", daemon=True)
         self._thread.start()
@@ -50,11 +52,19 @@ class StoreThread:
         After an OutcomeUnknown the store has been opened again, as far as the disk allows: what is read next
         is what is durable.
         """
-        return await asyncio.wrap_future(self._put(call, background=background))
+        return await asyncio.wrap_future(self._put(call, self._later if background else self._first))
+
+    async def long(self, call: Callable[[Store, Callable[[], None]], T]) -> T:
+        """The result of a call that takes long. It lets others be made by calling what it gets beside the store.
+
+        Raises: whatever the store raises; OutcomeUnknown also if another call ended so meanwhile.
+        """
+        work = self._put(lambda store: call(store, lambda: self._let_others(store)), self._long)
+        return await asyncio.wrap_future(work)
 
     def now(self, call: Callable[[Store], T]) -> T:
         """The call's result, blocking: only before the event loop runs or after it has ended."""
-        return self._put(call, background=False).result()
+        return self._put(call, self._first).result()
 
     def close(self) -> None:
         """Waits for all calls made before, then closes the store."""
@@ -63,12 +73,12 @@ class StoreThread:
             self._wake.notify()
         self._thread.join()
 
-    def _put(self, call: Callable[[Store], T], *, background: bool) -> Future[T]:
+    def _put(self, call: Callable[[Store], T], queue: deque[Work]) -> Future[T]:
         future: Future[T] = Future()
         with self._wake:
             if self._closed:
                 raise StoreError("the store is closed")
-            (self._later if background else self._first).append((call, future))
+            queue.append((call, future))
             self._wake.notify()
         return future
 
@@ -96,7 +106,9 @@ class StoreThread:
         try:
             result = self._with_room(lambda: call(store))
         except BaseException as error:
-            if isinstance(error, OutcomeUnknown) and usable:
+            if isinstance(error, OutcomeUnknown) and usable and self._let:
+                usable = False
+            elif isinstance(error, OutcomeUnknown) and usable:
                 usable = self._reopen(store)
             future.set_exception(error)
         else:
@@ -112,13 +124,28 @@ class StoreThread:
                     raise
                 log.error("the disk is full: a piece of the reserve is given up")
 
+    def _let_others(self, store: Store) -> None:
+        """Makes the calls that wait, in the middle of a long one.
+
+        Raises: OutcomeUnknown: one of them ended so. The long call has to end before the store is opened again.
+        """
+        self._let = True
+        try:
+            while self._first or self._later:
+                with self._wake:
+                    work = (self._first or self._later).popleft()
+                if not self._carry_out(store, work, usable=True):
+                    raise OutcomeUnknown("the outcome of a move is not known: make the backup again")
+        finally:
+            self._let = False
+
     def _next(self) -> Work | None:
         with self._wake:
-            while not self._first and not self._later:
+            while not self._first and not self._later and not self._long:
                 if self._closed:
                     return None
                 self._wake.wait()
-            return (self._first or self._later).popleft()
+            return (self._first or self._later or self._long).popleft()
 
     def _reopen(self, store: Store) -> bool:
         """Whether the store can be used again. Where it cannot, the next call tries again first."""

@@ -13,6 +13,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DISK_FULL
 from loradeck.hub.log.lease import Standby
 from loradeck.hub.log.log import Log, Published
+from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting
 from loradeck.schemas.link import NOT_ACTIVE
@@ -75,6 +76,14 @@ class Metrics:
             "By how much the hub's clock is behind the newest stamp of its log.",
             lambda: max(0, log.recent[-1].at_ms - clock.now_ms()) / 1000 if log.recent else 0,
         )
+
+    def watch_backups(self, backups: Backups) -> None:
+        """Adds the figures of a hub that makes backups by the clock."""
+        text = "When the newest backup was made, seconds since 1970 UTC; 0: there is none."
+        made = Gauge("loradeck_backup_timestamp_seconds", text, registry=self.registry)
+        made.set_function(lambda: (backups.last_ms or 0) / 1000)
+        late = Gauge("loradeck_backup_late", "1 while two backups are overdue.", registry=self.registry)
+        late.set_function(lambda: backups.late)
 
     def committed(self, published: Published) -> None:
         """Counts committed events by kind; a follower of the log."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.state import HubStatus, LeaseStatus
@@ -26,6 +27,8 @@ class Status:
     _production: bool
     _sqlite: str
     _started_ms: int
+    backups: Backups | None = None
+    """Those that this hub makes by the clock; None: it makes none."""
 
     def now(self) -> HubStatus:
         """The status at this moment."""
@@ -42,6 +45,8 @@ class Status:
             refusing=self._moves_allowed.refusing,
             waiting=self._moves_allowed.waiting,
             sqlite=self._sqlite,
+            last_backup_ms=self.backups.last_ms if self.backups else None,
+            backup_late=self.backups is not None and self.backups.late,
             seq=self._changes.seq,
         )
 

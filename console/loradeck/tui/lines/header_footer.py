@@ -39,6 +39,8 @@ def header_line(state: ConsoleState, width: int) -> Line:
         bound.append(Span(f"  REFUSING MOVES: {clean(status.refusing)}", "bad"))
     elif status is not None and status.waiting:
         bound.append(Span(f"  FORWARD MOVES WAIT: {clean(status.waiting)}", "bad"))
+    if status is not None and status.backup_late:
+        bound.append(Span("  BACKUP LATE", "bad"))
     left = " ONLY R F HOLD: SIGN-IN PROVIDER SILENT" if state.me is not None and state.me.backward else ""
     me = Span(f"  {clean(state.me.actor)} {state.me.role.value}{left}") if state.me is not None else Span("")
     for more in ([_nodes_up(state)], [me]):
