@@ -38,6 +38,7 @@ def test_every_command_has_help_and_the_common_options() -> None:
         "loradeck hub",
         "loradeck hub run",
         "loradeck hub init",
+        "loradeck hub drill",
         "loradeck hub migrate",
         "loradeck hub rotate",
         "loradeck completion",
