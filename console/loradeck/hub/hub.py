@@ -320,8 +320,8 @@ class Hub:
 
     def keep_backups(self, folder: Path, every_s: float) -> None:
         """Has `run` make a backup in a folder every `every_s` seconds, and status and metrics tell of it."""
-        self.backups = self.status.backups = Backups(self.store, self.blobs, self.clock, folder, every_s)
-        self.metrics.watch_backups(self.backups)
+        self.backups = Backups(self.store, self.blobs, self.clock, folder, every_s)
+        self.status.backups = self.metrics.backups = self.backups
 
     async def stop(self) -> None:
         """Writes what is only in memory, if the lease is still this hub's. The store is closed by its owner."""

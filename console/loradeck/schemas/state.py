@@ -282,8 +282,10 @@ class HubStatus(Wire):
         None,
         description="of forward moves: disk_full; log_behind, also of every move of a row that is `held_back`",
     )
-    last_backup_ms: int | None = Field(None, description="of a hub that makes backups: when it made the newest")
-    backup_late: bool = Field(False, description="two backups are overdue")
+    last_backup_ms: int | None = Field(
+        None, exclude_if=lambda ms: ms is None, description="of a hub that makes backups: when it made the newest"
+    )
+    backup_late: bool = Field(False, exclude_if=lambda late: not late, description="two backups are overdue")
     sqlite: str = ""
     seq: int = Field(0, description="changes of rows since this hub started; with the epoch, a cursor for the feed")
 

@@ -26,6 +26,9 @@ _BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0
 class Metrics:
     """Counters and histograms of one hub, in a registry of its own."""
 
+    backups: Backups | None = None
+    """Those that this hub makes by the clock; None: it makes none."""
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.events = Counter("loradeck_events_total", "Events committed to the log.", ["kind"], registry=self.registry)
@@ -71,19 +74,17 @@ class Metrics:
         gauge("refusing", "1 while every move is refused.", lambda: allowed.refusing is not None)
         gauge("waiting", "1 while forward moves wait.", lambda: allowed.waiting is not None)
         gauge("disk_full", "1 while the hub's disk is full.", lambda: DISK_FULL in (allowed.refusing, allowed.waiting))
+        gauge("backup_late", "1 while two backups are overdue.", lambda: self.backups is not None and self.backups.late)
+        gauge(
+            "backup_timestamp_seconds",
+            "When the newest backup was made, seconds since 1970 UTC; 0: there is none.",
+            lambda: (self.backups.last_ms or 0) / 1000 if self.backups is not None else 0,
+        )
         gauge(
             "clock_behind_seconds",
             "By how much the hub's clock is behind the newest stamp of its log.",
             lambda: max(0, log.recent[-1].at_ms - clock.now_ms()) / 1000 if log.recent else 0,
         )
-
-    def watch_backups(self, backups: Backups) -> None:
-        """Adds the figures of a hub that makes backups by the clock."""
-        text = "When the newest backup was made, seconds since 1970 UTC; 0: there is none."
-        made = Gauge("loradeck_backup_timestamp_seconds", text, registry=self.registry)
-        made.set_function(lambda: (backups.last_ms or 0) / 1000)
-        late = Gauge("loradeck_backup_late", "1 while two backups are overdue.", registry=self.registry)
-        late.set_function(lambda: backups.late)
 
     def committed(self, published: Published) -> None:
         """Counts committed events by kind; a follower of the log."""
