@@ -19,8 +19,18 @@ __all__ = ["main"]
 EPILOG = "Exit status: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 it does not run."
 
 
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from loradeck.client.build import build
+
+        click.echo(f"loradeck-agent {loradeck_agent.__version__} build {build()}")
+        ctx.exit()
+
+
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(loradeck_agent.__version__, prog_name="loradeck-agent")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version and exit."
+)
 def main() -> None:
     """Serves the releases a Loradeck hub names on this node, and proves that it does."""
 

@@ -43,6 +43,15 @@ TRIES = 5
 PACE_S = 1.0
 """Between two repeated proofs on one node, however many pointers it has: engines are there for callers."""
 
+
+def repeats_within_s(pointers: int) -> float:
+    """The longest time between two proofs of a pointer on a replica, in seconds, without that of the proofs.
+
+    `pointers`: those that the node proves, each counted once for each of its replicas.
+    """
+    return 1.2 * REPEAT_S + pointers * PACE_S
+
+
 AT_ONCE = 4
 """Proofs that run beside each other on one engine. One that hangs must not keep those of another from being made."""
 

@@ -73,7 +73,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from importlib.metadata import version
 
-        click.echo(f"loradeck {version('loradeck')}")
+        from loradeck.client.build import build
+
+        click.echo(f"loradeck {version('loradeck')} build {build()}")
         ctx.exit()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.fakes.hub_in_process import Deck, key
+from tests.fakes.hub_in_process import Deck, key, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.cli import cli
@@ -135,3 +135,32 @@ async def test_every_rule_names_a_metric_that_a_hub_has_and_a_command_that_exist
     assert program == "loradeck"
     assert verb == "--once" or verb in cli.commands or verb in cli.list_commands(None)  # type: ignore[arg-type]
     assert rule["labels"]["severity"] in ("page", "ticket")
+
+
+async def test_a_replica_that_does_not_answer_or_whose_node_is_lost_is_alerted_on_until_it_is_heard(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release(seed=1))
+
+    async def fires() -> list[tuple[dict[str, str], float]]:
+        series = await said(deck)
+        return {rule["alert"]: firing(rule, series) for rule in RULES}["LoradeckUnheard"]
+
+    assert await fires() == []
+    agent.replica = agent.replica.model_copy(update={"answers": False, "alarm": "the router does not answer"})
+    await agent.report()
+    node = deck.hub.fleet.nodes["n1"]
+    await until(lambda: node.silent, "the hub has heard it")
+    ((labels, count),) = await fires()
+    assert (labels["tenant"], count) == ("acme", 1.0)
+    row = await deck.row()
+    assert (row.flipped, row.proven, "UNPRVN" in row.flags) == (0, 0, True)
+    agent.replica = agent.replica.model_copy(update={"answers": True, "alarm": ""})
+    await agent.report()
+    await until(lambda: not node.silent, "the hub has heard it")
+    assert await fires() == []
+    await agent.leave()
+    deck.hub.fleet.lose(node)
+    assert len(await fires()) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from typing import Any, cast
 
 import pytest
@@ -11,6 +13,7 @@ from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck_agent.serving import proof
 from loradeck_agent.serving.proof import AT_ONCE, Prover
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
@@ -73,3 +76,37 @@ async def test_an_engine_that_hangs_keeps_no_proof_of_another_engine_waiting(mon
     async with asyncio.timeout(5):
         await proven.wait()
     await prover.close()
+
+
+async def test_each_pointer_is_proven_again_within_the_bound_however_many_a_node_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proof, "REPEAT_S", 0.2)
+    monkeypatch.setattr(proof, "PACE_S", 0.02)
+    table, pointers, rounds = DesiredTable(), 12, 3
+    times: dict[str, list[float]] = {f"t{n}": [] for n in range(pointers)}
+    done = asyncio.Event()
+
+    async def send(ack: Ack) -> bool:
+        times[ack.tenant].append(time.monotonic())
+        if all(len(made) > rounds for made in times.values()):
+            done.set()
+        return True
+
+    board = AckBoard(send, frozenset({WELL}))
+    prover = Prover(table, cast(Any, {WELL: WELL}), cast(Any, None), cast(Any, None), board)
+
+    async def prove(at: TableEntry, engine: object) -> Judgement:
+        return Judgement(Level.PROVEN, None, "")
+
+    monkeypatch.setattr(prover, "_prove", prove)
+    for tenant in times:
+        at = entry(tenant)
+        table.entries[at.key] = at
+        prover.flipped(flipped(at, WELL))
+    async with asyncio.timeout(20):
+        await done.wait()
+    await prover.close()
+    gaps = [after - before for made in times.values() for before, after in itertools.pairwise(made)]
+    assert max(gaps) <= proof.repeats_within_s(pointers) + 0.2, "and what a busy machine takes"
+    assert max(gaps) > 0.8 * proof.REPEAT_S
