@@ -10,6 +10,7 @@ from loradeck.artifacts.folder_blobs import FolderBlobs
 from loradeck.artifacts.hash_checks import verify_folder
 from loradeck.artifacts.install import installing
 from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan
+from loradeck.artifacts.opening import open_blobs
 
 __all__ = [
     "BadArtifact",
@@ -19,6 +20,7 @@ __all__ = [
     "base_here",
     "base_manifest",
     "installing",
+    "open_blobs",
     "scan",
     "verify_adapter",
     "verify_folder",

@@ -108,6 +108,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loradeck.hub")
 
+ERASED_S = 60.0
+"""Seconds between attempts to remove files with erased rows that were not removed at once."""
+
 TICK_S = 1.0
 """Seconds between two looks at what comes true by time alone."""
 
@@ -303,8 +306,9 @@ class Hub:
         self.queue.fail_interrupted()
         self.failed_promotes.load()
         self.guard.load()
-        await self.garbage.drop_erased()  # the hub may have ended between an erasure and this
         async with asyncio.TaskGroup() as group:
+            # The hub may have ended between an erasure and this, or an object store did not answer.
+            group.create_task(_every(ERASED_S, self.garbage.drop_erased, first=0))
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
             group.create_task(_every(TICK_S, self._keep_reserve))
@@ -422,11 +426,12 @@ class Hub:
         self.pins.reported(node)
 
 
-async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Runs something again and again. A failure is logged and costs one turn, not the hub."""
+async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]], *, first: float | None = None) -> None:
+    """Runs something every so many seconds, and first after `first`. A failure is logged and costs one turn."""
+    await asyncio.sleep(seconds if first is None else first)
     while True:
-        await asyncio.sleep(seconds)
         try:
             await work()
         except Exception:
             log.exception("%s failed", work.__qualname__)
+        await asyncio.sleep(seconds)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loradeck.artifacts import FolderBlobs
+from loradeck.artifacts import open_blobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import Known
@@ -31,9 +31,10 @@ class HubProcess:
     """The store, and the hub over it: one that stands by, or the active one. The caller closes the store thread.
 
     `address` is where callers elsewhere reach this hub, `database` the URL of a PostgreSQL database in the place of the
-    file in `data`. While it is active it makes a backup in `backup_to` every `backup_every_s` seconds.
+    file in `data`, `artifacts` that of an object store in the place of the folder in it. While it is active it makes a
+    backup in `backup_to` every `backup_every_s` seconds.
 
-    Raises: StoreError (`store_unusable`, `disk_full`): nothing was changed.
+    Raises: StoreError (`store_unusable`, `disk_full`), or as `open_blobs`: nothing was changed.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class HubProcess:
         database: str | None = None,
         backup_to: Path | None = None,
         backup_every_s: float = EVERY_S,
+        artifacts: str | None = None,
     ) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         data.chmod(0o700)
+        self._blobs = open_blobs(artifacts, data / "artifacts")
         reserve = None if database else DiskReserve(data / "reserve")
         self.store = StoreThread(lambda: open_store(database or str(data / "hub.db")), reserve)
         self._sqlite = "" if database else SQLITE
@@ -63,7 +66,7 @@ class HubProcess:
         """The active hub. Blocking."""
         self._hub = hub = Hub(
             self.store,
-            FolderBlobs(self._data / "artifacts"),
+            self._blobs,
             hold=hold,
             name=self._name,
             key=private_key(self._data / "hub.key"),
@@ -112,7 +115,7 @@ class HubProcess:
 def open_hub(data: Path, **options: Any) -> tuple[Hub, StoreThread]:
     """The active hub over `data/hub.db`; `options` as `HubProcess` takes them. The caller closes the store thread.
 
-    Raises: StoreError (`store_unusable`, `disk_full`, `lease_held`): nothing was changed.
+    Raises: StoreError (`store_unusable`, `disk_full`, `lease_held`), or as `open_blobs`: nothing was changed.
     """
     process = HubProcess(data, **options)
     try:

@@ -157,6 +157,7 @@ def serve(
     database: str | None = None,
     backup_to: Path | None = None,
     backup_every: float = EVERY_S / 3600,
+    artifacts: str | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then writes what is in memory, gives up the lease and closes.
 
@@ -174,11 +175,13 @@ def serve(
         database: URL of a PostgreSQL database, without a password. None: the file `hub.db` in `data`.
         backup_to: folder for backups of the database, with the blobs that are new; None: none is made by the clock.
         backup_every: hours between two of them.
+        artifacts: URL of an object store for artifacts. None: the folder `artifacts` in `data`.
         address: URL at which callers elsewhere reach this hub, which hubs that stand by tell theirs. Empty: `listen`.
 
     Raises:
         Refused: `invalid_request`, for arguments that do not go together.
         StoreError: the database cannot be used.
+        BadArtifact: `store_lies`, `bad_store`, the object store cannot be used.
         OSError: the port is taken.
     """
     if (tls_cert is None) != (tls_key is None):
@@ -210,6 +213,7 @@ def serve(
                 database=database,
                 backup_to=backup_to,
                 backup_every_s=backup_every * 3600,
+                artifacts=artifacts,
             )
             bound.pop_all()
         try:

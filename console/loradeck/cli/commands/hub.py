@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ _run_options = together(
     ),
     click.option("--backup-every", type=float, default=6, show_default=True, help="Hours between two backups."),
     click.option("--backup-to", type=click.Path(path_type=Path), help="Folder for backups, with new blobs."),
+    click.option("--artifacts", metavar="URL", help="Keep artifacts at s3://BUCKET/PREFIX, gs:// or az://."),
     click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
     click.option(
         "--store", "database", metavar="URL", help="PostgreSQL, which hubs may share. [default: a file in --data]"
@@ -215,6 +217,46 @@ def migrate(source: str, target: str) -> None:
     exit_on_error(lambda: _with_hub(work, target, fix="the source was not changed"), as_json=False)
 
 
+@hub.command("check-artifacts")
+@click.argument("url", metavar="URL")
+def check_artifacts(url: str) -> None:
+    """Try an object store for artifacts, as a hub does when it starts: conditions of puts, uploads in parts, deletes.
+
+    Credentials come from the environment, as for the hub.
+    """
+
+    def work() -> None:
+        from loradeck.artifacts.object_store import opened, probe
+
+        probe(opened(url, retry_s=3))
+        click.echo(f"{url}: keeps its promises")
+
+    exit_on_error(lambda: _with_hub(work, url), as_json=False)
+
+
+@hub.command("copy-artifacts")
+@click.option("--from", "source", required=True, metavar="STORE", help="A folder artifacts/, or an object store's URL.")
+@click.option("--to", "target", required=True, metavar="STORE", help="Where to: the same.")
+def copy_artifacts(source: str, target: str) -> None:
+    """Copy a hub's artifacts to another store: from its folder to an object store, or back.
+
+    Each file is verified. Those that are there already are not copied again, and the source keeps its own.
+    """
+
+    def work() -> None:
+        from loradeck.artifacts.opening import copy, open_blobs
+
+        with tempfile.TemporaryDirectory(prefix="loradeck-copy-") as scratch:
+            stores = [
+                open_blobs(store, Path(scratch, str(n))) if "://" in store else open_blobs(None, Path(store))
+                for n, store in enumerate((source, target))
+            ]
+            files, size = copy(*stores)
+        click.echo(f"{files} files copied, {size / 1e6:,.1f} MB")
+
+    exit_on_error(lambda: _with_hub(work, target), as_json=False)
+
+
 @hub.command()
 @click.option("--older-than", "days", type=float, default=30, show_default=True, help="Days that adapters are kept.")
 @dry_run_option
@@ -326,11 +368,15 @@ def _serve(**settings: Any) -> None:
     exit_on_error(lambda: _with_hub(work, str(data), settings["listen"]), as_json=False)
 
 
+_EXTRAS = {"psycopg": ("postgres", "PostgreSQL"), "obstore": ("objects", "object stores")}
+"""Package -> the extra that brings it, and what it is for."""
+
 _FIX = "a second hub on the same folder, a full disk or a damaged file; nothing was changed"
 
 
 def _with_hub(work: Callable[[], None], data: str, listen: str | None = None, fix: str = _FIX) -> None:
     """Does work that needs the hub's packages, and turns its expected failures into those of a command."""
+    from loradeck.artifacts.errors import BadArtifact
     from loradeck.rules.errors import Refused
 
     try:
@@ -338,14 +384,15 @@ def _with_hub(work: Callable[[], None], data: str, listen: str | None = None, fi
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("loradeck"):
             raise
-        extras = "hub,postgres" if error.name == "psycopg" else "hub"
+        extra, what = _EXTRAS.get(error.name, ("hub", "hub"))
+        extras = extra if extra == "hub" else f"hub,{extra}"
         raise misused(
-            f"this installation has no {'PostgreSQL' if error.name == 'psycopg' else 'hub'} in it",
+            f"this installation has no {what} in it",
             where=f"the package {error.name} is missing",
             fix=f"{sys.executable} -m pip install 'loradeck[{extras}]'",
             code="no_hub",
         ) from None
-    except Refused as error:
+    except (Refused, BadArtifact) as error:
         raise misused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
     except OSError as error:
         raise misused(

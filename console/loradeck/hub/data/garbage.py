@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from loradeck.artifacts import Blobs
@@ -54,6 +54,8 @@ class Garbage:
     _blobs: Blobs
     _clock: Clock
     _jobs: Callable[[], Sequence[Job]]
+    _gone: set[str] = field(default_factory=set)
+    """Files with erased rows that this process has removed."""
 
     async def plan(self, request: CollectRequest) -> CollectPlan:
         """Lists everything that a collection would remove. Changes nothing."""
@@ -106,8 +108,9 @@ class Garbage:
 
     async def drop_erased(self) -> None:
         """Removes the files of datasets with erased rows that nothing else names."""
-        if files := self._files(set(), set(self._attestations.facts.erased)):
+        if files := self._files(set(), set(self._attestations.facts.erased)) - self._gone:
             await asyncio.to_thread(self._blobs.delete, files)
+            self._gone |= files
 
     async def _here(self) -> Mapping[str, int]:
         """The sizes in bytes of all files at the hub. One that comes later is not collected."""
