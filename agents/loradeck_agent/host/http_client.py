@@ -68,6 +68,13 @@ class Endpoint:
         port = parts.port or (443 if secure else 80)
         return cls(host=parts.hostname or "localhost", port=port, tls=tls if secure else None, server=server)
 
+    @property
+    def authority(self) -> str:
+        """The Host header: without the scheme's own port, as in the URLs that are signed."""
+        if self.unix:
+            return "localhost"
+        return str(self).removesuffix(":443" if self.tls else ":80")
+
     def __str__(self) -> str:
         if self.unix:
             return str(self.unix)
@@ -83,6 +90,7 @@ class _Asked:
     body: bytes | AsyncIterable[bytes] | None
     size: int | None
     sink: Callable[[bytes], None] | None
+    headers: Mapping[str, str]
 
 
 class _Line:
@@ -130,6 +138,7 @@ class HttpClient:
         size: int | None = None,
         timeout: float,
         sink: Callable[[bytes], None] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """Sends one request and reads its whole answer.
 
@@ -137,10 +146,11 @@ class HttpClient:
             body: JSON bytes, or an iterable of chunks of `size` bytes in all.
             timeout: seconds for the whole exchange, connecting included.
             sink: receives the body of a 2xx answer piece by piece instead of `Reply.body`.
+            headers: beside those of the client.
         """
         try:
             async with asyncio.timeout(timeout):
-                return await self._call(_Asked(method, path, body, size, sink))
+                return await self._call(_Asked(method, path, body, size, sink, headers or {}))
         except TimeoutError as error:
             why = f"{method} {path} took more than {timeout:g} s"
             raise Unreachable(str(self.endpoint), why, silent=True) from error
@@ -197,7 +207,7 @@ class HttpClient:
 
     async def _exchange(self, line: _Line, asked: _Asked) -> Reply:
         method, body, sink = asked.method, asked.body, asked.sink
-        headers = [("host", "localhost" if self.endpoint.unix else str(self.endpoint)), *self.headers.items()]
+        headers = [("host", self.endpoint.authority), *self.headers.items(), *asked.headers.items()]
         if isinstance(body, bytes):
             headers += [("content-type", "application/json"), ("content-length", str(len(body)))]
         elif body is not None:

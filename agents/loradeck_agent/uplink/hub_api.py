@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
 from loradeck.schemas.membership import RENEW_PATH, Joined
+from loradeck.schemas.protocol import SIGNED_URLS
 from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import CHUNK, Endpoint, HttpClient, Reply, problem_of
 from loradeck_agent.host.login import Login
 
@@ -81,8 +82,40 @@ class HubApi:
             ) from error
 
     async def blob(self, sha256: str, sink: Callable[[bytes], None]) -> None:
-        """Streams a blob into `sink`. The caller checks size and digest."""
-        checked(await self._http.call("GET", f"/v1/blobs/{sha256}", sink=sink, timeout=BLOB_S))
+        """Streams a blob into `sink`, perhaps from the hub's object store. The caller checks size and digest."""
+        path = f"/v1/blobs/{sha256}"
+        reply = await self._http.call("GET", path, sink=sink, timeout=BLOB_S, headers={SIGNED_URLS: "1"})
+        if reply.status == 307:
+            if await self._from_store(reply.headers.get("location", ""), sink):
+                return
+            reply = await self._http.call("GET", path, sink=sink, timeout=BLOB_S)  # the hub gives it itself
+        checked(reply)
+
+    async def _from_store(self, url: str, sink: Callable[[bytes], None]) -> bool:
+        """Streams what lies at a signed URL, without this node's credentials. False if nothing of it came.
+
+        What is secret in the URL gets into no error. A hub with TLS may not send its nodes to an address without.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and self.url.startswith("http:")):
+            return False
+        came = False
+
+        def taken(chunk: bytes) -> None:
+            nonlocal came
+            came = True
+            sink(chunk)
+
+        store = HttpClient(Endpoint.of_url(url))
+        try:
+            reply = await store.call("GET", f"{parts.path}?{parts.query}", sink=taken, timeout=BLOB_S)
+        except Unreachable:
+            if came:
+                raise Unreachable(str(store.endpoint), "the object store broke off in the middle of a file") from None
+            return False
+        finally:
+            store.close()
+        return reply.status == 200
 
     async def dataset(self, digest: str) -> DatasetManifest:
         """A dataset's manifest.

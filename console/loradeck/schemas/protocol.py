@@ -38,3 +38,7 @@ def agreed(theirs: int) -> int | None:
 def unknown_features(needs: Iterable[str], supported: Iterable[str] = SUPPORTED) -> list[str]:
     """The features among `needs` that are not supported, sorted."""
     return sorted(set(needs).difference(supported))
+
+
+SIGNED_URLS = "x-loradeck-signed-urls"
+"""Request header of an agent that follows the hub's redirect to a signed URL of its object store. Any value."""

@@ -37,6 +37,7 @@ from loradeck.schemas.link import (
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, SuiteManifest
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
+from loradeck.schemas.protocol import SIGNED_URLS
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import TableEntry, table_digest
 
@@ -61,6 +62,8 @@ class FakeHub:
         self.heard: list[BaseModel] = []
         self.releases: dict[str, tuple[Release, AdapterManifest | None]] = {}
         self.blobs: dict[str, bytes] = {}
+        self.elsewhere: str | None = None
+        """An object store's URL that those who can follow are sent to."""
         self.giving = asyncio.Event()
         """While it is clear, whoever asks for a blob waits."""
         self.giving.set()
@@ -278,6 +281,8 @@ class FakeHub:
 
     async def _blob(self, request: web.Request) -> web.Response:
         await self.giving.wait()
+        if self.elsewhere is not None and SIGNED_URLS in request.headers:
+            raise web.HTTPTemporaryRedirect(f"{self.elsewhere}/{request.match_info['sha']}?signature=secret")
         data = self.blobs.get(request.match_info["sha"])
         return web.Response(body=data) if data is not None else _problem(404, "unknown_blob")
 

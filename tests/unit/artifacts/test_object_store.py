@@ -32,13 +32,11 @@ def test_an_honest_store_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_store_that_lies_is_refused_with_the_reason(
-    lie: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_store_that_lies_is_refused_with_the_reason(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with lying_store(lie) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         with pytest.raises(BadArtifact) as caught:
-            open_blobs("s3://bucket/prefix", tmp_path)
+            probe(opened("s3://bucket/prefix"))
     assert caught.value.code == "store_lies"
     assert REASONS[lie] in caught.value.detail
 

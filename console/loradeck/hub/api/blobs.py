@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
@@ -19,6 +19,7 @@ from loradeck.rules.access import role_at
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
+from loradeck.schemas.protocol import SIGNED_URLS
 
 LARGEST = 64 << 30
 """Bytes of one blob."""
@@ -32,6 +33,9 @@ router = APIRouter(prefix="/v1", tags=["blobs"], route_class=_BlobRoute)
 
 PIECE = 1 << 20
 """Bytes gathered before they go to the disk, in a thread of its own."""
+
+DIRECT = 8 << 20
+"""Bytes from which on a blob comes from the object store itself, for those who can follow."""
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -85,13 +89,16 @@ async def head(sha256: str, hub: ThisHub, caller: ReaderOfEach) -> Response:
 async def get(sha256: str, hub: ThisHub, request: Request, caller: ReaderOfEach) -> Response:
     """A blob's bytes, or those of one Range. Rows are for releasers, and for nodes with a job on them.
 
-    A read of rows is in the audit trail.
+    A read of rows is in the audit trail. An agent that can follow is sent to a signed URL of the object store, where
+    there is one and the blob is large.
     """
     _check_read(hub, caller, sha256)
     if rows := hub.catalogue.rows_in.get(sha256):
         mark(request, rows_of=" ".join(sorted(rows)))
     blobs = hub.blobs
     size = await asyncio.to_thread(blobs.size, sha256)
+    if SIGNED_URLS in request.headers and size >= DIRECT and (url := await asyncio.to_thread(blobs.signed, sha256)):
+        return RedirectResponse(url, headers={"cache-control": "no-store"})
     start, stop, part = _range(request.headers.get("range"), size)
     headers = {"content-length": str(stop - start), "accept-ranges": "bytes", "etag": f'"{sha256}"'}
     if part:
