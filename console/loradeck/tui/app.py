@@ -167,11 +167,6 @@ class Deck(App[Context], inherit_bindings=False):
         screen = self.screen_stack[-1] if self._screen_stacks.get(self._current_mode) else None
         return screen if isinstance(screen, ListScreen) else None
 
-    @property
-    def terminal(self) -> Driver | None:
-        """What writes to the terminal."""
-        return self._driver
-
     # ---- what is seen ----------------------------------------------------------------------------------------
 
     def _request(self) -> None:

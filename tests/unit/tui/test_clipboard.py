@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 from tests.fakes.console_stage import Stage, notice, stage
 
-from loradeck.tui.terminal.clipboard import MOST_BYTES, TooLong, copied
+from loradeck.tui.terminal.clipboard import MOST_BYTES
 
 
-def test_the_sequence_carries_the_text() -> None:
-    sequence = copied("ssh gpu-04 \u00e9")
-    assert sequence.startswith("\x1b]52;c;")
-    assert sequence.endswith("\x07")
-    assert base64.b64decode(sequence[7:-1]).decode() == "ssh gpu-04 \u00e9"
+async def test_the_sequence_that_copies_carries_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMUX", raising=False)
+    async with stage() as on:
+        written: list[str] = []
+        assert on.deck._driver is not None
+        monkeypatch.setattr(on.deck._driver, "write", written.append)
+        await on.press("c")
+        (sequence,) = [text for text in written if text.startswith("\x1b]52;c;")]
+        assert sequence.endswith("\x07")
+        assert base64.b64decode(sequence[7:-1]).decode() == on.deck.state.identity
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *, status: int) -> Path:
@@ -59,10 +64,12 @@ async def test_where_tmux_takes_nothing_the_screen_does_not_say_copied(
         assert notice(on).startswith("not copied: tmux did not take")
 
 
-def test_more_than_terminals_take_is_refused_and_not_cut() -> None:
-    assert len(copied("x" * MOST_BYTES)) <= 100_000
-    with pytest.raises(TooLong, match="74,995 bytes; terminals take 74,994"):
-        copied("x" * (MOST_BYTES + 1))
+async def test_more_than_terminals_take_is_refused_and_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(base64.b64encode(b"x" * MOST_BYTES)) <= 100_000
+    monkeypatch.setattr("loradeck.tui.actions.key_actions.MOST_BYTES", 63)
+    async with stage() as on:
+        await on.press("c")
+        assert notice(on) == "not copied: 64 bytes; terminals take 63"
 
 
 async def test_c_copies_what_names_the_selection_on_every_screen(monkeypatch: pytest.MonkeyPatch) -> None:

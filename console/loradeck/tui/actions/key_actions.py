@@ -18,7 +18,7 @@ from loradeck.tui.lines.rollback_panel import pin_command
 from loradeck.tui.model.progress import is_done
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.terminal.clipboard import TooLong, copied, load_tmux_buffer
+from loradeck.tui.terminal.clipboard import MOST_BYTES, load_tmux_buffer
 from loradeck.tui.terminal.driver import together
 from loradeck.tui.text.spans import Line, line, plural
 from loradeck.tui.widgets.page import Page, pressed
@@ -172,13 +172,11 @@ class KeyActions:
         if wanted is None:
             self._window.notice("nothing to copy here", "dim")
             return
-        if self._window.terminal is None:
+        size = len(wanted.encode())
+        if size > MOST_BYTES:
+            self._window.notice(f"not copied: {size:,} bytes; terminals take {MOST_BYTES:,}", "warn")
             return
-        try:
-            self._window.terminal.write(copied(wanted))
-        except TooLong as error:
-            self._window.notice(f"not copied: {error}", "warn")
-            return
+        self._window.copy_to_clipboard(wanted)
         what = clean(wanted) if len(wanted) <= 64 else plural(len(wanted), "character")
         if os.environ.get("TMUX"):
             self._window.run_worker(self._copy_to_tmux(wanted, what), group="copy", exclusive=True)

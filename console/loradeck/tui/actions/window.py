@@ -3,8 +3,6 @@
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from textual.driver import Driver
-
 from loradeck.client.config import Context
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.widgets.grid import Grid
@@ -41,9 +39,8 @@ class Window(Protocol):
     def front(self) -> Front | None:
         """The list in front; None while a page covers it."""
 
-    @property
-    def terminal(self) -> Driver | None:
-        """What writes to the terminal."""
+    def copy_to_clipboard(self, text: str) -> None:
+        """Put text on the clipboard of the terminal, by OSC 52."""
 
     def notice(self, text: str, style: str = "") -> None:
         """One line above the footer, until the next key."""

@@ -88,6 +88,7 @@ def summary_line(state: ConsoleState, width: int) -> Line:
         Screen.ADAPTERS: _adapters,
         Screen.DATA: _data,
     }[state.screen](state)
+    spans += _fetched(state)
     if state.link is Link.LOST:
         as_of_ms = (state.hub_now_ms or 0) - int(state.silent_s * 1000)
         spans = [Span(f" figures are from {clock(as_of_ms, seconds=True)}: {clean(state.link_trouble)}", "bad")]
@@ -158,26 +159,24 @@ def _gates(state: ConsoleState) -> list[Span]:
         spans.append(Span(f"   {failed} failed", "warn"))
     if state.registry.unreadable:
         spans.append(Span(f"   {state.registry.unreadable} not readable by this console", "warn"))
-    return [*spans, *_fetched(state, Screen.GATES)]
+    return spans
 
 
 def _adapters(state: ConsoleState) -> list[Span]:
     versions = state.registry.adapters.values()
     names = {(version.manifest.tenant, version.manifest.name) for version in versions}
-    spans = [Span(f" {plural(len(versions), 'version')} of {plural(len(names), 'adapter')}")]
-    return [*spans, *_fetched(state, Screen.ADAPTERS)]
+    return [Span(f" {plural(len(versions), 'version')} of {plural(len(names), 'adapter')}")]
 
 
 def _data(state: ConsoleState) -> list[Span]:
     kinds = [entry.kind for entry in state.registry.data.values()]
-    spans = [Span(f" {plural(kinds.count('dataset'), 'dataset')}   {plural(kinds.count('suite'), 'suite')}")]
-    return [*spans, *_fetched(state, Screen.DATA)]
+    return [Span(f" {plural(kinds.count('dataset'), 'dataset')}   {plural(kinds.count('suite'), 'suite')}")]
 
 
-def _fetched(state: ConsoleState, which: Screen) -> list[Span]:
-    """The age of fetched rows once they are old, and the error that keeps newer ones away."""
-    fetch = state.fetches[which]
-    if fetch.at is None:
+def _fetched(state: ConsoleState) -> list[Span]:
+    """The age of fetched rows once they are old, and the error that keeps newer ones away; nothing of the feed's."""
+    fetch = state.fetches.get(state.screen)
+    if fetch is None or fetch.at is None:
         return []
     old = state.clock() - fetch.at
     if fetch.trouble:

@@ -1,29 +1,16 @@
 """Putting text on the clipboard of the terminal one sits at, through SSH and tmux."""
 
 import asyncio
-import base64
 import contextlib
 
 MOST_BYTES = 74_994
-"""Bytes of text that terminals accept: xterm reads sequences of up to 100,000, and base64 makes four of three."""
+"""Bytes of text that terminals accept: xterm reads sequences of up to 100,000, and base64 makes four of three.
+
+More, cut in the middle, would be worse than nothing. tmux takes OSC 52 as it is where its `set-clipboard` is `on`.
+"""
 
 TMUX_S = 2.0
 """Seconds that tmux may take to accept a text."""
-
-
-class TooLong(ValueError):
-    """More text than terminals accept; cut in the middle it would be worse than nothing."""
-
-
-def copied(text: str) -> str:
-    """The OSC 52 sequence that copies `text`. tmux takes it as it is where its `set-clipboard` is `on`.
-
-    Raises: TooLong.
-    """
-    data = text.encode()
-    if len(data) > MOST_BYTES:
-        raise TooLong(f"{len(data):,} bytes; terminals take {MOST_BYTES:,}")
-    return f"\x1b]52;c;{base64.b64encode(data).decode()}\x07"
 
 
 async def load_tmux_buffer(text: str) -> bool:
