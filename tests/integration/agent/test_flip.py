@@ -32,7 +32,9 @@ async def test_a_directive_is_flipped_then_proven_and_callers_get_the_release(
 async def test_going_back_to_a_resident_release_loads_nothing_and_is_acknowledged_in_order(
     node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
 ) -> None:
-    await hub.desire(entry(v1.ref, 1, keys=KEYS))
+    on_v1 = entry(v1.ref, 1, keys=KEYS)
+    await hub.desire(on_v1)
+    await hub.ack(on_v1, "proven")
     on_v2 = entry(v2.ref, 2, beneath=(v1.ref,), keys=KEYS)
     await hub.desire(on_v2)
     await hub.ack(on_v2, "proven")

@@ -86,7 +86,7 @@ def test_a_breached_release_is_skipped_with_the_way_out_and_r_goes_there_again_a
     wait_until("breached", lambda: "BAD" in desk.row(tenant).flags)
     desk.json("promote", tenant, "v3", "--yes", "--wait", "proven")
     shown = desk.run("route", "show", tenant).stdout
-    assert f"skipped v2 {live.live.id[:6]}: breached: bad 100.0% of 60" in shown
+    assert f"skipped v2 {live.live.id[:6]}: breached: bad 100.0% of 60, by {node.name} alone" in shown
     way_out = f"loradeck lift {tenant} production v2 --reason"
     assert way_out in shown
     done = desk.run(*way_out.split()[1:], "the schema was wrong", "--yes")

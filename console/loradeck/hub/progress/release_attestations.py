@@ -42,8 +42,8 @@ class ReleaseAttestations:
     _unsoaked: set[PointerKey] = field(default_factory=set, init=False)
     _soak_beneath: set[PointerKey] = field(default_factory=set, init=False)
     """Pointers whose soak setting is still to be applied to the releases beneath: it is new, or the hub is."""
-    _unjudged: set[PointerKey] = field(default_factory=set, init=False)
-    """Pointers whose counters have grown since the last tick, or whose release is past a limit by one node's word."""
+    _by_one_node: set[PointerKey] = field(default_factory=set, init=False)
+    """Pointers whose release is past a limit by the word of one node, while others serve it too."""
     _writing: set[Name] = field(default_factory=set, init=False)
     _seen: list[tuple[Attestation, Name]] = field(default_factory=list, init=False)
 
@@ -91,8 +91,9 @@ class ReleaseAttestations:
         )
 
     def traffic(self, key: PointerKey) -> None:
-        """The counters of a pointer grew: its release may be breached, which the next tick looks at, or have soaked."""
-        self._unjudged.add(key)
+        """Attests a breach, or that the release has soaked, after the counters of a pointer grew."""
+        if key not in self._by_one_node:
+            self._maybe_breached(key)
         if key in self._unsoaked:
             self._maybe_soak_live(key)
 
@@ -105,7 +106,7 @@ class ReleaseAttestations:
         if breach is not None:
             self._write(AttestationKind.BREACHED, pointer, pointer.release, asdict(breach))
         elif alone:
-            self._unjudged.add(key)
+            self._by_one_node.add(key)
 
     def settings_changed(self, key: PointerKey) -> None:
         """Applies a route's new settings to the releases beneath: they may have soaked by these."""
@@ -114,12 +115,12 @@ class ReleaseAttestations:
             self._maybe_soak_beneath(key)
 
     def tick(self) -> None:
-        """Attests what is breached, and what has soaked by time alone; called once a second."""
+        """Attests what has soaked by time alone; called once a second."""
         for key in list(self._unsoaked):
             self._maybe_soak_live(key)
         for key in list(self._soak_beneath):
             self._maybe_soak_beneath(key)
-        keys, self._unjudged = self._unjudged, set()
+        keys, self._by_one_node = self._by_one_node, set()
         for key in keys:
             self._maybe_breached(key)
 

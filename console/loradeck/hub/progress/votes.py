@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import floor
 
@@ -55,6 +55,8 @@ class _OfStint:
     slow: Detector = field(init=False)
     totals: dict[str, dict[str, Units]] = field(default_factory=dict)
     """Figure -> node -> its units in all this time."""
+    recent: dict[str, dict[str, dict[int, Units]]] = field(default_factory=dict)
+    """Figure -> node -> second -> its units of the last minute."""
 
     def begin(self, lift: int, since: int) -> None:
         """Begins without evidence."""
@@ -63,6 +65,7 @@ class _OfStint:
         by_figure = zip(FIGURES, self.limits[:2], strict=True)
         self.since_move = {figure: Detector(rollback_limit(share), restarting=False) for figure, share in by_figure}
         self.totals = {figure: {} for figure in FIGURES}
+        self.recent = {figure: {} for figure in FIGURES}
 
     def limit(self, limits: Limits) -> None:
         """Takes other limits. What speaks against the release now is looked at anew; what has since its move, stays."""
@@ -76,6 +79,16 @@ class _OfStint:
         self.since_move[figure].add(at, units, bad)
         k, n = self.totals[figure].get(node, (0, 0))
         self.totals[figure][node] = (k + bad, n + units)
+        seconds = self.recent[figure].setdefault(node, {})
+        k, n = seconds.get(at, (0, 0))
+        seconds[at] = (k + bad, n + units)
+
+    def by_node(self, figure: str, now: int) -> dict[str, Units]:
+        """Node -> its units of the last minute."""
+        for seconds in self.recent[figure].values():
+            for at in [at for at in seconds if at < now - HORIZON_S]:
+                del seconds[at]
+        return {node: _sum(seconds.values()) for node, seconds in self.recent[figure].items()}
 
 
 class Votes:
@@ -153,7 +166,7 @@ class Votes:
         level = flag_level(len(self._stints))
         for figure, detector in found.detectors.items():
             if detector.evidence(second) >= level:
-                return breach_of_votes(figure, self._by_node(found, figure), placed(), detector.limit)
+                return breach_of_votes(figure, found.by_node(figure, second), placed(), detector.limit)
         return NOTHING
 
     def since_move(
@@ -182,17 +195,6 @@ class Votes:
                 alone=judged.alone if judged.breach is None else "",
             )
         return None
-
-    def _by_node(self, found: _OfStint, figure: str) -> Mapping[str, Units]:
-        """Node -> its units of the last minute that were bad (or failed), and all of them."""
-        by_node: dict[str, Units] = {}
-        for heard in found.heard.values():
-            k, n = by_node.get(heard.node, (0, 0))
-            for at, units, failed, sampled, bad in heard.seconds.values():
-                if at >= found.since:
-                    k, n = (k + bad, n + sampled) if figure == "bad" else (k + failed, n + units)
-            by_node[heard.node] = (k, n)
-        return by_node
 
 
 def _sum(units: Iterable[Units]) -> Units:
