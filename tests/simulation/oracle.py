@@ -508,7 +508,10 @@ class Oracle:
                 held = router.table.contents
                 mine = held.entries.get(key)
                 # A hub that starts gives its entries the rev at which it started: one that lost it has the same entry.
-                if mine is None or mine.unsigned() != entry.for_router(hub.fleet.nodes[name].features):
+                given = entry.for_router(hub.fleet.nodes[name].features)
+                if mine is not None and not mine.log:  # it came from a hub of the version before, without a position
+                    given = given.model_copy(update={"log": "", "incarnation": "", "rev": 0})
+                if mine is None or mine.unsigned() != given:
                     return f"{name} holds {mine.fence if mine else None} of {'/'.join(key)}, not {entry.fence}"
                 force = held.in_force.get(key)
                 pin = held.pins.get(key)

@@ -44,7 +44,7 @@ def test_each_function_of_a_rule_is_used_and_tested_where_the_table_says(
 @pytest.fixture(scope="module")
 def run() -> set[str]:
     """The functions that a few seeds run: of the usual plans, of older copies of the database, and of two hubs."""
-    usual = simulate("--functions", "--seeds", "0:25")["functions"]
+    usual = simulate("--functions", "--seeds", "0:35")["functions"]
     restored = simulate("--functions", "--seeds", "0:15", "--faults", "restore hub")["functions"]
     two_hubs = simulate("--functions", "--seeds", "0:8", "--faults", "stand by")["functions"]
     return {*usual, *restored, *two_hubs}
