@@ -70,9 +70,7 @@ def _early_acknowledgement() -> list[Patch]:
 
 def _one_word() -> list[Patch]:
     """One node's figures make a breach, whoever else serves the pointer."""
-    return [
-        (health, "breach_by_node", lambda total, by_node, placed, limit: health.Judged(health.breached(total, limit)))
-    ]
+    return [(health, "_agreed", lambda breach, deciding, counted, placed: health.Judged(breach))]
 
 
 def _newest_link() -> list[Patch]:
@@ -226,7 +224,7 @@ class Mistake:
 
 MUTATIONS: dict[str, Mistake] = {
     "fleet-fence": Mistake(_fleet_fence),
-    "switch-fence": Mistake(_switch_fence, ("slow router", "pause"), ("promote", "rollback")),
+    "switch-fence": Mistake(_switch_fence, ("slow router", "pause"), ("rollback", "undo")),
     "early-acknowledgement": Mistake(_early_acknowledgement, ("power cut",), ("promote", "rollback")),
     "two-leases": Mistake(_two_leases, ("second hub",)),
     "ignored-gap": Mistake(_ignored_gap, ("lose directives",), ("promote", "rollback")),

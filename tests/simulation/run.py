@@ -448,9 +448,9 @@ class Run:
         honest = agent.reports._report
         self.oracle.liars.add(node.name)
 
-        def lying(traffic: tuple[Traffic, ...], silences: int) -> Report:
+        def lying(traffic: tuple[Traffic, ...], *more: Any) -> Report:
             told = lying_figures(agent.table.entries.values(), node.name, next(turns), fault.variant)
-            return honest(traffic, silences).model_copy(update={"traffic": told})
+            return honest(traffic, *more).model_copy(update={"traffic": told})
 
         agent.reports._report = lying  # type: ignore[method-assign]
         return lambda: setattr(agent.reports, "_report", honest)
