@@ -128,8 +128,12 @@ class RouteConfig(Strict):
     soak: Soak = Soak()
     gate: GateConfig | None = None
     breach: BreachLimit = BreachLimit()
-    objectives: Objectives = Objectives()
-    guard: Guard = Field(Guard.OFF, description="what happens by itself when a new release breaks the objectives")
+    objectives: Objectives = Field(Objectives(), exclude_if=lambda objectives: objectives == Objectives())
+    guard: Guard = Field(
+        Guard.OFF,
+        exclude_if=lambda guard: guard is Guard.OFF,
+        description="what happens by itself when a new release breaks the objectives",
+    )
     checks: ResponseChecks = ResponseChecks()
     gap: Gap = Gap.LEFT
     residency: RouteResidency = Field(
