@@ -23,24 +23,35 @@ def mark(request: Request, **subject: str) -> None:
 
 
 async def audited(trail: AuditTrail, app: Any, scope: Any, receive: Any, send: Any) -> None:
-    """Serves a call through an ASGI app, and notes it with the status of its answer."""
+    """Serves a call through an ASGI app, and notes it with the status of its answer.
+
+    The answer to a call that makes a token waits until its line is written: a token without one counts as forged.
+    """
     if scope["type"] == "websocket":
         trail.called(scope[CALLER], scope["path"].rpartition("/")[2], {})
         await app(scope, receive, send)
         return
-    status: int | None = None
+    noted, status = False, None
+
+    def note() -> None:
+        nonlocal noted
+        method, marked = scope["method"], scope.get(MARKED)
+        if not noted and (marked is not None or not (method in _READS or scope["path"].startswith(_FILES))):
+            named = {name: str(value) for name, value in scope.get("path_params", {}).items()}
+            path = getattr(scope.get("route"), "path", None) or scope["path"][:200]
+            trail.called(scope[CALLER], f"{method} {path}", named | (marked or {}), status)
+        noted = True
 
     async def watched(message: Any) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
+            if "token" in (scope.get(MARKED) or {}):
+                note()
+                await trail.flush()
         await send(message)
 
     try:
         await app(scope, receive, watched)
     finally:
-        method, marked = scope["method"], scope.get(MARKED)
-        if marked is not None or not (method in _READS or scope["path"].startswith(_FILES)):
-            named = {name: str(value) for name, value in scope.get("path_params", {}).items()}
-            path = getattr(scope.get("route"), "path", None) or scope["path"][:200]
-            trail.called(scope[CALLER], f"{method} {path}", named | (marked or {}), status)
+        note()
