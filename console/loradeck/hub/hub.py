@@ -361,7 +361,8 @@ class Hub:
         self.jobs.forget_checkpoints()
         self.queue.assign()
         if step := self._clock_steps.step_ms():
-            what = f"the clock of the hub's host was set {'forward' if step > 0 else 'back'} by {abs(step) // 1000} s"
+            way, seconds = "forward" if step > 0 else "back", round(abs(step) / 1000)
+            what = f"the clock of the hub's host was set {way} by {seconds} s"
             log.error("%s", what)
             self.audit.note(AuditDraft(actor=audit.HUB, call="clock", detail=what))
         for token_id in (*self.tokens.take_expired(), *(self.sign_ins.take_ended() if self.sign_ins else ())):
