@@ -34,8 +34,9 @@ from tests.unit.artifacts.test_blobs import (
     test_the_same_blob_may_come_in_many_times_at_once,  # noqa: F401
 )
 
-from loradeck.artifacts import Blobs, FolderBlobs, open_blobs
-from loradeck.artifacts.opening import copy
+from loradeck.artifacts import Blobs
+from loradeck.artifacts.folder_blobs import FolderBlobs
+from loradeck.artifacts.opening import copy, open_blobs
 from loradeck.schemas.jobs import ExecutorEventType
 from loradeck.schemas.protocol import SIGNED_URLS
 from loradeck_agent.host.config import AgentConfig

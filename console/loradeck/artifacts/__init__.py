@@ -6,21 +6,17 @@ Nothing here imports torch, and nothing reads a pickle.
 from loradeck.artifacts.adapters import verify_adapter
 from loradeck.artifacts.blobs import Blobs
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.folder_blobs import FolderBlobs
 from loradeck.artifacts.hash_checks import verify_folder
 from loradeck.artifacts.install import installing
 from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan
-from loradeck.artifacts.opening import open_blobs
 
 __all__ = [
     "BadArtifact",
     "Blobs",
-    "FolderBlobs",
     "base_digest",
     "base_here",
     "base_manifest",
     "installing",
-    "open_blobs",
     "scan",
     "verify_adapter",
     "verify_folder",
