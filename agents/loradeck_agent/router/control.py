@@ -59,7 +59,7 @@ class Control:
     _stats: Stats
     _trace: Trace
     asks_user: bool = False
-    """Whether it has to see itself that its own user calls: at an address that has no mode."""
+    """Whether the server compares the caller's user with its own, since its address has no file mode that does."""
 
     def app(self) -> web.Application:
         """The aiohttp application that serves the calls."""

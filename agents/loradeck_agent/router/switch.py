@@ -104,7 +104,7 @@ class Switch:
 
     @property
     def trouble(self) -> str:
-        """What the disk refuses the table, in words; empty: nothing."""
+        """The fault of the table's disk, in words; empty while it takes every write."""
         return self._table.trouble
 
     @property

@@ -23,7 +23,7 @@ LOOK_BATCH = 8
 
 
 class Objective(Protocol):
-    """What a recipe minimises over pieces of a step, and how it measures rows that are not trained on."""
+    """The objective of a recipe: its loss over pieces of a step, and its measure of rows that are not trained on."""
 
     def size(self, examples: Sequence[Example]) -> float:
         """The number of units (answer tokens or pairs) in these rows, by which sums are divided."""

@@ -306,7 +306,7 @@ class Promotions:
             message=_loading(promotion),
         )
 
-    def _send(self, promotion: Promotion, only: Node | None = None) -> None:
+    def _send(self, promotion: Promotion) -> None:
         """Sends the prepare to the linked nodes that do not have it yet."""
         job = self._jobs.get(promotion.id)
         assert job is not None
@@ -327,9 +327,8 @@ class Promotions:
             node = self._fleet.nodes.get(name)
             if ready or node is None or node.link is None or name in promotion.sent:
                 continue
-            if only is None or only is node:
-                promotion.sent.add(name)
-                node.link.put_message(message)
+            promotion.sent.add(name)
+            node.link.put_message(message)
 
     # ---- on its way ----------------------------------------------------------------------------------------
 

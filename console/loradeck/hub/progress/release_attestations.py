@@ -92,6 +92,9 @@ class ReleaseAttestations:
 
     def traffic(self, key: PointerKey) -> None:
         """Attests a breach, or that the release has soaked, after the counters of a pointer grew."""
+        pointer = self._state.pointers.get(key)
+        if pointer is None or pointer.release is None:
+            return
         if key not in self._by_one_node:
             self._maybe_breached(key)
         if key in self._unsoaked:
@@ -99,8 +102,9 @@ class ReleaseAttestations:
 
     def _maybe_breached(self, key: PointerKey) -> None:
         """Attests a breach. Where one node alone speaks of it, it is looked at again with the next tick."""
-        pointer = self._state.pointers.get(key)
-        if pointer is None or pointer.release is None or self._attestations.facts.is_breached(pointer, pointer.release):
+        pointer = self._state.pointers[key]
+        self._by_one_node.discard(key)
+        if pointer.release is None or self._attestations.facts.is_breached(pointer, pointer.release):
             return
         breach, alone = self._health.judged(pointer)
         if breach is not None:
@@ -120,8 +124,7 @@ class ReleaseAttestations:
             self._maybe_soak_live(key)
         for key in list(self._soak_beneath):
             self._maybe_soak_beneath(key)
-        keys, self._by_one_node = self._by_one_node, set()
-        for key in keys:
+        for key in list(self._by_one_node):
             self._maybe_breached(key)
 
     def _maybe_soak_live(self, key: PointerKey) -> None:

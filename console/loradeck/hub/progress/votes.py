@@ -19,13 +19,10 @@ from loradeck.rules.quality.detection import (
     rollback_limit,
 )
 from loradeck.rules.quality.guard import Evidence
-from loradeck.rules.quality.health import FIGURES, Judged, breach_of_votes
+from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TTFT_BUCKETS_MS, SecondOfVotes, Traffic
-
-Units = tuple[int, int]
-"""Units that were bad, and all of them."""
 
 NOTHING = Judged()
 """There is no evidence against a release."""
@@ -130,10 +127,9 @@ class Votes:
             at, units, failed, sampled, bad = one
             _, known, known_failed, known_sampled, known_bad = heard.seconds.get(at, (at, 0, 0, 0, 0))
             grown = (units - known, failed - known_failed, sampled - known_sampled, bad - known_bad)
-            if not now - HORIZON_S <= at <= now + 1 or min(grown) < 0 or not bad <= sampled <= units <= LARGEST:
+            in_time = now - HORIZON_S <= at <= now + 1
+            if not in_time or min(grown) < 0 or not bad <= sampled <= units <= LARGEST or failed > units:
                 continue  # too late, or no count of anything
-            if failed > units:
-                continue
             heard.seconds[at] = one
             if at >= found.since:
                 found.add(node, at, "bad", grown[2], grown[3])
@@ -180,9 +176,11 @@ class Votes:
         """
         stints, second = self._stints.get(key, {}), floor(self._clock())
         found, beside = stints.get(stint), stints.get(control) if control is not None else None
-        for figure, detector in found.since_move.items() if found is not None else ():
+        if found is None:
+            return None
+        for figure, detector in found.since_move.items():
             nats = detector.evidence(second)
-            if found is None or nats < ROLLBACK_LEVEL:
+            if nats < ROLLBACK_LEVEL:
                 continue
             by_node = found.totals[figure]
             judged = breach_of_votes(figure, by_node, placed(), detector.limit)

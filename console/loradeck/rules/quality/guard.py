@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loradeck.rules.quality.health import ENOUGH
+from loradeck.rules.quality.health import ENOUGH, Units
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import Guard
@@ -25,9 +25,6 @@ FEWEST_CALLERS = 3
 CONFIDENCE_Z = 3.29
 """Normal quantile (99.9 %) of the intervals that have to lie apart for one release to be worse than another."""
 
-Votes = tuple[int, int]
-"""Units that were bad, and all of them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -39,8 +36,8 @@ class Evidence:
     """
 
     figure: str
-    votes: Votes
-    control: Votes | None
+    votes: Units
+    control: Units | None
     callers: int
     nats: float
     alone: str = ""
@@ -68,7 +65,7 @@ class Evidence:
         }
 
 
-def _share(votes: Votes) -> str:
+def _share(votes: Units) -> str:
     return f"{votes[0] / votes[1]:.1%} of {votes[1]}" if votes[1] else "nothing"
 
 

@@ -10,6 +10,9 @@ from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
 
+Units = tuple[int, int]
+"""Units of requests that were bad, and all of them."""
+
 ENOUGH = 50
 """Number of answers below which a share is not compared, over all replicas or on one."""
 
@@ -76,7 +79,7 @@ def breach_by_node(total: Counts, by_node: Mapping[str, Counts], placed: Iterabl
     return _agreed(breach, deciding, counted, placed)
 
 
-def breach_of_votes(what: str, by_node: Mapping[str, tuple[int, int]], placed: Iterable[str], limit: float) -> Judged:
+def breach_of_votes(what: str, by_node: Mapping[str, Units], placed: Iterable[str], limit: float) -> Judged:
     """Judges a release against which there is evidence (`loradeck.rules.quality.detection`), as `breach_by_node` does.
 
     Args:
