@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from loradeck.client.setting_errors import setting_errors
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck.schemas.route import NodeLimits
@@ -163,6 +162,8 @@ class AgentConfig(Strict):
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
+            from loradeck.client.setting_errors import setting_errors  # it suggests names, by difflib: half a megabyte
+
             raise ConfigError(
                 "config_invalid",
                 f"{path} has {error.error_count()} wrong setting" + "s" * (error.error_count() > 1),

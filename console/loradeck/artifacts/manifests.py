@@ -8,8 +8,6 @@ import secrets
 import time
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import Hasher, plain_files, sha256_of
 from loradeck.artifacts.staging import private_folder
@@ -96,6 +94,8 @@ def base_here(folder: Path, *, cache: Path | None = None) -> BaseManifest:
     Raises:
         BadArtifact: `bad_artifact`: see `base_files`.
     """
+    from platformdirs import user_cache_path  # an agent, which counts its memory, never asks for it
+
     remembered = RememberedDigests(cache or Path(user_cache_path("loradeck")) / "digests.json")
     found = base_manifest(folder, "-", "-", sha256=remembered)
     remembered.save()
