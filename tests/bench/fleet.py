@@ -114,7 +114,7 @@ def simulated(nodes: int, tenants: int, *, report_s: float, on: Sequence[int] = 
 def two_nodes(tenants: int) -> Iterator[Simulated]:
     """A hub with so many tenants that two promotes each have moved, proven on both of its two simulated nodes."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
-        fleet = Fleet(root=Path(folder), base=Path(folder), names=())
+        fleet = Fleet(root=Path(folder), base=Path(folder), names=(), joins=False)
         nodes = None
         try:
             seeded.write_log(fleet.data, tenants, racks=1)

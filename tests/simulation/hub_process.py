@@ -22,8 +22,8 @@ from loradeck.hub.access.sign_ins import Known
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.clock import AwakeClock, Clock
-from loradeck.hub.log.lease import Hold, Standby
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.takeover import Hold, Standby
 from loradeck.hub.standby import StandbyHub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted, moved

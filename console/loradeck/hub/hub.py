@@ -56,11 +56,11 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock, StepWatch
 from loradeck.hub.log.facts import Facts
-from loradeck.hub.log.lease import Hold
 from loradeck.hub.log.log import Log, Order
 from loradeck.hub.log.proposals import Proposals
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.takeover import Hold
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress

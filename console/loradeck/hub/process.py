@@ -14,9 +14,9 @@ from loradeck.hub.access.sign_ins import Known
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DiskReserve
-from loradeck.hub.log.lease import Hold, Standby
 from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.takeover import Hold, Standby
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.hub.standby import StandbyHub
 from loradeck.schemas.sign_in import OidcSettings

@@ -36,7 +36,7 @@ from loradeck.hub.listeners import (
     strangers,
     tcp_socket,
 )
-from loradeck.hub.log.lease import Hold
+from loradeck.hub.log.takeover import Hold
 from loradeck.hub.process import HubProcess
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.rules.errors import Refused

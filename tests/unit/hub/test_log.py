@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
-from loradeck.hub.log.lease import Hold, Standby
 from loradeck.hub.log.log import Log, Order, Published
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.takeover import Hold, Standby
 from loradeck.rules.moves import tenants
 from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.ids import Role

@@ -15,9 +15,9 @@ from functools import partial
 from nacl.signing import SigningKey
 
 from loradeck.hub.log.in_memory import Move
-from loradeck.hub.log.lease import Hold
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.takeover import Hold
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.lease import TTL_S, must_step_down
 from loradeck.schemas.ids import PointerKey

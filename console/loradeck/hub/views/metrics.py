@@ -11,8 +11,8 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DISK_FULL
-from loradeck.hub.log.lease import Standby
 from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.takeover import Standby
 from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting

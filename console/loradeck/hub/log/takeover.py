@@ -19,7 +19,7 @@ from loradeck.rules.moves import lease as rules
 from loradeck.rules.moves.lease import LOOK_S, TTL_S, needs_settling, next_look_s
 from loradeck.store.interface import Head, LeaseHeld, Store, StoreError
 
-log = logging.getLogger("loradeck.hub.log.lease")
+log = logging.getLogger("loradeck.hub.log.takeover")
 
 
 @dataclass(frozen=True, kw_only=True)
