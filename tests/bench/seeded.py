@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -265,7 +267,7 @@ class _Nodes:
                 hash=GENESIS,
                 replicas=(replica,),
             )
-            hub.node_events.linked(hello, cast("Any", _NoLink()))
+            hub.node_events.linked(hello, cast("Any", _NoLink()), None)
         await asyncio.sleep(1)
         for n, (name, served) in enumerate(self._on.items()):
             for entry, _ in served:
@@ -381,9 +383,14 @@ def _serve(root: Path, nodes: int, ticks: int) -> None:
             (root / STANDS).touch()
             await _report(fleet)
 
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                traceback.print_exception(error)
+                os._exit(1)  # whoever waits for the fleet to stand is told at once
+
         def start(work: Coroutine[Any, Any, None]) -> None:
             task = loop.create_task(work)
-            task.add_done_callback(lambda done: done.cancelled() or done.result())
+            task.add_done_callback(ended)
             running.add(task)
 
         loop.add_signal_handler(signal.SIGUSR1, lambda: start(_hurry(self, ticks, root / HURRIED)))
