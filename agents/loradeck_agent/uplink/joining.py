@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import ssl
 
+from loradeck.artifacts.child_process import ask
+from loradeck.schemas.ids import Wire
 from loradeck.schemas.membership import AUTHORITY_PATH, HUB_NAME, JOIN_PATH, Joined, JoinRequest
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
@@ -29,15 +31,15 @@ async def join(config: AgentConfig, token: str) -> Joined:
     if not config.hub.startswith("https"):
         raise AgentError("no_join_token", "a node joins over https", config.hub, "write the address of hub --nodes")
     authority = await _authority(config, parts[3])
-    key, csr = _request()
+    made = await ask("loradeck_agent.uplink.certificate_request", Wire())
     tls = ssl.create_default_context(cadata=authority)
     client = HttpClient(Endpoint.of_url(config.hub, tls, HUB_NAME), {"authorization": f"Bearer {token}"})
     try:
-        body = JoinRequest(node=config.node, csr=csr).model_dump_json().encode()
+        body = JoinRequest(node=config.node, csr=made["csr"]).model_dump_json().encode()
         joined = Joined.model_validate_json(checked(await client.call("POST", JOIN_PATH, body, timeout=CALL_S)).body)
     finally:
         client.close()
-    Identity(config.state).keep(joined, key)
+    Identity(config.state).keep(joined, made["key"])
     return joined
 
 
@@ -61,19 +63,6 @@ async def _authority(config: AgentConfig, fingerprint: str) -> str:
             "correct `hub` in agent.toml; where it is right, somebody stands between this node and its hub",
         )
     return pem
-
-
-def _request() -> tuple[str, str]:
-    """A new key and a certificate request that it has signed, both PEM."""
-    from cryptography import x509  # 10 MB, needed once
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(key, hashes.SHA256())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return pem.decode(), csr.public_bytes(Encoding.PEM).decode()
 
 
 def _fix(config: AgentConfig) -> str:
