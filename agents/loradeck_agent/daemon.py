@@ -385,4 +385,5 @@ async def serve(config: AgentConfig, login: Callable[[], Login]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)
     loop.add_signal_handler(signal.SIGUSR1, agent.sync.look_at_pins)
+    loop.add_signal_handler(signal.SIGUSR2, agent.sync.replace_router)
     await agent.run()

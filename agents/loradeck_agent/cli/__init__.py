@@ -9,6 +9,7 @@ import click
 import loradeck_agent
 from loradeck_agent.cli.join import join
 from loradeck_agent.cli.pin import pin
+from loradeck_agent.cli.restart_router import restart_router
 from loradeck_agent.cli.run import run
 from loradeck_agent.cli.status import status
 from loradeck_agent.cli.stop import stop
@@ -35,5 +36,5 @@ def main() -> None:
     """Serves the releases a Loradeck hub names on this node, and proves that it does."""
 
 
-for command in (run, join, stop, status, pin, trace):
+for command in (run, join, stop, restart_router, status, pin, trace):
     main.add_command(command)

@@ -111,7 +111,15 @@ def _router(state: RouterState, stats: RouterStats) -> dict[str, Any]:
                 "suspended": entry.suspended,
             }
         )
-    return {"pid": state.pid, "boot": state.boot, "epoch": state.epoch, "rev": state.rev, "routes": routes}
+    return {
+        "pid": state.pid,
+        "boot": state.boot,
+        "build": state.build,
+        "drains": state.drains,
+        "epoch": state.epoch,
+        "rev": state.rev,
+        "routes": routes,
+    }
 
 
 def _ref(ref: Any) -> dict[str, str] | None:
@@ -157,7 +165,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
     if router is None:
         out.append(f"router  does not run{_table_line(document['table'])}")
     else:
-        out.append(f"router  pid {router['pid']}, epoch {router['epoch']} rev {router['rev']}")
+        drains = f"; pid {router['drains']} before it ends what it has begun" if router["drains"] else ""
+        out.append(f"router  pid {router['pid']}, epoch {router['epoch']} rev {router['rev']}{drains}")
     for engine in document["engines"]:
         if engine["up"]:
             what = f"base {short(engine['base'])}, {len(engine['loaded'])} of {engine['slots']} slots"

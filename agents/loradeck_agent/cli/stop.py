@@ -29,6 +29,7 @@ def stop(config: AgentConfig, agent_only: bool) -> None:
         for path in sorted(folder.jobs.iterdir()) if folder.jobs.is_dir() else ():
             ended += _end(_executor_pid(ExecutorFolder(path)), f"job {path.name}", EXECUTOR_GRACE_S)
         ended += _end(holder_of(folder.router_lock), "router", ROUTER_GRACE_S)
+        ended += _end(holder_of(folder.router_drain_lock), "router before it", ROUTER_GRACE_S)
         for path in sorted((folder.root / "engines").iterdir()) if (folder.root / "engines").is_dir() else ():
             # By the folders, not by the configuration: an engine may have been taken out of it since.
             ended += _end(holder_of(path / "engine.lock"), f"engine {path.name}", ENGINE_GRACE_S)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from loradeck.client.backoff import Backoff
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -67,13 +68,19 @@ class Supervised:
     came_up: Callable[[str, bool], Awaitable[None]]
     went_down: Callable[[], Awaitable[None]]
     more: Callable[[], Sequence[str]] = tuple
-    """Further arguments, asked for at each start."""
+    """Further arguments, asked for at each start. Raises OSError: it cannot be started now."""
+    files: Callable[[], Sequence[int]] = tuple
+    """Files of ours that it inherits, under their numbers here."""
+    succeed: Sequence[str] = ()
+    """Further arguments of a process that takes over from the one that runs; without any, none does."""
     backoff: Backoff = field(default_factory=Backoff)
     pid: int | None = field(default=None, init=False)
     starts: int = field(default=0, init=False)
     began: float = field(default=0.0, init=False)
     """When the process that runs was started, if by us; monotonic seconds."""
-    _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _life: _Life | None = field(default=None, init=False)
+    _replace: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _leaving: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def run(self) -> None:
         """Starts the program, or adopts the one that runs, again and again until cancelled."""
@@ -81,7 +88,12 @@ class Supervised:
         try:
             await self._life_after_life()
         finally:
-            trimming.cancel()
+            for task in (trimming, *self._leaving):
+                task.cancel()
+
+    def replace(self) -> None:
+        """Has another process take over from the one that runs, once one runs. If that fails, it goes on."""
+        self._replace.set()
 
     async def _life_after_life(self) -> None:
         failures = 0
@@ -109,35 +121,98 @@ class Supervised:
             return False
         self.pid = pid
         await asyncio.to_thread(end_process, pid, self.program.name, grace_s=grace_s)
-        self._how_it_ended()
+        if self._life is not None and self._life.pid == pid:
+            self._life.how_it_ended()
         self.pid = None
         return True
 
     async def _one_life(self) -> None:
         found = await asyncio.to_thread(holder_of, self.program.lock)
-        pid = found if found is not None else self._start()
         try:
-            watch = os.pidfd_open(pid)
+            life = self._start() if found is None else _Life(found)
         except ProcessLookupError:
             return
-        ended = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(watch, _resolve, ended)
-        self.pid = pid
+        adopted = found is not None
         try:
-            boot = await self._until_ready(ended, watch)
-            if boot is not None:
-                log.info("%s runs: pid %d%s", self.program.name, pid, ", adopted" if found is not None else "")
-                await self._take_over(boot, found is not None, ended)
-                await ended
-            log.error("%s ended (%s); its log is %s", self.program.name, self._how_it_ended(), self.program.log)
+            self._life, self.pid = life, life.pid
+            boot = await self._until_ready(life)
+            while boot is not None:
+                log.info("%s runs: pid %d%s", self.program.name, life.pid, ", adopted" if adopted else "")
+                await self._take_over(boot, adopted, life.ended)
+                after = await self._until_succeeded(life, boot)
+                if after is None:
+                    break
+                self._leave(life)
+                (life, boot), adopted = after, False
+                self._life, self.pid = life, life.pid
+            if life.ended.done():
+                log.error("%s ended (%s); its log is %s", self.program.name, life.how_it_ended(), self.program.log)
+            else:
+                log.error("%s has handed over, and nobody has taken over", self.program.name)
             self.pid = None
             try:
                 await self.went_down()
             except AgentError as error:
                 log.warning("after the end of %s: %s", self.program.name, error)
         finally:
-            asyncio.get_running_loop().remove_reader(watch)
-            os.close(watch)
+            if life.ended.done():
+                life.close()
+            else:
+                self._leave(life)
+
+    # ---- one after the other -------------------------------------------------------------------------------
+
+    async def _until_succeeded(self, life: _Life, boot: str) -> tuple[_Life, str] | None:
+        """The process that has taken over from this one, with its boot id; None: this one ended, or serves no more."""
+        while not life.ended.done():
+            wanted = asyncio.get_running_loop().create_task(self._replace.wait())
+            either: list[asyncio.Future[Any]] = [life.ended, wanted]
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                wanted.cancel()
+            if not self._replace.is_set():
+                continue
+            self._replace.clear()
+            if (after := await self._successor(boot)) is not None:
+                return after
+            log.error("%s was not replaced; its log is %s", self.program.name, self.program.log)
+            if await asyncio.to_thread(holder_of, self.program.lock) != life.pid:
+                break
+        return None
+
+    async def _successor(self, boot: str) -> tuple[_Life, str] | None:
+        """Starts a process that takes over from the one with this boot id; None: it did not."""
+        try:
+            life = self._start(*self.succeed)
+        except OSError as error:
+            log.error("%s cannot be started: %s", self.program.name, error)
+            return None
+        try:
+            now = await self._until_ready(life, before=boot)
+            if now is not None:
+                return life, now
+            log.error("%s ended before it took over (%s)", self.program.name, life.how_it_ended())
+        except BaseException:
+            life.close()
+            raise
+        life.close()
+        return None
+
+    def _leave(self, life: _Life) -> None:
+        """Lets a process end by itself, and notes it when it has."""
+
+        async def left() -> None:
+            await life.ended
+            log.info("%s before it (pid %d) ended (%s)", self.program.name, life.pid, life.how_it_ended())
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._leaving.discard(task)
+            life.close()
+
+        task = asyncio.get_running_loop().create_task(left())
+        self._leaving.add(task)
+        task.add_done_callback(over)
 
     async def _take_over(self, boot: str, adopted: bool, ended: asyncio.Future[None]) -> None:
         """Calls `came_up`, again each second for as long as it raises an AgentError."""
@@ -152,8 +227,9 @@ class Supervised:
                 logged = str(error)
             await asyncio.wait([ended], timeout=TAKE_OVER_S)
 
-    def _start(self) -> int:
+    def _start(self, *more: str) -> _Life:
         program = self.program
+        argv, files = (*program.argv, *self.more(), *more), tuple(self.files())
         trim(program.log)
         try:
             out = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -161,8 +237,8 @@ class Supervised:
             log.error("%s is started without its log %s: %s", program.name, program.log, error)
             out = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            self._child = subprocess.Popen(
-                (*program.argv, *self.more()),
+            child = subprocess.Popen(
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -170,34 +246,61 @@ class Supervised:
                 cwd=program.log.parent,
                 env={**os.environ, **program.environment},
                 umask=0o077,
+                pass_fds=files,
             )
         finally:
             os.close(out)
         self.starts += 1
         self.began = time.monotonic()
-        return self._child.pid
+        return _Life(child.pid, child)
 
-    async def _until_ready(self, ended: asyncio.Future[None], watch: int) -> str | None:
-        """The boot id once the process answers; None when it ended first."""
+    async def _until_ready(self, life: _Life, before: str | None = None) -> str | None:
+        """The boot id once the process answers; None when it ended first. `before`: of the one that answered before."""
         deadline = time.monotonic() + self.program.ready_s
-        while not ended.done():
+        while not life.ended.done():
             boot = await self.probe()
-            if boot is not None:
+            if boot not in (None, before):
                 return boot
             if time.monotonic() > deadline:
                 log.error("%s did not answer in %g s and is ended", self.program.name, self.program.ready_s)
-                signal.pidfd_send_signal(watch, signal.SIGKILL)
-                await ended
+                life.kill()
+                await life.ended
                 return None
-            await asyncio.wait([ended], timeout=POLL_S)
+            await asyncio.wait([life.ended], timeout=POLL_S)
         return None
 
-    def _how_it_ended(self) -> str:
-        if self._child is None or self._child.pid != self.pid:
+
+class _Life:
+    """One process, from its start, or from when it was found running, to its end.
+
+    Attributes:
+        ended: done when it has ended.
+    """
+
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
+        """Watches a process. Raises ProcessLookupError: it is gone."""
+        self.pid = pid
+        self._child = child
+        self._watch = os.pidfd_open(pid)
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._watch, _resolve, self.ended)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        signal.pidfd_send_signal(self._watch, signal.SIGKILL)
+
+    def how_it_ended(self) -> str:
+        """How it ended, in words. Blocks until it has, where it is a child of this process."""
+        if self._child is None:
             return "not our child: status unknown"
         status = self._child.wait()
-        self._child = None
         return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+
+    def close(self) -> None:
+        """Watches no more. The process goes on."""
+        asyncio.get_running_loop().remove_reader(self._watch)
+        os.close(self._watch)
 
 
 @dataclass(eq=False)

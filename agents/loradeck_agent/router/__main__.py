@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,11 @@ from pathlib import Path
 import uvloop
 
 from loradeck.schemas.address import is_loopback
+from loradeck.schemas.fault import Fault
 from loradeck.schemas.route import NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.router.serve import Router
-from loradeck_agent.router.table import TableFault
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--untold", nargs="*", default=(), metavar="TENANT/ROUTE", help="refused until the agent tells of them again"
     )
+    parser.add_argument("--build", default="", help="which build of Loradeck this is, for `status`")
+    parser.add_argument(
+        "--sockets", type=int, nargs="*", default=(), metavar="FD", help="inherited listening sockets, for --listen"
+    )
+    parser.add_argument("--take-over", action="store_true", help="asks the router that runs to hand over")
     options = parser.parse_args(argv)
     host, _, port = options.listen.rpartition(":")
     host = host.strip("[]")
@@ -48,19 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         tls = ServerCertificate(options.tls_cert, options.tls_key) if options.tls_cert is not None else None
         untold = [(tenant, route) for tenant, _, route in (name.partition("/") for name in options.untold)]
-        uvloop.run(_run(Router(options.state, options.limits, untold), host, int(port), tls))
-    except (TableFault, OSError) as fault:
+        uvloop.run(_run(options, untold, host, int(port), tls))
+    except (Fault, OSError) as fault:
         logging.getLogger("loradeck_agent.router").error("%s", fault)
         return 1
     return 0
 
 
-async def _run(router: Router, host: str, port: int, tls: ServerCertificate | None) -> None:
-    stop = asyncio.Event()
+async def _run(
+    options: argparse.Namespace, untold: list[tuple[str, str]], host: str, port: int, tls: ServerCertificate | None
+) -> None:
+    router = Router(options.state, options.limits, untold, build=options.build, takes_over=options.take_over)
+    stop = router.drained
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        await router.start(host, port, tls)
+        await router.start(host, port, tls, sockets=[socket.socket(fileno=file) for file in options.sockets])
         await stop.wait()
     finally:
         await router.stop()

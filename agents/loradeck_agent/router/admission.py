@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -120,6 +120,11 @@ class Admission:
         self._turn = 0
         self._fences = Fences()
         self._routes_by_caller: dict[str, set[PointerKey]] = {}
+        self.handed_over = False
+        """Whether another router has the right to admit: this one only ends what it has admitted."""
+        self.cuts: dict[PointerKey, tuple[str, ...]] | None = None
+        """Where a router before this one drains: the routes that were cut here and not there yet, with the releases
+        that stay."""
 
     # ---- callers -------------------------------------------------------------------------------------------
 
@@ -252,10 +257,17 @@ class Admission:
         if isinstance(plan, Plan) and plan.entry.streams is Streams.CUT:
             candidate = plan.entry.candidate if plan.exact else None
             stays = (plan.release, candidate.release.id if candidate is not None else plan.release)
-            for admitted in route.open:
-                if admitted.row.release not in stays and not admitted.cut and admitted.task is not None:
-                    admitted.cut = True
-                    admitted.task.cancel()
+            self.cut(key, stays)
+            if self.cuts is not None:
+                self.cuts[key] = stays
+
+    def cut(self, key: PointerKey, stays: Container[str]) -> None:
+        """Cuts a route's answers under way but for those of the releases that stay."""
+        route = self._routes.get(key)
+        for admitted in route.open if route is not None else ():
+            if admitted.row.release not in stays and not admitted.cut and admitted.task is not None:
+                admitted.cut = True
+                admitted.task.cancel()
 
     def set_callers(self, key: PointerKey, before: Iterable[str], now: Iterable[str]) -> None:
         """Callers' keys (SHA-256, hex) of one entry, as they were and as they are."""

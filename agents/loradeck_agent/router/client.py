@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -31,6 +33,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 CALL_S = 10.0
 PROOF_S = 120.0
+
+_HANDED_OVER_S = 0.01
+"""Between two attempts, while one router hands over to another."""
 
 
 class RouterControl:
@@ -85,13 +90,23 @@ class RouterControl:
 
     async def proof(self, request: ProofRequest) -> Reply:
         """One canary through the router. Any status: 409 `not_current` is an answer too."""
-        return await self._http.call("POST", "/control/proof", request.model_dump_json().encode(), timeout=PROOF_S)
+        return await self._call("POST", "/control/proof", request.model_dump_json().encode(), PROOF_S)
 
     async def _changed(self, path: str, body: BaseModel) -> Acks:
         return _parsed(Acks, await self._ok("POST", path, body.model_dump_json().encode()))
 
     async def _ok(self, method: str, path: str, body: bytes | None = None, *, timeout: float = CALL_S) -> Reply:
-        return _checked(await self._http.call(method, path, body, timeout=timeout))
+        return _checked(await self._call(method, path, body, timeout))
+
+    async def _call(self, method: str, path: str, body: bytes | None, timeout: float) -> Reply:
+        """One call. While a router hands over, the next one is waited for: it takes the call."""
+        until = time.monotonic() + timeout
+        while True:
+            reply = await self._http.call(method, path, body, timeout=timeout)
+            if reply.status != 503 or problem_of(reply, "the router").code != "handed_over" or time.monotonic() > until:
+                return reply
+            self._http.close()
+            await asyncio.sleep(_HANDED_OVER_S)
 
 
 def _checked(reply: Reply) -> Reply:

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from loradeck.schemas.link import Ack, TraceAsk, TraceRows
+from loradeck.schemas.link import Ack, TraceAsk, TraceRows, Traffic
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.hub_silence import HubSilence
+from loradeck_agent.router.predecessor import Predecessor
 from loradeck_agent.router.switch import Switch, Unacceptable
 from loradeck_agent.router.table import Contents, TableFault
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.router.wire import (
     Acks,
+    Cuts,
     Engines,
+    HandOver,
     HubLink,
     ProofRequest,
     RouterState,
     RouterStats,
     TableUpdate,
     Unpin,
+)
+
+_DRAIN = "/control/drain/"
+"""What a router that has handed over is called for, and no other."""
+
+HANDED_OVER = Problem(
+    status=503,
+    code="handed_over",
+    title="Another router serves this node now.",
+    detail="this one only ends what it has admitted",
+    fix="Call again: the other one answers here.",
 )
 
 _CREDENTIALS = 12
@@ -58,8 +73,13 @@ class Control:
     _hub_silence: HubSilence
     _stats: Stats
     _trace: Trace
+    _hands_over: Callable[[HandOver], None]
+    _build: str
+    predecessor: Predecessor | None = None
+    """The router before this one, while it drains."""
     asks_user: bool = False
     """Whether the server compares the caller's user with its own, since its address has no file mode that does."""
+    _cutting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def app(self) -> web.Application:
         """The aiohttp application that serves the calls."""
@@ -74,6 +94,9 @@ class Control:
         app.router.add_post("/control/unpin", self._unpin)
         app.router.add_post("/control/hub", self._hub)
         app.router.add_post("/control/proof", self._proof)
+        app.router.add_post("/control/hand-over", self._hand_over)
+        app.router.add_get(f"{_DRAIN}stats", self._get_drain_stats)
+        app.router.add_post(f"{_DRAIN}cut", self._cut)
         return app
 
     @web.middleware
@@ -82,7 +105,10 @@ class Control:
     ) -> web.StreamResponse:
         if self.asks_user and _peer(request) not in (os.geteuid(), 0):
             return _problem(403, "forbidden", "This socket is for the agent.", "another user called", "See `status`.")
-        self._hub_silence.agent_called()
+        if self._admission.handed_over is not request.path.startswith(_DRAIN):
+            return _refused(HANDED_OVER)
+        if not self._admission.handed_over:
+            self._hub_silence.agent_called()
         try:
             return await handler(request)
         except Unacceptable as no:
@@ -113,11 +139,16 @@ class Control:
                 features=tuple(sorted(SUPPORTED)),
                 protocol=PROTOCOL,
                 volatile=self._switch.volatile,
+                build=self._build,
+                drains=self.predecessor.pid if self.predecessor is not None else None,
             )
         )
 
     async def _get_stats(self, request: web.Request) -> web.Response:
-        return _answer(RouterStats(boot=self._boot, traffic=tuple(self._stats.traffic()), trouble=self._switch.trouble))
+        rows = self._stats.traffic()
+        if self.predecessor is not None:
+            rows = _with_streams(rows, await self.predecessor.streams())
+        return _answer(RouterStats(boot=self._boot, traffic=tuple(rows), trouble=self._switch.trouble))
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:
@@ -138,24 +169,56 @@ class Control:
         found = TraceRows(ask="", rows=tuple(rows), more=more, turned_over=trace.turned_over, since_ms=trace.since_ms)
         return _answer(found)
 
+    # ---- two routers ---------------------------------------------------------------------------------------
+
+    async def _hand_over(self, request: web.Request) -> web.Response:
+        """Another router gets the right to admit. From here on this one takes calls under /control/drain/ alone."""
+        asked = HandOver.model_validate_json(await request.read())
+        if self.asks_user:
+            raise Unacceptable(409, "not_handed_over", "The disk takes no socket.", "", "Repair the disk.")
+        self._hands_over(asked)
+        return _json({})
+
+    async def _get_drain_stats(self, _: web.Request) -> web.Response:
+        rows = tuple(row for row in self._stats.traffic() if row.streams)
+        return _answer(RouterStats(boot=self._boot, traffic=rows))
+
+    async def _cut(self, request: web.Request) -> web.Response:
+        for cut in Cuts.model_validate_json(await request.read()).routes:
+            self._admission.cut((cut.tenant, cut.route), cut.stays)
+        return _json({})
+
     # ---- changing ------------------------------------------------------------------------------------------
 
     async def _table(self, request: web.Request) -> web.Response:
         update = TableUpdate.model_validate_json(await request.read())
-        return _answer(self._switch.directive(update.cursor, update.entries))
+        acks = self._switch.directive(update.cursor, update.entries)
+        await self._cut_elsewhere()
+        return _answer(acks)
 
     async def _engines(self, request: web.Request) -> web.Response:
-        return _acked(self._switch.engines(Engines.model_validate_json(await request.read()).replicas))
+        return await self._acked(self._switch.engines(Engines.model_validate_json(await request.read()).replicas))
 
     async def _pin(self, request: web.Request) -> web.Response:
         made, peer = Pin.model_validate_json(await request.read()), _peer(request)
         # The agent, which runs as this user, gives a router the pins that it kept; who made them is told already.
         again = made.uid is not None and peer == os.geteuid()
-        return _acked(self._switch.pin(made if again else made.model_copy(update={"uid": peer})))
+        return await self._acked(self._switch.pin(made if again else made.model_copy(update={"uid": peer})))
 
     async def _unpin(self, request: web.Request) -> web.Response:
         ask = Unpin.model_validate_json(await request.read())
-        return _acked(self._switch.unpin((ask.tenant, ask.route)))
+        return await self._acked(self._switch.unpin((ask.tenant, ask.route)))
+
+    async def _acked(self, acks: list[Ack]) -> web.Response:
+        await self._cut_elsewhere()
+        return _answer(Acks.model_construct(acks=tuple(acks)))
+
+    async def _cut_elsewhere(self) -> None:
+        """Has the router that drains cut what was cut here. Before that nothing is acknowledged, to nobody."""
+        async with self._cutting:
+            if self.predecessor is not None and (cuts := self._admission.cuts):
+                self._admission.cuts = {}
+                await self.predecessor.cut(cuts)
 
     async def _hub(self, request: web.Request) -> web.Response:
         contact = HubLink.model_validate_json(await request.read())
@@ -195,8 +258,15 @@ def _answer(body: BaseModel) -> web.Response:
     return web.Response(body=body.model_dump_json().encode(), content_type="application/json")
 
 
-def _acked(acks: list[Ack]) -> web.Response:
-    return _answer(Acks.model_construct(acks=tuple(acks)))
+def _with_streams(rows: list[Traffic], elsewhere: Iterable[Traffic]) -> list[Traffic]:
+    """Counters with the answers that another router has under way: a release that answers there is in use."""
+    found = {(row.tenant, row.route, row.generation, row.release, row.replica): row for row in rows}
+    for row in elsewhere:
+        key = (row.tenant, row.route, row.generation, row.release, row.replica)
+        none = Traffic(tenant=key[0], route=key[1], generation=key[2], release=key[3], replica=key[4], attempted=0)
+        known = found.get(key, none)
+        found[key] = known.model_copy(update={"streams": known.streams + row.streams})
+    return list(found.values())
 
 
 def _not_current(ask: ProofRequest) -> web.Response:
@@ -214,4 +284,7 @@ def _problem(status: int, code: str, title: str, detail: str, fix: str) -> web.R
 
 
 def _refused(problem: Problem) -> web.Response:
-    return web.Response(status=problem.status, body=problem.model_dump_json().encode(), content_type=MEDIA_TYPE)
+    made = web.Response(status=problem.status, body=problem.model_dump_json().encode(), content_type=MEDIA_TYPE)
+    if problem is HANDED_OVER:
+        made.force_close()  # the connection is to this process
+    return made

@@ -21,8 +21,12 @@ class HubSilence:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._connected = False
-        self._seen = time.monotonic() - table.hub_silent_s
         self._marked = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Begins with the age of the table's file, once that was opened."""
+        self._seen = time.monotonic() - self._table.hub_silent_s
 
     def agent_called(self) -> None:
         """The agent has called on the control socket: the link that it reported last still stands."""

@@ -27,6 +27,7 @@ from loradeck_agent.router.fences import FENCE
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
+from loradeck_agent.router.successor import Successor, SuccessorLost
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.router.votes import Repetitions
 
@@ -73,10 +74,32 @@ class Proxy:
     _bodies: BodyReader
     _limits: CallerLimits
     _faults: RequestFaults
+    _successor: Successor
+    under_way: int = field(default=0, init=False)
+    """Requests that are being answered."""
     _repetitions: Repetitions = field(default_factory=Repetitions, init=False)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers one request."""
+        """Answers one request, or has the router after this one answer it."""
+        self.under_way += 1
+        try:
+            response = await (self._pass_on(request) if self._admission.handed_over else self._handle(request))
+            if self._admission.handed_over and not response.prepared:
+                response.force_close()
+            return response
+        finally:
+            self.under_way -= 1
+
+    async def _pass_on(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer of the router that has the right to admit now."""
+        raw = await _body(request)
+        try:
+            return refused(raw) if isinstance(raw, Refusal) else await self._successor.answer(request, raw)
+        except SuccessorLost as lost:
+            log.error("a request was not passed on to the router after this one: %s", lost)
+            return refused(Refusal(503, "router_restarts", "This node's router is being restarted.", "Try again.", 1))
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path, method = request.path, request.method
         if method == "POST" and path in COMPLETIONS:
             return await self._complete(request, path)
@@ -134,6 +157,8 @@ class Proxy:
         )
         failed: Replica | None = None
         for _ in range(LOOK_UPS):
+            if self._admission.handed_over:
+                return await self._pass_on(request)
             found = self._admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
             if isinstance(found, Refusal):
                 return refused(found, request_id)
@@ -272,6 +297,8 @@ class Proxy:
                 if not response.prepared:
                     row.first_token_ns = time.monotonic_ns()
                     admitted.target.counter.first_token(row)
+                    if self._admission.handed_over:
+                        response.force_close()
                     await response.prepare(request)
                 await response.write(chunk)
             except ConnectionError as gone:

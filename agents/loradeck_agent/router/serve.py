@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Callable, Collection
+import socket
+import time
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,43 +20,74 @@ from aiohttp.http import RawRequestMessage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP, KeyLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.protocol import Limits
+from loradeck.strangers.protocol import Limits, Strangers
 from loradeck_agent.host.body_reader import BodyReader
-from loradeck_agent.host.state_folder import spare_address
+from loradeck_agent.host.listening import BACKLOG, Giver
+from loradeck_agent.host.state_folder import open_lock, spare_address
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.hub_silence import HubSilence
+from loradeck_agent.router.predecessor import DRAIN_LOCK, DRAIN_SOCKET, Predecessor, ask_to_hand_over
 from loradeck_agent.router.proxy import Proxy
 from loradeck_agent.router.request_body import read
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.strangers import strangers
-from loradeck_agent.router.switch import Switch
+from loradeck_agent.router.successor import Successor
+from loradeck_agent.router.switch import Switch, Unacceptable
 from loradeck_agent.router.table import Table
 from loradeck_agent.router.trace import Trace
+from loradeck_agent.router.wire import HandOver
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
 """How long answers under way may go on after SIGTERM."""
 
+LINGER_S = 6.0
+"""How long a router that has handed over waits at least for requests over connections that callers kept: longer than
+clients keep idle ones that they would still use (httpx, and so OpenAI's: 5 s)."""
+
+LONGEST_S = 900.0
+"""How long it ends what it has admitted, at most."""
+
+_LOOK_S = 0.1
+_PASSED_ON = "passed-on.sock"
+"""Where a router takes the requests that still come in at the one before it."""
+
+LISTENING = "listening.sock"
+"""Where a router gives its listening sockets to the agent."""
+
 
 class Router:
-    """Holds the folder's lock from construction to `stop`."""
+    """One router on its folder. It has the right to admit from `start` on, until it hands over or is stopped."""
 
-    def __init__(self, state: Path, key_limits: KeyLimits | None = None, untold: Collection[PointerKey] = ()) -> None:
-        """Takes the folder. `key_limits`: of each caller's key, where a route sets none; `untold` as in `Switch.start`.
+    def __init__(
+        self,
+        state: Path,
+        key_limits: KeyLimits | None = None,
+        untold: Collection[PointerKey] = (),
+        *,
+        build: str = "",
+        takes_over: bool = False,
+    ) -> None:
+        """Takes the folder, or with `takes_over` reads its table: the router that runs is then asked by `start`.
+
+        Args:
+            key_limits: of each caller's key, where a route sets none.
+            untold: as in `Switch.start`.
+            build: which build of Loradeck this is.
 
         Raises:
             TableFault: another router runs here, or the table is damaged.
         """
-        self._untold = untold
+        self._untold, self._takes_over = untold, takes_over
         self.boot = secrets.token_hex(8)
-        self._table = Table(state)
-        self._socket = state / "router.sock"
+        self._state = state
+        self._table = Table(state, ahead=takes_over)
         self._stats = Stats()
         self._trace = Trace()
         self._checks = Checks()
@@ -62,34 +96,11 @@ class Router:
         self._faults = RequestFaults()
         self._hub_silence = HubSilence(self._table)
         self._replicas = Replicas()
+        self._passed_on = state / _PASSED_ON
+        self._successor = Successor(self._passed_on)
         self._admission = Admission(self._hub_silence, self._stats)
         self.switch = Switch(self._table, self._admission, self._replicas)
-        self._runners: list[web.BaseRunner] = []
-        self._closes: list[Callable[[], object]] = []
-
-    async def start(
-        self, host: str, port: int, tls: ServerCertificate | None = None, limits: Limits | None = None
-    ) -> None:
-        """Serves the table as it stands, then opens the control socket. `limits` are those of strangers.
-
-        Raises:
-            OSError: an address cannot be bound.
-        """
-        self.switch.start(self._untold)
-        mending = asyncio.create_task(self.switch.keep_mending())
-        self._closes.append(mending.cancel)
-        self._checks.start()
-        self.proxy = Proxy(self._admission, self._checks, self._trace, self._bodies, self._limits, self._faults)
-        server = web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None)
-        callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
-        await callers.setup()
-        self._runners.append(callers)
-        outside = strangers(self._admission, limits, tls)
-        loop = asyncio.get_running_loop()
-        listening = await loop.create_server(lambda: outside.protocol(server), host, port, backlog=1024)
-        self._closes += (listening.close, outside.close)
-
-        control = Control(
+        self.control = Control(
             self.boot,
             self._table.contents,
             self.switch,
@@ -97,34 +108,189 @@ class Router:
             self._hub_silence,
             self._stats,
             self._trace,
+            self.hand_over,
+            build,
         )
-        agent = web.AppRunner(control.app(), access_log=None, shutdown_timeout=1.0)
+        self._runners: list[web.BaseRunner] = []
+        self._listening: list[asyncio.Server] = []
+        self._strangers: Strangers | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._drain_lock = -1
+        self._address: Path | None = None
+        """The control socket, once it is this router's."""
+        self.drained = asyncio.Event()
+        """Set when it has handed over and has nothing more to do."""
+
+    async def start(
+        self,
+        host: str,
+        port: int,
+        tls: ServerCertificate | None = None,
+        limits: Limits | None = None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        """Serves the table as it stands, once no other router does, and opens the control socket.
+
+        Args:
+            limits: those of strangers.
+            sockets: what it listens on for callers; none: what it binds itself.
+
+        Raises:
+            OSError: an address cannot be bound.
+            AgentError: the router that runs does not hand over.
+            TableFault: it does not let the lock go.
+        """
+        self.switch.start(self._untold)
+        self._checks.start()
+        self.proxy = Proxy(
+            self._admission, self._checks, self._trace, self._bodies, self._limits, self._faults, self._successor
+        )
+        server = web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None)
+        callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
+        await callers.setup()
+        self._runners.append(callers)
+        outside = self._strangers = strangers(self._admission, limits, tls)
+        agent = web.AppRunner(self.control.app(), access_log=None, shutdown_timeout=1.0)
         await agent.setup()
         self._runners.append(agent)
-        before = os.umask(0o177)
+
+        if self._takes_over:
+            await self._take_over()
+        self._tasks.append(asyncio.create_task(self.switch.keep_mending()))
+        loop = asyncio.get_running_loop()
+        if sockets:
+            for sock in sockets:
+                made = await loop.create_server(lambda: outside.protocol(server), sock=sock, backlog=BACKLOG)
+                self._listening.append(made)
+        else:
+            made = await loop.create_server(lambda: outside.protocol(server), host, port, backlog=BACKLOG)
+            self._listening.append(made)
+        if (predecessor := Predecessor.find(self._state)) is not None:
+            self.control.predecessor, self._admission.cuts = predecessor, {}
+            self._tasks.append(asyncio.create_task(self._attend(predecessor, server)))
         try:
-            self._socket.unlink(missing_ok=True)  # left by a router that was killed; the lock says that it is gone
-            await web.UnixSite(agent, str(self._socket)).start()
+            files = [sock.fileno() for made in self._listening for sock in made.sockets]
+            giver = await loop.create_unix_server(lambda: Giver(files), sock=_bound(self._state / LISTENING))
+            self._listening.append(giver)
+            self._address = self._state / "router.sock"
+            await web.SockSite(agent, _bound(self._address)).start()
         except OSError as fault:
             log.error("the disk takes no control socket, the agent finds its spare address: %s", fault)
-            control.asks_user = True
-            await web.UnixSite(agent, spare_address(self._socket.with_name("router.lock"))[0]).start()
-        finally:
-            os.umask(before)
+            self.control.asks_user = True
+            await web.UnixSite(agent, spare_address(self._state / "router.lock")[0]).start()
 
     async def stop(self) -> None:
         """Accepts nothing more, lets answers finish for up to DRAIN_S, and gives the folder back."""
-        for close in self._closes:
-            close()
+        self._accept_no_more()
+        if self._strangers is not None:
+            self._strangers.close()
+        for task in self._tasks:
+            task.cancel()
         for runner in self._runners:
             await runner.cleanup()
+        if self.control.predecessor is not None:
+            self.control.predecessor.close()
         await self._checks.close()
         await self._bodies.close()
         await self._faults.close()
         await self._replicas.close()
-        with suppress(OSError):
-            self._socket.unlink()
+        await self._successor.close()
+        if self._address is not None:
+            with suppress(OSError):
+                self._address.unlink()
         self._table.close()
+        if self._drain_lock >= 0:
+            os.close(self._drain_lock)
+
+    def _accept_no_more(self) -> None:
+        for server in self._listening:
+            server.close()
+        self._listening.clear()
+
+    # ---- two routers ---------------------------------------------------------------------------------------
+
+    async def _take_over(self) -> None:
+        read = self._table.contents.copy()
+        await ask_to_hand_over(self._state)
+        self._table.take()
+        self._hub_silence.start()
+        self.switch.catch_up(read)
+
+    async def _attend(self, predecessor: Predecessor, callers: web.Server) -> None:
+        """Takes what the router that drains passes on, until its end."""
+        try:
+            async with await asyncio.get_running_loop().create_unix_server(callers, sock=_bound(self._passed_on)):
+                await predecessor.ended.wait()
+        except OSError as fault:
+            log.error("what the router that drains passes on cannot be taken: %s", fault)
+            await predecessor.ended.wait()
+        log.info("the router before this one (pid %d) has ended", predecessor.pid)
+        self.control.predecessor = self._admission.cuts = None
+        predecessor.close()
+
+    def hand_over(self, asked: HandOver) -> None:
+        """Gives up the right to admit, for the router that asks: nothing is admitted or accepted here any more.
+
+        What was admitted is answered to its end, and what still comes in over callers' connections is passed on. It
+        does not await: no request is between this router and the next one.
+
+        Raises:
+            Unacceptable: `not_handed_over`; nothing has changed.
+        """
+        if time.monotonic_ns() > asked.until_ns:
+            raise _not_now("the router that asked has given up", "start another one")
+        if self._table.volatile or self._table.trouble:
+            raise _not_now(f"what is in memory alone cannot be handed over: {self._table.trouble}", "repair the disk")
+        lock = open_lock(self._state / DRAIN_LOCK)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            drain = self._state / DRAIN_SOCKET
+            drain.unlink(missing_ok=True)
+            os.link(self._state / "router.sock", drain)
+            self._address = drain
+        except OSError as error:
+            os.close(lock)
+            if isinstance(error, BlockingIOError):
+                raise _not_now("the router before this one still ends what it admitted", "wait for its end") from error
+            raise _not_now(f"the disk: {error.strerror}", "repair the disk") from error
+        self._drain_lock = lock
+        self._admission.handed_over = True
+        self._accept_no_more()
+        for task in self._tasks:
+            task.cancel()
+        self._table.close()
+        log.info("handed over; what was admitted is answered to its end")
+        self._tasks.append(asyncio.create_task(self._drain()))
+
+    async def _drain(self) -> None:
+        began = time.monotonic()
+        while (for_s := time.monotonic() - began) < LONGEST_S:
+            if for_s > LINGER_S and not self.proxy.under_way:
+                break
+            await asyncio.sleep(_LOOK_S)
+        self.drained.set()
+
+
+def _not_now(detail: str, fix: str) -> Unacceptable:
+    return Unacceptable(409, "not_handed_over", "This router does not hand over.", f"{detail}.", f"{fix}.".capitalize())
+
+
+def _bound(path: Path) -> socket.socket:
+    """A socket for this user alone that takes the place of the one at a path: calls find the one or the other."""
+    staged = path.with_suffix(".new")
+    staged.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        made.bind(str(staged))
+        made.listen(BACKLOG)
+        staged.rename(path)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    return made
 
 
 def _request(

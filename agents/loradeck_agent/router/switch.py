@@ -23,7 +23,7 @@ from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission, untold
 from loradeck_agent.router.engine_pools import Replica, Replicas
-from loradeck_agent.router.table import READ_ONLY, Change, Table, TableFault
+from loradeck_agent.router.table import READ_ONLY, Change, Contents, Table, TableFault
 from loradeck_agent.router.trace import now_ms
 from loradeck_agent.router.wire import VOLATILE, Acks, Cursor, EngineAt, InForce, ack_about
 
@@ -97,10 +97,19 @@ class Switch:
                 refuse until the agent has told of them again.
         """
         self._untold.update(untold)
-        self._replicas.set(self._held.engines)
-        for key, entry in self._held.entries.items():
-            self._admission.set_callers(key, (), entry.keys)
-            self._recompile(key)
+        self.catch_up(Contents())
+
+    def catch_up(self, read: Contents) -> None:
+        """Serves from the table as it stands. `read`: what it held when it was served from last."""
+        held = self._held
+        moved = held.engines != read.engines
+        if moved:
+            self._replicas.set(held.engines)
+        for key, entry in held.entries.items():
+            was, now = ((c.entries.get(key), c.pins.get(key), c.in_force.get(key)) for c in (read, held))
+            if moved or was != now:
+                self._admission.set_callers(key, was[0].keys if was[0] else (), entry.keys)
+                self._recompile(key)
 
     @property
     def trouble(self) -> str:

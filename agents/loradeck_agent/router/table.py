@@ -63,6 +63,15 @@ class Contents:
     in_force: dict[PointerKey, InForce] = field(default_factory=dict)
     engines: tuple[EngineAt, ...] = ()
 
+    def copy(self) -> Contents:
+        """As they are now."""
+        return Contents(self.cursor, dict(self.entries), dict(self.pins), dict(self.in_force), self.engines)
+
+    def become(self, other: Contents) -> None:
+        """Takes the place of what these held; whoever has them at hand sees the others."""
+        self.cursor, self.entries, self.pins = other.cursor, other.entries, other.pins
+        self.in_force, self.engines = other.in_force, other.engines
+
     def apply(self, change: Change) -> None:
         """Adds a durable change."""
         if change.position is not None:
@@ -119,31 +128,18 @@ class Table:
         volatile: pointers of which the contents have more than the file, since the disk is read-only.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Locks the folder and reads the file; compacts it where the disk has room for that.
+    def __init__(self, folder: Path, *, ahead: bool = False) -> None:
+        """Takes the folder, or with `ahead` only reads the file as it stands: `take` is then called later.
 
         Raises:
-            TableFault: `router_running` (another router holds the lock), `table_corrupt`.
+            TableFault: as `take`; with `ahead` `table_corrupt` alone.
             AgentError: the folder cannot be made.
             OSError: the lock cannot be taken, or the file not be read.
         """
         make_private(folder)
         self._folder = folder
         self._path = folder / _NAME
-        self._lock = open_lock(folder / "router.lock")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as locked:
-            os.close(self._lock)
-            raise TableFault(
-                "router_running",
-                "The table is in use.",
-                f"another router holds {folder / 'router.lock'}.",
-                "Use that one, or stop it first.",
-            ) from locked
-        with contextlib.suppress(OSError):  # for people; who holds the lock is what the kernel says
-            os.ftruncate(self._lock, 0)
-            os.write(self._lock, f"{os.getpid()}\n".encode())
+        self._lock = -1
         self.contents = Contents()
         self.trouble = ""
         self.volatile: set[PointerKey] = set()
@@ -153,15 +149,54 @@ class Table:
         self._compacted_to = 0
         self._renamed = False  # whether a rename of the file may not be on the disk yet
         self.hub_silent_s = 0.0
+        self._ahead = b""
+        if ahead:
+            self._ahead = self._whole_lines()
+            self._read(self._ahead)
+        else:
+            self.take()
+
+    def take(self) -> None:
+        """Locks the folder and reads the file, of which what was read ahead is not read again. Compacts it, unless it
+        was read ahead, where the disk has room for that.
+
+        Raises:
+            TableFault: `router_running` (another router holds the lock), `table_corrupt`.
+            OSError: the lock cannot be taken, or the file not be read.
+        """
+        lock = open_lock(self._folder / "router.lock")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as locked:
+            os.close(lock)
+            raise TableFault(
+                "router_running",
+                "The table is in use.",
+                f"another router holds {self._folder / 'router.lock'}.",
+                "Use that one, or stop it first.",
+            ) from locked
+        self._lock = lock
+        with contextlib.suppress(OSError):  # for people; who holds the lock is what the kernel says
+            os.ftruncate(self._lock, 0)
+            os.write(self._lock, f"{os.getpid()}\n".encode())
         try:
             self._open()
         except BaseException:
-            if self._file >= 0:
-                os.close(self._file)
-            os.close(self._lock)
+            self.close()
             raise
 
     # ---- reading -------------------------------------------------------------------------------------------
+
+    def _whole_lines(self) -> bytes:
+        """The file but for a line that is being written; nothing where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            raw = self._path.read_bytes()
+            return raw[: raw.rfind(b"\n") + 1]
+        return b""
+
+    def _read(self, raw: bytes) -> None:
+        for change in _changes(raw, self._path):
+            self.contents.apply(change)
 
     def _open(self) -> None:
         try:
@@ -170,8 +205,14 @@ class Table:
         except FileNotFoundError:
             raw, hub_seen_ns = b"", time.time_ns()
         self.hub_silent_s = max(0.0, (time.time_ns() - hub_seen_ns) / 1e9)
-        for change in _changes(raw, self._path):
-            self.contents.apply(change)
+        ahead = self._ahead
+        if ahead and raw.startswith(ahead):
+            self._read(raw[len(ahead) :])
+            self._renamed = True  # whoever wrote it may not have made its name durable
+            self._go_on_with(raw, whole=len(ahead))  # to write it anew would keep callers waiting
+            return
+        self.contents.become(Contents())  # it was compacted meanwhile
+        self._read(raw)
         try:
             self.compact()
             os.utime(self._path, ns=(hub_seen_ns, hub_seen_ns))
@@ -181,11 +222,16 @@ class Table:
             if self._file < 0 and raw:
                 self._go_on_with(raw)
 
-    def _go_on_with(self, raw: bytes) -> None:
-        """Uses the file as it is. Where it cannot be written, the next append makes it anew."""
+    def _go_on_with(self, raw: bytes, whole: int = 0) -> None:
+        """Uses the file as it is. Where it cannot be written, the next append makes it anew.
+
+        Args:
+            whole: so many bytes at its beginning are known to be whole lines.
+        """
         with contextlib.suppress(OSError):
             self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            self._end = self._compacted_to = sum(len(line) + 1 for line in raw.split(b"\n")[:-1] if _parsed(line))
+            lines = raw[whole:].split(b"\n")[:-1]
+            self._end = self._compacted_to = whole + sum(len(line) + 1 for line in lines if _parsed(line))
             self._top_up()
 
     def _refused(self, what: str, fault: OSError) -> None:
@@ -301,10 +347,11 @@ class Table:
             os.utime(self._path)
 
     def close(self) -> None:
-        """Closes the file and gives the folder back."""
-        if self._file >= 0:
-            os.close(self._file)
-        os.close(self._lock)
+        """Closes the file and gives the folder back, if it is held. Nothing may be written any more."""
+        for held in (self._file, self._lock):
+            if held >= 0:
+                os.close(held)
+        self._file = self._lock = -1
 
 
 def _line(change: Change) -> bytes:

@@ -92,6 +92,26 @@ class ProofRequest(Wire):
     body: dict[str, Any]
 
 
+class HandOver(Wire):
+    """Body of `POST /control/hand-over`: another router is ready to take over."""
+
+    until_ns: int = Field(description="CLOCK_MONOTONIC: it has given up by then, and nothing is to be handed over")
+
+
+class Cut(Wire):
+    """A route whose answers are cut, but for those of the releases that stay."""
+
+    tenant: Name
+    route: Name
+    stays: tuple[Digest, ...]
+
+
+class Cuts(Wire):
+    """Body of `POST /control/drain/cut`, which only a router that has handed over takes."""
+
+    routes: tuple[Cut, ...]
+
+
 class Acks(Wire):
     """Answer to a call that changes the table: how each engine concerned stands now."""
 
@@ -183,6 +203,8 @@ class RouterState(Wire):
     features: tuple[str, ...] = Field((), description="what it acts on in entries; none: an earlier version's router")
     protocol: int = Field(1, description="version of the wire that the router speaks")
     volatile: tuple[PointerKey, ...] = Field((), description="pointers of which more is in memory than on the disk")
+    build: str = Field("", description="which build of Loradeck it is; none: one that cannot hand over")
+    drains: int | None = Field(None, description="pid of the router before it, while that ends what it admitted")
 
     @property
     def cursor(self) -> Cursor:

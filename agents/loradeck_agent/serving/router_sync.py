@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from loradeck.client.build import build
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, Bookmark, Desired, Resync
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
@@ -24,6 +25,7 @@ from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.config import RouterConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.identity import Identity
+from loradeck_agent.host.listening import Listening
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.host.supervisor import Program, Supervised
 from loradeck_agent.router.client import RouterControl
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 PINS_S = 30.0
 """How often the router's pins are read where no signal says that one was made."""
+
+TAKE_OVER = ("--take-over",)
 
 READY_S = 30.0
 """How long a router may take until it answers."""
@@ -83,6 +87,8 @@ class RouterSync:
     features: tuple[str, ...] = tuple(sorted(SUPPORTED))
     volatile: set[PointerKey] = field(default_factory=set)
     """Pointers of which the router has more in memory than on its read-only disk: the next one is told so."""
+    process: Supervised | None = None
+    """The router's process, once it is supervised."""
     _protocol: int = 1
     """Version of the wire that the router speaks."""
     _up: bool = False
@@ -210,13 +216,42 @@ class RouterSync:
         elif config.tls_cert is not None:
             argv += ("--tls-cert", str(config.tls_cert), "--tls-key", str(config.tls_key))
 
+        listening, ours = Listening(config.listen, self.folder.router_listening), build()
+
+        def more() -> tuple[str, ...]:
+            sockets = (str(file) for file in listening.files())
+            return ("--sockets", *sockets, "--build", build(), *self._untold())
+
         async def up(boot: str, adopted: bool) -> None:
-            await self.up(boot)
+            theirs = await self.up(boot)
+            await listening.adopt()
             await came_up()
             self.known.set()
+            if adopted and theirs not in ("", ours):
+                log.info("the router is build %s, and this agent is %s: another router takes over", theirs, ours)
+                supervised.replace()
+
+        async def down() -> None:
+            if not self._up:
+                listening.close()  # it never came up: better that callers are refused than that they wait
+            await self.down()
 
         program = Program("router", argv, self.folder.router_lock, self.folder.router_log, READY_S)
-        return Supervised(program, probe=self._probe, came_up=up, went_down=self.down, more=self._untold)
+        supervised = self.process = Supervised(
+            program,
+            probe=self._probe,
+            came_up=up,
+            went_down=down,
+            more=more,
+            files=listening.files,
+            succeed=TAKE_OVER,
+        )
+        return supervised
+
+    def replace_router(self) -> None:
+        """The command line asks for another router in the place of the one that runs."""
+        if self.process is not None:
+            self.process.replace()
 
     async def _probe(self) -> str | None:
         try:
@@ -233,8 +268,8 @@ class RouterSync:
             async with asyncio.timeout(LINK_ANYWAY_S):
                 await self.known.wait()
 
-    async def up(self, boot: str) -> None:
-        """A router runs: takes over what its table holds, and gives it what it missed.
+    async def up(self, boot: str) -> str:
+        """A router runs: takes over what its table holds, and gives it what it missed. Returns its build.
 
         Raises:
             AgentError: it does not answer.
@@ -255,6 +290,7 @@ class RouterSync:
         except AgentError as error:
             log.error("the router is behind: %s", error)
             self._behind.set()
+        return state.build
 
     async def down(self) -> None:
         """The router's process has ended."""

@@ -1,7 +1,8 @@
 """Runs the real agent with the fake engine in the place of the embedded one, and short times.
 
 Its own arguments are those of `loradeck-agent`. LD_TEST_SABOTAGE=wrong_file makes it hand the engine another
-release's folder, as an agent with a mixed-up path would.
+release's folder, as an agent with a mixed-up path would; router_that_crashes: a router that is to take over ends at
+once. LD_TEST_BUILD is which build it is.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def short_times() -> None:
     router_sync.RESYNC_S = 0.5
     router_sync.LINK_ANYWAY_S = float(os.environ.get("LD_TEST_LINK_ANYWAY_S", "30"))
     executor.GRACE_S = 0.5
+    # By its module's name: in the package, that of the command has taken its place.
+    sys.modules["loradeck_agent.cli.restart_router"].PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
 
 
 def sabotage() -> None:
@@ -71,4 +74,8 @@ if __name__ == "__main__":
     short_times()
     if os.environ.get("LD_TEST_SABOTAGE") == "wrong_file":
         sabotage()
+    if os.environ.get("LD_TEST_SABOTAGE") == "router_that_crashes":
+        router_sync.TAKE_OVER = ("--take-over", "--tls-cert", "/nowhere")
+    if (named := os.environ.get("LD_TEST_BUILD")) is not None:
+        router_sync.build = lambda: named  # type: ignore[assignment]
     main()

@@ -76,9 +76,10 @@ class Node:
                 env=os.environ | environment,
             )
 
-    def command(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(MAIN), *args, "--config", str(self.config)],
+            env=os.environ | environment,
             capture_output=True,
             text=True,
             timeout=60,
@@ -149,6 +150,10 @@ class Node:
             return await self.router.state()
         except Unreachable:
             return await until(self._state_or_none, "the router answers")
+
+    async def router_build(self) -> str:
+        """Which build the router is."""
+        return (await self.router_state()).build
 
     async def router_has(self, release: str) -> bool:
         """Whether the router was told that its engine may be asked for a release."""

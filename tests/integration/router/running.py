@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from loradeck.schemas.route import Callers
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import Limits
+from loradeck_agent.host.listening import bind
 from loradeck_agent.router.serve import Router
 
 KEY = "acme-key"
@@ -82,6 +83,10 @@ class Running:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: asyncio.subprocess.Process | None = None
+        self.left: list[asyncio.subprocess.Process] = []
+        """Routers before it, which hand over or have."""
+        self.listening: list[socket.socket] = []
+        """The callers' sockets, where the test holds them as the agent does."""
         self.here: Router | None = None
         self.errors = folder / "router.err"
         self.rev = 0
@@ -96,8 +101,9 @@ class Running:
         module: str = "loradeck_agent.router",
         open_files: int | None = None,
         most_files: int | None = None,
+        more: Sequence[str] = (),
     ) -> None:
-        """Starts the process without waiting for it to serve.
+        """Starts the process without waiting for it to serve. `more`: further arguments.
 
         `open_files`: the limit that it inherits, as from a shell or a service manager. `most_files`: one that it cannot
         raise.
@@ -115,6 +121,9 @@ class Running:
                 str(self.state),
                 "--listen",
                 f"127.0.0.1:{self.port}",
+                *more,
+                *(("--sockets", *(str(held.fileno()) for held in self.listening)) if self.listening else ()),
+                pass_fds=[held.fileno() for held in self.listening],
                 env={**os.environ, **(env or {})},
                 stderr=errors,
                 start_new_session=True,
@@ -129,6 +138,21 @@ class Running:
     async def start(self, env: dict[str, str] | None = None) -> None:
         await self.spawn(env)
         await self.until_up()
+
+    def hold(self) -> None:
+        """Holds the callers' sockets from now on, as the agent does."""
+        self.listening = bind(f"127.0.0.1:{self.port}")
+
+    async def succeed(
+        self, *more: str, env: dict[str, str] | None = None, module: str = "loradeck_agent.router"
+    ) -> tuple[asyncio.subprocess.Process, asyncio.subprocess.Process]:
+        """Starts a router that takes over from the one that runs: that one, and the new one."""
+        assert self.process is not None
+        before = self.process
+        self.left.append(before)
+        await self.spawn(env, module, more=("--take-over", "--build", "new", *more))
+        assert self.process is not None
+        return before, self.process
 
     async def until_up(self) -> None:
         deadline = time.monotonic() + 30
@@ -172,6 +196,12 @@ class Running:
     async def close(self) -> None:
         if self.process is not None:
             await self.kill()
+        for before in self.left:
+            if before.returncode is None:
+                before.kill()
+            await before.wait()
+        for held in self.listening:
+            held.close()
         await self.hang_up()
         if self.here is not None:
             await self.here.stop()
