@@ -32,6 +32,7 @@ from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobR
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.membership import AuthorityState, Invitation, JoinToken, Revoked
+from loradeck.schemas.notice import ChannelRef, Notice, NoticeList, Silence, SilenceRequest
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
@@ -479,6 +480,28 @@ class HubApi:
         """Revokes a token. Only over the hub's own socket."""
         person = token_id.startswith("oidc:")  # and a provider's word for somebody
         await self._delete(f"tokens/{quote(token_id, safe='') if person else segment(token_id)}")
+
+    # ---- notices -------------------------------------------------------------------------------------------
+
+    async def notices(self, *, limit: int = 50) -> NoticeList:
+        """The newest notices, newest first, the channels and the silences."""
+        return await self.transport.ask(NoticeList, "GET", "notices", params={"limit": limit})
+
+    async def test_notice(self, channel: str) -> Notice:
+        """Has one channel be told that this is a test."""
+        return await self._write(Notice, "notices/test", ChannelRef(channel=channel))
+
+    async def retry_notices(self, channel: str) -> int:
+        """Has a channel be given at once what waits for it or was given up; returns how many that are."""
+        return await self._write(int, "notices/retry", ChannelRef(channel=channel))
+
+    async def silence(self, request: SilenceRequest) -> Silence:
+        """Tells nobody of what matches for some time."""
+        return await self._write(Silence, "silences", request)
+
+    async def unsilence(self, silence_id: str) -> None:
+        """Ends a silence."""
+        await self._delete(f"silences/{segment(silence_id)}")
 
     async def backup(self, path: str) -> responses.BackupMade:
         """Copies the hub's database consistently to an absolute path on its host. Only over the hub's own socket."""

@@ -27,6 +27,7 @@ from loradeck.hub.api import (
     joining,
     moves,
     nodes,
+    notices,
     registry,
     reviews,
     rewind,
@@ -43,7 +44,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, events,
-    tokens, joining, sign_in, backup, health, feed,
+    notices, tokens, joining, sign_in, backup, health, feed,
 )  # fmt: skip
 
 

@@ -61,6 +61,9 @@ from loradeck.hub.log.proposals import Proposals
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import Hold
+from loradeck.hub.notices.channels import Channels
+from loradeck.hub.notices.notifier import Notifier
+from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress
@@ -151,6 +154,7 @@ class Hub:
         self._allowed: tuple[str | None, str | None] = (None, None)
         self.membership: Membership | None = None
         self.backups: Backups | None = None
+        self.notifier: Notifier | None = None
         self.metrics = Metrics()
         self.failed_logins = FailedLogins(self.clock.monotonic, self._login_failed)
         self.background = Background()
@@ -319,6 +323,8 @@ class Hub:
             group.create_task(_every(audit.ANCHOR_S, self.audit.anchor))
             if self.backups is not None:
                 group.create_task(self.backups.run())
+            if self.notifier is not None:
+                group.create_task(_every(TICK_S, self.notifier.tick))
             if self.provider is not None:
                 group.create_task(self.provider.run(self._provider_asked))
 
@@ -326,6 +332,15 @@ class Hub:
         """Has `run` make a backup in a folder every `every_s` seconds, and status and metrics tell of it."""
         self.backups = Backups(self.store, self.blobs, self.clock, folder, every_s)
         self.status.backups = self.metrics.backups = self.backups
+
+    def keep_notices(self, file: Path) -> None:
+        """Has `run` tell people what they have to know, on the channels of a file (`schemas.notice.ChannelFile`)."""
+        outbox = Outbox(self.store, Channels(file), self.clock, f"loradeck/{self.status.now().hub}")
+        self.metrics.given_up = outbox.dead
+        self.notifier = Notifier(*(self.log.state, self.store, self.fleet, self.changes, self.rows, self.clock), outbox)
+        self.log.follow(Order.NOTICES, self.notifier.committed)
+        self.attestations.follow(self.notifier.attested)
+        self.jobs.follower = self.notifier.job_changed
 
     async def stop(self) -> None:
         """Writes what is only in memory, if the lease is still this hub's. The store is closed by its owner."""

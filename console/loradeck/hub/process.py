@@ -32,7 +32,7 @@ class HubProcess:
 
     `address` is where callers elsewhere reach this hub, `database` the URL of a PostgreSQL database in the place of the
     file in `data`, `artifacts` that of an object store in the place of the folder in it. While it is active it makes a
-    backup in `backup_to` every `backup_every_s` seconds.
+    backup in `backup_to` every `backup_every_s` seconds, and tells people on the channels of the file `notices`.
 
     Raises: StoreError (`store_unusable`, `disk_full`), or as `open_blobs`: nothing was changed.
     """
@@ -49,6 +49,7 @@ class HubProcess:
         backup_to: Path | None = None,
         backup_every_s: float = EVERY_S,
         artifacts: str | None = None,
+        notices: Path | None = None,
     ) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         data.chmod(0o700)
@@ -60,6 +61,7 @@ class HubProcess:
         self._data, self._address = data, address
         self._name, self._production, self._oidc = name, production, oidc
         self._backups = (backup_to, backup_every_s) if backup_to is not None else None
+        self._notices = notices
         self._hub: Hub | None = None
 
     def active(self, hold: Hold) -> Hub:
@@ -81,6 +83,8 @@ class HubProcess:
         hub.membership = self._membership(hub.tokens, save)
         if self._backups is not None:
             hub.keep_backups(*self._backups)
+        if self._notices is not None:
+            hub.keep_notices(self._notices)
         return hub
 
     def standing_by(self) -> StandbyHub:

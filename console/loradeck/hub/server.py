@@ -158,6 +158,7 @@ def serve(
     backup_to: Path | None = None,
     backup_every: float = EVERY_S / 3600,
     artifacts: str | None = None,
+    notices: Path | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then writes what is in memory, gives up the lease and closes.
 
@@ -176,6 +177,7 @@ def serve(
         backup_to: folder for backups of the database, with the blobs that are new; None: none is made by the clock.
         backup_every: hours between two of them.
         artifacts: URL of an object store for artifacts. None: the folder `artifacts` in `data`.
+        notices: TOML file of the channels on which people are told (`schemas.notice.ChannelFile`).
         address: URL at which callers elsewhere reach this hub, which hubs that stand by tell theirs. Empty: `listen`.
 
     Raises:
@@ -214,6 +216,7 @@ def serve(
                 backup_to=backup_to,
                 backup_every_s=backup_every * 3600,
                 artifacts=artifacts,
+                notices=notices,
             )
             bound.pop_all()
         try:

@@ -96,6 +96,7 @@ class Resource(StrEnum):
     NODES = "nodes"
     EVENTS = "events"
     HEALTH = "health"  # metrics
+    NOTICES = "notices"
 
 
 class Wire(BaseModel):

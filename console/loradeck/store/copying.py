@@ -14,7 +14,7 @@ _PAGED = {"events": "rev", "audit": "seq", "attestations": "seq", "jobs": "seq"}
 
 _TABLES = (
     *("events", "keys", "pointers", "tenants", "head", "incarnations", "documents", "attestations"),
-    *("served", "hours", "jobs", "tokens", "meta", "nodes", "withdrawals", "audit"),
+    *("served", "hours", "jobs", "tokens", "meta", "nodes", "withdrawals", "audit", "notices", "deliveries"),
 )
 _COLUMNS = {"events": "rev, body", "tokens": "rowid, id, body"}
 """Where they are not all of the table's: the others of `events` are computed, and SQLite does not list `rowid`."""

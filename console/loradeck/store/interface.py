@@ -17,10 +17,14 @@ from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Draft, Event, PointerState
+from loradeck.schemas.notice import Delivery, Notice, NoticeRow
 from loradeck.schemas.tenant import TenantState, TokenRecord
 
 HOUR_MS = 3_600_000
 """Milliseconds of an hour."""
+
+NOTICES_KEPT = 2000
+"""Notices that are kept for those who list them."""
 
 HOURS_KEPT = 400 * 24
 """Hours for which the counts of a route are kept."""
@@ -404,6 +408,22 @@ class Store(Protocol):
 
     def audit_texts(self, after: int, limit: int) -> list[tuple[int, str]]:
         """(seq, text) of the lines after `after`, oldest first, at most `limit`. The text is what the tree hashes."""
+
+    # -- notices -----------------------------------------------------------------------------------------
+
+    def add_notices(self, notices: Sequence[tuple[Notice, Sequence[str]]]) -> list[tuple[Notice, Delivery]]:
+        """Writes notices, each with the channels that are to be given it, and returns what there is to deliver. One
+        whose id is known is left out. NOTICES_KEPT are kept, and those that are yet to be delivered.
+        """
+
+    def notices(self, limit: int) -> list[NoticeRow]:
+        """The newest notices, newest first, and with them what is yet to be delivered."""
+
+    def deliveries(self) -> list[tuple[Notice, Delivery]]:
+        """What is yet to be delivered or was given up, in the order in which it was written."""
+
+    def settle_delivery(self, delivery: Delivery, *, given: bool) -> None:
+        """Writes a delivery's failed attempt, or removes one that was given."""
 
     # -- nodes -------------------------------------------------------------------------------------------
 

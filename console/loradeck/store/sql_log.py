@@ -34,10 +34,11 @@ from loradeck.store.interface import (
 from loradeck.store.lease import check_lease, extend_log, read_head, release_lease, renew_lease, take_lease
 from loradeck.store.sql_audit import SqlAudit
 from loradeck.store.sql_database import Connection
+from loradeck.store.sql_notices import SqlNotices
 from loradeck.store.sql_records import write_fleet
 
 
-class SqlStore(SqlAudit):
+class SqlStore(SqlAudit, SqlNotices):
     """The `Store` in a SQL database. Safe to call from several threads; calls wait for each other."""
 
     _newest = (0, GENESIS)

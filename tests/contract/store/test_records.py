@@ -13,8 +13,9 @@ from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
+from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.tenant import TokenRecord
-from loradeck.store.interface import HOURS_KEPT, Doc, OutcomeUnknown, Served, Store, StoreError
+from loradeck.store.interface import HOURS_KEPT, NOTICES_KEPT, Doc, OutcomeUnknown, Served, Store, StoreError
 from loradeck.store.sqlite import SqliteStore
 
 
@@ -260,3 +261,30 @@ def test_a_store_restored_from_an_older_copy_lacks_the_hash_that_agents_have_see
     store.commit([move(to=2, generation=2)], key="key-0002")
     assert not store.has_hash(2, lost.hash)
     assert store.lookup("key-0002") is not None
+
+
+def notice(number: int) -> Notice:
+    return Notice(id=f"n{number}", kind=NoticeKind.TEST, severity=Severity.INFO, at_ms=number, title=f"number {number}")
+
+
+def test_a_notice_is_written_once_with_what_there_is_to_deliver(store: Store) -> None:
+    (first,) = store.add_notices([(notice(1), ["oncall"])])
+    again = store.add_notices([(notice(1), ["oncall"]), (notice(2), ["mail", "oncall"]), (notice(3), [])])
+    assert [(told.id, due.seq, due.channel) for told, due in again] == [("n2", 2, "mail"), ("n2", 2, "oncall")]
+    assert store.deliveries() == [first, *again]
+    assert [(row.seq, row.notice.id, len(row.waiting)) for row in store.notices(2)] == [(3, "n3", 0), (2, "n2", 2)]
+
+
+def test_a_delivery_that_was_given_goes_and_one_that_failed_stays_with_its_error(store: Store) -> None:
+    (_, one), (_, two) = store.add_notices([(notice(1), ["mail", "oncall"])])
+    failed = two.model_copy(update={"attempts": 3, "next_ms": None, "error": "it answered 400"})
+    store.settle_delivery(one, given=True)
+    store.settle_delivery(failed, given=False)
+    assert [due for _, due in store.deliveries()] == [failed]
+
+
+def test_old_notices_go_unless_they_are_yet_to_be_delivered(store: Store) -> None:
+    store.add_notices([(notice(1), ["oncall"]), (notice(2), [])])
+    store.add_notices([(notice(number), []) for number in range(3, NOTICES_KEPT + 5)])
+    kept = [row.seq for row in store.notices(NOTICES_KEPT + 10)]
+    assert (kept[-1], kept[-2], kept[0]) == (1, 5, NOTICES_KEPT + 4)

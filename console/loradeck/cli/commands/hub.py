@@ -34,6 +34,7 @@ _run_options = together(
     ),
     click.option("--backup-every", type=float, default=6, show_default=True, help="Hours between two backups."),
     click.option("--backup-to", type=click.Path(path_type=Path), help="Folder for backups, with new blobs."),
+    click.option("--notices", type=click.Path(path_type=Path), help="TOML file of channels: who is told, and where."),
     click.option("--artifacts", metavar="URL", help="Keep artifacts at s3://BUCKET/PREFIX, gs:// or az://."),
     click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
     click.option(

@@ -1,6 +1,5 @@
 """Commands on tokens, which decide what callers may do. Only over the hub's own socket."""
 
-import re
 import time
 from pathlib import Path
 
@@ -12,11 +11,9 @@ from loradeck.cli.shared.options import yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
+from loradeck.cli.shared.spans import seconds_of
 from loradeck.schemas.ids import Resource, Role
 from loradeck.schemas.tenant import Credential, TokenCreate, TokenRecord
-
-_SPAN = re.compile("([1-9][0-9]{0,4})([mhd])")
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 @click.group(cls=Noun)
@@ -76,21 +73,13 @@ async def create(
         labels=labels_of(labels) if labels else None,
         tenants=_roles(tenants, role) if tenants else None,
         resources=tuple(Resource(one) for one in only) or None,
-        expires_ms=_after(expires) if expires is not None else None,
+        expires_ms=int((time.time() + seconds_of(expires, "--expires")) * 1000) if expires is not None else None,
     )
     with new_secret_file(out) as write:
         created = await s.api.create_token(request)
         write(created.token)
     s.out.json({"id": created.id, **request.model_dump(mode="json", exclude_none=True), "file": str(out)})
     s.out.say(f"token {created.id} for {name} ({role}{' on ' + node if node else ''}) is in {out}")
-
-
-def _after(span: str) -> int:
-    """The time after a span such as '90d', in milliseconds since 1970 UTC."""
-    found = _SPAN.fullmatch(span)
-    if found is None:
-        raise misused("this is no span of time", where=f"--expires {span}", fix="90d, 12h or 30m")
-    return int((time.time() + int(found[1]) * _SECONDS[found[2]]) * 1000)
 
 
 def _roles(tenants: tuple[str, ...], role: str) -> dict[str, Role]:

@@ -47,6 +47,8 @@ class JobRecords:
         saved = self._store.now(lambda s: s.jobs())
         self._jobs: dict[str, Job] = {job.id: job for job in sorted(saved, key=lambda job: job.created_ms)}
         self._events: dict[str, deque[ExecutorEvent]] = {}
+        self.follower: Callable[[Job], None] = lambda job: None
+        """Called with a job that has changed, once it is shown."""
 
     # ---- reading -------------------------------------------------------------------------------------------
 
@@ -122,6 +124,7 @@ class JobRecords:
         if before is not None and before.checkpoint != job.checkpoint:
             self._background.spawn(self._checkpoints.remove(before.checkpoint, self._jobs.values()))
         self._changes.job(job.id)
+        self.follower(job)
         if durable:
             self._background.spawn(self._write(job))
         if job.state in OVER:

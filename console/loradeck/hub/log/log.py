@@ -40,7 +40,8 @@ class Order(IntEnum):
     JOBS = 4
     METRICS = 5
     AUTOMATION = 6
-    FEED = 7
+    NOTICES = 7
+    FEED = 8
 
 
 @dataclass(frozen=True, slots=True)

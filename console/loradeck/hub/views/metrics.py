@@ -28,6 +28,8 @@ class Metrics:
 
     backups: Backups | None = None
     """Those that this hub makes by the clock; None: it makes none."""
+    given_up: Callable[[], int] = staticmethod(lambda: 0)
+    """How many notices channels did not take."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -75,6 +77,7 @@ class Metrics:
         gauge("waiting", "1 while forward moves wait.", lambda: allowed.waiting is not None)
         gauge("disk_full", "1 while the hub's disk is full.", lambda: DISK_FULL in (allowed.refusing, allowed.waiting))
         gauge("backup_late", "1 while two backups are overdue.", lambda: self.backups is not None and self.backups.late)
+        gauge("notices_given_up", "Notices that a channel did not take.", lambda: self.given_up())
         gauge(
             "backup_timestamp_seconds",
             "When the newest backup was made, seconds since 1970 UTC; 0: there is none.",

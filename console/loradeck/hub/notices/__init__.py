@@ -1,0 +1,1 @@
+"""Notices: what the hub tells people outside the console, and how it reaches them."""

@@ -1,0 +1,206 @@
+"""The notifier: watches pointers, nodes, jobs, gates and moves, and says what people are to be told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.log import Published
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.notices.outbox import Outbox
+from loradeck.hub.views.rows import Rows
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.draft import by_automation
+from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.quality.notices import CONDITIONS, Conditions, Subject, conditions
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.log import Event, EventKind
+from loradeck.schemas.notice import LONGEST, Notice, NoticeKind, NoticeList, Severity, Silence, SilenceRequest
+
+SILENCES = "silences"
+"""The setting that holds the silences."""
+
+MOST_SILENCES = 200
+
+ROWS_A_TICK = 50
+"""Rows that are looked at in a second at most: a rewind of a thousand tenants must not keep the next move waiting."""
+
+log = logging.getLogger("loradeck.hub.notices.notifier")
+
+
+@dataclass(eq=False)
+class Notifier:
+    """What is worth telling, and the silences. It costs nothing where a hub has no file of channels."""
+
+    _state: FoldedLog
+    _store: StoreThread
+    _fleet: Fleet
+    _changes: Changes
+    _rows: Rows
+    _clock: Clock
+    outbox: Outbox
+    silences: list[Silence] = field(init=False)
+    _conditions: Conditions = field(init=False)
+    _seen: int = field(default=0, init=False)
+    _owed: dict[PointerKey, None] = field(default_factory=dict, init=False)
+    _news: list[Notice] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        saved, told = self._store.now(lambda s: (s.meta(SILENCES), s.notices(limit=10_000)))
+        self.silences = [Silence.model_validate(one) for one in json.loads(saved or "[]")]
+        self._conditions = Conditions.after(row.notice for row in reversed(told))
+        self._owed.update(dict.fromkeys(self._state.pointers))
+
+    # ---- what happened -------------------------------------------------------------------------------------
+
+    def committed(self, published: Published) -> None:
+        """Takes in the moves of guards, and holds."""
+        for event in published.events:
+            if event.kind in (EventKind.ROLLBACK, EventKind.HOLD) and by_automation(event):
+                self._news.append(_of_event(event, NoticeKind.GUARD, Severity.PAGE, "guard acted by itself"))
+            elif event.kind is EventKind.HOLD:
+                self._news.append(_of_event(event, NoticeKind.HOLD, Severity.INFO, f"held by {event.actor}"))
+
+    def attested(self, written: Attestation, _: object) -> None:
+        """Takes in the results of gates."""
+        if written.kind is AttestationKind.GATE and not written.body.get("passed"):
+            where = "/".join(filter(None, (written.tenant, written.route)))
+            self._news.append(
+                Notice(
+                    id=f"gate-{written.seq}",
+                    kind=NoticeKind.GATE_FAILED,
+                    severity=Severity.TICKET,
+                    at_ms=written.at_ms,
+                    tenant=written.tenant,
+                    route=written.route,
+                    title=f"{where}: {written.subject[:12]} did not pass its gate",
+                    command=f"loradeck gate show {where.replace('/', ' ')}",
+                )
+            )
+
+    def job_changed(self, job: Job) -> None:
+        """Takes in a job that has failed."""
+        if job.state is JobState.FAILED:
+            self._news.append(
+                Notice(
+                    id=f"job-{job.id}",
+                    kind=NoticeKind.JOB_FAILED,
+                    severity=Severity.TICKET,
+                    at_ms=self._clock.now_ms(),
+                    tenant=job.tenant,
+                    title=f"{job.tenant}: the {job.kind} job {job.id} failed"[:LONGEST],
+                    detail=job.message[:LONGEST],
+                    command=f"loradeck job show {job.id}",
+                )
+            )
+
+    # ---- what is so ----------------------------------------------------------------------------------------
+
+    async def tick(self) -> None:
+        """Looks at what has changed, and has it told; called once a second."""
+        now = self._clock.now_ms()
+        news, self._news = self._news, []
+        news += self._conditions.changed(
+            (subject for subject in self._conditions.of_nodes() if subject.node not in self._fleet.nodes),
+            {},
+            now,
+        )
+        for node in self._fleet.nodes.values():
+            news += self._node(node, now)
+        seen, self._seen = self._seen, self._changes.seq
+        self._owed.update((key, None) for key, mark in self._changes.touched.items() if mark[1] > seen)
+        for key in list(self._owed)[:ROWS_A_TICK]:
+            del self._owed[key]
+            if key in self._state.pointers:
+                news += self._conditions.changed(self._conditions.of(*key), conditions(self._rows.tenant(key)), now)
+        self.tell([*news, *self._conditions.due(now)])
+        await self.outbox.tick()
+
+    def _node(self, node: Node, now_ms: int) -> list[Notice]:
+        subject = Subject(NoticeKind.NODE_LOST, node=node.name)
+        lost = node.lost and not node.drained
+        holds = {subject: CONDITIONS[NoticeKind.NODE_LOST].words} if lost else {}
+        return self._conditions.changed([subject], holds, now_ms)
+
+    def tell(self, notices: Iterable[Notice]) -> None:
+        """Has notices told, but for those that a silence covers."""
+        now = self._clock.now_ms()
+        self.silences = [silence for silence in self.silences if silence.until_ms > now]
+        loud = [one for one in notices if not any(silence.covers(one, now) for silence in self.silences)]
+        if loud:
+            self.outbox.tell(loud)
+
+    # ---- what people ask for -------------------------------------------------------------------------------
+
+    def test(self, name: str, by: str) -> Notice:
+        """Has one channel be told that this is a test.
+
+        Raises: Refused `unknown_channel`.
+        """
+        self.outbox.known(name)
+        notice = Notice(
+            id=f"test-{secrets.token_hex(8)}",
+            kind=NoticeKind.TEST,
+            severity=Severity.INFO,
+            at_ms=self._clock.now_ms(),
+            title=f"this is a test, asked for by {by}"[:LONGEST],
+        )
+        self.outbox.tell_one(notice, name)
+        return notice
+
+    async def listed(self, limit: int) -> NoticeList:
+        """The newest notices, the channels and the silences."""
+        rows = await self._store(lambda s: s.notices(limit))
+        channels, fault = self.outbox.rows(), self.outbox.channels.fault
+        return NoticeList(notices=tuple(rows), channels=channels, silences=tuple(self.silences), fault=fault)
+
+    async def silence(self, request: SilenceRequest, by: str) -> Silence:
+        """Tells nobody of what matches for some time. What holds now and was told stays told.
+
+        Raises: Refused `too_many`; StoreError.
+        """
+        if len(self.silences) >= MOST_SILENCES:
+            raise Refused("too_many", f"there are {MOST_SILENCES} silences", fix="loradeck notice unsilence ID")
+        until_ms = self._clock.now_ms() + 1000 * request.seconds
+        asked = request.model_dump(exclude={"seconds"})
+        made = Silence(id=secrets.token_hex(4), until_ms=until_ms, by=by, **asked)
+        await self._save([*self.silences, made])
+        return made
+
+    async def unsilence(self, silence_id: str) -> None:
+        """Ends a silence.
+
+        Raises: Refused `unknown_silence`; StoreError.
+        """
+        left = [one for one in self.silences if one.id != silence_id]
+        if len(left) == len(self.silences):
+            raise Refused("unknown_silence", "there is no such silence", detail=silence_id, fix="loradeck notice ls")
+        await self._save(left)
+
+    async def _save(self, silences: list[Silence]) -> None:
+        text = json.dumps([one.model_dump(mode="json") for one in silences])
+        await self._store(lambda s: s.set_meta(SILENCES, text))
+        self.silences = silences
+
+
+def _of_event(event: Event, kind: NoticeKind, severity: Severity, words: str) -> Notice:
+    where = "/".join(filter(None, (event.tenant, event.route)))
+    return Notice(
+        id=f"event-{event.id}",
+        kind=kind,
+        severity=severity,
+        at_ms=event.at_ms,
+        tenant=event.tenant,
+        route=event.route,
+        title=f"{where}: {words} ({event.kind.value})"[:LONGEST],
+        detail=(event.reason or "")[:LONGEST],
+        command=f"loradeck open {event.tenant} {event.route}",
+    )

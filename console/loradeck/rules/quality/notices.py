@@ -1,0 +1,171 @@
+"""Rules of notices: what is worth telling people, when, and when it is over.
+
+A condition is told once it has held for the time of its kind, and once more when it has ended. The alerts of
+docs/alerts.yml on a pointer's flags have the same times; a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from loradeck.rules.quality.attention import alerting
+from loradeck.schemas.notice import LONGEST, Notice, NoticeKind, Severity
+from loradeck.schemas.state import TenantRow
+
+
+class Kind(NamedTuple):
+    """How severe a kind of condition is, how long it must hold before it is told, and its words."""
+
+    severity: Severity
+    after_s: float
+    words: str
+
+
+CONDITIONS = {
+    NoticeKind.BREACH: Kind(Severity.PAGE, 0, "{release} answers badly, past the route's limit"),
+    NoticeKind.UNPROVEN: Kind(Severity.PAGE, 60, "a replica is neither proven nor listed; it may serve another one"),
+    NoticeKind.SLOW: Kind(Severity.PAGE, 60, "first tokens of {release} come later than the route promises"),
+    NoticeKind.PROMOTE_FAILED: Kind(Severity.TICKET, 0, "the last promote failed, and nobody has answered it"),
+    NoticeKind.NO_WAY_BACK: Kind(Severity.TICKET, 3600, "each release beneath {release} is ruled out: R has no target"),
+    NoticeKind.NODE_LOST: Kind(Severity.PAGE, 0, "not heard for longer than its TTL"),
+}
+"""Conditions that begin and end, by kind."""
+
+FLAGS = {
+    "BAD": NoticeKind.BREACH,
+    "UNPRVN": NoticeKind.UNPROVEN,
+    "SLOW": NoticeKind.SLOW,
+    "FAILED": NoticeKind.PROMOTE_FAILED,
+    "NOPRIOR": NoticeKind.NO_WAY_BACK,
+}
+"""Flag of a pointer -> kind of the condition."""
+
+MOST = 10
+"""Notices of one kind that are sent at once. Where more are due, one tells how many there are."""
+
+RETRIES_S = (5, 15, 60, 300, 900)
+"""Pauses after failed attempts, in seconds; the last one again and again."""
+
+GIVEN_UP_S = 86_400
+"""Seconds after which a notice is not tried any more."""
+
+
+class Subject(NamedTuple):
+    """What a condition is about: a kind with a pointer or a node."""
+
+    kind: NoticeKind
+    tenant: str = ""
+    route: str = ""
+    node: str = ""
+
+
+def conditions(row: TenantRow) -> dict[Subject, str]:
+    """The conditions of a pointer, each with its words."""
+    release = row.live.label if row.live is not None else "nothing"
+    kinds = (FLAGS[flag] for flag in alerting(row) if flag in FLAGS)
+    return {Subject(kind, *row.key): CONDITIONS[kind].words.format(release=release) for kind in kinds}
+
+
+@dataclass
+class _Held:
+    since_ms: int
+    words: str
+    told: bool = False
+
+
+@dataclass
+class Conditions:
+    """The conditions that hold. Told ones are remembered, so that their end is told as well.
+
+    `told`: notices that an earlier run of the hub has sent and whose end it has not seen.
+    """
+
+    _held: dict[Subject, _Held] = field(default_factory=dict)
+
+    @classmethod
+    def after(cls, told: Iterable[Notice]) -> Conditions:
+        """Begins with the notices of an earlier run, oldest first."""
+        held: dict[Subject, _Held] = {}
+        for notice in told:
+            subject = Subject(notice.kind, *notice.subject)
+            if notice.over:
+                held.pop(subject, None)
+            elif notice.kind in CONDITIONS and not notice.more:
+                held[subject] = _Held(notice.at_ms, notice.title, told=True)
+        return cls(held)
+
+    def of(self, tenant: str, route: str) -> set[Subject]:
+        """The conditions of a pointer that held when it was last looked at."""
+        return {Subject(kind, tenant, route) for kind in FLAGS.values()} & self._held.keys()
+
+    def of_nodes(self) -> list[Subject]:
+        """The conditions of nodes that held when they were last looked at."""
+        return [subject for subject in self._held if subject.node]
+
+    def changed(self, before: Iterable[Subject], now: Mapping[Subject, str], now_ms: int) -> list[Notice]:
+        """Takes in what holds now in the place of what did before; returns the notices of what has ended."""
+        over = []
+        for subject in before:
+            held = self._held.get(subject)
+            if held is not None and subject not in now:
+                del self._held[subject]
+                if held.told:
+                    over.append(_notice(subject, held, now_ms, over=True))
+        for subject, words in now.items():
+            self._held.setdefault(subject, _Held(now_ms, words)).words = words
+        return over
+
+    def due(self, now_ms: int) -> list[Notice]:
+        """The notices of what has held for long enough and was not told yet; they count as told."""
+        due = []
+        for subject, held in self._held.items():
+            if not held.told and now_ms - held.since_ms >= 1000 * CONDITIONS[subject.kind].after_s:
+                held.told = True
+                due.append(_notice(subject, held, now_ms))
+        return due
+
+
+def _notice(subject: Subject, held: _Held, now_ms: int, *, over: bool = False) -> Notice:
+    where = subject.node or f"{subject.tenant}/{subject.route}"
+    pointer = f"loradeck open {subject.tenant} {subject.route}"
+    return Notice(
+        id=f"{subject.kind}-{where}-{held.since_ms}{'-over' if over else ''}",
+        kind=subject.kind,
+        severity=CONDITIONS[subject.kind].severity,
+        at_ms=now_ms,
+        over=over,
+        tenant=subject.tenant or None,
+        route=subject.route or None,
+        node=subject.node or None,
+        title=f"{'over: ' if over else ''}{where}: {held.words}",
+        command=f"loradeck node show {subject.node}" if subject.node else pointer,
+    )
+
+
+def grouped(notices: Sequence[Notice]) -> list[Notice]:
+    """At most `MOST` notices of each kind; beyond that the first tells how many there are in all."""
+    out = []
+    kinds: dict[tuple[NoticeKind, bool], list[Notice]] = {}
+    for notice in notices:
+        kinds.setdefault((notice.kind, notice.over), []).append(notice)
+    for every in kinds.values():
+        if len(every) > MOST:
+            first, named = every[0], ", ".join(one.node or f"{one.tenant}/{one.route}" for one in every[:MOST])
+            detail = f"{named} and {len(every) - MOST} more"
+            title = f"{first.title} (and the same of {len(every) - 1} more)"
+            alone = {"id": f"{first.id}+{len(every) - 1}", "title": title[:LONGEST], "detail": detail[:LONGEST]}
+            every = [first.model_copy(update={**alone, "more": len(every) - 1, "command": "loradeck --once"})]
+        out += every
+    return out
+
+
+def next_attempt_ms(now_ms: int, attempts: int, at_ms: int) -> int | None:
+    """When a delivery is tried again after so many failed attempts; None: not any more.
+
+    Args:
+        at_ms: the notice's own time.
+    """
+    pause_ms = 1000 * RETRIES_S[min(attempts, len(RETRIES_S)) - 1]
+    return None if now_ms + pause_ms - at_ms > 1000 * GIVEN_UP_S else now_ms + pause_ms

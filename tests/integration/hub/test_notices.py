@@ -1,0 +1,207 @@
+"""Notices reach a real HTTP server: signed, in order, again after a failure, and none is lost with the hub."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from tests.fakes.hub_in_process import Deck, key, running, until
+from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.test_guard import votes
+
+KEY = bytes(range(32))
+SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
+
+
+@dataclass
+class Receiver:
+    """Somebody's own program. `answers` are the statuses of its next answers; 204 after that."""
+
+    port: int = 0
+    answers: list[int] = field(default_factory=list)
+    got: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + body
+        right = "v1," + base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
+        assert request.headers["webhook-signature"] == right
+        assert request.content_type == "application/cloudevents+json"
+        event = json.loads(body)
+        assert event["id"] == request.headers["webhook-id"]
+        status = self.answers.pop(0) if self.answers else 204
+        if status < 300:
+            self.got.append(event)
+        else:
+            self.refused.append(event["id"])
+        return web.Response(status=status)
+
+    def titles(self) -> list[str]:
+        return [event["data"]["title"] for event in self.got]
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    found = Receiver()
+    app = web.Application()
+    app.router.add_post("/", found.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    found.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    yield found
+    await runner.cleanup()
+
+
+def channels(folder: Path, port: int, more: str = "", *, name: str = "oncall") -> Path:
+    """A file of one webhook."""
+    path = folder / "channels.toml"
+    path.touch(0o600)
+    url = f"http://127.0.0.1:{port}/"
+    lines = ("[[channel]]", f'name = "{name}"', 'kind = "webhook"', f'url = "{url}"', f'secret = "{SECRET}"', more)
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+async def deck(data: Path, tmp_path: Path, receiver: Receiver) -> AsyncIterator[Deck]:
+    async with running(data, notices=channels(tmp_path, receiver.port, 'least = "info"')) as deck:
+        yield deck
+
+
+async def test_a_node_that_is_lost_is_told_and_told_again_when_it_is_back(deck: Deck, receiver: Receiver) -> None:
+    agent = await FakeAgent(deck, "n1").join()
+    await agent.leave()
+    deck.hub.fleet.nodes["n1"].heard = -1e6
+    await until(lambda: receiver.got, "it is told")
+    (event,) = receiver.got
+    assert (event["specversion"], event["type"], event["subject"]) == ("1.0", "loradeck.notice.node_lost", "n1")
+    assert event["data"]["severity"] == "page"
+    assert event["data"]["command"] == "loradeck node show n1"
+    back = await FakeAgent(deck, "n1").join()
+    await until(lambda: len(receiver.got) == 2, "its end is told")
+    assert receiver.titles()[1] == "over: n1: not heard for longer than its TTL"
+    await back.leave()
+
+
+async def test_what_guard_does_is_told_with_its_evidence(deck: Deck, receiver: Receiver) -> None:
+    await deck.tenant(guard="rollback")
+    one, two, other = [await deck.release(seed=seed) for seed in (1, 2, 3)]
+    agent = await FakeAgent(deck, "n1").join()
+    await deck.promote(one)
+    await deck.promote(two)
+    start = {"release": other, "share": 0.5, "unit": "user", "named": ["ann"], "idempotency_key": key()}
+    row = await deck.row()
+    body = start | {"expected_generation": row.pointer.generation}
+    await deck.ok("POST", "tenants/acme/routes/production/candidate/start", body)
+    await votes(agent, **{two: 0, other: 4})
+    await until(lambda: any("guard acted" in title for title in receiver.titles()), "guard's move is told")
+    event = next(event for event in receiver.got if event["type"] == "loradeck.notice.guard")
+    assert event["subject"] == "acme/production"
+    assert event["data"]["detail"].startswith("guard: bad 40.0% of 100 votes of 24 callers")
+    await agent.leave()
+
+
+async def test_notices_come_in_order_and_again_after_a_failure(deck: Deck, receiver: Receiver) -> None:
+    receiver.answers = [503]
+    notifier = deck.hub.notifier
+    assert notifier is not None
+    for number in range(3):
+        notifier.test("oncall", f"person {number}")
+    await until(lambda: receiver.refused, "the first attempt fails")
+    (row,) = notifier.outbox.rows()
+    assert (row.waiting, row.dead, row.error) == (3, 0, "it answered 503")
+    assert await deck.ok("POST", "notices/retry", {"channel": "oncall"}) == 3
+    await until(lambda: len(receiver.got) == 3, "all are given")
+    assert [title[-1] for title in receiver.titles()] == ["0", "1", "2"]
+    assert receiver.got[0]["id"] == receiver.refused[0], "under the same id, so that it is known"
+
+
+async def test_what_a_channel_refuses_for_good_is_set_aside_and_the_next_is_given(
+    deck: Deck, receiver: Receiver
+) -> None:
+    receiver.answers = [400]
+    notifier = deck.hub.notifier
+    assert notifier is not None
+    notifier.test("oncall", "ann")
+    notifier.test("oncall", "bob")
+    await until(lambda: receiver.got, "the second is given")
+    assert receiver.titles() == ["this is a test, asked for by bob"]
+    listed = await deck.ok("GET", "notices")
+    (channel,) = listed["channels"]
+    assert (channel["dead"], channel["waiting"]) == (1, 0)
+    assert [row["waiting"][0]["error"] for row in listed["notices"] if row["waiting"]] == ["it answered 400"]
+    assert "loradeck_notices_given_up 1.0" in deck.hub.metrics.text().decode()
+
+
+async def test_a_hub_that_ends_loses_no_notice(data: Path, tmp_path: Path, receiver: Receiver) -> None:
+    receiver.answers = [503]
+    file = channels(tmp_path, receiver.port)
+    async with running(data, notices=file) as deck:
+        assert deck.hub.notifier is not None
+        deck.hub.notifier.test("oncall", "ann")
+        await until(lambda: receiver.refused, "the attempt fails")
+    async with running(data, notices=file) as deck:
+        assert await deck.ok("POST", "notices/retry", {"channel": "oncall"}) == 1
+        await until(lambda: receiver.got, "it is given by the next hub")
+    assert receiver.got[0]["id"] == receiver.refused[0]
+
+
+async def test_a_silence_keeps_back_what_it_names_and_is_over_when_it_is_ended(deck: Deck, receiver: Receiver) -> None:
+    made = await deck.ok("POST", "silences", {"node": "n1", "seconds": 600, "reason": "new disks"})
+    for name in ("n1", "n2"):
+        agent = await FakeAgent(deck, name).join()
+        await agent.leave()
+        deck.hub.fleet.nodes[name].heard = -1e6
+    await until(lambda: receiver.got, "n2 is told")
+    assert [event["subject"] for event in receiver.got] == ["n2"]
+    assert (await deck.ok("GET", "notices"))["silences"][0]["by"] == made["by"]
+    await deck.ok("DELETE", f"silences/{made['id']}")
+    assert (await deck.ok("GET", "notices"))["silences"] == []
+
+
+async def test_a_channel_of_some_tenants_hears_nothing_of_others(
+    data: Path, tmp_path: Path, receiver: Receiver
+) -> None:
+    file = channels(tmp_path, receiver.port, 'tenants = ["acme"]\nleast = "info"')
+    async with running(data, notices=file) as deck:
+        for tenant in ("bolt", "acme"):
+            await deck.tenant(tenant)
+            held = {"held": True, "expected_generation": 0, "idempotency_key": key(), "reason": f"of {tenant}"}
+            await deck.ok("POST", f"tenants/{tenant}/routes/production/hold", held)
+        await until(lambda: receiver.got, "acme's is told")
+        assert [event["data"]["detail"] for event in receiver.got] == ["of acme"]
+
+
+async def test_a_file_that_others_can_read_is_refused_and_the_channels_stay_as_they_were(
+    deck: Deck, tmp_path: Path
+) -> None:
+    notifier = deck.hub.notifier
+    assert notifier is not None
+    file = tmp_path / "channels.toml"
+    file.write_text("[[channel]]\n")
+    os.chmod(file, 0o644)
+    await until(lambda: notifier.outbox.channels.fault, "it is read again")
+    assert "chmod 600" in notifier.outbox.channels.fault
+    assert [row.name for row in notifier.outbox.rows()] == ["oncall"]
+    file.write_text("[[channel]]\nname = 1\n")
+    os.chmod(file, 0o600)
+    await until(lambda: "chmod" not in notifier.outbox.channels.fault, "it is read again")
+    assert SECRET not in notifier.outbox.channels.fault
+
+
+async def test_a_hub_without_channels_says_how_to_have_some(data: Path) -> None:
+    async with running(data) as deck:
+        answer = await deck.local.get("notices")
+        assert answer.json()["code"] == "no_channels"

@@ -1,0 +1,117 @@
+"""Notices: a condition is told once it has held, and once more when it has ended; many are told as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loradeck.rules.quality.notices import (
+    CONDITIONS,
+    FLAGS,
+    GIVEN_UP_S,
+    MOST,
+    RETRIES_S,
+    Conditions,
+    Subject,
+    grouped,
+    next_attempt_ms,
+)
+from loradeck.schemas.notice import Notice, NoticeKind, Severity, Silence
+
+ACME = Subject(NoticeKind.UNPROVEN, "acme", "chat")
+BAD = Subject(NoticeKind.BREACH, "acme", "chat")
+
+
+def notice(number: int, kind: NoticeKind = NoticeKind.BREACH, **fields: object) -> Notice:
+    settings = {"tenant": f"t{number}", "route": "chat", "title": f"t{number}/chat: bad", **fields}
+    return Notice.model_validate({"id": f"n{number}", "kind": kind, "severity": Severity.PAGE, "at_ms": 1, **settings})
+
+
+def test_a_condition_is_told_once_it_has_held_and_once_more_when_it_is_over() -> None:
+    held = Conditions()
+    assert held.changed([], {ACME: "words"}, 0) == []
+    assert held.due(59_999) == []
+    (told,) = held.due(60_000)
+    assert (told.kind, told.severity, told.over, told.title) == (NoticeKind.UNPROVEN, "page", False, "acme/chat: words")
+    assert held.due(120_000) == []
+    (over,) = held.changed([ACME], {}, 130_000)
+    assert (over.over, over.title, over.id) == (True, "over: acme/chat: words", f"{told.id}-over")
+    assert held.changed([ACME], {}, 140_000) == []
+
+
+def test_what_ends_before_its_time_is_never_told() -> None:
+    held = Conditions()
+    held.changed([], {ACME: "words"}, 0)
+    assert held.changed(held.of("acme", "chat"), {}, 30_000) == []
+    assert held.due(90_000) == []
+
+
+def test_a_condition_that_comes_back_is_told_again_under_another_id() -> None:
+    held = Conditions()
+    held.changed([], {BAD: "bad"}, 1000)
+    first = held.due(1000)
+    held.changed([BAD], {}, 2000)
+    held.changed([], {BAD: "bad"}, 3000)
+    assert held.due(3000)[0].id != first[0].id
+
+
+def test_a_hub_that_starts_again_tells_nothing_twice_and_still_sees_the_end() -> None:
+    held = Conditions()
+    held.changed([], {BAD: "bad"}, 1000)
+    told = held.due(1000)
+    again = Conditions.after(told)
+    again.changed([], {BAD: "bad"}, 5000)
+    assert again.due(5000) == []
+    (over,) = again.changed([BAD], {}, 6000)
+    assert over.over
+    assert Conditions.after([*told, over]).of("acme", "chat") == set()
+
+
+def test_many_of_one_kind_are_told_as_one_that_names_some() -> None:
+    few, many = [notice(n) for n in range(MOST)], [notice(n) for n in range(MOST + 5)]
+    assert grouped(few) == few
+    other = notice(99, NoticeKind.GUARD)
+    first, left = grouped([*many, other])
+    assert (first.more, left) == (MOST + 4, other)
+    assert first.title == "t0/chat: bad (and the same of 14 more)"
+    assert first.detail.startswith("t0/chat, t1/chat")
+    assert first.detail.endswith("and 5 more")
+    assert first.id != many[0].id
+
+
+def test_attempts_come_later_and_later_and_end_after_a_day() -> None:
+    pauses = [next_attempt_ms(0, attempts, 0) for attempts in range(1, 8)]
+    assert pauses == [1000 * pause for pause in (*RETRIES_S, RETRIES_S[-1], RETRIES_S[-1])]
+    late = 1000 * GIVEN_UP_S - 1000 * RETRIES_S[0]
+    assert next_attempt_ms(late, 1, 0) == 1000 * GIVEN_UP_S
+    assert next_attempt_ms(late + 1, 1, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "covers"),
+    [
+        ({}, True),
+        ({"kind": "slow"}, False),
+        ({"tenant": "t1"}, True),
+        ({"tenant": "t2"}, False),
+        ({"node": "n"}, False),
+    ],
+)
+def test_a_silence_covers_what_it_names_until_it_ends(fields: dict[str, str], covers: bool) -> None:
+    silence = Silence.model_validate({"id": "s", "until_ms": 100, "reason": "works", "by": "ann", **fields})
+    assert silence.covers(notice(1), 99) is covers
+    assert not silence.covers(notice(1), 100)
+
+
+def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "alerts.yml").read_text(encoding="utf-8")
+    seconds = {"s": 1, "m": 60, "h": 3600}
+    found = {}
+    for rule in yaml.safe_load(text)["groups"][0]["rules"]:
+        for flag, kind in FLAGS.items():
+            if f'flag="{flag}"' in rule["expr"]:
+                held = rule.get("for", "0s")
+                found[kind] = (rule["labels"]["severity"], float(held[:-1]) * seconds[held[-1]])
+    assert found == {kind: (CONDITIONS[kind].severity.value, CONDITIONS[kind].after_s) for kind in FLAGS.values()}
