@@ -16,6 +16,8 @@ import pytest
 from aiohttp import web
 from tests.fakes.hub_in_process import Deck, key, running, until
 from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.test_candidates import call
+from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_guard import votes
 
 KEY = bytes(range(32))
@@ -46,6 +48,10 @@ class Receiver:
             self.refused.append(event["id"])
         return web.Response(status=status)
 
+    async def take_words(self, request: web.Request) -> web.Response:
+        self.got.append(await request.json())
+        return web.Response()
+
     def titles(self) -> list[str]:
         return [event["data"]["title"] for event in self.got]
 
@@ -55,6 +61,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     found = Receiver()
     app = web.Application()
     app.router.add_post("/", found.take)
+    app.router.add_post("/words", found.take_words)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -82,8 +89,7 @@ async def deck(data: Path, tmp_path: Path, receiver: Receiver) -> AsyncIterator[
 
 async def test_a_node_that_is_lost_is_told_and_told_again_when_it_is_back(deck: Deck, receiver: Receiver) -> None:
     agent = await FakeAgent(deck, "n1").join()
-    await agent.leave()
-    deck.hub.fleet.nodes["n1"].heard = -1e6
+    await lose(deck, agent)
     await until(lambda: receiver.got, "it is told")
     (event,) = receiver.got
     assert (event["specversion"], event["type"], event["subject"]) == ("1.0", "loradeck.notice.node_lost", "n1")
@@ -101,10 +107,7 @@ async def test_what_guard_does_is_told_with_its_evidence(deck: Deck, receiver: R
     agent = await FakeAgent(deck, "n1").join()
     await deck.promote(one)
     await deck.promote(two)
-    start = {"release": other, "share": 0.5, "unit": "user", "named": ["ann"], "idempotency_key": key()}
-    row = await deck.row()
-    body = start | {"expected_generation": row.pointer.generation}
-    await deck.ok("POST", "tenants/acme/routes/production/candidate/start", body)
+    await call(deck, "start", release=other, unit="user", named=["ann"])
     await votes(agent, **{two: 0, other: 4})
     await until(lambda: any("guard acted" in title for title in receiver.titles()), "guard's move is told")
     event = next(event for event in receiver.got if event["type"] == "loradeck.notice.guard")
@@ -119,7 +122,7 @@ async def test_notices_come_in_order_and_again_after_a_failure(deck: Deck, recei
     assert notifier is not None
     for number in range(3):
         notifier.test("oncall", f"person {number}")
-    await until(lambda: receiver.refused, "the first attempt fails")
+    await until(lambda: notifier.outbox.rows()[0].error, "the first attempt fails")
     (row,) = notifier.outbox.rows()
     assert (row.waiting, row.dead, row.error) == (3, 0, "it answered 503")
     assert await deck.ok("POST", "notices/retry", {"channel": "oncall"}) == 3
@@ -161,9 +164,7 @@ async def test_a_hub_that_ends_loses_no_notice(data: Path, tmp_path: Path, recei
 async def test_a_silence_keeps_back_what_it_names_and_is_over_when_it_is_ended(deck: Deck, receiver: Receiver) -> None:
     made = await deck.ok("POST", "silences", {"node": "n1", "seconds": 600, "reason": "new disks"})
     for name in ("n1", "n2"):
-        agent = await FakeAgent(deck, name).join()
-        await agent.leave()
-        deck.hub.fleet.nodes[name].heard = -1e6
+        await lose(deck, await FakeAgent(deck, name).join())
     await until(lambda: receiver.got, "n2 is told")
     assert [event["subject"] for event in receiver.got] == ["n2"]
     assert (await deck.ok("GET", "notices"))["silences"][0]["by"] == made["by"]
@@ -205,3 +206,13 @@ async def test_a_hub_without_channels_says_how_to_have_some(data: Path) -> None:
     async with running(data) as deck:
         answer = await deck.local.get("notices")
         assert answer.json()["code"] == "no_channels"
+
+
+async def test_a_service_behind_apprise_is_told_in_words(data: Path, tmp_path: Path, receiver: Receiver) -> None:
+    file = channels(tmp_path, receiver.port)
+    file.write_text(f'[[channel]]\nname = "chat"\nkind = "apprise"\nurl = "json://127.0.0.1:{receiver.port}/words"\n')
+    async with running(data, notices=file) as deck:
+        assert deck.hub.notifier is not None
+        deck.hub.notifier.test("chat", "ann")
+        await until(lambda: receiver.got, "it is told")
+    assert receiver.got[0]["title"] == "Loradeck: this is a test, asked for by ann"

@@ -109,15 +109,15 @@ class Outbox:
         waiting = self._waiting[name]
         try:
             while waiting and (waiting[0][1].next_ms or 0) <= self._clock.now_ms():
-                after = await self._attempt(*waiting[0])
-                await self._store(partial(_settle, after), background=True)
-                notice, _ = waiting.popleft()
+                notice, delivery = waiting.popleft()
+                after = await self._attempt(notice, delivery)
                 if after.error and after.next_ms is not None:
                     waiting.appendleft((notice, after))
                 elif after.error:
                     self._dead[name, after.seq] = (notice, after)
+                await self._store(partial(_settle, after), background=True)
         except StoreError as error:
-            # It is tried again, and so may be given twice: whoever gets it knows it by its id.
+            # After a restart it is given again: whoever gets it knows it by its id.
             log.error("a delivery is not written down channel=%s code=%s %s", name, error.code, error)
         finally:
             self._busy.discard(name)
@@ -145,9 +145,10 @@ class Outbox:
         self.known(name)
         dead = [self._dead.pop(key) for key in list(self._dead) if key[0] == name]
         now = self._clock.now_ms()
-        every = [*dead, *self._waiting.get(name, ())]
-        due = [(notice, delivery.model_copy(update={"next_ms": now})) for notice, delivery in every]
-        self._waiting[name] = deque(sorted(due, key=lambda one: one[1].seq))
+        waiting = self._waiting.setdefault(name, deque())
+        due = [(notice, delivery.model_copy(update={"next_ms": now})) for notice, delivery in (*dead, *waiting)]
+        waiting.clear()
+        waiting.extend(sorted(due, key=lambda one: one[1].seq))
         return len(due)
 
     def known(self, name: Name) -> Channel:
