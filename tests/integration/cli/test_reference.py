@@ -45,6 +45,7 @@ def test_every_command_has_help_and_the_common_options() -> None:
         "loradeck hub rotate",
         "loradeck completion",
         "loradeck adapter key",
+        "loradeck notice secret",
     }
     for path, command in commands(cli, "loradeck"):
         assert command.help, path
