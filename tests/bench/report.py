@@ -32,8 +32,8 @@ IN_README = (
     ),
     ("router overhead, p50", "what the router adds to a request (median)"),
     (
-        "R to flipped on 1,000 simulated agents: p99",
-        "`R` on a tenant that 1,000 simulated hosts serve (99th percentile)",
+        "hub killed and started again: all 5,000 nodes back",
+        "a killed hub is started again: until all of 5,000 simulated hosts are linked to it",
     ),
     (
         "peer: vLLM 0.32.0, unload + load, rank 64, all linear: p50",
