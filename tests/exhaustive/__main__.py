@@ -6,6 +6,7 @@ import argparse
 import time
 from typing import Any
 
+from tests.exhaustive import hand_over
 from tests.exhaustive.worlds import Check
 
 from loradeck.schemas.route import RouteResidency
@@ -25,9 +26,16 @@ def main() -> None:
         began = time.process_time()
         check = Check(moves=bounds.moves, takeovers=bounds.takeovers, **how)
         check.run()
-        seconds = time.process_time() - began
-        print(f"{bounds.moves} moves, {bounds.takeovers} takeovers{named}: {check.worlds:,} worlds, ", end="")
-        print(f"{check.steps:,} steps, no violation, {seconds:.0f} s of CPU", flush=True)
+        _say(f"{bounds.moves} moves, {bounds.takeovers} takeovers{named}", check, began)
+    began = time.process_time()
+    routers = hand_over.Check(starts=4, moves=2)
+    routers.run()
+    _say("4 routers, 2 moves", routers, began)
+
+
+def _say(what: str, check: Check | hand_over.Check, began: float) -> None:
+    seconds = time.process_time() - began
+    print(f"{what}: {check.worlds:,} worlds, {check.steps:,} steps, no violation, {seconds:.0f} s of CPU", flush=True)
 
 
 if __name__ == "__main__":

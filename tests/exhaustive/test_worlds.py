@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from tests.exhaustive.worlds import Check, Rules, Violation
+from tests.exhaustive.search import Violation
+from tests.exhaustive.worlds import Check, Rules
 
 from loradeck.rules.moves import rollbacks
 from loradeck.rules.serving.flip import Verdict, decide

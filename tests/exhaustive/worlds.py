@@ -10,11 +10,11 @@ A world is a handful of small numbers: pointers and entries are kept once and na
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from tests.exhaustive.search import Violation, search
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, facts, ref, rid
 
 from loradeck.rules.errors import Refused
@@ -68,10 +68,6 @@ class World:
     takeovers: int
 
 
-class Violation(AssertionError):
-    """An invariant does not hold; the text names the steps that led there."""
-
-
 @dataclass
 class Rules:
     """The decisions that a checked mistake may replace."""
@@ -117,20 +113,7 @@ class Check:
         """Looks at every world once. Raises: Violation."""
         first = self._add(Moved(PointerState(tenant=KEY[0], route=KEY[1]), None, -1))
         start = World(first, 1, (1, 0), (first, first), frozenset(), 0, None, None, frozenset(), 0, 0)
-        came: dict[World, tuple[World | None, str]] = {start: (None, "")}
-        todo = deque([start])
-        while todo:
-            world = todo.popleft()
-            for name, after in self._steps(world):
-                self.steps += 1
-                if after not in came:
-                    came[after] = (world, name)
-                    try:
-                        self._look(world, after)
-                    except Violation as found:
-                        raise Violation(f"{found}: {' / '.join(_path(came, after))}") from None
-                    todo.append(after)
-        self.worlds = len(came)
+        self.worlds, self.steps = search(start, self._steps, self._look)
 
     def _steps(self, world: World) -> Iterator[tuple[str, World]]:
         for hub in range(HUBS):
@@ -384,12 +367,3 @@ def _step(entry: TableEntry) -> int:
 
 def _with(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
     return (*values[:place], value, *values[place + 1 :])
-
-
-def _path(came: dict[World, tuple[World | None, str]], world: World) -> list[str]:
-    steps: list[str] = []
-    at: World | None = world
-    while at is not None:
-        at, name = came[at]
-        steps.append(name)
-    return [name for name in reversed(steps) if name]
