@@ -117,9 +117,9 @@ class HubApi:
         body = await self.transport.request("GET", "state")
         return await asyncio.to_thread(listed, body, self.transport.where)
 
-    async def row(self, tenant: str, route: str) -> TenantRow:
-        """One pointer with its preview."""
-        return await self.transport.ask(TenantRow, "GET", _route(tenant, route))
+    async def row(self, tenant: str, route: str, *, promote: str | None = None) -> TenantRow:
+        """One pointer with its preview. `promote`: a release, to learn what is to be asked before its promote."""
+        return await self.transport.ask(TenantRow, "GET", _route(tenant, route), params={"promote": promote})
 
     async def related(self, tenant: str, route: str) -> RelatedReleases:
         """The related releases of a pointer: other live ones that share something with its own."""

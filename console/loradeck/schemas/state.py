@@ -185,6 +185,11 @@ class TenantRow(Wire):
     gate: GateResult | None = None
     last_event: Event | None = None
     undo_asks: str | None = Field(None, description="why the undo of the last move is asked about; None: it is not")
+    promote_asks: str | None = Field(
+        None,
+        exclude_if=lambda asks: asks is None,
+        description="why the promote is asked about that this row was asked for with; None: it is not, or of none",
+    )
     soak: tuple[float, int] = Field((600, 200), description="seconds and requests of this route's soak")
     guard: str = Field(
         "", exclude_if=lambda said: not said, description="what guard found since the last move, and did"

@@ -78,6 +78,7 @@ class SmallNode:
         self.prepares = True
         self.jobs_fail = False
         self.jobs_wait = False
+        self.says_loaded = True
         self.result: dict[str, Any] | None = None
         """What the next job that finishes is said to have made."""
 
@@ -99,7 +100,7 @@ class SmallNode:
             base=self._base,
             build=BUILD,
             slots=1000,
-            loaded=tuple(sorted(self._loaded)),
+            loaded=tuple(sorted(self._loaded)) if self.says_loaded else (),
         )
 
     def _report(self) -> Report:

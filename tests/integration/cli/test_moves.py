@@ -35,6 +35,20 @@ def test_a_rollback_goes_where_the_preview_says_and_prints_measured_times(desk: 
     assert after.last_event.reason == "bad answers"
 
 
+def test_a_move_back_on_an_on_demand_route_asks_while_its_target_is_cold_and_yes_answers_that(
+    desk: Desk, tenant: str, node: SmallNode
+) -> None:
+    desk.json("route", "set", tenant, "--residency", "on-demand", "--reason", "seldom used")
+    node.says_loaded = False
+    wait_until("the node says that it has nothing loaded", lambda: desk.row(tenant).preview.asks)
+    asked = desk.run("undo", tenant)
+    assert (asked.returncode, "it would serve again what is cold" in asked.stdout) == (2, True), asked.stdout
+    asked = desk.run("rollback", tenant)
+    assert (asked.returncode, "It asks because: prior cold." in asked.stderr) == (2, True), asked.stderr
+    rolled = desk.process("rollback", tenant, "--yes", "--wait", "committed")
+    assert rolled.returncode == 0, rolled.stderr
+
+
 def test_the_json_of_every_move_is_a_move_result(desk: Desk, tenant: str) -> None:
     rolled = MoveResult.model_validate(desk.json("rollback", tenant, "--yes"))
     assert rolled.reached in ("flipped", "proven")

@@ -219,11 +219,13 @@ async def test_r_asks_on_an_on_demand_route_whose_prior_is_cold_and_a_cold_flip_
         for seed in (1, 2):
             await deck.promote(await deck.release(seed=seed))
         assert (agent.entry.residency, agent.entry.needs) == (RouteResidency.ON_DEMAND, ("on_demand",))
-        assert (await deck.row()).preview.asks == "prior cold", "the node has not said what it holds"
+        row = await deck.row()
+        assert (row.preview.asks, row.undo_asks) == ("prior cold", "cold"), "the node has not said what it holds"
         await agent.report()
         await until(lambda: deck.hub.fleet.nodes["n1"].replicas[0].loaded, "the hub knows what is loaded")
         row = await deck.row()
-        assert (row.preview.asks, row.proven, flip_counts(row)) == (None, 1, "FLIPPED 1/1")
+        assert (row.preview.asks, row.undo_asks) == (None, None)
+        assert (row.proven, flip_counts(row)) == (1, "FLIPPED 1/1")
         await agent.ack(agent.entry, AckState.FLIPPED, level=AckLevel.DISK, code="not_ready")
         await until(lambda: not deck.hub.replicas.acks(("acme", "production"))["n1"].is_proven, "it is cold")
         row = await deck.row()

@@ -532,6 +532,19 @@ async def test_a_candidate_without_a_slot_beside_the_live_release_is_refused(dec
     await deck.refused(409, "no_slot", "POST", f"{ROUTE}/promote", body)
 
 
+@pytest.mark.parametrize(("slots", "asks"), [(1, "prior cold"), (2, None)])
+async def test_a_promote_on_an_on_demand_route_asks_where_the_release_that_it_leaves_would_have_no_slot(
+    deck: Deck, join: Join, slots: int, asks: str | None
+) -> None:
+    await deck.tenant(residency="on-demand")
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    await join("n1", slots=slots)
+    await deck.promote(one)
+    assert (await deck.ok("GET", f"{ROUTE}?promote={two}")).get("promote_asks") == asks
+    assert "promote_asks" not in await deck.ok("GET", ROUTE)
+    await deck.promote(two)
+
+
 async def test_a_wait_for_flipped_ends_when_the_last_placed_replica_acknowledged(deck: Deck, join: Join) -> None:
     await two_releases(deck, join)
     second = await join("n2")

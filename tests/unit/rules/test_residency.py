@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import digest, ref
 
-from loradeck.rules.serving.residency import PriorRoom, Residency, plan, prior_room, wanted
+from loradeck.rules.serving.residency import PriorRoom, Residency, plan, prior_room, promote_asks, wanted
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
@@ -136,6 +136,7 @@ def test_a_promote_needs_room_for_the_prior_too_and_on_demand_may_do_without() -
     ):
         found = [room(slots, residency, ACME) for residency in RouteResidency]
         assert found == [always, on_demand], slots
+    assert [promote_asks(room) for room in PriorRoom] == [None, "prior cold", None]
     many = [asked(tenant, "v2", "v1") for tenant in ("cedar", "dune", "elm")]
     assert room(2, RouteResidency.ALWAYS, *many) is PriorRoom.FITS, "on-demand routes make room"
     assert room(1, RouteResidency.ON_DEMAND, *many) is PriorRoom.COLD

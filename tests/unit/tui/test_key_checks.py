@@ -420,7 +420,7 @@ def test_u_on_one_of_the_rows_that_R_moved_together_offers_all_of_them_as_one_tr
     owns = moved_together(state, ACME, DELTA)
     ask = asked(decide(Action.UNDO, state, armed()))
     assert ask.line.startswith("u 2 rows in one transaction: undoes your R on 2 rows")
-    assert "2 would serve again what is quarantined, breached or left by R" in ask.line
+    assert "2 would serve again what is quarantined, breached, left by R or cold" in ask.line
     assert "v9/B2 is quarantined, breached: bad 31.0% of 2310, left by R" in ask.listed[0]
     (move,) = ask.moves
     assert isinstance(move.request, UndoRequest)
@@ -524,6 +524,12 @@ def test_p_always_asks_with_the_gate(state: ConsoleState) -> None:
     assert isinstance(ask.moves[0].request, PromoteRequest)
     assert not ask.moves[0].request.override
     assert not ask.wants_reason
+
+
+@pytest.mark.parametrize("override", [False, True])
+def test_p_says_what_the_hub_has_to_ask_about_it(state: ConsoleState, override: bool) -> None:
+    given = state.tenants[ACME], seed.view("acme", "v10"), gate(True), "prior cold"
+    assert asked(offer(state, *given, override=override)).line.endswith("; asks: prior cold")
 
 
 def test_p_against_the_gate_is_refused_and_names_the_override(state: ConsoleState) -> None:

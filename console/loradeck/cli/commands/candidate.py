@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.moving import changes, full, move, name, sent, title, to_place
+from loradeck.cli.shared.moving import because, changes, full, move, name, sent, title, to_place
 from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.options import incident_option, override_option, reason_option, yes_option
 from loradeck.cli.shared.progress import MoveOptions, move_command
@@ -111,7 +111,8 @@ async def finish(s: Session, how: MoveOptions, at: Pointer, override: bool, inci
     out, shown = _out(at, row)
     s.out.heading(title(s, at, row))
     s.out.say(changes(row.live, shown.release, override=override))
-    s.confirm(f"Give {name(shown.release)} to all callers of {at}?", yes=how.yes)
+    found = await s.api.row(at.tenant, at.route, promote=out.release)
+    s.confirm(f"Give {name(shown.release)} to all callers of {at}?{because(found.promote_asks)}", yes=how.yes)
     request = moves.CandidateFinishRequest(release=out.release, override=override, incident=incident, **how.on(row))
     await move(s, at, how, s.api.finish_candidate, request)
 

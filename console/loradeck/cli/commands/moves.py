@@ -5,7 +5,7 @@ from collections.abc import Callable
 import click
 
 from loradeck.cli.shared.exits import Exit, refused
-from loradeck.cli.shared.moving import changes, full, move, name, sent, title, to_place
+from loradeck.cli.shared.moving import because, changes, full, move, name, sent, title, to_place
 from loradeck.cli.shared.naming import Pointer, called, event_named, moment, on_pointer, pointer
 from loradeck.cli.shared.options import dry_run_option, incident_option, override_option
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
@@ -31,7 +31,7 @@ async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override
     at, row, release = await to_place(s, words)
     s.out.heading(title(s, at, row))
     s.out.say(changes(row.live, release, override=override))
-    s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?", yes=how.yes)
+    s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?{because(row.promote_asks)}", yes=how.yes)
     request = PromoteRequest(release=release.id, override=override, incident=incident, **how.on(row))
     await move(s, at, how, s.api.promote, request, prepares=True)
 
@@ -58,7 +58,7 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
         question = f"Cancel the pending promote of {at} (job {preview.prepare})? {name(row.live)} stays."
     else:
         question = f"Roll back {at} from {name(leaves(row))} to {name(preview.target)}?"
-    s.confirm(question + (f" It asks because: {preview.asks}." if preview.asks else ""), yes=how.yes)
+    s.confirm(question + because(preview.asks), yes=how.yes)
     await move(s, at, how, s.api.rollback, request)
 
 

@@ -48,6 +48,11 @@ def changes(before: ReleaseView | None, after: ReleaseView | None, *, override: 
     return f" {full(before)} -> {full(after)}" + ("   OVERRIDE" if override else "")
 
 
+def because(asks: str | None) -> str:
+    """Why a question is asked, after it; '' if nothing is known to speak against the move."""
+    return f" It asks because: {asks}." if asks else ""
+
+
 async def to_place(s: Session, words: Sequence[str]) -> tuple[Pointer, TenantRow, ReleaseView]:
     """The pointer that `TENANT [ROUTE] RELEASE` names, its row, and the release.
 
@@ -55,7 +60,8 @@ async def to_place(s: Session, words: Sequence[str]) -> tuple[Pointer, TenantRow
         CliError: too few or too many words, or no such release.
     """
     at, text = pointer_and_release(words)
-    return at, await s.api.row(at.tenant, at.route), await release_named(s.api, at.tenant, text)
+    release = await release_named(s.api, at.tenant, text)
+    return at, await s.api.row(at.tenant, at.route, promote=release.id), release
 
 
 async def move(

@@ -17,6 +17,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, needs_two
+from loradeck.rules.serving.residency import promote_asks
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
@@ -117,10 +118,15 @@ async def withdraw_key(tenant: str, key: str, hub: ThisHub, caller: Releaser) ->
 
 
 @router.get(PAGE, response_model=TenantRow)
-async def row(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> Response:
-    """The row of one pointer, with the preview of R."""
+async def row(tenant: str, route: str, hub: ThisHub, caller: Viewer, promote: Digest | None = None) -> Response:
+    """The row of one pointer, with the preview of R, and what to ask before a promote of the release `promote`."""
     hub.log.state.route(tenant, route)
-    return Response(hub.rows.tenant((tenant, route)).model_dump_json(), media_type="application/json")
+    row = hub.rows.tenant((tenant, route))
+    candidate = hub.catalogue.release(promote, tenant) if promote is not None else None
+    if candidate is not None:
+        room = hub.capacity.prior_room(row.key, candidate, hub.clock.now_ms())
+        row = row.model_copy(update={"promote_asks": promote_asks(room)})
+    return Response(row.model_dump_json(), media_type="application/json")
 
 
 @router.get(f"{PAGE}/company")

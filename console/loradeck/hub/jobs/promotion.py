@@ -36,6 +36,7 @@ from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
+from loradeck.rules.serving.residency import PriorRoom
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
@@ -142,7 +143,7 @@ class PromoteCheck:
             gate_results=[result] if result else [],
             tenant=tenant,
             now_ms=now_ms,
-            slots_ok=release is None or capacity.slots_ok(key, release, now_ms),
+            slots_ok=release is None or capacity.prior_room(key, release, now_ms) is not PriorRoom.FULL,
             base_placed=bool(capacity.placed(key, release)) if release else False,
             memory_short=capacity.memory_short(key, release) if release else "",
             left_behind=capacity.left_behind(key, release) if release else (),

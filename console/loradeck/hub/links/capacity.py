@@ -61,16 +61,16 @@ class Capacity:
                 short_of.append(f"{node.name}: {needed:g} of {node.memory_gb:g} GB")
         return ", ".join(short_of[:8])
 
-    def slots_ok(self, key: PointerKey, candidate: Release, now_ms: int) -> bool:
-        """Whether every placed replica has slots for a candidate and, on an `always` route, for what it would leave."""
+    def prior_room(self, key: PointerKey, candidate: Release, now_ms: int) -> PriorRoom:
+        """The slots for a candidate and for what it would leave, on the placed replica that has the fewest."""
         entry = self._tables.entries.get(key)
         if candidate.form is not Form.ADAPTER or entry is None:
-            return True
+            return PriorRoom.FITS
         live = (entry.current,) if entry.current is not None else ()
         ref = ReleaseRef(id=candidate.id, release=candidate)
         after = {"current": ref, "beneath": (*live, *entry.beneath), "preparing": None, "candidate": None}
         moved = entry.model_copy(update={**after, "moved_ms": now_ms})
-        base, found = candidate.served_base, dict[tuple[object, ...], bool]()
+        base, found = candidate.served_base, dict[tuple[object, ...], PriorRoom]()
         for node, replica in self.placed(key, candidate):
             if node.lost or not replica.slots:
                 continue
@@ -78,6 +78,5 @@ class Capacity:
             name = (id(table), replica.slots, *(pin.release.id for pin in node.pins))
             if name not in found:
                 others = [self._tables.entries[k] for k in table.keys if k != key and k not in table.withdrawn]
-                room = prior_room(moved, others, replica.slots, base=base, pins=node.pins, now_ms=now_ms)
-                found[name] = room is not PriorRoom.FULL
-        return all(found.values())
+                found[name] = prior_room(moved, others, replica.slots, base=base, pins=node.pins, now_ms=now_ms)
+        return max(found.values(), key=list(PriorRoom).index, default=PriorRoom.FITS)

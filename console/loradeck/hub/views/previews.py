@@ -15,6 +15,7 @@ from loradeck.rules.moves.rollback_target import liftable
 from loradeck.rules.serving import readiness
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.state import Preview, PreviewAction, Readiness, ReplicaReadiness, Skipped
 
 
@@ -82,6 +83,13 @@ class Previews:
             served_requests=requests,
             streams=sum(c.streams for c in self._counts.counters(key) if c.release == pointer.release),
         )
+
+    def cold_prior(self, key: PointerKey, release_id: str) -> str | None:
+        """Why a move back to a release asks, as `readiness.cold_prior`."""
+        residency = self._state.config(key).residency
+        if residency is RouteResidency.ALWAYS:
+            return None
+        return readiness.cold_prior(residency, self._near(key, release_id).worst)
 
     def _near(self, key: PointerKey, release_id: str) -> Near:
         """The readiness of a release on every replica that a move to it would concern.

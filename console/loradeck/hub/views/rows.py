@@ -26,7 +26,7 @@ from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
-from loradeck.schemas.log import PointerState
+from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.state import (
     CandidateRow,
@@ -135,10 +135,17 @@ class Rows:
             left_answered=left_answered,
             gate=self._facts.gate(key, live) if live else None,
             last_event=last,
-            undo_asks=undo_asks(last, pointer, self._facts.of(key)) if last else None,
+            undo_asks=self._undo_asks(last, pointer) if last else None,
             soak=(config.soak.seconds, config.soak.requests),
             guard=self._guard_said.get(key, ""),
         )
+
+    def _undo_asks(self, last: Event, pointer: PointerState) -> str | None:
+        """What speaks against the release that an undo of the last move would serve again, or that it would be cold."""
+        why, target = undo_asks(last, pointer, self._facts.of(pointer.key)), last.from_release
+        if why is None and target is not None and target != pointer.release:
+            return "cold" if self._previews.cold_prior(pointer.key, target) else None
+        return why
 
     def _candidate(self, pointer: PointerState, now: float) -> CandidateRow | None:
         out = pointer.candidate

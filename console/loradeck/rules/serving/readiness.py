@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from loradeck.rules.serving.residency import PRIOR_COLD
 from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.release import Form
 from loradeck.schemas.route import RouteResidency
@@ -59,12 +60,12 @@ def seconds(wanted: Wanted, replica: Replica, stored: Collection[str]) -> float 
 
 
 def cold_prior(residency: RouteResidency, found: Readiness) -> str | None:
-    """Why R asks first on an on-demand route: it flips at once, and nobody gets the target until it is loaded.
+    """Why R or an undo asks first on an on-demand route: it flips at once, and the target may yet have to be loaded.
 
     None: it need not ask. On an `always` route the target has a slot, and a flip waits for its load.
     """
     cold = residency is RouteResidency.ON_DEMAND and found is not Readiness.RESIDENT
-    return "prior cold" if cold else None
+    return PRIOR_COLD if cold else None
 
 
 def worst(found: Iterable[Readiness]) -> Readiness:

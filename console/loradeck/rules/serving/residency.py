@@ -15,6 +15,9 @@ from loradeck.schemas.release import Form
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
+PRIOR_COLD = "prior cold"
+"""Why a move of an on-demand route asks: nobody would get the release that it goes back to until that is loaded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Residency:
@@ -120,7 +123,7 @@ def plan(
 
 
 class PriorRoom(StrEnum):
-    """What a promote finds on an engine."""
+    """What a promote finds on an engine, the most room first."""
 
     FITS = "fits"  # slots for the release and for the one that it leaves
     COLD = "cold"  # an on-demand route, and no slot for the one that it leaves
@@ -152,3 +155,8 @@ def prior_room(
     if not moved.beneath or moved.beneath[0].id not in short:
         return PriorRoom.FITS
     return PriorRoom.COLD if moved.residency is RouteResidency.ON_DEMAND else PriorRoom.FULL
+
+
+def promote_asks(room: PriorRoom) -> str | None:
+    """Why a promote is asked about: R would then go to a release that is to be loaded first. None: it is not."""
+    return PRIOR_COLD if room is PriorRoom.COLD else None

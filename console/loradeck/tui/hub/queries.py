@@ -227,8 +227,12 @@ class Queries:
             self._notice("", "")
         return found
 
-    async def candidate(self, key: PointerKey, label: str | None) -> tuple[ReleaseView, GateResult | None] | None:
-        """The release that `p` would offer on a row, and its newest gate result; None after a notice that says why not.
+    async def candidate(
+        self, key: PointerKey, label: str | None
+    ) -> tuple[ReleaseView, GateResult | None, str | None] | None:
+        """The release that `p` would offer on a row, its newest gate result, and what the hub says to ask about it.
+
+        None after a notice that says why there is none.
 
         `label`: the release that was named; None: the newest that is not live. Raises: ClientError.
         """
@@ -243,7 +247,8 @@ class Queries:
             what = clean(label) if label else "but the live one"
             self._off(Action.PROMOTE, f"no release {what} (known: {known})", "warn")
             return None
-        return found, await self._gate(key, found.id, row.pointer.release)
+        now = await self._api.row(*key, promote=found.id)
+        return found, await self._gate(key, found.id, row.pointer.release), now.promote_asks
 
     def _off(self, action: Action, why: str, style: str) -> None:
         self._notice(f"{self._state.keys.shown(action)} off: {why}", style)

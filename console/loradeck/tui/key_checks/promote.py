@@ -26,11 +26,20 @@ def _number(label: str) -> int:
 
 
 def offer(
-    state: ConsoleState, row: TenantRow, candidate: ReleaseView, gate: GateResult | None, *, override: bool
+    state: ConsoleState,
+    row: TenantRow,
+    candidate: ReleaseView,
+    gate: GateResult | None,
+    asks: str | None = None,
+    *,
+    override: bool,
 ) -> Verdict:
     """Decide on a promote of `candidate`: it always asks; against its gate it needs `override` and a typed reason.
 
     Only the reasons known here are checked here; the hub decides.
+
+    Args:
+        asks: what the hub says to ask about this promote (`TenantRow.promote_asks`).
     """
     barred = barrier(Action.PROMOTE, state)
     if barred is not None:
@@ -61,11 +70,10 @@ def offer(
     line = f"{key} {row.tenant}/{row.route} {release(row.live)} > {release(candidate)}: "
     if trouble and not override:
         return off(state, Action.PROMOTE, f"{trouble}; :promote! {clean(candidate.label)} overrides, with a reason")
-    if trouble:
-        return Ask(f"{line}OVERRIDE, {trouble}", (move,), wants_reason=True)
+    asked = f"; asks: {clean(asks)}" if asks else ""
     if override:
-        return Ask(f"{line}OVERRIDE, {gate_says(gate)}", (move,), wants_reason=True)
-    return Ask(f"{line}{gate_says(gate)}{live_by(state, row)}", (move,))
+        return Ask(f"{line}OVERRIDE, {trouble or gate_says(gate)}{asked}", (move,), wants_reason=True)
+    return Ask(f"{line}{gate_says(gate)}{live_by(state, row)}{asked}", (move,))
 
 
 def gate_says(gate: GateResult | None) -> str:

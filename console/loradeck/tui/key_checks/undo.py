@@ -97,7 +97,7 @@ def _undo_many(
         return off(state, Action.UNDO, f"one undo takes {MOST_UNDONE:,} rows at most; these are {len(events):,}")
     line = f"{key} {plural(len(events), 'row')} in one transaction: undoes {what}"
     line += f", {stayed} stay" if stayed else ""
-    line += f"; {risks} would serve again what is quarantined, breached or left by R" if risks else ""
+    line += f"; {risks} would serve again what is quarantined, breached, left by R or cold" if risks else ""
     request = UndoRequest(events=tuple(events), confirmed=True, idempotency_key=state.make_key())
     move = Move(Action.UNDO, "", "", request, f"{key} {plural(len(events), 'row')}")
     return Ask(line + after, (move,), listed=tuple(listed))

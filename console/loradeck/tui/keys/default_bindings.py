@@ -62,7 +62,7 @@ BINDINGS: tuple[Binding, ...] = (
          "second and nothing stands against it; else it says why, or asks for {confirm}. With marks: all marked rows."),
         (Action.UNDO, "u", "undo", 2,
          "Undo the last move of this row. At once if it is your own, under 60 s old, and does not serve again what is "
-         "quarantined, breached or left by R; else asks for {confirm}. Rows that one R moved together go back "
+         "quarantined, breached, left by R or cold; else asks for {confirm}. Rows that one R moved together go back "
          "together, and so do marked rows."),
         (Action.FALLBACK, "F", "base", 3, "Fall back to the base alone. Asks for {confirm}."),
         (Action.PROMOTE, "p", "promote", 8,
