@@ -28,10 +28,11 @@ def _grown(said: Any) -> Iterator[tuple[str, Callable[[int], Any]]]:
     """Where a document may grow, and the document with so many elements, or with too long a text, there."""
     if isinstance(said, str):
         yield "", lambda many: LONG
-    elif isinstance(said, list) and said:
-        yield "", lambda many: [said[0]] * many
-        for where, grow in _grown(said[0]):
-            yield f"[0]{where}", lambda many, grow=grow: [grow(many), *said[1:]]
+    elif isinstance(said, list):
+        for one in said[:1] or (0, "x"):
+            yield "", lambda many, one=one: [one] * many
+            for where, grow in _grown(one):
+                yield f"[0]{where}", lambda many, grow=grow: [grow(many), *said[1:]]
     elif isinstance(said, dict):
         yield "", lambda many: said | {f"{n:064x}": next(iter(said.values()), 0) for n in range(many)}
         for name, inner in said.items():
