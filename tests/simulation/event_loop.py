@@ -14,7 +14,7 @@ import warnings
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any
 
 EPOCH_S = 1_700_000_000.0
@@ -84,7 +84,7 @@ class Scheduler:
 
         Raises: Stuck.
         """
-        ready, timers, step = self._ready, self._timers, self._step
+        ready, timers, enter = self._ready, self._timers, events._set_running_loop
         while not until():
             if not ready:
                 if not timers:
@@ -100,27 +100,45 @@ class Scheduler:
             for _ in range(1000):
                 if not ready:
                     break
-                step(*ready.popleft())
+                process, handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                if process is not None:
+                    if not process.alive:
+                        continue
+                    if process.paused:
+                        process.parked.append(handle)  # type: ignore[arg-type]
+                        continue
+                enter(process)
+                if process is not None and process.dies_after is not None:
+                    process.dies_after -= 1
+                    if process.dies_after < 0:
+                        process.kill("in the middle")
+                        continue
+                self.steps += 1
+                handle._run()
 
-    def _step(self, process: Process | None, handle: asyncio.Handle | _Outside) -> None:
-        if handle._cancelled:
-            return
-        if process is None:
-            events._set_running_loop(None)
-        elif not process.alive:
-            return
-        elif process.paused:
-            process.parked.append(handle)  # type: ignore[arg-type]
-            return
-        else:
-            events._set_running_loop(process)
-            if process.dies_after is not None:
-                process.dies_after -= 1
-                if process.dies_after < 0:
-                    process.kill("in the middle")
-                    return
-        self.steps += 1
-        handle._run()
+
+class _Handle(asyncio.Handle):
+    """A callback of a process, as asyncio has it, without what its debug mode needs."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Any, args: Any, loop: Process, context: Context | None) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+
+    def _run(self) -> None:
+        try:
+            self._context.run(self._callback, *self._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._loop.call_exception_handler({"message": f"Exception in callback {self!r}", "exception": error})
 
 
 class _Outside:
@@ -207,8 +225,8 @@ class Process(asyncio.AbstractEventLoop):
         return EPOCH_S + self.scheduler.now + float(self.host.skew)
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        self.scheduler.soon(self, handle)
+        handle = _Handle(callback, args, self, context)
+        self.scheduler._ready.append((self, handle))
         return handle
 
     call_soon_threadsafe = call_soon

@@ -44,8 +44,8 @@ GATEWAYS = ("g0", "g1")
 ACTIVE = "active hub"
 """The address of people and gateways, who try one hub after the other until one moves something."""
 
-COLLECT_EVERY = 8
-"""Runs between two collections of garbage, which go through all that earlier runs have left in caches too."""
+COLLECT_EVERY = 64
+"""Runs between two collections of garbage that go through what earlier runs have left too, such as caches."""
 
 _ready = False
 _runs = itertools.count(1)
@@ -125,9 +125,7 @@ class Run:
             violation = self._go()
         finally:
             event_loop.close(self.scheduler)
-            if next(_runs) % COLLECT_EVERY == 0:
-                gc.collect()
-        return Outcome(
+        outcome = Outcome(
             self.plan,
             violation,
             self.scheduler.digest,
@@ -136,6 +134,8 @@ class Run:
             self.oracle.counts,
             self.scheduler.trace or [],
         )
+        gc.collect(2 if next(_runs) % COLLECT_EVERY == 0 else 0)  # which may say something that is no part of the run
+        return outcome
 
     def _go(self) -> str:
         scheduler, plan = self.scheduler, self.plan
