@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import os
 import sys
@@ -16,7 +15,6 @@ from typing import Any
 import coverage
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "console/loradeck/rules"
 
 MEASURED = (
     "console/loradeck/rules/*",
@@ -43,7 +41,11 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--mutation", metavar="NAME", help="plant a mistake first, and draw its plans; see mutations.py"
     )
-    parser.add_argument("--mutations", action="store_true", help="plant each mistake in turn, until a seed notices it")
+    parser.add_argument(
+        "--mutations",
+        action="store_true",
+        help="plant each mistake in turn, until a seed notices it, the one that did before first",
+    )
     parser.add_argument("--faults", metavar="KIND,…", default="", help="draw every fault of these kinds")
     parser.add_argument("--stop", action="store_true", help="stop at the first violation")
     parser.add_argument("--coverage", action="store_true", help="print which lines of the product were run")
@@ -72,6 +74,7 @@ def range_of(asked: argparse.Namespace) -> range:
 
 def seeds(asked: argparse.Namespace) -> int:
     """Runs seeds and prints what they found."""
+    from tests.simulation.called_rules import watch
     from tests.simulation.faults import Plan, draw
     from tests.simulation.mutations import AS_IT_IS, MUTATIONS, planted
     from tests.simulation.run import Outcome, Run, prepare
@@ -86,7 +89,7 @@ def seeds(asked: argparse.Namespace) -> int:
     prepare()
     began, found, counts = time.process_time(), {}, Counter[str]()
     digests: dict[int, str] = {}
-    lines = _rules() if asked.functions else None
+    called = watch() if asked.functions else set()
     for seed in range_of(asked):
         plan = draw(seed, [*filter(None, asked.faults.split(","))] or mistake.faults, mistake.asks)
         outcome = go(plan, asked.trace and not asked.shrink)
@@ -106,8 +109,7 @@ def seeds(asked: argparse.Namespace) -> int:
                 print(f"seed {seed}: {outcome.violation[-400:]}", flush=True)
             if asked.stop:
                 break
-    run = _functions(lines) if lines is not None else []
-    _print(asked, found, counts, digests, time.process_time() - began, run)
+    _print(asked, found, counts, digests, time.process_time() - began, sorted(called))
     return 1 if found else 0
 
 
@@ -120,7 +122,8 @@ def mutations(asked: argparse.Namespace) -> int:
     prepare()
     found: dict[str, str] = {}
     for name, mistake in MUTATIONS.items():
-        for seed in range_of(asked):
+        seeds = range_of(asked)
+        for seed in dict.fromkeys((*filter(seeds.__contains__, (mistake.seed,)), *seeds)):
             with planted(mistake):
                 violation = Run(draw(seed, mistake.faults, mistake.asks)).go().violation
             if violation:
@@ -152,29 +155,6 @@ def _print(
     print(
         f"{len(digests)} seeds, {len(found)} with a violation, {1000 * took / max(1, len(digests)):.0f} ms of CPU each"
     )
-
-
-def _rules() -> coverage.Coverage:
-    """Begins to note which lines of the rules are run."""
-    lines = coverage.Coverage(include=[str(RULES / "*")], data_file=None)
-    lines.start()
-    return lines
-
-
-def _functions(lines: coverage.Coverage) -> list[str]:
-    """The functions of the rules of which a line was run, as `moves.candidate.start`."""
-    lines.stop()
-    found: list[str] = []
-    for path in sorted(RULES.rglob("*.py")):
-        _, statements, _, missing, _ = lines.analysis2(str(path))
-        module, run = ".".join(path.relative_to(RULES).with_suffix("").parts), {*statements} - {*missing}
-        functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-        found += [
-            f"{module}.{f.name}"
-            for f in functions
-            if run.intersection(range(f.body[0].lineno, (f.end_lineno or 0) + 1))
-        ]
-    return found
 
 
 class _covered:

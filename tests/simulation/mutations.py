@@ -215,37 +215,43 @@ def _unread_features() -> list[Patch]:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A planted mistake. `faults` and `asks`: of what its plans are drawn; empty: of everything."""
+    """A planted mistake.
+
+    Attributes:
+        seed: the first one that noticed it; docs/simulation.md says how.
+        faults, asks: of what its plans are drawn; empty: of everything.
+    """
 
     patches: Callable[[], list[Patch]]
+    seed: int = 0
     faults: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
 
 
 MUTATIONS: dict[str, Mistake] = {
-    "fleet-fence": Mistake(_fleet_fence),
-    "switch-fence": Mistake(_switch_fence, ("slow router", "pause"), ("rollback", "undo")),
-    "early-acknowledgement": Mistake(_early_acknowledgement, ("power cut",), ("promote", "rollback")),
-    "two-leases": Mistake(_two_leases, ("second hub",)),
-    "ignored-gap": Mistake(_ignored_gap, ("lose directives",), ("promote", "rollback")),
-    "forgotten-tombstone": Mistake(_forgotten_tombstone, ("restore hub",), ("place",)),
-    "widening-moves-people": Mistake(_widening_moves_people),
-    "endless-lease": Mistake(_endless_lease, ("cut both",), ("candidate",)),
-    "kept-candidate": Mistake(_kept_candidate),
-    "overlooked-witness": Mistake(_overlooked_witness, ("restore hub",)),
-    "everything-held": Mistake(_everything_held, ("restore hub",)),
-    "believed-hello": Mistake(_believed_hello, ("hostile hello",)),
-    "unread-hello": Mistake(_unread_hello, ("restore hub",)),
-    "unnoticed-successor": Mistake(_unnoticed_successor, ("second hub",)),
-    "first-hub-stays": Mistake(_first_hub_stays, ("other hub",)),
-    "unread-fence": Mistake(_unread_fence, ("cut both",), ("promote", "rollback")),
-    "unshown-fence": Mistake(_unshown_fence, ("cut gateway", "cut both"), ("promote", "rollback")),
-    "second-answer": Mistake(_second_answer, ("kill router", "cut gateway")),
-    "no-way-but-a-good-one": Mistake(_no_way_but_a_good_one),
-    "unread-features": Mistake(_unread_features, ("old node",), ("candidate",)),
-    "left-count": Mistake(_left_count, ("cut both",), ("place", "promote")),
-    "one-word": Mistake(_one_word, ("lying figures",), ("promote", "rollback")),
-    "newest-link": Mistake(_newest_link, ("copy node",)),
+    "fleet-fence": Mistake(_fleet_fence, 8),
+    "switch-fence": Mistake(_switch_fence, 8, ("slow router", "pause"), ("rollback", "undo")),
+    "early-acknowledgement": Mistake(_early_acknowledgement, 0, ("power cut",), ("promote", "rollback")),
+    "two-leases": Mistake(_two_leases, 45, ("second hub",)),
+    "ignored-gap": Mistake(_ignored_gap, 38, ("lose directives",), ("promote", "rollback")),
+    "forgotten-tombstone": Mistake(_forgotten_tombstone, 8, ("restore hub",), ("place",)),
+    "widening-moves-people": Mistake(_widening_moves_people, 35),
+    "endless-lease": Mistake(_endless_lease, 1, ("cut both",), ("candidate",)),
+    "kept-candidate": Mistake(_kept_candidate, 8),
+    "overlooked-witness": Mistake(_overlooked_witness, 13, ("restore hub",)),
+    "everything-held": Mistake(_everything_held, 1, ("restore hub",)),
+    "believed-hello": Mistake(_believed_hello, 2, ("hostile hello",)),
+    "unread-hello": Mistake(_unread_hello, 2, ("restore hub",)),
+    "unnoticed-successor": Mistake(_unnoticed_successor, 4, ("second hub",)),
+    "first-hub-stays": Mistake(_first_hub_stays, 5, ("other hub",)),
+    "unread-fence": Mistake(_unread_fence, 4, ("cut both",), ("promote", "rollback")),
+    "unshown-fence": Mistake(_unshown_fence, 36, ("cut gateway", "cut both"), ("promote", "rollback")),
+    "second-answer": Mistake(_second_answer, 1, ("kill router", "cut gateway")),
+    "no-way-but-a-good-one": Mistake(_no_way_but_a_good_one, 16),
+    "unread-features": Mistake(_unread_features, 0, ("old node",), ("candidate",)),
+    "left-count": Mistake(_left_count, 8, ("cut both",), ("place", "promote")),
+    "one-word": Mistake(_one_word, 1, ("lying figures",), ("promote", "rollback")),
+    "newest-link": Mistake(_newest_link, 1, ("copy node",)),
 }
 AS_IT_IS = Mistake(list)
 """No mistake."""

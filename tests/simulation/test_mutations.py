@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +11,19 @@ from tests.simulation.in_a_process import simulate
 from tests.simulation.mutations import MUTATIONS
 
 SEEDS = "0:200"
+PAGE = Path(__file__).parents[2] / "docs/simulation.md"
 
 
 @pytest.fixture(scope="module")
 def noticed() -> dict[str, Any]:
-    """Every planted mistake -> the first seed that notices it, and how. One process runs them all."""
+    """Every planted mistake -> the seed that notices it, and how. One process runs them all, the known seeds first."""
     found: dict[str, Any] = simulate("--mutations", "--seeds", SEEDS)["found"]
     return found
+
+
+def test_the_page_names_each_with_the_seed_that_notices_it() -> None:
+    named = re.findall(r"^\| `([\w-]+)`: .* \| (\d+) \| [^|]*\|$", PAGE.read_text(), re.MULTILINE)
+    assert {name: int(seed) for name, seed in named} == {name: mistake.seed for name, mistake in MUTATIONS.items()}
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)

@@ -1,26 +1,67 @@
-"""Seeds of the simulation. Each runs in a process of its own, where the world is replaced."""
+"""Seeds of the simulation: every invariant holds, every rule is run. They run in processes of their own."""
 
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.simulation.faults import Plan, draw
-from tests.simulation.in_a_process import simulate
+from tests.simulation.in_a_process import simulate, simulate_beside
 from tests.simulation.long_run import PAGE, RECORD, table
 from tests.simulation.shrink import shrink
 
 CHUNK = 250
 CHUNKS = 2
 
+ROOT = Path(__file__).parents[2]
+NAME = re.compile(r"`([\w.]+)`")
 
+
+@pytest.fixture(scope="module")
+def chunks() -> list[dict[str, Any]]:
+    """What was found in each chunk. They run beside each other."""
+    return simulate_beside(
+        [("--functions", "--seeds", f"{chunk * CHUNK}:{(chunk + 1) * CHUNK}") for chunk in range(CHUNKS)]
+    )
+
+
+@pytest.mark.timeout(600)  # all seeds are run by its fixture, on cores that others may use too
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_every_invariant_holds(chunk: int) -> None:
-    found = simulate("--seeds", f"{chunk * CHUNK}:{(chunk + 1) * CHUNK}")
+def test_every_invariant_holds(chunk: int, chunks: list[dict[str, Any]]) -> None:
+    found = chunks[chunk]
     assert found["found"] == {}
     assert found["seeds"] == CHUNK
     assert found["counts"]["moves acknowledged"] > CHUNK
     assert found["counts"]["answers"] > 100 * CHUNK
+
+
+def _rows() -> list[tuple[list[str], list[str], list[str]]]:
+    """The table of rules in docs/protocol.md: of each row the functions, the modules that use them, and their tests."""
+    _, _, after = (ROOT / "docs/protocol.md").read_text().partition("| DESIGN | rule | functions |")
+    rows = [line.split("|") for line in after.partition("\n\n")[0].splitlines()[2:]]
+    return [(NAME.findall(row[3]), NAME.findall(row[4]), NAME.findall(row[5])) for row in rows]
+
+
+def _source(module: str) -> str:
+    path = module.replace(".", "/") + ".py"
+    return next(
+        folder / path for folder in (ROOT / "console", ROOT / "agents", ROOT) if (folder / path).exists()
+    ).read_text()
+
+
+@pytest.mark.parametrize(("functions", "users", "tests"), _rows())
+def test_each_function_of_a_rule_is_used_tested_and_run_as_the_protocol_says(
+    functions: list[str], users: list[str], tests: list[str], chunks: list[dict[str, Any]]
+) -> None:
+    for name in functions:
+        module, _, function = name.rpartition(".")
+        assert re.search(rf"^def {function}\(", _source(f"loradeck.rules.{module}"), re.MULTILINE)
+        assert any(re.search(rf"\b{function}\(", _source(user)) for user in users)
+        assert any(re.search(rf"\b{function}\(", _source(f"tests.unit.rules.{test}")) for test in tests)
+        assert any(name in found["functions"] for found in chunks), f"no seed runs {name}"
 
 
 def test_a_seed_is_the_same_run_every_time() -> None:
