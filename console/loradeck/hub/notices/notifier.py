@@ -87,8 +87,8 @@ class Notifier:
             )
 
     def job_changed(self, job: Job) -> None:
-        """Takes in a job that has failed."""
-        if job.state is JobState.FAILED:
+        """Takes in a job that has failed. Where it was a prepare, its pointer's row says FAILED, and that is told."""
+        if job.state is JobState.FAILED and job.kind != "prepare":
             self._news.append(
                 Notice(
                     id=f"job-{job.id}",
