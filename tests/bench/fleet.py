@@ -267,7 +267,7 @@ async def _flips(fleet: Simulated, nodes: int, moves: int, hub: int) -> tuple[li
     taken: list[float] = []
     bare: list[float] = []
     cpu = busy = 0.0
-    async with fleet.api() as api, _bare_server(nodes) as floor:
+    async with fleet.api() as api, bare_server(nodes) as floor:
         for turn in range(moves + WARM):
             row = await api.row(EVERYWHERE, ROUTE)
             request = rollback_request(row.preview, key=new_key(), reason="bench")
@@ -341,7 +341,7 @@ def _verifying_ms() -> float:
 
 
 @asynccontextmanager
-async def _bare_server(nodes: int) -> AsyncIterator[Callable[[], Awaitable[float]]]:
+async def bare_server(nodes: int) -> AsyncIterator[Callable[[], Awaitable[float]]]:
     """What tells as many bare WebSockets of another process and waits for an answer from each; milliseconds."""
     sockets: list[ServerConnection] = []
     answered = asyncio.Semaphore(0)

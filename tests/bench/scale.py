@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 
-from tests.bench.fleet import Simulated, simulated
+from tests.bench.fleet import Simulated, bare_server, simulated
 from tests.bench.rows import Row, cpu_s, quantile, rss_mb
 
 from loradeck.client.api import HubApi
@@ -35,7 +35,7 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, asked: int = ASKED) -
         hub = fleet.fleet.hub
         assert hub is not None
         before, began = cpu_s(hub.pid), time.monotonic()
-        rows, moves = asyncio.run(_ask(fleet, asked, tenants))
+        rows, moves, floor = asyncio.run(_ask(fleet, asked, tenants))
         core = (cpu_s(hub.pid) - before) / (time.monotonic() - began) * 100
         memory = rss_mb(hub.pid)
         back = _restart(fleet, nodes)
@@ -55,6 +55,19 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, asked: int = ASKED) -
             50.0,
             how="a rollback or its undo, to the second node's acknowledgement",
         ),
+        Row(
+            "floor: 2 WebSockets told and answering beside that hub: p99",
+            quantile(floor, 99),
+            "ms",
+            len(floor),
+            how="from a bare server to a bare client in another process, in turn with the moves",
+        ),
+        Row(
+            f"{named}: R to flipped on 2 nodes against that floor: p99 / p99",
+            quantile(moves, 99) / quantile(floor, 99),
+            "x",
+            len(moves),
+        ),
         Row(f"{named}: of its one core", core, "%", len(rows), how="CPU of the hub's process while it was asked"),
         Row(f"{named}: resident memory", memory, "MB", 1, 300.0),
         Row(
@@ -69,13 +82,14 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, asked: int = ASKED) -
     ]
 
 
-async def _ask(fleet: Simulated, asked: int, tenants: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of rows and of moves, in turns, over the tenants."""
+async def _ask(fleet: Simulated, asked: int, tenants: int) -> tuple[list[float], list[float], list[float]]:
+    """Milliseconds of rows, of moves and of the floor, in turns, over the tenants."""
     rows: list[float] = []
     moves: list[float] = []
+    bare: list[float] = []
     undo: UndoRequest | None = None
     tenant = ""
-    async with fleet.api() as api:
+    async with fleet.api() as api, bare_server(2) as floor:
         for turn in range(asked):
             due = time.monotonic() + PACE_S
             if undo is None:
@@ -90,8 +104,9 @@ async def _ask(fleet: Simulated, asked: int, tenants: int) -> tuple[list[float],
                 await api.undo(tenant, ROUTE, undo, wait="flipped", timeout=10)
                 undo = None
             moves.append((time.perf_counter() - began) * 1000)
+            bare.append(await floor())
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-    return rows, moves
+    return rows, moves, bare
 
 
 async def _back(api: HubApi, tenant: str, preview: Preview) -> UndoRequest:
