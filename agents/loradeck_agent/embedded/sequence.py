@@ -88,7 +88,7 @@ class Sequence:
             self.finished = "stop"
         elif len(self.tokens) >= self.sampling.max_tokens:
             self.finished = "length"
-        text = self._settled_text()
+        text = self._final_text()
         self.deliver(Output((self._describe(token, logits),), text, self.finished))
 
     def fail(self, why: str) -> None:
@@ -100,8 +100,8 @@ class Sequence:
         """Ends the answer because of an error in the engine."""
         self.fail(f"the engine failed: {type(error).__name__}: {error}")
 
-    def _settled_text(self) -> str:
-        """Text that this step settled: no half characters, nothing that may still turn out to begin a stop string."""
+    def _final_text(self) -> str:
+        """Returns text that no later step changes: no half characters, nothing that may still turn out to begin a stop string."""
         answer = self.tokens[:-1] if self.finished == "stop" else self.tokens
         text = self.decode(answer)
         end = len(text)

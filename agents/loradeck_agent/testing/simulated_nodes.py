@@ -115,7 +115,7 @@ class Node:
     # ---- what the hub says -----------------------------------------------------------------------------------
 
     async def _hello(self) -> wire.Hello:
-        await self._settle()
+        await self._take_in()
         cursor = self.table.cursor
         return wire.Hello(
             protocol=PROTOCOL,
@@ -131,7 +131,7 @@ class Node:
         )
 
     async def _handle(self, message: wire.DownMessage) -> None:
-        await self._settle()
+        await self._take_in()
         match message:
             case wire.Desired():
                 await self._directive(message)
@@ -180,7 +180,7 @@ class Node:
             if not self.acks.proven(entry, self.name):
                 self._prove(entry)
 
-    async def _settle(self) -> None:
+    async def _take_in(self) -> None:
         """Takes the last directive's entries in."""
         message, self._unapplied = self._unapplied, None
         if message is None:
@@ -196,7 +196,7 @@ class Node:
 
         async def prove() -> None:
             await asyncio.sleep(random.uniform(*PROOF_S))
-            await self._settle()
+            await self._take_in()
             await self.acks.post(ack_about(entry, self.name, wire.AckState.PROVEN))
 
         self._proofs[entry.key] = asyncio.create_task(prove())

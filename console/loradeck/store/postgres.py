@@ -199,7 +199,7 @@ class PostgresDatabase:
     # -- connecting --------------------------------------------------------------------------------------
 
     def reopen(self) -> None:
-        """Connects again, which settles what became of an unknown commit; see `SqlDatabase.reopen`."""
+        """Connects again, which decides what became of an unknown commit; see `SqlDatabase.reopen`."""
         with self._mutex:
             self._suspect = True
             try:

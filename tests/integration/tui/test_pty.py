@@ -229,17 +229,17 @@ async def test_q_leaves_the_terminal_clean(site: Site) -> None:
         assert terminal.is_clean
 
 
-async def test_q_asks_while_a_move_has_not_settled(site: Site) -> None:
+async def test_q_asks_while_a_move_is_not_finished(site: Site) -> None:
     for agent in site.agents:
         agent.proves = False
     async with console(site.here) as terminal:
         await terminal.shows(ARMED)
         terminal.type("R")
-        await terminal.shows("FLIPPED 2/2", "PROVEN 0/2", "R locked: settling")
+        await terminal.shows("FLIPPED 2/2", "PROVEN 0/2", "R locked: still moving")
         terminal.type("q")
-        await terminal.shows("has not settled")
+        await terminal.shows("is not finished")
         terminal.type("\x1b")
-        await terminal.until(lambda: "has not settled" not in terminal.text, "question left")
+        await terminal.until(lambda: "is not finished" not in terminal.text, "question left")
         for agent in site.agents:
             agent.proves = True
             await agent.acknowledge(agent.entry)
@@ -253,7 +253,7 @@ async def test_a_node_that_fails_is_not_done_with_the_command_for_it(site: Site)
     async with console(site.here) as terminal:
         await terminal.shows(ARMED)
         terminal.type("R")
-        await terminal.shows("FLIPPED 1/2", "waiting", "unknown", "R locked: settling")
+        await terminal.shows("FLIPPED 1/2", "waiting", "unknown", "R locked: still moving")
         assert "NOT DONE" not in terminal.text
         await site.agents[1].ack(site.agents[1].entry, AckState.FAILED, code="load_failed")
         await terminal.shows("NOT DONE: 1 replica may still answer with v3", "FAILED", "load_failed", "PROVEN 1/2")

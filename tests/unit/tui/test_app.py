@@ -252,7 +252,7 @@ async def test_a_lost_answer_is_unknown_locks_R_and_holds_q() -> None:
         assert "R locked: the outcome of your last move is unknown" in notice(on)
         await press(on, "q")
         assert on.deck.moves.question is not None
-        assert "has not settled" in on.deck.moves.question.ask.line
+        assert "is not finished" in on.deck.moves.question.ask.line
         assert len(on.hub.sent) == 1
 
 

@@ -144,13 +144,13 @@ async def test_ctx_names_what_there_is_and_ends_the_console_with_the_chosen_hub(
         assert on.deck.return_value == lab
 
 
-async def test_ctx_is_off_while_a_move_has_not_settled() -> None:
+async def test_ctx_is_off_while_a_move_is_not_finished() -> None:
     async with stage() as on:
         lab = Context(name="lab", socket=Path("/run/loradeck/hub.sock"))
         on.deck.typed.contexts = lambda: {"lab": lab}
         await on.press("R")
         await command(on, "ctx lab")
-        assert "ctx off: your last move has not settled" in notice(on)
+        assert "ctx off: your last move is not finished" in notice(on)
         assert on.deck.return_value is None
 
 

@@ -168,12 +168,12 @@ def moved_just_now(state: ConsoleState, *, acks: int, proofs: int, ago_s: float 
     return row
 
 
-def test_R_is_locked_until_the_last_move_settles(state: ConsoleState, armed: Armed) -> None:
+def test_R_is_locked_until_the_last_move_is_done(state: ConsoleState, armed: Armed) -> None:
     moved_just_now(state, acks=3, proofs=1)
-    assert "settling, flipped 3/4, proven 1/4" in refused(decide(Action.ROLLBACK, state, armed()))
+    assert "still moving: flipped 3/4, proven 1/4" in refused(decide(Action.ROLLBACK, state, armed()))
 
 
-def test_a_move_that_does_not_settle_stops_locking_and_asks(state: ConsoleState, armed: Armed) -> None:
+def test_a_move_that_is_never_done_stops_locking_and_asks(state: ConsoleState, armed: Armed) -> None:
     moved_just_now(state, acks=3, proofs=3, ago_s=11)
     assert "the last move is not done (flipped 3/4, proven 3/4)" in asked(decide(Action.ROLLBACK, state, armed())).line
 
@@ -572,10 +572,10 @@ def test_q_leaves_also_when_read_only(state: ConsoleState) -> None:
 @pytest.mark.parametrize("phase", [Phase.SENDING, Phase.UNKNOWN])
 def test_q_asks_while_a_move_of_ours_is_open(state: ConsoleState, armed: Armed, phase: Phase) -> None:
     own(state, decide(Action.ROLLBACK, state, armed()), phase)
-    assert "has not settled" in asked(decide(Action.QUIT, state, Frame())).line
+    assert "is not finished" in asked(decide(Action.QUIT, state, Frame())).line
 
 
-def test_q_asks_until_our_move_has_settled(state: ConsoleState, armed: Armed) -> None:
+def test_q_asks_until_our_move_is_finished(state: ConsoleState, armed: Armed) -> None:
     verdict = decide(Action.ROLLBACK, state, armed())
     row = moved_just_now(state, acks=4, proofs=2)
     assert row.last_event is not None

@@ -255,7 +255,7 @@ def test_a_move_under_way_shows_each_replica_and_locks(state: ConsoleState) -> N
     assert "v9/B2 >> v7/B2   COMMITTED rev" in shown
     assert "v9 quarantined" in shown
     assert "FLIPPED 3/4   PROVEN 0/4" in shown
-    assert "R locked: settling" in shown
+    assert "R locked: still moving" in shown
     waiting = next(line for line in shown.splitlines() if "gpu-04" in line)
     assert waiting.split()[:4] == ["gpu-04", "waiting", "unknown", "unproven"]
 

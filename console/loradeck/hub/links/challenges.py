@@ -37,7 +37,7 @@ class OneOfLinks(Protocol):
     def replaced(self) -> None:
         """Closes it: its node has opened another one, and it did not answer."""
 
-    def settled(self) -> None:
+    def left_alone(self) -> None:
         """Closes it: it is the only one left, and its agent is to say hello again."""
 
 
@@ -153,7 +153,7 @@ class Challenges:
         if one.entering is None:
             log.warning("one link is left node=%s", name)
             known.held.remove(one)
-            one.link.settled()
+            one.link.left_alone()
             return
         self._enters(one, True)
 

@@ -50,7 +50,7 @@ CLOSE_S = 2.0
 """How long a close waits for a node that does not read, seconds."""
 
 BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED, FAILED, SUCCEEDED = 4400, 4403, 4409, 4408, 4401, 4500, 4503
-RELABELLED, SETTLED = 4411, 4412
+RELABELLED, LEFT_ALONE = 4411, 4412
 """Close codes; the reason is a problem code."""
 
 MESSAGE_BYTES = 64 * 1024 * 1024
@@ -226,9 +226,9 @@ class Link:
         """Closes the link: its node has opened another one."""
         self.close(REPLACED, "replaced")
 
-    def settled(self) -> None:
+    def left_alone(self) -> None:
         """Closes the link: the other one under its node's name is gone, and its agent is to say hello again."""
-        self.close(SETTLED, "settled")
+        self.close(LEFT_ALONE, "settled")  # the word that agents of the version before look for
 
     @property
     def peer(self) -> str:

@@ -190,7 +190,7 @@ class TypedText:
         elif name not in contexts:
             self._window.notice(f"no context {clean(name)!r}; known: {known}", "warn")
         elif self._state.unfinished:
-            self._window.notice("ctx off: your last move has not settled", "warn")
+            self._window.notice("ctx off: your last move is not finished", "warn")
         else:
             try:
                 endpoint(contexts[name])  # what does not work there keeps this console

@@ -114,4 +114,4 @@ def _quit(state: ConsoleState) -> Verdict:
     own = open_moves[-1]
     more = f" and {len(open_moves) - 1} more" if len(open_moves) > 1 else ""
     where = f" on {own.move.tenant}/{own.move.route}" if own.move.tenant else ""
-    return Ask(f"quit? {own.move.says}{where}{more} has not settled")
+    return Ask(f"quit? {own.move.says}{where}{more} is not finished")

@@ -89,7 +89,7 @@ def _locked(state: ConsoleState, row: TenantRow) -> str | None:
         return "your move is committed and its row is not here yet"
     moved = state.age_of(row.pointer.moved_ms)
     if not row.settled and moved is not None and moved < OVERDUE_S:
-        return f"settling, flipped {row.flipped}/{row.placed}, proven {row.proven}/{row.placed}"
+        return f"still moving: flipped {row.flipped}/{row.placed}, proven {row.proven}/{row.placed}"
     return None
 
 

@@ -167,6 +167,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(Action.HELP, ("?",), "help", "This page."),
     Binding(Action.QUIT, ("q", "ctrl+c", "ctrl+q"), "back", "Back to the tenants screen.",
             LISTS - TENANTS, hint=14, reads="q"),
-    Binding(Action.QUIT, ("q", "ctrl+c", "ctrl+q"), "quit", "Quit. Asks while a move of yours has not settled.",
+    Binding(Action.QUIT, ("q", "ctrl+c", "ctrl+q"), "quit", "Quit. Asks while a move of yours is not finished.",
             TENANTS, hint=14, reads="q"),
 )  # fmt: skip

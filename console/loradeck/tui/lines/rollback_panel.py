@@ -243,7 +243,7 @@ def _tally(keys: Keys, row: TenantRow, *, not_done: bool) -> Line:
             spans.append(Span(f"   bad now {percent(row.bad_now)}% of {count(row.bad_n)}"))
         spans.append(Span(f"   {keys.shown(Action.ROLLBACK)} asks {keys.shown(Action.CONFIRM)}"))
     else:
-        spans.append(Span(f"   {keys.shown(Action.ROLLBACK)} locked: settling"))
+        spans.append(Span(f"   {keys.shown(Action.ROLLBACK)} locked: still moving"))
     return tuple(spans)
 
 
