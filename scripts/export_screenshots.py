@@ -43,7 +43,7 @@ async def not_done(stage: Stage) -> None:
     await stage.roll_back(acks=3, proofs=3, after_s=14.0, lost=True)
 
 
-async def settled(stage: Stage) -> None:
+async def done(stage: Stage) -> None:
     await stage.roll_back(acks=4, proofs=4, after_s=4.0)
 
 
@@ -176,7 +176,7 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "rollback-in-flight": (in_flight, WIDE),
     "rollback-not-done": (not_done, WIDE),
     "rollback-not-done-80x24": (not_done, (80, 24)),
-    "rollback-settled": (settled, WIDE),
+    "rollback-done": (done, WIDE),
     "outcome-unknown": (unknown, WIDE),
     "question": (question, WIDE),
     "link-lost": (link_lost, WIDE),

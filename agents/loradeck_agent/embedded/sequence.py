@@ -101,7 +101,7 @@ class Sequence:
         self.fail(f"the engine failed: {type(error).__name__}: {error}")
 
     def _final_text(self) -> str:
-        """Returns text that no later step changes: no half characters, nothing that may still turn out to begin a stop string."""
+        """Returns the text that is final: no half characters, nothing that may yet turn out to begin a stop string."""
         answer = self.tokens[:-1] if self.finished == "stop" else self.tokens
         text = self.decode(answer)
         end = len(text)

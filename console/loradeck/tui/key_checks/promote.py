@@ -47,7 +47,9 @@ def offer(
     if row.live is not None and candidate.id == row.live.id:
         return off(state, Action.PROMOTE, f"{release(candidate)} is live already")
     if not row.settled and lock(state, row) is not None:
-        return off(state, Action.PROMOTE, f"still moving: flipped {row.flipped}/{row.placed}, proven {row.proven}/{row.placed}")
+        return off(
+            state, Action.PROMOTE, f"still moving: flipped {row.flipped}/{row.placed}, proven {row.proven}/{row.placed}"
+        )
     if any(entry.release == candidate.id for entry in row.pointer.quarantined):
         lift = f"loradeck lift {row.tenant} {row.route} {clean(candidate.label)}"
         return off(
