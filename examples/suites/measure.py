@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 from loradeck.artifacts import scan
-from loradeck.rules.quality.gates import Evidence, judge
+from loradeck.rules.quality.gates import GateRecords, judge
 from loradeck.schemas.attestation import CheckResult, EvaluationReport
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.jobs import EvaluateSpec
@@ -81,7 +81,7 @@ def main() -> None:
                 report = EvaluationReport.model_validate_json((out / "report.json").read_text())
                 reports[release.id][manifest.digest] = report
         config = gate({name: manifest.digest for name, (manifest, _) in suites.items()})
-        result = judge(version.id, base.id, config, Evidence(reports=reports[version.id], live=reports[base.id]))
+        result = judge(version.id, base.id, config, GateRecords(reports=reports[version.id], live=reports[base.id]))
         drops = {check.suite: check for check in result.checks if check.name == "drop"}
         print(f"| suite | items | base | {TENANT} {args.version} | lost (95 %) | at most 15 % lost |")
         print("|---|---|---|---|---|---|")

@@ -18,12 +18,12 @@ from tests.simulation.network import Connection, Host, Server
 
 from loradeck.artifacts.ed25519 import sign
 from loradeck.hub.access.auth import CALLER, Tokens, caller_of
-from loradeck.hub.access.sign_ins import Known
+from loradeck.hub.access.sign_ins import KnownCallers
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.clock import AwakeClock, Clock
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.hub.log.takeover import Hold, Standby
+from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.hub.standby import StandbyHub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted, moved
@@ -414,7 +414,7 @@ class HubProcess:
         clock = Clock(monotonic=AwakeClock(process.time), now_ms=lambda: int(process.wall() * 1000))
         store = SimStoreThread(process, lambda: SqliteStore(":memory:", clock_ms=clock.now_ms))
         self.ends = asyncio.Event()
-        known: Known | None = None
+        known: KnownCallers | None = None
         while not self.ends.is_set():
             standby = Standby(store, self.name, f"http://{self.host.name}:1", process.time)
             try:
@@ -422,7 +422,7 @@ class HubProcess:
             except LeaseHeld:
                 hold = None
             if hold is None:
-                known = known or Known(Tokens(store.now(lambda s: s.tokens())), None)
+                known = known or KnownCallers(Tokens(store.now(lambda s: s.tokens())), None)
                 hold = await self._stand_by(process, store, standby, known)
             hub = Hub(store, _NoBlobs(), hold=hold, name=self.name, key=_KEY, clock=clock)  # type: ignore[arg-type]
             hub.links._links = OrderedSet()  # type: ignore[assignment]
@@ -450,7 +450,9 @@ class HubProcess:
         self.hub = None
         await hub.stop()
 
-    async def _stand_by(self, process: Process, store: SimStoreThread, standby: Standby, known: Known) -> Hold:
+    async def _stand_by(
+        self, process: Process, store: SimStoreThread, standby: Standby, known: KnownCallers
+    ) -> TakenLease:
         waits = StandbyHub(store, standby, known, None, name=self.name)
         wires: list[SimLinkSocket] = []
 

@@ -31,7 +31,7 @@ from loradeck_agent.router import table
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.uplink import hubs
-from loradeck_agent.uplink.desired_table import DesiredTable, Verdict
+from loradeck_agent.uplink.desired_table import DesiredTable, Judgement
 
 Patch = tuple[Any, str, Any]
 
@@ -93,7 +93,7 @@ def _ignored_gap() -> list[Patch]:
 
     def judge(self: Any, message: Any) -> Any:
         verdict = real(self, message)
-        return Verdict.APPLY if verdict is Verdict.GAP else verdict
+        return Judgement.APPLY if verdict is Judgement.GAP else verdict
 
     real = DesiredTable.judge
     return [(DesiredTable, "judge", judge)]
@@ -122,7 +122,7 @@ def _believed_hello() -> list[Patch]:
 
 def _unread_hello() -> list[Patch]:
     """The hub steers every node, whatever its hello says that it has seen."""
-    return [(rules, "judge", lambda **said: rules.Standing.FOLLOWS)]
+    return [(rules, "judge", lambda **said: rules.LogStanding.FOLLOWS)]
 
 
 def _widening_moves_people() -> list[Patch]:
@@ -201,8 +201,8 @@ def _no_way_but_a_good_one() -> list[Patch]:
 
     def way(release: Any, pointer: Any, facts: Any) -> Any:
         found = real(release, pointer, facts)
-        able = found.standing <= rollback_target.Standing.UNSOAKED
-        return found if able else found._replace(standing=rollback_target.Standing.NEVER)
+        able = found.fitness <= rollback_target.Fitness.UNSOAKED
+        return found if able else found._replace(fitness=rollback_target.Fitness.NEVER)
 
     real = rollback_target.way
     return [(rollback_target, "way", way)]

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 
 from loradeck.rules.serving import gateway
-from loradeck.rules.serving.gateway import Standing
+from loradeck.rules.serving.gateway import FenceVerdict
 from loradeck.schemas.ids import Fence, PointerKey
 
 FENCE = "x-loradeck-fence"
@@ -51,7 +51,7 @@ class Fences:
         """Waits, for a second at most, until this router holds that move or a later one; returns whether it does."""
         loop = asyncio.get_running_loop()
         began, waited_s = loop.time(), 0.0
-        while (decided := gateway.standing(self._held.get(key), seen, waited_s)) is Standing.WAIT:
+        while (decided := gateway.standing(self._held.get(key), seen, waited_s)) is FenceVerdict.WAIT:
             moved = loop.create_future()
             self._waiting[key][moved] = None
             try:
@@ -60,4 +60,4 @@ class Fences:
                 self._waiting[key].pop(moved, None)
             # A timer that went off has waited for long enough, whatever the rounding of the clock says.
             waited_s = loop.time() - began if done else gateway.WAIT_S
-        return decided is Standing.ADMIT
+        return decided is FenceVerdict.ADMIT

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 from loradeck.artifacts import Blobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
-from loradeck.hub.access.sign_ins import Known, SignIns
+from loradeck.hub.access.sign_ins import KnownCallers, SignIns
 from loradeck.hub.automation.guard import GuardedPointers
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
@@ -56,11 +56,11 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock, StepWatch
 from loradeck.hub.log.facts import Facts
-from loradeck.hub.log.log import Log, Order
+from loradeck.hub.log.log import FollowerOrder, Log
 from loradeck.hub.log.proposals import Proposals
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.hub.log.takeover import Hold
+from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.notices.channels import Channels
 from loradeck.hub.notices.notifier import Notifier
 from loradeck.hub.notices.outbox import Outbox
@@ -139,7 +139,7 @@ class Hub:
         store: StoreThread,
         blobs: Blobs,
         *,
-        hold: Hold,
+        hold: TakenLease,
         name: str,
         key: SigningKey,
         production: bool = False,
@@ -173,7 +173,7 @@ class Hub:
 
     # ---- building ------------------------------------------------------------------------------------------
 
-    def _load_log(self, hold: Hold, key: SigningKey) -> None:
+    def _load_log(self, hold: TakenLease, key: SigningKey) -> None:
         store = self.store
         timed, lost = self.metrics.commit.observe, self._succeeded
         self.log = Log(store, hold, key, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
@@ -189,7 +189,7 @@ class Hub:
     def _load_people(self, oidc: OidcSettings | None) -> None:
         saved = self.store.now(lambda s: s.meta(SIGN_INS))
         self.provider, self.sign_ins = people(oidc, saved, lambda: self.clock.now_ms())
-        self.known = Known(self.tokens, self.sign_ins)
+        self.known = KnownCallers(self.tokens, self.sign_ins)
         self.proposals = Proposals(self.clock, self.sign_ins is not None)
 
     def _build_fleet(self, *, settles: bool) -> None:
@@ -272,13 +272,13 @@ class Hub:
         self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, seen, status.now)
 
     def _subscribe(self) -> None:
-        self.log.follow(Order.NODE_TABLES, self.table_sender.committed)
-        self.log.follow(Order.PROGRESS, self.progress.committed)
-        self.log.follow(Order.PINS, self.pins.committed)
-        self.log.follow(Order.JOBS, self.failed_promotes.committed)
-        self.log.follow(Order.METRICS, self.metrics.committed)
-        self.log.follow(Order.AUTOMATION, self.guard.committed)
-        self.log.follow(Order.FEED, self.changes.committed)
+        self.log.follow(FollowerOrder.NODE_TABLES, self.table_sender.committed)
+        self.log.follow(FollowerOrder.PROGRESS, self.progress.committed)
+        self.log.follow(FollowerOrder.PINS, self.pins.committed)
+        self.log.follow(FollowerOrder.JOBS, self.failed_promotes.committed)
+        self.log.follow(FollowerOrder.METRICS, self.metrics.committed)
+        self.log.follow(FollowerOrder.AUTOMATION, self.guard.committed)
+        self.log.follow(FollowerOrder.FEED, self.changes.committed)
         for part in (self.audit, self.table_sender, self.gates, self.progress, self.changes):
             self.attestations.follow(part.attested)
         self.node_events.follow(self.queue.nodes_changed)

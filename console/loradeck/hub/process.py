@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from loradeck.artifacts.opening import open_blobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
-from loradeck.hub.access.sign_ins import Known
+from loradeck.hub.access.sign_ins import KnownCallers
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DiskReserve
 from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.hub.log.takeover import Hold, Standby
+from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.hub.standby import StandbyHub
 from loradeck.schemas.sign_in import OidcSettings
@@ -64,7 +64,7 @@ class HubProcess:
         self._notices = notices
         self._hub: Hub | None = None
 
-    def active(self, hold: Hold) -> Hub:
+    def active(self, hold: TakenLease) -> Hub:
         """The active hub. Blocking."""
         self._hub = hub = Hub(
             self.store,
@@ -95,7 +95,7 @@ class HubProcess:
         else:
             saved, tokens = self.store.now(lambda s: (s.meta(SIGN_INS), s.tokens()))
             provider, sign_ins = people(self._oidc, saved, Clock().now_ms)
-            known = Known(Tokens(tokens), sign_ins)
+            known = KnownCallers(Tokens(tokens), sign_ins)
         waits = StandbyHub(self.store, self.standby, known, provider, name=self._name)
 
         async def save(record: TokenRecord) -> None:

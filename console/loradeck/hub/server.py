@@ -36,7 +36,7 @@ from loradeck.hub.listeners import (
     strangers,
     tcp_socket,
 )
-from loradeck.hub.log.takeover import Hold
+from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.process import HubProcess
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.rules.errors import Refused
@@ -336,7 +336,7 @@ async def _until_signalled(process: HubProcess, sockets: Sockets) -> None:
     stop = asyncio.Event()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_, stop.set)
-    hold: Hold | None
+    hold: TakenLease | None
     try:
         hold = process.standby.take()
     except LeaseHeld as held:
@@ -358,7 +358,7 @@ async def _until_signalled(process: HubProcess, sockets: Sockets) -> None:
         hold = None if over else await _stood_by(process, sockets, stop)
 
 
-async def _stood_by(process: HubProcess, sockets: Sockets, stop: asyncio.Event) -> Hold | None:
+async def _stood_by(process: HubProcess, sockets: Sockets, stop: asyncio.Event) -> TakenLease | None:
     """Stands by until the lease is this hub's. None: it was signalled."""
     waits, turn = process.standing_by(), asyncio.create_task(process.standby.turn())
     taken = asyncio.Event()

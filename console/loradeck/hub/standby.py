@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from loradeck.hub.access.auth import authenticated
 from loradeck.hub.access.problems import problem_of, problem_response
-from loradeck.hub.access.sign_ins import Known
+from loradeck.hub.access.sign_ins import KnownCallers
 from loradeck.hub.links.all_links import PATH
 from loradeck.hub.links.node_link import BAD_MESSAGE
 from loradeck.hub.log.store_thread import StoreThread
@@ -52,7 +52,7 @@ class StandbyHub:
     audit = None
 
     def __init__(
-        self, store: StoreThread, standby: Standby, known: Known, provider: Provider | None, *, name: str
+        self, store: StoreThread, standby: Standby, known: KnownCallers, provider: Provider | None, *, name: str
     ) -> None:
         self.standby = standby
         self.known = known

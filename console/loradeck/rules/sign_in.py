@@ -35,7 +35,7 @@ def person(token: str | None, name: str, *, people_sign_in: bool) -> str | None:
     return token if token is not None and token.startswith(SIGNED_IN) else None
 
 
-class Kept(StrEnum):
+class Allowed(StrEnum):
     """What is left of a sign-in."""
 
     ALL = "all"  # what its groups allow
@@ -43,7 +43,7 @@ class Kept(StrEnum):
     NOTHING = "nothing"
 
 
-def kept(now_ms: int, verified_ms: int, expires_ms: int, answered_ms: int | None) -> Kept:
+def allowed(now_ms: int, verified_ms: int, expires_ms: int, answered_ms: int | None) -> Allowed:
     """What a token allows that the hub has verified, and that was not ended.
 
     An expired one allows nothing while the provider answers: whoever may still sign in gets a new one there. While
@@ -56,13 +56,13 @@ def kept(now_ms: int, verified_ms: int, expires_ms: int, answered_ms: int | None
             has not asked since its own start.
     """
     if now_ms < expires_ms:
-        return Kept.ALL
+        return Allowed.ALL
     if answered_ms is None:
-        return Kept.NOTHING
+        return Allowed.NOTHING
     silence = now_ms - answered_ms
     if SILENT_MS <= silence < SILENCE_MS and answered_ms - verified_ms < SILENCE_MS:
-        return Kept.BACKWARD
-    return Kept.NOTHING
+        return Allowed.BACKWARD
+    return Allowed.NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from loradeck.schemas.ids import Digest, Label, Line, Name, Strict, Whole, Wire,
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
-from loradeck.schemas.training import Form, Guards, Method, Mixing, Structure, Validation, Weights
+from loradeck.schemas.training import AnswerForm, Guards, Method, Mixing, Structure, Validation, Weights
 
 EXIT_OK = 0
 EXIT_BAD_SPEC = 65
@@ -95,7 +95,7 @@ class TrainSpec(Strict):
             "preferences have no kl, mixing or structure": preferences and (self.kl or self.mixing or self.structure),
             "answer_schema is for json": self.structure
             and self.structure.answer_schema
-            and self.structure.form is not Form.JSON,
+            and self.structure.form is not AnswerForm.JSON,
         }
         found = [rule for rule, broken in wrong.items() if broken]
         if found:

@@ -22,7 +22,7 @@ class Weights(StrEnum):
     FULL = "full"  # every weight; the result is another base
 
 
-class Form(StrEnum):
+class AnswerForm(StrEnum):
     """The form that every answer must have before its row is trained on."""
 
     TEXT = "text"
@@ -55,7 +55,7 @@ class Validation(Strict):
 class Structure(Strict):
     """A required form of answers, checked row by row."""
 
-    form: Form
+    form: AnswerForm
     answer_schema: str | None = Field(None, description="JSON Schema of an answer, as text; for json")
     negatives: float = Field(
         0.1, ge=0, lt=1, description="least share of rows that teach to refuse or to call nothing (`negative: true`)"

@@ -197,7 +197,7 @@ class Served:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Registered:
+class StoredDocument:
     """A document of the registry as it is stored."""
 
     digest: str
@@ -343,17 +343,17 @@ class Store(Protocol):
 
     # -- the registry ------------------------------------------------------------------------------------
 
-    def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> Registered:
+    def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> StoredDocument:
         """Adds a document to the registry. Registering a digest again returns the stored document, which never
         changes.
         """
 
-    def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> Registered:
+    def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> StoredDocument:
         """Adds an AdapterVersion under the next version number of its (tenant, name); a known digest keeps its
         number.
         """
 
-    def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
+    def registry(self, kind: Doc, *, tenant: str | None = None) -> list[StoredDocument]:
         """Documents of a kind, in the order of registration; of one tenant if given."""
 
     # -- attestations, traffic, jobs, tokens -------------------------------------------------------------

@@ -19,8 +19,8 @@ from loradeck.store.interface import (
     FleetChange,
     Head,
     Lease,
-    Registered,
     Served,
+    StoredDocument,
     StoreError,
     Withdrawal,
 )
@@ -44,13 +44,13 @@ class SqlRecords:
 
     # -- the registry ------------------------------------------------------------------------------------
 
-    def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> Registered:
+    def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> StoredDocument:
         """Adds a document unless its digest is registered; see `Store.register`."""
-        new = Registered(digest=digest, kind=kind, body=body, tenant=tenant, created_ms=0, created_by=by)
+        new = StoredDocument(digest=digest, kind=kind, body=body, tenant=tenant, created_ms=0, created_by=by)
         with self._writing() as (connection, head):
             return _registered(connection, kind, digest) or _add(connection, replace(new, created_ms=head.now_ms))
 
-    def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> Registered:
+    def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> StoredDocument:
         """Adds an AdapterVersion under the next version number; see `Store.register_adapter`.
 
         Raises:
@@ -74,7 +74,7 @@ class SqlRecords:
                 created_ms=head.now_ms,
                 created_by=by,
             )
-            new = Registered(
+            new = StoredDocument(
                 digest=digest,
                 kind=Doc.ADAPTER,
                 body=version.model_dump(mode="json"),
@@ -84,7 +84,7 @@ class SqlRecords:
             )
             return _add(connection, new, name=parsed.name, version=version.version)
 
-    def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
+    def registry(self, kind: Doc, *, tenant: str | None = None) -> list[StoredDocument]:
         """Documents of a kind, in the order of registration."""
         where, args = _conditions(kind=kind.value, tenant=tenant)
         with self.database.reading() as connection:
@@ -253,13 +253,15 @@ def write_fleet(connection: Connection, change: FleetChange) -> None:
         )
 
 
-def _registered(connection: Connection, kind: Doc, digest: str) -> Registered | None:
+def _registered(connection: Connection, kind: Doc, digest: str) -> StoredDocument | None:
     where, args = _conditions(kind=kind.value, digest=digest)
     rows = named(connection.execute(f"SELECT * FROM documents{where}", args))
     return _document(rows[0]) if rows else None
 
 
-def _add(connection: Connection, new: Registered, *, name: str | None = None, version: int | None = None) -> Registered:
+def _add(
+    connection: Connection, new: StoredDocument, *, name: str | None = None, version: int | None = None
+) -> StoredDocument:
     (last,) = connection.execute("SELECT max(serial) FROM documents WHERE kind = ?", (new.kind.value,)).fetchone()
     row = {
         "kind": new.kind.value,
@@ -291,8 +293,8 @@ def _json(body: Any) -> str:
     return json.dumps(body, ensure_ascii=False, allow_nan=False)
 
 
-def _document(row: dict[str, Any]) -> Registered:
-    return Registered(
+def _document(row: dict[str, Any]) -> StoredDocument:
+    return StoredDocument(
         digest=row["digest"],
         kind=Doc(row["kind"]),
         body=json.loads(row["body"]),

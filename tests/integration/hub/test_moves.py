@@ -9,7 +9,7 @@ from tests.fakes.hub_in_process import BASE, Deck, key, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.link_socket import LinkSocket
-from loradeck.hub.log.log import Order, Published
+from loradeck.hub.log.log import FollowerOrder, Published
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import EventKind
@@ -70,7 +70,7 @@ async def test_nodes_are_sent_a_move_before_the_hub_does_anything_else_with_it(
         follow(published)
 
     monkeypatch.setattr(LinkSocket, "write_frame", written)
-    monkeypatch.setitem(deck.hub.log._followers, Order.PROGRESS, followed)
+    monkeypatch.setitem(deck.hub.log._followers, FollowerOrder.PROGRESS, followed)
     await deck.rollback()
     at = seen.index("progress")
     assert seen[:at].count("directive") == 2

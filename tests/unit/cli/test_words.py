@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 import pytest
 
 from loradeck.cli.shared.exits import CliError, Exit, exit_of
-from loradeck.cli.shared.naming import Named, Pointer, labels_of, moment, one_named, pointer, pointer_and_release
+from loradeck.cli.shared.naming import (
+    NamedDocument,
+    Pointer,
+    labels_of,
+    moment,
+    one_named,
+    pointer,
+    pointer_and_release,
+)
 from loradeck.cli.shared.output import Output, ago, millis, share, span, utc, width
 from loradeck.schemas.problem import Problem
 
@@ -109,9 +117,9 @@ def test_a_pointer_is_named_in_three_ways() -> None:
 
 def test_a_document_goes_by_name_digest_or_a_prefix_that_no_other_has() -> None:
     known = [
-        Named("ab12" + "0" * 60, ("one",), 1),
-        Named("ab13" + "0" * 60, ("two",), 2),
-        Named("cd" * 32, ("two",), 3),
+        NamedDocument("ab12" + "0" * 60, ("one",), 1),
+        NamedDocument("ab13" + "0" * 60, ("two",), 2),
+        NamedDocument("cd" * 32, ("two",), 3),
     ]
     assert one_named("suite", "one", known).value == 1
     assert one_named("suite", "two", known).value == 3  # the newest of that name
@@ -122,7 +130,9 @@ def test_a_document_goes_by_name_digest_or_a_prefix_that_no_other_has() -> None:
             one_named("suite", text, known)
         assert error.value.code == code
     with pytest.raises(CliError) as error:
-        one_named("suite", "ab10", [Named("ab10" + "1" * 60, ("x",), 1), Named("ab10" + "2" * 60, ("y",), 2)])
+        one_named(
+            "suite", "ab10", [NamedDocument("ab10" + "1" * 60, ("x",), 1), NamedDocument("ab10" + "2" * 60, ("y",), 2)]
+        )
     assert error.value.code == "ambiguous_suite"
 
 

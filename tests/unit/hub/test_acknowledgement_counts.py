@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from loradeck.hub.fleet.node_tables import Placing
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
-from loradeck.hub.progress.acknowledgements import Counted, PlacedReplicas
+from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas
 from loradeck.hub.progress.replica_counts import ReplicaCounts
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS
@@ -68,9 +68,9 @@ class _Fleet:
             replicas = (self.replica(node, base, state, "1"),)
             self.fleet.report(self.fleet.nodes[node], Report(replicas=replicas, nvml=NvmlState.NO_GPU, rev=0, epoch=0))
 
-    def ack(self, node: str, state: AckState, release: str) -> Counted:
+    def ack(self, node: str, state: AckState, release: str) -> AckEffect:
         if node not in self.fleet.nodes:
-            return Counted.IGNORED
+            return AckEffect.IGNORED
         self.fleet.heard(self.fleet.nodes[node])
         fence = self.entries[KEY].fence
         return self.replicas.acknowledge(
@@ -150,7 +150,7 @@ def test_the_last_acknowledgement_that_is_owed_says_so_since_somebody_may_wait_f
         after = deck.replicas.progress(KEY)
         last = (before.owing_flip and not after.owing_flip) or (before.owing_proof and not after.owing_proof)
         if what == "ack" and last:
-            assert counted in (Counted.COMPLETE, Counted.STALE), (arguments, counted)
+            assert counted in (AckEffect.COMPLETE, AckEffect.STALE), (arguments, counted)
 
 
 def _counted_over(deck: _Fleet) -> list[Any]:

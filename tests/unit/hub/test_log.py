@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
-from loradeck.hub.log.log import Log, Order, Published
+from loradeck.hub.log.log import FollowerOrder, Log, Published
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.hub.log.takeover import Hold, Standby
+from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.rules.moves import tenants
 from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.ids import Role
@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[StoreThread]:
     thread.close()
 
 
-def taken(store: StoreThread) -> Hold:
+def taken(store: StoreThread) -> TakenLease:
     return Standby(store, "test", "", lambda: 0.0).take()
 
 
@@ -60,8 +60,8 @@ def move(log: Log, release: str) -> Draft:
 
 async def test_followers_get_events_in_the_written_order_whoever_subscribed_first(store: StoreThread) -> None:
     log = load(store)
-    seen: list[tuple[Order, int]] = []
-    for order in reversed(Order):
+    seen: list[tuple[FollowerOrder, int]] = []
+    for order in reversed(FollowerOrder):
         log.follow(order, lambda published, order=order: seen.append((order, log.state.rev)))
     await log.commit([create(log)], "create-01")
     assert [order.name for order, _ in seen] == [
@@ -78,16 +78,16 @@ async def test_followers_get_events_in_the_written_order_whoever_subscribed_firs
 
 async def test_an_order_has_one_follower(store: StoreThread) -> None:
     log = load(store)
-    log.follow(Order.FEED, lambda published: None)
+    log.follow(FollowerOrder.FEED, lambda published: None)
     with pytest.raises(ValueError, match="FEED"):
-        log.follow(Order.FEED, lambda published: None)
+        log.follow(FollowerOrder.FEED, lambda published: None)
 
 
 async def test_a_move_is_published_with_the_pointer_as_it_was(store: StoreThread) -> None:
     log = load(store)
     await a_route(log)
     published: list[Published] = []
-    log.follow(Order.PROGRESS, published.append)
+    log.follow(FollowerOrder.PROGRESS, published.append)
     await log.commit([move(log, "1")], "promote-1")
     before = log.state.pointer(KEY)
     await log.commit([move(log, "2")], "promote-2")
@@ -102,7 +102,7 @@ async def test_a_move_is_published_with_the_pointer_as_it_was(store: StoreThread
 async def test_a_key_that_was_committed_before_is_not_published_again(store: StoreThread) -> None:
     log = load(store)
     published: list[Published] = []
-    log.follow(Order.FEED, published.append)
+    log.follow(FollowerOrder.FEED, published.append)
     draft = create(log)
     await log.commit([draft], "create-01")
     assert (await log.commit([draft], "create-01")).replayed
@@ -120,7 +120,7 @@ async def test_a_commit_whose_answer_was_lost_is_published_if_it_is_durable(
         raise OutcomeUnknown("the disk went away")
 
     published: list[Published] = []
-    log.follow(Order.FEED, published.append)
+    log.follow(FollowerOrder.FEED, published.append)
     monkeypatch.setattr(SqliteStore, "commit", lost)
     committed = await log.commit([create(log)], "create-01")
     assert (committed.rev, log.state.rev, len(published)) == (1, 1, 1)

@@ -11,7 +11,7 @@ from tests.unit.rules.simulated_log import digest, rid
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.quality import gates
-from loradeck.rules.quality.gates import Evidence, items_needed, require_big_enough, unreported
+from loradeck.rules.quality.gates import GateRecords, items_needed, require_big_enough, unreported
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, ItemResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of
@@ -42,7 +42,7 @@ def report(
 
 def judge(candidate: EvaluationReport, live: EvaluationReport | None = None, **gate: Any) -> GateResult:
     """A gate on one suite."""
-    evidence = Evidence(reports={SUITE: candidate}, live={SUITE: live} if live is not None else {})
+    evidence = GateRecords(reports={SUITE: candidate}, live={SUITE: live} if live is not None else {})
     return gates.judge(
         candidate.release, live.release if live is not None else None, GateConfig(suite=SUITE, **gate), evidence
     )
@@ -209,7 +209,7 @@ def two_suites(**red: Any) -> GateConfig:
 def test_each_suite_is_judged_by_what_it_asks() -> None:
     config = two_suites(min_exact=0.99, bound=True)
     reports = {SUITE: report("v2", "+" * 20), RED: report("v2", "+" * 299, suite=RED)}
-    result = gates.judge(rid("v2"), None, config, Evidence(reports=reports))
+    result = gates.judge(rid("v2"), None, config, GateRecords(reports=reports))
     assert result.passed
     assert [(c.name, c.suite) for c in result.checks] == [
         ("exact", SUITE),
@@ -218,13 +218,13 @@ def test_each_suite_is_judged_by_what_it_asks() -> None:
         ("valid", RED),
     ]
     bad = reports | {RED: report("v2", "+" * 298 + "-", suite=RED)}
-    result = gates.judge(rid("v2"), None, config, Evidence(reports=bad))
+    result = gates.judge(rid("v2"), None, config, GateRecords(reports=bad))
     assert [c.suite for c in result.checks if not c.passed] == [RED]
 
 
 def test_a_live_release_that_was_not_scored_on_every_suite_is_not_compared_with() -> None:
     reports = {SUITE: report("v2", "+" * 20), RED: report("v2", "+" * 20, suite=RED)}
-    half = Evidence(reports=reports, live={SUITE: report("v1", "+" * 20)})
+    half = GateRecords(reports=reports, live={SUITE: report("v1", "+" * 20)})
     result = gates.judge(rid("v2"), rid("v1"), two_suites(), half)
     assert result.against is None
     assert all(check.name != "drop" for check in result.checks)
@@ -234,7 +234,7 @@ def test_a_live_release_that_was_not_scored_on_every_suite_is_not_compared_with(
 
 
 def test_suites_without_a_report_are_named() -> None:
-    evidence = Evidence(reports={SUITE: report("v2", "++")})
+    evidence = GateRecords(reports={SUITE: report("v2", "++")})
     assert unreported(two_suites(), evidence) == [RED]
 
 
@@ -249,11 +249,11 @@ def test_a_suite_stands_in_a_gate_once() -> None:
 def test_one_wrong_canary_fails_a_gate_that_asks_for_them_whatever_the_share() -> None:
     config = GateConfig(suite=SUITE, min_exact=0.5, canaries=True)
     reports = {SUITE: report("v1", "+" * 19 + "-")}
-    passing = Evidence(reports=reports, canaries={SUITE: ("i0", "i5")})
-    failing = Evidence(reports=reports, canaries={SUITE: ("i0", "i19")})
-    unanswered = Evidence(reports=reports, canaries={SUITE: ("i0", "i99")})
+    passing = GateRecords(reports=reports, canaries={SUITE: ("i0", "i5")})
+    failing = GateRecords(reports=reports, canaries={SUITE: ("i0", "i19")})
+    unanswered = GateRecords(reports=reports, canaries={SUITE: ("i0", "i99")})
     assert gates.judge(rid("v1"), None, config, passing).passed
-    for evidence in (failing, unanswered, Evidence(reports=reports)):
+    for evidence in (failing, unanswered, GateRecords(reports=reports)):
         result = gates.judge(rid("v1"), None, config, evidence)
         assert [check.name for check in result.checks if not check.passed] == ["canaries"]
 
@@ -332,7 +332,7 @@ def test_a_gate_that_comes_after_a_route_wants_the_candidate_proven_there_and_no
 ) -> None:
     assert gates.lacks(rid("v2"), "staging", pointer, facts) == lacking
     config = GateConfig(suite=SUITE, after="staging")
-    evidence = Evidence(reports={SUITE: report("v2", "++++")}, stage=lacking)
+    evidence = GateRecords(reports={SUITE: report("v2", "++++")}, stage=lacking)
     result = gates.judge(rid("v2"), None, config, evidence)
     check = named(result, "after staging")
     assert (check.passed, result.passed) == (not lacking, not lacking)

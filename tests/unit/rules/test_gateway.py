@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.gateway import RETRIED, WAIT_S, Standing, highest, next_node, standing
+from loradeck.rules.serving.gateway import RETRIED, WAIT_S, FenceVerdict, highest, next_node, standing
 from loradeck.schemas.ids import Fence
 
 fences = st.tuples(st.integers(0, 4), st.integers(0, 4))
@@ -35,8 +35,8 @@ def test_what_was_shown_before_a_later_hub_gave_its_table_counts_no_more(
 @given(held=st.none() | fences, seen=fences, waited=st.floats(0, 3))
 def test_a_router_answers_only_by_a_move_that_is_not_older(held: Fence | None, seen: Fence, waited: float) -> None:
     decided = standing(held, seen, waited)
-    assert (decided is Standing.ADMIT) == (held is not None and held >= seen)
-    assert decided is not Standing.WAIT or waited < WAIT_S
+    assert (decided is FenceVerdict.ADMIT) == (held is not None and held >= seen)
+    assert decided is not FenceVerdict.WAIT or waited < WAIT_S
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_a_table_that_the_log_has_seen_says_nothing_of_keys() -> None:
 # ---- what is dropped -----------------------------------------------------------------------------------------
 
 
-def known_to(log: SimulatedLog) -> witness.Known:
+def known_to(log: SimulatedLog) -> witness.KnowsMove:
     return witness.known_to({move for event in log.events for move in witness.moves_of(event)})
 
 

@@ -9,7 +9,7 @@ from loradeck.rules.moves.witness import (
     BACKWARD,
     MOST_EPOCH,
     RECORDS,
-    Standing,
+    LogStanding,
     held_back,
     is_bounded,
     judge,
@@ -31,7 +31,7 @@ def seen(*, epoch: int = 1, rev: int = 12, log: str = LOG, incarnation: str = FI
 
 def standing(
     witnessed: Position | None, *, epoch: int = 1, rev: int = 12, has_hash: bool = False, hub_rev: int = 7
-) -> Standing:
+) -> LogStanding:
     return judge(
         epoch=epoch,
         rev=rev,
@@ -48,18 +48,18 @@ def standing(
 def test_a_node_that_is_new_or_has_seen_only_what_the_log_holds_follows_it(
     epoch: int, rev: int, has_hash: bool
 ) -> None:
-    assert standing(None, epoch=epoch, rev=rev, has_hash=has_hash) is Standing.FOLLOWS
+    assert standing(None, epoch=epoch, rev=rev, has_hash=has_hash) is LogStanding.FOLLOWS
 
 
 def test_a_signed_position_that_the_log_lacks_is_a_lost_tail() -> None:
-    assert standing(seen()) is Standing.LOST_TAIL
-    assert standing(seen(epoch=3, incarnation=OTHER), epoch=3) is Standing.LOST_TAIL, "an epoch that was lost too"
-    assert Standing.LOST_TAIL.is_ahead
+    assert standing(seen()) is LogStanding.LOST_TAIL
+    assert standing(seen(epoch=3, incarnation=OTHER), epoch=3) is LogStanding.LOST_TAIL, "an epoch that was lost too"
+    assert LogStanding.LOST_TAIL.is_ahead
 
 
 def test_a_signed_position_of_an_epoch_that_was_given_to_another_hub_is_a_fork() -> None:
-    assert standing(seen(incarnation=OTHER)) is Standing.FORK
-    assert Standing.FORK.is_ahead
+    assert standing(seen(incarnation=OTHER)) is LogStanding.FORK
+    assert LogStanding.FORK.is_ahead
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_a_signed_position_of_an_epoch_that_was_given_to_another_hub_is_a_fork()
 )
 def test_what_is_not_signed_for_exactly_what_is_said_holds_back_nobody_else(witnessed: Position | None) -> None:
     found = standing(witnessed)
-    assert found is Standing.UNPROVEN
+    assert found is LogStanding.UNPROVEN
     assert not found.is_ahead
 
 
 def test_an_empty_log_waits_for_a_recover_on_anybodys_word() -> None:
-    assert standing(None, hub_rev=0) is Standing.LOST_TAIL
-    assert standing(seen(log="f0e" * 10), hub_rev=0) is Standing.LOST_TAIL
+    assert standing(None, hub_rev=0) is LogStanding.LOST_TAIL
+    assert standing(seen(log="f0e" * 10), hub_rev=0) is LogStanding.LOST_TAIL
 
 
 def test_the_signature_covers_every_field_but_itself() -> None:
@@ -129,17 +129,17 @@ def test_an_entry_that_no_hub_of_this_log_has_made_holds_nothing_back() -> None:
 
 def test_an_epoch_that_no_hub_reaches_is_believed_of_nobody() -> None:
     last = 2**53 - 1
-    assert standing(seen(epoch=last), epoch=last) is Standing.UNPROVEN
-    assert standing(None, epoch=last, hub_rev=0) is Standing.UNPROVEN
+    assert standing(seen(epoch=last), epoch=last) is LogStanding.UNPROVEN
+    assert standing(None, epoch=last, hub_rev=0) is LogStanding.UNPROVEN
 
 
 def test_a_hub_notices_another_one_under_its_epoch_before_either_has_moved_anything() -> None:
-    assert standing(seen(incarnation=OTHER), has_hash=True) is Standing.FORK
+    assert standing(seen(incarnation=OTHER), has_hash=True) is LogStanding.FORK
 
 
-@pytest.mark.parametrize(("epoch", "found"), [(1, Standing.FOLLOWS), (2, Standing.LOST_TAIL)])
+@pytest.mark.parametrize(("epoch", "found"), [(1, LogStanding.FOLLOWS), (2, LogStanding.LOST_TAIL)])
 def test_a_position_of_a_hold_of_the_lease_that_the_log_lost_is_a_lost_tail_also_if_its_event_is_known(
-    epoch: int, found: Standing
+    epoch: int, found: LogStanding
 ) -> None:
     """Another node has made the hub begin a later epoch, so that this one's is none to come any more."""
     judged = judge(

@@ -19,7 +19,7 @@ from typing import Any
 import jsonschema
 
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.training import Form, Method, Structure
+from loradeck.schemas.training import AnswerForm, Method, Structure
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import json_lines
 
@@ -102,9 +102,9 @@ def _check_structure(lessons: list[Lesson], structure: Structure) -> None:
             _negative_fault(lesson)
             if lesson.negative
             else _call_fault(lesson)
-            if structure.form is Form.TOOL_CALL
+            if structure.form is AnswerForm.TOOL_CALL
             else _json_fault(lesson, schema)
-            if structure.form is Form.JSON
+            if structure.form is AnswerForm.JSON
             else None
         )
         if fault:

@@ -8,7 +8,7 @@ import click
 from loradeck.artifacts import base_manifest
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, json_of
-from loradeck.cli.shared.naming import Named
+from loradeck.cli.shared.naming import NamedDocument
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.schemas.ids import short
@@ -58,9 +58,9 @@ async def ls(s: Session) -> None:
     )
 
 
-async def named_bases(api: HubApi) -> list[Named[BaseEntry]]:
+async def named_bases(api: HubApi) -> list[NamedDocument[BaseEntry]]:
     """All bases, with label and model id as their names."""
-    return [Named(b.digest, (b.label, b.manifest.model_id), b) for b in await api.bases()]
+    return [NamedDocument(b.digest, (b.label, b.manifest.model_id), b) for b in await api.bases()]
 
 
 def _described(folder: Path, model_id: str | None, revision: str | None) -> BaseManifest:

@@ -146,7 +146,7 @@ async def event_named(api: HubApi, at: Pointer, text: str | None) -> Event:
 
 
 @dataclass(frozen=True)
-class Named(Generic[T]):
+class NamedDocument(Generic[T]):
     """A registered document and the names that it may be called by."""
 
     digest: str
@@ -160,12 +160,12 @@ def owned_named(kind: str, text: str, tenant: str, known: Iterable[DatasetEntry 
     Raises:
         CliError: none matches, or several do.
     """
-    entries = [Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in known]
+    entries = [NamedDocument(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in known]
     own = [entry for entry in entries if entry.value.manifest.tenant == tenant]
     return one_named(kind, text, entries if "/" in text else own).digest
 
 
-def one_named(kind: str, text: str, known: Iterable[Named[T]]) -> Named[T]:
+def one_named(kind: str, text: str, known: Iterable[NamedDocument[T]]) -> NamedDocument[T]:
     """Finds a document by its name, its digest, or a unique prefix of its digest.
 
     A name that several documents have means the newest (`known` is ordered oldest first).

@@ -276,7 +276,7 @@ def unauthenticated() -> Refused:
     )
 
 
-class Known(Protocol):
+class Bearers(Protocol):
     """Who is known by bearer tokens."""
 
     def caller(self, bearer: str | None) -> Caller:
@@ -286,7 +286,7 @@ class Known(Protocol):
         """
 
 
-def caller_of(connection: HTTPConnection, known: Known) -> Caller:
+def caller_of(connection: HTTPConnection, known: Bearers) -> Caller:
     """The caller at the other end of a request or WebSocket.
 
     Over the own socket a token may still be presented, and then counts: that is how an agent on the hub's

@@ -16,7 +16,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
-from loradeck.rules.quality.gates import Evidence
+from loradeck.rules.quality.gates import GateRecords
 from loradeck.rules.sign_in import SIGNED_IN
 from loradeck.schemas.attestation import (
     Attestation,
@@ -131,7 +131,7 @@ class Gates:
         alone = gate.review is None or gate.review.people == 1
         compared = await self._reports(live, gate) if live is not None else {}
         sent = (*own.values(), *compared.values())
-        evidence = Evidence(
+        evidence = GateRecords(
             reports={suite: report for suite, (_, report) in own.items()},
             live={suite: report for suite, (_, report) in compared.items()},
             imported=sorted({f"{self._catalogue.called(r.release)} by {by}" for by, r in sent if by is not None}),

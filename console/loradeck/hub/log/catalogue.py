@@ -15,7 +15,7 @@ from loradeck.schemas.manifest import AdapterVersion, BaseManifest, DatasetManif
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.state import ReleaseView
 from loradeck.schemas.table import ReleaseRef
-from loradeck.store.interface import Doc, Registered, Store
+from loradeck.store.interface import Doc, Store, StoredDocument
 
 
 class Catalogue:
@@ -49,7 +49,7 @@ class Catalogue:
                 catalogue.add(document)
         return catalogue
 
-    def add(self, document: Registered) -> None:
+    def add(self, document: StoredDocument) -> None:
         """Adds a document that the store has registered. Adding it once more changes nothing."""
         digest, body = document.digest, document.body
         match document.kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Set
 
-from loradeck.rules.data.policy import Kept
+from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
 from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage, Deprecation, GateResult
@@ -40,7 +40,7 @@ class Facts:
         self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
         self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
         self.revoked: dict[str, str] = {}
-        self.ledger: dict[str, Kept] = {}
+        self.ledger: dict[str, DatedEntry] = {}
         """Dataset -> its entry in the dataset ledger."""
 
         self.signed: dict[str, set[str]] = defaultdict(set)
@@ -81,7 +81,7 @@ class Facts:
             self.deprecated[subject] = Deprecation.model_validate(body)
         elif attestation.kind is AttestationKind.LEDGER:
             # The first counts: retention runs from when the rows came in.
-            self.ledger.setdefault(subject, Kept(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
+            self.ledger.setdefault(subject, DatedEntry(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
         elif attestation.kind is AttestationKind.LINEAGE:
             self.made[subject].append(BaseLineage.model_validate(body))
         elif attestation.kind is AttestationKind.ERASURE:

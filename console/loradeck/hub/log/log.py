@@ -1,7 +1,7 @@
 """The log at the hub: its folded state, its newest events, and the only way to add to it.
 
 Every move is decided on the folded state, committed in the store's thread, folded, and then published: followers get
-the committed events one after the other, in the order that `Order` lists.
+the committed events one after the other, in the order that `FollowerOrder` lists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nacl.signing import SigningKey
 from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.hub.log.takeover import Hold
+from loradeck.hub.log.takeover import TakenLease
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.lease import TTL_S, must_step_down
 from loradeck.schemas.ids import PointerKey
@@ -27,7 +27,7 @@ from loradeck.schemas.position import Position
 from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, Store, StoreError
 
 
-class Order(IntEnum):
+class FollowerOrder(IntEnum):
     """The order in which the log's followers get committed events.
 
     Nodes come first: they wait for a move. Progress counts against the entries that the nodes were sent. Consoles come
@@ -70,7 +70,7 @@ class Log:
     def __init__(
         self,
         store: StoreThread,
-        hold: Hold,
+        hold: TakenLease,
         key: SigningKey,
         *,
         clock: Callable[[], float],
@@ -90,7 +90,7 @@ class Log:
         self._timed = timed
         self._on_lease_lost = lease_lost
         self._unresolved = False
-        self._followers: dict[Order, Follower] = {}
+        self._followers: dict[FollowerOrder, Follower] = {}
         self.changes_fleet: Callable[[Sequence[Draft]], FleetChange] = lambda drafts: NO_CHANGE
         """What drafts change of the nodes, which is committed with them."""
 
@@ -268,7 +268,7 @@ class Log:
 
     # ---- publishing ----------------------------------------------------------------------------------------
 
-    def follow(self, order: Order, follower: Follower) -> None:
+    def follow(self, order: FollowerOrder, follower: Follower) -> None:
         """Subscribes the one follower of an `order` to all events that are committed from now on."""
         if order in self._followers:
             raise ValueError(f"{order.name} is taken")

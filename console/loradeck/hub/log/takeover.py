@@ -23,7 +23,7 @@ log = logging.getLogger("loradeck.hub.log.takeover")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hold:
+class TakenLease:
     """A hold of the lease, which this hub has taken, and the log as it then is.
 
     Attributes:
@@ -76,14 +76,14 @@ class Standby:
         """Events of the log that are not folded yet."""
         return max(0, self.head.rev - self.log.state.rev) if self.head is not None and self.log is not None else 0
 
-    def take(self) -> Hold:
+    def take(self) -> TakenLease:
         """Takes the lease now. Blocking.
 
         Raises: StoreError, `lease_held` where another hub has it.
         """
         return self._store.now(self._look)
 
-    async def turn(self) -> Hold:
+    async def turn(self) -> TakenLease:
         """Waits until the lease is this hub's. While the database cannot be read, it goes on trying."""
         while True:
             try:
@@ -98,7 +98,7 @@ class Standby:
                 self._trouble = error.code
                 await asyncio.sleep(LOOK_S)
 
-    def _look(self, store: Store) -> Hold:
+    def _look(self, store: Store) -> TakenLease:
         """Folds what is new, and takes the lease if it is over.
 
         Raises: StoreError, `lease_held` where it is not.
@@ -117,7 +117,7 @@ class Standby:
         alone = epoch == self.head.lease.epoch + 1
         settles = needs_settling(watched, self._position(), follows=follows and alone)
         ends = store.read_head().remaining_s is not None
-        return Hold(log=self.log, settles=settles, ttl_s=TTL_S if ends else None, asked=asked, clock=self._clock)
+        return TakenLease(log=self.log, settles=settles, ttl_s=TTL_S if ends else None, asked=asked, clock=self._clock)
 
     def _position(self) -> rules.Watched:
         """How far the log is folded, and the hold of the lease that was read then."""

@@ -31,7 +31,7 @@ class _Kept:
     """When a lost node leaves the count by its refuse-after, on the hub's monotonic clock."""
 
 
-class Counted(Enum):
+class AckEffect(Enum):
     """The effect of an acknowledgement on the counts of its pointer."""
 
     IGNORED = auto()
@@ -107,25 +107,25 @@ class PlacedReplicas:
             self._counts[key] = _Kept(counts, entry, group, group.version, self._fleet.voids, until)
         return counts.progress()
 
-    def acknowledge(self, node: Node, ack: Ack) -> Counted:
+    def acknowledge(self, node: Node, ack: Ack) -> AckEffect:
         """Counts an acknowledgement of a node's replica."""
         key, fleet = (ack.tenant, ack.route), self._fleet
         entry = self._tables.entries.get(key)
         if entry is None:
-            return Counted.IGNORED
+            return AckEffect.IGNORED
         tombstone = ack.release is None and ack.state is AckState.FLIPPED
         if tombstone and self._withdrawals.acknowledged(node.name, key, ack.rev):
-            return Counted.STALE
+            return AckEffect.STALE
         current, fence = entry.current, entry.fence
         kept = self._kept(key, entry)
         before = share(node, ack.replica, fleet.ack_of(key, ack.replica, fence)) if kept is not None else None
         record = fleet.ack(ack, fence, current.id if current else None)
         if record is None:
-            return Counted.IGNORED
+            return AckEffect.IGNORED
         if kept is None or before is None:
-            return Counted.STALE if current is not None and self._can_keep(key, current) else Counted.COMPLETE
+            return AckEffect.STALE if current is not None and self._can_keep(key, current) else AckEffect.COMPLETE
         last = kept.group.holds(node, ack.replica) and kept.counts.change(node, ack.replica, before, record)
-        return Counted.COMPLETE if last else Counted.COUNTED
+        return AckEffect.COMPLETE if last else AckEffect.COUNTED
 
     def _kept(self, key: PointerKey, entry: TableEntry | None) -> _Kept | None:
         """The counts of a pointer, if nothing but acknowledgements has changed since they were made.

@@ -11,7 +11,7 @@ from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.log import Published
-from loradeck.hub.progress.acknowledgements import Counted, PlacedReplicas
+from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.replica_counts import Progress
@@ -86,12 +86,12 @@ class MoveProgress:
         """Counts a replica's acknowledgement. One of another generation than the newest changes nothing."""
         key = (ack.tenant, ack.route)
         counted = self._replicas.acknowledge(node, ack)
-        if counted is Counted.STALE:
+        if counted is AckEffect.STALE:
             self.check_soon((key,))
             self._changes.now((key,))
-        elif counted is not Counted.IGNORED:
+        elif counted is not AckEffect.IGNORED:
             loop = asyncio.get_running_loop()
-            if counted is Counted.COMPLETE:
+            if counted is AckEffect.COMPLETE:
                 loop.call_soon(self._check_acknowledged)
             elif not self._acknowledged:
                 loop.call_later(TOGETHER_S, self._check_acknowledged)

@@ -27,7 +27,7 @@ Stint = tuple[int, str]
 """(generation, release)"""
 
 
-class Counted(NamedTuple):
+class CounterReading(NamedTuple):
     """The newest reading of one counter. As the model it came in it would take 3 kB, for each of thousands."""
 
     counts: Counts = NO_COUNTS
@@ -39,14 +39,14 @@ class Counted(NamedTuple):
     ttft_ms: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, row: Traffic) -> Counted:
+    def of(cls, row: Traffic) -> CounterReading:
         """The fields of a wire row."""
         return cls._make(_counted(row))
 
 
-_counted = attrgetter(*Counted._fields)
+_counted = attrgetter(*CounterReading._fields)
 
-NOTHING = Counted()
+NOTHING = CounterReading()
 
 CountedRow = Callable[[Traffic, Counts, tuple[int, ...]], None]
 """Takes a row of a report, what its counts have grown by, and what each bucket of times to first token has grown by."""
@@ -58,7 +58,7 @@ LARGEST = 2**53
 """No router counts further: what is larger is no count, and no database holds it."""
 
 
-def figures_fault(row: Traffic, read: Counted, before: Counted, node: str) -> str:
+def figures_fault(row: Traffic, read: CounterReading, before: CounterReading, node: str) -> str:
     """Why a node's figures are not counted; "" if they add up.
 
     Args:
@@ -92,7 +92,7 @@ class Counter:
     boot: str = ""
     seen: float = 0.0
     """When its router last reported it, on the hub's monotonic clock, seconds."""
-    last: Counted | None = None
+    last: CounterReading | None = None
     bookings: Bookings = field(default_factory=Bookings)
     admitted: int = 0
     counts: Counts = NO_COUNTS
@@ -191,7 +191,7 @@ class RequestCounts:
         stint = (row.generation, row.release)
         counters = self._counters[row.tenant, row.route].setdefault(row.replica, {})
         counter = counters.get(stint) or Counter(row.release, row.generation, row.replica, node)
-        read = Counted.of(row)
+        read = CounterReading.of(row)
         known = counter.last if counter.boot == boot else None
         before = known or NOTHING
         if known != read and (fault := figures_fault(row, read, before, node)):

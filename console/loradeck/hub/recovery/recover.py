@@ -27,7 +27,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover
 from loradeck.rules.moves import witness as witness_rules
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.witness import Standing
+from loradeck.rules.moves.witness import LogStanding
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.link import Hello, TableState
 from loradeck.schemas.log import Draft
@@ -63,7 +63,7 @@ class Recovery:
         self._epoch = int(epoch or 0)
         """The epoch of the last recover in this log; 0: there was none."""
 
-    async def standing(self, hello: Hello) -> Standing:
+    async def standing(self, hello: Hello) -> LogStanding:
         """What a node's hello says about this log.
 
         Raises: Refused `not_active`: another hub has taken the lease, so this log is not the newest.
@@ -82,11 +82,11 @@ class Recovery:
             witnessed=witness if witness is not None and signing.is_genuine(witness) else None,
         )
 
-    def code(self, node: str, standing: Standing) -> str | None:
+    def code(self, node: str, standing: LogStanding) -> str | None:
         """The problem code of a node's hello; None: it is welcome, and steered."""
-        if standing.is_ahead or (standing is Standing.FOLLOWS and self._witnesses.unknown(node)):
+        if standing.is_ahead or (standing is LogStanding.FOLLOWS and self._witnesses.unknown(node)):
             return BEHIND
-        return UNPROVEN if standing is Standing.UNPROVEN else None
+        return UNPROVEN if standing is LogStanding.UNPROVEN else None
 
     def holds(self, node: str) -> str | None:
         """The problem code of a node that is steered, and still holds back what it has seen; None: it holds nothing."""

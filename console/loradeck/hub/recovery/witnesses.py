@@ -126,7 +126,7 @@ class Witnesses:
                 log.error("not looked at yet node=%s: %s", node.name, error or "no answer")
                 await asyncio.sleep(RETRY_S)
 
-    async def _learned(self, node: Node, link: NodeLink, table: TableState, known: rules.Known) -> None:
+    async def _learned(self, node: Node, link: NodeLink, table: TableState, known: rules.KnowsMove) -> None:
         genuine = self._log.signing.is_genuine if link.signed else (lambda entry: True)
         entries = rules.held_back(table.entries, self._tables.entries, known, genuine)
         before = self.ahead[node.name]
@@ -183,7 +183,7 @@ class Witnesses:
         if waiting is not None and not waiting.done():
             waiting.set_result(state)
 
-    async def known(self, entries: Sequence[TableEntry]) -> rules.Known:
+    async def known(self, entries: Sequence[TableEntry]) -> rules.KnowsMove:
         """Which of the moves in nodes' tables this log knows. Reads the history of pointers that are not there now."""
         pointers = self._log.state.pointers
         moves = {(p.key, (p.moved_epoch, p.generation), p.release) for p in pointers.values()}

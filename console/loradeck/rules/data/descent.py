@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from loradeck.rules.data.ownership import Made
-from loradeck.rules.data.policy import Kept
+from loradeck.rules.data.policy import DatedEntry
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Release
 
@@ -34,7 +34,7 @@ def descent(
     *,
     adapters: Iterable[AdapterVersion],
     releases: Mapping[str, Release],
-    ledger: Mapping[str, Kept],
+    ledger: Mapping[str, DatedEntry],
     made: Made,
 ) -> Descent:
     """Computes everything that descends from some datasets, over any number of generations.

@@ -16,7 +16,7 @@ DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class DatedEntry:
     """A ledger entry and the time it was made, in milliseconds since 1970 UTC."""
 
     entry: LedgerEntry
@@ -53,7 +53,7 @@ def check_licences(entry: LedgerEntry, policy: DataPolicy, called: str) -> None:
 
 def check_training(
     datasets: Sequence[str],
-    kept: Mapping[str, Kept],
+    kept: Mapping[str, DatedEntry],
     policy: DataPolicy,
     *,
     now_ms: int,
@@ -95,7 +95,7 @@ def check_training(
         )
 
 
-def _check_one(digest: str, kept: Kept | None, policy: DataPolicy, now_ms: int, called: str) -> None:
+def _check_one(digest: str, kept: DatedEntry | None, policy: DataPolicy, now_ms: int, called: str) -> None:
     if kept is None:
         raise Refused(
             "no_ledger_entry",

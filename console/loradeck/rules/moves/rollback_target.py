@@ -84,7 +84,7 @@ def liftable(release: str, pointer: PointerState, facts: PointerFacts) -> bool:
     return held and release not in facts.revoked
 
 
-class Standing(IntEnum):
+class Fitness(IntEnum):
     """How fit a release is for R, the best first. R asks from UNSOAKED on. NEVER: it is revoked, or the candidate."""
 
     FIT = 0
@@ -99,7 +99,7 @@ class Way(NamedTuple):
     """A release that lies beneath, and what speaks against going back to it; None if it is fit."""
 
     release: str
-    standing: Standing
+    fitness: Fitness
     why: str | None
 
 
@@ -110,17 +110,17 @@ def way(release: str, pointer: PointerState, facts: PointerFacts) -> Way:
     """
     why = ruled_out(release, pointer, facts)
     if release in facts.revoked:
-        return Way(release, Standing.NEVER, why)
+        return Way(release, Fitness.NEVER, why)
     if pointer.candidate is not None and release == pointer.candidate.release:
-        return Way(release, Standing.NEVER, why or "the candidate")
+        return Way(release, Fitness.NEVER, why or "the candidate")
     if is_quarantined(release, pointer):
-        return Way(release, Standing.QUARANTINED, why)
+        return Way(release, Fitness.QUARANTINED, why)
     if release not in facts.attested:
-        return Way(release, Standing.UNATTESTED, why or "never attested here")
+        return Way(release, Fitness.UNATTESTED, why or "never attested here")
     if why is not None:
-        return Way(release, Standing.BREACHED, why)
+        return Way(release, Fitness.BREACHED, why)
     soaked = release in facts.soaked
-    return Way(release, Standing.FIT, None) if soaked else Way(release, Standing.UNSOAKED, "not soaked")
+    return Way(release, Fitness.FIT, None) if soaked else Way(release, Fitness.UNSOAKED, "not soaked")
 
 
 def ways(pointer: PointerState, facts: PointerFacts) -> list[Way]:
@@ -139,7 +139,7 @@ def rollback_target(
 ) -> Target:
     """Decides what R does on this pointer now. Gates, holds, freeze windows and suspension have no influence.
 
-    It goes to the release beneath of the best `Standing`, of equal ones to the newest, and asks if anything speaks
+    It goes to the release beneath of the best `Fitness`, of equal ones to the newest, and asks if anything speaks
     against it. With a candidate out it puts all callers back on the live release, or on one beneath where the live one
     is ruled out and another stands better; it never goes to the candidate.
     """
@@ -149,18 +149,18 @@ def rollback_target(
         return Target(action=PreviewAction.NONE, refused="nothing is live on this pointer")
 
     beneath = ways(pointer, facts)
-    best = min(beneath, key=lambda one: one.standing, default=None)
+    best = min(beneath, key=lambda one: one.fitness, default=None)
     over: list[Way] = []
     if pointer.candidate is not None:
         live = way(pointer.release, pointer, facts)
         if ruled_out(live.release, pointer, facts) is None:
-            live, beneath = Way(live.release, Standing.FIT, None), []
-        if best is None or live.standing <= best.standing:
+            live, beneath = Way(live.release, Fitness.FIT, None), []
+        if best is None or live.fitness <= best.fitness:
             best = live
         else:
             over.append(live)
-    if best is not None and (best.standing is not Standing.NEVER or best.release == pointer.release):
-        fit = best.standing is Standing.FIT
+    if best is not None and (best.fitness is not Fitness.NEVER or best.release == pointer.release):
+        fit = best.fitness is Fitness.FIT
         over += beneath[: beneath.index(best)] if fit and best in beneath else [one for one in beneath if one != best]
         return Target(
             action=PreviewAction.ROLLBACK,
@@ -190,5 +190,5 @@ def ways_back(pointer: PointerState, facts: PointerFacts) -> tuple[str, ...]:
 
     Slots go to them in this order, so that the target on the screen is the release that stays loaded.
     """
-    able = [one for one in ways(pointer, facts) if one.standing is not Standing.NEVER]
-    return tuple(one.release for one in sorted(able, key=lambda one: one.standing))
+    able = [one for one in ways(pointer, facts) if one.fitness is not Fitness.NEVER]
+    return tuple(one.release for one in sorted(able, key=lambda one: one.fitness))

@@ -18,7 +18,7 @@ from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import TableEntry
 
-Known = Callable[[PointerKey, Fence, str | None], bool]
+KnowsMove = Callable[[PointerKey, Fence, str | None], bool]
 """Says whether the log knows a move of a pointer, by its fence and its release."""
 
 
@@ -26,7 +26,7 @@ MOST_EPOCH = 2**40
 """No hub begins so many epochs. A node that names a higher one is never believed: no epoch would be left above it."""
 
 
-class Standing(StrEnum):
+class LogStanding(StrEnum):
     """What a node's hello says about this hub's log."""
 
     FOLLOWS = "follows"
@@ -43,7 +43,7 @@ class Standing(StrEnum):
     @property
     def is_ahead(self) -> bool:
         """Whether the log may lack moves: pointers of this node and forward moves wait, and not only this node."""
-        return self in (Standing.LOST_TAIL, Standing.FORK)
+        return self in (LogStanding.LOST_TAIL, LogStanding.FORK)
 
 
 def lacks(*, epoch: int, rev: int, hub_epoch: int, has_hash: bool) -> bool:
@@ -69,7 +69,7 @@ def judge(
     log: str,
     incarnations: Mapping[int, str],
     witnessed: Position | None,
-) -> Standing:
+) -> LogStanding:
     """Judges a hello.
 
     Args:
@@ -84,15 +84,15 @@ def judge(
         witnessed: the node's newest position, if its signature is of a key that this hub trusts; None otherwise.
     """
     if epoch > MOST_EPOCH:
-        return Standing.UNPROVEN
+        return LogStanding.UNPROVEN
     proven = witnessed is not None and witnessed.log == log and (witnessed.epoch, witnessed.rev) == (epoch, rev)
     if proven and witnessed is not None and incarnations.get(epoch, witnessed.incarnation) != witnessed.incarnation:
-        return Standing.FORK  # also where nothing was committed yet under the epoch that two hubs have
+        return LogStanding.FORK  # also where nothing was committed yet under the epoch that two hubs have
     if proven and epoch not in incarnations:
-        return Standing.LOST_TAIL  # also where it has all events: what it may hold back was lost with that hold
+        return LogStanding.LOST_TAIL  # also where it has all events: what it may hold back was lost with that hold
     if not lacks(epoch=epoch, rev=rev, hub_epoch=hub_epoch, has_hash=has_hash):
-        return Standing.FOLLOWS
-    return Standing.LOST_TAIL if proven or hub_rev == 0 else Standing.UNPROVEN
+        return LogStanding.FOLLOWS
+    return LogStanding.LOST_TAIL if proven or hub_rev == 0 else LogStanding.UNPROVEN
 
 
 def is_bounded(table: TableState) -> bool:
@@ -124,7 +124,7 @@ def waits(kind: EventKind, *, ahead: bool, held: bool) -> bool:
 def held_back(
     entries: Iterable[TableEntry],
     log: Mapping[PointerKey, TableEntry],
-    known: Known,
+    known: KnowsMove,
     genuine: Callable[[TableEntry], bool] = lambda entry: True,
 ) -> tuple[TableEntry, ...]:
     """The entries of a node that is ahead whose pointers wait for a recover; of all others the log knows as much.
@@ -139,7 +139,7 @@ def held_back(
     return tuple(entry for entry in entries if genuine(entry) and _is_ahead(entry, log.get(entry.key), known))
 
 
-def _is_ahead(entry: TableEntry, own: TableEntry | None, known: Known) -> bool:
+def _is_ahead(entry: TableEntry, own: TableEntry | None, known: KnowsMove) -> bool:
     if own is None or not known(entry.key, entry.fence, entry.current.id if entry.current is not None else None):
         return True
     if entry.fence != own.fence or entry.current is None:
@@ -182,7 +182,7 @@ class Witnessed:
     nodes: tuple[str, ...]
 
 
-def lacking(tables: Mapping[str, Iterable[TableEntry]], known: Known) -> list[Witnessed]:
+def lacking(tables: Mapping[str, Iterable[TableEntry]], known: KnowsMove) -> list[Witnessed]:
     """The moves that nodes hold and the log does not know, sorted by pointer, the newest first.
 
     A tombstone beside an entry of its fence is of a node from which the pointer was withdrawn, and no move of its own.
@@ -219,8 +219,8 @@ def moves_of(event: Event) -> list[tuple[PointerKey, Fence, str | None]]:
     return moves
 
 
-def known_to(moves: Collection[tuple[PointerKey, Fence, str | None]]) -> Known:
-    """The predicate `Known` of a log that tells of these moves. It knows the tombstone of each of them."""
+def known_to(moves: Collection[tuple[PointerKey, Fence, str | None]]) -> KnowsMove:
+    """The predicate `KnowsMove` of a log that tells of these moves. It knows the tombstone of each of them."""
     fences = {(key, fence) for key, fence, _ in moves}
 
     def known(key: PointerKey, fence: Fence, release: str | None) -> bool:

@@ -36,7 +36,7 @@ P95 = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class GateRecords:
     """The records that a gate is judged by: reports by suite, of the candidate and of the live release.
 
     `canaries`: suite -> ids of its canary items. `reviews`: signed reviews of this candidate on this route, oldest
@@ -53,9 +53,9 @@ class Evidence:
     authors: frozenset[str] = frozenset()
 
 
-def unreported(config: GateConfig, evidence: Evidence) -> list[Digest]:
+def unreported(config: GateConfig, records: GateRecords) -> list[Digest]:
     """Suites of the gate on which the candidate has no report yet."""
-    return [part.suite for part in config.suites if part.suite not in evidence.reports]
+    return [part.suite for part in config.suites if part.suite not in records.reports]
 
 
 IMPORTED = "imported"
@@ -77,7 +77,7 @@ def _imported_check(imported: Sequence[str]) -> CheckResult:
     )
 
 
-def judge(release: Digest, live: Digest | None, config: GateConfig, evidence: Evidence) -> GateResult:
+def judge(release: Digest, live: Digest | None, config: GateConfig, records: GateRecords) -> GateResult:
     """Judges a candidate that has a report on every suite of the gate. `live` is the live release, None if there is
     none.
 
@@ -88,22 +88,22 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, evidence: Ev
         Refused: bad_report: counts that contradict the items, or a report of another release or suite.
     """
     comparing = [part.suite for part in config.suites if part.max_drop < 1]
-    compared = live is not None and all(suite in evidence.live for suite in comparing)
+    compared = live is not None and all(suite in records.live for suite in comparing)
     checks: list[CheckResult] = []
     for part in config.suites:
-        report = evidence.reports[part.suite]
+        report = records.reports[part.suite]
         _require_sound(report, release, part)
-        checks += _alone(report, part, evidence.canaries.get(part.suite, ()))
+        checks += _alone(report, part, records.canaries.get(part.suite, ()))
         if compared and part.max_drop < 1:
-            before = evidence.live[part.suite]
+            before = records.live[part.suite]
             _require_sound(before, live, part)
             checks.append(_drop_check(report, before, part, config.discordant))
     if config.after is not None:
-        checks.append(_stage_check(config.after, evidence.stage))
+        checks.append(_stage_check(config.after, records.stage))
     if config.review is not None:
-        checks.append(review_check(evidence.reports[config.suite], config.review, evidence.reviews, evidence.authors))
-    if evidence.imported:
-        checks.append(_imported_check(evidence.imported))
+        checks.append(review_check(records.reports[config.suite], config.review, records.reviews, records.authors))
+    if records.imported:
+        checks.append(_imported_check(records.imported))
     return GateResult(
         release=release,
         against=live if compared else None,

@@ -134,7 +134,7 @@ class _Share:
 FIGURES = ("bad", "errors")
 
 
-class Fault(NamedTuple):
+class Cause(NamedTuple):
     """What is at fault for bad answers or errors.
 
     `verdict`: 'release', 'node', 'base', 'fine', 'too_few' or 'unknown'. `figure`: 'bad' or 'errors', the counts it was
@@ -151,7 +151,7 @@ def cause(
     by_replica: Mapping[str, Counts],
     others: Counts | None,
     base: Counts | None,
-) -> Fault:
+) -> Cause:
     """Finds out what is at fault for the answers of a live release, and by which figure.
 
     Compares the live release with its prior (while that was live), replica by replica, with other tenants on the same
@@ -165,10 +165,10 @@ def cause(
         verdicts.append(
             _verdict(figure(live), _usable(prior, figure), replicas, _usable(others, figure), _usable(base, figure))
         )
-    faults = [Fault(v, f) for v, f in zip(verdicts, FIGURES, strict=True) if v in ("release", "node", "base")]
+    faults = [Cause(v, f) for v, f in zip(verdicts, FIGURES, strict=True) if v in ("release", "node", "base")]
     if faults:
         return faults[0]
-    return Fault(verdicts[0], "bad") if live.checked else Fault(verdicts[1], "errors")
+    return Cause(verdicts[0], "bad") if live.checked else Cause(verdicts[1], "errors")
 
 
 def _bad(health: Counts) -> _Share:

@@ -34,7 +34,7 @@ def highest(told: Fence | None, told_epoch: int, shown: Iterable[Fence]) -> Fenc
     return max(known + ([told] if told is not None else []), default=None)
 
 
-class Standing(StrEnum):
+class FenceVerdict(StrEnum):
     """A router's decision about a request that comes with the fence of a move, by the entry that the router holds."""
 
     ADMIT = "admit"  # it holds that move, or a later one
@@ -42,7 +42,7 @@ class Standing(StrEnum):
     BEHIND = "behind"  # refuse: it would answer by a move that was left
 
 
-def standing(held: Fence | None, seen: Fence, waited_s: float) -> Standing:
+def standing(held: Fence | None, seen: Fence, waited_s: float) -> FenceVerdict:
     """Decides about a request by the entry that this router holds.
 
     Args:
@@ -50,8 +50,8 @@ def standing(held: Fence | None, seen: Fence, waited_s: float) -> Standing:
         seen: the highest fence that the gateway knows.
     """
     if held is not None and held >= seen:
-        return Standing.ADMIT
-    return Standing.BEHIND if waited_s >= WAIT_S else Standing.WAIT
+        return FenceVerdict.ADMIT
+    return FenceVerdict.BEHIND if waited_s >= WAIT_S else FenceVerdict.WAIT
 
 
 def next_node(nodes: Sequence[Name], tried: Iterable[Name], *, refusal: str | None = None, begun: bool) -> Name | None:

@@ -61,7 +61,7 @@ def brief_node(node: NodeRow) -> NodeBrief:
 
 
 @dataclass
-class Counts:
+class TenantSummary:
     """The summary line of the tenants, counted as rows come and go."""
 
     bad: int = 0
@@ -126,13 +126,13 @@ class NodeCounts:
             self.pins += by * brief.pins
 
 
-TenantRows = Rows[PointerKey, TenantRow, TenantBrief, Counts]
+TenantRows = Rows[PointerKey, TenantRow, TenantBrief, TenantSummary]
 NodeRows = Rows[str, NodeRow, NodeBrief, NodeCounts]
 
 
 def tenant_rows() -> TenantRows:
     """An empty mapping for the rows of tenants."""
-    return Rows(TenantRow, brief_tenant, Counts())
+    return Rows(TenantRow, brief_tenant, TenantSummary())
 
 
 def node_rows() -> NodeRows:
