@@ -6,6 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Literal
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.trace import Row
 from loradeck_agent.router.votes import Votes
@@ -123,7 +124,7 @@ class Stats:
     """All counters of this router, bounded in number per route."""
 
     def __init__(self) -> None:
-        self._by_route: dict[tuple[str, str], dict[tuple[int, str, str], Counter]] = {}
+        self._by_route: dict[PointerKey, dict[tuple[int, str, str], Counter]] = {}
 
     def counter(self, tenant: str, route: str, generation: int, release: str, replica: str) -> Counter:
         """The counter of one release on one replica, made at first use."""

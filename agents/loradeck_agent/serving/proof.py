@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from loradeck.rules.serving.proof import Judgement, Level, what_to_do
 from loradeck.schemas.attestation import CanaryItem
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import Fence, PointerKey, short
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef, TableEntry
@@ -133,7 +133,7 @@ class Prover:
             self.stop(key)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep_proving(self, pointer: tuple[str, str], fence: tuple[int, int], replica: str) -> None:
+    async def _keep_proving(self, pointer: PointerKey, fence: Fence, replica: str) -> None:
         unanswered, repeated = 0, False
         while True:
             # Read again each time: a route's canaries may change while its generation stays.

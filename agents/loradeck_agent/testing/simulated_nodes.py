@@ -31,7 +31,7 @@ from loradeck.artifacts.ed25519 import is_signed
 from loradeck.schemas import link as wire
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.fault import first_wrong
-from loradeck.schemas.ids import Digest, Name, Strict
+from loradeck.schemas.ids import Digest, Name, PointerKey, Strict
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import TableEntry
@@ -102,7 +102,7 @@ class Node:
         self.acks = AckBoard(self.link.send, frozenset({self.name}))
         self.reports = 0
         self._unapplied: wire.Desired | None = None
-        self._proofs: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._proofs: dict[PointerKey, asyncio.Task[None]] = {}
         self._answered: dict[tuple[str, str, int, str], int] = {}
         self._replica = self._with_loaded()
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from loradeck.schemas.ids import Wire
+from loradeck.schemas.ids import PointerKey, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.state import HubStatus, NodeRow, TenantRow
@@ -26,7 +26,7 @@ class FeedTenants(Wire):
 
     type: Literal["tenants"] = "tenants"
     rows: tuple[TenantRow, ...]
-    gone: tuple[tuple[str, str], ...] = ()
+    gone: tuple[PointerKey, ...] = ()
 
 
 class FeedNodes(Wire):

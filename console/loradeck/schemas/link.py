@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.ids import Digest, Label, Line, Name, Whole, Wire, json_bytes
+from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
@@ -52,7 +52,7 @@ class Desired(Wire):
     full: bool = False
     table: Digest = Field(description="digest of the whole table at `rev`")
     position: Position | None = Field(None, description="`epoch`, `rev` and `hash` as the hub signs them")
-    unpin: tuple[tuple[str, str], ...] = Field((), description="(tenant, route) whose pins end now")
+    unpin: tuple[PointerKey, ...] = Field((), description="(tenant, route) whose pins end now")
 
 
 class Bookmark(Wire):

@@ -8,7 +8,7 @@ from pydantic import Field
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.counts import Counts, LoggedCounts
 from loradeck.schemas.ids import GENESIS as GENESIS
-from loradeck.schemas.ids import Digest, Name, Role, Wire
+from loradeck.schemas.ids import Digest, Name, PointerKey, Role, Wire
 
 
 class EventKind(StrEnum):
@@ -109,7 +109,7 @@ class PointerState(Wire):
     )
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> PointerKey:
         """(tenant, route)."""
         return (self.tenant, self.route)
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.counts import Counts, WireCounts
-from loradeck.schemas.ids import Digest, Label, Name, Role, Strict, Wire
+from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckLevel, AckState, EngineState
 from loradeck.schemas.log import Event, PointerState
@@ -196,7 +196,7 @@ class TenantRow(Wire):
     )
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> PointerKey:
         """(tenant, route)."""
         return (self.tenant, self.route)
 

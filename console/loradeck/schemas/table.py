@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
 from loradeck.schemas.candidate import Split
-from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire, digest_of
+from loradeck.schemas.ids import Digest, Line, Name, PointerKey, Whole, Wire, digest_of
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import Callers, Gap, ResponseChecks, RouteResidency, Streams
@@ -138,7 +138,7 @@ class TableEntry(Wire):
         return (self.epoch, self.generation)
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> PointerKey:
         """(tenant, route)."""
         return (self.tenant, self.route)
 

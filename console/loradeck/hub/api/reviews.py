@@ -12,12 +12,13 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.quality.review import answers_digest, require_fitting, sample
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.review import Review, ReviewSheet, SampledItem, SignedReview
 
 router = APIRouter(prefix="/v1", tags=["reviews"], route_class=Guarded)
 
 
-async def _asked(hub: Hub, key: tuple[str, str], release: str) -> tuple[GateConfig, ReviewGate, EvaluationReport]:
+async def _asked(hub: Hub, key: PointerKey, release: str) -> tuple[GateConfig, ReviewGate, EvaluationReport]:
     """The gate that asks for a review, and the report whose answers are sampled.
 
     Raises: Refused `no_review`, `gate_missing`.

@@ -8,6 +8,7 @@ from typing import TypeVar
 from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.moves import MoveResult, RewindRequest, UndoRequest
 from loradeck.schemas.state import NodeRow
@@ -92,7 +93,7 @@ class MoveSender:
         return True
 
     @property
-    def watched(self) -> set[tuple[str, str]]:
+    def watched(self) -> set[PointerKey]:
         """Rows whose changes are drawn at once: those of unfinished moves, and of the last one."""
         waiting = [own for own in self._state.own[-20:] if not self._state.is_finished(own)]
         waiting += self._reported
