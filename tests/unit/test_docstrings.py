@@ -2,7 +2,8 @@
 
 ruff (D101 to D103) sees to it that every public class, method and function has a docstring. What ruff cannot see is
 checked here: strings that document a module, class, function, constant or field must not open with "The same" or "Of",
-since a reader meets them in a hover, without what stands above them.
+since a reader meets them in a hover, without what stands above them. A function's says what it does, so that it opens
+with a verb, or what it returns, but not with a question word or a number of things.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "console" / "loradeck", ROOT / "agents" / "loradeck_agent")
 BANNED = ("The same", "Of ")
+BANNED_FOR_FUNCTIONS = (
+    *("What ", "How ", "Who ", "Where "),
+    *("All ", "One ", "None ", "Everything ", "Another ", "Other ", "Nothing "),
+)
+"""Openings of functions' docstrings, those of properties excepted."""
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -41,7 +47,19 @@ def faults(source: str) -> list[str]:
     """Lines of a module whose docstring leans on another, as `line: its opening`; line 1 if the module has none."""
     tree = ast.parse(source)
     found = [] if ast.get_docstring(tree) else ["1: no module docstring"]
-    return found + [f"{line}: {text[:60]!r}" for line, text in docstrings(tree) if text.startswith(BANNED)]
+    found += [f"{line}: {text[:60]!r}" for line, text in docstrings(tree) if text.startswith(BANNED)]
+    return found + [
+        f"{line}: {text[:60]!r}" for line, text in of_functions(tree) if text.startswith(BANNED_FOR_FUNCTIONS)
+    ]
+
+
+def of_functions(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yields line and docstring of every function that is no property."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text and not any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+                yield node.body[0].lineno, text
 
 
 def test_every_docstring_stands_alone() -> None:
@@ -66,6 +84,10 @@ def test_every_docstring_stands_alone() -> None:
         ('"""A module."""\ndef f():\n    x = 1\n    """Of x."""\n', ["4: 'Of x.'"]),
         ('"""A module."""\nprint("Of course")\n"Of course"\n', []),
         ('"""A module."""\nX = 1\n"""Often a thing."""\n', []),
+        ('"""A module."""\ndef f():\n    """What f gives."""\n', ["3: 'What f gives.'"]),
+        ('"""A module."""\ndef f():\n    """Returns what f gives."""\n', []),
+        ('"""A module."""\nclass A:\n    @property\n    def f(self):\n        """What f is."""\n', []),
+        ('"""A module."""\nX = 1\n"""What X is."""\n', []),
     ],
 )
 def test_a_docstring_that_leans_on_another_is_found(source: str, expected: list[str]) -> None:

@@ -72,7 +72,7 @@ async def _ask_router(folder: StateFolder) -> tuple[RouterState, RouterStats] | 
 
 
 def _table(folder: StateFolder, state: RouterState | None) -> dict[str, Any]:
-    """How far the router's table is and what is pinned, from its file where no router answers."""
+    """Shows how far the router's table is and what is pinned, from its file where no router answers."""
     if state is not None:
         cursor, pins = state.cursor, state.pins
     else:

@@ -147,7 +147,7 @@ class EngineServer:
         return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
     async def unload(self, request: web.Request) -> web.Response:
-        """200, or 404. Answers under way are finished; new requests get 404 from this moment."""
+        """Unloads an adapter: 200, or 404. Answers under way are finished; new requests get 404 from this moment."""
         model = self._require()
         name = (await _json(request)).get("lora_name")
         if not isinstance(name, str) or not name:

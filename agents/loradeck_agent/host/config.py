@@ -269,7 +269,7 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
 
 
 def _place(problem: Any) -> tuple[str | int, ...]:
-    """Where a problem stands in the file."""
+    """Returns where a problem stands in the file."""
     at = tuple(problem["loc"])
     if at[:1] == ("engine",):
         at = (*at[:2], *at[3:])  # the third names the kind, which is no key in the file

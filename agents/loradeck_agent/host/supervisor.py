@@ -291,7 +291,7 @@ class _Life:
         signal.pidfd_send_signal(self._watch, signal.SIGKILL)
 
     def how_it_ended(self) -> str:
-        """How it ended, in words. Blocks until it has, where it is a child of this process."""
+        """Says in words how it ended. Blocks until it has, where it is a child of this process."""
         if self._child is None:
             return "not our child: status unknown"
         status = self._child.wait()
@@ -335,7 +335,7 @@ class Watched:
             await self._turn(await self._seen())
 
     async def _turn(self, boot: str | None) -> None:
-        """One look: `boot` is what runs now."""
+        """Looks once: `boot` is what runs now."""
         if self._boot is not None and boot != self._boot:
             await self._lost("is gone" if boot is None else "was started again")
         try:

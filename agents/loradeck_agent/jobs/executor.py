@@ -325,12 +325,12 @@ class Executor:
 
 
 def executor_argv(kind: str, spec: Path) -> tuple[str, ...]:
-    """How an executor of this kind is started."""
+    """Writes the command that starts an executor of this kind."""
     return (sys.executable, "-m", "loradeck_agent.executors", kind, "--spec", str(spec))
 
 
 def torchrun_argv(kind: str, spec: Path, processes: int) -> tuple[str, ...]:
-    """How an executor of several processes is started: torch's launcher, which they meet through (c10d)."""
+    """Writes the command of an executor of several processes: torch's launcher, which they meet through (c10d)."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--module")
     return (sys.executable, *launcher, "loradeck_agent.executors", kind, "--spec", str(spec))
 

@@ -52,6 +52,6 @@ class LogTail:
 
 
 def _text(line: bytes) -> str:
-    """One line as text. A progress bar that overwrites itself counts as it stood last."""
+    """Decodes one line. A progress bar that overwrites itself counts as it stood last."""
     last = line.rstrip(b"\r").rpartition(b"\r")[2]
     return last[: 4 * LOG_LINE].decode("utf-8", "replace")[:LOG_LINE]

@@ -110,8 +110,8 @@ class Jobs:
             held.task.cancel("cancelled by the hub")
 
     def preempt(self) -> None:
-        """Everything but prepares leaves at its next step, with a checkpoint where it makes some. The hub gives it to
-        another node."""
+        """Ends every running job except prepares, at its next step and with a checkpoint where it makes one; the hub
+        gives the job to another node."""
         for held in self._running.values():
             if isinstance(held.job.spec, PrepareSpec) or held.leaving:
                 continue
@@ -238,7 +238,7 @@ class Jobs:
     # ---- executors -----------------------------------------------------------------------------------------
 
     async def _execute(self, job: JobAssignment, running: _Running) -> None:
-        """One attempt from its inputs to its terminal event."""
+        """Runs one attempt, from its inputs to its terminal event."""
         executor = running.executor
         if executor is None:
             folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)

@@ -83,13 +83,13 @@ class RouterControl:
         return document
 
     async def newest(self, ask: TraceAsk) -> TraceRows:
-        """One pointer's newest rows of the trace, as the hub asks for them."""
+        """Reads one pointer's newest rows of the trace, as the hub asks for them."""
         query = urlencode(ask.model_dump(exclude={"type", "ask"}, exclude_none=True))
         found = _parsed(TraceRows, await self._ok("GET", f"/control/trace/newest?{query}"))
         return found.model_copy(update={"ask": ask.ask})
 
     async def proof(self, request: ProofRequest) -> Reply:
-        """One canary through the router. Any status: 409 `not_current` is an answer too."""
+        """Asks one canary through the router. Any status: 409 `not_current` is an answer too."""
         return await self._call("POST", "/control/proof", request.model_dump_json().encode(), PROOF_S)
 
     async def _changed(self, path: str, body: BaseModel) -> Acks:
@@ -99,7 +99,7 @@ class RouterControl:
         return _checked(await self._call(method, path, body, timeout))
 
     async def _call(self, method: str, path: str, body: bytes | None, timeout: float) -> Reply:
-        """One call. While a router hands over, the next one is waited for: it takes the call."""
+        """Makes one call. While a router hands over, the next one is waited for: it takes the call."""
         until = time.monotonic() + timeout
         while True:
             reply = await self._http.call(method, path, body, timeout=timeout)

@@ -172,7 +172,7 @@ class Control:
     # ---- two routers ---------------------------------------------------------------------------------------
 
     async def _hand_over(self, request: web.Request) -> web.Response:
-        """Another router gets the right to admit. From here on this one takes calls under /control/drain/ alone."""
+        """Gives another router the right to admit. From here on this one takes calls under /control/drain/ alone."""
         asked = HandOver.model_validate_json(await request.read())
         if self.asks_user:
             raise Unacceptable(409, "not_handed_over", "The disk takes no socket.", "", "Repair the disk.")

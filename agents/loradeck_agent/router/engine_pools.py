@@ -56,7 +56,7 @@ class Replica:
         return self.at.replica
 
     def take(self) -> None:
-        """One more answer is under way here."""
+        """Counts one more answer under way here."""
         self.open += 1
         self._idle.clear()
 

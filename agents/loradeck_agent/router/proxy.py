@@ -254,7 +254,7 @@ class Proxy:
             raise _LookUpAgain(target.replica) from lost
 
     async def _failed(self, request: web.BaseRequest, admitted: Admitted, path: str, asked: Asked) -> End:
-        """How a request counts that the engine failed: as answered, where it would fail under any release."""
+        """Says how a request counts that the engine failed: as answered, where it would fail under any release."""
         caller = caller_digest(bearer_of(request.headers))
         return "answered" if await self._faults.is_of_request(caller, admitted, path, asked) else "failed"
 
@@ -334,7 +334,7 @@ class Proxy:
 
 
 def _given_up(admitted: Admitted) -> End:
-    """How a request counts whose caller left: as failed where nothing had come for longer than callers wait."""
+    """Says how a request counts whose caller left: as failed where nothing had come for longer than callers wait."""
     row = admitted.row
     waited_s = (time.monotonic_ns() - row.admitted_ns) / 1e9
     return "failed" if not row.first_token_ns and waited_s > PATIENCE_S else "given_up"

@@ -112,7 +112,7 @@ def read(raw: bytes) -> bytes:
 
 
 def asked_of(made: bytes) -> Asked | Unfit:
-    """What the child made of a body."""
+    """Parses the child process's answer: the request it read, or why the body is refused."""
     line, _, rest = made.partition(b"\n")
     head = json.loads(line)
     return Unfit(*head["unfit"]) if "unfit" in head else Asked(**{**head, "rest": rest})

@@ -396,7 +396,7 @@ class Switch:
         return acks
 
     def _in_its_place(self, key: PointerKey, entry: TableEntry) -> str:
-        """Who answers while a pointer's release is not ready here, in words for a person."""
+        """Says who answers while a pointer's release is not ready here, in words for a person."""
         answers = self._admission.answers(key)
         if answers is None:
             return f"gap policy {entry.gap.value}: nothing answers"
@@ -406,7 +406,7 @@ class Switch:
         return f"gap policy {entry.gap.value}: {who} answers"
 
     def _failed(self, entry: TableEntry, code: str, detail: str) -> list[Ack]:
-        """One failure per engine that the entry concerns."""
+        """Makes a failure for each engine that the entry concerns."""
         current = entry.current
         return [
             ack_about(entry, replica.name, AckState.FAILED, code, detail, time.monotonic_ns())
@@ -416,7 +416,7 @@ class Switch:
 
 
 def _how(entry: TableEntry, replica: Replica, pin: Pin | None, force: InForce | None) -> _How:
-    """How far one engine is with an entry."""
+    """Says how far one engine is with an entry."""
     current = entry.current
     if pin is not None and pin.release.id != (current and current.id):
         return AckState.WAITING, "pinned", f"{pin.release.label or pin.release.id} by {pin.actor}"

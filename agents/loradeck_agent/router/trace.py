@@ -85,7 +85,7 @@ class Trace:
     def newest(
         self, tenant: str, route: str, *, release: str | None, before: int | None, last: int
     ) -> tuple[list[TraceRow], bool]:
-        """One pointer's newest rows, oldest first, and whether there are more before them.
+        """Returns one pointer's newest rows, oldest first, and whether there are more before them.
 
         Args:
             release: only those that it served.

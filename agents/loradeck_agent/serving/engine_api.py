@@ -86,7 +86,7 @@ class EngineApi:
         return {name: root for name, (root, parent) in (await self._listed()).items() if parent}
 
     async def _listed(self) -> dict[str, tuple[str, str | None]]:
-        """Everything the engine lists: name -> (root, parent); a base has no parent."""
+        """Fetches all that the engine lists: name -> (root, parent); a base has no parent."""
         reply = expect(await self._http.get("/v1/models", timeout=CALL_S))
         try:
             return {m["id"]: (m.get("root") or "", m.get("parent")) for m in reply.json()["data"]}

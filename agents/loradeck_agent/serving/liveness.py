@@ -38,7 +38,7 @@ class Liveness:
             await self.look()
 
     async def look(self) -> None:
-        """One look. An engine that is not up is not asked: its state says all."""
+        """Looks once. An engine that is not up is not asked: its state says all."""
         engine, self._began = self.engine, time.monotonic()
         if not engine.up or await self._answers():
             if engine.silent_since is not None:

@@ -191,7 +191,7 @@ class Reconciler:
                     pause = SHORT_S
 
     async def _round(self, engine: EngineReplica) -> float:
-        """One round. Returns seconds until the next one is due."""
+        """Runs one round. Returns seconds until the next one is due."""
         due = ROUND_S
         async with engine.changing:
             for ref in merged_on(self._named(), self.table.pins.values(), engine.build.base):

@@ -96,7 +96,7 @@ class Card:
 
 
 def _read(call: Callable[[], T]) -> T | None:
-    """One call's value; None when this driver has no such symbol, or this card no such figure."""
+    """Returns one call's value; None when this driver has no such symbol, or this card no such figure."""
     try:
         return call()
     except pynvml.NVMLError as fault:
@@ -150,7 +150,7 @@ class Sampler:
         self._next_processes = 0.0
 
     def line(self) -> dict[str, Any]:
-        """One sample. Opens the library first where it is not, at most every REOPEN_S."""
+        """Takes one sample. Opens the library first where it is not, at most every REOPEN_S."""
         now = time.monotonic()
         if not self._open and now >= self._next_open:
             self._next_open = now + REOPEN_S

@@ -302,7 +302,7 @@ def _nothing() -> None:
 
 
 async def play(nodes: list[Node]) -> None:
-    """All of them until SIGTERM or SIGINT, or until whoever started this has gone; once a second how far they are.
+    """Runs all nodes until SIGTERM or SIGINT, or until its parent has gone; prints once a second how far they are.
 
     A line is `{"nodes", "linked", "reports", "error"}`; the error is what one of those that are not linked met. Links
     are opened `OPENED_S` apart, and by their own back-off later.
@@ -378,7 +378,7 @@ def main(hub: str, ca: Path | None, base: Digest, report_every: float) -> None:
 
 
 def gpu_figures() -> dict[str, Any]:
-    """What a GPU that does not exist says of itself now: fields of `Gpu` beside its index and uuid."""
+    """Invents what a GPU that does not exist says of itself now: fields of `Gpu` beside its index and uuid."""
     return {
         "name": "Simulated 80GB",
         "utilisation": random.randrange(101),

@@ -142,7 +142,7 @@ class HubApi:
         raise AgentError("unknown_suite", "the hub has no suite of this digest", digest, "register it first")
 
     async def versions(self, tenant: str, name: str) -> tuple[AdapterVersion, ...]:
-        """All versions of an adapter."""
+        """Lists all versions of an adapter."""
         reply = checked(await self._http.get(f"/v1/adapters/{tenant}/{name}/versions", timeout=CALL_S))
         return _versions.validate_json(reply.body)
 

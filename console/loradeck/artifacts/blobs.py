@@ -73,7 +73,7 @@ class Blobs(ABC):
 
     @abstractmethod
     def listed(self) -> Mapping[str, int]:
-        """All blobs, with their sizes in bytes."""
+        """Lists all blobs, with their sizes in bytes."""
 
     @abstractmethod
     def local(self, sha256s: Iterable[str]) -> AbstractAsyncContextManager[Mapping[str, Path]]:

@@ -144,5 +144,5 @@ def _unfit(error: Exception) -> BadArtifact:
 
 
 def _line(error: Exception) -> str:
-    """What an error of obstore says, without the structure that it prints below."""
+    """Returns what an error of obstore says, without the structure that it prints below."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

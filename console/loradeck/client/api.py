@@ -95,7 +95,7 @@ class HubApi:
     # ---- the caller ----------------------------------------------------------------------------------------
 
     async def me(self) -> Me:
-        """Who the caller is at the hub, and its roles."""
+        """Asks who the caller is at the hub, and for its roles."""
         return await self.transport.ask(Me, "GET", "me")
 
     async def sign_out(self) -> None:
@@ -109,16 +109,16 @@ class HubApi:
     # ---- state ---------------------------------------------------------------------------------------------
 
     async def state(self) -> HubState:
-        """Everything a console lists, at one rev."""
+        """Fetches all that a console lists, at one rev."""
         return await self.transport.ask(HubState, "GET", "state")
 
     async def listed(self) -> Listed:
-        """Everything a console lists, to be read row by row, which takes a tenth of the memory for a large fleet."""
+        """Fetches all that a console lists, to be read row by row: a tenth of the memory, for a large fleet."""
         body = await self.transport.request("GET", "state")
         return await asyncio.to_thread(listed, body, self.transport.where)
 
     async def row(self, tenant: str, route: str, *, promote: str | None = None) -> TenantRow:
-        """One pointer with its preview. `promote`: a release, to learn what is to be asked before its promote."""
+        """Fetches one pointer with its preview. `promote`: a release, to learn what is to be asked before its promote."""
         return await self.transport.ask(TenantRow, "GET", _route(tenant, route), params={"promote": promote})
 
     async def related(self, tenant: str, route: str) -> RelatedReleases:
@@ -252,11 +252,11 @@ class HubApi:
     # ---- tenants -------------------------------------------------------------------------------------------
 
     async def tenants(self) -> list[TenantState]:
-        """All tenants, offboarded ones included."""
+        """Lists all tenants, offboarded ones included."""
         return await self.transport.ask(list[TenantState], "GET", "tenants")
 
     async def tenant(self, tenant: str) -> TenantState:
-        """One tenant with its routes, keys and policy."""
+        """Fetches one tenant with its routes, keys and policy."""
         return await self.transport.ask(TenantState, "GET", f"tenants/{segment(tenant)}")
 
     async def create_tenant(self, request: TenantCreate) -> TenantState:
@@ -317,7 +317,7 @@ class HubApi:
         )
 
     async def bases(self) -> list[responses.BaseEntry]:
-        """All bases, in the order of registration."""
+        """Lists all bases, in the order of registration."""
         return await self.transport.ask(list[responses.BaseEntry], "GET", "bases")
 
     async def register_dataset(self, manifest: DatasetManifest, *, accept: str = "") -> responses.Registered:
@@ -331,7 +331,7 @@ class HubApi:
         )
 
     async def datasets(self) -> list[responses.DatasetEntry]:
-        """All datasets, in the order of registration."""
+        """Lists all datasets, in the order of registration."""
         return await self.transport.ask(list[responses.DatasetEntry], "GET", "datasets")
 
     async def plan_erasure(self, request: ErasureRequest) -> ErasurePlan:
@@ -355,7 +355,7 @@ class HubApi:
         )
 
     async def suites(self) -> list[responses.SuiteEntry]:
-        """All suites, in the order of registration."""
+        """Lists all suites, in the order of registration."""
         return await self.transport.ask(list[responses.SuiteEntry], "GET", "suites")
 
     async def register_adapter(self, manifest: AdapterManifest) -> AdapterVersion:
@@ -364,11 +364,11 @@ class HubApi:
         return await self.transport.ask(AdapterVersion, "POST", path, body=manifest, repeatable=True)
 
     async def adapters(self, tenant: str | None = None) -> list[AdapterVersion]:
-        """All adapter versions, or those of one tenant."""
+        """Lists all adapter versions, or those of one tenant."""
         return await self.transport.ask(list[AdapterVersion], "GET", "adapters", params={"tenant": tenant})
 
     async def adapter_versions(self, tenant: str, name: str) -> list[AdapterVersion]:
-        """All versions of one adapter."""
+        """Lists all versions of one adapter."""
         path = f"adapters/{segment(tenant)}/{segment(name)}/versions"
         return await self.transport.ask(list[AdapterVersion], "GET", path)
 
@@ -377,11 +377,11 @@ class HubApi:
         return await self.transport.ask(ReleaseView, "POST", "releases", body=release, repeatable=True)
 
     async def release(self, release: str) -> responses.ReleaseDetail:
-        """One release, with the manifest of its adapter."""
+        """Fetches one release, with the manifest of its adapter."""
         return await self.transport.ask(responses.ReleaseDetail, "GET", f"releases/{segment(release)}")
 
     async def releases(self, tenant: str | None = None) -> list[ReleaseView]:
-        """All registered releases, or those of one tenant, its base alone on every base included."""
+        """Lists all registered releases, or those of one tenant, its base alone on every base included."""
         return await self.transport.ask(list[ReleaseView], "GET", "releases", params={"tenant": tenant})
 
     async def attest(self, attestation: Attestation) -> Attestation:
@@ -405,7 +405,7 @@ class HubApi:
         return await self.transport.ask(list[Job], "GET", "jobs", params=params)
 
     async def job(self, job: str) -> Job:
-        """One job as it is now."""
+        """Fetches one job as it is now."""
         return await self.transport.ask(Job, "GET", f"jobs/{segment(job)}")
 
     async def job_events(self, job: str, *, attempt: int = 0, seq: int = -1) -> list[ExecutorEvent]:
@@ -427,7 +427,7 @@ class HubApi:
         return await self._write(Job, f"jobs/{segment(job)}/resume", repeatable=True)
 
     async def nodes(self) -> list[NodeRow]:
-        """All nodes."""
+        """Lists all nodes."""
         return await self.transport.ask(list[NodeRow], "GET", "nodes")
 
     async def forget_node(self, node: str, request: moves.ForgetRequest) -> moves.MoveResult:
@@ -473,7 +473,7 @@ class HubApi:
         return await self._write(AuthorityState, f"authority/rotate?force={str(force).lower()}")
 
     async def tokens(self) -> list[TokenRecord]:
-        """All token records ever made, without the tokens. Only over the hub's own socket."""
+        """Lists all token records ever made, without the tokens. Only over the hub's own socket."""
         return await self.transport.ask(list[TokenRecord], "GET", "tokens")
 
     async def revoke_token(self, token_id: str) -> None:

@@ -15,7 +15,7 @@ def percent_of(permille: int) -> str:
 
 
 def gets(candidate: Candidate) -> str:
-    """Who gets a candidate: '5 % of the users and 2 named'; 'nobody yet'."""
+    """Says who gets a candidate: '5 % of the users and 2 named'; 'nobody yet'."""
     share = f"{percent_of(candidate.permille)} of the {_UNITS[candidate.unit]}" if candidate.permille else ""
     named = f"{len(candidate.named)} named" if candidate.named else ""
     return " and ".join(part for part in (share, named) if part) or "nobody yet"
@@ -29,7 +29,7 @@ def leaves(row: TenantRow) -> ReleaseView | None:
 
 
 def who_goes_where(row: TenantRow) -> str:
-    """Who gets what after R while a candidate is out; '' without one, or where R does not roll back."""
+    """Says who gets what after R while a candidate is out; '' without one, or where R does not roll back."""
     target, out = row.preview.target, row.candidate
     if out is None or target is None or row.live is None or row.preview.action is not PreviewAction.ROLLBACK:
         return ""

@@ -152,7 +152,7 @@ def load_keys(path: Path | None = None) -> dict[str, tuple[str, ...]]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing where there is none."""
+    """Reads the file; empty where there is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

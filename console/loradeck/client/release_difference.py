@@ -25,7 +25,7 @@ class Part:
 
 
 def parts(left: ReleaseDetail, right: ReleaseDetail, *, datasets: Mapping[str, str] | None = None) -> list[Part]:
-    """All properties that either release has, equal ones included.
+    """Lists all properties that either release has, equal ones included.
 
     Args:
         datasets: names by digest, where they are known.

@@ -25,7 +25,7 @@ def setting_errors(
     kind: type[BaseModel] | None = None,
     path: Callable[[Any], Path] = lambda problem: tuple(problem["loc"]),
 ) -> list[str]:
-    """One line of text for each setting that is wrong: `line 3: gate.min_exat: is not a setting that exists`.
+    """Writes a line for each setting that is wrong: `line 3: gate.min_exat: is not a setting that exists`.
 
     Values are never repeated, since one may be a secret in the wrong place.
 

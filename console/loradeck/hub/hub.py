@@ -338,7 +338,7 @@ class Hub:
         outbox = Outbox(self.store, Channels(file), self.clock, f"loradeck/{self.status.now().hub}")
         self.metrics.given_up = outbox.dead
         self.notifier = Notifier(*(self.log.state, self.store, self.fleet, self.changes, self.rows, self.clock), outbox)
-        self.log.follow(Order.NOTICES, self.notifier.committed)
+        self.log.follow(FollowerOrder.NOTICES, self.notifier.committed)
         self.attestations.follow(self.notifier.attested)
         self.jobs.follower = self.notifier.job_changed
 

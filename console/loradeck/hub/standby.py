@@ -103,7 +103,7 @@ class StandbyHub:
         return problem_response(problem_of(self.refusal()))
 
     def status(self) -> LeaseStatus | None:
-        """What holds about the lease, as this hub last read it; None: it has not read it yet."""
+        """Returns what holds about the lease, as this hub last read it; None: it has not read it yet."""
         head, log_ = self.standby.head, self.standby.log
         if head is None or log_ is None:
             return None

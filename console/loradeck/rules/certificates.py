@@ -44,7 +44,7 @@ class May(StrEnum):
 
 
 def may(validity: Validity, now_ms: int, *, bound: bool, revoked: bool) -> May:
-    """What the holder of a certificate that the hub's authority has signed may do, having proved that it has the key.
+    """Decides what may be done by whoever has proved to hold the key of a certificate that the hub's authority signed.
 
     A certificate that does not count yet is taken for one that does: the hub's own clock has gone back.
 

@@ -1,4 +1,4 @@
-"""Refused, the exception of the rules, and the one list of problem codes with their HTTP statuses."""
+"""Refused, the exception of the rules, and the one list of the problem codes that have an HTTP status."""
 
 from __future__ import annotations
 
@@ -123,7 +123,41 @@ STATUS: Mapping[str, int] = {
     "behind": 503,
     "removed": 410,
     "hub_lost": 503,
+    # Not there, or not in time.
+    "unknown_adapter": 404,
+    "unanswered": 504,
+    "no_replica": 409,
+    # Jobs and prepares.
+    "job_over": 409,
+    "prepare_cancelled": 409,
+    "hub_restarted": 409,
+    # An adapter's or a store's files.
+    "manifest_mismatch": 422,
+    "path_traversal": 422,
+    "pickle_in_adapter": 422,
+    "truncated_safetensors": 422,
+    "bad_safetensors": 422,
+    "bad_values": 422,
+    "unsupported_adapter": 422,
+    "store_unavailable": 503,
+    "store_lies": 503,
+    "bad_store": 503,
+    # Nodes and people that join or sign in.
+    "too_many_failed_logins": 429,
+    "no_authority": 409,
+    "join_token_used": 403,
+    "join_token_expired": 403,
+    "certificate_expired": 403,
+    "certificate_revoked": 403,
+    "certificate_unknown": 403,
+    # HTTP.
+    "invalid_request": 422,
+    "http_error": 400,
+    "method_not_allowed": 405,
+    "range_not_satisfiable": 416,
+    "hub_stopping": 503,
 }
+"""HTTP statuses by problem code: of what the rules refuse, and of what hub, artifacts, routers and agents report."""
 
 
 class Refused(Fault):

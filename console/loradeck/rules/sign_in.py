@@ -24,7 +24,7 @@ SIGNED_IN = "oidc:"
 
 
 def person(token: str | None, name: str, *, people_sign_in: bool) -> str | None:
-    """Who a caller is where two people are asked for; None: nobody, it is a machine or the hub's own host.
+    """Says who a caller is where two people are asked for; None: nobody, it is a machine or the hub's own host.
 
     Args:
         token: the id of its token; of somebody who has signed in, `SIGNED_IN` and the subject.
@@ -44,7 +44,7 @@ class Allowed(StrEnum):
 
 
 def allowed(now_ms: int, verified_ms: int, expires_ms: int, answered_ms: int | None) -> Allowed:
-    """What a token allows that the hub has verified, and that was not ended.
+    """Decides what a verified sign-in still allows: everything, backward moves only, or nothing.
 
     An expired one allows nothing while the provider answers: whoever may still sign in gets a new one there. While
     the provider is silent nobody can, so that who was signed in within a day before keeps the actions that put things

@@ -373,7 +373,7 @@ class Store(Protocol):
         """
 
     def served(self) -> list[Served]:
-        """All sums of `add_served`, one for each release on a pointer."""
+        """Lists all sums of `add_served`, one for each release on a pointer."""
 
     def hours(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
         """The counts of a route by the hour, from the hour `since` on, oldest first; hours without any are left out."""
@@ -382,7 +382,7 @@ class Store(Protocol):
         """Inserts a job, or replaces the one with its id."""
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
-        """All unfinished jobs and the newest finished ones, newest first, `limit` in all unless more are
+        """Lists all unfinished jobs and the newest finished ones, newest first, `limit` in all unless more are
         unfinished.
         """
 
@@ -396,7 +396,7 @@ class Store(Protocol):
         """Inserts a token's record, or replaces the one with its id."""
 
     def tokens(self) -> list[TokenRecord]:
-        """All token records, revoked ones included, in the order of creation."""
+        """Lists all token records, revoked ones included, in the order of creation."""
 
     # -- the audit trail ---------------------------------------------------------------------------------
 
@@ -420,7 +420,7 @@ class Store(Protocol):
         """The newest notices, newest first, and with them what is yet to be delivered."""
 
     def deliveries(self) -> list[tuple[Notice, Delivery]]:
-        """What is yet to be delivered or was given up, in the order in which it was written."""
+        """Lists what is yet to be delivered or was given up, in the order in which it was written."""
 
     def settle_delivery(self, delivery: Delivery, *, given: bool) -> None:
         """Writes a delivery's failed attempt, or removes one that was given."""
@@ -434,7 +434,7 @@ class Store(Protocol):
         """Name -> what is kept of the node."""
 
     def withdrawals(self) -> list[Withdrawal]:
-        """All withdrawals that no node has acknowledged."""
+        """Lists all withdrawals that no node has acknowledged."""
 
     # -- its own state -----------------------------------------------------------------------------------
 

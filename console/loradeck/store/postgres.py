@@ -341,7 +341,7 @@ def _marked(sql: str) -> bytes:
 
 
 def _settings(url: str) -> dict[str, Any]:
-    """What psycopg connects with.
+    """Returns what psycopg connects with.
 
     Raises: Unusable: it is no URL of a database, or has a password in it.
     """
@@ -381,7 +381,7 @@ def _migrate(connection: _Bounded) -> None:
 
 
 def _applied(connection: _Bounded, known: Sequence[tuple[str, str]]) -> int:
-    """How many of the migrations the database has. Raises: Unusable: it has others."""
+    """Counts the migrations that the database has. Raises: Unusable: it has others."""
     row = connection.execute("SELECT to_regclass('loradeck.migrations') IS NOT NULL").fetchone()
     if row is None or not row[0]:
         return 0

@@ -52,7 +52,7 @@ class SqlNotices(SqlRecords):
         ]
 
     def deliveries(self) -> list[tuple[Notice, Delivery]]:
-        """What is yet to be delivered, oldest first; see `Store.deliveries`."""
+        """Lists what is yet to be delivered, oldest first; see `Store.deliveries`."""
         asked = "SELECT d.*, n.body FROM deliveries d JOIN notices n ON n.seq = d.seq ORDER BY d.seq, d.channel"
         with self.database.reading() as connection:
             rows = named(connection.execute(asked))

@@ -131,7 +131,7 @@ class SqlRecords:
             connection.executemany("DELETE FROM hours WHERE tenant = ? AND route = ? AND hour <= ?", over)
 
     def served(self) -> list[Served]:
-        """All sums, sorted by tenant, route and release."""
+        """Lists all sums, sorted by tenant, route and release."""
         with self.database.reading() as connection:
             rows = named(connection.execute("SELECT * FROM served ORDER BY tenant, route, release"))
         return [_served(row) for row in rows]
@@ -155,7 +155,7 @@ class SqlRecords:
             )
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
-        """All unfinished jobs, and finished ones up to `limit` in all; newest first."""
+        """Lists all unfinished jobs, and finished ones up to `limit` in all; newest first."""
         with self.database.reading() as connection:
             rows: list[tuple[int, str]] = connection.execute(
                 "SELECT seq, body FROM jobs WHERE finished = 0 ORDER BY seq DESC"
@@ -187,7 +187,7 @@ class SqlRecords:
             )
 
     def tokens(self) -> list[TokenRecord]:
-        """All token records, in the order of creation."""
+        """Lists all token records, in the order of creation."""
         with self.database.reading() as connection:
             rows = connection.execute("SELECT body FROM tokens ORDER BY rowid").fetchall()
         return [TokenRecord.model_validate_json(body) for (body,) in rows]
@@ -204,7 +204,7 @@ class SqlRecords:
         return {name: json.loads(body) for name, body in rows}
 
     def withdrawals(self) -> list[Withdrawal]:
-        """All withdrawals that no node has acknowledged."""
+        """Lists all withdrawals that no node has acknowledged."""
         with self.database.reading() as connection:
             rows = named(connection.execute("SELECT * FROM withdrawals ORDER BY tenant, route, node"))
         return [Withdrawal(**row) for row in rows]

@@ -41,7 +41,7 @@ class ServerCertificate:
         self._context = self._load()
 
     def context(self) -> ssl.SSLContext:
-        """What the next connection is opened with. New files that cannot be used are logged and left."""
+        """Returns what the next connection is opened with. New files that cannot be used are logged and left."""
         now = self._clock()
         if now - self._looked >= LOOK_S:
             self._looked = now

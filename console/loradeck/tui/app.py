@@ -234,7 +234,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.draw_front()
 
     def notice(self, text: str, style: str = "") -> None:
-        """One line above the footer, until the next key."""
+        """Shows a line above the footer, until the next key."""
         front = self.front
         if front is not None:
             front.prompt.show_notice(text, style)

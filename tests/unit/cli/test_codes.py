@@ -7,7 +7,6 @@ from pathlib import Path
 
 import loradeck.cli
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.hub.access.problems import HUB_STATUS
 from loradeck.rules.errors import STATUS
 
 OWN = {
@@ -45,12 +44,12 @@ def raised() -> dict[str, str]:
 
 def test_a_command_that_refuses_what_the_hub_would_uses_the_hubs_code() -> None:
     artifacts = {word.strip(" ,.;:") for word in (BadArtifact.__doc__ or "").split()}
-    shared = STATUS.keys() | HUB_STATUS.keys() | artifacts
+    shared = STATUS.keys() | artifacts
     assert {code: where for code, where in raised().items() if code not in shared and code not in OWN} == {}
 
 
 def test_a_code_of_the_commands_own_is_none_of_the_hubs() -> None:
-    assert not OWN.keys() & (STATUS.keys() | HUB_STATUS.keys())
+    assert not OWN.keys() & STATUS.keys()
 
 
 def test_the_list_of_own_codes_names_none_that_is_gone() -> None:

@@ -29,7 +29,7 @@ class Objective(Protocol):
         """The number of units (answer tokens or pairs) in these rows, by which sums are divided."""
 
     def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
-        """One piece's share of a step's loss, and of its metrics; `size` is the whole step's divisor."""
+        """Returns one piece's share of a step's loss, and of its metrics; `size` is the whole step's divisor."""
 
     def look(self, examples: Sequence[Example]) -> tuple[float, float]:
         """Summed loss, and the number of units that are right."""

@@ -59,7 +59,7 @@ async def ls(s: Session) -> None:
 
 
 async def named_bases(api: HubApi) -> list[NamedDocument[BaseEntry]]:
-    """All bases, with label and model id as their names."""
+    """Lists all bases, with label and model id as their names."""
     return [NamedDocument(b.digest, (b.label, b.manifest.model_id), b) for b in await api.bases()]
 
 

@@ -183,7 +183,7 @@ def _show(s: Session, plan: ErasurePlan) -> None:
 
 
 def _fate(place: WeightsPlace, plan: ErasurePlan) -> str:
-    """What becomes of weights on a node, in words."""
+    """Says in words what becomes of weights on a node."""
     if not place.managed:
         return "an engine's base or a job's result, which its agent does not remove: remove it there"
     if not plan.retire:

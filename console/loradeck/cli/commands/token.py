@@ -106,7 +106,7 @@ async def ls(s: Session) -> None:
 
 
 def _scope(one: TokenRecord) -> str:
-    """What a token is for: 'node gpu-01', 'all tenants', 'acme, bolt=viewer', 'all tenants: health'."""
+    """Says what a token is for: 'node gpu-01', 'all tenants', 'acme, bolt=viewer', 'all tenants: health'."""
     if one.node is not None:
         return f"node {one.node}"
     named = (tenant if role == one.role else f"{tenant}={role}" for tenant, role in sorted((one.tenants or {}).items()))

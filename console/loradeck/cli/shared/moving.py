@@ -44,7 +44,7 @@ def name(view: ReleaseView | None) -> str:
 
 
 def changes(before: ReleaseView | None, after: ReleaseView | None, *, override: bool = False) -> str:
-    """What a pointer serves before and after a move, in one line."""
+    """Writes what a pointer serves before and after a move, in one line."""
     return f" {full(before)} -> {full(after)}" + ("   OVERRIDE" if override else "")
 
 

@@ -118,7 +118,7 @@ def at_fault(verdict: str) -> str:
 
 
 def nearness(preview: Preview) -> str:
-    """How near R's target is to serving: `resident 2/2   est 6 ms`, `warm 1/2   load, 0.4 s`, by measured times."""
+    """Says how near R's target is to serving, as measured: `resident 2/2   est 6 ms`, `warm 1/2   load, 0.4 s`."""
     text = f"{preview.readiness.value} {preview.ready}/{preview.placed}"
     if preview.readiness is Readiness.RESIDENT:
         return text + (f"   est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "")

@@ -211,7 +211,7 @@ def _print_move(session: Session, result: MoveResult, row: TenantRow | None) -> 
 
 
 def _standing(replica: ReplicaRow) -> str:
-    """What is wrong with a replica's link or place, before the age of its newest message."""
+    """Says what is wrong with a replica's link or place, before the age of its newest message."""
     if replica.lost:
         return "unheard, may answer "
     if not replica.linked:

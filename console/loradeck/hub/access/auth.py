@@ -90,16 +90,18 @@ def _forbidden(caller: Caller, tenant: str | None = None) -> Refused:
     if role is None:
         return Refused(
             "forbidden",
-            "the token is not for this tenant" if tenant else "this is about all tenants, and the token is not",
+            "this token does not cover this tenant"
+            if tenant
+            else "this call concerns every tenant; this token covers only some",
             detail=f"{caller.actor}: {', '.join(sorted(caller.tenants or ()))}",
-            fix="ask for a token that is for it",
+            fix=f"ask for a token that covers {tenant}" if tenant else "ask for a token without a tenant limit",
         )
     if caller.resources is not None and action.resource not in caller.resources:
         return Refused(
             "forbidden",
-            f"the token is not for {action.resource}",
+            f"this token does not cover {action.resource}",
             detail=f"{caller.actor}: {', '.join(sorted(caller.resources))}",
-            fix="ask for a token that is for it",
+            fix=f"ask for a token that covers {action.resource}",
         )
     return Refused(
         "forbidden",
@@ -110,7 +112,7 @@ def _forbidden(caller: Caller, tenant: str | None = None) -> Refused:
 
 
 def provider_silent(caller: Caller) -> Refused:
-    """The refusal of what is not left of a sign-in that has expired while its provider is silent."""
+    """Returns the refusal of a call other than R, F or hold by an expired sign-in whose provider does not answer."""
     return Refused(
         "provider_silent",
         "the sign-in has expired and its provider is silent: only R, F and hold are left of it",
@@ -136,7 +138,7 @@ class Tokens:
         self._expiring = {r.id for r in self._records.values() if self.is_valid(r) and r.expires_ms is not None}
 
     def all(self) -> list[TokenRecord]:
-        """All tokens ever created, oldest first."""
+        """Lists all tokens ever created, oldest first."""
         return sorted(self._records.values(), key=lambda r: (r.created_ms, r.id))
 
     def get(self, token_id: str) -> TokenRecord | None:
@@ -144,7 +146,7 @@ class Tokens:
         return self._records.get(token_id)
 
     def of_node(self, node: str) -> list[TokenRecord]:
-        """All tokens and keys of a node, oldest first."""
+        """Lists all tokens and keys of a node, oldest first."""
         return [record for record in self.all() if record.node == node]
 
     def put(self, record: TokenRecord) -> None:

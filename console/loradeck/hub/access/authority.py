@@ -139,7 +139,7 @@ class Authority:
 
     @property
     def stage(self) -> Stage:
-        """How far it is with its replacement."""
+        """The stage of this authority's rotation: no successor, successor trusted, or successor signing."""
         if len(self._roots) == 1:
             return Stage.ALONE
         return Stage.TRUSTED if self._successor_file.exists() else Stage.SIGNS
@@ -232,12 +232,12 @@ def check_hosts(hosts: Iterable[str]) -> None:
 
 
 def read_shown(der: bytes) -> Shown:
-    """A certificate that a handshake has verified."""
+    """Parses a certificate that a handshake has verified."""
     return _shown(x509.load_der_x509_certificate(der))
 
 
 def pem_of(shown: Shown) -> str:
-    """A certificate as PEM."""
+    """Writes a certificate as PEM."""
     return shown.certificate.public_bytes(Encoding.PEM).decode()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,42 +20,6 @@ from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.store.interface import Moved, StoreError
 
 log = logging.getLogger("loradeck.hub")
-
-HUB_STATUS: Mapping[str, int] = {
-    "unknown_adapter": 404,
-    "unknown_caller_key": 404,
-    "method_not_allowed": 405,
-    "stale_lease": 409,
-    "job_over": 409,
-    "prepare_cancelled": 409,
-    "no_replica": 409,
-    "store_unavailable": 503,
-    "store_lies": 503,
-    "bad_store": 503,
-    "unanswered": 504,
-    "hub_restarted": 409,
-    "hub_stopping": 503,
-    "range_not_satisfiable": 416,
-    "manifest_mismatch": 422,
-    "path_traversal": 422,
-    "pickle_in_adapter": 422,
-    "truncated_safetensors": 422,
-    "bad_safetensors": 422,
-    "bad_values": 422,
-    "unsupported_adapter": 422,
-    "recover_incomplete": 409,
-    "invalid_request": 422,
-    "http_error": 400,
-    "too_many_failed_logins": 429,
-    "no_authority": 409,
-    "join_token_used": 403,
-    "join_token_expired": 403,
-    "certificate_expired": 403,
-    "certificate_revoked": 403,
-    "certificate_unknown": 403,
-    "wrong_node": 403,
-}
-"""The HTTP statuses of the codes that the hub raises itself, beside those of the rules."""
 
 ACTIVE_HEADER = "x-loradeck-active"
 """The header of a `not_active` answer in which the address of the active hub stands, where it is known."""
@@ -75,7 +39,7 @@ _STORE_FIX = {
 
 def status_of(code: str) -> int:
     """The HTTP status of a problem code; 500 for one that is not listed."""
-    return STATUS.get(code) or HUB_STATUS.get(code) or 500
+    return STATUS.get(code, 500)
 
 
 def problem_of(error: Refused | BadArtifact | StoreError) -> Problem:

@@ -65,7 +65,7 @@ class Provider:
         )
 
     def verify(self, token: str) -> Identity:
-        """Who a token says somebody is.
+        """Verifies a token, and returns who it says somebody is.
 
         Raises: Refused `unauthenticated`: it is not of this provider, not for this hub, not valid now, or no ID token.
         """

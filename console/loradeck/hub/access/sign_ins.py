@@ -149,7 +149,7 @@ class SignIns:
         return [token_id(subject) for subject in sorted(ended)]
 
     def take_unsaved(self) -> SavedSignIns:
-        """What is to be written. `unsaved` says whether something is; who cannot write it sets that again."""
+        """Takes what is to be written, if `unsaved`; who cannot write it sets that again."""
         self.unsaved, self._saved_answer_ms = False, self._answered_ms
         records = tuple(self._records.values())
         return SavedSignIns(answered_ms=self._answered_ms, people=dict(self._people), records=records)
@@ -184,7 +184,7 @@ class SignIns:
         )
 
     def _new_name(self, found: Identity) -> str:
-        """What somebody is called here from now on: as nobody else is."""
+        """Finds a name for somebody that nobody else has here."""
         plain = "".join(c for c in found.name if c.isprintable()).strip()[:LONGEST_NAME] or found.subject
         if any(person.name == plain for person in self._people.values()):
             return f"{plain} ({found.subject})"

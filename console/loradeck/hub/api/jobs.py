@@ -28,7 +28,7 @@ async def listed(query: Annotated[JobQuery, Query()], hub: ThisHub, caller: View
 
 @router.get("/jobs/{job}")
 async def one(job: str, hub: ThisHub, caller: ViewerOfEach) -> Job:
-    """One job by its id."""
+    """Returns one job by its id."""
     return await hub.jobs.known(job, caller.sees)
 
 

@@ -320,7 +320,7 @@ async def unpin(tenant: str, route: str, body: UnpinRequest, hub: ThisHub, calle
     """Ends a pin that somebody set on a node. It is sent to the node as soon as that is linked."""
     node = hub.fleet.nodes.get(body.node)
     if node is None:
-        raise Refused("unknown_node", f"there is no node {body.node!r}", fix="loradeck node list")
+        raise Refused("unknown_node", f"there is no node {body.node!r}", fix="loradeck node ls")
 
     def draft() -> Draft:
         pointer = hub.log.state.route(tenant, route)[2]

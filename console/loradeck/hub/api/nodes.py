@@ -49,7 +49,11 @@ async def relabel(node: str, body: RelabelRequest, hub: ThisHub, caller: Release
     """Has a node placed by the labels that it says. It links again for it, and serves on meanwhile."""
     known = _node(hub, node)
     if known.said is None or known.said == known.labels:
-        raise Refused("no_change", f"{node} says the labels that it is placed by", fix="restart its agent first")
+        raise Refused(
+            "no_change",
+            f"{node}'s agent reports the labels that it already has here: nothing to change",
+            fix="edit the labels in agent.toml, restart the agent, then relabel",
+        )
     if body.labels != known.said:
         raise Refused("moved", f"{node} says other labels now", detail=str(known.said), fix="look at it again")
     hub.fleet.allow(known, body.labels)
@@ -84,5 +88,5 @@ async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = 
 def _node(hub: Hub, name: str) -> Node:
     node = hub.fleet.nodes.get(name)
     if node is None:
-        raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node list")
+        raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
     return node

@@ -62,7 +62,7 @@ async def register_base(
 
 @router.get("/bases")
 async def bases(hub: ThisHub, caller: ReaderOfEach) -> list[BaseEntry]:
-    """All bases that the caller sees, with whose they are and what jobs made them from."""
+    """Lists all bases that the caller sees, with whose they are and what jobs made them from."""
     return [hub.seen.base(caller, digest) for digest in hub.seen.bases(caller)]
 
 
@@ -86,7 +86,7 @@ async def register_dataset(
 
 @router.get("/datasets")
 async def datasets(hub: ThisHub, caller: ReaderOfEach) -> list[DatasetEntry]:
-    """All datasets."""
+    """Lists all datasets."""
     return [DatasetEntry(digest=d, manifest=m) for d, m in hub.catalogue.datasets.items() if caller.sees(m.tenant)]
 
 
@@ -105,7 +105,7 @@ async def register_suite(body: SuiteManifest, hub: ThisHub, caller: ReleaserOfEa
 
 @router.get("/suites")
 async def suites(hub: ThisHub, caller: ReaderOfEach) -> list[SuiteEntry]:
-    """All suites."""
+    """Lists all suites."""
     return [SuiteEntry(digest=d, manifest=m) for d, m in hub.catalogue.suites.items() if caller.sees(m.tenant)]
 
 

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["state"], route_class=Guarded)
 
 @router.get("/me")
 async def me(hub: ThisHub, caller: ReaderOfEach) -> Me:
-    """Who the caller is here, and its roles."""
+    """Says who the caller is here, with its roles."""
     return hub.seen.me(caller)
 
 

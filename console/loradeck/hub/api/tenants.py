@@ -47,13 +47,13 @@ async def _change(hub: Hub, caller: Caller, draft: Callable[[], Draft]) -> None:
 
 @router.get("/tenants")
 async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[TenantState]:
-    """All tenants with their routes' settings, offboarded ones too."""
+    """Lists all tenants with their routes' settings, offboarded ones too."""
     return [tenant for name, tenant in sorted(hub.log.state.tenants.items()) if caller.sees(name)]
 
 
 @router.get("/tenants/{tenant}")
 async def one(tenant: str, hub: ThisHub, caller: Viewer) -> TenantState:
-    """One tenant by its name."""
+    """Returns one tenant by its name."""
     return hub.log.state.tenant(tenant)
 
 
@@ -131,7 +131,7 @@ async def row(tenant: str, route: str, hub: ThisHub, caller: Viewer, promote: Di
 
 @router.get(f"{PAGE}/company")
 async def related(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> RelatedReleases:
-    """Other live releases that share a dataset, a recipe, a move to another base or a batch, with their health."""
+    """Lists other live releases that share a dataset, recipe, move to another base or batch, with their health."""
     return hub.related.of(tenant, route, caller.sees)
 
 

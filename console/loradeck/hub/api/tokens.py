@@ -30,7 +30,7 @@ async def create(body: TokenCreate, hub: ThisHub, request: Request, caller: Loca
 
 @router.get("/tokens")
 async def listed(hub: ThisHub, caller: Local) -> list[TokenRecord]:
-    """All tokens ever created, by their hashes."""
+    """Lists all tokens ever created, by their hashes."""
     return hub.tokens.all()
 
 

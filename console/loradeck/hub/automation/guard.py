@@ -100,7 +100,7 @@ class GuardedPointers:
             self._background.spawn(self._act(key))
 
     def _judged(self, key: PointerKey, pointer: PointerState) -> tuple[Decision, Evidence] | None:
-        """What guard does about a pointer now, and why; None: nothing speaks against it."""
+        """Decides what guard does about a pointer now, and why; None: nothing speaks against it."""
         live, out = pointer.release, pointer.candidate
         if live is None:
             return None

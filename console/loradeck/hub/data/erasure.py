@@ -240,7 +240,7 @@ class Erasures:
     def _statements(
         self, found: ErasurePlan, others: list[Place], request: ErasureRequest, by: str
     ) -> list[Attestation]:
-        """One statement a dataset, also for those of other tenants, and one revocation a release that is retired."""
+        """Drafts a statement for each dataset, other tenants' too, and a revocation for each retired release."""
         catalogue, releases = self._catalogue, self._lineage.releases()
 
         def stated(kind: AttestationKind, subject: str, tenant: str, body: dict[str, Any]) -> Attestation:

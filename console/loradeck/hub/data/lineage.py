@@ -73,7 +73,7 @@ class Lineage:
         return {**alone, **catalogue.releases}
 
     def descent(self, datasets: Collection[str]) -> Descent:
-        """Everything that descends from some datasets."""
+        """Finds all that descends from some datasets."""
         return descent(
             datasets,
             adapters=self._catalogue.adapters.values(),

@@ -220,7 +220,7 @@ class NodeTables:
         return table
 
     def placing(self, key: PointerKey) -> Placing | None:
-        """Where a pointer is placed; None: it has no release."""
+        """Returns where a pointer is placed; None: it has no release."""
         entry = self.entries.get(key)
         if entry is None or entry.current is None:
             return None
@@ -228,7 +228,7 @@ class NodeTables:
         return Placing(self._config[key].placement, entry.current.release.served_base, entry.refuse_after_s, set_at)
 
     def loaded(self, rev: int) -> None:
-        """All entries are those of the log up to a rev; when each route was set until then is not known."""
+        """Notes that all entries are of the log up to a rev; when each route was set until then is not known."""
         self._known_from = rev
 
     def settings_set(self, key: PointerKey, rev: int) -> None:

@@ -168,7 +168,7 @@ class Gates:
         }
 
     async def _authors_of(self, release: Digest) -> frozenset[str]:
-        """Who had a release made: who registered its adapter, and who submitted the jobs that made it."""
+        """Finds who had a release made: who registered its adapter, and who submitted the jobs that made it."""
         found = self._catalogue.releases.get(release)
         if found is None:
             return frozenset()

@@ -81,7 +81,7 @@ class JobRecords:
         return [job for job in jobs if job.state not in OVER or job.id in kept]
 
     async def every(self) -> list[Job]:
-        """All jobs there ever were, by id."""
+        """Lists all jobs there ever were, by id."""
         jobs = {job.id: job for job in await self._store(lambda s: s.jobs(limit=ALL))}
         jobs.update({job.id: job for job in self.newest()})
         return [job for _, job in sorted(jobs.items())]

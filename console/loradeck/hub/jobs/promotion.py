@@ -161,7 +161,7 @@ class PromoteCheck:
         return draft.model_copy(update={"payload": {**draft.payload, **agreed}}) if agreed else draft
 
     def _agreed(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> dict[str, str]:
-        """Who else has asked to open the route's gate for this release, where two people are asked for.
+        """Returns who else has asked to open the route's gate for this release, where two people are asked for.
 
         Raises: Refused `second_person`, `person_required`.
         """

@@ -259,7 +259,7 @@ class Queue:
         stale = job is None or job.lease != message.lease or job.node != node.name
         if job is None or stale or job.state in OVER:
             if stale:
-                log.warning("job event refused code=stale_lease job=%s node=%s", message.job, node.name)
+                log.warning("job event refused: its lease is over job=%s node=%s", message.job, node.name)
                 if node.link is not None and event.type in _ALIVE:
                     node.link.put_message(JobCancel(job=message.job, lease=message.lease))
             return

@@ -47,7 +47,7 @@ class Capacity:
         return sorted({node.name for node in nodes if feature not in node.features})
 
     def memory_short(self, key: PointerKey, candidate: Release) -> str:
-        """Where memory does not hold the candidate's engine beside those of all that is live there; '': nowhere."""
+        """Names the nodes whose memory does not hold the candidate's engine beside those of all that is live there."""
         short_of = []
         for node, replica in self.placed(key, candidate):
             if node.memory_gb is None or node.lost:

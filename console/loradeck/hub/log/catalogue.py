@@ -42,7 +42,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, store: Store) -> Catalogue:
-        """Everything that the store has registered."""
+        """Reads all that the store has registered."""
         catalogue = cls()
         for kind in Doc:
             for document in store.registry(kind):

@@ -32,7 +32,7 @@ def checkpoint(log: str, head: AuditHead, key: SigningKey) -> str:
 
 
 def verifier_key(log: str, key: SigningKey) -> str:
-    """What a witness is given to check the notes with."""
+    """Makes the key that a witness is given to check the notes with."""
     origin = origin_of(log)
     public = base64.b64encode(_ED25519 + bytes(key.verify_key)).decode()
     return f"{origin}+{_key_id(origin, key).hex()}+{public}"

@@ -24,7 +24,7 @@ class Proposals:
     _open: dict[PointerKey, tuple[str, str, str, int]] = field(default_factory=dict, init=False)
 
     def person(self, name: str, token: str | None) -> str:
-        """Who a caller is where two people are asked for, by its name and the id of its token.
+        """Says who a caller is where two people are asked for, by its name and the id of its token.
 
         Raises: Refused `person_required`.
         """

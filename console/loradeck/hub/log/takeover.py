@@ -120,7 +120,7 @@ class Standby:
         return TakenLease(log=self.log, settles=settles, ttl_s=TTL_S if ends else None, asked=asked, clock=self._clock)
 
     def _position(self) -> rules.Watched:
-        """How far the log is folded, and the hold of the lease that was read then."""
+        """Returns how far the log is folded, and the hold of the lease that was read then."""
         assert self.log is not None
         assert self.head is not None
         state, head = self.log.state, self.head

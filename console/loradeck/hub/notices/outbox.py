@@ -179,7 +179,7 @@ class Outbox:
         )
 
     def dead(self, name: Name | None = None) -> int:
-        """How many deliveries were given up: of one channel, or of all."""
+        """Counts the deliveries that were given up: of one channel, or of all."""
         return sum(name is None or channel == name for channel, _ in self._dead)
 
 

@@ -17,7 +17,7 @@ class Cohorts:
     _counts: RequestCounts
 
     def keys(self, key: PointerKey, candidate: Candidate) -> int:
-        """How many keys a share is drawn from: the tenant's callers, or what routers have seen since the start."""
+        """Counts the keys that a share is drawn from: the tenant's, or those that routers have seen since the start."""
         if candidate.unit is CohortUnit.CALLER:
             return len(self._state.tenant(key[0]).keys)
         return self._counts.keys(key, candidate.generation, candidate.release)

@@ -27,7 +27,7 @@ class ReleaseHealth:
     _clock: Clock
 
     def counted(self, pointer: PointerState) -> Counts:
-        """All requests to the current release in this generation."""
+        """Counts all requests to the current release in this generation."""
         assert pointer.release is not None
         return self._counts.live_total(pointer.key, pointer.generation, pointer.release)
 
@@ -64,11 +64,11 @@ class ReleaseHealth:
         return {node.name for node, _ in self._replicas.placed(key)}
 
     def counted_total(self, key: PointerKey, release: str) -> Counts:
-        """All requests to a release on a pointer that are over, in all the time it was current."""
+        """Counts all requests to a release on a pointer that are over, in all the time it was current."""
         return self._counts.total(key, release).counts
 
     def total(self, pointer: PointerState, release: str) -> Counts:
-        """All requests to a release on a pointer that are over and held against it."""
+        """Counts all requests to a release on a pointer that are over and held against it."""
         counted, lifted = self.counted_total(pointer.key, release), lifted_of(release, pointer)
         return health.since(counted, lifted.total) if lifted is not None else counted
 

@@ -115,7 +115,7 @@ class RequestCounts:
         self._replicas: dict[str, Window] = defaultdict(Window)
         """The last minute of a replica, over all pointers."""
         self._shares: dict[PointerKey, dict[str, Window]] = defaultdict(dict)
-        """A pointer's part of it, by replica."""
+        """The last minute of one pointer on one replica: pointer -> replica -> window."""
         self._totals: dict[PointerKey, dict[str, Served]] = defaultdict(dict)
         self._live: dict[PointerKey, dict[Stint, Counts]] = defaultdict(dict)
         """The counts of a pointer's stints since each began, over all replicas."""
@@ -288,7 +288,7 @@ class RequestCounts:
         return totals.get(release) or Served(tenant=key[0], route=key[1], release=release)
 
     def counters(self, key: PointerKey) -> Iterator[Counter]:
-        """All counters of a pointer."""
+        """Lists all counters of a pointer."""
         for counters in self._counters.get(key, {}).values():
             yield from counters.values()
 

@@ -45,7 +45,7 @@ class UsualShares:
     """The hour in which a route's history was read last."""
 
     def of(self, key: PointerKey) -> Limits:
-        """What a route promises, or else what is usual there."""
+        """Returns the shares that a route promises, or else those that are usual there."""
         promised, usual = self._state.config(key).objectives, self._known.get(key, Shares())
         return Limits(
             next(share for share in (promised.bad, usual.bad, DEFAULT) if share is not None),

@@ -97,7 +97,7 @@ class Votes:
         self._stints: dict[PointerKey, dict[Stint, _OfStint]] = {}
 
     def counted(self, node: str, boot: str) -> CountedRow:
-        """What is called with each row of a node's report that counts, and what it has grown by."""
+        """Returns the callback that takes each accepted row of a node's report and its growth since the last report."""
         now = floor(self._clock())
 
         def count(row: Traffic, growth: Counts, ttft: Sequence[int]) -> None:
@@ -168,7 +168,7 @@ class Votes:
     def since_move(
         self, key: PointerKey, stint: Stint, control: Stint | None, placed: Callable[[], Iterable[str]]
     ) -> Evidence | None:
-        """What speaks for rolling back a release since its move; None: too little.
+        """Returns what speaks for rolling back a release since its move; None: too little.
 
         Args:
             control: the stint that answers beside it.

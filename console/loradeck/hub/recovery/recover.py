@@ -64,7 +64,7 @@ class Recovery:
         """The epoch of the last recover in this log; 0: there was none."""
 
     async def standing(self, hello: Hello) -> LogStanding:
-        """What a node's hello says about this log.
+        """Judges what a node's hello says about this log.
 
         Raises: Refused `not_active`: another hub has taken the lease, so this log is not the newest.
         """
@@ -227,7 +227,7 @@ class Recovery:
         return events, plan
 
     def _said(self, node: Node, tables: Mapping[str, TableState], unsigned: Mapping[str, int]) -> RecoveryNode:
-        """What a recover knows of a node."""
+        """Lists what a recover knows of a node."""
         ahead = self._witnesses.ahead.get(node.name)
         if node.name in tables:
             state = "answered"

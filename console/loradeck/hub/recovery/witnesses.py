@@ -149,7 +149,7 @@ class Witnesses:
         self._tables.hold({})
 
     async def recovered(self) -> None:
-        """Nothing is held back any more."""
+        """Forgets the nodes that were ahead of the log, so that their pointers may move again."""
         self.ahead.clear()
         await self._keep()
 

@@ -99,7 +99,7 @@ class Metrics:
         self.refused.labels(code).inc()
 
     def text(self) -> bytes:
-        """All figures of the hub itself."""
+        """Writes all figures of the hub itself."""
         return generate_latest(self.registry)
 
 

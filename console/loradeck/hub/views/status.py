@@ -52,7 +52,7 @@ class Status:
 
 
 def lease_status(head: Head, *, hub: str, active: bool, folded: int, read_s: float) -> LeaseStatus:
-    """What a hub says of the lease.
+    """Returns what a hub says of the lease.
 
     Args:
         folded: the rev up to which it has folded the log.

@@ -216,4 +216,8 @@ def _check_not_held(pointer: PointerState) -> None:
 def _check_fit(pointer: PointerState, facts: PointerFacts, release: str, name: Named) -> None:
     why = ruled_out(release, pointer, facts)
     if why is not None:
-        raise Refused("candidate_unfit", f"{name(release)} is {why}", fix="abort it, or lift what speaks against it")
+        raise Refused(
+            "candidate_unfit",
+            f"{name(release)} is {why}",
+            fix="abort the candidate, or lift its quarantine or breach: loradeck lift",
+        )

@@ -269,7 +269,8 @@ def _gate_refusal(
     if failed and all(c.name == IMPORTED for c in failed):
         return Refused(
             "gate_imported",
-            f"{name(release)} passes its gate by reports that people sent, not by jobs' alone",
+            f"{name(release)} passes its gate only if reports uploaded by people count; "
+            "reports of evaluation jobs alone do not suffice",
             detail="; ".join(c.note for c in failed),
             fix="evaluate it with a job (loradeck job evaluate), or say why these reports count: --reason",
         )

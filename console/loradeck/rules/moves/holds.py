@@ -22,7 +22,12 @@ def hold(pointer: PointerState, request: HoldRequest, actor: Actor) -> Draft:
     """
     expect_generation(pointer, request.expected_generation)
     if pointer.held == request.held:
-        raise Refused("no_change", "it is held already" if request.held else "it is not held")
+        where, verb = f"{pointer.tenant}/{pointer.route}", "release-hold" if pointer.held else "hold"
+        raise Refused(
+            "no_change",
+            f"{where} is held already" if pointer.held else f"{where} is not held",
+            fix=f"loradeck {verb} {pointer.tenant} {pointer.route}",
+        )
     if not request.held and actor.role is Role.AGENT:
         raise Refused("forbidden", "a person clears a hold, an agent cannot")
     kind = EventKind.HOLD if request.held else EventKind.RELEASE_HOLD

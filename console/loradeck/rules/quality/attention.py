@@ -30,7 +30,7 @@ def alerting(row: TenantRow) -> tuple[str, ...]:
 
 
 def harm(row: TenantRow) -> int:
-    """How much goes wrong on a pointer that needs a person: it grows by 2 where that doubles. 0 on all others.
+    """Sums what goes wrong on a pointer that needs a person: it grows by 2 where that doubles. 0 on all others.
 
     Requests a minute: bad answers at the rate of the checked ones, failed ones and refused ones. It grows in steps, so
     that figures that merely tick change no order.

@@ -91,7 +91,7 @@ def rollback_limit(usual: float) -> float:
 
 @cache
 def _bets(limit: float) -> tuple[tuple[float, float], ...]:
-    """What a good unit and a bad one add to each bet's wealth, in nats."""
+    """Lists what a good unit and a bad one add to each bet's wealth, in nats."""
     odds = limit / (1 - limit)
     shares = [m * odds / (1 + m * odds) for m in ODDS]
     return tuple((math.log((1 - p) / (1 - limit)), math.log(p / limit)) for p in shares)

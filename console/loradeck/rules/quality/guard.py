@@ -50,7 +50,7 @@ class Evidence:
         )
 
     def __str__(self) -> str:
-        """How it reads in the log: `bad 31.0% of 200 votes of 24 callers, beside it 1.0% of 210`."""
+        """Writes it as it stands in the log: `bad 31.0% of 200 votes of 24 callers, beside it 1.0% of 210`."""
         text = f"{self.figure} {_share(self.votes)} votes of {self.callers} callers"
         return text + (f", beside it {_share(self.control)}" if self.control is not None else "")
 
@@ -98,7 +98,7 @@ NOTHING = Decision(Guard.OFF)
 
 
 def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
-    """What guard does about a release against which there is enough evidence since its move."""
+    """Decides what guard does about a release against which there is enough evidence since its move."""
     if guard is Guard.OFF or around.settling:
         return NOTHING
     for only, act, why in (

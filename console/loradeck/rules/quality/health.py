@@ -93,7 +93,8 @@ def breach_of_votes(what: str, by_node: Mapping[str, Units], placed: Iterable[st
 
 
 def _agreed(breach: Breach, deciding: Sequence[str], counted: Mapping[str, int], placed: Iterable[str]) -> Judged:
-    """What a breach comes to that would be none without any one of `deciding`. `counted`: by node, how much is bad."""
+    """Judges a breach that disappears when one of the `deciding` nodes is left out: it counts only where that node
+    alone serves the pointer. `counted`: by node, how much is bad."""
     if not deciding:
         return Judged(breach)
     alone = max(deciding, key=lambda name: counted.get(name, 0))

@@ -43,7 +43,7 @@ def alike(item: CanaryItem, other: CanaryItem) -> bool:
 
 
 def voices(statements: Iterable[Stated], prompt: str) -> dict[str, CanaryItem]:
-    """Who says what about a prompt, the first voice first; of each its newest word. A person's is the only one."""
+    """Lists who says what about a prompt, first voice first; of each its newest word. A person's is the only one."""
     known = list(statements)
     gone = {seq for one in known if one.record.reason for seq in one.record.withdraws}
     said: dict[str, CanaryItem] = {}
@@ -61,7 +61,7 @@ def voices(statements: Iterable[Stated], prompt: str) -> dict[str, CanaryItem]:
 
 
 def agreed(statements: Iterable[Stated]) -> Agreed:
-    """What the records of one release on one engine build add up to.
+    """Sums up the records of one release on one engine build.
 
     Args:
         statements: in the order in which the hub got them.

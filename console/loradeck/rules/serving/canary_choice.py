@@ -16,7 +16,7 @@ Margins = Mapping[Digest, float | None]
 
 
 def margins(own: CanaryItem, others: Mapping[Digest, CanaryItem]) -> dict[Digest, float | None]:
-    """How surely one prompt tells a release from each of the others, by their answers to it."""
+    """Measures how surely one prompt tells a release from each of the others, by their answers to it."""
     return {release: clearly_apart(own, item) for release, item in others.items()}
 
 

@@ -59,7 +59,7 @@ def is_cold(level: AckLevel | None) -> bool:
 
 
 def flip_counts(row: TenantRow) -> str:
-    """How the flips of a pointer read: `FLIPPED 1/2`; `FLIPPED cold 1/2` where nobody is answered by the left release,
+    """Writes the flips of a pointer: `FLIPPED 1/2`; `FLIPPED cold 1/2` where nobody is answered by the left release,
     and on some replica the new one is yet to be loaded.
     """
     cold = " cold" if any(replica.cold for replica in row.replicas) else ""

@@ -39,7 +39,7 @@ ORDER = tuple(Reached)
 
 
 def reached(*, placed: int, flipped: int, proven: int, listed: int) -> Reached:
-    """How far a generation has come, by the number of its placed replicas at each level."""
+    """Says how far a generation has come, by the number of its placed replicas at each level."""
     if placed == 0 or flipped < placed:
         return Reached.COMMITTED
     if proven + listed < placed:

@@ -13,7 +13,7 @@ class Bucket:
     at: float
 
     def filled(self, per_minute: float, now: float) -> float:
-        """What is left now."""
+        """Returns what is left now."""
         return min(per_minute, self.level + (now - self.at) * per_minute / 60)
 
 

@@ -43,7 +43,7 @@ def readiness(wanted: Wanted, replica: Replica, stored: Collection[str]) -> Read
 
 
 def seconds(wanted: Wanted, replica: Replica, stored: Collection[str]) -> float | None:
-    """How many seconds a replica without the release needs until it can answer with it.
+    """Estimates the seconds that a replica without the release needs until it can answer with it.
 
     The sum of the last measured times of each missing step: the engine's start, the fetch, the load. None if one of
     them was never measured there.

@@ -46,7 +46,7 @@ class Moves:
     # ---- verdicts ----------------------------------------------------------------------------------------------
 
     def verdict(self, action: Action) -> Verdict:
-        """What would become of an action on the selection now, for the screen alone."""
+        """Decides what would become of an action on the selection now, for the screen alone."""
         return decide(action, self._state, self._seen.look())
 
     def press(self, action: Action) -> None:

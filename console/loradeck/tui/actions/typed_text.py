@@ -178,7 +178,7 @@ class TypedText:
             self._window.notice(done, "bad" if made.broken else "")
 
     def switch(self, name: str) -> None:
-        """Another hub: this console ends, and one on that hub begins without marks, filter or anything pending."""
+        """Ends this console; one on that hub begins, without marks, filter or anything pending."""
         try:
             contexts = self.contexts()
         except ClientError as error:

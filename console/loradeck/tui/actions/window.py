@@ -43,7 +43,7 @@ class Window(Protocol):
         """Put text on the clipboard of the terminal, by OSC 52."""
 
     def notice(self, text: str, style: str = "") -> None:
-        """One line above the footer, until the next key."""
+        """Shows a line above the footer, until the next key."""
 
     def draw_front(self) -> None:
         """Draw the list in front."""

@@ -145,7 +145,7 @@ def _resume(state: ConsoleState, job: Job) -> Verdict:
 
 
 def _from(job: Job) -> str:
-    """Where a resumed job begins, as far as the hub knows."""
+    """Says where a resumed job begins, as far as the hub knows."""
     if not isinstance(job.spec, TrainSpec):
         return "from its beginning"
     if job.checkpoint is not None:

@@ -26,7 +26,7 @@ PANEL = "panel"
 
 
 def shown_of(row: TenantRow, *, panel: bool = False) -> Shown:
-    """What a frame with this row's preview, or only its panel, shows that R would act on."""
+    """Returns what a frame with this row's preview, or only its panel, shows that R would act on."""
     preview = row.preview
     if panel:
         return Shown(tenant=row.tenant, route=row.route, generation=row.pointer.generation, action=PANEL)
@@ -121,7 +121,7 @@ def _move(state: ConsoleState, row: TenantRow, confirmed: bool) -> Move:
 
 
 def _path(row: TenantRow) -> str:
-    """What R takes from callers, and what they get: 'v9 > v8'."""
+    """Says what R takes from callers, and what they get: 'v9 > v8'."""
     return f"{release(leaves(row))} > {release(row.preview.target)}"
 
 
@@ -159,7 +159,7 @@ def rollback_marked(state: ConsoleState) -> Verdict:
 
 
 def _does(row: TenantRow) -> str:
-    """How the live release of a row does, before R leaves it: 'not bad: 0.2% bad of 4,590'."""
+    """Says how the live release of a row does, before R leaves it: 'not bad: 0.2% bad of 4,590'."""
     counts = row.cause.live
     share = f"{percent(counts.bad / counts.checked)}% bad of {count(counts.checked)}" if counts.checked else "unchecked"
     failed = f", {count(counts.failed)} failed" if counts.failed else ""

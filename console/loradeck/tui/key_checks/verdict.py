@@ -94,7 +94,7 @@ def barrier(action: Action, state: ConsoleState) -> Refuse | None:
 
 
 def live_by(state: ConsoleState, row: TenantRow) -> str:
-    """Who put the live release of a row there, and why, in brackets; nothing where that is not known."""
+    """Says in brackets who put the live release of a row there, and why; '' where that is not known."""
     event = state.last_move(row)
     if event is None:
         return ""

@@ -61,7 +61,7 @@ def _nodes_up(state: ConsoleState) -> Span:
 
 
 def link_span(state: ConsoleState) -> Span:
-    """How the link is, in words that cannot be taken for one another."""
+    """Shows the state of the link, in words that cannot be taken for one another."""
     match state.link:
         case Link.CONNECTING:
             return Span("CONNECTING", "warn")

@@ -68,7 +68,7 @@ def _version(state: ConsoleState, version: AdapterVersion, width: int, *, first:
 
 
 def _scores(state: ConsoleState, version: AdapterVersion) -> list[str | Span]:
-    """One line an evaluation."""
+    """Writes a line for each evaluation."""
     if (why := unscored(state, version)) is not None:
         return [why]
     return [

@@ -66,7 +66,7 @@ def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> l
 
 
 def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
-    """Everything about a node, with what it reported over the last minutes."""
+    """Writes all about a node, with what it reported over the last minutes."""
     now = _is_now(state, node)
     lines = [title(_head(state, node), width)]
     if state.link is not Link.LIVE:
@@ -156,7 +156,7 @@ def _gpu(state: ConsoleState, node: NodeRow, gpu: Gpu, width: int, *, now: bool)
 
 
 def _troubles(gpu: Gpu) -> list[Span]:
-    """What an on-call engineer looks for first: slowed clocks, memory errors, XIDs."""
+    """Shows what an on-call engineer looks for first: slowed clocks, memory errors, XIDs."""
     spans = []
     if gpu.throttle:
         spans.append(Span(f"  slowed: {clean(', '.join(gpu.throttle)).replace('_', ' ')}", "warn"))

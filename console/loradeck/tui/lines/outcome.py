@@ -78,7 +78,7 @@ def tell_of_all(state: ConsoleState, owns: Sequence[OwnMove]) -> Tell:
 
 
 def _level(state: ConsoleState, own: OwnMove) -> Reached | None:
-    """How far a committed move of one row has come; None: the row has moved again since."""
+    """Says how far a committed move of one row has come; None: the row has moved again since."""
     row = state.tenants.get(own.move.row)
     if row is None or row.pointer.generation > (own.generation or 0):
         return None

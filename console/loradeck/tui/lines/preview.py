@@ -149,7 +149,7 @@ _FIGURES = {
 
 
 def _share(health: Counts, figure: _Figure) -> float | None:
-    """None where there are too few to compare."""
+    """Returns the share, or None where there are too few to compare."""
     part, whole = figure.of(health)
     return part / whole if whole >= ENOUGH else None
 
@@ -173,7 +173,7 @@ _VERDICTS = {
 
 
 def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
-    """What is at fault for the answers of the live release, and the figures that say so."""
+    """Writes what is at fault for the answers of the live release, and the figures that say so."""
     cause = row.cause
     figure = _FIGURES.get(cause.figure, _FIGURES["bad"])
     live = clean(row.live.label) if row.live else "nothing"
@@ -205,7 +205,7 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
 
 
 def _replicas(by_replica: dict[str, Counts], figure: _Figure) -> str:
-    """How the live release does replica by replica: the range, or the one that stands out for want of answers."""
+    """Says how the live release does replica by replica: the range, or the one that stands out for want of answers."""
     known = {name: share for name, h in by_replica.items() if (share := _share(h, figure)) is not None}
     if not known:
         return f"too few on each of {plural(len(by_replica), 'replica')}"
@@ -288,7 +288,7 @@ def ready(state: ConsoleState, row: TenantRow) -> str:
 
 
 def _progress(state: ConsoleState, row: TenantRow) -> str:
-    """How far the pending prepare of a row is: 'prepared 2/3, loading on gpu-05, 12 s'."""
+    """Says how far the pending prepare of a row is: 'prepared 2/3, loading on gpu-05, 12 s'."""
     job, now_ms = state.preparing(row), state.hub_now_ms
     return clean(prepare_progress(job, now_ms)) if job is not None and now_ms is not None else ""
 
@@ -336,7 +336,7 @@ def holds(preview: Preview) -> str:
 
 
 def takes(preview: Preview) -> str:
-    """How long R would take until every replica answers with the target, from measurements; never a guess."""
+    """Says how long R would take until every replica answers with the target, from measurements; never a guess."""
     if preview.readiness is Readiness.RESIDENT:
         return f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
     if preview.readiness is Readiness.UNKNOWN:

@@ -46,7 +46,7 @@ DATA_COLUMNS = (
 
 
 def _bound(check: CheckResult) -> str:
-    """What a check asks for: at least, or for a drop at most."""
+    """Writes what a check asks for: at least, or for a drop at most."""
     return f"{'at most' if check.at_most else 'at least'} {check.in_unit(check.threshold)}"
 
 

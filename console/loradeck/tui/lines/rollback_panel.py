@@ -165,7 +165,7 @@ def _flipped(replica: ReplicaRow) -> bool:
 
 
 def replica_table(state: ConsoleState, row: TenantRow, left: str, room: int, *, not_done: bool) -> list[Line]:
-    """One line a replica, those that need attention first; the ones that do not fit are counted."""
+    """Writes a line for each replica, those that need attention first; the ones that do not fit are counted."""
     heads = f" {'replica':<16}{'flipped':<11}{f'admitted to {left} since':<24}{'proven':<12}heard"
     lines = [line(Span(heads, "head"))]
     rank = {None: 0, AckState.FAILED: 0, AckState.WAITING: 1, AckState.FLIPPED: 2}

@@ -8,7 +8,7 @@ from loradeck.tui.model.sent_moves import OwnMove
 
 
 def reached(row: TenantRow) -> Reached:
-    """How far the row's generation has come on all its placed replicas."""
+    """Says how far the row's generation has come on all its placed replicas."""
     return proof.reached(placed=row.placed, flipped=row.flipped, proven=row.proven, listed=row.listed)
 
 

@@ -90,7 +90,7 @@ class Registry:
     """Gate results of another version of the hub, left out."""
 
     def replace_gates(self, attestations: Iterable[Attestation]) -> None:
-        """All gate results there are."""
+        """Replaces all gate results by those just fetched; results of another version are counted in `unreadable`."""
         gates, self.unreadable = {}, 0
         for found in attestations:
             try:
@@ -102,11 +102,11 @@ class Registry:
         self.gates = gates
 
     def replace_adapters(self, versions: Iterable[AdapterVersion]) -> None:
-        """All adapter versions there are."""
+        """Replaces all adapter versions by those just fetched."""
         self.adapters = {version.digest: version for version in versions}
 
     def replace_data(self, datasets: Iterable[DatasetEntry], suites: Iterable[SuiteEntry]) -> None:
-        """All datasets and suites there are."""
+        """Replaces all datasets and suites by those just fetched."""
         entries = [DataEntry(entry.digest, "dataset", entry.manifest, entry) for entry in datasets]
         entries += [DataEntry(entry.digest, "suite", entry.manifest, entry) for entry in suites]
         self.data = {entry.digest: entry for entry in entries}

@@ -144,7 +144,7 @@ def restore(session: Session, state: ConsoleState) -> None:
 
 
 def path_of(context: Context) -> Path:
-    """Where the session on a hub is kept (0600). Hubs that are given by their address all have one name."""
+    """Returns where the session on a hub is kept (0600). Hubs that are given by their address all have one name."""
     address = hashlib.sha256(context.where.encode()).hexdigest()[:12]
     return state_path() / "sessions" / f"{quote(context.name, safe='')}-{address}.json"
 

@@ -112,7 +112,7 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
         return lines, None
 
     def below_question(self, width: int) -> list[Line]:
-        """What stays in view of the selected row under a question, as far as there is room."""
+        """Writes what stays in view of the selected row under a question, as far as there is room."""
         return []
 
     @property

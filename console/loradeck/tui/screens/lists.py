@@ -45,7 +45,7 @@ class NodesScreen(ListScreen[NodeRow]):
         return node_lines(self.state, row, width, height)
 
     def open(self) -> None:
-        """Everything about the selected node, for as long as one looks at it."""
+        """Opens the page of the selected node, for as long as one looks at it."""
         state, name = self.state, self.state.node_list.selected
         if name is None:
             return
@@ -69,7 +69,7 @@ class JobsScreen(ListScreen[Job]):
     EMPTY = "no jobs"
 
     def open(self) -> None:
-        """The selected job's plots and log, for as long as one looks at them."""
+        """Opens the selected job's plots and log, for as long as one looks at them."""
         job = self.state.job_list.selected
         if job is not None:
             self.app.push_screen(JobScreen(FollowedJob(job), self.state, self.queries))
@@ -92,7 +92,7 @@ class GatesScreen(ListScreen[Gate]):
         return {**super().handlers, Action.SIGN: self._sign}
 
     def open(self) -> None:
-        """The candidate's sampled answers, for as long as one looks at them."""
+        """Opens the candidate's sampled answers, for as long as one looks at them."""
         gate = self.selected
         if gate is not None:
             candidate = gate.tenant, gate.route, gate.result.release
@@ -161,7 +161,7 @@ class AdaptersScreen(ListScreen[AdapterVersion]):
             self.app.push_screen(Page("difference", write, leaves=self.state.keys.of(Action.COMPARE)))
 
     def open(self) -> None:
-        """Open the lineage of the selected version."""
+        """Opens the lineage of the selected version."""
         version = self.selected
         if version is not None:
             self.app.push_screen(Page("lineage", partial(lineage_lines, self.state, version), every=PAGE_S))
@@ -177,7 +177,7 @@ class EventsScreen(ListScreen[Event]):
     EMPTY = "no events"
 
     def open(self) -> None:
-        """The event's row on the tenants screen."""
+        """Goes to the event's row on the tenants screen."""
         state, event = self.state, self.selected
         if event is None:
             return

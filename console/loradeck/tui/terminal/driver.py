@@ -190,5 +190,5 @@ def set_together(key: events.Key, count: int) -> None:
 
 
 def together(key: events.Key) -> int:
-    """How many keys came in the same read as this one; 1 where nobody counted."""
+    """Counts the keys that came in the same read as this one; 1 where nobody counted."""
     return cast(int, getattr(key, "together", 1))

@@ -60,12 +60,12 @@ class TypedLine:
         self.at += len(kept)
 
     def replace(self, text: str) -> None:
-        """Other text, with the cursor at its end."""
+        """Replaces the text, with the cursor at its end."""
         self.text = text
         self.at = len(text)
 
     def key(self, name: str) -> bool:
-        """An editing key. Returns False when it is none."""
+        """Applies an editing key; returns False when it is none."""
         match name:
             case "backspace":
                 self.text = self.text[: max(0, self.at - 1)] + self.text[self.at :]

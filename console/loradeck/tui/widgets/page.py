@@ -28,7 +28,7 @@ def pressed(event: events.Key) -> str:
 
 
 def scrolled(key: str, height: int, total: int) -> int | None:
-    """How many of `total` lines a key scrolls by, with `height` of them in view; None: it does not scroll."""
+    """Returns how many of `total` lines a key scrolls by, with `height` of them in view; None: it does not scroll."""
     page = max(1, height - 1)
     return {
         "j": 1, "down": 1, "k": -1, "up": -1, "pagedown": page, "space": page, "pageup": -page,
