@@ -258,7 +258,7 @@ async def release(release: str, hub: ThisHub, caller: ReaderOfEach) -> ReleaseDe
     """A release, and the manifest of its adapter."""
     found = hub.catalogue.release(release, tenants=hub.log.state.tenants)
     if found is None or not caller.sees(found.tenant):
-        raise Refused("unknown_release", "there is no such release", detail=release, fix="loradeck release list")
+        raise Refused("unknown_release", "there is no such release", detail=release, fix="loradeck release ls")
     version = hub.catalogue.version_of(found)
     return ReleaseDetail(release=found, manifest=version.manifest if version else None)
 

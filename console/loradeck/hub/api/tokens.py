@@ -47,7 +47,7 @@ async def revoke(token_id: str, hub: ThisHub, caller: Local) -> Response:
         return Response(status_code=204)
     record = hub.tokens.get(token_id)
     if record is None:
-        raise Refused("unknown_token", "there is no such token", detail=token_id, fix="loradeck token list")
+        raise Refused("unknown_token", "there is no such token", detail=token_id, fix="loradeck token ls")
     await revoke_all(hub, [record])
     return Response(status_code=204)
 

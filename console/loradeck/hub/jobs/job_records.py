@@ -70,7 +70,7 @@ class JobRecords:
         """
         job = await self.find_one(job_id)
         if job is None or not sees(job.tenant):
-            raise Refused("unknown_job", "there is no such job", detail=job_id, fix="loradeck job list")
+            raise Refused("unknown_job", "there is no such job", detail=job_id, fix="loradeck job ls")
         return job
 
     def newest(self) -> list[Job]:

@@ -114,7 +114,7 @@ class Catalogue:
                 "unknown_release",
                 "this tenant has no such release",
                 detail=f"{tenant}: {release_id}",
-                fix="loradeck release list, or register its adapter first",
+                fix="loradeck release ls, or register its adapter first",
             )
         return found
 
