@@ -1,7 +1,7 @@
 """The wiring of one hub: builds every part from the parts it uses, and runs what happens again and again.
 
-Everything runs on one event loop. Only this module, its neighbours `process`, `server`, `listeners` and `app`, and the calls
-in `api/` know the whole hub; every other part takes the few others it works with.
+Everything runs on one event loop. Only this module, its neighbours `process`, `server`, `listeners` and `app`, and the
+calls in `api/` know the whole hub; every other part takes the few others it works with.
 """
 
 from __future__ import annotations

@@ -422,7 +422,7 @@ class Store(Protocol):
     def deliveries(self) -> list[tuple[Notice, Delivery]]:
         """Lists what is yet to be delivered or was given up, in the order in which it was written."""
 
-    def settle_delivery(self, delivery: Delivery, *, given: bool) -> None:
+    def record_delivery(self, delivery: Delivery, *, given: bool) -> None:
         """Writes a delivery's failed attempt, or removes one that was given."""
 
     # -- nodes -------------------------------------------------------------------------------------------

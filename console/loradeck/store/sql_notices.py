@@ -58,8 +58,8 @@ class SqlNotices(SqlRecords):
             rows = named(connection.execute(asked))
         return [(Notice.model_validate_json(row.pop("body")), Delivery.model_validate(row)) for row in rows]
 
-    def settle_delivery(self, delivery: Delivery, *, given: bool) -> None:
-        """Writes a failed attempt, or removes what was given; see `Store.settle_delivery`."""
+    def record_delivery(self, delivery: Delivery, *, given: bool) -> None:
+        """Writes a failed attempt, or removes what was given; see `Store.record_delivery`."""
         key = (delivery.seq, delivery.channel)
         with self._writing() as (connection, _):
             if given:

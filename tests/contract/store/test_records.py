@@ -278,8 +278,8 @@ def test_a_notice_is_written_once_with_what_there_is_to_deliver(store: Store) ->
 def test_a_delivery_that_was_given_goes_and_one_that_failed_stays_with_its_error(store: Store) -> None:
     (_, one), (_, two) = store.add_notices([(notice(1), ["mail", "oncall"])])
     failed = two.model_copy(update={"attempts": 3, "next_ms": None, "error": "it answered 400"})
-    store.settle_delivery(one, given=True)
-    store.settle_delivery(failed, given=False)
+    store.record_delivery(one, given=True)
+    store.record_delivery(failed, given=False)
     assert [due for _, due in store.deliveries()] == [failed]
 
 

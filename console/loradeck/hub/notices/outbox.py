@@ -115,7 +115,7 @@ class Outbox:
                     waiting.appendleft((notice, after))
                 elif after.error:
                     self._dead[name, after.seq] = (notice, after)
-                await self._store(partial(_settle, after), background=True)
+                await self._store(partial(_record, after), background=True)
         except StoreError as error:
             # After a restart it is given again: whoever gets it knows it by its id.
             log.error("a delivery is not written down channel=%s code=%s %s", name, error.code, error)
@@ -183,5 +183,5 @@ class Outbox:
         return sum(name is None or channel == name for channel, _ in self._dead)
 
 
-def _settle(delivery: Delivery, store: Store) -> None:
-    store.settle_delivery(delivery, given=not delivery.error)
+def _record(delivery: Delivery, store: Store) -> None:
+    store.record_delivery(delivery, given=not delivery.error)
