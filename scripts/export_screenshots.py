@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from tests.fakes import console_fleet as seed  # noqa: E402
 from tests.fakes.console_stage import Stage, stage  # noqa: E402
 
-from loradeck.client.feed import Link, LinkChange  # noqa: E402
+from loradeck.client.feed import FeedLink, LinkChange  # noqa: E402
 from loradeck.schemas.moves import RewindPlan, RewindStep  # noqa: E402
 from loradeck.tui.text import spans  # noqa: E402
 
@@ -61,7 +61,7 @@ async def question(stage: Stage) -> None:
 
 async def link_lost(stage: Stage) -> None:
     await stage.half_second()
-    stage.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke", fix="trying again"))
+    stage.hub.says.put_nowait(LinkChange(state=FeedLink.LOST, at=0.0, why="the link broke", fix="trying again"))
     await stage.pause()
     stage.clock.now += 14
     await stage.half_second()

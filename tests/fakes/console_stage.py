@@ -14,7 +14,7 @@ from textual.keys import _character_to_key
 
 from loradeck.client.api import HubApi
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
-from loradeck.client.feed import FeedItem, Link, LinkChange
+from loradeck.client.feed import FeedItem, FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.ids import PointerKey
@@ -91,7 +91,7 @@ class SeededHub(HubApi):
         return self
 
     async def follow(self) -> AsyncGenerator[FeedItem]:
-        yield LinkChange(state=Link.UP, at=0.0)
+        yield LinkChange(state=FeedLink.UP, at=0.0)
         yield self.seed
         while True:
             yield await self.says.get()

@@ -23,7 +23,7 @@ from loradeck.schemas.route import Callers, ResponseChecks, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.cohort_keys import caller_digest
 from loradeck_agent.router.counters import Counter, End, Stats
-from loradeck_agent.router.engine_pools import Replica, Replicas
+from loradeck_agent.router.engine_pools import EnginePool, Replicas
 from loradeck_agent.router.fences import FENCE, Fences, fence_of, fence_text
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.trace import Row, now_ms
@@ -66,7 +66,7 @@ class Refusal:
 class Target:
     """One engine that a plan may choose, with what every request sent there carries."""
 
-    replica: Replica
+    replica: EnginePool
     model: str
     headers: dict[str, str]
     counter: Counter
@@ -152,7 +152,7 @@ class Admission:
         return names
 
     def admit(
-        self, key: PointerKey, request: str, caller: Caller, *, streamed: bool, passed_by: Replica | None
+        self, key: PointerKey, request: str, caller: Caller, *, streamed: bool, passed_by: EnginePool | None
     ) -> Admitted | Refusal:
         """Chooses the engine for one request, now, and counts it as admitted or refused.
 
@@ -212,7 +212,7 @@ class Admission:
             return None
         return Refusal(503, "behind", f"This node has missed a move of {'/'.join(key)}.", "Ask another node.", 1)
 
-    def _least_open(self, targets: tuple[Target, ...], passed_by: Replica | None) -> Target:
+    def _least_open(self, targets: tuple[Target, ...], passed_by: EnginePool | None) -> Target:
         """The engine with the fewest answers under way; those that are even take turns."""
         self._turn = (self._turn + 1) % len(targets)
         in_turn = targets[self._turn :] + targets[: self._turn]
@@ -298,11 +298,11 @@ class Admission:
         if plan is not None and exact and flipped and entry.candidate is not None and not entry.candidate.shadow:
             arm = self._plan(entry, verdict.generation, entry.candidate.release, replicas, exact=False)
             plan = replace(plan, candidate=arm)
-        not_ready = rules.Admission(code="not_ready", retry_after_s=rules.RETRY_AFTER_S)
+        not_ready = rules.AdmissionDecision(code="not_ready", retry_after_s=rules.RETRY_AFTER_S)
         return plan or self._refusing(entry, wanted, replicas, not_ready)
 
     def _refusing(
-        self, entry: TableEntry, wanted: ReleaseRef | None, replicas: Replicas, verdict: rules.Admission
+        self, entry: TableEntry, wanted: ReleaseRef | None, replicas: Replicas, verdict: rules.AdmissionDecision
     ) -> Refusal:
         """The refusal of a route, with the counter of the release that was wanted on the engine that should have it."""
         refusal = _refusal(entry.key, verdict)
@@ -353,7 +353,7 @@ def _arm(live: Plan, candidate: Plan, cohort: Cohort, stale_s: float | None) -> 
 _STATUS = {"unknown_route": 404, "removed": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}
 
 
-def _refusal(key: PointerKey, verdict: rules.Admission) -> Refusal:
+def _refusal(key: PointerKey, verdict: rules.AdmissionDecision) -> Refusal:
     """The refusal of a request for each code of the rules."""
     code = verdict.code or "not_ready"
     name = "/".join(key)
@@ -369,7 +369,7 @@ def _refusal(key: PointerKey, verdict: rules.Admission) -> Refusal:
 
 def unknown_route(key: PointerKey) -> Refusal:
     """The refusal of a route that is not here, and of one that belongs to another tenant."""
-    return _refusal(key, rules.Admission(code="unknown_route"))
+    return _refusal(key, rules.AdmissionDecision(code="unknown_route"))
 
 
 def untold(key: PointerKey) -> Refusal:

@@ -29,7 +29,7 @@ COMPLETIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
 """The only paths of an engine that the router ever calls."""
 
 
-class Replica:
+class EnginePool:
     """One engine and the connections to it. `open`: answers under way."""
 
     __slots__ = ("_idle", "at", "open", "session", "urls")
@@ -107,10 +107,10 @@ class Replicas:
     """All engines of the node. An engine that stays where it is keeps its connections."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, Replica] = {}
+        self._by_name: dict[str, EnginePool] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def __iter__(self) -> Iterator[Replica]:
+    def __iter__(self) -> Iterator[EnginePool]:
         return iter(self._by_name.values())
 
     def set(self, engines: Iterable[EngineAt]) -> None:
@@ -124,11 +124,11 @@ class Replicas:
             else:
                 if known is not None:
                     self._retire(known)
-                self._by_name[at.replica] = Replica(at)
+                self._by_name[at.replica] = EnginePool(at)
         for gone in before.values():
             self._retire(gone)
 
-    def get(self, name: str) -> Replica | None:
+    def get(self, name: str) -> EnginePool | None:
         """The engine of this replica; None where there is none."""
         return self._by_name.get(name)
 
@@ -136,7 +136,7 @@ class Replicas:
         """Closes all connections, and waits for answers under way on engines that were replaced."""
         await asyncio.gather(*self._closing, *(replica.session.close() for replica in self))
 
-    def _retire(self, replica: Replica) -> None:
+    def _retire(self, replica: EnginePool) -> None:
         task = asyncio.get_running_loop().create_task(replica.retire())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

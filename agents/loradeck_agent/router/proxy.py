@@ -22,7 +22,7 @@ from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, 
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
 from loradeck_agent.router.counters import End
-from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
+from loradeck_agent.router.engine_pools import COMPLETIONS, EnginePool
 from loradeck_agent.router.fences import FENCE
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
 from loradeck_agent.router.request_faults import RequestFaults
@@ -55,7 +55,7 @@ BAD_KEY = Refusal(
 class _LookUpAgain(Exception):
     """Nothing was sent to the caller yet. `failed`: the engine that could not be reached, if that is why."""
 
-    def __init__(self, failed: Replica | None) -> None:
+    def __init__(self, failed: EnginePool | None) -> None:
         super().__init__()
         self.failed = failed
 
@@ -155,7 +155,7 @@ class Proxy:
             cohort=partial(cohort_key, request.headers, {"user": asked.user}),
             repeats=not self._repetitions.is_first(name, key, asked.rest),
         )
-        failed: Replica | None = None
+        failed: EnginePool | None = None
         for _ in range(LOOK_UPS):
             if self._admission.handed_over:
                 return await self._pass_on(request)

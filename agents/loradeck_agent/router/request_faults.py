@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from loradeck_agent.router.admission import Admitted
-from loradeck_agent.router.engine_pools import Replica
+from loradeck_agent.router.engine_pools import EnginePool
 from loradeck_agent.router.request_body import Asked
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _other_model(admitted: Admitted) -> str | None:
     return next((name for name in names if name != admitted.target.model), None)
 
 
-async def _status(replica: Replica, path: str, body: bytes) -> int:
+async def _status(replica: EnginePool, path: str, body: bytes) -> int:
     headers = {"Content-Type": "application/json"}
     async with replica.session.post(replica.urls[path], data=body, headers=headers, allow_redirects=False) as answer:
         await answer.read()

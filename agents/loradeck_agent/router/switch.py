@@ -22,7 +22,7 @@ from loradeck.schemas.release import Release
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission, untold
-from loradeck_agent.router.engine_pools import Replica, Replicas
+from loradeck_agent.router.engine_pools import EnginePool, Replicas
 from loradeck_agent.router.table import READ_ONLY, Change, Contents, Table, TableFault
 from loradeck_agent.router.trace import now_ms
 from loradeck_agent.router.wire import VOLATILE, Acks, Cursor, EngineAt, InForce, ack_about
@@ -415,7 +415,7 @@ class Switch:
         ]
 
 
-def _how(entry: TableEntry, replica: Replica, pin: Pin | None, force: InForce | None) -> _How:
+def _how(entry: TableEntry, replica: EnginePool, pin: Pin | None, force: InForce | None) -> _How:
     """Says how far one engine is with an entry."""
     current = entry.current
     if pin is not None and pin.release.id != (current and current.id):

@@ -43,7 +43,7 @@ TURN_WAIT_S = 0.5
 """The longest pause where there are several hubs, and the next one to be asked may be active already."""
 
 
-class Link(StrEnum):
+class FeedLink(StrEnum):
     """State of the link to the hub."""
 
     CONNECTING = "connecting"  # the first attempt, nothing shown yet
@@ -56,7 +56,7 @@ class Link(StrEnum):
 class LinkChange:
     """The link's state from `at` on (time.monotonic seconds). `why` and `fix` are for people."""
 
-    state: Link
+    state: FeedLink
     at: float
     why: str = ""
     fix: str = ""
@@ -85,7 +85,7 @@ class Feed:
         """
         self.context = context
         self._hubs = hubs or Hubs(context)
-        self.link = Link.CONNECTING
+        self.link = FeedLink.CONNECTING
         self._backoff = backoff or Backoff(FIRST_WAIT_S, TURN_WAIT_S if self._hubs.several else LONGEST_WAIT_S)
         self._silence_s = silence_s
         self._connection: ClientConnection | None = None
@@ -101,7 +101,7 @@ class Feed:
 
     async def follow(self) -> AsyncGenerator[FeedItem]:
         """Yields items for ever. Close the generator to close the link."""
-        yield self._changed(Link.CONNECTING)
+        yield self._changed(FeedLink.CONNECTING)
         waits = self._backoff.pauses()
         while True:
             began = time.monotonic()
@@ -114,14 +114,16 @@ class Feed:
                         yield item
             except ApiError as error:
                 named = error.active
-                state = Link.REFUSED if error.problem.status in (401, 403) else Link.LOST
+                state = FeedLink.REFUSED if error.problem.status in (401, 403) else FeedLink.LOST
                 lost = self._changed(state, why=error.title, fix=error.fix)
             except ClientError as error:
-                lost = self._changed(Link.LOST, why=f"{error.title.partition(';')[0]} ({error.detail})", fix=error.fix)
+                lost = self._changed(
+                    FeedLink.LOST, why=f"{error.title.partition(';')[0]} ({error.detail})", fix=error.fix
+                )
             except TimeoutError:
-                lost = self._changed(Link.LOST, why=f"nothing heard for {self._silence_s:g} s")
+                lost = self._changed(FeedLink.LOST, why=f"nothing heard for {self._silence_s:g} s")
             except (OSError, WebSocketException) as error:
-                lost = self._changed(Link.LOST, why=f"the link broke ({type(error).__name__}: {error})")
+                lost = self._changed(FeedLink.LOST, why=f"the link broke ({type(error).__name__}: {error})")
             if time.monotonic() - began > LONGEST_WAIT_S:
                 waits = self._backoff.pauses()
             if lost is not None:
@@ -142,7 +144,7 @@ class Feed:
                 self._connection = connection
                 if self._wanted is not None:
                     await self._send_wanted(connection)
-                yield self._changed(Link.UP)
+                yield self._changed(FeedLink.UP)
                 yield listed
                 del listed  # many megabytes
                 while True:
@@ -165,7 +167,7 @@ class Feed:
         assert self._wanted is not None
         await connection.send(self._wanted.model_dump_json())
 
-    def _changed(self, state: Link, *, why: str = "", fix: str = "") -> LinkChange:
+    def _changed(self, state: FeedLink, *, why: str = "", fix: str = "") -> LinkChange:
         self.link = state
         return LinkChange(state=state, at=time.monotonic(), why=why, fix=fix)
 

@@ -12,8 +12,7 @@ from textual.app import App
 from textual.driver import Driver
 
 from loradeck.client.config import Context, config_path, load_contexts, load_keys
-from loradeck.client.feed import Link as FeedLink
-from loradeck.client.feed import LinkChange
+from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed
 from loradeck.client.terminal_text import clean

@@ -20,7 +20,7 @@ import pytest
 from tests.integration.cli.conftest import LORADECK, Desk
 
 from loradeck.client.config import Context
-from loradeck.client.feed import Feed, Link, LinkChange
+from loradeck.client.feed import Feed, FeedLink, LinkChange
 from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedEvents, FeedTenants
 from loradeck.schemas.log import EventKind
@@ -48,7 +48,7 @@ async def test_the_feed_lists_and_then_says_what_happens(desk: Desk, tenant: str
                     seen.append("row")
             if {"event", "row"} <= set(seen):
                 break
-    assert seen[:3] == [Link.CONNECTING, Link.UP, "listed"]
+    assert seen[:3] == [FeedLink.CONNECTING, FeedLink.UP, "listed"]
 
 
 @pytest.mark.parametrize(("ending", "status"), [("q", 0), (signal.SIGTERM, 128 + signal.SIGTERM)])

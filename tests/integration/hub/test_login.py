@@ -15,7 +15,7 @@ from tests.fakes.sign_in_provider import CLIENT, FakeProvider, fake_provider
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context, load_contexts
 from loradeck.client.errors import ApiError, ConfigError
-from loradeck.client.feed import Feed, Link, LinkChange
+from loradeck.client.feed import Feed, FeedLink, LinkChange
 from loradeck.client.sign_in import ProviderRefused, ProviderSilent, SignedIn, SignInFile, revoke, sign_in
 
 
@@ -57,7 +57,7 @@ async def test_a_person_signs_in_with_a_code_and_is_known_at_the_hub(desk: Desk)
     async with HubApi.to(desk.context) as api:
         assert (await api.me()).actor == "Ann"
     async for item in Feed(desk.context).follow():
-        if isinstance(item, LinkChange) and item.state is Link.UP:
+        if isinstance(item, LinkChange) and item.state is FeedLink.UP:
             break
     assert stat.S_IMODE(desk.file.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(desk.file.path.parent.stat().st_mode) == 0o700

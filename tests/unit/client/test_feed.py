@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 
 from loradeck.client.backoff import Backoff
 from loradeck.client.config import Context
-from loradeck.client.feed import FIRST_WAIT_S, LONGEST_WAIT_S, Feed, FeedItem, Link, LinkChange
+from loradeck.client.feed import FIRST_WAIT_S, LONGEST_WAIT_S, Feed, FeedItem, FeedLink, LinkChange
 from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedReset, FeedStatus
 from loradeck.schemas.ids import Role
@@ -112,7 +112,7 @@ async def take(feed: Feed, count: int) -> list[FeedItem]:
     return items
 
 
-def links(items: list[FeedItem]) -> list[Link]:
+def links(items: list[FeedItem]) -> list[FeedLink]:
     return [item.state for item in items if isinstance(item, LinkChange)]
 
 
@@ -137,7 +137,7 @@ async def test_it_lists_then_watches_from_the_lists_cursor(small_hub: tuple[Smal
     hub, context = small_hub
     hub.sessions = [says(status(8), status(9))]
     items = await take(Feed(context), 5)
-    assert links(items) == [Link.CONNECTING, Link.UP]
+    assert links(items) == [FeedLink.CONNECTING, FeedLink.UP]
     assert whole(items[2]) == STATE
     assert [item.status.rev for item in items if isinstance(item, FeedStatus)] == [8, 9]
     assert hub.opened == ["/v1/feed?since=3:7&seq=0"]
@@ -147,8 +147,8 @@ async def test_a_broken_link_is_said_to_be_lost_and_listed_again(small_hub: tupl
     hub, context = small_hub
     hub.sessions = [drops(), quiet]
     items = await take(Feed(context, backoff=Backoff(FIRST_WAIT_S, LONGEST_WAIT_S, random.Random(1).uniform)), 6)
-    assert links(items) == [Link.CONNECTING, Link.UP, Link.LOST, Link.UP]
-    lost = next(item for item in items if isinstance(item, LinkChange) and item.state is Link.LOST)
+    assert links(items) == [FeedLink.CONNECTING, FeedLink.UP, FeedLink.LOST, FeedLink.UP]
+    lost = next(item for item in items if isinstance(item, LinkChange) and item.state is FeedLink.LOST)
     assert lost.why
     assert hub.lists == 2
 
@@ -156,7 +156,7 @@ async def test_a_broken_link_is_said_to_be_lost_and_listed_again(small_hub: tupl
 async def test_a_silent_link_is_lost(small_hub: tuple[SmallHub, Context]) -> None:
     _, context = small_hub
     items = await take(Feed(context, silence_s=0.05), 4)
-    assert links(items) == [Link.CONNECTING, Link.UP, Link.LOST]
+    assert links(items) == [FeedLink.CONNECTING, FeedLink.UP, FeedLink.LOST]
     assert isinstance(items[3], LinkChange)
     assert "nothing heard for 0.05 s" in items[3].why
 
@@ -165,7 +165,7 @@ async def test_a_reset_lists_again_without_calling_the_link_lost(small_hub: tupl
     hub, context = small_hub
     hub.sessions = [says(FeedReset(why="too old").model_dump_json()), quiet]
     items = await take(Feed(context), 5)
-    assert links(items) == [Link.CONNECTING, Link.UP, Link.UP]
+    assert links(items) == [FeedLink.CONNECTING, FeedLink.UP, FeedLink.UP]
     assert whole(items[2]) == whole(items[4]) == STATE
 
 
@@ -183,7 +183,7 @@ async def test_a_message_that_is_malformed_loses_the_link_and_names_the_field(
     hub.sessions = [says(json.dumps({"type": "tenants", "rows": "none"}))]
     items = await take(Feed(context), 4)
     assert isinstance(items[3], LinkChange)
-    assert items[3].state is Link.LOST
+    assert items[3].state is FeedLink.LOST
     assert "rows" in items[3].why
 
 
@@ -192,14 +192,14 @@ async def test_a_refused_token_is_told_apart_from_a_lost_link(small_hub: tuple[S
     hub.refusal = Problem(status=401, code="unauthenticated", title="no valid token", fix="get one")
     items = await take(Feed(context), 2)
     assert isinstance(items[1], LinkChange)
-    assert (items[1].state, items[1].why, items[1].fix) == (Link.REFUSED, "no valid token", "get one")
+    assert (items[1].state, items[1].why, items[1].fix) == (FeedLink.REFUSED, "no valid token", "get one")
     assert hub.opened == []
 
 
 async def test_a_hub_that_is_not_there_is_lost(tmp_path: Path) -> None:
     feed = Feed(Context(name="t", socket=tmp_path / "none"))
     items = await take(feed, 2)
-    assert links(items) == [Link.CONNECTING, Link.LOST]
+    assert links(items) == [FeedLink.CONNECTING, FeedLink.LOST]
 
 
 async def test_the_rows_on_the_screen_are_said_again_after_a_reconnect(small_hub: tuple[SmallHub, Context]) -> None:
@@ -238,7 +238,7 @@ async def test_a_token_file_that_becomes_unsafe_stops_the_next_connection(
     async with asyncio.timeout(10), contextlib.aclosing(feed.follow()) as stream:
         whys = []
         async for item in stream:
-            if isinstance(item, LinkChange) and item.state is Link.LOST:
+            if isinstance(item, LinkChange) and item.state is FeedLink.LOST:
                 token.chmod(0o644)
                 whys.append(item.why)
                 if len(whys) == 2:

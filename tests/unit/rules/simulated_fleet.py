@@ -11,7 +11,7 @@ from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, ref
 from loradeck.rules.moves import forward, recover, rewind, rollbacks, witness
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
 from loradeck.rules.serving import flip, proof, residency, retention
-from loradeck.rules.serving.flip import Admission, Verdict
+from loradeck.rules.serving.flip import AdmissionDecision, Verdict
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
@@ -223,7 +223,7 @@ class SimulatedNode:
             self.take(entry)
         return todo
 
-    def admit(self, key: PointerKey) -> Admission:
+    def admit(self, key: PointerKey) -> AdmissionDecision:
         entry, standing = self.desired.get(key), self.in_force.get(key)
         left = standing if standing is not None and entry is not None and standing.fence < entry.fence else None
         return flip.in_force(entry, self.pins.get(key), self.ready, left=left)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import entry, ref, rid
 
-from loradeck.rules.serving.flip import RETRY_AFTER_S, Admission, Verdict, decide, gap_after_flip, in_force
+from loradeck.rules.serving.flip import RETRY_AFTER_S, AdmissionDecision, Verdict, decide, gap_after_flip, in_force
 from loradeck.schemas.route import Gap, RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
@@ -55,18 +55,18 @@ def test_what_waits_is_compared_with_too() -> None:
 
 
 def test_the_ready_release_is_admitted_to() -> None:
-    assert in_force(NOW, None, ALL) == Admission(release=ref("v2"), generation=4)
+    assert in_force(NOW, None, ALL) == AdmissionDecision(release=ref("v2"), generation=4)
 
 
 @pytest.mark.parametrize(
     ("gap", "admission"),
     [
-        (Gap.LEFT, Admission(release=ref("v2"), generation=4, gap=True)),
-        (Gap.BASE, Admission(base=True, generation=5, gap=True)),
-        (Gap.REFUSE, Admission(generation=5, code="not_ready", retry_after_s=RETRY_AFTER_S, gap=True)),
+        (Gap.LEFT, AdmissionDecision(release=ref("v2"), generation=4, gap=True)),
+        (Gap.BASE, AdmissionDecision(base=True, generation=5, gap=True)),
+        (Gap.REFUSE, AdmissionDecision(generation=5, code="not_ready", retry_after_s=RETRY_AFTER_S, gap=True)),
     ],
 )
-def test_until_the_release_is_ready_the_gap_policy_holds(gap: Gap, admission: Admission) -> None:
+def test_until_the_release_is_ready_the_gap_policy_holds(gap: Gap, admission: AdmissionDecision) -> None:
     wanted = entry("v1", 5).model_copy(update={"gap": gap})
     assert in_force(wanted, None, {rid("v2")}, left=NOW) == admission
     assert in_force(wanted, None, {rid("v1"), rid("v2")}, left=NOW).release == ref("v1")
@@ -78,7 +78,7 @@ def test_the_left_release_stands_in_only_while_it_is_ready_itself() -> None:
 
 
 def test_a_pin_says_which_release_and_the_tenants_policies_say_whether() -> None:
-    assert in_force(NOW, PIN, ALL) == Admission(release=ref("v7"), generation=4, pinned=True)
+    assert in_force(NOW, PIN, ALL) == AdmissionDecision(release=ref("v7"), generation=4, pinned=True)
     assert in_force(entry(None, 4), PIN, ALL).release == ref("v7")
     assert in_force(NOW.model_copy(update={"suspended": True}), PIN, ALL).code == "suspended"
     assert in_force(NOW.model_copy(update={"refuse_after_s": 5.0}), PIN, ALL, hub_lost_s=6.0).code == "hub_lost"
@@ -104,9 +104,9 @@ def test_without_a_hub_the_last_table_is_served_for_as_long_as_the_tenant_says(
 def test_a_refusal_carries_the_generation_and_when_to_come_back() -> None:
     suspended = NOW.model_copy(update={"suspended": True})
     lost = NOW.model_copy(update={"refuse_after_s": 5.0})
-    assert in_force(suspended, None, ALL) == Admission(generation=4, code="suspended")
-    assert in_force(entry(None, 4), None, ALL) == Admission(generation=4, code="removed")
-    assert in_force(lost, None, ALL, hub_lost_s=6.0) == Admission(
+    assert in_force(suspended, None, ALL) == AdmissionDecision(generation=4, code="suspended")
+    assert in_force(entry(None, 4), None, ALL) == AdmissionDecision(generation=4, code="removed")
+    assert in_force(lost, None, ALL, hub_lost_s=6.0) == AdmissionDecision(
         generation=4, code="hub_lost", retry_after_s=RETRY_AFTER_S
     )
 

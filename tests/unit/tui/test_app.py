@@ -13,7 +13,7 @@ from tests.fakes.console_stage import Stage, notice, pane, stage
 from textual import events
 
 from loradeck.client.errors import ApiError, HubUnreachable
-from loradeck.client.feed import Link, LinkChange
+from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedTenants
@@ -598,7 +598,7 @@ async def test_after_help_R_has_to_be_armed_again() -> None:
 
 async def test_a_lost_link_is_shown_and_nothing_is_sent() -> None:
     async with stage() as on:
-        on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
+        on.hub.says.put_nowait(LinkChange(state=FeedLink.LOST, at=0.0, why="the link broke"))
         await on.pause()
         on.clock.now += 14
         await on.half_second()
@@ -609,7 +609,7 @@ async def test_a_lost_link_is_shown_and_nothing_is_sent() -> None:
         await press(on, "R")
         assert on.hub.sent == []
         assert "R off: no link to the hub" in notice(on)
-        on.hub.says.put_nowait(LinkChange(state=Link.UP, at=0.0, why=""))
+        on.hub.says.put_nowait(LinkChange(state=FeedLink.UP, at=0.0, why=""))
         await on.pause()
         assert notice(on) == "", "what a key was told of the lost link is over"
 

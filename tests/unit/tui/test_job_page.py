@@ -8,7 +8,7 @@ import pytest
 from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Stage, stage
 
-from loradeck.client.feed import Link, LinkChange
+from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine, JobState
 from loradeck.tui.keys.action import Action
@@ -196,7 +196,7 @@ async def test_stale_shown_as_live_a_page_without_a_link_says_when_it_is_from() 
     async with stage(size=(140, 30)) as on:
         page = await look(on)
         on.hub.away = True
-        on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
+        on.hub.says.put_nowait(LinkChange(state=FeedLink.LOST, at=0.0, why="the link broke"))
         await on.pause()
         on.clock.now += 14
         await page._poll()

@@ -7,7 +7,7 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Stage, notice, pane, stage
 
 from loradeck.client.errors import ApiError
-from loradeck.client.feed import Link, LinkChange
+from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.schemas.feed import FeedJobs, FeedNodes, FeedStatus
 from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import Job, JobState
@@ -226,7 +226,7 @@ async def test_read_only_leak_no_order_leaves_a_read_only_console() -> None:
 async def test_without_a_link_no_order_is_asked_for() -> None:
     async with stage() as on:
         await at_node(on, "gpu-01")
-        on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
+        on.hub.says.put_nowait(LinkChange(state=FeedLink.LOST, at=0.0, why="the link broke"))
         await on.half_second()
         await on.press("D")
         assert "D off: no link to the hub" in notice(on)

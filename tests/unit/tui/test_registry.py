@@ -6,7 +6,7 @@ import pytest
 from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Stage, pane, stage
 
-from loradeck.client.feed import Link, LinkChange
+from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.tui.keys.action import Screen
 from loradeck.tui.lines.registry import gate_lines
@@ -107,7 +107,7 @@ async def test_rows_that_cannot_be_fetched_again_stay_and_say_how_old_they_are()
 
 async def test_nothing_is_asked_of_a_hub_that_is_not_there() -> None:
     async with stage() as on:
-        on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke", fix=""))
+        on.hub.says.put_nowait(LinkChange(state=FeedLink.LOST, at=0.0, why="the link broke", fix=""))
         await on.pause()
         await look(on, Screen.GATES)
         assert on.deck.state.fetches[Screen.GATES].at is None

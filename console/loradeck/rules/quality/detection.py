@@ -117,14 +117,14 @@ class Detector:
     `restarting`: for a release that has been live for long. Otherwise the evidence is taken since a move.
     """
 
-    __slots__ = ("_seconds", "_settled", "limit", "restarting")
+    __slots__ = ("_seconds", "_folded", "limit", "restarting")
 
     def __init__(self, limit: float, *, restarting: bool) -> None:
         if not 0 < limit < 1:
             raise ValueError(f"the limit of a share lies between 0 and 1, not at {limit}")
         self.limit = limit
         self.restarting = restarting
-        self._settled = (0.0,) * len(ODDS)
+        self._folded = (0.0,) * len(ODDS)
         self._seconds: dict[int, tuple[int, int]] = {}
         """Second of admission -> its units, and how many of them are known to be bad."""
 
@@ -139,13 +139,13 @@ class Detector:
         It is the logarithm of the best bet's wealth over the number of bets, which is at most their mean.
         """
         for second in sorted(second for second in self._seconds if second < now - HORIZON_S):
-            self._settled = self._after(self._settled, *self._seconds.pop(second))
-        most = max(self._settled)
+            self._folded = self._after(self._folded, *self._seconds.pop(second))
+        most = max(self._folded)
         if self.restarting:
             most = max(most, 0.0)
         gain = _bets(self.limit)[-1][1] * sum(bad for _, bad in self._seconds.values())
         if most + gain > 1:
-            wealth = self._settled
+            wealth = self._folded
             for second in sorted(self._seconds):
                 wealth = self._after(wealth, *self._seconds[second])
                 most = max(most, *wealth)

@@ -89,7 +89,7 @@ def gap_after_flip(gap: Gap, residency: RouteResidency) -> Gap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Admission:
+class AdmissionDecision:
     """The release that a request is admitted to, or the base alone (`base`), or a refusal with the reason `code`.
 
     `generation`: of the entry whose release answers; with a pin, of the entry it overrides. `gap`: the newest desired
@@ -112,7 +112,7 @@ def in_force(
     *,
     left: TableEntry | None = None,
     hub_lost_s: float | None = None,
-) -> Admission:
+) -> AdmissionDecision:
     """Decides where a request is admitted now.
 
     Args:
@@ -125,20 +125,20 @@ def in_force(
         An admission, or a refusal with one of the codes unknown_route, suspended, removed, hub_lost, not_ready.
     """
     if entry is None:
-        return Admission(code="unknown_route")
+        return AdmissionDecision(code="unknown_route")
     if entry.suspended:
-        return Admission(generation=entry.generation, code="suspended")
+        return AdmissionDecision(generation=entry.generation, code="suspended")
     if hub_lost_s is not None and entry.refuse_after_s is not None and hub_lost_s >= entry.refuse_after_s:
-        return Admission(generation=entry.generation, code="hub_lost", retry_after_s=RETRY_AFTER_S)
+        return AdmissionDecision(generation=entry.generation, code="hub_lost", retry_after_s=RETRY_AFTER_S)
     wanted = pin.release if pin is not None else entry.current
     if wanted is None:
-        return Admission(generation=entry.generation, code="removed")
+        return AdmissionDecision(generation=entry.generation, code="removed")
     pinned = pin is not None
     if wanted.id in ready:
-        return Admission(release=wanted, generation=entry.generation, pinned=pinned)
+        return AdmissionDecision(release=wanted, generation=entry.generation, pinned=pinned)
     gap = gap_after_flip(entry.gap, entry.residency)
     if gap is Gap.LEFT and left is not None and left.current is not None and left.current.id in ready:
-        return Admission(release=left.current, generation=left.generation, gap=True)
+        return AdmissionDecision(release=left.current, generation=left.generation, gap=True)
     if gap is Gap.BASE:
-        return Admission(base=True, generation=entry.generation, gap=True)
-    return Admission(generation=entry.generation, code="not_ready", retry_after_s=RETRY_AFTER_S, gap=True)
+        return AdmissionDecision(base=True, generation=entry.generation, gap=True)
+    return AdmissionDecision(generation=entry.generation, code="not_ready", retry_after_s=RETRY_AFTER_S, gap=True)

@@ -37,14 +37,14 @@ class Linked:
         return LINK_TTL_S if self.proved else CHALLENGE_S
 
 
-class Outcome(NamedTuple):
+class LinkChoice(NamedTuple):
     """Which link counts, by its place; None: two are alive, and neither does. `dead` ones are to be closed."""
 
     counts: int | None
     dead: frozenset[int]
 
 
-def who_counts(links: Sequence[Linked], present: int | None, now: float) -> Outcome:
+def who_counts(links: Sequence[Linked], present: int | None, now: float) -> LinkChoice:
     """Which of the links under a name counts.
 
     Args:
@@ -58,10 +58,10 @@ def who_counts(links: Sequence[Linked], present: int | None, now: float) -> Outc
     left = [place for place in range(len(links)) if place not in dead]
     alive = [place for place in left if links[place].asked is None]
     if len(alive) > 1 or not left:
-        return Outcome(None, dead)
+        return LinkChoice(None, dead)
     if len(left) == 1:
-        return Outcome(left[0], dead)
+        return LinkChoice(left[0], dead)
     newest = left[-1]
     if alive == [newest] and {links[place].boot for place in left} == {links[newest].boot}:
-        return Outcome(newest, dead)  # an agent knows best which of its connections is the last: it does not wait
-    return Outcome(present if present in left else None, dead)
+        return LinkChoice(newest, dead)  # an agent knows best which of its connections is the last: it does not wait
+    return LinkChoice(present if present in left else None, dead)
