@@ -31,7 +31,7 @@ from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import CandidateRef, TableEntry
 from loradeck_agent.router.wire import Cursor
 from loradeck_agent.uplink.desired_table import DesiredTable
-from loradeck_agent.uplink.desired_table import Judgement as Heard
+from loradeck_agent.uplink.desired_table import DirectiveVerdict as Heard
 
 KEY: PointerKey = ("acme", "production")
 LABELS = ("v1", "v2", "v3")

@@ -31,7 +31,7 @@ from loradeck_agent.router import table
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.uplink import hubs
-from loradeck_agent.uplink.desired_table import DesiredTable, Judgement
+from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
 
 Patch = tuple[Any, str, Any]
 
@@ -93,7 +93,7 @@ def _ignored_gap() -> list[Patch]:
 
     def judge(self: Any, message: Any) -> Any:
         verdict = real(self, message)
-        return Judgement.APPLY if verdict is Judgement.GAP else verdict
+        return DirectiveVerdict.APPLY if verdict is DirectiveVerdict.GAP else verdict
 
     real = DesiredTable.judge
     return [(DesiredTable, "judge", judge)]

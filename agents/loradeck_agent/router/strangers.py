@@ -9,7 +9,7 @@ import resource
 
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.failed_logins import FailedLogins
-from loradeck.strangers.head import BadHead, Head
+from loradeck.strangers.head import BadHead, RequestHead
 from loradeck.strangers.protocol import Answer, Limits, Strangers, address_of, answer
 from loradeck_agent.router.admission import Admission, Refusal
 from loradeck_agent.router.proxy import BAD_KEY, refused
@@ -29,7 +29,7 @@ def strangers(admission: Admission, limits: Limits | None = None, tls: ServerCer
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         limits = Limits.under(files, files // 2)
 
-    def judge(head: Head, transport: asyncio.BaseTransport) -> Answer | None:
+    def judge(head: RequestHead, transport: asyncio.BaseTransport) -> Answer | None:
         if head.bearer is not None and (admission.handed_over or admission.tenants_of(head.bearer)):
             return None  # once handed over, the router that has the right to admit judges it
         if head.method == "GET" and head.target == "/healthz":

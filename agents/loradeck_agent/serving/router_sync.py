@@ -34,7 +34,7 @@ from loradeck_agent.router.wire import VOLATILE, Acks, Cursor, RouterState, Tabl
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable, Judgement
+from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +107,11 @@ class RouterSync:
     async def directive(self, message: Desired) -> None:
         """Hands what changed to the router and sends its acknowledgements on. Nothing stands before this."""
         verdict = self.table.judge(message)
-        if verdict is Judgement.APPLY and (flaw := self.table.flaw(message)):
+        if verdict is DirectiveVerdict.APPLY and (flaw := self.table.flaw(message)):
             await self._refuse(message, message.entries, "bad_position", flaw)
-        elif verdict is Judgement.APPLY and (forged := self.table.forged(message)):
+        elif verdict is DirectiveVerdict.APPLY and (forged := self.table.forged(message)):
             await self._refuse(message, forged, "bad_signature", "no hub of this log has signed the entry")
-        elif verdict is Judgement.APPLY:
+        elif verdict is DirectiveVerdict.APPLY:
             answer, behind = Acks(), self._behind.is_set()
             cursor = Cursor(message.epoch, message.rev, message.hash, message.position)
             try:
@@ -124,7 +124,7 @@ class RouterSync:
             except AgentError as error:
                 log.error("the router did not take revision %d: %s", message.rev, error)
             await self._after_directive(message, answer, behind)
-        elif verdict is Judgement.GAP:
+        elif verdict is DirectiveVerdict.GAP:
             self.table.missed = True
             await self._resync(f"revisions {self.table.cursor.rev} to {message.prev_rev} were missed")
         else:

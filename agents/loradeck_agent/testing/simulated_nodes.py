@@ -41,7 +41,7 @@ from loradeck_agent.host.login import Login
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.router.wire import ack_about
 from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable, Judgement
+from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
 from loradeck_agent.uplink.link import Link
 
 log = logging.getLogger(__name__)
@@ -159,9 +159,9 @@ class Node:
 
     async def _directive(self, message: wire.Desired) -> None:
         verdict = self.table.judge(message)
-        if verdict is Judgement.GAP:
+        if verdict is DirectiveVerdict.GAP:
             await self.link.send(wire.Resync(why=f"revisions up to {message.prev_rev} were missed"))
-        if verdict is not Judgement.APPLY:
+        if verdict is not DirectiveVerdict.APPLY:
             return
         if self.table.flaw(message) or self.table.forged(message):
             raise RuntimeError(f"revision {message.rev} is not what a hub of its log signed")

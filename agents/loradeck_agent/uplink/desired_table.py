@@ -18,7 +18,7 @@ from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck_agent.router.wire import Cursor
 
 
-class Judgement(StrEnum):
+class DirectiveVerdict(StrEnum):
     """What becomes of a `desired` message."""
 
     APPLY = "apply"
@@ -80,24 +80,24 @@ class DesiredTable:
             why = f"the entry of {'/'.join(keys[0])} is not of the log of its position"
         return why
 
-    def judge(self, message: Desired) -> Judgement:
+    def judge(self, message: Desired) -> DirectiveVerdict:
         """Whether to apply a message. Changes nothing, except that a recovered hub is obeyed again."""
         if self.refused is not None:
             # `loradeck hub recover` raises the epoch and then sends everything.
             if not (message.full and message.epoch > max(self.refused.epoch, self.cursor.epoch)):
-                return Judgement.REFUSED
+                return DirectiveVerdict.REFUSED
             self.refused = None
         if message.epoch < self.cursor.epoch:
-            return Judgement.STALE
+            return DirectiveVerdict.STALE
         if message.full:
             if message.epoch == self.cursor.epoch and message.rev < self.cursor.rev:
-                return Judgement.STALE
-            return Judgement.APPLY
+                return DirectiveVerdict.STALE
+            return DirectiveVerdict.APPLY
         if message.prev_rev > self.cursor.rev:
-            return Judgement.GAP
+            return DirectiveVerdict.GAP
         if message.rev < self.cursor.rev:
-            return Judgement.STALE
-        return Judgement.APPLY
+            return DirectiveVerdict.STALE
+        return DirectiveVerdict.APPLY
 
     def withdrawn(self, message: Desired) -> tuple[TableEntry, ...]:
         """Tombstones of what a whole table no longer names: its hub has all that is known here in its log.

@@ -33,7 +33,7 @@ from loradeck.schemas.audit import KEPT
 from loradeck.schemas.membership import AUTHORITY_PATH
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.head import BadHead, Head
+from loradeck.strangers.head import BadHead, RequestHead
 from loradeck.strangers.protocol import Answer, Limits, Strangers, address_of, answer
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def strangers(
 ) -> Strangers:
     """The strangers of a TCP listener: who shows a valid token is none, or, where nodes call, a valid certificate."""
 
-    def judge(head: Head, transport: BaseTransport) -> Answer | None:
+    def judge(head: RequestHead, transport: BaseTransport) -> Answer | None:
         path = head.target.partition("?")[0]
         try:
             if membership is None:

@@ -35,7 +35,7 @@ def person(token: str | None, name: str, *, people_sign_in: bool) -> str | None:
     return token if token is not None and token.startswith(SIGNED_IN) else None
 
 
-class Allowed(StrEnum):
+class SignInScope(StrEnum):
     """What is left of a sign-in."""
 
     ALL = "all"  # what its groups allow
@@ -43,7 +43,7 @@ class Allowed(StrEnum):
     NOTHING = "nothing"
 
 
-def allowed(now_ms: int, verified_ms: int, expires_ms: int, answered_ms: int | None) -> Allowed:
+def allowed(now_ms: int, verified_ms: int, expires_ms: int, answered_ms: int | None) -> SignInScope:
     """Decides what a verified sign-in still allows: everything, backward moves only, or nothing.
 
     An expired one allows nothing while the provider answers: whoever may still sign in gets a new one there. While
@@ -56,13 +56,13 @@ def allowed(now_ms: int, verified_ms: int, expires_ms: int, answered_ms: int | N
             has not asked since its own start.
     """
     if now_ms < expires_ms:
-        return Allowed.ALL
+        return SignInScope.ALL
     if answered_ms is None:
-        return Allowed.NOTHING
+        return SignInScope.NOTHING
     silence = now_ms - answered_ms
     if SILENT_MS <= silence < SILENCE_MS and answered_ms - verified_ms < SILENCE_MS:
-        return Allowed.BACKWARD
-    return Allowed.NOTHING
+        return SignInScope.BACKWARD
+    return SignInScope.NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ _BEARER = re.compile(rb"\nauthorization:[ \t]*bearer[ \t]+([^\r\n]*)", re.IGNORE
 
 
 @dataclass(frozen=True)
-class Head:
+class RequestHead:
     """A whole head. `bearer` is None where it shows no key; `target` is as it was sent, never longer than a line."""
 
     method: str
@@ -38,7 +38,7 @@ class BadHead(Fault):
         self.status = status
 
 
-def read_head(data: bytes | bytearray, seen: int = 0) -> Head | None:
+def read_head(data: bytes | bytearray, seen: int = 0) -> RequestHead | None:
     """The head at the beginning of what was received; None: more of it has to come.
 
     `seen`: how many bytes were looked at before.
@@ -60,7 +60,7 @@ def read_head(data: bytes | bytearray, seen: int = 0) -> Head | None:
         raise _too_large(f"{LINE_BYTES} bytes in one header")
     method, _, rest = lines[0].decode("latin-1").partition(" ")
     found = _BEARER.search(head)
-    return Head(method, rest.partition(" ")[0], found[1].strip().decode("latin-1") if found else None)
+    return RequestHead(method, rest.partition(" ")[0], found[1].strip().decode("latin-1") if found else None)
 
 
 def _too_large(most: str) -> BadHead:

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import cast
 
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.head import BadHead, Head, read_head
+from loradeck.strangers.head import BadHead, RequestHead, read_head
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Strangers:
         self,
         limits: Limits,
         *,
-        judge: Callable[[Head, asyncio.BaseTransport], Answer | None],
+        judge: Callable[[RequestHead, asyncio.BaseTransport], Answer | None],
         reject: Callable[[BadHead], Answer],
         tls: ServerCertificate | None = None,
     ) -> None:

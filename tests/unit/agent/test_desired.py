@@ -8,7 +8,7 @@ from loradeck.schemas.link import Bookmark, Desired, Welcome
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck_agent.router.wire import Cursor
-from loradeck_agent.uplink.desired_table import DesiredTable, Judgement
+from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
 
 HASH = "a" * 64
 
@@ -40,19 +40,19 @@ def at(epoch: int, rev: int) -> DesiredTable:
 @pytest.mark.parametrize(
     ("message", "heard"),
     [
-        (desired(rev=11), Judgement.APPLY),
-        (desired(rev=13, prev=12), Judgement.GAP),
-        (desired(rev=13, prev=9), Judgement.APPLY),
-        (desired(rev=9), Judgement.STALE),
-        (desired(rev=11, epoch=1), Judgement.APPLY),
-        (desired(rev=99, epoch=0, full=True), Judgement.STALE),
-        (desired(rev=9, full=True), Judgement.STALE),
-        (desired(rev=10, prev=0, full=True), Judgement.APPLY),
-        (desired(rev=3, prev=0, epoch=2, full=True), Judgement.APPLY),
-        (desired(rev=12, prev=11, epoch=2), Judgement.GAP),
+        (desired(rev=11), DirectiveVerdict.APPLY),
+        (desired(rev=13, prev=12), DirectiveVerdict.GAP),
+        (desired(rev=13, prev=9), DirectiveVerdict.APPLY),
+        (desired(rev=9), DirectiveVerdict.STALE),
+        (desired(rev=11, epoch=1), DirectiveVerdict.APPLY),
+        (desired(rev=99, epoch=0, full=True), DirectiveVerdict.STALE),
+        (desired(rev=9, full=True), DirectiveVerdict.STALE),
+        (desired(rev=10, prev=0, full=True), DirectiveVerdict.APPLY),
+        (desired(rev=3, prev=0, epoch=2, full=True), DirectiveVerdict.APPLY),
+        (desired(rev=12, prev=11, epoch=2), DirectiveVerdict.GAP),
     ],
 )
-def test_what_is_heard_at_epoch_1_revision_10(message: Desired, heard: Judgement) -> None:
+def test_what_is_heard_at_epoch_1_revision_10(message: Desired, heard: DirectiveVerdict) -> None:
     table = at(1, 10)
     assert table.judge(message) is heard
     assert table.cursor == Cursor(1, 10), "hearing alone changes nothing"
@@ -97,10 +97,10 @@ def test_a_hub_that_lacks_our_log_is_refused_until_it_sends_everything_under_a_h
     table = at(3, 10)
     table.welcome(Welcome(epoch=4, rev=6, hash=HASH, refuse="log_behind"))
     for message in (desired(rev=7, epoch=4), desired(rev=7, epoch=4, full=True), desired(rev=9, prev=0, epoch=5)):
-        assert table.judge(message) is Judgement.REFUSED
+        assert table.judge(message) is DirectiveVerdict.REFUSED
     assert not table.bookmark(Bookmark(epoch=4, rev=6, hash=HASH))
     assert table.cursor == Cursor(3, 10)
-    assert table.judge(desired(rev=9, prev=0, epoch=5, full=True)) is Judgement.APPLY
+    assert table.judge(desired(rev=9, prev=0, epoch=5, full=True)) is DirectiveVerdict.APPLY
     assert table.refused is None
 
 
@@ -108,7 +108,7 @@ def test_a_welcome_without_refusal_ends_an_earlier_one() -> None:
     table = at(3, 10)
     table.welcome(Welcome(epoch=4, rev=6, hash=HASH, refuse="log_behind"))
     table.welcome(Welcome(epoch=5, rev=12, hash=HASH))
-    assert table.judge(desired(rev=12, prev=10, epoch=5)) is Judgement.APPLY
+    assert table.judge(desired(rev=12, prev=10, epoch=5)) is DirectiveVerdict.APPLY
 
 
 def test_a_bookmark_moves_the_cursor_forward_only() -> None:

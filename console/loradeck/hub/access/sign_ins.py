@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from loradeck.hub.access.auth import USED_EVERY_MS, Caller, Tokens, unauthenticated
 from loradeck.rules.errors import Refused
-from loradeck.rules.sign_in import SIGNED_IN, SILENCE_MS, Allowed, Grant, allowed, scope_of
+from loradeck.rules.sign_in import SIGNED_IN, SILENCE_MS, Grant, SignInScope, allowed, scope_of
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.sign_in import OidcSettings, Person, SavedSignIns, SignInRecord
 
@@ -89,7 +89,7 @@ class SignIns:
         self._answered_ms = saved.answered_ms
         self._saved_answer_ms = saved.answered_ms
         self._answers: bool | None = None  # None: it was not asked yet
-        self._valid = {r.subject for r in saved.records if self._allowed(r) is Allowed.ALL}
+        self._valid = {r.subject for r in saved.records if self._allowed(r) is SignInScope.ALL}
         self.unsaved = False
 
     def caller(self, bearer: str) -> Caller:
@@ -102,9 +102,9 @@ class SignIns:
         sha256 = hashlib.sha256(bearer.encode()).hexdigest()
         record = self._records.get(sha256) or self._first_seen(bearer, sha256)
         what = self._allowed(record)
-        if what is Allowed.NOTHING:
+        if what is SignInScope.NOTHING:
             raise unauthenticated()
-        if what is Allowed.ALL:
+        if what is SignInScope.ALL:
             self._valid.add(record.subject)
             if self._now_ms() - record.verified_ms >= USED_EVERY_MS:
                 self._put(record.model_copy(update={"verified_ms": self._now_ms()}))
@@ -115,7 +115,7 @@ class SignIns:
             actor=self._people[record.subject].name,
             role=scope.role,
             tenants=scope.tenants,
-            backward=what is Allowed.BACKWARD,
+            backward=what is SignInScope.BACKWARD,
             token=token_id(record.subject),
         )
 
@@ -144,7 +144,7 @@ class SignIns:
 
     def take_ended(self) -> list[str]:
         """The ids (`Caller.token`) of people whose last token has expired or was ended since this was last asked."""
-        valid = {record.subject for record in self._records.values() if self._allowed(record) is Allowed.ALL}
+        valid = {record.subject for record in self._records.values() if self._allowed(record) is SignInScope.ALL}
         ended, self._valid = self._valid - valid, valid
         return [token_id(subject) for subject in sorted(ended)]
 
@@ -154,9 +154,9 @@ class SignIns:
         records = tuple(self._records.values())
         return SavedSignIns(answered_ms=self._answered_ms, people=dict(self._people), records=records)
 
-    def _allowed(self, record: SignInRecord) -> Allowed:
+    def _allowed(self, record: SignInRecord) -> SignInScope:
         if record.ended:
-            return Allowed.NOTHING
+            return SignInScope.NOTHING
         answered_ms = self._answered_ms if self._answers is False else None
         return allowed(self._now_ms(), record.verified_ms, record.expires_ms, answered_ms)
 

@@ -117,7 +117,7 @@ class Detector:
     `restarting`: for a release that has been live for long. Otherwise the evidence is taken since a move.
     """
 
-    __slots__ = ("_seconds", "_folded", "limit", "restarting")
+    __slots__ = ("_folded", "_seconds", "limit", "restarting")
 
     def __init__(self, limit: float, *, restarting: bool) -> None:
         if not 0 < limit < 1:

@@ -135,7 +135,7 @@ class _Share:
 FIGURES = ("bad", "errors")
 
 
-class Cause(NamedTuple):
+class AtFault(NamedTuple):
     """What is at fault for bad answers or errors.
 
     `verdict`: 'release', 'node', 'base', 'fine', 'too_few' or 'unknown'. `figure`: 'bad' or 'errors', the counts it was
@@ -152,7 +152,7 @@ def cause(
     by_replica: Mapping[str, Counts],
     others: Counts | None,
     base: Counts | None,
-) -> Cause:
+) -> AtFault:
     """Finds out what is at fault for the answers of a live release, and by which figure.
 
     Compares the live release with its prior (while that was live), replica by replica, with other tenants on the same
@@ -166,10 +166,10 @@ def cause(
         verdicts.append(
             _verdict(figure(live), _usable(prior, figure), replicas, _usable(others, figure), _usable(base, figure))
         )
-    faults = [Cause(v, f) for v, f in zip(verdicts, FIGURES, strict=True) if v in ("release", "node", "base")]
+    faults = [AtFault(v, f) for v, f in zip(verdicts, FIGURES, strict=True) if v in ("release", "node", "base")]
     if faults:
         return faults[0]
-    return Cause(verdicts[0], "bad") if live.checked else Cause(verdicts[1], "errors")
+    return AtFault(verdicts[0], "bad") if live.checked else AtFault(verdicts[1], "errors")
 
 
 def _bad(health: Counts) -> _Share:
