@@ -118,7 +118,7 @@ class HubApi:
         return await asyncio.to_thread(listed, body, self.transport.where)
 
     async def row(self, tenant: str, route: str, *, promote: str | None = None) -> TenantRow:
-        """Fetches one pointer with its preview. `promote`: a release, to learn what is to be asked before its promote."""
+        """Fetches a pointer with its preview. `promote`: a release, to learn what is to be asked before its promote."""
         return await self.transport.ask(TenantRow, "GET", _route(tenant, route), params={"promote": promote})
 
     async def related(self, tenant: str, route: str) -> RelatedReleases:

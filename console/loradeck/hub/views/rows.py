@@ -141,7 +141,7 @@ class Rows:
         )
 
     def _undo_asks(self, last: Event, pointer: PointerState) -> str | None:
-        """What speaks against the release that an undo of the last move would serve again, or that it would be cold."""
+        """Says what speaks against the release that an undo of the last move would serve, or that it is cold."""
         why, target = undo_asks(last, pointer, self._facts.of(pointer.key)), last.from_release
         if why is None and target is not None and target != pointer.release:
             return "cold" if self._previews.cold_prior(pointer.key, target) else None
