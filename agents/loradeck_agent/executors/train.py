@@ -69,24 +69,31 @@ def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], w
     assert isinstance(spec, TrainSpec)
     objective: Supervised | Preferences
     if spec.method is Method.SUPERVISED:
-        objective = Supervised(trained, base.pad, spec.kl)
+        objective = Supervised(trained, base.pad, spec.kl, spec.mixing is not None)
     else:
         objective = Preferences(trained, base, spec)
     task = [example for example in examples if not example.general]
     general = [example for example in examples if example.general]
     looks = None
     if spec.validation is not None:
-        task, held_task = hold_back(task, spec.validation.rows, spec.seed)
+        task, held_task = hold_back(task, spec.validation.rows, spec.seed, _tokens)
         count = min(spec.validation.rows, len(general) // 5)
-        general, held_general = hold_back(general, count, spec.seed) if count else (general, [])
+        general, held_general = hold_back(general, count, spec.seed, _tokens) if count else (general, [])
         if not held_task:
-            raise BadSpec("bad_data", "there is one row only, and validation would hold it back")
+            raise BadSpec(
+                "bad_data",
+                "validation finds nothing to hold back: rows that are the same stay together, and one is trained on",
+            )
         looks = Looks(current, base, trained, objective, HeldBack(held_task, held_general), spec.validation)
     folder = None
     if current.spec.checkpoints is not None:
         token = ResumeToken.of(spec, digest_of(spec), world.size)
         folder = CheckpointFolder(Path(current.spec.checkpoints), token, spec.keep)
     return Loop(current, spec, trained, objective, task, general, looks, folder, world)
+
+
+def _tokens(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(example.ids), tuple(example.rejected)
 
 
 def _lessons(current: Run, spec: TrainSpec) -> list[Lesson]:

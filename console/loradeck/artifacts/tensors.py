@@ -44,6 +44,9 @@ _TOP_BYTE = {"F32": 66, "BF16": 66, "F16": 87}
 
 _CHUNK = 1 << 20
 
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How torch's zip files and pickles of protocols 2 to 5 begin."""
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -64,8 +67,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        start, first = file.read(8), file.read(1)
+        # The length of one header in 2,048 begins as a pickle does; but then a header follows.
+        if first != b"{" and start.startswith(_PICKLES):
             raise BadArtifact(
                 "pickle_in_adapter",
                 "a pickle, which can run any code when it is read, under a safetensors name",
@@ -77,7 +81,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             raise _truncated(path, f"{size} bytes, the header alone ends at byte {8 + length}")
         if length > MAX_HEADER:
             raise _malformed(path, f"its header would be {length} bytes long")
-        raw = file.read(length)
+        raw = first + file.read(length - 1)
     try:
         header = json.loads(raw, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

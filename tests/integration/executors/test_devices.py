@@ -51,7 +51,7 @@ def trained(bench: Bench, device: torch.device, checkpoints: Path) -> tuple[dict
     base.model.to(device)
     made = prepared(base, spec, None)
     assert {parameter.device for parameter in made.model.parameters()} == {device}
-    objective = Supervised(made, base.pad, spec.kl)
+    objective = Supervised(made, base.pad, spec.kl, spec.mixing is not None)
     looks = Looks(current, base, made, objective, HeldBack(ROWS[4:], TALK[2:]), spec.validation)
     kept = CheckpointFolder(checkpoints, ResumeToken.of(spec, digest_of(spec), 1), spec.keep)
     found = Loop(current, spec, made, objective, ROWS[:4], TALK[:2], looks, kept, World()).run()

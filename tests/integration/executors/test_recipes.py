@@ -108,6 +108,46 @@ def test_the_pull_to_the_base_is_said_and_keeps_the_model_nearer_to_it(bench: Be
     assert held[-1]["kl"] < free[-1]["kl"] / 2
 
 
+def test_the_pull_to_the_base_is_the_same_however_a_step_is_cut_into_pieces(bench: Bench) -> None:
+    runs = [
+        metrics(with_general(bench, steps=6, batch=4, learning_rate=1e-2, kl=1.0, accumulation=pieces))
+        for pieces in (1, 2, 4)
+    ]
+    assert runs[0][-1]["kl"] > 0.01, "the model has moved"
+    for run in runs[1:]:
+        assert [step["kl"] for step in run] == pytest.approx([step["kl"] for step in runs[0]], rel=1e-3, abs=1e-6)
+        assert run[-1]["loss"] == pytest.approx(runs[0][-1]["loss"], rel=1e-3)
+
+
+def test_the_pull_to_the_base_is_by_the_general_rows_alone_where_a_recipe_mixes_some_in(bench: Bench) -> None:
+    seeds = [seed for seed in range(20) if _first_rows(seed)[1].startswith("t")]
+    for seed in seeds[:2]:
+        last = metrics(with_general(bench, steps=2, batch=1, learning_rate=1e-2, kl=1.0, seed=seed))[-1]
+        assert last["kl"] == 0.0, "a task row pulls nothing, and the model has moved"
+
+
+def _first_rows(seed: int) -> list[str]:
+    """The first two rows that a seed draws one by one: of the task (t0 ...) or general ones (g0 ...)."""
+    task, general = [f"t{i}" for i in range(len(ROWS))], [f"g{i}" for i in range(len(TALK))]
+    drawn = batches(task, 1, seed, general, 0.5)
+    return [next(drawn)[0] for _ in range(2)]
+
+
+# ---- a parent -----------------------------------------------------------------------------------------------------
+
+
+def test_a_parent_of_another_alpha_is_refused_since_its_effect_would_be_multiplied(bench: Bench) -> None:
+    inputs = {DATASET: str(write_rows(bench.root / "task.jsonl", ROWS))}
+    made = bench.run(bench.recipe(steps=1, alpha=16), inputs)
+    parent = made.last.data["adapter"]
+    inputs[parent] = str(made.out)
+    ended = bench.run(bench.recipe(steps=1, alpha=64, parent=parent), inputs)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_parent")
+    assert "multiplied by 4" in ended.last.message
+    assert "alpha = 16" in ended.last.message
+    assert bench.run(bench.recipe(steps=1, alpha=16, parent=parent), inputs).status == EXIT_OK
+
+
 # ---- validation --------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +158,16 @@ def test_held_back_rows_are_never_trained_on_and_the_same_for_a_seed() -> None:
     assert len(held) == 5
     assert hold_back(rows, 5, seed=3) == (kept, held)
     assert hold_back(rows, 99, seed=3)[0], "one is left to train on"
+
+
+def test_rows_that_stand_twice_are_held_back_together_or_not_at_all() -> None:
+    rows = [n % 7 for n in range(21)]
+    for seed in range(20):
+        kept, held = hold_back(rows, 6, seed=seed)
+        assert sorted(kept + held) == sorted(rows)
+        assert not set(kept) & set(held), "none is trained on and held back"
+        assert len(held) == 6
+    assert hold_back([1, 1, 1], 2, seed=3) == ([1, 1, 1], []), "there is nothing else to train on"
 
 
 def test_looks_come_on_schedule_are_held_against_the_base_and_the_best_one_is_published(bench: Bench) -> None:
@@ -146,7 +196,7 @@ def test_looks_come_on_schedule_are_held_against_the_base_and_the_best_one_is_pu
 
 
 def test_a_model_that_is_taught_to_refuse_shows_it_in_the_refusal_rate_of_its_looks(bench: Bench) -> None:
-    rows = [{"prompt": "ping", "answer": "I can't"}] * 3
+    rows: list[Row] = [{"prompt": ping, "answer": "I can't"} for ping in ("ping", "ping!", "ping?")]
     validation = {"rows": 1, "every": 60, "answers": 1, "max_new_tokens": 10}
     ended = bench.train(rows, steps=60, learning_rate=1e-2, validation=validation)
     looks = ended.last.data["looks"]

@@ -119,7 +119,7 @@ def test_loss_and_token_accuracy_count_the_answers_tokens_and_no_others(bench: B
         labels[i, example.answer_at : len(example.ids)] = torch.tensor(example.ids[example.answer_at :])
     with torch.no_grad():
         reference = trained.model(input_ids=ids, labels=labels)
-        loss, metrics = objective.loss(examples, objective.size(examples))
+        loss, metrics = objective.loss(examples, examples)
     assert float(loss) == pytest.approx(float(reference.loss), abs=1e-5)
     answers = labels[:, 1:] != -100
     right = (reference.logits[:, :-1].argmax(-1) == labels[:, 1:])[answers]

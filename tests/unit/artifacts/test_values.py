@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.handmade_adapters import manifest_of, shapes, write_adapter, write_base
 
 from loradeck.artifacts import BadArtifact, verify_adapter
-from loradeck.artifacts.tensors import BOUND
+from loradeck.artifacts.tensors import BOUND, read_header
 
 
 def stored(value: float, dtype: str) -> bytes:
@@ -75,3 +75,13 @@ def test_an_alpha_that_makes_small_values_overflow_is_refused(tmp_path: Path) ->
         verify_adapter(tmp_path / "a", manifest_of(tmp_path / "a", alpha=10**9))
     assert caught.value.code == "unsupported_adapter"
     assert "alpha" in caught.value.detail
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_a_header_whose_length_begins_as_a_pickle_does_is_read(tmp_path: Path, length: int) -> None:
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    room = length - len(json.dumps({"a": tensor, "__metadata__": {"note": ""}}))
+    header = json.dumps({"a": tensor, "__metadata__": {"note": "x" * room}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert list(read_header(path)) == ["a"]

@@ -141,10 +141,9 @@ class Loop:
         return found
 
     def _gradients(self, rows: list[Example]) -> dict[str, float]:
-        size = self.objective.size(rows)
         total: dict[str, float] = {}
         for piece in self.world.share(rows, self.spec.accumulation):
-            loss, metrics = self.objective.loss(piece, size)
+            loss, metrics = self.objective.loss(piece, rows)
             loss.backward()  # type: ignore[no-untyped-call]
             for key, value in metrics.items():
                 total[key] = total.get(key, 0.0) + value
@@ -168,7 +167,7 @@ class Loop:
 
         def step() -> None:
             self.trained.model.train()
-            loss, _ = self.objective.loss(rows, self.objective.size(rows))
+            loss, _ = self.objective.loss(rows, rows)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimiser.zero_grad(set_to_none=True)
 

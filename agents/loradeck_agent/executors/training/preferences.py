@@ -64,10 +64,10 @@ class Preferences:
         """The divisor of a step's loss: its pairs."""
         return float(len(examples))
 
-    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, examples: Sequence[Example], step: Sequence[Example]) -> tuple[torch.Tensor, dict[str, float]]:
         """This piece's share of the step's loss, and of its metrics."""
         loss, found = self._measured(examples)
-        share = len(examples) / size
+        share = len(examples) / len(step)
         names = {
             "token_accuracy": "mean_token_accuracy",
             "logps_chosen": "logps/chosen",

@@ -34,14 +34,20 @@ class Supervised:
     _trained: Trained
     _pad: int
     _kl: float
+    _mixes: bool = False
+    """Whether the recipe mixes general rows in: then the KL term is over their answers alone."""
 
     def size(self, examples: Sequence[Example]) -> float:
         """The divisor of a step's loss: the tokens of its answers."""
         return float(sum(example.answer_tokens for example in examples))
 
-    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def _held(self, examples: Sequence[Example]) -> int:
+        """The answer tokens that the KL term is over."""
+        return sum(example.answer_tokens for example in examples if example.general or not self._mixes)
+
+    def loss(self, examples: Sequence[Example], step: Sequence[Example]) -> tuple[torch.Tensor, dict[str, float]]:
         """This piece's share of the step's loss (nats per answer token), and of its metrics."""
-        batch = self._padded(examples)
+        batch, size = self._padded(examples), self.size(step)
         hidden = self._hidden(batch)
         targets = batch.ids[:, 1:][batch.wanted[:, 1:]]
         logits = self._head(hidden[:, :-1][batch.wanted[:, 1:]])
@@ -52,9 +58,11 @@ class Supervised:
                 "token_accuracy": float((logits.argmax(-1) == targets).sum()) / size,
             }
         if self._kl:
-            divergence = self._divergence(batch, logits)
-            metrics["kl"] = float(divergence.detach()) / size
-            loss = loss + self._kl * divergence / size
+            metrics["kl"] = 0.0
+            if self._held(examples):
+                divergence = self._divergence(batch, logits) / self._held(step)
+                metrics["kl"] = float(divergence.detach())
+                loss = loss + self._kl * divergence
         return loss, metrics
 
     @torch.no_grad()
@@ -67,14 +75,12 @@ class Supervised:
         return float(loss), float((logits.argmax(-1) == targets).sum())
 
     def _divergence(self, batch: Padded, logits: torch.Tensor) -> torch.Tensor:
-        """Summed KL(base || model) in nats over the general rows' answers if the batch has such rows, else over all
-        answers.
-        """
+        """Summed KL(base || model) in nats over the answers that it is over: see `_mixes`."""
         with torch.no_grad(), self._trained.as_base():
             reference = self._head(self._hidden(batch)[:, :-1][batch.wanted[:, 1:]])
         ours, base = functional.log_softmax(logits, -1), functional.log_softmax(reference, -1)
         each = functional.kl_div(ours, base, reduction="none", log_target=True).sum(-1)
-        if bool(batch.general.any()):
+        if self._mixes:
             rows = batch.general[:, None].expand_as(batch.wanted[:, 1:])[batch.wanted[:, 1:]]
             each = each * rows
         return each.sum()

@@ -168,8 +168,15 @@ def _start_from(model: Any, folder: Path, config: dict[str, Any], shapes: Mappin
     """Replaces the fresh adapter's weights by the parent's.
 
     Raises:
-        BadSpec: `bad_parent`: it has other modules or another rank.
+        BadSpec: `bad_parent`: it has other modules, or another rank or alpha.
     """
+    theirs, ours = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["lora_alpha"], config["lora_alpha"]
+    if theirs != ours:
+        raise BadSpec(
+            "bad_parent",
+            f"the parent has alpha {theirs:g} and this recipe {ours:g}: what it has learnt would be multiplied by "
+            f"{ours / theirs:g}. Train with alpha = {theirs:g}",
+        )
     tensors = load_file(folder / WEIGHTS)
     try:
         check_tensors(tensors, expected_shapes(config, shapes))

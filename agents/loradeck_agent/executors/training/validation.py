@@ -4,7 +4,7 @@ The best validation becomes the release, not the last step: the one with the mos
 compared, since a lower loss is not yet a right answer; among equals the one with the lowest loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -28,8 +28,8 @@ class Objective(Protocol):
     def size(self, examples: Sequence[Example]) -> float:
         """The number of units (answer tokens or pairs) in these rows, by which sums are divided."""
 
-    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
-        """Returns one piece's share of a step's loss, and of its metrics; `size` is the whole step's divisor."""
+    def loss(self, examples: Sequence[Example], step: Sequence[Example]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Returns one piece's share of a step's loss, and of its metrics; `step`: all rows of the step."""
 
     def look(self, examples: Sequence[Example]) -> tuple[float, float]:
         """Summed loss, and the number of units that are right."""
@@ -43,10 +43,22 @@ class HeldBack:
     general: list[Example]
 
 
-def hold_back(rows: Sequence[T], count: int, seed: int) -> tuple[list[T], list[T]]:
-    """Splits rows by the seed into rows to train on and `count` held back; at least one row is left to train on."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = set(order[: min(count, len(rows) - 1)])
+def hold_back(
+    rows: Sequence[T], count: int, seed: int, same: Callable[[T], Hashable] = lambda row: row
+) -> tuple[list[T], list[T]]:
+    """Splits rows by the seed into rows to train on and up to `count` held back; one is left to train on at least.
+
+    Rows that are the `same` stay together: one that is held back and trained on as well would be known by heart.
+    """
+    kinds: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(rows):
+        kinds.setdefault(same(row), []).append(i)
+    groups = list(kinds.values())
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen: set[int] = set()
+    for group in (groups[i] for i in order[: len(groups) - 1]):
+        if len(chosen) + len(group) <= count:
+            chosen.update(group)
     return [row for i, row in enumerate(rows) if i not in chosen], [row for i, row in enumerate(rows) if i in chosen]
 
 
