@@ -220,6 +220,15 @@ class System:
 
     replace = rename
 
+    def link(self, before: Any, after: Any) -> None:
+        """Another name of a socket."""
+        process, disk = here()
+        disk.may_write_names()
+        servers = process.host.servers
+        if str(before) not in servers:
+            raise FileNotFoundError(errno.ENOENT, "No such file", str(before))
+        servers[str(after)] = servers[str(before)]
+
     def utime(self, target: Any, times: Any = None, *, ns: tuple[int, int] | None = None) -> None:
         process, disk = here()
         disk.may_write_names()
@@ -245,6 +254,10 @@ class System:
         if not found.alive:
             raise ProcessLookupError(errno.ESRCH, "No such process")
         return self._fd(process, found)
+
+    def pidfd_send_signal(self, fd: int, number: int) -> None:
+        """Ends the process behind a pidfd, whichever the signal."""
+        here()[0].fds[fd].kill(f"signal {number}")
 
     def open_file(self, fd: int, mode: str = "r") -> _Reader:
         """The builtin `open` on a descriptor, for reading."""

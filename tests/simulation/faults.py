@@ -57,6 +57,10 @@ STANDBY = "stand by"
 """What befalls the active one of two hubs that share a database; one plan in ten has one such fault, drawn apart."""
 
 
+HAND_OVER = "hand over"
+"""Another router takes over on a node, and one of the two may end in the middle; one plan in six, drawn apart."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault: `at` and `seconds` of the run's time; `variant` picks what a kind leaves open."""
@@ -136,5 +140,9 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
     if not only and hubs.random() < 0.1:
         at, lasts = hubs.uniform(1.0, seconds), hubs.uniform(1, 15)
         faults.append(Fault(at, STANDBY, hubs.randrange(nodes), lasts, hubs.getrandbits(16)))
+    routers = Random(f"hand over {seed}")
+    if not only and routers.random() < 1 / 6:
+        at, lasts = routers.uniform(1.0, seconds), routers.uniform(1, 3)
+        faults.append(Fault(at, HAND_OVER, routers.randrange(nodes), lasts, routers.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

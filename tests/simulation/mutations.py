@@ -29,6 +29,7 @@ from loradeck.store import sql_records
 from loradeck.store.lease import read_head
 from loradeck_agent.router import table
 from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.serve import Router
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.uplink import hubs
 from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
@@ -213,6 +214,17 @@ def _unread_features() -> list[Patch]:
     return [(TableEntry, "for_router", lambda self, features: self)]
 
 
+def _admitting_drainer() -> list[Patch]:
+    """A router that has handed over goes on admitting what comes over callers' connections that it has kept."""
+
+    def hand_over(self: Router, asked: Any) -> None:
+        real(self, asked)
+        self._admission.handed_over = False
+
+    real = Router.hand_over
+    return [(Router, "hand_over", hand_over)]
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A planted mistake.
@@ -251,6 +263,7 @@ MUTATIONS: dict[str, Mistake] = {
     "unread-features": Mistake(_unread_features, 0, ("old node",), ("candidate",)),
     "left-count": Mistake(_left_count, 8, ("cut both",), ("place", "promote")),
     "one-word": Mistake(_one_word, 1, ("lying figures",), ("promote", "rollback")),
+    "admitting-drainer": Mistake(_admitting_drainer, 2, ("hand over",), ("promote", "rollback")),
     "newest-link": Mistake(_newest_link, 1, ("copy node",)),
 }
 AS_IT_IS = Mistake(list)

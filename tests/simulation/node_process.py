@@ -29,16 +29,14 @@ from loradeck_agent.host.engine_config import EmbeddedEngine
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Reply
 from loradeck_agent.host.login import Login
-from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
-from loradeck_agent.router.control import Control
-from loradeck_agent.router.counters import Stats
+from loradeck_agent.router.admission import Admitted, Caller, Refusal
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.fences import FENCE
-from loradeck_agent.router.hub_silence import HubSilence
-from loradeck_agent.router.switch import Switch
+from loradeck_agent.router.predecessor import Predecessor
+from loradeck_agent.router.serve import Router
 from loradeck_agent.router.table import Table, TableFault
-from loradeck_agent.router.trace import Trace
 from loradeck_agent.serving.engine_api import EngineVersion
+from loradeck_agent.serving.router_sync import TAKE_OVER
 
 SLOTS = 6
 BUILD = EngineBuild(engine="simulated", device="none", dtype="none")
@@ -57,6 +55,9 @@ class NodeProcesses:
         self.agent_process: Process | None = None
         self.agent: Agent | None = None
         self.router: RouterProcess | None = None
+        """The one that serves, or that served last."""
+        self.routers: list[RouterProcess] = []
+        """All that may live: one that is to take over, and one that drains, too."""
         self.engine: EngineProcess | None = None
         self.zone = zone_of(self.identity)
         """The label that its agent has the next time that it starts."""
@@ -104,8 +105,11 @@ class NodeProcesses:
         module = argv[2]
         if module == "loradeck_agent.router":
             process = Process(self.oracle.scheduler, self.host, f"{self.name}/router")
-            self.router = RouterProcess(self, process)
-            process.start(self.router.main())
+            router = RouterProcess(self, process, takes_over=TAKE_OVER[0] in argv)
+            self.routers = [*(other for other in self.routers if other.process.alive), router]
+            if self.router is None or not self.router.process.alive:
+                self.router = router
+            process.start(router.main())
         else:
             assert module == "loradeck_agent.embedded.serve", module
             process = Process(self.oracle.scheduler, self.host, f"{self.name}/engine")
@@ -118,7 +122,7 @@ class NodeProcesses:
         """Those that live."""
         found = [
             self.agent_process,
-            self.router.process if self.router else None,
+            *(router.process for router in self.routers),
             self.engine.process if self.engine else None,
         ]
         return [process for process in found if process is not None and process.alive]
@@ -140,9 +144,20 @@ class NodeProcesses:
     def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal | None:
         """A caller's request at this node's router, answered at once; None: no router answers."""
         router = self.router
-        if router is None or not router.serving or not router.process.alive or router.process.paused:
-            return None
-        return router.admit(key, user)
+        kept = [other for other in self.routers if other is not router and other.serving and other.process.alive]
+        if kept and self.oracle.turn % 3 == 0:
+            router = kept[0]  # over a connection that the caller has kept
+        return router.admit(key, user) if router is not None and router.answers_now else None
+
+    def end_a_router(self, which: int) -> None:
+        """Ends one of the routers that live: 0 the oldest, -1 the newest."""
+        alive = [router.process for router in self.routers if router.process.alive]
+        if alive:
+            alive[which].kill("in a hand-over")
+
+    def process_of(self, pid: int) -> Process | None:
+        """The router's process of this id, if it lives."""
+        return next((r.process for r in self.routers if r.process.pid == pid and r.process.alive), None)
 
 
 class Popen:
@@ -166,7 +181,8 @@ class _Request:
     transport = None
     """Nobody knows whose process calls."""
 
-    def __init__(self, body: bytes | None, query: dict[str, str]) -> None:
+    def __init__(self, path: str, body: bytes | None, query: dict[str, str]) -> None:
+        self.path = path
         self._body = body or b""
         self.query = query
 
@@ -174,35 +190,64 @@ class _Request:
         return self._body
 
 
-class RouterProcess:
-    """The router: its table, switch, admission and control calls, without HTTP."""
+class _Router(Router):
+    """The product's router without HTTP: who may admit, its table, and what it does with the router before it."""
 
-    def __init__(self, node: NodeProcesses, process: Process) -> None:
+    async def serve(self, under_way: Any) -> None:
+        """Serves once it has the right to admit."""
+        self.proxy = under_way
+        self.switch.start()
+        await self._admit()
+        if (before := self._found_draining()) is not None:
+            self._tasks.append(asyncio.create_task(self._until_it_ends(before)))
+
+    async def _until_it_ends(self, before: Predecessor) -> None:
+        await before.ended.wait()
+        self._forget(before)
+
+
+class RouterProcess:
+    """A router: its table, switch, admission and control calls, without HTTP.
+
+    `serving`: it has had the right to admit; `router` has handed it over if its admission says so.
+    """
+
+    def __init__(self, node: NodeProcesses, process: Process, *, takes_over: bool) -> None:
         self.node = node
         self.process = process
         self.serving = False
         self.table: Table | None = None
-        self._answers: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._takes_over = takes_over
+        self.answers: dict[tuple[int, int], asyncio.Task[None]] = {}
+
+    @property
+    def answers_now(self) -> bool:
+        """Whether it can be asked."""
+        return self.serving and self.process.alive and not self.process.paused
+
+    @property
+    def under_way(self) -> int:
+        """Answers that have begun and not ended."""
+        return sum(not answer.done() for answer in self.answers.values())
+
+    @property
+    def replicas(self) -> Replicas:
+        """The engines that it knows."""
+        return self._router._replicas
 
     async def main(self) -> None:
-        """Opens the table, and answers until it is killed."""
+        """Opens the table, and answers until it is killed, or has handed over and has nothing more to do."""
         draw = self.process.scheduler.random
         await asyncio.sleep(draw.uniform(0.05, 0.4))
         try:
-            self.table = table = Table(STATE / "router")  # type: ignore[arg-type]
-        except (TableFault, OSError) as fault:
+            router = self._router = _Router(STATE / "router", takes_over=self._takes_over)  # type: ignore[arg-type]
+            self.table, self.admission, self.switch = router._table, router._admission, router.switch
+            self.node.oracle.router_started(self.node, self)
+            await router.serve(self)
+        except (AgentError, TableFault, OSError) as fault:
             self.process.scheduler.note("router", self.node.name, "cannot start", fault)
             return
-        self.stats, self.trace = Stats(), Trace()
-        silence = HubSilence(table)
-        self.admission = Admission(silence, self.stats)
-        self.replicas = Replicas()
-        self.switch = Switch(table, self.admission, self.replicas)
-        boot = f"{self.process.pid}"
-        self.node.oracle.router_started(self.node, self)
-        self.switch.start()
-        self.control = Control(boot, table.contents, self.switch, self.admission, silence, self.stats, self.trace)
-        control: Any = self.control
+        control: Any = router.control
         self._calls: dict[str, Callable[[Any], Any]] = {
             "/control/state": control._state,
             "/control/stats": control._get_stats,
@@ -213,27 +258,39 @@ class RouterProcess:
             "/control/unpin": control._unpin,
             "/control/hub": control._hub,
             "/control/proof": control._proof,
+            "/control/hand-over": control._hand_over,
+            "/control/drain/stats": control._get_drain_stats,
+            "/control/drain/cut": control._cut,
         }
         self.serving = True
-        self.process.host.servers[str(STATE / "router" / "router.sock")] = Server(self.process, handle=self._handle)
-        self.process.host.servers["router"] = Server(self.process, handle=self._pass_on)
-        await self.process.create_future()
+        before, self.node.router = self.node.router, self
+        servers, rivals = self.process.host.servers, self.process.host.rivals
+        servers[str(STATE / "router" / "router.sock")] = Server(self.process, handle=self._handle)
+        if before is not None and before.process.alive and before is not self:
+            rivals["router"] = Server(before.process, handle=before._pass_on)
+            self.node.oracle.counts["hand-overs"] += 1
+        servers["router"] = servers["passed on"] = Server(self.process, handle=self._pass_on)
+        await router.drained.wait()
 
     async def _handle(self, method: str, path: str, body: Any) -> Reply:
         path, _, query = path.partition("?")
-        request = _Request(body, dict(part.split("=", 1) for part in query.split("&") if part))
-        control: Any = self.control
+        request = _Request(path, body, dict(part.split("=", 1) for part in query.split("&") if part))
+        control: Any = self._router.control
         answer = await control._answer_problems(request, self._calls[path])
         return Reply(answer.status, answer.headers, answer.body)
 
     async def _pass_on(self, method: str, path: str, body: Any) -> Began:
         """A request that comes through a gateway: the beginning of its answer, and then the rest."""
         if method == "REST":
-            rest = self._answers.get(body)
-            if rest is None:
+            of_all = {number: answer for router in self.node.routers for number, answer in router.answers.items()}
+            rest = of_all.get(body)
+            if rest is None or self.node.process_of(body[0]) is None:
                 raise Unreachable("router", "connection reset")
             await asyncio.wait([rest])
             return Began()
+        if self.admission.handed_over:
+            network = self.process.host.network
+            return await network.call(self.node.name, "passed on", method, path, body, timeout=30)  # type: ignore[no-any-return]
         asked: Asked = body
         refusal = await self.admission.behind(asked.key, asked.header)
         if refusal is not None:
@@ -244,16 +301,19 @@ class RouterProcess:
         if isinstance(admitted, Refusal):
             return Began(admitted.code)
         self.node.oracle.passed_on(self.node.name, self, admitted, asked)
-        number = (self.process.pid, len(self._answers))
-        self._answers[number] = self.process.create_task(self._answer(admitted))
+        number = (self.process.pid, len(self.answers))
+        self.answers[number] = self.process.create_task(self._answer(admitted))
         return Began(None, admitted.target.headers[FENCE], number)
 
     async def _answer(self, admitted: Admitted) -> None:
         await asyncio.sleep(self.process.scheduler.random.uniform(0.005, 0.3))
         self.admission.left(admitted, 200, "answered")
 
-    def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal:
-        """Admits one request of a user, which is answered at once."""
+    def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal | None:
+        """Admits one request of a user, which is answered at once. None: it has handed over, and nobody serves yet."""
+        if self.admission.handed_over:
+            now = self.node.router
+            return now.admit(key, user) if now is not None and now is not self and now.answers_now else None
         asyncio.events._set_running_loop(self.process)
         try:
             admitted = self.admission.admit(
@@ -403,6 +463,20 @@ class CanaryRecords:
         return self._known.setdefault(ref.id, record)
 
     async def send_kept_back(self) -> None: ...
+
+
+class Listening:
+    """The callers' sockets of a node, which outlive each router: its host keeps who listens."""
+
+    def __init__(self, *unused: Any) -> None: ...
+
+    def files(self) -> tuple[int, ...]:
+        """None that has a number here."""
+        return ()
+
+    async def adopt(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Telemetry:

@@ -639,6 +639,14 @@ class Run:
         self.network.slow_s[node.name] = (0.05, 0.5, 2.0)[fault.variant % 3]
         return lambda: self.network.slow_s.pop(node.name, None)
 
+    def _hand_over(self, fault: Fault, node: NodeProcesses) -> object:
+        """Another router takes over on the node. In two cases of four one of the two ends meanwhile."""
+        if node.runs:
+            node.agent_process.call_soon(node.agent.sync.replace_router)  # type: ignore[union-attr]
+            if (which := fault.variant % 4) < 2:
+                self._later(fault.variant // 4 % 100 / 100, node.end_a_router, -which)
+        return None
+
     def _pause(self, fault: Fault, node: NodeProcesses) -> object:
         router = node.router.process if node.router else None
         process = (self.hub.process, node.agent_process, router, router)[fault.variant % 4]

@@ -38,9 +38,9 @@ from loradeck_agent import daemon
 from loradeck_agent.host import supervisor
 from loradeck_agent.jobs import node_jobs
 from loradeck_agent.router import client as router_client
-from loradeck_agent.router import engine_pools
+from loradeck_agent.router import engine_pools, predecessor, serve
 from loradeck_agent.router import table as router_table
-from loradeck_agent.serving import engine_api
+from loradeck_agent.serving import engine_api, router_sync
 from loradeck_agent.uplink import hub_api, link
 
 _scheduler = Scheduler(0)
@@ -130,8 +130,11 @@ def install() -> None:
         holder_of=_holder_of,
         trim=lambda path: None,
         keep_trimmed=_forever,
-        signal=SimpleNamespace(SIGKILL=9, pidfd_send_signal=lambda fd, number: None, Signals=lambda n: _Signal),
+        signal=_SIGNAL,
     )
+    _put(predecessor, HttpClient=HttpClient, holder_of=_holder_of, signal=_SIGNAL)
+    _put(serve, secrets=SimpleNamespace(token_hex=_own_pid))
+    _put(router_sync, Listening=node_process.Listening, build=lambda: "simulated")
     _put(node_jobs, sweep=lambda folder: None)
     _put(
         daemon,
@@ -146,7 +149,9 @@ def install() -> None:
     _put(sys.modules["loradeck_agent.reports"], REPORT_S=2.0)
 
 
-_Signal = SimpleNamespace(name="SIGKILL")
+_SIGNAL = SimpleNamespace(
+    SIGKILL=9, pidfd_send_signal=SYSTEM.pidfd_send_signal, Signals=lambda number: SimpleNamespace(name="SIGKILL")
+)
 
 
 def _put(module: ModuleType, **names: Any) -> None:
@@ -154,6 +159,12 @@ def _put(module: ModuleType, **names: Any) -> None:
         if name != "open" and not hasattr(module, name):
             raise AttributeError(f"{module.__name__} has no {name} to replace")
         setattr(module, name, value)
+
+
+def _own_pid(size: int) -> str:
+    process = current()
+    assert process is not None
+    return str(process.pid)
 
 
 def _holder_of(path: Any) -> int | None:

@@ -154,9 +154,7 @@ class Router:
         await agent.setup()
         self._runners.append(agent)
 
-        if self._takes_over:
-            await self._take_over()
-        self._tasks.append(asyncio.create_task(self.switch.keep_mending()))
+        await self._admit()
         loop = asyncio.get_running_loop()
         if sockets:
             for sock in sockets:
@@ -165,8 +163,7 @@ class Router:
         else:
             made = await loop.create_server(lambda: outside.protocol(server), host, port, backlog=BACKLOG)
             self._listening.append(made)
-        if (predecessor := Predecessor.find(self._state)) is not None:
-            self.control.predecessor, self._admission.cuts = predecessor, {}
+        if (predecessor := self._found_draining()) is not None:
             self._tasks.append(asyncio.create_task(self._attend(predecessor, server)))
         try:
             files = [sock.fileno() for made in self._listening for sock in made.sockets]
@@ -209,12 +206,22 @@ class Router:
 
     # ---- two routers ---------------------------------------------------------------------------------------
 
-    async def _take_over(self) -> None:
-        read = self._table.contents.copy()
-        await ask_to_hand_over(self._state)
-        self._table.take()
-        self._hub_silence.start()
-        self.switch.catch_up(read)
+    async def _admit(self) -> None:
+        """Gets the right to admit, from the router that runs where this one takes over."""
+        if self._takes_over:
+            read = self._table.contents.copy()
+            await ask_to_hand_over(self._state)
+            self._table.take()
+            self._hub_silence.start()
+            self.switch.catch_up(read)
+        self._tasks.append(asyncio.create_task(self.switch.keep_mending()))
+
+    def _found_draining(self) -> Predecessor | None:
+        """The router before this one, where it drains: from here on it is told what to cut."""
+        predecessor = Predecessor.find(self._state)
+        if predecessor is not None:
+            self.control.predecessor, self._admission.cuts = predecessor, {}
+        return predecessor
 
     async def _attend(self, predecessor: Predecessor, callers: web.Server) -> None:
         """Takes what the router that drains passes on, until its end."""
@@ -224,6 +231,9 @@ class Router:
         except OSError as fault:
             log.error("what the router that drains passes on cannot be taken: %s", fault)
             await predecessor.ended.wait()
+        self._forget(predecessor)
+
+    def _forget(self, predecessor: Predecessor) -> None:
         log.info("the router before this one (pid %d) has ended", predecessor.pid)
         self.control.predecessor = self._admission.cuts = None
         predecessor.close()
