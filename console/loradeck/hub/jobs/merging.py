@@ -11,6 +11,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import merge
 from loradeck.schemas.attestation import AttestationKind, BaseLineage, MergeReport
+from loradeck.schemas.ids import LINE
 from loradeck.schemas.jobs import Job, MergeSpec, TrainSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.moves import MergedRelease
@@ -118,7 +119,7 @@ class Merging:
             "release": release.id,
             "label": release.label,
             "merged": manifest.digest,
-            "folder": str(result.get("folder", "")),
+            "folder": str(result.get("folder", ""))[:LINE],
             "kl": report.probe.kl,
             "kl_base": report.probe.kl_base,
         }

@@ -13,17 +13,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.logs import JobLogs
 from loradeck.hub.jobs.promotion import Promotions
-from loradeck.hub.jobs.results import Results
+from loradeck.hub.jobs.results import Outcome, Results
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.scheduling import ATTEMPTS, has_memory, in_order, tried_again
 from loradeck.rules.serving.placement import fits
+from loradeck.schemas.fault import first_wrong
+from loradeck.schemas.ids import LINE
 from loradeck.schemas.jobs import (
     MEASUREMENTS,
     OVER,
@@ -318,14 +322,23 @@ class Queue:
             update["message"] = event.message
         durable = job.state is not JobState.RUNNING
         if event.type is ExecutorEventType.CHECKPOINT and event.step is not None and "files" in event.data:
-            update["checkpoint"] = CheckpointRef(step=event.step, files=event.data["files"])
-            durable = True
+            try:
+                update["checkpoint"] = CheckpointRef(step=event.step, files=event.data["files"])
+                durable = True
+            except ValidationError as error:
+                why = first_wrong(error, "data")
+                log.warning("a checkpoint is not kept job=%s node=%s: %s", job.id, job.node, why)
+                update["message"] = f"its checkpoint at step {event.step} cannot be read: {why}"[:LINE]
         self._jobs.put(job.model_copy(update=update), durable=durable)
 
     async def _finish(self, job: Job, message: JobEvent) -> None:
         """Ends a finished job: done only when all of its result is durable."""
         try:
-            outcome = await self._results.register(job, message.result or {})
+            try:
+                outcome = await self._results.register(job, message.result or {})
+            except Exception:  # whatever a node has sent: a job that nobody ends would wait for ever
+                log.exception("a result could not be taken job=%s node=%s", job.id, job.node)
+                outcome = Outcome(code="internal_error", message="the hub could not take the result; its log says why")
             if outcome.code is not None:
                 self._end(job, JobState.FAILED, code=outcome.code, message=outcome.message)
                 return

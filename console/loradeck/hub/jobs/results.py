@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from loradeck.hub.data.lineage import Lineage
-from loradeck.hub.jobs.gates import Gates
+from loradeck.hub.jobs.gates import Gates, checked
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
@@ -83,12 +83,15 @@ class Results:
             raise Refused("bad_report", "the evaluation came without a report")
         by, body = f"job {job.id}", result["report"]
         draft = self._attestations.draft
-        report = draft(AttestationKind.EVALUATION, spec.release, spec.tenant, body, by, spec.route)
-        if report.body.get("suite") != spec.suite:
+        report = checked(draft(AttestationKind.EVALUATION, spec.release, spec.tenant, body, by, spec.route))
+        if report.body["suite"] != spec.suite:
             raise Refused("bad_report", "the report is on another suite than the job's")
-        if "canary" in result and result["canary"]["items"]:
-            canary = draft(AttestationKind.CANARY, spec.release, spec.tenant, result["canary"], by)
-            await self._gates.attest(canary)
+        if result.get("canary") is not None:
+            canary = checked(draft(AttestationKind.CANARY, spec.release, spec.tenant, result["canary"], by))
+            if canary.body.get("reason") or canary.body.get("withdraws"):  # a person's word counts above all nodes
+                raise Refused("bad_report", "a job gives no reason for its canary record, and withdraws none")
+            if canary.body["items"]:
+                await self._gates.attest(canary)
         written = await self._gates.attest(report)
         gate = self._attestations.facts.gate((spec.tenant, spec.route), spec.release)
         summary = {"report": written.seq, "n": body["n"], "exact": body["exact"], "valid": body["valid"]}
