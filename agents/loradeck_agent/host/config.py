@@ -33,6 +33,7 @@ class RouterConfig(Strict):
     tls: bool = Field(False, description="with the certificate that this node joined with")
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    client_ca: Path | None = Field(None, description="authority of the certificates that callers must show; PEM")
     limits: NodeLimits = Field(NodeLimits(), description="of each caller's key on this node, where a route sets none")
 
     @field_validator("listen")
@@ -49,6 +50,8 @@ class RouterConfig(Strict):
             raise ValueError("tls_cert and tls_key belong together; write both or neither")
         if self.tls and self.tls_cert is not None:
             raise ValueError("tls is for the certificate that this node joined with; leave it or tls_cert out")
+        if self.client_ca is not None and self.tls_cert is None and not self.tls:
+            raise ValueError("client_ca needs tls = true, or tls_cert and tls_key: certificates are shown over TLS")
         host = self.listen.rpartition(":")[0].strip("[]")
         if self.tls_cert is None and not self.tls and not is_loopback(host):
             raise ValueError(
@@ -258,7 +261,7 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
             str(folder / Path(one).expanduser()) if isinstance(one, str) else one for one in data["signers"]
         ]
     router = data.get("router")
-    for key in ("tls_cert", "tls_key"):
+    for key in ("tls_cert", "tls_key", "client_ca"):
         if isinstance(router, dict) and isinstance(router.get(key), str):
             router[key] = str(folder / Path(router[key]).expanduser())
     engines = data.get("engine")

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where callers connect")
     parser.add_argument("--tls-cert", type=Path, help="PEM certificate chain; needed beyond loopback")
     parser.add_argument("--tls-key", type=Path, help="its private key; not needed where it stands in the same file")
+    parser.add_argument("--client-ca", type=Path, help="PEM of the authority whose certificates callers must show")
     parser.add_argument(
         "--limits", type=NodeLimits.model_validate_json, metavar="JSON", help="of each caller's key, on this node"
     )
@@ -49,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--listen takes HOST:PORT")
     if options.tls_cert is None and not is_loopback(host):
         parser.error("--listen beyond loopback needs --tls-cert: callers send their keys")
+    if options.client_ca is not None and options.tls_cert is None:
+        parser.error("--client-ca needs --tls-cert")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     allow_open_files()
     try:
-        tls = ServerCertificate(options.tls_cert, options.tls_key) if options.tls_cert is not None else None
+        cert, key, clients = options.tls_cert, options.tls_key, options.client_ca
+        tls = ServerCertificate(cert, key, clients, required=clients is not None) if cert is not None else None
         untold = [(tenant, route) for tenant, _, route in (name.partition("/") for name in options.untold)]
         uvloop.run(_run(options, untold, host, int(port), tls))
     except (Fault, OSError) as fault:

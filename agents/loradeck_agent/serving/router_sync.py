@@ -215,6 +215,8 @@ class RouterSync:
             argv += ("--tls-cert", str(Identity(self.folder.root).certificate))
         elif config.tls_cert is not None:
             argv += ("--tls-cert", str(config.tls_cert), "--tls-key", str(config.tls_key))
+        if config.client_ca is not None:
+            argv += ("--client-ca", str(config.client_ca))
 
         listening, ours = Listening(config.listen, self.folder.router_listening), build()
 

@@ -23,6 +23,7 @@ class ServerCertificate:
         key: PEM file of its key; None: it stands in `cert`.
         clients: PEM file of the authority whose certificates callers may show. Whether one has expired is left to
             who reads it: an expired one may be good for a renewal.
+        required: callers must show one, and none that has expired.
 
     Raises:
         OSError: a file cannot be read, or is no certificate with its key (ssl.SSLError).
@@ -33,9 +34,12 @@ class ServerCertificate:
         cert: Path,
         key: Path | None = None,
         clients: Path | None = None,
+        *,
+        required: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cert, self._key, self._clients, self._clock = cert, key, clients, clock
+        self._required = required
         self._seen = self._look()
         self._looked = clock()
         self._context = self._load()
@@ -63,6 +67,7 @@ class ServerCertificate:
         context.load_cert_chain(self._cert, self._key)
         if self._clients is not None:
             context.load_verify_locations(self._clients)
-            context.verify_mode = ssl.CERT_OPTIONAL
-            context.verify_flags |= NO_CHECK_TIME
+            context.verify_mode = ssl.CERT_REQUIRED if self._required else ssl.CERT_OPTIONAL
+            if not self._required:
+                context.verify_flags |= NO_CHECK_TIME
         return context
