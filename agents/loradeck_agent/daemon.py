@@ -14,6 +14,7 @@ from loradeck.schemas.link import (
     Ack,
     Bookmark,
     CanaryAsk,
+    Countersign,
     Desired,
     DownMessage,
     JobCancel,
@@ -29,6 +30,7 @@ from loradeck.schemas.link import (
     Welcome,
 )
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.identity import Identity
@@ -76,7 +78,8 @@ class Agent:
         self.table = DesiredTable()
         router = RouterControl(self.folder)
         self.hub = HubApi(config, login)
-        self.renewal = Renewal(Identity(config.state), self.hub)
+        identity = Identity(config.state)
+        self.renewal, self.cosigner = Renewal(identity, self.hub), Cosigner(identity)
         measured = Measured(self.folder.measured)
         self.engines = tuple(
             EngineReplica(
@@ -165,6 +168,7 @@ class Agent:
             jobs=self.jobs,
             store=self.store,
             telemetry=self.telemetry,
+            cosigner=self.cosigner,
         )
         self.order = NodeOrder()
         self._bases_known = asyncio.Event()
@@ -185,7 +189,10 @@ class Agent:
         """
         with locked(self.folder.lock, "agent"):
             if self.user is None:
-                log.info("executors run as this agent's own user, and could read its token: see `user` under [jobs]")
+                log.warning(
+                    "jobs run as this agent's own user and could read its token or key: run the agent as root, and "
+                    "name a user without rights of its own as `user` under [jobs] in agent.toml"
+                )
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(task) for task in self._parts()]
@@ -306,6 +313,8 @@ class Agent:
                 self._order(message)
             case TrustRoots():
                 self.renewal.told(message.roots)
+            case Countersign():
+                self._aside(self._countersign(message))
 
     def _order(self, order: NodeOrder) -> None:
         """Obeys cordon and drain: a drained node gives up its jobs and closes the driver, so that GPUs can be reset."""
@@ -349,6 +358,14 @@ class Agent:
 
     async def _send_canary_answers(self, ask: CanaryAsk) -> None:
         await self.link.send(await self.canary_questions.answers(ask))
+
+    async def _countersign(self, ask: Countersign) -> None:
+        answer = await asyncio.to_thread(self.cosigner.countersign, ask, self.table.keys)
+        if answer is None:
+            return
+        if answer.refuses:
+            log.error("a head of the hub's audit trail is not signed: %s", answer.refuses)
+        await self.link.send(answer)
 
     async def _link_changed(self, connected: bool) -> None:
         self._aside(self._after_link_change(connected))

@@ -13,6 +13,7 @@ import loradeck_agent
 from loradeck.schemas.link import Hello, Report, Traffic
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.jobs.node_jobs import Jobs
@@ -47,6 +48,7 @@ class Reports:
     jobs: Jobs
     store: ReleaseStore
     telemetry: Telemetry
+    cosigner: Cosigner
     _stored_sent: frozenset[str] = field(default_factory=frozenset, init=False)
 
     async def hello(self) -> Hello:
@@ -70,6 +72,8 @@ class Reports:
             memory_gb=self.config.memory_gb,
             protocol=PROTOCOL,
             features=self.sync.features,
+            cosigned=self.cosigner.newest(),
+            jobs_as_agent=self.config.jobs.user is None,
         )
 
     def _stored(self) -> frozenset[str]:

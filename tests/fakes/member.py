@@ -10,9 +10,10 @@ from pathlib import Path
 from tests.fakes.hub_in_process import Deck, until
 
 from loradeck.client.backoff import Backoff
-from loradeck.schemas.link import DownMessage, Hello, TrustRoots
+from loradeck.schemas.link import Countersign, DownMessage, Hello, TrustRoots, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck_agent.host.config import AgentConfig, RouterConfig
+from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.login import HubLogin
 from loradeck_agent.uplink.hub_api import HubApi
@@ -37,6 +38,8 @@ class Member:
         self.login = HubLogin(self.config)
         self.hub = HubApi(self.config, self.login.now)
         self.renewal = Renewal(self.identity, self.hub)
+        self.cosigner = Cosigner(self.identity)
+        self.hubs: tuple[str, ...] = ()
         self.received: list[DownMessage] = []
 
     async def invited(self, **more: object) -> str:
@@ -63,16 +66,26 @@ class Member:
     def link(self) -> Link:
         async def hello() -> Hello:
             node = self.config.node
-            return Hello(node=node, boot="b", version="0", epoch=0, rev=0, hash=GENESIS, replicas=(), protocol=2)
+            said = self.cosigner.newest()
+            return Hello(
+                node=node, boot="b", version="0", epoch=0, rev=0, hash=GENESIS, replicas=(), protocol=2, cosigned=said
+            )
 
         async def handle(message: DownMessage) -> None:
             self.received.append(message)
             if isinstance(message, TrustRoots):
                 self.renewal.told(message.roots)
+            if isinstance(message, Welcome):
+                self.hubs = message.keys
+            if isinstance(message, Countersign):
+                answer = self.cosigner.countersign(message, self.hubs)
+                assert answer is not None
+                await link.send(answer)
 
         async def changed(_: bool) -> None:
             pass
 
-        return Link(
+        link = Link(
             self.config, self.login.now, hello=hello, handle=handle, changed=changed, backoff=Backoff(0.05, 0.2)
         )
+        return link

@@ -11,12 +11,15 @@ from typing import Any
 
 import click
 
+from loradeck.artifacts.notes import KeyKind, verifier_key, witness_of
 from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck_agent.cli.shared import EXIT_NOT_RUNNING, config_option
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.engine_config import EngineConfig
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.state_folder import StateFolder, holder_of
 from loradeck_agent.jobs.executor import Executor, ExecutorFolder
 from loradeck_agent.router.client import RouterControl
@@ -46,11 +49,21 @@ async def _collect(config: AgentConfig) -> dict[str, Any]:
     return {
         "node": config.node,
         "agent": {"pid": holder_of(folder.lock), "link": _link(folder)},
+        "cosigner": _cosigner(config),
         "table": _table(folder, answer[0] if answer else None),
         "router": _router(*answer) if answer else None,
         "engines": [await _engine(config, folder, engine) for engine in config.engine],
         "jobs": _jobs(folder),
     }
+
+
+def _cosigner(config: AgentConfig) -> dict[str, Any] | None:
+    """The key with which this node signs heads of its hub's audit trail, and the newest that it has signed."""
+    said = Cosigner(Identity(config.state)).newest()
+    if said is None:
+        return None
+    key = verifier_key(witness_of(config.node), KeyKind.WITNESS, said.key)
+    return {"key": key, "size": said.size, "root": said.root, "at_s": said.at_s}
 
 
 def _link(folder: StateFolder) -> dict[str, Any] | None:
@@ -167,6 +180,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
     else:
         drains = f"; pid {router['drains']} before it ends what it has begun" if router["drains"] else ""
         out.append(f"router  pid {router['pid']}, epoch {router['epoch']} rev {router['rev']}{drains}")
+    if signed := document["cosigner"]:
+        out.append(f"audit   signed {signed['size']} lines of the hub's trail; its key is {signed['key']}")
     for engine in document["engines"]:
         if engine["up"]:
             what = f"base {short(engine['base'])}, {len(engine['loaded'])} of {engine['slots']} slots"

@@ -42,6 +42,14 @@ class Identity:
         except (OSError, ValueError):
             return ()
 
+    def secret(self) -> bytes:
+        """The node's private key (PEM), from which others are derived; empty where it has not joined."""
+        try:
+            found = _KEY.search(self.certificate.read_text())
+        except OSError:
+            return b""
+        return found[0].encode() if found else b""
+
     def validity(self) -> Validity:
         """From when and until when its certificate counts. What cannot be read counts as over: it will be renewed."""
         try:
@@ -58,8 +66,7 @@ class Identity:
         """
         make_private(self.folder)
         if key is None:
-            found = _KEY.search(self.certificate.read_text())
-            key = found[0] if found else ""
+            key = self.secret().decode()
         offered = self.folder / "offered.pem"
         write_durably(offered, (key + joined.certificate).encode())
         try:

@@ -150,6 +150,10 @@ class HubApi:
         """The head of the audit trail as a signed note (C2SP tlog-checkpoint)."""
         return (await self.transport.request("GET", "audit/checkpoint")).decode()
 
+    async def audit_keys(self) -> str:
+        """The keys that such notes are checked with, one a line."""
+        return (await self.transport.request("GET", "audit/keys")).decode()
+
     async def verify_audit(self) -> AuditVerdict:
         """Has the hub verify the log's hash chain and the state it folds to, and the audit trail."""
         return await self.transport.ask(AuditVerdict, "GET", "audit/verify", extra_s=120)

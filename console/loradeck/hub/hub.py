@@ -42,6 +42,7 @@ from loradeck.hub.jobs.results import Results
 from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.challenges import Challenges
+from loradeck.hub.links.cosigners import Cosigners
 from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_events import Greeting, NodeEvents
 from loradeck.hub.links.node_link import PARTS, Uplink
@@ -199,6 +200,7 @@ class Hub:
         self.counts = counts = saved.counts(clock.monotonic())
         self.tables = tables = NodeTables(self.catalogue, self.facts, log_.signing)
         self.challenges = Challenges(lambda: fleet.clock(), lambda *given: self.node_events.contested(*given))
+        self.cosigners = Cosigners(store, log_.signing, fleet, lambda: self.audit.anchored)
         self.links = Links(fleet, self.gc_tuning, self.challenges)
         self.prepares = prepares = Prepares()
         self.withdrawals = withdrawals = Withdrawals(state, fleet, saved.withdrawals())
@@ -302,6 +304,7 @@ class Hub:
             },
             self.links.outbox,
         )
+                Countersigned: self.cosigners.answered,
 
     # ---- running -------------------------------------------------------------------------------------------
 
@@ -332,6 +335,11 @@ class Hub:
         """Has `run` make a backup in a folder every `every_s` seconds, and status and metrics tell of it."""
         self.backups = Backups(self.store, self.blobs, self.clock, folder, every_s)
         self.status.backups = self.metrics.backups = self.backups
+    async def anchor(self) -> None:
+        """Anchors the head of the audit trail in the log, and asks nodes to sign it."""
+        await self.audit.anchor()
+        await self.cosigners.ask()
+
 
     def keep_notices(self, file: Path) -> None:
         """Has `run` tell people what they have to know, on the channels of a file (`schemas.notice.ChannelFile`)."""
@@ -420,6 +428,7 @@ class Hub:
             self.tell_roots([node.link])
 
     def tell_roots(self, links: Iterable[NodeLink]) -> None:
+        self.cosigners.linked(node.name, hello.cosigned)
         """Tells nodes which authorities the hub's certificates rest on; who was given others renews its own."""
         if self.membership is not None:
             for link in links:

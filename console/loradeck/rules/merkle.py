@@ -7,7 +7,7 @@ that a foreign witness can follow the trail without reading it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from loradeck.schemas.audit import AuditHead
@@ -50,6 +50,19 @@ class Frontier:
             node = _above(left, node)
         return AuditHead(size=self.size, root=node.hex())
 
+    def full(self, first: int) -> str:
+        """The root of the full subtree that begins with a line, counted from 0, in hexadecimal.
+
+        Raises:
+            KeyError: none begins there.
+        """
+        at = 0
+        for root, size in zip(self.roots, _bits(self.size), strict=True):
+            if at == first:
+                return root.hex()
+            at += size
+        raise KeyError(first)
+
     def as_text(self) -> str:
         """The frontier as text: the size, then the roots in hexadecimal."""
         return " ".join([str(self.size), *(root.hex() for root in self.roots)])
@@ -65,3 +78,56 @@ class Frontier:
         if len(roots) != int(size).bit_count():
             raise ValueError(f"a tree of {size} lines does not have {len(roots)} full subtrees")
         return cls(int(size), tuple(bytes.fromhex(root) for root in roots))
+
+
+def _bits(size: int) -> list[int]:
+    return [1 << bit for bit in reversed(range(size.bit_length())) if size >> bit & 1]
+
+
+def proof_of(old: int, new: int) -> list[tuple[int, int]]:
+    """The subtrees whose roots prove that a tree of `new` lines goes on from one of `old`, in order: RFC 9162, 2.1.4.1.
+
+    Args:
+        old: at least 1, and at most `new`.
+
+    Returns: the first line of each, counted from 0, and the one after its last. They lie before line `old` or after it.
+    """
+
+    def part(size: int, first: int, last: int, whole: bool) -> list[tuple[int, int]]:
+        if first + size == last:
+            return [] if whole else [(first, last)]
+        left = 1 << (last - first - 1).bit_length() - 1
+        middle = first + left
+        if size > left:
+            return [*part(size - left, middle, last, False), (first, middle)]
+        return [*part(size, first, middle, whole), (middle, last)]
+
+    return part(old, 0, new, True)
+
+
+def goes_on(old: AuditHead, new: AuditHead, proof: Sequence[str]) -> bool:
+    """Whether a proof shows that the tree of `new` begins with the lines of `old`: RFC 9162, 2.1.4.2."""
+    if old.size > new.size:
+        return False
+    if old.size in (0, new.size):
+        return not proof and (old.size == 0 or old.root == new.root)
+    nodes = [bytes.fromhex(node) for node in proof]
+    if old.size.bit_count() == 1:
+        nodes.insert(0, bytes.fromhex(old.root))
+    at, last = old.size - 1, new.size - 1
+    while at & 1:
+        at, last = at >> 1, last >> 1
+    if not nodes:
+        return False
+    before = after = nodes[0]
+    for node in nodes[1:]:
+        if last == 0:
+            return False
+        if at & 1 or at == last:
+            before, after = _above(node, before), _above(node, after)
+            while at and not at & 1:
+                at, last = at >> 1, last >> 1
+        else:
+            after = _above(after, node)
+        at, last = at >> 1, last >> 1
+    return last == 0 and (before.hex(), after.hex()) == (old.root, new.root)

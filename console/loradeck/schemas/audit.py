@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from loradeck.schemas.ids import Digest, Role, Wire
+from loradeck.schemas.ids import Digest, Name, Role, Wire
 
 EMPTY_ROOT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """Root of a tree without leaves: the SHA-256 of nothing (RFC 9162, 2.1.1)."""
@@ -47,6 +47,33 @@ class AuditHead(Wire):
 
 class AuditVerdict(Wire):
     """The hub's audit of its log. `broken` gives the first place where it is not whole; None if it is."""
+class Cosignature(Wire):
+    """The newest head of an audit trail that a node has signed: that it was shown this one, and none that contradicts.
+
+    The signature is Ed25519 over `artifacts.notes.cosigned_bytes`, in hexadecimal; '' with size 0: it has signed none.
+    """
+
+    key: Digest = Field(description="the node's public key for this, in hexadecimal")
+    log: str = Field("", max_length=64, description="id of the hub's log whose trail it is")
+    size: int = Field(0, ge=0, lt=2**53)
+    root: Digest = EMPTY_ROOT
+    at_s: int = Field(0, ge=0, lt=2**53, description="node's wall clock, seconds since 1970 UTC")
+    signature: str = Field("", max_length=128)
+
+    @property
+    def head(self) -> AuditHead:
+        """The head that it has signed."""
+        return AuditHead(size=self.size, root=self.root)
+
+
+class Cosigner(Wire):
+    """A node that signs heads of the audit trail: how far it has, and why it did not sign the newest; '' if it did."""
+
+    node: Name
+    size: int
+    refuses: str = ""
+
+
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
 
@@ -55,3 +82,4 @@ class AuditVerdict(Wire):
     hash: Digest
     broken: dict[str, Any] | str | int | None = Field(None, alias="break")
     trail: AuditHead = Field(AuditHead(), description="the audit trail beside the log")
+    cosigners: tuple[Cosigner, ...] = Field((), description="nodes that sign heads of the trail")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
+from loradeck.schemas.audit import AuditHead, Cosignature
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
@@ -189,6 +190,24 @@ class Welcome(Wire):
     )
 
 
+PROOF = 128
+"""Most hashes in a proof that one audit trail goes on from another."""
+
+
+class Countersign(Wire):
+    """The hub asks a node to sign the head of its audit trail; answered by `Countersigned`. See `rules.cosigning`.
+
+    It is sent to nodes that say `cosigned` in their hello.
+    """
+
+    type: Literal["countersign"] = "countersign"
+    log: str = Field(max_length=64, description="id of the hub's log")
+    head: AuditHead
+    signature: str = Field(max_length=128, description="the hub's, over `artifacts.notes.text_of`")
+    old: int = Field(ge=0, lt=2**53, description="size that the node signed last, as far as the hub knows")
+    proof: tuple[Digest, ...] = Field((), max_length=PROOF, description="that the trail goes on from there (RFC 9162)")
+
+
 DownMessage = Annotated[
     Welcome
     | Desired
@@ -201,6 +220,7 @@ DownMessage = Annotated[
     | CanaryAsk
     | NodeOrder
     | Challenge
+    | Countersign
     | TrustRoots,
     Field(discriminator="type"),
 ]
@@ -299,6 +319,16 @@ class Hello(Wire):
     protocol: Whole = Field(1, description="version of the wire that the agent speaks; see `schemas.protocol`")
     features: tuple[Line, ...] = Field(
         (), max_length=64, description="what its router acts on in entries; see `schemas.protocol`"
+    )
+    cosigned: Cosignature | None = Field(
+        None,
+        exclude_if=lambda cosigned: cosigned is None,
+        description="of a node that has joined, which signs heads of the audit trail: the newest that it has signed",
+    )
+    jobs_as_agent: bool = Field(
+        False,
+        exclude_if=lambda as_agent: not as_agent,
+        description="executors run as the agent's own user, and could read its token or key",
     )
 
 
@@ -509,6 +539,16 @@ class ChallengeAnswer(Wire):
     boot: Line = Field(description="of the agent, as in its hello")
 
 
+class Countersigned(Wire):
+    """The answer to a `Countersign`: the newest head that the node has signed, which is the one it was asked for unless
+    it says why not.
+    """
+
+    type: Literal["countersigned"] = "countersigned"
+    cosigned: Cosignature
+    refuses: Line = ""
+
+
 class Heartbeat(Wire):
     """The agent is alive; sent when there was nothing else to send."""
 
@@ -526,6 +566,7 @@ UpMessage = Annotated[
     | TraceRows
     | CanaryAnswers
     | ChallengeAnswer
+    | Countersigned
     | Heartbeat,
     Field(discriminator="type"),
 ]

@@ -257,6 +257,11 @@ class Me(Wire):
     tenants: dict[Name, Role] | None = Field(
         None,
         exclude_if=lambda tenants: tenants is None,
+    jobs_as_agent: bool = Field(
+        False,
+        exclude_if=lambda as_agent: not as_agent,
+        description="its jobs run as the agent's own user, and could read its token or key",
+    )
         description="the role at each tenant that is shown, of which `role` is the highest; None: `role` at all",
     )
 

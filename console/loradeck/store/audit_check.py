@@ -35,13 +35,20 @@ class TrailReport:
 
 @dataclass(eq=False)
 class AuditCheck:
-    """One check, step by step. `anchors`: size -> root, as the log has them."""
+    """One check, step by step.
+
+    Args:
+        anchors: size -> root, as the log has them.
+        signed: size -> node -> root, of the heads that nodes have signed.
+    """
 
     anchors: Mapping[int, str]
+    signed: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     _tree: Frontier = field(default_factory=Frontier, init=False)
     _made: set[str] = field(default_factory=set, init=False)
     _withdrawn: set[str] = field(default_factory=set, init=False)
     _attested: dict[int, str] = field(default_factory=dict, init=False)
+    _contradicted: list[str] = field(default_factory=list, init=False)
 
     def step(self, store: Store) -> TrailReport | None:
         """Checks the next lines, and after the last one what they say of tokens and attestations. Returns None while
@@ -57,11 +64,21 @@ class AuditCheck:
             anchored = self.anchors.get(seq)
             if anchored is not None and anchored != self._tree.head.root:
                 return self._report(f"a line up to {seq} was changed: the log has anchored another root")
+            if seq in self.signed:
+                self._compare(seq)
             try:
                 self._read(AuditLine.model_validate_json(text))
             except (ValidationError, KeyError, ValueError) as error:
                 return self._report(f"line {seq} cannot be read: {type(error).__name__}")
         return None
+
+    def _compare(self, seq: int) -> None:
+        by, root = self.signed[seq], self._tree.head.root
+        others = sorted(node for node, signed in by.items() if signed != root)
+        if others:
+            same = ", ".join(sorted(by.keys() - set(others))) or "no node"
+            signed = f"{', '.join(others)} signed another head of {seq} lines than these have"
+            self._contradicted.append(f"{signed}; {same} signed this one")
 
     def _read(self, line: AuditLine) -> None:
         subject = line.subject
@@ -82,6 +99,10 @@ class AuditCheck:
             yield f"lines {self._tree.size + 1} to {longest}, which the log has anchored, are missing"
         if store.audit_head() != self._tree.head:
             yield "the stored root is not that of the lines"
+        yield from self._contradicted
+        for size in sorted(size for size in self.signed if size > self._tree.size):
+            names = ", ".join(sorted(self.signed[size]))
+            yield f"{names} signed a head of {size} lines, and here are {self._tree.size}"
         for token in store.tokens():
             if token.id not in self._made and self._tree.size:
                 yield f"token {token.id} ({token.name}) was not made by a call"

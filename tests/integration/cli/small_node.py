@@ -134,6 +134,7 @@ class SmallNode:
                     hash=GENESIS,
                     replicas=(self._replica(),),
                     features=tuple(SUPPORTED),
+                    jobs_as_agent=True,
                 )
             )
             heard = 0.0

@@ -144,7 +144,9 @@ def test_a_specification_that_is_not_right_is_refused_and_queues_nothing(
 def test_a_node_is_shown_cordoned_drained_and_taken_back(desk: Desk, node: SmallNode) -> None:
     assert node.name in [NodeRow.model_validate(row).node for row in desk.json("node", "ls")]
     assert NodeRow.model_validate(desk.json("node", "show", node.name)).replicas[0].slots == 1000
-    assert "no GPU" in desk.run("node", "show", node.name).stdout
+    shown = desk.run("node", "show", node.name).stdout
+    assert "no GPU" in shown
+    assert f"jobs on {node.name} run as its agent's own user" in shown
     assert NodeRow.model_validate(desk.json("node", "cordon", node.name, "--yes")).cordoned
     wait_until("told", lambda: node.orders[-1].cordoned)
     assert NodeRow.model_validate(desk.json("node", "drain", node.name, "--yes")).drained

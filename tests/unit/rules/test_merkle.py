@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.merkle import Frontier
-from loradeck.schemas.audit import EMPTY_ROOT
+from loradeck.rules.merkle import Frontier, goes_on, proof_of
+from loradeck.schemas.audit import EMPTY_ROOT, AuditHead
 
 # The leaves and roots that certificate-transparency-go tests its tree with.
 LEAVES = [
@@ -70,3 +70,51 @@ def test_lines_may_be_added_in_parts(leaves: list[bytes], cut: int) -> None:
 def test_what_is_no_frontier_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(a tree of|invalid literal|non-hexadecimal)"):
         Frontier.of_text(text)
+
+
+def proof_as_defined(size: int, leaves: list[bytes], whole: bool = True) -> list[bytes]:
+    """SUBPROOF of RFC 9162, 2.1.4.1, as it is written there."""
+    if size == len(leaves):
+        return [] if whole else [as_defined(leaves)]
+    k = 1
+    while k * 2 < len(leaves):
+        k *= 2
+    if size <= k:
+        return [*proof_as_defined(size, leaves[:k], whole), as_defined(leaves[k:])]
+    return [*proof_as_defined(size - k, leaves[k:], False), as_defined(leaves[:k])]
+
+
+MANY = [str(n).encode() for n in range(40)]
+
+
+def proven(lines: list[bytes], old: int) -> tuple[str, ...]:
+    """The proof that all these lines go on from the first of them, from what the first add up to and the others."""
+    before = Frontier().extended(lines[:old])
+    return tuple(
+        before.full(first) if first < old else Frontier().extended(lines[first:last]).head.root
+        for first, last in proof_of(old, len(lines))
+    )
+
+
+def test_a_proof_is_that_of_the_definition_and_shows_that_a_trail_goes_on() -> None:
+    for old in range(1, len(MANY)):
+        before = Frontier().extended(MANY[:old])
+        for new in range(old, len(MANY)):
+            proof, after = proven(MANY[:new], old), Frontier().extended(MANY[:new]).head
+            assert list(proof) == [node.hex() for node in proof_as_defined(old, MANY[:new])]
+            assert goes_on(before.head, after, proof)
+    assert goes_on(AuditHead(), Frontier().extended(MANY).head, ())
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.data())
+def test_no_proof_shows_that_a_trail_goes_on_from_another_one(old: int, more: int, data: st.DataObject) -> None:
+    lines = [str(n).encode() for n in range(old + more)]
+    before, after = Frontier().extended(lines[:old]), Frontier().extended(lines).head
+    proof = proven(lines, old)
+    changed = data.draw(st.integers(0, old - 1))
+    other = Frontier().extended([*lines[:changed], b"another", *lines[changed + 1 :]]).head
+    assert not goes_on(before.head, other, proof)
+    at = data.draw(st.integers(0, len(proof) - 1))
+    for wrong in (proof[:at] + proof[at + 1 :], (*proof[:at], "0" * 64, *proof[at + 1 :]), (*proof, "0" * 64), ()):
+        assert not goes_on(before.head, after, wrong)
+    assert not goes_on(after, before.head, proof)

@@ -152,14 +152,15 @@ async def trail(s: Session, after: int, actor: str | None) -> None:
 
 @audit.command()
 @hub_command
-async def checkpoint(s: Session) -> None:
+async def checkpoint(s: Session, keys: bool) -> None:
     """Print the head of the audit trail as a signed note, for a witness to keep.
 
-    The format is C2SP tlog-checkpoint. Who keeps one can show later whether a line up to its size was changed.
+    The format is C2SP tlog-checkpoint, with the signatures of nodes beneath it (tlog-cosignature). Who keeps one can
+    show later whether a line up to its size was changed.
     """
-    note = await s.api.audit_checkpoint()
-    s.out.json({"checkpoint": note})
-    for line in note.rstrip("\n").split("\n"):
+    text = await (s.api.audit_keys() if keys else s.api.audit_checkpoint())
+    s.out.json({"keys": text.split()} if keys else {"checkpoint": text})
+    for line in text.rstrip("\n").split("\n"):
         s.out.say(line)
 
 
@@ -175,4 +176,7 @@ async def verify(s: Session) -> None:
         return
     s.out.alarm(f"THE CHAIN IS BROKEN: {verdict.broken}")
     s.out.say("keep a copy of the hub's data folder before anything else, and compare with a backup")
+@click.option("--keys", is_flag=True, help="Print the keys that its signatures are checked with instead.")
     raise click.exceptions.Exit(Exit.REFUSED)
+        for one in verdict.cosigners:
+            s.out.say(f"{one.node} has signed {one.size} lines{f', and no more: {one.refuses}' if one.refuses else ''}")

@@ -65,6 +65,10 @@ async def show(s: Session, name: str) -> None:
         s.out.alarm(f"agents at {' and '.join(found.contested)} are linked as {name} at once: neither counts")
         s.out.say("stop the one that is not this node, or let neither in and give its host a key of its own:")
         s.out.say(f"loradeck node revoke {name}, then loradeck node token {name}; what it counted: node forget {name}")
+    if found.jobs_as_agent:
+        s.out.alarm(f"jobs on {name} run as its agent's own user: what a job runs could read the agent's token or key")
+        s.out.say("run the agent as root, name a user without rights of its own as `user` under [jobs] in agent.toml,")
+        s.out.say("and start the agent again; its router and engines go on meanwhile")
     s.out.table(
         ("REPLICA", "STATE", "BASE", "SLOTS", "LOADED", "BUILD"),
         [

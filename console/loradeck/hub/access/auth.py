@@ -42,8 +42,9 @@ class Caller(Scope):
     """The caller of a request, and what its token allows.
 
     `node` is set for agents' tokens, `labels` where the token says what that node is placed by. `token` is the id of
-    the token, of somebody who has signed in `oidc:` and the subject; None: it came over the own socket. `action` is
-    the call that it makes; None: the hub's own work, which is not asked.
+    the token, of somebody who has signed in `oidc:` and the subject; None: it came over the own socket. `joined`: a
+    node that has shown its certificate. `action` is the call that it makes; None: the hub's own work, which is not
+    asked.
     """
 
     actor: str
@@ -51,6 +52,7 @@ class Caller(Scope):
     node: str | None = None
     labels: Mapping[str, str] | None = None
     token: str | None = None
+    joined: bool = False
     action: Action | None = None
 
     def sees(self, tenant: str) -> bool:

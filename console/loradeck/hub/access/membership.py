@@ -11,6 +11,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from loradeck.hub.access.auth import Caller, Tokens
 from loradeck.hub.access.authority import HERE, Authority, Shown, Stage, check_hosts, pem_of, read_shown
@@ -94,8 +95,8 @@ class Membership:
                 fix="the agent renews it by itself while it runs",
             )
         if record is not None:
-            return self._tokens.enter(record)
-        return Caller(actor=shown.node, role=Role.AGENT, node=shown.node, token=_id(shown))
+            return replace(self._tokens.enter(record), joined=True)
+        return Caller(actor=shown.node, role=Role.AGENT, node=shown.node, token=_id(shown), joined=True)
 
     # ---- joining ---------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The log and the audit trail: their lines, and whether they hold."""
 
+import asyncio
 from functools import partial
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from starlette.responses import PlainTextResponse
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Releaser, ThisHub, Viewer, ViewerOfEach
+from loradeck.hub.links.cosigners import signed_heads
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.ids import LARGEST_INT
 from loradeck.schemas.log import Event
@@ -56,8 +58,19 @@ async def trail(
 
 @router.get("/audit/checkpoint", response_class=PlainTextResponse)
 async def checkpoint(hub: ThisHub, caller: Viewer) -> PlainTextResponse:
-    """The head of the audit trail as a signed note, for a witness of transparency logs (C2SP tlog-checkpoint)."""
-    return PlainTextResponse(await hub.audit.checkpoint())
+    """The newest head of the audit trail that nodes have signed, or the present one where none has, as a signed note
+    (C2SP tlog-checkpoint, with tlog-cosignatures).
+    """
+    return PlainTextResponse(await asyncio.to_thread(hub.cosigners.note, await hub.audit.head()))
+
+
+@router.get("/audit/keys", response_class=PlainTextResponse)
+async def keys(hub: ThisHub, caller: Viewer) -> PlainTextResponse:
+    """The keys of hubs and nodes that checkpoints are checked with, one a line (C2SP signed-note).
+
+    Whoever has to rest on them asks each node for its own: `loradeck-agent status`.
+    """
+    return PlainTextResponse(hub.cosigners.keys())
 
 
 @router.get("/audit/verify")
@@ -65,16 +78,17 @@ async def verify(hub: ThisHub, caller: Viewer) -> AuditVerdict:
     """Checks all of the log and of the audit trail.
 
     Every hash of the log is checked, and the log is folded and compared with the store's own state. The trail is
-    compared with the heads that the log has anchored, and tokens and attestations with the trail.
+    compared with the heads that the log has anchored and those that nodes have signed, and tokens and attestations
+    with the trail.
     """
     await hub.audit.flush()
     log = LogAudit()
     while (report := await hub.store(log.step, background=True)) is None:
         pass
-    lines = AuditCheck(log.anchors)
+    lines = AuditCheck(log.anchors, signed_heads(await asyncio.to_thread(hub.cosigners.genuine)))
     while (found := await hub.store(lines.step, background=True)) is None:
         pass
-    verdict = AuditVerdict.model_validate(report.as_json() | {"trail": found.head})
+    verdict = AuditVerdict.model_validate(report.as_json() | {"trail": found.head, "cosigners": hub.cosigners.listed()})
     if report.ok and found.broken is not None:
         verdict = verdict.model_copy(update={"ok": False, "broken": {"why": f"the audit trail: {found.broken}"}})
     return verdict

@@ -90,6 +90,8 @@ class Node:
     behind: str | None = None
     contested: tuple[str, ...] = ()
     """The addresses of agents that are linked under its name at once; then none of them counts, and it is lost."""
+    jobs_as_agent: bool = False
+    """Its jobs run as its agent's own user."""
     boot: str = ""
     features: frozenset[str] = frozenset()
     """The features of table entries that its router acts on; see `schemas.protocol`."""
@@ -262,7 +264,7 @@ class Fleet:
         before = None if new or node.version != hello.version else _shape(node)
         node.link, node.contested = link, ()
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
-        node.rev = hello.rev
+        node.rev, node.jobs_as_agent = hello.rev, hello.jobs_as_agent
         self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)

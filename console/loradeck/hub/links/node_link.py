@@ -328,6 +328,8 @@ class Link:
         self._own(hello.replicas, hello.node)
         self._wire.conn.max_message_size = MESSAGE_BYTES
         self.signed = hello.protocol > 1
+        if not self.caller.joined:  # a token is no key that anybody could sign with
+            hello = hello.model_copy(update={"cosigned": None})
         await self._greet(hello)
         del hello  # it would be held as long as the link
         self._wire.receiver = self._received

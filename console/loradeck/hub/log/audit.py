@@ -61,7 +61,8 @@ class AuditTrail:
     _lost: int = field(default=0, init=False)
     _refused: bool = field(default=False, init=False)
     _head: AuditHead = field(init=False)
-    _anchored: AuditHead | None = field(default=None, init=False)
+    anchored: AuditHead | None = field(default=None, init=False)
+    """The newest head that the log has anchored; None: none since the hub started."""
 
     def __post_init__(self) -> None:
         self._head = self._store.now(lambda s: s.audit_head())
@@ -115,20 +116,20 @@ class AuditTrail:
         else:
             self._lost, self._refused = 0, False
 
-    async def checkpoint(self) -> str:
-        """The head of the trail as a signed note."""
+    async def head(self) -> AuditHead:
+        """The head of the trail, with everything that was noted up to now."""
         await self.flush()
-        return self._log.signing.checkpoint(self._head)
+        return self._head
 
     async def anchor(self) -> None:
         """Commits the head of the trail to the log, if it has changed since it was last there."""
         await self.flush()
         head = self._head
-        if head == self._anchored or not self._may_commit():
+        if head == self.anchored or not self._may_commit():
             return
         draft = Draft(
             kind=EventKind.AUDIT, tenant=FLEET, actor=HUB, role=Role.RELEASER, payload=head.model_dump(mode="json")
         )
         async with self._log.moving:
             await self._log.commit([draft], key=f"audit-{self._log.state.epoch}-{head.size}")
-        self._anchored = head
+        self.anchored = head

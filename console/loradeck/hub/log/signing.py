@@ -14,8 +14,8 @@ from pathlib import Path
 from nacl.signing import SigningKey
 
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
+from loradeck.artifacts.notes import KeyKind, origin_of, signature_line, text_of, verifier_key
 from loradeck.artifacts.staging import fsync_folder
-from loradeck.hub.log.checkpoint import checkpoint
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.schemas.audit import AuditHead
 from loradeck.schemas.position import Position
@@ -86,9 +86,19 @@ class Signing:
         bare = SignedText.model_construct(body=body, signature="")
         return SignedText.model_construct(body=body, signature=sign(self._key, bare.signed_bytes()))
 
-    def checkpoint(self, head: AuditHead) -> str:
-        """The head of the audit trail as a signed note."""
-        return checkpoint(self.log, head, self._key)
+    def signature(self, text: bytes) -> str:
+        """The signature of a note's text, in hexadecimal."""
+        return sign(self._key, text)
+
+    def note(self, head: AuditHead) -> str:
+        """A head of the audit trail as a signed note."""
+        text = text_of(self.log, head)
+        signature = self.signature(text.encode())
+        return f"{text}\n{signature_line(origin_of(self.log), public_half(self._key), signature)}"
+
+    def verifier_keys(self) -> tuple[str, ...]:
+        """What the notes of the log's hubs are checked with."""
+        return tuple(verifier_key(origin_of(self.log), KeyKind.LOG, key) for key in self.keys)
 
     def is_genuine(self, said: Position | TableEntry) -> bool:
         """Whether a hub of this log has signed a position, or an entry as it was read."""

@@ -266,6 +266,7 @@ class Rows:
                 NodeReplica(
                     replica=r.replica,
                     state=r.state,
+            jobs_as_agent=node.jobs_as_agent,
                     base=r.base,
                     base_label=catalogue.base_label(r.base),
                     build=r.build.key if r.build else "",
