@@ -54,7 +54,7 @@ COMMANDS = {
     "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
     "node": ("loradeck.cli.commands.node:node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
     "notice": ("loradeck.cli.commands.notice:notice", "List what people were told; channels, tests and silences."),
-    "event": ("loradeck.cli.commands.event:event", "List events of the log; export a timeline."),
+    "event": ("loradeck.cli.commands.event:event", "List and countersign events of the log; export a timeline."),
     "audit": ("loradeck.cli.commands.event:audit", "Read and check the audit trail: who did what at the hub."),
     "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine; certificates, recovery, backup, garbage."),
     "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to try a hub and a console with one."),

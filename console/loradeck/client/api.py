@@ -226,6 +226,10 @@ class HubApi:
         """Adds an incident or a reason to a past event."""
         return await self._move(f"{_route(tenant, route)}/annotate", request)
 
+    async def countersign(self, tenant: str, route: str, request: moves.CountersignRequest) -> moves.MoveResult:
+        """Says that the caller has seen what somebody else did alone."""
+        return await self._move(f"{_route(tenant, route)}/countersign", request)
+
     async def plan_rewind(self, request: moves.RewindRequest) -> moves.RewindPlan:
         """Plans a rewind and changes nothing."""
         plan = request.model_copy(update={"dry_run": True})
@@ -293,9 +297,14 @@ class HubApi:
         """Withdraws a caller's key."""
         await self._delete(f"tenants/{segment(tenant)}/keys/{segment(key_id)}")
 
-    async def set_route(self, tenant: str, route: str, config: RouteConfig, reason: str = "") -> RouteConfig:
-        """Replaces all settings of a route, or creates it. To loosen its signers or its gate needs a reason."""
-        params = {"reason": reason or None}
+    async def set_route(
+        self, tenant: str, route: str, config: RouteConfig, reason: str = "", *, break_glass: bool = False
+    ) -> RouteConfig:
+        """Replaces all settings of a route, or creates it. To loosen its signers or its gate needs a reason.
+
+        `break_glass`: on the hub's host nobody else is asked where the route asks for two people.
+        """
+        params = {"reason": reason or None, "break_glass": "true" if break_glass else None}
         return await self.transport.ask(
             RouteConfig, "PUT", _route(tenant, route), body=config, params=params, repeatable=True
         )

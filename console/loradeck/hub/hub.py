@@ -53,6 +53,7 @@ from loradeck.hub.log import audit
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.audit import AuditTrail
 from loradeck.hub.log.background import Background
+from loradeck.hub.log.broken_glass import BrokenGlass
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock, StepWatch
@@ -94,6 +95,7 @@ from loradeck.schemas.link import (
     HEARTBEAT_S,
     Ack,
     CanaryAnswers,
+    Countersigned,
     Hello,
     JobEvent,
     JobLog,
@@ -182,6 +184,7 @@ class Hub:
         self.tokens = Tokens(store.now(lambda s: s.tokens()), self.clock.now_ms)
         self.audit = AuditTrail(self.log, store, lambda: self.moves_allowed.forward)
         self.audit.begin([token.id for token in self.tokens.all()])
+        self.broken_glass = BrokenGlass(self.log, store, self.changes, self.audit.note)
         self.catalogue = store.now(Catalogue.load)
         self.facts = store.now(Facts.load)
         self.registry = Registry(store, self.catalogue)
@@ -197,10 +200,10 @@ class Hub:
         log_, state, store, changes, clock = self.log, self.log.state, self.store, self.changes, self.clock
         self.saved_state = saved = SavedState(store, clock)
         self.fleet = fleet = Fleet(clock.monotonic, saved.nodes())
+        self.cosigners = Cosigners(store, log_.signing, fleet, lambda: self.audit.anchored)
         self.counts = counts = saved.counts(clock.monotonic())
         self.tables = tables = NodeTables(self.catalogue, self.facts, log_.signing)
         self.challenges = Challenges(lambda: fleet.clock(), lambda *given: self.node_events.contested(*given))
-        self.cosigners = Cosigners(store, log_.signing, fleet, lambda: self.audit.anchored)
         self.links = Links(fleet, self.gc_tuning, self.challenges)
         self.prepares = prepares = Prepares()
         self.withdrawals = withdrawals = Withdrawals(state, fleet, saved.withdrawals())
@@ -265,7 +268,7 @@ class Hub:
         previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
         self.rows = rows = Rows(
             *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
-            *(self.failed_promotes, self.cohorts, self.witnesses, guard.said),
+            *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass),
         )
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)
@@ -280,6 +283,7 @@ class Hub:
         self.log.follow(FollowerOrder.JOBS, self.failed_promotes.committed)
         self.log.follow(FollowerOrder.METRICS, self.metrics.committed)
         self.log.follow(FollowerOrder.AUTOMATION, self.guard.committed)
+        self.log.follow(FollowerOrder.BROKEN_GLASS, self.broken_glass.committed)
         self.log.follow(FollowerOrder.FEED, self.changes.committed)
         for part in (self.audit, self.table_sender, self.gates, self.progress, self.changes):
             self.attestations.follow(part.attested)
@@ -300,11 +304,11 @@ class Hub:
                 JobLog: self.queue.printed,
                 TraceRows: self.traces.questions.answered,
                 CanaryAnswers: self.canary_suggestions.questions.answered,
+                Countersigned: self.cosigners.answered,
                 TableState: self.witnesses.table,
             },
             self.links.outbox,
         )
-                Countersigned: self.cosigners.answered,
 
     # ---- running -------------------------------------------------------------------------------------------
 
@@ -323,7 +327,7 @@ class Hub:
             group.create_task(_every(FLUSH_S, self.flush))
             group.create_task(_every(feed.TICK_S, self.changes.tick))
             group.create_task(_every(audit.FLUSH_S, self.audit.flush))
-            group.create_task(_every(audit.ANCHOR_S, self.audit.anchor))
+            group.create_task(_every(audit.ANCHOR_S, self.anchor))
             if self.backups is not None:
                 group.create_task(self.backups.run())
             if self.notifier is not None:
@@ -331,15 +335,16 @@ class Hub:
             if self.provider is not None:
                 group.create_task(self.provider.run(self._provider_asked))
 
+    async def anchor(self) -> None:
+        """Anchors the head of the audit trail in the log, and asks nodes to sign it."""
+        await self.audit.anchor()
+        await self.broken_glass.save()
+        await self.cosigners.ask()
+
     def keep_backups(self, folder: Path, every_s: float) -> None:
         """Has `run` make a backup in a folder every `every_s` seconds, and status and metrics tell of it."""
         self.backups = Backups(self.store, self.blobs, self.clock, folder, every_s)
         self.status.backups = self.metrics.backups = self.backups
-    async def anchor(self) -> None:
-        """Anchors the head of the audit trail in the log, and asks nodes to sign it."""
-        await self.audit.anchor()
-        await self.cosigners.ask()
-
 
     def keep_notices(self, file: Path) -> None:
         """Has `run` tell people what they have to know, on the channels of a file (`schemas.notice.ChannelFile`)."""
@@ -424,11 +429,11 @@ class Hub:
 
     def _joined(self, node: Node, hello: Hello) -> None:
         self.queue.joined(node, hello)
+        self.cosigners.linked(node.name, hello.cosigned)
         if node.link is not None:
             self.tell_roots([node.link])
 
     def tell_roots(self, links: Iterable[NodeLink]) -> None:
-        self.cosigners.linked(node.name, hello.cosigned)
         """Tells nodes which authorities the hub's certificates rest on; who was given others renews its own."""
         if self.membership is not None:
             for link in links:

@@ -25,7 +25,9 @@ class AuditDraft(Wire):
     actor: str = Field(description="who it was; '' where nobody showed a valid token")
     role: Role | None = None
     token: str | None = Field(None, description="id of the token; None: the hub's own socket, or none")
-    call: str = Field(description="method and path of the call, or one of begin, attest, key, feed, link, login, lost")
+    call: str = Field(
+        description="method and path of the call, or one of begin, attest, break-glass, key, feed, link, login, lost"
+    )
     subject: Mapping[str, str] = Field(default_factory=dict, description="what it was about, by name")
     status: int | None = Field(None, description="HTTP status of the answer")
     detail: str = ""
@@ -45,8 +47,6 @@ class AuditHead(Wire):
     root: Digest = EMPTY_ROOT
 
 
-class AuditVerdict(Wire):
-    """The hub's audit of its log. `broken` gives the first place where it is not whole; None if it is."""
 class Cosignature(Wire):
     """The newest head of an audit trail that a node has signed: that it was shown this one, and none that contradicts.
 
@@ -74,6 +74,8 @@ class Cosigner(Wire):
     refuses: str = ""
 
 
+class AuditVerdict(Wire):
+    """The hub's audit of its log. `broken` gives the first place where it is not whole; None if it is."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
 

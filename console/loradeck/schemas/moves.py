@@ -29,6 +29,11 @@ class PromoteRequest(Strict):
     override: bool = False
     reason: Reason = ""
     incident: str | None = None
+    break_glass: bool = Field(
+        False,
+        exclude_if=lambda broken: not broken,
+        description="on the hub's host: nobody else is asked where the route asks for two people",
+    )
 
 
 class CandidateStartRequest(PromoteRequest):
@@ -133,6 +138,14 @@ class AnnotateRequest(Strict):
 
     event: str
     incident: str | None = None
+    reason: Reason = ""
+    idempotency_key: str = IDEMPOTENCY_KEY
+
+
+class CountersignRequest(Strict):
+    """Say that one has seen what somebody else did alone, where two people are asked for."""
+
+    event: str = Field(max_length=200)
     reason: Reason = ""
     idempotency_key: str = IDEMPOTENCY_KEY
 

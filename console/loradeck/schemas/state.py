@@ -15,7 +15,7 @@ from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckLevel, AckState, EngineState
-from loradeck.schemas.log import Event, PointerState
+from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.route import Gap
 from loradeck.schemas.table import Pin
@@ -148,8 +148,21 @@ class CandidateRow(Wire):
     keys: int = Field(0, description="keys that the share is drawn from, as far as they are known")
 
 
+class ActedAlone(Wire):
+    """What somebody did alone on the hub's host where two people are asked for: its event, when, and why."""
+
+    event: str
+    kind: EventKind
+    actor: str
+    reason: str
+    at_ms: int
+
+
 class TenantRow(Wire):
-    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN FAILED SLOW AHEAD NOPRIOR HELD PIN PREP CAND SUSP."""
+    """One pointer, as a console shows it.
+
+    `flags`: BAD OVR UNPRVN FAILED SLOW GLASS AHEAD NOPRIOR HELD PIN PREP CAND SUSP.
+    """
 
     tenant: Name
     route: Name
@@ -193,6 +206,9 @@ class TenantRow(Wire):
     soak: tuple[float, int] = Field((600, 200), description="seconds and requests of this route's soak")
     guard: str = Field(
         "", exclude_if=lambda said: not said, description="what guard found since the last move, and did"
+    )
+    alone: tuple[ActedAlone, ...] = Field(
+        (), exclude_if=lambda alone: not alone, description="what nobody else has countersigned yet"
     )
 
     @property
@@ -241,6 +257,11 @@ class NodeRow(Wire):
         exclude_if=lambda contested: not contested,
         description="addresses of agents that are linked under this name at once: none of them counts",
     )
+    jobs_as_agent: bool = Field(
+        False,
+        exclude_if=lambda as_agent: not as_agent,
+        description="its jobs run as the agent's own user, and could read its token or key",
+    )
     replicas: tuple[NodeReplica, ...]
     host: Host | None
     gpus: tuple[Gpu, ...]
@@ -257,11 +278,6 @@ class Me(Wire):
     tenants: dict[Name, Role] | None = Field(
         None,
         exclude_if=lambda tenants: tenants is None,
-    jobs_as_agent: bool = Field(
-        False,
-        exclude_if=lambda as_agent: not as_agent,
-        description="its jobs run as the agent's own user, and could read its token or key",
-    )
         description="the role at each tenant that is shown, of which `role` is the highest; None: `role` at all",
     )
 

@@ -287,3 +287,25 @@ def test_what_callers_may_ask_of_a_route_is_set_from_toml_and_its_change_is_list
     said = desk.run("route", "set", tenant, "--file", file, "--yes").stdout
     assert re.search(r"callers: .*'requests_per_minute': 600.* -> None", said), said
     assert "callers" not in desk.json("route", "show", tenant, "--settings")
+
+
+def test_the_glass_is_broken_on_the_hubs_host_and_the_route_is_red_until_somebody_else_countersigns(
+    desk: Desk, tenant: str, rows: Path, tmp_path: Path
+) -> None:
+    desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)
+    strict, loose = tmp_path / "strict.toml", tmp_path / "loose.toml"
+    strict.write_text('suite = "judge"\nmin_exact = 0.8\n[review]\nitems = 2\npeople = 2\n')
+    loose.write_text('suite = "judge"\nmin_exact = 0.1\n')
+    desk.json("gate", "set", tenant, "--file", strict)
+    change = ("gate", "set", tenant, "--file", loose, "--yes")
+    assert "--break-glass" in desk.refused(1, "second_person", *change, "--reason", "it burns")["fix"]
+    token = ("--hub", desk.url, "--token-file", desk.token("releaser"))
+    desk.refused(6, "local_only", *change, "--break-glass", "it burns", *token)
+    desk.json(*change, "--break-glass", "it burns")
+    (alone,) = desk.row(tenant).alone
+    assert (alone.reason, "GLASS" in desk.run("--once").stdout) == ("it burns", True)
+    desk.refused(1, "second_person", "event", "countersign", alone.event, "--yes")
+    said = desk.run("event", "countersign", alone.event[:8], "--reason", "seen", "--yes", *token)
+    assert "route by" in said.stdout, said
+    assert desk.row(tenant).alone == ()
+    desk.refused(1, "refused", "event", "countersign", alone.event, "--yes", *token)

@@ -71,6 +71,7 @@ async def test_followers_get_events_in_the_written_order_whoever_subscribed_firs
         "JOBS",
         "METRICS",
         "AUTOMATION",
+        "BROKEN_GLASS",
         "NOTICES",
         "FEED",
     ]

@@ -7,7 +7,7 @@ import click
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.moving import because, changes, full, move, name, sent, title, to_place
 from loradeck.cli.shared.naming import Pointer, on_pointer
-from loradeck.cli.shared.options import incident_option, override_option, reason_option, yes_option
+from loradeck.cli.shared.options import break_glass_option, incident_option, override_option, reason_option, yes_option
 from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.candidate_words import gets, percent_of, who_goes_where
@@ -43,6 +43,7 @@ def candidate() -> None:
     help="A router that hears no hub for so long gives it to nobody.",
 )
 @override_option
+@break_glass_option
 @incident_option
 @move_command(timeout=120)
 async def start(
@@ -51,6 +52,7 @@ async def start(
     words: tuple[str, ...],
     share: float,
     override: bool,
+    break_glass: str | None,
     incident: str | None,
     **whom: Any,
 ) -> None:
@@ -61,13 +63,12 @@ async def start(
     """
     at, row, release = await to_place(s, words)
     whom["permille"] = _permille(share)
-    request = moves.CandidateStartRequest(
-        release=release.id, override=override, incident=incident, **whom, **how.on(row)
-    )
+    said = how.forward(row, override=override, break_glass=break_glass)
+    request = moves.CandidateStartRequest(release=release.id, incident=incident, **whom, **said)
     out = Candidate(release=release.id, generation=1, salt="-" * 8, permille=request.permille, unit=request.unit)
     who = gets(out.model_copy(update={"named": request.named}))
     s.out.heading(title(s, at, row))
-    s.out.say(f" {full(row.live)} stays; {full(release)} for {who}" + ("   OVERRIDE" if override else ""))
+    s.out.say(f" {full(row.live)} stays; {full(release)} for {who}" + ("   OVERRIDE" if request.override else ""))
     s.confirm(f"Start {name(release)} as the candidate of {at}?", yes=how.yes)
     await move(s, at, how, s.api.start_candidate, request, prepares=True)
 
@@ -102,18 +103,22 @@ async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) ->
 
 @candidate.command("finish")
 @override_option
+@break_glass_option
 @incident_option
 @move_command(timeout=10)
 @on_pointer
-async def finish(s: Session, how: MoveOptions, at: Pointer, override: bool, incident: str | None) -> None:
+async def finish(
+    s: Session, how: MoveOptions, at: Pointer, override: bool, break_glass: str | None, incident: str | None
+) -> None:
     """Make the candidate the live release."""
     row = await s.api.row(at.tenant, at.route)
     out, shown = _out(at, row)
     s.out.heading(title(s, at, row))
-    s.out.say(changes(row.live, shown.release, override=override))
+    said = how.forward(row, override=override, break_glass=break_glass)
+    s.out.say(changes(row.live, shown.release, override=said["override"]))
     found = await s.api.row(at.tenant, at.route, promote=out.release)
     s.confirm(f"Give {name(shown.release)} to all callers of {at}?{because(found.promote_asks)}", yes=how.yes)
-    request = moves.CandidateFinishRequest(release=out.release, override=override, incident=incident, **how.on(row))
+    request = moves.CandidateFinishRequest(release=out.release, incident=incident, **said)
     await move(s, at, how, s.api.finish_candidate, request)
 
 

@@ -1,4 +1,4 @@
-"""Commands on the log: list events, export a timeline, verify the hash chain."""
+"""Commands on the log: list and countersign events, export a timeline, verify the hash chain and the audit trail."""
 
 import asyncio
 import os
@@ -6,19 +6,23 @@ from pathlib import Path
 
 import click
 
-from loradeck.cli.shared.exits import Exit, misused
+from loradeck.cli.shared.exits import Exit, misused, refused
+from loradeck.cli.shared.moving import sent
 from loradeck.cli.shared.naming import called, moment, pointer
+from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import utc
-from loradeck.cli.shared.session import Noun, Session, hub_command
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
+from loradeck.client.idempotency import new_key
 from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
+from loradeck.schemas.moves import CountersignRequest
 
 
 @click.group(cls=Noun)
 def event() -> None:
-    """List events of the log; export a timeline."""
+    """List and countersign events of the log; export a timeline."""
 
 
 @event.command("ls")
@@ -51,6 +55,26 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
         ),
         empty="no events",
     )
+
+
+@event.command()
+@click.argument("event_id", metavar="EVENT")
+@reason_option()
+@yes_option
+@writes
+async def countersign(s: Session, event_id: str, reason: str, yes: bool) -> None:
+    """Say that you have seen what somebody else did alone with --break-glass. Its route is red until then."""
+    rows = (await s.api.state()).tenants
+    found = next(((row, one) for row in rows for one in row.alone if one.event.startswith(event_id)), None)
+    if found is None:
+        raise refused("no such event waits to be countersigned", where=event_id, fix="loradeck --once: flag GLASS")
+    row, one = found
+    where = f"{row.tenant}/{row.route}"
+    s.out.say(f"{where}: {one.kind.value} by {one.actor} alone, {utc(one.at_ms)}: {one.reason}")
+    s.confirm(f"Say that you have seen it, as {(await s.api.me()).actor}?", yes=yes)
+    request = CountersignRequest(event=one.event, reason=reason, idempotency_key=new_key())
+    result = await sent(s.api.countersign(row.tenant, row.route, request), request.idempotency_key)
+    s.out.answer(result, f"countersigned; {where} keeps the event")
 
 
 @event.command()
@@ -151,6 +175,7 @@ async def trail(s: Session, after: int, actor: str | None) -> None:
 
 
 @audit.command()
+@click.option("--keys", is_flag=True, help="Print the keys that its signatures are checked with instead.")
 @hub_command
 async def checkpoint(s: Session, keys: bool) -> None:
     """Print the head of the audit trail as a signed note, for a witness to keep.
@@ -173,10 +198,9 @@ async def verify(s: Session) -> None:
     if verdict.ok:
         s.out.say(f"the chain holds up to rev {verdict.rev}, {verdict.hash}")
         s.out.say(f"the audit trail holds, {verdict.trail.size} lines, root {verdict.trail.root}")
+        for one in verdict.cosigners:
+            s.out.say(f"{one.node} has signed {one.size} lines{f', and no more: {one.refuses}' if one.refuses else ''}")
         return
     s.out.alarm(f"THE CHAIN IS BROKEN: {verdict.broken}")
     s.out.say("keep a copy of the hub's data folder before anything else, and compare with a backup")
-@click.option("--keys", is_flag=True, help="Print the keys that its signatures are checked with instead.")
     raise click.exceptions.Exit(Exit.REFUSED)
-        for one in verdict.cosigners:
-            s.out.say(f"{one.node} has signed {one.size} lines{f', and no more: {one.refuses}' if one.refuses else ''}")

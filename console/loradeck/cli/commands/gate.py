@@ -11,7 +11,7 @@ from loradeck.cli.shared.exits import Exit, misused
 from loradeck.cli.shared.files import checked, rows_of, toml_of
 from loradeck.cli.shared.gate_file import freeze_of, with_digests
 from loradeck.cli.shared.naming import Pointer, moment, on_pointer, pointer_and_release, release_named
-from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.options import break_glass_option, reason_option, yes_option
 from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.terminal_text import clean
@@ -30,10 +30,11 @@ def gate() -> None:
 @gate.command("set")
 @click.option("--file", type=click.Path(path_type=Path), required=True, help="TOML with the gate, whole.")
 @reason_option()
+@break_glass_option
 @yes_option
 @writes
 @on_pointer
-async def set_gate(s: Session, at: Pointer, file: Path, reason: str, yes: bool) -> None:
+async def set_gate(s: Session, at: Pointer, file: Path, reason: str, break_glass: str | None, yes: bool) -> None:
     """Set a route's gate, and freeze windows if the file has any, from TOML; other settings stay."""
     before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
     settings = await asyncio.to_thread(toml_of, file)
@@ -42,7 +43,9 @@ async def set_gate(s: Session, at: Pointer, file: Path, reason: str, yes: bool) 
     config = before.model_copy(update={"gate": gate, "freeze": freeze})
     if before.gate is not None and config != before:
         s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)
-    kept = await s.api.set_route(at.tenant, at.route, config, reason)
+    kept = await s.api.set_route(
+        at.tenant, at.route, config, break_glass or reason, break_glass=break_glass is not None
+    )
     s.out.answer(kept, f"the gate of {at} is set")
 
 

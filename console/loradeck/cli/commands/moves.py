@@ -7,7 +7,7 @@ import click
 from loradeck.cli.shared.exits import Exit, refused
 from loradeck.cli.shared.moving import because, changes, full, move, name, sent, title, to_place
 from loradeck.cli.shared.naming import Pointer, called, event_named, moment, on_pointer, pointer
-from loradeck.cli.shared.options import dry_run_option, incident_option, override_option
+from loradeck.cli.shared.options import break_glass_option, dry_run_option, incident_option, override_option
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
 from loradeck.cli.shared.progress import MoveOptions, in_time, move_command
 from loradeck.cli.shared.session import Session, hub_command
@@ -24,15 +24,24 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
 @override_option
+@break_glass_option
 @incident_option
 @move_command(timeout=120)
-async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override: bool, incident: str | None) -> None:
+async def promote(
+    s: Session,
+    how: MoveOptions,
+    words: tuple[str, ...],
+    override: bool,
+    break_glass: str | None,
+    incident: str | None,
+) -> None:
     """Put a release on a route, after preparing it on every replica."""
     at, row, release = await to_place(s, words)
     s.out.heading(title(s, at, row))
-    s.out.say(changes(row.live, release, override=override))
+    said = how.forward(row, override=override, break_glass=break_glass)
+    s.out.say(changes(row.live, release, override=said["override"]))
     s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?{because(row.promote_asks)}", yes=how.yes)
-    request = PromoteRequest(release=release.id, override=override, incident=incident, **how.on(row))
+    request = PromoteRequest(release=release.id, incident=incident, **said)
     await move(s, at, how, s.api.promote, request, prepares=True)
 
 

@@ -14,7 +14,7 @@ from loradeck.cli.shared.files import checked, json_of, text_of, toml_of
 from loradeck.cli.shared.gate_file import with_digests
 from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
 from loradeck.cli.shared.once import by_urgency, pointers
-from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.options import break_glass_option, reason_option, yes_option
 from loradeck.cli.shared.output import at_fault, nearness, share, span, utc
 from loradeck.cli.shared.progress import replicas
 from loradeck.cli.shared.secret_file import new_secret_file
@@ -71,10 +71,13 @@ def route() -> None:
 )
 @click.option("--canary", "canaries", multiple=True, metavar="PROMPT", help="Fixed prompt; may be repeated.")
 @reason_option()
+@break_glass_option
 @yes_option
 @writes
 @on_pointer
-async def set_route(s: Session, at: Pointer, file: Path | None, reason: str, yes: bool, **flags: Any) -> None:
+async def set_route(
+    s: Session, at: Pointer, file: Path | None, reason: str, break_glass: str | None, yes: bool, **flags: Any
+) -> None:
     """Set a route's settings, from a TOML file and flags; flags alone change the route as it is."""
     before = (await s.api.tenant(at.tenant)).routes.get(at.route)
     if file is not None:
@@ -87,7 +90,9 @@ async def set_route(s: Session, at: Pointer, file: Path | None, reason: str, yes
         for line in _differences(before, config):
             s.out.say(f" {line}")
         s.confirm(f"Change these settings of {at}?", yes=yes or not s.interactive)
-    kept = await s.api.set_route(at.tenant, at.route, config, reason)
+    kept = await s.api.set_route(
+        at.tenant, at.route, config, break_glass or reason, break_glass=break_glass is not None
+    )
     s.out.answer(kept, f"route {at} is set")
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from loradeck.cli.shared.output import ago, share, span, utc
 from loradeck.cli.shared.session import Session, hub_command
-from loradeck.rules.quality.attention import harm
+from loradeck.rules.quality.attention import NEEDS_YOU, harm
 from loradeck.schemas.ids import short
 from loradeck.schemas.state import HubState, Preview, PreviewAction, TenantRow
 
-_ATTENTION = ("BAD", "UNPRVN", "FAILED", "SLOW", "AHEAD", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP", "CAND")
+_ATTENTION = (*NEEDS_YOU, "AHEAD", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP", "CAND")
 
 
 @hub_command

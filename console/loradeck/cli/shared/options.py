@@ -70,6 +70,12 @@ override_option = click.option(
     help="Pass a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
 )
 
+break_glass_option = click.option(
+    "--break-glass",
+    metavar="REASON",
+    help="On the hub's host: act alone where the route asks for two people. Red until somebody else countersigns it.",
+)
+
 
 def reason_option(*, required: bool = False) -> Callable[[F], F]:
     """Adds --reason, which the event keeps for ever."""

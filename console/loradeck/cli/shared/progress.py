@@ -52,6 +52,14 @@ class MoveOptions:
             "reason": self.reason,
         }
 
+    def forward(self, row: TenantRow, *, override: bool, break_glass: str | None) -> dict[str, Any]:
+        """The fields of a request that moves a pointer to what callers have not had.
+
+        A broken glass is an override, and its reason is the move's.
+        """
+        said = {"override": override or break_glass is not None, "break_glass": break_glass is not None}
+        return self.on(row) | said | ({"reason": break_glass} if break_glass is not None else {})
+
 
 def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
     """Makes a command that moves pointers, with --reason, --yes, --wait and --timeout as its `MoveOptions`."""

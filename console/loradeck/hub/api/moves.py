@@ -27,12 +27,14 @@ from loradeck.rules.moves import holds, pins_and_notes, rollbacks
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.rebase import Already, rebase
 from loradeck.rules.moves.rollbacks import Cancel
+from loradeck.rules.quality import break_glass
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Draft, Event, PointerState
 from loradeck.schemas.moves import (
     AnnotateRequest,
+    CountersignRequest,
     FallbackRequest,
     HoldRequest,
     LiftRequest,
@@ -52,7 +54,7 @@ Decide = Callable[[], Decided | Awaitable[Decided]]
 
 def actor_of(caller: Caller) -> Actor:
     """The caller as an actor of the log."""
-    return Actor(name=caller.actor, role=caller.role, token=caller.token)
+    return Actor(name=caller.actor, role=caller.role, token=caller.token, local=caller.local)
 
 
 def nothing_moved(hub: Hub, **update: Any) -> MoveResult:
@@ -339,6 +341,21 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, hub: ThisHub,
     return await _committed(
         hub, caller, body.idempotency_key, lambda: pins_and_notes.annotate(event, body, actor_of(caller))
     )
+
+@router.post(PAGE + "/countersign", response_model=MoveResult)
+async def countersign(tenant: str, route: str, body: CountersignRequest, hub: ThisHub, caller: Releaser) -> Response:
+    """Says that the caller has seen what somebody else did alone on the hub's host, where the route asks for two."""
+    hub.log.state.route(tenant, route)
+    event = hub.broken_glass.find(body.event)
+    if event is None or (event.tenant, event.route) != (tenant, route):
+        fix = "loradeck route show names what waits for it"
+        raise Refused("unknown_event", f"nothing of {tenant}/{route} waits for this", detail=body.event, fix=fix)
+    if not caller.local:
+        hub.proposals.person(caller.actor, caller.token)
+    return await _committed(
+        hub, caller, body.idempotency_key, lambda: break_glass.countersign(event, body, actor_of(caller))
+    )
+
 
 
 @router.get("/moves/{key}", response_model=MoveResult)

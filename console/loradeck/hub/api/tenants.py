@@ -154,12 +154,18 @@ async def suggest_canaries(
 
 @router.put(PAGE)
 async def set_route(
-    tenant: str, route: Name, body: RouteConfig, hub: ThisHub, caller: Releaser, reason: Reason = ""
+    tenant: str,
+    route: Name,
+    body: RouteConfig,
+    hub: ThisHub,
+    caller: Releaser,
+    reason: Reason = "",
+    break_glass: bool = False,
 ) -> RouteConfig:
     """Replaces a route's settings; creates the route where there was none.
 
     Signers and gates are loosened with a reason; where the gate's review asks for two people, once a second one has
-    asked for the same within a day.
+    asked for the same within a day, or at once on the hub's host with `break_glass`.
     """
     key = (tenant, route)
     if body.gate is not None:
@@ -182,7 +188,7 @@ async def set_route(
             )
     agreed: str | None = None
     before = hub.log.state.tenant(tenant).routes.get(route)
-    if before is not None and needs_two(before) and loosened(before, body) and reason:
+    if before is not None and needs_two(before) and loosened(before, body) and reason and not break_glass:
         change = {"from": before.model_dump(mode="json"), "to": body.model_dump(mode="json")}
         agreed = hub.proposals.agreed(key, change, caller.actor, caller.token)
     await _change(
@@ -196,6 +202,7 @@ async def set_route(
             pointer=hub.log.state.pointers.get(key),
             reason=reason,
             agreed=agreed,
+            alone=break_glass,
         ),
     )
     return hub.log.state.config(key)

@@ -34,6 +34,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.quality import break_glass
 from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
 from loradeck.rules.serving.residency import PriorRoom
@@ -169,6 +170,9 @@ class PromoteCheck:
             return {}
         what = {"opens the gate for": request.release, "at": request.expected_generation}
         other = self._proposals.agreed(key, what, actor.name, actor.token)
+        if request.break_glass:
+            break_glass.check_alone(actor, request.reason)
+            return {break_glass.BROKE: True}
         if other is None:
             raise Refused(
                 "second_person",

@@ -40,8 +40,9 @@ class FollowerOrder(IntEnum):
     JOBS = 4
     METRICS = 5
     AUTOMATION = 6
-    NOTICES = 7
-    FEED = 8
+    BROKEN_GLASS = 7
+    NOTICES = 8
+    FEED = 9
 
 
 @dataclass(frozen=True, slots=True)

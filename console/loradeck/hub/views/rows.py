@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
+from loradeck.hub.log.broken_glass import BrokenGlass
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
@@ -60,6 +61,7 @@ class Rows:
     _cohorts: Cohorts
     _witnesses: Witnesses
     _guard_said: Mapping[PointerKey, str]
+    _broken_glass: BrokenGlass
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
@@ -82,13 +84,14 @@ class Rows:
         left = last.left if last else None
         last_left, left_answered = self._left(key, pointer, left)
         pinned = any(pin.tenant == key[0] and pin.route == key[1] for node, _ in placed for pin in node.pins)
-        cause = self._cause(key, pointer, preview, placed)
+        cause, alone = self._cause(key, pointer, preview, placed), self._broken_glass.on(key)
         flags = {
             "BAD": bool(cause.alone) or (live is not None and self._facts.is_breached(pointer, live)),
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and not progress.reached.covers(Reached.LISTED),
             "FAILED": key in self._failed_promotes,
             "SLOW": self._health.is_slow(pointer),
+            "GLASS": bool(alone),
             "AHEAD": bool(held_back),
             "NOPRIOR": live is not None
             and not held_back
@@ -138,6 +141,7 @@ class Rows:
             undo_asks=self._undo_asks(last, pointer) if last else None,
             soak=(config.soak.seconds, config.soak.requests),
             guard=self._guard_said.get(key, ""),
+            alone=alone,
         )
 
     def _undo_asks(self, last: Event, pointer: PointerState) -> str | None:
@@ -262,11 +266,11 @@ class Rows:
             drained=node.drained,
             behind=node.behind,
             contested=node.contested,
+            jobs_as_agent=node.jobs_as_agent,
             replicas=tuple(
                 NodeReplica(
                     replica=r.replica,
                     state=r.state,
-            jobs_as_agent=node.jobs_as_agent,
                     base=r.base,
                     base_label=catalogue.base_label(r.base),
                     build=r.build.key if r.build else "",

@@ -34,6 +34,8 @@ class Actor:
     token: str | None = None
     automation: bool = False
     """The hub moves by itself, as a schedule or guard: its events say so, and a press of R is rebased over them."""
+    local: bool = False
+    """It came over the hub's own socket, without a token."""
 
 
 def expect_generation(pointer: PointerState, expected: int) -> None:

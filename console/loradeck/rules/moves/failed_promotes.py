@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from loradeck.rules.quality.break_glass import countersigned_by
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.log import MOVES, Event, EventKind
@@ -20,7 +21,8 @@ _NOTES = frozenset({EventKind.HOLD, EventKind.RELEASE_HOLD, EventKind.ANNOTATE})
 
 def answers(event: Event) -> bool:
     """Whether an event answers a failed promote of its pointer: it moved it, or a person held or annotated it."""
-    return event.kind in MOVES or (event.kind in _NOTES and event.role is not Role.AGENT)
+    noted = event.kind in _NOTES and event.role is not Role.AGENT and countersigned_by(event) is None
+    return event.kind in MOVES or noted
 
 
 def unanswered(jobs: Iterable[Job]) -> dict[PointerKey, Job]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, tenant_draft
+from loradeck.rules.quality import break_glass
 from loradeck.rules.quality.loosening import loosened, needs_two
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.log import Draft, EventKind, PointerState
@@ -68,14 +69,16 @@ def set_route(
     pointer: PointerState | None,
     reason: str = "",
     agreed: str | None = None,
+    alone: bool = False,
 ) -> Draft:
     """Replaces all settings of a route. A new route (`pointer` None) also gets its pointer, at generation 0.
 
     Args:
         agreed: who else has asked for the same settings; None: nobody.
+        alone: nobody is asked: the glass is broken.
 
     Raises:
-        Refused: offboarded; where signers or the gate are loosened: reason_required, second_person.
+        Refused: offboarded; where signers or the gate are loosened: reason_required, second_person, local_only.
     """
     _exists(tenant)
     payload: dict[str, object] = {"config": config.model_dump(mode="json")}
@@ -86,13 +89,17 @@ def set_route(
             raise Refused(
                 "reason_required", "signers or a gate are loosened", detail="; ".join(loose), fix="say why: --reason"
             )
-        if needs_two(before):
+        if needs_two(before) and alone:
+            break_glass.check_alone(actor, reason)
+            payload[break_glass.BROKE] = True
+        elif needs_two(before):
             if agreed is None:
                 raise Refused(
                     "second_person",
                     f"{tenant.name}/{route} asks for two people, and signers or its gate are loosened",
                     detail="; ".join(loose),
-                    fix="somebody else asks for the same settings within 24 hours, and they hold",
+                    fix="somebody else asks for the same settings within 24 hours, and they hold; or, on the hub's "
+                    "host, --break-glass REASON",
                 )
             payload["agreed"] = agreed
     first = PointerState(tenant=tenant.name, route=route) if pointer is None else None

@@ -7,12 +7,15 @@ from collections.abc import Collection
 
 from loradeck.schemas.state import TenantRow
 
-NEEDS_YOU = ("BAD", "UNPRVN", "FAILED", "SLOW")
+NEEDS_YOU = ("BAD", "UNPRVN", "FAILED", "SLOW", "GLASS")
 """Flags that need a person, the worst first. No way back is none of them: each tenant's first release has none."""
 
 
-ALERTING = ("BAD", "UNPRVN", "FAILED", "SLOW", "NOPRIOR")
+ALERTING = ("BAD", "UNPRVN", "FAILED", "SLOW", "GLASS", "NOPRIOR")
 """Flags that docs/alerts.yml alerts on."""
+
+WORST = ("BAD", "AHEAD", "UNPRVN", "FAILED", "SLOW", "GLASS", "NOPRIOR")
+"""Flags that the others give way to where there is room for one, the worst first."""
 
 
 def urgency(flags: Collection[str]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.quality.attention import WORST
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.link import EngineState
@@ -107,6 +108,7 @@ def laid_out(columns: tuple[Column, ...], cells: dict[str, Span], width: int, le
 
 _FLAG_STYLE = {
     "BAD": "bad",
+    "GLASS": "bad",
     **dict.fromkeys(("UNPRVN", "FAILED", "SLOW", "AHEAD", "NOPRIOR", "PIN", "OVR", "SUSP"), "warn"),
 }
 
@@ -144,10 +146,7 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
     }[row.preview.action]
     # Nobody there to say: what was counted before runs out of the last minute and would pass for silence.
     heard = state.is_fresh(row.key) and (not row.replicas or any(replica.linked for replica in row.replicas))
-    worst = next(
-        (flag for flag in ("BAD", "AHEAD", "UNPRVN", "FAILED", "SLOW", "NOPRIOR") if flag in flags),
-        flags[0] if flags else "",
-    )
+    worst = next((flag for flag in WORST if flag in flags), flags[0] if flags else "")
     return {
         "TENANT": Span(clean(name), "bold" if flags else ""),
         "LIVE": Span(release(row.live, "-")),

@@ -14,6 +14,7 @@ FLAGS = (
     ("UNPRVN", "a placed replica is neither proven nor listed for the live release"),
     ("FAILED", "the last promote failed, nothing moved; until a promote, a move, or a person's hold or incident"),
     ("SLOW", "first tokens come later than the route promises"),
+    ("GLASS", "somebody acted alone where two are asked for; until somebody else runs loradeck event countersign"),
     ("AHEAD", "a node has seen moves that the log lacks: it waits for a recover"),
     ("NOPRIOR", "there is no release R could go back to"),
     ("OVR", "the live release was promoted against its gate"),

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from loradeck.client.candidate_words import gets, who_goes_where
 from loradeck.client.prepare_progress import prepare_progress
 from loradeck.client.terminal_text import clean
+from loradeck.rules.quality.attention import WORST
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
@@ -79,6 +80,8 @@ def preview_lines(
     if "FAILED" in row.flags:
         failed = state.newest_prepare(row)
         head += f"  LAST PROMOTE FAILED{f': {clean(failed.message)}' if failed is not None and failed.message else ''}"
+    for one in row.alone[-1:]:
+        head += f"  {clean(one.actor)} ACTED ALONE: {clean(one.reason)}; loradeck event countersign {clean(one.event)}"
     drift = [f"{clean(r.replica)} to {state.label_of(r.pinned)}" for r in row.replicas if r.pinned]
     if drift:
         head += f"  PINNED on {', '.join(drift[:2])}{' ...' if len(drift) > 2 else ''}"
@@ -264,7 +267,7 @@ def health_of(state: ConsoleState, one: RelatedRelease) -> str:
     """The worst flag on the row of a related release now, or 'fine'."""
     brief = state.tenants.briefs.get((one.tenant, one.route))  # hundreds of rows need not be opened for it
     flags = brief.flags if brief is not None else one.flags
-    return next((flag for flag in ("BAD", "AHEAD", "UNPRVN", "FAILED", "SLOW", "NOPRIOR") if flag in flags), "fine")
+    return next((flag for flag in WORST if flag in flags), "fine")
 
 
 def _place(tenant: str, route: str) -> str:

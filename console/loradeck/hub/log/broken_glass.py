@@ -1,0 +1,87 @@
+"""What people did alone on the hub's host where a route asks for two, and nobody else has countersigned yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.quality.break_glass import countersigned_by, was_alone
+from loradeck.schemas.audit import AuditDraft
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.log import Event
+from loradeck.schemas.state import ActedAlone
+
+BROKEN = "broken_glass"
+"""The store's setting that holds what is open, and the rev up to which the log was read for it."""
+
+PAGE = 1000
+"""Events that are read at once."""
+
+
+class _Open(BaseModel):
+    """What is open at a rev of the log: event id -> the event."""
+
+    rev: int
+    events: dict[str, Event] = {}
+
+
+@dataclass(eq=False)
+class BrokenGlass:
+    """Follows the log. `_note` adds a line to the audit trail."""
+
+    _log: Log
+    _store: StoreThread
+    _changes: Changes
+    _note: Callable[[AuditDraft], None]
+    _open: _Open = field(init=False)
+    _saved: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Reads what is open, and the events since that was written; blocking."""
+        text, rev = self._store.now(lambda s: s.meta(BROKEN)), self._log.state.rev
+        self._open = _Open.model_validate_json(text) if text else _Open(rev=rev)
+        self._saved = self._open.rev if text else -1
+        while self._open.rev < rev:
+            for event in self._store.now(lambda s: s.since(self._open.rev, PAGE)):
+                self._take(event)
+
+    def committed(self, published: Published) -> None:
+        """Takes note of new events; a follower of the log."""
+        for event in published.events:
+            if self._take(event):
+                self._changes.now([(event.tenant, event.route or "")])
+            if was_alone(event):
+                where = f"{event.tenant}/{event.route}"
+                subject = {"event": event.id, "kind": event.kind.value, "route": where}
+                self._note(AuditDraft(actor=event.actor, call="break-glass", subject=subject, detail=event.reason))
+
+    def _take(self, event: Event) -> bool:
+        self._open.rev = event.rev
+        if was_alone(event):
+            self._open.events[event.id] = event
+            return True
+        return self._open.events.pop(countersigned_by(event) or "", None) is not None
+
+    def on(self, key: PointerKey) -> tuple[ActedAlone, ...]:
+        """What somebody did alone on a pointer, oldest first."""
+        return tuple(
+            ActedAlone(event=e.id, kind=e.kind, actor=e.actor, reason=e.reason, at_ms=e.at_ms)
+            for e in self._open.events.values()
+            if (e.tenant, e.route) == key
+        )
+
+    def find(self, event: str) -> Event | None:
+        """An event that waits to be countersigned; None: there is none of this id."""
+        return self._open.events.get(event)
+
+    async def save(self) -> None:
+        """Writes what is open, so that a hub that starts need not read the whole log."""
+        rev, text = self._open.rev, self._open.model_dump_json()
+        if rev != self._saved:
+            await self._store(lambda s: s.set_meta(BROKEN, text), background=True)
+            self._saved = rev
