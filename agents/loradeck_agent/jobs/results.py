@@ -1,6 +1,6 @@
 """Judges how an executor ended, verifies its result and hands it to the hub.
 
-Weights that were merged on this node stay on it, as bases do; only their manifest goes to the hub.
+Whole weights that were trained or merged on this node stay on it, as bases do; only their manifest goes to the hub.
 
     merged/DIGEST/                 the files: configure an engine with this folder as its `base`
     merged/DIGEST.manifest.json    their BaseManifest, as `loradeck base add` reads it
@@ -46,7 +46,7 @@ REACH_S = 600.0
 
 @dataclass(eq=False)
 class Results:
-    """Verifies results and hands them over. `merged` is the folder where merged weights stay."""
+    """Verifies results and hands them over. `merged` is the folder where whole weights stay."""
 
     _hub: HubApi
     _engines: tuple[EngineReplica, ...]
@@ -103,7 +103,7 @@ class Results:
         out = await asyncio.to_thread(executor.folder.take_result)
         try:
             if isinstance(job.spec, TrainSpec) and job.spec.weights is Weights.FULL:
-                return await asyncio.to_thread(trained_base, out)
+                return await asyncio.to_thread(keep_trained, out, self._merged)
             if isinstance(job.spec, TrainSpec):
                 return await self._trained(out, job.spec)
             if isinstance(job.spec, MergeSpec):
@@ -134,17 +134,24 @@ class Results:
                 await asyncio.sleep(RETRY_S)
 
 
-def trained_base(out: Path) -> dict[str, Any]:
-    """The result of a full training: the trained base stays on this node and is known by its digest. Blocks.
+def keep_trained(out: Path, weights: Path) -> dict[str, Any]:
+    """Verifies a base that a full training left in `out` and moves its files to `weights/DIGEST`. Blocks.
 
     Raises:
-        AgentError: `manifest_mismatch`.
+        AgentError: `manifest_mismatch`; or the disk refused.
     """
     manifest = BaseManifest.model_validate(read_json(out / MANIFEST))
-    found = base_manifest(out, manifest.model_id, manifest.revision)
-    if found.digest != manifest.digest:
-        raise AgentError("manifest_mismatch", "the trained base does not match its manifest", found.digest)
-    return {"base": found.digest, "folder": str(out), "manifest": manifest.model_dump(mode="json")}
+    place, made = weights / manifest.digest, out / WEIGHTS
+    if place.exists():
+        made = place
+    else:
+        with as_agent_error(made):
+            made.mkdir(exist_ok=True)
+            for entry in manifest.files:  # an agent before this one may have moved some
+                if (out / entry.path).exists():
+                    (out / entry.path).replace(made / entry.path)
+    _keep(made, place, manifest)
+    return {"base": manifest.digest, "folder": str(place), "manifest": manifest.model_dump(mode="json")}
 
 
 def keep_merged(out: Path, merged: Path) -> dict[str, Any]:
@@ -159,23 +166,31 @@ def keep_merged(out: Path, merged: Path) -> dict[str, Any]:
     report = MergeReport.model_validate(read_json(out / "report.json"))
     place = merged / manifest.digest
     made = out / WEIGHTS if (out / WEIGHTS).is_dir() else place  # an agent before this one came that far
-    with as_agent_error(made):
-        found = base_manifest(made, "-", "-").digest
-        if not found == manifest.digest == report.merged:
-            raise BadArtifact(
-                "manifest_mismatch",
-                "the merged weights are not those of their manifest",
-                f"digest {found}, manifest {manifest.digest}, report {report.merged}",
-            )
-        if not place.exists():
-            write_durably(place.with_name(f"{place.name}.manifest.json"), manifest.model_dump_json(indent=1).encode())
-            made.rename(place)
-            fsync_folder(merged)
+    if manifest.digest != report.merged:
+        where = f"manifest {manifest.digest}, report {report.merged}"
+        raise AgentError("manifest_mismatch", "the report is on other weights than the manifest", where)
+    _keep(made, place, manifest)
     return {
         "files": [entry.model_dump(mode="json") for entry in manifest.files],
         "report": report.model_dump(mode="json"),
         "folder": str(place),
     }
+
+
+def _keep(made: Path, place: Path, manifest: BaseManifest) -> None:
+    """Verifies weights and gives them their place, with their manifest beside it. What lies there already stays."""
+    with as_agent_error(made):
+        found = base_manifest(made, "-", "-").digest
+        if found != manifest.digest:
+            raise BadArtifact(
+                "manifest_mismatch",
+                "the weights are not those of their manifest",
+                f"digest {found}, manifest {manifest.digest}",
+            )
+        if not place.exists():
+            write_durably(place.with_name(f"{place.name}.manifest.json"), manifest.model_dump_json(indent=1).encode())
+            made.rename(place)
+            fsync_folder(place.parent)
 
 
 def _fits(manifest: AdapterManifest, spec: TrainSpec) -> None:

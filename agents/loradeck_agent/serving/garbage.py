@@ -87,13 +87,10 @@ class Collector:
         return tuple(going)
 
     async def _releases_of(self, merged: str) -> set[str]:
-        """Ids of the releases that weights merged here are served as."""
+        """Ids of the releases that weights which a job made here are served as."""
         stated = await self.hub.attestations(AttestationKind.LINEAGE, merged)
         made = [BaseLineage.model_validate(attestation.body) for attestation in stated]
-        return {
-            Release(tenant=one.tenant, form=Form.MERGED, base=one.base, adapter=one.adapter, merged=merged).id
-            for one in made
-        }
+        return {_release(merged, one).id for one in made}
 
     def _is_free(self, merged: str, releases: set[str]) -> bool:
         """Whether nothing here names merged weights, and no engine runs on them."""
@@ -137,3 +134,9 @@ class Collector:
             elif engine.state is not EngineState.STOPPED or holder_of(self.folder.engine_lock(engine.config.name)):
                 return None
         return found
+
+
+def _release(weights: str, made: BaseLineage) -> Release:
+    if made.adapter is None:
+        return Release(tenant=made.tenant, form=Form.BASE, base=weights)
+    return Release(tenant=made.tenant, form=Form.MERGED, base=made.base, adapter=made.adapter, merged=weights)

@@ -244,7 +244,7 @@ class Reconciler:
         return ROUND_S
 
     async def _check_signed(self, engine: EngineReplica, ref: ReleaseRef) -> None:
-        """Raises AgentError where a route or this node asks for signers of merged weights, and none signed them."""
+        """Raises AgentError where a route or this node asks for signers of whole weights, and none signed them."""
         signers = self._signers(ref)
         if signers or self.store.signers:
             await self.store.check_weights(ref, engine.config.base, signers)
@@ -342,7 +342,7 @@ class Reconciler:
                         "give the engine more slots, or move a tenant away",
                     )
                 return _undisputed(await self._load(engine, ref, canaries), ref)
-            if ref.release.form is Form.MERGED:
+            if ref.release.form is not Form.ADAPTER:
                 await self._check_signed(engine, ref)
             verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
             if verdict.level is Level.FAILED:

@@ -116,7 +116,7 @@ class ReleaseStore:
             return folder
 
     async def check_weights(self, ref: ReleaseRef, folder: Path, signers: Sequence[frozenset[str]]) -> None:
-        """Checks that the weights in an engine's folder are those of the merged release, and signed.
+        """Checks that the weights in an engine's folder are those of a release of whole weights, and signed.
 
         Raises:
             AgentError: `manifest_mismatch`, `unsigned`, `bad_signature`, `signing_unavailable`; or why the hub did not
@@ -124,11 +124,11 @@ class ReleaseStore:
         """
         with as_agent_error(folder):
             here = await asyncio.to_thread(artifacts.base_here, folder, cache=self._folder.digests)
-        if here.digest != ref.release.merged:
+        if here.digest != ref.release.served_base:
             raise AgentError(
                 "manifest_mismatch",
-                "the engine's folder does not hold the release's merged weights",
-                f"{folder}: digest {short(here.digest)}, the release names {short(ref.release.merged)}",
+                "the engine's folder does not hold the release's weights",
+                f"{folder}: digest {short(here.digest)}, the release names {short(ref.release.served_base)}",
             )
         for signature in await self._asked_for(here.digest, signers):
             with as_agent_error(folder):
@@ -154,7 +154,7 @@ class ReleaseStore:
                     if wanted is self.signers
                     else "the route asks for a signature, and the release carries none by its signers",
                     f"{len(wanted)} signers, {len(kept)} signatures",
-                    "loradeck adapter sign, or loradeck release sign for merged weights",
+                    "loradeck adapter sign, or loradeck release sign for whole weights",
                 )
             found.append(ours[0])
         return found

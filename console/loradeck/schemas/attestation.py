@@ -19,12 +19,12 @@ class AttestationKind(StrEnum):
     REVIEW = "review"  # of a release on a route: a person's verdicts on sampled answers; Review in `body`
     MERGE = "merge"  # MergeReport in `body`
     CANARY = "canary"  # CanaryRecord in `body`
-    SIGNATURE = "signature"  # of an adapter or merged weights; Signature in `body`, verified on receipt
+    SIGNATURE = "signature"  # of an adapter or weights; Signature in `body`, verified on receipt
     REVOCATION = "revocation"  # of a release; `body.reason`
     ATTESTED = "attested"  # a pointer's generation was proven or listed on n of m; `body` {generation, n, m, level}
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
     BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
-    DEPRECATION = "deprecation"  # of an adapter; Deprecation in `body`, the newest counts
+    DEPRECATION = "deprecation"  # of an adapter or a tenant's weights; Deprecation in `body`, the newest counts
     LEDGER = "ledger"  # of a dataset: the hub's counts of its rows; LedgerEntry in `body`
     SCAN = "scan"  # of a dataset or suite: personal data and secrets in its rows; ScanReport in `body`
     LINEAGE = "lineage"  # of a base: the hub's record of what a job made it from; BaseLineage in `body`
@@ -73,7 +73,7 @@ class Signature(Strict):
 
 
 class Deprecation(Strict):
-    """The time from which an adapter version is not promoted any more. Pointers that serve it go on."""
+    """The time from which an adapter version or weights are not promoted any more. Pointers that serve them go on."""
 
     from_ms: int = Field(ge=0, description="milliseconds since 1970 UTC")
     reason: str = Field(min_length=1, max_length=500)

@@ -17,6 +17,7 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.artifacts import base_manifest
+from loradeck.artifacts.staging import remove
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.jobs import (
     CheckpointRef,
@@ -40,7 +41,7 @@ from loradeck.schemas.manifest import (
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.jobs.executor import Attempt, ExecutorFolder, sweep
-from loradeck_agent.jobs.results import trained_base
+from loradeck_agent.jobs.results import keep_trained
 from loradeck_agent.store.checkpoints import KEPT_S, CheckpointStore
 from loradeck_agent.uplink.hub_api import HubApi
 
@@ -172,18 +173,36 @@ async def test_a_checkpoint_that_is_not_what_its_digests_say_starts_nothing(
 
 
 def test_a_trained_base_is_known_by_its_digest_and_one_that_was_changed_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    made = base_manifest(tmp_path, "acme/tickets", "abc")
-    (tmp_path / "manifest.json").write_text(made.model_dump_json())
-    assert trained_base(tmp_path) == {
-        "base": made.digest,
-        "folder": str(tmp_path),
-        "manifest": made.model_dump(mode="json"),
-    }
-    (tmp_path / "model.safetensors").write_bytes(b"heights")
-    with pytest.raises(AgentError, match="does not match its manifest"):
-        trained_base(tmp_path)
+    weights, out = tmp_path / "merged", tmp_path / "out"
+    weights.mkdir()
+
+    def trained() -> BaseManifest:
+        out.mkdir(exist_ok=True)
+        (out / "config.json").write_text("{}")
+        (out / "model.safetensors").write_bytes(b"weights")
+        made = base_manifest(out, "acme/tickets", "abc")
+        (out / "manifest.json").write_text(made.model_dump_json())
+        return made
+
+    made = trained()
+    place = weights / made.digest
+    said = {"base": made.digest, "folder": str(place), "manifest": made.model_dump(mode="json")}
+    (out / "weights").mkdir()
+    (out / "config.json").rename(out / "weights" / "config.json")  # an agent before this one came that far
+    assert keep_trained(out, weights) == said
+    assert base_manifest(place, "-", "-").digest == made.digest
+    beside = BaseManifest.model_validate_json((weights / f"{made.digest}.manifest.json").read_text())
+    assert beside == made
+    assert keep_trained(out, weights) == said, "its answer was lost"
+    (place / "model.safetensors").write_bytes(b"heights")
+    with pytest.raises(AgentError, match="not those of their manifest"):
+        keep_trained(out, weights)
+    remove(place)
+    trained()
+    (out / "model.safetensors").write_bytes(b"heights")
+    with pytest.raises(AgentError, match="not those of their manifest"):
+        keep_trained(out, weights)
+    assert not place.exists()
 
 
 def test_checkpoints_that_nobody_came_back_for_are_removed(tmp_path: Path) -> None:

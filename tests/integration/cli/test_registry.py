@@ -362,3 +362,22 @@ def test_a_collection_shows_its_plan_and_keeps_what_was_registered_lately(desk: 
     desk.refused(1, "nothing_to_collect", "hub", "collect", "--yes")
     shown = desk.run("hub", "collect", "--older-than", "0", "--dry-run").stdout
     assert re.search(r"\d+ files", shown), shown
+
+
+def test_whole_weights_have_a_card_and_those_for_all_tenants_are_not_deprecated(
+    desk: Desk, tenant: str, base: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    write_base(own)
+    (own / "config.json").write_text('{"model_type": "llama", "of": "a partner"}')
+    made = desk.json("base", "add", own, "--model-id", f"{tenant}/own", "--revision", "1", "--tenant", tenant)
+    views = {view["base"]: view for view in desk.json("release", "ls", tenant)}
+    card = desk.run("release", "card", tenant, views[made["digest"]]["id"]).stdout
+    for said in ("## Weights", f"- model: {made['label']}: {tenant}/own 1", f"- of: {tenant}", "- signed by: nobody"):
+        assert said in card, card
+    words = ("--from", "2020-01-01", "--reason", "left")
+    assert "no pointer uses it" in desk.run("release", "deprecate", tenant, views[made["digest"]]["id"], *words).stdout
+    assert "deprecated: from 2020-01-01" in desk.run("release", "card", tenant, views[made["digest"]]["id"]).stdout
+    desk.refused(1, "unknown_adapter", "release", "deprecate", tenant, views[base]["id"], *words)
+    adapted = desk.json("adapter", "show", tenant, "words", "v3")["release"]
+    desk.refused(1, "not_merged", "release", "card", tenant, adapted)

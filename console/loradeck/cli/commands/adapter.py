@@ -5,7 +5,7 @@ import functools
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from loradeck.artifacts import signing, verify_adapter
 from loradeck.artifacts.adapters import ALLOWED, CONFIG, PICKLES, read_config
 from loradeck.artifacts.hash_checks import plain_files
 from loradeck.cli.commands.base import named_bases
+from loradeck.cli.shared import deprecating
 from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, json_of, upload_all
@@ -25,7 +26,7 @@ from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import download
 from loradeck.client.lineage import ancestors
-from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
+from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 
@@ -157,9 +158,7 @@ async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> N
 
 
 @adapter.command()
-@click.option(
-    "--from", "day", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Day (UTC) it is not promoted from."
-)
+@deprecating.from_option
 @reason_option(required=True)
 @writes
 @_on_version
@@ -168,22 +167,8 @@ async def deprecate(s: Session, found: AdapterVersion, day: datetime, reason: st
 
     Routes that serve it go on serving it. The day that was set last counts.
     """
-    body = Deprecation(from_ms=int(day.replace(tzinfo=UTC).timestamp() * 1000), reason=reason)
-    stated = await _attest(s, AttestationKind.DEPRECATION, found, body)
-    rows = await cards.users(s.api, found)
-    s.out.json({"deprecation": stated.model_dump(mode="json"), "users": [row.pointer.model_dump() for row in rows]})
-    s.out.say(f"{_name(found)} is deprecated from {day:%Y-%m-%d}")
-    s.out.table(
-        ("STILL USED BY", "HOW"),
-        [
-            (
-                f"{row.pointer.tenant}/{row.pointer.route}",
-                "serves it" if row.pointer.release == found.release else "may go back to it",
-            )
-            for row in rows
-        ],
-        empty="no pointer uses it",
-    )
+    tenant, digest, release = found.manifest.tenant, found.digest, found.release
+    await deprecating.deprecate(s, tenant, _name(found), subject=digest, release=release, day=day, reason=reason)
 
 
 @adapter.command()

@@ -1,7 +1,8 @@
-"""Commands on releases: list, show, compare, register merged weights, sign."""
+"""Commands on releases: list, show, compare, register merged weights; card, sign and deprecate whole weights."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import click
 
 from loradeck.artifacts import signing
 from loradeck.cli.commands.base import named_bases
+from loradeck.cli.shared import deprecating
+from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.naming import one_named, release_named
+from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.release_difference import parts
@@ -18,6 +22,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MergedRelease
 from loradeck.schemas.release import Form
+from loradeck.schemas.state import ReleaseView
 
 
 def _scalars(body: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float | bool]]:
@@ -61,20 +66,59 @@ async def sign(s: Session, tenant: str, name: str, key_file: Path) -> None:
 
     The weights themselves are not needed here: nodes compare their files with the signed digests.
     """
-    view = await release_named(s.api, tenant, name)
-    if view.form is Form.ADAPTER:
-        raise refused(
-            "of a release with an adapter the adapter is signed",
-            where=f"{tenant} {view.label} is of form {view.form.value}",
-            fix="loradeck adapter sign TENANT NAME VERSION",
-            code="not_merged",
-        )
+    view = await _whole(s, tenant, name, fix="loradeck adapter sign TENANT NAME VERSION")
     (weights,) = [entry.manifest for entry in await s.api.bases() if entry.digest == view.base]
     public = key_file.with_name(f"{key_file.name}.pub")
     signature = await asyncio.to_thread(signing.sign_weights, weights, key_file, public)
     kind, body = AttestationKind.SIGNATURE, signature.model_dump(mode="json")
     stated = await s.api.attest(Attestation(kind=kind, subject=view.base, tenant=tenant, body=body, by=""))
     s.out.answer(stated, f"{tenant} {view.label} is signed by {signing.key_id(signature.public_key)[:12]}")
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@hub_command
+async def card(s: Session, tenant: str, name: str) -> None:
+    """Print the model card of whole weights, merged or trained, as Markdown, from the hub's records."""
+    view = await _whole(s, tenant, name, fix="loradeck adapter card TENANT NAME VERSION")
+    known = await cards.record_of_weights(s.api, tenant, view)
+    s.out.json(cards.facts(known))
+    for line in cards.markdown(known).splitlines():
+        s.out.say(line)
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@deprecating.from_option
+@reason_option(required=True)
+@writes
+async def deprecate(s: Session, tenant: str, name: str, day: datetime, reason: str) -> None:
+    """Deprecate a tenant's own weights: from a day on they are not promoted. Shows the pointers that still use them.
+
+    Routes that serve them go on serving them. The day that was set last counts.
+    """
+    view = await _whole(s, tenant, name, fix="loradeck adapter deprecate TENANT NAME VERSION")
+    called = f"{tenant} {view.label}"
+    await deprecating.deprecate(s, tenant, called, subject=view.base, release=view.id, day=day, reason=reason)
+
+
+async def _whole(s: Session, tenant: str, name: str, *, fix: str) -> ReleaseView:
+    """A release of whole weights. `fix`: the command for what has an adapter.
+
+    Raises:
+        CliError: `not_merged`.
+    """
+    view = await release_named(s.api, tenant, name)
+    if view.form is Form.ADAPTER:
+        raise refused(
+            "of a release with an adapter this is done to the adapter",
+            where=f"{tenant} {view.label} is of form {view.form.value}",
+            fix=fix,
+            code="not_merged",
+        )
+    return view
 
 
 @release.command("ls")
@@ -122,8 +166,7 @@ async def show(s: Session, tenant: str, name: str) -> None:
     s.out.say(f"form        {view.form.value}")
     s.out.say(f"base        {view.base_label} {view.base}")
     s.out.say(f"adapter     {view.adapter or '-'}")
-    signable = view.base if view.form is Form.MERGED else view.adapter
-    signed = await s.api.attestations(kind=AttestationKind.SIGNATURE, subject=signable) if signable else []
+    signed = await s.api.attestations(kind=AttestationKind.SIGNATURE, subject=detail.release.signed_part)
     keys = [signing.key_id(one.body["public_key"])[:12] for one in signed]
     s.out.say(f"signed by   {' '.join(keys) or 'nobody'}")
     if detail.manifest is not None:

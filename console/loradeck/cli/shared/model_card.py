@@ -1,4 +1,4 @@
-"""The model card of an adapter version: all facts on record about it, as Markdown and as a comparison."""
+"""The model card of an adapter version or of whole weights: all facts on record, as Markdown and as a comparison."""
 
 import asyncio
 from collections.abc import Iterable
@@ -22,7 +22,8 @@ from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
-from loradeck.schemas.state import TenantRow
+from loradeck.schemas.responses import BaseEntry
+from loradeck.schemas.state import ReleaseView, TenantRow
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,9 +41,18 @@ class Fact(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Everything that the hub has on one version."""
+    """Everything that the hub has on one adapter version, or on whole weights that a job made.
 
-    version: AdapterVersion
+    `digest`: of the adapter or the weights. `trained_on`: the datasets whose rows they were trained on.
+    """
+
+    title: str
+    tenant: str
+    release: str
+    digest: str
+    trained_on: tuple[str, ...]
+    version: AdapterVersion | None
+    weights: BaseEntry | None
     base: str
     datasets: dict[str, DatasetManifest]
     suites: dict[str, str]
@@ -58,42 +68,96 @@ async def record(api: HubApi, version: AdapterVersion) -> Record:
         ApiError, HubUnreachable: the hub refused, or was not reached.
     """
     manifest = version.manifest
-    subjects = (version.digest, version.release, *manifest.datasets)
-    made = JobQuery(kind="train", match=version.digest)
-    bases, datasets, suites, jobs = await asyncio.gather(api.bases(), api.datasets(), api.suites(), api.jobs(made))
-    stated = await asyncio.gather(*(api.attestations(subject=subject) for subject in subjects))
-    base = next((b for b in bases if b.digest == manifest.base), None)
-    return Record(
+    jobs = await api.jobs(JobQuery(kind="train", match=version.digest))
+    return await _record(
+        api,
+        title=f"{manifest.tenant}/{manifest.name} v{version.version}",
+        tenant=manifest.tenant,
+        release=version.release,
+        digest=version.digest,
+        trained_on=manifest.datasets,
         version=version,
-        base=f"{base.label}: {base.manifest.model_id} {base.manifest.revision}" if base is not None else "-",
-        datasets={entry.digest: entry.manifest for entry in datasets},
-        suites={entry.digest: f"{entry.manifest.name} {short(entry.digest)}" for entry in suites},
-        stated=[one for of_subject in stated for one in of_subject],
+        base=manifest.base,
         run=next((job for job in jobs if (job.result or {}).get("adapter") == version.digest), None),
-        rows=await users(api, version, all_rows=True),
     )
 
 
-async def users(api: HubApi, version: AdapterVersion, *, all_rows: bool = False) -> list[TenantRow]:
-    """Rows of the tenant's pointers that serve a version or have it beneath; with `all_rows`, of all its pointers."""
-    tenant = await api.tenant(version.manifest.tenant)
+async def record_of_weights(api: HubApi, tenant: str, view: ReleaseView) -> Record:
+    """Collects everything that the hub has on a release of whole weights.
+
+    Raises:
+        ApiError, HubUnreachable: the hub refused, or was not reached.
+    """
+    bases = {entry.digest: entry for entry in await api.bases()}
+    made = next((one for one in bases[view.base].made if one.tenant == tenant), None)
+    version = next((v for v in await api.adapters(tenant) if v.digest == view.adapter), None)
+    jobs = await api.jobs(JobQuery(match=made.job)) if made is not None else []
+    return await _record(
+        api,
+        title=f"{tenant} {view.label}",
+        tenant=tenant,
+        release=view.id,
+        digest=view.base,
+        trained_on=(made.datasets if made is not None else ()) or (version.manifest.datasets if version else ()),
+        weights=bases[view.base],
+        base=made.base if made is not None else view.base,
+        run=next((job for job in jobs if made is not None and job.id == made.job), None),
+    )
+
+
+async def _record(
+    api: HubApi,
+    *,
+    base: str,
+    version: AdapterVersion | None = None,
+    weights: BaseEntry | None = None,
+    run: Job | None,
+    title: str,
+    tenant: str,
+    release: str,
+    digest: str,
+    trained_on: tuple[str, ...],
+) -> Record:
+    bases, datasets, suites = await asyncio.gather(api.bases(), api.datasets(), api.suites())
+    subjects = (digest, release, *trained_on)
+    stated = await asyncio.gather(*(api.attestations(subject=subject) for subject in subjects))
+    found = next((b for b in bases if b.digest == base), None)
+    called = f"{found.label}: {found.manifest.model_id} {found.manifest.revision}" if found is not None else "-"
+    return Record(
+        title=title,
+        tenant=tenant,
+        release=release,
+        digest=digest,
+        trained_on=trained_on,
+        version=version,
+        weights=weights,
+        base=f"{called} ({base})",
+        datasets={entry.digest: entry.manifest for entry in datasets},
+        suites={entry.digest: f"{entry.manifest.name} {short(entry.digest)}" for entry in suites},
+        stated=[one for of_subject in stated for one in of_subject],
+        run=run,
+        rows=await users(api, tenant, release, all_rows=True),
+    )
+
+
+async def users(api: HubApi, name: str, release: str, *, all_rows: bool = False) -> list[TenantRow]:
+    """Rows of a tenant's pointers that serve a release or have it beneath; with `all_rows`, of all its pointers."""
+    tenant = await api.tenant(name)
     rows = await asyncio.gather(*(api.row(tenant.name, route) for route in sorted(tenant.routes)))
-    release = version.release
     return [row for row in rows if all_rows or release in (row.pointer.release, *row.pointer.beneath)]
 
 
 def facts(known: Record) -> list[Fact]:
     """The card's lines, in order; equal records give equal lines."""
-    made = [*_adapter(known), *_training(known)]
-    for digest in known.version.manifest.datasets:
+    made = [*(_adapter(known, known.version) if known.version is not None else _weights(known)), *_training(known)]
+    for digest in known.trained_on:
         made += _dataset(known, digest)
     return [*made, *_evaluation(known), *_standing(known)]
 
 
 def markdown(known: Record) -> str:
     """The model card as Markdown."""
-    manifest, number = known.version.manifest, known.version.version
-    lines = [f"# {manifest.tenant}/{manifest.name} v{number}"]
+    lines = [f"# {known.title}"]
     section = ""
     for fact in facts(known):
         if fact.section != section:
@@ -119,14 +183,14 @@ def differences(before: Record, after: Record) -> list[tuple[str, str, str]]:
     ]
 
 
-def _adapter(known: Record) -> list[Fact]:
-    version, manifest = known.version, known.version.manifest
+def _adapter(known: Record, version: AdapterVersion) -> list[Fact]:
+    manifest = version.manifest
     decision = manifest.decision
     return _section(
         "Adapter",
         ("digest", version.digest),
         ("release", version.release),
-        ("base", f"{known.base} ({manifest.base})"),
+        ("base", known.base),
         ("parent", manifest.parent or "none"),
         ("rank, alpha", f"{manifest.rank}, {manifest.alpha}"),
         ("modules", " ".join(manifest.target_modules)),
@@ -138,16 +202,32 @@ def _adapter(known: Record) -> list[Fact]:
     )
 
 
+def _weights(known: Record) -> list[Fact]:
+    entry, run = known.weights, known.run
+    assert entry is not None
+    decision = run.spec.decision if run is not None and isinstance(run.spec, TrainSpec) else None
+    return _section(
+        "Weights",
+        ("digest", known.digest),
+        ("release", known.release),
+        ("model", f"{entry.label}: {entry.manifest.model_id} {entry.manifest.revision}"),
+        ("made from", known.base if entry.made else "not stated: no job of this fleet made them"),
+        *(("made by", f"job {one.job}") for one in entry.made),
+        *(("merged in", f"adapter {one.adapter}") for one in entry.made if one.adapter is not None),
+        ("size", f"{sum(file.size for file in entry.manifest.files):,} bytes"),
+        ("of", ", ".join(entry.tenants) or "all tenants"),
+        ("why in weights", decision.why_weights if decision is not None else "not stated"),
+    )
+
+
 def _training(known: Record) -> list[Fact]:
-    run = known.run
+    run, recorded = known.run, [("recipe", known.version.manifest.config_hash)] if known.version is not None else []
     if run is None or not isinstance(run.spec, TrainSpec):
-        return _section(
-            "Training", ("recipe", known.version.manifest.config_hash), ("run", "none that the hub still lists")
-        )
+        return _section("Training", *recorded, ("run", "none that the hub still lists"))
     recipe = {k: v for k, v in run.spec.model_dump(mode="json").items() if k not in _OF_ITS_OWN and v is not None}
     return _section(
         "Training",
-        ("recipe", known.version.manifest.config_hash),
+        *recorded,
         ("run", f"{run.id} on {run.node}, attempt {run.attempt}"),
         *((key, str(value)) for key, value in recipe.items()),
         *((f"last {key}", f"{value:.4g}") for key, value in sorted(run.metrics.items())),
@@ -188,7 +268,7 @@ def _dataset(known: Record, digest: str) -> list[Fact]:
 
 
 def _evaluation(known: Record) -> list[Fact]:
-    release = known.version.release
+    release = known.release
     lines = {}
     for report in _bodies(known, AttestationKind.EVALUATION, release, EvaluationReport):
         suite = known.suites.get(report.suite, short(report.suite))
@@ -207,21 +287,19 @@ def _evaluation(known: Record) -> list[Fact]:
 
 
 def _standing(known: Record) -> list[Fact]:
-    version = known.version
-    keys = sorted(
-        key_id(s.public_key)[:12] for s in _bodies(known, AttestationKind.SIGNATURE, version.digest, Signature)
-    )
+    signed = _bodies(known, AttestationKind.SIGNATURE, known.digest, Signature)
+    keys = sorted(key_id(s.public_key)[:12] for s in signed)
     lines = [("signed by", " ".join(keys) or "nobody")]
     for row in known.rows:
         pointer = row.pointer
         where = f"{pointer.tenant}/{pointer.route}"
-        if pointer.release == version.release:
+        if pointer.release == known.release:
             lines.append((where, "serves it"))
-        elif version.release in pointer.beneath:
-            lines.append((where, f"may go back to it (place {pointer.beneath.index(version.release) + 1})"))
+        elif known.release in pointer.beneath:
+            lines.append((where, f"may go back to it (place {pointer.beneath.index(known.release) + 1})"))
     lines += [
         ("deprecated", f"from {utc(one.from_ms)}: {one.reason}")
-        for one in _bodies(known, AttestationKind.DEPRECATION, version.digest, Deprecation)[-1:]
+        for one in _bodies(known, AttestationKind.DEPRECATION, known.digest, Deprecation)[-1:]
     ]
     revoked = [one for one in known.stated if one.kind is AttestationKind.REVOCATION]
     lines += [("REVOKED", str(one.body.get("reason", ""))) for one in revoked[-1:]]

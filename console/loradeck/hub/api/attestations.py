@@ -85,7 +85,7 @@ def _check_canary(hub: Hub, body: Attestation, caller: Caller) -> None:
 
 
 def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
-    """The tenant's adapter that an attestation is about, or the weights that a signature is about.
+    """The tenant's adapter or weights that an attestation is about. Weights for all tenants are signed alone.
 
     Raises:
         Refused: `unknown_adapter`; `wrong_tenant`, the weights are another tenant's.
@@ -93,14 +93,15 @@ def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
     version = hub.catalogue.adapters.get(body.subject)
     if version is not None and version.manifest.tenant == body.tenant:
         return version.manifest
-    if body.kind is AttestationKind.SIGNATURE and body.subject in hub.catalogue.bases:
+    if body.subject in hub.catalogue.bases:
         hub.lineage.check_use(body.tenant, body.subject)
-        return hub.catalogue.bases[body.subject]
+        if body.kind is AttestationKind.SIGNATURE or body.tenant in hub.lineage.owners(body.subject):
+            return hub.catalogue.bases[body.subject]
     raise Refused("unknown_adapter", "this tenant has no such adapter version or weights", detail=body.subject)
 
 
 async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseManifest) -> None:
-    """Checks an attestation about an adapter or about merged weights.
+    """Checks an attestation about an adapter or about weights.
 
     Raises:
         Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.

@@ -176,8 +176,7 @@ async def fallback(
     async def decide() -> Sequence[Draft]:
         _, config, now = hub.log.state.route(tenant, route)
         expect_generation(now, body.expected_generation)
-        live = hub.catalogue.releases.get(now.release) if now.release else None
-        base = hub.catalogue.base_alone_id(tenant, live.base) if live else ""
+        base = hub.targets.base_alone(tenant, now.release) or ""
         drafts = [rollbacks.fallback(now, body, actor_of(caller), base, allowed=config.fallback)]
         hub.moves_allowed.check_all(drafts)  # a move that is refused registers nothing
         if base:
@@ -342,6 +341,7 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, hub: ThisHub,
         hub, caller, body.idempotency_key, lambda: pins_and_notes.annotate(event, body, actor_of(caller))
     )
 
+
 @router.post(PAGE + "/countersign", response_model=MoveResult)
 async def countersign(tenant: str, route: str, body: CountersignRequest, hub: ThisHub, caller: Releaser) -> Response:
     """Says that the caller has seen what somebody else did alone on the hub's host, where the route asks for two."""
@@ -355,7 +355,6 @@ async def countersign(tenant: str, route: str, body: CountersignRequest, hub: Th
     return await _committed(
         hub, caller, body.idempotency_key, lambda: break_glass.countersign(event, body, actor_of(caller))
     )
-
 
 
 @router.get("/moves/{key}", response_model=MoveResult)

@@ -1,14 +1,15 @@
 """Garbage collection: removes files of the hub that nothing can go back to, and those of datasets with erased rows.
 
-Roots are `rules.serving.retention.roots`. A release that an engine lists stays, one that was registered lately stays,
-and only files of what is collected go: a file that another document names, or that no document names, is never touched.
+Roots are `rules.serving.retention.roots`. A release that an engine lists or runs stays, one that was registered lately
+stays, and only files of what is collected go: a file that another document names, or that no document names, is never
+touched. Of whole weights the release is revoked, and the nodes remove the files.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,6 +23,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.data.whole_weights import is_base_alone
 from loradeck.rules.errors import Refused
 from loradeck.rules.serving import retention
 from loradeck.schemas.attestation import AttestationKind
@@ -29,7 +31,7 @@ from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, TrainSpec
 from loradeck.schemas.log import Event, PointerState
-from loradeck.schemas.release import Form
+from loradeck.schemas.release import Form, Release
 from loradeck.store.interface import Store
 
 PIECE = 100
@@ -135,16 +137,21 @@ class Garbage:
     def _plan(self, request: CollectRequest, before: Before, here: Mapping[str, int]) -> CollectPlan:
         catalogue, pointers = self._catalogue, list(self._log.state.pointers.values())
         since = self._clock.now_ms() - request.older_than_days * DAY_MS
-        recent = {r for r, release in catalogue.releases.items() if self._made_ms(release.adapter) > since}
+        recent = {r for r, release in catalogue.releases.items() if self._made_ms(release) > since}
         roots = retention.roots(
             pointers,
             {pointer.key: self._attestations.facts.of(pointer.key).attested for pointer in pointers},
             before=[pointer for pointer in before.values() if pointer is not None],
             also={*recent, *self._in_use()},
         )
-        listed = {release for node in self._fleet.nodes.values() for r in node.replicas for release in r.loaded}
-        of_adapters = {r for r, release in catalogue.releases.items() if release.form is not Form.BASE}
-        free = retention.collectable(of_adapters, roots, listed)
+        replicas = [replica for node in self._fleet.nodes.values() for replica in node.replicas]
+        made = self._attestations.facts.made
+        ours = {r: release for r, release in catalogue.releases.items() if not is_base_alone(release, made)}
+        weights = {r: release.served_base for r, release in ours.items() if release.form is not Form.ADAPTER}
+        run, needed = {replica.base for replica in replicas}, self._bases_of(roots)
+        listed = {release for replica in replicas for release in replica.loaded}
+        listed |= {r for r, base in weights.items() if base in run or base in needed}
+        free = retention.collectable(ours, roots, listed)
         releases_of: dict[str | None, list[str]] = defaultdict(list)
         for r, release in catalogue.releases.items():
             releases_of[release.adapter].append(r)
@@ -159,13 +166,14 @@ class Garbage:
             for digest in self._attestations.facts.erased
             if any(file.sha256 in here for file in catalogue.datasets[digest].files)
         }
-        going = {r for r in free if catalogue.releases[r].adapter in adapters}
+        going = {r for r in free if ours[r].adapter in adapters}
+        going |= {r for r in free & weights.keys() if r not in self._attestations.facts.revoked}
         files = self._files(adapters, erased) & here.keys()
         body = {
             "adapters": [self._adapter(digest) for digest in sorted(adapters)],
             "datasets": [{"id": d, "label": called(catalogue.datasets[d])} for d in sorted(erased)],
             "releases": [self._release(release) for release in sorted(going)],
-            "listed": [self._release(release) for release in sorted((of_adapters - roots) & listed)],
+            "listed": [self._release(release) for release in sorted((ours.keys() - roots) & listed)],
             "roots": len(roots),
             "files": len(files),
             "size": sum(here[sha256] for sha256 in files),
@@ -175,9 +183,16 @@ class Garbage:
         }
         return CollectPlan.model_validate({**body, "digest": digest_of(body)})
 
-    def _made_ms(self, adapter: str | None) -> int:
-        version = self._catalogue.adapters.get(adapter) if adapter else None
-        return version.created_ms if version is not None else 0
+    def _made_ms(self, release: Release) -> int:
+        version = self._catalogue.version_of(release)
+        made = self._attestations.facts.made_ms.get(release.served_base, 0)
+        return max(version.created_ms if version is not None else 0, made)
+
+    def _bases_of(self, roots: Collection[str]) -> set[str]:
+        """The bases under releases that stay, and under training jobs that are not over."""
+        found = {self._catalogue.releases[r].base for r in roots if r in self._catalogue.releases}
+        jobs = (job.spec for job in self._jobs() if job.state not in OVER)
+        return found | {spec.base for spec in jobs if isinstance(spec, TrainSpec)}
 
     def _in_use(self) -> set[str]:
         """The releases that a pin, a prepare or an unfinished job needs."""

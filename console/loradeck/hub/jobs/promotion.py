@@ -123,7 +123,8 @@ class PromoteCheck:
             for one in dict.fromkeys((release.base, release.served_base)):
                 self._lineage.check_use(key[0], one)
             signed_by = self._facts.signed.get(release.signed_part, ())
-            old = self._facts.deprecated.get(release.adapter or "")
+            stated = (self._facts.deprecated.get(part) for part in (release.adapter or "", release.served_base))
+            old = next((deprecation for deprecation in stated if deprecation is not None), None)
             if old is not None and now_ms >= old.from_ms:
                 raise Refused(
                     "deprecated",
@@ -161,24 +162,26 @@ class PromoteCheck:
         draft = self._draft(key, request, actor, overridden)
         return draft.model_copy(update={"payload": {**draft.payload, **agreed}}) if agreed else draft
 
-    def _agreed(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> dict[str, str]:
-        """Returns who else has asked to open the route's gate for this release, where two people are asked for.
+    def _agreed(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> dict[str, Any]:
+        """Returns who else has asked to open the route's gate for this release, where two people are asked for, or that
+        the glass was broken.
 
-        Raises: Refused `second_person`, `person_required`.
+        Raises: Refused `second_person`, `person_required`, `local_only`, `reason_required`.
         """
         if not needs_two(self._state.config(key)):
             return {}
-        what = {"opens the gate for": request.release, "at": request.expected_generation}
-        other = self._proposals.agreed(key, what, actor.name, actor.token)
         if request.break_glass:
             break_glass.check_alone(actor, request.reason)
             return {break_glass.BROKE: True}
+        what = {"opens the gate for": request.release, "at": request.expected_generation}
+        other = self._proposals.agreed(key, what, actor.name, actor.token)
         if other is None:
             raise Refused(
                 "second_person",
                 f"{key[0]}/{key[1]} asks for two people, and the gate is not passed",
                 detail=self._catalogue.called(request.release),
-                fix="somebody else promotes the same release with an override within 24 hours",
+                fix="somebody else promotes the same release with an override within 24 hours; or, on the hub's host, "
+                "--break-glass REASON",
             )
         return {"agreed": other}
 

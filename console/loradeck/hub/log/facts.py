@@ -47,10 +47,13 @@ class Facts:
         """Adapter or weights -> public keys that have signed it; each was verified when it was sent."""
 
         self.deprecated: dict[str, Deprecation] = {}
-        """Adapter -> from when on it is not promoted."""
+        """Adapter or weights -> from when on it is not promoted."""
 
         self.made: dict[str, list[BaseLineage]] = defaultdict(list)
         """Base -> what jobs made it from."""
+
+        self.made_ms: dict[str, int] = {}
+        """Base -> when a job last made it, milliseconds since 1970 UTC."""
 
         self.erased: dict[str, set[str]] = defaultdict(set)
         """Dataset -> digests of its erased rows."""
@@ -84,6 +87,7 @@ class Facts:
             self.ledger.setdefault(subject, DatedEntry(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
         elif attestation.kind is AttestationKind.LINEAGE:
             self.made[subject].append(BaseLineage.model_validate(body))
+            self.made_ms[subject] = attestation.at_ms
         elif attestation.kind is AttestationKind.ERASURE:
             rows = Erasure.model_validate(body).rows
             self.erased[subject].update(rows)

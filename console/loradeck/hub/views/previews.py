@@ -56,9 +56,8 @@ class Previews:
             for r, why in target.skipped
         )
         goal = target.release
-        if goal is None and target.action is PreviewAction.FALLBACK and pointer.release is not None:
-            live = catalogue.releases.get(pointer.release)
-            goal = catalogue.base_alone_id(key[0], live.base) if live else None
+        if goal is None and target.action is PreviewAction.FALLBACK:
+            goal = self._targets.base_alone(key[0], pointer.release)
         near = self._near(key, goal) if goal else Near()
         seconds, requests = self._health.served(key, goal) if goal else (None, 0)
         asks = target.asks
