@@ -4,20 +4,33 @@ Exit status: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usa
 process that was asked does not run.
 """
 
+from importlib import import_module
+
 import click
 
 import loradeck_agent
-from loradeck_agent.cli.join import join
-from loradeck_agent.cli.pin import pin
-from loradeck_agent.cli.restart_router import restart_router
-from loradeck_agent.cli.run import run
-from loradeck_agent.cli.status import status
-from loradeck_agent.cli.stop import stop
-from loradeck_agent.cli.trace import trace
 
 __all__ = ["main"]
 
 EPILOG = "Exit status: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 it does not run."
+
+COMMANDS = ("run", "join", "stop", "restart-router", "status", "pin", "trace")
+
+
+class Commands(click.Group):
+    """The commands. Each is imported when it is used, so that the daemon does not hold the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, in the order of the help page."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of a name; None: there is none."""
+        if name not in COMMANDS:
+            return None
+        module = name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"loradeck_agent.cli.{module}"), module)
+        return command
 
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -28,13 +41,9 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version and exit."
 )
 def main() -> None:
     """Serves the releases a Loradeck hub names on this node, and proves that it does."""
-
-
-for command in (run, join, stop, restart_router, status, pin, trace):
-    main.add_command(command)

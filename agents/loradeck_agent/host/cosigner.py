@@ -7,25 +7,22 @@ a node that joins again has another one.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Collection
 
 from nacl.signing import SigningKey
-from pydantic import TypeAdapter, ValidationError
 
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
 from loradeck.artifacts.notes import cosigned_bytes, text_of
 from loradeck.rules.cosigning import refusal
-from loradeck.schemas.audit import Cosignature
 from loradeck.schemas.link import Countersign, Countersigned
 from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.state_folder import write_durably
 
 LOGS = 8
 """Logs whose heads a node remembers: those of hubs that it had before its present one."""
-
-_kept = TypeAdapter(tuple[Cosignature, ...])
 
 
 class Cosigner:
@@ -36,15 +33,15 @@ class Cosigner:
         self._file = identity.folder / "cosigned.json"
         self._one_at_a_time = threading.Lock()
 
-    def newest(self) -> Cosignature | None:
+    def newest(self) -> Countersigned | None:
         """The newest head that this node has signed, of size 0 where it has signed none.
 
         None: it signs nothing. It has not joined, or what it has signed cannot be read.
         """
         key = self._key()
         try:
-            return (*self._signed(public_half(key)), Cosignature(key=public_half(key)))[0] if key else None
-        except (OSError, ValidationError):
+            return (*self._signed(public_half(key)), Countersigned(key=public_half(key)))[0] if key else None
+        except (OSError, ValueError):
             return None
 
     def countersign(self, ask: Countersign, hubs: Collection[str]) -> Countersigned | None:
@@ -63,15 +60,15 @@ class Cosigner:
 
     def _countersign(self, ask: Countersign, hubs: Collection[str], key: SigningKey) -> Countersigned:
         public = public_half(key)
-        blank = Cosignature(key=public, log=ask.log)
+        blank = Countersigned(key=public, log=ask.log)
         try:
             kept = self._signed(public)
             known = next((one for one in kept if one.log == ask.log), blank)
             text = text_of(ask.log, ask.head)
             if not is_signed(text.encode(), ask.signature, hubs):
-                return Countersigned(cosigned=known, refuses="no hub of this log has signed this head")
+                return known.model_copy(update={"refuses": "no hub of this log has signed this head"})
             if why := refusal(known.head, ask.head, ask.old, ask.proof):
-                return Countersigned(cosigned=known, refuses=why)
+                return known.model_copy(update={"refuses": why})
             at_s = int(time.time())
             made = blank.model_copy(
                 update={
@@ -81,23 +78,24 @@ class Cosigner:
                 }
             )
             others = [one for one in kept if one.log != ask.log]
-            write_durably(self._file, _kept.dump_json((made, *others)[:LOGS]))
-        except (OSError, ValidationError) as error:
-            return Countersigned(cosigned=blank, refuses=f"what it has signed cannot be read or written: {error}")
-        return Countersigned(cosigned=made)
+            document = [one.model_dump(mode="json") for one in (made, *others)[:LOGS]]
+            write_durably(self._file, json.dumps(document).encode())
+        except (OSError, ValueError) as error:
+            return blank.model_copy(update={"refuses": f"what it has signed cannot be read or written: {error}"})
+        return made
 
     def _key(self) -> SigningKey | None:
         secret = self._identity.secret()
         return SigningKey(hashlib.sha256(b"loradeck/cosigner/1\n" + secret).digest()) if secret else None
 
-    def _signed(self, public: str) -> tuple[Cosignature, ...]:
+    def _signed(self, public: str) -> tuple[Countersigned, ...]:
         """What was signed with the present key, the newest first.
 
         Raises:
-            OSError, ValidationError: it cannot be read.
+            OSError, ValueError: it cannot be read.
         """
         try:
-            found = _kept.validate_json(self._file.read_bytes())
+            found = [Countersigned.model_validate(one) for one in json.loads(self._file.read_bytes())]
         except FileNotFoundError:
             return ()
         return tuple(one for one in found if one.key == public)

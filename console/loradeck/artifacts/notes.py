@@ -10,7 +10,8 @@ import base64
 import hashlib
 from enum import Enum
 
-from loradeck.schemas.audit import AuditHead, Cosignature
+from loradeck.schemas.audit_head import AuditHead
+from loradeck.schemas.link import Countersigned
 
 
 class KeyKind(Enum):
@@ -45,7 +46,7 @@ def signature_line(name: str, key: str, signature: str) -> str:
     return _line(name, KeyKind.LOG, key, bytes.fromhex(signature))
 
 
-def cosignature_line(node: str, said: Cosignature) -> str:
+def cosignature_line(node: str, said: Countersigned) -> str:
     """The line of a node's cosignature."""
     stamped = said.at_s.to_bytes(8, "big") + bytes.fromhex(said.signature)
     return _line(witness_of(node), KeyKind.WITNESS, said.key, stamped)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loradeck.rules.merkle import goes_on
-from loradeck.schemas.audit import AuditHead
+from loradeck.schemas.audit_head import AuditHead
 
 
 def refusal(signed: AuditHead, asked: AuditHead, old: int, proof: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loradeck.schemas.audit import AuditHead
+from loradeck.schemas.audit_head import AuditHead
 
 
 def leaf_hash(line: bytes) -> bytes:

@@ -72,7 +72,7 @@ class Signature(Strict):
     bundle: str = Field(max_length=1_000_000, description="sigstore bundle, JSON as text")
 
 
-class Deprecation(Strict):
+class Deprecation(Strict, defer_build=True):
     """The time from which an adapter version or weights are not promoted any more. Pointers that serve them go on."""
 
     from_ms: int = Field(ge=0, description="milliseconds since 1970 UTC")
@@ -117,7 +117,7 @@ class CanaryRecord(Strict):
     reason: str = Field("", max_length=500, exclude_if=lambda reason: not reason)
 
 
-class ItemResult(Strict):
+class ItemResult(Strict, defer_build=True):
     """A release's answer to one item of a suite, and its score."""
 
     id: str
@@ -129,7 +129,7 @@ class ItemResult(Strict):
     why: str = Field("", max_length=300, description="why it is not exact, in words")
 
 
-class EvaluationReport(Strict):
+class EvaluationReport(Strict, defer_build=True):
     """Scores of one release on one suite, item by item, so that two releases can be compared in pairs."""
 
     release: Digest
@@ -141,7 +141,7 @@ class EvaluationReport(Strict):
     seconds: float
 
 
-class MergeProbe(Strict):
+class MergeProbe(Strict, defer_build=True):
     """How far merged weights diverge from base + adapter, over the tokens with which base + adapter answers.
 
     Divergences are Kullback-Leibler, from the distribution under base + adapter to the other one, in nats a token.
@@ -155,7 +155,7 @@ class MergeProbe(Strict):
     agree: int = Field(ge=0, description="positions where both give the same most likely token")
 
 
-class MergeReport(Strict):
+class MergeReport(Strict, defer_build=True):
     """The parts and the result of a merge, and how far the merged weights diverge."""
 
     release: Digest = Field(description="the merged release")
@@ -166,7 +166,7 @@ class MergeReport(Strict):
     seconds: float = Field(description="duration of the merge itself, without the probe")
 
 
-class BaseLineage(Strict):
+class BaseLineage(Strict, defer_build=True):
     """What a job made a base from. The base is the tenant's own: no other tenant serves it or trains on it."""
 
     tenant: Name
@@ -176,7 +176,7 @@ class BaseLineage(Strict):
     adapter: Digest | None = Field(None, description="adapter version that was merged in")
 
 
-class CheckResult(Strict):
+class CheckResult(Strict, defer_build=True):
     """One check of a gate. `low`/`high` is a 95 % interval of `value`."""
 
     name: str
@@ -208,7 +208,7 @@ class CheckResult(Strict):
         return f"{value:.1%}" if self.unit == "share" else f"{value:.0f} ms" if self.unit == "ms" else f"{value:g}"
 
 
-class GateResult(Strict):
+class GateResult(Strict, defer_build=True):
     """The outcome of a route's gate for one candidate; the hub judges it and stores it as an attestation."""
 
     release: Digest

@@ -5,11 +5,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import Digest, Name, Role, Wire
-
-EMPTY_ROOT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-"""Root of a tree without leaves: the SHA-256 of nothing (RFC 9162, 2.1.1)."""
-
 
 ATTESTED = "attest"
 """The call of a line that records an attestation: its `detail` is the digest of the attestation."""
@@ -38,32 +35,6 @@ class AuditLine(AuditDraft):
 
     seq: int = Field(ge=1, description="gap-free")
     at_ms: int = Field(description="hub's wall clock, milliseconds since 1970 UTC")
-
-
-class AuditHead(Wire):
-    """The number of lines, and the root of the Merkle tree over them (RFC 9162, 2.1.1; SHA-256, hexadecimal)."""
-
-    size: int = Field(0, ge=0)
-    root: Digest = EMPTY_ROOT
-
-
-class Cosignature(Wire):
-    """The newest head of an audit trail that a node has signed: that it was shown this one, and none that contradicts.
-
-    The signature is Ed25519 over `artifacts.notes.cosigned_bytes`, in hexadecimal; '' with size 0: it has signed none.
-    """
-
-    key: Digest = Field(description="the node's public key for this, in hexadecimal")
-    log: str = Field("", max_length=64, description="id of the hub's log whose trail it is")
-    size: int = Field(0, ge=0, lt=2**53)
-    root: Digest = EMPTY_ROOT
-    at_s: int = Field(0, ge=0, lt=2**53, description="node's wall clock, seconds since 1970 UTC")
-    signature: str = Field("", max_length=128)
-
-    @property
-    def head(self) -> AuditHead:
-        """The head that it has signed."""
-        return AuditHead(size=self.size, root=self.root)
 
 
 class Cosigner(Wire):

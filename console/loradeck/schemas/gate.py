@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from loradeck.schemas.ids import Digest, Name, Strict
 
 
-class SuiteGate(Strict):
+class SuiteGate(Strict, defer_build=True):
     """The thresholds of one suite. Shares are 0 to 1."""
 
     suite: Digest
@@ -35,7 +35,7 @@ class SuiteGate(Strict):
         return self
 
 
-class ReviewGate(Strict):
+class ReviewGate(Strict, defer_build=True):
     """A spot check by people: they judge sampled answers on the gate's own suite and sign by name."""
 
     items: int = Field(20, ge=1, le=200, description="answers that are sampled")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
-from loradeck.schemas.audit import AuditHead, Cosignature
+from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
@@ -197,15 +197,21 @@ PROOF = 128
 class Countersign(Wire):
     """The hub asks a node to sign the head of its audit trail; answered by `Countersigned`. See `rules.cosigning`.
 
-    It is sent to nodes that say `cosigned` in their hello.
+    It is sent to nodes that say `cosigned` in their hello. `size` and `root`: of the tree over the trail's lines.
     """
 
     type: Literal["countersign"] = "countersign"
     log: str = Field(max_length=64, description="id of the hub's log")
-    head: AuditHead
+    size: int = Field(ge=0, lt=2**53)
+    root: Digest
     signature: str = Field(max_length=128, description="the hub's, over `artifacts.notes.text_of`")
     old: int = Field(ge=0, lt=2**53, description="size that the node signed last, as far as the hub knows")
     proof: tuple[Digest, ...] = Field((), max_length=PROOF, description="that the trail goes on from there (RFC 9162)")
+
+    @property
+    def head(self) -> AuditHead:
+        """The head that is to be signed."""
+        return AuditHead(size=self.size, root=self.root)
 
 
 DownMessage = Annotated[
@@ -295,6 +301,28 @@ def belongs(replica: str, node: str) -> bool:
     return replica == node or replica.startswith(f"{node}.")
 
 
+class Countersigned(Wire):
+    """The newest head of an audit trail that a node has signed: that it was shown this one, and none that contradicts.
+
+    It answers a `Countersign`, and says why the node did not sign what it was asked for. The signature is Ed25519 over
+    `artifacts.notes.cosigned_bytes`, in hexadecimal; '' with size 0: it has signed none.
+    """
+
+    type: Literal["countersigned"] = "countersigned"
+    key: Digest = Field(description="the node's public key for this, in hexadecimal")
+    log: str = Field("", max_length=64, description="id of the hub's log whose trail it is")
+    size: int = Field(0, ge=0, lt=2**53)
+    root: Digest = EMPTY_ROOT
+    at_s: int = Field(0, ge=0, lt=2**53, description="node's wall clock, seconds since 1970 UTC")
+    signature: str = Field("", max_length=128)
+    refuses: Line = Field("", exclude_if=lambda why: not why)
+
+    @property
+    def head(self) -> AuditHead:
+        """The head that it has signed."""
+        return AuditHead(size=self.size, root=self.root)
+
+
 class Hello(Wire):
     """The agent's first message on a link: who it is, what it holds durably, and what runs on the node."""
 
@@ -320,7 +348,7 @@ class Hello(Wire):
     features: tuple[Line, ...] = Field(
         (), max_length=64, description="what its router acts on in entries; see `schemas.protocol`"
     )
-    cosigned: Cosignature | None = Field(
+    cosigned: Countersigned | None = Field(
         None,
         exclude_if=lambda cosigned: cosigned is None,
         description="of a node that has joined, which signs heads of the audit trail: the newest that it has signed",
@@ -537,16 +565,6 @@ class ChallengeAnswer(Wire):
     type: Literal["challenge_answer"] = "challenge_answer"
     nonce: str = Field(max_length=64)
     boot: Line = Field(description="of the agent, as in its hello")
-
-
-class Countersigned(Wire):
-    """The answer to a `Countersign`: the newest head that the node has signed, which is the one it was asked for unless
-    it says why not.
-    """
-
-    type: Literal["countersigned"] = "countersigned"
-    cosigned: Cosignature
-    refuses: Line = ""
 
 
 class Heartbeat(Wire):

@@ -26,7 +26,7 @@ class Invitation(Strict):
     lifetime_s: int = Field(86_400, ge=60, le=30 * 86_400)
 
 
-class JoinToken(Wire):
+class JoinToken(Wire, defer_build=True):
     """A join token. It ends with the SHA-256 of the authority's certificate, so that a node knows whom to tell it."""
 
     id: str
@@ -41,7 +41,7 @@ class JoinRequest(Strict):
     csr: str = Field(max_length=8192, description="certificate request (PEM) that its key, of P-256, has signed")
 
 
-class Joined(Wire):
+class Joined(Wire, defer_build=True):
     """A node's certificate: the answer to a join and to a renewal."""
 
     node: Name
@@ -51,7 +51,7 @@ class Joined(Wire):
     until_ms: int
 
 
-class AuthorityState(Wire):
+class AuthorityState(Wire, defer_build=True):
     """How far the hub's authority is with its replacement, and which nodes do not know of it yet."""
 
     stage: str = Field(description="alone, trusted (the new one beside the old) or signs (the new one, beside the old)")
@@ -59,7 +59,7 @@ class AuthorityState(Wire):
     behind: tuple[Name, ...] = Field(description="nodes that were not given these yet")
 
 
-class Revoked(Wire):
+class Revoked(Wire, defer_build=True):
     """What was revoked of a node: the ids of its tokens and keys."""
 
     node: Name

@@ -1,4 +1,7 @@
-"""Answers of the hub's HTTP calls that stand for nothing else: what was registered, made or verified."""
+"""Answers of the hub's HTTP calls that stand for nothing else: what was registered, made or verified.
+
+Agents read few of them, so that each validator is built when it is first used.
+"""
 
 from pydantic import Field
 
@@ -8,14 +11,14 @@ from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetMani
 from loradeck.schemas.release import Release
 
 
-class Registered(Wire):
+class Registered(Wire, defer_build=True):
     """A registered manifest; registering its digest again gives an equal answer."""
 
     digest: Digest
     label: str | None = Field(None, description="'B1' for a base")
 
 
-class BaseEntry(Wire):
+class BaseEntry(Wire, defer_build=True):
     """A registered base; `label` is 'B1' for the first one registered."""
 
     digest: Digest
@@ -25,42 +28,42 @@ class BaseEntry(Wire):
     made: tuple[BaseLineage, ...] = Field((), description="what jobs made it from")
 
 
-class DatasetEntry(Wire):
+class DatasetEntry(Wire, defer_build=True):
     """A registered dataset."""
 
     digest: Digest
     manifest: DatasetManifest
 
 
-class SuiteEntry(Wire):
+class SuiteEntry(Wire, defer_build=True):
     """A registered suite."""
 
     digest: Digest
     manifest: SuiteManifest
 
 
-class ReleaseDetail(Wire):
+class ReleaseDetail(Wire, defer_build=True):
     """A release, and the manifest of its adapter (None for a base alone)."""
 
     release: Release
     manifest: AdapterManifest | None = None
 
 
-class KeyCreated(Wire):
+class KeyCreated(Wire, defer_build=True):
     """A new caller's key. It is shown this once; the hub keeps only its hash."""
 
     id: str
     key: str = Field(repr=False)
 
 
-class TokenCreated(Wire):
+class TokenCreated(Wire, defer_build=True):
     """A new token. It is shown this once; the hub keeps only its hash."""
 
     id: str
     token: str = Field(repr=False)
 
 
-class BackupMade(Wire):
+class BackupMade(Wire, defer_build=True):
     """A copy of the hub's database, which holds the log up to `rev` at least. `size` in bytes."""
 
     path: str

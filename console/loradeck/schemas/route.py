@@ -44,7 +44,7 @@ class Guard(StrEnum):
     ROLLBACK = "rollback"  # the release is rolled back, as by R
 
 
-class Soak(Strict):
+class Soak(Strict, defer_build=True):
     """How long a release must have served on a pointer before R goes to it without asking."""
 
     seconds: float = Field(600, ge=0)
@@ -70,7 +70,7 @@ LARGEST_SHARE = 0.4
 """The largest share that a route may promise not to exceed."""
 
 
-class Objectives(Strict):
+class Objectives(Strict, defer_build=True):
     """What a route promises its callers: shares that its live release does not exceed for long. None: what is usual.
 
     Well above them (twice, or a percentage point more where that is more) the release is breached. What is usual is the
@@ -84,7 +84,7 @@ class Objectives(Strict):
     )
 
 
-class BreachLimit(Strict):
+class BreachLimit(Strict, defer_build=True):
     """The limits of a live release: it is breached when either share passes its limit over at least `n` answers."""
 
     bad: float = Field(0.10, gt=0, le=1)

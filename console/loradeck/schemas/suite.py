@@ -42,7 +42,7 @@ class ItemKind(StrEnum):
     CHOICE = "choice"  # the likeliest of the item's choices is its answer
 
 
-class SuiteItem(Wire):
+class SuiteItem(Wire, defer_build=True):
     """One held-out item. Unknown fields are ignored."""
 
     id: str = Field(min_length=1, max_length=200)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from loradeck.rules.merkle import Frontier
-from loradeck.schemas.audit import ATTESTED, KEPT, AuditHead, AuditLine
+from loradeck.schemas.audit import ATTESTED, KEPT, AuditLine
+from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import digest_of
 from loradeck.store.interface import Store
 

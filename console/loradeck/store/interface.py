@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any, Protocol, Unpack
 
 from loradeck.schemas.attestation import Attestation, AttestationFilter
-from loradeck.schemas.audit import AuditDraft, AuditHead
+from loradeck.schemas.audit import AuditDraft
+from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loradeck.rules.merkle import Frontier
-from loradeck.schemas.audit import AuditDraft, AuditHead, AuditLine
+from loradeck.schemas.audit import AuditDraft, AuditLine
+from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import canonical_json
 from loradeck.store.sql_database import Connection
 from loradeck.store.sql_records import SqlRecords, read_meta, write_meta

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from loradeck_agent.cli import main
+from loradeck_agent.cli import COMMANDS, main
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def call(*args: str) -> Result:
     return CliRunner().invoke(main, args)
 
 
-@pytest.mark.parametrize("command", [*main.commands, None])
+@pytest.mark.parametrize("command", [*COMMANDS, None])
 def test_every_command_has_help(command: str | None) -> None:
     result = call(*([command] if command else []), "--help")
     assert result.exit_code == 0

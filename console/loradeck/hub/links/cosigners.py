@@ -21,7 +21,8 @@ from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.merkle import Frontier, proof_of
-from loradeck.schemas.audit import AuditHead, Cosignature, Cosigner
+from loradeck.schemas.audit import Cosigner
+from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.link import Countersign, Countersigned
 from loradeck.store.interface import StoreError
 
@@ -42,7 +43,7 @@ AT_ONCE = 100
 
 log = logging.getLogger("loradeck.hub.audit")
 
-_kept = TypeAdapter(dict[str, Cosignature])
+_kept = TypeAdapter(dict[str, Countersigned])
 
 
 @dataclass(eq=False)
@@ -56,7 +57,7 @@ class Cosigners:
     _signing: Signing
     _fleet: Fleet
     _anchored: Callable[[], AuditHead | None]
-    newest: dict[str, Cosignature] = field(init=False)
+    newest: dict[str, Countersigned] = field(init=False)
     """Node -> the newest head that it has signed, as it says."""
 
     _asked: set[str] = field(default_factory=set, init=False)
@@ -70,7 +71,7 @@ class Cosigners:
 
     # ---- nodes ---------------------------------------------------------------------------------------------
 
-    def linked(self, node: str, said: Cosignature | None) -> None:
+    def linked(self, node: str, said: Countersigned | None) -> None:
         """A node has linked, and says what it has signed last; None: it signs nothing."""
         self._refuses.pop(node, None)
         if said is None:
@@ -83,7 +84,7 @@ class Cosigners:
         """A node has signed a head, or says why not."""
         if node.name not in self._asked:
             return
-        self._take(node.name, answer.cosigned)
+        self._take(node.name, answer.model_copy(update={"refuses": ""}))
         if answer.refuses and node.name not in self._refuses:
             log.error("node %s does not sign the head of the audit trail: %s", node.name, answer.refuses[:200])
         if answer.refuses:
@@ -91,7 +92,7 @@ class Cosigners:
         else:
             self._refuses.pop(node.name, None)
 
-    def _take(self, node: str, said: Cosignature) -> None:
+    def _take(self, node: str, said: Countersigned) -> None:
         if said.log == self._signing.log and said.size and self.newest.get(node) != said:
             self.newest[node] = said
             self._unsaved = True
@@ -119,7 +120,9 @@ class Cosigners:
             proof: tuple[str, ...] = ()
             if 0 < old < head.size:
                 proof, lines = await self._proof(old, head.size), lines + head.size - old
-            ask = Countersign(log=self._signing.log, head=head, signature=signature, old=old, proof=proof)
+            ask = Countersign(
+                log=self._signing.log, size=head.size, root=head.root, signature=signature, old=old, proof=proof
+            )
             for n, node in enumerate(nodes, 1):
                 if node.link is not None:
                     node.link.put_message(ask)
@@ -169,7 +172,7 @@ class Cosigners:
 
     # ---- what they have signed -----------------------------------------------------------------------------
 
-    def genuine(self) -> dict[str, Cosignature]:
+    def genuine(self) -> dict[str, Countersigned]:
         """Node -> the newest head that its key has signed. It takes 0.2 ms a node."""
         return {name: one for name, one in dict(self.newest).items() if _is_genuine(one)}
 
@@ -194,7 +197,7 @@ class Cosigners:
         return "".join(f"{key}\n" for key in (*self._signing.verifier_keys(), *nodes))
 
 
-def signed_heads(genuine: Mapping[str, Cosignature]) -> dict[int, dict[str, str]]:
+def signed_heads(genuine: Mapping[str, Countersigned]) -> dict[int, dict[str, str]]:
     """Size -> node -> root: the heads that nodes have signed."""
     found: dict[int, dict[str, str]] = {}
     for name, one in genuine.items():
@@ -202,5 +205,5 @@ def signed_heads(genuine: Mapping[str, Cosignature]) -> dict[int, dict[str, str]
     return found
 
 
-def _is_genuine(one: Cosignature) -> bool:
+def _is_genuine(one: Countersigned) -> bool:
     return is_signed(cosigned_bytes(text_of(one.log, one.head), one.at_s), one.signature, (one.key,))

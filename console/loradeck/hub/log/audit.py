@@ -15,7 +15,8 @@ from loradeck.hub.access.auth import Caller
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.audit import ATTESTED, AuditDraft, AuditHead
+from loradeck.schemas.audit import ATTESTED, AuditDraft
+from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import PointerKey, Role, digest_of
 from loradeck.schemas.log import FLEET, Draft, EventKind
 from loradeck.store.interface import StoreError

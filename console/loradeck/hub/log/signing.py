@@ -17,7 +17,7 @@ from loradeck.artifacts.ed25519 import is_signed, public_half, sign
 from loradeck.artifacts.notes import KeyKind, origin_of, signature_line, text_of, verifier_key
 from loradeck.artifacts.staging import fsync_folder
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.schemas.audit import AuditHead
+from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import SignedText, TableEntry
 from loradeck.store.interface import Store
