@@ -89,7 +89,7 @@ class Cosigner:
         return SigningKey(hashlib.sha256(b"loradeck/cosigner/1\n" + secret).digest()) if secret else None
 
     def _signed(self, public: str) -> tuple[Countersigned, ...]:
-        """What was signed with the present key, the newest first.
+        """Reads what was signed with the present key, the newest first.
 
         Raises:
             OSError, ValueError: it cannot be read.

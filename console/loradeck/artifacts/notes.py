@@ -53,7 +53,7 @@ def cosignature_line(node: str, said: Countersigned) -> str:
 
 
 def verifier_key(name: str, kind: KeyKind, key: str) -> str:
-    """What is given to whoever is to check signatures of this key (public, in hexadecimal)."""
+    """Makes what whoever is to check signatures of a key is given. `key`: public, in hexadecimal."""
     public = base64.b64encode(kind.value + bytes.fromhex(key)).decode()
     return f"{name}+{_key_id(name, kind, key).hex()}+{public}"
 

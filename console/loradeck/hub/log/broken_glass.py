@@ -68,7 +68,7 @@ class BrokenGlass:
         return self._open.events.pop(countersigned_by(event) or "", None) is not None
 
     def on(self, key: PointerKey) -> tuple[ActedAlone, ...]:
-        """What somebody did alone on a pointer, oldest first."""
+        """Lists what somebody did alone on a pointer, oldest first."""
         return tuple(
             ActedAlone(event=e.id, kind=e.kind, actor=e.actor, reason=e.reason, at_ms=e.at_ms)
             for e in self._open.events.values()

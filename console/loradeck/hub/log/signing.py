@@ -97,7 +97,7 @@ class Signing:
         return f"{text}\n{signature_line(origin_of(self.log), public_half(self._key), signature)}"
 
     def verifier_keys(self) -> tuple[str, ...]:
-        """What the notes of the log's hubs are checked with."""
+        """Makes the keys that notes of the log's hubs are checked with."""
         return tuple(verifier_key(origin_of(self.log), KeyKind.LOG, key) for key in self.keys)
 
     def is_genuine(self, said: Position | TableEntry) -> bool:
