@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.fakes.hub_in_process import Deck, folder, running
 
-from loradeck.strangers.protocol import Limits
+from loradeck.strangers.protocol import StrangerLimits
 
 
 @pytest.fixture
 async def deck() -> AsyncIterator[Deck]:
     """A running hub with one tenant. Whatever a test does to it, its log, tokens and tables stay as they are."""
-    async with folder() as data, running(data, limits=Limits(head_s=0.5, strangers=50)) as deck:
+    async with folder() as data, running(data, limits=StrangerLimits(head_s=0.5, strangers=50)) as deck:
         await deck.tenant()
         before = deck.fingerprint()
         yield deck

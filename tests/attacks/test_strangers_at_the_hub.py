@@ -22,7 +22,7 @@ from loradeck.hub.access.auth import Allowed
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.app import RESOURCES
 from loradeck.hub.server import END_S, LogLine
-from loradeck.strangers.protocol import Limits
+from loradeck.strangers.protocol import StrangerLimits
 
 WRONG = "authorization: Bearer ld_0123456789abcdef_" + "0" * 64
 UPGRADE = (
@@ -237,7 +237,7 @@ async def test_a_hub_with_strangers_ends_at_once() -> None:
 
 async def test_handshakes_that_do_not_come_end_and_callers_are_served(tmp_path: Path) -> None:
     cert, private = certificate(tmp_path)
-    limits = Limits(head_s=1.0, strangers=20)
+    limits = StrangerLimits(head_s=1.0, strangers=20)
     async with (
         folder() as data,
         running(data, limits=limits, cert=cert, private=private) as deck,

@@ -15,7 +15,7 @@ from tests.fakes.hub_in_process import folder
 from tests.integration.router.running import KEY, Running, entry, release
 from tests.integration.router.upstream import Upstream
 
-from loradeck.strangers.protocol import Limits
+from loradeck.strangers.protocol import StrangerLimits
 
 BODY = json.dumps({"model": "acme", "messages": [{"role": "user", "content": "hello"}]}).encode()
 WRONG = "authorization: Bearer no-such-key"
@@ -38,7 +38,7 @@ async def router() -> AsyncIterator[Running]:
         path = await stack.enter_async_context(folder())
         router = Running(path)
         stack.push_async_callback(router.close)
-        await router.start_here(Limits(head_s=0.5, strangers=50))
+        await router.start_here(StrangerLimits(head_s=0.5, strangers=50))
         await _filled(router, path, stack)
         before = await router.get("/control/state")
         yield router

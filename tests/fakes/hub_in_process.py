@@ -41,7 +41,7 @@ from loradeck.schemas.moves import MoveResult, PromoteRequest, RecoverRequest, R
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import TenantRow
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.protocol import Limits
+from loradeck.strangers.protocol import StrangerLimits
 
 BASE = BaseManifest(
     model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
@@ -307,7 +307,7 @@ def adapter_files(seed: int) -> dict[str, bytes]:
 async def running(
     data: Path,
     *,
-    limits: Limits | None = None,
+    limits: StrangerLimits | None = None,
     cert: Path | None = None,
     private: Path | None = None,
     nodes: bool = False,

@@ -20,7 +20,7 @@ from aiohttp.http import RawRequestMessage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP, KeyLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.protocol import Limits, Strangers
+from loradeck.strangers.protocol import StrangerLimits, Strangers
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.listening import BACKLOG, Giver
 from loradeck_agent.host.state_folder import open_lock, spare_address
@@ -126,7 +126,7 @@ class Router:
         host: str,
         port: int,
         tls: ServerCertificate | None = None,
-        limits: Limits | None = None,
+        limits: StrangerLimits | None = None,
         sockets: Sequence[socket.socket] = (),
     ) -> None:
         """Serves the table as it stands, once no other router does, and opens the control socket.

@@ -10,7 +10,7 @@ import resource
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.failed_logins import FailedLogins
 from loradeck.strangers.head import BadHead, RequestHead
-from loradeck.strangers.protocol import Answer, Limits, Strangers, address_of, answer
+from loradeck.strangers.protocol import Answer, StrangerLimits, Strangers, address_of, answer
 from loradeck_agent.router.admission import Admission, Refusal
 from loradeck_agent.router.proxy import BAD_KEY, refused
 
@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 _ALIVE = answer(200, "application/json", b'{"status": "ok"}', {"Server": "loradeck"})
 
 
-def strangers(admission: Admission, limits: Limits | None = None, tls: ServerCertificate | None = None) -> Strangers:
+def strangers(
+    admission: Admission, limits: StrangerLimits | None = None, tls: ServerCertificate | None = None
+) -> Strangers:
     """The strangers of a router: whoever shows a key that a tenant here knows is none.
 
     `limits` None: by how many files the process may open. Half are left for the engines' connections.
@@ -27,7 +29,7 @@ def strangers(admission: Admission, limits: Limits | None = None, tls: ServerCer
     failed_logins = FailedLogins(asyncio.get_running_loop().time, log.warning)
     if limits is None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        limits = Limits.under(files, files // 2)
+        limits = StrangerLimits.under(files, files // 2)
 
     def judge(head: RequestHead, transport: asyncio.BaseTransport) -> Answer | None:
         if head.bearer is not None and (admission.handed_over or admission.tenants_of(head.bearer)):

@@ -34,7 +34,7 @@ from loradeck.schemas.membership import AUTHORITY_PATH
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import BadHead, RequestHead
-from loradeck.strangers.protocol import Answer, Limits, Strangers, address_of, answer
+from loradeck.strangers.protocol import Answer, StrangerLimits, Strangers, address_of, answer
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership
@@ -219,7 +219,7 @@ def problem_answer(problem: Problem) -> Answer:
 
 
 def strangers(
-    hub: Gate, limits: Limits, tls: ServerCertificate | None, membership: Membership | None = None
+    hub: Gate, limits: StrangerLimits, tls: ServerCertificate | None, membership: Membership | None = None
 ) -> Strangers:
     """The strangers of a TCP listener: who shows a valid token is none, or, where nodes call, a valid certificate."""
 

@@ -44,7 +44,7 @@ from loradeck.schemas.address import is_loopback
 from loradeck.store.interface import LeaseHeld
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import HEAD_BYTES
-from loradeck.strangers.protocol import Limits, Strangers
+from loradeck.strangers.protocol import StrangerLimits, Strangers
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership
@@ -261,7 +261,7 @@ def _where(sock: socket.socket, before: str) -> str:
 
 
 @asynccontextmanager
-async def serving(hub: Hub, sockets: Sockets, limits: Limits | None = None) -> AsyncIterator[asyncio.Event]:
+async def serving(hub: Hub, sockets: Sockets, limits: StrangerLimits | None = None) -> AsyncIterator[asyncio.Event]:
     """Listens for the active hub until the block ends; then everything in memory is written.
 
     `limits` are those of strangers; None: by how many files the process may open.
@@ -282,13 +282,13 @@ async def _listening(
     gate: Gate,
     sockets: Sockets,
     work: Coroutine[Any, Any, None],
-    limits: Limits | None = None,
+    limits: StrangerLimits | None = None,
     ending: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[asyncio.Event]:
     """Listens for an app, and does its work, until the block ends. `ending` is called before connections are ended."""
     listeners = [(_Server(app, gate), sockets.local)]
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    limits = limits or Limits.under(files, files // 8)
+    limits = limits or StrangerLimits.under(files, files // 8)
     if sockets.tcp is not None:
         listeners.append((_Server(app, gate, strangers(gate, limits, sockets.tls)), sockets.tcp))
     if sockets.nodes is not None:

@@ -27,7 +27,7 @@ Answer = bytes
 
 
 @dataclass(frozen=True)
-class Limits:
+class StrangerLimits:
     """What all strangers of a listener may take.
 
     Args:
@@ -41,7 +41,7 @@ class Limits:
     files: int = 1 << 20
 
     @classmethod
-    def under(cls, open_files: int, kept: int) -> Limits:
+    def under(cls, open_files: int, kept: int) -> StrangerLimits:
         """The limits where a process may open so many files, of which some are kept for what is no connection here."""
         files = open_files - kept
         return cls(strangers=min(cls.strangers, files // 4), files=files)
@@ -65,7 +65,7 @@ class Strangers:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: StrangerLimits,
         *,
         judge: Callable[[RequestHead, asyncio.BaseTransport], Answer | None],
         reject: Callable[[BadHead], Answer],

@@ -24,7 +24,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import Callers
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck.strangers.certificates import ServerCertificate
-from loradeck.strangers.protocol import Limits
+from loradeck.strangers.protocol import StrangerLimits
 from loradeck_agent.host.listening import bind
 from loradeck_agent.router.serve import Router
 
@@ -130,7 +130,7 @@ class Running:
                 preexec_fn=lower,
             )
 
-    async def start_here(self, limits: Limits | None = None, tls: ServerCertificate | None = None) -> None:
+    async def start_here(self, limits: StrangerLimits | None = None, tls: ServerCertificate | None = None) -> None:
         """Serves from this process, which is quicker; sockets, table and checker are the real ones."""
         self.here = Router(self.state)
         await self.here.start("127.0.0.1", self.port, tls, limits)

@@ -10,7 +10,7 @@ import pytest
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.links import node_link as links
-from loradeck.hub.links.node_link import Link, Outbox
+from loradeck.hub.links.node_link import Link, LinkOutbox
 from loradeck.schemas.ids import Role
 
 A, B = ("acme", "production"), ("bolt", "production")
@@ -41,7 +41,7 @@ class _Hub:
         )
         self.withdrawals: Any = SimpleNamespace(on=lambda node: frozenset())
         self.fleet = SimpleNamespace(clock=lambda: 0.0)
-        self.outbox = Outbox()
+        self.outbox = LinkOutbox()
 
     def desired(self, table: Any, *, rev: int, prev_rev: int, keys: Any, **_: Any) -> bytes:
         named = "all" if keys is None else ",".join(sorted(key[0] for key in keys))

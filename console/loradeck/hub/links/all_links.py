@@ -13,7 +13,7 @@ from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.gc_tuning import GcTuning
-from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, SUCCEEDED, WRONG_NODE, Link, Outbox, Uplink
+from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, SUCCEEDED, WRONG_NODE, Link, LinkOutbox, Uplink
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S
@@ -27,7 +27,7 @@ class Links:
     """The open links. `gc` is notified when one opens or ends."""
 
     def __init__(self, fleet: Fleet, gc: GcTuning, challenges: Challenges) -> None:
-        self.outbox = Outbox()
+        self.outbox = LinkOutbox()
         self._links: set[Link] = set()
         self._fleet = fleet
         self._gc = gc

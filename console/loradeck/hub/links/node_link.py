@@ -65,7 +65,7 @@ Handler = Callable[[Node, Any], None]
 """Called with a node and its message, which is of the type that the handler was registered for."""
 
 
-class Outbox:
+class LinkOutbox:
     """The links that owe their nodes something. Each is written to once, at the end of the event loop's turn or when
     they are all flushed before.
     """
@@ -105,7 +105,7 @@ class Uplink:
     greeting: Greeting
     challenges: Challenges
     handlers: Mapping[type[BaseModel], Handler]
-    outbox: Outbox
+    outbox: LinkOutbox
     _bookmark: tuple[tuple[int, int], bytes] = field(default=((-1, -1), b""), init=False)
 
     def bookmark(self) -> bytes:
