@@ -189,6 +189,9 @@ class SeededHub(HubApi):
         self._reachable()
         return [event for event in self.history if (event.tenant, event.route) == (tenant, route)]
 
+    async def row(self, tenant: str, route: str, *, promote: str | None = None) -> TenantRow:
+        return next(row for row in self.seed.tenants if row.key == (tenant, route))
+
     async def releases(self, tenant: str | None = None) -> list[ReleaseView]:
         assert tenant is not None
         return [
