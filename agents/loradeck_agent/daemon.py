@@ -29,6 +29,7 @@ from loradeck.schemas.link import (
     TrustRoots,
     Welcome,
 )
+from loradeck.schemas.manifest import AdapterManifest
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.durations import Measured
@@ -304,7 +305,7 @@ class Agent:
             case JobNoted():
                 self.jobs.noted(message.job, message.lease, message.seq)
             case TableAsk():
-                await self._send_table()
+                await self._send_table(message)
             case TraceAsk():
                 self._aside(self._send_trace(message))
             case CanaryAsk():
@@ -339,7 +340,7 @@ class Agent:
         self.reconciler.wake()
         self.schedule.wake()
 
-    async def _send_table(self) -> None:
+    async def _send_table(self, ask: TableAsk) -> None:
         try:
             state = await self.sync.router.state()
         except AgentError as error:
@@ -347,7 +348,20 @@ class Agent:
             return
         # A hub that names no keys is of version 1, which cannot read signed texts.
         entries = state.entries if self.table.keys else tuple(entry.unsigned() for entry in state.entries)
-        await self.link.send(TableState(epoch=state.epoch, rev=state.rev, hash=state.hash, entries=entries))
+        adapters = self.store.manifests(ask.adapters)
+        await self.link.send(
+            TableState(epoch=state.epoch, rev=state.rev, hash=state.hash, entries=entries, adapters=adapters)
+        )
+        if adapters:
+            self._aside(self._give_back(adapters))
+
+    async def _give_back(self, adapters: tuple[AdapterManifest, ...]) -> None:
+        """Uploads the files of adapters that the hub has lost."""
+        for manifest in adapters:
+            try:
+                await self.hub.upload(self.folder.release(manifest.digest), manifest.files)
+            except (AgentError, OSError) as error:
+                log.error("%s cannot be given back to the hub: %s", manifest.digest[:12], error)
 
     async def _send_trace(self, ask: TraceAsk) -> None:
         try:

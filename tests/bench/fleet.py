@@ -87,11 +87,15 @@ class Simulated:
 
 
 @contextmanager
-def simulated(nodes: int, tenants: int, *, report_s: float, on: Sequence[int] = ()) -> Iterator[Simulated]:
+def simulated(
+    nodes: int, tenants: int, *, report_s: float, on: Sequence[int] = (), hub_options: Sequence[str] = ()
+) -> Iterator[Simulated]:
     """A hub with so many simulated nodes, standing. `on`: the core of the hub, and that of the nodes' process."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         program = (*pinned(on[:1]), str(BIN / "loradeck"))
-        fleet = Fleet(root=Path(folder), base=Path(folder), names=(), joins=False, hub_program=program)
+        fleet = Fleet(
+            root=Path(folder), base=Path(folder), names=(), joins=False, hub_program=program, hub_options=hub_options
+        )
         sim = None
         try:
             fleet.start_hub()

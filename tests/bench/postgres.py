@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from tests.bench.flip import WARM, back_and_forth, floor_of
 from tests.bench.rows import Row, quantile
-from tests.fakes.postgres_server import PostgresServer, servers
+from tests.fakes.postgres_server import PostgresServer, replicated, servers
 from tests.fleet import fleet_at, lay, make_material
 
 from incident.fleet import Fleet
@@ -35,9 +34,8 @@ def measure(*, moves: int = MOVES) -> list[Row]:
     with ExitStack() as stack:
         material = make_material(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ld"))))
         (alone,) = stack.enter_context(servers())
-        primary, *standbys = stack.enter_context(servers(3))
+        primary = stack.enter_context(replicated())[0]
         alone.start()
-        _with_standbys(primary, standbys)
         urls = [None, alone.url, primary.url]
         options = [() if url is None else ("--store", url) for url in urls]
         fleets = [stack.enter_context(fleet_at(material, names=("gpu-01",), hub_options=some)) for some in options]
@@ -56,16 +54,6 @@ def measure(*, moves: int = MOVES) -> list[Row]:
                 Row(f"R to flipped against that floor, {kind}: p{percent}", flip / floor, "x", moves, budget),
             ]
     return rows
-
-
-def _with_standbys(primary: PostgresServer, standbys: Sequence[PostgresServer]) -> None:
-    primary.start()
-    for number, standby in enumerate(standbys, 1):
-        standby.copy_of(primary, f"s{number}")
-        standby.start()
-    primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (s1, s2)'", "SELECT pg_reload_conf()")
-    while primary.execute("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'") != [(2,)]:
-        time.sleep(0.1)
 
 
 def _another(server: PostgresServer) -> Store:

@@ -1,4 +1,4 @@
-"""A wire between an agent and its hub that a test can cut, or have swallow what is sent over it."""
+"""A wire between two processes that a test can cut, or have swallow what is sent over it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from enum import StrEnum
+from pathlib import Path
 
 
 class Mode(StrEnum):
@@ -36,18 +37,18 @@ class _Half:
 
 
 class Wire:
-    """A TCP proxy on loopback, in a thread of its own. Use as a context manager.
+    """A TCP proxy on loopback, in a thread of its own, to a port or a Unix socket. Use as a context manager.
 
     Attributes:
         taken: connections that were taken.
         swallowed: bytes that nobody got.
     """
 
-    def __init__(self, to_port: int) -> None:
+    def __init__(self, to: int | Path) -> None:
         self.mode = Mode.OPEN
         self.taken = 0
         self.swallowed = 0
-        self._to_port = to_port
+        self._to = to
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -115,6 +116,11 @@ class Wire:
             self._healed.clear()
             await self._healed.wait()
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._to, Path):
+            return await asyncio.open_unix_connection(self._to)
+        return await asyncio.open_connection("127.0.0.1", self._to)
+
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.taken += 1
         if self.mode is Mode.CUT:
@@ -128,7 +134,7 @@ class Wire:
                 while data := await reader.read(65536):
                     self.swallowed += len(data)
                 return
-            answers, beyond = await asyncio.open_connection("127.0.0.1", self._to_port)
+            answers, beyond = await self._connect()
             self._ends.add(beyond)
             halves = [_Half(self, reader, beyond).carry(), _Half(self, answers, writer).carry()]
             tasks = [asyncio.ensure_future(half) for half in halves]
@@ -137,7 +143,7 @@ class Wire:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         except OSError:
-            return  # the hub is away or the agent has gone: the other end sees its connection end
+            return  # what it leads to is away, or who was connected has gone: the other end sees its connection end
         finally:
             for end in (writer, beyond):
                 if end is not None:

@@ -50,6 +50,10 @@ class FleetOfHubs(Fleet):
         first, second = (f"http://127.0.0.1:{port}" for port in self.ports)
         return first, second
 
+    def database_of(self, number: int) -> str:
+        """The URL by which a hub reaches the database."""
+        return self.database
+
     def start_hub(self) -> None:
         for number in (0, 1):
             self.start_one(number)
@@ -60,7 +64,8 @@ class FleetOfHubs(Fleet):
         if number == 1 and not (folder / "artifacts").exists():
             (folder / "artifacts").symlink_to(self.data / "artifacts")
         command = [*self.hub_program, "hub", "--data", str(folder), "--name", f"hub{number}"]
-        command += ["--listen", f"127.0.0.1:{self.ports[number]}", "--store", self.database]
+        command += ["--listen", f"127.0.0.1:{self.ports[number]}", "--address", self.urls[number]]
+        command += ["--store", self.database_of(number)]
         self.hubs[number] = _spawn(command, self.root / f"hub{number}.log")
         wait_for(f"hub {number}", lambda: (folder / "hub.sock").exists(), 60)
 

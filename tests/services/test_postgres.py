@@ -14,7 +14,7 @@ import pytest
 from tests.contract.store.drafts import move
 from tests.contract.store.test_migrate import everything, fill
 from tests.contract.store.whole_log import verify_log
-from tests.fakes.postgres_server import PostgresServer, servers
+from tests.fakes.postgres_server import PostgresServer, fail_over, replicated, servers
 
 from loradeck.store.interface import LeaseHeld, LeaseLost, OutcomeUnknown, StoreError
 from loradeck.store.postgres import PostgresStore
@@ -27,43 +27,12 @@ COMMITTER = Path(__file__).parents[1] / "contract" / "store" / "committer.py"
 @pytest.fixture
 def cluster() -> Iterator[list[PostgresServer]]:
     """A primary and two standbys, of which one must have each commit."""
-    with servers(3) as made:
-        primary, *standbys = made
-        primary.start()
-        for number, standby in enumerate(standbys, 1):
-            standby.copy_of(primary, f"s{number}")
-            standby.start()
-        with_standbys(primary)
+    with replicated() as made:
         yield made
-
-
-def with_standbys(primary: PostgresServer, count: int = 2) -> None:
-    """Make a server wait for one of its standbys, and wait until they are there."""
-    primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (s1, s2)'", "SELECT pg_reload_conf()")
-    query = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'"
-    deadline = time.monotonic() + 30
-    while primary.execute(query) != [(count,)]:
-        assert time.monotonic() < deadline, primary.execute("SELECT * FROM pg_stat_replication")
-        time.sleep(0.05)
 
 
 def url_of(cluster: list[PostgresServer]) -> str:
     return f"postgresql://postgres@/postgres?host={','.join(str(server.folder) for server in cluster)}"
-
-
-def fail_over(cluster: list[PostgresServer]) -> None:
-    """What Patroni does: the standby that has received most becomes the primary, and the other one follows it."""
-    cluster[0].kill()
-    received = "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')"
-    first, second = sorted(cluster[1:], key=lambda server: server.execute(received)[0][0], reverse=True)  # type: ignore[arg-type, return-value]
-    first.promote()
-    name = f"s{cluster.index(second)}"
-    second.execute(
-        f"ALTER SYSTEM SET primary_conninfo = 'host={first.folder} user=postgres application_name={name}'",
-        "ALTER SYSTEM SET primary_slot_name = ''",
-        "SELECT pg_reload_conf()",
-    )
-    with_standbys(first, count=1)
 
 
 class Committer:

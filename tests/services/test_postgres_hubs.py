@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.fakes.hub_process import HubProcess
-from tests.fakes.postgres_server import PostgresServer
-from tests.services.test_postgres import cluster, fail_over, url_of
+from tests.fakes.postgres_server import PostgresServer, fail_over
+from tests.services.test_postgres import cluster, url_of
 
 from loradeck.client.errors import ApiError, ClientError, HubUnreachable, OutcomeUnknown
 from loradeck.schemas.tenant import TenantCreate

@@ -60,6 +60,9 @@ STANDBY = "stand by"
 HAND_OVER = "hand over"
 """Another router takes over on a node, and one of the two may end in the middle; one plan in six, drawn apart."""
 
+ALONE = "one copy"
+"""The hub's database loses its standby, and goes on with one copy; one seed in fifteen has it, drawn apart."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -144,5 +147,9 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
     if not only and routers.random() < 1 / 6:
         at, lasts = routers.uniform(1.0, seconds), routers.uniform(1, 3)
         faults.append(Fault(at, HAND_OVER, routers.randrange(nodes), lasts, routers.getrandbits(16)))
+    alone = Random(f"alone {seed}")
+    if not only and alone.random() < 1 / 15:
+        at, lasts = alone.uniform(1.0, seconds), alone.uniform(3, 15)
+        faults.append(Fault(at, ALONE, alone.randrange(nodes), lasts, alone.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

@@ -80,6 +80,8 @@ class Image:
         """Whether several hubs have it open, so that a hold of the lease ends by time."""
         self.cut: set[str] = set()
         """Hosts that do not reach it."""
+        self.alone_since: float | None = None
+        """When it lost its standby; None: it has one, or needs none."""
         self.silent = False
         """Whether those get no answer, and no error either."""
 
@@ -109,6 +111,10 @@ class SimDatabase(Database):
     @property
     def shared(self) -> bool:  # type: ignore[override]
         return self.image.shared
+
+    @property
+    def one_copy(self) -> bool:  # type: ignore[override]
+        return self.image.alone_since is not None
 
     def wait_for_change(self, timeout_s: float) -> bool:
         self.waits = timeout_s

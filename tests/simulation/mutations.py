@@ -17,7 +17,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links import challenges
 from loradeck.hub.log.log import Log
-from loradeck.hub.recovery import witnesses
+from loradeck.hub.recovery import moves_allowed, witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.moves import rollback_target, rollbacks
 from loradeck.rules.moves import witness as rules
@@ -35,6 +35,11 @@ from loradeck_agent.uplink import hubs
 from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
 
 Patch = tuple[Any, str, Any]
+
+
+def _forward_with_one_copy() -> list[Patch]:
+    """Without a standby the hub moves forward as well."""
+    return [(moves_allowed, "waits_for_standby", lambda kind, one_copy: False)]
 
 
 def _fleet_fence() -> list[Patch]:
@@ -265,6 +270,7 @@ MUTATIONS: dict[str, Mistake] = {
     "one-word": Mistake(_one_word, 1, ("lying figures",), ("promote", "rollback")),
     "admitting-drainer": Mistake(_admitting_drainer, 2, ("hand over",), ("promote", "rollback")),
     "newest-link": Mistake(_newest_link, 1, ("copy node",)),
+    "forward-with-one-copy": Mistake(_forward_with_one_copy, 2, ("one copy",), ("promote", "rollback")),
 }
 AS_IT_IS = Mistake(list)
 """No mistake."""

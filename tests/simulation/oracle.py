@@ -129,6 +129,7 @@ class Oracle:
                     self._committed(image.name, name, event)
                 if made == "commit":
                     self._check_witnessed(inner.active, committed.events)
+                    self._check_copies(image.alone_since, committed.events)
             return committed
 
         def read(*args: Any, **kwargs: Any) -> Sequence[Event]:
@@ -154,6 +155,17 @@ class Oracle:
         if event.kind in MOVES:
             self.seen[_move(event)] = event
         self.candidates.commit(event)
+
+    def _check_copies(self, alone_since: float | None, events: Sequence[Event]) -> None:
+        """With one copy nobody moves forward, and what goes back says so. A commit decided before may still come."""
+        if alone_since is None or self.scheduler.now - alone_since < 1:
+            return
+        for event in events:
+            self.counts["events with one copy"] += 1
+            if event.kind in (EventKind.PROMOTE, EventKind.UNDO, EventKind.CANDIDATE_START):
+                self.fail("a forward move with one copy", _brief(event))
+            elif event.kind in MOVES and not event.one_copy:
+                self.fail("a way back does not say that it is on one server", _brief(event))
 
     def _check_witnessed(self, hub: Hub, events: Sequence[Event]) -> None:
         """Nobody moves a pointer that a node, which the hub has greeted, has seen moved by events that were lost."""

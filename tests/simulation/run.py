@@ -318,6 +318,15 @@ class Run:
 
         return end
 
+    def _one_copy(self, fault: Fault, node: NodeProcesses) -> object:
+        image = self.hub.host.image  # type: ignore[attr-defined]
+        image.alone_since = self.scheduler.now
+
+        def end() -> None:
+            image.alone_since = None
+
+        return end
+
     def _second_hub(self, fault: Fault, node: NodeProcesses) -> object:
         """Another hub takes the lease of the same database, while the first one is away or only thinks it is not."""
         first = self.hub

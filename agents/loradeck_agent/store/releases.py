@@ -5,6 +5,7 @@ shapes, tensors that match nothing, a file that is cut short, a pickle.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -51,6 +52,14 @@ class ReleaseStore:
     def stored(self) -> frozenset[str]:
         """Digests of the adapters that lie here whole, with their manifests."""
         return frozenset(self._stored)
+
+    def manifests(self, digests: Iterable[str]) -> tuple[AdapterManifest, ...]:
+        """The manifests of those of these adapters that lie here whole and can be read."""
+        found = []
+        for digest in self._stored & set(digests):
+            with contextlib.suppress(OSError, ValidationError):
+                found.append(AdapterManifest.model_validate_json(self._manifest_path(digest).read_bytes()))
+        return tuple(found)
 
     def releases(self) -> dict[str, str]:
         """The releases whose adapter lies here whole: release id -> adapter digest."""

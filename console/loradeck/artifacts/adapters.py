@@ -6,7 +6,9 @@ here, before an engine sees the folder.
 """
 
 import json
+import os
 import re
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -294,3 +296,17 @@ def _wrong_base(detail: str) -> BadArtifact:
     return BadArtifact(
         "wrong_base", "the adapter does not fit this base", detail, "serve it on the base it was trained on"
     )
+
+
+def verify_blobs(paths: Mapping[str, Path], beside: Path, manifest: AdapterManifest) -> None:
+    """Verifies an adapter whose files are blobs as a folder, without copying them.
+
+    `paths` of its files, by digest, are on the file system of `beside`. Raises: BadArtifact.
+    """
+    with tempfile.TemporaryDirectory(prefix="checking.", dir=beside) as name:
+        folder = Path(name)
+        for entry in manifest.files:
+            path = folder / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(paths[entry.sha256], path)
+        verify_adapter(folder, manifest)

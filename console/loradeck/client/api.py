@@ -248,6 +248,10 @@ class HubApi:
         """Executes a plan, whose digest the request carries."""
         return await self._move("recover", request.model_copy(update={"dry_run": False}))
 
+    async def recover_files(self) -> responses.LostAdapters:
+        """Has nodes send adapters that the hub lacks; what has come, and what is lacking. Only over its own socket."""
+        return await self.transport.ask(responses.LostAdapters, "POST", "recover/files", repeatable=True, extra_s=30)
+
     async def move(self, key: str) -> moves.MoveResult | None:
         """The result of the move that was sent under a key; None if nothing was moved under it."""
         try:

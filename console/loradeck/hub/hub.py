@@ -75,6 +75,7 @@ from loradeck.hub.progress.target_lookup import RollbackTargets
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.backups import Backups
+from loradeck.hub.recovery.lost_files import LostFiles
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
@@ -251,6 +252,7 @@ class Hub:
         self.uploads = Uploads()
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         every, cancel = jobs.every, queue.cancel
+        self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
         drop = self.garbage.drop_erased
         self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)

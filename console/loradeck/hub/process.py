@@ -19,6 +19,7 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.hub.standby import StandbyHub
+from loradeck.rules.moves.copies import WithoutStandby
 from loradeck.schemas.sign_in import OidcSettings
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.opening import SQLITE, open_store
@@ -50,12 +51,14 @@ class HubProcess:
         backup_every_s: float = EVERY_S,
         artifacts: str | None = None,
         notices: Path | None = None,
+        without_standby: WithoutStandby = WithoutStandby.REFUSE,
     ) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         data.chmod(0o700)
         self._blobs = open_blobs(artifacts, data / "artifacts")
+        where, degrades = database or str(data / "hub.db"), without_standby is WithoutStandby.DEGRADE
         reserve = None if database else DiskReserve(data / "reserve")
-        self.store = StoreThread(lambda: open_store(database or str(data / "hub.db")), reserve)
+        self.store = StoreThread(lambda: open_store(where, degrades=degrades), reserve)
         self._sqlite = "" if database else SQLITE
         self.standby = Standby(self.store, name, address)
         self._data, self._address = data, address

@@ -40,8 +40,9 @@ from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.process import HubProcess
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves.copies import WithoutStandby
 from loradeck.schemas.address import is_loopback
-from loradeck.store.interface import LeaseHeld
+from loradeck.store.interface import LeaseHeld, OutcomeUnknown
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import HEAD_BYTES
 from loradeck.strangers.protocol import StrangerLimits, Strangers
@@ -159,6 +160,7 @@ def serve(
     backup_every: float = EVERY_S / 3600,
     artifacts: str | None = None,
     notices: Path | None = None,
+    without_standby: str = WithoutStandby.REFUSE,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then writes what is in memory, gives up the lease and closes.
 
@@ -178,6 +180,7 @@ def serve(
         backup_every: hours between two of them.
         artifacts: URL of an object store for artifacts. None: the folder `artifacts` in `data`.
         notices: TOML file of the channels on which people are told (`schemas.notice.ChannelFile`).
+        without_standby: what becomes of commits that wait for the database's standby in vain (`WithoutStandby`).
         address: URL at which callers elsewhere reach this hub, which hubs that stand by tell theirs. Empty: `listen`.
 
     Raises:
@@ -217,6 +220,7 @@ def serve(
                 backup_every_s=backup_every * 3600,
                 artifacts=artifacts,
                 notices=notices,
+                without_standby=WithoutStandby(without_standby),
             )
             bound.pop_all()
         try:
@@ -339,7 +343,7 @@ async def _until_signalled(process: HubProcess, sockets: Sockets) -> None:
     hold: TakenLease | None
     try:
         hold = process.standby.take()
-    except LeaseHeld as held:
+    except (LeaseHeld, OutcomeUnknown) as held:  # or the database waits for a standby that is not there
         log.info("%s", held)
         hold = await _stood_by(process, sockets, stop)
     while hold is not None:

@@ -109,6 +109,7 @@ STATUS: Mapping[str, int] = {
     # The hub itself.
     "log_behind": 503,
     "settling": 503,
+    "one_copy": 503,
     "not_active": 503,
     "outcome_unknown": 503,
     "store_error": 500,

@@ -15,6 +15,7 @@ from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
+from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
@@ -96,10 +97,19 @@ class JobNoted(Order):
     seq: int
 
 
+MOST_ADAPTERS = 64
+"""Most adapters in one `TableAsk`."""
+
+
 class TableAsk(Wire):
-    """The hub asks for the agent's whole table (for `loradeck hub recover`); answered by `TableState`."""
+    """The hub asks for the agent's whole table (for `loradeck hub recover`); answered by `TableState`.
+
+    It has lost the `adapters` that it names: the agent sends the manifests of those that lie here whole, and then
+    uploads their files.
+    """
 
     type: Literal["table_ask"] = "table_ask"
+    adapters: tuple[Digest, ...] = Field((), max_length=MOST_ADAPTERS, exclude_if=lambda digests: not digests)
 
 
 TRACE_ROWS = 200
@@ -499,6 +509,12 @@ class TableState(Wire):
     rev: Whole
     hash: Digest
     entries: tuple[EntryOnWire, ...]
+    adapters: tuple[AdapterManifest, ...] = Field(
+        (),
+        max_length=MOST_ADAPTERS,
+        exclude_if=lambda manifests: not manifests,
+        description="those that were asked for",
+    )
 
 
 RESULT_BYTES = 16 * 2**20

@@ -176,6 +176,11 @@ class Event(Wire):
         return self.kind is not EventKind.AUDIT
 
     @property
+    def one_copy(self) -> bool:
+        """Whether one server of the database alone had it when it was acknowledged."""
+        return self.payload.get("copies") == 1
+
+    @property
     def where(self) -> str:
         """What the event is about, for a person: tenant and route, a tenant, or a node."""
         if self.tenant == FLEET:

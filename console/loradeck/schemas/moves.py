@@ -282,6 +282,11 @@ class MoveResult(Wire):
     reached: str | None = Field(
         None, description="the level that all its replicas have reached: committed, flipped, listed or proven"
     )
+    copies: int | None = Field(
+        None,
+        exclude_if=lambda copies: copies is None,
+        description="1: the database's standby was gone, and one server alone has it",
+    )
     commit_ms: float | None = Field(None, description="request received to committed, hub's monotonic clock")
     flipped_ms: float | None = Field(None, description="committed to the last router's acknowledgement")
     proven_ms: float | None = Field(None, description="committed to the last replica's proof; None: not proven on all")

@@ -49,6 +49,22 @@ class ReleaseDetail(Wire, defer_build=True):
     manifest: AdapterManifest | None = None
 
 
+class LostAdapter(Wire, defer_build=True):
+    """An adapter that a pointer names and the hub has no manifest of. `node`: sends its files; None: no node does."""
+
+    digest: Digest
+    tenant: Name
+    label: str
+    node: Name | None
+
+
+class LostAdapters(Wire, defer_build=True):
+    """What a hub that has lost its artifacts has back from its nodes, and what it still lacks."""
+
+    registered: tuple[str, ...] = Field(description="adapters that have come with this call, as people name them")
+    lacking: tuple[LostAdapter, ...]
+
+
 class KeyCreated(Wire, defer_build=True):
     """A new caller's key. It is shown this once; the hub keeps only its hash."""
 

@@ -183,6 +183,16 @@ class TenantRow(Wire):
     proven: int
     listed: int
     placed: int
+    flipped_age_s: float | None = Field(
+        None,
+        exclude_if=lambda age: age is None,
+        description="of `flipped`, which routers say: since the quietest node that is counted was heard",
+    )
+    proven_age_s: float | None = Field(
+        None,
+        exclude_if=lambda age: age is None,
+        description="of `proven`, which canaries through the routers say: the oldest proof that is counted",
+    )
     attested: tuple[int, int] | None = Field(None, description="(n, m) once this generation was attested")
     settled: bool = Field(description="no reachable replica is still on its way to the current generation")
     cause: Cause = Cause()
@@ -306,7 +316,7 @@ class HubStatus(Wire):
     refusing: str | None = Field(None, description="problem code that refuses every move: settling, ...")
     waiting: str | None = Field(
         None,
-        description="of forward moves: disk_full; log_behind, also of every move of a row that is `held_back`",
+        description="of forward moves: disk_full, one_copy; log_behind, also of each move of a row that is `held_back`",
     )
     last_backup_ms: int | None = Field(
         None, exclude_if=lambda ms: ms is None, description="of a hub that makes backups: when it made the newest"

@@ -14,7 +14,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unusable
-from loradeck.store.migrations import Schema
+from loradeck.store.migrations import Schema, newest
 from loradeck.store.sql_database import wait_for
 from loradeck.store.sqlite_utils_tables import Tables, sqlite3
 
@@ -61,6 +61,8 @@ class Database:
     """
 
     shared = False
+    one_copy = False
+    dialect = ""
 
     def __init__(self, path: Path, clock_ms: Callable[[], int]) -> None:
         self.path = path.absolute()
@@ -198,8 +200,9 @@ class Database:
             raise Unusable(f"{self.path} is another program's database. Give Loradeck a folder of its own.")
         if unknown := schema.unknown():
             raise Unusable(
-                f"{self.path} has {unknown}, which this Loradeck does not know. "
-                "Start the newer Loradeck that wrote it, or restore a copy from before the upgrade."
+                f"{self.path} has {unknown}, which this Loradeck does not know. Start the newer Loradeck that wrote "
+                f"it, have that one take it back (loradeck hub migrate --from {self.path} --down {newest()}), or "
+                "restore a copy from before the upgrade."
             )
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
@@ -212,6 +215,11 @@ class Database:
         if in_wal != moved:
             raise StoreError(f"the WAL of {self.path} could not be moved into it: {moved} of {in_wal} pages")
         schema.migrate(APPLICATION_ID)
+
+    def take_back(self, steps: Sequence[tuple[str, str]]) -> None:
+        """Takes migrations back; see `SqlDatabase.take_back`."""
+        with self.transaction() as connection:
+            Schema(_tables(connection)).take_back(steps)
 
     def backup(self, path: Path, between: Callable[[], None] = lambda: None) -> None:
         """Writes a consistent copy to `path`, 0600, durable when this returns.

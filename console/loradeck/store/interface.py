@@ -249,6 +249,10 @@ class Store(Protocol):
 
     """The hub's durable store. Every write raises LeaseLost, DiskFull or OutcomeUnknown as its commit ends."""
 
+    @property
+    def one_copy(self) -> bool:
+        """Whether commits are on one server alone now, since the standby that they should be on as well is gone."""
+
     def take_lease(self, name: str, *, address: str = "", ttl_s: float | None = None, anyway: bool = False) -> int:
         """Makes this process the active hub; raises the epoch and returns it. Every later write holds the lease.
 
@@ -349,9 +353,11 @@ class Store(Protocol):
         changes.
         """
 
-    def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> StoredDocument:
-        """Adds an AdapterVersion under the next version number of its (tenant, name); a known digest keeps its
-        number.
+    def register_adapter(
+        self, manifest: dict[str, Any], digest: str, release: str, *, by: str, version: int | None = None
+    ) -> StoredDocument:
+        """Adds an AdapterVersion under the next version number of its (tenant, name), or under `version`; a known
+        digest keeps its number.
         """
 
     def registry(self, kind: Doc, *, tenant: str | None = None) -> list[StoredDocument]:

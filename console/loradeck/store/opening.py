@@ -15,8 +15,11 @@ SQLITE = SqliteStore.version
 """The name and version of the program of a store in a file."""
 
 
-def open_store(where: str) -> SqlStore:
+def open_store(where: str, *, degrades: bool = False) -> SqlStore:
     """Opens the store at the path of a SQLite file, or at `postgresql://USER@HOST:PORT/DATABASE`.
+
+    Args:
+        degrades: go on with one copy where a standby is gone; see `PostgresStore`.
 
     Raises:
         StoreError: see `SqliteStore` and `PostgresStore`.
@@ -25,7 +28,7 @@ def open_store(where: str) -> SqlStore:
     if where.startswith(("postgresql://", "postgres://")):
         from loradeck.store.postgres import PostgresStore  # psycopg is in the extra `postgres`
 
-        return PostgresStore(where)
+        return PostgresStore(where, degrades=degrades)
     return SqliteStore(where)
 
 

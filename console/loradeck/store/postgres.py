@@ -3,7 +3,8 @@
 One connection, to the server that takes writes. Each wait for the server ends: a commit whose synchronous standbys are
 gone would otherwise last for ever, and `statement_timeout` does not end it. Where that wait is cut short, the server
 answers with success and a warning, and psycopg raises nothing: the outcome is unknown, since the commit is on the
-server's own disk and perhaps nowhere else.
+server's own disk and perhaps nowhere else. Where the operator has chosen so, later commits do not wait for standbys
+then, until one that does is answered: what that one waits for has every commit before it.
 
 After a connection was lost the hub that holds the lease writes, synchronously, before anything read is believed: what
 that commit waits for has every commit before it.
@@ -33,7 +34,7 @@ from loradeck.store.copying import copy_tables
 from loradeck.store.database import Database, publish, wall_ms
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unreachable, Unusable
 from loradeck.store.lease import locked_head, new_holder
-from loradeck.store.migrations import scripts
+from loradeck.store.migrations import newest, scripts
 from loradeck.store.sql_database import Connection, wait_for
 from loradeck.store.sql_log import SqlStore, has_hash
 
@@ -55,14 +56,35 @@ SELF_TEST_S = 2.0
 
 _LOCK = 0x4C44434B
 _OLDEST = 140000
+_DIALECT = "postgres"
 
 _SESSION = """
 SET search_path TO loradeck;
 SET idle_in_transaction_session_timeout TO '4s';
 SET lock_timeout TO '2s';
+RESET synchronous_commit;
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 """
 """A hub that hangs within a transaction would keep every other one from taking the lease. Commits are durable."""
+
+_END_HUNG = """
+SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE relation = 'head'::regclass AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()
+AND clock_timestamp() - xact_start > interval '4 seconds'
+"""
+"""Ends the sessions that have kept the row of the head for longer than a commit may take.
+
+`idle_in_transaction_session_timeout` does not: it begins when the server waits for the next statement, and not within a
+pipeline, in which a hub sends nearly all of its writes. `transaction_timeout` would, from PostgreSQL 17 on.
+"""
+
+_ALONE = "SET synchronous_commit TO local"
+
+_PROBE = "SELECT pg_logical_emit_message(true, 'loradeck', '')"
+"""The smallest commit that waits for standbys. Anybody may make it, and it changes nothing."""
+
+PROBE_S = 1.0
+"""Pause between two of them, seconds."""
 
 _DEFAULTS: dict[str, Any] = {
     "application_name": "loradeck",
@@ -81,14 +103,15 @@ class PostgresStore(SqlStore):
     Args:
         url: `postgresql://[USER@]HOST[:PORT][,HOST...]/DATABASE[?...]`, without a password.
         commit_s: seconds that a commit may take.
+        degrades: once a commit has waited for a standby in vain, later ones are made on the one server alone.
 
     Raises:
         Unreachable: no server that takes writes answers.
         Unusable: a newer schema, a password in the URL, an old server.
     """
 
-    def __init__(self, url: str, *, commit_s: float = COMMIT_S) -> None:
-        self._postgres = PostgresDatabase(url, commit_s=commit_s)
+    def __init__(self, url: str, *, commit_s: float = COMMIT_S, degrades: bool = False) -> None:
+        self._postgres = PostgresDatabase(url, commit_s=commit_s, degrades=degrades)
         super().__init__(self._postgres)
         self._postgres.on_connect = self._resume
 
@@ -116,9 +139,15 @@ class PostgresDatabase:
     """A connection to a PostgreSQL database, made again when it was lost. One thread at a time; others wait."""
 
     shared = True
+    dialect = _DIALECT
 
-    def __init__(self, url: str, *, commit_s: float = COMMIT_S) -> None:
+    def __init__(self, url: str, *, commit_s: float = COMMIT_S, degrades: bool = False) -> None:
         self._url = url
+        self._degrades = degrades
+        self.one_copy = False
+        """Commits do not wait for standbys, since one has waited in vain."""
+        self._replicates = threading.Event()
+        self._ended = threading.Event()
         self._settings = _settings(url)
         self._commit_s = commit_s
         self._mutex = threading.RLock()
@@ -169,6 +198,8 @@ class PostgresDatabase:
                 self._suspect = True
                 why = f"the commit was not answered ({_first_line(error)})"
                 raise OutcomeUnknown(f"{why} and may be durable or not: look it up by its key") from error
+            if isinstance(error, errors.LockNotAvailable):
+                self._end_hung(connection)
             raise _explained(error) from error
         except BaseException:
             self._roll_back(connection)
@@ -177,6 +208,8 @@ class PostgresDatabase:
             connection.wait_s = STATEMENT_S
         if self._warnings:
             self._suspect = True
+            if self._degrades and not self.one_copy:
+                self._go_on_alone()
             raise OutcomeUnknown(f"the commit may be on one server only: {self._warnings[0]}")
 
     def _ready(self) -> _Bounded:
@@ -188,7 +221,42 @@ class PostgresDatabase:
         connection = self._connection
         if connection is None or _is_lost(connection):
             connection = self._connection = self._connect()
+        if self._replicates.is_set():
+            self._replicates.clear()
+            connection.execute(_SESSION)
+            self.one_copy = False
+            log.warning("a standby has all commits again: they are on two servers before they are acknowledged")
         return connection
+
+    def _go_on_alone(self) -> None:
+        """Makes commits without standbys, from the next connection on, until one of them answers."""
+        self.one_copy = True
+        log.error("no standby answers: ways back are committed on one server alone, and nothing else is")
+        threading.Thread(target=self._look_for_standby, name="standby", daemon=True).start()
+
+    def _look_for_standby(self) -> None:
+        """Makes commits that wait for standbys until one is answered."""
+        while not self._ended.wait(PROBE_S):
+            with suppress(psycopg.Error):
+                if self._is_replicated():
+                    self._replicates.set()
+                    return
+
+    def _is_replicated(self) -> bool:
+        """Whether a commit on a connection of its own gets to a standby. Raises: psycopg.Error."""
+        warned: list[str] = []
+        with _Bounded.connect(**self._settings, autocommit=True) as connection:
+            connection.execute(_SESSION)
+            connection.add_notice_handler(lambda notice: warned.append(notice.message_primary or ""))
+            connection.wait_s = self._commit_s
+            connection.execute(_PROBE)
+        return not warned
+
+    def _end_hung(self, connection: _Bounded) -> None:
+        """Ends the session of a hub that hangs within a write, so that others can write."""
+        with suppress(psycopg.Error):  # the next attempt is told of whatever is wrong
+            if connection.execute(_END_HUNG).fetchall():
+                log.error("a hub has kept the row of the lease for over four seconds: its session is ended")
 
     def _roll_back(self, connection: _Bounded) -> None:
         try:
@@ -212,6 +280,7 @@ class PostgresDatabase:
         """Ends the connection for good."""
         with self._mutex:
             self._closed = True
+            self._ended.set()
             self._disconnect()
 
     def _disconnect(self) -> None:
@@ -230,6 +299,8 @@ class PostgresDatabase:
             connection.add_notice_handler(self._noticed)
             _migrate(connection)
             connection.execute(_SESSION)
+            if self.one_copy:
+                connection.execute(_ALONE)
             with self._block(connection, "BEGIN") as block:
                 self.on_connect(block)
         except psycopg.Error as error:
@@ -264,6 +335,18 @@ class PostgresDatabase:
                 raise _explained(error) from error
         time.sleep(timeout_s)
         return False
+
+    def take_back(self, steps: Sequence[tuple[str, str]]) -> None:
+        """Takes migrations back; see `SqlDatabase.take_back`."""
+        with self._mutex:
+            connection = self._ready()
+            try:
+                with connection.transaction():
+                    for name, sql in steps:
+                        connection.execute(sql.encode())
+                        connection.execute("DELETE FROM migrations WHERE name = %s", (name,))
+            except psycopg.Error as error:
+                raise _explained(error) from error
 
     def backup(self, path: Path, between: Callable[[], None] = lambda: None) -> None:
         """Writes a copy, a SQLite database, over a connection of its own: it may take longer than a hold lasts."""
@@ -367,7 +450,7 @@ def _migrate(connection: _Bounded) -> None:
         raise Unusable(f"PostgreSQL {_OLDEST // 10000} or newer is needed; this is {info.server_version // 10000}")
     if info.parameter_status("server_encoding") != "UTF8":
         raise Unusable(f"the database {info.dbname} is not in UTF8: create it with ENCODING 'UTF8'")
-    known = scripts("postgres")
+    known = scripts(_DIALECT)
     if _applied(connection, known) == len(known):
         return
     with connection.transaction():
@@ -388,8 +471,9 @@ def _applied(connection: _Bounded, known: Sequence[tuple[str, str]]) -> int:
     has = [str(name) for (name,) in connection.execute("SELECT name FROM loradeck.migrations ORDER BY name")]
     if has != [name for name, _ in known[: len(has)]]:
         raise Unusable(
-            f"the database {connection.info.dbname} has {has[-1]}, which this Loradeck does not know. "
-            "Start the newer Loradeck that wrote it."
+            f"the database {connection.info.dbname} has {has[-1]}, which this Loradeck does not know. Start the newer "
+            "Loradeck that wrote it, or have that one take it back: "
+            f"loradeck hub migrate --from URL --down {newest(_DIALECT)}"
         )
     return len(has)
 

@@ -29,6 +29,12 @@ class SqlDatabase(Protocol):
     shared: bool
     """Whether other hubs may have it open at the same time, so that a hold of the lease has to end by time."""
 
+    one_copy: bool
+    """Whether it commits without the standby that it should wait for."""
+
+    dialect: str
+    """The folder of its migrations: "" is SQLite's."""
+
     def transaction(self) -> AbstractContextManager[Connection]:
         """Runs the block as one transaction: all of it becomes durable, or nothing. An exception in the block rolls it
         back.
@@ -47,6 +53,12 @@ class SqlDatabase(Protocol):
 
     def reopen(self) -> None:
         """Connects again; what is read afterwards is durable. Raises: OutcomeUnknown."""
+
+    def take_back(self, steps: Sequence[tuple[str, str]]) -> None:
+        """Runs scripts that take migrations back, each with its name, in one transaction, and forgets the migrations.
+
+        Only for a database that is closed next: this program needs them. Raises: StoreError: nothing was changed.
+        """
 
     def backup(self, path: Path, between: Callable[[], None]) -> None:
         """Writes a consistent copy to a new file, a SQLite database; see `Store.backup`. Raises: StoreError."""

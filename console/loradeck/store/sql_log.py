@@ -44,6 +44,11 @@ class SqlStore(SqlAudit, SqlNotices):
     _newest = (0, GENESIS)
     """Rev and hash of the newest event that this store has committed, or found when it took the lease."""
 
+    @property
+    def one_copy(self) -> bool:
+        """As the database has found it; see `Store.one_copy`."""
+        return self.database.one_copy
+
     # -- writing the log ---------------------------------------------------------------------------------
 
     def take_lease(self, name: str, *, address: str = "", ttl_s: float | None = None, anyway: bool = False) -> int:

@@ -50,7 +50,9 @@ class SqlRecords:
         with self._writing() as (connection, head):
             return _registered(connection, kind, digest) or _add(connection, replace(new, created_ms=head.now_ms))
 
-    def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> StoredDocument:
+    def register_adapter(
+        self, manifest: dict[str, Any], digest: str, release: str, *, by: str, version: int | None = None
+    ) -> StoredDocument:
         """Adds an AdapterVersion under the next version number; see `Store.register_adapter`.
 
         Raises:
@@ -66,10 +68,10 @@ class SqlRecords:
                 "SELECT max(version) FROM documents WHERE tenant = ? AND name = ? AND version IS NOT NULL",
                 (parsed.tenant, parsed.name),
             ).fetchone()
-            version = AdapterVersion(
+            added = AdapterVersion(
                 manifest=parsed,
                 digest=digest,
-                version=(last or 0) + 1,
+                version=version or (last or 0) + 1,
                 release=release,
                 created_ms=head.now_ms,
                 created_by=by,
@@ -77,12 +79,12 @@ class SqlRecords:
             new = StoredDocument(
                 digest=digest,
                 kind=Doc.ADAPTER,
-                body=version.model_dump(mode="json"),
+                body=added.model_dump(mode="json"),
                 tenant=parsed.tenant,
                 created_ms=head.now_ms,
                 created_by=by,
             )
-            return _add(connection, new, name=parsed.name, version=version.version)
+            return _add(connection, new, name=parsed.name, version=added.version)
 
     def registry(self, kind: Doc, *, tenant: str | None = None) -> list[StoredDocument]:
         """Documents of a kind, in the order of registration."""

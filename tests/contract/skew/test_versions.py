@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 
 import pytest
 from tests.contract.skew.earlier import Earlier, build
 from tests.e2e.served import answered_by, tables
 from tests.fleet import TENANT, Material, fleet_at, lay, make_material, row, told
 
-from incident.fleet import Fleet, Node, NotReady, wait_for
+from incident.fleet import BIN, Fleet, Node, NotReady, wait_for
 from incident.incident import Cast
 from incident.traffic import Callers
 
@@ -91,6 +92,44 @@ async def test_a_hub_of_the_version_before_works_with_these_agents_and_its_datab
             await asyncio.to_thread(fleet.start_hub)
         assert (fleet.data / "hub.db").read_bytes() == newer
         os.replace(older, fleet.data / "hub.db")
+
+
+async def test_an_upgrade_of_a_hub_is_taken_back_by_a_command_and_keeps_what_was_moved_since(
+    material: Material, earlier: Earlier
+) -> None:
+    with fleet_at(material, names=ONE, joins=False, hub_program=(str(earlier.hub),)) as fleet:
+        cast, key = await asyncio.to_thread(lay, fleet, material)
+        await asyncio.to_thread(fleet.stop_hub)
+        older, fleet.hub_program = fleet.hub_program, Fleet.hub_program
+        await asyncio.to_thread(fleet.start_hub)
+        await asyncio.to_thread(fleet.wait_until_up)
+        await asyncio.to_thread(roll_back, fleet)
+        moved = (await asyncio.to_thread(row, fleet))["pointer"]
+        await asyncio.to_thread(fleet.stop_hub)
+
+        command = [
+            str(BIN / "loradeck"),
+            "hub",
+            "migrate",
+            "--from",
+            str(fleet.data / "hub.db"),
+            "--down",
+            "0001_first",
+        ]
+        done = await asyncio.to_thread(subprocess.run, [*command, "--yes"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "taken back: 0002_head\n" in done.stdout
+        fleet.hub_program = older
+        await asyncio.to_thread(fleet.start_hub)
+        await asyncio.to_thread(fleet.wait_until_up)
+        now = (await asyncio.to_thread(row, fleet))["pointer"]
+        assert [now[name] for name in ("release", "generation", "beneath", "last_move")] == [
+            moved[name] for name in ("release", "generation", "beneath", "last_move")
+        ]
+        await serves(fleet, cast, key, "v1")
+        undo = [earlier.hub, "--hub", f"unix:{fleet.socket}", "undo", TENANT, "--yes", "--wait", "proven"]
+        await asyncio.to_thread(subprocess.run, undo, check=True)
+        await serves(fleet, cast, key, "v2")
 
 
 async def test_a_router_of_the_version_before_is_adopted_by_an_agent_of_this_one(

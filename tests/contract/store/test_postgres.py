@@ -17,6 +17,7 @@ from tests.fakes.postgres_server import PostgresServer, servers
 
 from loradeck.store import copying, postgres
 from loradeck.store.interface import LeaseHeld, LeaseLost, OutcomeUnknown, StoreError, Unreachable, Unusable
+from loradeck.store.lease import locked_head
 from loradeck.store.postgres import PostgresStore
 from loradeck.store.sql_database import Connection
 from loradeck.store.sqlite import SqliteStore
@@ -253,3 +254,30 @@ def test_both_databases_have_the_same_tables_and_columns(server: PostgresServer,
     }
     listed = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'loradeck'"
     assert {*server.execute(listed)} == {*ours, ("tokens", "rowid"), ("migrations", "name")}
+
+
+def test_a_hub_that_hangs_within_a_write_is_ended_by_the_one_that_wants_the_lease(
+    server: PostgresServer, store: PostgresStore
+) -> None:
+    other = PostgresStore(server.url)
+
+    def hang() -> None:
+        with store.database.transaction() as connection:
+            locked_head(connection)  # and nothing more is sent: the server waits for the rest of the pipeline
+            take(other, within_s=12)
+
+    with pytest.raises((OutcomeUnknown, Unreachable)):
+        hang()
+    assert other.read_head().lease.name == "hub-b"
+    other.close()
+
+
+def take(store: PostgresStore, within_s: float) -> None:
+    """Takes the lease, however often it takes."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            store.take_lease("hub-b", ttl_s=60, anyway=True)
+            return
+        except Unreachable:
+            assert time.monotonic() < deadline, "the row of the head stays locked"

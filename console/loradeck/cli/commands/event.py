@@ -44,7 +44,7 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
         lambda e: (
             e.rev,
             utc(e.at_ms),
-            e.kind.value + (" OVERRIDE" if e.override else ""),
+            e.kind.value + (" OVERRIDE" if e.override else "") + (" 1 COPY" if e.one_copy else ""),
             e.where,
             "-" if e.generation is None else e.generation,
             *map(name, e.path),

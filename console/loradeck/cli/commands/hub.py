@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ from loradeck.client.errors import ClientError, HubUnreachable
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.dataset_ledger import CollectRequest
 from loradeck.schemas.moves import RecoverRequest, RecoveryPlan
+from loradeck.schemas.responses import LostAdapters
 from loradeck.schemas.state import LeaseStatus
 
 _data_option = click.option(
@@ -39,6 +41,13 @@ _run_options = together(
     click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
     click.option(
         "--store", "database", metavar="URL", help="PostgreSQL, which hubs may share. [default: a file in --data]"
+    ),
+    click.option(
+        "--without-standby",
+        type=click.Choice(["refuse", "degrade"]),
+        default="refuse",
+        show_default=True,
+        help="PostgreSQL's standby is gone: refuse, or go back with 1 copy.",
     ),
     click.option("--production", is_flag=True, help="Consoles show this hub as production."),
     click.option(
@@ -134,6 +143,72 @@ async def recover(s: Session, reason: str, unproven: bool, dry_run: bool, yes: b
     s.out.answer(result, f"recovered: rev {result.rev}, epoch {result.epoch}, {len(result.events)} events appended")
 
 
+@hub.command()
+@reason_option(required=True)
+@dry_run_option
+@yes_option
+@writes
+async def rebuild(s: Session, reason: str, dry_run: bool, yes: bool) -> None:
+    """Put a hub that has lost everything together again from what its nodes hold; they serve on meanwhile.
+
+    Start a hub on an empty folder, with the folder tls/ if you have a copy, and let the nodes link to it: with new
+    tokens otherwise. Each pointer's newest move, what lies beneath it, tenants and callers' keys come from the nodes'
+    tables into a new log, pointers held; manifests and files of adapters from their disks. It asks first, as `recover`
+    does. Give it again where a node was away, or where files were still coming.
+    """
+    if not await s.api.tenants():
+        request = RecoverRequest(idempotency_key=new_key(), reason=reason, unproven=True)
+        plan = await s.api.plan_recover(request)
+        if not plan.steps:
+            raise refused("no linked node has a table", fix="loradeck node ls: let the nodes link first")
+        for text in (*_recovery(plan), *_LOST):
+            s.out.say(text)
+        if dry_run:
+            s.out.json(plan)
+            return
+        s.confirm("Begin a new log with this?", yes=yes)
+        result = await s.api.recover(request.model_copy(update={"plan": plan.digest}))
+        s.out.say(f"a new log: rev {result.rev}, epoch {result.epoch}, {len(result.events)} events")
+    found = await _files(s)
+    s.out.json(found)
+    for adapter in found.lacking:
+        where = f"{adapter.node} has not sent it" if adapter.node else "no linked node has its files"
+        s.out.alarm(f"NOT HERE: {adapter.tenant} {adapter.label} {adapter.digest}: {where}")
+    if found.lacking:
+        raise click.exceptions.Exit(Exit.NOT_IN_TIME)
+    s.out.say("the hub has every adapter that its pointers name")
+
+
+FILES_S = 0.5
+"""Pause between two looks at which files have come, seconds."""
+
+STALLED_S = 600.0
+"""Seconds without another adapter after which no more are waited for."""
+
+
+async def _files(s: Session) -> LostAdapters:
+    """Has nodes send what the hub lacks, until nothing comes any more; what is lacking then."""
+    found, news = await s.api.recover_files(), time.monotonic()
+    while found.registered or any(adapter.node is not None for adapter in found.lacking):
+        for name in found.registered:
+            s.out.say(f"has come back: {name}")
+            news = time.monotonic()
+        if not found.lacking or time.monotonic() - news > STALLED_S:
+            break
+        await asyncio.sleep(FILES_S)
+        found = await s.api.recover_files()
+    return found
+
+
+_LOST = (
+    "What no node knows, and stays lost:",
+    " placements and gates of routes: each route is placed on every node until `loradeck route set` says otherwise",
+    " bases' names, datasets, suites, jobs: register them again",
+    " which releases were proven, soaked, breached, quarantined: R asks until they are proven again",
+    " tokens, sign-ins, the audit trail and the log of moves before this one",
+)
+
+
 def _recovery(plan: RecoveryPlan) -> Iterator[str]:
     """A recovery's plan as lines of text."""
     for step in plan.steps:
@@ -201,21 +276,46 @@ def drill(backup: Path) -> None:
 @click.option(
     "--from", "source", required=True, metavar="STORE", help="A SQLite file, or postgresql://USER@HOST/DATABASE."
 )
-@click.option("--to", "target", required=True, metavar="STORE", help="Where to: the same, and without a log.")
-def migrate(source: str, target: str) -> None:
-    """Copy a hub's database to another one: from SQLite to PostgreSQL, or back.
+@click.option("--to", "target", metavar="STORE", help="Where to: the same, and without a log.")
+@click.option("--down", metavar="MIGRATION", help="Take the schema of --from back to this migration.")
+@yes_option
+def migrate(source: str, target: str | None, down: str | None, yes: bool) -> None:
+    """Copy a hub's database to another one, from SQLite to PostgreSQL or back; or undo an upgrade of its schema.
 
     Stop the hub first. Both logs are verified, with all that they fold to, and the source keeps its own. What else is
     in the hub's folder stays there: artifacts, keys, certificates.
+
+    An older Loradeck names the --down that it needs when it refuses a database. What is lost is said first; where it
+    could not read what was written since, the schema stays, and the backup from before the upgrade is to be restored.
     """
+    if (target is None) == (down is None):
+        raise click.UsageError("give either --to or --down")
 
     def work() -> None:
+        if down is not None:
+            _take_back(source, down, yes)
+            return
+        assert target is not None
         from loradeck.store.opening import migrate
 
         report = migrate(source, target)
         click.echo(f"{report.rev} events, verified on both sides: head {report.hash}")
 
-    exit_on_error(lambda: _with_hub(work, target, fix="the source was not changed"), as_json=False)
+    fix = "the source was not changed" if down is None else "nothing was changed"
+    exit_on_error(lambda: _with_hub(work, target or source, fix=fix), as_json=False)
+
+
+def _take_back(source: str, down: str, yes: bool) -> None:
+    """Takes a schema back, or says what would be lost and who has to agree to it."""
+    from loradeck.store.downgrade import downgrade
+
+    done = downgrade(source, down, dry_run=not yes)
+    for name in done.steps:
+        click.echo(f"{'taken back' if yes else 'would be taken back'}: {name}")
+    for what in done.lost:
+        click.echo(f"{'lost' if yes else 'WOULD BE LOST'}: {what}")
+    if not yes:
+        raise misused("nothing was changed yet", where=source, fix="give --yes to do it", code="not_confirmed")
 
 
 @hub.command("check-artifacts")

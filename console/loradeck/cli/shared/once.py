@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from loradeck.cli.shared.output import ago, share, span, utc
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.rules.quality.attention import NEEDS_YOU, harm
+from loradeck.rules.serving.counting import PROVEN_STALE_S
 from loradeck.schemas.ids import short
 from loradeck.schemas.state import HubState, Preview, PreviewAction, TenantRow
 
@@ -21,6 +22,13 @@ async def once(s: Session, /) -> None:
     _print_state(s, state)
 
 
+_WAITING = {
+    "disk_full": "free space on the hub's disk, on the hub's host",
+    "one_copy": "bring a standby of the database back; ways back are on one server alone",
+}
+"""Problem code of what forward moves wait for -> what ends the wait."""
+
+
 def _print_state(s: Session, state: HubState) -> None:
     status = state.status
     up = sum(1 for node in state.nodes if node.linked and not node.lost)
@@ -32,8 +40,8 @@ def _print_state(s: Session, state: HubState) -> None:
     if status.refusing:
         s.out.alarm(f"EVERY MOVE IS REFUSED: {status.refusing}")
     elif status.waiting:
-        what = "free space on the hub's disk" if status.waiting == "disk_full" else "loradeck hub recover"
-        s.out.alarm(f"FORWARD MOVES WAIT: {status.waiting}; {what}, on the hub's host")
+        what = _WAITING.get(status.waiting, "loradeck hub recover, on the hub's host")
+        s.out.alarm(f"FORWARD MOVES WAIT: {status.waiting}; {what}")
     if status.backup_late:
         s.out.alarm(f"NO BACKUP SINCE {utc(status.last_backup_ms) if status.last_backup_ms else 'the start'}")
     elif status.last_backup_ms:
@@ -73,10 +81,16 @@ def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:
         f"{row.requests_per_s:.1f}" if reports else "-",
         share(row.error_share if reports else None),
         f"{share(row.bad_before)}>{share(row.bad_now)}",
-        f"{row.proven}/{row.placed}" + (f" listed {row.listed}" if row.listed else ""),
+        f"{row.proven}/{row.placed}" + (f" listed {row.listed}" if row.listed else "") + _stale(row),
         *_way_back(row.preview),
         " ".join(row.flags),
     )
+
+
+def _stale(row: TenantRow) -> str:
+    """The age of the proofs, where it is more than that of the last round."""
+    is_stale = row.proven_age_s is not None and row.proven_age_s > PROVEN_STALE_S
+    return f" · {span(row.proven_age_s)}" if is_stale else ""
 
 
 def _way_back(preview: Preview) -> tuple[str, str]:

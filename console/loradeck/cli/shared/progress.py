@@ -205,6 +205,8 @@ def _print_move(session: Session, result: MoveResult, row: TenantRow | None) -> 
         )
     if result.replayed:
         out.say("this key was used before: this is the result of that move")
+    if result.copies == 1:
+        out.alarm("1 copy: the database's standby is gone, and one server alone has this move")
     if row is None:
         return
     generation = max((event.generation or 0 for event in result.events), default=0)

@@ -127,6 +127,7 @@ async def outcome(
         epoch=hub.log.state.epoch,
         replayed=committed.replayed,
         reached=reached,
+        copies=1 if hub.log.one_copy or any(event.one_copy for event in committed.events) else None,
         commit_ms=commit_ms,
         flipped_ms=flipped_ms,
         proven_ms=proven_ms,

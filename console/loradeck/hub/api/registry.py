@@ -1,14 +1,11 @@
 """The registry: bases, datasets, suites, adapter versions, the releases they make, and the erasure of rows."""
 
 import asyncio
-import os
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
 
 from fastapi import APIRouter
 
-from loradeck.artifacts import Blobs, verify_adapter
+from loradeck.artifacts import Blobs
+from loradeck.artifacts.adapters import verify_blobs
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Reader, ReaderOfEach, Releaser, ReleaserOfEach, ThisHub, ViewerOfEach
@@ -134,7 +131,7 @@ async def register_adapter(
         hub.datasets.check_descent(body.datasets, base=body.base, parent=body.parent)
         await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
         async with hub.blobs.local(file.sha256 for file in body.files) as paths:
-            await asyncio.to_thread(_verify, paths, hub.blobs.scratch, body)
+            await asyncio.to_thread(verify_blobs, paths, hub.blobs.scratch, body)
     release = Release(tenant=tenant, form=Form.ADAPTER, base=body.base, adapter=body.digest)
     return await hub.registry.register_adapter(body, release, caller.node or caller.actor)
 
@@ -193,20 +190,6 @@ def _require_blobs(blobs: Blobs, files: tuple[FileEntry, ...]) -> None:
                 "a file's size is not the manifest's",
                 detail=f"{entry.path}: {size} bytes, the manifest says {entry.size}",
             )
-
-
-def _verify(paths: Mapping[str, Path], beside: Path, manifest: AdapterManifest) -> None:
-    """Verifies an adapter as a folder, without copying it.
-
-    `paths` of its files, by digest, are on the file system of `beside`. Raises: BadArtifact.
-    """
-    with tempfile.TemporaryDirectory(prefix="checking.", dir=beside) as name:
-        folder = Path(name)
-        for entry in manifest.files:
-            path = folder / entry.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(paths[entry.sha256], path)
-        verify_adapter(folder, manifest)
 
 
 @router.get("/adapters")

@@ -14,6 +14,7 @@ from loradeck.rules.moves import rewind as rules
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import FLEET, Draft, PointerState
 from loradeck.schemas.moves import MoveResult, RecoverRequest, RecoveryPlan, RewindPlan, RewindRequest
+from loradeck.schemas.responses import LostAdapters
 
 router = APIRouter(prefix="/v1", tags=["rewind"], route_class=Guarded)
 
@@ -101,6 +102,15 @@ async def rewind(body: RewindRequest, hub: ThisHub, caller: OperatorOfEach, wait
         result = nothing_moved(hub)
     skipped = tuple(step for step in plans[0].steps if step.skipped is not None) if plans else ()
     return answer(result.model_copy(update={"skipped": skipped}))
+
+
+@router.post("/recover/files")
+async def recover_files(hub: ThisHub, caller: Local) -> LostAdapters:
+    """Has nodes send the adapters that pointers name and this hub lacks, and registers those that have come.
+
+    Call it until nothing is lacking, or no node sends what is.
+    """
+    return await hub.lost_files.step()
 
 
 @router.post("/recover", response_model=RecoveryPlan | MoveResult)

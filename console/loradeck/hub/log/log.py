@@ -19,6 +19,7 @@ from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves.copies import marked
 from loradeck.rules.moves.lease import TTL_S, must_step_down
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import NOT_ACTIVE
@@ -163,6 +164,11 @@ class Log:
             return None
         return [event for event in recent if event.rev > rev]
 
+    @property
+    def one_copy(self) -> bool:
+        """Whether commits are on one server of the database alone now."""
+        return self._store.one_copy
+
     # ---- writing -------------------------------------------------------------------------------------------
 
     async def commit(self, drafts: Sequence[Draft], key: str) -> Committed:
@@ -176,6 +182,7 @@ class Log:
         try:
             if self._unresolved:
                 await self._catch_up()
+            drafts = marked(drafts, one_copy=self.one_copy)
             fleet = self.changes_fleet(drafts)
             committed = await self._store(lambda s: s.commit(drafts, key=key, fleet=fleet))
         except OutcomeUnknown:
@@ -214,7 +221,12 @@ class Log:
         asked, ttl_s = self._lease_clock(), self._ttl_s
         try:
             async with asyncio.timeout(None if ttl_s is None else self._renewed + ttl_s - asked):
-                await self._store(lambda s: s.renew_lease(TTL_S))
+                try:
+                    await self._store(lambda s: s.renew_lease(TTL_S))
+                except OutcomeUnknown:
+                    if not self.one_copy:
+                        raise
+                    await self._store(lambda s: s.renew_lease(TTL_S))  # which waits for no standby any more
         except LeaseLost:
             self._lose_lease()
         except (StoreError, TimeoutError):  # whoever commits is told so

@@ -27,13 +27,17 @@ class Registry:
         """Registers a release."""
         await self.register(Doc.RELEASE, release.id, release.model_dump(mode="json"), tenant=release.tenant, by=by)
 
-    async def register_adapter(self, manifest: AdapterManifest, release: Release, by: str) -> AdapterVersion:
-        """Registers the next version of an adapter, and its `release` under that version's label."""
+    async def register_adapter(
+        self, manifest: AdapterManifest, release: Release, by: str, version: int | None = None
+    ) -> AdapterVersion:
+        """Registers a version of an adapter, the next one or that with a number, and its `release` under its label."""
         body, digest = manifest.model_dump(mode="json"), manifest.digest
-        self.catalogue.add(await self._store(lambda s: s.register_adapter(body, digest, release.id, by=by)))
-        version = self.catalogue.adapters[digest]
-        await self.register_release(release.model_copy(update={"label": f"v{version.version}"}), by)
-        return version
+        self.catalogue.add(
+            await self._store(lambda s: s.register_adapter(body, digest, release.id, by=by, version=version))
+        )
+        added = self.catalogue.adapters[digest]
+        await self.register_release(release.model_copy(update={"label": f"v{added.version}"}), by)
+        return added
 
     async def use(self, tenant: str, release_id: str, by: str) -> None:
         """Makes sure that a release which a move is about to name is registered: base alone is at its first use.

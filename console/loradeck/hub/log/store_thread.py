@@ -46,6 +46,11 @@ class StoreThread:
         self._thread.start()
         self._store = opened.result()
 
+    @property
+    def one_copy(self) -> bool:
+        """Whether commits are on one server alone now; see `Store.one_copy`."""
+        return self._store.one_copy
+
     async def __call__(self, call: Callable[[Store], T], *, background: bool = False) -> T:
         """The call's result. Whatever the store raises is raised here.
 

@@ -11,6 +11,7 @@ from loradeck.hub.recovery.recover import BEHIND
 from loradeck.hub.recovery.startup import SETTLING, Startup
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves.copies import ONE_COPY, waits_for_standby
 from loradeck.rules.moves.witness import waits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind
@@ -43,6 +44,8 @@ class MovesAllowed:
         """
         if self._witnesses.ahead:
             return BEHIND
+        if self._log.one_copy:
+            return ONE_COPY
         return DISK_FULL if self._reserve is not None and self._reserve.in_use else None
 
     @property
@@ -78,13 +81,20 @@ class MovesAllowed:
     def check_event(self, kind: EventKind, key: PointerKey | None) -> None:
         """Does nothing for an event that may be committed now.
 
-        Raises: Refused, as `check` does, and `log_behind` or `disk_full` for what waits.
+        Raises: Refused, as `check` does, and `log_behind`, `one_copy` or `disk_full` for what waits.
         """
         if self._witnesses.waits(kind, key) and not self._log.lease_lost:
             self.check_pointer(key)
             why = "forward moves wait: nodes have seen moves that this hub's log lacks"
             raise self._behind(why, self._witnesses.ahead)
         self.check()
+        if waits_for_standby(kind, one_copy=self._log.one_copy):
+            raise Refused(
+                ONE_COPY,
+                "forward moves wait: the database has lost its standby, and a commit would be on one server alone",
+                detail="ways back are made, and marked `1 copy`",
+                fix="bring a standby back; the hub goes on by itself",
+            )
         if self.waiting == DISK_FULL and waits(kind, ahead=True, held=False):
             raise self._full("the hub's disk is full: what room is left is for ways back")
 

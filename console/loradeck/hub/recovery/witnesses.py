@@ -168,13 +168,13 @@ class Witnesses:
 
     # ---- tables of nodes -----------------------------------------------------------------------------------
 
-    def ask(self, node: Node) -> asyncio.Future[TableState]:
-        """Asks a linked node for its table."""
+    def ask(self, node: Node, adapters: tuple[str, ...] = ()) -> asyncio.Future[TableState]:
+        """Asks a linked node for its table, and for adapters that this hub has lost."""
         waiting = self._asked.get(node.name)
         if waiting is None or waiting.done():
             waiting = self._asked[node.name] = asyncio.get_running_loop().create_future()
         assert node.link is not None
-        node.link.put_message(TableAsk())
+        node.link.put_message(TableAsk(adapters=adapters))
         return waiting
 
     def table(self, node: Node, state: TableState) -> None:

@@ -76,6 +76,7 @@ class Metrics:
         gauge("refusing", "1 while every move is refused.", lambda: allowed.refusing is not None)
         gauge("waiting", "1 while forward moves wait.", lambda: allowed.waiting is not None)
         gauge("disk_full", "1 while the hub's disk is full.", lambda: DISK_FULL in (allowed.refusing, allowed.waiting))
+        gauge("one_copy", "1 while commits are on one server of the database alone.", lambda: log.one_copy)
         gauge("backup_late", "1 while two backups are overdue.", lambda: self.backups is not None and self.backups.late)
         gauge("notices_given_up", "Notices that a channel did not take.", lambda: self.given_up())
         gauge(

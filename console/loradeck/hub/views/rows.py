@@ -22,7 +22,7 @@ from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
-from loradeck.rules.serving.counting import is_cold
+from loradeck.rules.serving.counting import ages, is_cold
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
@@ -105,6 +105,11 @@ class Rows:
         bad_before = self._progress.bad_before.get(key)
         if bad_before is None and left is not None:
             bad_before = self._health.total(pointer, left).bad_share
+        replicas = tuple(
+            self._replica(key, pointer, node, r, acks.get(r.replica), withdrawn=(node, r) in withdrawn)
+            for node, r in placed
+        )
+        flipped_age_s, proven_age_s = ages(replicas)
         return TenantRow(
             tenant=key[0],
             route=key[1],
@@ -116,10 +121,9 @@ class Rows:
             held_back=held_back,
             flags=tuple(flag for flag, on in flags.items() if on),
             preview=preview,
-            replicas=tuple(
-                self._replica(key, pointer, node, r, acks.get(r.replica), withdrawn=(node, r) in withdrawn)
-                for node, r in placed
-            ),
+            replicas=replicas,
+            flipped_age_s=flipped_age_s,
+            proven_age_s=proven_age_s,
             flipped=progress.flipped,
             proven=progress.proven,
             listed=progress.listed,

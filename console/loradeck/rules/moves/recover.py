@@ -18,6 +18,13 @@ from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TenantState
 
 
+def version_of(label: str) -> int | None:
+    """The number of an adapter's version in the label of its release, "v7" or "v7m"; None: the label has none."""
+    number = label.removeprefix("v").removesuffix("m")
+    is_number = label.startswith("v") and number.isascii() and number.isdecimal() and len(number) < 10
+    return int(number) if is_number else None
+
+
 def newest(entries: Iterable[TableEntry]) -> dict[PointerKey, TableEntry]:
     """The entry with the highest (epoch, generation) in all agents' tables, for each (tenant, route).
 

@@ -7,9 +7,10 @@ and add to none of the counts of what was reached. Replicas that their own node 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
-from loradeck.schemas.state import TenantRow
+from loradeck.schemas.state import ReplicaRow, TenantRow
 
 Share = tuple[int, int, int, int, int, int, int]
 """The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
@@ -34,6 +35,23 @@ def share(*, silent: bool, state: AckState | None, flipped: bool, pinned: bool) 
     listed = reached and state is AckState.LISTED
     owing = reached and not failed and not pinned  # of the others nothing more is to be expected
     return (reached, flipped, proven, listed, failed, owing and not flipped, owing and not (proven or listed))
+
+
+PROVEN_STALE_S = 180.0
+"""Seconds after which a count of proofs is shown with its age. Agents prove again each minute, and pause between
+pointers: some hundred of them on a node take so long.
+"""
+
+
+def ages(replicas: Iterable[ReplicaRow]) -> tuple[float | None, float | None]:
+    """How old a row's counts are, in seconds: that of the flipped replicas, and that of the proven ones; None: of none.
+
+    A flip is as old as the last word of the quietest node that is counted, a proof as the oldest that is counted.
+    """
+    counted = [r for r in replicas if not r.lost and r.state in (AckState.FLIPPED, AckState.LISTED, AckState.PROVEN)]
+    heard = [r.heard_age_s for r in counted if r.heard_age_s is not None]
+    proven = [r.proof_age_s for r in counted if r.state is AckState.PROVEN and r.proof_age_s is not None]
+    return max(heard, default=None), max(proven, default=None)
 
 
 def leaves_at(refuse_after_s: float | None, addressed: float) -> float:

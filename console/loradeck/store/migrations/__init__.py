@@ -2,13 +2,14 @@
 
 In SQLite, sqlite-utils applies them and writes down which ones a database has, in its table `_sqlite_migrations`: that
 table alone says what the schema is. PostgreSQL's are in a folder of their own, and `store.postgres` applies them. A
-file that was released is never changed; a change of the schema is a new file in both.
+file that was released is never changed; a change of the schema is a new file in both, with its way back beside it in
+a file that ends in `.down.sql`; a migration without one cannot be taken back (`store.downgrade`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -23,11 +24,22 @@ Version 0.1.0 wrote 1 and kept no table; it refuses to open a database with a 2.
 
 def scripts(database: str = "") -> list[tuple[str, str]]:
     """Returns name and SQL of every migration of SQLite, or of `database`, in order."""
+    return sorted(_named(database, r"(\d{4}_\w+)\.sql$").items())
+
+
+def downs(database: str = "") -> dict[str, str]:
+    """Returns the SQL that takes a migration of SQLite, or of `database`, back, by its name, where there is one."""
+    return _named(database, r"(\d{4}_\w+)\.down\.sql$")
+
+
+def newest(database: str = "") -> str:
+    """Returns the name of the newest migration that this program knows."""
+    return scripts(database)[-1][0]
+
+
+def _named(database: str, pattern: str) -> dict[str, str]:
     folder = files(__name__).joinpath(database)
-    found = [
-        (m[1], entry.read_text()) for entry in folder.iterdir() if (m := re.match(r"(\d{4}_\w+)\.sql$", entry.name))
-    ]
-    return sorted(found)
+    return {m[1]: entry.read_text() for entry in folder.iterdir() if (m := re.match(pattern, entry.name))}
 
 
 class Schema:
@@ -64,6 +76,14 @@ class Schema:
             self._migrations.apply(self._tables)
             self._tables.execute(f"PRAGMA application_id = {application_id}")
             self._tables.execute(f"PRAGMA user_version = {USER_VERSION}")
+
+    def take_back(self, steps: Sequence[tuple[str, str]]) -> None:
+        """Runs the scripts that take migrations back, in the transaction that is open, and forgets the migrations."""
+        for name, sql in steps:
+            self._tables.executescript(sql)
+            self._tables[self._migrations.migrations_table].delete_where(
+                "migration_set = ? AND name = ?", [self._migrations.name, name]
+            )
 
 
 def _script(sql: str) -> Callable[[Any], None]:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
+from loradeck.rules.serving.counting import PROVEN_STALE_S
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.link import EngineState
@@ -137,6 +138,9 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
         was_now = f"{percent(row.bad_before)}>?{' !' if bad else '  '}"
     level = reached(row)
     proven = f"{row.proven}/{row.placed}{'L' if level is Reached.LISTED else ''}"
+    proof_age = (row.proven_age_s or 0.0) + state.since_received("tenant", row.key)
+    stale = row.proven_age_s is not None and proof_age > PROVEN_STALE_S
+    proven = f"{proven}·{age(proof_age)}" if stale else proven
     name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
     target = {
         PreviewAction.ROLLBACK: release(row.preview.target) + (" y?" if row.preview.asks else ""),
@@ -155,7 +159,7 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
         "ERR%": Span(percent(row.error_share) if heard else "-", "bad" if (row.error_share or 0) > 0.05 else ""),
         "BAD% was>now": Span(was_now, "bad" if bad else ""),
         "TTFT95": Span(latency(row.ttft95_ms if heard else None)),
-        "PROVEN": Span(f"{proven:>4}", "" if level is Reached.PROVEN else "warn"),
+        "PROVEN": Span(f"{proven:>4}", "" if level is Reached.PROVEN and not stale else "warn"),
         "R GOES TO": Span(target, "warn" if target == "none" else ""),
         "READY": Span(clean(ready(state, row))),
         "FLAG": Span(clean(flags_in(flags, _FLAG_WIDTH)), _FLAG_STYLE.get(worst, "")),
@@ -277,6 +281,8 @@ def event_cells(state: ConsoleState, event: Event) -> dict[str, Span]:
     reason = clean(event.reason)
     if event.override:
         reason = f"OVERRIDE {reason}"
+    if event.one_copy:
+        reason = f"1 COPY {reason}"
     return {
         "TIME": Span(state.when(event.at_ms, seconds=True)),
         "REV": Span(str(event.rev)),
@@ -284,5 +290,5 @@ def event_cells(state: ConsoleState, event: Event) -> dict[str, Span]:
         "TENANT/ROUTE": Span(where),
         "FROM > TO": Span(path),
         "BY": Span(clean(event.actor)),
-        "REASON": Span(reason, "warn" if event.override else ""),
+        "REASON": Span(reason, "warn" if event.override or event.one_copy else ""),
     }

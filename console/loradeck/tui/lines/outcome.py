@@ -90,7 +90,7 @@ def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     took = f" +{result.commit_ms:.0f}ms" if result is not None and result.commit_ms is not None else ""
     rev = f" rev {result.rev}" if result is not None else ""
     row = state.tenants.get(own.move.row)
-    committed = f"COMMITTED{rev}{took}"
+    committed = f"COMMITTED{rev}{took}" + (" 1 COPY" if result is not None and result.copies == 1 else "")
     if row is None or own.generation is None or row.pointer.generation < own.generation:
         return Tell(f"{name} {committed}", "good", own.sent_ms)
     if row.pointer.generation > own.generation:

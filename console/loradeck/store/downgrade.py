@@ -1,0 +1,125 @@
+"""The way back from an upgrade: what newer Loradecks added to a database's schema is taken out of it again.
+
+A migration has a script for the way up and one for the way down. Some things stand in its way: what an older Loradeck
+could not read keeps the schema from going back, and then only a backup from before the upgrade helps. What it has no
+place for is lost, and is counted first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from loradeck.store.interface import LeaseHeld, StoreError
+from loradeck.store.migrations import downs, scripts
+from loradeck.store.opening import open_store
+from loradeck.store.sql_database import Connection
+
+
+class CannotGoBack(StoreError):
+    """The schema cannot be taken back so far. Nothing was changed."""
+
+    code = "cannot_go_back"
+
+
+class Counted(NamedTuple):
+    """Rows that a query counts, and what they are, for people."""
+
+    what: str
+    query: str
+
+
+def _events(*kinds: str) -> str:
+    listed = ", ".join(f"'\"{kind}\"'" for kind in kinds)
+    return f"SELECT count(*) FROM events WHERE body -> 'kind' IN ({listed})"
+
+
+_BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE 'job %'"
+
+UNREADABLE: dict[str, tuple[Counted, ...]] = {
+    "0006_audit": (Counted("events that anchor the audit trail", _events("audit")),),
+    "0005_nodes": (
+        Counted("pointers that were withdrawn from nodes which may still answer", "SELECT count(*) FROM withdrawals"),
+        Counted("events about forgotten nodes", _events("node_forget")),
+    ),
+    "0004_lineage": (
+        Counted("events of moves that a recover dropped", _events("dropped")),
+        Counted(
+            "records of lineage or of erasures elsewhere",
+            f"SELECT count(*) FROM attestations WHERE kind IN ('lineage', 'erased_elsewhere') AND NOT ({_BASES_ONLY})",
+        ),
+    ),
+    "0003_six_counts": (
+        Counted(
+            "events of candidates",
+            _events("candidate_start", "candidate_finish", "candidate_abort", "candidate_step"),
+        ),
+    ),
+}
+"""Migration -> what a Loradeck from before it does not know and cannot pass over."""
+
+LOST: dict[str, tuple[Counted, ...]] = {
+    "0010_notices": (
+        Counted("notices", "SELECT count(*) FROM notices"),
+        Counted("deliveries of notices that are still to be made", "SELECT count(*) FROM deliveries"),
+    ),
+    "0008_hours": (Counted("hours of routes' counts", "SELECT count(*) FROM hours"),),
+    "0006_audit": (Counted("lines of the audit trail", "SELECT count(*) FROM audit"),),
+    "0002_head": (Counted("records of who has held the lease", "SELECT count(*) FROM incarnations"),),
+}
+"""Migration -> what a Loradeck from before it has no place for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downgrade:
+    """What taking a schema back means: the migrations that are taken out, newest first, and what is lost with them."""
+
+    steps: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+def downgrade(where: str, to: str, *, dry_run: bool) -> Downgrade:
+    """Takes the schema of a store back, so that `to` is its newest migration; all of it or nothing.
+
+    The store is first brought up to this program's own schema, as by any start of it.
+
+    Raises:
+        CannotGoBack: there is no such migration, or something stands in the way; the message says what, and what to do.
+        LeaseHeld: a hub has the store open.
+        StoreError: see `open_store`.
+    """
+    if "://" not in where and not Path(where).is_file():
+        raise StoreError(f"there is no database at {where}")
+    store = open_store(where)
+    try:
+        database = store.database
+        head = store.read_head()
+        if database.shared and head.is_held:
+            raise LeaseHeld(head.lease, head.remaining_s)
+        names = [name for name, _ in scripts(database.dialect)]
+        if to not in names:
+            raise CannotGoBack(f"there is no migration {to!r} here: {', '.join(names)}")
+        steps = tuple(reversed(names[names.index(to) + 1 :]))
+        known = downs(database.dialect)
+        with database.reading() as connection:
+            stands = [f"{name} has no way back" for name in steps if name not in known]
+            stands += _counted(connection, steps, UNREADABLE)
+            if stands:
+                raise CannotGoBack(
+                    f"the schema cannot go back to {to}: {'; '.join(stands)}. "
+                    "Restore the backup from before the upgrade; what was moved since is on the nodes, "
+                    "and `loradeck hub recover` takes it from them"
+                )
+            lost = tuple(_counted(connection, steps, LOST))
+        if not dry_run:
+            database.take_back([(name, known[name]) for name in steps])
+        return Downgrade(steps=steps, lost=lost)
+    finally:
+        store.close()
+
+
+def _counted(connection: Connection, steps: tuple[str, ...], rows: dict[str, tuple[Counted, ...]]) -> list[str]:
+    """What is there of what the steps' queries count: "3 lines of the audit trail"."""
+    found = [(connection.execute(query).fetchone()[0], what) for name in steps for what, query in rows.get(name, ())]
+    return [f"{count} {what}" for count, what in found if count]

@@ -1,0 +1,3 @@
+ALTER TABLE head DROP COLUMN at_ms;
+ALTER TABLE head DROP COLUMN expires_ms;
+ALTER TABLE head DROP COLUMN address;

@@ -1,0 +1,64 @@
+"""Two hubs over a primary and two synchronous standbys: how long after a failure R is acknowledged again.
+
+Four clients move a route each all the time. The active hub is killed, hangs (SIGSTOP), or is cut off, so that nothing
+that is sent to it or by it arrives, and nobody is told. It comes back before the next failure. Measured from the
+failure to the acknowledgement of a move that was asked for after it. Everything is on one machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from tests.bench.rows import Row
+from tests.fakes.postgres_server import replicated as replicated_servers
+from tests.fleet import make_material
+from tests.services.replicated_fleet import BUDGETS, ReplicatedFleet, lay_routes, moving, replicated
+
+from incident.incident import Cast
+from loradeck.client.api import HubApi
+from loradeck.client.config import Context
+
+ROUNDS = 5
+HUB = [how for how in BUDGETS if how != "primary killed"]
+
+
+def measure(*, rounds: int = ROUNDS) -> list[Row]:
+    """About six minutes on two free cores."""
+    with tempfile.TemporaryDirectory(prefix="ld") as folder, replicated_servers() as servers:
+        material = make_material(Path(folder))
+        with replicated(material, servers) as fleet:
+            cast, _ = lay_routes(fleet, material)
+            took, acknowledged, lost = asyncio.run(_fail_in_turn(fleet, cast, rounds))
+    rows = [
+        Row(f"the active hub is {how}: R again, worst", max(took[how]), "s", len(took[how]), BUDGETS[how])
+        for how in HUB
+    ]
+    rows.append(Row("the primary is killed and a standby promoted: R again", *_of(took["primary killed"])))
+    rows.append(Row("acknowledged moves that are gone after these", lost, "moves", acknowledged, 0, unwaivable=True))
+    return rows
+
+
+def _of(values: list[float]) -> tuple[float, str, int]:
+    return max(values), "s", len(values)
+
+
+async def _fail_in_turn(fleet: ReplicatedFleet, cast: Cast, rounds: int) -> tuple[dict[str, list[float]], int, int]:
+    """Seconds of each failure; how many moves were acknowledged, and how many of them are not in the log."""
+    took: dict[str, list[float]] = defaultdict(list)
+    async with moving(fleet, cast) as movers:
+        for how in [*HUB * rounds, "primary killed"]:
+            await movers.reach(len(movers.made) + 40)
+            began = await asyncio.to_thread(fleet.fail, how)
+            took[how].append(await movers.again(began))
+            await asyncio.to_thread(fleet.mend, how)
+        await movers.reach(len(movers.made) + 40)
+    acknowledged = {made.event for made in movers.made}
+    async with HubApi.to(Context(name="bench", socket=fleet.active_socket())) as api:
+        kept, before = set[str](), None
+        while page := await api.events(before=before, limit=1000):
+            kept.update(event.id for event in page)
+            before = page[-1].rev
+    return took, len(acknowledged), len(acknowledged - kept)

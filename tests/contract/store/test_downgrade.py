@@ -1,0 +1,166 @@
+"""The way back from an upgrade: the schema that an older Loradeck knows, with the log that was there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlite_utils.utils import sqlite3
+from tests.contract.store.conftest import PostgresBackend
+from tests.contract.store.drafts import move, note
+from tests.contract.store.test_migrate import everything, fill
+from tests.fakes.postgres_server import PostgresServer
+
+from loradeck.schemas.log import EventKind
+from loradeck.store import migrations
+from loradeck.store.database import Database, wall_ms
+from loradeck.store.downgrade import CannotGoBack, downgrade
+from loradeck.store.interface import FleetChange, LeaseHeld, Unusable
+from loradeck.store.opening import open_store
+from loradeck.store.sqlite import SqliteStore
+
+LORADECK = Path(sys.executable).with_name("loradeck")
+NAMES = [name for name, _ in migrations.scripts()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database with a tenant and two moves in it, closed."""
+    path = tmp_path / "hub.db"
+    store = SqliteStore(path)
+    store.take_lease("hub-a")
+    store.commit([note(EventKind.TENANT_CREATE)], key="key-0001")
+    for generation in (1, 2):
+        store.commit([move(to=generation, generation=generation)], key=f"key-1{generation:03}")
+    store.close()
+    return path
+
+
+def schema(path: Path) -> dict[str, list[tuple[str, str, int, object, int, int]]]:
+    """The columns of every table, whatever their order."""
+    connection = sqlite3.connect(path)
+    try:
+        tables = [n for (n,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        return {
+            table: sorted(row[1:] for row in connection.execute(f"PRAGMA table_xinfo({table})")) for table in tables
+        }
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("number", range(len(NAMES) - 1))
+def test_the_schema_is_the_one_that_an_older_loradeck_made_and_goes_up_again_with_its_log(
+    path: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path)
+    before = (store.snapshot().pointers, store.since(0))
+    store.close()
+    done = downgrade(str(path), NAMES[number], dry_run=False)
+    assert done.steps == tuple(reversed(NAMES[number + 1 :]))
+    older = tmp_path / "older" / "hub.db"
+    known = migrations.scripts()[: number + 1]
+    with monkeypatch.context() as patched:
+        patched.setattr(migrations, "scripts", lambda *_: known)
+        for one in (older, path):  # the older Loradeck opens both
+            Database(one, wall_ms).close()
+    assert schema(path) == schema(older)
+    store = SqliteStore(path)
+    assert (store.snapshot().pointers, store.since(0)) == before
+    assert store.snapshot().epoch == 1
+    store.take_lease("hub-a")
+    store.commit([move(to=3, generation=3)], key="key-2001")
+    store.close()
+
+
+def test_the_nodes_are_where_an_older_loradeck_looks_for_them(path: Path) -> None:
+    store = SqliteStore(path)
+    store.take_lease("hub-a")
+    store.save_fleet(FleetChange(nodes={"n1": {"labels": {"site": "eu"}}}))
+    store.close()
+    downgrade(str(path), "0004_lineage", dry_run=False)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT value FROM meta WHERE name = 'nodes'").fetchone() == (
+        '{"n1":{"labels":{"site":"eu"}}}',
+    )
+    connection.close()
+    store = SqliteStore(path)
+    assert store.nodes() == {"n1": {"labels": {"site": "eu"}}}
+    store.close()
+
+
+def test_what_an_older_loradeck_cannot_read_keeps_the_schema_and_the_backup_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    store = SqliteStore(path)
+    store.take_lease("hub-a")
+    fill(store)
+    store.commit([note(EventKind.AUDIT)], key="key-audit")
+    store.close()
+    before = path.read_bytes()
+    with pytest.raises(CannotGoBack) as refused:
+        downgrade(str(path), "0004_lineage", dry_run=False)
+    assert "1 events that anchor the audit trail; 1 pointers that were withdrawn" in str(refused.value)
+    assert "Restore the backup from before the upgrade" in str(refused.value)
+    with pytest.raises(CannotGoBack, match="there is no migration '0099_afar' here: 0001_first, "):
+        downgrade(str(path), "0099_afar", dry_run=False)
+    assert path.read_bytes() == before
+
+
+def test_a_command_says_first_what_would_be_lost(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    store = SqliteStore(path)
+    store.take_lease("hub-a")
+    fill(store)
+    kept = everything(store)
+    store.close()
+    command = [str(LORADECK), "hub", "migrate", "--from", str(path), "--down", "0007_lease"]
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert asked.returncode == 2
+    newer = list(reversed(NAMES[NAMES.index("0007_lease") + 1 :]))
+    planned = [*(f"would be taken back: {name}" for name in newer), "WOULD BE LOST: 1 hours of routes' counts"]
+    assert asked.stdout.splitlines() == planned
+    done = subprocess.run([*command, "--yes"], capture_output=True, text=True, timeout=60, check=False)
+    made = [*(f"taken back: {name}" for name in newer), "lost: 1 hours of routes' counts"]
+    assert (done.returncode, done.stdout.splitlines()) == (0, made), done
+    store = SqliteStore(path)
+    assert everything(store) == kept
+    store.close()
+
+
+@pytest.fixture
+def url(postgres_server: PostgresServer) -> str:
+    return PostgresBackend(postgres_server).url
+
+
+def test_a_postgresql_database_goes_back_and_up_again_but_never_from_under_a_hub(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(url)
+    store.take_lease("hub-a", ttl_s=60)
+    fill(store)
+    kept = everything(store)
+    with pytest.raises(LeaseHeld):
+        downgrade(url, "0007_first", dry_run=False)
+    store.close()
+    assert downgrade(url, "0007_first", dry_run=False).lost == ("1 hours of routes' counts",)
+    known = migrations.scripts("postgres")[:1]
+    with monkeypatch.context() as patched:
+        patched.setattr("loradeck.store.postgres.scripts", lambda *_: known)
+        open_store(url).close()  # by an older Loradeck
+    store = open_store(url)
+    assert everything(store) == kept
+    store.close()
+
+
+def test_a_newer_database_is_refused_with_the_command_that_takes_it_back(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(url).close()
+    for where, dialect in ((url, "postgres"), (str(path), "")):
+        known = migrations.scripts(dialect)[:-1]
+        with monkeypatch.context() as patched:
+            for module in ("loradeck.store.postgres", "loradeck.store.migrations"):
+                patched.setattr(f"{module}.scripts", lambda *_, known=known: known)
+            with pytest.raises(Unusable, match=f"hub migrate --from .* --down {known[-1][0]}"):
+                open_store(where)
