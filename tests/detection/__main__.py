@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.detection.delays import BUDGET_S, FLEET, TRAFFIC, burn_rate, delays, percentile
+from tests.detection.delays import FLEET, TRAFFIC, budget, burn_rate, delays, percentile
 from tests.detection.false_flags import DAY_S, KINDS, TENANTS, block
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def measure(traffic: Any, runs: int) -> dict[str, Any]:
     for name, values in zip(("flag", "rollback"), zip(*both, strict=True), strict=True):
         row[name] = [percentile(values, 0.5), percentile(values, 0.95)]
     row["burn_rate"] = [percentile(pages, 0.5), percentile(pages, 0.95)]
-    row["budget"] = BUDGET_S[traffic.rate, traffic.checked] if traffic.share == 0.3 else None
+    row["budget"] = budget(traffic)
     print(row, flush=True)
     return row
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from loradeck.rules.quality.detection import ROLLBACK_LEVEL, Detector, flag_level, flag_limit, rollback_limit
+from loradeck.rules.quality.guard import compared
+from loradeck.rules.quality.sampling import asked_again_share
 
 USUAL = 0.01
 """Share of bad answers before the change, and what the route promises."""
@@ -36,42 +39,53 @@ class Traffic:
     checked: float
     share: float
     short: bool = False
+    beneath: float | None = None
+    """The share of bad answers of the release beneath, which is asked again: a promote. None: a candidate, and the
+    live release beside it is good.
+    """
 
     def __str__(self) -> str:
         sampled = "all" if self.checked == 1 else f"{self.checked:.0%}"
         shape = ", bad ones short" if self.short else ""
-        return f"{self.rate}/s, {sampled} checked, 1 → {self.share:.0%}{shape}"
+        promote = "" if self.beneath is None else ", a promote"
+        return f"{self.rate}/s, {sampled} checked, 1 → {self.share:.0%}{shape}{promote}"
 
 
 TRAFFIC = [
     Traffic(rate, checked, share, short)
     for rate, checked in ((40, 1.0), (40, 0.1), (1, 1.0))
     for share, short in ((0.3, False), (0.3, True), (0.1, False))
-]
+] + [Traffic(rate, 1.0, 0.3, short, beneath=USUAL) for rate in (40, 1) for short in (False, True)]
 
 BUDGET_S = {(40, 1.0): (5, 6), (40, 0.1): (25, 35), (1, 1.0): (85, 120)}
 """(rate, share checked) -> the 95th percentiles that are allowed to a flag and to a rollback, for 1 → 30 %."""
 
+PROMOTE_BUDGET_S = {40: (5, 45), 1: (85, 150)}
+"""Rate -> the same of a promote, which is compared with a sample that the release beneath is asked again."""
 
-def delays(traffic: Traffic, seed: int) -> tuple[int, int]:
+
+def delays(traffic: Traffic, seed: int, longest_s: int = LONGEST_S) -> tuple[int, int]:
     """Seconds from the first bad answer that ends to the flag, and to the rollback of a release that just went out.
 
     What has ended by a whole second is known then: routers report each second.
     """
     draw = random.Random(f"{traffic}{seed}")
+    again = Again(traffic, seed)
     flag, rollback = (
         Detector(flag_limit(USUAL), restarting=True),
         Detector(rollback_limit(USUAL), restarting=False),
     )
     ends: dict[int, list[int]] = {}
     first_bad, found = 0, [0, 0]
-    for second in range(LONGEST_S):
+    for second in range(longest_s):
         at = float(second)
         while (at := at + draw.expovariate(traffic.rate)) < second + 1:
             bad = draw.random() < (traffic.share if at >= WARM_S else USUAL)
             took = SHORT_S if bad and traffic.short else draw.lognormvariate(0, 0.5) * ANSWER_S
             if bad and at >= WARM_S:
-                first_bad = min(first_bad or LONGEST_S, int(at + took) + 1)
+                first_bad = min(first_bad or longest_s, int(at + took) + 1)
+            if second >= WARM_S:
+                again.admitted(at, took, bad)
             if draw.random() < traffic.checked:
                 for detector in (flag, rollback) if second >= WARM_S else (flag,):
                     detector.add(second, 1, 0)
@@ -82,11 +96,50 @@ def delays(traffic: Traffic, seed: int) -> tuple[int, int]:
             for detector in (flag, rollback) if admitted >= WARM_S else (flag,):
                 detector.add(admitted, 0, 1)
         for i, (detector, level) in enumerate(((flag, flag_level(FLEET)), (rollback, ROLLBACK_LEVEL))):
-            if not found[i] and now > WARM_S and detector.evidence(now) >= level:
+            if not found[i] and now > WARM_S and detector.evidence(now) >= level and (not i or again.says_so(now)):
                 found[i] = now
         if all(found):
             break
-    return tuple(max(0, (one or LONGEST_S) - first_bad) for one in found)  # type: ignore[return-value]
+    return tuple(max(0, (one or longest_s) - first_bad) for one in found)  # type: ignore[return-value]
+
+
+def budget(traffic: Traffic) -> tuple[int, int] | None:
+    """The 95th percentiles that are allowed; None: no design says so."""
+    if traffic.share != 0.3:
+        return None
+    return BUDGET_S[traffic.rate, traffic.checked] if traffic.beneath is None else PROMOTE_BUDGET_S[traffic.rate]
+
+
+class Again:
+    """The release beneath, which is asked a sample of the requests again, and answers beside the callers.
+
+    What its answers take does not depend on the live release's. Pairs count in the order of their admission.
+    """
+
+    def __init__(self, traffic: Traffic, seed: int) -> None:
+        self._traffic = traffic
+        self._draw = random.Random(f"again {traffic}{seed}")
+        self._open: deque[tuple[float, bool, bool]] = deque()
+        self._n, self._given, self._beneath = 0, 0, 0
+
+    def admitted(self, at: float, took: float, bad: bool) -> None:
+        """A request was admitted, whose answer takes so long and may be bad."""
+        draw, share = self._draw, self._traffic.beneath
+        if share is None or draw.random() >= asked_again_share(self._traffic.rate):
+            return
+        worse = draw.random() < share
+        again = SHORT_S if worse and self._traffic.short else draw.lognormvariate(0, 0.5) * ANSWER_S
+        self._open.append((at + max(took, again), bad, worse))
+
+    def says_so(self, now: int) -> bool:
+        """Whether the live release is worse by now."""
+        if self._traffic.beneath is None:
+            return True
+        while self._open and self._open[0][0] <= now:
+            _, bad, worse = self._open.popleft()
+            self._n, self._given, self._beneath = self._n + 1, self._given + bad, self._beneath + worse
+        control = compared({"n": ((self._given, self._n), (self._beneath, self._n))}, ["n"])
+        return control is not None and control.worse
 
 
 def burn_rate(traffic: Traffic, seed: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.detection.delays import TRAFFIC, delays, percentile
+from tests.detection.delays import TRAFFIC, WARM_S, Traffic, delays, percentile
 from tests.detection.false_flags import LIMIT, after, block
 
 from loradeck.rules.quality.detection import ODDS, Detector
@@ -41,3 +41,11 @@ def test_an_hour_of_good_tenants_shows_no_flag() -> None:
     flagged, most = block("at the limit", 0, tenants=300, seconds=3600)
     assert not flagged
     assert most > 0
+
+
+@pytest.mark.parametrize(("rate", "short"), [(40, False), (40, True), (1, False), (1, True)])
+def test_a_promote_is_not_rolled_back_where_the_release_beneath_is_as_bad(rate: int, short: bool) -> None:
+    traffic = Traffic(rate, 1.0, 0.3, short, beneath=0.3)
+    for seed in range(2):
+        _, rollback = delays(traffic, seed, longest_s=1200)
+        assert rollback >= 1200 - WARM_S - 60, (traffic, seed)

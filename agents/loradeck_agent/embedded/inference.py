@@ -84,6 +84,12 @@ class Inference:
             self._arrivals.append(sequence)
             self._wake.notify()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their first token."""
+        with self._wake:
+            return len(self._arrivals) + len(self._waiting)
+
     def cancel(self, sequence: Sequence) -> None:
         """Drops a request at the next step boundary. One that has ended is left as it is."""
         with self._wake:

@@ -77,6 +77,7 @@ class EngineServer:
             [
                 web.get("/health", self.health),
                 web.get("/version", self.version),
+                web.get("/metrics/", self.metrics),
                 web.get("/v1/models", self.models),
                 web.post("/v1/load_lora_adapter", self.load),
                 web.post("/v1/unload_lora_adapter", self.unload),
@@ -107,6 +108,10 @@ class EngineServer:
                 "slots": self.slots,
             }
         )
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Answers `GET /metrics/`: how many requests wait, under vLLM's name for it."""
+        return web.Response(text=f"vllm:num_requests_waiting {self._require().inference.waiting}\n")
 
     async def models(self, _: web.Request) -> web.Response:
         """Answers `GET /v1/models`: the base, and the loaded adapters with their folders as `root`."""

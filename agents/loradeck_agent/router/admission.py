@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from loradeck.rules.quality.sampling import checked_share
 from loradeck.rules.serving import arms
 from loradeck.rules.serving import flip as rules
 from loradeck.schemas.candidate import CohortUnit
@@ -26,7 +27,9 @@ from loradeck_agent.router.counters import Counter, End, Stats
 from loradeck_agent.router.engine_pools import EnginePool, Replicas
 from loradeck_agent.router.fences import FENCE, Fences, fence_of, fence_text
 from loradeck_agent.router.hub_silence import HubSilence
+from loradeck_agent.router.pairs import Pair
 from loradeck_agent.router.trace import Row, now_ms
+from loradeck_agent.router.votes import Rate
 from loradeck_agent.router.wire import InForce
 
 DEFAULT_ROUTE = "production"
@@ -63,6 +66,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Beneath:
+    """The release beneath a live one, on an engine that holds it: what callers ask may be asked again, until then."""
+
+    release: str
+    replica: EnginePool
+    model: str
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """One engine that a plan may choose, with what every request sent there carries."""
 
@@ -70,6 +83,7 @@ class Target:
     model: str
     headers: dict[str, str]
     counter: Counter
+    beneath: Beneath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,8 @@ class Admitted:
     task: asyncio.Task[None] | None
     stale_s: float | None
     cut: bool = False
+    pair: Pair | None = None
+    """The release beneath is asked the same."""
 
 
 @dataclass(slots=True)
@@ -108,6 +124,7 @@ class _Route:
     replica: str = ""
     """The engine that answered last, which refusals are counted for once none is left."""
     open: set[Admitted] = field(default_factory=set)
+    rate: Rate = field(default_factory=Rate)
 
 
 class Admission:
@@ -125,6 +142,8 @@ class Admission:
         self.cuts: dict[PointerKey, tuple[str, ...]] | None = None
         """Where a router before this one drains: the routes that were cut here and not there yet, with the releases
         that stay."""
+        self.beneath_left: Callable[[PointerKey], None] = lambda key: None
+        """Called where a pointer's requests may no longer be asked again of the release that was beneath it."""
 
     # ---- callers -------------------------------------------------------------------------------------------
 
@@ -178,6 +197,11 @@ class Admission:
             plan = _arm(plan, plan.candidate, caller.cohort, stale_s)
         targets = plan.targets
         target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by)
+        admitted_ms, sample = now_ms(), plan.checks.sample
+        rate = route.rate.counted(mono_ns)
+        if 0 < sample < 1:
+            since_s = (admitted_ms - (plan.entry.moved_ms or 0)) / 1000
+            sample = checked_share(sample, since_s, rate, candidate=plan.entry.candidate is not None)
         row = Row(
             request=request,
             tenant=key[0],
@@ -187,8 +211,8 @@ class Admission:
             replica=target.replica.at.replica,
             streamed=streamed,
             admitted_ns=mono_ns,
-            admitted_ms=now_ms(),
-            sampled=plan.checks.sample >= 1 or random.random() < plan.checks.sample,
+            admitted_ms=admitted_ms,
+            sampled=sample >= 1 or random.random() < sample,
             voter=not caller.repeats,
         )
         admitted = Admitted(plan, target, row, asyncio.current_task(), stale_s)
@@ -251,7 +275,9 @@ class Admission:
         route = self._routes.get(key)
         if route is None:
             route = self._routes[key] = _Route(plan)
-        route.plan = plan
+        before, route.plan = route.plan, plan
+        if (beneath := _beneath(before)) and beneath != _beneath(plan):
+            self.beneath_left(key)
         if isinstance(plan, Plan):
             route.replica = plan.targets[0].replica.name
         if isinstance(plan, Plan) and plan.entry.streams is Streams.CUT:
@@ -298,6 +324,8 @@ class Admission:
         if plan is not None and exact and flipped and entry.candidate is not None and not entry.candidate.shadow:
             arm = self._plan(entry, verdict.generation, entry.candidate.release, replicas, exact=False)
             plan = replace(plan, candidate=arm)
+        if plan is not None and exact and flipped and entry.asked_again_until_ms is not None and entry.beneath:
+            plan = replace(plan, targets=_with_beneath(plan, entry.asked_again_until_ms, replicas))
         not_ready = rules.AdmissionDecision(code="not_ready", retry_after_s=rules.RETRY_AFTER_S)
         return plan or self._refusing(entry, wanted, replicas, not_ready)
 
@@ -337,6 +365,24 @@ class Admission:
             if replica.serves(ref)
         )
         return Plan(entry, generation, ref.id, targets, exact) if targets else None
+
+
+def _with_beneath(plan: Plan, until_ms: int, replicas: Replicas) -> tuple[Target, ...]:
+    """The targets of a plan with the release beneath, on the same engine or else on any that holds it."""
+    ref, found = plan.entry.beneath[0], list[Target]()
+    holders = [replica for replica in replicas if replica.serves(ref)]
+    for target in plan.targets:
+        replica = target.replica if target.replica in holders else next(iter(holders), None)
+        beneath = Beneath(ref.id, replica, replica.model_name(ref), until_ms) if replica is not None else None
+        found.append(replace(target, beneath=beneath))
+    return tuple(found)
+
+
+def _beneath(plan: Plan | Refusal) -> list[object]:
+    """The release beneath a plan's and the engines that are asked again, under its fence; []: nothing is."""
+    asked = [t.beneath for t in plan.targets if t.beneath is not None] if isinstance(plan, Plan) else []
+    fence = plan.entry.fence if isinstance(plan, Plan) else None
+    return [(fence, beneath.release, beneath.replica) for beneath in asked]
 
 
 def _arm(live: Plan, candidate: Plan, cohort: Cohort, stale_s: float | None) -> Plan:

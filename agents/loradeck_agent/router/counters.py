@@ -8,6 +8,7 @@ from typing import Literal
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
+from loradeck_agent.router.pairs import Pairs
 from loradeck_agent.router.trace import Row
 from loradeck_agent.router.votes import Votes
 
@@ -52,6 +53,14 @@ class Counter:
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
     votes: Votes = field(default_factory=Votes)
+    pairs: Pairs | None = None
+    """What the release beneath made of its requests; None: it was asked none again."""
+
+    def pairs_with(self, beneath: str) -> Pairs:
+        """The pairs with a release beneath; they begin anew where it is another one than before."""
+        if self.pairs is None or self.pairs.release != beneath:
+            self.pairs = Pairs(beneath)
+        return self.pairs
 
     def admit(self, row: Row, caller: str) -> None:
         """A request was admitted. `caller`: who asked, by whatever name."""
@@ -117,6 +126,7 @@ class Counter:
             ttft_ms=tuple(self.ttft),
             votes=self.votes.changed(),
             callers=len(self.votes.callers),
+            again=self.pairs.typed() if self.pairs is not None else None,
         )
 
 

@@ -26,21 +26,23 @@ _IDLE_S = 3.0
 
 
 COMPLETIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
-"""The only paths of an engine that the router ever calls."""
+"""The only paths of an engine that callers reach. Besides, the router reads its metrics."""
 
 
 class EnginePool:
-    """One engine and the connections to it. `open`: answers under way."""
+    """One engine and the connections to it. `open`: callers' answers under way; `again`: those that nobody gets."""
 
-    __slots__ = ("_idle", "at", "open", "session", "urls")
+    __slots__ = ("_idle", "again", "at", "metrics", "open", "session", "urls")
 
     def __init__(self, at: EngineAt) -> None:
         self.at = at
         self.open = 0
+        self.again = 0
         self._idle = asyncio.Event()
         self._idle.set()
         origin = "http://engine" if at.socket else at.url
         self.urls = {path: URL(f"{origin}{path}") for path in COMPLETIONS}
+        self.metrics = URL(f"{origin}/metrics/")
         self.session = aiohttp.ClientSession(
             connector=_connector(at),
             headers=_authorization(at),

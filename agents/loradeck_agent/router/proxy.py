@@ -19,11 +19,13 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP
 from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Caller, Refusal, unknown_route
+from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import COMPLETIONS, EnginePool
 from loradeck_agent.router.fences import FENCE
+from loradeck_agent.router.pairs import Outcome
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
@@ -74,6 +76,7 @@ class Proxy:
     _bodies: BodyReader
     _limits: CallerLimits
     _faults: RequestFaults
+    _again: AskAgain
     _successor: Successor
     under_way: int = field(default=0, init=False)
     """Requests that are being answered."""
@@ -162,6 +165,7 @@ class Proxy:
             found = self._admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
             if isinstance(found, Refusal):
                 return refused(found, request_id)
+            self._again.offer(found, path, asked)
             try:
                 return await self._forward(request, found, path, asked)
             except _LookUpAgain as again:
@@ -320,14 +324,20 @@ class Proxy:
     def _end(self, admitted: Admitted, status: int, end: End, *, answer: bytes | None = None) -> None:
         """Counts the end of an admission and has its answer judged, if there is one and the route asks for it."""
         self._admission.left(admitted, status, end)
-        checks = admitted.plan.checks
+        checks, pair = admitted.plan.checks, admitted.pair
         if answer is None or not admitted.row.sampled or not self._checks.has_room(checks):
+            if pair is not None and end in ("failed", "answered"):
+                pair.given = Outcome(failed=end == "failed")
+            elif pair is not None:
+                pair.dropped = True
             self._trace.add(admitted.row)
             return
 
         def judged(bad: bool | None) -> None:
             if bad is not None:
                 admitted.target.counter.judged(admitted.row, bad)
+            if pair is not None:
+                pair.given = Outcome(failed=False, bad=bad)
             self._trace.add(admitted.row)
 
         self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)

@@ -53,6 +53,11 @@ class Asked:
         """The request as an engine gets it, for a model of that engine."""
         return self._with({"model": model, **self.settings})
 
+    def whole(self, model: str) -> bytes:
+        """The request for an answer in one piece."""
+        settings = {name: value for name, value in self.settings.items() if name not in ("stream", "stream_options")}
+        return self._with({"model": model, **settings})
+
     def for_one_token(self, model: str) -> bytes:
         """The request for one token of one answer, which is not streamed."""
         return self._with({"model": model, "max_tokens": 1})

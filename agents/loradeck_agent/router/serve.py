@@ -25,6 +25,7 @@ from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.listening import BACKLOG, Giver
 from loradeck_agent.host.state_folder import open_lock, spare_address
 from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
@@ -91,6 +92,7 @@ class Router:
         self._stats = Stats()
         self._trace = Trace()
         self._checks = Checks()
+        self._again = AskAgain(self._checks)
         self._bodies = BodyReader(read)
         self._limits = CallerLimits(key_limits or NodeLimits())
         self._faults = RequestFaults()
@@ -99,6 +101,7 @@ class Router:
         self._passed_on = state / _PASSED_ON
         self._successor = Successor(self._passed_on)
         self._admission = Admission(self._hub_silence, self._stats)
+        self._admission.beneath_left = self._again.end
         self.switch = Switch(self._table, self._admission, self._replicas)
         self.control = Control(
             self.boot,
@@ -143,7 +146,8 @@ class Router:
         self.switch.start(self._untold)
         self._checks.start()
         self.proxy = Proxy(
-            self._admission, self._checks, self._trace, self._bodies, self._limits, self._faults, self._successor
+            *(self._admission, self._checks, self._trace, self._bodies, self._limits, self._faults),
+            *(self._again, self._successor),
         )
         server = web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
@@ -187,6 +191,7 @@ class Router:
             await runner.cleanup()
         if self.control.predecessor is not None:
             self.control.predecessor.close()
+        await self._again.close()
         await self._checks.close()
         await self._bodies.close()
         await self._faults.close()
@@ -265,6 +270,7 @@ class Router:
             raise _not_now(f"the disk: {error.strerror}", "repair the disk") from error
         self._drain_lock = lock
         self._admission.handed_over = True
+        self._again.end_all()  # from here on this router is told of no move
         self._accept_no_more()
         for task in self._tasks:
             task.cancel()

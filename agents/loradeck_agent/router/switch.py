@@ -321,7 +321,8 @@ class Switch:
         pin, force = self._held.pins.get(key), self._held.in_force.get(key)
         entry = self._held.entries[key]
         candidate = entry.candidate.release if entry.candidate is not None else None
-        refs = [entry.current, candidate, pin.release if pin else None, force.release if force else None]
+        again = entry.beneath[:1] if entry.asked_again_until_ms is not None else ()
+        refs = [entry.current, candidate, pin.release if pin else None, force.release if force else None, *again]
         return any(
             ref.id in releases or ref.release.served_base in bases or ref.release.base in bases
             for ref in refs

@@ -41,6 +41,24 @@ class Repetitions:
         return True
 
 
+class Rate:
+    """Requests a second: of the last whole second, or of the one that runs, where that has more."""
+
+    __slots__ = ("_before", "_now", "_second")
+
+    def __init__(self) -> None:
+        self._second = self._before = self._now = 0
+
+    def counted(self, at_ns: int) -> int:
+        """Counts a request that is admitted now. Returns the rate."""
+        second = at_ns // 10**9
+        if second != self._second:
+            self._before = self._now if second == self._second + 1 else 0
+            self._second, self._now = second, 0
+        self._now += 1
+        return max(self._before, self._now)
+
+
 @dataclass(slots=True)
 class _Second:
     units: int = 0

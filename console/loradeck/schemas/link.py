@@ -425,6 +425,32 @@ A unit is a request with its repetitions: the same caller, route and body, apart
 """
 
 
+class AskedAgain(Wire):
+    """What the release beneath a live one made of requests that it was asked again; nobody got its answers.
+
+    Pairs of answers to the same units, in the order of their admission: (of the live release, of the one beneath). They
+    only grow while the release beneath is the same.
+    """
+
+    release: Digest = Field(description="the one beneath")
+    asked: Whole = Field(0, description="units that it was asked")
+    shed: Whole = Field(0, description="units that it was not asked, since callers came first")
+    pairs: Whole = Field(0, description="units that both have answered, or failed to")
+    failed: tuple[Whole, Whole] = (0, 0)
+    checked: Whole = Field(0, description="pairs of which both answers were checked")
+    bad: tuple[Whole, Whole] = (0, 0)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether no count is negative or larger than the one that it is part of."""
+        parts = (*self.failed, self.checked)
+        return (
+            min(*parts, *self.bad, self.shed) >= 0
+            and max(parts) <= self.pairs <= self.asked
+            and max(self.bad) <= self.checked
+        )
+
+
 class Traffic(Wire):
     """Counters of one (route, generation, release, replica) since the router started; they only grow."""
 
@@ -460,6 +486,11 @@ class Traffic(Wire):
     )
     callers: Whole = Field(
         0, exclude_if=lambda callers: not callers, description="different callers who had a unit, up to a hundred"
+    )
+    again: AskedAgain | None = Field(
+        None,
+        exclude_if=lambda again: again is None,
+        description="of a release that has just gone out: what the one beneath it made of a sample of its requests",
     )
 
     @property

@@ -14,7 +14,7 @@ from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
-from loradeck.schemas.link import AckLevel, AckState, EngineState
+from loradeck.schemas.link import AckLevel, AckState, AskedAgain, EngineState
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.route import Gap
@@ -158,6 +158,13 @@ class ActedAlone(Wire):
     at_ms: int
 
 
+class AskedAgainRow(Wire):
+    """What the release beneath a live one made of a sample of its requests, on all replicas since the move."""
+
+    release: ReleaseView
+    counts: AskedAgain
+
+
 class TenantRow(Wire):
     """One pointer, as a console shows it.
 
@@ -219,6 +226,9 @@ class TenantRow(Wire):
     )
     alone: tuple[ActedAlone, ...] = Field(
         (), exclude_if=lambda alone: not alone, description="what nobody else has countersigned yet"
+    )
+    again: AskedAgainRow | None = Field(
+        None, exclude_if=lambda again: again is None, description="the release beneath, which is asked again"
     )
 
     @property

@@ -91,6 +91,11 @@ class TableEntry(Wire):
     assignment: tuple[Name, ...] = Field(
         (), exclude_if=lambda names: not names, description="replicas of a pool that serve the pointer; (): all of them"
     )
+    asked_again_until_ms: int | None = Field(
+        None,
+        exclude_if=lambda until: until is None,
+        description="until then (hub time) a sample of its requests is asked again of the release beneath; None: none",
+    )
     needs: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="features a router must have, or it refuses the entry"
     )
@@ -151,7 +156,8 @@ class TableEntry(Wire):
     def tombstone(self) -> TableEntry:
         """The entry under its fence without any release: the pointer is no longer placed there."""
         gone = {"current": None, "beneath": (), "preparing": None, "left": None, "candidate": None, "needs": ()}
-        return self.model_copy(update={**gone, "residency": RouteResidency.ALWAYS})
+        plain = {"residency": RouteResidency.ALWAYS, "asked_again_until_ms": None}
+        return self.model_copy(update={**gone, **plain})
 
     def for_router(self, features: Collection[str]) -> TableEntry:
         """The entry as a router with these features is given it: one that lacks `candidate` gives everybody the live

@@ -10,6 +10,7 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import call, pointer
 from tests.integration.hub.test_moves import ROUTE
 
+from loradeck.schemas.link import AskedAgain
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 
@@ -69,7 +70,7 @@ async def test_a_candidate_that_is_as_bad_as_the_live_release_is_only_held(deck:
     await votes(agent, **{two: 4, other: 4})
     await until(lambda: pointer(deck).held, "guard holds")
     assert pointer(deck).candidate is not None
-    assert "not worse than what answers beside it" in (await deck.row()).guard
+    assert "not seen to be worse than what answers beside it" in (await deck.row()).guard
 
 
 async def test_a_promote_with_nothing_beside_it_is_held_and_said(deck: Deck, join: Join) -> None:
@@ -78,6 +79,55 @@ async def test_a_promote_with_nothing_beside_it_is_held_and_said(deck: Deck, joi
     await until(lambda: pointer(deck).held, "guard holds")
     assert pointer(deck).release == two
     assert "nothing answers beside it" in (await deck.row()).guard
+
+
+async def asked_again(agent: FakeAgent, two: str, one: str, *, given: int, beneath: int, seconds: int = 10) -> None:
+    """Reports a promote that is bad, and what the release beneath made of a hundred of its requests."""
+    pairs = AskedAgain(release=one, asked=100, pairs=100, checked=100, bad=(given, beneath))
+    row = agent.served().model_copy(
+        update={
+            "release": two,
+            "votes": tuple((second, 20, 0, 20, 8) for second in range(100, 100 + seconds)),
+            **dict.fromkeys(("attempted", "admitted", "finished", "checked"), 20 * seconds),
+            "bad": 8 * seconds,
+            "callers": 24,
+            "again": pairs,
+        }
+    )
+    await agent.report(row)
+
+
+async def test_a_promote_that_is_worse_than_the_release_beneath_is_rolled_back(deck: Deck, join: Join) -> None:
+    agent, two, _ = await live(deck, join, guard="rollback")
+    one = pointer(deck).beneath[0]
+    entry = agent.entries[pointer(deck).key]
+    assert (entry.beneath[0].id, entry.asked_again_until_ms) == (one, (pointer(deck).moved_ms or 0) + 86_400_000)
+    await asked_again(agent, two, one, given=40, beneath=1)
+    await until(lambda: pointer(deck).release == one, "guard rolls back")
+    event = deck.hub.log.recent[-1]
+    assert (event.kind, event.actor) == (EventKind.ROLLBACK, "guard")
+    assert event.payload["evidence"]["given"] == [40, 100]
+    assert event.payload["evidence"]["control"] == [1, 100]
+    assert pointer(deck).held
+    assert agent.entries[pointer(deck).key].asked_again_until_ms is None  # a rollback is compared with nothing
+
+
+async def test_a_promote_that_is_as_bad_as_the_release_beneath_is_held_and_both_are_shown(
+    deck: Deck, join: Join
+) -> None:
+    agent, two, _ = await live(deck, join, guard="rollback")
+    await asked_again(agent, two, pointer(deck).beneath[0], given=40, beneath=38)
+    await until(lambda: pointer(deck).held, "guard holds")
+    row = await deck.row()
+    assert row.pointer.release == two
+    assert "not seen to be worse" in row.guard
+    assert row.again is not None
+    assert (row.again.release.label, row.again.counts.pairs, row.again.counts.bad) == ("v1", 100, (40, 38))
+
+
+async def test_a_route_without_a_guard_that_acts_is_asked_nothing_again(deck: Deck, join: Join) -> None:
+    agent, _, _ = await live(deck, join, guard="alert")
+    assert agent.entries[pointer(deck).key].asked_again_until_ms is None
 
 
 async def test_a_guard_that_only_alerts_moves_nothing(deck: Deck, join: Join) -> None:

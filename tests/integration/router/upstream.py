@@ -34,12 +34,15 @@ class Upstream:
         self.unloaded: set[str] = set()
         self.ill: int | None = None
         """The status that every request is answered with."""
+        self.waiting: int | None = 0
+        """Requests that wait in it, by its metrics; None: they do not say."""
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         app = web.Application(client_max_size=8 * 2**20)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_post("/v1/completions", self._complete)
+        app.router.add_get("/metrics/", self._metrics)
         app.router.add_post("/v1/load_lora_adapter", self._complete)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -49,6 +52,11 @@ class Upstream:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        if self.waiting is None:
+            return web.Response(status=404)
+        return web.Response(text=f'vllm:num_requests_waiting{{engine="0",model_name="base"}} {self.waiting}.0\n')
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from loradeck.hub.progress.votes import NOTHING, Votes
 from loradeck.rules.quality.detection import Limits
+from loradeck.rules.quality.guard import Control
 from loradeck.rules.quality.health import Judged
 from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.link import SecondOfVotes, Traffic
+from loradeck.schemas.link import AskedAgain, SecondOfVotes, Traffic
 
 KEY, RELEASE = ("acme", "production"), "a" * 64
 STINT = (1, RELEASE)
@@ -168,3 +169,80 @@ def test_one_node_alone_is_named_in_the_evidence_that_guard_gets() -> None:
     evidence = fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes)
     assert evidence is not None
     assert (evidence.alone, evidence.votes, evidence.control) == ("two", (200, 400), None)
+
+
+PRIOR, OLDER = "b" * 64, "c" * 64
+
+
+def again(node: str, pairs: int, given: int, beneath: int, *, release: str = PRIOR, admitted: int = 1000) -> Traffic:
+    """A router's row: so many pairs, and how many answers of each release were bad."""
+    asked = AskedAgain(release=release, asked=pairs, pairs=pairs, checked=pairs, bad=(given, beneath))
+    return Traffic(
+        tenant=KEY[0],
+        route=KEY[1],
+        generation=1,
+        release=RELEASE,
+        replica=f"{node}.e0",
+        attempted=admitted,
+        admitted=admitted,
+        again=asked,
+    )
+
+
+def control(fleet: Fleet, beneath: str = PRIOR) -> Control | None:
+    """What the release is compared with, once its own votes are bad enough."""
+    for _ in range(10):
+        for node in fleet.nodes:
+            fleet.second(node, 20, 8)
+        fleet.now += 1
+    evidence = fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes, beneath=lambda: beneath)
+    assert evidence is not None
+    return evidence.control
+
+
+def say(fleet: Fleet, *rows: Traffic, boot: str = "a boot") -> None:
+    for row in rows:
+        fleet.votes.counted(row.replica.partition(".")[0], boot)(row, NO_COUNTS, ())
+
+
+def test_a_release_is_compared_with_the_one_beneath_on_the_same_units() -> None:
+    fleet = Fleet()
+    say(fleet, again("one", 60, 24, 0), again("two", 60, 24, 1))
+    assert control(fleet) == ((48, 120), (1, 120), True, "")
+
+
+def test_a_release_that_is_as_bad_as_the_one_beneath_is_not_worse() -> None:
+    fleet = Fleet()
+    say(fleet, again("one", 60, 24, 22), again("two", 60, 24, 25))
+    found = control(fleet)
+    assert found is not None
+    assert not found.worse
+
+
+def test_pairs_with_a_release_to_which_r_does_not_go_are_no_control() -> None:
+    fleet = Fleet()
+    say(fleet, again("one", 60, 24, 0, release=OLDER), again("two", 60, 24, 0, release=OLDER))
+    assert control(fleet) is None
+
+
+def test_pairs_of_a_router_that_starts_again_are_added_to_those_before() -> None:
+    fleet = Fleet()
+    say(fleet, again("one", 60, 24, 0))
+    say(fleet, again("one", 10, 4, 0), boot="another boot")
+    found = fleet.votes.asked_again(KEY, STINT, PRIOR)
+    assert found is not None
+    assert (found.asked, found.bad) == (70, (28, 0))
+
+
+def test_pairs_that_cannot_be_are_passed_over() -> None:
+    fleet = Fleet()
+    for row in (
+        again("one", 60, 61, 0),  # more bad ones than pairs
+        again("one", 60, 24, 0, admitted=59),  # more than it was asked
+        again("one", -60, -24, 0),
+    ):
+        say(fleet, row)
+    say(fleet, again("one", 50, 20, 5), again("one", 60, 24, 0), again("one", 40, 20, 5))  # some that were bad are not
+    found = fleet.votes.asked_again(KEY, STINT, PRIOR)
+    assert found is not None
+    assert (found.pairs, found.bad) == (50, (20, 5))

@@ -7,11 +7,24 @@ from typing import Any
 
 import pytest
 
-from loradeck.rules.quality.guard import LATEST_S, MOST_AN_HOUR, NOTHING, Around, Decision, Evidence, decide
+from loradeck.rules.quality.guard import (
+    LATEST_S,
+    MOST_AN_HOUR,
+    NOTHING,
+    Around,
+    Control,
+    Decision,
+    Evidence,
+    asked_again_until_ms,
+    compared,
+    decide,
+)
 from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
 
-BAD = Evidence(figure="bad", votes=(60, 200), control=(3, 210), callers=24, nats=14.2)
+GOOD_BESIDE = Control((60, 200), (3, 210), worse=True)
+BAD = Evidence(figure="bad", votes=(60, 200), control=GOOD_BESIDE, callers=24, nats=14.2)
 AROUND = Around(since_move_s=60, settling=False, heard=1.0, neighbours=NO_COUNTS, moves=0)
 
 
@@ -57,7 +70,8 @@ def test_guard_only_alerts_on_the_word_of_one_node() -> None:
     [
         ({"callers": 2}, {}, "only 2 callers"),
         ({"control": None}, {}, "nothing answers beside it"),
-        ({"control": (50, 200)}, {}, "not worse"),
+        ({"control": Control((60, 200), (50, 200), worse=False)}, {}, "not seen to be worse"),
+        ({"control": Control((60, 200), (3, 210), worse=False, alone="gpu-04")}, {}, "but by the word of gpu-04"),
         ({}, {"moves": MOST_AN_HOUR}, "within the hour"),
         ({}, {"asks": "not soaked"}, "R would ask: not soaked"),
     ],
@@ -77,3 +91,63 @@ def test_good_neighbours_and_few_neighbours_hold_nothing_up() -> None:
 
 def test_the_evidence_reads_as_votes_of_callers() -> None:
     assert str(BAD) == "bad 30.0% of 200 votes of 24 callers, beside it 1.4% of 210"
+
+
+def test_a_release_is_worse_where_the_intervals_of_both_lie_apart() -> None:
+    for given, beside, worse in (
+        ((60, 200), (3, 210), True),
+        ((60, 200), (50, 200), False),
+        ((6, 20), (0, 20), False),  # too few to say
+        ((200, 200), (200, 200), False),
+    ):
+        control = compared({"one": (given, beside)}, ["one"])
+        assert control is not None
+        assert (control.given, control.beside, control.worse) == (given, beside, worse), given
+
+
+def test_nothing_is_compared_where_nothing_has_answered_beside_it() -> None:
+    assert compared({}, ["one"]) is None
+    assert compared({"one": ((60, 200), (0, 0))}, ["one"]) is None
+
+
+@pytest.mark.parametrize(
+    ("liar", "alone"),
+    [
+        (((90, 100), (0, 100)), "liar"),  # it makes the release bad, or what is beside it good: both count for nothing
+        (((100, 100), (0, 5000)), "liar"),
+    ],
+)
+def test_no_release_is_worse_by_the_word_of_one_node_against_the_others(liar: Any, alone: str) -> None:
+    alike = ((5, 100), (5, 100))
+    control = compared({"one": alike, "two": alike, "liar": liar}, ["one", "two", "liar"])
+    assert control is not None
+    assert (control.worse, control.alone) == (False, alone)
+
+
+def test_one_nodes_word_counts_for_a_pointer_that_is_placed_there_alone() -> None:
+    arms = ((60, 200), (3, 200))
+    alone, one_of_two = compared({"one": arms}, ["one"]), compared({"one": arms}, ["one", "two"])
+    assert alone is not None
+    assert one_of_two is not None
+    assert (alone.worse, one_of_two.worse, one_of_two.alone) == (True, False, "one")
+
+
+def test_nodes_that_agree_need_no_one_of_them() -> None:
+    arms = ((30, 100), (1, 100))
+    control = compared({"one": arms, "two": arms}, ["one", "two"])
+    assert control is not None
+    assert control.worse
+
+
+def test_requests_are_asked_again_for_a_day_after_a_forward_move_where_guard_may_act() -> None:
+    def until(guard: Guard, last: EventKind | None, *, moved_ms: int | None = 5, candidate: bool = False) -> int | None:
+        return asked_again_until_ms(guard, last, moved_ms, candidate=candidate)
+
+    day = 5 + 24 * 3600 * 1000
+    assert until(Guard.ROLLBACK, EventKind.PROMOTE) == until(Guard.HOLD, EventKind.CANDIDATE_FINISH) == day
+    for guard in (Guard.OFF, Guard.ALERT):
+        assert until(guard, EventKind.PROMOTE) is None
+    for last in (EventKind.ROLLBACK, EventKind.UNDO, EventKind.REWIND, EventKind.FALLBACK, None):
+        assert until(Guard.ROLLBACK, last) is None
+    assert until(Guard.ROLLBACK, EventKind.CANDIDATE_START, candidate=True) is None
+    assert until(Guard.ROLLBACK, EventKind.PROMOTE, moved_ms=None) is None

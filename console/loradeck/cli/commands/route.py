@@ -139,6 +139,13 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
     s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer, labels)}")
     if row.guard:
         s.out.say(f"guard       {row.guard}")
+    if row.again:
+        counts = row.again.counts
+        given, beneath = (share(bad / counts.checked if counts.checked else None) for bad in counts.bad)
+        s.out.say(
+            f"beneath     {row.again.release.label} was asked {counts.asked} again, {counts.shed} shed: "
+            f"bad {beneath} of {counts.checked}, the live release {given} of the same"
+        )
     s.out.say(f"soak        {span(row.soak[0])}, {row.soak[1]} requests")
     replicas(s, row)
 

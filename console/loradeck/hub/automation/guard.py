@@ -17,7 +17,7 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import holds, rollbacks
 from loradeck.rules.moves.draft import Actor, by_automation
-from loradeck.rules.quality.guard import LATEST_S, NOTHING, Around, Decision, Evidence, decide
+from loradeck.rules.quality.guard import FORWARD, LATEST_S, NOTHING, Around, Decision, Evidence, decide
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import HoldRequest, RollbackRequest
@@ -28,9 +28,6 @@ from loradeck.store.interface import StoreError
 log = logging.getLogger("loradeck.hub.automation.guard")
 
 ACTOR = Actor(name="guard", role=Role.OPERATOR, automation=True)
-
-FORWARD = (EventKind.PROMOTE, EventKind.CANDIDATE_START, EventKind.CANDIDATE_FINISH)
-"""Moves after which guard looks at a pointer."""
 
 _HOUR_MS = 3_600_000
 
@@ -107,7 +104,13 @@ class GuardedPointers:
         stint = (pointer.generation, out.release if out is not None else live)
         control = (pointer.generation, live) if out is not None else None
         placed = self._replicas.placed(key)
-        evidence = self._votes.since_move(key, stint, control, lambda: {node.name for node, _ in placed})
+        evidence = self._votes.since_move(
+            key,
+            stint,
+            control,
+            lambda: {node.name for node, _ in placed},
+            beneath=lambda: self._targets.of(pointer).release,
+        )
         if evidence is None:
             return None
         progress, now, target = self._replicas.progress(key), self._clock.now_ms(), self._targets.of(pointer)

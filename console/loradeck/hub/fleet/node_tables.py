@@ -22,10 +22,11 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.signing import Signing
 from loradeck.rules.moves.rollback_target import ways_back
+from loradeck.rules.quality.guard import asked_again_until_ms
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
-from loradeck.schemas.log import PointerState
+from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import SUPPORTED, Feature, unknown_features
 from loradeck.schemas.route import RouteConfig, RouteResidency
@@ -122,14 +123,14 @@ class NodeTables:
     # ---- entries -------------------------------------------------------------------------------------------
 
     def refresh(
-        self, pointer: PointerState, tenant: TenantState, rev: int, preparing: str | None, left: str | None = None
+        self, pointer: PointerState, tenant: TenantState, rev: int, preparing: str | None, last: Event | None = None
     ) -> bool:
         """Computes one entry anew. Returns whether it changed.
 
         Args:
             rev: of the newest event that concerns the pointer. It is the entry's, so that a restart changes no entry.
             preparing: the release that nodes are to make resident beside the current one.
-            left: the release that the pointer's last move left.
+            last: the pointer's last move.
         """
         key, epoch = pointer.key, pointer.moved_epoch
         config = tenant.routes.get(key[1], RouteConfig())
@@ -152,10 +153,15 @@ class NodeTables:
             callers=config.callers,
             suspended=tenant.suspended or tenant.offboarded,
             keys=tuple(k.sha256 for k in tenant.keys),
-            left=self._ref(left) if live else None,
+            left=self._ref(last.left) if live and last is not None else None,
             moved_ms=pointer.moved_ms,
             candidate=candidate,
             residency=config.residency,
+            asked_again_until_ms=asked_again_until_ms(
+                config.guard, last.kind if last is not None else None, pointer.moved_ms, candidate=candidate is not None
+            )
+            if live
+            else None,
             needs=_needs(candidate, config.residency),
             log=self._signing.log,
             incarnation=self._signing.incarnations.get(epoch, ""),

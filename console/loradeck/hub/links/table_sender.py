@@ -111,11 +111,10 @@ class TableSender:
 
     def _refresh(self, key: PointerKey) -> bool:
         pointer = self._log.state.pointer(key)
-        last = self._log.last_move(pointer)
         return self._tables.refresh(
             pointer,
             self._log.state.tenants[key[0]],
             self._log.last_rev(key),
             self._prepares.preparing(key),
-            last.left if last else None,
+            self._log.last_move(pointer),
         )

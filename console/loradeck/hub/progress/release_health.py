@@ -13,6 +13,7 @@ from loradeck.rules.moves.rollback_target import lifted_of
 from loradeck.rules.quality import health
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import AskedAgain
 from loradeck.schemas.log import PointerState
 
 
@@ -59,6 +60,11 @@ class ReleaseHealth:
     def is_slow(self, pointer: PointerState) -> bool:
         """Whether the current release's first tokens come later than its route promises."""
         return pointer.release is not None and self._votes.is_slow(pointer.key, (pointer.generation, pointer.release))
+
+    def asked_again(self, pointer: PointerState, beneath: str) -> AskedAgain | None:
+        """What the release beneath made of the current release's requests; None: it was asked none again."""
+        assert pointer.release is not None
+        return self._votes.asked_again(pointer.key, (pointer.generation, pointer.release), beneath)
 
     def _placed_on(self, key: PointerKey) -> set[str]:
         return {node.name for node, _ in self._replicas.placed(key)}

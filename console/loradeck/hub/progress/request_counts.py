@@ -18,7 +18,7 @@ from loradeck.hub.progress.bookings import Bookings
 from loradeck.hub.progress.windows import WINDOW_S, Recent, Window
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Traffic, belongs
+from loradeck.schemas.link import AskedAgain, Traffic, belongs
 from loradeck.store.interface import Served
 
 log = logging.getLogger("loradeck.hub.progress.request_counts")
@@ -37,6 +37,7 @@ class CounterReading(NamedTuple):
     last_token_ms: int = 0
     keys: int = 0
     ttft_ms: tuple[int, ...] = ()
+    again: AskedAgain | None = None
 
     @classmethod
     def of(cls, row: Traffic) -> CounterReading:
@@ -139,7 +140,7 @@ class RequestCounts:
         """Adds a router's counters, at monotonic `now`. Returns the pointers on which something changed.
 
         Args:
-            counted: called with each row that has grown and counts in the last minute.
+            counted: called with each row that has changed and counts in the last minute.
             unserved: why a node serves nothing that a row could count; "" if it does. Such a row counts nowhere, and
                 what it counted until now never will.
         """

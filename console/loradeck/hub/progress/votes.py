@@ -18,11 +18,11 @@ from loradeck.rules.quality.detection import (
     flag_limit,
     rollback_limit,
 )
-from loradeck.rules.quality.guard import Evidence
+from loradeck.rules.quality.guard import Arms, Evidence, compared
 from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import TTFT_BUCKETS_MS, SecondOfVotes, Traffic
+from loradeck.schemas.link import TTFT_BUCKETS_MS, AskedAgain, SecondOfVotes, Traffic
 
 NOTHING = Judged()
 """There is no evidence against a release."""
@@ -41,12 +41,53 @@ class _Heard:
 
 
 @dataclass(slots=True)
+class _Again:
+    """What one replica has said of the release beneath a stint's: `last` in this life of its router, and `before`."""
+
+    node: str
+    boot: str
+    last: AskedAgain
+    before: AskedAgain
+
+    def says(self, boot: str, said: AskedAgain, admitted: int) -> None:
+        """Takes what the router says now, unless it cannot be."""
+        same = said.release == self.last.release
+        last = self.last if same and boot == self.boot else AskedAgain(release=said.release)
+        if not said.adds_up or not said.asked <= admitted <= LARGEST or not _added(said, last, -1).adds_up:
+            return
+        if not same:
+            self.before = AskedAgain(release=said.release)
+        elif boot != self.boot:
+            self.before = self.total
+        self.boot, self.last = boot, said
+
+    @property
+    def total(self) -> AskedAgain:
+        """It in all this time."""
+        return _added(self.before, self.last)
+
+
+def _added(one: AskedAgain, other: AskedAgain, times: int = 1) -> AskedAgain:
+    return AskedAgain(
+        release=one.release,
+        asked=one.asked + times * other.asked,
+        shed=one.shed + times * other.shed,
+        pairs=one.pairs + times * other.pairs,
+        failed=(one.failed[0] + times * other.failed[0], one.failed[1] + times * other.failed[1]),
+        checked=one.checked + times * other.checked,
+        bad=(one.bad[0] + times * other.bad[0], one.bad[1] + times * other.bad[1]),
+    )
+
+
+@dataclass(slots=True)
 class _OfStint:
     limits: Limits
     since: int = 0
     """The hub's second from which votes count: a person has lifted a breach then."""
     lift: int = 0
     heard: dict[str, _Heard] = field(default_factory=dict)
+    again: dict[str, _Again] = field(default_factory=dict)
+    """Replica -> what the release beneath made of its requests."""
     detectors: dict[str, Detector] = field(default_factory=dict)
     since_move: dict[str, Detector] = field(default_factory=dict)
     slow: Detector = field(init=False)
@@ -135,6 +176,12 @@ class Votes:
                 found.add(node, at, "bad", grown[2], grown[3])
                 found.add(node, at, "errors", grown[0], grown[1])
         heard.callers = row.callers
+        if row.again is not None:
+            known_again = found.again.get(row.replica)
+            if known_again is None:
+                nothing = AskedAgain(release=row.again.release)
+                known_again = found.again[row.replica] = _Again(node, boot, nothing, nothing)
+            known_again.says(boot, row.again, row.admitted)
         for at in [at for at in heard.seconds if at < now - HORIZON_S]:
             del heard.seconds[at]
         return found
@@ -165,14 +212,30 @@ class Votes:
                 return breach_of_votes(figure, found.by_node(figure, second), placed(), detector.limit)
         return NOTHING
 
+    def asked_again(self, key: PointerKey, stint: Stint, beneath: str) -> AskedAgain | None:
+        """What the release beneath made of a stint's requests, on all replicas; None: it was asked none again."""
+        found = self._stints.get(key, {}).get(stint)
+        total = AskedAgain(release=beneath)
+        for again in found.again.values() if found is not None else ():
+            if again.last.release == beneath:
+                total = _added(total, again.total)
+        return total if total.asked or total.shed else None
+
     def since_move(
-        self, key: PointerKey, stint: Stint, control: Stint | None, placed: Callable[[], Iterable[str]]
+        self,
+        key: PointerKey,
+        stint: Stint,
+        control: Stint | None,
+        placed: Callable[[], Iterable[str]],
+        *,
+        beneath: Callable[[], str | None] = lambda: None,
     ) -> Evidence | None:
         """Returns what speaks for rolling back a release since its move; None: too little.
 
         Args:
             control: the stint that answers beside it.
             placed: gives the nodes that the pointer is placed on.
+            beneath: gives the release that is compared with it where nothing answers beside it: R goes there.
         """
         stints, second = self._stints.get(key, {}), floor(self._clock())
         found, beside = stints.get(stint), stints.get(control) if control is not None else None
@@ -184,15 +247,33 @@ class Votes:
                 continue
             by_node = found.totals[figure]
             judged = breach_of_votes(figure, by_node, placed(), detector.limit)
+            if beside is not None:
+                others = beside.totals[figure]
+                nodes = by_node.keys() | others.keys()
+                arms = {node: (by_node.get(node, (0, 0)), others.get(node, (0, 0))) for node in nodes}
+            else:
+                arms = _pairs(found.again.values(), figure, beneath())
             return Evidence(
                 figure=figure,
                 votes=_sum(by_node.values()),
-                control=_sum(beside.totals[figure].values()) if beside is not None else None,
+                control=compared(arms, placed()),
                 callers=max((heard.callers for heard in found.heard.values()), default=0),
                 nats=nats,
                 alone=judged.alone if judged.breach is None else "",
             )
         return None
+
+
+def _pairs(said: Iterable[_Again], figure: str, beneath: str | None) -> dict[str, Arms]:
+    """Node -> the units of a stint and of the release beneath it, of the pairs that both have answered."""
+    found: dict[str, Arms] = {}
+    for again in said:
+        total = again.total
+        if again.last.release == beneath:
+            bad, n = (total.bad, total.checked) if figure == "bad" else (total.failed, total.pairs)
+            known = found.get(again.node, ((0, 0), (0, 0)))
+            found[again.node] = _sum((known[0], (bad[0], n))), _sum((known[1], (bad[1], n)))
+    return found
 
 
 def _sum(units: Iterable[Units]) -> Units:

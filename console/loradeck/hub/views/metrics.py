@@ -143,6 +143,12 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         ["tenant", "route", "release"],
         registry=registry,
     )
+    again = Gauge(
+        "loradeck_pointer_asked_again_requests",
+        "Requests since the move that the release beneath was asked again or not (shed), and those that were bad.",
+        ["tenant", "route", "release", "what"],
+        registry=registry,
+    )
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""
         for name in alerting(row):
@@ -153,6 +159,10 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
             listed.labels(row.tenant, row.route, release).set(row.listed)
         if lost := sum(replica.lost for replica in row.replicas):
             unheard.labels(row.tenant, row.route, release).set(lost)
+        if row.again is not None:
+            counts, beneath = row.again.counts, row.again.release.label
+            for what, n in (("asked", counts.asked), ("shed", counts.shed), ("bad", counts.bad[1])):
+                again.labels(row.tenant, row.route, beneath, what).set(n)
         minute = row.minute
         for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
             if share is not None:

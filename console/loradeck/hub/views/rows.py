@@ -30,6 +30,7 @@ from loradeck.schemas.link import Replica
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.state import (
+    AskedAgainRow,
     CandidateRow,
     Cause,
     NodeReplica,
@@ -39,6 +40,7 @@ from loradeck.schemas.state import (
     ReplicaRow,
     TenantRow,
 )
+from loradeck.schemas.table import TableEntry
 
 Placed = tuple[tuple[Node, Replica], ...]
 
@@ -146,6 +148,7 @@ class Rows:
             soak=(config.soak.seconds, config.soak.requests),
             guard=self._guard_said.get(key, ""),
             alone=alone,
+            again=self._again(pointer, entry),
         )
 
     def _undo_asks(self, last: Event, pointer: PointerState) -> str | None:
@@ -154,6 +157,12 @@ class Rows:
         if why is None and target is not None and target != pointer.release:
             return "cold" if self._previews.cold_prior(pointer.key, target) else None
         return why
+
+    def _again(self, pointer: PointerState, entry: TableEntry) -> AskedAgainRow | None:
+        if entry.asked_again_until_ms is None or not entry.beneath:
+            return None
+        counts = self._health.asked_again(pointer, entry.beneath[0].id)
+        return AskedAgainRow(release=self._catalogue.view(entry.beneath[0].id), counts=counts) if counts else None
 
     def _candidate(self, pointer: PointerState, now: float) -> CandidateRow | None:
         out = pointer.candidate

@@ -6,12 +6,18 @@ nothing. So guard moves only soon after a forward move, and only where the relea
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from loradeck.rules.quality.health import ENOUGH, Units
-from loradeck.rules.quality.statistics import wilson
+from loradeck.rules.quality.statistics import Z95, wilson
 from loradeck.schemas.counts import Counts
+from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import Guard
+
+FORWARD = (EventKind.PROMOTE, EventKind.CANDIDATE_START, EventKind.CANDIDATE_FINISH)
+"""Moves after which guard looks at a pointer."""
 
 LATEST_S = 24 * 3600.0
 """Seconds after a forward move in which guard may move the pointer. Later it alerts."""
@@ -26,40 +32,85 @@ CONFIDENCE_Z = 3.29
 """Normal quantile (99.9 %) of the intervals that have to lie apart for one release to be worse than another."""
 
 
+Arms = tuple[Units, Units]
+"""The units of a release, and those of what answers beside it."""
+
+
+class Control(NamedTuple):
+    """What answers beside a release: the live release beside a candidate, or the release beneath, which was asked again
+    what the release had answered.
+
+    `given`: the release's own units that are compared with `beside`. `alone`: the node without whose word the release
+    would not be worse.
+    """
+
+    given: Units
+    beside: Units
+    worse: bool
+    alone: str = ""
+
+
+def compared(by_node: Mapping[str, Arms], placed: Iterable[str]) -> Control | None:
+    """Compares a release with what answers beside it; None: nothing does.
+
+    It is worse where the intervals of both lie apart, and the 95 % intervals also without the word of any one node. One
+    node's word counts only for a pointer that is placed there alone.
+
+    Args:
+        by_node: node -> its units of both.
+        placed: the nodes that the pointer is placed on.
+    """
+    said = {node: arms for node, arms in by_node.items() if arms[1][1]}
+    if not said:
+        return None
+    given, beside = (_sum(arms[i] for arms in by_node.values()) for i in (0, 1))
+    if not _apart(given, beside, CONFIDENCE_Z):
+        return Control(given, beside, worse=False)
+    if len({*placed, *said}) == 1:
+        return Control(given, beside, worse=True)
+    for node, ((bad, n), (beside_bad, beside_n)) in by_node.items():
+        if not _apart((given[0] - bad, given[1] - n), (beside[0] - beside_bad, beside[1] - beside_n), Z95):
+            return Control(given, beside, worse=False, alone=node)
+    return Control(given, beside, worse=True)
+
+
+def _apart(worse: Units, better: Units, z: float) -> bool:
+    return wilson(*worse, z=z)[0] > wilson(*better, z=z)[1]
+
+
+def _sum(units: Iterable[Units]) -> Units:
+    bad, n = (sum(column) for column in zip((0, 0), *units, strict=True))
+    return bad, n
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What speaks against a release since its move.
 
-    `figure`: 'bad' or 'errors'. `control`: the other arm at the same time; None: nothing answers beside the release.
-    `nats`: the evidence (`loradeck.rules.quality.detection`). `alone`: the node on whose word it rests, if others that
-    serve it say otherwise.
+    `figure`: 'bad' or 'errors'. `control`: what answers beside it at the same time; None: nothing does. `nats`: the
+    evidence (`loradeck.rules.quality.detection`). `alone`: the node on whose word it rests, if others that serve it say
+    otherwise.
     """
 
     figure: str
     votes: Units
-    control: Units | None
+    control: Control | None
     callers: int
     nats: float
     alone: str = ""
 
-    @property
-    def worse(self) -> bool:
-        """Whether the release is worse than what answers beside it."""
-        return self.control is not None and (
-            wilson(*self.votes, z=CONFIDENCE_Z)[0] > wilson(*self.control, z=CONFIDENCE_Z)[1]
-        )
-
     def __str__(self) -> str:
         """Writes it as it stands in the log: `bad 31.0% of 200 votes of 24 callers, beside it 1.0% of 210`."""
         text = f"{self.figure} {_share(self.votes)} votes of {self.callers} callers"
-        return text + (f", beside it {_share(self.control)}" if self.control is not None else "")
+        return text + (f", beside it {_share(self.control.beside)}" if self.control is not None else "")
 
     def payload(self) -> dict[str, object]:
-        """It as an event of the log carries it."""
+        """It as an event of the log carries it. `given`: its units that are compared with those of the control."""
         return {
             "figure": self.figure,
             "votes": list(self.votes),
-            "control": list(self.control) if self.control is not None else None,
+            "given": list(self.control.given) if self.control is not None else None,
+            "control": list(self.control.beside) if self.control is not None else None,
             "callers": self.callers,
             "nats": round(self.nats, 2),
         }
@@ -67,6 +118,19 @@ class Evidence:
 
 def _share(votes: Units) -> str:
     return f"{votes[0] / votes[1]:.1%} of {votes[1]}" if votes[1] else "nothing"
+
+
+def asked_again_until_ms(guard: Guard, last: EventKind | None, moved_ms: int | None, *, candidate: bool) -> int | None:
+    """Until when requests are asked again of the release beneath, in the hub's milliseconds; None: none is.
+
+    A guard that may hold or roll back is the consent to it. With a candidate out there is a control already.
+
+    Args:
+        last: the kind of the pointer's last move, which was made at `moved_ms`.
+    """
+    if guard not in (Guard.HOLD, Guard.ROLLBACK) or last not in FORWARD or candidate or moved_ms is None:
+        return None
+    return moved_ms + round(1000 * LATEST_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +172,19 @@ def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
         (_suffer(evidence, around.neighbours), Guard.ALERT, "its neighbours on these replicas are as bad"),
         (evidence.callers < FEWEST_CALLERS, Guard.HOLD, f"only {evidence.callers} callers say so"),
         (evidence.control is None, Guard.HOLD, "nothing answers beside it to compare it with"),
-        (not evidence.worse, Guard.HOLD, "it is not worse than what answers beside it"),
+        (evidence.control is None or not evidence.control.worse, Guard.HOLD, _not_worse(evidence)),
         (around.moves >= MOST_AN_HOUR, Guard.HOLD, f"guard has moved {around.moves} pointers within the hour"),
         (around.asks, Guard.HOLD, f"R would ask: {around.asks}"),
     ):
         if only:
             return Decision(min(act, guard, key=_FORCE.index), why)
     return Decision(guard)
+
+
+def _not_worse(evidence: Evidence) -> str:
+    alone = evidence.control.alone if evidence.control is not None else ""
+    by = f" but by the word of {alone}" if alone else ""
+    return f"it is not seen to be worse than what answers beside it{by}"
 
 
 _FORCE = (Guard.OFF, Guard.ALERT, Guard.HOLD, Guard.ROLLBACK)

@@ -1,0 +1,160 @@
+"""Asks the release beneath a live one again what callers have asked, behind all of them, and throws its answers away.
+
+What it makes of them is counted in pairs (`pairs`), and in no other count, trace or limit of callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from loradeck.rules.quality.detection import HORIZON_S
+from loradeck.rules.quality.sampling import may_ask_again
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.route import ResponseChecks
+from loradeck_agent.router.admission import Admitted, Beneath
+from loradeck_agent.router.engine_pools import EnginePool
+from loradeck_agent.router.pairs import Outcome, Pair, Pairs
+from loradeck_agent.router.request_body import Asked
+from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
+
+MOST = 100
+"""Requests that wait to be asked again, or are being asked, at most."""
+
+MOST_BYTES = 8 * 2**20
+"""Bytes of their bodies, at most."""
+
+PATIENCE_S = 5.0
+"""A request that finds no room on its engine for so long after its admission is not asked again."""
+
+_AGAIN_S = 0.1
+_READ_S = 0.25  # how long the number of requests that wait in an engine holds
+_METRICS_S = 2.0
+_WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{[^}\n]*\})? ([0-9.e+]+)\s*$", re.MULTILINE)
+
+_NOT_OF_THE_RELEASE = frozenset({401, 403, 404, 405, 408, 429, 503})
+"""Statuses of an engine that say nothing about the release: it is gone there, or there was no room."""
+
+
+@dataclass(eq=False)
+class AskAgain:
+    """The requests that are asked again, by pointer: all of one end at once when what is beneath it is another."""
+
+    _checks: Checks
+    _tasks: dict[PointerKey, set[asyncio.Task[None]]] = field(default_factory=dict, init=False)
+    _number: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
+    _turns: dict[str, asyncio.Lock] = field(default_factory=dict, init=False)
+    _waiting: dict[str, tuple[float, int | None]] = field(default_factory=dict, init=False)
+
+    def offer(self, admitted: Admitted, path: str, asked: Asked) -> None:
+        """Asks an admitted request again if its release is to be compared with the one beneath, and it is drawn."""
+        beneath, row = admitted.target.beneath, admitted.row
+        if beneath is None or not row.voter or not row.sampled:
+            return
+        if admitted.stale_s is not None or row.admitted_ms >= beneath.until_ms:
+            return
+        pairs = admitted.target.counter.pairs_with(beneath.release)
+        if not pairs.drawn(row.admitted_ns):
+            return
+        body = asked.whole(beneath.model)
+        if self._number >= MOST or self._bytes + len(body) > MOST_BYTES:
+            pairs.shed()
+            return
+        admitted.pair = pair = pairs.begin(row.admitted_ns)
+        key, checks = (row.tenant, row.route), admitted.plan.checks
+        task = asyncio.get_running_loop().create_task(self._ask(pair, pairs, beneath, path, body, checks))
+        self._tasks.setdefault(key, set()).add(task)
+        self._number += 1
+        self._bytes += len(body)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._number -= 1
+            self._bytes -= len(body)
+            pair.dropped = pair.dropped or task.cancelled()
+            of_key = self._tasks[key]
+            of_key.discard(task)
+            if not of_key:
+                del self._tasks[key]
+
+        task.add_done_callback(over)
+
+    def end(self, key: PointerKey) -> None:
+        """Ends what is asked again on a pointer: its release, or the one beneath it, is another now."""
+        for task in self._tasks.get(key, ()):
+            task.cancel()
+
+    def end_all(self) -> None:
+        """Ends what is asked again on every pointer."""
+        for key in self._tasks:
+            self.end(key)
+
+    async def close(self) -> None:
+        """Ends everything, and waits for it."""
+        self.end_all()
+        await asyncio.gather(*(task for of_key in self._tasks.values() for task in of_key), return_exceptions=True)
+
+    async def _ask(
+        self, pair: Pair, pairs: Pairs, beneath: Beneath, path: str, body: bytes, checks: ResponseChecks
+    ) -> None:
+        replica = beneath.replica
+        async with self._turns.setdefault(replica.name, asyncio.Lock()):
+            if not await self._has_room(replica, pair.at_ns / 1e9 + PATIENCE_S):
+                pair.dropped = True
+                pairs.shed()
+                return
+            replica.again += 1
+            pairs.asked()
+        try:
+            async with (
+                asyncio.timeout(HORIZON_S),
+                replica.session.post(
+                    replica.urls[path],
+                    data=body,
+                    headers={"Content-Type": "application/json"},
+                    allow_redirects=False,
+                ) as answer,
+            ):
+                raw, status = await answer.read(), answer.status
+        except (aiohttp.ClientError, TimeoutError):
+            pair.again = Outcome(failed=True)
+            return
+        finally:
+            replica.again -= 1
+        if status in _NOT_OF_THE_RELEASE:
+            pair.dropped = True
+        elif status == 200 and len(raw) <= ANSWER_CAP and self._checks.has_room(checks):
+
+            def judged(bad: bool | None) -> None:
+                pair.again = Outcome(failed=False, bad=bad)
+
+            self._checks.submit(raw, streamed=False, checks=checks, done=judged)
+        else:
+            pair.again = Outcome(failed=status >= 500)
+
+    async def _has_room(self, replica: EnginePool, until: float) -> bool:
+        """Whether an engine has room for one more until then."""
+        while not may_ask_again(replica.open, replica.again, await self._waiting_in(replica)):
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(_AGAIN_S)
+        return True
+
+    async def _waiting_in(self, replica: EnginePool) -> int | None:
+        """The requests that wait in an engine, by its metrics; None: it does not say."""
+        read_at, waiting = self._waiting.get(replica.name, (0.0, None))
+        if time.monotonic() - read_at < _READ_S:
+            return waiting
+        try:
+            timeout = aiohttp.ClientTimeout(total=_METRICS_S)
+            async with replica.session.get(replica.metrics, allow_redirects=False, timeout=timeout) as answer:
+                found = _WAITING.findall(await answer.text()) if answer.status == 200 else []
+        except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
+            found = []
+        waiting = round(sum(map(float, found))) if found else None
+        self._waiting[replica.name] = (time.monotonic(), waiting)
+        return waiting

@@ -1,0 +1,106 @@
+"""Pairs of answers to the same units, of a live release and of the one beneath it, which was asked again.
+
+Pairs are counted in the order in which their units were admitted, each once it is over, so that neither release looks
+better for answering sooner. An answer that takes longer than a unit is waited for counts for the live release, and
+against the one beneath it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from loradeck.rules.quality.detection import HORIZON_S
+from loradeck.rules.quality.sampling import asked_again_share
+from loradeck.schemas.link import AskedAgain
+from loradeck_agent.router.votes import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an answer. `bad` None: it was not checked."""
+
+    failed: bool
+    bad: bool | None = None
+
+
+_GOOD, _BAD = Outcome(failed=False, bad=False), Outcome(failed=True, bad=True)
+
+
+@dataclass(slots=True, eq=False)
+class Pair:
+    """One unit that is asked twice. `given`: by the live release; `again`: by the one beneath; None: under way."""
+
+    at_ns: int
+    given: Outcome | None = None
+    again: Outcome | None = None
+    dropped: bool = False
+    """It says nothing: the caller left, or what is beneath was not asked or no longer there."""
+
+
+class Pairs:
+    """The pairs of one counter with one release beneath."""
+
+    def __init__(self, release: str) -> None:
+        self.release = release
+        self._open: deque[Pair] = deque()
+        self._rate = Rate()
+        self._asked = self._shed = self._pairs = self._checked = 0
+        self._failed, self._bad = [0, 0], [0, 0]
+
+    def drawn(self, at_ns: int) -> bool:
+        """Whether a unit that is admitted now is to be asked again."""
+        share = asked_again_share(self._rate.counted(at_ns))
+        return share >= 1 or random.random() < share
+
+    def begin(self, at_ns: int) -> Pair:
+        """A unit that was admitted now is asked again. Called in the order of admission."""
+        self._count()
+        pair = Pair(at_ns)
+        self._open.append(pair)
+        return pair
+
+    def asked(self) -> None:
+        """The release beneath was asked."""
+        self._asked += 1
+
+    def shed(self) -> None:
+        """A unit that was drawn is not asked again, since callers come first."""
+        self._shed += 1
+
+    def typed(self) -> AskedAgain | None:
+        """The counts as they are reported to the hub; None while there are none."""
+        self._count()
+        if not self._asked and not self._shed:
+            return None
+        return AskedAgain(
+            release=self.release,
+            asked=self._asked,
+            shed=self._shed,
+            pairs=self._pairs,
+            failed=(self._failed[0], self._failed[1]),
+            checked=self._checked,
+            bad=(self._bad[0], self._bad[1]),
+        )
+
+    def _count(self) -> None:
+        """Counts the pairs that are over, up to the first one that is not."""
+        late_ns = time.monotonic_ns() - HORIZON_S * 10**9
+        while self._open:
+            pair = self._open[0]
+            if not pair.dropped:
+                if pair.at_ns > late_ns and (pair.given is None or pair.again is None):
+                    return
+                self._add(pair.given or _GOOD, pair.again or _BAD)
+            self._open.popleft()
+
+    def _add(self, given: Outcome, again: Outcome) -> None:
+        self._pairs += 1
+        self._failed[0] += given.failed
+        self._failed[1] += again.failed
+        if given.bad is not None and again.bad is not None:
+            self._checked += 1
+            self._bad[0] += given.bad
+            self._bad[1] += again.bad

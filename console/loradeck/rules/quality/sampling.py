@@ -1,0 +1,55 @@
+"""Samples of a router: which answers it checks, and which requests it asks again of the release beneath.
+
+For a day after a forward move the release beneath the live one (its prior) answers a sample of the same requests, so
+that the live release can be compared with something that is asked the same at the same time (a reverse shadow). Its
+answers reach nobody.
+"""
+
+from __future__ import annotations
+
+CHECKED_WHOLLY_S = 3600.0
+"""Seconds after a move in which every answer is checked."""
+
+CHECKED_A_SECOND = 50.0
+"""Answers of a route that are checked each second at least, later on."""
+
+ASKED_AGAIN = 0.1
+"""Share of a release's requests that are asked again, at most, where that is more than ASKED_AGAIN_A_SECOND."""
+
+ASKED_AGAIN_A_SECOND = 1.0
+"""Requests that may be asked again each second on a route with few."""
+
+MOST_UNDER_WAY = 500
+"""Callers' answers under way on one engine from which on nothing is asked again there."""
+
+_FEW_AT_ONCE = 4
+
+
+def checked_share(sample: float, since_move_s: float, rate: float, *, candidate: bool) -> float:
+    """The share of answers (0 to 1) that are checked on a route.
+
+    Args:
+        sample: what its settings say; 0: nothing is checked, whatever happens.
+        since_move_s: seconds since its pointer moved.
+        rate: its requests a second.
+        candidate: a candidate is out.
+    """
+    if sample <= 0 or candidate or since_move_s < CHECKED_WHOLLY_S:
+        return 1.0 if sample > 0 else 0.0
+    return max(sample, min(1.0, CHECKED_A_SECOND / max(rate, 1e-9)))
+
+
+def asked_again_share(rate: float) -> float:
+    """The share (0 to 1) of a release's requests that are asked again, at so many requests a second."""
+    return min(1.0, max(ASKED_AGAIN, ASKED_AGAIN_A_SECOND / max(rate, 1e-9)))
+
+
+def may_ask_again(paying: int, again: int, waiting: int | None) -> bool:
+    """Whether an engine may be asked one more request again now: callers come first.
+
+    Args:
+        paying: callers' answers under way there.
+        again: requests that it is being asked again.
+        waiting: requests that wait in the engine; None: it does not say, so none may be added.
+    """
+    return waiting == 0 and paying < MOST_UNDER_WAY and again < max(_FEW_AT_ONCE, round(ASKED_AGAIN * paying))

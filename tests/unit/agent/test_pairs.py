@@ -1,0 +1,92 @@
+"""Pairs of answers to the same units, as a router counts them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from loradeck_agent.router import pairs as module
+from loradeck_agent.router.pairs import Outcome, Pair, Pairs
+from loradeck_agent.router.votes import Rate
+
+GOOD, BAD, FAILED, UNCHECKED = Outcome(False, False), Outcome(False, True), Outcome(True), Outcome(False)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic clock of the module, in seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic_ns", lambda: int(now[0] * 1e9))
+    return now
+
+
+@pytest.fixture
+def pairs(clock: list[float]) -> Pairs:
+    return Pairs("a" * 64)
+
+
+def begin(pairs: Pairs) -> Pair:
+    pairs.asked()
+    return pairs.begin(time.monotonic_ns())
+
+
+def figures(pairs: Pairs) -> tuple[int, tuple[int, int], int, tuple[int, int]]:
+    said = pairs.typed()
+    assert said is not None
+    assert said.adds_up
+    return said.pairs, said.failed, said.checked, said.bad
+
+
+def test_pairs_count_in_the_order_of_their_admission(pairs: Pairs) -> None:
+    first, second = begin(pairs), begin(pairs)
+    second.given, second.again = BAD, GOOD  # it is over sooner, as bad answers are
+    assert figures(pairs)[0] == 0
+    first.given = GOOD
+    assert figures(pairs)[0] == 0
+    first.again = GOOD
+    assert figures(pairs) == (2, (0, 0), 2, (1, 0))
+
+
+def test_a_pair_that_says_nothing_holds_up_no_other(pairs: Pairs) -> None:
+    first, second = begin(pairs), begin(pairs)
+    second.given, second.again = GOOD, BAD
+    first.dropped = True
+    assert figures(pairs) == (1, (0, 0), 1, (0, 1))
+
+
+def test_answers_are_compared_where_both_were_checked(pairs: Pairs) -> None:
+    for given, again in ((FAILED, GOOD), (UNCHECKED, BAD), (BAD, FAILED)):
+        pair = begin(pairs)
+        pair.given, pair.again = given, again
+    assert figures(pairs) == (3, (1, 1), 0, (0, 0))
+
+
+def test_what_takes_longer_than_a_unit_is_waited_for_never_speaks_against_the_live_release(
+    pairs: Pairs, clock: list[float]
+) -> None:
+    begin(pairs).given = BAD
+    begin(pairs).again = GOOD
+    clock[0] += 61
+    assert figures(pairs) == (2, (0, 1), 2, (1, 1))
+
+
+def test_nothing_is_reported_before_anything_was_asked_or_shed(pairs: Pairs) -> None:
+    assert pairs.typed() is None
+    pairs.shed()
+    assert pairs.typed() is not None
+
+
+def test_pairs_are_let_go_once_they_are_over_though_nobody_reads_them(pairs: Pairs) -> None:
+    for _ in range(1000):
+        pair = begin(pairs)
+        pair.given = pair.again = GOOD
+    assert len(pairs._open) == 1
+
+
+def test_the_rate_is_that_of_the_last_second_or_of_this_one() -> None:
+    rate, second = Rate(), 10**9
+    assert [rate.counted(5 * second) for _ in range(3)] == [1, 2, 3]
+    assert rate.counted(6 * second) == 3
+    assert rate.counted(7 * second) == 1
+    assert rate.counted(20 * second) == 1
