@@ -60,9 +60,6 @@ TRAFFIC = [
 BUDGET_S = {(40, 1.0): (5, 6), (40, 0.1): (25, 35), (1, 1.0): (85, 120)}
 """(rate, share checked) -> the 95th percentiles that are allowed to a flag and to a rollback, for 1 → 30 %."""
 
-PROMOTE_BUDGET_S = {40: (5, 45), 1: (85, 150)}
-"""Rate -> the same of a promote, which is compared with a sample that the release beneath is asked again."""
-
 
 def delays(traffic: Traffic, seed: int, longest_s: int = LONGEST_S) -> tuple[int, int]:
     """Seconds from the first bad answer that ends to the flag, and to the rollback of a release that just went out.
@@ -105,9 +102,7 @@ def delays(traffic: Traffic, seed: int, longest_s: int = LONGEST_S) -> tuple[int
 
 def budget(traffic: Traffic) -> tuple[int, int] | None:
     """The 95th percentiles that are allowed; None: no design says so."""
-    if traffic.share != 0.3:
-        return None
-    return BUDGET_S[traffic.rate, traffic.checked] if traffic.beneath is None else PROMOTE_BUDGET_S[traffic.rate]
+    return BUDGET_S[traffic.rate, traffic.checked] if traffic.share == 0.3 else None
 
 
 class Again:

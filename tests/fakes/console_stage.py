@@ -17,6 +17,7 @@ from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
+from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.log import Event
@@ -84,6 +85,7 @@ class SeededHub(HubApi):
         self.judges: Callable[[Review], GateResult | None] | None = None
         self.away = False
         self.history: list[Event] = []
+        self.minutes: Callable[[str, str], RouteHistory] | None = None
         self.shown: list[frozenset[PointerKey]] = []
 
     @property
@@ -236,6 +238,11 @@ class SeededHub(HubApi):
     async def related(self, tenant: str, route: str) -> RelatedReleases:
         self._reachable()
         return seed.related(tenant, route, self.seed)
+
+    async def route_history(self, tenant: str, route: str, *, minutes: int) -> RouteHistory:
+        if self.away or self.minutes is None:
+            raise HubUnreachable("it keeps no minutes", detail="https://hub.eu-1.example:7400")
+        return self.minutes(tenant, route)
 
     async def release(self, release: str) -> ReleaseDetail:
         self._reachable()

@@ -28,6 +28,7 @@ from loradeck.schemas.attestation import Attestation, AttestationFilter, GateRes
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
+from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
@@ -124,6 +125,11 @@ class HubApi:
     async def related(self, tenant: str, route: str) -> RelatedReleases:
         """The related releases of a pointer: other live ones that share something with its own."""
         return await self.transport.ask(RelatedReleases, "GET", f"{_route(tenant, route)}/company")
+
+    async def route_history(self, tenant: str, route: str, *, minutes: int = 180) -> RouteHistory:
+        """A pointer's requests by the minute, so many minutes back."""
+        params = {"minutes": minutes}
+        return await self.transport.ask(RouteHistory, "GET", f"{_route(tenant, route)}/history", params=params)
 
     async def traces(self, tenant: str, route: str, *, release: str | None = None, last: int = 200) -> Traced:
         """A pointer's newest requests on each router, `last` at most; with `release`, only those it served."""

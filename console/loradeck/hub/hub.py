@@ -364,6 +364,7 @@ class Hub:
             return
         await self.audit.flush()
         await self.flush()
+        await self.saved_state.write_minutes(all_of_them=True)
 
     def _succeeded(self) -> None:
         """The lease is another hub's, or over: consoles are told, and nodes are to link to whoever has it."""
@@ -401,6 +402,7 @@ class Hub:
     async def flush(self) -> None:
         """Writes the part of the fleet's state that outlives the hub."""
         await self.saved_state.flush(self.fleet, self.withdrawals, self.counts, self.pins, self.tokens.take_used())
+        await self.saved_state.write_minutes()
         try:
             await self.save_sign_ins()
         except StoreError as error:

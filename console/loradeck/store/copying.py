@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from loradeck.store.interface import StoreError
 from loradeck.store.lease import locked_head
 from loradeck.store.sql_database import Connection
@@ -14,8 +16,11 @@ _PAGED = {"events": "rev", "audit": "seq", "attestations": "seq", "jobs": "seq"}
 
 _TABLES = (
     *("events", "keys", "pointers", "tenants", "head", "incarnations", "documents", "attestations"),
-    *("served", "hours", "jobs", "tokens", "meta", "nodes", "withdrawals", "audit", "notices", "deliveries"),
+    *("served", "hours", "minutes", "jobs", "tokens", "meta", "nodes", "withdrawals", "audit", "notices", "deliveries"),
 )
+_BY_THE_HOUR = "minutes"
+"""The table that is read hour by hour: it is the largest, and has no number of its own."""
+
 _COLUMNS = {"events": "rev, body", "tokens": "rowid, id, body"}
 """Where they are not all of the table's: the others of `events` are computed, and SQLite does not list `rowid`."""
 
@@ -36,14 +41,24 @@ def copy_tables(source: Connection, target: Connection) -> None:
 
 
 def _copy(table: str, source: Connection, target: Connection) -> None:
+    if table == _BY_THE_HOUR:
+        for (hour,) in source.execute(f"SELECT DISTINCT hour FROM {table} ORDER BY hour").fetchall():
+            _insert(table, source.execute(f"SELECT * FROM {table} WHERE hour = ?", (hour,)), target)
+        return
     columns, number, after = _COLUMNS.get(table, "*"), _PAGED.get(table), 0
     while True:
         page = f" WHERE {number} > ? ORDER BY {number} LIMIT {PAGE}" if number else ""
         found = source.execute(f"SELECT {columns} FROM {table}{page}", (after,) if number else ())
-        rows, names = found.fetchall(), [str(column[0]) for column in found.description]
-        if rows:
-            listed, marks = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
-            target.executemany(f"INSERT INTO {table} ({listed}) VALUES ({marks})", rows)
+        rows, names = _insert(table, found, target)
         if number is None or len(rows) < PAGE:
             return
         after = rows[-1][names.index(number)]
+
+
+def _insert(table: str, found: Any, target: Connection) -> tuple[list[Any], list[str]]:
+    """Inserts the rows of a query. Returns them, and the names of their columns."""
+    rows, names = found.fetchall(), [str(column[0]) for column in found.description]
+    if rows:
+        listed, marks = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
+        target.executemany(f"INSERT INTO {table} ({listed}) VALUES ({marks})", rows)
+    return rows, names

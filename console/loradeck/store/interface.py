@@ -15,6 +15,7 @@ from loradeck.schemas.attestation import Attestation, AttestationFilter
 from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.history import WEEK
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Draft, Event, PointerState
@@ -24,11 +25,17 @@ from loradeck.schemas.tenant import TenantState, TokenRecord
 HOUR_MS = 3_600_000
 """Milliseconds of an hour."""
 
+MINUTE_MS = 60_000
+"""Milliseconds of a minute."""
+
 NOTICES_KEPT = 2000
 """Notices that are kept for those who list them."""
 
 HOURS_KEPT = 400 * 24
 """Hours for which the counts of a route are kept."""
+
+MINUTES_KEPT = WEEK
+"""Minutes for which the counts of a route are kept by the minute."""
 
 
 class StoreError(Exception):
@@ -384,6 +391,14 @@ class Store(Protocol):
 
     def hours(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
         """The counts of a route by the hour, from the hour `since` on, oldest first; hours without any are left out."""
+
+    def add_minutes(self, minute: int, counts: Mapping[PointerKey, Counts]) -> None:
+        """Adds to the counts of routes in one minute (minutes since 1970), in one transaction. Minutes are kept for
+        MINUTES_KEPT.
+        """
+
+    def minutes(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
+        """The counts of a route by the minute, from the minute `since` on, oldest first; empty ones are left out."""
 
     def put_job(self, job: Job) -> None:
         """Inserts a job, or replaces the one with its id."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, replace
 from typing import Any, Unpack
 
 from loradeck.schemas.attestation import Attestation, AttestationFilter
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import OVER, Job
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.interface import (
     HOURS_KEPT,
+    MINUTES_KEPT,
     Doc,
     FleetChange,
     Head,
@@ -25,6 +27,7 @@ from loradeck.store.interface import (
     Withdrawal,
 )
 from loradeck.store.lease import hold_lease, new_holder
+from loradeck.store.minutes import MINUTES, packed, unpacked
 from loradeck.store.sql_database import Connection, SqlDatabase, named
 
 
@@ -146,6 +149,32 @@ class SqlRecords:
         with self.database.reading() as connection:
             rows = named(connection.execute(asked, (tenant, route, since)))
         return {row.pop("hour"): Counts.over(**row) for row in rows}
+
+    def add_minutes(self, minute: int, counts: Mapping[PointerKey, Counts]) -> None:
+        """Adds to the packed hours in the table `minutes`, in one transaction; see `Store.add_minutes`."""
+        hour, number = divmod(minute, MINUTES)
+        with self._writing() as (connection, _):
+            for key, added in counts.items():
+                at = (hour, *key)
+                row = connection.execute(
+                    "SELECT counts FROM minutes WHERE hour = ? AND tenant = ? AND route = ?", at
+                ).fetchone()
+                known = unpacked(row[0]) if row is not None else {}
+                known[number] = known.get(number, NO_COUNTS) + added.without_in_flight()
+                connection.execute(
+                    "INSERT INTO minutes (hour, tenant, route, counts) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (hour, tenant, route) DO UPDATE SET counts = excluded.counts",
+                    (*at, packed(known)),
+                )
+            connection.execute("DELETE FROM minutes WHERE hour < ?", ((minute - MINUTES_KEPT) // MINUTES,))
+
+    def minutes(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
+        """The counts of a route by the minute, oldest first."""
+        asked = "SELECT hour, counts FROM minutes WHERE hour >= ? AND tenant = ? AND route = ? ORDER BY hour"
+        with self.database.reading() as connection:
+            rows = connection.execute(asked, (since // MINUTES, tenant, route)).fetchall()
+        found = {hour * MINUTES + number: counts for hour, row in rows for number, counts in unpacked(row).items()}
+        return {minute: counts for minute, counts in found.items() if minute >= since}
 
     def put_job(self, job: Job) -> None:
         """Inserts a job, or replaces the one with its id."""

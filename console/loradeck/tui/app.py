@@ -325,7 +325,7 @@ class Deck(App[Context], inherit_bindings=False):
         on_events = self.front is not None and self.state.screen is Screen.EVENTS
         self._show()
         self.queries.records()
-        self.queries.related()
+        self.queries.selected()
         self.queries.labels(self.front.grid.in_view if on_events and self.front is not None else [])
 
     def _show(self) -> None:

@@ -291,6 +291,13 @@ def test_what_an_engine_does_not_do_is_refused_and_not_left_out(engine: Engine, 
     assert reply.json()["error"]["message"]
 
 
+def test_it_says_how_many_requests_wait_in_it(engine: Engine) -> None:
+    lines = engine.http.get("/metrics/").text.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("vllm:num_requests_waiting ")] == ["0"] or any(
+        line.startswith("vllm:num_requests_waiting{") and float(line.split()[-1]) == 0 for line in lines
+    )
+
+
 def test_a_body_that_is_not_json_is_400(engine: Engine) -> None:
     assert engine.http.post("/v1/chat/completions", content=b"{").status_code == 400
     assert engine.http.post("/v1/load_lora_adapter", content=b"[]").status_code == 400

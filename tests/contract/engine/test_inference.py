@@ -205,6 +205,7 @@ def test_more_requests_than_may_wait_are_refused(tiny_base: Path) -> None:
         idle.submit(Asked(1).sequence)
     with pytest.raises(Overloaded):
         idle.submit(Asked(1).sequence)
+    assert idle.waiting == MAX_WAITING
 
 
 def test_stopping_ends_answers_under_way_with_an_error(tiny_base: Path) -> None:

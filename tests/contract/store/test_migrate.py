@@ -30,6 +30,8 @@ def fill(store: Store) -> None:
     store.add_served(
         [Served(tenant="acme", route="production", release=digest(1), counts=Counts.over(finished=1))], hour=9
     )
+    for minute in (59, 60, 61):
+        store.add_minutes(minute, {("acme", "production"): Counts.over(finished=minute)})
     for number in range(1, 4):
         store.put_job(job(number, JobState.DONE))
     for name in ("t2", "t1"):
@@ -45,7 +47,7 @@ def everything(store: Store) -> list[object]:
         *(store.snapshot(), store.since(0), store.incarnations(), store.last_revs(), store.lookup("key-1003")),
         *(store.registry(Doc.DATASET), store.registry(Doc.ADAPTER), store.attestations(), store.served()),
         *(store.jobs(), store.tokens(), store.audit_texts(0, 10), store.audit_head(), store.nodes()),
-        *(store.withdrawals(), store.meta("name")),
+        *(store.withdrawals(), store.meta("name"), store.minutes("acme", "production", since=0)),
     ]
 
 

@@ -15,7 +15,16 @@ from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.tenant import TokenRecord
-from loradeck.store.interface import HOURS_KEPT, NOTICES_KEPT, Doc, OutcomeUnknown, Served, Store, StoreError
+from loradeck.store.interface import (
+    HOURS_KEPT,
+    MINUTES_KEPT,
+    NOTICES_KEPT,
+    Doc,
+    OutcomeUnknown,
+    Served,
+    Store,
+    StoreError,
+)
 from loradeck.store.sqlite import SqliteStore
 
 
@@ -151,6 +160,21 @@ def test_requests_of_a_route_are_kept_by_the_hour_for_four_hundred_days(store: S
     assert store.hours("bolt", "production", since=0) == {}
     store.add_served([one], hour=100 + HOURS_KEPT)
     assert list(store.hours("acme", "production", since=0)) == [101, 100 + HOURS_KEPT]
+
+
+def test_requests_of_a_route_are_kept_by_the_minute_for_a_week(store: Store) -> None:
+    one, two = Counts.over(finished=5, checked=4, bad=1), Counts.over(failed=2, refused=1)
+    acme, bolt = ("acme", "production"), ("bolt", "production")
+    store.add_minutes(6000, {acme: one, bolt: two})
+    store.add_minutes(6000, {acme: two})
+    store.add_minutes(6059, {acme: Counts(attempted=9) + one})  # those under way are not over
+    store.add_minutes(6060, {acme: Counts.over(finished=2**40)})
+    assert store.minutes(*acme, since=0) == {6000: one + two, 6059: one, 6060: Counts.over(finished=2**40)}
+    assert list(store.minutes(*acme, since=6001)) == [6059, 6060]
+    assert store.minutes(*bolt, since=0) == {6000: two}
+    assert store.minutes("acme", "staging", since=0) == {}
+    store.add_minutes(6060 + MINUTES_KEPT, {acme: one})
+    assert list(store.minutes(*acme, since=0)) == [6060, 6060 + MINUTES_KEPT]
 
 
 def test_unfinished_jobs_are_never_left_out(store: Store) -> None:

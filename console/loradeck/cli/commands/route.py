@@ -20,11 +20,14 @@ from loradeck.cli.shared.progress import replicas
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
+from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import Gap, Guard, RouteConfig, RouteResidency, Streams
 from loradeck.schemas.state import Preview, PreviewAction
+
+_STEPS = 18  # rows of a history
 
 
 @click.group(cls=Noun)
@@ -176,6 +179,31 @@ async def company(s: Session, at: Pointer) -> None:
     )
     if found.total > len(found.companions):
         s.out.say(f"{len(found.companions)} of {found.total} are listed")
+
+
+@route.command("history")
+@click.option("--hours", type=click.IntRange(1, 168), default=3, show_default=True, help="How far back.")
+@hub_command
+@on_pointer
+async def history(s: Session, at: Pointer, hours: int) -> None:
+    """List a route's requests over the last hours, in steps. The hub keeps them by the minute for a week."""
+    found = await s.api.route_history(at.tenant, at.route, minutes=60 * hours + 1)
+    s.out.json(found)
+    s.out.table(
+        ("FROM", "REQ/S", "FAILED", "REFUSED", "BAD", "CHECKED"),
+        [
+            (
+                utc(60_000 * step.since),
+                f"{step.requests_per_s:.1f}",
+                share(step.counts.failed_share),
+                share(step.counts.refused_share),
+                share(step.counts.bad_share),
+                str(step.counts.checked),
+            )
+            for step in in_steps(found, _STEPS)
+        ],
+        empty="no minute is over yet",
+    )
 
 
 @route.command("traces")

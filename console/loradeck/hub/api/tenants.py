@@ -19,7 +19,9 @@ from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, needs_two
 from loradeck.rules.serving.residency import promote_asks
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
+from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.history import WEEK, RouteHistory
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
 from loradeck.schemas.log import Draft
 from loradeck.schemas.related import RelatedReleases
@@ -28,6 +30,7 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState
 from loradeck.schemas.trace import Traced
+from loradeck.store.interface import MINUTE_MS
 
 router = APIRouter(prefix="/v1", tags=["tenants"], route_class=Guarded)
 
@@ -133,6 +136,25 @@ async def row(tenant: str, route: str, hub: ThisHub, caller: Viewer, promote: Di
 async def related(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> RelatedReleases:
     """Lists other live releases that share a dataset, recipe, move to another base or batch, with their health."""
     return hub.related.of(tenant, route, caller.sees)
+
+
+@router.get(f"{PAGE}/history")
+async def history(
+    tenant: str,
+    route: str,
+    hub: ThisHub,
+    caller: Viewer,
+    minutes: Annotated[int, Query(ge=1, le=WEEK, description="so many minutes, the one that runs included")] = 180,
+) -> RouteHistory:
+    """The requests of a route by the minute, up to a week back."""
+    hub.log.state.route(tenant, route)
+    now_ms = hub.clock.now_ms()
+    since = now_ms // MINUTE_MS - minutes + 1
+    found = await hub.store(lambda s: s.minutes(tenant, route, since=since))
+    for minute, counts in hub.saved_state.minutes.of((tenant, route)).items():
+        if minute >= since:
+            found[minute] = found.get(minute, NO_COUNTS) + counts
+    return RouteHistory(tenant=tenant, route=route, at_ms=now_ms, since=since, minutes=tuple(sorted(found.items())))
 
 
 @router.get(f"{PAGE}/traces")

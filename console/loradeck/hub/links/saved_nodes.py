@@ -14,8 +14,9 @@ from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.minutes import ROWS, Minute, PendingMinutes
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.store.interface import HOUR_MS, FleetChange, Store, StoreError, Withdrawal
+from loradeck.store.interface import HOUR_MS, MINUTE_MS, FleetChange, Store, StoreError, Withdrawal
 
 log = logging.getLogger("loradeck.hub.links.saved_nodes")
 
@@ -31,6 +32,7 @@ class SavedState:
         self._clock = clock
         self._kept: tuple[dict[str, str], Any] | None = None
         self._writing = asyncio.Lock()
+        self.minutes = PendingMinutes()
 
     def nodes(self) -> list[Node]:
         """The nodes that were saved. Blocking."""
@@ -71,11 +73,13 @@ class SavedState:
         if not changed and not deltas and not used:
             return
 
-        hour = self._clock.now_ms() // HOUR_MS
+        now_ms, served = self._clock.now_ms(), False
 
         def write(store: Store) -> None:
+            nonlocal served
             if deltas:
-                store.add_served(deltas, hour)
+                store.add_served(deltas, now_ms // HOUR_MS)
+                served = True
             if changed:
                 store.set_meta("router_boots", json.dumps(kept[0], sort_keys=True))
                 store.set_meta("unpins", json.dumps(kept[1]))
@@ -88,8 +92,36 @@ class SavedState:
             await self._store(write, background=True)
             self._kept = kept
         except StoreError as error:
-            counts.give_back(deltas)
             log.error("flush failed code=%s %s", error.code, error)
+        if served:
+            self.minutes.add(deltas, now_ms // MINUTE_MS)
+        else:
+            counts.give_back(deltas)
+
+    async def write_minutes(self, *, all_of_them: bool = False) -> None:
+        """Writes the next counts by the minute, of minutes that are over: a few at a time, so that a minute's are all
+        written within the next one.
+
+        Args:
+            all_of_them: the hub ends: those of the minute that runs are written too.
+        """
+        until = self._clock.now_ms() // MINUTE_MS + all_of_them
+        at_once = len(self.minutes) if all_of_them else 1 + len(self.minutes) // 6
+        for _ in range(0, at_once, ROWS):
+            minutes = self.minutes.take(until)
+            rest = dict(minutes)
+
+            def write(store: Store, rest: dict[int, Minute] = rest) -> None:
+                for minute in sorted(rest):
+                    store.add_minutes(minute, rest[minute])
+                    del rest[minute]
+
+            try:
+                await self._store(write, background=True)
+            except StoreError as error:
+                self.minutes.give_back(rest)
+                log.error("counts by the minute not written code=%s %s", error.code, error)
+                return
 
     async def save_fleet(self, fleet: Fleet, withdrawals: Withdrawals) -> None:
         """Writes the nodes and withdrawals that have changed. Who calls it together waits for one write.

@@ -55,11 +55,9 @@ class _Again:
         last = self.last if same and boot == self.boot else AskedAgain(release=said.release)
         if not said.adds_up or not said.asked <= admitted <= LARGEST or not _added(said, last, -1).adds_up:
             return
-        if not same:
-            self.before = AskedAgain(release=said.release)
-        elif boot != self.boot:
-            self.before = self.total
-        self.boot, self.last = boot, said
+        before = AskedAgain(release=said.release) if not same else self.total if boot != self.boot else self.before
+        if max(before.asked, before.shed, said.shed) <= LARGEST:
+            self.boot, self.last, self.before = boot, said, before
 
     @property
     def total(self) -> AskedAgain:

@@ -24,6 +24,7 @@ from loradeck.tui.hub.release_labels import Labels
 from loradeck.tui.key_checks.promote import newest
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.outcome import error_line
+from loradeck.tui.lines.trend import TREND_MINUTES
 from loradeck.tui.model.feed_state import FETCHED, Link
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.registry import Fetch
@@ -40,6 +41,9 @@ RELATED_S = 30.0
 
 RELATED_KEPT = 4
 """Rows whose related releases are kept: the selected one and those just left. A batch has hundreds each."""
+
+TREND_S = 30.0
+"""Seconds after which the history of the selected row is asked for again."""
 
 RESTS_S = 0.4
 """Seconds after the last key until the selection rests: rows passed on the way are not asked about."""
@@ -75,6 +79,7 @@ class Queries:
     _notice: Callable[[str, str], None]
     _shown: tuple[frozenset[PointerKey], frozenset[str]] | None = field(default=None, init=False)
     _related: tuple[PointerKey, int, float] | None = field(default=None, init=False)
+    _trend: tuple[PointerKey, float] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._labels = Labels(self._hub, self._state)
@@ -106,15 +111,18 @@ class Queries:
         await self._labels.learn(tenant)
         self._changed()
 
-    def related(self) -> None:
-        """Ask for the related releases of the selected row, once the selection rests on it."""
+    def selected(self) -> None:
+        """Ask for the related releases and the history of the selected row, once the selection rests on it."""
         state, row = self._state, self._state.row
         if row is None or state.screen is not Screen.TENANTS or state.link is not Link.LIVE:
             return
-        asked = self._related
+        asked, trend = self._related, self._trend
         generation, now = row.pointer.generation, state.clock()
         if state.last_key_at is not None and now - state.last_key_at < RESTS_S:
             return
+        if trend is None or trend[0] != row.key or now - trend[1] > TREND_S:
+            self._trend = (row.key, now)
+            self._start(self._learn_trend(row.key))
         if asked is None or asked[:2] != (row.key, generation) or now - asked[2] > RELATED_S:
             self._related = (row.key, generation, now)
             self._start(self._learn_related(row.key))
@@ -131,6 +139,15 @@ class Queries:
         held[key] = found
         while len(held) > RELATED_KEPT:
             del held[next(iter(held))]
+        self._changed()
+
+    async def _learn_trend(self, key: PointerKey) -> None:
+        try:
+            found = await self._api.route_history(*key, minutes=TREND_MINUTES + 1)
+        except ClientError:  # there is no line then; a hub of the version before keeps no minutes
+            self._state.trends.clear()
+        else:
+            self._state.trends = {key: found}
         self._changed()
 
     async def history(self, key: PointerKey) -> None:

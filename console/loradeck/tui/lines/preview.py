@@ -23,6 +23,7 @@ from loradeck.tui.key_checks.promote import gate_says
 from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import Keys
+from loradeck.tui.lines.trend import trend_line
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.progress import reached
 from loradeck.tui.model.sent_moves import Tell
@@ -93,6 +94,11 @@ def preview_lines(
     lines += goes_to(row, wide, _progress(state, row))
     lines.append(armed_line(state.keys, rollback, undo, width))
     lines.append(_moves(state, row))
+    if (history := state.trends.get(row.key)) is not None:
+        trend, has_room = trend_line(row, history, width), height > len(lines) + 1
+        if not has_room and state.tell is None:  # in the place of what would say that there is nothing to tell
+            return [*lines, trend]
+        lines += [trend] if has_room else []
     return [*lines, *tell_lines(state, state.tell, width, max(1, height - len(lines)))]
 
 

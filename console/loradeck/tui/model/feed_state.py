@@ -14,6 +14,7 @@ from loradeck.client.state_list import StateRead
 from loradeck.client.terminal_text import clean
 from loradeck.rules.moves.chain import ChainCheck
 from loradeck.schemas import feed
+from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import MOVES, Event
@@ -81,6 +82,9 @@ class FeedState:
     fetches: dict[Screen, Fetch] = field(default_factory=lambda: {which: Fetch() for which in FETCHED})
     related: dict[PointerKey, RelatedReleases] = field(default_factory=dict)
     """What other live releases share with a row's, of rows that were looked at."""
+
+    trends: dict[PointerKey, RouteHistory] = field(default_factory=dict)
+    """Requests by the minute of the row that is looked at."""
 
     received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
     """When a row came since the whole was listed: ("tenant", key) or ("node", name) to monotonic seconds."""

@@ -1,0 +1,24 @@
+"""History of a route: its requests by the minute, over the last week."""
+
+from pydantic import Field
+
+from loradeck.schemas.counts import WireCounts
+from loradeck.schemas.ids import Name, Wire
+
+WEEK = 7 * 24 * 60
+"""Minutes of which there is history."""
+
+
+class RouteHistory(Wire):
+    """The answer to `GET /v1/tenants/{t}/routes/{r}/history`: requests by the minute in which the hub counted them.
+
+    The minute that runs is not over; what its routers have reported last is up to a few seconds late.
+    """
+
+    tenant: Name
+    route: Name
+    at_ms: int = Field(description="hub's wall clock")
+    since: int = Field(description="first minute that was asked for, in minutes since 1970 UTC")
+    minutes: tuple[tuple[int, WireCounts], ...] = Field(
+        (), description="minute and counts, oldest first; minutes without requests are left out"
+    )

@@ -1,0 +1,74 @@
+"""A route's requests by the minute: they are in the answer before and after they are written, and outlive the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.fakes.hub_in_process import Deck, running, until
+from tests.fakes.linked_agent import FakeAgent
+
+from loradeck.hub.progress.minutes import ROWS, PendingMinutes
+from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.history import RouteHistory
+from loradeck.store.interface import Served
+
+HISTORY = "tenants/acme/routes/production/history"
+
+
+async def answered(deck: Deck) -> Counts:
+    """The sum of what the hub knows by the minute."""
+    found = RouteHistory.model_validate(await deck.ok("GET", HISTORY))
+    return sum((counts for _, counts in found.minutes), NO_COUNTS)
+
+
+async def test_requests_are_there_by_the_minute_before_they_are_written_after_and_with_the_next_hub(data: Path) -> None:
+    served = Counts.over(finished=20, checked=20, bad=3)
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = await FakeAgent(deck, "n1").join()
+        release = await deck.release()
+        await deck.promote(release)
+        figures = dict.fromkeys(("attempted", "admitted", "finished", "checked"), 20)
+        await agent.report(agent.served().model_copy(update=figures | {"bad": 3}))
+        await until(lambda: deck.hub.counts.live_total(("acme", "production"), 1, release).bad, "the report is counted")
+        await deck.hub.flush()
+        assert await answered(deck) == served
+        await deck.hub.saved_state.write_minutes(all_of_them=True)
+        assert len(deck.hub.saved_state.minutes) == 0
+        assert await answered(deck) == served
+        await agent.leave()
+    async with running(data) as deck:
+        assert await answered(deck) == served
+
+
+async def test_what_runs_is_written_where_the_hub_ends(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        one = Served(tenant="acme", route="production", release="a" * 64, counts=Counts.over(finished=7))
+        deck.hub.saved_state.minutes.add([one], deck.hub.clock.now_ms() // 60_000)
+    async with running(data) as deck:
+        assert (await answered(deck)).finished == 7
+
+
+async def test_a_route_that_does_not_exist_has_no_history_and_none_has_more_than_a_week(deck: Deck) -> None:
+    await deck.tenant()
+    assert (await deck.local.get("tenants/nobody/routes/production/history")).status_code == 404
+    assert (await deck.local.get(HISTORY, params={"minutes": 10_081})).status_code == 422
+
+
+def test_a_few_rows_are_written_at_once_of_minutes_that_are_over() -> None:
+    pending = PendingMinutes()
+    many = [
+        Served(tenant=f"t{n}", route="production", release="a" * 64, counts=Counts.over(finished=1))
+        for n in range(ROWS + 5)
+    ]
+    pending.add(many, 10)
+    pending.add(many[:3], 11)
+    first = pending.take(11)
+    assert [(minute, len(rows)) for minute, rows in first.items()] == [(10, ROWS)]
+    assert [len(rows) for rows in pending.take(11).values()] == [5]
+    assert pending.take(11) == {}
+    pending.give_back(first)
+    pending.add(many[:1], 10)
+    assert pending.of(("t0", "production")) == {10: Counts.over(finished=2), 11: Counts.over(finished=1)}
+    assert [len(rows) for rows in pending.take(12).values()] == [ROWS]
