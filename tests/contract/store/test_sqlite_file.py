@@ -89,7 +89,8 @@ def raised_by_0_1_0(path: Path) -> None:
         path, "ALTER TABLE served DROP COLUMN refused", "DROP TABLE nodes", "DROP TABLE withdrawals", "DROP TABLE audit"
     )
     raw(path, """INSERT INTO meta VALUES ('nodes', '{"n1": {"labels": {"site": "eu"}}}')""")
-    raw(path, "DROP TABLE hours", "DROP TABLE minutes", "DROP TABLE _sqlite_migrations", "PRAGMA user_version = 1")
+    raw(path, *(f"DROP TABLE {table}" for table in ("hours", "minutes", "notices", "deliveries")))
+    raw(path, "DROP TABLE _sqlite_migrations", "PRAGMA user_version = 1")
 
 
 def applied(path: Path) -> list[str]:
