@@ -109,7 +109,8 @@ async def test_a_promote_that_is_worse_than_the_release_beneath_is_rolled_back(d
     assert event.payload["evidence"]["given"] == [40, 100]
     assert event.payload["evidence"]["control"] == [1, 100]
     assert pointer(deck).held
-    assert agent.entries[pointer(deck).key].asked_again_until_ms is None  # a rollback is compared with nothing
+    await until(lambda: agent.entry.generation == pointer(deck).generation, "the node is told")
+    assert agent.entry.asked_again_until_ms is None  # a rollback is compared with nothing
 
 
 async def test_a_promote_that_is_as_bad_as_the_release_beneath_is_held_and_both_are_shown(

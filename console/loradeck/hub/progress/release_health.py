@@ -62,7 +62,7 @@ class ReleaseHealth:
         return pointer.release is not None and self._votes.is_slow(pointer.key, (pointer.generation, pointer.release))
 
     def asked_again(self, pointer: PointerState, beneath: str) -> AskedAgain | None:
-        """What the release beneath made of the current release's requests; None: it was asked none again."""
+        """The answers of the release beneath to the current release's requests; None: it was asked none again."""
         assert pointer.release is not None
         return self._votes.asked_again(pointer.key, (pointer.generation, pointer.release), beneath)
 

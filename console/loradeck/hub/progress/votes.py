@@ -211,7 +211,7 @@ class Votes:
         return NOTHING
 
     def asked_again(self, key: PointerKey, stint: Stint, beneath: str) -> AskedAgain | None:
-        """What the release beneath made of a stint's requests, on all replicas; None: it was asked none again."""
+        """The answers of the release beneath to a stint's requests, on all replicas; None: it was asked none again."""
         found = self._stints.get(key, {}).get(stint)
         total = AskedAgain(release=beneath)
         for again in found.again.values() if found is not None else ():
