@@ -36,6 +36,7 @@ SERVICES := tests/e2e tests/contract/skew tests/services
 PROVIDER_STAMP := tests/services/node_modules/.installed
 SEAWEED := .venv-seaweed
 SEAWEED_STAMP := $(SEAWEED)/.installed
+SYSTEMD_STAMP := $(VENV)/.systemd
 
 PROMETHEUS_STAMP := .prometheus/.installed
 
@@ -45,7 +46,7 @@ test test-services faults: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## what must hold, on real parts (12 minutes)
 	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
 
-test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts (12 minutes)
+test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd (13 minutes)
 	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) tests/faults/test_kill_loop.py $(ARGS)
 
 # A real OpenID Connect provider, as its lock says: 4 MB.
@@ -64,6 +65,13 @@ $(PROMETHEUS_STAMP):
 	@mkdir -p .prometheus
 	cd .prometheus && for try in 1 2 3; do apt-get download prometheus prometheus-alertmanager && break; apt-get update; done
 	cd .prometheus && for file in *.deb; do dpkg -x $$file .; done
+	@touch $@
+
+# Containers that a systemd runs, where this is root on Debian. Without them their tests are skipped, with the reason.
+$(SYSTEMD_STAMP): $(STAMP)
+	@command -v systemd-nspawn >/dev/null || { test "$$(id -u)" = 0 && { apt-get install -qq -y --no-install-recommends systemd systemd-container \
+		|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends systemd systemd-container; }; }; } \
+		|| echo "systemd-nspawn cannot be installed here: the tests of services are skipped"
 	@touch $@
 
 test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM

@@ -30,6 +30,7 @@ from loradeck.schemas.link import (
     Welcome,
 )
 from loradeck.schemas.manifest import AdapterManifest
+from loradeck.systemd.notify import Service
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.durations import Measured
@@ -171,6 +172,7 @@ class Agent:
             telemetry=self.telemetry,
             cosigner=self.cosigner,
         )
+        self.service = Service()
         self.order = NodeOrder()
         self._bases_known = asyncio.Event()
         self._stop = asyncio.Event()
@@ -197,7 +199,9 @@ class Agent:
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(task) for task in self._parts()]
+                    self.service.ready()
                     await self._stop.wait()
+                    self.service.stopping()
                     log.info("the agent ends; router, engines and executors go on")
                     for task in tasks:
                         task.cancel()
@@ -223,6 +227,7 @@ class Agent:
             self.collector.run(),
             self.collector.run_merged(),
             self.telemetry.run(),
+            self.service.feed(),
         ]
 
     async def _know_bases(self) -> None:

@@ -46,6 +46,7 @@ from loradeck.store.interface import LeaseHeld, OutcomeUnknown
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import HEAD_BYTES
 from loradeck.strangers.protocol import StrangerLimits, Strangers
+from loradeck.systemd.notify import Service
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership
@@ -335,40 +336,53 @@ async def _renew(members: Membership) -> None:
 
 
 async def _until_signalled(process: HubProcess, sockets: Sockets) -> None:
-    """Stands by, is active, and stands by again, as the lease has it."""
+    """Serves until SIGTERM or SIGINT, and tells systemd so."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, service = asyncio.Event(), Service()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_, stop.set)
+    feeding = asyncio.create_task(service.feed())
+    try:
+        await _by_turns(process, sockets, stop, service)
+    finally:
+        feeding.cancel()
+
+
+async def _by_turns(process: HubProcess, sockets: Sockets, stop: asyncio.Event, service: Service) -> None:
+    """Stands by, is active, and stands by again, as the lease has it."""
     hold: TakenLease | None
     try:
         hold = process.standby.take()
     except (LeaseHeld, OutcomeUnknown) as held:  # or the database waits for a standby that is not there
         log.info("%s", held)
-        hold = await _stood_by(process, sockets, stop)
+        hold = await _stood_by(process, sockets, stop, service)
     while hold is not None:
         hub = process.active(hold)
         async with serving(hub, sockets.again()) as ended, asyncio.TaskGroup() as group:
             renewal = group.create_task(_renew(hub.membership)) if hub.membership else None
             hub.gc_tuning.freeze()
             _say("ready", sockets)
+            service.ready()
             # Where nobody else can have taken the lease, a hub that has lost it goes on to say so.
             lost = hub.succeeded if hold.ttl_s is not None else asyncio.Event()
             await _first(stop, ended, lost)
             over = stop.is_set() or ended.is_set()
             log.info("shutting down" if over else "standing by")
+            if over:
+                service.stopping()
             if renewal is not None:
                 renewal.cancel()
-        hold = None if over else await _stood_by(process, sockets, stop)
+        hold = None if over else await _stood_by(process, sockets, stop, service)
 
 
-async def _stood_by(process: HubProcess, sockets: Sockets, stop: asyncio.Event) -> TakenLease | None:
+async def _stood_by(process: HubProcess, sockets: Sockets, stop: asyncio.Event, service: Service) -> TakenLease | None:
     """Stands by until the lease is this hub's. None: it was signalled."""
     waits, turn = process.standing_by(), asyncio.create_task(process.standby.turn())
     taken = asyncio.Event()
     turn.add_done_callback(lambda _: taken.set())
     async with _listening(waits, waits, sockets.again(), waits.run()) as ended:
         _say("standby", sockets)
+        service.ready()
         await _first(stop, ended, taken)
     if turn.done():
         return turn.result()

@@ -39,6 +39,7 @@ def test_every_command_has_help_and_the_common_options() -> None:
         "loradeck hub run",
         "loradeck hub init",
         "loradeck hub drill",
+        "loradeck hub install-service",
         "loradeck hub check-artifacts",
         "loradeck hub copy-artifacts",
         "loradeck hub migrate",

@@ -85,6 +85,59 @@ def run(ctx: click.Context, /, **settings: Any) -> None:
     _serve(**{**settings, **(ctx.obj or {})})
 
 
+@hub.command("install-service")
+@_run_options
+@click.option("--print", "show", is_flag=True, help="Only print the files.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--uninstall", is_flag=True, help="Take the service away; its data and its user stay.")
+@click.pass_context
+def install_service(ctx: click.Context, /, show: bool, dry_run: bool, uninstall: bool, **settings: Any) -> None:
+    """Install the hub as a service of systemd, with these options of `hub run`. Needs root.
+
+    It runs as a user of its own, loradeck-hub, on /var/lib/loradeck-hub unless --data names another folder. systemd
+    starts it again when it ends or hangs. Called again, it writes what has changed. Commands on this host that need the
+    hub's own socket are that user's: sudo -u loradeck-hub loradeck ...
+    """
+
+    def work() -> None:
+        from loradeck.systemd import installing, units
+
+        data = settings["data"] or Path("/var/lib") / units.HUB
+        files = units.hub_files(installing.program("loradeck"), data.absolute(), _as_given(ctx, settings))
+        if show:
+            click.echo(units.printed(files))
+        elif uninstall:
+            installing.uninstall(files, click.echo, dry_run=dry_run)
+        else:
+            installing.install(files, data.absolute(), units.HUB, click.echo, dry_run=dry_run)
+
+    exit_on_error(lambda: _as_service(work), as_json=False)
+
+
+def _as_given(ctx: click.Context, settings: dict[str, Any]) -> list[str]:
+    """The options of `hub run` that were given, as they are written; paths are absolute."""
+    found: list[str] = []
+    for option in ctx.command.params:
+        name = option.name or ""
+        source = ctx.get_parameter_source(name)
+        if name == "data" or name not in settings or source is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        value = settings[name]
+        found.append(max(option.opts, key=len))
+        if not isinstance(value, bool):
+            found.append(str(value.absolute()) if isinstance(value, Path) else str(value))
+    return found
+
+
+def _as_service(work: Callable[[], None]) -> None:
+    from loradeck.systemd.installing import ServiceFault
+
+    try:
+        work()
+    except ServiceFault as fault:
+        raise misused(fault.title, where=fault.detail, fix=fault.fix, code=fault.code) from None
+
+
 @hub.command()
 @hub_command
 async def status(s: Session) -> None:

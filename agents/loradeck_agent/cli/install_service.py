@@ -1,0 +1,58 @@
+"""`loradeck-agent install-service`."""
+
+import os
+import pwd
+from pathlib import Path
+
+import click
+
+from loradeck_agent.cli.shared import config_option
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import AgentError
+
+
+@click.command("install-service")
+@config_option
+@click.option("--print", "show", is_flag=True, help="Only print the files.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--uninstall", is_flag=True, help="Take the service away; its state and its user stay.")
+def install_service(config: AgentConfig, show: bool, dry_run: bool, uninstall: bool) -> None:
+    """Installs the agent as a service of systemd, with the router's listening socket. Needs root.
+
+    It runs as a user of its own, loradeck-agent, or as root where `user` under [jobs] names whom executors run as. The
+    router listens on a socket that systemd keeps: no restart of agent or router refuses a connection. Called again, it
+    writes what has changed; so call it again after `listen`, `state` or `user` have.
+    """
+    from loradeck.systemd import installing, units
+
+    folders = [config.state, *(engine.base for engine in config.engine), *((config.ca,) if config.ca else ())]
+    try:
+        files = units.agent_files(
+            installing.program("loradeck-agent"),
+            Path(click.get_current_context().params["config_path"]).absolute(),
+            config.state,
+            config.router.listen,
+            as_root=config.jobs.user is not None,
+            read_home=any(installing.in_home(folder) for folder in folders),
+        )
+        if show:
+            click.echo(units.printed(files))
+        elif uninstall:
+            click.echo("router, engines and jobs go on: loradeck-agent stop ends them")
+            installing.uninstall(files, click.echo, dry_run=dry_run)
+        else:
+            user = "root" if config.jobs.user is not None else units.AGENT
+            installing.install(files, config.state, user, click.echo, dry_run=dry_run)
+            if not dry_run:
+                _name_unreadable(config, user)
+    except installing.ServiceFault as fault:
+        raise AgentError(fault.code, fault.title, fault.detail, fault.fix) from fault
+
+
+def _name_unreadable(config: AgentConfig, user: str) -> None:
+    """Names the files of the configuration that the service's user has to own to read them."""
+    owner = pwd.getpwnam(user).pw_uid
+    secrets = (config.token, config.router.tls_key, *(getattr(engine, "key", None) for engine in config.engine))
+    for path in (Path(path) for path in secrets if path is not None):
+        if path.exists() and os.stat(path).st_uid != owner:
+            click.echo(f"it cannot read {path}: chown {user} {path}")

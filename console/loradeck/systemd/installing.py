@@ -1,0 +1,136 @@
+"""Writes the files of a service to this machine and has systemd read them, or takes them away. Needs root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from loradeck.schemas.fault import Fault
+from loradeck.systemd.units import UnitFile
+
+Say = Callable[[str], None]
+
+_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+
+
+class ServiceFault(Fault):
+    """A service cannot be installed. What was done before stays, and the same command goes on from there."""
+
+
+def program(name: str) -> Path:
+    """The program of this installation that a unit starts.
+
+    Raises:
+        ServiceFault: it is not there, or lies where no service may look.
+    """
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise ServiceFault("no_program", f"there is no {path}", "", "install Loradeck with pip into this environment")
+    if in_home(path):
+        raise ServiceFault(
+            "program_in_home",
+            f"{path} lies in a home",
+            "the service's own user may not look into it",
+            "install Loradeck elsewhere, for example: python3 -m venv /opt/loradeck",
+        )
+    return path
+
+
+def in_home(path: Path) -> bool:
+    """Whether a path lies in a folder that ProtectHome= hides."""
+    return any(path.is_relative_to(home) for home in _HOMES)
+
+
+def install(files: Sequence[UnitFile], state: Path, user: str, say: Say, *, dry_run: bool) -> None:
+    """Writes the files, makes the user, and enables the units; starts none. What is as it should be stays.
+
+    Args:
+        state: the service's folder, made here where systemd does not make it.
+
+    Raises:
+        ServiceFault: `needs_root`, `no_systemd` or `systemd_failed`.
+    """
+    _check(dry_run)
+    for file in files:
+        same = file.path.exists() and file.path.read_text() == file.text
+        say(f"{'unchanged' if same else 'would write' if dry_run else 'written'}: {file.path}")
+        if not same and not dry_run:
+            _write(file)
+    accounts = [str(file.path) for file in files if file.path.suffix == ".conf"]
+    units = [file.path.name for file in files if file.path.suffix != ".conf"]
+    commands = [["systemd-sysusers", *accounts], ["systemctl", "daemon-reload"], ["systemctl", "enable", *units]]
+    for command in commands:
+        say(f"{'would run' if dry_run else 'run'}: {' '.join(command)}")
+        if not dry_run:
+            _run(command)
+    if state.parent != Path("/var/lib") and not dry_run:
+        owner = pwd.getpwnam(user)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chown(state, owner.pw_uid, owner.pw_gid)
+    say(f"start it: systemctl restart {' '.join(units[::-1])}")
+
+
+def uninstall(files: Sequence[UnitFile], say: Say, *, dry_run: bool) -> None:
+    """Stops and disables the units and removes the files. State, users and settings stay.
+
+    Raises:
+        ServiceFault: as `install`.
+    """
+    _check(dry_run)
+    there = [file.path for file in files if file.path.exists()]
+    if not there:
+        say("nothing is installed")
+        return
+    units = [path.name for path in there if path.suffix != ".conf"]
+    for command in (["systemctl", "disable", "--now", *units],) if units else ():
+        say(f"{'would run' if dry_run else 'run'}: {' '.join(command)}")
+        if not dry_run:
+            _run(command)
+    for path in there:
+        say(f"{'would remove' if dry_run else 'removed'}: {path}")
+        if not dry_run:
+            path.unlink()
+    if not dry_run:
+        _run(["systemctl", "daemon-reload"])
+
+
+def _check(dry_run: bool) -> None:
+    if dry_run:
+        return
+    if os.geteuid() != 0:
+        raise ServiceFault(
+            "needs_root", "only root installs services", "", "call it with sudo, or with --dry-run or --print to look"
+        )
+    if not Path("/run/systemd/system").is_dir():
+        raise ServiceFault(
+            "no_systemd",
+            "systemd does not run this machine",
+            "/run/systemd/system is not there",
+            "use --print, and give the files to what does",
+        )
+
+
+def _write(file: UnitFile) -> None:
+    staged = file.path.with_name(f".{file.path.name}.new")
+    try:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(file.text)
+        staged.chmod(0o644)
+        staged.rename(file.path)
+    except OSError as error:
+        raise ServiceFault("not_written", f"{file.path} cannot be written", error.strerror or "", "") from error
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ServiceFault(
+            "no_systemd", f"{command[0]} is not there", error.strerror or "", "install systemd"
+        ) from error
+    if done.returncode != 0:
+        raise ServiceFault("systemd_failed", f"{' '.join(command)} failed", done.stderr.strip(), "see the reason above")

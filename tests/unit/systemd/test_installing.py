@@ -1,0 +1,62 @@
+"""Installing services: what is refused, and what the files say. A real systemd is tests/services/test_systemd.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from loradeck.cli.commands.hub import hub
+from loradeck.systemd import installing, units
+
+HUB = units.hub_files(Path("/opt/loradeck/bin/loradeck"), Path("/var/lib/loradeck-hub"), [])
+
+
+def test_without_root_nothing_is_done_and_the_way_to_look_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for work in (
+        lambda: installing.install(HUB, Path("/var/lib/loradeck-hub"), units.HUB, print, dry_run=False),
+        lambda: installing.uninstall(HUB, print, dry_run=False),
+    ):
+        with pytest.raises(installing.ServiceFault, match="needs_root") as refused:
+            work()
+        assert "--dry-run or --print" in refused.value.fix
+
+
+def test_a_dry_run_says_each_step_and_does_none(capsys: pytest.CaptureFixture[str]) -> None:
+    installing.install(HUB, Path("/var/lib/loradeck-hub"), units.HUB, print, dry_run=True)
+    said = capsys.readouterr().out
+    assert "would write: /etc/systemd/system/loradeck-hub.service" in said
+    assert "would run: systemctl enable loradeck-hub.service" in said
+    assert not Path("/etc/systemd/system/loradeck-hub.service").exists()
+
+
+def test_a_program_in_a_home_is_refused_since_no_service_may_look_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installing, "_HOMES", (Path(sys.executable).parent,))
+    with pytest.raises(installing.ServiceFault, match="program_in_home"):
+        installing.program("loradeck")
+
+
+def test_the_options_of_the_hub_stand_in_its_unit_as_they_were_given(tmp_path: Path) -> None:
+    given = ["--nodes", "[::]:7400", "--name", "the 100% hub", "--production", "--oidc", "people.toml"]
+    shown = CliRunner().invoke(hub, ["install-service", *given, "--print"])
+    assert shown.exit_code == 0, shown.output
+    (start,) = [line for line in shown.output.splitlines() if line.startswith("ExecStart=")]
+    for part in ("--data /var/lib/loradeck-hub", "--nodes '[::]:7400'", "--name 'the 100%% hub'", "--production"):
+        assert part in start
+    assert f"--oidc {Path.cwd() / 'people.toml'}" in start
+
+
+@pytest.mark.parametrize(
+    ("listen", "stream"),
+    [("127.0.0.1:7500", "127.0.0.1:7500"), ("localhost:1", "127.0.0.1:1"), ("[::]:7500", "[::]:7500")],
+)
+def test_the_routers_socket_listens_where_the_router_would(listen: str, stream: str) -> None:
+    files = units.agent_files(Path("/p"), Path("/c.toml"), Path("/srv/agent"), listen, as_root=False, read_home=True)
+    service, sock = files[1].text, files[2].text
+    assert f"ListenStream={stream}\n" in sock
+    assert "ReadWritePaths=/srv/agent\n" in service
+    assert "ProtectHome=read-only\n" in service
