@@ -227,6 +227,20 @@ def base_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None
     return {f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in shapes.items()}
 
 
+def embedding_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Shape (out, in) of a base's embedding and, unless they share their weights, of its head, by module name.
+
+    Raises:
+        BadArtifact: `wrong_base`: its config.json lacks a dimension.
+    """
+    try:
+        hidden, vocabulary = int(config["hidden_size"]), int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _wrong_base(f"the base's config.json lacks a dimension: {error!r}") from error
+    tied = bool(config.get("tie_word_embeddings", False))
+    return {"model.embed_tokens": (hidden, vocabulary)} | ({} if tied else {"lm_head": (vocabulary, hidden)})
+
+
 def lora_pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int]]:
     """Shape (out, in) of every module that has both an A and a B.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from loradeck.artifacts.adapters import base_modules, read_base_config
+from loradeck.artifacts.adapters import base_modules, embedding_modules, read_base_config
 from loradeck.artifacts.manifests import base_files
 from loradeck.artifacts.tensors import ITEM_BYTES, read_header
 from loradeck.cli.shared.exits import misused, refused
@@ -37,7 +37,10 @@ def plan() -> None:
     help="Engine that serves them.",
 )
 @click.option(
-    "--module", "modules", multiple=True, help="Target module; may be repeated. All linear layers by default."
+    "--module",
+    "modules",
+    multiple=True,
+    help="Target module; may be repeated. By default all, as for a vLLM without --lora-target-modules.",
 )
 @click.option(
     "--dtype", type=click.Choice(list(ITEMS)), default="bfloat16", show_default=True, help="Type of base and cache."
@@ -73,6 +76,7 @@ async def vram_(
     total = memory_gb * MEMORY_UNIT if memory_gb is not None else await _memory_of(s, str(node_name))
     model = await asyncio.to_thread(_described, base, ITEMS[dtype])
     shapes = vram.targeted(model["shapes"], modules)
+    whole = {} if modules else model["whole"]
     if not shapes:
         raise misused("no layer of the base has this name", where=" ".join(modules), fix="for example --module q_proj")
     cache = cache_tokens * model["token"] / tensor_parallel
@@ -81,7 +85,9 @@ async def vram_(
     rows = []
     for rank in vram.RANKS:
         if engine == "vllm":
-            one = vram.vllm_bytes(shapes, ITEMS[dtype], max_loras=1, max_rank=rank, parallel=tensor_parallel)
+            one = vram.vllm_bytes(
+                shapes, ITEMS[dtype], max_loras=1, max_rank=rank, parallel=tensor_parallel, whole=whole
+            )
         else:
             one = vram.embedded_bytes(shapes, ITEMS[dtype], [rank])
         rows.append({"rank": rank, "bytes": one, "fit": vram.slots(room, one)})
@@ -137,4 +143,4 @@ def _described(base: Path, item: int) -> dict[str, Any]:
     # A cast engine holds floats in its own type; whatever is stored smaller (quantized) stays as it is.
     weights = sum(math.prod(t.shape) * min(item, ITEM_BYTES[t.dtype]) for t in tensors)
     token = vram.token_bytes(int(config["num_hidden_layers"]), keys, head, item)
-    return {"shapes": shapes, "weights": weights, "token": token}
+    return {"shapes": shapes, "whole": embedding_modules(config), "weights": weights, "token": token}

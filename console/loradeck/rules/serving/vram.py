@@ -19,6 +19,9 @@ RANKS: tuple[Rank, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 UTILISATION = 0.9
 """Share of a GPU that vLLM takes: its default of `--gpu-memory-utilization`."""
 
+_ROW_PARALLEL = frozenset({"o_proj", "down_proj"})
+"""Layers whose inputs tensor parallelism divides; of all others it divides the outputs."""
+
 Shapes = Mapping[str, tuple[int, int]]
 """Layer name -> (out, in)."""
 
@@ -39,9 +42,23 @@ def rank_bytes(shapes: Shapes, item: int) -> int:
     return sum(out + into for out, into in shapes.values()) * item
 
 
-def vllm_bytes(shapes: Shapes, item: int, *, max_loras: int, max_rank: int, parallel: int = 1) -> int:
-    """Bytes that vLLM reserves on each GPU: max_loras x max_lora_rank x sum(in + out) x bytes / tensor parallel."""
-    return max_loras * max_rank * rank_bytes(shapes, item) // parallel
+def vllm_bytes(
+    shapes: Shapes, item: int, *, max_loras: int, max_rank: int, parallel: int = 1, whole: Shapes | None = None
+) -> int:
+    """Bytes that vLLM reserves on each GPU for `max_loras` adapters of `max_lora_rank`.
+
+    Without `--fully-sharded-loras` tensor parallelism divides half of each pair: B of layers whose outputs are divided,
+    and A of those whose inputs are (vllm/lora/layers/column_parallel_linear.py and row_parallel_linear.py of 0.32).
+
+    Args:
+        parallel: GPUs over which a layer is divided.
+        whole: layers that are laid out on each GPU undivided: the embedding and the head.
+    """
+    a_rank = sum(out + into for out, into in (whole or {}).values())
+    for name, (out, into) in shapes.items():
+        rows = name.rpartition(".")[2] in _ROW_PARALLEL
+        a_rank += (into // parallel if rows else into) + (out if rows else out // parallel)
+    return max_loras * max_rank * a_rank * item
 
 
 def embedded_bytes(shapes: Shapes, item: int, ranks: Iterable[int]) -> int:
