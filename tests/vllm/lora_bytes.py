@@ -34,7 +34,7 @@ def main(base: str, parallel: str, max_loras: str, max_rank: str) -> None:
         max_lora_rank=int(max_rank),
         max_model_len=64,
     )
-    print(json.dumps(engine.collective_rpc(allocated)))
+    print("allocated:", json.dumps(engine.collective_rpc(allocated)), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def test_the_plan_is_what_vllm_allocates(material: Material, parallel: int) -> N
         command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | vllm_server.ENV
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    allocated = json.loads(done.stdout.strip().splitlines()[-1])
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("allocated: ")]
+    allocated = json.loads(line.partition(" ")[2])
     assert len(allocated) == parallel
     for one in allocated:
         assert planned == pytest.approx(one, rel=0.03)
