@@ -64,6 +64,7 @@ LOST: dict[str, tuple[Counted, ...]] = {
         Counted("notices", "SELECT count(*) FROM notices"),
         Counted("deliveries of notices that are still to be made", "SELECT count(*) FROM deliveries"),
     ),
+    "0009_minutes": (Counted("hours of routes' counts by the minute", "SELECT count(*) FROM minutes"),),
     "0008_hours": (Counted("hours of routes' counts", "SELECT count(*) FROM hours"),),
     "0006_audit": (Counted("lines of the audit trail", "SELECT count(*) FROM audit"),),
     "0002_head": (Counted("records of who has held the lease", "SELECT count(*) FROM incarnations"),),

@@ -23,6 +23,8 @@ from loradeck.store.sqlite import SqliteStore
 
 LORADECK = Path(sys.executable).with_name("loradeck")
 NAMES = [name for name, _ in migrations.scripts()]
+LOST = ("2 hours of routes' counts by the minute", "1 hours of routes' counts")
+"""What a filled store has that there was no place for."""
 
 
 @pytest.fixture
@@ -118,10 +120,10 @@ def test_a_command_says_first_what_would_be_lost(tmp_path: Path) -> None:
     asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert asked.returncode == 2
     newer = list(reversed(NAMES[NAMES.index("0007_lease") + 1 :]))
-    planned = [*(f"would be taken back: {name}" for name in newer), "WOULD BE LOST: 1 hours of routes' counts"]
+    planned = [*(f"would be taken back: {name}" for name in newer), *(f"WOULD BE LOST: {one}" for one in LOST)]
     assert asked.stdout.splitlines() == planned
     done = subprocess.run([*command, "--yes"], capture_output=True, text=True, timeout=60, check=False)
-    made = [*(f"taken back: {name}" for name in newer), "lost: 1 hours of routes' counts"]
+    made = [*(f"taken back: {name}" for name in newer), *(f"lost: {one}" for one in LOST)]
     assert (done.returncode, done.stdout.splitlines()) == (0, made), done
     store = SqliteStore(path)
     assert everything(store) == kept
@@ -143,7 +145,7 @@ def test_a_postgresql_database_goes_back_and_up_again_but_never_from_under_a_hub
     with pytest.raises(LeaseHeld):
         downgrade(url, "0007_first", dry_run=False)
     store.close()
-    assert downgrade(url, "0007_first", dry_run=False).lost == ("1 hours of routes' counts",)
+    assert downgrade(url, "0007_first", dry_run=False).lost == LOST
     known = migrations.scripts("postgres")[:1]
     with monkeypatch.context() as patched:
         patched.setattr("loradeck.store.postgres.scripts", lambda *_: known)
