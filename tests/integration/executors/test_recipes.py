@@ -332,6 +332,22 @@ def test_rows_with_wrong_calls_or_without_refusals_are_refused(
     assert says in ended.last.message
 
 
+def test_a_call_or_its_answer_earlier_in_the_conversation_that_a_template_drops_is_refused(
+    bench: Bench, tool_bench: Bench
+) -> None:
+    earlier = [
+        {"role": "user", "content": "rain in Oslo?"},
+        call(arguments={"city": "Oslo"}),
+        {"role": "tool", "content": "no rain"},
+    ]
+    row = {"messages": earlier, "answer": "It is dry."}
+    ended = bench.train([row])
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "template_no_tools")
+    assert "line 1" in ended.last.message
+    assert "'weather'" in ended.last.message
+    assert tool_bench.train([row], steps=1).status == EXIT_OK
+
+
 def test_tool_calls_on_a_base_whose_template_knows_no_tools_are_refused(bench: Bench) -> None:
     ended = bench.train(GOOD, **TOOLS)
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "template_no_tools")

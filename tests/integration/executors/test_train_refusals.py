@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.fakes.word_model import TEMPLATE, write_base
 from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
 
@@ -117,9 +119,13 @@ def test_a_template_that_adds_what_the_tokenizer_leaves_out_is_fine(tmp_path: Pa
     assert bench.train([{"prompt": "w1 w2", "answer": "w3"}], steps=1, rank=2).status == EXIT_OK
 
 
-def test_a_padding_token_that_ends_answers_is_refused(other_base: Any) -> None:
-    """transformers#48016: pad among the eos tokens took a benchmark from 76 to 0."""
-    assert "padding token 0" in refused(other_base(generation={"eos_token_id": [2, 0]}).train(ROWS), "pad_in_eos")
+def test_a_padding_token_among_those_that_end_answers_changes_nothing(bench: Bench, other_base: Any) -> None:
+    """As all of Qwen have it. Masks go by position; transformers#48016: by the token, a benchmark fell from 76 to 0."""
+    rows = [{"prompt": "ping", "answer": "pong"}, {"prompt": "ping again, at length", "answer": "pong and pong"}]
+    usual, other = bench.train(rows), other_base(generation={"eos_token_id": [2, 0]}).train(rows)
+    weights = [load_file(ended.out / "adapter_model.safetensors") for ended in (usual, other)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_an_engine_that_would_stop_at_another_token_is_refused(other_base: Any) -> None:

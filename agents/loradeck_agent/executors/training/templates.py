@@ -38,8 +38,8 @@ def check_base(base: Base, spec: TrainSpec) -> None:
     """Checks that the base's tokens and chat template can be trained with.
 
     Raises:
-        BadSpec: `no_template`; `template_drift`: it is another template than the recipe names; `pad_in_eos`: padding
-            would end an answer, or the end would be masked as padding; `eos_mismatch`: engines stop at another token.
+        BadSpec: `no_template`; `template_drift`: it is another template than the recipe names; `eos_mismatch`:
+            engines stop at another token.
     """
     template = base.tokenizer.chat_template
     if not isinstance(template, str):
@@ -53,8 +53,6 @@ def check_base(base: Base, spec: TrainSpec) -> None:
         )
     ends = base.model.generation_config.eos_token_id
     stops = set(ends) if isinstance(ends, list) else {ends} - {None}
-    if base.pad in stops | {base.eos}:
-        raise BadSpec("pad_in_eos", f"the padding token {base.pad} is one that ends an answer ({sorted(stops)})")
     if stops and base.eos not in stops:
         raise BadSpec(
             "eos_mismatch", f"the tokenizer ends an answer with {base.eos}, engines would stop at {sorted(stops)}"
@@ -99,6 +97,11 @@ def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
     prompt = str(template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
     if tools:
         _check_tools(base, lesson, prompt)
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            _check_call(lesson, call, prompt)
+        if message["role"] == "tool" and str(message.get("content", "")).strip() not in prompt:
+            raise BadSpec("template_no_tools", f"{lesson.where}: the template does not write what a tool has answered")
     whole = str(template([*messages, answer], tools=tools, tokenize=False))
     end = base.tokenizer.eos_token
     text, found, rest = whole[len(prompt) :].partition(end)
