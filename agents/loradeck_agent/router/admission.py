@@ -17,6 +17,7 @@ from functools import lru_cache
 from loradeck.rules.quality.sampling import checked_share
 from loradeck.rules.serving import arms
 from loradeck.rules.serving import flip as rules
+from loradeck.rules.serving.router_handover import Stage
 from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
@@ -137,8 +138,8 @@ class Admission:
         self._turn = 0
         self._fences = Fences()
         self._routes_by_caller: dict[str, set[PointerKey]] = {}
-        self.handed_over = False
-        """Whether another router has the right to admit: this one only ends what it has admitted."""
+        self.stage = Stage.SERVING
+        """Whether this router has the right to admit, by `rules.serving.router_handover`."""
         self.cuts: dict[PointerKey, tuple[str, ...]] | None = None
         """Where a router before this one drains: the routes that were cut here and not there yet, with the releases
         that stay."""
@@ -286,6 +287,11 @@ class Admission:
             self.cut(key, stays)
             if self.cuts is not None:
                 self.cuts[key] = stays
+
+    def answering(self, key: PointerKey) -> set[str]:
+        """Releases of a route's answers that are under way and were not cut."""
+        route = self._routes.get(key)
+        return {at.row.release for at in (route.open if route is not None else ()) if not at.cut}
 
     def cut(self, key: PointerKey, stays: Container[str]) -> None:
         """Cuts a route's answers under way but for those of the releases that stay."""

@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from loradeck.rules.serving.router_handover import may_acknowledge, may_admit
 from loradeck.schemas.link import Ack, TraceAsk, TraceRows, Traffic
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
@@ -27,6 +28,8 @@ from loradeck_agent.router.table import Contents, TableFault
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.router.wire import (
     Acks,
+    AllAnswering,
+    Answering,
     Cuts,
     Engines,
     HandOver,
@@ -105,9 +108,10 @@ class Control:
     ) -> web.StreamResponse:
         if self.asks_user and _peer(request) not in (os.geteuid(), 0):
             return _problem(403, "forbidden", "This socket is for the agent.", "another user called", "See `status`.")
-        if self._admission.handed_over is not request.path.startswith(_DRAIN):
+        serves = may_admit(self._admission.stage)
+        if serves is request.path.startswith(_DRAIN):
             return _refused(HANDED_OVER)
-        if not self._admission.handed_over:
+        if serves:
             self._hub_silence.agent_called()
         try:
             return await handler(request)
@@ -184,9 +188,13 @@ class Control:
         return _answer(RouterStats(boot=self._boot, traffic=rows))
 
     async def _cut(self, request: web.Request) -> web.Response:
+        answers = []
         for cut in Cuts.model_validate_json(await request.read()).routes:
-            self._admission.cut((cut.tenant, cut.route), cut.stays)
-        return _json({})
+            key = (cut.tenant, cut.route)
+            self._admission.cut(key, cut.stays)
+            left = tuple(sorted(self._admission.answering(key)))
+            answers.append(Answering(tenant=cut.tenant, route=cut.route, releases=left))
+        return _answer(AllAnswering(routes=tuple(answers)))
 
     # ---- changing ------------------------------------------------------------------------------------------
 
@@ -216,9 +224,16 @@ class Control:
     async def _cut_elsewhere(self) -> None:
         """Has the router that drains cut what was cut here. Before that nothing is acknowledged, to nobody."""
         async with self._cutting:
-            if self.predecessor is not None and (cuts := self._admission.cuts):
-                self._admission.cuts = {}
-                await self.predecessor.cut(cuts)
+            if self.predecessor is None or not (cuts := self._admission.cuts):
+                return
+            self._admission.cuts = {}
+            answering, held = await self.predecessor.cut(cuts), self._held
+            for entry in (held.entries[key] for key in cuts):
+                force = held.in_force.get(entry.key)
+                flipped = force is not None and force.is_of(entry, entry.current)
+                by = answering.get(entry.key, ())
+                if flipped and not may_acknowledge(self._admission.stage, entry, [by]):
+                    await self.predecessor.end(f"{'/'.join(entry.key)} is still answered by {', '.join(by)}")
 
     async def _hub(self, request: web.Request) -> web.Response:
         contact = HubLink.model_validate_json(await request.read())

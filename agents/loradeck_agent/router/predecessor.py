@@ -15,12 +15,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Traffic
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply, problem_of
 from loradeck_agent.host.state_folder import holder_of
-from loradeck_agent.router.wire import Cut, Cuts, HandOver, RouterStats
+from loradeck_agent.router.wire import AllAnswering, Cut, Cuts, HandOver, RouterStats
 
 log = logging.getLogger(__name__)
 
@@ -83,17 +85,29 @@ class Predecessor:
         os.close(watch)
         return None
 
-    async def cut(self, stays: Mapping[PointerKey, tuple[str, ...]]) -> None:
-        """Has it cut these routes' answers but for those of the releases that stay. One that does not is ended."""
+    async def cut(self, stays: Mapping[PointerKey, tuple[str, ...]]) -> dict[PointerKey, tuple[str, ...]]:
+        """Has it cut these routes' answers but for those of the releases that stay. One that does not is ended.
+
+        Returns the releases that it still answers with, by route.
+        """
         routes = tuple(Cut(tenant=tenant, route=route, stays=kept) for (tenant, route), kept in stays.items())
         try:
-            await self._call("POST", "/control/drain/cut", Cuts(routes=routes).model_dump_json().encode(), CUT_S)
-        except AgentError as error:
-            if not self.ended.is_set():
-                log.error("the router that drains (pid %d) does not cut and is ended: %s", self.pid, error)
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._watch, signal.SIGKILL)
-                await self.ended.wait()
+            reply = await self._call(
+                "POST", "/control/drain/cut", Cuts(routes=routes).model_dump_json().encode(), CUT_S
+            )
+            answering = AllAnswering.model_validate_json(reply.body).routes
+        except (AgentError, ValidationError) as error:
+            await self.end(str(error))
+            return {}
+        return {(one.tenant, one.route): one.releases for one in answering}
+
+    async def end(self, why: str) -> None:
+        """Ends it, and its answers with it."""
+        if not self.ended.is_set():
+            log.error("the router that drains (pid %d) does not cut and is ended: %s", self.pid, why)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._watch, signal.SIGKILL)
+            await self.ended.wait()
 
     async def streams(self) -> tuple[Traffic, ...]:
         """Counters of its answers under way, as far as it last said them; none of them once it has ended."""

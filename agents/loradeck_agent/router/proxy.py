@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP
 from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
@@ -86,8 +87,8 @@ class Proxy:
         """Answers one request, or has the router after this one answer it."""
         self.under_way += 1
         try:
-            response = await (self._pass_on(request) if self._admission.handed_over else self._handle(request))
-            if self._admission.handed_over and not response.prepared:
+            response = await (self._handle(request) if may_admit(self._admission.stage) else self._pass_on(request))
+            if not response.prepared and not may_admit(self._admission.stage):
                 response.force_close()
             return response
         finally:
@@ -160,7 +161,7 @@ class Proxy:
         )
         failed: EnginePool | None = None
         for _ in range(LOOK_UPS):
-            if self._admission.handed_over:
+            if not may_admit(self._admission.stage):
                 return await self._pass_on(request)
             found = self._admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
             if isinstance(found, Refusal):
@@ -301,7 +302,7 @@ class Proxy:
                 if not response.prepared:
                     row.first_token_ns = time.monotonic_ns()
                     admitted.target.counter.first_token(row)
-                    if self._admission.handed_over:
+                    if not may_admit(self._admission.stage):
                         response.force_close()
                     await response.prepare(request)
                 await response.write(chunk)

@@ -17,6 +17,7 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from loradeck.rules.serving.router_handover import may_give_back, stage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP, KeyLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
@@ -102,6 +103,7 @@ class Router:
         self._successor = Successor(self._passed_on)
         self._admission = Admission(self._hub_silence, self._stats)
         self._admission.beneath_left = self._again.end
+        self._admission.stage = stage(locked=not takes_over, read=not takes_over, gave_back=False)
         self.switch = Switch(self._table, self._admission, self._replicas)
         self.control = Control(
             self.boot,
@@ -219,6 +221,7 @@ class Router:
             self._table.take()
             self._hub_silence.start()
             self.switch.catch_up(read)
+        self._admission.stage = stage(locked=True, read=True, gave_back=False)
         self._tasks.append(asyncio.create_task(self.switch.keep_mending()))
 
     def _found_draining(self) -> Predecessor | None:
@@ -254,7 +257,7 @@ class Router:
         """
         if time.monotonic_ns() > asked.until_ns:
             raise _not_now("the router that asked has given up", "start another one")
-        if self._table.volatile or self._table.trouble:
+        if not may_give_back(self._admission.stage, self._table.volatile) or self._table.trouble:
             raise _not_now(f"what is in memory alone cannot be handed over: {self._table.trouble}", "repair the disk")
         lock = open_lock(self._state / DRAIN_LOCK)
         try:
@@ -269,7 +272,7 @@ class Router:
                 raise _not_now("the router before this one still ends what it admitted", "wait for its end") from error
             raise _not_now(f"the disk: {error.strerror}", "repair the disk") from error
         self._drain_lock = lock
-        self._admission.handed_over = True
+        self._admission.stage = stage(locked=False, read=True, gave_back=True)
         self._again.end_all()  # from here on this router is told of no move
         self._accept_no_more()
         for task in self._tasks:

@@ -7,6 +7,7 @@ import functools
 import logging
 import resource
 
+from loradeck.rules.serving.router_handover import may_admit
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.failed_logins import FailedLogins
 from loradeck.strangers.head import BadHead, RequestHead
@@ -32,7 +33,7 @@ def strangers(
         limits = StrangerLimits.under(files, files // 2)
 
     def judge(head: RequestHead, transport: asyncio.BaseTransport) -> Answer | None:
-        if head.bearer is not None and (admission.handed_over or admission.tenants_of(head.bearer)):
+        if head.bearer is not None and (not may_admit(admission.stage) or admission.tenants_of(head.bearer)):
             return None  # once handed over, the router that has the right to admit judges it
         if head.method == "GET" and head.target == "/healthz":
             return _ALIVE

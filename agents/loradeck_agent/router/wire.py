@@ -112,6 +112,20 @@ class Cuts(Wire):
     routes: tuple[Cut, ...]
 
 
+class Answering(Wire):
+    """The releases of a route's answers that are under way."""
+
+    tenant: Name
+    route: Name
+    releases: tuple[Digest, ...]
+
+
+class AllAnswering(Wire):
+    """Answer to `POST /control/drain/cut`: what is still under way of the routes that were cut."""
+
+    routes: tuple[Answering, ...]
+
+
 class Acks(Wire):
     """Answer to a call that changes the table: how each engine concerned stands now."""
 

@@ -235,6 +235,23 @@ async def test_an_old_router_that_does_not_cut_is_ended_before_the_flip_is_ackno
         await asyncio.wait_for(answer, 10)
 
 
+async def test_an_old_router_that_says_that_it_still_answers_is_ended_too(stopped: Running, engine: Upstream) -> None:
+    stopped.hold()
+    await stopped.spawn(module="tests.integration.router.does_not_cut")
+    await stopped.until_up()
+    node = Node(stopped)
+    await stopped.engines(("e0", engine.socket, RELEASES))
+    await node.give(entry(RELEASES[1], 1, streams=Streams.CUT))
+    async with _long_stream(node, engine) as answer:
+        old, new = await stopped.succeed()
+        await node.until_holder(new.pid)
+        (ack,) = (await node.give(entry(RELEASES[2], 2, streams=Streams.CUT))).acks
+        assert ack.state.value == "flipped"
+        assert await asyncio.wait_for(old.wait(), 10) == -signal.SIGKILL
+        await asyncio.wait_for(answer, 10)
+    node.control.close()
+
+
 async def test_a_new_router_that_crashes_at_its_start_leaves_the_old_one_serving(node: Node, tmp_path: Path) -> None:
     async with Callers(node) as callers:
         await callers.some()
