@@ -121,6 +121,6 @@ def downgrade(where: str, to: str, *, dry_run: bool) -> Downgrade:
 
 
 def _counted(connection: Connection, steps: tuple[str, ...], rows: dict[str, tuple[Counted, ...]]) -> list[str]:
-    """What is there of what the steps' queries count: "3 lines of the audit trail"."""
+    """Lists what there is of what the steps' queries count: "3 lines of the audit trail"."""
     found = [(connection.execute(query).fetchone()[0], what) for name in steps for what, query in rows.get(name, ())]
     return [f"{count} {what}" for count, what in found if count]

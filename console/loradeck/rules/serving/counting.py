@@ -44,7 +44,7 @@ pointers: some hundred of them on a node take so long.
 
 
 def ages(replicas: Iterable[ReplicaRow]) -> tuple[float | None, float | None]:
-    """How old a row's counts are, in seconds: that of the flipped replicas, and that of the proven ones; None: of none.
+    """Measures how old a row's counts are, in seconds: of its flipped replicas, and of its proven ones; None: of none.
 
     A flip is as old as the last word of the quietest node that is counted, a proof as the oldest that is counted.
     """
