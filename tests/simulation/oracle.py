@@ -517,6 +517,8 @@ class Oracle:
                     continue
                 if router is None or not router.serving or not router.process.alive:
                     return f"{name} has no router"
+                if name not in hub.fleet.nodes:
+                    return f"{name} has not said hello to the hub"
                 held = router.table.contents
                 mine = held.entries.get(key)
                 # A hub that starts gives its entries the rev at which it started: one that lost it has the same entry.
