@@ -323,6 +323,9 @@ class SimPath(PurePosixPath):
     def read_bytes(self) -> bytes:
         return bytes(self._inode().data)
 
+    def read_text(self) -> str:
+        return self.read_bytes().decode()
+
     def write_text(self, text: str) -> int:
         process, disk = here()
         disk.may_write()
