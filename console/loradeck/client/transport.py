@@ -124,7 +124,8 @@ class Transport:
             headers["content-type"] = "application/json"
         sent = {k: v for k, v in (params or {}).items() if v is not None}
         timeout = httpx.Timeout(READ_S + extra_s, connect=CONNECT_S)
-        attempts = 2 if (method in ("GET", "HEAD") if repeatable is None else repeatable) else 1
+        repeats = method in ("GET", "HEAD") if repeatable is None else repeatable
+        attempts = 2 if repeats else 1
         search = _Search(self._hubs)
         while True:
             attempts -= 1
@@ -135,16 +136,13 @@ class Transport:
                 )
             except httpx.TransportError as error:
                 trouble = self.trouble(error)
-                if await search.goes_on(self.where, trouble, sent=isinstance(trouble, AnswerLost)):
+                lost = isinstance(trouble, AnswerLost)
+                if await search.goes_on(self.where, trouble, sent=lost and not repeats):
                     attempts += 1
                     continue
-                if (
-                    isinstance(trouble, AnswerLost)
-                    and attempts
-                    and (self._hubs_beside or not isinstance(error, httpx.TimeoutException))
-                ):
+                if lost and attempts and not isinstance(error, httpx.TimeoutException):
                     continue
-                if isinstance(trouble, AnswerLost) and method in ("GET", "HEAD"):
+                if lost and method in ("GET", "HEAD"):
                     raise HubUnreachable(trouble.title, detail=trouble.detail, fix=trouble.fix) from None
                 raise search.failed(trouble) from None
             if answer.is_success:

@@ -130,6 +130,23 @@ async def test_a_request_that_may_have_arrived_is_not_sent_elsewhere_and_the_nex
     await made.aclose()
 
 
+async def test_what_may_be_repeated_is_asked_for_until_a_hub_is_active_behind_proxies_that_break_off(
+    fleet: Fleet,
+) -> None:
+    rounds = 0
+
+    def at_last() -> httpx.Response:
+        nonlocal rounds
+        rounds += 1
+        return active() if rounds == 3 else stands_by()()
+
+    fleet.said = {A: broken, B: at_last, C: broken}  # a proxy takes the connection of a hub that is away
+    made = fleet.transport()
+    assert await made.request("GET", "x")
+    assert fleet.asked == [A, B, C] * 2 + [A, B]
+    await made.aclose()
+
+
 async def test_where_none_is_active_all_are_named_with_what_they_said(fleet: Fleet) -> None:
     fleet.said = {A: away, B: stands_by(), C: away}
     made = fleet.transport()
