@@ -40,6 +40,12 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def test_every_migration_but_the_first_has_a_way_back() -> None:
+    for dialect in ("", "postgres"):
+        names = [name for name, _ in migrations.scripts(dialect)]
+        assert sorted(migrations.downs(dialect)) == names[1:]
+
+
 def schema(path: Path) -> dict[str, list[tuple[str, str, int, object, int, int]]]:
     """The columns of every table, whatever their order."""
     connection = sqlite3.connect(path)

@@ -17,6 +17,7 @@ from loradeck.schemas.jobs import Job, JobState, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.training import Weights
 from loradeck.store import database, migrations
+from loradeck.store.downgrade import downgrade
 from loradeck.store.interface import StoreError, Unusable
 from loradeck.store.sqlite import SqliteStore
 
@@ -81,15 +82,8 @@ def test_a_hub_runs_on_the_interpreters_sqlite_and_no_second_program_can_open_it
 
 def raised_by_0_1_0(path: Path) -> None:
     """Makes the database what version 0.1.0 wrote: its schema by number, and no table of migrations."""
-    lease = "CREATE TABLE lease AS SELECT one, epoch, name AS holder FROM head"
-    raw(path, lease, "DROP TABLE head", "DROP TABLE incarnations")
-    for name, earlier in (("finished", "requests"), ("failed", "errors")):
-        raw(path, f"ALTER TABLE served RENAME COLUMN {name} TO {earlier}")
-    raw(
-        path, "ALTER TABLE served DROP COLUMN refused", "DROP TABLE nodes", "DROP TABLE withdrawals", "DROP TABLE audit"
-    )
-    raw(path, """INSERT INTO meta VALUES ('nodes', '{"n1": {"labels": {"site": "eu"}}}')""")
-    raw(path, *(f"DROP TABLE {table}" for table in ("hours", "minutes", "notices", "deliveries")))
+    raw(path, """INSERT INTO nodes VALUES ('n1', '{"labels": {"site": "eu"}}')""")
+    downgrade(str(path), "0001_first", dry_run=False)
     raw(path, "DROP TABLE _sqlite_migrations", "PRAGMA user_version = 1")
 
 
