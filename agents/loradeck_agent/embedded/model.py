@@ -21,6 +21,13 @@ def pad_token(tokenizer: Any) -> int:
     return 0 if eos != 0 else 1
 
 
+def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens at which an engine ends an answer: of the base's generation settings, and the tokenizer's own."""
+    named = model.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    return frozenset(int(end) for end in (*ends, tokenizer.eos_token_id) if end is not None)
+
+
 def load_model(base: Path, dtype: str, threads: int, max_length: int) -> LoadedModel:
     """Reads the base, takes its digest and starts the inference thread.
 
@@ -35,4 +42,4 @@ def load_model(base: Path, dtype: str, threads: int, max_length: int) -> LoadedM
     inference = Inference(model, pad_token(tokenizer), threads)
     inference.start()
     length = min(max_length, int(model.config.max_position_embeddings))
-    return LoadedModel(inference, tokenizer, digest, length, frozenset({int(tokenizer.eos_token_id)}))
+    return LoadedModel(inference, tokenizer, digest, length, stop_tokens(model, tokenizer))

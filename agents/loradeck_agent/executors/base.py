@@ -1,11 +1,13 @@
 """The base model that an executor works on, loaded in fp32 after its files were compared with the spec's digest."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loradeck.artifacts import BadArtifact, base_manifest
@@ -14,10 +16,18 @@ from loradeck_agent.embedded.model import pad_token
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import Conversation
 
+NO_THOUGHT = re.compile(r"\A\s*(?:<think>)?\s*</think>\s*")
+"""The empty thought that templates of thinking models write before an answer; the prompt may have opened it."""
+
 
 @dataclass
 class Base:
-    """A base model in memory, fp32, with its tokenizer. `pad` is never the end-of-answer token `eos`."""
+    """A base model in memory, fp32, with its tokenizer.
+
+    Attributes:
+        eos: the token with which the base's chat template ends an answer.
+        pad: never the tokenizer's own end token.
+    """
 
     model: Any
     tokenizer: Any
@@ -33,9 +43,10 @@ class Base:
         return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.eos]
 
     def text(self, tokens: list[int]) -> str:
-        """Decodes an answer's tokens to text, without the token that ended it."""
+        """Decodes an answer's tokens to text, without the token that ended it and an empty thought before it."""
         answer = tokens[:-1] if tokens and tokens[-1] == self.eos else tokens
-        return str(self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return NO_THOUGHT.sub("", str(text))
 
 
 def load_base(spec: ExecutorSpec) -> Base:
@@ -60,4 +71,21 @@ def read_base(folder: Path) -> Base:
     transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return Base(model, tokenizer, int(tokenizer.eos_token_id), pad_token(tokenizer))
+    return Base(model, tokenizer, turn_end(tokenizer), pad_token(tokenizer))
+
+
+def turn_end(tokenizer: Any) -> int:
+    """The special token that the chat template writes after an answer, which need not be the tokenizer's end token.
+
+    The tokenizer's own where there is no template, or none of its tokens follows an answer.
+    """
+    if not isinstance(tokenizer.chat_template, str):
+        return int(tokenizer.eos_token_id)
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except TemplateError:
+        return int(tokenizer.eos_token_id)  # whoever asks for more by this template is refused
+    rest = text[text.rindex("answer") + len("answer") :] if "answer" in text else ""
+    first = next(iter(tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"]), None)
+    return int(tokenizer.eos_token_id) if first is None or first not in tokenizer.all_special_ids else int(first)

@@ -99,7 +99,7 @@ def test_another_template_than_the_one_the_rows_were_written_for_is_refused(benc
     ("template", "says"),
     [
         ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content|trim }}<|im_end|>\n{% endfor %}", "as 'pong'"),
-        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|endoftext|>\n{% endfor %}", "does not end"),
+        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}", "does not end"),
         ("{% for m in messages %}{{ loop.length }}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}",
          "changes the prompt once"),
     ],
@@ -129,7 +129,10 @@ def test_a_padding_token_among_those_that_end_answers_changes_nothing(bench: Ben
 
 
 def test_an_engine_that_would_stop_at_another_token_is_refused(other_base: Any) -> None:
-    assert "stop at [7]" in refused(other_base(generation={"eos_token_id": 7}).train(ROWS), "eos_mismatch")
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|endoftext|>\n{% endfor %}"
+    assert "stop at [2]" in refused(other_base(template).train(ROWS), "eos_mismatch")
+    # As vLLM does, engines stop at the tokenizer's own end token beside those that the generation settings name.
+    assert other_base(generation={"eos_token_id": 7}).train(ROWS).status == EXIT_OK
 
 
 def test_a_changed_template_makes_another_base(bench: Bench, other_base: Any) -> None:

@@ -8,8 +8,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
+
 from loradeck.schemas.jobs import TrainSpec
-from loradeck_agent.executors.base import Base
+from loradeck_agent.embedded.model import stop_tokens
+from loradeck_agent.executors.base import NO_THOUGHT, Base
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.training.training_rows import Lesson, Message
 
@@ -51,11 +54,10 @@ def check_base(base: Base, spec: TrainSpec) -> None:
             f"the rows were written for the chat template {spec.chat_template}, the base has {found}; "
             "look at what changed, then name the new one in chat_template",
         )
-    ends = base.model.generation_config.eos_token_id
-    stops = set(ends) if isinstance(ends, list) else {ends} - {None}
-    if stops and base.eos not in stops:
+    stops = stop_tokens(base.model, base.tokenizer)
+    if base.eos not in stops:
         raise BadSpec(
-            "eos_mismatch", f"the tokenizer ends an answer with {base.eos}, engines would stop at {sorted(stops)}"
+            "eos_mismatch", f"the chat template ends an answer with {base.eos}, engines would stop at {sorted(stops)}"
         )
 
 
@@ -94,7 +96,11 @@ def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
     """
     messages, tools = list(lesson.prompt), list(lesson.tools) or None
     template = base.tokenizer.apply_chat_template
-    prompt = str(template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
+    try:
+        prompt = str(template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
+        whole = str(template([*messages, answer], tools=tools, tokenize=False))
+    except TemplateError as error:
+        raise BadSpec("template_drift", f"{lesson.where}: the base's chat template refuses the row: {error}") from error
     if tools:
         _check_tools(base, lesson, prompt)
     for message in messages:
@@ -102,18 +108,18 @@ def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
             _check_call(lesson, call, prompt)
         if message["role"] == "tool" and str(message.get("content", "")).strip() not in prompt:
             raise BadSpec("template_no_tools", f"{lesson.where}: the template does not write what a tool has answered")
-    whole = str(template([*messages, answer], tools=tools, tokenize=False))
-    end = base.tokenizer.eos_token
+    end = str(base.tokenizer.convert_ids_to_tokens(base.eos))
     text, found, rest = whole[len(prompt) :].partition(end)
     if not whole.startswith(prompt):
         raise BadSpec("template_drift", f"{lesson.where}: the template changes the prompt once an answer follows it")
-    if not found or rest.strip():
+    if not found or rest.strip() not in ("", base.tokenizer.eos_token):
         raise BadSpec("template_drift", f"{lesson.where}: the template does not end the answer with {end!r}")
     for call in answer.get("tool_calls") or ():
         _check_call(lesson, call, text)
     # Tokens are compared where the texts differ: to some tokenizers a space at the end is nothing.
     if not answer.get("tool_calls") and text != answer["content"]:
-        if base.answer_ids(text) == base.answer_ids(answer["content"]):
+        # A thinking model's template writes an empty thought: what is trained is to answer without one.
+        if base.answer_ids(NO_THOUGHT.sub("", text)) == base.answer_ids(answer["content"]):
             return prompt, text
         raise BadSpec(
             "template_drift",
