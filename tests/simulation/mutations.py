@@ -23,6 +23,7 @@ from loradeck.rules.moves import rollback_target, rollbacks
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.quality import health
 from loradeck.rules.serving import arms, gateway
+from loradeck.rules.serving.router_handover import Stage
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import TableEntry
 from loradeck.store import sql_records
@@ -224,7 +225,7 @@ def _admitting_drainer() -> list[Patch]:
 
     def hand_over(self: Router, asked: Any) -> None:
         real(self, asked)
-        self._admission.handed_over = False
+        self._admission.stage = Stage.SERVING
 
     real = Router.hand_over
     return [(Router, "hand_over", hand_over)]

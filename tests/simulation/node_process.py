@@ -20,6 +20,7 @@ from tests.simulation.gateway_wire import Asked, Began
 from tests.simulation.hub_process import BASE, HUBS, token_of, zone_of
 from tests.simulation.network import Host, Server
 
+from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.telemetry import NvmlState
@@ -288,7 +289,7 @@ class RouterProcess:
                 raise Unreachable("router", "connection reset")
             await asyncio.wait([rest])
             return Began()
-        if self.admission.handed_over:
+        if not may_admit(self.admission.stage):
             network = self.process.host.network
             return await network.call(self.node.name, "passed on", method, path, body, timeout=30)  # type: ignore[no-any-return]
         asked: Asked = body
@@ -311,7 +312,7 @@ class RouterProcess:
 
     def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal | None:
         """Admits one request of a user, which is answered at once. None: it has handed over, and nobody serves yet."""
-        if self.admission.handed_over:
+        if not may_admit(self.admission.stage):
             now = self.node.router
             return now.admit(key, user) if now is not None and now is not self and now.answers_now else None
         asyncio.events._set_running_loop(self.process)

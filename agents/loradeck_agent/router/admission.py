@@ -21,7 +21,7 @@ from loradeck.rules.serving.router_handover import Stage
 from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import Callers, ResponseChecks, Streams
+from loradeck.schemas.route import Callers, ResponseChecks, RouteResidency, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.cohort_keys import caller_digest
 from loradeck_agent.router.counters import Counter, End, Stats
@@ -281,9 +281,7 @@ class Admission:
             self.beneath_left(key)
         if isinstance(plan, Plan):
             route.replica = plan.targets[0].replica.name
-        if isinstance(plan, Plan) and plan.entry.streams is Streams.CUT:
-            candidate = plan.entry.candidate if plan.exact else None
-            stays = (plan.release, candidate.release.id if candidate is not None else plan.release)
+        if entry.streams is Streams.CUT and (stays := _stays(entry, plan)):
             self.cut(key, stays)
             if self.cuts is not None:
                 self.cuts[key] = stays
@@ -389,6 +387,16 @@ def _beneath(plan: Plan | Refusal) -> list[object]:
     asked = [t.beneath for t in plan.targets if t.beneath is not None] if isinstance(plan, Plan) else []
     fence = plan.entry.fence if isinstance(plan, Plan) else None
     return [(fence, beneath.release, beneath.replica) for beneath in asked]
+
+
+def _stays(entry: TableEntry, plan: Plan | Refusal) -> tuple[str, ...]:
+    """The releases whose answers go on where a route cuts those of a left one; (): no release was left."""
+    arms = (entry.candidate.release.id,) if entry.candidate is not None else ()
+    if isinstance(plan, Plan):
+        return (plan.release, *(arms if plan.exact else ()))
+    if entry.residency is RouteResidency.ALWAYS or entry.current is None or entry.suspended:
+        return ()
+    return (entry.current.id, *arms)  # on demand a release is left with the move, though the next is yet to be loaded
 
 
 def _arm(live: Plan, candidate: Plan, cohort: Cohort, stale_s: float | None) -> Plan:

@@ -225,10 +225,14 @@ class Router:
         self._tasks.append(asyncio.create_task(self.switch.keep_mending()))
 
     def _found_draining(self) -> Predecessor | None:
-        """The router before this one, where it drains: from here on it is told what to cut."""
+        """The router before this one, where it drains: it is told what to cut before anything is acknowledged.
+
+        That is more than what is cut from here on: one between the two may have ended before it said so.
+        """
         predecessor = Predecessor.find(self._state)
         if predecessor is not None:
             self.control.predecessor, self._admission.cuts = predecessor, {}
+            self.switch.cut_again()
         return predecessor
 
     async def _attend(self, predecessor: Predecessor, callers: web.Server) -> None:

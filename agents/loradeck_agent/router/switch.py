@@ -19,7 +19,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.route import RouteResidency, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission, untold
 from loradeck_agent.router.engine_pools import EnginePool, Replicas
@@ -109,6 +109,12 @@ class Switch:
             was, now = ((c.entries.get(key), c.pins.get(key), c.in_force.get(key)) for c in (read, held))
             if moved or was != now:
                 self._admission.set_callers(key, was[0].keys if was[0] else (), entry.keys)
+                self._recompile(key)
+
+    def cut_again(self) -> None:
+        """Cuts what each entry has left once more, where a router before this one goes on answering by it."""
+        for key, entry in self._held.entries.items():
+            if entry.streams is Streams.CUT:
                 self._recompile(key)
 
     @property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from tests.integration.router.running import KEY, Answer, Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.route import BODY_CAP, Streams
+from loradeck.schemas.route import BODY_CAP, RouteResidency, Streams
 from loradeck_agent.router import proxy
 
 V1, V2 = release("v1"), release("v2")
@@ -356,6 +357,21 @@ async def test_under_policy_cut_a_stream_ends_and_an_unsent_answer_comes_from_th
     await until(lambda: engine.dropped == 2)
     by_release = {c["release"]: (c["finished"], c["errors"], c["streams"]) for c in await served.stats()}
     assert by_release == {V1.id: (0, 0, 0), V2.id: (1, 0, 0)}
+
+
+async def test_an_on_demand_move_cuts_what_it_leaves_though_its_own_release_is_yet_to_be_loaded(
+    served: Running, engine: Upstream
+) -> None:
+    how: dict[str, Any] = {"streams": Streams.CUT, "residency": RouteResidency.ON_DEMAND}
+    await served.table(entry(V1, **how))
+    body = {"model": "acme", "stream": True, "test": {"events": 50, "delay": 0.1}}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer:
+        raw = await answer.content.readany()
+        await served.table(entry(release("not loaded"), 2, **how))
+        raw += await _broken_off(answer)
+    assert b'"code": "release_left"' in raw
+    await until(lambda: engine.dropped == 1)
 
 
 async def test_the_trace_says_who_was_served_by_which_release(served: Running) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from tests.faults.record import Found
 from tests.integration.router.running import KEY, Running, entry, release, until
 from tests.integration.router.upstream import Upstream
@@ -21,10 +23,11 @@ from loradeck.schemas.log import GENESIS
 from loradeck.schemas.route import Streams
 from loradeck.schemas.table import TableEntry
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.state_folder import StateFolder, holder_of
+from loradeck_agent.host.state_folder import StateFolder, holder_of, open_lock
 from loradeck_agent.router import serve
 from loradeck_agent.router.client import RouterControl
-from loradeck_agent.router.wire import Acks, TableUpdate
+from loradeck_agent.router.predecessor import DRAIN_LOCK, DRAIN_SOCKET
+from loradeck_agent.router.wire import Acks, Cut, Cuts, TableUpdate
 
 RELEASES = [release(f"v{n}") for n in range(200)]
 GENERATION = {f"e0:{ref.engine_name}": n for n, ref in enumerate(RELEASES)}
@@ -250,6 +253,38 @@ async def test_an_old_router_that_says_that_it_still_answers_is_ended_too(stoppe
         assert await asyncio.wait_for(old.wait(), 10) == -signal.SIGKILL
         await asyncio.wait_for(answer, 10)
     node.control.close()
+
+
+async def test_a_router_that_begins_beside_one_that_drains_has_it_cut_before_it_acknowledges_what_is_in_the_table(
+    stopped: Running, engine: Upstream
+) -> None:
+    """The one between them may have ended after the flip and before the cut."""
+    await stopped.start()
+    await stopped.engines(("e0", engine.socket, RELEASES))
+    await stopped.table(entry(RELEASES[1], 1, streams=Streams.CUT), entry(RELEASES[1], 1, route="other"))
+    await stopped.kill()
+    told: list[Cuts] = []
+
+    async def cut(request: web.Request) -> web.Response:
+        told.append(Cuts.model_validate_json(await request.read()))
+        return web.json_response({"routes": []})
+
+    drains = web.Application()
+    drains.router.add_post("/control/drain/cut", cut)
+    lock = open_lock(stopped.state / DRAIN_LOCK)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    runner = web.AppRunner(drains)
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(stopped.state / DRAIN_SOCKET)).start()
+        await stopped.start()
+        (ack,) = await stopped.table(entry(RELEASES[1], 1, streams=Streams.CUT))
+        assert ack["state"] == "flipped"
+        assert told == [Cuts(routes=(Cut(tenant="acme", route="production", stays=(RELEASES[1].id,)),))]
+    finally:
+        await stopped.kill()
+        await runner.cleanup()
+        os.close(lock)
 
 
 async def test_a_new_router_that_crashes_at_its_start_leaves_the_old_one_serving(node: Node, tmp_path: Path) -> None:
