@@ -384,6 +384,6 @@ def ask(asked: dict[str, Any], oracle: Oracle) -> None:
             if answer is None:
                 oracle.counts["callers unreachable"] += 1
             elif isinstance(answer, Admitted):
-                oracle.answered(name, node.router, key, answer, user)
+                oracle.answered(name, node.answered_by, key, answer, user)
             else:
                 oracle.counts[f"callers refused {answer.code}"] += 1

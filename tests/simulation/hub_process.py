@@ -34,7 +34,7 @@ from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import RouteConfig, RouteResidency, Soak
+from loradeck.schemas.route import RouteConfig, RouteResidency, Soak, Streams
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TokenRecord
 from loradeck.store.database import Database
@@ -254,7 +254,10 @@ def build_template(nodes: int) -> None:
             store.register_adapter(body, manifest.digest, release.id, by="sim")
             store.register(Doc.RELEASE, release.id, release.model_dump(mode="json"), tenant=tenant, by="sim")
         config = RouteConfig(
-            soak=Soak(seconds=0, requests=0), canaries=CANARIES if tenant == "bolt" else (), min_replicas=1
+            soak=Soak(seconds=0, requests=0),
+            canaries=CANARIES if tenant == "bolt" else (),
+            streams=Streams.CUT if tenant == "bolt" else Streams.FINISH,
+            min_replicas=1,
         )
         common: dict[str, Any] = {"tenant": tenant, "actor": "sim", "role": Role.RELEASER}
         key = CallerKey(id="k", sha256=hashlib.sha256(tenant.encode()).hexdigest())

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tests.simulation import node_process
 from tests.simulation.disk import System
 
 from loradeck.hub.fleet.nodes import Fleet
@@ -30,7 +31,6 @@ from loradeck.store import sql_records
 from loradeck.store.lease import read_head
 from loradeck_agent.router import table
 from loradeck_agent.router.admission import Admission
-from loradeck_agent.router.serve import Router
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.uplink import hubs
 from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
@@ -222,13 +222,12 @@ def _unread_features() -> list[Patch]:
 
 def _admitting_drainer() -> list[Patch]:
     """A router that has handed over goes on admitting what comes over callers' connections that it has kept."""
+    return [(node_process, "may_admit", lambda now: now is not Stage.WARM)]
 
-    def hand_over(self: Router, asked: Any) -> None:
-        real(self, asked)
-        self._admission.stage = Stage.SERVING
 
-    real = Router.hand_over
-    return [(Router, "hand_over", hand_over)]
+def _uncut() -> list[Patch]:
+    """A router cuts nothing, on a route that cuts streams too."""
+    return [(Admission, "cut", lambda self, key, stays: None)]
 
 
 @dataclass(frozen=True)
@@ -251,27 +250,28 @@ MUTATIONS: dict[str, Mistake] = {
     "switch-fence": Mistake(_switch_fence, 8, ("slow router", "pause"), ("rollback", "undo")),
     "early-acknowledgement": Mistake(_early_acknowledgement, 0, ("power cut",), ("promote", "rollback")),
     "two-leases": Mistake(_two_leases, 45, ("second hub",)),
-    "ignored-gap": Mistake(_ignored_gap, 38, ("lose directives",), ("promote", "rollback")),
-    "forgotten-tombstone": Mistake(_forgotten_tombstone, 8, ("restore hub",), ("place",)),
-    "widening-moves-people": Mistake(_widening_moves_people, 35),
+    "ignored-gap": Mistake(_ignored_gap, 7, ("lose directives",), ("promote", "rollback")),
+    "forgotten-tombstone": Mistake(_forgotten_tombstone, 30, ("restore hub",), ("place",)),
+    "widening-moves-people": Mistake(_widening_moves_people, 30),
     "endless-lease": Mistake(_endless_lease, 1, ("cut both",), ("candidate",)),
     "kept-candidate": Mistake(_kept_candidate, 8),
-    "overlooked-witness": Mistake(_overlooked_witness, 13, ("restore hub",)),
+    "overlooked-witness": Mistake(_overlooked_witness, 8, ("restore hub",)),
     "everything-held": Mistake(_everything_held, 1, ("restore hub",)),
-    "believed-hello": Mistake(_believed_hello, 2, ("hostile hello",)),
+    "believed-hello": Mistake(_believed_hello, 1, ("hostile hello",)),
     "unread-hello": Mistake(_unread_hello, 2, ("restore hub",)),
     "unnoticed-successor": Mistake(_unnoticed_successor, 4, ("second hub",)),
     "first-hub-stays": Mistake(_first_hub_stays, 5, ("other hub",)),
     "unread-fence": Mistake(_unread_fence, 4, ("cut both",), ("promote", "rollback")),
-    "unshown-fence": Mistake(_unshown_fence, 36, ("cut gateway", "cut both"), ("promote", "rollback")),
-    "second-answer": Mistake(_second_answer, 1, ("kill router", "cut gateway")),
-    "no-way-but-a-good-one": Mistake(_no_way_but_a_good_one, 16),
+    "unshown-fence": Mistake(_unshown_fence, 50, ("cut gateway", "cut both"), ("promote", "rollback")),
+    "second-answer": Mistake(_second_answer, 2, ("kill router", "cut gateway")),
+    "no-way-but-a-good-one": Mistake(_no_way_but_a_good_one, 8),
     "unread-features": Mistake(_unread_features, 0, ("old node",), ("candidate",)),
-    "left-count": Mistake(_left_count, 8, ("cut both",), ("place", "promote")),
+    "left-count": Mistake(_left_count, 16, ("cut both",), ("place", "promote")),
     "one-word": Mistake(_one_word, 1, ("lying figures",), ("promote", "rollback")),
+    "uncut": Mistake(_uncut, 2, (), ("promote", "rollback")),
     "admitting-drainer": Mistake(_admitting_drainer, 2, ("hand over",), ("promote", "rollback")),
     "newest-link": Mistake(_newest_link, 1, ("copy node",)),
-    "forward-with-one-copy": Mistake(_forward_with_one_copy, 2, ("one copy",), ("promote", "rollback")),
+    "forward-with-one-copy": Mistake(_forward_with_one_copy, 4, ("one copy",), ("promote", "rollback")),
 }
 AS_IT_IS = Mistake(list)
 """No mistake."""

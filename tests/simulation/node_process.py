@@ -31,6 +31,7 @@ from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Reply
 from loradeck_agent.host.login import Login
 from loradeck_agent.router.admission import Admitted, Caller, Refusal
+from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.fences import FENCE
 from loradeck_agent.router.predecessor import Predecessor
@@ -59,6 +60,8 @@ class NodeProcesses:
         """The one that serves, or that served last."""
         self.routers: list[RouterProcess] = []
         """All that may live: one that is to take over, and one that drains, too."""
+        self.answered_by: RouterProcess | None = None
+        """The one that admitted a caller last."""
         self.engine: EngineProcess | None = None
         self.zone = zone_of(self.identity)
         """The label that its agent has the next time that it starts."""
@@ -220,6 +223,8 @@ class RouterProcess:
         self.table: Table | None = None
         self._takes_over = takes_over
         self.answers: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self.begun: dict[tuple[int, int], Admitted] = {}
+        """What each of these answers was admitted to."""
 
     @property
     def answers_now(self) -> bool:
@@ -278,6 +283,8 @@ class RouterProcess:
         request = _Request(path, body, dict(part.split("=", 1) for part in query.split("&") if part))
         control: Any = self._router.control
         answer = await control._answer_problems(request, self._calls[path])
+        if answer.status == 200 and path in ("/control/table", "/control/engines"):
+            self.node.oracle.check_cut(self.node, self)
         return Reply(answer.status, answer.headers, answer.body)
 
     async def _pass_on(self, method: str, path: str, body: Any) -> Began:
@@ -303,12 +310,17 @@ class RouterProcess:
             return Began(admitted.code)
         self.node.oracle.passed_on(self.node.name, self, admitted, asked)
         number = (self.process.pid, len(self.answers))
-        self.answers[number] = self.process.create_task(self._answer(admitted))
+        self.answers[number] = admitted.task = self.process.create_task(self._answer(admitted))
+        self.begun[number] = admitted
         return Began(None, admitted.target.headers[FENCE], number)
 
     async def _answer(self, admitted: Admitted) -> None:
-        await asyncio.sleep(self.process.scheduler.random.uniform(0.005, 0.3))
-        self.admission.left(admitted, 200, "answered")
+        end: End = "given_up"
+        try:
+            await asyncio.sleep(self.process.scheduler.random.uniform(0.005, 0.3))
+            end = "answered"
+        finally:
+            self.admission.left(admitted, 200, end)
 
     def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal | None:
         """Admits one request of a user, which is answered at once. None: it has handed over, and nobody serves yet."""
@@ -321,6 +333,7 @@ class RouterProcess:
                 key, "r", Caller("", lambda unit: user, repeats=False), streamed=False, passed_by=None
             )
             if isinstance(admitted, Admitted):
+                self.node.answered_by = self
                 self.admission.left(admitted, 200, "answered")
             return admitted
         finally:

@@ -23,7 +23,7 @@ from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import LINK_TTL_S, AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
-from loradeck.schemas.route import Gap
+from loradeck.schemas.route import Gap, Streams
 from loradeck.schemas.state import PreviewAction
 from loradeck_agent.router.admission import Admitted, base_alone
 
@@ -236,6 +236,25 @@ class Oracle:
             self.scheduler.note("flipped", node, "/".join(key), fence, LABELS.get(release or "", release))
         if (node, key) not in self.newest_flip or fence >= self.newest_flip[node, key][0]:
             self.newest_flip[node, key] = (fence, release)
+
+    def check_cut(self, node: Any, router: Any) -> None:
+        """Where a flip that cuts has been acknowledged, no router of the node goes on answering by what it has left."""
+        held = router.table.contents
+        for key, entry in held.entries.items():
+            if entry.streams is not Streams.CUT or entry.current is None or (node.name, key) in self.pinned:
+                continue
+            if self.newest_flip.get((node.name, key)) != (entry.fence, entry.current.id):
+                continue
+            self.counts["looks at a flip that cuts"] += 1
+            stay = {entry.current.id, base_alone(key[0], BASE.digest).id}
+            if entry.candidate is not None:
+                stay.add(entry.candidate.release.id)
+            for other in node.routers:
+                for number, answer in other.answers.items() if other.process.alive else ():
+                    row, cut = other.begun[number].row, other.begun[number].cut
+                    if not (answer.done() or cut or row.release in stay) and (row.tenant, row.route) == key:
+                        left = LABELS.get(row.release, row.release)
+                        self.fail("an answer goes on that was to be cut", f"{node.name}: {'/'.join(key)} by {left}")
 
     def disk_restored(self, node: str) -> None:
         """A machine got back an older copy of its disk: what it acknowledged since is gone."""
