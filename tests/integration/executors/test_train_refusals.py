@@ -131,7 +131,9 @@ def test_a_padding_token_among_those_that_end_answers_changes_nothing(bench: Ben
 def test_an_engine_that_would_stop_at_another_token_is_refused(other_base: Any) -> None:
     template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|endoftext|>\n{% endfor %}"
     assert "stop at [2]" in refused(other_base(template).train(ROWS), "eos_mismatch")
-    # As vLLM does, engines stop at the tokenizer's own end token beside those that the generation settings name.
+
+
+def test_engines_stop_at_the_tokenizers_own_end_too_as_vllm_does(other_base: Any) -> None:
     assert other_base(generation={"eos_token_id": 7}).train(ROWS).status == EXIT_OK
 
 
