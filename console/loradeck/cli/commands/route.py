@@ -81,7 +81,11 @@ def route() -> None:
 async def set_route(
     s: Session, at: Pointer, file: Path | None, reason: str, break_glass: str | None, yes: bool, **flags: Any
 ) -> None:
-    """Set a route's settings, from a TOML file and flags; flags alone change the route as it is."""
+    """Set a route's settings, from a TOML file and flags; flags alone change the route as it is.
+
+    With --guard hold or rollback the release beneath is asked a sample of the requests again for a day after a promote,
+    on the same node; nobody gets its answers.
+    """
     before = (await s.api.tenant(at.tenant)).routes.get(at.route)
     if file is not None:
         settings = await asyncio.to_thread(toml_of, file)
