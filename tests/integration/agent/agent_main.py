@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from loradeck_agent import reports
@@ -52,8 +53,7 @@ def short_times() -> None:
     router_sync.RESYNC_S = 0.5
     router_sync.LINK_ANYWAY_S = float(os.environ.get("LD_TEST_LINK_ANYWAY_S", "30"))
     executor.GRACE_S = 0.5
-    # By its module's name: in the package, that of the command has taken its place.
-    sys.modules["loradeck_agent.cli.restart_router"].PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
+    import_module("loradeck_agent.cli.restart_router").PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
 
 
 def sabotage() -> None:
