@@ -127,6 +127,22 @@ def test_an_adapter_is_imported_as_the_next_version(desk: Desk, tenant: str, bas
     desk.refused(2, "usage", "adapter", "import", folder, "--tenant", tenant, "--name", "other")
 
 
+def test_what_a_trainer_leaves_beside_an_adapter_is_left_out_and_named(
+    desk: Desk, tenant: str, base: str, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "trained")
+    for name in ("training_args.bin", "optimizer.pt", "rng_state_0.pth"):
+        (folder / name).write_bytes(b"\x80\x04")
+    options = ("--tenant", tenant, "--name", "trainer", "--base", base, "--why", "x")
+    done = desk.run("adapter", "import", folder, *options)
+    assert "left out, since no adapter needs it: optimizer.pt, rng_state_0.pth, training_args.bin" in done.stdout
+    (version,) = desk.json("adapter", "ls", tenant, "trainer")
+    assert {file["path"] for file in version["manifest"]["files"]} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
 def test_a_bad_adapter_is_refused_here_and_the_hub_has_no_version_of_it(
     desk: Desk, tenant: str, base: str, tmp_path: Path
 ) -> None:
@@ -135,7 +151,7 @@ def test_a_bad_adapter_is_refused_here_and_the_hub_has_no_version_of_it(
         desk.refused(1 if code == "unknown_base" else 2, code, "adapter", "import", folder, *sum(words.items(), ()))
 
     pickled = write_adapter(tmp_path / "pickled")
-    (pickled / "training_args.bin").write_bytes(b"\x80\x04")
+    (pickled / "more_weights.bin").write_bytes(b"\x80\x04")
     refused("pickle_in_adapter", pickled)
     cut = write_adapter(tmp_path / "cut")
     weights = cut / "adapter_model.safetensors"

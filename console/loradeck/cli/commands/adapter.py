@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -71,6 +73,8 @@ async def import_(
     given = {"base": digest, "datasets": datasets or None, "decision": {"why_weights": why} if why else None}
     given = {key: value for key, value in given.items() if value is not None}
     manifest = await asyncio.to_thread(_described, folder, {"tenant": tenant, "name": name, **given})
+    if left := sorted(filter(_TRAINERS.fullmatch, os.listdir(folder))):
+        s.out.say(f"left out, since no adapter needs it: {', '.join(left)}")
     await upload_all(s.api, folder, manifest.files)
     version = await s.api.register_adapter(manifest)
     s.out.json(version)
@@ -293,6 +297,10 @@ def _version(versions: list[AdapterVersion], text: str) -> AdapterVersion:
     return found[0]
 
 
+_TRAINERS = re.compile(r"training_args\.bin|(optimizer|scheduler|scaler)\.pt|rng_state\w*\.pth")
+"""What transformers' Trainer leaves beside an adapter, pickles all of it: none is imported."""
+
+
 def _described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
     """Builds the adapter's manifest, with every check that is possible here. The base is never taken from peft's file.
 
@@ -333,6 +341,8 @@ def _described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
             raise misused(f"{CONFIG} is missing", where=str(folder), fix="name the folder that peft saved")
         manifest = checked(AdapterManifest, fields, where=str(folder / CONFIG))
     listed = {entry.path for entry in manifest.files}
-    pickled = {name for name in names if Path(name).suffix.lower() in PICKLES}
+    pickled = {name for name in names if Path(name).suffix.lower() in PICKLES} - {
+        name for name in names if _TRAINERS.fullmatch(name)
+    }
     verify_adapter(folder, manifest, beside=set(names) - listed - pickled)
     return manifest
