@@ -86,13 +86,8 @@ $(VLLM_STAMP): tests/vllm/requirements.txt
 	$(VLLM)/bin/python -c 'import vllm'
 	@touch $@
 
-# Full disks, read-only ones, frozen processes and clocks that are set: each five times. They mount, and need root.
-DISKS_AND_CLOCKS := tests/integration/agent/test_full_disk.py tests/integration/agent/test_read_only_disk.py \
-	tests/integration/hub/test_full_disk.py tests/integration/hub/test_frozen.py tests/integration/agent/test_liveness.py
-
-faults: $(STAMP) ## the long fault loops (50 rounds), and full disks, frozen processes and set clocks (5 rounds)
-	for round in 1 2 3 4 5; do $(BIN)/python -m pytest $(DISKS_AND_CLOCKS) || exit 1; done
-	LORADECK_FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
+faults: $(STAMP) ## each kind of fault, 5 rounds, into docs/faults.md; goes on where it stopped (ARGS="--rounds 50 --minutes 45")
+	nice $(BIN)/python -m tests.faults $(ARGS)
 
 simulation: $(STAMP) ## the simulated control plane, 100,000 seeds; goes on where it stopped (docs/simulation.md)
 	nice $(BIN)/python -m tests.simulation --long 100000 $(ARGS)

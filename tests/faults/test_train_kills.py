@@ -1,6 +1,6 @@
 """kill -9 of the train executor, at random moments and inside the writing of checkpoints; nothing of it shows.
 
-`LORADECK_FAULT_ROUNDS` sets the kills: 5 in `make test`, 50 in `make faults`. The seed is printed, and
+`LORADECK_FAULT_ROUNDS` sets the kills: 5 in `make test`, 10 in each round of `make faults`. The seed is printed, and
 `LORADECK_FAULT_SEED` sets it.
 """
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from tests.fakes.postgres_server import servers
+from tests.faults.record import Found, seed
 from tests.faults.test_kill_loop import Moved, _listens, _move_under, _settled
 from tests.fleet import TENANT, Material, lay
 
@@ -110,7 +111,7 @@ def fleet_of_hubs(material: Material) -> Iterator[FleetOfHubs]:
 
 @pytest.mark.timeout(600)
 async def test_no_failover_loses_an_acknowledged_move_or_lets_a_left_release_answer(material: Material) -> None:
-    chance = random.Random(7)
+    chance = random.Random(seed())
     with fleet_of_hubs(material) as fleet:
         cast, key = lay(fleet, material)
         token = fleet.root / "mover.token"
@@ -156,6 +157,8 @@ async def test_no_failover_loses_an_acknowledged_move_or_lets_a_left_release_ans
                 f"{len(acknowledged)} moves acknowledged, {len(acknowledged - kept)} lost; "
                 f"{len(callers.answers)} answers, {len(late)} by a left release"
             )
+            lost = len(acknowledged - kept)
+            Found(moves=len(acknowledged), lost=lost, answers=len(callers.answers), late=len(late)).keep()
             assert late == []
             assert acknowledged <= kept
             assert len(acknowledged) >= ROUNDS // 2
