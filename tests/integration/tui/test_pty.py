@@ -306,7 +306,7 @@ async def test_no_selection_jump_in_a_terminal(site: Site) -> None:
 @pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}, {"TERM": "linux"}, {"TERM": "screen"}])
 async def test_80_columns_by_24_lines_in_any_terminal(site: Site, env: dict[str, str]) -> None:
     async with console(site.here, columns=80, lines=24, env=env) as terminal:
-        await terminal.shows("> acme", "v3/B1", "R ->  v2", ARMED, "TELL")
+        await terminal.shows("> acme", "v3/B1", "R ->  v2", ARMED, "TREND")  # in the place of an empty TELL
         assert "R roll back" in terminal.screen.display[-1]
         assert "hub ok" in terminal.screen.display[0]
         if "NO_COLOR" in env:
