@@ -7,7 +7,7 @@ files lie on the nodes as well. Both are known by their digests, which the table
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from loradeck.artifacts.adapters import verify_blobs
@@ -47,6 +47,7 @@ class LostFiles:
     _witnesses: Witnesses
     _coming: dict[str, _Sent] = field(default_factory=dict, init=False)
     """By the adapter's digest."""
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def size_of(self, node: str | None, sha256: str) -> int | None:
         """Bytes of a file that this node was asked to send; None: it was not."""
@@ -55,9 +56,11 @@ class LostFiles:
 
     async def step(self) -> LostAdapters:
         """Registers adapters whose files have come, asks for those that nobody sends yet, and says where each is."""
-        registered = [await self._register(digest) for digest in self._whole()]
-        lacking = self._lacking()
-        await self._ask({digest for digest in lacking if not self._is_coming(digest)})
+        async with self._turn:
+            whole = await asyncio.to_thread(self._whole, dict(self._coming))
+            registered = [await self._register(digest) for digest in whole]
+            lacking = self._lacking()
+            await self._ask({digest for digest in lacking if not self._is_coming(digest)})
         found = []
         for digest, release in sorted(lacking.items(), key=lambda one: (one[1].tenant, one[1].label)):
             sender = self._coming[digest].node if self._is_coming(digest) else None
@@ -79,32 +82,35 @@ class LostFiles:
 
     async def _ask(self, digests: set[str]) -> None:
         """Has each linked node that holds one of these adapters send it, each adapter by one node."""
-        left, asked = set(digests), dict[str, asyncio.Future[TableState]]()
-        wanted: dict[str, tuple[str, ...]] = {}
+        left, answers = set(digests), []
         for node in self._fleet.linked():
             if mine := tuple(sorted(left & set(self._held(node))))[:MOST_ADAPTERS]:
-                wanted[node.name] = mine
                 left.difference_update(mine)
-                asked[node.name] = self._witnesses.ask(node, adapters=mine)
-        if not asked:
+                answers.append(self._answered(node.name, mine, self._witnesses.ask(node, adapters=mine)))
+        await asyncio.gather(*answers)
+
+    async def _answered(self, node: str, digests: tuple[str, ...], table: asyncio.Future[TableState]) -> None:
+        """Expects the files that a node has answered for, from the moment of its answer: it sends them at once."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                state = await asyncio.shield(table)
+        except TimeoutError:
             return
-        await asyncio.wait(asked.values(), timeout=ANSWER_S)
         until = asyncio.get_running_loop().time() + COMES_S
-        for name, table in asked.items():
-            if table.done() and not table.cancelled():
-                for manifest in table.result().adapters:
-                    if manifest.digest in wanted[name]:
-                        self._coming[manifest.digest] = _Sent(node=name, manifest=manifest, until=until)
+        for manifest in state.adapters:
+            if manifest.digest in digests:
+                self._coming[manifest.digest] = _Sent(node=node, manifest=manifest, until=until)
 
     def _held(self, node: Node) -> Iterable[str]:
         placed = self._tables.placed(self._tables.table(node.labels, node.name))
         refs = (ref for key in placed for ref in self._tables.entries[key].refs)
         return (ref.release.adapter for ref in refs if ref.release.adapter is not None)
 
-    def _whole(self) -> list[str]:
+    def _whole(self, coming: Mapping[str, _Sent]) -> list[str]:
+        """The adapters of which every file has come. Blocking: the files may be in an object store."""
         return [
             digest
-            for digest, sent in self._coming.items()
+            for digest, sent in coming.items()
             if all(self._blobs.has(file.sha256) for file in sent.manifest.files)
         ]
 
