@@ -43,7 +43,7 @@ class Listening:
         Raises:
             OSError: the address cannot be bound.
         """
-        if not self._kept and self._sockets and _names(self._sockets) != {at[1] for at in _addresses(self._listen)}:
+        if not self._kept and not _names(self._sockets) <= {at[1] for at in _addresses(self._listen)}:
             self.close()  # the configuration names another address now
         self._sockets = self._sockets or bind(self._listen)
         return tuple(held.fileno() for held in self._sockets)
