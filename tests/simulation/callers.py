@@ -40,7 +40,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
-from loradeck.schemas.route import Gap, RouteResidency
+from loradeck.schemas.route import Gap, Guard, RouteResidency
 from loradeck.schemas.state import RelabelRequest
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck.store.interface import OutcomeUnknown, StoreError
@@ -187,6 +187,7 @@ class Person:
                     "refuse_after_s": (None, None, 3.0, 8.0)[int(name[-1], 16) % 4],
                     "residency": draw.choice(RESIDENCIES),
                     "gap": draw.choice(list(Gap)),
+                    "guard": (Guard.OFF, Guard.ROLLBACK)[int(name[-2], 16) % 2],
                 }
                 return lambda hub: _place(hub, key, update)
             case _:

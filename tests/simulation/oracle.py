@@ -18,6 +18,7 @@ from tests.simulation.hub_process import BASE, LABELS
 
 from loradeck.hub.hub import Hub
 from loradeck.rules.moves import witness
+from loradeck.rules.quality.guard import FORWARD
 from loradeck.rules.serving.placement import fits
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import Fence, PointerKey
@@ -275,6 +276,7 @@ class Oracle:
         self.answering[node, key] = (admitted.row.generation, admitted.row.release)
         by_candidate = self.candidates.answered(router, key, admitted, user)
         self.counts["answers by candidates"] += by_candidate
+        self._check_asked_again(router, key, admitted)
         acknowledged = self.newest_flip.get((node, key))
         if acknowledged is None or (node, key) in self.pinned:
             return
@@ -289,6 +291,25 @@ class Oracle:
                 f"{node} answered {'/'.join(key)} with {LABELS.get(row.release, row.release)} of generation",
                 f"{row.generation}; it had acknowledged {LABELS.get(release or '', release)} of {generation}",
             )
+
+    def _check_asked_again(self, router: Any, key: PointerKey, admitted: Admitted) -> None:
+        """What is asked again is so under the move that is in force, which went forward, of a release beneath it."""
+        beneath, entry = admitted.target.beneath, admitted.plan.entry
+        if beneath is None:
+            return
+        assert entry.current is not None
+        self.counts["answers that may be asked again"] += 1
+        moves = [
+            e for (k, (_, g), to), e in self.seen.items() if (k, g, to) == (key, entry.generation, entry.current.id)
+        ]
+        forward = [e.pointer for e in moves if e.kind in FORWARD and e.pointer is not None]
+        if (
+            not any(beneath.release in pointer.beneath for pointer in forward)
+            or (admitted.row.generation, admitted.row.release) != (entry.generation, entry.current.id)
+            or key in router.table.contents.pins
+        ):
+            name = LABELS.get(beneath.release, beneath.release)
+            self.fail("asked again of a release that is not beneath", "/".join(key), name, admitted.row)
 
     def passed_on(self, node: str, router: Any, admitted: Admitted, asked: Asked) -> None:
         """A caller of a gateway is answered by a release: by an entry as late as any that the gateway has seen."""
