@@ -124,6 +124,13 @@ async def test_a_promote_that_is_as_bad_as_the_release_beneath_is_held_and_both_
     assert "not seen to be worse" in row.guard
     assert row.again is not None
     assert (row.again.release.label, row.again.counts.pairs, row.again.counts.bad) == ("v1", 100, (40, 38))
+    text = (await deck.local.get("http://hub/metrics")).text
+    again = [line for line in text.splitlines() if line.startswith("loradeck_pointer_asked_again_requests{")]
+    assert {(line.split('what="')[1].split('"')[0], float(line.split()[-1])) for line in again} == {
+        ("asked", 100),
+        ("shed", 0),
+        ("bad", 38),
+    }
 
 
 async def test_a_route_without_a_guard_that_acts_is_asked_nothing_again(deck: Deck, join: Join) -> None:
