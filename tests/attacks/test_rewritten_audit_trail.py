@@ -144,10 +144,11 @@ async def test_a_node_signs_no_second_head_also_when_it_has_started_again(deck: 
         assert answer is not None
         assert (why in answer.refuses, answer.model_copy(update={"refuses": ""})) == (True, before)
     assert member.cosigner.newest() == before
-    (member.identity.folder / "cosigned.json").write_text("[{")
-    answer = asked(head)
-    assert answer is not None
-    assert (answer.size, "cannot be read" in answer.refuses) == (0, True)
+    for spoilt in ("[{", "7", "[7]"):
+        (member.identity.folder / "cosigned.json").write_text(spoilt)
+        answer = asked(head)
+        assert answer is not None
+        assert (answer.size, "cannot be read" in answer.refuses, member.cosigner.newest()) == (0, True, None)
 
 
 async def test_a_token_signs_nothing_and_a_node_speaks_for_its_own_key_alone(deck: Deck, tmp_path: Path) -> None:

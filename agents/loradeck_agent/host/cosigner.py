@@ -41,7 +41,7 @@ class Cosigner:
         key = self._key()
         try:
             return (*self._signed(public_half(key)), Countersigned(key=public_half(key)))[0] if key else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return None
 
     def countersign(self, ask: Countersign, hubs: Collection[str]) -> Countersigned | None:
@@ -80,7 +80,7 @@ class Cosigner:
             others = [one for one in kept if one.log != ask.log]
             document = [one.model_dump(mode="json") for one in (made, *others)[:LOGS]]
             write_durably(self._file, json.dumps(document).encode())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             return blank.model_copy(update={"refuses": f"what it has signed cannot be read or written: {error}"})
         return made
 
@@ -92,7 +92,7 @@ class Cosigner:
         """Reads what was signed with the present key, the newest first.
 
         Raises:
-            OSError, ValueError: it cannot be read.
+            OSError, ValueError, TypeError: it cannot be read.
         """
         try:
             found = [Countersigned.model_validate(one) for one in json.loads(self._file.read_bytes())]

@@ -100,6 +100,12 @@ class Node:
         self.made[digest] = BaseLineage(tenant="acme", job="j1", base="b" * 64, adapter=adapter)
         return Release(tenant="acme", form=Form.MERGED, base="b" * 64, adapter=adapter, merged=digest)
 
+    def trains(self, digest: str) -> Release:
+        """Weights that a job trained in full lie here; the release that they are served as."""
+        self.merges(digest)
+        self.made[digest] = BaseLineage(tenant="acme", job="j1", base="b" * 64, datasets=("d" * 64,))
+        return Release(tenant="acme", form=Form.BASE, base=digest)
+
     async def collect_merged(self) -> tuple[str, ...]:
         return await self.collector().collect_merged()
 
@@ -190,13 +196,13 @@ async def test_what_a_killed_agent_left_half_removed_goes_with_the_next_look(nod
 MERGED = "c" * 64
 
 
-async def test_merged_weights_go_with_their_manifest_once_they_or_their_release_are_revoked(node: Node) -> None:
+async def test_whole_weights_go_with_their_manifest_once_they_or_their_release_are_revoked(node: Node) -> None:
     node.merges(MERGED)
     node.merges("d" * 64)
-    release = node.merges("e" * 64)
+    merged, trained = node.merges("e" * 64), node.trains("f" * 64)
     assert await node.collect_merged() == ()
-    node.revoked_weights = {MERGED, release.id}
-    assert await node.collect_merged() == (MERGED, "e" * 64)
+    node.revoked_weights = {MERGED, merged.id, trained.id}
+    assert await node.collect_merged() == (MERGED, "e" * 64, "f" * 64)
     assert sorted(os.listdir(node.folder.merged)) == ["d" * 64, f"{'d' * 64}.manifest.json"]
     assert await node.collect_merged() == ()
 
