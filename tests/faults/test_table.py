@@ -1,4 +1,4 @@
-"""The runner of `make faults`, by one round of the cheapest kind."""
+"""The runner of `make faults`, by one round of the cheapest kind, and the table that was committed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.faults.__main__ import ROOT, Kind, document
+from tests.faults.__main__ import DOCUMENT, KINDS, ROOT, Kind, document
 from tests.faults.record import Found
 
 CHEAP = "clock steps"
@@ -33,3 +33,13 @@ def test_what_tests_have_recorded_stands_in_the_table(tmp_path: Path) -> None:
     kind = Kind(rounds=2, seconds=61.0, seeds=[1, 2])
     kind.add([Found(moves=10, lost=0, answers=500, late=1), Found(moves=5, lost=2, answers=100, late=0)])
     assert "| kills | 2 | 0 | 15 | 2 | 600 | 1 | 30 | 1 2 |" in document("abc", {"kills": kind})
+
+
+def test_the_committed_table_has_every_kind_and_nothing_lost_or_late() -> None:
+    lines = [line.strip("|").split("|") for line in DOCUMENT.read_text().splitlines() if line.count("|") > 8]
+    found = {cells[0].strip(): cells for cells in lines}
+    assert found.keys() >= KINDS.keys()
+    for name in KINDS:
+        _, rounds, failed, _, lost, _, late = (cell.strip() for cell in found[name][:7])
+        assert int(rounds) >= 1
+        assert (failed, lost or "0", late or "0") == ("0", "0", "0"), name
