@@ -194,8 +194,9 @@ def test_what_engines_do_is_allowed_and_the_rest_of_the_machine_is_not_theirs(bo
 
 def test_an_agent_that_is_root_for_its_executors_user_is_ready_too(booted: Machine) -> None:
     booted.write("/etc/loradeck/agent.toml", AGENT_TOML + '[jobs]\nuser = "nobody"\n')
-    booted.run("systemctl", "stop", AGENT)
-    booted.run("/opt/loradeck/bin/loradeck-agent", "stop")
+    booted.run("systemctl", "stop", SOCKET, AGENT)
+    ended = booted.run("/opt/loradeck/bin/loradeck-agent", "stop")
+    assert f"router (pid {router_pid(booted)}) ended" in ended, "it has outlived its agent until now"
     booted.run("/opt/loradeck/bin/loradeck-agent", "install-service")
     booted.run("chown", "-R", "root", "/var/lib/loradeck-agent")
     booted.run("systemctl", "restart", SOCKET, AGENT)

@@ -183,7 +183,8 @@ ExecStart={command}
 {who}
 {state}
 Sockets={router}.socket
-# Router, engines and executors outlive the agent, and the next one adopts them: `loradeck-agent stop` ends all.
+# Router, engines and executors outlive the agent, and the next one adopts them. To end all: systemctl stop
+# {router}.socket loradeck-agent, then loradeck-agent stop.
 KillMode=process
 Restart=always
 RestartSec=1
