@@ -83,6 +83,8 @@ STATUS: Mapping[str, int] = {
     "unknown_job": 404,
     "unknown_node": 404,
     "unknown_token": 404,
+    "unknown_channel": 404,
+    "unknown_silence": 404,
     "unknown_blob": 404,
     "unknown_row": 404,
     # The request is wrong.
@@ -146,6 +148,8 @@ STATUS: Mapping[str, int] = {
     # Nodes and people that join or sign in.
     "too_many_failed_logins": 429,
     "no_authority": 409,
+    "no_channels": 409,
+    "too_many_silences": 409,
     "join_token_used": 403,
     "join_token_expired": 403,
     "certificate_expired": 403,

@@ -96,14 +96,14 @@ def _forbidden(caller: Caller, tenant: str | None = None) -> Refused:
             if tenant
             else "this call concerns every tenant; this token covers only some",
             detail=f"{caller.actor}: {', '.join(sorted(caller.tenants or ()))}",
-            fix=f"ask for a token that covers {tenant}" if tenant else "ask for a token without a tenant limit",
+            fix="ask for a token that covers it" if tenant else "ask for a token without a tenant limit",
         )
     if caller.resources is not None and action.resource not in caller.resources:
         return Refused(
             "forbidden",
             f"this token does not cover {action.resource}",
             detail=f"{caller.actor}: {', '.join(sorted(caller.resources))}",
-            fix=f"ask for a token that covers {action.resource}",
+            fix="ask for a token that covers it",
         )
     return Refused(
         "forbidden",

@@ -165,10 +165,12 @@ class Notifier:
     async def silence(self, request: SilenceRequest, by: str) -> Silence:
         """Tells nobody of what matches for some time. What holds now and was told stays told.
 
-        Raises: Refused `too_many`; StoreError.
+        Raises: Refused `too_many_silences`; StoreError.
         """
         if len(self.silences) >= MOST_SILENCES:
-            raise Refused("too_many", f"there are {MOST_SILENCES} silences", fix="loradeck notice unsilence ID")
+            raise Refused(
+                "too_many_silences", f"there are {MOST_SILENCES} silences", fix="loradeck notice unsilence ID"
+            )
         until_ms = self._clock.now_ms() + 1000 * request.seconds
         asked = request.model_dump(exclude={"seconds"})
         made = Silence(id=secrets.token_hex(4), until_ms=until_ms, by=by, **asked)
