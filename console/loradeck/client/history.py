@@ -29,7 +29,7 @@ def in_steps(history: RouteHistory, most: int) -> Sequence[Step]:
     length = -(-whole // max(1, most))
     since = until - length * max(1, whole // length)
     sums: dict[int, Counts] = {}
-    for minute, counts in history.minutes:
+    for minute, counts in history.minutes.items():
         if since <= minute < until:
             number = (minute - since) // length
             sums[number] = sums.get(number, NO_COUNTS) + counts

@@ -148,7 +148,7 @@ STATUS: Mapping[str, int] = {
     # Nodes and people that join or sign in.
     "too_many_failed_logins": 429,
     "no_authority": 409,
-    "no_channels": 409,
+    "no_channels": 404,
     "too_many_silences": 409,
     "join_token_used": 403,
     "join_token_expired": 403,

@@ -19,6 +19,6 @@ class RouteHistory(Wire):
     route: Name
     at_ms: int = Field(description="hub's wall clock")
     since: int = Field(description="first minute that was asked for, in minutes since 1970 UTC")
-    minutes: tuple[tuple[int, WireCounts], ...] = Field(
-        (), description="minute and counts, oldest first; minutes without requests are left out"
+    minutes: dict[int, WireCounts] = Field(
+        default_factory=dict, description="minute -> counts, oldest first; minutes without requests are left out"
     )

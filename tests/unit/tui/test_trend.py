@@ -17,17 +17,17 @@ BEGUN = 29_000_000  # minutes since 1970
 
 def history(minutes: int = 180, bad_from: int | None = None) -> RouteHistory:
     """Sixty requests a minute; from a minute on half of them are bad."""
-    rows = tuple(
-        (BEGUN + n, Counts.over(finished=60, checked=60, bad=30 if bad_from is not None and n >= bad_from else 0))
+    rows = {
+        BEGUN + n: Counts.over(finished=60, checked=60, bad=30 if bad_from is not None and n >= bad_from else 0)
         for n in range(minutes)
-    )
+    }
     at_ms = 60_000 * (BEGUN + minutes)
     return RouteHistory(tenant="acme", route="production", at_ms=at_ms, since=BEGUN, minutes=rows)
 
 
 def test_a_history_is_cut_into_equal_steps_up_to_the_last_minute_that_is_over() -> None:
     whole = history(100)
-    running = whole.model_copy(update={"minutes": (*whole.minutes, (BEGUN + 100, Counts.over(finished=1)))})
+    running = whole.model_copy(update={"minutes": whole.minutes | {BEGUN + 100: Counts.over(finished=1)}})
     steps = in_steps(running, 18)
     assert {step.minutes for step in steps} == {6}
     assert steps[-1].since + 6 == BEGUN + 100
@@ -36,7 +36,7 @@ def test_a_history_is_cut_into_equal_steps_up_to_the_last_minute_that_is_over() 
 
 
 def test_minutes_without_requests_are_steps_with_none() -> None:
-    empty = history().model_copy(update={"minutes": ()})
+    empty = history().model_copy(update={"minutes": {}})
     assert [step.counts for step in in_steps(empty, 3)] == [Counts()] * 3
 
 

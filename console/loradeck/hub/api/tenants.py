@@ -154,7 +154,7 @@ async def history(
     for minute, counts in hub.saved_state.minutes.of((tenant, route)).items():
         if minute >= since:
             found[minute] = found.get(minute, NO_COUNTS) + counts
-    return RouteHistory(tenant=tenant, route=route, at_ms=now_ms, since=since, minutes=tuple(sorted(found.items())))
+    return RouteHistory(tenant=tenant, route=route, at_ms=now_ms, since=since, minutes=dict(sorted(found.items())))
 
 
 @router.get(f"{PAGE}/traces")
