@@ -9,8 +9,9 @@ from fastapi import FastAPI
 
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 
-_EVERY = (400, 401, 403, 404, 408, 413, 422, 429)
-"""Not HTTP or JSON, no token, another role, not there, slow, long, not of its schema, too many failed logins."""
+_EVERY = (400, 401, 403, 404, 408, 413, 422, 429, 431)
+"""Not HTTP or JSON, no token, another role, not there, slow, long, not of its schema, too many failed logins, a header
+that is too long."""
 
 _CHANGES = (409, 503, 507)
 """A call that changes something may meet another state, a hub that waits, or a full disk."""
