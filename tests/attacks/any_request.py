@@ -75,7 +75,8 @@ def answers_are_documented(hub: HubProcess, role: str, cases: int) -> None:
                     wrong.setdefault(f"{case.method} {case.path} {answer.status_code} {failure.title}", str(group))
 
         check()
-    assert not wrong, "\n\n".join(f"{what}\n{detail}" for what, detail in wrong.items())
+    failures = "\n\n".join(f"{what}\n{detail}" for what, detail in wrong.items())
+    assert not wrong, failures + "\n\nThe hub printed:\n" + "".join(hub.printed)[-20_000:]
 
 
 def _sent(case: Case, base: str) -> dict[str, object]:

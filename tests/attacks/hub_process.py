@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +34,8 @@ class HubProcess:
         self.url = url
         self.port = int(url.rpartition(":")[2])
         self.pid = pid
+        self.printed: deque[str] = deque(maxlen=400)
+        """The newest lines of its log."""
         self._tokens: dict[str, str] = {}
 
     def local(self, method: str, path: str, body: Any = None) -> Any:
@@ -80,10 +84,12 @@ def hub_process(most_files: int | None = None) -> Iterator[HubProcess]:
         found = re.search(r"http://\S+", ready)
         assert found is not None, ready
         hub = HubProcess(data, found.group(), process.pid)
+        # A pipe that nobody reads would be full after 64 kB, and the hub would stand still at its next line.
+        threading.Thread(target=hub.printed.extend, args=(process.stderr,), daemon=True).start()
         hub.local("POST", "tenants", {"name": "acme"})
         hub.local("PUT", "tenants/acme/routes/production", {})
         yield hub
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
         shutil.rmtree(data)
