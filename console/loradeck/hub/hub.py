@@ -350,7 +350,7 @@ class Hub:
 
     def keep_notices(self, file: Path) -> None:
         """Has `run` tell people what they have to know, on the channels of a file (`schemas.notice.ChannelFile`)."""
-        outbox = Outbox(self.store, Channels(file), self.clock, f"loradeck/{self.status.now().hub}")
+        outbox = Outbox(self.store, Channels(file), self.clock, self.background, f"loradeck/{self.status.now().hub}")
         self.metrics.given_up = outbox.dead
         self.notifier = Notifier(*(self.log.state, self.store, self.fleet, self.changes, self.rows, self.clock), outbox)
         self.log.follow(FollowerOrder.NOTICES, self.notifier.committed)

@@ -194,7 +194,6 @@ class Notifier:
 
 
 def _of_event(event: Event, kind: NoticeKind, severity: Severity, words: str) -> Notice:
-    where = "/".join(filter(None, (event.tenant, event.route)))
     return Notice(
         id=f"event-{event.id}",
         kind=kind,
@@ -202,7 +201,7 @@ def _of_event(event: Event, kind: NoticeKind, severity: Severity, words: str) ->
         at_ms=event.at_ms,
         tenant=event.tenant,
         route=event.route,
-        title=f"{where}: {words} ({event.kind.value})"[:LONGEST],
+        title=f"{event.where}: {words} ({event.kind.value})"[:LONGEST],
         detail=(event.reason or "")[:LONGEST],
         command=f"loradeck open {event.tenant} {event.route}",
     )

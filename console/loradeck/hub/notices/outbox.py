@@ -6,12 +6,12 @@ everything after it with it; one that a channel refuses for good is set aside, w
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.notices.channels import Channels, NotGiven, give
@@ -39,10 +39,12 @@ class Outbox:
         store: StoreThread,
         channels: Channels,
         clock: Clock,
+        background: Background,
         source: str,
         give: Callable[[Channel, Notice, str], Awaitable[None]] = give,
     ) -> None:
         self._store, self._clock, self._source, self._give = store, clock, source, give
+        self._background = background
         self.channels = channels
         self._waiting: dict[Name, deque[tuple[Notice, Delivery]]] = {}
         self._dead: dict[tuple[Name, int], tuple[Notice, Delivery]] = {}
@@ -87,7 +89,7 @@ class Outbox:
         for name, waiting in self._waiting.items():
             if waiting and name not in self._busy and (waiting[0][1].next_ms or 0) <= now:
                 self._busy.add(name)
-                asyncio.get_running_loop().create_task(self._go_on(name))
+                self._background.spawn(self._go_on(name))
 
     async def _write(self) -> None:
         notices, self._unwritten = self._unwritten, []
