@@ -65,7 +65,7 @@ def test_a_hub_that_starts_again_tells_nothing_twice_and_still_sees_the_end() ->
     again.changed([], {BAD: "bad"}, 5000)
     assert again.due(5000) == []
     (over,) = again.changed([BAD], {}, 6000)
-    assert over.over
+    assert (over.over, over.title) == (True, "over: acme/chat: bad")
     assert Conditions.after([*told, over]).of("acme", "chat") == set()
 
 
@@ -115,3 +115,10 @@ def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
                 held = rule.get("for", "0s")
                 found[kind] = (rule["labels"]["severity"], float(held[:-1]) * seconds[held[-1]])
     assert found == {kind: (CONDITIONS[kind].severity.value, CONDITIONS[kind].after_s) for kind in FLAGS.values()}
+
+
+def test_what_ended_while_no_hub_ran_is_told_in_the_words_of_its_beginning() -> None:
+    held = Conditions()
+    held.changed([], {BAD: "bad"}, 1000)
+    (over,) = Conditions.after(held.due(1000)).changed([BAD], {}, 6000)
+    assert (over.over, over.title) == (True, "over: acme/chat: bad")

@@ -60,6 +60,11 @@ class Subject(NamedTuple):
     route: str = ""
     node: str = ""
 
+    @property
+    def where(self) -> str:
+        """The node or the pointer, for a person."""
+        return self.node or f"{self.tenant}/{self.route}"
+
 
 def conditions(row: TenantRow) -> dict[Subject, str]:
     """The conditions of a pointer, each with its words."""
@@ -93,7 +98,7 @@ class Conditions:
             if notice.over:
                 held.pop(subject, None)
             elif notice.kind in CONDITIONS and not notice.more:
-                held[subject] = _Held(notice.at_ms, notice.title, told=True)
+                held[subject] = _Held(notice.at_ms, notice.title.removeprefix(f"{subject.where}: "), told=True)
         return cls(held)
 
     def of(self, tenant: str, route: str) -> set[Subject]:
@@ -128,10 +133,9 @@ class Conditions:
 
 
 def _notice(subject: Subject, held: _Held, now_ms: int, *, over: bool = False) -> Notice:
-    where = subject.node or f"{subject.tenant}/{subject.route}"
     pointer = f"loradeck open {subject.tenant} {subject.route}"
     return Notice(
-        id=f"{subject.kind}-{where}-{held.since_ms}{'-over' if over else ''}",
+        id=f"{subject.kind}-{subject.where}-{held.since_ms}{'-over' if over else ''}",
         kind=subject.kind,
         severity=CONDITIONS[subject.kind].severity,
         at_ms=now_ms,
@@ -139,7 +143,7 @@ def _notice(subject: Subject, held: _Held, now_ms: int, *, over: bool = False) -
         tenant=subject.tenant or None,
         route=subject.route or None,
         node=subject.node or None,
-        title=f"{'over: ' if over else ''}{where}: {held.words}",
+        title=f"{'over: ' if over else ''}{subject.where}: {held.words}",
         command=f"loradeck node show {subject.node}" if subject.node else pointer,
     )
 
