@@ -1,7 +1,5 @@
 """The agent of one node: it joins the link, the router, the engines, the proofs and the jobs."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal

@@ -1,7 +1,5 @@
 """The node's reports about itself: the hello, the report of each second, and the file for `status`."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """`loradeck-agent status`: the releases that this node serves, asked of router and engines themselves."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

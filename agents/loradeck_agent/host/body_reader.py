@@ -5,8 +5,6 @@ process it would stop everybody's answers as well. `python -m loradeck_agent.hos
 child. It ends with its input.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import logging

@@ -4,8 +4,6 @@ Its key (Ed25519) is derived from the key that the node made when it joined, so 
 a node that joins again has another one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

@@ -3,8 +3,6 @@
 The hub shows from these how long a way back would take, so only measured times are ever written.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

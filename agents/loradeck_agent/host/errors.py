@@ -1,7 +1,5 @@
 """Errors of the agent."""
 
-from __future__ import annotations
-
 from loradeck.schemas.fault import Fault
 
 

@@ -1,7 +1,5 @@
 """The node's identity: the key that it made when it joined, and the certificate of the hub's authority for that key."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

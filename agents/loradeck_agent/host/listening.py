@@ -4,8 +4,6 @@ While no router accepts, the kernel queues connections and refuses none. Where s
 the agent (sd_listen_fds(3)). An agent that finds a router running gets them from it: SCM_RIGHTS of unix(7).
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import logging

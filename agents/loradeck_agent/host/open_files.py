@@ -1,7 +1,5 @@
 """The limit of open files. A connection is one, and the usual limit of 1,024 is soon reached."""
 
-from __future__ import annotations
-
 import resource
 
 

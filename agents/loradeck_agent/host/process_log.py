@@ -4,8 +4,6 @@ They run for months, and a disk that their logs have filled refuses the router's
 rolled back on this node.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -1,7 +1,5 @@
 """Reads secrets from files that only their owner may read, so that none stands in a command line or a log."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

@@ -4,8 +4,6 @@ A lock is an flock, so it ends with its holder whatever happens to it. Whoever h
 an engine *is* that router or engine; a pid written in a file never is.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl

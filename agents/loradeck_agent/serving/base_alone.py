@@ -5,8 +5,6 @@ one. Asked beside an adapter, the base would answer as whatever was loaded there
 under an adapter has an index of its own; adding zeros is exact.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

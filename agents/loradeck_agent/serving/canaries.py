@@ -1,7 +1,5 @@
 """Takes canaries and judges them, on an idle engine at a load and, later, through the router."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Questions of the hub about canaries: one prompt, answered by an engine with a release and with the others."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass

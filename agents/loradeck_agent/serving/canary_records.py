@@ -4,8 +4,6 @@ The hub keeps them as attestations, and `rules.serving.canary_agreement` says wh
 kept here, so that proof goes on without the hub.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """The life of one engine of this node: started or adopted, taken over when it answers, void when it ends."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -3,8 +3,6 @@
 An engine whose base is not wanted any more is stopped before another is started: memory may not hold both.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

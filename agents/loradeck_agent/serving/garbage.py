@@ -6,8 +6,6 @@ goes unless every engine of this node has just listed its adapters. Merged weigh
 revoked, as an erasure of rows does it, nothing here names the release, and no engine runs on them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Collection

@@ -3,8 +3,6 @@
 A process that hangs (a stopped process, a GPU call that does not return) does not end, so its supervisor sees nothing.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -4,8 +4,6 @@ The look-up is a caller's own, so the answers that are judged are those that ten
 running proof. Every pointer is proven again at a bounded rate, and again after its engine was restarted.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

@@ -4,8 +4,6 @@ It outlives the agent and counts for one boot of the engine. With it an agent th
 that went on without it for nothing to be loaded twice; without it everything is loaded and verified anew.
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

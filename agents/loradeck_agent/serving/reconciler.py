@@ -5,8 +5,6 @@ It runs after a flip or beside it, never in its way. A release reaches the route
 files were verified, the engine lists it, and its canaries were answered as recorded.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """One engine of this node: its process, its socket, and which releases are loaded and may be asked for."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

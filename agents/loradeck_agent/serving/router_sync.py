@@ -5,8 +5,6 @@ else comes after it or runs beside it. The router's table is the one durable own
 agent keeps copies of them and reads the table's file while no router answers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

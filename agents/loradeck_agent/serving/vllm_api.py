@@ -4,8 +4,6 @@ vLLM's `/version` is its version alone. The start time in its `/metrics` identif
 the folder that `/v1/models` names, whose files are hashed here, identifies the base.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 import time

@@ -1,7 +1,5 @@
 """The command line and the variables of a launched vLLM. `vllm_launcher` is the program that runs it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path

@@ -9,8 +9,6 @@ ended before a server is started: it would hold the accelerator's memory. Such a
 that it cannot have by chance: the session of that earlier program, and DIR as its working folder.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import ctypes

@@ -4,8 +4,6 @@ Acknowledgements go up as they happen. The board keeps the newest, so that a hub
 it counts only acknowledgements that it has received.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 

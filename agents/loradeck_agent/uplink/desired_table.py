@@ -4,8 +4,6 @@ Pure: no I/O. The router decides entry by entry whether it flips; here it is dec
 all, and whether one was missed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """The hub's HTTP calls that an agent makes: manifests and blobs down, results and attestations up."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path

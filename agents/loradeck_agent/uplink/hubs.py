@@ -4,8 +4,6 @@ A link is kept to each hub, so that one which takes over is heard as soon as it 
 over: whatever they say of the table counts for nothing here, and what this node says goes to the one that it follows.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """Joining: a node that has a join token gets a certificate for a key that it makes itself and that never leaves it."""
 
-from __future__ import annotations
-
 import hashlib
 import ssl
 

@@ -5,8 +5,6 @@ directions. A hub that is silent for `LINK_TTL_S` is given up; reconnecting wait
 fleet does not come back all at once.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

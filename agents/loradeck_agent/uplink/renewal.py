@@ -1,7 +1,5 @@
 """Renewal of the node's certificate: after a third of its life, when it has expired, and under another authority."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

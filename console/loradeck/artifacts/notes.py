@@ -4,8 +4,6 @@ Formats: C2SP tlog-checkpoint (https://c2sp.org/tlog-checkpoint) in a signed not
 (https://c2sp.org/signed-note), and the cosignatures of witnesses beneath it (https://c2sp.org/tlog-cosignature).
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from enum import Enum

@@ -4,8 +4,6 @@ Each request to the store is repeated for a while by obstore. Uploads in parts a
 hub that was killed had sent of one is invisible, and goes by the bucket's rule for incomplete uploads.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import os

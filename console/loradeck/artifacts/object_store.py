@@ -4,8 +4,6 @@ Credentials come from the environment, from the files that it names, or from the
 documentation. A URL holds none, since arguments can be read in the list of processes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

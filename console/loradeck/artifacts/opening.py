@@ -1,7 +1,5 @@
 """Which store holds a hub's blobs, and the copying of blobs from one to another."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

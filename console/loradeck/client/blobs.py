@@ -1,7 +1,5 @@
 """Transfer of artifacts' files to and from the hub, streamed and checked against their SHA-256 on both ends."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import os

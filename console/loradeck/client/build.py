@@ -1,7 +1,5 @@
 """Which build of Loradeck this is: builds of one version differ in their sources."""
 
-from __future__ import annotations
-
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Candidates in words: who gets one, and who goes where when R takes it out. For the console and the command line."""
 
-from __future__ import annotations
-
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.candidate import Candidate, CohortUnit
 from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow

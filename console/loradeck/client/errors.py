@@ -1,7 +1,5 @@
 """Errors between a console and its hub: each says what was wrong, where, and what to do."""
 
-from __future__ import annotations
-
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.problem import Problem
 

@@ -1,7 +1,5 @@
 """A route's history in steps of equal length, for bars and tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

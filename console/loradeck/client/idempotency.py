@@ -1,7 +1,5 @@
 """Idempotency keys: one key never moves a pointer twice."""
 
-from __future__ import annotations
-
 import secrets
 
 

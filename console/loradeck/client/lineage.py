@@ -1,7 +1,5 @@
 """Lineage of adapter versions: which one was trained on from which."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from loradeck.schemas.manifest import AdapterVersion

@@ -1,7 +1,5 @@
 """Notes on missing lines of a job's log, so that a gap is not taken for silence."""
 
-from __future__ import annotations
-
 from loradeck.schemas.jobs import JobLogLine
 
 

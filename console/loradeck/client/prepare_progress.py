@@ -1,7 +1,5 @@
 """The progress of a promote's prepare in words, for the console and the command line."""
 
-from __future__ import annotations
-
 from loradeck.schemas.jobs import Job
 
 

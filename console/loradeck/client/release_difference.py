@@ -1,7 +1,5 @@
 """The difference between two releases, part by part, for people."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

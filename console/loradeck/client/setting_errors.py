@@ -3,8 +3,6 @@
 pydantic's own messages name types and patterns of this program; a person needs the setting, the line and the rule.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches

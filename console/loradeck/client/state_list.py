@@ -7,8 +7,6 @@
 Rows are validated as they are read, and none is kept here.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

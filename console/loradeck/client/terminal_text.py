@@ -4,8 +4,6 @@ The console and the commands both print through this, so that no reason or file 
 the window's title, reverse the reading order, or show a space that is none.
 """
 
-from __future__ import annotations
-
 
 def clean(text: str) -> str:
     """Replaces every character that steers a terminal or hides itself by a visible one, on one line.

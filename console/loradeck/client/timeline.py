@@ -4,8 +4,6 @@ Oldest first. An incident or reason that was added to an event later is shown wi
 its own line. The JSON has the events as they are in the log, so that anybody can hash them again.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Times as people type them (`14:05Z`, `2026-03-01T14:05+01:00`, `20 minutes ago`), and as they are shown."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime, timedelta
 

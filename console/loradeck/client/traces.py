@@ -1,7 +1,5 @@
 """Traces for people: which requests may be missing, and the file of request ids that `x` and the CLI write."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from loradeck.schemas.ids import short

@@ -5,8 +5,6 @@ nothing happened) or "sent, answer lost" (`AnswerLost`: anything may have happen
 move may be reported as not made.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 import time

@@ -1,7 +1,5 @@
 """Access: what a caller may do at a tenant, by the roles and the resources of its token."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

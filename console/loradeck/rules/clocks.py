@@ -1,7 +1,5 @@
 """Clocks that cannot be trusted: a process that did not run for a while, and a wall clock that was set."""
 
-from __future__ import annotations
-
 PAUSE_S = 2.0
 """Seconds without a look at the clock from which on the process itself did not run. It looks several times a second."""
 

@@ -4,8 +4,6 @@ A node signs that a head goes on from the last one that it signed. Two heads tha
 both have the signature of one node, and whoever holds one of them has a proof against who wrote the other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from loradeck.rules.merkle import goes_on

@@ -1,7 +1,5 @@
 """Refused, the exception of the rules, and the one list of the problem codes that have an HTTP status."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

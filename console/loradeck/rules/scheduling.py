@@ -1,7 +1,5 @@
 """Scheduling of jobs: their order, whether a node has the memory, and whether a failed attempt is repeated."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from loradeck.schemas.jobs import CRASHES, MOVED_ON, Job

@@ -3,8 +3,6 @@
 All times are milliseconds since 1970 UTC, by the hub's clock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum

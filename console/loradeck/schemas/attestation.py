@@ -1,7 +1,5 @@
 """Attestations: append-only records about a digest, never part of what the digest covers."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any, Literal, TypedDict
 

@@ -1,7 +1,5 @@
 """How a node joins the fleet: the person's invitation, the node's request, and what it gets."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from loradeck.schemas.ids import Name, Strict, Wire

@@ -1,7 +1,5 @@
 """Reviews: a person's spot check of a candidate's answers, signed by name."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire

@@ -1,7 +1,5 @@
 """A route's settings: placement, conditions of promotes, response checks and behaviour in gaps."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from pydantic import Field

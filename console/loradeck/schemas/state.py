@@ -4,8 +4,6 @@ Ages and `*_ms` differences are by the hub's monotonic clock at the time of the 
 it received it.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from pydantic import Field

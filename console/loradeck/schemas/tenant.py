@@ -2,8 +2,6 @@
 agents.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from pydantic import Field

@@ -4,8 +4,6 @@ What can be changed in the database without changing the log (tokens, attestatio
 recorded it, and the lines with the heads that the log has anchored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 

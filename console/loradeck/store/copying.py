@@ -1,7 +1,5 @@
 """Copies one database to another, of whichever kind: the same log, with all that is kept beside it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from loradeck.store.interface import StoreError

@@ -5,8 +5,6 @@ could not read keeps the schema from going back, and then only a backup from bef
 place for is lost, and is counted first.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """A restore drill: what a backup would bring back, tried in a folder that is removed afterwards."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

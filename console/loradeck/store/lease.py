@@ -9,8 +9,6 @@ Where several hubs share a database, a hold ends by the database's clock unless 
 lease before that. Time decides only who may take it: whether a write is made is decided by epoch and holder.
 """
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 

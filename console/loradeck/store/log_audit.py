@@ -4,8 +4,6 @@ The log is the truth and the stored pointers and tenants are derived, so both ar
 of the one before, and the whole log folded again from its beginning against the stored state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ A row per minute would take ten times as much. Measured, an hour takes 190 bytes
 hundred, so a week of 10,000 routes that are asked in every minute takes 0.4 to 0.6 GB.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Which store a hub has, a SQLite file of its own or a PostgreSQL database; and the move from one to the other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from loradeck.store.audit_check import AuditCheck

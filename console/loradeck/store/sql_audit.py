@@ -1,7 +1,5 @@
 """The audit trail in the store in SQL: lines that are only ever added, and the tree over them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from loradeck.rules.merkle import Frontier

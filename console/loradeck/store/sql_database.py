@@ -4,8 +4,6 @@ Each speaks the SQL of `sql_log` and its neighbours, with `?` for an argument, a
 database's wall clock in milliseconds since 1970 UTC.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager

@@ -4,8 +4,6 @@ A commit folds its events by the rules (`rules.moves.fold`) and writes the chang
 pointers and tenants beside them in one transaction; `log_audit.verify_log` folds the whole log again and compares.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress

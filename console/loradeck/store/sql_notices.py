@@ -1,7 +1,5 @@
 """Notices in the store in SQL, and the channels that have yet to be given them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from loradeck.schemas.notice import Delivery, Notice, NoticeRow

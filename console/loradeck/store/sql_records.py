@@ -1,7 +1,5 @@
 """Records of the store in SQL beside the log: registry, attestations, traffic, jobs, tokens and settings."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

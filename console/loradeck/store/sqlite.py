@@ -1,7 +1,5 @@
 """The store in one SQLite file: the embedded default, for a hub that has its database to itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -6,8 +6,6 @@ and 1.9 to 2.5 s with them, 17 MB and 0.2 to 0.3 s without, and no hub stores a 
 for it, so it finds, for the length of its own import, that neither is installed.
 """
 
-from __future__ import annotations
-
 import sys
 
 _hidden = [name for name in ("pandas", "numpy") if name not in sys.modules]

@@ -1,7 +1,5 @@
 """Writes the files of a service to this machine and has systemd read them, or takes them away. Needs root."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import subprocess

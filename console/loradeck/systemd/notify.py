@@ -1,7 +1,5 @@
 """What a service tells systemd: that it is ready, that it lives, that it ends. The protocol of sd_notify(3)."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

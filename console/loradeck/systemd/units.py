@@ -3,8 +3,6 @@
 `systemd-analyze security` scores them at most 2.0, which a test measures.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Commands that run and maintain a hub on this machine. Only these import the hub's packages, and only to run one."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import tempfile

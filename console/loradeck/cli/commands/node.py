@@ -1,7 +1,5 @@
 """Commands on nodes: list, show, let in, drain, cordon, revoke, forget, and end pins."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

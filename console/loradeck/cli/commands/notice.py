@@ -1,7 +1,5 @@
 """Commands on notices: what people were told outside the console, the channels, tests and silences."""
 
-from __future__ import annotations
-
 import base64
 import secrets
 from pathlib import Path

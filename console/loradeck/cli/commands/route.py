@@ -1,7 +1,5 @@
 """Commands on routes: their settings, live releases, related releases and traces."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`loradeck --once`: the console's first screen, printed once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from loradeck.cli.shared.output import ago, share, span, utc

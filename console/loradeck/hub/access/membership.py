@@ -4,8 +4,6 @@ A join token is good for one node, once, and for a short time. The key that a no
 when it joins. A certificate is a statement about that key, and whether it still counts is looked up at each request.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

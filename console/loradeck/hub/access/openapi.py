@@ -1,7 +1,5 @@
 """The hub's OpenAPI document: FastAPI's, with the errors that calls really answer and the token that they ask for."""
 
-from __future__ import annotations
-
 from http import HTTPStatus
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every error that leaves the hub is a problem document with a stable code."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any

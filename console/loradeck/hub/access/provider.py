@@ -4,8 +4,6 @@ OpenID Connect Core 1.0, sections 2 and 3.1.3.7; Discovery 1.0, section 4. A tok
 here: no call waits for the provider.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """Routes that read nothing of a request's body before its caller is known to be allowed it, and then only so much."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar
 

@@ -4,8 +4,6 @@ A token is verified once, and known by its hash from then on. That costs a call 
 ended here, and tells tokens that were seen while they were valid from others when the provider is silent.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tomllib
 from collections.abc import Callable

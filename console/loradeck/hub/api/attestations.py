@@ -1,7 +1,5 @@
 """Attestations: statements about an artifact's digest, kept for ever."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Query

@@ -3,8 +3,6 @@
 Artifacts are files that never change: any tool copies them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

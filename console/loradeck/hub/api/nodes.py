@@ -1,7 +1,5 @@
 """Nodes: their rows, the orders to drain and cordon them, and forgetting one."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 from starlette.responses import Response
 

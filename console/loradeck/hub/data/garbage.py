@@ -5,8 +5,6 @@ stays, and only files of what is collected go: a file that another document name
 touched. Of whole weights the release is revoked, and the nodes remove the files.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -6,8 +6,6 @@ The library's parser is resumed for every part of a frame. The frames that nodes
 recognised before it where they have come as a whole; all others are left to it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any, cast

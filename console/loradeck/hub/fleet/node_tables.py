@@ -7,8 +7,6 @@ An entry is written as text once and signed once, when the first node needs it. 
 text alone, as the JSON object that it is.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from bisect import insort

@@ -1,7 +1,5 @@
 """The prepares that are pending: nodes make their releases resident, and R cancels them before it moves anything."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from loradeck.schemas.ids import PointerKey

@@ -5,8 +5,6 @@ stored with it, and those of a node that comes back with other labels before it 
 again knows them all.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 

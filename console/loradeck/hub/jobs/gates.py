@@ -1,7 +1,5 @@
 """Gates: each new evaluation report has the gates that ask for it judged, and their results attested."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 A prepare moves nothing. While it is pending, R cancels it, and a hub that restarts has forgotten it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 from collections.abc import Iterator

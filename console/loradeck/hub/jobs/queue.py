@@ -4,8 +4,6 @@ Train, evaluate and merge jobs wait for a linked node with the labels they ask f
 time on each. A lease fences: messages under an older one are refused. Prepares are run by `promotion`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import secrets

@@ -1,7 +1,5 @@
 """The results of finished jobs: reports become attestations, merged weights a release, adapters are looked up."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """All links of a hub: how one is opened and ends, its heartbeats, and which of them get a changed table entry."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence

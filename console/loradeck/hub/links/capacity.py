@@ -1,7 +1,5 @@
 """Room for a release on the nodes it would be placed on: engines of its base, slots for adapters, memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables

@@ -1,7 +1,5 @@
 """The links under each node's name, and the challenges of older ones when another opens: `rules.serving.one_link`."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import secrets

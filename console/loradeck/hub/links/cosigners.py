@@ -6,8 +6,6 @@ waits for any of this. Signatures are checked when somebody asks for them, not w
 once.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ A full collection with thousands of linked nodes takes longer than a move may wa
 them leaves: messages have no cycles.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import time

@@ -1,7 +1,5 @@
 """The consequences of a node's messages: hellos, links that open and end, reports, and nodes that are lost."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field

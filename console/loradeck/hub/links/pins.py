@@ -5,8 +5,6 @@ that the log has who, why, from, to and when for what was done without the hub a
 that were made until a time of that node's own clock, and is sent again for as long as the node still has one of them.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Questions to nodes that are under way, by the token that comes back with the answer."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The state of the fleet that outlives the hub: nodes, ended pins, request totals. Written every few seconds."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

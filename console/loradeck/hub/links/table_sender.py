@@ -1,7 +1,5 @@
 """Keeps the node tables up to date with the log, and puts every changed entry on the links of the nodes it concerns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

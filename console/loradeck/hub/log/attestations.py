@@ -1,7 +1,5 @@
 """The only way to attest: written to the store, then added to the facts, then published to followers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack

@@ -5,8 +5,6 @@ of the log names the head. Nodes hold signed positions of the log, so that from 
 dropped unnoticed. A hub that is killed loses the lines of its last second.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

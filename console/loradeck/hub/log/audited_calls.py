@@ -1,7 +1,5 @@
 """Calls that go into the audit trail: all that may change something, and reads that a handler has marked."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import Request

@@ -1,7 +1,5 @@
 """Work that nobody waits for: an attestation to be written, a promote on its way, a gate to be judged."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Coroutine

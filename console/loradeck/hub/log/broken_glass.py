@@ -1,7 +1,5 @@
 """What people did alone on the hub's host where a route asks for two, and nobody else has countersigned yet."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

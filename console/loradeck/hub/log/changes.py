@@ -4,8 +4,6 @@ A subscriber is owed a set of rows, not a queue of messages: however slowly it r
 of rows. Only events cannot be left out; a subscriber that is too far behind with them has to list again.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable

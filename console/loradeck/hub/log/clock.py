@@ -1,7 +1,5 @@
 """The clocks of a hub, in one place, so that a test can set them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

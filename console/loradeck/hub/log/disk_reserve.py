@@ -3,8 +3,6 @@
 Before that, uploads are refused: they are what fills a disk that artifacts and the database share.
 """
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The log in memory: what it folds to and its newest events, of the hub that is active and of those that stand by."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Every move is decided on the folded state, committed in the store's thread, fold
 the committed events one after the other, in the order that `FollowerOrder` lists.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Proposals: what one person has asked for on a route and a second one has to ask for too. Kept in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """The only way to register documents: written to the store first, then added to the catalogue in memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

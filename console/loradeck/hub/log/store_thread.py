@@ -4,8 +4,6 @@ Moves go first: what is only written down for later (attestations, jobs, totals,
 is waiting for an answer, and is done in pieces short enough that a move never waits long for one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

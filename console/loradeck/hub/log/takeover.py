@@ -4,8 +4,6 @@
 at once or has to wait for its nodes first.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

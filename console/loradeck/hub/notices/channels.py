@@ -4,8 +4,6 @@ Webhooks are CloudEvents 1.0 in JSON (cloudevents.io), signed as the Standard We
 (standardwebhooks.com): HMAC-SHA256 over id, timestamp and body. Services for people are reached through Apprise.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

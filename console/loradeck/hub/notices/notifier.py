@@ -1,7 +1,5 @@
 """The notifier: watches pointers, nodes, jobs, gates and moves, and says what people are to be told."""
 
-from __future__ import annotations
-
 import json
 import logging
 import secrets

@@ -4,8 +4,6 @@ Each channel gets its notices in the order in which they were written, one at a 
 everything after it with it; one that a channel refuses for good is set aside, where a person may ask for it again.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence

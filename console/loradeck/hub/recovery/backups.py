@@ -1,7 +1,5 @@
 """Backups by the clock: the database in steps, and the blobs that are new, into one folder."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ A hub that has lost everything learns pointers, keys and releases from its nodes
 files lie on the nodes as well. Both are known by their digests, which the tables name: no node has to be believed.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

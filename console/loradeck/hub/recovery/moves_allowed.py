@@ -1,7 +1,5 @@
 """Whether this hub makes a move now: not while it starts, without the lease, or where its log lacks moves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

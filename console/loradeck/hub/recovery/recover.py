@@ -8,8 +8,6 @@ A node that was away then, and comes back with what it saw before, holds nobody 
 person has decided with what to go on. Only that node is sent no table until the next recover.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Mapping

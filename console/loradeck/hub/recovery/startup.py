@@ -7,8 +7,6 @@ linked at the next move has seen what is missing. A move that is sent in that ti
 with the nodes that the hub waits for, and for how long at most.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Collection

@@ -5,8 +5,6 @@ log lacks hold back their own pointers and forward moves until somebody recovers
 the node as they are, so that it follows the log in everything else: R works there on every other pointer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The hub's metrics, and those of all pointers that alerts are made from, as Prometheus text."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable
 

@@ -1,7 +1,5 @@
 """Rows for consoles: built from memory, and only when somebody is going to read them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The hub's status for consoles: its name, its epoch and rev, and whether it makes moves."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.hub.log.changes import Changes

@@ -1,7 +1,5 @@
 """Ownership of bases: whose jobs made one, and so who may serve it or train on it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from loradeck.rules.errors import Refused

@@ -1,7 +1,5 @@
 """Related releases: live releases that share a dataset, a recipe, a move to another base, or a batch of promotes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.schemas.log import Event, EventKind

@@ -4,8 +4,6 @@ Both are served by an engine that runs them, and both of the first kind have the
 lineage: weights that a job made are a release like an adapter version, and the base alone is what F goes to.
 """
 
-from __future__ import annotations
-
 from loradeck.rules.data.ownership import Made
 from loradeck.schemas.release import Form, Release
 

@@ -4,8 +4,6 @@ Each event's hash covers all its other fields, the previous event's hash include
 recognise the log it came from, and no event can be changed, dropped or inserted without changing every later hash.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ it waits in vain. The operator has chosen what happens then: every commit is ref
 one server that is left, and say so. Those are lost if that server is lost before a standby is back.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import StrEnum
 

@@ -8,8 +8,6 @@ computed from: the store compares it once more, inside the transaction.
 A quarantine that a move sets is drafted with an empty `event`; `chain.seal` writes the event's id there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A promote that failed moved nothing, and the release before it serves on. The po
 promoted again or moves, or a person holds it, releases its hold or annotates one of its events.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from loradeck.rules.quality.break_glass import countersigned_by

@@ -1,7 +1,5 @@
 """Following a hub's log: whether a node may go on from the position that it holds to the one that its hub sends."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from loradeck.schemas.ids import PointerKey

@@ -1,7 +1,5 @@
 """Forgetting a node: a person vouches that it answers nobody, so that it leaves the counts."""
 
-from __future__ import annotations
-
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
 from loradeck.schemas.log import FLEET, Draft, EventKind

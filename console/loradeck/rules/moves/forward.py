@@ -1,7 +1,5 @@
 """Forward moves: the conditions of a promote, and the promote itself."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Container, Sequence
 from datetime import UTC, datetime
 

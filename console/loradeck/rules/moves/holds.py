@@ -3,8 +3,6 @@
 Neither moves the pointer: its generation stays.
 """
 
-from __future__ import annotations
-
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation
 from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, breach_of

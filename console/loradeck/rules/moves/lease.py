@@ -5,8 +5,6 @@ committed is safe without any clock, since each commit is an update of the lease
 are about the rest: how soon another hub serves, and how soon one that cannot know whether it is active stops steering.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 TTL_S = 4.0

@@ -3,8 +3,6 @@
 None of it moves a pointer: its generation stays.
 """
 
-from __future__ import annotations
-
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted
 from loradeck.schemas.ids import Role

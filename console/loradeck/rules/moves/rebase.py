@@ -4,8 +4,6 @@ A person decides on what the screen showed. What automation (the schedule of a c
 turn the key into a refusal; what another person did must.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

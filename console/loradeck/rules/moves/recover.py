@@ -4,8 +4,6 @@ The routers still serve by the lost part of the log, and their tables are durabl
 each entry on any agent wins over the older hub, and no router is pulled back.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from loradeck.rules.moves.draft import Actor, drafted, tenant_draft

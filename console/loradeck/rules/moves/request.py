@@ -1,7 +1,5 @@
 """The request that a preview stands for: what R sends, whoever presses it."""
 
-from __future__ import annotations
-
 from loradeck.rules.errors import Refused
 from loradeck.schemas.moves import RollbackRequest
 from loradeck.schemas.state import Preview, PreviewAction

@@ -4,8 +4,6 @@ A dry run gives a plan. Executing sends the plan's generations back, so that exa
 a pointer that moved since, or that the plan lacks, stays and is listed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 from loradeck.rules.errors import Refused

@@ -1,7 +1,5 @@
 """The target of R: where a rollback would go, and why, as the screen shows it before the key is pressed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum

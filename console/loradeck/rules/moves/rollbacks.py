@@ -3,8 +3,6 @@
 Rollback and fallback quarantine the release that they leave; undo restores the state before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

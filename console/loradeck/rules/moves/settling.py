@@ -4,8 +4,6 @@ A database that was restored from an older copy looks like any other until a nod
 was linked when the log was last written followed it then, and so would have seen whatever is missing now.
 """
 
-from __future__ import annotations
-
 from loradeck.schemas.link import LINK_TTL_S
 
 

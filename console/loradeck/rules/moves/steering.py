@@ -7,8 +7,6 @@ of those that have, the one of the highest epoch, since each hold of the lease h
 A hub that stands by steers nobody.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

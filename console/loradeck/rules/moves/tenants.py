@@ -1,7 +1,5 @@
 """Events that change tenants, their routes, their data policies and their callers' keys."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from loradeck.rules.errors import Refused

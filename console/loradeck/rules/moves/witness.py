@@ -5,8 +5,6 @@ log. Only a position that a hub of this log has signed counts for the fleet. Wha
 node and nobody else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum

@@ -4,8 +4,6 @@ The decision rests on the salt, the key and the share alone, so every router mak
 A key has one place among a thousand for as long as the candidate is out; a wider share adds places and takes none away.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ replica has much more than its share (bounded loads: Mirrokni, Thorup and Zadimo
 goes moves about its own share of the routes, and the same routes and replicas give the same assignment everywhere.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Collection, Mapping

@@ -4,8 +4,6 @@ Each node has one voice for each prompt. More than half of the voices decide; wh
 A person's word, which has a reason, counts above all nodes, and may withdraw what nodes recorded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The choice of canaries: which prompts tell a release from the others that could be taken for it, and how surely."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from loradeck.rules.serving.proof import clearly_apart

@@ -4,8 +4,6 @@ A node that is lost may go on answering with whatever it last held. So its repli
 and add to none of the counts of what was reached. Replicas that their own node finds silent are counted likewise.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

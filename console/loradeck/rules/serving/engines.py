@@ -4,8 +4,6 @@ A base is wanted by live and pinned releases, by candidates, by those being prep
 by the release it left and those beneath: so a rollback to another base finds its engine running.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 

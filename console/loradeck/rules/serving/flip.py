@@ -4,8 +4,6 @@ A router keeps two entries per (tenant, route): the newest one it received (dura
 the newest one whose release was ready. (epoch, generation) is compared per entry; a removal is a tombstone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum

@@ -4,8 +4,6 @@ A gateway sends the highest fence that it knows of the pointer. So a node which 
 it, answers nobody who comes through a gateway that has heard of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 

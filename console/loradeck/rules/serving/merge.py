@@ -1,7 +1,5 @@
 """Acceptance of merged weights: whether they may stand in for the base and adapter they were made of."""
 
-from __future__ import annotations
-
 from loradeck.schemas.attestation import MergeProbe
 
 SHARE = 0.25

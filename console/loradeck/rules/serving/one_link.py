@@ -5,8 +5,6 @@ node's credential. So the links that were there are challenged. One that does no
 nobody can say which is the node: neither counts, and both are steered on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

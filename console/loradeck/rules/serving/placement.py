@@ -1,7 +1,5 @@
 """Placement: whether a node carries a route's labels, and which labels it is believed to carry."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 

@@ -5,8 +5,6 @@ Under load the tokens of a near tie may change, so positions count only up to th
 0.5 nat.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Rate limits: how much a caller has left of what it may ask in a minute."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

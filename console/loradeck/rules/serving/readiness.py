@@ -3,8 +3,6 @@
 Only reported facts count: what a node did not report is absent, and a time that it has not measured is unknown.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 

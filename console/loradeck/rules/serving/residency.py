@@ -4,8 +4,6 @@ Slots go to pins; `always` routes and where R would go there; on-demand routes o
 move, in half of the slots; the currents of on-demand routes by their traffic; candidates; what is prepared; the rest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Retention: which releases garbage collection must keep, since a collected release is no rollback target any more."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from loradeck.schemas.ids import PointerKey

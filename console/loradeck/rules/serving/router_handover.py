@@ -8,8 +8,6 @@ What the leaving one had admitted it finishes. It is then still answering by rel
 a route asks that those answers are cut (`Streams.CUT`), a flip is made only once they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 

@@ -5,8 +5,6 @@ embedded engine allocates what each adapter needs when it is loaded. Sizes are b
 linear layer that adapters target.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal

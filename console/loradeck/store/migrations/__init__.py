@@ -6,8 +6,6 @@ file that was released is never changed; a change of the schema is a new file in
 a file that ends in `.down.sql`; a migration without one cannot be taken back (`store.downgrade`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files

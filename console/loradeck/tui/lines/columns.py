@@ -1,7 +1,5 @@
 """What each list shows: fixed sets of columns for 80 and for 100 and more, and a row's cells in them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

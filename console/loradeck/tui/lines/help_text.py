@@ -1,7 +1,5 @@
 """The help page, made from the binding table."""
 
-from __future__ import annotations
-
 import textwrap
 
 from loradeck.tui.keys.action import Screen

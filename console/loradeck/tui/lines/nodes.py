@@ -1,7 +1,5 @@
 """A node: its pane and its page, with GPUs or none, host, engines with their releases, pins."""
 
-from __future__ import annotations
-
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import EngineState

@@ -1,7 +1,5 @@
 """The pinned preview of the selected pointer: NOW, CAUSE, ALSO, R ->, MOVES, TELL. Lines without a toolkit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

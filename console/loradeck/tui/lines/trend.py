@@ -1,7 +1,5 @@
 """The TREND line: a row's bad answers and requests over the last hours, whenever the console was opened."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from loradeck.client.history import Step, in_steps
