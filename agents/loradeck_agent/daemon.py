@@ -185,8 +185,7 @@ class Agent:
     async def run(self) -> None:
         """Runs every part of the agent until `stop`.
 
-        Raises:
-            AgentError: `already_running`.
+        Raises: AgentError: `already_running`.
         """
         with locked(self.folder.lock, "agent"):
             if self.user is None:

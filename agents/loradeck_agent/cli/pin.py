@@ -82,8 +82,7 @@ async def _pin(
 def choose(entry: TableEntry, wanted: str) -> ReleaseRef:
     """The release of an entry that a person means: by label, id, or the start of an id.
 
-    Raises:
-        AgentError: `unknown_release` or `ambiguous_release`; the detail lists what there is.
+    Raises: AgentError: `unknown_release` or `ambiguous_release`; the detail lists what there is.
     """
     refs = {ref.id: ref for ref in entry.refs}
     for ref in list(refs.values()):

@@ -54,8 +54,7 @@ def expected_shapes(config: Mapping[str, Any], linears: Mapping[str, tuple[int, 
 def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's configuration, checked for what this engine can serve.
 
-    Raises:
-        AdapterFault: it is unreadable, or asks for something that plain LoRA is not.
+    Raises: AdapterFault: it is unreadable, or asks for something that plain LoRA is not.
     """
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -79,8 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_tensors(found: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, int]]) -> None:
     """Exactly the expected keys, shapes and finite floats.
 
-    Raises:
-        AdapterFault: a key is missing or too many, a shape differs, or a value is not finite.
+    Raises: AdapterFault: a key is missing or too many, a shape differs, or a value is not finite.
     """
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:

@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 class Batch:
     """Rows under way in `model`. Used from the inference thread only.
 
-    Args:
-        pad: id of the padding token; never the end-of-answer token.
+    `pad`: id of the padding token; never the end-of-answer token.
     """
 
     def __init__(self, model: torch.nn.Module, bank: AdapterBank, pad: int) -> None:

@@ -75,8 +75,7 @@ class Inference:
     def submit(self, sequence: Sequence) -> None:
         """Queues a request. Its adapter must be loaded and not retired.
 
-        Raises:
-            Overloaded: MAX_WAITING requests wait already.
+        Raises: Overloaded: MAX_WAITING requests wait already.
         """
         with self._wake:
             if len(self._arrivals) + len(self._waiting) >= MAX_WAITING:
@@ -99,8 +98,7 @@ class Inference:
     def read(self, folder: Path) -> AdapterWeights:
         """Reads and checks an adapter's files, in the caller's thread.
 
-        Raises:
-            AdapterFault: the files are at fault.
+        Raises: AdapterFault: the files are at fault.
         """
         return read_adapter(folder, self._bank.shapes, self._dtype)
 

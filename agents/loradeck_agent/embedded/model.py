@@ -31,8 +31,7 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 def load_model(base: Path, dtype: str, threads: int, max_length: int) -> LoadedModel:
     """Reads the base, takes its digest and starts the inference thread.
 
-    Raises:
-        OSError, ValueError: the folder is no complete model.
+    Raises: OSError, ValueError: the folder is no complete model.
     """
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)

@@ -40,8 +40,7 @@ class Answer:
     async def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed.
 
-        Raises:
-            AnswerFailed: the engine gave it up.
+        Raises: AnswerFailed: the engine gave it up.
         """
         tokens: list[TokenOut] = []
         text, finish = "", None

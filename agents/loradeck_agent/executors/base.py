@@ -52,8 +52,7 @@ class Base:
 def load_base(spec: ExecutorSpec) -> Base:
     """Loads the spec's base after comparing the digest of its files with the spec's.
 
-    Raises:
-        BadSpec: `wrong_base`: the folder is no base, or its files have another digest.
+    Raises: BadSpec: `wrong_base`: the folder is no base, or its files have another digest.
     """
     torch.set_num_threads(spec.threads)
     folder = Path(spec.base)

@@ -80,8 +80,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
 
     peft itself only warns about missing keys and leaves their modules at their random start.
 
-    Raises:
-        BadSpec: `bad_adapter`: the files are damaged, do not fit the base, or peft loaded other tensors.
+    Raises: BadSpec: `bad_adapter`: the files are damaged, do not fit the base, or peft loaded other tensors.
     """
     try:
         config = adapter_files.read_config(folder)
@@ -178,8 +177,7 @@ def _likeliest(base: Base, model: Any, item: SuiteItem, prompt: list[int]) -> st
 def _check_schemas(suite: Suite) -> None:
     """Checks that every JSON Schema of the suite is valid; a broken one would make every answer valid, or none.
 
-    Raises:
-        BadSpec: `bad_data`, with the item's id.
+    Raises: BadSpec: `bad_data`, with the item's id.
     """
     for where, schema in [
         ("the suite", suite.answer_schema),
@@ -197,8 +195,7 @@ def _check_schemas(suite: Suite) -> None:
 def _adapter_of(current: Run, spec: EvaluateSpec) -> Path | None:
     """Folder of the release's adapter; None for the base alone, and for merged weights, which are a base of their own.
 
-    Raises:
-        BadSpec: `bad_spec`: the inputs are not those of the release.
+    Raises: BadSpec: `bad_spec`: the inputs are not those of the release.
     """
     others = [digest for digest in current.spec.inputs if digest != spec.suite]
     if len(others) > 1:

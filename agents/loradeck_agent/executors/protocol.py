@@ -93,8 +93,7 @@ class Run:
     def emit(self, type_: jobs.ExecutorEventType, **fields: Unpack[EventFields]) -> None:
         """Appends one event to the event file. A terminal event is durable when this returns.
 
-        Raises:
-            OSError: the disk refused the write.
+        Raises: OSError: the disk refused the write.
         """
         run, attempt, now = self.spec.run, self.spec.attempt, time.time()
         event = jobs.ExecutorEvent(run=run, attempt=attempt, seq=self._seq, ts=now, type=type_, **fields)
@@ -116,8 +115,7 @@ class Run:
     def check(self) -> None:
         """Sends a heartbeat if one is due and ends the run after SIGTERM. Call it between steps.
 
-        Raises:
-            Preempted: SIGTERM was received.
+        Raises: Preempted: SIGTERM was received.
         """
         if self.stopping:
             raise Preempted

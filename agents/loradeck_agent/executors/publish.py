@@ -21,8 +21,7 @@ def publish(out: Path, files: Mapping[str, bytes], manifest_of: Callable[[Path],
 
     An `out` left by an earlier, interrupted attempt is replaced.
 
-    Raises:
-        OSError: the disk refused; `out` is as it was.
+    Raises: OSError: the disk refused; `out` is as it was.
     """
     with staged(out) as staging:
         for name, data in files.items():
@@ -38,8 +37,7 @@ def staged(out: Path) -> Iterator[Path]:
 
     An older `out` is replaced.
 
-    Raises:
-        OSError: the disk refused; `out` is as it was.
+    Raises: OSError: the disk refused; `out` is as it was.
     """
     staging = out.with_name(f".{out.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
@@ -59,8 +57,7 @@ def staged(out: Path) -> Iterator[Path]:
 def write_document(path: Path, document: BaseModel) -> None:
     """Writes a document as a new JSON file, durably.
 
-    Raises:
-        FileExistsError: the file exists.
+    Raises: FileExistsError: the file exists.
     """
     write_file(path, document.model_dump_json(indent=1).encode() + b"\n")
 

@@ -60,8 +60,7 @@ def _answer_schema(path: Path, digest: Digest) -> dict[str, Any] | None:
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields each object of a JSONL file, or of all JSONL files below a folder, with its place (file and line).
 
-    Raises:
-        BadSpec: `bad_data`, with file and line.
+    Raises: BadSpec: `bad_data`, with file and line.
     """
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     for file in files:

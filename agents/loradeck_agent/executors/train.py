@@ -108,8 +108,7 @@ def _lessons(current: Run, spec: TrainSpec) -> list[Lesson]:
 def _check_contamination(current: Run, lessons: list[Lesson]) -> None:
     """Checks that no row contains an item of the suites that are held out.
 
-    Raises:
-        BadSpec: `contaminated`, with the ids of up to 20 such items.
+    Raises: BadSpec: `contaminated`, with the ids of up to 20 such items.
     """
     found: dict[str, str] = {}
     for digest in current.spec.held_out:

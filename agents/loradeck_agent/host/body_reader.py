@@ -49,8 +49,7 @@ def too_deep(raw: bytes, document: Any) -> bool:
 class BodyReader:
     """Calls a function with bodies and gives its results, one large body at a time.
 
-    Args:
-        read: a function of a module, which never raises. The child imports it by its name.
+    `read`: a function of a module, which never raises. The child imports it by its name.
     """
 
     def __init__(self, read: Callable[[bytes], bytes]) -> None:
@@ -61,8 +60,7 @@ class BodyReader:
     async def read(self, raw: bytes) -> bytes:
         """Calls the function with a body, in the child where the body is large, and returns its result.
 
-        Raises:
-            BodyUnread: it took longer than DEADLINE_S, or the child ended over it.
+        Raises: BodyUnread: it took longer than DEADLINE_S, or the child ended over it.
         """
         if len(raw) < LARGE:
             return self._read(raw)

@@ -183,8 +183,7 @@ class AgentConfig(Strict):
     def read_signers(self) -> frozenset[str]:
         """The public keys that this node asks signatures of.
 
-        Raises:
-            ConfigError: a file cannot be read, or holds no public key.
+        Raises: ConfigError: a file cannot be read, or holds no public key.
         """
         found = set()
         for path in self.signers:
@@ -202,8 +201,7 @@ class AgentConfig(Strict):
     def read_token(self) -> str:
         """The bearer token.
 
-        Raises:
-            ConfigError: the file is absent, empty, or readable by others.
+        Raises: ConfigError: the file is absent, empty, or readable by others.
         """
         fix = f"make one on the hub's host: loradeck node token {self.node} --out FILE"
         if self.token is None:

@@ -45,8 +45,7 @@ class Cosigner:
     def countersign(self, ask: Countersign, hubs: Collection[str]) -> Countersigned | None:
         """Signs a head, or says why not. What it signs is durable before it is said; blocking.
 
-        Args:
-            hubs: public keys of the log's hubs.
+        `hubs`: public keys of the log's hubs.
 
         Returns: None where this node signs nothing.
         """
@@ -89,8 +88,7 @@ class Cosigner:
     def _signed(self, public: str) -> tuple[Countersigned, ...]:
         """Reads what was signed with the present key, the newest first.
 
-        Raises:
-            OSError, ValueError, TypeError: it cannot be read.
+        Raises: OSError, ValueError, TypeError: it cannot be read.
         """
         try:
             found = [Countersigned.model_validate(one) for one in json.loads(self._file.read_bytes())]

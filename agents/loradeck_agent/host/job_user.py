@@ -32,8 +32,7 @@ class JobUser:
     def of(cls, name: str | None) -> JobUser | None:
         """The user of this name; None for None: executors run as the agent's own user.
 
-        Raises:
-            ConfigError: there is no such user, it is root, or the agent is not root and cannot become it.
+        Raises: ConfigError: there is no such user, it is root, or the agent is not root and cannot become it.
         """
         if name is None:
             return None
@@ -73,8 +72,7 @@ class JobUser:
 def open_plain(path: Path | str, user: JobUser | None, *, dir_fd: int | None = None) -> BinaryIO:
     """Opens a file that an executor has written, and follows no link to it.
 
-    Raises:
-        OSError: it cannot be read, is no plain file, or is not the user's.
+    Raises: OSError: it cannot be read, is no plain file, or is not the user's.
     """
     fd = os.open(path, _READ, dir_fd=dir_fd)
     found = os.fstat(fd)
@@ -87,8 +85,7 @@ def open_plain(path: Path | str, user: JobUser | None, *, dir_fd: int | None = N
 def take(source: Path, target: Path, user: JobUser) -> None:
     """Copies a folder that an executor has written to one of the agent's own, which must not exist. Blocks.
 
-    Raises:
-        OSError: as `open_plain` says, for anything in it; `target` may then be there in part.
+    Raises: OSError: as `open_plain` says, for anything in it; `target` may then be there in part.
     """
     fd = os.open(source, _READ | os.O_DIRECTORY)
     try:

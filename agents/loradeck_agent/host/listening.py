@@ -38,8 +38,7 @@ class Listening:
     def files(self) -> tuple[int, ...]:
         """The numbers of the sockets' files, bound now where there are none for the address.
 
-        Raises:
-            OSError: the address cannot be bound.
+        Raises: OSError: the address cannot be bound.
         """
         if not self._kept and not _names(self._sockets) <= {at[1] for at in _addresses(self._listen)}:
             self.close()  # the configuration names another address now
@@ -88,8 +87,7 @@ def from_systemd() -> list[socket.socket]:
 def bind(listen: str) -> list[socket.socket]:
     """Sockets that listen at HOST:PORT, one for each address that the host has.
 
-    Raises:
-        OSError: one cannot be bound, but for an address that this machine does not have beside one that it has.
+    Raises: OSError: one cannot be bound, but for an address that this machine does not have beside one that it has.
     """
     made: list[socket.socket] = []
     missing: OSError | None = None

@@ -48,8 +48,7 @@ class HubLogin:
     def now(self) -> Login:
         """The login as its files are now: the same object until one of them changes.
 
-        Raises:
-            ConfigError: a file is absent, unusable, or readable by others.
+        Raises: ConfigError: a file is absent, unusable, or readable by others.
         """
         files = (self._identity.certificate, self._identity.authority, self._config.token, self._config.ca)
         seen = tuple(_version(path) for path in files)
@@ -61,8 +60,7 @@ class HubLogin:
     def may_join(self) -> bool:
         """Whether this node has a join token and still has to join with it.
 
-        Raises:
-            ConfigError: there is no token either.
+        Raises: ConfigError: there is no token either.
         """
         secure = self._config.hub.startswith("https")
         return secure and not self._identity.exists and is_join_token(self._config.read_token())

@@ -14,8 +14,7 @@ def read_secret(path: Path, what: str, fix: str) -> str:
         what: name of the secret, for the error ("token").
         fix: how to make one.
 
-    Raises:
-        ConfigError: `<what>_unreadable`, `<what>_mode` (others may read it), `<what>_empty`.
+    Raises: ConfigError: `<what>_unreadable`, `<what>_mode` (others may read it), `<what>_empty`.
     """
     try:
         secret = path.read_text(encoding="ascii").strip()

@@ -81,8 +81,7 @@ class StateFolder:
     def make(self, user: JobUser | None = None) -> None:
         """Creates the folders, each 0700. The user of executors may pass those in which there is something for it.
 
-        Raises:
-            AgentError: `state_unusable`, when one cannot be made or is no folder of ours.
+        Raises: AgentError: `state_unusable`, when one cannot be made or is no folder of ours.
         """
         shared = (self.root, self.jobs, self.inputs, self.releases, self.merged, self.checkpoints)
         for path in (self.root, self.router, self.root / "engines", self.canaries, *shared):
@@ -95,8 +94,7 @@ class StateFolder:
 def make_private(path: Path, group: int = 0) -> None:
     """Makes a folder that is its owner's alone, but for these bits of its group, if they are set.
 
-    Raises:
-        AgentError: `state_unusable`.
+    Raises: AgentError: `state_unusable`.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -115,8 +113,7 @@ def make_private(path: Path, group: int = 0) -> None:
 def locked(path: Path, what: str) -> Iterator[None]:
     """Holds the lock file `path` for the length of the block, with this process's pid in it.
 
-    Raises:
-        AgentError: `already_running`, when another process holds it.
+    Raises: AgentError: `already_running`, when another process holds it.
     """
     fd = open_lock(path)
     try:

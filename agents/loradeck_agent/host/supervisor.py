@@ -113,8 +113,7 @@ class Supervised:
 
         `run` must have been cancelled, or it would start another.
 
-        Raises:
-            AgentError: `will_not_end`.
+        Raises: AgentError: `will_not_end`.
         """
         pid = self.pid or await asyncio.to_thread(holder_of, self.program.lock)
         if pid is None:
@@ -390,8 +389,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 def end_process(pid: int, what: str, *, grace_s: float) -> str:
     """Ends a process: SIGTERM, a grace, then SIGKILL. Blocks. Returns how it ended, in words for a person.
 
-    Raises:
-        AgentError: `will_not_end`, when even SIGKILL did not end it (a process in an uninterruptible call).
+    Raises: AgentError: `will_not_end`, when even SIGKILL did not end it (a process in an uninterruptible call).
     """
     try:
         watch = os.pidfd_open(pid)

@@ -105,8 +105,7 @@ class ExecutorFolder:
     def take_result(self) -> Path:
         """The executor's result in a folder of the agent's own. Blocks.
 
-        Raises:
-            AgentError: `result_unreadable`: there is something in it that is no plain file of the executor's.
+        Raises: AgentError: `result_unreadable`: there is something in it that is no plain file of the executor's.
         """
         if self.user is not None and not self.result.exists():
             staging = self.path / ".out"
@@ -133,8 +132,7 @@ class ExecutorFolder:
     def write(self, attempt: Attempt) -> None:
         """Writes the attempt durably.
 
-        Raises:
-            AgentError: `disk_full` or `disk_error`.
+        Raises: AgentError: `disk_full` or `disk_error`.
         """
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
@@ -184,8 +182,7 @@ class Executor:
     def start(self, kind: str, spec: ExecutorSpec) -> None:
         """Starts the process and notes which one it is.
 
-        Raises:
-            AgentError: the disk refused the folder, or the process could not be started.
+        Raises: AgentError: the disk refused the folder, or the process could not be started.
         """
         folder = self.folder
         processes = spec.spec.processes if isinstance(spec.spec, TrainSpec) else 1
@@ -347,8 +344,7 @@ def _lower(pid: int) -> None:
 def read_json(path: Path) -> object:
     """Reads a JSON result file of an executor.
 
-    Raises:
-        AgentError: `result_missing` or `result_unreadable`.
+    Raises: AgentError: `result_missing` or `result_unreadable`.
     """
     try:
         document: object = json.loads(path.read_bytes())

@@ -27,8 +27,7 @@ class BaseFolder:
 def base_of(engines: tuple[EngineReplica, ...], digest: str) -> BaseFolder:
     """Finds a base on this node: its folder is that of the engine that has it.
 
-    Raises:
-        AgentError: `unknown_base`.
+    Raises: AgentError: `unknown_base`.
     """
     for engine in engines:
         if engine.base == digest:
@@ -50,8 +49,7 @@ class Launcher:
     async def launch(self, job: JobAssignment, executor: Executor) -> None:
         """Fetches what the job reads, by digest, and starts its executor.
 
-        Raises:
-            AgentError: `unknown_base`, `bad_job`, or why an input could not be had.
+        Raises: AgentError: `unknown_base`, `bad_job`, or why an input could not be had.
         """
         executor.folder.write(executor.attempt)
         spec, folder = job.spec, executor.folder

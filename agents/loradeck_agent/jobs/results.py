@@ -97,8 +97,7 @@ class Results:
     async def _result(self, job: JobAssignment, executor: Executor) -> dict[str, Any]:
         """Verifies an executor's result and hands it to the hub.
 
-        Raises:
-            AgentError: it does not match its manifest, or the hub refused it.
+        Raises: AgentError: it does not match its manifest, or the hub refused it.
         """
         out = await asyncio.to_thread(executor.folder.take_result)
         try:
@@ -137,8 +136,7 @@ class Results:
 def keep_trained(out: Path, weights: Path) -> dict[str, Any]:
     """Verifies a base that a full training left in `out` and moves its files to `weights/DIGEST`. Blocks.
 
-    Raises:
-        AgentError: `manifest_mismatch`; or the disk refused.
+    Raises: AgentError: `manifest_mismatch`; or the disk refused.
     """
     manifest = BaseManifest.model_validate(read_json(out / MANIFEST))
     place, made = weights / manifest.digest, out / WEIGHTS
@@ -159,8 +157,7 @@ def keep_merged(out: Path, merged: Path) -> dict[str, Any]:
 
     Weights that lie there already under this digest stay. Returns the job's result for the hub.
 
-    Raises:
-        AgentError: `manifest_mismatch`, the files are not those of the manifest and report; or the disk refused.
+    Raises: AgentError: `manifest_mismatch`, the files are not those of the manifest and report; or the disk refused.
     """
     manifest = BaseManifest.model_validate(read_json(out / f"{WEIGHTS}.manifest.json"))
     report = MergeReport.model_validate(read_json(out / "report.json"))

@@ -42,8 +42,7 @@ class EngineAddress:
 class EngineApi:
     """Calls to one engine. Raises `Unreachable`, or AgentError with the engine's refusal.
 
-    Args:
-        key: bearer key that the engine asks for.
+    `key`: bearer key that the engine asks for.
     """
 
     def __init__(self, address: EngineAddress, key: str | None = None) -> None:
@@ -62,8 +61,7 @@ class EngineApi:
     async def version(self) -> EngineVersion:
         """The running engine's version.
 
-        Raises:
-            AgentError: `engine_error`, its answer cannot be read.
+        Raises: AgentError: `engine_error`, its answer cannot be read.
         """
         reply = expect(await self._http.get("/version", timeout=CALL_S))
         try:
@@ -198,8 +196,7 @@ def _has_no_such_call(reply: Reply) -> bool:
 def expect(reply: Reply) -> Reply:
     """The reply, if its status is 200.
 
-    Raises:
-        AgentError: `key_refused` or `engine_error`.
+    Raises: AgentError: `key_refused` or `engine_error`.
     """
     if reply.status == 401:
         raise AgentError("key_refused", "the engine does not take our key", "401", "correct the file named by `key`")

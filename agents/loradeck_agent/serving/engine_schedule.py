@@ -42,8 +42,7 @@ class _Prepare:
 class EngineSchedule:
     """Starts and stops the engines that run only while something wants their base.
 
-    Args:
-        known: returns once the table and the bases of the engines are known; nothing is stopped before.
+    `known`: returns once the table and the bases of the engines are known; nothing is stopped before.
     """
 
     lives: Sequence[EngineLife]
@@ -129,8 +128,7 @@ class EngineSchedule:
     def preparing(self, job: JobAssignment) -> Iterator[None]:
         """Keeps the engines of a prepare's base wanted while it runs, and for a while after it succeeded.
 
-        Raises:
-            AgentError: `no_memory`, none of them fits beside those that must run.
+        Raises: AgentError: `no_memory`, none of them fits beside those that must run.
         """
         ref, spec = job.release, job.spec
         if ref is None or not isinstance(spec, PrepareSpec):

@@ -66,8 +66,7 @@ class Collector:
     async def collect_merged(self) -> tuple[str, ...]:
         """Removes merged weights that may go, by their digests as bases. Returns these.
 
-        Raises:
-            AgentError: the hub did not answer: nothing was removed. OSError: the disk refused.
+        Raises: AgentError: the hub did not answer: nothing was removed. OSError: the disk refused.
         """
         here = self.folder.merged_here()
         if not here:
@@ -104,8 +103,7 @@ class Collector:
     async def collect(self) -> tuple[str, ...]:
         """Removes adapters that may go. Returns their digests.
 
-        Raises:
-            AgentError: the hub or an engine did not answer: nothing was removed. OSError: the disk refused.
+        Raises: AgentError: the hub or an engine did not answer: nothing was removed. OSError: the disk refused.
         """
         here = self.store.releases()
         if not here:

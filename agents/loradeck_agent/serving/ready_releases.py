@@ -46,8 +46,7 @@ class ReadyFile:
     def write(self, releases: ReadyReleases) -> None:
         """Replaces the content durably; what it holds already is not written again. Blocks for the disk.
 
-        Raises:
-            OSError: the disk refused it; the old content stays.
+        Raises: OSError: the disk refused it; the old content stays.
         """
         if releases == self._now:
             return

@@ -322,8 +322,7 @@ class Reconciler:
 
         A release that is ready already is judged again, so that the judgement is always a new one.
 
-        Raises:
-            AgentError: why it cannot be served. Nothing that is served has changed.
+        Raises: AgentError: why it cannot be served. Nothing that is served has changed.
         """
         self._prepared[ref.id] = (ref, time.monotonic() + PREPARED_S)
         async with engine.changing:

@@ -81,8 +81,7 @@ class EngineReplica:
     def build(self) -> EngineVersion:
         """Version of the running engine.
 
-        Raises:
-            AgentError: `engine_down`.
+        Raises: AgentError: `engine_down`.
         """
         if self.version is None or not self.up:
             raise AgentError("engine_down", f"engine {self.config.name} does not run", self.name)
@@ -155,8 +154,7 @@ class EngineReplica:
         adapter in memory, and not whether a slot of the batch holds it now. A base and merged weights are the engine's
         own.
 
-        Args:
-            stored: the release's verified files are on this node: what tells a cold one on the disk from an absent one.
+        `stored`: the release's verified files are on this node: what tells a cold one on the disk from an absent one.
         """
         if not self.up or self.version is None:
             return ack

@@ -182,8 +182,7 @@ class RouterSync:
     async def unpin(self, key: PointerKey) -> None:
         """Ends a pin; where no router answers, once one does.
 
-        Raises:
-            AgentError: the router did not end it yet.
+        Raises: AgentError: the router did not end it yet.
         """
         async with self._pins_lock:
             self._ending.add(key)
@@ -271,8 +270,7 @@ class RouterSync:
     async def up(self, boot: str) -> str:
         """A router runs: takes over what its table holds, and gives it what it missed. Returns its build.
 
-        Raises:
-            AgentError: it does not answer.
+        Raises: AgentError: it does not answer.
         """
         async with self._pins_lock:
             state = await self.router.state()
@@ -329,8 +327,7 @@ class RouterSync:
     async def push(self) -> None:
         """Gives the router its engines and every entry again: it answers how each one stands.
 
-        Raises:
-            AgentError: it did not take all of them.
+        Raises: AgentError: it did not take all of them.
         """
         if not await self.reconciler.push_engines():
             raise AgentError("router_silent", "the router gave no answer about its engines")

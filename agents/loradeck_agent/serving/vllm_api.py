@@ -52,8 +52,7 @@ class VllmApi(EngineApi):
         That call would have found a dead process's connection closed and opened another: while none was opened,
         the process is the one that was asked before.
 
-        Raises:
-            AgentError: `engine_error`, its metrics do not have it.
+        Raises: AgentError: `engine_error`, its metrics do not have it.
         """
         fresh = time.monotonic() - self._boot_at < BOOT_READ_S
         if not fresh or self._http.connections != self._boot_connections:
@@ -64,8 +63,7 @@ class VllmApi(EngineApi):
     async def version(self) -> EngineVersion:
         """The running vLLM's version.
 
-        Raises:
-            AgentError: `wrong_base`, it serves another folder than the configured one; `base_name_taken`.
+        Raises: AgentError: `wrong_base`, it serves another folder than the configured one; `base_name_taken`.
         """
         base_name = await self._base_name()
         metrics = await self._metrics()

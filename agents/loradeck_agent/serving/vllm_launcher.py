@@ -80,8 +80,7 @@ def launch(state: Path, command: Sequence[str]) -> int:
 def end_session(session: int, folder: Path) -> None:
     """Ends the processes of a session that work in a folder, but this one: SIGTERM, a grace, SIGKILL.
 
-    Raises:
-        AgentError: `will_not_end`, when something sits in the kernel and even SIGKILL does not end it.
+    Raises: AgentError: `will_not_end`, when something sits in the kernel and even SIGKILL does not end it.
     """
     began = time.monotonic()
     asked: set[int] = set()

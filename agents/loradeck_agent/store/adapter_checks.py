@@ -18,8 +18,7 @@ from loradeck_agent.store.fetch import as_agent_error
 def check_manifest(ref: ReleaseRef, manifest: AdapterManifest, adapter: str, base: str) -> None:
     """Checks that a manifest is the release's, and that its base is the engine's.
 
-    Raises:
-        AgentError: `manifest_mismatch`, `wrong_base`.
+    Raises: AgentError: `manifest_mismatch`, `wrong_base`.
     """
     if ref.release.id != ref.id:
         raise AgentError("manifest_mismatch", "the release's id is not the digest of its parts", ref.id)
@@ -71,8 +70,7 @@ def rank_too_high(rank: int, limit: int) -> AgentError:
 def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path, *, beside: Collection[str] = ()) -> None:
     """Checks an adapter's folder against its manifest and its base. Blocks: call it in a thread.
 
-    Raises:
-        AgentError: what does not fit.
+    Raises: AgentError: what does not fit.
     """
     with as_agent_error(folder):
         artifacts.verify_adapter(folder, manifest, base, beside=beside)

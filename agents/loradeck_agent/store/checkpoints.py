@@ -54,8 +54,7 @@ class CheckpointStore:
     async def have(self, job: str, ref: CheckpointRef) -> None:
         """Makes sure that a job goes on from this checkpoint, or from a later one that is here already.
 
-        Raises:
-            AgentError: `digest_mismatch`, `disk_full`, or why the hub did not answer.
+        Raises: AgentError: `digest_mismatch`, `disk_full`, or why the hub did not answer.
         """
         here = self.folder(job)
         if self._newest(here) >= ref.step:

@@ -62,8 +62,7 @@ class InputStore:
     async def forget_erased(self) -> frozenset[str]:
         """Removes the files of datasets with erased rows from this node. Returns all such datasets.
 
-        Raises:
-            AgentError: why the hub did not answer.
+        Raises: AgentError: why the hub did not answer.
         """
         stated = await self._hub.attestations(AttestationKind.ERASURE)
         erased = frozenset(attestation.subject for attestation in stated)
@@ -77,8 +76,7 @@ class InputStore:
     async def suite(self, digest: str) -> Path:
         """The folder of a suite, fetched when it is not here.
 
-        Raises:
-            AgentError: `unknown_suite`, `manifest_mismatch`, `disk_full`, or why the hub did not answer.
+        Raises: AgentError: `unknown_suite`, `manifest_mismatch`, `disk_full`, or why the hub did not answer.
         """
         here = self._folder.inputs / digest
         return here if here.is_dir() else await self._install(await self._hub.suite(digest), here)
@@ -86,8 +84,7 @@ class InputStore:
     async def adapter(self, tenant: str, name: str, digest: str, base_folder: Path) -> Path:
         """The folder of an adapter version that another is trained on from.
 
-        Raises:
-            AgentError: `unknown_adapter`, or why it cannot be fetched.
+        Raises: AgentError: `unknown_adapter`, or why it cannot be fetched.
         """
         for version in await self._hub.versions(tenant, name):
             if version.digest == digest:

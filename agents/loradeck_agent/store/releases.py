@@ -146,8 +146,7 @@ class ReleaseStore:
     async def _asked_for(self, subject: str, signers: Sequence[frozenset[str]]) -> list[Signature]:
         """For each set of signers, and for this node's own, a signature by one of them, which is still to be verified.
 
-        Raises:
-            AgentError: `unsigned`; or why the hub did not answer.
+        Raises: AgentError: `unsigned`; or why the hub did not answer.
         """
         signers = [*signers, self.signers] if self.signers else signers
         if not signers:

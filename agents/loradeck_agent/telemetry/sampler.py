@@ -69,8 +69,7 @@ class Card:
     def sample(self, *, processes: bool) -> dict[str, Any]:
         """The fields of `schemas.telemetry.Gpu`; None for each that this driver or this card does not have.
 
-        Raises:
-            _Lost: the card fell off the bus.
+        Raises: _Lost: the card fell off the bus.
         """
         handle = self.handle
         memory = _read(lambda: _memory(handle))

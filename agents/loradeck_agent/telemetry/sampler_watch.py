@@ -68,8 +68,7 @@ class Telemetry:
 
     def __init__(self, argv: Sequence[str] | None = None, patience: Patience | None = None) -> None:
         """
-        Args:
-            argv: the sampler's command; this interpreter's `loradeck_agent.telemetry.sampler` by default.
+        `argv`: the sampler's command; this interpreter's `loradeck_agent.telemetry.sampler` by default.
         """
         self._argv = tuple(argv or (sys.executable, "-m", "loradeck_agent.telemetry.sampler"))
         self._patience = patience or Patience()
@@ -219,8 +218,7 @@ class _Child:
     async def line(self, deadline_s: float) -> bytes:
         """The next line; empty at the end of its output.
 
-        Raises:
-            TimeoutError: there was none in time.
+        Raises: TimeoutError: there was none in time.
         """
         async with asyncio.timeout(deadline_s):
             return await self._lines.readline()

@@ -64,8 +64,7 @@ class HubApi:
     async def release(self, release: str) -> ReleaseDetail:
         """A release and its adapter's manifest.
 
-        Raises:
-            AgentError: `path_traversal` or `bad_manifest` when the document is not acceptable.
+        Raises: AgentError: `path_traversal` or `bad_manifest` when the document is not acceptable.
         """
         reply = checked(await self._http.get(f"/v1/releases/{release}", timeout=CALL_S))
         try:
@@ -118,8 +117,7 @@ class HubApi:
     async def dataset(self, digest: str) -> DatasetManifest:
         """A dataset's manifest.
 
-        Raises:
-            AgentError: `unknown_dataset`.
+        Raises: AgentError: `unknown_dataset`.
         """
         reply = checked(await self._http.get("/v1/datasets", timeout=CALL_S))
         for entry in _datasets.validate_json(reply.body):
@@ -130,8 +128,7 @@ class HubApi:
     async def suite(self, digest: str) -> SuiteManifest:
         """A suite's manifest.
 
-        Raises:
-            AgentError: `unknown_suite`.
+        Raises: AgentError: `unknown_suite`.
         """
         reply = checked(await self._http.get("/v1/suites", timeout=CALL_S))
         for entry in _suites.validate_json(reply.body):
@@ -191,8 +188,7 @@ async def _chunks(path: Path) -> AsyncIterator[bytes]:
 def checked(reply: Reply) -> Reply:
     """The reply, if it is a success.
 
-    Raises:
-        AgentError: with the hub's problem code.
+    Raises: AgentError: with the hub's problem code.
     """
     if 200 <= reply.status < 300:
         return reply

@@ -20,8 +20,7 @@ async def join(config: AgentConfig, token: str) -> Joined:
     The authority's certificate is asked for over a connection that is not trusted, and compared with the hash in the
     token. Only over a second one, whose certificate that authority has signed for a hub, is the token said.
 
-    Raises:
-        AgentError: `no_join_token`, `wrong_authority`, `unreachable`, or the hub's refusal. The node is as it was.
+    Raises: AgentError: `no_join_token`, `wrong_authority`, `unreachable`, or the hub's refusal. The node is as it was.
     """
     parts = token.split("_")
     if not is_join_token(token) or len(parts) != 4:

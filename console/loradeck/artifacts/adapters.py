@@ -97,8 +97,7 @@ def verify_adapter(
 def read_config(path: Path) -> dict[str, Any]:
     """Reads an `adapter_config.json`.
 
-    Raises:
-        BadArtifact: `unsupported_adapter`: it is not a JSON object.
+    Raises: BadArtifact: `unsupported_adapter`: it is not a JSON object.
     """
     try:
         config = json.loads(path.read_bytes())
@@ -112,8 +111,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_base_config(folder: Path) -> dict[str, Any]:
     """Reads the `config.json` of a base's folder.
 
-    Raises:
-        BadArtifact: `wrong_base`: it cannot be read, or is not a JSON object.
+    Raises: BadArtifact: `wrong_base`: it cannot be read, or is not a JSON object.
     """
     try:
         config = json.loads((folder / "config.json").read_bytes())
@@ -128,8 +126,7 @@ def check_plain(config: Mapping[str, Any]) -> None:
     """Checks that a configuration is plain LoRA: no DoRA, no rank or alpha per module, no module saved whole, and so
     on.
 
-    Raises:
-        BadArtifact: `unsupported_adapter`.
+    Raises: BadArtifact: `unsupported_adapter`.
     """
     for name, allowed in PLAIN_LORA.items():
         if not any(config.get(name) is value or config.get(name) == value for value in allowed):
@@ -143,8 +140,7 @@ def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
 
     The base it names is a path of the machine that trained it and is never used.
 
-    Raises:
-        BadArtifact: `unsupported_adapter`; `manifest_mismatch`.
+    Raises: BadArtifact: `unsupported_adapter`; `manifest_mismatch`.
     """
     check_plain(config)
     if manifest.alpha > STRONGEST * manifest.rank:
@@ -203,8 +199,7 @@ def check_tensors(
 def base_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None:
     """Shape (out, in) of every linear layer of a base, by module name; None for a model type that is not known.
 
-    Raises:
-        BadArtifact: `wrong_base`: its config.json lacks a dimension.
+    Raises: BadArtifact: `wrong_base`: its config.json lacks a dimension.
     """
     if config.get("model_type") not in _DECODERS:
         return None
@@ -230,8 +225,7 @@ def base_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None
 def embedding_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Shape (out, in) of a base's embedding and, unless they share their weights, of its head, by module name.
 
-    Raises:
-        BadArtifact: `wrong_base`: its config.json lacks a dimension.
+    Raises: BadArtifact: `wrong_base`: its config.json lacks a dimension.
     """
     try:
         hidden, vocabulary = int(config["hidden_size"]), int(config["vocab_size"])
@@ -244,8 +238,7 @@ def embedding_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 def lora_pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int]]:
     """Shape (out, in) of every module that has both an A and a B.
 
-    Raises:
-        BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, or one side without the other.
+    Raises: BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, or one side without the other.
     """
     sides: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

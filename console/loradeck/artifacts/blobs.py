@@ -30,8 +30,7 @@ class Blobs(ABC):
     Every call raises BadArtifact `path_traversal` for a name that is not a digest, and `store_unavailable` where an
     object store does not answer.
 
-    Args:
-        scratch: folder of this machine for content on its way; created with mode 0700 if it is missing.
+    `scratch`: folder of this machine for content on its way; created with mode 0700 if it is missing.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -54,8 +53,7 @@ class Blobs(ABC):
     def size(self, sha256: str) -> int:
         """Size of a blob in bytes.
 
-        Raises:
-            BadArtifact: `unknown_blob`.
+        Raises: BadArtifact: `unknown_blob`.
         """
 
     @abstractmethod
@@ -79,8 +77,7 @@ class Blobs(ABC):
     def local(self, sha256s: Iterable[str]) -> AbstractAsyncContextManager[Mapping[str, Path]]:
         """Paths of blobs on this machine, beside `scratch`, for as long as the block lasts. They are only to be read.
 
-        Raises:
-            BadArtifact: `unknown_blob`, `digest_mismatch`, `disk_full`.
+        Raises: BadArtifact: `unknown_blob`, `digest_mismatch`, `disk_full`.
         """
 
     def signed(self, sha256: str) -> str | None:
@@ -115,8 +112,7 @@ class Incoming(StagedFile):
     def keep(self) -> None:
         """Verifies the content, makes it durable and gives it its name.
 
-        Raises:
-            BadArtifact: as `StagedFile.finish`; `disk_full`, `store_unavailable`.
+        Raises: BadArtifact: as `StagedFile.finish`; `disk_full`, `store_unavailable`.
         """
         self.finish()
         self._keep()
@@ -131,8 +127,7 @@ class Incoming(StagedFile):
 def key(sha256: str) -> str:
     """A blob's place in its store.
 
-    Raises:
-        BadArtifact: `path_traversal`: this is not a digest.
+    Raises: BadArtifact: `path_traversal`: this is not a digest.
     """
     if not _DIGEST.fullmatch(sha256):
         raise BadArtifact(

@@ -36,8 +36,7 @@ PIECE = 1 << 20
 def write_bundle(target: Path, manifest: BundleManifest, blob: Callable[[str], Path]) -> int:
     """Writes a bundle (mode 0600), atomically and durably, and returns its size in bytes.
 
-    Args:
-        blob: gives the path of the content with a digest; the caller has verified it.
+    `blob`: gives the path of the content with a digest; the caller has verified it.
 
     Raises:
         BadArtifact: `exists`: the target file exists; `pickle_in_adapter`: a file of it could run code; `disk_full`.
@@ -115,8 +114,7 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 def _next(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
     """Reads the next member, which must be the plain file of this name.
 
-    Raises:
-        BadArtifact: `truncated_bundle`, `path_traversal`, `bad_bundle`.
+    Raises: BadArtifact: `truncated_bundle`, `path_traversal`, `bad_bundle`.
     """
     member = tar.next()
     if member is None:
@@ -152,8 +150,7 @@ def _take(tar: tarfile.TarFile, name: str, limit: int) -> bytes:
 def _lay(source: BinaryIO, target: Path, size: int) -> str:
     """Writes content to the new file `target` and returns its SHA-256 (hex).
 
-    Raises:
-        BadArtifact: `truncated_bundle`, `disk_full`.
+    Raises: BadArtifact: `truncated_bundle`, `disk_full`.
     """
     digest, written = hashlib.sha256(), 0
     with room_on(target), target.open("xb") as file:

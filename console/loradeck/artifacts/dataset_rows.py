@@ -40,11 +40,9 @@ def row_digest(row: Mapping[str, Any]) -> str:
 def rows_in(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields every row of a dataset with its place, such as `tickets.jsonl, line 3`. Blank lines are skipped.
 
-    Args:
-        paths: name of a file in the manifest -> its path.
+    `paths`: name of a file in the manifest -> its path.
 
-    Raises:
-        BadArtifact: `bad_rows`, with the line.
+    Raises: BadArtifact: `bad_rows`, with the line.
     """
     for name, path in sorted(paths.items()):
         with path.open("rb") as file:
@@ -266,8 +264,7 @@ class Held(Strict):
 def scan_of(held: Held, *, erased: Collection[Digest] = ()) -> ScanReport:
     """Scans the items of a suite.
 
-    Raises:
-        BadArtifact: `bad_rows`, `erased_row`.
+    Raises: BadArtifact: `bad_rows`, `erased_row`.
     """
     with Scan() as scan:
         for where, row in rows_in(held.paths):
@@ -293,8 +290,7 @@ class Task(Strict):
 def find(task: Task) -> list[Place]:
     """Finds the wanted rows in every dataset. A text matches any value of a row, ignoring case.
 
-    Raises:
-        BadArtifact: `bad_rows`.
+    Raises: BadArtifact: `bad_rows`.
     """
     wanted = set(task.rows)
     if task.containing:
@@ -332,8 +328,7 @@ def prompt_of(row: Mapping[str, Any]) -> Conversation | None:
 def prompts_of(held: Held, most: int) -> list[RowPrompt]:
     """Different prompts of a dataset, `most` of them, spread over its rows by their digests: always the same ones.
 
-    Raises:
-        BadArtifact: `bad_rows`.
+    Raises: BadArtifact: `bad_rows`.
     """
     kept: dict[Digest, RowPrompt] = {}
     for where, row in rows_in(held.paths):

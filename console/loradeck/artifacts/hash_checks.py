@@ -23,8 +23,7 @@ def sha256_of(path: Path) -> str:
 def check_digest(computed: str, announced: str) -> None:
     """Does nothing where a received file's SHA-256 (hex) is the announced one.
 
-    Raises:
-        BadArtifact: `digest_mismatch`.
+    Raises: BadArtifact: `digest_mismatch`.
     """
     if computed != announced:
         raise BadArtifact(
@@ -38,8 +37,7 @@ def check_digest(computed: str, announced: str) -> None:
 def plain_files(folder: Path) -> list[Path]:
     """Paths of every file under a folder, sorted. Links, sockets and devices are refused, not followed.
 
-    Raises:
-        BadArtifact: `path_traversal`.
+    Raises: BadArtifact: `path_traversal`.
     """
     found = []
     for parent, folders, names in os.walk(folder, onerror=_raise):
@@ -73,11 +71,9 @@ class Difference:
 def differences(files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = ()) -> list[Difference]:
     """Lists every difference between a manifest's files and a folder, by path; empty if they are equal.
 
-    Args:
-        beside: paths that may lie in the folder without being listed.
+    `beside`: paths that may lie in the folder without being listed.
 
-    Raises:
-        BadArtifact: `path_traversal`: the folder holds a link or something else that is not a plain file.
+    Raises: BadArtifact: `path_traversal`: the folder holds a link or something else that is not a plain file.
     """
     listed = {entry.path: entry for entry in files}
     found = {path.relative_to(folder).as_posix(): path for path in plain_files(folder)}
@@ -97,8 +93,7 @@ def differences(files: Iterable[FileEntry], folder: Path, *, beside: Collection[
 def verify_folder(files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = ()) -> None:
     """Checks that a folder holds exactly the manifest's files; see `differences`.
 
-    Raises:
-        BadArtifact: `manifest_mismatch`, with every difference; `path_traversal`.
+    Raises: BadArtifact: `manifest_mismatch`, with every difference; `path_traversal`.
     """
     found = differences(files, folder, beside=beside)
     if found:

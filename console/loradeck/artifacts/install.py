@@ -22,8 +22,7 @@ class Installation:
     def file(self, entry: FileEntry) -> StagedFile:
         """Begins one file; the caller writes it and ends it with `finish(mode=0o400)`.
 
-        Raises:
-            BadArtifact: `path_traversal`: its path leaves the folder.
+        Raises: BadArtifact: `path_traversal`: its path leaves the folder.
         """
         path = self.folder / entry.path
         if not path.is_relative_to(self.folder) or ".." in path.parts:
@@ -37,8 +36,7 @@ def installing(files: Sequence[FileEntry], folder: Path) -> Iterator[Installatio
     """Installs exactly these files as `folder`, 0400 in folders of 0500: the caller writes them in the block, whose
     end puts them in place. An exception in the block leaves nothing behind.
 
-    Raises:
-        BadArtifact: `manifest_mismatch`: the block did not write exactly `files`; `disk_full`.
+    Raises: BadArtifact: `manifest_mismatch`: the block did not write exactly `files`; `disk_full`.
     """
     private_folder(folder.parent)
     sweep(folder.parent)

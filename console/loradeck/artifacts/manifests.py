@@ -36,8 +36,7 @@ RACY_NS = 2_000_000_000
 def scan(folder: Path) -> tuple[FileEntry, ...]:
     """Entries (path, size, SHA-256) of every file under a folder, sorted by path.
 
-    Raises:
-        BadArtifact: `path_traversal`: the folder holds a link or something else that is not a plain file.
+    Raises: BadArtifact: `path_traversal`: the folder holds a link or something else that is not a plain file.
     """
     return tuple(_entry(folder, path, sha256_of) for path in plain_files(folder))
 
@@ -47,8 +46,7 @@ def base_manifest(folder: Path, model_id: str, revision: str, *, sha256: Hasher 
 
     Links are followed: model caches consist of them, and a base never leaves its node.
 
-    Raises:
-        BadArtifact: `bad_artifact`: the folder holds no base in safetensors.
+    Raises: BadArtifact: `bad_artifact`: the folder holds no base in safetensors.
     """
     paths = base_files(folder)
     return BaseManifest(
@@ -59,8 +57,7 @@ def base_manifest(folder: Path, model_id: str, revision: str, *, sha256: Hasher 
 def base_files(folder: Path) -> list[Path]:
     """Paths of the files in a folder that make up its base, sorted.
 
-    Raises:
-        BadArtifact: `bad_artifact`: there is no folder, or it lacks weights or a configuration.
+    Raises: BadArtifact: `bad_artifact`: there is no folder, or it lacks weights or a configuration.
     """
     if not folder.is_dir():
         raise BadArtifact("bad_artifact", "the folder does not exist", str(folder), "name the base model's folder")
@@ -88,11 +85,9 @@ def base_digest(folder: Path, *, cache: Path | None = None) -> str:
 def base_here(folder: Path, *, cache: Path | None = None) -> BaseManifest:
     """Manifest of the base in a folder, without a name. Files unchanged since the last call are not read again.
 
-    Args:
-        cache: file that keeps digests by path, size, inode and times; in the user's cache folder if None.
+    `cache`: file that keeps digests by path, size, inode and times; in the user's cache folder if None.
 
-    Raises:
-        BadArtifact: `bad_artifact`: see `base_files`.
+    Raises: BadArtifact: `bad_artifact`: see `base_files`.
     """
     from platformdirs import user_cache_path  # an agent, which counts its memory, never asks for it
 

@@ -37,8 +37,7 @@ def available() -> bool:
 def find(texts: Sequence[str], items: Mapping[str, str]) -> Alike:
     """Finds near duplicates in one pass over the texts, a few thousand a second.
 
-    Args:
-        items: id -> text of the suite items that must not be among the texts.
+    `items`: id -> text of the suite items that must not be among the texts.
     """
     from datasketch import MinHash, MinHashLSH
 

@@ -34,11 +34,9 @@ SCHEMES = ("s3", "gs", "az")
 def opened(url: str, *, retry_s: float = 60) -> Any:
     """The store under a URL such as `s3://BUCKET/PREFIX`. Nothing is asked of it yet.
 
-    Args:
-        retry_s: seconds for which a request that failed is repeated.
+    `retry_s`: seconds for which a request that failed is repeated.
 
-    Raises:
-        BadArtifact: `bad_store`: it cannot be opened as it is configured.
+    Raises: BadArtifact: `bad_store`: it cannot be opened as it is configured.
     """
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:

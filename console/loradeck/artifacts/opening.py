@@ -16,8 +16,7 @@ def open_blobs(url: str | None, folder: Path) -> Blobs:
     One that does not answer is taken all the same, so that the hub can move pointers; it is probed before anything is
     written.
 
-    Args:
-        folder: of the blobs, or for content on its way.
+    `folder`: of the blobs, or for content on its way.
 
     Raises:
         BadArtifact: `store_lies`, `bad_store`.
@@ -41,8 +40,7 @@ def open_blobs(url: str | None, folder: Path) -> Blobs:
 def copy(source: Blobs, target: Blobs) -> tuple[int, int]:
     """Copies the blobs that the target lacks, each verified. Returns their number and bytes.
 
-    Raises:
-        BadArtifact: `digest_mismatch`, a blob is damaged; `disk_full`, `store_unavailable`. What was copied stays.
+    Raises: BadArtifact: `digest_mismatch`, a blob is damaged; `disk_full`, `store_unavailable`. What was copied stays.
     """
     there = target.listed()
     lacking = {sha256: size for sha256, size in source.listed().items() if there.get(sha256) != size}

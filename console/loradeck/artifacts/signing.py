@@ -31,8 +31,7 @@ def key_id(public_key: str) -> str:
 def new_key(private: Path, public: Path) -> str:
     """Creates a P-256 key pair as PEM files, the private one with mode 0600, and returns the key's id.
 
-    Raises:
-        BadArtifact: `key_exists`: nothing is overwritten; `signing_unavailable`.
+    Raises: BadArtifact: `key_exists`: nothing is overwritten; `signing_unavailable`.
     """
     try:
         from cryptography.hazmat.primitives import serialization
@@ -98,8 +97,7 @@ def sign_weights(weights: BaseManifest, private: Path, public: Path) -> Signatur
 def verify(folder: Path, signature: Signature) -> None:
     """Checks that a signature covers exactly the folder's files and was made with its key. Blocks for about a second.
 
-    Raises:
-        BadArtifact: `bad_signature`; `signing_unavailable`.
+    Raises: BadArtifact: `bad_signature`; `signing_unavailable`.
     """
     try:
         from model_signing import verifying
@@ -138,8 +136,7 @@ async def verify_apart(files: Mapping[str, Path], signature: Signature, *, besid
         files: signed name -> path.
         beside: a folder on the file system of the files, for hard links.
 
-    Raises:
-        BadArtifact: `bad_signature`; `signing_unavailable`.
+    Raises: BadArtifact: `bad_signature`; `signing_unavailable`.
     """
     await child_process.ask(__name__, Check(files=dict(files), beside=beside, signature=signature))
 

@@ -30,8 +30,7 @@ class StagedFile:
         size: bytes it must have; None if only the digest is known.
         limit: bytes it may have at most.
 
-    Raises:
-        BadArtifact: `too_large`: `size` is above `limit`; `disk_full`.
+    Raises: BadArtifact: `too_large`: `size` is above `limit`; `disk_full`.
     """
 
     def __init__(self, path: Path, sha256: str, *, size: int | None = None, limit: int | None = None) -> None:
@@ -49,8 +48,7 @@ class StagedFile:
     def write(self, chunk: bytes) -> None:
         """Appends a chunk.
 
-        Raises:
-            BadArtifact: `too_large`: more than the size or limit; `disk_full`.
+        Raises: BadArtifact: `too_large`: more than the size or limit; `disk_full`.
         """
         self.written += len(chunk)
         if self._limit is not None and self.written > self._limit:
@@ -64,8 +62,7 @@ class StagedFile:
     def finish(self, *, mode: int = 0o600) -> None:
         """Verifies size and digest and makes the file durable, still under its staging name, with these permissions.
 
-        Raises:
-            BadArtifact: `digest_mismatch`; `disk_full`.
+        Raises: BadArtifact: `digest_mismatch`; `disk_full`.
         """
         if self._size is not None and self.written != self._size:
             raise BadArtifact(

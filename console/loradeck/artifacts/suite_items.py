@@ -17,11 +17,9 @@ from loradeck.schemas.suite import ItemKind, SuiteItem
 def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
     """Reads every item of a suite, in file order.
 
-    Args:
-        paths: name of a file -> its path.
+    `paths`: name of a file -> its path.
 
-    Raises:
-        BadArtifact: `bad_rows`, with file and line.
+    Raises: BadArtifact: `bad_rows`, with file and line.
     """
     found: dict[str, str] = {}
     items = []
@@ -48,8 +46,7 @@ def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
 def verify_suite(manifest: SuiteManifest, paths: Mapping[str, Path]) -> None:
     """Checks that the files hold the suite that the manifest describes.
 
-    Raises:
-        BadArtifact: `bad_rows`, with the line; `manifest_mismatch`.
+    Raises: BadArtifact: `bad_rows`, with the line; `manifest_mismatch`.
     """
     items = items_in(paths)
     if len(items) != manifest.items:

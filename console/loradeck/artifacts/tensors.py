@@ -113,8 +113,7 @@ def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Engines load other values without complaint. What a request under such an adapter leaves in the engine's cache is
     not a number either, and later requests of any tenant are answered from it.
 
-    Raises:
-        BadArtifact: `bad_values`.
+    Raises: BadArtifact: `bad_values`.
     """
     with path.open("rb") as file:
         for name, tensor in tensors.items():

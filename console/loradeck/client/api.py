@@ -70,8 +70,7 @@ class HubApi:
     def to(cls, context: Context) -> HubApi:
         """Prepares the API of a context's hub, without connecting.
 
-        Raises:
-            ConfigError: an unsafe token file, or an unusable certificate authority.
+        Raises: ConfigError: an unsafe token file, or an unusable certificate authority.
         """
         hubs = Hubs(context)
         return cls(Transport(hubs.endpoint(), hubs=hubs))

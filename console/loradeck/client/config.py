@@ -107,8 +107,7 @@ def local_socket() -> Path:
 def load_contexts(path: Path | None = None) -> tuple[dict[str, Context], str]:
     """Reads all contexts by name, and the name of the current one. Without a file there is only `local`.
 
-    Raises:
-        ConfigError: the file is unreadable, not TOML, or has a wrong setting.
+    Raises: ConfigError: the file is unreadable, not TOML, or has a wrong setting.
     """
     path = path or config_path()
     data = _settings(path)
@@ -135,8 +134,7 @@ def load_keys(path: Path | None = None) -> dict[str, tuple[str, ...]]:
 
     Which actions and keys there are is the console's to say.
 
-    Raises:
-        ConfigError: the file is unreadable, not TOML, or the table holds something else than keys.
+    Raises: ConfigError: the file is unreadable, not TOML, or the table holds something else than keys.
     """
     path = path or config_path()
     table = _settings(path).get("keys", {})
@@ -175,8 +173,7 @@ def resolve(
     `hub` is a URL, several with commas between them, or `unix:/path`. A context named by flag ignores LORADECK_HUB and
     LORADECK_TOKEN_FILE.
 
-    Raises:
-        ConfigError: two hubs are named at once, an unknown context, or a malformed address.
+    Raises: ConfigError: two hubs are named at once, an unknown context, or a malformed address.
     """
     env = os.environ if env is None else env
     source = "--context and --hub"

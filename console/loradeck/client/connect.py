@@ -117,8 +117,7 @@ class Hubs:
 async def websocket(point: Endpoint, path: str) -> AsyncIterator[ClientConnection]:
     """Opens a WebSocket to `path` of the hub, without compression: rows are small and many.
 
-    Raises:
-        OSError, websockets.exceptions.WebSocketException: it could not be opened.
+    Raises: OSError, websockets.exceptions.WebSocketException: it could not be opened.
     """
     from websockets.asyncio.client import connect, unix_connect
 

@@ -8,8 +8,7 @@ from loradeck.schemas.manifest import AdapterVersion
 def ancestors(version: AdapterVersion, versions: Mapping[str, AdapterVersion]) -> list[AdapterVersion]:
     """The versions that a version was trained on from, nearest first, as far as they are known.
 
-    Args:
-        versions: all known versions, by their digest.
+    `versions`: all known versions, by their digest.
     """
     found: list[AdapterVersion] = []
     seen = {version.digest}

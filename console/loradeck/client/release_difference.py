@@ -25,8 +25,7 @@ class Part:
 def parts(left: ReleaseDetail, right: ReleaseDetail, *, datasets: Mapping[str, str] | None = None) -> list[Part]:
     """Lists all properties that either release has, equal ones included.
 
-    Args:
-        datasets: names by digest, where they are known.
+    `datasets`: names by digest, where they are known.
     """
     names = datasets or {}
 

@@ -73,8 +73,7 @@ _ROWS: dict[str, type[BaseModel]] = {"tenants": TenantRow, "nodes": NodeRow}
 def listed(body: bytes, where: str) -> Listed:
     """Splits the answer to `GET /v1/state` into its parts. It may take long: run it in a thread.
 
-    Raises:
-        NotUnderstood: it is not the answer of a hub of this version.
+    Raises: NotUnderstood: it is not the answer of a hub of this version.
     """
     try:
         text = body.decode()

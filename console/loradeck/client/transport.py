@@ -112,8 +112,7 @@ class Transport:
             extra_s: seconds that the hub was asked to wait before answering.
             repeatable: send the request once more if its answer is lost; by default GET and HEAD.
 
-        Raises:
-            ApiError, HubUnreachable, AnswerLost: see each.
+        Raises: ApiError, HubUnreachable, AnswerLost: see each.
         """
         content = None
         headers = {}
@@ -213,16 +212,14 @@ class Transport:
     async def ask(self, kind: type[T] | TypeAdapter[T], method: str, path: str, **how: Any) -> T:
         """Sends a request, as `request` does, and parses the answer as `kind`.
 
-        Raises:
-            ApiError, HubUnreachable, NotUnderstood, AnswerLost: see each.
+        Raises: ApiError, HubUnreachable, NotUnderstood, AnswerLost: see each.
         """
         return self.parse(kind, await self.request(method, path, **how))
 
     def parse(self, kind: type[T] | TypeAdapter[T], content: bytes) -> T:
         """Parses an answer's body as `kind`.
 
-        Raises:
-            NotUnderstood: it is not the answer of a hub of this version.
+        Raises: NotUnderstood: it is not the answer of a hub of this version.
         """
         adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
         try:
@@ -334,8 +331,7 @@ def refusal(status: int, media_type: str, content: bytes, *, where: str) -> Clie
 def segment(name: str) -> str:
     """Quotes a name as one segment of a path.
 
-    Raises:
-        ClientError: it cannot be one (nothing was sent).
+    Raises: ClientError: it cannot be one (nothing was sent).
     """
     if not _SEGMENT.fullmatch(name):
         raise ClientError(f"{name!r} is not a name", detail="use lower-case letters, digits, '.', '_' and '-'")

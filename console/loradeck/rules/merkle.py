@@ -53,8 +53,7 @@ class Frontier:
     def full(self, first: int) -> str:
         """The root of the full subtree that begins with a line, counted from 0, in hexadecimal.
 
-        Raises:
-            KeyError: none begins there.
+        Raises: KeyError: none begins there.
         """
         at = 0
         for root, size in zip(self.roots, _bits(self.size), strict=True):
@@ -71,8 +70,7 @@ class Frontier:
     def of_text(cls, text: str) -> Frontier:
         """The frontier of a text that `as_text` wrote.
 
-        Raises:
-            ValueError: it is none.
+        Raises: ValueError: it is none.
         """
         size, *roots = text.split(" ")
         if len(roots) != int(size).bit_count():
@@ -87,8 +85,7 @@ def _bits(size: int) -> list[int]:
 def proof_of(old: int, new: int) -> list[tuple[int, int]]:
     """The subtrees whose roots prove that a tree of `new` lines goes on from one of `old`, in order: RFC 9162, 2.1.4.1.
 
-    Args:
-        old: at least 1, and at most `new`.
+    `old`: at least 1, and at most `new`.
 
     Returns: the first line of each, counted from 0, and the one after its last. They lie before line `old` or after it.
     """

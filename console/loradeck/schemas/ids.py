@@ -117,8 +117,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 def canonical_json(value: BaseModel | Mapping[str, Any]) -> bytes:
     """Serialises a document to the one byte string that is hashed: sorted keys, no spaces, UTF-8, no NaN.
 
-    Raises:
-        ValueError: the document holds NaN or an infinity.
+    Raises: ValueError: the document holds NaN or an infinity.
     """
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return _canonical(data).encode()

@@ -112,8 +112,7 @@ class TableEntry(Wire):
     def opened(cls, text: SignedText) -> Self:
         """The entry that a signed text holds. The signature is not verified here.
 
-        Raises:
-            ValueError: the text is no entry.
+        Raises: ValueError: the text is no entry.
         """
         entry = cls.model_validate_json(text.body)
         entry._signed = text

@@ -26,8 +26,7 @@ _COLUMNS = {"events": "rev, body", "tokens": "rowid, id, body"}
 def copy_tables(source: Connection, target: Connection) -> None:
     """Copies every row, in the transactions that the connections are in. Nobody holds the lease of the copy.
 
-    Raises:
-        StoreError: the target has a log already.
+    Raises: StoreError: the target has a log already.
     """
     head = locked_head(target)
     if head.rev or head.lease.epoch:

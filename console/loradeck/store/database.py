@@ -150,8 +150,7 @@ class Database:
     def reopen(self) -> None:
         """Closes the file and opens it again, keeping the lock; everything read afterwards is durable.
 
-        Raises:
-            OutcomeUnknown: the disk still fails. Try again; until then the outcome cannot be known.
+        Raises: OutcomeUnknown: the disk still fails. Try again; until then the outcome cannot be known.
         """
         with self._mutex:
             self._disconnect()
@@ -227,8 +226,7 @@ class Database:
         `between` is called after each 256 KiB, and while the disk takes what was written. It may use this database:
         SQLite writes what changes by the same connection to the copy too, so that the backup is of its last moment.
 
-        Raises:
-            StoreError: the file exists; a backup never replaces one.
+        Raises: StoreError: the file exists; a backup never replaces one.
         """
         if path.exists():
             raise StoreError(f"{path} exists: a backup never replaces a file")
@@ -267,8 +265,7 @@ def publish(staging: Path, path: Path) -> None:
 def _take_lock(path: Path) -> int:
     """Takes the lock file beside the database, for as long as this process has it open.
 
-    Raises:
-        Unusable: another hub holds it, or others can write in the folder.
+    Raises: Unusable: another hub holds it, or others can write in the folder.
     """
     private_folder(path.parent)
     if path.parent.stat().st_mode & 0o022:

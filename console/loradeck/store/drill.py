@@ -29,8 +29,7 @@ def drill(backup: Path) -> Drilled:
     """Restores a copy of a backup, and verifies the log's chain, what it folds to, the audit trail, and that the blobs
     that it names lie in `artifacts/` beside it.
 
-    Raises:
-        StoreError: it cannot be opened, or a check of the database failed.
+    Raises: StoreError: it cannot be opened, or a check of the database failed.
     """
     if not backup.is_file():
         raise StoreError(f"there is no backup at {backup}")

@@ -272,8 +272,7 @@ class Store(Protocol):
             address: where others reach this hub, for those that wait.
             anyway: take it from a holder whose time is not over, as an operator may say.
 
-        Raises:
-            LeaseHeld: another hub holds it.
+        Raises: LeaseHeld: another hub holds it.
         """
 
     def renew_lease(self, ttl_s: float) -> None:
@@ -314,8 +313,7 @@ class Store(Protocol):
         A `key` that was used before returns its first commit. Each draft's `expected_generation` is compared with its
         pointer inside the transaction (None: not compared).
 
-        Raises:
-            Moved, LeaseLost, DiskFull, OutcomeUnknown: see each.
+        Raises: Moved, LeaseLost, DiskFull, OutcomeUnknown: see each.
         """
 
     def adopt(
@@ -469,8 +467,7 @@ class Store(Protocol):
     def reopen(self) -> None:
         """Closes the store and opens it again, after OutcomeUnknown.
 
-        Raises:
-            OutcomeUnknown: the disk still fails.
+        Raises: OutcomeUnknown: the disk still fails.
         """
 
     def backup(self, path: str, between: Callable[[], None] = lambda: None) -> None:

@@ -43,8 +43,7 @@ def take_lease(
 
     It is held once the transaction of `connection` is committed.
 
-    Raises:
-        LeaseHeld: another hub holds it, and `anyway` is not said.
+    Raises: LeaseHeld: another hub holds it, and `anyway` is not said.
     """
     for read in (read_head, locked_head):  # hubs that wait ask often, and must not wait for the holder's commits
         head = read(connection)
@@ -86,8 +85,7 @@ def release_lease(connection: Connection, held: Lease) -> None:
 def hold_lease(connection: Connection, held: Lease | None) -> Head:
     """Updates the head as its holder, and returns it. Every transaction that writes calls this first.
 
-    Raises:
-        LeaseLost: it was never taken, it ran out, or another hub has taken it since.
+    Raises: LeaseLost: it was never taken, it ran out, or another hub has taken it since.
     """
     if held is None:
         raise _never_taken()

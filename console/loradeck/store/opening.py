@@ -16,8 +16,7 @@ SQLITE = SqliteStore.version
 def open_store(where: str, *, degrades: bool = False) -> SqlStore:
     """Opens the store at the path of a SQLite file, or at `postgresql://USER@HOST:PORT/DATABASE`.
 
-    Args:
-        degrades: go on with one copy where a standby is gone; see `PostgresStore`.
+    `degrades`: go on with one copy where a standby is gone; see `PostgresStore`.
 
     Raises:
         StoreError: see `SqliteStore` and `PostgresStore`.
@@ -33,8 +32,7 @@ def open_store(where: str, *, degrades: bool = False) -> SqlStore:
 def migrate(source: str, target: str) -> LogReport:
     """Copies a store to an empty one, and checks both: the chain of the log, what it folds to, and the audit trail.
 
-    Raises:
-        StoreError: the target has a log, a check failed, or a hub has the source open. The source was not changed.
+    Raises: StoreError: the target has a log, a check failed, or a hub has the source open. The source was not changed.
     """
     if "://" not in source and not Path(source).is_file():
         raise StoreError(f"there is no database at {source}")

@@ -56,8 +56,7 @@ class SqlRecords:
     ) -> StoredDocument:
         """Adds an AdapterVersion under the next version number; see `Store.register_adapter`.
 
-        Raises:
-            StoreError: `digest` is not the manifest's.
+        Raises: StoreError: `digest` is not the manifest's.
         """
         parsed = AdapterManifest.model_validate(manifest)
         if parsed.digest != digest:

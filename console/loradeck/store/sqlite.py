@@ -14,8 +14,7 @@ class SqliteStore(SqlStore):
         path: the database; created with its folder (0700) if missing.
         clock_ms: wall clock, milliseconds since 1970 UTC.
 
-    Raises:
-        Unusable: see `Database`. Nothing was changed.
+    Raises: Unusable: see `Database`. Nothing was changed.
     """
 
     version = f"SQLite {SQLITE_VERSION}"

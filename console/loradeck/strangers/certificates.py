@@ -25,8 +25,7 @@ class ServerCertificate:
             who reads it: an expired one may be good for a renewal.
         required: callers must show one, and none that has expired.
 
-    Raises:
-        OSError: a file cannot be read, or is no certificate with its key (ssl.SSLError).
+    Raises: OSError: a file cannot be read, or is no certificate with its key (ssl.SSLError).
     """
 
     def __init__(

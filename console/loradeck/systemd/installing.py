@@ -22,8 +22,7 @@ class ServiceFault(Fault):
 def program(name: str) -> Path:
     """The program of this installation that a unit starts.
 
-    Raises:
-        ServiceFault: it is not there, or lies where no service may look.
+    Raises: ServiceFault: it is not there, or lies where no service may look.
     """
     path = Path(sys.executable).with_name(name)
     if not path.exists():
@@ -46,11 +45,9 @@ def in_home(path: Path) -> bool:
 def install(files: Sequence[UnitFile], state: Path, user: str, say: Say, *, dry_run: bool) -> None:
     """Writes the files, makes the user, and enables the units; starts none. What is as it should be stays.
 
-    Args:
-        state: the service's folder, made here where systemd does not make it.
+    `state`: the service's folder, made here where systemd does not make it.
 
-    Raises:
-        ServiceFault: `needs_root`, `no_systemd` or `systemd_failed`.
+    Raises: ServiceFault: `needs_root`, `no_systemd` or `systemd_failed`.
     """
     _check(dry_run)
     for file in files:
@@ -75,8 +72,7 @@ def install(files: Sequence[UnitFile], state: Path, user: str, say: Say, *, dry_
 def uninstall(files: Sequence[UnitFile], say: Say, *, dry_run: bool) -> None:
     """Stops and disables the units and removes the files. State, users and settings stay.
 
-    Raises:
-        ServiceFault: as `install`.
+    Raises: ServiceFault: as `install`.
     """
     _check(dry_run)
     there = [file.path for file in files if file.path.exists()]

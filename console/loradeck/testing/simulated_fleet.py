@@ -257,8 +257,7 @@ class _Fleet:
     async def _follow(self, process: asyncio.subprocess.Process) -> None:
         """Follows the reports of the nodes' process.
 
-        Raises:
-            CliError: it ended.
+        Raises: CliError: it ended.
         """
         assert process.stdout is not None
         linked = -1
@@ -295,8 +294,7 @@ class _Fleet:
     async def _promote(self, tenant: str, release: str, generation: int) -> None:
         """Promotes a release and waits for its proof, unless an earlier run has.
 
-        Raises:
-            CliError: `sim_slow`: it was not proven in time.
+        Raises: CliError: `sim_slow`: it was not proven in time.
         """
         row = await self._api.row(tenant, ROUTE)
         if row.pointer.generation == generation:

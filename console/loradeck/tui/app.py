@@ -389,8 +389,7 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
         read_only: started with --read-only; the context may say so as well.
         at: 'tenant' or 'tenant/route' to start on; with '@MS' on its events of that time.
 
-    Raises:
-        ConfigError: unsafe token file, unusable certificate authority, a key table that is not understood.
+    Raises: ConfigError: unsafe token file, unusable certificate authority, a key table that is not understood.
     """
     kept = keep_log()
     keys = Keys.remapped(load_keys(), where=f"{config_path()}: [keys]")

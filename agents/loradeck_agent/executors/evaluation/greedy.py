@@ -76,8 +76,7 @@ def likelihoods(model: Any, prompt: list[int], answers: list[list[int]], *, pad:
 
     Prompt and answers are tokens; all answers are read in one batch, padded on the right.
 
-    Raises:
-        ValueError: an answer has no tokens.
+    Raises: ValueError: an answer has no tokens.
     """
     if not all(answers):
         raise ValueError("an answer without tokens")

@@ -52,8 +52,7 @@ def calls_in(answer: str) -> list[dict[str, Any]]:
 
     Returns an empty list for prose; each call is `{"name": ..., "arguments": {...}}`.
 
-    Raises:
-        ValueError: the answer begins a tool call that cannot be read.
+    Raises: ValueError: the answer begins a tool call that cannot be read.
     """
     blocks = _CALL.findall(answer)
     if blocks:

@@ -24,8 +24,7 @@ class HashedCopy:
     Reading is hashed, and writing done and hashed, on threads that lag at most one piece behind the caller, so memory
     holds four pieces at most. A piece must not be changed after `take` returned it or `put` received it.
 
-    Raises:
-        OSError: the disk refused a write; the error may belong to an earlier piece.
+    Raises: OSError: the disk refused a write; the error may belong to an earlier piece.
     """
 
     def __init__(self, source: Path, target: Path) -> None:
@@ -47,8 +46,7 @@ class HashedCopy:
     def take(self, size: int) -> bytearray:
         """Reads the next `size` bytes of the source.
 
-        Raises:
-            BadArtifact: `truncated_safetensors`: the source ends before.
+        Raises: BadArtifact: `truncated_safetensors`: the source ends before.
         """
         data = bytearray(size)
         view = memoryview(data)

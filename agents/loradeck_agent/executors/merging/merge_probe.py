@@ -43,8 +43,7 @@ def probe(
         canaries: a route's own conversations, probed beside `PROMPTS`.
         between: called between answers; may raise to end the probe.
 
-    Raises:
-        BadSpec: `bad_adapter`: see `with_adapter`.
+    Raises: BadSpec: `bad_adapter`: see `with_adapter`.
     """
     here = read_base(base)
     asked = [[{"role": "user", "content": text}] for text in PROMPTS]

@@ -93,8 +93,7 @@ def _merge(base: Path, adapter: Path, out: Path, between: Between) -> Merged:
 def _sum(name: str, data: bytearray, tensor: Tensor, lora: _Adapter) -> memoryview:
     """Adds a pair's product to its weight, and returns the bytes of the sum.
 
-    Raises:
-        BadArtifact: `bad_values`: the sum is not finite.
+    Raises: BadArtifact: `bad_values`: the sum is not finite.
     """
     dtype = DTYPES[tensor.dtype]
     a, b = (_read(lora.path, side) for side in lora.pairs[name])
@@ -124,8 +123,7 @@ def _read(path: Path, tensor: Tensor) -> torch.Tensor:
 def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> _Adapter:
     """Reads an adapter and checks that its tensors are exactly an A and a B for every target module of the base.
 
-    Raises:
-        BadArtifact: `unsupported_adapter`, `wrong_base` or `unsupported_base`.
+    Raises: BadArtifact: `unsupported_adapter`, `wrong_base` or `unsupported_base`.
     """
     config = read_config(folder / CONFIG)
     check_plain(config)
@@ -157,8 +155,7 @@ def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> _Adapter:
 def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping[str, Tensor]]) -> None:
     """Checks that all weight files belong to one model: an engine might serve a second, unmerged copy.
 
-    Raises:
-        BadArtifact: `unsupported_base`.
+    Raises: BadArtifact: `unsupported_base`.
     """
     index = base / INDEX
     if not index.exists():

@@ -54,8 +54,7 @@ class ResumeToken(Strict):
     def check(self, saved: ResumeToken) -> None:
         """Compares this run's token with the one saved in a checkpoint.
 
-        Raises:
-            BadSpec: `resume_mismatch`, naming each field that differs.
+        Raises: BadSpec: `resume_mismatch`, naming each field that differs.
         """
         ours, theirs = self.model_dump(mode="json"), saved.model_dump(mode="json")
         differing = [f"{field} was {theirs[field]}, is {ours[field]}" for field in ours if ours[field] != theirs[field]]
@@ -95,8 +94,7 @@ class CheckpointFolder:
     def save(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
         """Writes a checkpoint, makes it the last good one and removes those beyond `keep`.
 
-        Raises:
-            OSError: the disk refused; the last good checkpoint stays the one before.
+        Raises: OSError: the disk refused; the last good checkpoint stays the one before.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = self.path / checkpoint_name(step)
@@ -117,8 +115,7 @@ class CheckpointFolder:
 
         Returns None and no reasons if no checkpoint was ever finished.
 
-        Raises:
-            BadSpec: `resume_mismatch`: it belongs to another run; `bad_checkpoint`: all finished ones are damaged.
+        Raises: BadSpec: `resume_mismatch`: it belongs to another run; `bad_checkpoint`: all finished ones are damaged.
         """
         try:
             last = (self.path / LAST_GOOD).read_text().strip()
@@ -175,8 +172,7 @@ def restore_optimizer(
 ) -> None:
     """Restores a saved optimiser state; `names` maps names to parameters as in `optimizer_tensors`.
 
-    Raises:
-        BadSpec: `bad_checkpoint`: the state is incomplete or belongs to other parameters.
+    Raises: BadSpec: `bad_checkpoint`: the state is incomplete or belongs to other parameters.
     """
     found: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():

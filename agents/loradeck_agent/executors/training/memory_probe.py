@@ -23,8 +23,7 @@ def probe(step: Callable[[], None], optimizer_bytes: int, available: int | None 
     Returns:
         `peak_memory_bytes`, the process's peak with the optimiser, and `memory_bytes`, its limit.
 
-    Raises:
-        OutOfMemory: the peak is above the limit.
+    Raises: OutOfMemory: the peak is above the limit.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -58,8 +58,7 @@ class World:
 def joined(processes: int) -> Iterator[World]:
     """Joins the processes that torchrun started: gloo on a CPU, nccl on GPUs. Alone, it joins nothing.
 
-    Raises:
-        BadSpec: `bad_spec`: the recipe asks for another number of processes.
+    Raises: BadSpec: `bad_spec`: the recipe asks for another number of processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != processes:

@@ -91,8 +91,7 @@ def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
 def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
     """Renders a row by the base's chat template: the prompt up to the answer, and the answer.
 
-    Raises:
-        BadSpec: `template_drift` or `template_no_tools`, as in `tokenised`.
+    Raises: BadSpec: `template_drift` or `template_no_tools`, as in `tokenised`.
     """
     messages, tools = list(lesson.prompt), list(lesson.tools) or None
     template = base.tokenizer.apply_chat_template

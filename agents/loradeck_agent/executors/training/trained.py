@@ -63,8 +63,7 @@ class Trained:
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copies saved values into the trained parameters.
 
-        Raises:
-            BadSpec: `bad_checkpoint`: names or shapes differ; nothing is changed.
+        Raises: BadSpec: `bad_checkpoint`: names or shapes differ; nothing is changed.
         """
         wrong = sorted(
             name
@@ -80,8 +79,7 @@ class Trained:
     def publish(self, out: Path, base: Path, spec: TrainSpec) -> str:
         """Publishes the trained adapter or base with its manifest as the folder `out`, and returns its digest.
 
-        Raises:
-            Diverged: a weight is not finite, or the adapter does not fit the base. Nothing is published.
+        Raises: Diverged: a weight is not finite, or the adapter does not fit the base. Nothing is published.
         """
         if self.config is None:
             return self._publish_base(out, base, spec).digest
@@ -133,8 +131,7 @@ def prepared(base: Base, spec: TrainSpec, parent: Path | None) -> Trained:
 def with_adapter(base: Base, spec: TrainSpec) -> tuple[Any, dict[str, Any]]:
     """Wraps the base with a fresh adapter; returns the model and the adapter's configuration, free of local paths.
 
-    Raises:
-        BadSpec: `bad_spec`: the target modules do not fit the base.
+    Raises: BadSpec: `bad_spec`: the target modules do not fit the base.
     """
     try:
         lora = LoraConfig(
@@ -167,8 +164,7 @@ def _check_rank(spec: TrainSpec, shapes: Mapping[str, tuple[int, int]]) -> None:
 def _start_from(model: Any, folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, int]]) -> None:
     """Replaces the fresh adapter's weights by the parent's.
 
-    Raises:
-        BadSpec: `bad_parent`: it has other modules, or another rank or alpha.
+    Raises: BadSpec: `bad_parent`: it has other modules, or another rank or alpha.
     """
     theirs, ours = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["lora_alpha"], config["lora_alpha"]
     if theirs != ours:

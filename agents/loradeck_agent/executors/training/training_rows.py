@@ -49,8 +49,7 @@ class Lesson:
 def read_lessons(path: Path, spec: TrainSpec, *, general: bool = False) -> list[Lesson]:
     """Reads the rows of one of the recipe's datasets; the recipe's structure is not required of general rows.
 
-    Raises:
-        BadSpec: `bad_data`, with file and line; `no_negatives`: too few rows teach to refuse.
+    Raises: BadSpec: `bad_data`, with file and line; `no_negatives`: too few rows teach to refuse.
     """
     preferences = spec.method is not Method.SUPERVISED
     lessons = [_lesson(where, row, preferences, general) for where, row in json_lines(path)]

@@ -125,8 +125,7 @@ async def _described(api: HubApi, tenant: str, adapter: str, *, datasets: bool) 
 def _checked(file: Path, folder: Path) -> BundleManifest:
     """Reads a bundle and verifies all of it: digests, adapters against their manifests, and signatures.
 
-    Raises:
-        BadArtifact: see `read_bundle`, `verify_adapter` and `signing.verify`.
+    Raises: BadArtifact: see `read_bundle`, `verify_adapter` and `signing.verify`.
     """
     manifest = read_bundle(file, folder)
     for adapter in manifest.adapters:

@@ -51,8 +51,7 @@ async def add(
 async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
     """Looks for near-duplicate rows, and for rows that nearly repeat an item of one of the tenant's suites.
 
-    Raises:
-        CliError: `contaminated`, unless that was accepted.
+    Raises: CliError: `contaminated`, unless that was accepted.
     """
     if not near_duplicates.available():
         s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
@@ -210,8 +209,7 @@ def _question(row: dict[str, Any]) -> str:
 def _described(file: Path, tenant: str, name: str, sidecar: Path | None, given: dict[str, Any]) -> DatasetManifest:
     """Reads every row before anything is sent, and builds the dataset's manifest.
 
-    Raises:
-        CliError: a row is wrong, with its line, or the provenance is incomplete.
+    Raises: CliError: a row is wrong, with its line, or the provenance is incomplete.
     """
     provenance = provenance_of(file, sidecar, given)
     rows = sum(1 for _ in rows_of(file, _needed))

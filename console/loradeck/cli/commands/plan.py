@@ -107,8 +107,7 @@ async def vram_(
 async def _memory_of(s: Session, name: str) -> float:
     """Bytes of a node's smallest GPU, or of its host if it has none.
 
-    Raises:
-        CliError: the node is unknown, or has not reported its memory.
+    Raises: CliError: the node is unknown, or has not reported its memory.
     """
     found = next((row for row in await s.api.nodes() if row.node == name), None)
     if found is None:

@@ -107,8 +107,7 @@ async def deprecate(s: Session, tenant: str, name: str, day: datetime, reason: s
 async def _whole(s: Session, tenant: str, name: str, *, fix: str) -> ReleaseView:
     """A release of whole weights. `fix`: the command for what has an adapter.
 
-    Raises:
-        CliError: `not_merged`.
+    Raises: CliError: `not_merged`.
     """
     view = await release_named(s.api, tenant, name)
     if view.form is Form.ADAPTER:

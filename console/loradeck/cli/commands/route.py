@@ -277,8 +277,7 @@ def _goes(preview: Preview) -> str:
 async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[str, Any]) -> None:
     """Puts the flags into the settings, and replaces the name of the gate's suite by its digest.
 
-    Raises:
-        CliError: a flag is wrong, or the suite is unknown.
+    Raises: CliError: a flag is wrong, or the suite is unknown.
     """
 
     def into(table: str, key: str, value: Any) -> None:

@@ -23,8 +23,7 @@ LONGEST_ROW = 1 << 20
 def entry_of(path: Path, name: str | None = None) -> FileEntry:
     """A file's entry in a manifest, under its own name unless another is given.
 
-    Raises:
-        CliError: the file cannot be read.
+    Raises: CliError: the file cannot be read.
     """
     try:
         sha256, size = sha256_of(path)
@@ -40,8 +39,7 @@ Needed = Sequence[str] | Callable[[dict[str, Any]], Sequence[str]]
 def rows_of(path: Path, needed: Needed) -> Iterator[dict[str, Any]]:
     """Yields the rows of a JSONL file, each an object with the needed fields.
 
-    Raises:
-        CliError: with the line that is wrong.
+    Raises: CliError: with the line that is wrong.
     """
     try:
         with path.open("rb") as file:
@@ -69,8 +67,7 @@ def rows_of(path: Path, needed: Needed) -> Iterator[dict[str, Any]]:
 def toml_of(path: Path) -> dict[str, Any]:
     """Reads a TOML file.
 
-    Raises:
-        CliError: it is missing or not TOML.
+    Raises: CliError: it is missing or not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -81,8 +78,7 @@ def toml_of(path: Path) -> dict[str, Any]:
 def text_of(path: Path) -> str:
     """Reads a text file.
 
-    Raises:
-        CliError: it is missing or not UTF-8.
+    Raises: CliError: it is missing or not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -93,8 +89,7 @@ def text_of(path: Path) -> str:
 def json_of(path: Path) -> Any:
     """Reads a JSON file.
 
-    Raises:
-        CliError: it is missing or not JSON.
+    Raises: CliError: it is missing or not JSON.
     """
     try:
         return json.loads(text_of(path))
@@ -110,8 +105,7 @@ def checked(kind: type[M], data: Any, *, where: str, file: Path | None = None, f
         file: the TOML file of the settings, whose lines are named.
         fix: what to do about it; by default to correct it.
 
-    Raises:
-        CliError: with the settings that are wrong.
+    Raises: CliError: with the settings that are wrong.
     """
     try:
         return kind.model_validate(data)

@@ -11,8 +11,7 @@ from loradeck.client.api import HubApi
 async def with_digests(api: HubApi, tenant: str, gate: dict[str, Any]) -> dict[str, Any]:
     """Replaces the names of the tenant's suites in a gate's settings by their digests.
 
-    Raises:
-        CliError: the tenant has no such suite, or `also` is not a list of tables.
+    Raises: CliError: the tenant has no such suite, or `also` is not a list of tables.
     """
     also = gate.get("also", [])
     if not isinstance(also, list) or not all(isinstance(part, dict) for part in also):
@@ -31,8 +30,7 @@ def freeze_of(windows: Any) -> tuple[tuple[int, int], ...]:
 
     Returns (start, end) of each in milliseconds since 1970 UTC.
 
-    Raises:
-        CliError: another form, a time without a zone, or a window that ends before it begins.
+    Raises: CliError: another form, a time without a zone, or a window that ends before it begins.
     """
     if not isinstance(windows, list) or not all(isinstance(one, dict) for one in windows):
         raise misused("`freeze` is not a list of tables", where="freeze", fix="write [[freeze]], one for each window")

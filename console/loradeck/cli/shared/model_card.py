@@ -64,8 +64,7 @@ class Record:
 async def record(api: HubApi, version: AdapterVersion) -> Record:
     """Collects everything that the hub has on a version.
 
-    Raises:
-        ApiError, HubUnreachable: the hub refused, or was not reached.
+    Raises: ApiError, HubUnreachable: the hub refused, or was not reached.
     """
     manifest = version.manifest
     jobs = await api.jobs(JobQuery(kind="train", match=version.digest))
@@ -85,8 +84,7 @@ async def record(api: HubApi, version: AdapterVersion) -> Record:
 async def record_of_weights(api: HubApi, tenant: str, view: ReleaseView) -> Record:
     """Collects everything that the hub has on a release of whole weights.
 
-    Raises:
-        ApiError, HubUnreachable: the hub refused, or was not reached.
+    Raises: ApiError, HubUnreachable: the hub refused, or was not reached.
     """
     bases = {entry.digest: entry for entry in await api.bases()}
     made = next((one for one in bases[view.base].made if one.tenant == tenant), None)

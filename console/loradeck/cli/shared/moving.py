@@ -56,8 +56,7 @@ def because(asks: str | None) -> str:
 async def to_place(s: Session, words: Sequence[str]) -> tuple[Pointer, TenantRow, ReleaseView]:
     """The pointer that `TENANT [ROUTE] RELEASE` names, its row, and the release.
 
-    Raises:
-        CliError: too few or too many words, or no such release.
+    Raises: CliError: too few or too many words, or no such release.
     """
     at, text = pointer_and_release(words)
     release = await release_named(s.api, at.tenant, text)

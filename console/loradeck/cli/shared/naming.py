@@ -40,8 +40,7 @@ class Pointer:
 def pointer(tenant: str, route: str | None = None) -> Pointer:
     """Parses `acme`, `acme production` or `acme/production`.
 
-    Raises:
-        CliError: the route is named twice.
+    Raises: CliError: the route is named twice.
     """
     name, slash, inner = tenant.partition("/")
     if slash and route is not None:
@@ -63,8 +62,7 @@ def on_pointer(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 def pointer_and_release(words: Sequence[str]) -> tuple[Pointer, str]:
     """Parses `TENANT [ROUTE] RELEASE`.
 
-    Raises:
-        CliError: too few or too many words.
+    Raises: CliError: too few or too many words.
     """
     if len(words) == 2:
         return pointer(words[0]), words[1]
@@ -157,8 +155,7 @@ class NamedDocument(Generic[T]):
 def owned_named(kind: str, text: str, tenant: str, known: Iterable[DatasetEntry | SuiteEntry]) -> str:
     """Digest of a tenant's dataset or suite called `text`; 'other/name' looks at that tenant's.
 
-    Raises:
-        CliError: none matches, or several do.
+    Raises: CliError: none matches, or several do.
     """
     entries = [NamedDocument(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in known]
     own = [entry for entry in entries if entry.value.manifest.tenant == tenant]
@@ -170,8 +167,7 @@ def one_named(kind: str, text: str, known: Iterable[NamedDocument[T]]) -> NamedD
 
     A name that several documents have means the newest (`known` is ordered oldest first).
 
-    Raises:
-        CliError: none matches, or several do.
+    Raises: CliError: none matches, or several do.
     """
     every = list(known)
     by_name = [entry for entry in every if text in entry.names]
@@ -199,8 +195,7 @@ def one_named(kind: str, text: str, known: Iterable[NamedDocument[T]]) -> NamedD
 def labels_of(pairs: Iterable[str]) -> dict[str, str]:
     """Parses labels such as `site=eu-1`.
 
-    Raises:
-        CliError: a label is not KEY=VALUE.
+    Raises: CliError: a label is not KEY=VALUE.
     """
     labels = {}
     for pair in pairs:
@@ -216,8 +211,7 @@ def moment(text: str, *, interactive: bool, now_ms: int | None = None, ahead: bo
 
     A time without a zone is local time where a person sees the result before it counts, and refused otherwise.
 
-    Raises:
-        CliError: not a time, without a zone when not interactive, or in the future without `ahead`.
+    Raises: CliError: not a time, without a zone when not interactive, or in the future without `ahead`.
     """
     try:
         return times.moment(text, now_ms=now_ms or int(time.time() * 1000), zoneless=interactive, ahead=ahead)

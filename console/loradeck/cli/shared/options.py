@@ -44,8 +44,7 @@ connection_options = together(
 def chosen_context(ctx: click.Context) -> Context:
     """The context that the command line names.
 
-    Raises:
-        ConfigError: see `client.config.resolve`.
+    Raises: ConfigError: see `client.config.resolve`.
     """
     from loradeck.client.config import resolve
 
@@ -86,8 +85,7 @@ def reason_option(*, required: bool = False) -> Callable[[F], F]:
 def exit_on_error(work: Callable[[], None], *, as_json: bool) -> None:
     """Runs `work`; prints an expected error to stderr and exits with its status.
 
-    Raises:
-        click.exceptions.Exit: after an expected error.
+    Raises: click.exceptions.Exit: after an expected error.
     """
     try:
         work()

@@ -124,8 +124,7 @@ async def _prepare_of(api: HubApi, key: str) -> Job | None:
 async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait: Wait, deadline: float) -> None:
     """Prints the outcome of a move, once it has reached `wait` or at `deadline` (monotonic seconds).
 
-    Raises:
-        click.exceptions.Exit: with status 5 if `wait` was not reached, with 7 if it cannot be.
+    Raises: click.exceptions.Exit: with status 5 if `wait` was not reached, with 7 if it cannot be.
     """
     out = session.out
     if result.cancelled is not None:

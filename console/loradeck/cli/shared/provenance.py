@@ -38,8 +38,7 @@ provenance_options = together(
 def provenance_of(rows: Path, sidecar: Path | None, given: dict[str, Any]) -> Provenance:
     """The provenance of a file of rows, from its TOML file and the options in `given`.
 
-    Raises:
-        CliError: a field is missing or wrong; the message names it.
+    Raises: CliError: a field is missing or wrong; the message names it.
     """
     beside = rows.with_suffix(".toml")
     source = sidecar or (beside if beside.is_file() else None)

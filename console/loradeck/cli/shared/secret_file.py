@@ -14,8 +14,7 @@ def new_secret_file(path: Path) -> Iterator[Callable[[str], None]]:
 
     The file is created before the hub is asked for a secret, so that none is lost for want of it.
 
-    Raises:
-        CliError: it exists or cannot be created; nothing was asked of the hub.
+    Raises: CliError: it exists or cannot be created; nothing was asked of the hub.
     """
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

@@ -72,8 +72,7 @@ class Session:
     def guard(self) -> None:
         """Checks that the context is not marked read-only.
 
-        Raises:
-            CliError: it is.
+        Raises: CliError: it is.
         """
         if self.context.read_only:
             raise misused(

@@ -63,8 +63,7 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
 def _check_canary(hub: Hub, body: Attestation, caller: Caller) -> None:
     """Checks that a node records what it was told to hold, and a person says why.
 
-    Raises:
-        Refused: `forbidden`, `not_held`, `reason_required`.
+    Raises: Refused: `forbidden`, `not_held`, `reason_required`.
     """
     reason, withdraws = body.body.get("reason"), body.body.get("withdraws")
     if caller.role is not Role.AGENT:
@@ -85,8 +84,7 @@ def _check_canary(hub: Hub, body: Attestation, caller: Caller) -> None:
 def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
     """The tenant's adapter or weights that an attestation is about. Weights for all tenants are signed alone.
 
-    Raises:
-        Refused: `unknown_adapter`; `wrong_tenant`, the weights are another tenant's.
+    Raises: Refused: `unknown_adapter`; `wrong_tenant`, the weights are another tenant's.
     """
     version = hub.catalogue.adapters.get(body.subject)
     if version is not None and version.manifest.tenant == body.tenant:
@@ -101,8 +99,7 @@ def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
 async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseManifest) -> None:
     """Checks an attestation about an adapter or about weights.
 
-    Raises:
-        Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.
+    Raises: Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.
     """
     kind = Signature if body.kind is AttestationKind.SIGNATURE else Deprecation
     try:

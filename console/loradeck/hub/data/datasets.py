@@ -46,8 +46,7 @@ class Datasets:
     async def register(self, manifest: DatasetManifest, by: str, *, accept: str = "") -> LedgerEntry:
         """Registers a dataset whose files are here, and returns its ledger entry: the first one, for a known dataset.
 
-        Args:
-            accept: why it is registered although personal data or secrets were found in it.
+        `accept`: why it is registered although personal data or secrets were found in it.
 
         Raises:
             BadArtifact: `bad_rows`, `ledger_incomplete`, `erased_row`.
@@ -75,8 +74,7 @@ class Datasets:
     async def register_suite(self, manifest: SuiteManifest, by: str, *, accept: str = "") -> None:
         """Registers a suite whose files are here. A known suite changes nothing.
 
-        Args:
-            accept: why it is registered although personal data or secrets were found in it.
+        `accept`: why it is registered although personal data or secrets were found in it.
 
         Raises:
             BadArtifact: `bad_rows`, `manifest_mismatch`, `erased_row`.
@@ -96,8 +94,7 @@ class Datasets:
     async def prompts(self, tenant: str, dataset: str, most: int) -> list[RowPrompt]:
         """Prompts of a tenant's dataset, at most `most`, spread over it.
 
-        Raises:
-            Refused: `unknown_dataset`, `erased_row`, `no_prompts`.
+        Raises: Refused: `unknown_dataset`, `erased_row`, `no_prompts`.
         """
         manifest = self._registry.catalogue.datasets.get(dataset)
         if manifest is None or manifest.tenant != tenant:
@@ -118,8 +115,7 @@ class Datasets:
     def check_upload(self, sha256: str) -> None:
         """Checks that a file is not one whose rows were erased, which no tenant may bring back.
 
-        Raises:
-            Refused: `erased_row`.
+        Raises: Refused: `erased_row`.
         """
         named = self._registry.catalogue.rows_in.get(sha256, set())
         lifted = any(tenant.data.lift_erasures for tenant in self._state.tenants.values())
@@ -131,8 +127,7 @@ class Datasets:
     def check_training(self, tenant: str, datasets: Iterable[str]) -> None:
         """Checks that a tenant may train on these datasets together.
 
-        Raises:
-            Refused: `unknown_dataset`, and whatever `rules.data.policy.check_training` refuses.
+        Raises: Refused: `unknown_dataset`, and whatever `rules.data.policy.check_training` refuses.
         """
         wanted = tuple(dict.fromkeys(datasets))
         for digest in wanted:
@@ -175,8 +170,7 @@ class Datasets:
     ) -> None:
         """Checks that nothing descends from erased rows: not what is trained on, nor a base, a parent or a release.
 
-        Raises:
-            Refused: `erased_row`.
+        Raises: Refused: `erased_row`.
         """
         blocked, facts, catalogue = self._blocked(), self._attestations.facts, self._registry.catalogue
         erased = self._lineage.descent(blocked) if blocked else NOTHING
@@ -223,8 +217,7 @@ class Datasets:
     ) -> list[Place]:
         """Finds rows by their digests or a text in them, in datasets and suites whose files are here.
 
-        Raises:
-            BadArtifact: `bad_rows`.
+        Raises: BadArtifact: `bad_rows`.
         """
         async with self._held(*among) as held:
             task = Task(do="find", datasets=held, rows=tuple(wanted), containing=containing)
@@ -247,8 +240,7 @@ class Datasets:
 def _accepted(scan: ScanReport, accept: str) -> ScanReport:
     """A scan as it is attested: without findings, or with the reason why they may stay.
 
-    Raises:
-        Refused: `sensitive_rows`.
+    Raises: Refused: `sensitive_rows`.
     """
     if not scan.findings:
         return scan

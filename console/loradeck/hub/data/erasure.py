@@ -59,8 +59,7 @@ class Erasures:
     async def plan(self, request: ErasureRequest) -> ErasurePlan:
         """Lists everything that an erasure would do. Changes nothing.
 
-        Raises:
-            Refused: `invalid_request`, `unknown_tenant`; BadArtifact `bad_rows`.
+        Raises: Refused: `invalid_request`, `unknown_tenant`; BadArtifact `bad_rows`.
         """
         return await self._plan(request, await self._search(request))
 

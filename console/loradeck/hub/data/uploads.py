@@ -15,8 +15,7 @@ class Uploads:
     def take(self, node: str, leases: frozenset[str], size: int) -> None:
         """Counts bytes that a node is sending, which holds the leases of these jobs.
 
-        Raises:
-            Refused: `forbidden`: it holds none; `too_large`: these are more than a job could mean.
+        Raises: Refused: `forbidden`: it holds none; `too_large`: these are more than a job could mean.
         """
         if not leases:
             self._sent.pop(node, None)

@@ -207,8 +207,7 @@ class NodeTables:
     def table(self, labels: Mapping[str, str], node: str = "") -> Table:
         """The table of nodes with these labels. Look it up for each message: placements change.
 
-        Args:
-            node: the one that is to be sent it, which may hold entries of its own.
+        `node`: the one that is to be sent it, which may hold entries of its own.
         """
         relevant = frozenset(item for item in labels.items() if item in self._labels)
         own = self._own.get(node)

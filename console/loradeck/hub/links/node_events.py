@@ -50,8 +50,7 @@ class NodeEvents:
     def linked(self, hello: Hello, link: NodeLink, bound: Mapping[str, str] | None) -> Node:
         """A node has linked, by a link that counts.
 
-        Args:
-            bound: the labels that its credential binds; None: it binds none.
+        `bound`: the labels that its credential binds; None: it binds none.
         """
         known, said = self._fleet.nodes.get(hello.node), hello.labels
         before_this = (known.labels if known.allowed is None else known.allowed) if known is not None else None

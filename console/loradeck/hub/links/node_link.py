@@ -94,8 +94,7 @@ class LinkOutbox:
 class Uplink:
     """The parts of the hub that a link works with: one object for all links, of which there are thousands.
 
-    Args:
-        handlers: message type -> who handles it. The link itself handles the types that are missing.
+    `handlers`: message type -> who handles it. The link itself handles the types that are missing.
     """
 
     log: Log

@@ -100,8 +100,7 @@ class SavedState:
         """Writes the next counts by the minute, of minutes that are over: a few at a time, so that a minute's are all
         written within the next one.
 
-        Args:
-            all_of_them: the hub ends: those of the minute that runs are written too.
+        `all_of_them`: the hub ends: those of the minute that runs are written too.
         """
         until = self._clock.now_ms() // MINUTE_MS + all_of_them
         at_once = len(self.minutes) if all_of_them else 1 + len(self.minutes) // 6

@@ -28,8 +28,7 @@ MOST_WAITING = 1000
 class Outbox:
     """What every channel has yet to be given. `give` is replaced by tests.
 
-    Args:
-        source: names the hub to whoever is told.
+    `source`: names the hub to whoever is told.
     """
 
     def __init__(

@@ -24,8 +24,7 @@ def owners(base: str, *, made: Made, releases: Iterable[Release], registered_for
 def check_use(tenant: str, base: str, *, owned_by: frozenset[str], name: str) -> None:
     """Checks that a tenant may serve a base or train on it. `name`: the base's name in messages.
 
-    Raises:
-        Refused: `wrong_tenant`.
+    Raises: Refused: `wrong_tenant`.
     """
     if owned_by and tenant not in owned_by:
         raise Refused(
@@ -39,8 +38,7 @@ def check_use(tenant: str, base: str, *, owned_by: frozenset[str], name: str) ->
 def check_claim(tenant: str, base: str, *, owned_by: frozenset[str], releases: Iterable[Release], name: str) -> None:
     """Checks that a base may become a tenant's own: it is nobody else's, and no other tenant has a release on it.
 
-    Raises:
-        Refused: `wrong_tenant`.
+    Raises: Refused: `wrong_tenant`.
     """
     if tenant in owned_by:
         return

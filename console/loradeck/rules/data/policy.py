@@ -24,8 +24,7 @@ class DatedEntry:
 def barred_rows(tenant: str, policy: DataPolicy, erased_of: Mapping[str, Set[str]]) -> frozenset[str]:
     """Lists the rows that may not come in at a tenant, by digest: its own erased ones, and others' unless lifted.
 
-    Args:
-        erased_of: tenant -> digests of the rows that it had erased.
+    `erased_of`: tenant -> digests of the rows that it had erased.
     """
     of = [rows for other, rows in erased_of.items() if other == tenant or not policy.lift_erasures]
     return frozenset[str]().union(*of)
@@ -34,8 +33,7 @@ def barred_rows(tenant: str, policy: DataPolicy, erased_of: Mapping[str, Set[str
 def check_licences(entry: LedgerEntry, policy: DataPolicy, called: str) -> None:
     """Checks a dataset's licences against the tenant's policy. `called`: the dataset's name in messages.
 
-    Raises:
-        Refused: `licence_forbidden`.
+    Raises: Refused: `licence_forbidden`.
     """
     for licence in entry.licence_classes:
         for pattern in policy.forbidden_licences:

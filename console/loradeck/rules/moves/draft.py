@@ -39,8 +39,7 @@ class Actor:
 def expect_generation(pointer: PointerState, expected: int) -> None:
     """Checks that the pointer is still at the generation that the caller saw.
 
-    Raises:
-        Refused: moved.
+    Raises: Refused: moved.
     """
     if pointer.generation != expected:
         raise Refused(

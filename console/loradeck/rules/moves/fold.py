@@ -121,8 +121,7 @@ class FoldedLog:
 def tenant_after(tenant: TenantState | None, event: Event) -> TenantState | None:
     """The tenant's state after an event; the identical object if the event does not concern it.
 
-    Raises:
-        KeyError: the event changes a tenant that was never created.
+    Raises: KeyError: the event changes a tenant that was never created.
     """
     kind = event.kind
     if kind not in TENANT_KINDS:

@@ -16,8 +16,7 @@ def flaw(message: Desired | Bookmark, held: Position | None) -> str:
     Within one epoch there is one hub and one history, whoever signs. A log that a person has recovered into another
     one begins an epoch of its own.
 
-    Args:
-        held: the newest position that the node holds; None: it has none that is signed.
+    `held`: the newest position that the node holds; None: it has none that is signed.
     """
     position = message.position
     if position is None:

@@ -12,8 +12,7 @@ def forget(node: str, reason: str, actor: Actor, *, known: bool, linked: bool) -
         known: the hub knows the node.
         linked: it has a link now, so it runs and may answer.
 
-    Raises:
-        Refused: unknown_node, node_linked.
+    Raises: Refused: unknown_node, node_linked.
     """
     if not known:
         raise Refused("unknown_node", f"there is no node {node!r}", fix="loradeck node ls")

@@ -141,8 +141,7 @@ def promote(
         attested: the releases that were attested on this pointer.
         overridden: the codes that `check_promote` returned; the event keeps them.
 
-    Raises:
-        Refused: moved.
+    Raises: Refused: moved.
     """
     expect_generation(pointer, request.expected_generation)
     beneath = stack_beneath(pointer, request.release, attested)
@@ -172,8 +171,7 @@ def overridden_payload(overridden: Sequence[str]) -> dict[str, object]:
 def check_none_out(pointer: PointerState) -> None:
     """Checks that the pointer has no candidate.
 
-    Raises:
-        Refused: candidate_out.
+    Raises: Refused: candidate_out.
     """
     if pointer.candidate is not None:
         raise Refused(

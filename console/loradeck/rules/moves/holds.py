@@ -15,8 +15,7 @@ from loradeck.schemas.moves import HoldRequest, LiftRequest
 def hold(pointer: PointerState, request: HoldRequest, actor: Actor) -> Draft:
     """Holds a pointer, or clears its hold (`request.held` False), which only a person may do.
 
-    Raises:
-        Refused: moved, no_change, forbidden.
+    Raises: Refused: moved, no_change, forbidden.
     """
     expect_generation(pointer, request.expected_generation)
     if pointer.held == request.held:
@@ -53,8 +52,7 @@ def lift(
         total: its counts over all time.
         name: gives a release's name in messages.
 
-    Raises:
-        Refused: not_quarantined (and not breached either), reason_required.
+    Raises: Refused: not_quarantined (and not breached either), reason_required.
     """
     ended = [q.event for q in pointer.quarantined if q.release == request.release]
     breach = breach_of(request.release, pointer, facts)

@@ -43,8 +43,7 @@ class Watched:
 def next_look_s(left_s: float | None) -> float:
     """Seconds that a hub which stands by waits before it looks again.
 
-    Args:
-        left_s: seconds until the lease ends, by the clock of the database; None: not known.
+    `left_s`: seconds until the lease ends, by the clock of the database; None: not known.
     """
     return LOOK_S if left_s is None else max(0.0, min(LOOK_S, left_s))
 
@@ -55,8 +54,7 @@ def must_step_down(since_renewal_s: float, ttl_s: float) -> bool:
     It counts from when it *asked* for its last renewal, which is before the database wrote it down. So whenever another
     hub may take the lease, this one has stopped, as far as two clocks run equally fast.
 
-    Args:
-        since_renewal_s: seconds since it asked for the last renewal that it was granted.
+    `since_renewal_s`: seconds since it asked for the last renewal that it was granted.
     """
     return since_renewal_s >= ttl_s
 

@@ -42,8 +42,7 @@ def unpin(pointer: PointerState, request: UnpinRequest, actor: Actor, *, until_m
 def annotate(event: Event, request: AnnotateRequest, actor: Actor) -> Draft:
     """Adds an incident and a reason to a past event, as a new event that names it.
 
-    Raises:
-        Refused: bad_request: neither is given.
+    Raises: Refused: bad_request: neither is given.
     """
     if not request.reason and not request.incident:
         raise Refused("bad_request", "an annotation needs an incident or a reason")

@@ -35,8 +35,7 @@ def rebase(
         since: the pointer's events after the generation that the request expects, in order. If some are missing, the
             press does not stand: they could be a person's.
 
-    Raises:
-        Refused: moved, target_changed.
+    Raises: Refused: moved, target_changed.
     """
     if request.expected_generation == pointer.generation:
         return request

@@ -14,8 +14,7 @@ def rollback_request(
         key: the idempotency key, made before the first attempt and kept for every further one.
         confirmed: whether a person answered a question with yes; None confirms exactly what the preview asks.
 
-    Raises:
-        Refused: no_prior: R goes to no release and cancels nothing; the title is the preview's own reason.
+    Raises: Refused: no_prior: R goes to no release and cancels nothing; the title is the preview's own reason.
     """
     cancels = preview.prepare if preview.action is PreviewAction.CANCEL_PREPARE else None
     target = preview.target if preview.action is PreviewAction.ROLLBACK else None

@@ -35,8 +35,7 @@ def plan(
         known: ids of releases that are still registered and kept.
         offboarded: tenants that are gone.
 
-    Raises:
-        Refused: plan_required: it is to be executed, and no plan was sent back.
+    Raises: Refused: plan_required: it is to be executed, and no plan was sent back.
     """
     steps, asked = [], frozenset(request.tenants)
     for key in sorted(now):

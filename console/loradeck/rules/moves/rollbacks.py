@@ -32,8 +32,7 @@ def rollback(
     The release that is left is quarantined (never the base alone), the pointer is held, and the stack below the target
     stays beneath. A candidate is out; where the live release stays, the candidate is what is left and quarantined.
 
-    Raises:
-        Refused: moved, target_changed, needs_confirmation, no_prior.
+    Raises: Refused: moved, target_changed, needs_confirmation, no_prior.
     """
     expect_generation(pointer, request.expected_generation)
     if target.action is PreviewAction.CANCEL_PREPARE and target.prepare is not None:
@@ -78,8 +77,7 @@ def fallback(
     """Falls back to the base alone of the current release (F). The stack beneath stays, so that R later leaves the
     base.
 
-    Raises:
-        Refused: moved, nothing_live, already_live, fallback_not_allowed.
+    Raises: Refused: moved, nothing_live, already_live, fallback_not_allowed.
     """
     expect_generation(pointer, request.expected_generation)
     if pointer.release is None:
@@ -133,8 +131,7 @@ def undo(
         facts: the facts of a pointer, for what an undo asks about.
         revoked: release id -> why it was revoked.
 
-    Raises:
-        Refused: bad_request, unknown_event, not_undoable, moved, revoked, needs_confirmation.
+    Raises: Refused: bad_request, unknown_event, not_undoable, moved, revoked, needs_confirmation.
     """
     if (request.event is not None) + (request.txn is not None) + bool(request.events) != 1:
         raise Refused(

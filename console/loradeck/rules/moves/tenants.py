@@ -15,8 +15,7 @@ from loradeck.schemas.tenant import CallerKey, TenantState
 def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reason: str = "") -> Draft:
     """Creates a tenant without routes. A name is never used twice, not even after an offboarding.
 
-    Raises:
-        Refused: exists.
+    Raises: Refused: exists.
     """
     if name in tenants:
         raise Refused("exists", f"there is a tenant {name} already", fix="choose another name")
@@ -26,8 +25,7 @@ def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reaso
 def suspend(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
     """Suspends a tenant: routers refuse its callers and nothing is promoted; backward moves stay possible.
 
-    Raises:
-        Refused: offboarded, no_change.
+    Raises: Refused: offboarded, no_change.
     """
     _exists(tenant)
     if tenant.suspended:
@@ -38,8 +36,7 @@ def suspend(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
 def resume(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
     """Ends a tenant's suspension.
 
-    Raises:
-        Refused: offboarded, no_change.
+    Raises: Refused: offboarded, no_change.
     """
     _exists(tenant)
     if not tenant.suspended:
@@ -51,8 +48,7 @@ def offboard(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
     """Offboards a tenant for ever: its table entries become tombstones and its callers' keys end. The log keeps its
     past.
 
-    Raises:
-        Refused: offboarded.
+    Raises: Refused: offboarded.
     """
     _exists(tenant)
     return tenant_draft(EventKind.TENANT_OFFBOARD, tenant.name, actor, reason)
@@ -75,8 +71,7 @@ def set_route(
         agreed: who else has asked for the same settings; None: nobody.
         alone: nobody is asked: the glass is broken.
 
-    Raises:
-        Refused: offboarded; where signers or the gate are loosened: reason_required, second_person, local_only.
+    Raises: Refused: offboarded; where signers or the gate are loosened: reason_required, second_person, local_only.
     """
     _exists(tenant)
     payload: dict[str, object] = {"config": config.model_dump(mode="json")}
@@ -107,8 +102,7 @@ def set_route(
 def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "") -> Draft:
     """Replaces the tenant's data policy, which decides the rows that its adapters may be trained on.
 
-    Raises:
-        Refused: offboarded, no_change.
+    Raises: Refused: offboarded, no_change.
     """
     _exists(tenant)
     if policy == tenant.data:
@@ -120,8 +114,7 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
 def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
     """Adds a key that the tenant's callers may present.
 
-    Raises:
-        Refused: offboarded, exists.
+    Raises: Refused: offboarded, exists.
     """
     _exists(tenant)
     if any(k.id == key.id for k in tenant.keys):
@@ -132,8 +125,7 @@ def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
 def remove_key(tenant: TenantState, key_id: str, actor: Actor) -> Draft:
     """Withdraws a caller's key.
 
-    Raises:
-        Refused: offboarded, unknown_key.
+    Raises: Refused: offboarded, unknown_key.
     """
     _exists(tenant)
     if all(k.id != key_id for k in tenant.keys):

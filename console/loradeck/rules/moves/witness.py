@@ -185,8 +185,7 @@ def lacking(tables: Mapping[str, Iterable[TableEntry]], known: KnowsMove) -> lis
 
     A tombstone beside an entry of its fence is of a node from which the pointer was withdrawn, and no move of its own.
 
-    Args:
-        tables: node -> the entries of its table.
+    `tables`: node -> the entries of its table.
     """
     found: dict[tuple[PointerKey, Fence], dict[str | None, dict[str, None]]] = {}
     for node, entries in sorted(tables.items()):

@@ -54,8 +54,7 @@ def _distance(key: PointerKey, replica: Name, weight: float) -> float:
 def assign(demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]) -> dict[PointerKey, Assigned]:
     """Assigns every route. One whose pool has too few replicas with room takes full ones rather than none.
 
-    Args:
-        capacity: of every replica that is there: its weight, above 0. Replicas of a pool that are missing get nothing.
+    `capacity`: of every replica that is there: its weight, above 0. Replicas of a pool that are missing get nothing.
     """
     pools = {key: [name for name in demand.pool if name in capacity] for key, demand in demands.items()}
     asked = sum(min(demand.replicas, len(pools[key])) for key, demand in demands.items())

@@ -18,8 +18,7 @@ class Bucket:
 def take(bucket: Bucket | None, amount: float, per_minute: float, now: float) -> tuple[Bucket, float]:
     """Takes an amount, if it is left. More than a whole minute's is taken from a full bucket, which is in debt then.
 
-    Args:
-        bucket: None: nothing was taken yet.
+    `bucket`: None: nothing was taken yet.
 
     Returns:
         The bucket afterwards, and the seconds until the amount can be taken; 0: it was taken.

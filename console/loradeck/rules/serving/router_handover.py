@@ -65,8 +65,7 @@ def uncut(entry: TableEntry, answering: Iterable[str]) -> frozenset[str]:
     Where a pointer is withdrawn from the node or its tenant is suspended, what was admitted is finished: no release was
     left.
 
-    Args:
-        answering: ids of the releases of the pointer's answers that are under way.
+    `answering`: ids of the releases of the pointer's answers that are under way.
     """
     if entry.streams is not Streams.CUT or entry.current is None or entry.suspended:
         return frozenset()

@@ -43,8 +43,7 @@ def _named(database: str, pattern: str) -> dict[str, str]:
 class Schema:
     """The migrations of one database: what it has, what it lacks, and whether this program may open it.
 
-    Args:
-        tables: sqlite-utils' view of the connection, with no transaction open.
+    `tables`: sqlite-utils' view of the connection, with no transaction open.
     """
 
     def __init__(self, tables: Any) -> None:
@@ -65,8 +64,7 @@ class Schema:
     def migrate(self, application_id: int) -> None:
         """Applies what the database lacks, in one transaction: all of it or nothing.
 
-        Raises:
-            sqlite3.Error: nothing was changed.
+        Raises: sqlite3.Error: nothing was changed.
         """
         if self.user_version == USER_VERSION and not self._migrations.pending(self._tables):
             return

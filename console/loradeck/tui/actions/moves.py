@@ -29,8 +29,7 @@ from loradeck.tui.widgets.prompt import Asking
 class Moves:
     """The open question, and the only way from an action to the sender. Nothing is sent but through here.
 
-    Args:
-        seen: which frames are known to be on the terminal.
+    `seen`: which frames are known to be on the terminal.
     """
 
     _window: Window

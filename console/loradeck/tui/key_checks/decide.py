@@ -28,8 +28,7 @@ DECIDED = frozenset({Action.ROLLBACK, Action.UNDO, Action.FALLBACK, Action.HOLD,
 def decide(action: Action, state: ConsoleState, frame: Frame) -> Verdict:
     """Decide on one of DECIDED for the selected row, node or job.
 
-    Args:
-        frame: the last frame handed to the terminal, and since when it is known to be seen.
+    `frame`: the last frame handed to the terminal, and since when it is known to be seen.
     """
     if action is Action.QUIT:
         return _quit(state)
@@ -81,8 +80,7 @@ def _hold(state: ConsoleState, row: TenantRow) -> Verdict:
 def annotate(state: ConsoleState, event: Event | None, text: str) -> Verdict:
     """Add an incident and a reason to an event that has happened. It moves nothing, so enter is enough.
 
-    Args:
-        text: 'INC-2210 what happened': the incident's id, '-' for none, and the reason.
+    `text`: 'INC-2210 what happened': the incident's id, '-' for none, and the reason.
     """
     barred = barrier(Action.ANNOTATE, state)
     if barred is not None:

@@ -38,8 +38,7 @@ def offer(
 
     Only the reasons known here are checked here; the hub decides.
 
-    Args:
-        asks: what the hub says to ask about this promote (`TenantRow.promote_asks`).
+    `asks`: what the hub says to ask about this promote (`TenantRow.promote_asks`).
     """
     barred = barrier(Action.PROMOTE, state)
     if barred is not None:

@@ -14,8 +14,7 @@ from loradeck.tui.text.spans import plural
 def signing_of(reviewing: Reviewing | None, gate: Gate | None, state: ConsoleState) -> Verdict:
     """Decide on V for the selected gate result: always a question, once every answer has a verdict.
 
-    Args:
-        reviewing: the verdicts on that candidate's answers; None if nobody has looked at them here.
+    `reviewing`: the verdicts on that candidate's answers; None if nobody has looked at them here.
     """
     barred = barrier(Action.SIGN, state)
     if barred is not None:

@@ -67,8 +67,7 @@ class SentMove(BaseModel):
     def own(self, now: float, now_ms: int) -> OwnMove:
         """The move as the next console has it: without an answer until then, its outcome is unknown.
 
-        Args:
-            now: monotonic seconds at `now_ms`, wall-clock milliseconds.
+        `now`: monotonic seconds at `now_ms`, wall-clock milliseconds.
 
         Raises: ValidationError, KeyError: it was written by another version.
         """
