@@ -15,7 +15,7 @@ from loradeck.hub.app import create_app
 from loradeck.schemas.attestation import EngineBuild
 from loradeck_agent.embedded.server import EngineServer
 from loradeck_agent.router.control import Control
-from loradeck_agent.router.proxy import COMPLETIONS
+from loradeck_agent.router.engine_pools import COMPLETIONS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
 CALL = re.compile(r"`(?:(GET|HEAD|POST|PUT|DELETE) )?([^ `]+)`")

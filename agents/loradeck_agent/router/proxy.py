@@ -1,33 +1,28 @@
-"""The callers' API: OpenAI's completions, by tenant. Only the paths named here are reachable."""
+"""The proxy of a node: callers' requests, admitted to its engines, and their answers back."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import re
-import secrets
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import aiohttp
 from aiohttp import web
 
 from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.route import BODY_CAP
-from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
-from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Caller, Refusal, unknown_route
+from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.asked_again import AskAgain
-from loradeck_agent.router.caller_limits import CallerLimits
+from loradeck_agent.router.callers_api import CallersApi, body_of, cut_short, error_body, refused
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
 from loradeck_agent.router.counters import End
-from loradeck_agent.router.engine_pools import COMPLETIONS, EnginePool
+from loradeck_agent.router.engine_pools import EnginePool
 from loradeck_agent.router.fences import FENCE
 from loradeck_agent.router.pairs import Outcome
-from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
+from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 from loradeck_agent.router.successor import Successor, SuccessorLost
@@ -36,7 +31,6 @@ from loradeck_agent.router.votes import Repetitions
 
 log = logging.getLogger(__name__)
 
-BODY_TIMEOUT_S = 60.0
 LOOK_UPS = 4
 """How often one request is looked up at most: after a lost connection, or when its release was left."""
 
@@ -45,14 +39,8 @@ PATIENCE_S = 10.0
 release that hangs is seen to fail, and callers that take back what they typed do not brand one that is well."""
 
 _CALLER_LEFT = 499
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OURS_TO_ANSWER = frozenset({401, 403, 404, 405})
 """Statuses of an engine that are not about the caller's request: the router chose the path and the name."""
-
-
-BAD_KEY = Refusal(
-    401, "bad_key", "No tenant here knows this key.", "Send `Authorization: Bearer` with your tenant's key."
-)
 
 
 class _LookUpAgain(Exception):
@@ -68,14 +56,12 @@ class _CallerLeft(Exception):
 
 
 @dataclass(eq=False)
-class Proxy:
+class Proxy(CallersApi):
     """Handles callers' requests: who asks, for which route, admitted to which engine, and the answer back."""
 
     _admission: Admission
     _checks: Checks
     _trace: Trace
-    _bodies: BodyReader
-    _limits: CallerLimits
     _faults: RequestFaults
     _again: AskAgain
     _successor: Successor
@@ -96,63 +82,19 @@ class Proxy:
 
     async def _pass_on(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer of the router that has the right to admit now."""
-        raw = await _body(request)
+        raw = await body_of(request)
         try:
             return refused(raw) if isinstance(raw, Refusal) else await self._successor.answer(request, raw)
         except SuccessorLost as lost:
             log.error("a request was not passed on to the router after this one: %s", lost)
             return refused(Refusal(503, "router_restarts", "This node's router is being restarted.", "Try again.", 1))
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        path, method = request.path, request.method
-        if method == "POST" and path in COMPLETIONS:
-            return await self._complete(request, path)
-        if method == "GET" and path == "/v1/models":
-            return self._models(request)
-        if method == "GET" and path == "/healthz":
-            return web.json_response({"status": "ok"})
-        return refused(Refusal(404, "not_found", f"{method} {path} is not served here."))
-
-    # ---- what callers may do -------------------------------------------------------------------------------
-
-    def _tenants(self, request: web.BaseRequest) -> set[str] | Refusal:
-        bearer = bearer_of(request.headers)
-        tenants = self._admission.tenants_of(bearer) if bearer else None
-        return tenants or BAD_KEY
-
-    def _models(self, request: web.BaseRequest) -> web.Response:
-        tenants = self._tenants(request)
-        if isinstance(tenants, Refusal):
-            return refused(tenants)
-        names = self._admission.models(tenants)
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]} for name in names]
-        return web.json_response({"object": "list", "data": data})
-
-    async def _complete(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        tenants = self._tenants(request)  # before the body: strangers' bytes are not read
-        if isinstance(tenants, Refusal):
-            return refused(tenants)
-        caller = caller_digest(bearer_of(request.headers))
-        with self._limits.request(caller, self._admission.callers_of(caller), _size(request)) as refusal:
-            asked = refusal or await self._asked(request)
-            if isinstance(asked, Refusal):
-                return refused(asked)
-            return await self._answer(request, path, asked, tenants, caller)
-
     async def _answer(
-        self, request: web.BaseRequest, path: str, asked: Asked, tenants: set[str], caller: str
+        self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str
     ) -> web.StreamResponse:
-        """Answers a request whose body was read. `tenants`: those that its key may use."""
-        tenant, _, route = asked.model.partition("/")
-        key = (tenant, route or DEFAULT_ROUTE)
-        given = request.headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-        if tenant not in tenants:  # what other tenants there are is none of a caller's business
-            return refused(unknown_route(key), request_id)
-        refusal = self._forbidden(caller, key, asked) or await self._admission.behind(key, request.headers.get(FENCE))
-        if refusal is not None:
+        if (refusal := await self._admission.behind(key, request.headers.get(FENCE))) is not None:
             return refused(refusal, request_id)
-
+        caller = caller_digest(bearer_of(request.headers))
         name = caller if asked.user is None else f"{caller} {asked.user}"
         who = Caller(
             name=name,
@@ -177,29 +119,6 @@ class Proxy:
         return refused(
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
         )
-
-    def _forbidden(self, caller: str, key: PointerKey, asked: Asked) -> Refusal | None:
-        """Why a route does not take a request from its caller: for what it holds, or for how many came before it."""
-        callers = self._admission.callers(key)
-        unlisted = next((name for name in asked.unlisted if name not in callers.parameters), None)
-        if unlisted is not None:
-            message, fix = (
-                f"The parameter `{unlisted}` does not pass here.",
-                "Leave it out, or have the route allow it.",
-            )
-            return Refusal(400, "unknown_parameter", message, fix, param=unlisted)
-        return self._limits.spend(caller, key, callers, asked.tokens)
-
-    async def _asked(self, request: web.BaseRequest) -> Asked | Refusal:
-        """The request's body, read: a JSON object with a `model`."""
-        raw = await _body(request)
-        if isinstance(raw, Refusal):
-            return raw
-        try:
-            asked = parse(raw) if len(raw) < LARGE else asked_of(await self._bodies.read(raw))
-        except BodyUnread:
-            return Refusal(400, "body_unreadable", "The body takes too long to read.", "Send a simpler one.")
-        return Refusal(400, asked.code, asked.message, asked.fix) if isinstance(asked, Unfit) else asked
 
     # ---- one admission -------------------------------------------------------------------------------------
 
@@ -226,7 +145,7 @@ class Proxy:
                     if await self._stream(request, admitted, upstream, sent):
                         return sent
                     self._end(admitted, 200, await self._failed(request, admitted, path, asked))
-                    return _cut_short(request, sent)
+                    return cut_short(request, sent)
                 raw = await upstream.read()
                 how: End = "failed"
                 if upstream.status >= 500:
@@ -357,27 +276,6 @@ def _cancelled_twice() -> bool:
     return task is not None and task.uncancel() > 0
 
 
-def _size(request: web.BaseRequest) -> int:
-    """The most bytes that a request's body may turn out to have."""
-    if request.content_length is None or "Content-Encoding" in request.headers:
-        return BODY_CAP
-    return min(request.content_length, BODY_CAP)
-
-
-async def _body(request: web.BaseRequest) -> bytes | Refusal:
-    """The request's body, as it came."""
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            if request.headers.get("Expect", "").lower() == "100-continue":
-                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                request.writer.output_size = 0
-            return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        return Refusal(413, "body_too_large", f"A request's body may have {BODY_CAP} bytes.", "Send a shorter one.")
-    except TimeoutError:
-        return Refusal(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.", "Try again.")
-
-
 def _answer_headers(admitted: Admitted) -> dict[str, str]:
     headers = {**admitted.target.headers, "x-request-id": admitted.row.request, "Server": "loradeck"}
     if admitted.stale_s is not None:
@@ -385,39 +283,12 @@ def _answer_headers(admitted: Admitted) -> dict[str, str]:
     return headers
 
 
-def refused(refusal: Refusal, request_id: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
-    """An error in the form that OpenAI's clients read."""
-    extra = {"Server": "loradeck"} | (headers or {})
-    if request_id is not None:
-        extra["x-request-id"] = request_id
-    if refusal.retry_after_s is not None:
-        extra["Retry-After"] = str(refusal.retry_after_s)
-    if refusal.status == 401:
-        extra["WWW-Authenticate"] = "Bearer"
-    return web.json_response(
-        _error(refusal.code, f"{refusal.message} {refusal.fix}".strip(), refusal.param),
-        status=refusal.status,
-        headers=extra,
-    )
-
-
-def _error(code: str, message: str, param: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": code, "param": param, "code": code}}
-
-
 async def _break_off(
     request: web.BaseRequest, response: web.StreamResponse, code: str, message: str
 ) -> web.StreamResponse:
     """Ends a stream that cannot be finished: says why, then closes without the ending a client takes for success."""
     try:
-        await response.write(b"data: " + json.dumps(_error(code, message)).encode() + b"\n\n")
+        await response.write(b"data: " + json.dumps(error_body(code, message)).encode() + b"\n\n")
     except ConnectionError as gone:
         log.debug("the caller left as well: %s", gone)
-    return _cut_short(request, response)
-
-
-def _cut_short(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
-    """Closes the connection, without the ending of a stream that a client takes for success."""
-    if request.transport is not None:
-        request.transport.close()
-    return response
+    return cut_short(request, response)

@@ -13,13 +13,11 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp import web
 
-from loradeck.rules.serving.router_handover import may_give_back, stage
+from loradeck.rules.serving.router_handover import may_admit, may_give_back, stage
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.route import BODY_CAP, KeyLimits, NodeLimits
+from loradeck.schemas.route import KeyLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import StrangerLimits, Strangers
 from loradeck_agent.host.body_reader import BodyReader
@@ -28,6 +26,7 @@ from loradeck_agent.host.state_folder import open_lock, spare_address
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.caller_limits import CallerLimits
+from loradeck_agent.router.callers_api import server_of
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
@@ -148,14 +147,14 @@ class Router:
         self.switch.start(self._untold)
         self._checks.start()
         self.proxy = Proxy(
-            *(self._admission, self._checks, self._trace, self._bodies, self._limits, self._faults),
+            *(self._admission, self._bodies, self._limits, self._checks, self._trace, self._faults),
             *(self._again, self._successor),
         )
-        server = web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None)
+        server = server_of(self.proxy.handle)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
         await callers.setup()
         self._runners.append(callers)
-        outside = self._strangers = strangers(self._admission, limits, tls)
+        outside = self._strangers = strangers(self._is_no_stranger, limits, tls)
         agent = web.AppRunner(self.control.app(), access_log=None, shutdown_timeout=1.0)
         await agent.setup()
         self._runners.append(agent)
@@ -205,6 +204,10 @@ class Router:
         self._table.close()
         if self._drain_lock >= 0:
             os.close(self._drain_lock)
+
+    def _is_no_stranger(self, bearer: str) -> bool:
+        """Whether a key is a caller's. Once handed over, the router that has the right to admit judges it."""
+        return not may_admit(self._admission.stage) or self._admission.tenants_of(bearer) is not None
 
     def _accept_no_more(self) -> None:
         for server in self._listening:
@@ -314,15 +317,3 @@ def _bound(path: Path) -> socket.socket:
     finally:
         os.umask(before)
     return made
-
-
-def _request(
-    message: RawRequestMessage,
-    payload: StreamReader,
-    protocol: web.RequestHandler,
-    writer: AbstractStreamWriter,
-    task: asyncio.Task[None],
-) -> web.BaseRequest:
-    """As aiohttp makes it, with our cap on a body."""
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_CAP)

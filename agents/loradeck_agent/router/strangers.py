@@ -6,14 +6,14 @@ import asyncio
 import functools
 import logging
 import resource
+from collections.abc import Callable
 
-from loradeck.rules.serving.router_handover import may_admit
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.failed_logins import FailedLogins
 from loradeck.strangers.head import BadHead, RequestHead
 from loradeck.strangers.protocol import Answer, StrangerLimits, Strangers, address_of, answer
-from loradeck_agent.router.admission import Admission, Refusal
-from loradeck_agent.router.proxy import BAD_KEY, refused
+from loradeck_agent.router.admission import Refusal
+from loradeck_agent.router.callers_api import BAD_KEY, refused
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,9 @@ _ALIVE = answer(200, "application/json", b'{"status": "ok"}', {"Server": "lorade
 
 
 def strangers(
-    admission: Admission, limits: StrangerLimits | None = None, tls: ServerCertificate | None = None
+    is_none: Callable[[str], bool], limits: StrangerLimits | None = None, tls: ServerCertificate | None = None
 ) -> Strangers:
-    """The strangers of a router: whoever shows a key that a tenant here knows is none.
+    """The strangers of a router: whoever shows a key that a tenant here knows is none, as `is_none` says of it.
 
     `limits` None: by how many files the process may open. Half are left for the engines' connections.
     """
@@ -33,8 +33,8 @@ def strangers(
         limits = StrangerLimits.under(files, files // 2)
 
     def judge(head: RequestHead, transport: asyncio.BaseTransport) -> Answer | None:
-        if head.bearer is not None and (not may_admit(admission.stage) or admission.tenants_of(head.bearer)):
-            return None  # once handed over, the router that has the right to admit judges it
+        if head.bearer is not None and is_none(head.bearer):
+            return None
         if head.method == "GET" and head.target == "/healthz":
             return _ALIVE
         wait = failed_logins.failed(address_of(transport), head.target[:200])

@@ -1,0 +1,197 @@
+"""The callers' API: who asks, for which route, and within which limits. How it is answered is its subclasses' part.
+
+OpenAI's completions, by tenant. Only the paths named here are reachable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.route import BODY_CAP, Callers
+from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
+from loradeck_agent.router.admission import DEFAULT_ROUTE, Refusal, unknown_route
+from loradeck_agent.router.caller_limits import CallerLimits
+from loradeck_agent.router.cohort_keys import bearer_of, caller_digest
+from loradeck_agent.router.engine_pools import COMPLETIONS
+from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
+
+BODY_TIMEOUT_S = 60.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+BAD_KEY = Refusal(
+    401, "bad_key", "No tenant here knows this key.", "Send `Authorization: Bearer` with your tenant's key."
+)
+
+
+class Routes(Protocol):
+    """The routes that there are, as far as their callers are concerned."""
+
+    def tenants_of(self, bearer: str) -> set[str] | None:
+        """Tenants that a caller's key may use; None when no tenant knows it."""
+
+    def callers_of(self, caller: str) -> list[Callers]:
+        """The settings for callers of every route that a caller may use. `caller`: digest of its key."""
+
+    def callers(self, key: PointerKey) -> Callers:
+        """A route's settings for its callers."""
+
+    def models(self, tenants: set[str]) -> list[str]:
+        """Names under which these tenants' routes can be asked for."""
+
+
+@dataclass(eq=False)
+class CallersApi(ABC):
+    """Handles callers' requests until it is known who asks, for which route, and that the caller may."""
+
+    _admission: Routes
+    _bodies: BodyReader
+    _limits: CallerLimits
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, method = request.path, request.method
+        if method == "POST" and path in COMPLETIONS:
+            return await self._complete(request, path)
+        if method == "GET" and path == "/v1/models":
+            return self._models(request)
+        if method == "GET" and path == "/healthz":
+            return web.json_response({"status": "ok"})
+        return refused(Refusal(404, "not_found", f"{method} {path} is not served here."))
+
+    def _tenants(self, request: web.BaseRequest) -> set[str] | Refusal:
+        bearer = bearer_of(request.headers)
+        tenants = self._admission.tenants_of(bearer) if bearer else None
+        return tenants or BAD_KEY
+
+    def _models(self, request: web.BaseRequest) -> web.Response:
+        tenants = self._tenants(request)
+        if isinstance(tenants, Refusal):
+            return refused(tenants)
+        names = self._admission.models(tenants)
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]} for name in names]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _complete(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        tenants = self._tenants(request)  # before the body: strangers' bytes are not read
+        if isinstance(tenants, Refusal):
+            return refused(tenants)
+        caller = caller_digest(bearer_of(request.headers))
+        with self._limits.request(caller, self._admission.callers_of(caller), _size(request)) as refusal:
+            asked = refusal or await self._asked(request)
+            if isinstance(asked, Refusal):
+                return refused(asked)
+            tenant, _, route = asked.model.partition("/")
+            key = (tenant, route or DEFAULT_ROUTE)
+            given = request.headers.get("x-request-id", "")
+            request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+            if tenant not in tenants:  # what other tenants there are is none of a caller's business
+                return refused(unknown_route(key), request_id)
+            if (refusal := self._forbidden(caller, key, asked)) is not None:
+                return refused(refusal, request_id)
+            return await self._answer(request, path, asked, key, request_id)
+
+    @abstractmethod
+    async def _answer(
+        self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str
+    ) -> web.StreamResponse:
+        """Answers a request whose caller may ask for the route of this key."""
+
+    def _forbidden(self, caller: str, key: PointerKey, asked: Asked) -> Refusal | None:
+        """Why a route does not take a request from its caller: for what it holds, or for how many came before it."""
+        callers = self._admission.callers(key)
+        unlisted = next((name for name in asked.unlisted if name not in callers.parameters), None)
+        if unlisted is not None:
+            message, fix = (
+                f"The parameter `{unlisted}` does not pass here.",
+                "Leave it out, or have the route allow it.",
+            )
+            return Refusal(400, "unknown_parameter", message, fix, param=unlisted)
+        return self._limits.spend(caller, key, callers, asked.tokens)
+
+    async def _asked(self, request: web.BaseRequest) -> Asked | Refusal:
+        """The request's body, read: a JSON object with a `model`."""
+        raw = await body_of(request)
+        if isinstance(raw, Refusal):
+            return raw
+        try:
+            asked = parse(raw) if len(raw) < LARGE else asked_of(await self._bodies.read(raw))
+        except BodyUnread:
+            return Refusal(400, "body_unreadable", "The body takes too long to read.", "Send a simpler one.")
+        return Refusal(400, asked.code, asked.message, asked.fix) if isinstance(asked, Unfit) else asked
+
+
+def _size(request: web.BaseRequest) -> int:
+    """The most bytes that a request's body may turn out to have."""
+    if request.content_length is None or "Content-Encoding" in request.headers:
+        return BODY_CAP
+    return min(request.content_length, BODY_CAP)
+
+
+async def body_of(request: web.BaseRequest) -> bytes | Refusal:
+    """The request's body, as it came."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        return Refusal(413, "body_too_large", f"A request's body may have {BODY_CAP} bytes.", "Send a shorter one.")
+    except TimeoutError:
+        return Refusal(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.", "Try again.")
+
+
+def refused(refusal: Refusal, request_id: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
+    """An error in the form that OpenAI's clients read."""
+    extra = {"Server": "loradeck"} | (headers or {})
+    if request_id is not None:
+        extra["x-request-id"] = request_id
+    if refusal.retry_after_s is not None:
+        extra["Retry-After"] = str(refusal.retry_after_s)
+    if refusal.status == 401:
+        extra["WWW-Authenticate"] = "Bearer"
+    return web.json_response(
+        error_body(refusal.code, f"{refusal.message} {refusal.fix}".strip(), refusal.param),
+        status=refusal.status,
+        headers=extra,
+    )
+
+
+def error_body(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    return {"error": {"message": message, "type": code, "param": param, "code": code}}
+
+
+def cut_short(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    """Closes the connection, without the ending of a stream that a client takes for success."""
+    if request.transport is not None:
+        request.transport.close()
+    return response
+
+
+def server_of(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> web.Server:
+    """The server of callers who have shown a key."""
+    return web.Server(handle, request_factory=_request, handler_cancellation=True, access_log=None)
+
+
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    """As aiohttp makes it, with our cap on a body."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_CAP)
