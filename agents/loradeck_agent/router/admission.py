@@ -23,7 +23,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import Callers, ResponseChecks, RouteResidency, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
-from loradeck_agent.router.cohort_keys import caller_digest
+from loradeck_agent.router.caller_keys import CallerKeys
 from loradeck_agent.router.counters import Counter, End, Stats
 from loradeck_agent.router.engine_pools import EnginePool, Replicas
 from loradeck_agent.router.fences import FENCE, Fences, fence_of, fence_text
@@ -137,7 +137,7 @@ class Admission:
         self._routes: dict[PointerKey, _Route] = {}
         self._turn = 0
         self._fences = Fences()
-        self._routes_by_caller: dict[str, set[PointerKey]] = {}
+        self._keys = CallerKeys()
         self.stage = Stage.SERVING
         """Whether this router has the right to admit, by `rules.serving.router_handover`."""
         self.cuts: dict[PointerKey, tuple[str, ...]] | None = None
@@ -150,12 +150,11 @@ class Admission:
 
     def tenants_of(self, bearer: str) -> set[str] | None:
         """Tenants that a caller's key may use; None when no tenant knows it."""
-        routes = self._routes_by_caller.get(caller_digest(bearer))
-        return {tenant for tenant, _ in routes} if routes else None
+        return self._keys.tenants_of(bearer)
 
     def callers_of(self, caller: str) -> list[Callers]:
         """The settings for callers of every route that a caller may use. `caller`: digest of its key."""
-        return [self.callers(key) for key in self._routes_by_caller.get(caller, ())]
+        return [self.callers(key) for key in self._keys.routes_of(caller)]
 
     def callers(self, key: PointerKey) -> Callers:
         """A route's settings for its callers; the defaults while the route refuses everybody."""
@@ -301,13 +300,7 @@ class Admission:
 
     def set_callers(self, key: PointerKey, before: Iterable[str], now: Iterable[str]) -> None:
         """Callers' keys (SHA-256, hex) of one entry, as they were and as they are."""
-        for digest in before:
-            routes = self._routes_by_caller[digest]
-            routes.discard(key)
-            if not routes:
-                del self._routes_by_caller[digest]
-        for digest in now:
-            self._routes_by_caller.setdefault(digest, set()).add(key)
+        self._keys.change(key, before, now)
 
     def compile(self, entry: TableEntry, pin: Pin | None, force: InForce | None, replicas: Replicas) -> Plan | Refusal:
         """Compiles the plan of a route from its durable state and the releases that its engines hold."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,7 +51,7 @@ class Routes(Protocol):
 
 
 @dataclass(eq=False)
-class CallersApi(ABC):
+class CallersApi:
     """Handles callers' requests until it is known who asks, for which route, and that the caller may."""
 
     _admission: Routes
@@ -101,11 +100,11 @@ class CallersApi(ABC):
                 return refused(refusal, request_id)
             return await self._answer(request, path, asked, key, request_id)
 
-    @abstractmethod
     async def _answer(
         self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str
     ) -> web.StreamResponse:
         """Answers a request whose caller may ask for the route of this key."""
+        raise NotImplementedError
 
     def _forbidden(self, caller: str, key: PointerKey, asked: Asked) -> Refusal | None:
         """Why a route does not take a request from its caller: for what it holds, or for how many came before it."""
