@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.fakes.hub_in_process import Deck, key, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import call, pointer
 from tests.integration.hub.test_moves import ROUTE
 
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.link import AskedAgain
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
@@ -57,6 +60,13 @@ async def test_a_candidate_that_is_worse_than_the_live_release_is_rolled_back(de
     evidence = event.payload["evidence"]
     assert isinstance(evidence, dict)
     assert evidence["votes"] == [40, 100]
+    # Neither the rollback nor the hold of a guard is undone without a reason.
+    undo = {"event": event.id, "confirmed": True}
+    clear = {"held": False, "expected_generation": now.generation}
+    for call_, body in (("undo", undo), ("hold", clear)):
+        answer = await deck.local.post(f"{ROUTE}/{call_}", json={**body, "idempotency_key": key()})
+        assert (answer.status_code, answer.json()["code"]) == (422, "reason_required"), call_
+    assert pointer(deck) == now
     # A person whose screen still showed the candidate presses R: it has been done, and goes no further.
     press = {"expected_generation": seen.generation, "idempotency_key": key(), "to": two}
     result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", press))
@@ -173,3 +183,80 @@ async def test_votes_on_releases_that_a_node_was_not_told_to_serve_are_not_kept(
     assert list(deck.hub.votes._stints[before.key]) == [(before.generation, two)]
     deck.hub.guard.tick()
     assert pointer(deck) == before
+
+
+# ---- what guard never does, at a hub; the rules' own tests are in unit/rules/test_guard.py --------------------
+
+
+def _a_day_later(deck: Deck, _: Any) -> None:
+    now_ms = deck.hub.clock.now_ms
+    deck.hub.clock.now_ms = lambda: now_ms() + 86_401_000
+
+
+def _settling(_: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MovesAllowed, "refusing", "settling")
+
+
+def _bad_neighbours(deck: Deck, _: Any) -> None:
+    deck.hub.counts.others = lambda *_: Counts.over(finished=300, checked=300, bad=150)  # type: ignore[method-assign]
+
+
+def _three_within_the_hour(deck: Deck, _: Any) -> None:
+    """What a hub that starts reads of its log."""
+    by = {
+        "actor": "guard",
+        "payload": {"automation": True},
+        "kind": EventKind.ROLLBACK,
+        "at_ms": deck.hub.clock.now_ms(),
+    }
+    recent = deck.hub.log.recent
+    recent.extend([recent[-1].model_copy(update=by)] * 3)
+    deck.hub.guard.load()
+
+
+@pytest.mark.parametrize(
+    ("never", "says", "holds"),
+    [
+        (_a_day_later, "it has been live for a day", False),
+        (_settling, "", False),
+        (_bad_neighbours, "its neighbours on these replicas are as bad", False),
+        (_three_within_the_hour, "guard has moved 3 pointers within the hour", True),
+    ],
+)
+async def test_guard_rolls_nothing_back(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch, never: Any, says: str, holds: bool
+) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    never(deck, monkeypatch)
+    await votes(agent, **{two: 0, other: 4})
+    await until(lambda: deck.hub.counts.live_total(pointer(deck).key, pointer(deck).generation, other).checked, "heard")
+    deck.hub.guard.tick()
+    await until(lambda: pointer(deck).held == holds, "guard has done what it may")
+    assert pointer(deck).candidate is not None
+    assert says in deck.hub.guard.said.get(pointer(deck).key, "")
+
+
+async def test_guard_rolls_nothing_back_while_half_of_the_placement_is_silent(deck: Deck, join: Join) -> None:
+    silent = await join("n2")
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    await votes(silent, **{two: 0, other: 4})
+    await silent.leave()
+    await until(lambda: deck.hub.replicas.progress(pointer(deck).key).reachable == 1, "n2 is not heard")
+    await votes(agent, **{two: 0, other: 4})
+    said = deck.hub.guard.said
+    await until(lambda: "half of its replicas are not heard" in said.get(pointer(deck).key, ""), "guard says so")
+    assert (pointer(deck).candidate is not None, pointer(deck).held) == (True, False)
+
+
+async def test_guard_rolls_nothing_back_on_the_word_of_one_node_of_two(deck: Deck, join: Join) -> None:
+    good = await join("n2")
+    liar, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    await votes(good, **{two: 0, other: 0})
+    await votes(liar, **{two: 0, other: 9})
+    said = deck.hub.guard.said
+    await until(lambda: said.get(pointer(deck).key), "guard says so")
+    assert "n1 alone says so" in said[pointer(deck).key]
+    assert (pointer(deck).candidate is not None, pointer(deck).held) == (True, False)

@@ -34,6 +34,8 @@ OPERATOR = Actor(name="op1", role=Role.OPERATOR)
 RELEASER = Actor(name="rel1", role=Role.RELEASER)
 PIPELINE = Actor(name="ci-bot", role=Role.RELEASER)
 
+GUARD = Actor(name="guard", role=Role.OPERATOR, automation=True)
+
 ACME: PointerKey = ("acme", "production")
 
 
@@ -275,9 +277,11 @@ class Acme:
             idempotency_key="rollback-key",
         )
 
-    def rollback(self, request: RollbackRequest | None = None, *, confirmed: bool = False) -> Event:
+    def rollback(
+        self, request: RollbackRequest | None = None, *, confirmed: bool = False, actor: Actor = OPERATOR
+    ) -> Event:
         draft = rollbacks.rollback(
-            self.pointer, request or self.rollback_request(confirmed=confirmed), self.target(), OPERATOR
+            self.pointer, request or self.rollback_request(confirmed=confirmed), self.target(), actor
         )
         assert isinstance(draft, Draft), "R cancels a prepare here"
         (event,) = self.log.commit(draft)
@@ -290,8 +294,8 @@ class Acme:
         )
         return event
 
-    def undo(self, event: Event) -> Event:
-        request = UndoRequest(event=event.id, confirmed=True, idempotency_key="undo-key-1")
+    def undo(self, event: Event, reason: str = "") -> Event:
+        request = UndoRequest(event=event.id, confirmed=True, idempotency_key="undo-key-1", reason=reason)
         drafts = rollbacks.undo(
             self.log.ledger.pointers,
             [event],
@@ -303,9 +307,10 @@ class Acme:
         (undone,) = self.log.commit(*drafts)
         return undone
 
-    def hold(self, held: bool, actor: Actor = OPERATOR) -> Event:
-        request = HoldRequest(held=held, expected_generation=self.pointer.generation, idempotency_key="hold-key-1")
-        (event,) = self.log.commit(holds.hold(self.pointer, request, actor))
+    def hold(self, held: bool, actor: Actor = OPERATOR, *, set_by: Event | None = None, reason: str = "") -> Event:
+        said = {"expected_generation": self.pointer.generation, "idempotency_key": "hold-key-1", "reason": reason}
+        request = HoldRequest.model_validate({"held": held, **said})
+        (event,) = self.log.commit(holds.hold(self.pointer, request, actor, set_by))
         return event
 
     def lift(self, label: str) -> Event:

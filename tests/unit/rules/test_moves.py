@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.unit.rules.simulated_log import (
+    GUARD,
     OPERATOR,
     PIPELINE,
     RELEASER,
@@ -474,6 +475,38 @@ def test_an_undo_of_a_rollback_ends_the_hold_and_the_quarantine_that_it_set_and_
     second = acme.rollback()
     acme.undo(second)
     assert (acme.live, acme.beneath, acme.quarantined, acme.pointer.held) == ("v2", ["v1"], ["v3"], True)
+
+
+def test_undoing_what_a_guard_did_needs_a_reason(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.promote("v2")
+    rolled = acme.rollback(actor=GUARD)
+    before = acme.pointer
+    with pytest.raises(Refused) as refusal:
+        acme.undo(rolled, reason="  ")
+    assert code_of(refusal) == "reason_required"
+    assert acme.pointer == before
+    assert acme.undo(rolled, reason="the schema was wrong").reason == "the schema was wrong"
+    assert acme.live == "v2"
+
+
+@pytest.mark.parametrize("by", ["rollback", "hold"])
+def test_clearing_the_hold_of_a_guard_needs_a_reason(acme: Acme, by: str) -> None:
+    acme.promote("v1")
+    acme.promote("v2")
+    set_by = acme.rollback(actor=GUARD) if by == "rollback" else acme.hold(True, GUARD)
+    with pytest.raises(Refused) as refusal:
+        acme.hold(False, set_by=set_by)
+    assert code_of(refusal) == "reason_required"
+    assert acme.pointer.held
+    acme.hold(False, set_by=set_by, reason="looked at it")
+    assert not acme.pointer.held
+
+
+def test_clearing_a_persons_hold_needs_no_reason(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.hold(False, set_by=acme.hold(True))
+    assert not acme.pointer.held
 
 
 def test_only_the_last_move_of_a_pointer_is_undone(acme: Acme) -> None:

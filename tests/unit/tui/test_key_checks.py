@@ -461,6 +461,18 @@ def test_u_asks_on_somebody_elses_move(state: ConsoleState, armed: Armed) -> Non
     assert line == 'u acme/production v9/B2 > v8/B2: undoes a move of ci-bot "hotfix for v8", 14m old'
 
 
+def test_u_and_h_ask_why_where_they_undo_what_a_guard_did(state: ConsoleState, armed: Armed) -> None:
+    row = moved_just_now(state, acks=4, proofs=4)
+    assert row.last_event is not None
+    assert not asked(decide(Action.UNDO, state, armed())).wants_reason
+    assert not asked(decide(Action.HOLD, state, armed())).wants_reason
+    guards = row.last_event.model_copy(update={"actor": "guard", "payload": {"automation": True}})
+    state.events[guards.rev] = guards
+    change(state, last_event=guards)
+    assert asked(decide(Action.UNDO, state, armed())).wants_reason
+    assert asked(decide(Action.HOLD, state, armed())).wants_reason
+
+
 def test_u_needs_the_row_as_it_is_now_on_the_screen(state: ConsoleState, armed: Armed) -> None:
     before = armed()
     undoable(state, armed)

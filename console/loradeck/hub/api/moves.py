@@ -292,10 +292,11 @@ async def hold(tenant: str, route: str, body: HoldRequest, hub: ThisHub, caller:
     if caller.backward and not body.held:
         raise provider_silent(caller)
 
-    def draft() -> Draft:
-        return holds.hold(hub.log.state.route(tenant, route)[2], body, actor_of(caller))
+    async def decide() -> Sequence[Draft]:
+        pointer = hub.log.state.route(tenant, route)[2]
+        return [holds.hold(pointer, body, actor_of(caller), await hub.log.held_by(pointer))]
 
-    return await _committed(hub, caller, body.idempotency_key, draft, at=(tenant, route))
+    return answer(await move(hub, caller, body.idempotency_key, decide, at=(tenant, route)))
 
 
 @router.post(PAGE + "/lift", response_model=MoveResult)

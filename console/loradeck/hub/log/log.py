@@ -21,7 +21,7 @@ from loradeck.rules.moves.copies import marked
 from loradeck.rules.moves.lease import TTL_S, must_step_down
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import NOT_ACTIVE
-from loradeck.schemas.log import GENESIS, Draft, Event, PointerState
+from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.position import Position
 from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, Store, StoreError
 
@@ -133,6 +133,14 @@ class Log:
         """The newest events of a pointer after one of its generations, oldest first; more than a page are not read."""
         page = await self._store(partial(_history, key, self.state.rev + 1))
         return [event for event in reversed(page) if (event.generation or 0) > generation]
+
+    async def held_by(self, pointer: PointerState) -> Event | None:
+        """The event that has set a pointer's hold; None: it is not held, or that is more than a page back."""
+        if not pointer.held:
+            return None
+        page = await self._store(partial(_history, pointer.key, self.state.rev + 1))
+        holds = (event for event in page if event.kind in (EventKind.HOLD, EventKind.ROLLBACK))
+        return next(holds, None)
 
     async def has(self, rev: int, hash_: str) -> bool:
         """Whether this log has the event with this rev and hash."""

@@ -14,7 +14,7 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.views.rows import Rows
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.draft import by_automation
+from loradeck.rules.moves.draft import is_guards
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.notices import CONDITIONS, Conditions, Subject, conditions
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -62,7 +62,7 @@ class Notifier:
     def committed(self, published: Published) -> None:
         """Takes in the moves of guards, and holds."""
         for event in published.events:
-            if event.kind in (EventKind.ROLLBACK, EventKind.HOLD) and by_automation(event):
+            if is_guards(event):
                 self._news.append(_of_event(event, NoticeKind.GUARD, Severity.PAGE, "guard acted by itself"))
             elif event.kind is EventKind.HOLD:
                 self._news.append(_of_event(event, NoticeKind.HOLD, Severity.INFO, f"held by {event.actor}"))

@@ -105,6 +105,26 @@ def by_automation(event: Event) -> bool:
     return event.payload.get(_AUTOMATION) is True
 
 
+def is_guards(event: Event) -> bool:
+    """Whether a guard has rolled back or held a pointer by this event."""
+    return by_automation(event) and event.kind in (EventKind.ROLLBACK, EventKind.HOLD)
+
+
+def check_reason(event: Event, reason: str, verb: str) -> None:
+    """Checks that whoever undoes what a guard did says why.
+
+    Raises: Refused: reason_required.
+    """
+    if is_guards(event) and not reason.strip():
+        raise Refused(
+            "reason_required",
+            f"{verb} what a guard did needs a reason",
+            detail=event.reason,
+            fix="say why: --reason TEXT; the event keeps it for ever",
+            context={"event": event.id},
+        )
+
+
 def tenant_draft(
     kind: EventKind,
     tenant: str,

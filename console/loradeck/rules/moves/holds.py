@@ -4,18 +4,21 @@ Neither moves the pointer: its generation stays.
 """
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation
+from loradeck.rules.moves.draft import Actor, Named, check_reason, drafted, expect_generation
 from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, breach_of
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import Role, short
-from loradeck.schemas.log import Draft, EventKind, Lifted, PointerState
+from loradeck.schemas.log import Draft, Event, EventKind, Lifted, PointerState
 from loradeck.schemas.moves import HoldRequest, LiftRequest
 
 
-def hold(pointer: PointerState, request: HoldRequest, actor: Actor) -> Draft:
+def hold(pointer: PointerState, request: HoldRequest, actor: Actor, set_by: Event | None = None) -> Draft:
     """Holds a pointer, or clears its hold (`request.held` False), which only a person may do.
 
-    Raises: Refused: moved, no_change, forbidden.
+    Args:
+        set_by: the event that has set the hold, where that is known. A guard's is cleared with a reason.
+
+    Raises: Refused: moved, no_change, forbidden, reason_required.
     """
     expect_generation(pointer, request.expected_generation)
     if pointer.held == request.held:
@@ -27,6 +30,8 @@ def hold(pointer: PointerState, request: HoldRequest, actor: Actor) -> Draft:
         )
     if not request.held and actor.role is Role.AGENT:
         raise Refused("forbidden", "a person clears a hold, an agent cannot")
+    if not request.held and set_by is not None:
+        check_reason(set_by, request.reason, "clearing the hold of")
     kind = EventKind.HOLD if request.held else EventKind.RELEASE_HOLD
     after = pointer.model_copy(update={"held": request.held})
     return drafted(kind, pointer, after, actor, reason=request.reason)

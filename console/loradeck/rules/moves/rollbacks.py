@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
+from loradeck.rules.moves.draft import Actor, Named, check_reason, drafted, expect_generation, moved
 from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, Target, breach_of, is_quarantined
 from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
@@ -131,7 +131,7 @@ def undo(
         facts: the facts of a pointer, for what an undo asks about.
         revoked: release id -> why it was revoked.
 
-    Raises: Refused: bad_request, unknown_event, not_undoable, moved, revoked, needs_confirmation.
+    Raises: Refused: bad_request, unknown_event, not_undoable, moved, revoked, reason_required, needs_confirmation.
     """
     if (request.event is not None) + (request.txn is not None) + bool(request.events) != 1:
         raise Refused(
@@ -173,6 +173,7 @@ def undo(
                 detail=(revoked or {})[was.release],
                 fix="roll back instead",
             )
+        check_reason(event, request.reason, "undoing")
         why = undo_asks(event, now, facts(after.key))
         if why is not None:
             asks.append(f"{after.tenant}/{after.route} {name(event.from_release)}: {why}")

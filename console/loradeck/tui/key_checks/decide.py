@@ -8,7 +8,8 @@ u on a fresh move of one's own, can act without a y; read-only, roles and the li
 from pydantic import ValidationError
 
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.log import Event
+from loradeck.rules.moves.draft import is_guards
+from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import AnnotateRequest, FallbackRequest, HoldRequest
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.key_checks.orders import order_of
@@ -74,7 +75,10 @@ def _hold(state: ConsoleState, row: TenantRow) -> Verdict:
     says = f"{state.keys.shown(Action.HOLD)} {'hold' if held else 'release hold'}"
     move = Move(Action.HOLD, row.tenant, row.route, request, says)
     effect = "automation cannot promote here until it is released" if held else "automation may promote here again"
-    return Ask(f"{says} of {row.tenant}/{row.route}: {effect}", (move,))
+    changed = (e for e in reversed(state.events.values()) if (e.tenant, e.route) == row.key)
+    set_by = None if held else next((e for e in changed if e.kind in (EventKind.HOLD, EventKind.ROLLBACK)), None)
+    asks_why = set_by is not None and is_guards(set_by)
+    return Ask(f"{says} of {row.tenant}/{row.route}: {effect}", (move,), wants_reason=asks_why)
 
 
 def annotate(state: ConsoleState, event: Event | None, text: str) -> Verdict:

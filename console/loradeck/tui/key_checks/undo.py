@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.moves.draft import is_guards
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import MOST_UNDONE, UndoRequest
@@ -51,7 +52,7 @@ def undo(state: ConsoleState, row: TenantRow, frame: Frame) -> Verdict:
     quoted = f' "{clean(event.reason)}"' if event and event.reason else ""
     old = f", {age(when)} old" if when is not None else ""
     line = f"{key} {row.tenant}/{row.route} {release(row.live)} > {back}: undoes {what}{quoted}{old}"
-    return Ask(f"{line}{asks}", (move,))
+    return Ask(f"{line}{asks}", (move,), wants_reason=event is not None and is_guards(event))
 
 
 def undo_marked(state: ConsoleState) -> Verdict:
