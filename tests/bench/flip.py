@@ -28,7 +28,7 @@ from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import UndoRequest
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore
 
 MOVES = 200

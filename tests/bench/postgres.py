@@ -21,8 +21,8 @@ from tests.fleet import fleet_at, lay, make_material
 from incident.fleet import Fleet
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
-from loradeck.store.interface import Store
 from loradeck.store.postgres import PostgresStore
+from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore
 
 MOVES = 200

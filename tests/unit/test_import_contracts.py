@@ -52,7 +52,7 @@ PLANTS = {
     "a call of the hub imports SQLite": Plant(
         "console/loradeck/hub/api/moves.py",
         "from loradeck.store import sqlite",
-        "the hub knows its store by its interface; the wiring chooses SQLite",
+        "the hub knows its store, and the wiring chooses the database",
         "loradeck.hub.api.moves -> loradeck.store.sqlite",
     ),
     "a part of the hub names the whole hub, as a type": Plant(

@@ -1,1 +1,1 @@
-"""The hub's durable store: one interface, one module per backend."""
+"""The hub's durable store: written once in SQL, and a module for each database under it."""

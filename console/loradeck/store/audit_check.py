@@ -13,7 +13,7 @@ from loradeck.rules.merkle import Frontier
 from loradeck.schemas.audit import ATTESTED, KEPT, AuditLine
 from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import digest_of
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 
 BATCH = 250
 """Lines in one step: about 10 ms."""

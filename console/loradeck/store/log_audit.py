@@ -11,7 +11,8 @@ from typing import Any
 from loradeck.rules.moves.chain import ChainBreak, verify
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.log import Event, EventKind
-from loradeck.store.interface import Store, Unreadable
+from loradeck.store.interface import Unreadable
+from loradeck.store.sql_log import Store
 
 BATCH = 250
 """Events in one step: about 10 ms, so that a move on this store does not wait long for an audit."""

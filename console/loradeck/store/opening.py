@@ -4,16 +4,16 @@ from pathlib import Path
 
 from loradeck.store.audit_check import AuditCheck
 from loradeck.store.copying import copy_tables
-from loradeck.store.interface import LeaseHeld, Store, StoreError
+from loradeck.store.interface import LeaseHeld, StoreError
 from loradeck.store.log_audit import LogAudit, LogReport
-from loradeck.store.sql_log import SqlStore
+from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore
 
 SQLITE = SqliteStore.version
 """The name and version of the program of a store in a file."""
 
 
-def open_store(where: str, *, degrades: bool = False) -> SqlStore:
+def open_store(where: str, *, degrades: bool = False) -> Store:
     """Opens the store at the path of a SQLite file, or at `postgresql://USER@HOST:PORT/DATABASE`.
 
     `degrades`: go on with one copy where a standby is gone; see `PostgresStore`.

@@ -36,7 +36,7 @@ from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unrea
 from loradeck.store.lease import locked_head, new_holder
 from loradeck.store.migrations import newest, scripts
 from loradeck.store.sql_database import Connection, wait_for
-from loradeck.store.sql_log import SqlStore, has_hash
+from loradeck.store.sql_log import Store, has_hash
 
 log = logging.getLogger("loradeck.store.postgres")
 
@@ -97,7 +97,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-class PostgresStore(SqlStore):
+class PostgresStore(Store):
     """The `Store` in a PostgreSQL database.
 
     Args:

@@ -17,7 +17,7 @@ class SqlAudit(SqlRecords):
     """The part of the store in SQL that holds the audit trail."""
 
     def append_audit(self, drafts: Sequence[AuditDraft]) -> AuditHead:
-        """Adds lines to the audit trail in one transaction; see `Store.append_audit`."""
+        """Adds lines to the audit trail, with their numbers and the store's time, and returns its new head."""
         with self._writing() as (connection, head):
             before = _frontier(connection)
             numbered = [
@@ -31,12 +31,12 @@ class SqlAudit(SqlRecords):
         return after.head
 
     def audit_head(self) -> AuditHead:
-        """The size and root of the audit trail; see `Store.audit_head`."""
+        """The number of lines of the audit trail, and the root of the tree over them, as last written."""
         with self.database.reading() as connection:
             return _frontier(connection).head
 
     def audit_texts(self, after: int, limit: int) -> list[tuple[int, str]]:
-        """Lines of the audit trail as they are stored; see `Store.audit_texts`."""
+        """(seq, text) of the lines after `after`, oldest first, at most `limit`. The text is what the tree hashes."""
         with self.database.reading() as connection:
             query = "SELECT seq, body FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"
             return [(int(seq), str(body)) for seq, body in connection.execute(query, (after, limit))]

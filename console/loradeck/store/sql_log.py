@@ -1,4 +1,4 @@
-"""The store in SQL, on whichever database: the log, and the pointers and tenants that it folds to.
+"""The hub's store, on whichever database: the log, and the pointers and tenants that it folds to.
 
 A commit folds its events by the rules (`rules.moves.fold`) and writes the changed
 pointers and tenants beside them in one transaction; `log_audit.verify_log` folds the whole log again and compares.
@@ -36,21 +36,40 @@ from loradeck.store.sql_notices import SqlNotices
 from loradeck.store.sql_records import write_fleet
 
 
-class SqlStore(SqlAudit, SqlNotices):
-    """The `Store` in a SQL database. Safe to call from several threads; calls wait for each other."""
+class Store(SqlAudit, SqlNotices):
+    """The hub's durable store, in whichever SQL database.
+
+    Every write is one transaction, durable when the call returns, and raises LeaseLost, DiskFull or OutcomeUnknown as
+    its commit ends. No code above this package knows which database is behind it; the contract suite in
+    `tests/contract/store` runs against each.
+
+    Safe to call from several threads; calls wait for each other.
+    """
 
     _newest = (0, GENESIS)
     """Rev and hash of the newest event that this store has committed, or found when it took the lease."""
 
     @property
     def one_copy(self) -> bool:
-        """As the database has found it; see `Store.one_copy`."""
+        """Whether commits are on one server alone now, since the standby that they should be on as well is gone."""
         return self.database.one_copy
 
     # -- writing the log ---------------------------------------------------------------------------------
 
     def take_lease(self, name: str, *, address: str = "", ttl_s: float | None = None, anyway: bool = False) -> int:
-        """Raises the epoch and makes this process the holder, in one row; see `Store.take_lease`."""
+        """Makes this process the active hub; raises the epoch and returns it. Every later write holds the lease.
+
+        The holder is a random id of this store. Where several hubs may have the database open, the hold ends `ttl_s`
+        seconds from now by the database's clock (None: never) unless it is renewed. A database that one hub has to
+        itself is held for as long as it is open, and taken at once.
+
+        Args:
+            name: the hub's, only shown to people.
+            address: where others reach this hub, for those that wait.
+            anyway: take it from a holder whose time is not over, as an operator may say.
+
+        Raises: LeaseHeld: another hub holds it.
+        """
         alone = not self.database.shared
         ttl_s = None if alone else ttl_s
         with self.database.transaction() as connection:
@@ -60,7 +79,11 @@ class SqlStore(SqlAudit, SqlNotices):
         return lease.epoch
 
     def renew_lease(self, ttl_s: float) -> None:
-        """Sets when the hold ends, where it ends by time; see `Store.renew_lease`."""
+        """Makes the hold end `ttl_s` seconds from now. A hold that ran out is taken up again unless another hub has
+        taken the lease since.
+
+        Raises: LeaseLost.
+        """
         if not self.database.shared:
             self.check_lease()
             return
@@ -68,20 +91,33 @@ class SqlStore(SqlAudit, SqlNotices):
             renew_lease(connection, self._lease, ttl_s)
 
     def check_lease(self) -> None:
-        """Reads the holder in the row of the head; see `Store.check_lease`."""
+        """Reads whether this process holds the lease; a write would notice as well.
+
+        Raises: LeaseLost.
+        """
         check_lease(self.read_head(), self._lease, self._holder)
 
     def read_head(self) -> Head:
-        """Reads the row of the head; see `Store.read_head`."""
+        """Reads who holds the lease and where the log ends, from the database that takes writes. Needs no lease."""
         with self.database.reading() as connection:
             return read_head(connection)
 
     def wait_for_change(self, timeout_s: float) -> bool:
-        """Waits for a word from the database; see `Store.wait_for_change`."""
+        """Blocks until another process has changed the log or the lease, at most `timeout_s`; returns whether it heard
+        of a change.
+
+        A hint that may be missed, or come without a change: read the head to know.
+        """
         return self.database.wait_for_change(timeout_s)
 
     def commit(self, drafts: Sequence[Draft], *, key: str, fleet: FleetChange = NO_CHANGE) -> Committed:
-        """Appends the drafts and updates their pointers and tenants in one transaction; see `Store.commit`."""
+        """Appends all drafts as one transaction, or none; `fleet` is what they change of the nodes.
+
+        A `key` that was used before returns its first commit. Each draft's `expected_generation` is compared with its
+        pointer inside the transaction (None: not compared).
+
+        Raises: Moved, LeaseLost, DiskFull, OutcomeUnknown: see each.
+        """
         with self._writing() as (connection, head):
             if used := _used(connection, key):
                 return used
@@ -93,7 +129,9 @@ class SqlStore(SqlAudit, SqlNotices):
     def adopt(
         self, drafts: Sequence[Draft], *, epoch_above: int, key: str, fleet: FleetChange = NO_CHANGE
     ) -> Committed:
-        """Raises the lease's epoch and appends the drafts in one transaction; see `Store.adopt`."""
+        """Commits a recovery: raises the epoch above `epoch_above` and appends `drafts`, whose generations may jump
+        ahead.
+        """
         with self._writing() as (connection, head):
             if used := _used(connection, key):
                 return used
@@ -152,20 +190,20 @@ class SqlStore(SqlAudit, SqlNotices):
         return Committed(events=events, rev=folded.rev)
 
     def incarnations(self) -> dict[int, str]:
-        """Epoch -> incarnation; see `Store.incarnations`."""
+        """The incarnation of every epoch that this log's lease was held in."""
         with self.database.reading() as connection:
             return dict(connection.execute("SELECT epoch, incarnation FROM incarnations").fetchall())
 
     # -- reading the log ---------------------------------------------------------------------------------
 
     def last_revs(self) -> dict[tuple[str, str | None], int]:
-        """The rev of the newest event of every (tenant, route); see `Store.last_revs`."""
+        """The rev of the newest event of every (tenant, route); route None: of those about a tenant as a whole."""
         with self.database.reading() as connection:
             rows = connection.execute("SELECT tenant, route, max(rev) FROM events GROUP BY tenant, route").fetchall()
         return {(tenant, route): rev for tenant, route, rev in rows}
 
     def snapshot(self) -> Snapshot:
-        """Reads the stored pointers and tenants at one rev; see `Store.snapshot`."""
+        """Reads pointers and tenants as the log leaves them, at one rev."""
         with self.database.reading() as connection:
             head = read_head(connection)
             pointers = connection.execute("SELECT body FROM pointers ORDER BY tenant, route").fetchall()
@@ -181,18 +219,24 @@ class SqlStore(SqlAudit, SqlNotices):
         )
 
     def lookup(self, key: str) -> Committed | None:
-        """Finds the commit under an idempotency key; see `Store.lookup`."""
+        """The commit under an idempotency key; None if nothing was committed under it."""
         with self.database.reading() as connection:
             return _used(connection, key)
 
     def since(self, rev: int, limit: int = 1000) -> list[Event]:
-        """Events after `rev`, oldest first; raises Unreadable for a damaged one."""
+        """Events after `rev`, oldest first, at most `limit`. Needs no lease: a hub that waits for it follows so.
+
+        Raises: Unreadable: one of them is damaged.
+        """
         return self._events("WHERE rev > ? ORDER BY rev LIMIT ?", (rev, limit))
 
     def history(
         self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
     ) -> list[Event]:
-        """Events that match all conditions and are listed, newest first; raises Unreadable for a damaged one."""
+        """Events that match all given conditions and are listed (`Event.is_listed`), newest first.
+
+        Raises: Unreadable: one of them is damaged.
+        """
         asked = {"tenant = ?": tenant, "route = ?": route, "rev < ?": before_rev}
         given = {condition: value for condition, value in asked.items() if value is not None}
         conditions = [*given, f"body -> 'kind' <> '\"{EventKind.AUDIT}\"'"]
@@ -210,7 +254,7 @@ class SqlStore(SqlAudit, SqlNotices):
             return _between(connection, *row) if row else []
 
     def has_hash(self, rev: int, hash_: str) -> bool:
-        """Whether the event at `rev` has this hash; rev 0 has GENESIS."""
+        """Whether the event at `rev` has this hash: then this log holds all that an agent with it has seen."""
         with self.database.reading() as connection:
             return has_hash(connection, rev, hash_)
 
@@ -241,18 +285,21 @@ class SqlStore(SqlAudit, SqlNotices):
     # -- the database ------------------------------------------------------------------------------------
 
     def reopen(self) -> None:
-        """Connects again and reads the lease again, since a failed `adopt` may have raised its epoch."""
-        self.database.reopen()
+        """Closes the store and opens it again, after OutcomeUnknown. Raises: OutcomeUnknown: the disk still fails."""
+        self.database.reopen()  # and the lease is read again, since an `adopt` that failed may have raised its epoch
         now = self.read_head().lease
         if self._lease is not None and now.holder == self._holder:
             self._lease = replace(self._lease, epoch=now.epoch)
 
     def backup(self, path: str, between: Callable[[], None] = lambda: None) -> None:
-        """Writes a consistent copy to a new file; see `Store.backup`."""
+        """Writes a consistent copy to a new file, while the store is in use.
+
+        `between` is called again and again, where other calls may be made. What it raises ends the backup.
+        """
         self.database.backup(Path(path), between)
 
     def close(self) -> None:
-        """Gives up the lease where others may wait for it, and closes the database."""
+        """Gives up the lease where others may wait for it, closes the store and frees its lock."""
         if self._lease is not None and self.database.shared:
             with suppress(StoreError), self.database.transaction() as connection:
                 release_lease(connection, self._lease)

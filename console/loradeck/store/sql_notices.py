@@ -12,7 +12,9 @@ class SqlNotices(SqlRecords):
     """The part of the store in SQL that holds notices."""
 
     def add_notices(self, notices: Sequence[tuple[Notice, Sequence[str]]]) -> list[tuple[Notice, Delivery]]:
-        """Writes notices that are not known yet, and what there is to deliver; see `Store.add_notices`."""
+        """Writes notices, each with the channels that are to be given it, and returns what there is to deliver. One
+        whose id is known is left out. NOTICES_KEPT are kept, and those that are yet to be delivered.
+        """
         out: list[tuple[Notice, Delivery]] = []
         with self._writing() as (connection, _):
             (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM notices").fetchone()
@@ -33,7 +35,7 @@ class SqlNotices(SqlRecords):
         return out
 
     def notices(self, limit: int) -> list[NoticeRow]:
-        """The newest notices, newest first; see `Store.notices`."""
+        """The newest notices, newest first, and with them what is yet to be delivered."""
         with self.database.reading() as connection:
             rows = named(connection.execute("SELECT seq, body FROM notices ORDER BY seq DESC LIMIT ?", (limit,)))
             waiting = named(connection.execute("SELECT * FROM deliveries ORDER BY seq, channel"))
@@ -50,14 +52,14 @@ class SqlNotices(SqlRecords):
         ]
 
     def deliveries(self) -> list[tuple[Notice, Delivery]]:
-        """Lists what is yet to be delivered, oldest first; see `Store.deliveries`."""
+        """Lists what is yet to be delivered or was given up, in the order in which it was written."""
         asked = "SELECT d.*, n.body FROM deliveries d JOIN notices n ON n.seq = d.seq ORDER BY d.seq, d.channel"
         with self.database.reading() as connection:
             rows = named(connection.execute(asked))
         return [(Notice.model_validate_json(row.pop("body")), Delivery.model_validate(row)) for row in rows]
 
     def record_delivery(self, delivery: Delivery, *, given: bool) -> None:
-        """Writes a failed attempt, or removes what was given; see `Store.record_delivery`."""
+        """Writes a delivery's failed attempt, or removes one that was given."""
         key = (delivery.seq, delivery.channel)
         with self._writing() as (connection, _):
             if given:

@@ -46,7 +46,9 @@ class SqlRecords:
     # -- the registry ------------------------------------------------------------------------------------
 
     def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> StoredDocument:
-        """Adds a document unless its digest is registered; see `Store.register`."""
+        """Adds a document to the registry. Registering a digest again returns the stored document, which never
+        changes.
+        """
         new = StoredDocument(digest=digest, kind=kind, body=body, tenant=tenant, created_ms=0, created_by=by)
         with self._writing() as (connection, head):
             return _registered(connection, kind, digest) or _add(connection, replace(new, created_ms=head.now_ms))
@@ -54,7 +56,8 @@ class SqlRecords:
     def register_adapter(
         self, manifest: dict[str, Any], digest: str, release: str, *, by: str, version: int | None = None
     ) -> StoredDocument:
-        """Adds an AdapterVersion under the next version number; see `Store.register_adapter`.
+        """Adds an AdapterVersion under the next version number of its (tenant, name), or under `version`; a known
+        digest keeps its number.
 
         Raises: StoreError: `digest` is not the manifest's.
         """
@@ -87,7 +90,7 @@ class SqlRecords:
             return _add(connection, new, name=parsed.name, version=added.version)
 
     def registry(self, kind: Doc, *, tenant: str | None = None) -> list[StoredDocument]:
-        """Documents of a kind, in the order of registration."""
+        """Documents of a kind, in the order of registration; of one tenant if given."""
         where, args = _conditions(kind=kind.value, tenant=tenant)
         with self.database.reading() as connection:
             rows = named(connection.execute(f"SELECT * FROM documents{where} ORDER BY serial", args))
@@ -96,11 +99,13 @@ class SqlRecords:
     # -- attestations ------------------------------------------------------------------------------------
 
     def attest(self, attestation: Attestation) -> Attestation:
-        """Stores one attestation; see `Store.attest`."""
+        """Stores an attestation and returns it with its `seq` and `at_ms`."""
         return self.attest_all([attestation])[0]
 
     def attest_all(self, attestations: Sequence[Attestation]) -> list[Attestation]:
-        """Stores attestations in one transaction, with the clock's time where they have none."""
+        """Stores attestations in one transaction: a fleet that is proven at once costs one sync. Those without a time
+        get the clock's.
+        """
         written = []
         with self._writing() as (connection, head):
             for attestation in attestations:
@@ -114,7 +119,7 @@ class SqlRecords:
         return written
 
     def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
-        """Attestations that match all conditions, oldest first."""
+        """Attestations that match all given conditions, oldest first."""
         where, args = _conditions(**wanted)
         with self.database.reading() as connection:
             rows = named(connection.execute(f"SELECT * FROM attestations{where} ORDER BY seq", args))
@@ -123,7 +128,9 @@ class SqlRecords:
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
 
     def add_served(self, deltas: Iterable[Served], hour: int) -> None:
-        """Adds to the sums in the tables `served` and `hours`, in one transaction."""
+        """Adds to the seconds and counts of releases, and to those of their routes in an hour (hours since 1970), in
+        one transaction. Hours are kept for HOURS_KEPT.
+        """
         sums = [_sums(delta) for delta in deltas]
         by_hour = [(tenant, route, hour, *counts) for tenant, route, _, _, *counts in sums if any(counts)]
         over = [(tenant, route, hour - HOURS_KEPT) for tenant, route, *_ in by_hour]
@@ -133,13 +140,13 @@ class SqlRecords:
             connection.executemany("DELETE FROM hours WHERE tenant = ? AND route = ? AND hour <= ?", over)
 
     def served(self) -> list[Served]:
-        """Lists all sums, sorted by tenant, route and release."""
+        """Lists all sums of `add_served`, one for each release on a pointer, sorted by tenant, route and release."""
         with self.database.reading() as connection:
             rows = named(connection.execute("SELECT * FROM served ORDER BY tenant, route, release"))
         return [_served(row) for row in rows]
 
     def hours(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
-        """The counts of a route by the hour, oldest first."""
+        """The counts of a route by the hour, from the hour `since` on, oldest first; hours without any are left out."""
         asked = (
             f"SELECT hour, {', '.join(_COUNTS)} FROM hours WHERE tenant = ? AND route = ? AND hour >= ? ORDER BY hour"
         )
@@ -148,7 +155,9 @@ class SqlRecords:
         return {row.pop("hour"): Counts.over(**row) for row in rows}
 
     def add_minutes(self, minute: int, counts: Mapping[PointerKey, Counts]) -> None:
-        """Adds to the packed hours in the table `minutes`, in one transaction; see `Store.add_minutes`."""
+        """Adds to the counts of routes in one minute (minutes since 1970), in one transaction. Minutes are kept for
+        MINUTES_KEPT.
+        """
         hour, number = divmod(minute, MINUTES)
         with self._writing() as (connection, _):
             for key, added in counts.items():
@@ -166,7 +175,7 @@ class SqlRecords:
             connection.execute("DELETE FROM minutes WHERE hour < ?", ((minute - MINUTES_KEPT) // MINUTES,))
 
     def minutes(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
-        """The counts of a route by the minute, oldest first."""
+        """The counts of a route by the minute, from the minute `since` on, oldest first; empty ones are left out."""
         asked = "SELECT hour, counts FROM minutes WHERE hour >= ? AND tenant = ? AND route = ? ORDER BY hour"
         with self.database.reading() as connection:
             rows = connection.execute(asked, (since // MINUTES, tenant, route)).fetchall()
@@ -183,7 +192,9 @@ class SqlRecords:
             )
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
-        """Lists all unfinished jobs, and finished ones up to `limit` in all; newest first."""
+        """Lists all unfinished jobs and the newest finished ones, newest first, `limit` in all unless more are
+        unfinished.
+        """
         with self.database.reading() as connection:
             rows: list[tuple[int, str]] = connection.execute(
                 "SELECT seq, body FROM jobs WHERE finished = 0 ORDER BY seq DESC"
@@ -215,7 +226,7 @@ class SqlRecords:
             )
 
     def tokens(self) -> list[TokenRecord]:
-        """Lists all token records, in the order of creation."""
+        """Lists all token records, revoked ones included, in the order of creation."""
         with self.database.reading() as connection:
             rows = connection.execute("SELECT body FROM tokens ORDER BY rowid").fetchall()
         return [TokenRecord.model_validate_json(body) for (body,) in rows]
@@ -238,12 +249,12 @@ class SqlRecords:
         return [Withdrawal(**row) for row in rows]
 
     def meta(self, name: str) -> str | None:
-        """A named setting of the hub; None if it was never set."""
+        """A named setting of the hub itself; None if it was never set."""
         with self.database.reading() as connection:
             return read_meta(connection, name)
 
     def set_meta(self, name: str, value: str) -> None:
-        """Stores a named setting of the hub."""
+        """Stores a named setting of the hub itself."""
         with self._writing() as (connection, _):
             write_meta(connection, name, value)
 

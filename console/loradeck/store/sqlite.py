@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loradeck.store.database import SQLITE_VERSION, Database, wall_ms
-from loradeck.store.sql_log import SqlStore
+from loradeck.store.sql_log import Store
 
 
-class SqliteStore(SqlStore):
+class SqliteStore(Store):
     """The `Store` in one SQLite file.
 
     Args:

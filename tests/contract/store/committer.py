@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from drafts import move
 
-from loradeck.store.interface import Store
 from loradeck.store.postgres import PostgresStore
+from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore
 
 OPENERS: dict[str, Callable[[str], Store]] = {

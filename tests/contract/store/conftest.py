@@ -14,9 +14,8 @@ from tests.fakes.postgres_server import PostgresServer, servers
 
 from loradeck.store.copying import copy_tables
 from loradeck.store.database import wall_ms
-from loradeck.store.interface import Store
 from loradeck.store.postgres import PostgresStore
-from loradeck.store.sql_log import SqlStore
+from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore
 
 
@@ -78,7 +77,7 @@ class SqliteBackend:
         # The lock keeps every second hub out, so it can only be played: with the first one's connection.
         store = self.open(lease=False)
         store.database.shared = True
-        return store, SqlStore(store.database)
+        return store, Store(store.database)
 
     def set_clock(self, ms: int) -> None:
         self._clock_ms = lambda: ms
@@ -93,7 +92,7 @@ class SqliteBackend:
         self._stores.clear()
 
     def usurp(self, name: str = "hub-b") -> None:
-        SqlStore(self._stores[-1].database).take_lease(name)
+        Store(self._stores[-1].database).take_lease(name)
 
     def rewrite(self, rev: int, old: str, new: str) -> None:
         self._raw("DROP TRIGGER IF EXISTS events_never_change")

@@ -9,8 +9,9 @@ from tests.contract.store.whole_log import verify_log
 
 from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.log import EventKind
-from loradeck.store.interface import Store, Unreadable
+from loradeck.store.interface import Unreadable
 from loradeck.store.log_audit import LogAudit
+from loradeck.store.sql_log import Store
 
 
 def fill(store: Store) -> None:

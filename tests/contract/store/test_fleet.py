@@ -8,7 +8,8 @@ import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import move
 
-from loradeck.store.interface import FleetChange, LeaseLost, Moved, Store, Withdrawal
+from loradeck.store.interface import FleetChange, LeaseLost, Moved, Withdrawal
+from loradeck.store.sql_log import Store
 
 ACME = ("acme", "production")
 LEFT = Withdrawal(node="n1", tenant="acme", route="production", rev=3, refuse_after_s=30.0)

@@ -7,7 +7,8 @@ from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import move
 
 from loradeck.schemas.log import EventKind
-from loradeck.store.interface import LeaseHeld, LeaseLost, Store
+from loradeck.store.interface import LeaseHeld, LeaseLost
+from loradeck.store.sql_log import Store
 
 START = 1_700_000_000_000
 ADDRESS = "https://hub-a.example:7400"

@@ -12,7 +12,8 @@ from tests.contract.store.drafts import digest, move, note
 from loradeck.rules.moves.chain import verify
 from loradeck.schemas.log import GENESIS, EventKind, Quarantine
 from loradeck.schemas.route import RouteConfig
-from loradeck.store.interface import Committed, LeaseLost, Moved, Store, StoreError
+from loradeck.store.interface import Committed, LeaseLost, Moved, StoreError
+from loradeck.store.sql_log import Store
 
 
 def test_an_empty_store_starts_at_genesis(store_factory: Backend) -> None:

@@ -16,8 +16,9 @@ from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store import copying
-from loradeck.store.interface import Doc, FleetChange, LeaseHeld, Served, Store, StoreError, Withdrawal
+from loradeck.store.interface import Doc, FleetChange, LeaseHeld, Served, StoreError, Withdrawal
 from loradeck.store.opening import migrate, open_store
+from loradeck.store.sql_log import Store
 
 
 def fill(store: Store) -> None:

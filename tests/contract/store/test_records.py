@@ -15,16 +15,8 @@ from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.tenant import TokenRecord
-from loradeck.store.interface import (
-    HOURS_KEPT,
-    MINUTES_KEPT,
-    NOTICES_KEPT,
-    Doc,
-    OutcomeUnknown,
-    Served,
-    Store,
-    StoreError,
-)
+from loradeck.store.interface import HOURS_KEPT, MINUTES_KEPT, NOTICES_KEPT, Doc, OutcomeUnknown, Served, StoreError
+from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore
 
 

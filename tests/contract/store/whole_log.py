@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loradeck.store.interface import Store
 from loradeck.store.log_audit import LogAudit, LogReport
+from loradeck.store.sql_log import Store
 
 
 def verify_log(store: Store) -> LogReport:

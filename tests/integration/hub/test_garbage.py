@@ -15,7 +15,7 @@ from tests.integration.hub.test_ledger import dataset, row
 
 from loradeck.hub.data import garbage
 from loradeck.schemas.dataset_ledger import CollectPlan
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 
 
 async def collected(deck: Deck, **request: Any) -> CollectPlan:

@@ -21,7 +21,7 @@ from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.telemetry import Host
 from loradeck.schemas.training import Weights
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 
 ROUTE = "tenants/acme/routes/production"
 FINISHED = ExecutorEventType.FINISHED

@@ -6,7 +6,8 @@ from tests.fakes.hub_in_process import Deck, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.counts import Counts
-from loradeck.store.interface import HOUR_MS, Served, Store
+from loradeck.store.interface import HOUR_MS, Served
+from loradeck.store.sql_log import Store
 
 ACME = ("acme", "production")
 

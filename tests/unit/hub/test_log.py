@@ -17,7 +17,8 @@ from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
-from loradeck.store.interface import LeaseLost, OutcomeUnknown, Store
+from loradeck.store.interface import LeaseLost, OutcomeUnknown
+from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore
 
 ACTOR = Actor(name="ops", role=Role.RELEASER)

@@ -16,7 +16,8 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves import tenants
 from loradeck.schemas.log import GENESIS, EventKind
 from loradeck.schemas.route import RouteConfig
-from loradeck.store.interface import OutcomeUnknown, Store, StoreError
+from loradeck.store.interface import OutcomeUnknown, StoreError
+from loradeck.store.sql_log import Store
 from loradeck.store.sqlite import SqliteStore
 
 SIGNER = SigningKey.generate()

@@ -17,7 +17,7 @@ from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import Strict
 from loradeck.schemas.responses import BackupMade
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 
 router = APIRouter(prefix="/v1", tags=["backup"], route_class=Guarded)
 

@@ -30,7 +30,7 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, TrainSpec
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.release import Form, Release
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 
 PIECE = 100
 """Pointers whose earlier events are read at a time."""

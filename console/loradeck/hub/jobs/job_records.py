@@ -13,7 +13,8 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
 from loradeck.schemas.jobs import LISTED, OVER, ExecutorEvent, Job, JobQuery, JobState
-from loradeck.store.interface import Store, StoreError
+from loradeck.store.interface import StoreError
+from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.jobs.job_records")
 

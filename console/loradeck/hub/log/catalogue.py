@@ -15,7 +15,8 @@ from loradeck.schemas.manifest import AdapterVersion, BaseManifest, DatasetManif
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.state import ReleaseView
 from loradeck.schemas.table import ReleaseRef
-from loradeck.store.interface import Doc, Store, StoredDocument
+from loradeck.store.interface import Doc, StoredDocument
+from loradeck.store.sql_log import Store
 
 
 class Catalogue:

@@ -12,7 +12,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLinea
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 
 _KEPT = (
     AttestationKind.ATTESTED,

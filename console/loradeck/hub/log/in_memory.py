@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loradeck.rules.moves.fold import FoldedLog, LogGap
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Event, PointerState
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 
 RECENT = 5000
 """Events kept in memory, for nodes that link and consoles that resume."""

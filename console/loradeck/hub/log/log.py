@@ -23,7 +23,8 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.position import Position
-from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, Store, StoreError
+from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, StoreError
+from loradeck.store.sql_log import Store
 
 
 class FollowerOrder(IntEnum):

@@ -20,7 +20,7 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import SignedText, TableEntry
-from loradeck.store.interface import Store
+from loradeck.store.sql_log import Store
 
 KEYS = "hub_keys"
 """The store's key for the public keys (hexadecimal) of the hubs that signed for this log, as a JSON list."""

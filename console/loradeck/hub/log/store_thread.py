@@ -13,7 +13,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from loradeck.hub.log.disk_reserve import DiskReserve
-from loradeck.store.interface import DiskFull, OutcomeUnknown, Store, StoreError
+from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError
+from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.store")
 

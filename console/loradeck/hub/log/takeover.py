@@ -15,7 +15,8 @@ from loradeck.hub.log.in_memory import LogInMemory
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves import lease as rules
 from loradeck.rules.moves.lease import LOOK_S, TTL_S, needs_settling, next_look_s
-from loradeck.store.interface import Head, LeaseHeld, Store, StoreError
+from loradeck.store.interface import Head, LeaseHeld, StoreError
+from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.log.takeover")
 

@@ -17,7 +17,8 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.quality.notices import grouped, next_attempt_ms
 from loradeck.schemas.ids import Name
 from loradeck.schemas.notice import LONGEST, Channel, ChannelRow, Delivery, Notice
-from loradeck.store.interface import Store, StoreError
+from loradeck.store.interface import StoreError
+from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.notices.outbox")
 

@@ -27,7 +27,8 @@ from loradeck.schemas.ids import PointerKey, Wire
 from loradeck.schemas.link import TableAsk, TableState
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.table import EntryOnWire, TableEntry
-from loradeck.store.interface import Store, StoreError
+from loradeck.store.interface import StoreError
+from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.recovery.witnesses")
 
