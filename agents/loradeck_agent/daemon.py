@@ -183,10 +183,7 @@ class Agent:
         self._stop.set()
 
     async def run(self) -> None:
-        """Runs every part of the agent until `stop`.
-
-        Raises: AgentError: `already_running`.
-        """
+        """Runs every part of the agent until `stop`. Raises: AgentError: `already_running`."""
         with locked(self.folder.lock, "agent"):
             if self.user is None:
                 log.warning(

@@ -96,10 +96,7 @@ class Inference:
             self._wake.notify()
 
     def read(self, folder: Path) -> AdapterWeights:
-        """Reads and checks an adapter's files, in the caller's thread.
-
-        Raises: AdapterFault: the files are at fault.
-        """
+        """Reads and checks an adapter's files, in the caller's thread. Raises: AdapterFault: the files are at fault."""
         return read_adapter(folder, self._bank.shapes, self._dtype)
 
     def install(self, weights: AdapterWeights) -> tuple[int, Future[None]]:

@@ -38,10 +38,7 @@ class Answer:
         return isinstance(self.request, openai.ChatRequest)
 
     async def whole(self) -> dict[str, Any]:
-        """The body of an answer that is not streamed.
-
-        Raises: AnswerFailed: the engine gave it up.
-        """
+        """The body of an answer that is not streamed. Raises: AnswerFailed: the engine gave it up."""
         tokens: list[TokenOut] = []
         text, finish = "", None
         while finish is None:

@@ -55,10 +55,7 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def write_document(path: Path, document: BaseModel) -> None:
-    """Writes a document as a new JSON file, durably.
-
-    Raises: FileExistsError: the file exists.
-    """
+    """Writes a document as a new JSON file, durably. Raises: FileExistsError: the file exists."""
     write_file(path, document.model_dump_json(indent=1).encode() + b"\n")
 
 

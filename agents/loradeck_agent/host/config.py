@@ -199,10 +199,7 @@ class AgentConfig(Strict):
         return frozenset(found)
 
     def read_token(self) -> str:
-        """The bearer token.
-
-        Raises: ConfigError: the file is absent, empty, or readable by others.
-        """
+        """The bearer token. Raises: ConfigError: the file is absent, empty, or readable by others."""
         fix = f"make one on the hub's host: loradeck node token {self.node} --out FILE"
         if self.token is None:
             raise ConfigError("token_unreadable", "this node has not joined, and `token` names no file", "", fix)

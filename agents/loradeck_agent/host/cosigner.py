@@ -68,11 +68,7 @@ class Cosigner:
                 return known.model_copy(update={"refuses": why})
             at_s = int(time.time())
             made = blank.model_copy(
-                update={
-                    **ask.head.model_dump(),
-                    "at_s": at_s,
-                    "signature": sign(key, cosigned_bytes(text, at_s)),
-                }
+                update={**ask.head.model_dump(), "at_s": at_s, "signature": sign(key, cosigned_bytes(text, at_s))}
             )
             others = [one for one in kept if one.log != ask.log]
             document = [one.model_dump(mode="json") for one in (made, *others)[:LOGS]]

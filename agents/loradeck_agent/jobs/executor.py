@@ -130,10 +130,7 @@ class ExecutorFolder:
             return None
 
     def write(self, attempt: Attempt) -> None:
-        """Writes the attempt durably.
-
-        Raises: AgentError: `disk_full` or `disk_error`.
-        """
+        """Writes the attempt durably. Raises: AgentError: `disk_full` or `disk_error`."""
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
             write_durably(self.job, attempt.model_dump_json().encode())
@@ -342,10 +339,7 @@ def _lower(pid: int) -> None:
 
 
 def read_json(path: Path) -> object:
-    """Reads a JSON result file of an executor.
-
-    Raises: AgentError: `result_missing` or `result_unreadable`.
-    """
+    """Reads a JSON result file of an executor. Raises: AgentError: `result_missing` or `result_unreadable`."""
     try:
         document: object = json.loads(path.read_bytes())
     except FileNotFoundError as error:

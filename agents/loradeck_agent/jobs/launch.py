@@ -25,10 +25,7 @@ class BaseFolder:
 
 
 def base_of(engines: tuple[EngineReplica, ...], digest: str) -> BaseFolder:
-    """Finds a base on this node: its folder is that of the engine that has it.
-
-    Raises: AgentError: `unknown_base`.
-    """
+    """Finds a base on this node: its folder is that of the engine that has it. Raises: AgentError: `unknown_base`."""
     for engine in engines:
         if engine.base == digest:
             return BaseFolder(digest, engine.config.base)

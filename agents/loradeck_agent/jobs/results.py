@@ -84,9 +84,7 @@ class Results:
             )
         if status is None:
             return failure(
-                job,
-                seq,
-                AgentError("executor_lost", "the executor ended, its exit status is unknown", where),
+                job, seq, AgentError("executor_lost", "the executor ended, its exit status is unknown", where)
             )
         if EXIT_CODES.get(status) == "preempted":
             return job_event(job, seq, ExecutorEventType.PREEMPTED, "stopped on request", code="preempted")

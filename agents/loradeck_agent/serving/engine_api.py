@@ -59,10 +59,7 @@ class EngineApi:
         return (await self._http.get("/health", timeout=timeout)).status == 200
 
     async def version(self) -> EngineVersion:
-        """The running engine's version.
-
-        Raises: AgentError: `engine_error`, its answer cannot be read.
-        """
+        """The running engine's version. Raises: AgentError: `engine_error`, its answer cannot be read."""
         reply = expect(await self._http.get("/version", timeout=CALL_S))
         try:
             return EngineVersion.model_validate_json(reply.body)
@@ -194,10 +191,7 @@ def _has_no_such_call(reply: Reply) -> bool:
 
 
 def expect(reply: Reply) -> Reply:
-    """The reply, if its status is 200.
-
-    Raises: AgentError: `key_refused` or `engine_error`.
-    """
+    """The reply, if its status is 200. Raises: AgentError: `key_refused` or `engine_error`."""
     if reply.status == 401:
         raise AgentError("key_refused", "the engine does not take our key", "401", "correct the file named by `key`")
     if reply.status != 200:

@@ -79,10 +79,7 @@ class EngineReplica:
 
     @property
     def build(self) -> EngineVersion:
-        """Version of the running engine.
-
-        Raises: AgentError: `engine_down`.
-        """
+        """Version of the running engine. Raises: AgentError: `engine_down`."""
         if self.version is None or not self.up:
             raise AgentError("engine_down", f"engine {self.config.name} does not run", self.name)
         return self.version

@@ -180,10 +180,7 @@ class RouterSync:
             self._behind.set()
 
     async def unpin(self, key: PointerKey) -> None:
-        """Ends a pin; where no router answers, once one does.
-
-        Raises: AgentError: the router did not end it yet.
-        """
+        """Ends a pin; where no router answers, once one does. Raises: AgentError: the router did not end it yet."""
         async with self._pins_lock:
             self._ending.add(key)
             self._missing.pop(key, None)
@@ -237,13 +234,7 @@ class RouterSync:
 
         program = Program("router", argv, self.folder.router_lock, self.folder.router_log, READY_S)
         supervised = self.process = Supervised(
-            program,
-            probe=self._probe,
-            came_up=up,
-            went_down=down,
-            more=more,
-            files=listening.files,
-            succeed=TAKE_OVER,
+            program, probe=self._probe, came_up=up, went_down=down, more=more, files=listening.files, succeed=TAKE_OVER
         )
         return supervised
 

@@ -216,10 +216,7 @@ class _Child:
         return self._process.returncode
 
     async def line(self, deadline_s: float) -> bytes:
-        """The next line; empty at the end of its output.
-
-        Raises: TimeoutError: there was none in time.
-        """
+        """The next line; empty at the end of its output. Raises: TimeoutError: there was none in time."""
         async with asyncio.timeout(deadline_s):
             return await self._lines.readline()
 

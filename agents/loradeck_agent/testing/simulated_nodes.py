@@ -286,9 +286,7 @@ class Node:
 
     def _gpu(self, index: int) -> Gpu:
         return Gpu(
-            index=index,
-            uuid=f"SIM-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}-{index}",
-            **gpu_figures(),
+            index=index, uuid=f"SIM-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}-{index}", **gpu_figures()
         )
 
 

@@ -115,10 +115,7 @@ class HubApi:
         return reply.status == 200
 
     async def dataset(self, digest: str) -> DatasetManifest:
-        """A dataset's manifest.
-
-        Raises: AgentError: `unknown_dataset`.
-        """
+        """A dataset's manifest. Raises: AgentError: `unknown_dataset`."""
         reply = checked(await self._http.get("/v1/datasets", timeout=CALL_S))
         for entry in _datasets.validate_json(reply.body):
             if entry.digest == digest:
@@ -126,10 +123,7 @@ class HubApi:
         raise AgentError("unknown_dataset", "the hub has no dataset of this digest", digest, "register it first")
 
     async def suite(self, digest: str) -> SuiteManifest:
-        """A suite's manifest.
-
-        Raises: AgentError: `unknown_suite`.
-        """
+        """A suite's manifest. Raises: AgentError: `unknown_suite`."""
         reply = checked(await self._http.get("/v1/suites", timeout=CALL_S))
         for entry in _suites.validate_json(reply.body):
             if entry.digest == digest:
@@ -186,10 +180,7 @@ async def _chunks(path: Path) -> AsyncIterator[bytes]:
 
 
 def checked(reply: Reply) -> Reply:
-    """The reply, if it is a success.
-
-    Raises: AgentError: with the hub's problem code.
-    """
+    """The reply, if it is a success. Raises: AgentError: with the hub's problem code."""
     if 200 <= reply.status < 300:
         return reply
     raise problem_of(reply, "the hub")

@@ -95,10 +95,7 @@ def verify_adapter(
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads an `adapter_config.json`.
-
-    Raises: BadArtifact: `unsupported_adapter`: it is not a JSON object.
-    """
+    """Reads an `adapter_config.json`. Raises: BadArtifact: `unsupported_adapter`: it is not a JSON object."""
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -156,9 +153,7 @@ def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
     wrong = [f"{what} {there!r}, the manifest says {here!r}" for what, (there, here) in stated.items() if there != here]
     if wrong:
         raise BadArtifact(
-            "manifest_mismatch",
-            "the configuration differs from the manifest",
-            f"{CONFIG}: {'; '.join(wrong)}",
+            "manifest_mismatch", "the configuration differs from the manifest", f"{CONFIG}: {'; '.join(wrong)}"
         )
 
 

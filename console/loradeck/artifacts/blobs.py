@@ -51,10 +51,7 @@ class Blobs(ABC):
 
     @abstractmethod
     def size(self, sha256: str) -> int:
-        """Size of a blob in bytes.
-
-        Raises: BadArtifact: `unknown_blob`.
-        """
+        """Size of a blob in bytes. Raises: BadArtifact: `unknown_blob`."""
 
     @abstractmethod
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -125,10 +122,7 @@ class Incoming(StagedFile):
 
 
 def key(sha256: str) -> str:
-    """A blob's place in its store.
-
-    Raises: BadArtifact: `path_traversal`: this is not a digest.
-    """
+    """A blob's place in its store. Raises: BadArtifact: `path_traversal`: this is not a digest."""
     if not _DIGEST.fullmatch(sha256):
         raise BadArtifact(
             "path_traversal", "not a digest", repr(sha256)[:80], "name a blob by 64 lower-case hexadecimal digits"

@@ -262,10 +262,7 @@ class Held(Strict):
 
 
 def scan_of(held: Held, *, erased: Collection[Digest] = ()) -> ScanReport:
-    """Scans the items of a suite.
-
-    Raises: BadArtifact: `bad_rows`, `erased_row`.
-    """
+    """Scans the items of a suite. Raises: BadArtifact: `bad_rows`, `erased_row`."""
     with Scan() as scan:
         for where, row in rows_in(held.paths):
             _check_erased(row, erased, where)

@@ -46,10 +46,7 @@ class StagedFile:
         self._fd = _create(path)
 
     def write(self, chunk: bytes) -> None:
-        """Appends a chunk.
-
-        Raises: BadArtifact: `too_large`: more than the size or limit; `disk_full`.
-        """
+        """Appends a chunk. Raises: BadArtifact: `too_large`: more than the size or limit; `disk_full`."""
         self.written += len(chunk)
         if self._limit is not None and self.written > self._limit:
             raise BadArtifact("too_large", "the content is larger than announced or allowed", f"{self._limit} bytes")

@@ -72,10 +72,7 @@ class SignInFile:
         self.path = state_path() / "sign-ins" / f"{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
 
     def read(self) -> SignedIn | None:
-        """The sign-in; None: there is none.
-
-        Raises: ConfigError: the file cannot be read, or others can read it.
-        """
+        """The sign-in; None: there is none. Raises: ConfigError: the file cannot be read, or others can read it."""
         try:
             with self.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_mode & 0o077:
@@ -92,10 +89,7 @@ class SignInFile:
             ) from None
 
     def write(self, signed_in: SignedIn) -> None:
-        """Replaces the sign-in, durably.
-
-        Raises: ConfigError: it cannot be written.
-        """
+        """Replaces the sign-in, durably. Raises: ConfigError: it cannot be written."""
         new = self.path.with_suffix(".new")
         try:
             self._folder()

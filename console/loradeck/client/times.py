@@ -43,9 +43,7 @@ def moment(text: str, *, now_ms: int, zoneless: bool, ahead: bool = False) -> in
     when, bare_clock = parsed
     if when.tzinfo is None and not zoneless:
         raise MomentError(
-            "a script must give a time with its zone",
-            f"write {text}Z for UTC, or add the zone",
-            "no_zone",
+            "a script must give a time with its zone", f"write {text}Z for UTC, or add the zone", "no_zone"
         )
     here = now if when.tzinfo is not None else now.astimezone().replace(tzinfo=None)
     if bare_clock and (when > here) is not ahead:

@@ -217,10 +217,7 @@ class Transport:
         return self.parse(kind, await self.request(method, path, **how))
 
     def parse(self, kind: type[T] | TypeAdapter[T], content: bytes) -> T:
-        """Parses an answer's body as `kind`.
-
-        Raises: NotUnderstood: it is not the answer of a hub of this version.
-        """
+        """Parses an answer's body as `kind`. Raises: NotUnderstood: it is not the answer of a hub of this version."""
         adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
         try:
             return adapter.validate_json(content)
@@ -329,10 +326,7 @@ def refusal(status: int, media_type: str, content: bytes, *, where: str) -> Clie
 
 
 def segment(name: str) -> str:
-    """Quotes a name as one segment of a path.
-
-    Raises: ClientError: it cannot be one (nothing was sent).
-    """
+    """Quotes a name as one segment of a path. Raises: ClientError: it cannot be one (nothing was sent)."""
     if not _SEGMENT.fullmatch(name):
         raise ClientError(f"{name!r} is not a name", detail="use lower-case letters, digits, '.', '_' and '-'")
     return quote(name, safe="")

@@ -409,10 +409,7 @@ class Hub:
             log.error("sign-ins are not written yet code=%s %s", error.code, error)
 
     async def save_sign_ins(self) -> None:
-        """Writes the sign-ins that have changed.
-
-        Raises: StoreError: they are kept for the next time.
-        """
+        """Writes the sign-ins that have changed. Raises: StoreError: they are kept for the next time."""
         if self.sign_ins is None or not self.sign_ins.unsaved:
             return
         text = self.sign_ins.take_unsaved().model_dump_json()

@@ -268,10 +268,7 @@ def own_socket(path: Path) -> socket.socket:
 
 
 def host_of(listen: str) -> str:
-    """The host of `HOST:PORT`, without brackets.
-
-    Raises: Refused `invalid_request`: it is not HOST:PORT.
-    """
+    """The host of `HOST:PORT`, without brackets. Raises: Refused `invalid_request`: it is not HOST:PORT."""
     host, colon, port = listen.rpartition(":")
     host = host.strip("[]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:

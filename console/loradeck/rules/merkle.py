@@ -68,10 +68,7 @@ class Frontier:
 
     @classmethod
     def of_text(cls, text: str) -> Frontier:
-        """The frontier of a text that `as_text` wrote.
-
-        Raises: ValueError: it is none.
-        """
+        """The frontier of a text that `as_text` wrote. Raises: ValueError: it is none."""
         size, *roots = text.split(" ")
         if len(roots) != int(size).bit_count():
             raise ValueError(f"a tree of {size} lines does not have {len(roots)} full subtrees")

@@ -40,8 +40,7 @@ class DataPolicy(Strict):
     """The tenant's rules for rows that its adapters are trained on."""
 
     forbidden_licences: tuple[str, ...] = Field(
-        ("NONE", "NOASSERTION"),
-        description="licence classes, case-insensitive; * stands for any characters",
+        ("NONE", "NOASSERTION"), description="licence classes, case-insensitive; * stands for any characters"
     )
     synthetic_cap: float = Field(0.5, ge=0, le=1, description="largest share of rows that a model wrote")
     lift_erasures: Reason = Field(

@@ -132,9 +132,7 @@ class Cause(Wire):
     verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
     figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
     alone: str = Field(
-        "",
-        exclude_if=lambda alone: not alone,
-        description="the node by whose word alone the release is past its limit",
+        "", exclude_if=lambda alone: not alone, description="the node by whose word alone the release is past its limit"
     )
 
 

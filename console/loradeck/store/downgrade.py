@@ -50,8 +50,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
     ),
     "0003_six_counts": (
         Counted(
-            "events of candidates",
-            _events("candidate_start", "candidate_finish", "candidate_abort", "candidate_step"),
+            "events of candidates", _events("candidate_start", "candidate_finish", "candidate_abort", "candidate_step")
         ),
     ),
 }

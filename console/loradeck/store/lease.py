@@ -99,10 +99,7 @@ def hold_lease(connection: Connection, held: Lease | None) -> Head:
 
 
 def check_lease(head: Head, held: Lease | None, holder: str) -> None:
-    """Does nothing while the head names this holder, and its hold has not run out.
-
-    Raises: LeaseLost.
-    """
+    """Does nothing while the head names this holder, and its hold has not run out. Raises: LeaseLost."""
     if head.lease.holder != holder or not head.is_held:
         raise _lost(head, held)
 

@@ -424,10 +424,7 @@ def _marked(sql: str) -> bytes:
 
 
 def _settings(url: str) -> dict[str, Any]:
-    """Returns what psycopg connects with.
-
-    Raises: Unusable: it is no URL of a database, or has a password in it.
-    """
+    """Returns what psycopg connects with. Raises: Unusable: it is no URL of a database, or has a password in it."""
     try:
         given: dict[str, Any] = conninfo_to_dict(url)
     except psycopg.ProgrammingError:

@@ -91,10 +91,7 @@ class Store(SqlAudit, SqlNotices):
             renew_lease(connection, self._lease, ttl_s)
 
     def check_lease(self) -> None:
-        """Reads whether this process holds the lease; a write would notice as well.
-
-        Raises: LeaseLost.
-        """
+        """Reads whether this process holds the lease; a write would notice as well. Raises: LeaseLost."""
         check_lease(self.read_head(), self._lease, self._holder)
 
     def read_head(self) -> Head:

@@ -255,10 +255,7 @@ class _Fleet:
             await process.wait()
 
     async def _follow(self, process: asyncio.subprocess.Process) -> None:
-        """Follows the reports of the nodes' process.
-
-        Raises: CliError: it ended.
-        """
+        """Follows the reports of the nodes' process. Raises: CliError: it ended."""
         assert process.stdout is not None
         linked = -1
         while line := await process.stdout.readline():

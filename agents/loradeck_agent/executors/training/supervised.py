@@ -53,10 +53,7 @@ class Supervised:
         logits = self._head(hidden[:, :-1][batch.wanted[:, 1:]])
         loss = functional.cross_entropy(logits, targets, reduction="sum") / size
         with torch.no_grad():
-            metrics = {
-                "loss": float(loss),
-                "token_accuracy": float((logits.argmax(-1) == targets).sum()) / size,
-            }
+            metrics = {"loss": float(loss), "token_accuracy": float((logits.argmax(-1) == targets).sum()) / size}
         if self._kl:
             metrics["kl"] = 0.0
             if self._held(examples):

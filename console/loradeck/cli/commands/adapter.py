@@ -215,10 +215,7 @@ async def verify(s: Session, found: AdapterVersion) -> None:
     signatures = [Signature.model_validate(one.body) for one in stated]
     if not signatures:
         raise refused(
-            "nobody has signed this version",
-            where=f"{_name(found)}",
-            fix="loradeck adapter sign",
-            code="unsigned",
+            "nobody has signed this version", where=f"{_name(found)}", fix="loradeck adapter sign", code="unsigned"
         )
     async with _files_of(s, found) as folder:
         for signature in signatures:

@@ -558,10 +558,4 @@ def _with_hub(work: Callable[[], None], data: str, listen: str | None = None, fi
 
         if not isinstance(error, StoreError):
             raise
-        raise CliError(
-            str(error),
-            where=data,
-            fix=fix,
-            code=error.code,
-            exit=Exit.UNREACHABLE,
-        ) from None
+        raise CliError(str(error), where=data, fix=fix, code=error.code, exit=Exit.UNREACHABLE) from None

@@ -28,12 +28,7 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 @incident_option
 @move_command(timeout=120)
 async def promote(
-    s: Session,
-    how: MoveOptions,
-    words: tuple[str, ...],
-    override: bool,
-    break_glass: str | None,
-    incident: str | None,
+    s: Session, how: MoveOptions, words: tuple[str, ...], override: bool, break_glass: str | None, incident: str | None
 ) -> None:
     """Put a release on a route, after preparing it on every replica."""
     at, row, release = await to_place(s, words)

@@ -105,10 +105,7 @@ async def deprecate(s: Session, tenant: str, name: str, day: datetime, reason: s
 
 
 async def _whole(s: Session, tenant: str, name: str, *, fix: str) -> ReleaseView:
-    """A release of whole weights. `fix`: the command for what has an adapter.
-
-    Raises: CliError: `not_merged`.
-    """
+    """A release of whole weights. `fix`: the command for what has an adapter. Raises: CliError: `not_merged`."""
     view = await release_named(s.api, tenant, name)
     if view.form is Form.ADAPTER:
         raise refused(
@@ -176,13 +173,7 @@ async def show(s: Session, tenant: str, name: str) -> None:
     s.out.table(
         ("ATTESTATION", "ROUTE", "AT", "BY", "WHAT"),
         [
-            (
-                a.kind.value,
-                a.route or "-",
-                utc(a.at_ms),
-                a.by,
-                " ".join(f"{k}={v}" for k, v in _scalars(a.body)),
-            )
+            (a.kind.value, a.route or "-", utc(a.at_ms), a.by, " ".join(f"{k}={v}" for k, v in _scalars(a.body)))
             for a in await s.api.attestations(subject=view.id)
         ],
         empty="nothing is attested of it yet",

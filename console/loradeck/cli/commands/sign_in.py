@@ -93,10 +93,7 @@ def _who(me: Me) -> str:
 
 
 def _with_provider(context: Context) -> Context:
-    """The context, whose people sign in.
-
-    Raises: CliError: it names no provider.
-    """
+    """The context, whose people sign in. Raises: CliError: it names no provider."""
     if context.issuer is None or context.token_file is not None:
         raise misused(
             "nobody signs in for this hub",

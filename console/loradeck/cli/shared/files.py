@@ -65,10 +65,7 @@ def rows_of(path: Path, needed: Needed) -> Iterator[dict[str, Any]]:
 
 
 def toml_of(path: Path) -> dict[str, Any]:
-    """Reads a TOML file.
-
-    Raises: CliError: it is missing or not TOML.
-    """
+    """Reads a TOML file. Raises: CliError: it is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -76,10 +73,7 @@ def toml_of(path: Path) -> dict[str, Any]:
 
 
 def text_of(path: Path) -> str:
-    """Reads a text file.
-
-    Raises: CliError: it is missing or not UTF-8.
-    """
+    """Reads a text file. Raises: CliError: it is missing or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -87,10 +81,7 @@ def text_of(path: Path) -> str:
 
 
 def json_of(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises: CliError: it is missing or not JSON.
-    """
+    """Reads a JSON file. Raises: CliError: it is missing or not JSON."""
     try:
         return json.loads(text_of(path))
     except json.JSONDecodeError as error:

@@ -38,10 +38,7 @@ class Pointer:
 
 
 def pointer(tenant: str, route: str | None = None) -> Pointer:
-    """Parses `acme`, `acme production` or `acme/production`.
-
-    Raises: CliError: the route is named twice.
-    """
+    """Parses `acme`, `acme production` or `acme/production`. Raises: CliError: the route is named twice."""
     name, slash, inner = tenant.partition("/")
     if slash and route is not None:
         raise misused("the route is named twice", where=f"{tenant} {route}", fix="give TENANT/ROUTE or TENANT ROUTE")
@@ -60,10 +57,7 @@ def on_pointer(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
 
 def pointer_and_release(words: Sequence[str]) -> tuple[Pointer, str]:
-    """Parses `TENANT [ROUTE] RELEASE`.
-
-    Raises: CliError: too few or too many words.
-    """
+    """Parses `TENANT [ROUTE] RELEASE`. Raises: CliError: too few or too many words."""
     if len(words) == 2:
         return pointer(words[0]), words[1]
     if len(words) == 3:
@@ -193,10 +187,7 @@ def one_named(kind: str, text: str, known: Iterable[NamedDocument[T]]) -> NamedD
 
 
 def labels_of(pairs: Iterable[str]) -> dict[str, str]:
-    """Parses labels such as `site=eu-1`.
-
-    Raises: CliError: a label is not KEY=VALUE.
-    """
+    """Parses labels such as `site=eu-1`. Raises: CliError: a label is not KEY=VALUE."""
     labels = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

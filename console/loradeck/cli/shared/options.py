@@ -42,10 +42,7 @@ connection_options = together(
 
 
 def chosen_context(ctx: click.Context) -> Context:
-    """The context that the command line names.
-
-    Raises: ConfigError: see `client.config.resolve`.
-    """
+    """The context that the command line names. Raises: ConfigError: see `client.config.resolve`."""
     from loradeck.client.config import resolve
 
     return resolve(

@@ -46,11 +46,7 @@ class MoveOptions:
 
     def on(self, row: TenantRow) -> dict[str, Any]:
         """The fields of every request that moves a pointer whose row was looked at, with a key of its own."""
-        return {
-            "expected_generation": row.pointer.generation,
-            "idempotency_key": new_key(),
-            "reason": self.reason,
-        }
+        return {"expected_generation": row.pointer.generation, "idempotency_key": new_key(), "reason": self.reason}
 
     def forward(self, row: TenantRow, *, override: bool, break_glass: str | None) -> dict[str, Any]:
         """The fields of a request that moves a pointer to what callers have not had.

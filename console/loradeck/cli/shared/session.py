@@ -70,10 +70,7 @@ class Session:
             raise click.exceptions.Exit(Exit.REFUSED)
 
     def guard(self) -> None:
-        """Checks that the context is not marked read-only.
-
-        Raises: CliError: it is.
-        """
+        """Checks that the context is not marked read-only. Raises: CliError: it is."""
         if self.context.read_only:
             raise misused(
                 "this context is read-only",

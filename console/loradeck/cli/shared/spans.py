@@ -9,10 +9,7 @@ _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 def seconds_of(span: str, option: str) -> int:
-    """The seconds of a span such as '90m'. `option` is where it was given.
-
-    Raises: CliError: it is none.
-    """
+    """The seconds of a span such as '90m'. `option` is where it was given. Raises: CliError: it is none."""
     found = _SPAN.fullmatch(span)
     if found is None:
         raise misused("this is no span of time", where=f"{option} {span}", fix="90d, 12h or 30m")

@@ -169,10 +169,7 @@ class Tokens:
         return expired
 
     def caller(self, bearer: str | None) -> Caller:
-        """The caller that a bearer token belongs to.
-
-        Raises: Refused `unauthenticated`.
-        """
+        """The caller that a bearer token belongs to. Raises: Refused `unauthenticated`."""
         record = self.shown(bearer)
         if record is None or record.kind is not Credential.TOKEN or not self.is_valid(record):
             raise unauthenticated()
@@ -284,10 +281,7 @@ class Bearers(Protocol):
     """Who is known by bearer tokens."""
 
     def caller(self, bearer: str | None) -> Caller:
-        """The caller that a bearer token belongs to.
-
-        Raises: Refused `unauthenticated`.
-        """
+        """The caller that a bearer token belongs to. Raises: Refused `unauthenticated`."""
 
 
 def caller_of(connection: HTTPConnection, known: Bearers) -> Caller:

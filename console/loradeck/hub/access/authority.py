@@ -67,10 +67,7 @@ class Shown:
 
 
 class Authority:
-    """The authority in a hub's data folder.
-
-    Raises: Refused `no_authority`: there is none.
-    """
+    """The authority in a hub's data folder. Raises: Refused `no_authority`: there is none."""
 
     def __init__(self, data: Path) -> None:
         folder = data / "tls"

@@ -99,10 +99,7 @@ class Membership:
     # ---- joining ---------------------------------------------------------------------------------------------
 
     async def invite(self, invitation: Invitation, by: str) -> JoinToken:
-        """Makes a join token.
-
-        Raises: Refused `invalid_request`: a host that is none, or the hub's own.
-        """
+        """Makes a join token. Raises: Refused `invalid_request`: a host that is none, or the hub's own."""
         hosts = invitation.hosts or (invitation.node,)
         check_hosts(hosts)
         taken = sorted(set(hosts) & set(self.authority.served().hosts) - set(HERE[1:]))

@@ -152,10 +152,7 @@ class Provider:
 
 
 async def _json(http: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """A JSON object from the provider, no longer than `LONGEST_ANSWER`.
-
-    Raises: httpx.HTTPError, ValueError.
-    """
+    """A JSON object from the provider, no longer than `LONGEST_ANSWER`. Raises: httpx.HTTPError, ValueError."""
     got = bytearray()
     async with http.stream("GET", url, headers={"accept": "application/json"}) as answer:
         if answer.status_code != 200:

@@ -73,11 +73,7 @@ class SignIns:
     """
 
     def __init__(
-        self,
-        settings: OidcSettings,
-        verify: Callable[[str], Identity],
-        now_ms: Callable[[], int],
-        saved: SavedSignIns,
+        self, settings: OidcSettings, verify: Callable[[str], Identity], now_ms: Callable[[], int], saved: SavedSignIns
     ) -> None:
         self._grants = {name: Grant(role=one.role, tenants=one.tenants) for name, one in settings.groups.items()}
         self._verify = verify
@@ -210,10 +206,7 @@ class KnownCallers:
     sign_ins: SignIns | None
 
     def caller(self, bearer: str | None) -> Caller:
-        """The caller that a bearer token belongs to.
-
-        Raises: Refused `unauthenticated` or `no_role`.
-        """
+        """The caller that a bearer token belongs to. Raises: Refused `unauthenticated` or `no_role`."""
         if self.sign_ins is not None and bearer is not None and bearer.count(".") == 2:
             return self.sign_ins.caller(bearer)
         return self.tokens.caller(bearer)

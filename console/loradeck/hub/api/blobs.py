@@ -108,12 +108,7 @@ async def get(sha256: str, hub: ThisHub, request: Request, caller: ReaderOfEach)
     headers = {"content-length": str(stop - start), "accept-ranges": "bytes", "etag": f'"{sha256}"'}
     if part:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
-    return StreamingResponse(
-        blobs.open(sha256, start, stop),
-        206 if part else 200,
-        headers,
-        "application/octet-stream",
-    )
+    return StreamingResponse(blobs.open(sha256, start, stop), 206 if part else 200, headers, "application/octet-stream")
 
 
 def _check_read(hub: Hub, caller: Caller, sha256: str) -> None:

@@ -16,10 +16,7 @@ router = APIRouter(prefix="/v1", tags=["notices"], route_class=Guarded)
 
 
 def _notifier(hub: Hub) -> Notifier:
-    """The hub's notifier.
-
-    Raises: Refused `no_channels`.
-    """
+    """The hub's notifier. Raises: Refused `no_channels`."""
     if hub.notifier is None:
         fix = "start it with `loradeck hub --notices FILE`; docs/notices.md shows the file"
         raise Refused("no_channels", "this hub tells nobody anything: it has no file of channels", fix=fix)

@@ -20,10 +20,7 @@ router = APIRouter(prefix="/v1", tags=["rewind"], route_class=Guarded)
 
 
 async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
-    """(rev to go back to, when it was committed).
-
-    Raises: Refused `invalid_request`, `unknown_rev`.
-    """
+    """(rev to go back to, when it was committed). Raises: Refused `invalid_request`, `unknown_rev`."""
     if (body.to_rev is None) == (body.time_ms is None):
         raise Refused(
             "invalid_request", "a rewind names a rev or a time", detail="to_rev, time_ms", fix="send one of them"

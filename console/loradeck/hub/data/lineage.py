@@ -34,17 +34,11 @@ class Lineage:
         )
 
     def check_use(self, tenant: str, base: str) -> None:
-        """Checks that a tenant may serve a base or train on it.
-
-        Raises: Refused: `wrong_tenant`.
-        """
+        """Checks that a tenant may serve a base or train on it. Raises: Refused: `wrong_tenant`."""
         ownership.check_use(tenant, base, owned_by=self.owners(base), name=self._catalogue.base_label(base))
 
     def check_claim(self, tenant: str, base: str) -> None:
-        """Checks that a base may become a tenant's own.
-
-        Raises: Refused: `wrong_tenant`.
-        """
+        """Checks that a base may become a tenant's own. Raises: Refused: `wrong_tenant`."""
         ownership.check_claim(
             tenant,
             base,

@@ -40,10 +40,7 @@ _BODIES: dict[AttestationKind, TypeAdapter[EvaluationReport] | TypeAdapter[Canar
 
 
 def checked(attestation: Attestation) -> Attestation:
-    """An attestation whose body fits its kind and is about its subject.
-
-    Raises: Refused `invalid_request`.
-    """
+    """An attestation whose body fits its kind and is about its subject. Raises: Refused `invalid_request`."""
     adapter = _BODIES.get(attestation.kind)
     if adapter is None:
         return attestation

@@ -65,10 +65,7 @@ class JobRecords:
         return self._jobs.get(job_id) or await self._store(lambda s: s.job(job_id))
 
     async def known(self, job_id: str, sees: Callable[[str], bool] = lambda tenant: True) -> Job:
-        """A job by its id, at one of the tenants that one sees.
-
-        Raises: Refused `unknown_job`.
-        """
+        """A job by its id, at one of the tenants that one sees. Raises: Refused `unknown_job`."""
         job = await self.find_one(job_id)
         if job is None or not sees(job.tenant):
             raise Refused("unknown_job", "there is no such job", detail=job_id, fix="loradeck job ls")

@@ -30,10 +30,7 @@ class Merging:
     _gates: Gates
 
     def mergeable(self, tenant: str, release: str) -> Release:
-        """An adapter's release of the tenant.
-
-        Raises: Refused `unknown_release`, `unknown_adapter`.
-        """
+        """An adapter's release of the tenant. Raises: Refused `unknown_release`, `unknown_adapter`."""
         adapted = self._registry.catalogue.known(tenant, release)
         if adapted.form is not Form.ADAPTER:
             raise Refused(

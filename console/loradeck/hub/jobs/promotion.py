@@ -82,10 +82,7 @@ class Promotion:
         return True
 
     def result(self) -> Committed:
-        """The commit that ended the promote.
-
-        Raises: whatever else ended it.
-        """
+        """The commit that ended the promote. Raises: whatever else ended it."""
         if self.error is not None:
             raise self.error
         assert self.committed is not None
@@ -108,10 +105,7 @@ class PromoteCheck:
     _clock: Clock
 
     async def check(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
-        """The codes that the request's override passes; none where nothing forbids the promote.
-
-        Raises: Refused.
-        """
+        """The codes that the request's override passes; none where nothing forbids the promote. Raises: Refused."""
         tenant, config, _ = self._state.route(*key)
         called, now_ms, capacity = self._catalogue.called, self._clock.now_ms(), self._capacity
         release = self._catalogue.release(request.release, key[0])
@@ -151,10 +145,7 @@ class PromoteCheck:
         )
 
     async def drafted(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> Draft:
-        """The event that the request would commit now.
-
-        Raises: Refused.
-        """
+        """The event that the request would commit now. Raises: Refused."""
         overridden = await self.check(key, request, actor)
         agreed = self._agreed(key, request, actor) if forward.opens_gate(overridden) else {}
         draft = self._draft(key, request, actor, overridden)

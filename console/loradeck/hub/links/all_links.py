@@ -71,9 +71,7 @@ class Links:
         caller = authenticated(socket)
         if caller.role is not Role.AGENT:
             refused = Refused(
-                "forbidden",
-                "only an agent's token opens a link",
-                fix="loradeck token create --role agent --node NAME",
+                "forbidden", "only an agent's token opens a link", fix="loradeck token create --role agent --node NAME"
             )
             await socket.send_denial_response(problem_response(problem_of(refused)))
             return

@@ -70,10 +70,7 @@ class NodeEvents:
         return node
 
     def known(self, name: str) -> Node:
-        """A node that has linked before.
-
-        Raises: Refused `unknown_node`.
-        """
+        """A node that has linked before. Raises: Refused `unknown_node`."""
         node = self._fleet.nodes.get(name)
         if node is None:
             raise Refused("unknown_node", f"{name} has been forgotten", fix="its agent links again by itself")

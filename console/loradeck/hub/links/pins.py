@@ -100,10 +100,7 @@ class Pins:
     # ---- ended ---------------------------------------------------------------------------------------------
 
     def known(self, node: Node, key: PointerKey) -> Pin:
-        """The pin of a pointer that a node last reported.
-
-        Raises: Refused `not_pinned`.
-        """
+        """The pin of a pointer that a node last reported. Raises: Refused `not_pinned`."""
         for pin in node.pins:
             if (pin.tenant, pin.route) == key and not self.is_over(node.name, pin):
                 return pin

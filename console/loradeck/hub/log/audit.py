@@ -48,10 +48,7 @@ log = logging.getLogger("loradeck.hub.audit")
 
 @dataclass(eq=False)
 class AuditTrail:
-    """Notes lines, writes them, and anchors their head.
-
-    `may_commit`: whether the log takes events now.
-    """
+    """Notes lines, writes them, and anchors their head. `may_commit`: whether the log takes events now."""
 
     _log: Log
     _store: StoreThread

@@ -76,10 +76,7 @@ class Standby:
         return max(0, self.head.rev - self.log.state.rev) if self.head is not None and self.log is not None else 0
 
     def take(self) -> TakenLease:
-        """Takes the lease now. Blocking.
-
-        Raises: StoreError, `lease_held` where another hub has it.
-        """
+        """Takes the lease now. Blocking. Raises: StoreError, `lease_held` where another hub has it."""
         return self._store.now(self._look)
 
     async def turn(self) -> TakenLease:
@@ -98,10 +95,7 @@ class Standby:
                 await asyncio.sleep(LOOK_S)
 
     def _look(self, store: Store) -> TakenLease:
-        """Folds what is new, and takes the lease if it is over.
-
-        Raises: StoreError, `lease_held` where it is not.
-        """
+        """Folds what is new, and takes the lease if it is over. Raises: StoreError, `lease_held` where it is not."""
         watched, follows = self._watched, self.log is not None and self.log.catch_up(store)
         if self.log is None or not follows:
             self.log = LogInMemory(store)

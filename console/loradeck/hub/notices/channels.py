@@ -108,10 +108,7 @@ def cloud_event(notice: Notice, source: str) -> bytes:
 
 
 async def give(channel: Channel, notice: Notice, source: str) -> None:
-    """Gives a notice to a channel.
-
-    Raises: NotGiven.
-    """
+    """Gives a notice to a channel. Raises: NotGiven."""
     if isinstance(channel, Webhook):
         await _post(channel, notice, cloud_event(notice, source))
     else:

@@ -107,9 +107,7 @@ class Notifier:
         now = self._clock.now_ms()
         news, self._news = self._news, []
         news += self._conditions.changed(
-            (subject for subject in self._conditions.of_nodes() if subject.node not in self._fleet.nodes),
-            {},
-            now,
+            (subject for subject in self._conditions.of_nodes() if subject.node not in self._fleet.nodes), {}, now
         )
         for node in self._fleet.nodes.values():
             news += self._node(node, now)
@@ -139,10 +137,7 @@ class Notifier:
     # ---- what people ask for -------------------------------------------------------------------------------
 
     def test(self, name: str, by: str) -> Notice:
-        """Has one channel be told that this is a test.
-
-        Raises: Refused `unknown_channel`.
-        """
+        """Has one channel be told that this is a test. Raises: Refused `unknown_channel`."""
         self.outbox.known(name)
         notice = Notice(
             id=f"test-{secrets.token_hex(8)}",
@@ -176,10 +171,7 @@ class Notifier:
         return made
 
     async def unsilence(self, silence_id: str) -> None:
-        """Ends a silence.
-
-        Raises: Refused `unknown_silence`; StoreError.
-        """
+        """Ends a silence. Raises: Refused `unknown_silence`; StoreError."""
         left = [one for one in self.silences if one.id != silence_id]
         if len(left) == len(self.silences):
             raise Refused("unknown_silence", "there is no such silence", detail=silence_id, fix="loradeck notice ls")

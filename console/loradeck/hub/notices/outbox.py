@@ -152,10 +152,7 @@ class Outbox:
         return len(due)
 
     def known(self, name: Name) -> Channel:
-        """A channel by its name.
-
-        Raises: Refused `unknown_channel`.
-        """
+        """A channel by its name. Raises: Refused `unknown_channel`."""
         channel = self.channels.get(name)
         if channel is None:
             raise Refused("unknown_channel", "there is no such channel", detail=name, fix="loradeck notice channels")

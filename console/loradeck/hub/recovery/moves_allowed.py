@@ -52,10 +52,7 @@ class MovesAllowed:
         return self.refusing is None and self.waiting is None
 
     def check(self) -> None:
-        """Does nothing while moves are made.
-
-        Raises: Refused `log_behind`, `settling`, `disk_full` or `not_active`.
-        """
+        """Does nothing while moves are made. Raises: Refused `log_behind`, `settling`, `disk_full` or `not_active`."""
         code = self.refusing
         if code == BEHIND:
             raise self._behind("this hub's log lacks moves that its nodes have seen", self._witnesses.ahead)
@@ -97,10 +94,7 @@ class MovesAllowed:
             raise self._full("the hub's disk is full: what room is left is for ways back")
 
     def check_all(self, drafts: Iterable[Draft]) -> None:
-        """Does nothing for drafts that may all be committed now.
-
-        Raises: Refused, as `check_event` does.
-        """
+        """Does nothing for drafts that may all be committed now. Raises: Refused, as `check_event` does."""
         for draft in drafts:
             self.check_event(draft.kind, (draft.tenant, draft.route) if draft.route is not None else None)
 

@@ -160,10 +160,7 @@ def _cursor(since: str) -> tuple[int, int] | None:
 
 
 async def listen(subscriber: Subscriber, socket: WebSocket) -> None:
-    """Keeps which rows a console shows, by its messages.
-
-    Raises: WebSocketDisconnect.
-    """
+    """Keeps which rows a console shows, by its messages. Raises: WebSocketDisconnect."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":

@@ -66,10 +66,7 @@ class Rows:
     # ---- tenants -------------------------------------------------------------------------------------------
 
     def tenant(self, key: PointerKey) -> TenantRow:
-        """The row of a pointer.
-
-        Raises: KeyError when there is no such pointer.
-        """
+        """The row of a pointer. Raises: KeyError when there is no such pointer."""
         entry, state = self._tables.entries[key], self._log.state
         tenant, config, pointer = state.tenants[key[0]], state.config(key), state.pointer(key)
         live = pointer.release
@@ -168,9 +165,7 @@ class Rows:
             return None
         recent = self._counts.recent(pointer.key, pointer.generation, out.release, now)
         return CandidateRow(
-            release=self._catalogue.view(out.release),
-            minute=recent.counts,
-            keys=self._cohorts.keys(pointer.key, out),
+            release=self._catalogue.view(out.release), minute=recent.counts, keys=self._cohorts.keys(pointer.key, out)
         )
 
     def _left(self, key: PointerKey, pointer: PointerState, left: str | None) -> tuple[int | None, int]:

@@ -37,10 +37,7 @@ class Actor:
 
 
 def expect_generation(pointer: PointerState, expected: int) -> None:
-    """Checks that the pointer is still at the generation that the caller saw.
-
-    Raises: Refused: moved.
-    """
+    """Checks that the pointer is still at the generation that the caller saw. Raises: Refused: moved."""
     if pointer.generation != expected:
         raise Refused(
             "moved",
@@ -111,10 +108,7 @@ def is_guards(event: Event) -> bool:
 
 
 def check_reason(event: Event, reason: str, verb: str) -> None:
-    """Checks that whoever undoes what a guard did says why.
-
-    Raises: Refused: reason_required.
-    """
+    """Checks that whoever undoes what a guard did says why. Raises: Refused: reason_required."""
     if is_guards(event) and not reason.strip():
         raise Refused(
             "reason_required",

@@ -43,10 +43,7 @@ class FoldedLog:
     # ---- queries -------------------------------------------------------------------------------------------
 
     def tenant(self, name: str) -> TenantState:
-        """A tenant by its name, offboarded ones too.
-
-        Raises: Refused `unknown_tenant`.
-        """
+        """A tenant by its name, offboarded ones too. Raises: Refused `unknown_tenant`."""
         tenant = self.tenants.get(name)
         if tenant is None:
             raise Refused(
@@ -55,10 +52,7 @@ class FoldedLog:
         return tenant
 
     def route(self, tenant: str, route: str) -> tuple[TenantState, RouteConfig, PointerState]:
-        """A pointer with its tenant and its route's settings.
-
-        Raises: Refused `unknown_tenant` or `unknown_route`.
-        """
+        """A pointer with its tenant and its route's settings. Raises: Refused `unknown_tenant` or `unknown_route`."""
         state, key = self.tenant(tenant), (tenant, route)
         if route not in state.routes and key not in self.pointers:
             raise Refused(

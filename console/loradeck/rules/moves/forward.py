@@ -169,10 +169,7 @@ def overridden_payload(overridden: Sequence[str]) -> dict[str, object]:
 
 
 def check_none_out(pointer: PointerState) -> None:
-    """Checks that the pointer has no candidate.
-
-    Raises: Refused: candidate_out.
-    """
+    """Checks that the pointer has no candidate. Raises: Refused: candidate_out."""
     if pointer.candidate is not None:
         raise Refused(
             "candidate_out",

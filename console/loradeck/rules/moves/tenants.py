@@ -34,10 +34,7 @@ def suspend(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
 
 
 def resume(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
-    """Ends a tenant's suspension.
-
-    Raises: Refused: offboarded, no_change.
-    """
+    """Ends a tenant's suspension. Raises: Refused: offboarded, no_change."""
     _exists(tenant)
     if not tenant.suspended:
         raise Refused("no_change", f"{tenant.name} is not suspended")
@@ -112,10 +109,7 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
 
 
 def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
-    """Adds a key that the tenant's callers may present.
-
-    Raises: Refused: offboarded, exists.
-    """
+    """Adds a key that the tenant's callers may present. Raises: Refused: offboarded, exists."""
     _exists(tenant)
     if any(k.id == key.id for k in tenant.keys):
         raise Refused("exists", f"{tenant.name} has a key {key.id} already")
@@ -123,10 +117,7 @@ def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
 
 
 def remove_key(tenant: TenantState, key_id: str, actor: Actor) -> Draft:
-    """Withdraws a caller's key.
-
-    Raises: Refused: offboarded, unknown_key.
-    """
+    """Withdraws a caller's key. Raises: Refused: offboarded, unknown_key."""
     _exists(tenant)
     if all(k.id != key_id for k in tenant.keys):
         raise Refused("unknown_key", f"{tenant.name} has no key {key_id}")

@@ -59,10 +59,7 @@ def voices(statements: Iterable[Stated], prompt: str) -> dict[str, CanaryItem]:
 
 
 def agreed(statements: Iterable[Stated]) -> Agreed:
-    """Sums up the records of one release on one engine build.
-
-    `statements`: in the order in which the hub got them.
-    """
+    """Sums up the records of one release on one engine build. `statements`: in the order in which the hub got them."""
     known = list(statements)
     items: dict[str, CanaryItem] = {}
     disputed: dict[str, tuple[str, ...]] = {}

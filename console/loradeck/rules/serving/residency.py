@@ -129,13 +129,7 @@ class PriorRoom(StrEnum):
 
 
 def prior_room(
-    moved: TableEntry,
-    others: Sequence[TableEntry],
-    slots: int,
-    *,
-    base: str,
-    pins: Iterable[Pin] = (),
-    now_ms: int,
+    moved: TableEntry, others: Sequence[TableEntry], slots: int, *, base: str, pins: Iterable[Pin] = (), now_ms: int
 ) -> PriorRoom:
     """Whether an engine has slots for a pointer's release and its prior.
 

@@ -29,10 +29,7 @@ class CommandError(ValueError):
 
 
 def parse(text: str) -> tuple[str, str]:
-    """A command's full name and its argument; ('', '') for nothing typed.
-
-    Raises: CommandError.
-    """
+    """A command's full name and its argument; ('', '') for nothing typed. Raises: CommandError."""
     typed, _, argument = text.strip().partition(" ")
     if not typed:
         return ("", "")

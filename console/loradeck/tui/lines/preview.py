@@ -205,10 +205,7 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
     if not wide:
         verdict = verdict.partition(";")[0].partition(",")[0]
-    return [
-        labelled(" CAUSE ", *first_words, first),
-        line("       ", second, Span(f"=> {verdict}", style)),
-    ]
+    return [labelled(" CAUSE ", *first_words, first), line("       ", second, Span(f"=> {verdict}", style))]
 
 
 def _replicas(by_replica: dict[str, Counts], figure: _Figure) -> str:
@@ -227,12 +224,7 @@ def _replicas(by_replica: dict[str, Counts], figure: _Figure) -> str:
     return f"{percent(low)}-{percent(high)}% by replica, worst {clean(worst)}{rest}"
 
 
-_SHARED = {
-    Shared.DATASET: "dataset",
-    Shared.RUN: "recipe",
-    Shared.BASE_MOVE: "move",
-    Shared.BATCH: "batch of",
-}
+_SHARED = {Shared.DATASET: "dataset", Shared.RUN: "recipe", Shared.BASE_MOVE: "move", Shared.BATCH: "batch of"}
 
 
 def also_line(state: ConsoleState, row: TenantRow) -> Line:

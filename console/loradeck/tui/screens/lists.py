@@ -190,8 +190,7 @@ class EventsScreen(ListScreen[Event]):
         else:
             name = clean(f"{event.tenant}/{event.route}")
             self.window.notice(
-                f"{self.key(Action.OPEN)} off: {name} is gone, or the filter of the tenants screen hides it",
-                "warn",
+                f"{self.key(Action.OPEN)} off: {name} is gone, or the filter of the tenants screen hides it", "warn"
             )
 
 
