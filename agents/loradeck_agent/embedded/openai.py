@@ -139,9 +139,7 @@ class ChatRequest(_Request):
 
     @property
     def logprobs_wanted(self) -> int | None:
-        """Number of alternatives whose log-probabilities are wanted for each token; None: no log-probabilities
-        at all.
-        """
+        """Number of alternatives whose log-probabilities are wanted for each token; None: no log-probabilities."""
         return self.top_logprobs if self.logprobs else None
 
 
@@ -166,9 +164,7 @@ class CompletionRequest(_Request):
 
     @property
     def logprobs_wanted(self) -> int | None:
-        """Number of alternatives whose log-probabilities are wanted for each token; None: no log-probabilities
-        at all.
-        """
+        """Number of alternatives whose log-probabilities are wanted for each token; None: no log-probabilities."""
         return self.logprobs
 
 

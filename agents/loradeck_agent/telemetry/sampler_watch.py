@@ -67,9 +67,7 @@ class Telemetry:
     """Runs one sampler at a time."""
 
     def __init__(self, argv: Sequence[str] | None = None, patience: Patience | None = None) -> None:
-        """
-        `argv`: the sampler's command; this interpreter's `loradeck_agent.telemetry.sampler` by default.
-        """
+        """`argv`: the sampler's command; this interpreter's `loradeck_agent.telemetry.sampler` by default."""
         self._argv = tuple(argv or (sys.executable, "-m", "loradeck_agent.telemetry.sampler"))
         self._patience = patience or Patience()
         self._host = HostReader()

@@ -255,9 +255,7 @@ def lora_pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int,
 
 
 def target_of(module: str, targets: Collection[str]) -> str | None:
-    """The target module that a module matches by peft's rule (equal, or ending in `.target`); None if there is
-    none.
-    """
+    """The target module that a module matches by peft's rule (equal, or ending in `.target`); None if there is none."""
     return next((target for target in targets if module == target or module.endswith(f".{target}")), None)
 
 

@@ -44,9 +44,7 @@ async def ask(module: str, task: BaseModel) -> Any:
 
 
 def answer(work: Callable[[bytes], Any]) -> int:
-    """The child's side of `ask`: reads the task from stdin, writes the answer or fault to stdout, returns the exit
-    status.
-    """
+    """The child's side of `ask`: the task from stdin, its answer or fault to stdout. Returns the exit status."""
     os.nice(5)  # the parent serves requests meanwhile
     try:
         json.dump(work(sys.stdin.buffer.read()), sys.stdout)

@@ -204,9 +204,7 @@ def _check(found: Provenance, where: str) -> Provenance:
 
 
 class Scan:
-    """A scan of rows for personal data, secrets and duplicates, row by row; see `personal_data`. Use it in a `with`
-    block.
-    """
+    """A scan of rows for personal data, secrets and duplicates, row by row; see `personal_data`. Use it in a `with`."""
 
     def __init__(self) -> None:
         self._context, self._detect, self._secrets = secrets()

@@ -55,9 +55,7 @@ def personal(text: str) -> set[str]:
 
 
 def luhn(number: str) -> bool:
-    """Whether 13 to 19 digits end in a valid check digit (ISO/IEC 7812); spaces and dashes between them are
-    ignored.
-    """
+    """Whether 13 to 19 digits end in a valid check digit (ISO/IEC 7812); spaces and dashes between them are ignored."""
     digits = [int(c) for c in number if c.isdigit()]
     if not 13 <= len(digits) <= 19:
         return False

@@ -142,9 +142,7 @@ async def verify_apart(files: Mapping[str, Path], signature: Signature, *, besid
 
 
 async def verify_weights_apart(weights: BaseManifest, signature: Signature) -> None:
-    """Verifies in a child process that a signature covers exactly the files of this listing. Raises as
-    `verify_apart`.
-    """
+    """Verifies in a child process that a signature covers exactly these files. Raises as `verify_apart`."""
     with tempfile.TemporaryDirectory(prefix="loradeck-listing-") as name:
         listing = Path(name, LISTING)
         await asyncio.to_thread(listing.write_bytes, weights.listing)

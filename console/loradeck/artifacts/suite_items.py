@@ -1,6 +1,4 @@
-"""Reader of a suite's items, which checks them line by line: on the registering machine, in the hub and in
-executors.
-"""
+"""Reader of a suite's items, which checks them line by line: where they are registered, in the hub, in executors."""
 
 from collections.abc import Mapping
 from pathlib import Path

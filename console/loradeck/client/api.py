@@ -323,9 +323,7 @@ class HubApi:
         return await self.transport.ask(ReviewSheet, "GET", f"{_route(tenant, route)}/reviews/{segment(release)}")
 
     async def sign_review(self, tenant: str, route: str, review: Review) -> GateResult | None:
-        """Signs a review with the caller's name, and returns the gate's new result, if there is one. Repeating changes
-        nothing.
-        """
+        """Signs a review by the caller's name; returns the gate's new result, if any. Repeating changes nothing."""
         path = f"{_route(tenant, route)}/reviews"
         return await self.transport.ask(_gate_result, "POST", path, body=review, repeatable=True)
 

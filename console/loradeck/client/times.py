@@ -12,9 +12,7 @@ _CLOCK = re.compile(r"(\d\d?):(\d\d)(?::(\d\d))?(Z|[+-]\d\d:?\d\d)?")
 
 
 class MomentError(ValueError):
-    """The text is not a time, or not one that is allowed here. `fix` says what to type; `code` is 'usage' or
-    'no_zone'.
-    """
+    """The text is no time, or not one that is allowed here. `fix`: what to type; `code`: 'usage' or 'no_zone'."""
 
     def __init__(self, what: str, fix: str, code: str = "usage") -> None:
         super().__init__(what)

@@ -21,9 +21,7 @@ def missing(traced: Traced) -> list[str]:
 
 
 def export(traced: Traced, label: str) -> str:
-    """A file of request ids, tab-separated with time, status and replica; its head says which requests may be
-    missing.
-    """
+    """A file of request ids, tab-separated with time, status and replica; its head says which may be missing."""
     release = f" by {label} {short(traced.release)}" if traced.release else ""
     head = [f"# requests on {traced.tenant}/{traced.route} answered{release}, as of {_at(traced.at_ms)}"]
     counted = f" of {traced.counted:,} that the hub counted" if traced.counted is not None else ""

@@ -1,6 +1,4 @@
-"""The ASGI app of the active hub: nodes' links, and the FastAPI app with every resource, every error a problem
-document.
-"""
+"""The ASGI app of the active hub: nodes' links, and the FastAPI app of all resources, each error a problem document."""
 
 from typing import Any
 

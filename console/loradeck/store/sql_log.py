@@ -126,9 +126,7 @@ class Store(SqlAudit, SqlNotices):
     def adopt(
         self, drafts: Sequence[Draft], *, epoch_above: int, key: str, fleet: FleetChange = NO_CHANGE
     ) -> Committed:
-        """Commits a recovery: raises the epoch above `epoch_above` and appends `drafts`, whose generations may jump
-        ahead.
-        """
+        """Commits a recovery: raises the epoch above `epoch_above` and appends `drafts`, whose generations may jump."""
         with self._writing() as (connection, head):
             if used := _used(connection, key):
                 return used

@@ -155,9 +155,7 @@ class SqlRecords:
         return {row.pop("hour"): Counts.over(**row) for row in rows}
 
     def add_minutes(self, minute: int, counts: Mapping[PointerKey, Counts]) -> None:
-        """Adds to the counts of routes in one minute (minutes since 1970), in one transaction. Minutes are kept for
-        MINUTES_KEPT.
-        """
+        """Adds to the counts of routes in one minute (minutes since 1970); they are kept for MINUTES_KEPT."""
         hour, number = divmod(minute, MINUTES)
         with self._writing() as (connection, _):
             for key, added in counts.items():
@@ -192,9 +190,7 @@ class SqlRecords:
             )
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
-        """Lists all unfinished jobs and the newest finished ones, newest first, `limit` in all unless more are
-        unfinished.
-        """
+        """Lists all unfinished jobs, and the newest finished ones up to `limit` in all; newest first."""
         with self.database.reading() as connection:
             rows: list[tuple[int, str]] = connection.execute(
                 "SELECT seq, body FROM jobs WHERE finished = 0 ORDER BY seq DESC"

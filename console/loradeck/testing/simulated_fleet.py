@@ -128,9 +128,7 @@ async def fleet(s: Session, nodes: int, tenants: int, link: str, ca: Path | None
 
 
 class _Fleet:
-    """One run of a simulated fleet. Everything that was started or created for it ends with `run`, however that
-    ends.
-    """
+    """One run of a simulated fleet. What was started or created for it ends with `run`, however that ends."""
 
     def __init__(
         self, s: Session, api: HubApi, *, nodes: int, tenants: int, link: str, ca: Path | None, report_every: float
@@ -171,9 +169,7 @@ class _Fleet:
     # ---- registration ----------------------------------------------------------------------------------------
 
     async def _registered(self) -> tuple[str, dict[str, tuple[str, str]]]:
-        """Registers base, tenants and releases, or finds those of an earlier run; returns the base's digest and the
-        releases.
-        """
+        """Registers base, tenants and releases, or finds them. Returns the base's digest and the releases."""
         weights = FileEntry(path="simulated.safetensors", size=0, sha256=digest_of({"simulated": "base"}))
         manifest = BaseManifest(model_id="simulated/base", revision="1", files=(weights,))
         base = (await self._api.register_base(manifest)).digest
@@ -277,9 +273,7 @@ class _Fleet:
     # ---- releases --------------------------------------------------------------------------------------------
 
     async def _promoted(self, releases: dict[str, tuple[str, str]]) -> None:
-        """Promotes the first release of every tenant, then every second one, which leaves a rev in between to rewind
-        to.
-        """
+        """Promotes the first release of every tenant, then each second one: a rev in between can be rewound to."""
         await self._linked.wait()
         for turn, what in enumerate(("first", "second")):
 

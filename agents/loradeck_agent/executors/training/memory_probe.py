@@ -48,9 +48,7 @@ def peak_rss() -> int:
 
 
 def memory_available() -> int:
-    """Bytes that this process can still allocate: the host's, or the rest of its control group's limit if that
-    is less.
-    """
+    """Bytes that this process can still allocate: the host's, or what is left to its control group if that is less."""
     host = int(psutil.virtual_memory().available)
     try:
         limit = (CGROUP / "memory.max").read_text().strip()

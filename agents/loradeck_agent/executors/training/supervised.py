@@ -1,6 +1,4 @@
-"""The supervised objective: cross-entropy of the answers, optionally with a KL term that holds the model near
-its base.
-"""
+"""The supervised objective: cross-entropy of the answers, optionally with a KL term that holds it near the base."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -152,9 +152,7 @@ def with_adapter(base: Base, spec: TrainSpec) -> tuple[Any, dict[str, Any]]:
 
 
 def _check_rank(spec: TrainSpec, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Checks that the rank does not exceed the smaller side of any targeted matrix: beyond it costs memory for
-    nothing.
-    """
+    """Checks that the rank exceeds the smaller side of no targeted matrix: beyond it costs memory for nothing."""
     targets = [shape for name, shape in shapes.items() if name.rpartition(".")[2] in spec.target_modules]
     cap = min((min(shape) for shape in targets), default=spec.rank)
     if spec.rank > cap:

@@ -28,9 +28,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Lesson:
-    """One training row. `where` names its file and line; `answer` is the assistant's message (the chosen one of a
-    pair).
-    """
+    """One training row. `where`: its file and line; `answer`: the assistant's message (the chosen one of a pair)."""
 
     where: str
     prompt: tuple[Message, ...]

@@ -100,9 +100,7 @@ class Looks:
             self.history = [self._look(0)]
 
     def resume(self, history: list[dict[str, float]], best: int | None, base_canaries: list[list[int]]) -> None:
-        """Restores an earlier attempt's results, the base's included: where every weight is trained, it can no longer
-        be asked.
-        """
+        """Restores an earlier attempt's results, the base's too: where all weights are trained it is gone."""
         self.history, self.best, self.base_canaries = history, best, base_canaries
 
     def look(self, step: int) -> bool:

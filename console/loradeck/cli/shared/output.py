@@ -34,9 +34,7 @@ _VERDICTS = {
 
 
 class Output:
-    """Writer of a command's output. `say` and the like are for people and silent with --json; `json` prints only with
-    it.
-    """
+    """Writes a command's output. `say` and the like are for people, silent with --json; `json` prints only with it."""
 
     def __init__(self, *, as_json: bool, stream: TextIO | None = None) -> None:
         self.as_json = as_json

@@ -455,9 +455,7 @@ class Fleet:
         return group
 
     def placed(self, placement: dict[str, str], base: str) -> tuple[tuple[Node, Replica], ...]:
-        """The replicas of a base on the nodes that carry these labels, unreachable and drained ones too: they may
-        answer.
-        """
+        """The replicas of a base on the nodes with these labels, unreachable and drained ones too: they may answer."""
         group = self.group(placement, base)
         if group.placed is None:
             group.placed = tuple(

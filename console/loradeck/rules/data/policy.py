@@ -1,6 +1,4 @@
-"""The tenant's data policy: rows never read into the ledger, licences, purposes, retention, and rows written by
-models.
-"""
+"""The tenant's data policy: rows not read into the ledger, licences, purposes, retention, and rows by models."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass

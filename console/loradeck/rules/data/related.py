@@ -11,9 +11,7 @@ BATCH_MS = 10 * 60_000
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A pointer's live release and the facts it may share with others. `left_base`: the base that its last move
-    left.
-    """
+    """A pointer's live release and the facts it may share with others. `left_base`: the base its last move left."""
 
     datasets: frozenset[str] = frozenset()
     recipe: str | None = None

@@ -73,9 +73,7 @@ def worst(found: Iterable[Readiness]) -> Readiness:
 
 
 def worst_first(behind: Iterable[ReplicaReadiness]) -> tuple[ReplicaReadiness, ...]:
-    """Sorts replicas: those without an engine, then the farthest from serving, then the slowest (unmeasured counts as
-    slow).
-    """
+    """Sorts replicas: those without an engine, then the farthest from serving, then the slowest or unmeasured."""
     return tuple(
         sorted(
             behind,

@@ -39,7 +39,5 @@ def roots(
 
 
 def collectable(releases: Iterable[str], roots: frozenset[str], listed: Iterable[str]) -> frozenset[str]:
-    """Releases that garbage collection may remove; never one that an engine lists, since it would fail at the next
-    request.
-    """
+    """Releases that garbage collection may remove; none that an engine lists: it would fail at the next request."""
     return frozenset(releases) - roots - frozenset(listed)

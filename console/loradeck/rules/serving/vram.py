@@ -34,9 +34,7 @@ def targeted(shapes: Shapes, targets: Collection[str]) -> Shapes:
 
 
 def rank_bytes(shapes: Shapes, item: int) -> int:
-    """Bytes that one rank of an adapter takes: a row of A and a column of B in every layer. `item`: bytes of a
-    value.
-    """
+    """Bytes that one rank of an adapter takes: a row of A and a column of B in each layer. `item`: bytes of a value."""
     return sum(out + into for out, into in shapes.values()) * item
 
 

@@ -69,8 +69,7 @@ class LogView:
 
 
 class FollowedJob:
-    """Events and lines of one job as they came. `fetch` says when the hub last answered, and what stood in
-    the way since."""
+    """Events and lines of one job as they came. `fetch`: when the hub last answered, and what was in the way since."""
 
     def __init__(self, job: str) -> None:
         self.job = job
