@@ -123,14 +123,11 @@ class Store(SqlAudit, SqlNotices):
         self._follow(committed)
         return committed
 
-    def adopt(
-        self, drafts: Sequence[Draft], *, epoch_above: int, key: str, fleet: FleetChange = NO_CHANGE
-    ) -> Committed:
+    def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
         """Commits a recovery: raises the epoch above `epoch_above` and appends `drafts`, whose generations may jump."""
         with self._writing() as (connection, head):
             if used := _used(connection, key):
                 return used
-            write_fleet(connection, fleet)
             held = head.lease
             raised = take_lease(
                 *(connection, held.holder, held.name),

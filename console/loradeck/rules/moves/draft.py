@@ -128,6 +128,7 @@ def tenant_draft(
     *,
     route: str | None = None,
     pointer: PointerState | None = None,
+    incident: str | None = None,
 ) -> Draft:
     """The draft of an event that moves nothing: about a tenant, or about one of its routes."""
     return Draft(
@@ -138,6 +139,7 @@ def tenant_draft(
         actor=actor.name,
         role=actor.role,
         reason=reason,
+        incident=incident,
         payload=payload or {},
         token=actor.token,
     )

@@ -4,7 +4,7 @@ None of it moves a pointer: its generation stays.
 """
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.draft import Actor, drafted
+from loradeck.rules.moves.draft import Actor, drafted, tenant_draft
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import AnnotateRequest, UnpinRequest
@@ -46,14 +46,10 @@ def annotate(event: Event, request: AnnotateRequest, actor: Actor) -> Draft:
     """
     if not request.reason and not request.incident:
         raise Refused("bad_request", "an annotation needs an incident or a reason")
-    return Draft(
-        kind=EventKind.ANNOTATE,
-        tenant=event.tenant,
-        route=event.route,
-        actor=actor.name,
-        role=actor.role,
-        reason=request.reason,
-        incident=request.incident,
-        payload={"event": event.id},
-        token=actor.token,
-    )
+    return note(event, request.reason, actor, incident=request.incident)
+
+
+def note(event: Event, reason: str, actor: Actor, *, incident: str | None = None, **more: str) -> Draft:
+    """The draft of a note about a past event, with whatever `more` its payload says."""
+    payload: dict[str, object] = {"event": event.id, **more}
+    return tenant_draft(EventKind.ANNOTATE, event.tenant, actor, reason, payload, route=event.route, incident=incident)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
-from loradeck.schemas.log import Draft, Event, EventKind
+from loradeck.rules.moves.pins_and_notes import note
+from loradeck.schemas.log import Draft, Event
 from loradeck.schemas.moves import CountersignRequest
 
 BROKE = "broke_glass"
@@ -57,13 +58,4 @@ def countersign(event: Event, request: CountersignRequest, actor: Actor) -> Draf
             detail=event.id,
             fix="somebody else, with a token or sign-in of their own: loradeck event countersign",
         )
-    return Draft(
-        kind=EventKind.ANNOTATE,
-        tenant=event.tenant,
-        route=event.route,
-        actor=actor.name,
-        role=actor.role,
-        reason=request.reason,
-        payload={"event": event.id, COUNTERSIGNS: event.id},
-        token=actor.token,
-    )
+    return note(event, request.reason, actor, **{COUNTERSIGNS: event.id})
