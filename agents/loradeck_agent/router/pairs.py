@@ -1,8 +1,8 @@
 """Pairs of answers to the same units, of a live release and of the one beneath it, which was asked again.
 
 Pairs are counted in the order in which their units were admitted, each once it is over, so that neither release looks
-better for answering sooner. An answer that is not waited for any longer counts for the live release, and against the one
-beneath it.
+better for answering sooner. An answer that is not waited for any longer counts for the live release, and against the
+one beneath it.
 """
 
 from __future__ import annotations
