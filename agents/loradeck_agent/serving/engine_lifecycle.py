@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.serving.vllm_command import vllm_argv, vllm_environment
-from loradeck_agent.telemetry.gpu_processes import gpus_of
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 
@@ -245,3 +245,19 @@ def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
         *("--state", str(folder), "--base", str(config.base)),
         *("--slots", str(config.slots), "--threads", str(config.threads)),
     )
+
+
+def gpus_of(leader: int | None, gpus: Iterable[Gpu]) -> tuple[int, ...]:
+    """Indices of the GPUs on which a process of the leader's session was seen; none where no process is known.
+
+    An engine and all that it started are one session.
+    """
+    if leader is None:
+        return ()
+    return tuple(gpu.index for gpu in gpus if any(_session(process.pid) == leader for process in gpu.processes))
+
+
+def _session(pid: int) -> int | None:
+    with contextlib.suppress(OSError):  # it has ended since
+        return os.getsid(pid)
+    return None

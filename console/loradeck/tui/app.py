@@ -22,7 +22,7 @@ from loradeck.schemas.state import HubState
 from loradeck.tui.actions.key_actions import KeyActions
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.typed_text import TypedText
-from loradeck.tui.hub.connection import Connection, HubConnection
+from loradeck.tui.hub.connection import HubConnection
 from loradeck.tui.hub.move_sender import MoveSender
 from loradeck.tui.hub.queries import Queries
 from loradeck.tui.key_checks.seen_frames import SeenFrames
@@ -62,7 +62,7 @@ class Deck(App[Context], inherit_bindings=False):
 
     def __init__(
         self,
-        hub: Connection,
+        hub: HubConnection,
         *,
         context: str,
         production: bool = False,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from loradeck.schemas.telemetry import Gpu, GpuProcess
-from loradeck_agent.telemetry.gpu_processes import gpus_of
+from loradeck_agent.serving.engine_lifecycle import gpus_of
 
 WORKER = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WORKER!r}])"

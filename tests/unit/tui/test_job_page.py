@@ -9,7 +9,7 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Stage, stage
 
 from loradeck.client.feed import FeedLink, LinkChange
-from loradeck.client.log_gaps import gap_notes
+from loradeck.client.job_words import gap_notes
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine, JobState
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.followed_job import KEPT, STEPS, FollowedJob, LogView

@@ -14,7 +14,7 @@ from loradeck.cli.shared.options import together, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.idempotency import new_key
-from loradeck.client.log_gaps import gap_notes
+from loradeck.client.job_words import gap_notes
 from loradeck.schemas.jobs import (
     LISTED,
     OVER,

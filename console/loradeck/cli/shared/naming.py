@@ -1,4 +1,4 @@
-"""Names that people type, resolved to pointers, releases, digests, labels and times."""
+"""Names that people type, resolved to pointers, releases, digests, labels, times and spans of time."""
 
 import asyncio
 import functools
@@ -208,3 +208,15 @@ def moment(text: str, *, interactive: bool, now_ms: int | None = None, ahead: bo
         return times.moment(text, now_ms=now_ms or int(time.time() * 1000), zoneless=interactive, ahead=ahead)
     except times.MomentError as error:
         raise misused(str(error), where=repr(text), fix=error.fix, code=error.code) from None
+
+
+_SPAN = re.compile("([1-9][0-9]{0,4})([mhd])")
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds_of(span: str, option: str) -> int:
+    """The seconds of a span such as '90m'. `option` is where it was given. Raises: CliError: it is none."""
+    found = _SPAN.fullmatch(span)
+    if found is None:
+        raise misused("this is no span of time", where=f"{option} {span}", fix="90d, 12h or 30m")
+    return int(found[1]) * _SECONDS[found[2]]

@@ -17,7 +17,7 @@ from loradeck.cli.shared.session import Session, writes
 from loradeck.client.api import HubApi, Wait
 from loradeck.client.errors import ClientError
 from loradeck.client.idempotency import new_key
-from loradeck.client.prepare_progress import prepare_progress
+from loradeck.client.job_words import prepare_progress
 from loradeck.rules.serving import proof
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import ORDER, Reached

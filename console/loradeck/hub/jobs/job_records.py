@@ -1,7 +1,10 @@
-"""The records of all jobs: in memory the unfinished and the newest finished ones, in the store all there ever were."""
+"""The records of all jobs: in memory the unfinished and the newest finished ones, in the store all there ever were.
+
+Beside them, in memory, the last lines that their executors printed, for people who follow a job or ask why it failed.
+"""
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +15,8 @@ from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
-from loradeck.schemas.jobs import LISTED, OVER, ExecutorEvent, Job, JobQuery, JobState
+from loradeck.schemas.jobs import LISTED, OVER, ExecutorEvent, Job, JobLogLine, JobQuery, JobState
+from loradeck.schemas.link import JobLog
 from loradeck.store.interface import StoreError
 from loradeck.store.sql_log import Store
 
@@ -176,3 +180,34 @@ class JobRecords:
 
 def _piece(before: str | None) -> Callable[[Store], list[Job]]:
     return lambda store: store.jobs_before(before, limit=PIECE)
+
+
+KEPT_LINES = 1000
+LOGGED_JOBS = 64
+"""Jobs whose lines are kept, those that printed last."""
+
+
+class JobLogs:
+    """The last lines of jobs' logs: KEPT_LINES of each of LOGGED_JOBS jobs.
+
+    A node sends the newest lines it has when it cannot send all; the numbers of the lines then show what is missing.
+    """
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[JobLogLine]] = OrderedDict()
+
+    def take(self, message: JobLog) -> None:
+        """Lines of one attempt. What is here already, or older, is left out."""
+        kept = self._lines.setdefault(message.job, deque(maxlen=KEPT_LINES))
+        self._lines.move_to_end(message.job)
+        last = (kept[-1].attempt, kept[-1].number) if kept else (0, 0)
+        for i, text in enumerate(message.lines):
+            number = message.first + i
+            if (message.attempt, number) > last:
+                kept.append(JobLogLine(attempt=message.attempt, number=number, text=text))
+        while len(self._lines) > LOGGED_JOBS:
+            self._lines.popitem(last=False)
+
+    def after(self, job: str, attempt: int, number: int) -> list[JobLogLine]:
+        """Lines after one that is known; (0, 0): all that are kept."""
+        return [line for line in self._lines.get(job, ()) if (line.attempt, line.number) > (attempt, number)]

@@ -14,9 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.jobs.job_records import JobRecords
+from loradeck.hub.jobs.job_records import JobLogs, JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
-from loradeck.hub.jobs.logs import JobLogs
 from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.jobs.results import Outcome, Results
 from loradeck.hub.log.background import Background

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from loradeck.client.config import Context
 from loradeck.client.connect import Hubs
-from loradeck.client.feed import Feed, FeedItem
+from loradeck.client.feed import Feed
 from loradeck.schemas.feed import FeedShow
 from loradeck.schemas.ids import PointerKey
 
@@ -17,23 +16,6 @@ if TYPE_CHECKING:
 
 LOOKUP_S = 2.0
 """Seconds for which a lost answer is looked up before the console says OUTCOME UNKNOWN; it goes on after that."""
-
-
-class Connection(Protocol):
-    """What the console needs of a hub."""
-
-    @property
-    def api(self) -> HubApi:
-        """The hub's calls. They raise `loradeck.client.errors.ClientError`."""
-
-    def follow(self) -> AsyncGenerator[FeedItem]:
-        """The feed, for ever."""
-
-    async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
-        """Name the rows and nodes whose figures are wanted. Moves, flags, new and removed rows come for all of them."""
-
-    async def aclose(self) -> None:
-        """Close the connections that calls were made over."""
 
 
 class HubConnection:
@@ -49,7 +31,7 @@ class HubConnection:
 
     @cached_property
     def api(self) -> HubApi:
-        """The hub's calls."""
+        """The hub's calls. They raise `loradeck.client.errors.ClientError`."""
         # HTTP and all of the hub's calls: nothing that the first frame waits for.
         from loradeck.client.api import HubApi
         from loradeck.client.transport import Transport
@@ -57,7 +39,7 @@ class HubConnection:
         return HubApi(Transport(self._endpoint, hubs=self._hubs), lookup_s=LOOKUP_S)
 
     async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
-        """Name the rows and nodes whose figures are wanted."""
+        """Name the rows and nodes whose figures are wanted. Moves, flags, new and removed rows come for all of them."""
         await self._feed.show(tuple(f"{tenant}/{route}" for tenant, route in sorted(rows)), tuple(sorted(nodes)))
 
     async def aclose(self) -> None:

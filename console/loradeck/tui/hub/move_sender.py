@@ -12,7 +12,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.moves import MoveResult, RewindRequest, UndoRequest
 from loradeck.schemas.state import NodeRow
-from loradeck.tui.hub.connection import Connection
+from loradeck.tui.hub.connection import HubConnection
 from loradeck.tui.key_checks.orders import took
 from loradeck.tui.key_checks.sign import after_signing
 from loradeck.tui.keys.action import Action
@@ -33,7 +33,7 @@ AT_ONCE = 8
 class MoveSender:
     """Moves on their way. `changed` is called whenever something new is known of one."""
 
-    _hub: Connection
+    _hub: HubConnection
     _state: ConsoleState
     _changed: Callable[[], None]
     _reported: list[OwnMove] = field(default_factory=list, init=False)

@@ -19,7 +19,7 @@ from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import ReleaseView
-from loradeck.tui.hub.connection import Connection
+from loradeck.tui.hub.connection import HubConnection
 from loradeck.tui.hub.release_labels import Labels
 from loradeck.tui.key_checks.promote import newest
 from loradeck.tui.keys.action import Action, Screen
@@ -72,7 +72,7 @@ class Queries:
         notice: shows a line, with its style.
     """
 
-    _hub: Connection
+    _hub: HubConnection
     _state: ConsoleState
     _start: Callable[[Coroutine[Any, Any, None]], None]
     _changed: Callable[[], None]

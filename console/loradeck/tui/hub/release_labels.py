@@ -3,7 +3,7 @@
 from collections.abc import Collection, Hashable, Mapping
 
 from loradeck.client.errors import ClientError
-from loradeck.tui.hub.connection import Connection
+from loradeck.tui.hub.connection import HubConnection
 from loradeck.tui.model.registry import Registry
 from loradeck.tui.model.state import ConsoleState
 
@@ -17,7 +17,7 @@ AT_A_TIME = 4
 class Labels:
     """The labels to ask for. The hub is asked once for each release that nobody has described."""
 
-    def __init__(self, hub: Connection, state: ConsoleState) -> None:
+    def __init__(self, hub: HubConnection, state: ConsoleState) -> None:
         self._hub = hub
         self._state = state
         self._asked: dict[str, str] = {}

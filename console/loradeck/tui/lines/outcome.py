@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from loradeck.client.errors import ClientError
-from loradeck.client.prepare_progress import prepare_progress
+from loradeck.client.job_words import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import Reached

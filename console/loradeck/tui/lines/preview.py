@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 
 from loradeck.client.candidate_words import gets, who_goes_where
-from loradeck.client.prepare_progress import prepare_progress
+from loradeck.client.job_words import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
 from loradeck.rules.serving.proof import Reached

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 
-from loradeck.client.log_gaps import gap_notes
+from loradeck.client.job_words import gap_notes
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine
 from loradeck.tui.model.registry import Fetch
 from loradeck.tui.text.spans import clock
