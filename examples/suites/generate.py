@@ -226,22 +226,26 @@ licence_class = "Apache-2.0"
 purpose = ["evaluate"]
 """
 
-GATE = """# acme's own suite first, then what no version may lose: 40 items see a drop of 15 points, and no smaller one.
+GATE = """# acme's own suite first, then what no version may lose: 40 items carry 15 points, and no fewer.
 suite = "held-out"
 min_exact = 0.8
 max_drop = 0.15
+bound_drop = true
 
 [[also]]
 suite = "general"
 max_drop = 0.15
+bound_drop = true
 
 [[also]]
 suite = "red-team"
 max_drop = 0.15
+bound_drop = true
 
 [[also]]
 suite = "calls"
 max_drop = 0.15
+bound_drop = true
 """
 
 

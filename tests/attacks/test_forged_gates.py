@@ -133,6 +133,63 @@ async def test_a_gate_and_signers_are_loosened_with_a_reason_that_the_event_keep
     await deck.ok("PUT", ROUTE, strict | {"min_replicas": 2})
 
 
+async def test_small_drops_do_not_add_up_and_nobody_moves_the_anchor_alone(deck: Deck, agent: FakeAgent) -> None:
+    """The attack: each release is a little worse than the one before, and the anchor follows them."""
+    suite = await deck.suite()
+    first, second, third = [await deck.release(seed=seed) for seed in (1, 2, 3)]
+    bounding = GateConfig(suite=suite, max_drop=0.35, bound_drop=True)
+    gated = SOON | {"gate": bounding.model_dump(mode="json")}
+    await deck.ok("PUT", ROUTE, gated)
+    for release, exact in ((first, 20), (second, 17), (third, 14)):
+        await evaluate(deck, agent, release, suite, exact)
+    await deck.promote(first)
+    await deck.promote(second)
+    assert deck.hub.gates.anchor(("acme", "production")) == first, "the first that was attested"
+    problem = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote(deck, third))
+    assert problem.title.endswith("failed its gate: drop from anchor")
+
+    moved = SOON | {"gate": bounding.model_copy(update={"anchor": second}).model_dump(mode="json")}
+    ann = await deck.as_role("releaser")
+    bob = deck.with_token((await deck.ok("POST", "tokens", {"name": "bob", "role": "releaser"}))["token"])
+    for change in (moved, SOON | {"gate": None}):
+        await deck.refused(422, "reason_required", "PUT", ROUTE, change, ann)
+        for _ in range(2):
+            await deck.refused(409, "second_person", "PUT", f"{ROUTE}?reason=why not", change, ann)
+    kept = await deck.ok("PUT", ROUTE, gated, ann)
+    assert kept["gate"]["anchor"] == first, "settings without an anchor leave the one that stands"
+    await deck.refused(409, "second_person", "PUT", f"{ROUTE}?reason=a new base", moved, ann)
+    await deck.ok("PUT", f"{ROUTE}?reason=a new base", moved, bob)
+    event = deck.hub.log.recent[-1]
+    assert event.payload["loosened"] == [f"gate with the anchor {second[:6]} in place of {first[:6]}"]
+    assert (event.payload["agreed"], event.payload["config"]["gate"]["anchor"]) == ("releaser", second)
+    await deck.promote(third)
+
+
+async def test_an_anchor_is_the_attested_live_release_and_has_to_be_evaluated_like_it(
+    deck: Deck, agent: FakeAgent
+) -> None:
+    first, second, third = [await deck.release(seed=seed) for seed in (1, 2, 3)]
+    await deck.promote(first)
+    old = await deck.suite()
+    bounding = GateConfig(suite=old, max_drop=0.35, bound_drop=True)
+    kept = await deck.ok("PUT", ROUTE, SOON | {"gate": bounding.model_dump(mode="json")})
+    assert kept["gate"]["anchor"] == first
+    for release in (first, second):
+        await evaluate(deck, agent, release, old, 20)
+    await deck.promote(second)
+    new = await deck.suite(items=24)
+    gate = kept["gate"] | {"suite": new, "anchor": None}
+    await deck.ok("PUT", f"{ROUTE}?reason=new items", SOON | {"gate": gate})
+    for release in (second, third):
+        await evaluate(deck, agent, release, new, 20)
+    problem = await deck.refused(409, "gate_missing", "POST", f"{ROUTE}/promote", promote(deck, third))
+    assert "anchor" in problem.title
+    await evaluate(deck, agent, first, new, 20)
+    await deck.promote(third)
+    stranger = bounding.model_copy(update={"anchor": "e" * 64}).model_dump(mode="json")
+    await deck.refused(404, "unknown_release", "PUT", f"{ROUTE}?reason=x", SOON | {"gate": stranger})
+
+
 async def test_where_a_route_asks_for_two_people_nobody_loosens_it_alone(deck: Deck) -> None:
     suite = await deck.suite()
     review = ReviewGate(items=5, people=2)

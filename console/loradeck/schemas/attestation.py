@@ -195,11 +195,14 @@ class CheckResult(Strict, defer_build=True):
     won: int | None = Field(None, description="drop: the reverse")
     p: float | None = Field(None, description="drop: McNemar's exact one-sided p, for a drop of nothing")
     visible: float | None = Field(None, description="drop: the smallest one that n items see with 80 % power")
+    bound: float | None = Field(
+        None, exclude_if=lambda bound: bound is None, description="drop: its upper one-sided 95 % bound, which decides"
+    )
 
     @property
     def at_most(self) -> bool:
         """Whether the threshold is the largest value that passes, rather than the smallest."""
-        return self.name in ("drop", "p95", "imported")
+        return self.name in ("drop", "drop from anchor", "p95", "imported")
 
     def in_unit(self, value: float) -> str:
         """Formats a value of this check for people: '97.1%', '840 ms', '2'."""
@@ -211,6 +214,9 @@ class GateResult(Strict, defer_build=True):
 
     release: Digest
     against: Digest | None = Field(description="the live release it was compared with")
+    anchor: Digest | None = Field(
+        None, exclude_if=lambda anchor: anchor is None, description="the fixed release it was compared with, too"
+    )
     suite: Digest = Field(description="the gate's own suite; a check on another suite names it")
     passed: bool
     checks: tuple[CheckResult, ...]

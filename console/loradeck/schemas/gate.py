@@ -25,6 +25,11 @@ class SuiteGate(Strict, defer_build=True):
         description="largest net share of items lost against the live release; 1 compares nothing. The suite must "
         "have the items to see such a drop; 0 forbids any drop on these items and promises nothing about others",
     )
+    bound_drop: bool = Field(
+        False,
+        exclude_if=lambda bound: not bound,
+        description="the upper one-sided 95 % bound of the loss must be under max_drop, not the loss alone",
+    )
     canaries: bool = Field(False, description="every canary of the suite must be answered as its kind requires")
     max_p95_ms: float | None = Field(None, gt=0, description="95th percentile of the executor's time for an item, ms")
 
@@ -32,6 +37,8 @@ class SuiteGate(Strict, defer_build=True):
     def _bounded(self) -> Self:
         if self.bound and self.min_exact == 1:
             raise ValueError("no number of items bounds a share by 1: give min_exact under 1, or bound = false")
+        if self.bound_drop and not 0 < self.max_drop < 1:
+            raise ValueError("a loss is bounded by a max_drop above 0 and under 1: give one, or bound_drop = false")
         return self
 
 
@@ -57,11 +64,23 @@ class GateConfig(SuiteGate):
         None, description="route of this tenant on which a candidate must be attested first: staging"
     )
     review: ReviewGate | None = None
+    anchor: Digest | None = Field(
+        None,
+        exclude_if=lambda anchor: anchor is None,
+        description="release that candidates are compared with beside the live one. Where a suite bounds its drop and "
+        "this is left out, the hub puts in the one that stands, or the attested live release; with none live it is the "
+        "first that is attested on the route",
+    )
 
     @property
     def suites(self) -> tuple[SuiteGate, ...]:
         """All suites of the gate, its own first."""
         return (self, *self.also)
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether candidates are compared with an anchor, once there is one."""
+        return self.anchor is not None or any(part.bound_drop for part in self.suites)
 
     @model_validator(mode="after")
     def _once(self) -> Self:

@@ -31,7 +31,7 @@ def rows(tmp_path: Path) -> Path:
 def test_a_gate_result_is_listed_check_by_check(desk: Desk, tenant: str, rows: Path) -> None:
     suite = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)["digest"]
     assert "no gate results" in desk.run("gate", "ls", tenant).stdout
-    desk.json("route", "set", tenant, "--gate-suite", "judge", "--min-exact", "0.8")
+    desk.json("route", "set", tenant, "--gate-suite", "judge", "--min-exact", "0.8", "--max-drop", "0")
     release = desk.json("adapter", "show", tenant, "words", "v3")["release"]
     items = [{"id": f"i{n}", "answer": "x", "exact": n < 3, "valid": True} for n in range(5)]
     report = EvaluationReport.model_validate(
@@ -56,6 +56,7 @@ def test_a_gate_result_is_listed_check_by_check(desk: Desk, tenant: str, rows: P
 GATE = """
 suite = "judge"
 min_exact = 0.8
+max_drop = 0
 
 [[also]]
 suite = "red"
@@ -123,12 +124,37 @@ def test_a_gate_that_cannot_stand_is_refused_and_the_one_before_it_stays(
 ) -> None:
     desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)
     file = tmp_path / "gate.toml"
-    file.write_text('suite = "judge"\nmin_exact = 0.8\n')
+    file.write_text('suite = "judge"\nmin_exact = 0.8\nmax_drop = 0\n')
     kept = desk.json("gate", "set", tenant, "--file", file)
     file.write_text(text)
     problem = desk.refused(status, code, "gate", "set", tenant, "--file", file)
     assert what in " ".join((problem["title"], problem["detail"], problem["fix"])), problem
     assert desk.json("route", "show", tenant, "--settings") == kept
+
+
+def test_a_new_gate_bounds_its_drops_by_five_points_and_one_that_stands_keeps_what_it_asks(
+    desk: Desk, tenant: str, tmp_path: Path
+) -> None:
+    rows = tmp_path / "many.jsonl"
+    rows.write_text("".join(json.dumps({"id": f"i{n}", "prompt": f"p{n}", "answer": "a"}) + "\n" for n in range(246)))
+    desk.json("suite", "add", rows, "--tenant", tenant, "--name", "many", *PROVENANCE)
+    file = tmp_path / "gate.toml"
+    file.write_text('suite = "many"\nmin_exact = 0.8\n')
+    gate = desk.json("gate", "set", tenant, "staging", "--file", file)["gate"]
+    assert (gate["max_drop"], gate["bound_drop"]) == (0.05, True)
+    shown = desk.run("gate", "show", tenant, "staging").stdout
+    assert "drop surely under 5.0%\n" in shown
+    assert "anchor the first release that is attested here" in shown
+    flags = ("--gate-suite", "many", "--max-drop", "0.1", "--no-bound-drop")
+    gate = desk.json("route", "set", tenant, "qa", *flags)["gate"]
+    assert (gate["max_drop"], "bound_drop" in gate) == (0.1, False)
+    gate = desk.json("gate", "set", tenant, "qa", "--file", file)["gate"]
+    assert (gate["max_drop"], "bound_drop" in gate) == (0.0, False)
+    gate = desk.json("gate", "anchor", tenant, "staging", "v3")["gate"]
+    assert gate["anchor"] == desk.json("adapter", "show", tenant, "words", "v3")["release"]
+    assert "anchor v3/" in desk.run("gate", "show", tenant, "staging").stdout
+    alone = desk.refused(1, "second_person", "gate", "anchor", tenant, "staging", "v2", "--reason", "it is newer")
+    assert "gate with the anchor" in alone["detail"]
 
 
 def test_the_demos_gate_stands_on_the_suite_that_it_is_for(desk: Desk, base: str) -> None:
@@ -246,12 +272,12 @@ def test_freeze_windows_stand_in_the_gates_file(
 ) -> None:
     desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)
     file = tmp_path / "gate.toml"
-    file.write_text(f'suite = "judge"\n{freeze}')
+    file.write_text(f'suite = "judge"\nmax_drop = 0\n{freeze}')
     if code:
         desk.refused(2, code, "gate", "set", tenant, "--file", file)
         return
     assert desk.json("gate", "set", tenant, "--file", file)["freeze"] == [[7_195_046_400_000, 7_195_129_200_000]]
-    file.write_text('suite = "judge"\nmin_exact = 0.5\n')
+    file.write_text('suite = "judge"\nmin_exact = 0.5\nmax_drop = 0\n')
     assert len(desk.json("gate", "set", tenant, "--file", file)["freeze"]) == 1, "a file without any leaves them"
 
 
@@ -294,8 +320,8 @@ def test_the_glass_is_broken_on_the_hubs_host_and_the_route_is_red_until_somebod
 ) -> None:
     desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)
     strict, loose = tmp_path / "strict.toml", tmp_path / "loose.toml"
-    strict.write_text('suite = "judge"\nmin_exact = 0.8\n[review]\nitems = 2\npeople = 2\n')
-    loose.write_text('suite = "judge"\nmin_exact = 0.1\n')
+    strict.write_text('suite = "judge"\nmin_exact = 0.8\nmax_drop = 0\n[review]\nitems = 2\npeople = 2\n')
+    loose.write_text('suite = "judge"\nmin_exact = 0.1\nmax_drop = 0\n')
     desk.json("gate", "set", tenant, "--file", strict)
     change = ("gate", "set", tenant, "--file", loose, "--yes")
     assert "--break-glass" in desk.refused(1, "second_person", *change, "--reason", "it burns")["fix"]

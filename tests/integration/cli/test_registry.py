@@ -174,7 +174,9 @@ def test_a_route_is_set_from_a_file_and_flags_change_one_thing(
 ) -> None:
     desk.json("suite", "add", rows, "--tenant", tenant, "--name", "gate", *PROVENANCE)
     file = tmp_path / "route.toml"
-    file.write_text('min_replicas = 2\nplacement = { site = "eu-1" }\n[gate]\nsuite = "gate"\nmin_exact = 0.8\n')
+    file.write_text(
+        'min_replicas = 2\nplacement = { site = "eu-1" }\n[gate]\nsuite = "gate"\nmin_exact = 0.8\nmax_drop = 0\n'
+    )
     kept = RouteConfig.model_validate(desk.json("route", "set", tenant, "staging", "--file", file))
     assert kept.gate is not None
     assert (kept.min_replicas, kept.placement, kept.gate.min_exact) == (2, {"site": "eu-1"}, 0.8)
@@ -219,7 +221,7 @@ def test_the_suite_of_a_gate_is_the_tenants_own_although_another_has_a_newer_one
     own = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "twin", *PROVENANCE)["digest"]
     desk.json("tenant", "create", "neighbour")
     other = desk.json("suite", "add", rows, "--tenant", "neighbour", "--name", "twin", *PROVENANCE)["digest"]
-    config = desk.json("route", "set", tenant, "staging", "--gate-suite", "twin")
+    config = desk.json("route", "set", tenant, "staging", "--gate-suite", "twin", "--max-drop", "0")
     assert RouteConfig.model_validate(config).gate is not None
     assert config["gate"]["suite"] == own != other
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -51,6 +52,94 @@ def judge(candidate: EvaluationReport, live: EvaluationReport | None = None, **g
 def named(result: GateResult, name: str) -> CheckResult:
     (found,) = [check for check in result.checks if check.name == name]
     return found
+
+
+def drawn(draw: random.Random, label: str, before: str, *, lost: float, won: float) -> EvaluationReport:
+    """A release that answers as `before`, but for the shares of items that it truly loses and wins."""
+    right = before.count("+") / len(before)
+    flips = {"+": lost / right, "-": won / (1 - right) if right < 1 else 0.0}
+    return report(label, "".join("-+"[(mark == "+") ^ (draw.random() < flips[mark])] for mark in before))
+
+
+START = ("+" * 9 + "-") * 25
+"""The live release's answers to 250 items, nine of ten right."""
+
+
+def test_a_candidate_that_truly_loses_the_limit_is_nearly_always_stopped_by_the_bound() -> None:
+    """By the drop alone about every second one passed."""
+    draw, passed = random.Random(1), {True: 0, False: 0}
+    for _ in range(60):
+        candidate = drawn(draw, "v2", START, lost=0.075, won=0.025)
+        for bound in passed:
+            result = judge(candidate, report("v1", START), max_drop=0.05, bound_drop=bound)
+            passed[bound] += named(result, "drop").passed
+    assert passed[True] <= 8
+    assert 20 <= passed[False] <= 45
+
+
+def test_ten_releases_that_each_lose_two_points_do_not_pass_an_anchor() -> None:
+    draw = random.Random(2)
+
+    def chain(*, anchored: bool) -> int:
+        live, passed = report("v0", START), 0
+        anchor = report("v0", START)
+        for release in range(1, 11):
+            marks = "".join("-+"[item.exact] for item in live.items)
+            candidate = drawn(draw, f"v{release}", marks, lost=0.05, won=0.03)
+            records = GateRecords(
+                reports={SUITE: candidate},
+                live={SUITE: live},
+                anchor=(anchor.release, {SUITE: anchor}) if anchored and passed else None,
+            )
+            config = GateConfig(suite=SUITE, max_drop=0.05, bound_drop=anchored)
+            if gates.judge(candidate.release, live.release, config, records).passed:
+                live, passed = candidate, passed + 1
+        return passed
+
+    assert sum(chain(anchored=False) for _ in range(4)) >= 32, "of forty"
+    assert max(chain(anchored=True) for _ in range(4)) <= 4, "of ten"
+
+
+def test_a_gate_without_a_report_of_its_anchor_fails_and_says_which_is_missing() -> None:
+    same = report("v1", START)
+    records = GateRecords(reports={SUITE: report("v2", START)}, live={SUITE: same}, anchor=(rid("v0"), {}))
+    config = GateConfig(suite=SUITE, max_drop=0.05, bound_drop=True)
+    result = gates.judge(rid("v2"), rid("v1"), config, records)
+    assert (result.passed, result.anchor) == (False, rid("v0"))
+    assert "anchor" in named(result, "drop from anchor").note
+    assert named(result, "drop").passed
+
+
+def test_a_bound_says_what_is_surely_not_lost_and_a_small_suite_what_it_carries() -> None:
+    result = judge(report("v2", START), report("v1", START), max_drop=0.05, bound_drop=True)
+    assert named(result, "drop").note == "at most 1.1% lost, at 95 % confidence"
+    result = judge(report("v2", START[:60]), report("v1", START[:60]), max_drop=0.05, bound_drop=True)
+    check = named(result, "drop")
+    assert check.note.startswith("suite too small: 60 shared items, 246 are needed to see a drop of 5.0%")
+    assert check.note.endswith("; they carry one of 9.98%")
+    assert (check.passed, check.too_small) == (False, True)
+
+
+def test_no_loss_is_bounded_by_nothing_or_by_everything() -> None:
+    for limit in (0.0, 1.0):
+        with pytest.raises(ValidationError, match="bound_drop = false"):
+            GateConfig(suite=SUITE, max_drop=limit, bound_drop=True)
+
+
+def test_a_gate_of_an_earlier_version_keeps_its_digest() -> None:
+    config = GateConfig(suite=SUITE, max_drop=0.05)
+    assert {"bound_drop", "anchor"}.isdisjoint(config.model_dump(mode="json"))
+
+
+def test_an_anchor_is_the_one_that_is_named_then_the_one_that_stands_then_the_live_release() -> None:
+    bounding, bare = GateConfig(suite=SUITE, max_drop=0.05, bound_drop=True), GateConfig(suite=SUITE)
+    named_one = bounding.model_copy(update={"anchor": rid("v3")})
+    assert gates.anchored(named_one, rid("v2"), rid("v1")).anchor == rid("v3")
+    assert gates.anchored(bounding, rid("v2"), rid("v1")).anchor == rid("v2")
+    assert gates.anchored(bounding, None, rid("v1")).anchor == rid("v1")
+    assert gates.anchored(bounding, None, None) == bounding
+    assert gates.anchored(bare, rid("v2"), rid("v1")).anchor == rid("v2")
+    assert gates.anchored(bare, None, rid("v1")) == bare
 
 
 # ---- thresholds ------------------------------------------------------------------------------------------
@@ -169,7 +258,7 @@ def test_a_suite_too_small_for_its_own_limit_does_not_pass_though_nothing_was_lo
     check = named(result, "drop")
     assert (check.too_small, result.passed) == (small, not small)
     if small:
-        assert check.note == "suite too small: 245 shared items, 246 are needed to see a drop of 5.0%"
+        assert check.note.startswith("suite too small: 245 shared items, 246 are needed to see a drop of 5.0%")
 
 
 def test_releases_that_differ_much_may_fail_by_chance_and_the_note_says_so() -> None:

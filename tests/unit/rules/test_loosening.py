@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.quality.loosening import loosened, needs_two
+from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.schemas.gate import GateConfig, ReviewGate, SuiteGate
 from loradeck.schemas.route import RouteConfig
 
@@ -17,7 +17,8 @@ PARTS = st.builds(
     min_exact=SHARE,
     min_valid=SHARE,
     bound=st.booleans(),
-    max_drop=SHARE,
+    max_drop=st.sampled_from([0.05, 0.5, 0.9]),
+    bound_drop=st.booleans(),
     canaries=st.booleans(),
     max_p95_ms=st.none() | st.sampled_from([100.0, 200.0]),
 )
@@ -68,6 +69,17 @@ def test_two_changes_that_loosen_nothing_loosen_nothing_together(
 ) -> None:
     if not loosened(a, b) and not loosened(b, c):
         assert loosened(a, c) == ()
+
+
+@given(CONFIGS)
+def test_an_anchor_is_moved_by_another_one_and_by_no_gate_and_stays_otherwise(one: RouteConfig) -> None:
+    assert not moves_anchor(one, None)
+    assert moves_anchor(RouteConfig(), SUITES[0])
+    if one.gate is not None:
+        same = one.model_copy(update={"gate": one.gate.model_copy(update={"anchor": SUITES[0]})})
+        moved = one.model_copy(update={"gate": one.gate.model_copy(update={"anchor": SUITES[1]})})
+        assert (moves_anchor(same, SUITES[0]), moves_anchor(moved, SUITES[0])) == (False, True)
+        assert loosened(same, moved, SUITES[0]) == ("gate with the anchor bbbbbb in place of aaaaaa",)
 
 
 @given(CONFIGS)

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from loradeck.rules.quality.statistics import (
+    drop_bound,
     items_to_bound,
     lower_bound,
     mcnemar,
@@ -39,6 +40,28 @@ def test_the_smallest_visible_drop_is_seen_as_often_as_it_says() -> None:
     draws = np.random.default_rng(7).multinomial(246, [0.05 + drop / 2, 0.05 - drop / 2, 0.9], size=3_000)
     seen = np.mean([mcnemar(int(lost), int(won)) <= 0.05 for lost, won, _ in draws])
     assert 0.70 < seen < 0.85
+
+
+def test_the_bound_of_a_drop_is_where_the_score_test_just_rules_it_out() -> None:
+    """At no pair that differs it is z^2 / (n + z^2); else the score statistic at the bound is z (Tango 1998)."""
+    z = scipy.stats.norm.ppf(0.95)
+    assert drop_bound(0, 0, 246) == pytest.approx(z * z / (246 + z * z), rel=1e-9)
+    for lost, won, n in ((12, 5, 246), (0, 9, 60), (30, 30, 100), (7, 0, 20), (1, 19, 20)):
+        drop = drop_bound(lost, won, n)
+        likelihoods = [  # by a grid: the share of won pairs that makes the counts likeliest at this drop
+            (lost * math.log(w + drop) + won * math.log(w) + (n - lost - won) * math.log(1 - 2 * w - drop), w)
+            for w in np.linspace(max(1e-9, 1e-9 - drop), (1 - drop) / 2 - 1e-9, 200_001)
+        ]
+        wins = max(likelihoods)[1]
+        statistic = (drop - (lost - won) / n) / math.sqrt((2 * wins + drop - drop * drop) / n)
+        assert statistic == pytest.approx(z, rel=1e-3), (lost, won, n)
+
+
+def test_the_bound_of_a_drop_at_its_ends() -> None:
+    assert drop_bound(0, 0, 0) == drop_bound(5, 0, 5) == 1.0
+    assert drop_bound(0, 200, 200) < -0.97
+    with pytest.raises(ValueError, match="not a comparison"):
+        drop_bound(3, 3, 5)
 
 
 def test_no_number_of_items_sees_a_drop_of_nothing_and_two_items_see_none() -> None:

@@ -9,7 +9,7 @@ import click
 
 from loradeck.cli.shared.exits import Exit, misused
 from loradeck.cli.shared.files import checked, rows_of, toml_of
-from loradeck.cli.shared.gate_file import freeze_of, with_digests
+from loradeck.cli.shared.gate_file import freeze_of, gate_settings
 from loradeck.cli.shared.naming import Pointer, moment, on_pointer, pointer_and_release, release_named
 from loradeck.cli.shared.options import break_glass_option, reason_option, yes_option
 from loradeck.cli.shared.output import Output, utc
@@ -39,7 +39,7 @@ async def set_gate(s: Session, at: Pointer, file: Path, reason: str, break_glass
     before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
     settings = await asyncio.to_thread(toml_of, file)
     freeze = freeze_of(settings.pop("freeze")) if "freeze" in settings else before.freeze
-    gate = checked(GateConfig, await with_digests(s.api, at.tenant, settings), where=str(file), file=file)
+    gate = checked(GateConfig, await gate_settings(s.api, at.tenant, settings, before.gate), where=str(file), file=file)
     config = before.model_copy(update={"gate": gate, "freeze": freeze})
     if before.gate is not None and config != before:
         s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)
@@ -47,6 +47,24 @@ async def set_gate(s: Session, at: Pointer, file: Path, reason: str, break_glass
         at.tenant, at.route, config, break_glass or reason, break_glass=break_glass is not None
     )
     s.out.answer(kept, f"the gate of {at} is set")
+
+
+@gate.command("anchor")
+@click.argument("words", nargs=-1, metavar="TENANT [ROUTE] RELEASE")
+@reason_option()
+@break_glass_option
+@writes
+async def move_anchor(s: Session, /, words: tuple[str, ...], reason: str, break_glass: str | None) -> None:
+    """Compare candidates with another fixed release from now on. Two people ask for it, each with a reason."""
+    at, name = pointer_and_release(words)
+    before, anchor = await _route(s, at), await release_named(s.api, at.tenant, name)
+    if before.gate is None:
+        raise misused(f"{at} has no gate", fix=f"loradeck gate set {at.tenant} {at.route} --file FILE", code="no_gate")
+    config = before.model_copy(update={"gate": before.gate.model_copy(update={"anchor": anchor.id})})
+    kept = await s.api.set_route(
+        at.tenant, at.route, config, break_glass or reason, break_glass=break_glass is not None
+    )
+    s.out.answer(kept, f"candidates of {at} are compared with {anchor.label}, too")
 
 
 @gate.command("freeze")
@@ -97,6 +115,11 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
     s.out.heading(f"{at}  gate")
     for part in config.gate.suites:
         s.out.say(f"  {suites.get(part.suite, short(part.suite))} {short(part.suite)}: {_asks(part)}")
+    names = {view.id: f"{view.label}/{view.base_label}" for view in await s.api.releases(at.tenant)}
+    if config.gate.is_anchored:
+        first = "the first release that is attested here"
+        anchor = config.gate.anchor
+        s.out.say(f"  anchor {names.get(anchor, short(anchor)) if anchor else first}")
     if config.gate.after is not None:
         s.out.say(f"  attested on {config.gate.after} first")
     if (asked := config.gate.review) is not None:
@@ -106,7 +129,6 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
     if newest is None:
         s.out.say("no result yet; loradeck job evaluate TENANT RELEASE --suite SUITE")
         return
-    names = {view.id: f"{view.label}/{view.base_label}" for view in await s.api.releases(at.tenant)}
     _result(s, newest, names, suites)
 
 
@@ -229,7 +251,7 @@ def _asks(part: SuiteGate) -> str:
     sure = " (exact 95 % lower bound)" if part.bound else ""
     asks = [f"exact at least {part.min_exact:.1%}{sure}", f"valid at least {part.min_valid:.1%}"]
     if part.max_drop < 1:
-        asks.append(f"drop at most {part.max_drop:.1%}")
+        asks.append(f"drop {'surely under' if part.bound_drop else 'at most'} {part.max_drop:.1%}")
     if part.canaries:
         asks.append("every canary")
     if part.max_p95_ms is not None:
@@ -240,6 +262,7 @@ def _asks(part: SuiteGate) -> str:
 def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: Mapping[str, str]) -> None:
     result = GateResult.model_validate(newest.body)
     against = f" against {names.get(result.against, short(result.against))}" if result.against else ""
+    against += f" and the anchor {names.get(result.anchor, short(result.anchor))}" if result.anchor else ""
     outcome = "passed" if result.passed else "FAILED"
     s.out.heading(f"{names.get(result.release, short(result.release))}{against}  {outcome}  {utc(newest.at_ms)}")
     for check in result.checks:

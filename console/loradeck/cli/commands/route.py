@@ -9,7 +9,7 @@ import click
 
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, json_of, text_of, toml_of
-from loradeck.cli.shared.gate_file import with_digests
+from loradeck.cli.shared.gate_file import gate_settings
 from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
 from loradeck.cli.shared.once import by_urgency, pointers
 from loradeck.cli.shared.options import break_glass_option, reason_option, yes_option
@@ -43,6 +43,11 @@ def route() -> None:
 @click.option("--min-exact", type=float, help="Gate: least share of exact answers, 0 to 1.")
 @click.option("--min-valid", type=float, help="Gate: least share of valid answers, 0 to 1.")
 @click.option("--max-drop", type=float, help="Gate: largest loss against the live release, 0 to 1.")
+@click.option(
+    "--bound-drop/--no-bound-drop",
+    default=None,
+    help="Gate: whether the 95 % bound of the loss must be under --max-drop, as a new gate asks, or only the loss.",
+)
 @click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that live answers must satisfy.")
 @click.option(
     "--promise-bad",
@@ -89,7 +94,7 @@ async def set_route(
         settings = await asyncio.to_thread(toml_of, file)
     else:
         settings = before.model_dump(mode="json") if before else {}
-    await _put(s.api, at.tenant, settings, flags)
+    await _put(s.api, at.tenant, settings, flags, before)
     config = checked(RouteConfig, settings, where=str(file or at), file=file)
     if before is not None and config != before:
         for line in _differences(before, config):
@@ -274,8 +279,10 @@ def _goes(preview: Preview) -> str:
     return f"{target.label} {short(target.id)} on {target.base_label}   {nearness(preview)}{asks}"
 
 
-async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[str, Any]) -> None:
-    """Puts the flags into the settings, and replaces the name of the gate's suite by its digest.
+async def _put(
+    api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[str, Any], before: RouteConfig | None
+) -> None:
+    """Puts the flags into the settings, replaces the name of the gate's suite by its digest, and completes the gate.
 
     Raises: CliError: a flag is wrong, or the suite is unknown.
     """
@@ -300,6 +307,7 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
     into("gate", "min_exact", flags["min_exact"])
     into("gate", "min_valid", flags["min_valid"])
     into("gate", "max_drop", flags["max_drop"])
+    into("gate", "bound_drop", flags["bound_drop"])
     into("objectives", "bad", flags["promise_bad"])
     into("objectives", "errors", flags["promise_errors"])
     into("objectives", "ttft_ms", flags["promise_ttft_ms"])
@@ -309,7 +317,7 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
         await asyncio.to_thread(json_of, flags["answer_schema"])
         into("checks", "answer_schema", await asyncio.to_thread(text_of, flags["answer_schema"]))
     if isinstance(settings.get("gate"), dict):
-        settings["gate"] = await with_digests(api, tenant, settings["gate"])
+        settings["gate"] = await gate_settings(api, tenant, settings["gate"], before.gate if before else None)
 
 
 def _differences(before: RouteConfig, after: RouteConfig) -> list[str]:

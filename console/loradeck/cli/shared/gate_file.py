@@ -6,10 +6,17 @@ from typing import Any
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.naming import owned_named
 from loradeck.client.api import HubApi
+from loradeck.schemas.gate import GateConfig
+
+MAX_DROP = 0.05
+"""Largest drop of a new gate that names none; docs/gates.md."""
 
 
-async def with_digests(api: HubApi, tenant: str, gate: dict[str, Any]) -> dict[str, Any]:
-    """Replaces the names of the tenant's suites in a gate's settings by their digests.
+async def gate_settings(api: HubApi, tenant: str, gate: dict[str, Any], before: GateConfig | None) -> dict[str, Any]:
+    """Replaces the names of the tenant's suites in a gate's settings by their digests, and puts in what is left out.
+
+    A new gate bounds its drops (`bound_drop`), by MAX_DROP where it names no `max_drop`. Where a gate stands, one that
+    does not say asks what that one asks.
 
     Raises: CliError: the tenant has no such suite, or `also` is not a list of tables.
     """
@@ -20,7 +27,12 @@ async def with_digests(api: HubApi, tenant: str, gate: dict[str, Any]) -> dict[s
 
     def resolved(part: dict[str, Any]) -> dict[str, Any]:
         name = part.get("suite")
-        return part | {"suite": owned_named("suite", name, tenant, known)} if isinstance(name, str) else part
+        named = part | {"suite": owned_named("suite", name, tenant, known)} if isinstance(name, str) else part
+        asked = {one.suite: one.bound_drop for one in before.suites} if before is not None else {}
+        bound = asked.get(str(named.get("suite")), before.bound_drop if before is not None else True)
+        if not bound or "bound_drop" in part or part.get("max_drop") in (0, 1):
+            return named
+        return {"max_drop": MAX_DROP} | named | {"bound_drop": True}
 
     return resolved(gate) | ({"also": [resolved(part) for part in also]} if also else {})
 

@@ -16,7 +16,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
 from loradeck.rules.quality import gates
-from loradeck.rules.quality.loosening import loosened, needs_two
+from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.residency import promote_asks
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.counts import NO_COUNTS
@@ -187,11 +187,15 @@ async def set_route(
     """Replaces a route's settings; creates the route where there was none.
 
     Signers and gates are loosened with a reason; where the gate's review asks for two people, once a second one has
-    asked for the same within a day, or at once on the hub's host with `break_glass`.
+    asked for the same within a day, or at once on the hub's host with `break_glass`. Two also move a gate's anchor; a
+    gate without one keeps the one that stands.
     """
-    key = (tenant, route)
+    key, anchor = (tenant, route), hub.gates.anchor((tenant, route))
     if body.gate is not None:
-        items = {}
+        body, items = body.model_copy(update={"gate": hub.gates.anchored(key, body.gate)}), {}
+        assert body.gate is not None
+        if body.gate.anchor is not None:
+            hub.catalogue.known(tenant, body.gate.anchor)
         for part in body.gate.suites:
             suite = hub.catalogue.suites.get(part.suite)
             if suite is None or suite.tenant != tenant:
@@ -210,7 +214,8 @@ async def set_route(
             )
     agreed: str | None = None
     before = hub.log.state.tenant(tenant).routes.get(route)
-    if before is not None and needs_two(before) and loosened(before, body) and reason and not break_glass:
+    two = before is not None and loosened(before, body, anchor) and (needs_two(before) or moves_anchor(body, anchor))
+    if before is not None and two and reason and not break_glass:
         change = {"from": before.model_dump(mode="json"), "to": body.model_dump(mode="json")}
         agreed = hub.proposals.agreed(key, change, caller.actor, caller.token)
     await _change(
@@ -225,6 +230,7 @@ async def set_route(
             reason=reason,
             agreed=agreed,
             alone=break_glass,
+            anchor=hub.gates.anchor(key),
         ),
     )
     return hub.log.state.config(key)

@@ -136,11 +136,13 @@ class Garbage:
         catalogue, pointers = self._catalogue, list(self._log.state.pointers.values())
         since = self._clock.now_ms() - request.older_than_days * DAY_MS
         recent = {r for r, release in catalogue.releases.items() if self._made_ms(release) > since}
+        facts, config = self._attestations.facts, self._log.state.config
+        anchors = {anchor for p in pointers if (anchor := facts.anchor(p.key, config(p.key).gate)) is not None}
         roots = retention.roots(
             pointers,
-            {pointer.key: self._attestations.facts.of(pointer.key).attested for pointer in pointers},
+            {pointer.key: facts.of(pointer.key).attested for pointer in pointers},
             before=[pointer for pointer in before.values() if pointer is not None],
-            also={*recent, *self._in_use()},
+            also={*recent, *anchors, *self._in_use()},
         )
         replicas = [replica for node in self._fleet.nodes.values() for replica in node.replicas]
         made = self._attestations.facts.made

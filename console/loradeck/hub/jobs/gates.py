@@ -125,10 +125,15 @@ class Gates:
         own = await self._reports(release, gate)
         alone = gate.review is None or gate.review.people == 1
         compared = await self._reports(live, gate) if live is not None else {}
-        sent = (*own.values(), *compared.values())
+        anchor = self.anchor(key)
+        steady = await self._reports(anchor, gate) if anchor is not None and anchor not in (release, live) else None
+        sent = (*own.values(), *compared.values(), *(steady or {}).values())
         evidence = GateRecords(
             reports={suite: report for suite, (_, report) in own.items()},
             live={suite: report for suite, (_, report) in compared.items()},
+            anchor=(anchor, {suite: report for suite, (_, report) in steady.items()})
+            if anchor is not None and steady is not None
+            else None,
             imported=sorted({f"{self._catalogue.called(r.release)} by {by}" for by, r in sent if by is not None}),
             authors=await self._authors_of(release) if gate.review is not None else frozenset(),
             canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
@@ -145,6 +150,16 @@ class Gates:
             await self._attestations.add(draft)
             log.info("gate pointer=%s/%s release=%s passed=%s", *key, release[:6], result.passed)
         return result
+
+    def anchor(self, key: PointerKey) -> Digest | None:
+        """The release that a pointer's gate compares candidates with beside the live one; None: there is none (yet)."""
+        return self._attestations.facts.anchor(key, self._state.config(key).gate)
+
+    def anchored(self, key: PointerKey, gate: GateConfig) -> GateConfig:
+        """A gate that is about to be set on a pointer, with the anchor that it has then."""
+        pointer, attested = self._state.pointers.get(key), self._attestations.facts.of(key).attested
+        live = pointer.release if pointer is not None and pointer.release in attested else None
+        return gates.anchored(gate, self.anchor(key), live)
 
     async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, tuple[str | None, EvaluationReport]]:
         """The report that counts on each suite of a gate, where there is one, and who sent it; None: a job made it.

@@ -10,6 +10,7 @@ from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
 from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage, Deprecation, GateResult
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry
+from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
 from loradeck.store.sql_log import Store
@@ -35,6 +36,7 @@ class Facts:
 
     def __init__(self) -> None:
         self._attested: dict[PointerKey, dict[str, int]] = defaultdict(dict)
+        self._first: dict[PointerKey, str] = {}
         self._generations: dict[PointerKey, dict[int, tuple[int, int]]] = defaultdict(dict)
         self._soaked: dict[PointerKey, set[str]] = defaultdict(set)
         self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
@@ -100,6 +102,7 @@ class Facts:
         match attestation.kind:
             case AttestationKind.ATTESTED:
                 self._attested[key][subject] = attestation.seq
+                self._first.setdefault(key, subject)
                 self._generations[key][int(body["generation"])] = (int(body["n"]), int(body["m"]))
             case AttestationKind.SOAKED:
                 self._soaked[key].add(subject)
@@ -125,6 +128,15 @@ class Facts:
     def attested_generation(self, key: PointerKey, generation: int) -> tuple[int, int] | None:
         """(proven replicas, placed replicas) with which a generation was attested; None: it was not."""
         return self._generations.get(key, {}).get(generation)
+
+    def anchor(self, key: PointerKey, gate: GateConfig | None) -> str | None:
+        """The release that a pointer's gate compares candidates with beside the live one; None: there is none (yet).
+
+        It is the one that the gate names, else the one that was attested on the pointer before all others.
+        """
+        if gate is None or not gate.is_anchored:
+            return None
+        return gate.anchor or self._first.get(key)
 
     def soaked(self, key: PointerKey) -> Set[str]:
         """The releases that have soaked on a pointer."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
 from loradeck.rules.moves.rollback_target import PointerFacts
-from loradeck.rules.quality.gates import IMPORTED
+from loradeck.rules.quality.gates import FROM_ANCHOR, IMPORTED
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import Draft, EventKind, PointerState
@@ -266,6 +266,13 @@ def _gate_refusal(
             "reports of evaluation jobs alone do not suffice",
             detail="; ".join(c.note for c in failed),
             fix="evaluate it with a job (loradeck job evaluate), or say why these reports count: --reason",
+        )
+    if failed and all(c.name == FROM_ANCHOR and not c.n for c in failed):
+        return Refused(
+            "gate_missing",
+            f"{name(release)} has no gate result against this route's anchor {name(newest.anchor)}",
+            detail="; ".join(c.note for c in failed),
+            fix="evaluate the anchor on that suite (loradeck job evaluate), or override with a reason",
         )
     detail = "; ".join(c.note or f"{c.name} {c.value:.3f}, threshold {c.threshold:.3f}, n {c.n}" for c in failed)
     context = {"checks": [c.model_dump(mode="json") for c in failed]}

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, tenant_draft
 from loradeck.rules.quality import break_glass
-from loradeck.rules.quality.loosening import loosened, needs_two
+from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.ids import Digest
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import CallerKey, TenantState
@@ -61,28 +62,31 @@ def set_route(
     reason: str = "",
     agreed: str | None = None,
     alone: bool = False,
+    anchor: Digest | None = None,
 ) -> Draft:
     """Replaces all settings of a route. A new route (`pointer` None) also gets its pointer, at generation 0.
 
     Args:
         agreed: who else has asked for the same settings; None: nobody.
         alone: nobody is asked: the glass is broken.
+        anchor: the release that candidates are compared with by the gate as it stands; None: there is none.
 
     Raises: Refused: offboarded; where signers or the gate are loosened: reason_required, second_person, local_only.
     """
     _exists(tenant)
     payload: dict[str, object] = {"config": config.model_dump(mode="json")}
     before = tenant.routes.get(route, RouteConfig())
-    if loose := loosened(before, config):
+    if loose := loosened(before, config, anchor):
         payload["loosened"] = list(loose)
         if not reason:
             raise Refused(
                 "reason_required", "signers or a gate are loosened", detail="; ".join(loose), fix="say why: --reason"
             )
-        if needs_two(before) and alone:
+        two = needs_two(before) or moves_anchor(config, anchor)
+        if two and alone:
             break_glass.check_alone(actor, reason)
             payload[break_glass.BROKE] = True
-        elif needs_two(before):
+        elif two:
             if agreed is None:
                 raise Refused(
                     "second_person",

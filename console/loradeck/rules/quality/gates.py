@@ -1,9 +1,7 @@
 """Gates: the scores that a candidate must reach on its suites, alone and against the live release on equal items.
 
-A drop beyond `max_drop` fails. That rule is worth something only on a suite that would show such a drop, so a suite
-with too few items for its own threshold is a failed check (`suite_too_small`), never a lucky pass. On a suite of the
-needed size the paired test sees every drop beyond the limit too; where the two disagree (the releases differ on more
-items than assumed) the note says so, and the stricter one holds.
+A suite with too few items for its own threshold is a failed check (`suite_too_small`), never a lucky pass. How two
+releases are compared is `comparison`.
 """
 
 from __future__ import annotations
@@ -14,18 +12,9 @@ from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
+from loradeck.rules.quality.comparison import drop_check, items_for_drop
 from loradeck.rules.quality.review import Signed, review_check
-from loradeck.rules.quality.statistics import (
-    ALPHA,
-    items_to_bound,
-    lower_bound,
-    mcnemar,
-    paired_bootstrap,
-    paired_items,
-    percentile,
-    visible_drop,
-    wilson,
-)
+from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short
@@ -41,13 +30,15 @@ class GateRecords:
 
     `canaries`: suite -> ids of its canary items. `reviews`: signed reviews of this candidate on this route, oldest
     first. `stage`: why the candidate has not passed the route before this one; '' if it has. `imported`: who sent which
-    of the reports, of those that no job made. `authors`: who had the candidate made.
+    of the reports, of those that no job made. `authors`: who had the candidate made. `anchor`: the gate's anchor and
+    its reports by suite; None if it has none, or it is the candidate or the live release itself.
     """
 
     reports: Mapping[Digest, EvaluationReport]
     live: Mapping[Digest, EvaluationReport] = field(default_factory=dict)
     canaries: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
     reviews: Sequence[Signed] = ()
+    anchor: tuple[Digest, Mapping[Digest, EvaluationReport]] | None = None
     stage: str = ""
     imported: Sequence[str] = ()
     authors: frozenset[str] = frozenset()
@@ -60,6 +51,9 @@ def unreported(config: GateConfig, records: GateRecords) -> list[Digest]:
 
 IMPORTED = "imported"
 """The name of the check that fails where people sent reports, for which a promote needs a reason."""
+
+FROM_ANCHOR = "drop from anchor"
+"""The name of the check against the gate's anchor; its n is 0 where the anchor was not evaluated on the suite."""
 
 
 def _imported_check(imported: Sequence[str]) -> CheckResult:
@@ -97,7 +91,9 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
         if compared and part.max_drop < 1:
             before = records.live[part.suite]
             _require_sound(before, live, part)
-            checks.append(_drop_check(report, before, part, config.discordant))
+            checks.append(drop_check(report, before, part, config.discordant))
+        if records.anchor is not None and part.max_drop < 1:
+            checks.append(_anchor_check(report, *records.anchor, part, config.discordant))
     if config.after is not None:
         checks.append(_stage_check(config.after, records.stage))
     if config.review is not None:
@@ -107,10 +103,44 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     return GateResult(
         release=release,
         against=live if compared else None,
+        anchor=records.anchor[0] if records.anchor is not None else None,
         suite=config.suite,
         passed=all(check.passed for check in checks),
         checks=tuple(checks),
         gate=digest_of(config),
+    )
+
+
+def anchored(gate: GateConfig, standing: Digest | None, live: Digest | None) -> GateConfig:
+    """The gate with its anchor: the one that it names, else the one that stands, else the attested live release where a
+    suite bounds its drop.
+    """
+    anchor = gate.anchor or standing or (live if gate.is_anchored else None)
+    return gate.model_copy(update={"anchor": anchor}) if anchor is not None else gate
+
+
+def _anchor_check(
+    report: EvaluationReport,
+    anchor: Digest,
+    reports: Mapping[Digest, EvaluationReport],
+    part: SuiteGate,
+    discordant: float,
+) -> CheckResult:
+    of = reports.get(part.suite)
+    if of is not None:
+        _require_sound(of, anchor, part)
+        return drop_check(report, of, part, discordant, FROM_ANCHOR)
+    note = f"the anchor {short(anchor)} was not evaluated on suite {short(part.suite)}"
+    return CheckResult(
+        name=FROM_ANCHOR,
+        passed=False,
+        value=0.0,
+        threshold=part.max_drop,
+        n=0,
+        low=-1.0,
+        high=1.0,
+        note=note,
+        suite=part.suite,
     )
 
 
@@ -125,7 +155,7 @@ def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
         for what, needed in (
             (f"tell {part.min_exact:.1%} exact", _needed(part.min_exact, bound=part.bound)),
             (f"tell {part.min_valid:.1%} valid", items_needed(part.min_valid)),
-            (f"see a drop of {part.max_drop:.1%}", _needed_for_drop(part.max_drop, config.discordant)),
+            (f"see a drop of {part.max_drop:.1%}", items_for_drop(part.max_drop, config.discordant)),
             ("tell a 95th percentile", items_needed(P95) if part.max_p95_ms is not None else 1),
         ):
             if n < needed:
@@ -133,9 +163,14 @@ def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
                     "suite_too_small",
                     f"suite too small: {n} items, {needed} are needed to {what}",
                     detail=f"suite {short(part.suite)}",
-                    fix="register a larger suite, or ask for less",
+                    fix="register a larger suite, or ask for less" + _carried(n, config.discordant),
                     context={"suite": part.suite, "items": n, "needed": needed},
                 )
+
+
+def _carried(n: int, discordant: float) -> str:
+    carried = visible_drop(n, discordant)
+    return f"; {n} items carry a max_drop of {carried:.3f} or more" if carried is not None and carried < 1 else ""
 
 
 def items_needed(threshold: float) -> int:
@@ -147,10 +182,6 @@ def items_needed(threshold: float) -> int:
 
 def _needed(threshold: float, *, bound: bool) -> int:
     return items_to_bound(threshold) if bound else items_needed(threshold)
-
-
-def _needed_for_drop(max_drop: float, discordant: float) -> int:
-    return paired_items(max_drop, discordant) if 0 < max_drop < 1 else 1
 
 
 def _require_sound(report: EvaluationReport, release: Digest | None, part: SuiteGate) -> None:
@@ -229,48 +260,6 @@ def _bound_check(k: int, n: int, part: SuiteGate) -> CheckResult:
         too_small=small,
         needed=needed,
     )
-
-
-def _drop_check(report: EvaluationReport, live: EvaluationReport, part: SuiteGate, discordant: float) -> CheckResult:
-    """Checks the net share of items lost against the live release, over the items both answered, in pairs."""
-    before = {i.id: i.exact for i in live.items}
-    pairs = [(before[i.id], i.exact) for i in report.items if i.id in before]
-    n = len(pairs)
-    lost = sum(was and not now for was, now in pairs)
-    won = sum(now and not was for was, now in pairs)
-    value, p = ((lost - won) / n if n else 0.0), mcnemar(lost, won)
-    low, high = paired_bootstrap(lost, won, n)
-    # Never the measured share alone: where by luck no pair differs, every drop would count as visible.
-    visible = visible_drop(n, max(discordant, (lost + won) / n)) if n else None
-    needed = _needed_for_drop(part.max_drop, discordant)
-    small, within = n < needed, value <= part.max_drop
-    return CheckResult(
-        name="drop",
-        passed=not small and within,
-        value=value,
-        threshold=part.max_drop,
-        n=n,
-        low=low,
-        high=high,
-        note=_drop_note(n, needed, part.max_drop, within=within, value=value, p=p),
-        suite=part.suite,
-        too_small=small,
-        needed=needed,
-        lost=lost,
-        won=won,
-        p=p,
-        visible=visible,
-    )
-
-
-def _drop_note(n: int, needed: int, max_drop: float, *, within: bool, value: float, p: float) -> str:
-    if n < needed:
-        return f"suite too small: {n} shared items, {needed} are needed to see a drop of {max_drop:.1%}"
-    if not within and p >= ALPHA:
-        return f"may be chance (p {p:.2f}): more items would tell"
-    if within and value > 0 and p < ALPHA:
-        return f"a drop was seen (p {p:.3f}), and is within the limit"
-    return ""
 
 
 def _latency_check(times: list[float], limit: float, suite: Digest) -> CheckResult:

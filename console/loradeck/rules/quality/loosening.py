@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from loradeck.schemas.gate import GateConfig, ReviewGate, SuiteGate
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import Digest, short
 from loradeck.schemas.route import RouteConfig
 
 
-def loosened(before: RouteConfig, after: RouteConfig) -> tuple[str, ...]:
-    """Lists in words what a change of settings loosens: signers that change, and a gate that asks for less."""
+def loosened(before: RouteConfig, after: RouteConfig, anchor: Digest | None = None) -> tuple[str, ...]:
+    """Lists in words what a change of settings loosens: signers that change, and a gate that asks for less.
+
+    Args:
+        anchor: the release that candidates are compared with by the gate as it stands; None: there is none.
+    """
     found = []
     if before.signers and set(before.signers) != set(after.signers):
         found.append("other signers" if after.signers else "no signers")
     if before.gate is not None:
         found += ["no gate"] if after.gate is None else _gate(before.gate, after.gate)
+    if moves_anchor(after, anchor) and after.gate is not None:
+        found.append(f"gate with the anchor {short(after.gate.anchor)} in place of {short(anchor)}")
     return tuple(found)
+
+
+def moves_anchor(after: RouteConfig, anchor: Digest | None) -> bool:
+    """Whether a change of settings takes the gate's anchor away, or puts another one in its place.
+
+    Two people move an anchor, whatever the review asks: alone, somebody would move it after each small drop.
+    """
+    return anchor is not None and (after.gate is None or after.gate.anchor != anchor)
 
 
 def needs_two(before: RouteConfig) -> bool:
@@ -45,6 +59,7 @@ def _asks_less(before: SuiteGate, after: SuiteGate) -> bool:
         or after.min_valid < before.min_valid
         or after.max_drop > before.max_drop
         or after.bound < before.bound
+        or after.bound_drop < before.bound_drop
         or after.canaries < before.canaries
         or slower
     )

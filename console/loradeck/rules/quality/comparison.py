@@ -1,0 +1,88 @@
+"""Comparisons of a candidate with another release on equal items, in pairs.
+
+The other one is the live release, and the gate's anchor: a fixed release, so that small drops do not add up. Two rules
+decide, as the suite's part of the gate says:
+
+- `bound_drop` (what new gates ask): the upper one-sided 95 % bound of the drop must be under `max_drop`. A candidate
+  that loses `max_drop` passes once in twenty, whatever share of items the two differ on.
+- without: the drop itself must not be above `max_drop`. A candidate that loses exactly that passes about half the time.
+
+Either is worth something only on a suite that would show such a drop, so one with too few items fails.
+"""
+
+from loradeck.rules.quality.statistics import (
+    ALPHA,
+    drop_bound,
+    mcnemar,
+    paired_bootstrap,
+    paired_items,
+    visible_drop,
+)
+from loradeck.schemas.attestation import CheckResult, EvaluationReport
+from loradeck.schemas.gate import SuiteGate
+
+
+def items_for_drop(max_drop: float, discordant: float) -> int:
+    """Number of items from which a limit of a drop can be decided; 1 where it compares nothing or forbids any."""
+    return paired_items(max_drop, discordant) if 0 < max_drop < 1 else 1
+
+
+def within(lost: int, won: int, n: int, part: SuiteGate) -> bool:
+    """Whether a comparison of n items, of which so many were lost and won, is within the limit of a suite's gate."""
+    if part.bound_drop:
+        return drop_bound(lost, won, n) < part.max_drop
+    return not n or (lost - won) / n <= part.max_drop
+
+
+def drop_check(
+    report: EvaluationReport, other: EvaluationReport, part: SuiteGate, discordant: float, name: str = "drop"
+) -> CheckResult:
+    """Checks the net share of items lost against another release, over the items that both answered."""
+    before = {i.id: i.exact for i in other.items}
+    pairs = [(before[i.id], i.exact) for i in report.items if i.id in before]
+    n = len(pairs)
+    lost = sum(was and not now for was, now in pairs)
+    won = sum(now and not was for was, now in pairs)
+    value, p = ((lost - won) / n if n else 0.0), mcnemar(lost, won)
+    low, high = paired_bootstrap(lost, won, n)
+    # Never the measured share alone: where by luck no pair differs, every drop would count as visible.
+    visible = visible_drop(n, max(discordant, (lost + won) / n)) if n else None
+    bound = drop_bound(lost, won, n) if part.bound_drop else None
+    needed = items_for_drop(part.max_drop, discordant)
+    small, passes = n < needed, within(lost, won, n, part)
+    if small:
+        carried = visible_drop(n, discordant)
+        note = f"suite too small: {n} shared items, {needed} are needed to see a drop of {part.max_drop:.1%}"
+        note += f"; they carry one of {carried:.2%}" if carried is not None else ""
+    else:
+        note = _note(part.max_drop, bound, within=passes, value=value, p=p)
+    return CheckResult(
+        name=name,
+        passed=not small and passes,
+        value=value,
+        threshold=part.max_drop,
+        n=n,
+        low=low,
+        high=high,
+        note=note,
+        suite=part.suite,
+        too_small=small,
+        needed=needed,
+        lost=lost,
+        won=won,
+        p=p,
+        visible=visible,
+        bound=bound,
+    )
+
+
+def _note(max_drop: float, bound: float | None, *, within: bool, value: float, p: float) -> str:
+    if bound is not None and not within:
+        why = "" if value > max_drop else ", which more items may rule out"
+        return f"a drop of {bound:.1%} is not ruled out (95 %){why}"
+    if not within and p >= ALPHA:
+        return f"may be chance (p {p:.2f}): more items would tell"
+    seen = f"a drop was seen (p {p:.3f}), and is within the limit" if within and value > 0 and p < ALPHA else ""
+    if bound is not None:
+        return f"at most {bound:.1%} lost, at 95 % confidence" + (f"; {seen}" if seen else "")
+    return seen
