@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 
 from loradeck.client.backoff import Backoff
 from loradeck.schemas.fault import first_wrong
@@ -68,7 +69,11 @@ _REMEDIES = {
 
 
 class LinkLost(Exception):
-    """The link ended. The text gives the reason, for the log."""
+    """The link ended. The text gives the reason, for the log. `restarts`: the hub ended it because it begins anew."""
+
+    def __init__(self, why: str, *, restarts: bool = False) -> None:
+        super().__init__(why)
+        self.restarts = restarts
 
 
 class Link:
@@ -136,7 +141,7 @@ class Link:
         """Connects, and connects again after each loss, until cancelled."""
         failures = 0
         while True:
-            began = time.monotonic()
+            began, restarts = time.monotonic(), False
             try:
                 await self._one_connection()
             except LinkLost as lost:
@@ -144,7 +149,9 @@ class Link:
                     log.warning("%s", lost)
                 self.status.error = str(lost)
                 self._noted()
-            failures = 0 if time.monotonic() - began > LINK_TTL_S else failures + 1
+                restarts = lost.restarts
+            # A hub that stood by ends its links when it takes over, and may have been linked for a moment only.
+            failures = 0 if restarts or time.monotonic() - began > LINK_TTL_S else failures + 1
             await asyncio.sleep(self._backoff.pause(failures))
 
     async def _one_connection(self) -> None:
@@ -180,7 +187,10 @@ class Link:
                 raise LinkLost(f"the link to the hub was lost: no message for {LINK_TTL_S:g} s") from closed
             why = closed.rcvd.reason or f"code {closed.rcvd.code}" if closed.rcvd else "the connection broke"
             remedy = _REMEDIES.get(why)
-            raise LinkLost(f"the link to the hub was lost: {why}" + (f"; {remedy}" if remedy else "")) from closed
+            raise LinkLost(
+                f"the link to the hub was lost: {why}" + (f"; {remedy}" if remedy else ""),
+                restarts=closed.rcvd is not None and closed.rcvd.code == CloseCode.SERVICE_RESTART,
+            ) from closed
         except TimeoutError as timeout:
             raise LinkLost(f"the hub cannot be reached at {self._url}: no answer for {LINK_TTL_S:g} s") from timeout
         except (OSError, WebSocketException) as error:

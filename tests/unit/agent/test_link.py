@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.frames import CloseCode
 
 from loradeck.client.backoff import Backoff
 from loradeck.schemas.ids import Wire
@@ -28,7 +29,7 @@ MARK = Bookmark(epoch=1, rev=2, hash=GENESIS).model_dump_json()
 class Ends:
     """An agent's link and what its owner was given."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, backoff: Backoff | None = None) -> None:
         path = folder / "agent.toml"
         path.write_text(f'node = "gpu-01"\nhub = "{url}"\ntoken = "t"\nstate = "s"\n[router]\nlisten = "127.0.0.1:1"\n')
         self.handled: list[str] = []
@@ -39,7 +40,7 @@ class Ends:
             hello=self._hello,
             handle=self._handle,
             changed=self._changed,
-            backoff=Backoff(0.01, 0.02),
+            backoff=backoff or Backoff(0.01, 0.02),
         )
 
     async def _hello(self) -> Hello:
@@ -215,6 +216,27 @@ async def test_a_link_that_the_hub_ends_says_what_to_do(hub: Hub, tmp_path: Path
     await run_until(ends, lambda: ends.link.status.error)
     assert (ends.link.status.error or "").startswith(f"the link to the hub was lost: {reason}; ")
     assert remedy in (ends.link.status.error or "")
+
+
+async def test_after_a_hub_that_begins_anew_the_agent_waits_no_longer_than_after_the_first_loss(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """What was found: R was 3.5 s late after a failover, since the link to the hub that took over was a young one."""
+    bounds: list[float] = []
+
+    def draw(low: float, high: float) -> float:
+        bounds.append(high)
+        return 0.0
+
+    async def script(socket: ServerConnection) -> None:
+        if len(bounds) == 2:
+            await socket.send(WELCOME)
+            await socket.close(CloseCode.SERVICE_RESTART)
+        await socket.close(CloseCode.INTERNAL_ERROR)
+
+    hub.script = script
+    await run_until(Ends(hub.url, tmp_path, Backoff(0.5, 8.0, draw)), lambda: len(bounds) >= 4)
+    assert bounds[:4] == [1.0, 2.0, 0.5, 1.0]
 
 
 async def test_what_is_sent_without_a_link_is_not_kept(hub: Hub, tmp_path: Path) -> None:

@@ -7,17 +7,18 @@ are about the rest: how soon another hub serves, and how soon one that cannot kn
 
 from dataclasses import dataclass
 
-TTL_S = 4.0
+TTL_S = 3.5
 """Seconds for which a lease is held after a renewal, by the clock of the database.
 
 The budgets of DESIGN 10.8 for R after a failure are 5 s where the process was killed, 12 s where its host is lost and
 15 s where it hangs. In each case nobody renews any more, and the lease ends `TTL_S` after the last renewal at most. The
 next hub asks when the time that is left has passed (`LOOK_S` later at most), and builds itself in well under half a
-second for a fleet of a thousand nodes: 4.0 + 0.25 + 0.5 < 5 s. Nodes keep their links to it meanwhile.
+second for a fleet of a thousand nodes. Then nodes make their links to it anew, which takes half a second: 3.5 + 0.25 +
+0.5 + 0.5 < 5 s.
 """
 
-RENEW_S = 1.0
-"""Seconds between two renewals. Two of them may fail, or come 3 s late, before anybody else may take the lease."""
+RENEW_S = 0.5
+"""Seconds between two renewals. Five of them may fail, or come 3 s late, before anybody else may take the lease."""
 
 LOOK_S = 0.25
 """Seconds between two looks of a hub that stands by, at the log and at the lease."""
