@@ -161,6 +161,19 @@ class AskedAgainRow(Wire):
     counts: AskedAgain
 
 
+class CountSource(Wire):
+    """Where a count of a row comes from: the oldest word that is counted in it.
+
+    By an `acknowledgement` of the router, which stands while its node is heard; by a `probe`, canaries that the agent
+    sends through the router; or by a `report` of what the router has counted.
+    """
+
+    count: str = Field(description="the field of the row: flipped | proven | minute")
+    by: str = Field(description="acknowledgement | probe | report")
+    node: Name
+    age_s: float = Field(description="of that word")
+
+
 class TenantRow(Wire):
     """One pointer, as a console shows it.
 
@@ -186,15 +199,10 @@ class TenantRow(Wire):
     proven: int
     listed: int
     placed: int
-    flipped_age_s: float | None = Field(
-        None,
-        exclude_if=lambda age: age is None,
-        description="of `flipped`, which routers say: since the quietest node that is counted was heard",
-    )
-    proven_age_s: float | None = Field(
-        None,
-        exclude_if=lambda age: age is None,
-        description="of `proven`, which canaries through the routers say: the oldest proof that is counted",
+    sources: tuple[CountSource, ...] = Field(
+        (),
+        exclude_if=lambda sources: not sources,
+        description="of `flipped`, `proven` and `minute`",
     )
     attested: tuple[int, int] | None = Field(None, description="(n, m) once this generation was attested")
     settled: bool = Field(description="no reachable replica is still on its way to the current generation")
@@ -231,6 +239,10 @@ class TenantRow(Wire):
     def key(self) -> PointerKey:
         """(tenant, route)."""
         return (self.tenant, self.route)
+
+    def source(self, count: str) -> CountSource | None:
+        """Where one of its counts comes from; None: it counts nothing."""
+        return next((source for source in self.sources if source.count == count), None)
 
 
 class NodeReplica(Wire):

@@ -207,9 +207,16 @@ async def test_a_flip_to_a_release_that_is_still_to_be_loaded_reads_cold(data: P
         (replica,) = row.replicas
         assert (replica.level, replica.cold, replica.boot, replica.load) == (AckLevel.DISK, True, "b7", 3)
         assert flip_counts(row) == "FLIPPED cold 1/1"
+        flipped = row.source("flipped")
+        assert flipped is not None
+        assert (flipped.by, flipped.node, row.source("proven")) == ("acknowledgement", "n1", None)
         await agent.ack(agent.entry, AckState.PROVEN, level=AckLevel.HOST, boot="b7", load=3)
         await until(lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].is_proven, "it is proven")
-        assert flip_counts(await deck.row()) == "FLIPPED 1/1"
+        row = await deck.row()
+        proven = row.source("proven")
+        assert flip_counts(row) == "FLIPPED 1/1"
+        assert proven is not None
+        assert (proven.by, proven.node) == ("probe", "n1")
 
 
 async def test_r_asks_on_an_on_demand_route_whose_prior_is_cold_and_a_cold_flip_is_proven_no_more(data: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.counting import ages, flip_counts, is_cold, leaves_at, share
+from loradeck.rules.serving.counting import flip_counts, is_cold, leaves_at, share, sources
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
 from loradeck.schemas.state import ReplicaRow, TenantRow
 
@@ -47,12 +47,33 @@ def test_a_flip_whose_release_is_yet_to_be_loaded_reads_otherwise(cold: bool, re
     assert flip_counts(TenantRow.model_construct(flipped=1, placed=2, replicas=replicas)) == reads
 
 
-def replica(state: AckState | None, heard: float | None, proof: float | None, *, lost: bool = False) -> ReplicaRow:
-    return ReplicaRow.model_construct(state=state, heard_age_s=heard, proof_age_s=proof, lost=lost)
+def replica(
+    node: str, state: AckState | None, heard: float | None, proof: float | None = None, *, lost: bool = False
+) -> ReplicaRow:
+    return ReplicaRow.model_construct(node=node, state=state, heard_age_s=heard, proof_age_s=proof, lost=lost)
 
 
-def test_a_count_is_as_old_as_the_oldest_word_that_is_counted_in_it() -> None:
-    proven, listed = replica(AckState.PROVEN, 1.0, 40.0), replica(AckState.LISTED, 3.0, 90.0)
-    assert ages([proven, listed, replica(AckState.PROVEN, 2.0, 10.0)]) == (3.0, 40.0)
-    assert ages([proven, replica(AckState.PROVEN, 30.0, 300.0, lost=True), replica(None, 9.0, None)]) == (1.0, 40.0)
-    assert ages([replica(AckState.FAILED, 1.0, 2.0), replica(AckState.WAITING, 1.0, None)]) == (None, None)
+def said(*replicas: ReplicaRow) -> dict[str, tuple[str, str, float]]:
+    return {one.count: (one.by, one.node, one.age_s) for one in sources(replicas)}
+
+
+def test_a_count_names_the_oldest_word_that_is_counted_in_it() -> None:
+    proven, listed = replica("n1", AckState.PROVEN, 1.0, 40.0), replica("n2", AckState.LISTED, 3.0, 90.0)
+    assert said(proven, listed, replica("n3", AckState.PROVEN, 2.0, 10.0)) == {
+        "flipped": ("acknowledgement", "n2", 3.0),
+        "proven": ("probe", "n1", 40.0),
+        "minute": ("report", "n2", 3.0),
+    }
+
+
+def test_what_is_not_counted_is_no_source_of_a_count() -> None:
+    lost, unflipped = replica("n2", AckState.PROVEN, 30.0, 300.0, lost=True), replica("n3", None, 9.0)
+    assert said(replica("n1", AckState.PROVEN, 1.0, 40.0), lost, unflipped) == {
+        "flipped": ("acknowledgement", "n1", 1.0),
+        "proven": ("probe", "n1", 40.0),
+        "minute": ("report", "n3", 9.0),
+    }
+    assert said(replica("n1", AckState.FAILED, 1.0, 2.0), replica("n2", None, None)) == {
+        "minute": ("report", "n1", 1.0)
+    }
+    assert said(lost) == {}

@@ -142,6 +142,8 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
             lift = f"loradeck lift {at.tenant} {at.route} {skipped.release.label} --reason ..."
             s.out.say(f"              if it was not at fault: {lift}")
     s.out.say(f"flipped     {row.flipped}/{row.placed}   proven {row.proven}/{row.placed}   listed {row.listed}")
+    for source in row.sources:
+        s.out.say(f"            {source.count} by {source.by}, the oldest {span(source.age_s)} ago from {source.node}")
     s.out.say(
         f"bad         {share(row.bad_before)} > {share(row.bad_now)} of {row.bad_n}   {at_fault(row.cause.verdict)}"
     )

@@ -87,8 +87,8 @@ def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:
 
 def _stale(row: TenantRow) -> str:
     """The age of the proofs, where it is more than that of the last round."""
-    is_stale = row.proven_age_s is not None and row.proven_age_s > PROVEN_STALE_S
-    return f" · {span(row.proven_age_s)}" if is_stale else ""
+    proof = row.source("proven")
+    return f" · {span(proof.age_s)}" if proof is not None and proof.age_s > PROVEN_STALE_S else ""
 
 
 def _way_back(preview: Preview) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
-from loradeck.rules.serving.counting import ages, is_cold
+from loradeck.rules.serving.counting import is_cold, sources
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
@@ -106,7 +106,6 @@ class Rows:
             self._replica(key, pointer, node, r, acks.get(r.replica), withdrawn=(node, r) in withdrawn)
             for node, r in placed
         )
-        flipped_age_s, proven_age_s = ages(replicas)
         return TenantRow(
             tenant=key[0],
             route=key[1],
@@ -119,8 +118,7 @@ class Rows:
             flags=tuple(flag for flag, on in flags.items() if on),
             preview=preview,
             replicas=replicas,
-            flipped_age_s=flipped_age_s,
-            proven_age_s=proven_age_s,
+            sources=sources(replicas),
             flipped=progress.flipped,
             proven=progress.proven,
             listed=progress.listed,

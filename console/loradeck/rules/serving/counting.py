@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
-from loradeck.schemas.state import ReplicaRow, TenantRow
+from loradeck.schemas.state import CountSource, ReplicaRow, TenantRow
 
 Share = tuple[int, int, int, int, int, int, int]
 """The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
@@ -41,15 +41,29 @@ pointers: some hundred of them on a node take so long.
 """
 
 
-def ages(replicas: Iterable[ReplicaRow]) -> tuple[float | None, float | None]:
-    """Measures how old a row's counts are, in seconds: of its flipped replicas, and of its proven ones; None: of none.
+def sources(replicas: Iterable[ReplicaRow]) -> tuple[CountSource, ...]:
+    """Finds where a row's counts come from. One that counts nothing has no source.
 
-    A flip is as old as the last word of the quietest node that is counted, a proof as the oldest that is counted.
+    A flip, and what a router has counted, is as old as the last word of the quietest node that is counted, a proof as
+    the oldest that is counted.
     """
-    counted = [r for r in replicas if not r.lost and r.state in (AckState.FLIPPED, AckState.LISTED, AckState.PROVEN)]
-    heard = [r.heard_age_s for r in counted if r.heard_age_s is not None]
-    proven = [r.proof_age_s for r in counted if r.state is AckState.PROVEN and r.proof_age_s is not None]
-    return max(heard, default=None), max(proven, default=None)
+    counted = [r for r in replicas if not r.lost]
+    flipped = [r for r in counted if r.state in (AckState.FLIPPED, AckState.LISTED, AckState.PROVEN)]
+    proven = [(r.proof_age_s, r.node) for r in flipped if r.state is AckState.PROVEN and r.proof_age_s is not None]
+    oldest = {
+        ("flipped", "acknowledgement"): _heard(flipped),
+        ("proven", "probe"): proven,
+        ("minute", "report"): _heard(counted),
+    }
+    return tuple(
+        CountSource(count=count, by=by, node=node, age_s=age_s)
+        for (count, by), words in oldest.items()
+        for age_s, node in sorted(words)[-1:]
+    )
+
+
+def _heard(replicas: Iterable[ReplicaRow]) -> list[tuple[float, str]]:
+    return [(r.heard_age_s, r.node) for r in replicas if r.heard_age_s is not None]
 
 
 def leaves_at(refuse_after_s: float | None, addressed: float) -> float:

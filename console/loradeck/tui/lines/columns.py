@@ -136,8 +136,9 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
         was_now = f"{percent(row.bad_before)}>?{' !' if bad else '  '}"
     level = reached(row)
     proven = f"{row.proven}/{row.placed}{'L' if level is Reached.LISTED else ''}"
-    proof_age = (row.proven_age_s or 0.0) + state.since_received("tenant", row.key)
-    stale = row.proven_age_s is not None and proof_age > PROVEN_STALE_S
+    proof = row.source("proven")
+    proof_age = (proof.age_s if proof is not None else 0.0) + state.since_received("tenant", row.key)
+    stale = proof is not None and proof_age > PROVEN_STALE_S
     proven = f"{proven}·{age(proof_age)}" if stale else proven
     name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
     target = {
