@@ -1,7 +1,5 @@
 """Callers' keys, by their digests: which routes each of them may use."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 from loradeck.schemas.ids import PointerKey

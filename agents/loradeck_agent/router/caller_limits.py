@@ -1,7 +1,5 @@
 """Limits of each caller's key on this node: requests at once, bodies in memory, requests and tokens a minute."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time

@@ -1,7 +1,5 @@
 """Judges answers in a child process of the router: one JSON line in, one JSON line out. It ends with its input."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -49,8 +47,7 @@ class _Assembly:
 def assemble(answer: str, *, streamed: bool) -> list[Choice]:
     """The choices of an answer, as the engine sent it.
 
-    Raises:
-        ValueError: it is not JSON, or not a stream of JSON events.
+    Raises: ValueError: it is not JSON, or not a stream of JSON events.
     """
     assembly = _Assembly()
     for document in _documents(answer, streamed):
@@ -73,8 +70,7 @@ def _documents(answer: str, streamed: bool) -> Iterator[Any]:
 def fault(choice: Choice, checks: ResponseChecks) -> str | None:
     """The first check that a choice fails, by name; None when it passes all of them.
 
-    Raises:
-        SchemaError, Unresolvable: the route's schema itself cannot be used, so the answer is not judged.
+    Raises: SchemaError, Unresolvable: the route's schema itself cannot be used, so the answer is not judged.
     """
     if choice.finish_reason not in checks.finish_reasons:
         return "finish_reason"

@@ -1,7 +1,5 @@
 """The router's control socket, typed. Only the agent and its command line speak on it."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Any, TypeVar

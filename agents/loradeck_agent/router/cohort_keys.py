@@ -1,7 +1,5 @@
 """The key by which a request belongs to one arm or the other while a candidate is out, read from the request itself."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The engines of this node, each with its own pool of connections."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ A gateway names the highest fence that it knows of a pointer in the header `x-lo
 that of the entry which this router holds.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """How long the hub has been silent, by this router's monotonic clock: the clock of `refuse_after_s`."""
 
-from __future__ import annotations
-
 import time
 
 from loradeck_agent.router.table import Table

@@ -41,8 +41,7 @@ _STATS_S = 1.0
 async def ask_to_hand_over(folder: Path) -> None:
     """Asks the router of this folder for the right to admit. Returns when it has given it up, or does not answer.
 
-    Raises:
-        AgentError: it does not hand over, with its reason.
+    Raises: AgentError: it does not hand over, with its reason.
     """
     asked = HandOver(until_ns=time.monotonic_ns() + int(HAND_OVER_S * 1e9))
     http = HttpClient(Endpoint(unix=folder / "router.sock"))

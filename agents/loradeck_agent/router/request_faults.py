@@ -6,8 +6,6 @@ release is a base itself), and beside it a harmless one: an engine that fails th
 counts. One answer holds for the same caller's failures of a second, so that a caller costs its neighbours little.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -54,11 +52,7 @@ class RequestFaults:
     _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
 
     async def is_of_request(self, caller: str, admitted: Admitted, path: str, asked: Asked) -> bool:
-        """Whether a request that its engine failed would fail under any release there.
-
-        Args:
-            caller: digest of its key.
-        """
+        """Whether a request that its engine failed would fail under any release there. `caller`: digest of its key."""
         about = (caller, admitted.row.release, admitted.row.replica)
         until, known = self._known.get(about, (0.0, False))
         if self._clock() < until:

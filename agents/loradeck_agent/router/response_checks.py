@@ -5,8 +5,6 @@ that never ends can hold up a request. Where the child is behind, answers go unc
 as good.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """The callers' listener, for those who have not shown a tenant's key: refusals, failed logins and `/healthz`."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import logging

@@ -4,8 +4,6 @@ Nothing here awaits. The fdatasync blocks the event loop, on purpose: measured o
 thread took 15 ms at the median and seconds at the worst for the interpreter's lock, against 0.3 ms inline.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -247,8 +245,7 @@ class Switch:
     def unpin(self, key: PointerKey) -> list[Ack]:
         """Ends a pin; the hub's entry holds again. Without a pin nothing changes.
 
-        Raises:
-            TableFault: the disk refused it; the pin holds on.
+        Raises: TableFault: the disk refused it; the pin holds on.
         """
         draft = _Draft()
         if key in self._held.pins:
@@ -266,8 +263,7 @@ class Switch:
             volatile: on a read-only disk swap all the same: it is a matter of minutes until there is a disk again, and
                 of seconds that callers get a bad release. It is not acknowledged as flipped.
 
-        Raises:
-            TableFault: nothing was swapped, or with `read_only` what may be volatile was.
+        Raises: TableFault: nothing was swapped, or with `read_only` what may be volatile was.
         """
         change = draft.change()
         if change is None and self._table.volatile:

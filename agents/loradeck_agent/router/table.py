@@ -94,8 +94,7 @@ def read_contents(folder: Path) -> Contents:
     For when no router answers. What is returned is on the disk: a router that was killed may have left a line that
     it had written and not yet synced. Lines that are damaged are passed over; an absent file is an empty table.
 
-    Raises:
-        OSError: the file cannot be read, or not be synced.
+    Raises: OSError: the file cannot be read, or not be synced.
     """
     contents = Contents()
     try:
@@ -225,8 +224,7 @@ class Table:
     def _go_on_with(self, raw: bytes, whole: int = 0) -> None:
         """Uses the file as it is. Where it cannot be written, the next append makes it anew.
 
-        Args:
-            whole: so many bytes at its beginning are known to be whole lines.
+        `whole`: so many bytes at its beginning are known to be whole lines.
         """
         with contextlib.suppress(OSError):
             self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -368,8 +366,7 @@ def _write_all(file: int, data: bytes) -> None:
 def _changes(raw: bytes, path: Path) -> list[Change]:
     """The whole lines of a file, in order.
 
-    Raises:
-        TableFault: `table_corrupt`, when a whole line follows a broken one.
+    Raises: TableFault: `table_corrupt`, when a whole line follows a broken one.
     """
     found: list[Change] = []
     broken: int | None = None

@@ -1,7 +1,5 @@
 """Votes on a release: a request and its repetitions are one unit, so that a caller who tries again is heard once."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ An agent meets routers that an earlier version started, so unknown fields are ig
 `EngineAt` and `InForce` are also what the router's table file holds of an engine and of a flip.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field
 from typing import Any

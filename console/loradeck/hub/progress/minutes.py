@@ -1,7 +1,5 @@
 """The counts of each route by the minute, on their way to the store."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from loradeck.schemas.counts import NO_COUNTS, Counts

@@ -1,7 +1,5 @@
 """The shares of bad answers and of failed requests that are usual on each route, by its own last two weeks."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field

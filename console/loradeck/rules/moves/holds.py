@@ -15,8 +15,7 @@ from loradeck.schemas.moves import HoldRequest, LiftRequest
 def hold(pointer: PointerState, request: HoldRequest, actor: Actor, set_by: Event | None = None) -> Draft:
     """Holds a pointer, or clears its hold (`request.held` False), which only a person may do.
 
-    Args:
-        set_by: the event that has set the hold, where that is known. A guard's is cleared with a reason.
+    `set_by`: the event that has set the hold, where that is known. A guard's is cleared with a reason.
 
     Raises: Refused: moved, no_change, forbidden, reason_required.
     """

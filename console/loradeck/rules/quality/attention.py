@@ -1,7 +1,5 @@
 """Which pointers need a person, and which of them first."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 

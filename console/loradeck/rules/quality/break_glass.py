@@ -3,8 +3,6 @@
 What was done alone is marked in its event. It needs a person until somebody else has countersigned that event.
 """
 
-from __future__ import annotations
-
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.pins_and_notes import note
@@ -21,8 +19,7 @@ COUNTERSIGNS = "countersigns"
 def check_alone(actor: Actor, reason: str) -> None:
     """Checks that a caller may act alone: on the hub's host, with a reason.
 
-    Raises:
-        Refused: local_only, reason_required.
+    Raises: Refused: local_only, reason_required.
     """
     if not actor.local:
         raise Refused(
@@ -48,8 +45,7 @@ def countersigned_by(event: Event) -> str | None:
 def countersign(event: Event, request: CountersignRequest, actor: Actor) -> Draft:
     """Drafts somebody's word that they have seen what another one did alone.
 
-    Raises:
-        Refused: second_person: whoever did it, or the hub's host, which is nobody in particular.
+    Raises: Refused: second_person: whoever did it, or the hub's host, which is nobody in particular.
     """
     if actor.local or actor.name == event.actor:
         raise Refused(

@@ -18,8 +18,6 @@ fail are often shorter than those that do not, so that in the order of their end
 flip. What is pending can only make the wealth smaller than it will be, so the bounds hold.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from functools import cache
@@ -67,8 +65,7 @@ _FEWEST_UNITS = 50
 def usual_share(hours: Iterable[tuple[int, int]]) -> float | None:
     """The share that is usual on a route: the 95th percentile of its hours' shares, rounded up to 0.1 %.
 
-    Args:
-        hours: of each hour, how many were bad, and how many there were.
+    `hours`: of each hour, how many were bad, and how many there were.
 
     Returns:
         None: too few hours had enough units to say.

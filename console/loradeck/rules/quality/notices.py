@@ -168,8 +168,7 @@ def grouped(notices: Sequence[Notice]) -> list[Notice]:
 def next_attempt_ms(now_ms: int, attempts: int, at_ms: int) -> int | None:
     """When a delivery is tried again after so many failed attempts; None: not any more.
 
-    Args:
-        at_ms: the notice's own time.
+    `at_ms`: the notice's own time.
     """
     pause_ms = 1000 * RETRIES_S[min(attempts, len(RETRIES_S)) - 1]
     return None if now_ms + pause_ms - at_ms > 1000 * GIVEN_UP_S else now_ms + pause_ms

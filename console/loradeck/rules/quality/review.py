@@ -3,8 +3,6 @@
 The sample follows from release, suite and item alone: nobody picks it, and every reviewer sees the same answers.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Sequence
 
@@ -36,8 +34,7 @@ def answers_digest(report: EvaluationReport, count: int) -> Digest:
 def require_fitting(review: Review, report: EvaluationReport, gate: ReviewGate) -> None:
     """Checks that a review judges every sampled answer once, and no others.
 
-    Raises:
-        Refused: stale_review: the sampled answers have changed; bad_review.
+    Raises: Refused: stale_review: the sampled answers have changed; bad_review.
     """
     if review.answers != answers_digest(report, gate.items):
         raise Refused(

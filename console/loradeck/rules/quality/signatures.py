@@ -3,8 +3,6 @@
 F still goes to the base of the live release, and the ways back stay: they are left for what is worse.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 from loradeck.rules.errors import Refused
@@ -18,8 +16,7 @@ def check_signed(release: Release, signers: Collection[str], signed_by: Collecti
         signed_by: public keys whose signatures of the release's adapter, or of its weights without one, were verified.
         called: the release's name in messages.
 
-    Raises:
-        Refused: `unsigned`.
+    Raises: Refused: `unsigned`.
     """
     if not signers:
         return
