@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 from loradeck.schemas.manifest import DatasetManifest
 
 HUGE = 10**23
+ROLLBACK = "tenants/acme/routes/production/rollback"
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -25,11 +26,14 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("GET", f"tenants/acme/routes/production/traces?last={HUGE}", None),
         ("POST", "rewind", {"time_ms": 10**26, "reason": "x", "idempotency_key": "k" * 12}),
         ("POST", "rewind", {"to_rev": HUGE, "reason": "x", "idempotency_key": "k" * 12}),
-        ("POST", "tenants/acme/routes/production/rollback", {"expected_generation": HUGE, "idempotency_key": "k" * 12}),
+        ("POST", ROLLBACK, {"expected_generation": HUGE, "idempotency_key": "k" * 12}),
+        ("POST", ROLLBACK, {"expected_generation": -HUGE, "idempotency_key": "k" * 12}),
     ],
 )
 async def test_a_huge_number_is_the_requests_fault(deck: Deck, method: str, path: str, body: Any) -> None:
-    """The attack: `events?before=10**23` and a rewind to `time_ms` 10**26, which were answered 500."""
+    """The attack: `events?before=10**23`, a rewind to `time_ms` 10**26 and R on generation -10**23, which were
+    answered 500. R on generation -10**9 made a list of as many numbers before it was refused.
+    """
     before = deck.fingerprint()
     answer = await deck.local.request(method, path, json=body)
     assert 400 <= answer.status_code < 500, answer.text

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
 import random
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +11,16 @@ import numpy as np
 
 from loradeck.rules.quality.detection import ROLLBACK_LEVEL, Detector, flag_level, flag_limit, rollback_limit
 from loradeck.rules.quality.guard import compared
-from loradeck.rules.quality.sampling import asked_again_share
+from loradeck_agent.router.pairs import Outcome, Pair, Pairs
 
 USUAL = 0.01
 """Share of bad answers before the change, and what the route promises."""
 
 ANSWER_S = 4.0
 """Median of an answer's time, which is lognormal with a sigma of 0.5."""
+
+LONG_ANSWER_S = 9
+"""Its 95th percentile."""
 
 SHORT_S = 0.3
 """Time of a bad answer, where bad ones are short."""
@@ -101,39 +104,54 @@ def delays(traffic: Traffic, seed: int, longest_s: int = LONGEST_S) -> tuple[int
 
 
 def budget(traffic: Traffic) -> tuple[int, int] | None:
-    """The 95th percentiles that are allowed; None: no design says so."""
-    return BUDGET_S[traffic.rate, traffic.checked] if traffic.share == 0.3 else None
+    """The 95th percentiles that are allowed; None: no design says so. A promote's rollback may take an answer more."""
+    if traffic.share != 0.3:
+        return None
+    flag, rollback = BUDGET_S[traffic.rate, traffic.checked]
+    return flag, rollback + (LONG_ANSWER_S if traffic.beneath is not None else 0)
 
 
 class Again:
-    """The release beneath, which is asked a sample of the requests again, and answers beside the callers.
+    """The release beneath, which is asked again by the rule of the router, and answers beside the callers.
 
-    What its answers take does not depend on the live release's. Pairs count in the order of their admission.
+    What its answers take does not depend on the live release's. The engine has room for all of them.
     """
 
     def __init__(self, traffic: Traffic, seed: int) -> None:
         self._traffic = traffic
         self._draw = random.Random(f"again {traffic}{seed}")
-        self._open: deque[tuple[float, bool, bool]] = deque()
-        self._n, self._given, self._beneath = 0, 0, 0
+        self._now = 0.0
+        self._pairs = Pairs("0" * 64, lambda: int(self._now * 1e9), self._draw.random)
+        self._ends: list[tuple[float, int, Pair, str, Outcome]] = []
 
     def admitted(self, at: float, took: float, bad: bool) -> None:
         """A request was admitted, whose answer takes so long and may be bad."""
-        draw, share = self._draw, self._traffic.beneath
-        if share is None or draw.random() >= asked_again_share(self._traffic.rate):
+        draw, share, at_ns = self._draw, self._traffic.beneath, int(at * 1e9)
+        self._go_on(at)
+        if share is None or not self._pairs.drawn(at_ns):
             return
         worse = draw.random() < share
         again = SHORT_S if worse and self._traffic.short else draw.lognormvariate(0, 0.5) * ANSWER_S
-        self._open.append((at + max(took, again), bad, worse))
+        pair = self._pairs.begin(at_ns)
+        self._pairs.asked()
+        for end, side, is_bad in ((at + took, "given", bad), (at + again, "again", worse)):
+            heapq.heappush(self._ends, (end, id(pair), pair, side, Outcome(failed=False, bad=is_bad)))
+
+    def _go_on(self, now: float) -> None:
+        self._now = now
+        while self._ends and self._ends[0][0] <= now:
+            _, _, pair, side, outcome = heapq.heappop(self._ends)
+            setattr(pair, side, outcome)
 
     def says_so(self, now: int) -> bool:
         """Whether the live release is worse by now."""
         if self._traffic.beneath is None:
             return True
-        while self._open and self._open[0][0] <= now:
-            _, bad, worse = self._open.popleft()
-            self._n, self._given, self._beneath = self._n + 1, self._given + bad, self._beneath + worse
-        control = compared({"n": ((self._given, self._n), (self._beneath, self._n))}, ["n"])
+        self._go_on(now)
+        said = self._pairs.typed()
+        if said is None:
+            return False
+        control = compared({"n": ((said.bad[0], said.checked), (said.bad[1], said.checked))}, ["n"])
         return control is not None and control.worse
 
 

@@ -22,7 +22,7 @@ from loradeck_agent.router.pairs import Outcome, Pair, Pairs
 from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 
-MOST = 100
+MOST = 250
 """Requests that wait to be asked again, or are being asked, at most."""
 
 MOST_BYTES = 8 * 2**20
@@ -103,7 +103,7 @@ class AskAgain:
     ) -> None:
         replica = beneath.replica
         async with self._turns.setdefault(replica.name, asyncio.Lock()):
-            if not await self._has_room(replica, pair.at_ns / 1e9 + PATIENCE_S):
+            if not await self._has_room(replica, pair):
                 pair.dropped = True
                 pairs.shed()
                 return
@@ -136,9 +136,10 @@ class AskAgain:
         else:
             pair.again = Outcome(failed=status >= 500)
 
-    async def _has_room(self, replica: EnginePool, until: float) -> bool:
-        """Whether an engine has room for one more until then."""
-        while not may_ask_again(replica.open, replica.again, await self._waiting_in(replica)):
+    async def _has_room(self, replica: EnginePool, pair: Pair) -> bool:
+        """Whether an engine has room for one more in time."""
+        until, opening = pair.at_ns / 1e9 + PATIENCE_S, pair.opening
+        while not may_ask_again(replica.open, replica.again, await self._waiting_in(replica), opening=opening):
             if time.monotonic() >= until:
                 return False
             await asyncio.sleep(_AGAIN_S)

@@ -1,8 +1,8 @@
 """Pairs of answers to the same units, of a live release and of the one beneath it, which was asked again.
 
 Pairs are counted in the order in which their units were admitted, each once it is over, so that neither release looks
-better for answering sooner. An answer that takes longer than a unit is waited for counts for the live release, and
-against the one beneath it.
+better for answering sooner. An answer that is not waited for any longer counts for the live release, and against the
+one beneath it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from loradeck.rules.quality.detection import HORIZON_S
-from loradeck.rules.quality.sampling import asked_again_share
+from loradeck.rules.quality.sampling import OPENING, TOGETHER, asked_again_share, waits_for_oldest
 from loradeck.schemas.link import AskedAgain
 from loradeck_agent.router.votes import Rate
 
@@ -38,27 +40,43 @@ class Pair:
     again: Outcome | None = None
     dropped: bool = False
     """It says nothing: the caller left, or what is beneath was not asked or no longer there."""
+    opening: bool = False
+    """It is among the first after the move."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is expected of it."""
+        return self.dropped or (self.given is not None and self.again is not None)
 
 
 class Pairs:
-    """The pairs of one counter with one release beneath."""
+    """The pairs of one counter with one release beneath.
 
-    def __init__(self, release: str) -> None:
+    Args:
+        clock: monotonic nanoseconds.
+        draw: a number from 0 to 1 by chance.
+    """
+
+    def __init__(
+        self, release: str, clock: Callable[[], int] = time.monotonic_ns, draw: Callable[[], float] = random.random
+    ) -> None:
         self.release = release
+        self._clock, self._draw = clock, draw
         self._open: deque[Pair] = deque()
         self._rate = Rate()
-        self._asked = self._shed = self._pairs = self._checked = 0
+        self._drawn = self._asked = self._shed = self._pairs = self._checked = 0
         self._failed, self._bad = [0, 0], [0, 0]
 
     def drawn(self, at_ns: int) -> bool:
         """Whether a unit that is admitted now is to be asked again."""
-        share = asked_again_share(self._rate.counted(at_ns))
-        return share >= 1 or random.random() < share
+        share = asked_again_share(self._rate.counted(at_ns), self._drawn)
+        return share >= 1 or self._draw() < share
 
     def begin(self, at_ns: int) -> Pair:
         """A unit that was admitted now is asked again. Called in the order of admission."""
         self._count()
-        pair = Pair(at_ns)
+        pair = Pair(at_ns, opening=self._drawn < OPENING)
+        self._drawn += 1
         self._open.append(pair)
         return pair
 
@@ -87,12 +105,14 @@ class Pairs:
 
     def _count(self) -> None:
         """Counts the pairs that are over, up to the first one that is not."""
-        late_ns = time.monotonic_ns() - HORIZON_S * 10**9
+        late_ns = self._clock() - HORIZON_S * 10**9
         while self._open:
             pair = self._open[0]
-            if not pair.dropped:
-                if pair.at_ns > late_ns and (pair.given is None or pair.again is None):
+            if not pair.over and pair.at_ns > late_ns:
+                over = [one.over for one in islice(self._open, TOGETHER)]
+                if waits_for_oldest(self._pairs, over):
                     return
+            if not pair.dropped:
                 self._add(pair.given or _GOOD, pair.again or _BAD)
             self._open.popleft()
 

@@ -12,7 +12,7 @@ from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import ResponseChecks
 from loradeck.schemas.table import ReleaseRef, TableEntry
-from loradeck_agent.router import asked_again, pairs
+from loradeck_agent.router import asked_again
 
 V1, V2, V3 = release("v1"), release("v2"), release("v3")
 LATER_MS = 2 * 10**15
@@ -29,11 +29,6 @@ def models(engine: Upstream) -> list[str]:
 
 def asked(engine: Upstream, ref: ReleaseRef) -> int:
     return models(engine).count(str(ref.engine_name))
-
-
-@pytest.fixture(autouse=True)
-def _every_unit_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "asked_again_share", lambda rate: 1.0)
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from loradeck_agent.router import pairs as module
+from loradeck.rules.quality.sampling import OPENING, TOGETHER
 from loradeck_agent.router.pairs import Outcome, Pair, Pairs
 from loradeck_agent.router.votes import Rate
 
@@ -14,21 +12,21 @@ GOOD, BAD, FAILED, UNCHECKED = Outcome(False, False), Outcome(False, True), Outc
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The monotonic clock of the module, in seconds."""
-    now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic_ns", lambda: int(now[0] * 1e9))
-    return now
+def clock() -> list[float]:
+    """The clock of the pairs, in seconds."""
+    return [1000.0]
 
 
 @pytest.fixture
 def pairs(clock: list[float]) -> Pairs:
-    return Pairs("a" * 64)
+    return Pairs("a" * 64, lambda: int(clock[0] * 1e9))
 
 
-def begin(pairs: Pairs) -> Pair:
+def begin(pairs: Pairs, given: Outcome | None = None, again: Outcome | None = None) -> Pair:
     pairs.asked()
-    return pairs.begin(time.monotonic_ns())
+    pair = pairs.begin(pairs._clock())
+    pair.given, pair.again = given, again
+    return pair
 
 
 def figures(pairs: Pairs) -> tuple[int, tuple[int, int], int, tuple[int, int]]:
@@ -69,6 +67,44 @@ def test_what_takes_longer_than_a_unit_is_waited_for_never_speaks_against_the_li
     begin(pairs).again = GOOD
     clock[0] += 61
     assert figures(pairs) == (2, (0, 1), 2, (1, 1))
+
+
+def test_the_first_units_after_a_move_are_all_asked_again_and_later_ones_a_share(
+    pairs: Pairs, clock: list[float]
+) -> None:
+    def drawn() -> int:
+        chosen = [pairs.begin(pairs._clock()).opening for _ in range(1000) if pairs.drawn(pairs._clock())]
+        assert chosen == sorted(chosen, reverse=True)
+        return sum(chosen)
+
+    assert drawn() == OPENING
+    clock[0] += 100
+    assert drawn() == 0
+
+
+def test_in_the_opening_a_long_answer_holds_up_the_others_only_until_most_are_over(pairs: Pairs) -> None:
+    """It counts for the live release and against the one beneath, and once it is over nothing more."""
+    long = [begin(pairs, given=BAD), begin(pairs, again=GOOD)]
+    for _ in range(TOGETHER - 3):
+        begin(pairs, BAD, GOOD)
+    assert figures(pairs)[0] == 0
+    begin(pairs, BAD, GOOD)
+    assert figures(pairs) == (1, (0, 1), 1, (1, 1)), "the second is not the oldest of twenty yet"
+    begin(pairs, BAD, GOOD)
+    assert figures(pairs) == (21, (0, 1), 21, (20, 1))
+    for pair in long:
+        pair.given, pair.again = BAD, GOOD
+    assert figures(pairs) == (21, (0, 1), 21, (20, 1))
+
+
+def test_after_the_opening_each_answer_is_waited_for(pairs: Pairs) -> None:
+    for _ in range(OPENING):
+        begin(pairs, GOOD, GOOD)
+    assert figures(pairs)[0] == OPENING
+    begin(pairs, given=BAD)
+    for _ in range(2 * TOGETHER):
+        begin(pairs, GOOD, GOOD)
+    assert figures(pairs)[0] == OPENING
 
 
 def test_nothing_is_reported_before_anything_was_asked_or_shed(pairs: Pairs) -> None:

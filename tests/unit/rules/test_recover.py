@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover, rollbacks, tenants, witness
 from loradeck.rules.moves.draft import drafted
+from loradeck.rules.serving import flip
 from loradeck.schemas.log import MOVES, Draft, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import RecoveryNode, RecoveryPlan, UndoRequest
 from loradeck.schemas.route import Gap, RouteConfig
@@ -253,6 +254,23 @@ def test_of_two_moves_of_cloned_hubs_under_one_fence_one_is_adopted_and_the_othe
     ]
 
 
+@pytest.mark.parametrize("fork_first", [False, True])
+def test_a_move_of_the_log_under_the_fence_of_a_cloned_hubs_gets_a_number_that_all_routers_take(
+    acme: Acme, fork_first: bool
+) -> None:
+    """What was found: where the log's own node was heard first, the other's router kept its release for ever."""
+    acme.promote("v1")
+    ours, theirs = [entry("v1", 1)], [entry("v2", 1)]
+    drafts, _ = recover_from(acme.log, {"n1": theirs, "n2": ours} if fork_first else {"n1": ours, "n2": theirs})
+    acme.log.epoch = 2
+    acme.log.commit(*drafts)
+    taken = entry("v2" if fork_first else "v1", acme.pointer.generation, epoch=acme.pointer.moved_epoch)
+    assert acme.pointer.release == (taken.current.id if taken.current is not None else None)
+    assert [flip.decide(held, taken, True, None) for held in (*ours, *theirs)] == [flip.Verdict.FLIP] * 2
+    dropped = [draft.payload["release"] for draft in drafts if draft.kind is EventKind.DROPPED]
+    assert dropped == ([] if fork_first else [rid("v2")])
+
+
 def test_a_tombstone_of_a_known_move_is_no_move_and_one_of_an_unknown_move_is(acme: Acme) -> None:
     acme.promote("v1")
     acme.promote("v2")
@@ -275,6 +293,7 @@ held = st.builds(
     moves=st.lists(st.tuples(st.sampled_from(["v1", "v2", "v3"]), st.booleans()), max_size=5),
     tables=st.dictionaries(st.sampled_from(["n1", "n2", "n3"]), st.lists(held, max_size=2)),
 )
+@example(moves=[("v1", False)], tables={"n1": [entry("v1", 1)], "n2": [entry("v2", 1)]})
 def test_no_move_that_a_node_has_seen_is_gone_without_a_line_and_each_is_told_once(
     moves: list[tuple[str, bool]], tables: dict[str, list[TableEntry]]
 ) -> None:

@@ -7,9 +7,11 @@ import pytest
 from loradeck.rules.quality.sampling import (
     CHECKED_WHOLLY_S,
     MOST_UNDER_WAY,
+    OPENING,
     asked_again_share,
     checked_share,
     may_ask_again,
+    waits_for_oldest,
 )
 
 
@@ -33,8 +35,22 @@ def test_all_answers_are_checked_after_a_move_and_fifty_a_second_later(
     assert checked_share(sample, since_move_s, rate, candidate=candidate) == share
 
 
-def test_a_tenth_of_the_requests_is_asked_again_and_one_a_second_where_there_are_few() -> None:
-    assert [asked_again_share(rate) for rate in (0, 0.5, 1, 2, 10, 40, 1000)] == [1, 1, 1, 0.5, 0.1, 0.1, 0.1]
+def test_later_a_tenth_of_the_requests_is_asked_again_and_one_a_second_where_there_are_few() -> None:
+    shares = [asked_again_share(rate, OPENING) for rate in (0, 0.5, 1, 2, 10, 40, 1000)]
+    assert shares == [1, 1, 1, 0.5, 0.1, 0.1, 0.1]
+
+
+def test_the_first_requests_after_a_move_are_all_asked_again_whatever_their_rate() -> None:
+    assert [asked_again_share(1000, drawn) for drawn in (0, OPENING - 1, OPENING)] == [1, 1, 0.1]
+
+
+@pytest.mark.parametrize("late", range(6))
+def test_the_oldest_pair_is_waited_for_until_seventeen_of_twenty_are_over(late: int) -> None:
+    over = [False] * late + [True] * (20 - late)
+    assert waits_for_oldest(0, over) == (late > 3)
+    assert waits_for_oldest(OPENING - 1, [*over, *[False] * 50]) == (late > 3)
+    assert waits_for_oldest(OPENING, over), "later each is waited for"
+    assert waits_for_oldest(0, over[:19]), "of fewer nobody knows which are long"
 
 
 def test_callers_come_first() -> None:
@@ -46,3 +62,10 @@ def test_callers_come_first() -> None:
     assert not may_ask_again(20, 4, 0)
     assert may_ask_again(160, 15, 0)
     assert not may_ask_again(160, 16, 0)
+
+
+def test_in_the_opening_as_many_as_callers_have_may_be_asked_again_and_none_where_somebody_waits() -> None:
+    assert may_ask_again(160, 159, 0, opening=True)
+    assert not may_ask_again(160, 160, 0, opening=True)
+    assert not may_ask_again(160, 0, 1, opening=True)
+    assert not may_ask_again(MOST_UNDER_WAY, 0, 0, opening=True)

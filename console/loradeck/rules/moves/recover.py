@@ -54,8 +54,8 @@ def drafts(
     """The events that bring an older log up to the agents' tables, and the epoch that the new one must exceed.
 
     An entry wins over its pointer if its (epoch, generation) is above that of the pointer's last move, or if both are
-    equal and the release differs. The recovered move gets a generation above both, so
-    that no number ever stands for two moves. No candidate is restored: one whose steps were lost is out. The pointer is
+    equal and the release differs, on this node or on another. The recovered move gets a generation above both, so that
+    no number ever stands for two moves. No candidate is restored: one whose steps were lost is out. The pointer is
     held: the quarantines of the lost part are unknown, so a person looks before automation promotes. A quarantine of
     the release being served was lifted in the lost part, so it goes. Tenants and routes that the older log lacks are
     created again, without gate and placement, which no table carries; a suspension in a table is kept.
@@ -69,7 +69,9 @@ def drafts(
         lacking: the moves that nodes hold and the log does not know. Each that is not adopted gets an event that says
             so, so that no move that was ever acknowledged is gone without a line.
     """
+    entries = list(entries)
     best = newest(entries)
+    forked = _forked(entries, best)
     epoch_above = max((entry.epoch for entry in best.values()), default=0)
     events: list[Draft] = []
     created: set[str] = set()
@@ -77,7 +79,7 @@ def drafts(
     for key, entry in sorted(best.items()):
         pointer = now.get(key) or PointerState(tenant=entry.tenant, route=entry.route)
         release = entry.current.id if entry.current else None
-        if not _wins(entry, pointer, release):
+        if not _wins(entry, pointer, release, forked=key in forked):
             continue
         tenant = tenants.get(entry.tenant)
         if tenant is not None and tenant.offboarded:
@@ -204,9 +206,20 @@ def _dropped(move: Witnessed, actor: Actor, reason: str) -> Draft:
     return tenant_draft(EventKind.DROPPED, move.key[0], actor, reason, payload, route=move.key[1])
 
 
-def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool:
+def _forked(entries: Iterable[TableEntry], best: Mapping[PointerKey, TableEntry]) -> set[PointerKey]:
+    """The pointers of which nodes hold two releases under the newest fence: two copies of the log have moved them."""
+    held: dict[PointerKey, set[str]] = {}
+    for entry in entries:
+        if entry.current is not None and entry.fence == best[entry.key].fence:
+            held.setdefault(entry.key, set()).add(entry.current.id)
+    return {key for key, releases in held.items() if len(releases) > 1}
+
+
+def _wins(entry: TableEntry, pointer: PointerState, release: str | None, *, forked: bool) -> bool:
     if (entry.fence, release) == ((pointer.moved_epoch, pointer.generation), pointer.release):
-        return step(entry.candidate) > step(pointer.candidate)
+        # A router drops another release under the fence that it holds. So where nodes hold two, the log's own needs a
+        # new number as well, or those that serve the other one would never leave it.
+        return forked or step(entry.candidate) > step(pointer.candidate)
     if release is None and entry.fence == (pointer.moved_epoch, pointer.generation):
         return False  # a tombstone of the pointer's last move, withdrawn from that node: not a move
     return entry.fence >= (pointer.moved_epoch, pointer.generation)

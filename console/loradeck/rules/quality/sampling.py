@@ -7,22 +7,34 @@ answers reach nobody.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 CHECKED_WHOLLY_S = 3600.0
 """Seconds after a move in which every answer is checked."""
 
 CHECKED_A_SECOND = 50.0
 """Answers of a route that are checked each second at least, later on."""
 
+OPENING = 200
+"""Requests after a move that are all asked again, in each router, and that long answers do not hold up.
+
+A release that is bad in three answers of ten is told from one that is bad in one of a hundred by some 75 of them.
+"""
+
 ASKED_AGAIN = 0.1
-"""Share of a release's requests that are asked again, at most, where that is more than ASKED_AGAIN_A_SECOND."""
+"""Share of a release's later requests that are asked again, at most, where that is more than ASKED_AGAIN_A_SECOND."""
 
 ASKED_AGAIN_A_SECOND = 1.0
-"""Requests that may be asked again each second on a route with few."""
+"""Later requests that may be asked again each second on a route with few."""
 
 MOST_UNDER_WAY = 500
 """Callers' answers under way on one engine from which on nothing is asked again there."""
 
 _FEW_AT_ONCE = 4
+_LATE = 3
+
+TOGETHER = 20
+"""Pairs that are looked at together when the oldest of them is not over (`waits_for_oldest`)."""
 
 
 def checked_share(sample: float, since_move_s: float, rate: float, *, candidate: bool) -> float:
@@ -39,17 +51,40 @@ def checked_share(sample: float, since_move_s: float, rate: float, *, candidate:
     return max(sample, min(1.0, CHECKED_A_SECOND / max(rate, 1e-9)))
 
 
-def asked_again_share(rate: float) -> float:
-    """The share (0 to 1) of a release's requests that are asked again, at so many requests a second."""
+def asked_again_share(rate: float, drawn: int) -> float:
+    """The share (0 to 1) of a release's requests that are asked again.
+
+    Args:
+        rate: its requests a second.
+        drawn: those that were drawn since the move.
+    """
+    if drawn < OPENING:
+        return 1.0
     return min(1.0, max(ASKED_AGAIN, ASKED_AGAIN_A_SECOND / max(rate, 1e-9)))
 
 
-def may_ask_again(paying: int, again: int, waiting: int | None) -> bool:
+def may_ask_again(paying: int, again: int, waiting: int | None, *, opening: bool = False) -> bool:
     """Whether an engine may be asked one more request again now: callers come first.
 
     Args:
         paying: callers' answers under way there.
         again: requests that it is being asked again.
         waiting: requests that wait in the engine; None: it does not say, so none may be added.
+        opening: this one is among the first after a move. Then there may be as many as callers have.
     """
-    return waiting == 0 and paying < MOST_UNDER_WAY and again < max(_FEW_AT_ONCE, round(ASKED_AGAIN * paying))
+    share = 1.0 if opening else ASKED_AGAIN
+    return waiting == 0 and paying < MOST_UNDER_WAY and again < max(_FEW_AT_ONCE, round(share * paying))
+
+
+def waits_for_oldest(counted: int, over: Sequence[bool]) -> bool:
+    """Whether the count of pairs, which is in the order of their admission, waits for the oldest that is not over.
+
+    In the opening it does not wait for the longest answers: once seventeen of twenty pairs are over, what is missing in
+    the oldest counts for the live release and against the one beneath. Of later pairs each is waited for, so that
+    this weighs little where both are compared for long.
+
+    Args:
+        counted: pairs that have been counted since the move.
+        over: of this pair and those after it, whether they are over; the first twenty are enough.
+    """
+    return counted >= OPENING or len(over) < TOGETHER or list(over[:TOGETHER]).count(False) > _LATE
