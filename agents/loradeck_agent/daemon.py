@@ -61,6 +61,7 @@ from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 from loradeck_agent.uplink.hub_api import HubApi
 from loradeck_agent.uplink.hubs import HubLinks
+from loradeck_agent.uplink.ledger import LedgerSegments
 from loradeck_agent.uplink.renewal import Renewal
 
 log = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ class Agent:
         self.collector = Collector(
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more
         )
+        self.ledger = LedgerSegments(self.folder, self.hub, config.node, self._builds)
         self.telemetry = Telemetry()
         self.reports = Reports(
             self.boot,
@@ -220,6 +222,7 @@ class Agent:
             self.inputs.run(),
             self.collector.run(),
             self.collector.run_merged(),
+            self.ledger.run(),
             self.telemetry.run(),
             self.service.feed(),
         ]
@@ -232,6 +235,10 @@ class Agent:
             except (BadArtifact, OSError) as error:
                 log.error("the base of engine %s cannot be read: %s", engine.config.name, error)
         self._bases_known.set()
+
+    def _builds(self) -> dict[str, str]:
+        """Replica -> the build of its engine, as it runs or ran last."""
+        return {engine.name: engine.version.build.key[:200] for engine in self.engines if engine.version is not None}
 
     async def _all_known(self) -> None:
         """Returns once the router's table and the bases of the engines are known."""

@@ -37,6 +37,10 @@ class StateFolder:
         """Where the router gives its listening sockets."""
         self.router_log = self.router / "router.log"
         """What the router prints."""
+        self.ledger_rows = self.router / "ledger"
+        """Files of rows for the answer ledger, as routers write them."""
+        self.ledger = root / "ledger"
+        """Segments of the answer ledger that the hub does not have yet, and where their chain stands."""
         self.measured = root / "measured.json"
         """Measured durations of starts, fetches and loads."""
         self.digests = root / "digests.json"
@@ -84,7 +88,7 @@ class StateFolder:
         Raises: AgentError: `state_unusable`, when one cannot be made or is no folder of ours.
         """
         shared = (self.root, self.jobs, self.inputs, self.releases, self.merged, self.checkpoints)
-        for path in (self.root, self.router, self.root / "engines", self.canaries, *shared):
+        for path in (self.root, self.router, self.root / "engines", self.canaries, self.ledger, *shared):
             make_private(path, 0o010 if user is not None and path in shared else 0)
         if user is not None:
             for path in shared:

@@ -208,6 +208,7 @@ class Admission:
             route=key[1],
             release=plan.release,
             generation=plan.generation,
+            epoch=plan.entry.fence[0],
             replica=target.replica.at.replica,
             streamed=streamed,
             admitted_ns=mono_ns,

@@ -16,6 +16,8 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from loradeck.rules.serving.request_ids import RANDOM_BYTES
+from loradeck.rules.serving.request_ids import request_id as new_id
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP, Callers
 from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
@@ -93,7 +95,7 @@ class CallersApi:
             tenant, _, route = asked.model.partition("/")
             key = (tenant, route or DEFAULT_ROUTE)
             given = request.headers.get("x-request-id", "")
-            request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+            request_id = given if _REQUEST_ID.fullmatch(given) else new_id(now_ms(), secrets.token_bytes(RANDOM_BYTES))
             if tenant not in tenants:  # what other tenants there are is none of a caller's business
                 return refused(unknown_route(key), request_id)
             if (refusal := self._forbidden(caller, key, asked)) is not None:

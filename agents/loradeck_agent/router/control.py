@@ -167,7 +167,12 @@ class Control:
     async def _get_newest(self, request: web.Request) -> web.Response:
         asked = TraceAsk.model_validate({"ask": "", **request.query})
         rows, more = self._trace.newest(
-            asked.tenant, asked.route, release=asked.release, before=asked.before, last=asked.last
+            asked.tenant,
+            asked.route,
+            release=asked.release,
+            request=asked.request,
+            before=asked.before,
+            last=asked.last,
         )
         trace = self._trace
         found = TraceRows(ask="", rows=tuple(rows), more=more, turned_over=trace.turned_over, since_ms=trace.since_ms)

@@ -7,6 +7,9 @@ its place in the queue (`priority`), the engine's memory (`kv_transfer_params`, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 # fmt: off
 _BOTH = (
     "model", "stream", "stream_options", "temperature", "top_p", "n", "seed", "stop", "user", "metadata", "store",
@@ -27,3 +30,26 @@ _SAMPLING = (
 # fmt: on
 
 PASSING = frozenset((*_BOTH, *_CHAT, *_COMPLETION, *_SAMPLING))
+
+_RECORDED = (
+    *("temperature", "top_p", "n", "seed", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"),
+    *("frequency_penalty", "presence_penalty", "best_of", "echo", "parallel_tool_calls", "add_generation_prompt"),
+    *("continue_final_message", "top_k", "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos"),
+    *("skip_special_tokens", "truncate_prompt_tokens", "add_special_tokens"),
+)
+"""Parameters whose numbers and switches the answer ledger names."""
+
+_FORMATS = frozenset({"text", "json_object", "json_schema", "structural_tag"})
+
+
+def recorded(asked: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """What the answer ledger names of a request's body: numbers, switches and known words, and no text."""
+    found: dict[str, bool | int | float | str] = {
+        name: value for name in _RECORDED if isinstance(value := asked.get(name), bool | int | float)
+    }
+    form = asked.get("response_format")
+    if isinstance(form, dict) and isinstance(kind := form.get("type"), str) and kind in _FORMATS:
+        found["response_format"] = kind
+    if isinstance(tools := asked.get("tools"), list):
+        found["tools"] = len(tools)
+    return found

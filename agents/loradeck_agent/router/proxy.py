@@ -108,6 +108,7 @@ class Proxy(CallersApi):
             found = self._admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
             if isinstance(found, Refusal):
                 return refused(found, request_id)
+            found.row.parameters = asked.recorded
             self._again.offer(found, path, asked)
             try:
                 return await self._forward(request, found, path, asked)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, TypeGuard
 
 from loradeck_agent.host.body_reader import DEPTH, too_deep
-from loradeck_agent.router.parameters import PASSING
+from loradeck_agent.router.parameters import PASSING, recorded
 
 NUMBERS = 2**63
 """No engine reads numbers beyond 64 bits, or NaN and infinity: a setting with one of these is its caller's mistake."""
@@ -35,6 +35,8 @@ class Asked:
     unlisted: list[str]
     """Parameters that not every route lets pass."""
     rest: bytes
+    recorded: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """What the answer ledger names of it."""
 
     @property
     def streamed(self) -> bool:
@@ -99,13 +101,14 @@ def parse(raw: bytes) -> Asked | Unfit:
     unlisted = [name for name in asked if name not in PASSING]
     if len(unlisted) > _UNLISTED or any(len(name) > _LONGEST for name in unlisted):
         return Unfit("unknown_parameter", "The body has parameters that no engine knows.", "Leave them out.")
-    user = asked.get("user")
+    user, named = asked.get("user"), recorded(asked)
     return Asked(
         model=model,
         user=user if isinstance(user, str) and len(user) <= _LONGEST else None,
         settings={name: asked.pop(name) for name in _SETTINGS if name in asked and _is_short(asked[name])},
         unlisted=unlisted,
         rest=json.dumps(asked).encode(),
+        recorded=named,
     )
 
 

@@ -31,6 +31,7 @@ from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.hub_silence import HubSilence
+from loradeck_agent.router.ledger_files import FOLDER, LedgerFiles
 from loradeck_agent.router.predecessor import DRAIN_LOCK, DRAIN_SOCKET, Predecessor, ask_to_hand_over
 from loradeck_agent.router.proxy import Proxy
 from loradeck_agent.router.request_body import read
@@ -90,7 +91,8 @@ class Router:
         self._state = state
         self._table = Table(state, ahead=takes_over)
         self._stats = Stats()
-        self._trace = Trace()
+        self._ledger = LedgerFiles(state / FOLDER, self.boot)
+        self._trace = Trace(follower=self._ledger.add)
         self._checks = Checks()
         self._again = AskAgain(self._checks)
         self._bodies = BodyReader(read)
@@ -146,6 +148,7 @@ class Router:
         """
         self.switch.start(self._untold)
         self._checks.start()
+        self._ledger.start()
         self.proxy = Proxy(
             *(self._admission, self._bodies, self._limits, self._checks, self._trace, self._faults),
             *(self._again, self._successor),
@@ -194,6 +197,7 @@ class Router:
             self.control.predecessor.close()
         await self._again.close()
         await self._checks.close()
+        await self._ledger.close()
         await self._bodies.close()
         await self._faults.close()
         await self._replicas.close()

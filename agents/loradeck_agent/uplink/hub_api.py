@@ -7,6 +7,7 @@ from urllib.parse import urlencode, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
+from loradeck.schemas.answer_ledger import SegmentKept
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
 from loradeck.schemas.membership import RENEW_PATH, Joined
@@ -159,6 +160,13 @@ class HubApi:
                 continue
             body = _chunks(folder / entry.path)
             checked(await self._http.call("PUT", path, body, size=entry.size, timeout=BLOB_S))
+
+    async def put_segment(self, tenant: str, sha256: str, segment: bytes) -> bool:
+        """Gives the hub a segment of the answer ledger. Returns whether it keeps it."""
+        path = f"/v1/ledger/{tenant}/{sha256}"
+        return SegmentKept.model_validate_json(
+            checked(await self._http.call("PUT", path, segment, timeout=BLOB_S)).body
+        ).kept
 
     async def register(self, manifest: AdapterManifest) -> AdapterVersion:
         """Registers an adapter whose files the hub has. Returns its version."""

@@ -55,6 +55,10 @@ COMMANDS = {
     "node": ("loradeck.cli.commands.node:node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
     "notice": ("loradeck.cli.commands.notice:notice", "List what people were told; channels, tests and silences."),
     "event": ("loradeck.cli.commands.event:event", "List and countersign events of the log; export a timeline."),
+    "explain": (
+        "loradeck.cli.commands.explain:explain",
+        "Say which weights, data and gates stood behind an answer.",
+    ),
     "audit": ("loradeck.cli.commands.event:audit", "Read and check the audit trail: who did what at the hub."),
     "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine; certificates, recovery, backup, garbage."),
     "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to try a hub and a console with one."),

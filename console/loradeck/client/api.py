@@ -24,6 +24,7 @@ from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed, listed
 from loradeck.client.transport import AnswerLost, Params, Transport, segment
 from loradeck.schemas import moves, responses
+from loradeck.schemas.answer_ledger import Explained
 from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
@@ -297,6 +298,11 @@ class HubApi:
         path = f"tenants/{segment(tenant)}/data-policy"
         params = {"reason": reason or None}
         return await self.transport.ask(DataPolicy, "PUT", path, body=policy, params=params, repeatable=True)
+
+    async def explain(self, request: str, *, tenant: str | None, at_ms: int | None) -> Explained:
+        """Fetches what stood behind an answer, by its request id. The hub may have to read many files for it."""
+        params: Params = {"tenant": tenant, "at_ms": at_ms}
+        return await self.transport.ask(Explained, "GET", f"requests/{segment(request)}", params=params, extra_s=600)
 
     async def create_key(self, tenant: str) -> responses.KeyCreated:
         """Creates a key for the tenant's own callers."""

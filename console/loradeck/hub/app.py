@@ -21,6 +21,7 @@ from loradeck.hub.api import (
     health,
     jobs,
     joining,
+    ledger,
     moves,
     nodes,
     notices,
@@ -41,6 +42,7 @@ from loradeck.schemas.ids import Resource, Role
 RESOURCES = (
     state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, events,
     notices, tokens, joining, sign_in, backup, health, feed,
+    ledger,
 )  # fmt: skip
 
 

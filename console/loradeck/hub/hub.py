@@ -21,6 +21,7 @@ from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
 from loradeck.hub.automation.guard import GuardedPointers
+from loradeck.hub.data.answer_ledger import KEEP_S, AnswerLedger
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.garbage import Garbage
@@ -82,6 +83,7 @@ from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views import feed
 from loradeck.hub.views.canary_suggestions import CanarySuggestions
+from loradeck.hub.views.explained import Explanations
 from loradeck.hub.views.feed import Feed
 from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.previews import Previews
@@ -254,6 +256,7 @@ class Hub:
         every, cancel = jobs.every, queue.cancel
         self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
+        self.ledger = AnswerLedger(log_, self.store, blobs, self.audit, clock)
         drop = self.garbage.drop_erased
         self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)
 
@@ -274,6 +277,7 @@ class Hub:
         )
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)
+        self.explanations = Explanations(self.ledger, log_, self.store, catalogue, facts, self.traces, clock)
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
         self.seen = seen = Seen(catalogue, self.attestations, self.lineage, fleet, tables, replicas, rows)
         self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, seen, status.now)
@@ -322,6 +326,7 @@ class Hub:
         async with asyncio.TaskGroup() as group:
             # The hub may have ended between an erasure and this, or an object store did not answer.
             group.create_task(_every(ERASED_S, self.garbage.drop_erased, first=0))
+            group.create_task(_every(KEEP_S, self.ledger.keep))
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
             group.create_task(_every(TICK_S, self._keep_reserve))

@@ -99,6 +99,9 @@ STATUS: Mapping[str, int] = {
     "signing_unavailable": 501,
     "digest_mismatch": 422,
     "too_large": 413,
+    "bad_segment": 422,
+    "ledger_full": 429,
+    "too_many_segments": 409,
     # The caller may not.
     "unauthenticated": 401,
     "forbidden": 403,

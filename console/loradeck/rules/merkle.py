@@ -1,7 +1,8 @@
 """The Merkle tree over the lines of the audit trail: RFC 9162, section 2.1, with SHA-256.
 
 Its root names all lines in their order. Unlike the head of a chain of hashes it is what transparency logs exchange, so
-that a foreign witness can follow the trail without reading it.
+that a foreign witness can follow the trail without reading it. The answer ledger has small trees of its own, over the
+segments of an hour.
 """
 
 from __future__ import annotations
@@ -125,3 +126,31 @@ def goes_on(old: AuditHead, new: AuditHead, proof: Sequence[str]) -> bool:
             after = _above(after, node)
         at, last = at >> 1, last >> 1
     return last == 0 and (before.hex(), after.hex()) == (old.root, new.root)
+
+
+def path_of(lines: Sequence[bytes], at: int) -> list[str]:
+    """The hashes that show that one line, counted from 0, is in the tree of these: RFC 9162, 2.1.3.1."""
+    if len(lines) == 1:
+        return []
+    left = 1 << (len(lines) - 1).bit_length() - 1
+    if at < left:
+        return [*path_of(lines[:left], at), Frontier().extended(lines[left:]).head.root]
+    return [*path_of(lines[left:], at - left), Frontier().extended(lines[:left]).head.root]
+
+
+def is_in(line: bytes, at: int, head: AuditHead, path: Sequence[str]) -> bool:
+    """Whether a path shows that the tree of a head has a line at a place: RFC 9162, 2.1.3.2."""
+    last, node = head.size - 1, leaf_hash(line)
+    if not 0 <= at <= last:
+        return False
+    for other in map(bytes.fromhex, path):
+        if last == 0:
+            return False
+        if at & 1 or at == last:
+            node = _above(other, node)
+            while at and not at & 1:
+                at, last = at >> 1, last >> 1
+        else:
+            node = _above(node, other)
+        at, last = at >> 1, last >> 1
+    return last == 0 and node.hex() == head.root

@@ -12,6 +12,9 @@ ATTESTED = "attest"
 """The call of a line that records an attestation: its `detail` is the digest of the attestation."""
 
 
+LEDGER = "ledger"
+"""The call of a line that anchors segments of the answer ledger: the root of the tree over their digests."""
+
 KEPT = "key"
 """The call of a line that records a node's key, which came with a certificate and was not on record."""
 
@@ -23,7 +26,8 @@ class AuditDraft(Wire):
     role: Role | None = None
     token: str | None = Field(None, description="id of the token; None: the hub's own socket, or none")
     call: str = Field(
-        description="method and path of the call, or one of begin, attest, break-glass, key, feed, link, login, lost"
+        description="method and path of the call, or one of begin, attest, break-glass, feed, key, ledger, link, login, "
+        "lost"
     )
     subject: Mapping[str, str] = Field(default_factory=dict, description="what it was about, by name")
     status: int | None = Field(None, description="HTTP status of the answer")

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from loradeck.schemas.answer_ledger import LEDGER_DAYS
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.manifest import Tier
 
@@ -37,7 +38,7 @@ class LedgerEntry(Strict):
 
 
 class DataPolicy(Strict):
-    """The tenant's rules for rows that its adapters are trained on."""
+    """The tenant's rules for rows that its adapters are trained on, and for how long its answer ledger is kept."""
 
     forbidden_licences: tuple[str, ...] = Field(
         ("NONE", "NOASSERTION"), description="licence classes, case-insensitive; * stands for any characters"
@@ -45,6 +46,13 @@ class DataPolicy(Strict):
     synthetic_cap: float = Field(0.5, ge=0, le=1, description="largest share of rows that a model wrote")
     lift_erasures: Reason = Field(
         "", description="why rows that other tenants had erased may be used here; empty: they are refused"
+    )
+    ledger_days: int = Field(
+        LEDGER_DAYS,
+        ge=0,
+        le=36_500,
+        exclude_if=lambda days: days == LEDGER_DAYS,
+        description="days for which the answer ledger keeps what answered its requests; 0: it keeps nothing",
     )
 
     @model_serializer(mode="wrap")

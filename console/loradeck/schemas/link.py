@@ -127,6 +127,12 @@ class TraceAsk(Wire):
     tenant: Name
     route: Name
     release: Digest | None = Field(None, description="only requests that this release served")
+    request: str | None = Field(
+        None,
+        max_length=64,
+        exclude_if=lambda request: request is None,
+        description="only this request; a node of the version before sends all",
+    )
     before: int | None = Field(None, ge=1)
     last: int = Field(TRACE_ROWS, ge=1, le=TRACE_ROWS)
 

@@ -57,6 +57,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
 """Migration -> what a Loradeck from before it does not know and cannot pass over."""
 
 LOST: dict[str, tuple[Counted, ...]] = {
+    "0011_ledger": (Counted("segments of the answer ledger", "SELECT count(*) FROM ledger_segments"),),
     "0010_notices": (
         Counted("notices", "SELECT count(*) FROM notices"),
         Counted("deliveries of notices that are still to be made", "SELECT count(*) FROM deliveries"),

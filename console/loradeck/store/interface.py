@@ -22,6 +22,9 @@ MINUTE_MS = 60_000
 NOTICES_KEPT = 2000
 """Notices that are kept for those who list them."""
 
+SEGMENT_SPAN_MS = 24 * HOUR_MS
+"""Most time between the first and the last row of one segment of the answer ledger, milliseconds."""
+
 HOURS_KEPT = 400 * 24
 """Hours for which the counts of a route are kept."""
 

@@ -32,11 +32,12 @@ from loradeck.store.interface import (
 from loradeck.store.lease import check_lease, extend_log, read_head, release_lease, renew_lease, take_lease
 from loradeck.store.sql_audit import SqlAudit
 from loradeck.store.sql_database import Connection
+from loradeck.store.sql_ledger import SqlLedger
 from loradeck.store.sql_notices import SqlNotices
 from loradeck.store.sql_records import write_fleet
 
 
-class Store(SqlAudit, SqlNotices):
+class Store(SqlAudit, SqlNotices, SqlLedger):
     """The hub's durable store, in whichever SQL database.
 
     Every write is one transaction, durable when the call returns, and raises LeaseLost, DiskFull or OutcomeUnknown as

@@ -9,6 +9,7 @@ from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move
 from tests.contract.store.whole_log import verify_log
 
+from loradeck.schemas.answer_ledger import Anchor, Segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
@@ -304,3 +305,42 @@ def test_old_notices_go_unless_they_are_yet_to_be_delivered(store: Store) -> Non
     store.add_notices([(notice(number), []) for number in range(3, NOTICES_KEPT + 5)])
     kept = [row.seq for row in store.notices(NOTICES_KEPT + 10)]
     assert (kept[-1], kept[-2], kept[0]) == (1, 5, NOTICES_KEPT + 4)
+
+
+def segment(seq: int, *, tenant: str = "acme") -> Segment:
+    return Segment(
+        node="n1",
+        tenant=tenant,
+        chain="c" * 32,
+        seq=seq,
+        first_ms=1000 * seq,
+        last_ms=1000 * seq + 999,
+        rows=1,
+        sha256=digest(seq + 1000 * len(tenant)),
+        size=9,
+        received_ms=0,
+    )
+
+
+def test_segments_are_found_by_tenant_and_time_and_by_their_chain(store: Store) -> None:
+    mine, other = [segment(n) for n in (1, 2, 3)], segment(2, tenant="globex")
+    store.put_segments([*mine, other])
+    store.put_segments(mine[:1])  # as after an answer that was lost
+
+    assert store.segments_at("acme", 2500, 2600, limit=10) == [mine[1]]
+    assert store.segments_at("acme", 1999, 3000, limit=10) == mine
+    assert store.segments_at("acme", 4000, 9000, limit=10) == []
+    assert store.segments_of("c" * 32, "acme", from_seq=2, limit=10) == mine[1:]
+    assert store.segments_of("d" * 32, "acme", from_seq=1, limit=10) == []
+
+
+def test_an_anchored_segment_is_not_anchored_again_and_one_that_ended_can_go(store: Store) -> None:
+    first, second = segment(1), segment(2)
+    store.put_segments([first, second])
+    anchored = first.model_copy(update={"anchor": Anchor(line=7, root=digest(9), at=0, size=1, path=())})
+    store.put_segments([anchored])
+
+    assert store.segments_to_anchor(limit=10) == [second]
+    assert store.segments_ended("acme", 2000, limit=10) == [anchored]
+    store.drop_segments([first.sha256, digest(1)])
+    assert store.segments_at("acme", 0, 9000, limit=10) == [second]

@@ -57,6 +57,7 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.option(
     "--lift-erasures", metavar="WHY", help="Why rows that other tenants had erased may be used here; '' refuses them."
 )
+@click.option("--ledger-days", type=int, help="Days for which the answer ledger is kept; 0 keeps none.")
 @reason_option()
 @writes
 async def data(
@@ -65,11 +66,17 @@ async def data(
     synthetic_cap: float | None,
     licences: tuple[str, ...],
     lift_erasures: str | None,
+    ledger_days: int | None,
     reason: str,
 ) -> None:
-    """Show or change a tenant's data policy: the rows that its adapters may be trained on."""
+    """Show or change a tenant's data policy: the rows that its adapters may be trained on, and its answer ledger."""
     policy = (await s.api.tenant(name)).data
-    given = {"synthetic_cap": synthetic_cap, "forbidden_licences": licences or None, "lift_erasures": lift_erasures}
+    given = {
+        "synthetic_cap": synthetic_cap,
+        "forbidden_licences": licences or None,
+        "lift_erasures": lift_erasures,
+        "ledger_days": ledger_days,
+    }
     given = {key: value for key, value in given.items() if value is not None}
     if given:
         wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
@@ -78,6 +85,8 @@ async def data(
     s.out.say(f"forbidden licences: {' '.join(policy.forbidden_licences) or 'none'}")
     if policy.lift_erasures:
         s.out.say(f"rows that other tenants had erased may be used: {policy.lift_erasures}")
+    kept = f"for {policy.ledger_days} days" if policy.ledger_days else "not at all"
+    s.out.say(f"what answered its requests is kept {kept}")
 
 
 @tenant.command()

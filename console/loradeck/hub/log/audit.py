@@ -102,7 +102,8 @@ class AuditTrail:
         if self._lost:
             noted.append(AuditDraft(actor=HUB, call="lost", detail=f"{self._lost} lines that the store did not take"))
         try:
-            self._head = await self._store(lambda s: s.append_audit(noted), background=True)
+            head = await self._store(lambda s: s.append_audit(noted), background=True)
+            self._head = max(self._head, head, key=lambda one: one.size)
         except StoreError as error:
             kept = [draft for draft in noted if draft.call != "lost"]
             self._noted = kept + self._noted
@@ -111,6 +112,15 @@ class AuditTrail:
             self._refused = True
         else:
             self._lost, self._refused = 0, False
+
+    async def write(self, draft: AuditDraft) -> int:
+        """Writes one line now, and returns its number.
+
+        Raises: StoreError.
+        """
+        head = await self._store(lambda s: s.append_audit([draft]), background=True)
+        self._head = max(self._head, head, key=lambda one: one.size)
+        return head.size
 
     async def head(self) -> AuditHead:
         """The head of the trail, with everything that was noted up to now."""

@@ -11,8 +11,9 @@ MARKED = "loradeck.audit"
 """The key in an ASGI scope under which a handler says what a call was about."""
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_FILES = "/v1/blobs/"
-"""Files come in by their digest, hundreds for one adapter. The document that names them is what is recorded."""
+_FILES = ("/v1/blobs/", "/v1/ledger/")
+"""Files come in by their digest, hundreds for one adapter. The document that names them is what is recorded; segments
+of the answer ledger are anchored together."""
 
 
 def mark(request: Request, **subject: str) -> None:

@@ -28,10 +28,7 @@ class Traces:
 
     async def collect(self, key: PointerKey, release: str | None, last: int) -> Traced:
         """The newest requests of a pointer, from all nodes that serve or have served it: at most `last` of each."""
-        names = {node.name for node, _ in self._replicas.placed(key)}
-        served = {self._fleet.node_of(counter.replica) for counter in self._counts.counters(key)}
-        names |= {name for name in served if name is not None}
-        found = await asyncio.gather(*(self._of_node(name, key, release, last) for name in sorted(names)))
+        found = await asyncio.gather(*(self._of_node(name, key, release, last) for name in sorted(self._nodes(key))))
         rows = sorted((row for _, part in found for row in part), key=lambda row: (row.admitted_ms, row.seq))
         return Traced(
             tenant=key[0],
@@ -42,6 +39,23 @@ class Traces:
             counted=self._counts.total(key, release).counts.finished if release is not None else None,
             nodes=tuple(node for node, _ in found),
         )
+
+    async def find(self, key: PointerKey, request: str) -> list[tuple[str, TraceRow]]:
+        """A request's rows on a pointer, with their nodes, as far as routers that are linked remember it."""
+
+        async def of(name: str) -> list[tuple[str, TraceRow]]:
+            node = self._fleet.nodes.get(name)
+            page = await self._page(node, key, None, None, TRACE_ROWS, request) if node is not None else None
+            return [(name, row) for row in page.rows if row.request == request] if page is not None else []
+
+        found = await asyncio.gather(*map(of, sorted(self._nodes(key))))
+        return [one for part in found for one in part]
+
+    def _nodes(self, key: PointerKey) -> set[str]:
+        """The nodes that serve a pointer, or have served it."""
+        names = {node.name for node, _ in self._replicas.placed(key)}
+        served = {self._fleet.node_of(counter.replica) for counter in self._counts.counters(key)}
+        return names | {name for name in served if name is not None}
 
     async def _of_node(
         self, name: str, key: PointerKey, release: str | None, last: int
@@ -68,9 +82,18 @@ class Traces:
             before = page.rows[0].seq
 
     async def _page(
-        self, node: Node, key: PointerKey, release: str | None, before: int | None, last: int
+        self,
+        node: Node,
+        key: PointerKey,
+        release: str | None,
+        before: int | None,
+        last: int,
+        request: str | None = None,
     ) -> TraceRows | None:
         def question(token: str) -> TraceAsk:
-            return TraceAsk(ask=token, tenant=key[0], route=key[1], release=release, before=before, last=last)
+            tenant, route = key
+            return TraceAsk(
+                ask=token, tenant=tenant, route=route, release=release, request=request, before=before, last=last
+            )
 
         return await self.questions.put(node, question, ANSWER_S)

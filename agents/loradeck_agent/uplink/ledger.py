@@ -1,0 +1,222 @@
+"""The answer ledger of this node: rows that its routers wrote become segments, and the hub gets them.
+
+FOLDER/chain.json               where each tenant's chain stands, and which file of rows was sealed last
+FOLDER/N.TENANT.SEQ.segment     a segment that the hub does not have yet, in the order in which they were sealed
+
+A file of rows is sealed whole: its segments are durable first, then the chain, and then the file goes. What an agent that
+was killed in between had begun is made again, over what it left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import re
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from loradeck.artifacts.ledger_segments import head_of, sealed
+from loradeck.schemas.answer_ledger import SEGMENT_ROWS, SegmentHead
+from loradeck.schemas.ids import GENESIS, Name
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder, write_durably
+from loradeck_agent.router.ledger_files import COMPLETE, FOLDER_BYTES, OPEN, unlocked
+from loradeck_agent.uplink.hub_api import HubApi
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 15.0
+"""Seconds between two looks for files of rows, and after a hub that did not take a segment."""
+
+SPREAD_S = 300.0
+"""Seconds over which the nodes of a fleet, whose hours all end at once, begin to send."""
+
+_PIECE = 1000
+"""Lines that are read at a time, between which the thread that carries out moves gets its turn."""
+
+_BREATH_S = 0.001
+
+_NEVER = frozenset({"bad_segment", "digest_mismatch", "too_large"})
+"""Refusals of a hub that will refuse the same segment for ever."""
+
+_SEGMENTS = "*.segment"
+_SEGMENT = re.compile(r"\d+\.(?P<tenant>.+)\.(?P<seq>\d+)\.segment")
+_name = TypeAdapter(Name)
+
+
+class _Link(BaseModel):
+    """The newest segment of one tenant."""
+
+    seq: int = 0
+    sha256: str = GENESIS
+
+
+class _Chain(BaseModel):
+    """Where the ledger of this node stands."""
+
+    chain: str = Field(default_factory=lambda: secrets.token_hex(16))
+    tenants: dict[str, _Link] = Field(default_factory=dict)
+    count: int = 0
+    lost: int = 0
+    rows_of: str = ""
+    """The file of rows that was sealed last."""
+
+
+@dataclass
+class _Rows:
+    """One tenant's rows of a file."""
+
+    lines: list[bytes] = field(default_factory=list)
+    first_ms: int = 2**62
+    last_ms: int = 0
+
+
+@dataclass(eq=False)
+class LedgerSegments:
+    """Seals and sends. `builds` gives each replica's engine build, as it is now."""
+
+    folder: StateFolder
+    hub: HubApi
+    node: str
+    builds: Callable[[], Mapping[str, str]]
+    spread_s: float = SPREAD_S
+    _warned: str = field(default="", init=False)
+
+    async def run(self) -> None:
+        """Seals what is complete and sends what is sealed, for ever."""
+        while True:
+            try:
+                if await asyncio.to_thread(self.seal):
+                    await asyncio.sleep(random.uniform(0, self.spread_s))
+                await self.send()
+            except OSError as error:
+                log.error("the answer ledger is held up: %s", error)
+            await asyncio.sleep(LOOK_S)
+
+    # ---- sealing -------------------------------------------------------------------------------------------
+
+    def seal(self) -> int:
+        """Makes segments of all complete files of rows. Returns how many files there were. Blocking."""
+        found = sorted(self._complete())
+        for path in found:
+            self._seal(path)
+        return len(found)
+
+    def _complete(self) -> Iterator[Path]:
+        rows = self.folder.ledger_rows
+        yield from rows.glob(f"*{COMPLETE}")
+        yield from (path for path in rows.glob(f"*{OPEN}") if unlocked(path))  # its router was killed
+
+    def _seal(self, path: Path) -> None:
+        chain = self._read_chain()
+        if chain.rows_of != path.stem:
+            by_tenant, lost = _rows_of(path)
+            chain.lost += lost
+            for tenant, rows in sorted(by_tenant.items()):
+                for at in range(0, len(rows.lines), SEGMENT_ROWS):
+                    self._write(chain, tenant, rows, rows.lines[at : at + SEGMENT_ROWS])
+            chain.rows_of = path.stem
+            self._give_up_oldest(chain)
+            write_durably(self._chain_file, chain.model_dump_json().encode())
+        path.unlink(missing_ok=True)
+
+    def _write(self, chain: _Chain, tenant: str, rows: _Rows, lines: Sequence[bytes]) -> None:
+        link = chain.tenants.setdefault(tenant, _Link())
+        head = SegmentHead(
+            node=self.node,
+            tenant=tenant,
+            chain=chain.chain,
+            seq=link.seq + 1,
+            prev=link.sha256,
+            first_ms=rows.first_ms,
+            last_ms=rows.last_ms,
+            rows=len(lines),
+            lost=chain.lost,
+            builds=dict(self.builds()),
+        )
+        made = sealed(head, lines)
+        chain.count += 1
+        write_durably(self.folder.ledger / f"{chain.count:012d}.{tenant}.{head.seq}.segment", made)
+        chain.tenants[tenant] = _Link(seq=head.seq, sha256=hashlib.sha256(made).hexdigest())
+
+    def _give_up_oldest(self, chain: _Chain) -> None:
+        """Removes the oldest segments that no hub took, until they have their room again, and counts their rows."""
+        sizes = {path: path.stat().st_size for path in sorted(self.folder.ledger.glob(_SEGMENTS))}
+        for path in sizes:
+            if sum(sizes.values()) <= FOLDER_BYTES:
+                return
+            chain.lost += head_of(path.read_bytes()).rows
+            log.error("%s is given up: no hub took it, and the ledger's segments fill their room", path.name)
+            path.unlink()
+            sizes[path] = 0
+
+    @property
+    def _chain_file(self) -> Path:
+        return self.folder.ledger / "chain.json"
+
+    def _read_chain(self) -> _Chain:
+        try:
+            return _Chain.model_validate_json(self._chain_file.read_bytes())
+        except FileNotFoundError:
+            pass
+        except ValidationError as error:
+            log.error("%s cannot be read, and a new chain begins: %s", self._chain_file, error)
+        chain = _Chain()
+        write_durably(self._chain_file, chain.model_dump_json().encode())
+        return chain
+
+    # ---- sending -------------------------------------------------------------------------------------------
+
+    async def send(self) -> None:
+        """Gives the hub what it does not have yet, oldest first, until there is nothing left or it does not take it."""
+        for path in sorted(self.folder.ledger.glob(_SEGMENTS)):
+            found = _SEGMENT.fullmatch(path.name)
+            made = await asyncio.to_thread(path.read_bytes)
+            try:
+                if found is not None:
+                    await self.hub.put_segment(found["tenant"], hashlib.sha256(made).hexdigest(), made)
+            except AgentError as error:
+                if error.code not in _NEVER:
+                    if str(error) != self._warned:
+                        log.warning("segments of the answer ledger wait here: %s", error)
+                    self._warned = str(error)
+                    return
+                log.error("the hub will never take %s, and it is dropped: %s", path.name, error)
+            path.unlink(missing_ok=True)
+        self._warned = ""
+
+
+def _rows_of(path: Path) -> tuple[dict[str, _Rows], int]:
+    """The rows of a file by tenant, and how many were lost before them. A torn line is passed over, and counts so."""
+    found: dict[str, _Rows] = defaultdict(_Rows)
+    lost = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number % _PIECE == 0:
+                time.sleep(_BREATH_S)
+            tenant, _, rest = line.partition(b"\t")
+            at, _, row = rest.partition(b"\t")
+            try:
+                if not tenant and rest:
+                    lost += int(rest)
+                    continue
+                admitted_ms, name = int(at), tenant.decode()
+                if not row.endswith(b"}\n"):
+                    raise ValueError
+                if name not in found:
+                    _name.validate_python(name)
+            except ValueError:
+                lost += bool(line.strip())
+                continue
+            rows = found[name]
+            rows.lines.append(row[:-1])
+            rows.first_ms, rows.last_ms = min(rows.first_ms, admitted_ms), max(rows.last_ms, admitted_ms)
+    return found, lost

@@ -1,0 +1,206 @@
+"""The answer ledger at the hub: segments from nodes, anchored in the audit trail, kept as long as a tenant says."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from loradeck.artifacts import Blobs
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.ledger_segments import head_of, rows_of
+from loradeck.hub.log.audit import HUB, AuditTrail
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.log import Log
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.data import answer_ledger as rules
+from loradeck.rules.errors import Refused
+from loradeck.rules.merkle import Frontier, path_of
+from loradeck.schemas.answer_ledger import Anchor, LedgerRow, Segment
+from loradeck.schemas.audit import LEDGER, AuditDraft, AuditLine
+from loradeck.schemas.ids import short
+from loradeck.store.sql_log import Store
+
+log = logging.getLogger("loradeck.hub.ledger")
+
+KEEP_S = 600.0
+"""Seconds between two rounds of anchoring, and of removing what no policy keeps any more."""
+
+NODE_BYTES = 1 << 30
+"""Bytes that one node may send in an hour."""
+
+LEAVES = 10_000
+"""Segments under one anchor at most."""
+
+_TENANTS = 100
+_PAGE = 500
+_LINKS = 1000
+"""Links of a chain that are looked at from a segment on."""
+
+
+@dataclass(eq=False)
+class AnswerLedger:
+    """Takes, anchors, removes and reads segments."""
+
+    _log: Log
+    _store: StoreThread
+    _blobs: Blobs
+    _audit: AuditTrail
+    _clock: Clock
+    _sent: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
+    """Node -> the hour, and the bytes that it has sent in it."""
+
+    async def take(self, node: str, tenant: str, sha256: str, body: bytes) -> bool:
+        """Takes a segment of a node; returns whether it is kept, which the tenant's policy decides. Taking one again
+        changes nothing.
+
+        Raises:
+            Refused: `unknown_tenant`; `ledger_full`: the node sends more than it could have answered.
+            BadArtifact: `bad_segment`, `digest_mismatch`; `disk_full`, `store_unavailable`.
+        """
+        days = self._days(tenant)
+        head = await asyncio.to_thread(head_of, body)
+        now_ms = self._clock.now_ms()
+        if (flaw := rules.flaw_of(head, node, tenant, now_ms)) is not None:
+            raise BadArtifact("bad_segment", "this is no segment that the node may send", flaw, "report it")
+        if head.last_ms < rules.kept_from(days, now_ms):
+            return False
+        self._count(node, len(body), now_ms)
+        await asyncio.to_thread(self._keep, sha256, body)
+        known = await self._store(lambda s: s.segments_of(head.chain, tenant, from_seq=head.seq, limit=2))
+        if all(one.sha256 != sha256 for one in known):
+            segment = Segment(**head.model_dump(), sha256=sha256, size=len(body), received_ms=now_ms)
+            await self._store(lambda s: s.put_segments([segment]), background=True)
+        return True
+
+    def _days(self, tenant: str) -> int:
+        state = self._log.state.tenant(tenant)
+        return 0 if state.offboarded else state.data.ledger_days
+
+    def _count(self, node: str, size: int, now_ms: int) -> None:
+        hour, sent = self._sent.get(node, (0, 0))
+        sent = size + (sent if hour == now_ms // rules.HOUR_MS else 0)
+        if sent > NODE_BYTES:
+            raise Refused(
+                "ledger_full", f"{node} has sent {NODE_BYTES >> 20} MiB of its ledger in this hour", fix="send it later"
+            )
+        self._sent[node] = (now_ms // rules.HOUR_MS, sent)
+
+    def _keep(self, sha256: str, body: bytes) -> None:
+        if self._store.reserve is not None:
+            self._store.reserve.check_upload(len(body))
+        with self._blobs.receive(sha256, size=len(body)) as incoming:
+            incoming.write(body)
+            incoming.keep()
+
+    # ---- what happens by itself ----------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Anchors what is new, and removes what no policy keeps any more."""
+        await self.anchor()
+        await self.expire()
+
+    async def anchor(self) -> None:
+        """Names the segments that came since in one line of the audit trail, and gives each its proof."""
+        new = await self._store(lambda s: s.segments_to_anchor(limit=LEAVES), background=True)
+        if not new:
+            return
+        leaves = [rules.leaf(segment) for segment in new]
+        root = Frontier().extended(leaves).head.root
+        subject = {"segments": str(len(new)), "root": root}
+        line = await self._audit.write(AuditDraft(actor=HUB, call=LEDGER, subject=subject))
+        for at in range(0, len(new), _PAGE):
+            anchored = [
+                segment.model_copy(
+                    update={
+                        "anchor": Anchor(
+                            line=line, root=root, at=at + i, size=len(new), path=tuple(path_of(leaves, at + i))
+                        )
+                    }
+                )
+                for i, segment in enumerate(new[at : at + _PAGE])
+            ]
+            await self._store(partial(_record, anchored), background=True)
+
+    async def expire(self) -> None:
+        """Removes segments whose tenant does not keep them any more, the records first."""
+        now_ms, tenants = self._clock.now_ms(), list(self._log.state.tenants)
+        for at in range(0, len(tenants), _TENANTS):
+            before = {name: rules.kept_from(self._days(name), now_ms) for name in tenants[at : at + _TENANTS]}
+            while gone := await self._ended(before):
+                await self._store(partial(_forget, gone), background=True)
+                await asyncio.to_thread(self._blobs.delete, gone)
+                log.info("%d segments of the answer ledger are over and removed", len(gone))
+
+    async def _ended(self, before: dict[str, int]) -> list[str]:
+        found = await self._store(
+            lambda s: [s.segments_ended(tenant, ms, limit=_PAGE) for tenant, ms in before.items()], background=True
+        )
+        return [segment.sha256 for part in found for segment in part]
+
+    # ---- reading -------------------------------------------------------------------------------------------
+
+    async def at(self, tenants: Iterable[str], since_ms: int, until_ms: int, *, limit: int) -> list[Segment]:
+        """The segments of tenants that may have rows of a time, `limit` and perhaps some more."""
+        found: list[Segment] = []
+        for tenant in tenants:
+            found += await self._store(partial(_read, tenant, since_ms, until_ms, limit))
+            if len(found) > limit:
+                break
+        return found
+
+    def rows(self, segment: Segment, request: str) -> list[LedgerRow]:
+        """The rows of one request in a segment. Blocking.
+
+        Raises:
+            BadArtifact: `unknown_blob`, `digest_mismatch`, `bad_segment`, `store_unavailable`.
+        """
+        digest = hashlib.sha256()
+
+        def read() -> Iterator[bytes]:
+            for piece in self._blobs.open(segment.sha256):
+                digest.update(piece)
+                yield piece
+
+        found = list(rows_of(read(), request))
+        if digest.hexdigest() != segment.sha256:
+            raise BadArtifact("digest_mismatch", "the segment is not what the node sent", segment.sha256)
+        return found
+
+    async def proof(self, segment: Segment) -> tuple[list[str], list[str]]:
+        """What holds of a segment and what does not, in words: its digest, its chain, and its anchor."""
+        proven = [f"segment {short(segment.sha256)} is what {segment.node} sent: its digest holds"]
+        around = await self._store(
+            lambda s: s.segments_of(segment.chain, segment.tenant, from_seq=segment.seq - 1, limit=_LINKS)
+        )
+        doubts = rules.chain_doubts(around, segment)
+        if not doubts:
+            first, last = around[0].seq, around[-1].seq
+            proven.append(f"the node's chain holds from its segment {first} to {last}")
+        if segment.anchor is None:
+            doubts.append("the segment is not anchored in the audit trail yet: that happens every ten minutes")
+        elif rules.anchor_holds(segment) and await self._is_named(segment.anchor):
+            proven.append(f"it is anchored in line {segment.anchor.line} of the audit trail")
+        else:
+            doubts.append(f"line {segment.anchor.line} of the audit trail does not name the segment")
+        return proven, doubts
+
+    async def _is_named(self, anchor: Anchor) -> bool:
+        texts = await self._store(lambda s: s.audit_texts(anchor.line - 1, 1))
+        line = AuditLine.model_validate_json(texts[0][1]) if texts and texts[0][0] == anchor.line else None
+        return line is not None and line.call == LEDGER and line.subject.get("root") == anchor.root
+
+
+def _record(segments: Sequence[Segment], store: Store) -> None:
+    store.put_segments(segments)
+
+
+def _forget(sha256s: Sequence[str], store: Store) -> None:
+    store.drop_segments(sha256s)
+
+
+def _read(tenant: str, since_ms: int, until_ms: int, limit: int, store: Store) -> list[Segment]:
+    return store.segments_at(tenant, since_ms, until_ms, limit=limit)

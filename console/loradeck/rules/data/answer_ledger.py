@@ -1,0 +1,87 @@
+"""Rules of the answer ledger: how long its segments are kept, where a request is looked for, and what a chain shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.merkle import is_in
+from loradeck.rules.serving.request_ids import time_of
+from loradeck.schemas.answer_ledger import Segment, SegmentHead
+from loradeck.schemas.audit_head import AuditHead
+from loradeck.schemas.ids import GENESIS, short
+
+HOUR_MS = 3_600_000
+
+SKEW_MS = 10 * 60_000
+"""How far the clock of whoever gave a request its id may be from the clock of the node that answered it."""
+
+LOOK_BACK_DAYS = 2
+"""Days back that a request is looked for whose id has no time."""
+
+
+def kept_from(days: int, now_ms: int) -> int:
+    """The time from which on a tenant's segments are kept: one is whose newest row is not older."""
+    return now_ms - days * DAY_MS
+
+
+def window(request: str, at_ms: int | None, now_ms: int) -> tuple[int, int]:
+    """The times between which a request is looked for, milliseconds since 1970 UTC, both included.
+
+    Args:
+        at_ms: about when it was asked, as a person says; the hour before and after are searched. None: by the id.
+    """
+    if at_ms is not None:
+        return at_ms - HOUR_MS, at_ms + HOUR_MS
+    said = time_of(request)
+    if said is not None:
+        # It is admitted after it got its id: a request may wait for a gateway, or be tried again.
+        return said - SKEW_MS, said + HOUR_MS + SKEW_MS
+    return now_ms - LOOK_BACK_DAYS * DAY_MS, now_ms + SKEW_MS
+
+
+def flaw_of(head: SegmentHead, node: str, tenant: str, now_ms: int) -> str | None:
+    """Why a hub does not take a segment that a node sent for a tenant; None: it does."""
+    if (head.node, head.tenant) != (node, tenant):
+        return f"it is {head.node}'s of {head.tenant}, not {node}'s of {tenant}"
+    if head.version != 1:
+        return f"version {head.version} is not known here"
+    if not head.first_ms <= head.last_ms <= now_ms + DAY_MS:
+        return "its times are not in order, or not over"
+    if head.last_ms - head.first_ms > DAY_MS:
+        return "it spans more than a day"
+    return None
+
+
+def chain_doubts(around: Sequence[Segment], segment: Segment) -> list[str]:
+    """What is wrong with the chain from one segment on, in words; empty if every link holds.
+
+    Args:
+        around: what there is of the same chain and tenant from the segment before it on, in the order of `seq`.
+            Earlier ones may have gone by the tenant's policy.
+    """
+    found = []
+    if segment.seq == 1 and segment.prev != GENESIS:
+        found.append("the first segment of its chain names one before it")
+    for left, right in pairwise(around):
+        if right.seq == left.seq:
+            found.append(f"the node sent two segments {left.seq}: {short(left.sha256)} and {short(right.sha256)}")
+        elif right.seq != left.seq + 1:
+            found.append(f"segments {left.seq + 1} to {right.seq - 1} of the chain never came, or were removed")
+        elif right.prev != left.sha256:
+            found.append(f"segment {right.seq} does not go on from segment {left.seq}")
+    return found
+
+
+def anchor_holds(segment: Segment) -> bool:
+    """Whether the proof of a segment's anchor shows that it is under the anchor's root."""
+    anchor = segment.anchor
+    if anchor is None:
+        return False
+    return is_in(leaf(segment), anchor.at, AuditHead(size=anchor.size, root=anchor.root), anchor.path)
+
+
+def leaf(segment: Segment) -> bytes:
+    """A segment as a leaf of the tree that is anchored. Its digest covers its head: node, tenant and place."""
+    return segment.sha256.encode()
