@@ -3,8 +3,8 @@
 FOLDER/chain.json               where each tenant's chain stands, and which file of rows was sealed last
 FOLDER/N.TENANT.SEQ.segment     a segment that the hub does not have yet, in the order in which they were sealed
 
-A file of rows is sealed whole: its segments are durable first, then the chain, and then the file goes. What an agent that
-was killed in between had begun is made again, over what it left.
+A file of rows is sealed whole: its segments are durable first, then the chain, and then the file goes. What an agent
+that was killed in between had begun is made again, over what it left.
 """
 
 from __future__ import annotations
@@ -184,6 +184,8 @@ class LedgerSegments:
                 if found is not None:
                     await self.hub.put_segment(found["tenant"], hashlib.sha256(made).hexdigest(), made)
             except AgentError as error:
+                if error.code == "unknown_tenant":
+                    continue  # the hub has lost some of its log, and may have it back
                 if error.code not in _NEVER:
                     if str(error) != self._warned:
                         log.warning("segments of the answer ledger wait here: %s", error)

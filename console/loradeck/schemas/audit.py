@@ -26,8 +26,8 @@ class AuditDraft(Wire):
     role: Role | None = None
     token: str | None = Field(None, description="id of the token; None: the hub's own socket, or none")
     call: str = Field(
-        description="method and path of the call, or one of begin, attest, break-glass, feed, key, ledger, link, login, "
-        "lost"
+        description="method and path of the call, or one of begin, attest, break-glass, feed, key, ledger, link, login "
+        "and lost"
     )
     subject: Mapping[str, str] = Field(default_factory=dict, description="what it was about, by name")
     status: int | None = Field(None, description="HTTP status of the answer")

@@ -96,4 +96,5 @@ def _gate(one: ExplainedRow) -> str:
         f"{check.name} {check.in_unit(check.value)} {'passed' if check.passed else 'FAILED'}"
         for check in one.gate.checks
     )
-    return f"{'passed' if one.gate.passed else 'FAILED'} at {utc(one.gate_at_ms)} on suite {short(one.gate.suite)}: {checks}"
+    result = "passed" if one.gate.passed else "FAILED"
+    return f"{result} at {utc(one.gate_at_ms)} on suite {short(one.gate.suite)}: {checks}"

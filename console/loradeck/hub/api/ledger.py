@@ -33,8 +33,8 @@ async def explain(
 ) -> Explained:
     """Explains an answer by the x-request-id that its caller got: release, base, data, gate, move, and their proof.
 
-    Without `tenant` all that the caller sees are searched; without `at_ms` the time that the id begins with, or the last
-    two days where it has none.
+    Without `tenant` all that the caller sees are searched; without `at_ms` the time that the id begins with, or the
+    last two days where it has none.
     """
     if tenant is not None:
         caller.at(tenant)

@@ -70,7 +70,7 @@ class AnswerLedger:
             return False
         self._count(node, len(body), now_ms)
         await asyncio.to_thread(self._keep, sha256, body)
-        known = await self._store(lambda s: s.segments_of(head.chain, tenant, from_seq=head.seq, limit=2))
+        known = await self._store(lambda s: s.segments_of(head.chain, tenant, from_seq=head.seq, limit=_PAGE))
         if all(one.sha256 != sha256 for one in known):
             segment = Segment(**head.model_dump(), sha256=sha256, size=len(body), received_ms=now_ms)
             await self._store(lambda s: s.put_segments([segment]), background=True)

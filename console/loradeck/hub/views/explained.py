@@ -82,7 +82,7 @@ class Explanations:
         now_ms = self._clock.now_ms()
         since_ms, until_ms = rules.window(request, at_ms, now_ms)
         async with self._one:
-            segments = await self._ledger.at(tenants, since_ms, until_ms, limit=SEARCHED)
+            segments = await self._ledger.at(tenants, since_ms, until_ms, limit=SEARCHED + 1)
             if len(segments) > SEARCHED:
                 raise Refused(
                     "too_many_segments",

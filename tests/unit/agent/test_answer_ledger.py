@@ -1,0 +1,282 @@
+"""A node's answer ledger: rows become files, files become chained segments, and the hub gets each of them once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.ledger_segments import head_of, rows_of, sealed
+from loradeck.schemas.answer_ledger import LedgerRow, SegmentHead
+from loradeck.schemas.ids import GENESIS
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.router import ledger_files
+from loradeck_agent.router.ledger_files import LedgerFiles
+from loradeck_agent.router.trace import Row
+from loradeck_agent.uplink import ledger
+from loradeck_agent.uplink.ledger import LedgerSegments
+
+NOW = 1_790_000_000_000
+
+
+def row(request: str, tenant: str = "acme", **fields: object) -> Row:
+    told = {
+        "route": "production",
+        "release": "a" * 64,
+        "generation": 3,
+        "replica": "n1/e0",
+        "streamed": False,
+        "admitted_ns": 10**9,
+        "admitted_ms": NOW,
+        "finished_ns": 3 * 10**9,
+        "status": 200,
+        "epoch": 2,
+    }
+    return Row(request=request, tenant=tenant, **(told | fields))  # type: ignore[arg-type]
+
+
+class Hub:
+    """Takes segments, or refuses them with a code."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str, bytes]] = []
+        self.refuses: dict[str, str] = {}
+
+    async def put_segment(self, tenant: str, sha256: str, segment: bytes) -> bool:
+        if tenant in self.refuses:
+            raise AgentError(self.refuses[tenant], "no")
+        self.taken.append((tenant, sha256, segment))
+        return True
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    made = StateFolder(tmp_path / "state")
+    made.make()
+    return made
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub()
+
+
+@pytest.fixture
+def segments(folder: StateFolder, hub: Hub) -> LedgerSegments:
+    return LedgerSegments(folder, hub, "n1", lambda: {"n1/e0": "fake|cpu"})  # type: ignore[arg-type]
+
+
+async def write(folder: StateFolder, *rows: Row, boot: str = "b1") -> None:
+    files = LedgerFiles(folder.ledger_rows, boot)
+    for one in rows:
+        files.add(one)
+    await files.close()
+
+
+def test_a_row_reads_as_the_schema_has_it() -> None:
+    told = LedgerRow.model_validate_json(
+        row(
+            "r-1",
+            streamed=True,
+            first_token_ns=2 * 10**9,
+            checked=True,
+            bad=True,
+            parameters={"temperature": 0.2, "seed": 7, "response_format": "text"},
+        ).ledger_line()
+    )
+
+    assert (told.request, told.generation, told.epoch, told.replica) == ("r-1", 3, 2, "n1/e0")
+    assert (told.first_token_ms, told.finished_ms) == (NOW + 1000, NOW + 2000)
+    assert (told.streamed, told.checked, told.bad) == (True, True, True)
+    assert told.parameters == {"temperature": 0.2, "seed": 7, "response_format": "text"}
+    assert LedgerRow.model_validate_json(row("r-2").ledger_line()).first_token_ms is None
+
+
+async def test_a_row_costs_the_way_of_its_request_no_more_than_a_note(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    files = LedgerFiles(folder.ledger_rows, "b1")
+    monkeypatch.setattr(files, "_write", lambda data: bool(written.append(data)) or True)
+    for n in range(1000):
+        files.add(row(f"r-{n}"))
+    assert written == []
+    turns = 0
+
+    async def callers() -> None:
+        nonlocal turns
+        while not written:
+            turns += 1
+            await asyncio.sleep(0)
+
+    await asyncio.gather(callers(), files.close())
+
+    assert turns >= 1000 // ledger_files._AT_ONCE, "callers are served between the rows that are put into words"
+    assert written[0].count(b"\n") == 1000
+
+
+async def test_rows_that_find_no_room_in_memory_are_counted_in_the_next_segment(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_files, "WAITING", 2)
+
+    await write(folder, *(row(f"r-{n}") for n in range(5)))
+    segments.seal()
+    await segments.send()
+
+    head = head_of(hub.taken[0][2])
+    assert (head.rows, head.lost) == (2, 3)
+
+
+async def test_each_tenant_has_segments_of_its_own_and_each_names_the_one_before_it(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub
+) -> None:
+    await write(folder, row("r-1"), row("r-2", "globex", admitted_ms=NOW + 5), row("r-3", admitted_ms=NOW - 5))
+    segments.seal()
+    await write(folder, row("r-4"), boot="b2")
+    segments.seal()
+    await segments.send()
+
+    heads = [head_of(made) for _, _, made in hub.taken]
+    assert [(h.tenant, h.seq, h.rows, h.first_ms, h.last_ms) for h in heads] == [
+        ("acme", 1, 2, NOW - 5, NOW),
+        ("globex", 1, 1, NOW + 5, NOW + 5),
+        ("acme", 2, 1, NOW, NOW),
+    ]
+    assert [h.prev for h in heads] == [GENESIS, GENESIS, hub.taken[0][1]]
+    assert len({h.chain for h in heads}) == 1
+    assert all(hashlib.sha256(made).hexdigest() == sha256 for _, sha256, made in hub.taken)
+    assert heads[0].builds == {"n1/e0": "fake|cpu"}
+    assert [r.request for r in rows_of([hub.taken[0][2]], "r-3")] == ["r-3"]
+    assert list(folder.ledger_rows.iterdir()) == []
+    assert [path.name for path in folder.ledger.iterdir()] == ["chain.json"]
+
+
+async def test_the_file_of_a_router_that_runs_is_left_and_of_one_that_was_killed_is_taken(
+    folder: StateFolder, segments: LedgerSegments
+) -> None:
+    files = LedgerFiles(folder.ledger_rows, "b1")
+    files.add(row("r-1"))
+    await files._flush()
+
+    assert segments.seal() == 0
+
+    (opened,) = folder.ledger_rows.iterdir()
+    with opened.open("ab") as file:  # it was killed in the middle of a line, and what is written has no lock
+        file.write(b"acme\t17")
+    left = opened.with_name("0000000000001-b0.open")
+    left.write_bytes(opened.read_bytes())
+
+    assert segments.seal() == 1
+    (made,) = folder.ledger.glob("*.segment")
+    assert head_of(made.read_bytes()).rows == 1
+    assert not left.exists()
+    assert opened.exists()
+    await files.close()
+
+
+@pytest.mark.parametrize("dies_at", [1, 2, 3, 4])
+async def test_an_agent_that_is_killed_while_it_seals_seals_every_row_once(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub, dies_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(folder, row("r-1"), row("r-2", "globex"))
+    steps = 0
+
+    class Killed(BaseException):
+        pass
+
+    def dying(path: Path, data: bytes) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == dies_at:
+            raise Killed
+        wrote(path, data)
+
+    wrote = ledger.write_durably
+    monkeypatch.setattr(ledger, "write_durably", dying)
+    with pytest.raises(Killed):
+        segments.seal()
+    monkeypatch.setattr(ledger, "write_durably", wrote)
+
+    segments.seal()
+    await segments.send()
+
+    assert [(tenant, head_of(made).seq, head_of(made).rows) for tenant, _, made in hub.taken] == [
+        ("acme", 1, 1),
+        ("globex", 1, 1),
+    ]
+
+
+async def test_an_agent_that_is_killed_before_the_sealed_file_is_gone_does_not_seal_it_again(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub
+) -> None:
+    await write(folder, row("r-1"))
+    (path,) = folder.ledger_rows.iterdir()
+    kept = path.read_bytes()
+    segments.seal()
+    path.write_bytes(kept)
+
+    segments.seal()
+    await segments.send()
+
+    assert len(hub.taken) == 1
+    assert not path.exists()
+
+
+async def test_a_segment_waits_for_a_hub_and_one_that_no_hub_will_take_does_not_hold_the_others_up(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub
+) -> None:
+    await write(folder, row("r-1"), row("r-2", "globex"), row("r-3", "initech"), row("r-4", "umbrella"))
+    segments.seal()
+    hub.refuses = {"acme": "bad_segment", "globex": "unknown_tenant", "initech": "store_unavailable"}
+
+    await segments.send()
+    assert hub.taken == []
+    assert [path.name.split(".")[1] for path in sorted(folder.ledger.glob("*.segment"))] == [
+        "globex",
+        "initech",
+        "umbrella",
+    ]
+
+    hub.refuses = {"globex": "unknown_tenant"}
+    await segments.send()
+    assert [tenant for tenant, _, _ in hub.taken] == ["initech", "umbrella"]
+
+    hub.refuses = {}
+    await segments.send()
+    assert [tenant for tenant, _, _ in hub.taken] == ["initech", "umbrella", "globex"]
+
+
+async def test_the_oldest_segment_goes_where_no_hub_takes_them_and_its_rows_are_counted(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(folder, row("r-1"), row("r-2"))
+    segments.seal()
+    monkeypatch.setattr(ledger, "FOLDER_BYTES", 1)
+    await write(folder, row("r-3"), boot="b2")
+    segments.seal()
+    monkeypatch.setattr(ledger, "FOLDER_BYTES", 1 << 20)
+    await write(folder, row("r-4"), boot="b3")
+    segments.seal()
+    await segments.send()
+
+    (head,) = [head_of(made) for _, _, made in hub.taken]
+    assert (head.seq, head.lost) == (3, 3)
+
+
+def test_what_is_no_segment_is_refused_with_the_reason() -> None:
+    head = SegmentHead(node="n1", tenant="acme", chain="c" * 32, seq=1, first_ms=1, last_ms=2, rows=1)
+    whole = sealed(head, [row("r-1").ledger_line().encode()])
+
+    assert head_of(whole) == head
+    for broken in (b"", b"no", whole[:20], sealed(head, [])[:-9]):
+        with pytest.raises(BadArtifact, match="no segment"):
+            list(rows_of([broken], "r-1"))
+    with pytest.raises(BadArtifact, match="no segment"):
+        head_of(b"no")
+    with pytest.raises(BadArtifact, match="no segment"):
+        list(rows_of([sealed(head, [b'{"request": "r-1"}'])], "r-1"))
