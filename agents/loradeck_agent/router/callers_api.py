@@ -26,6 +26,7 @@ from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest
 from loradeck_agent.router.engine_pools import COMPLETIONS
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
+from loradeck_agent.router.trace import now_ms
 
 BODY_TIMEOUT_S = 60.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -43,7 +43,7 @@ _FORMATS = frozenset({"text", "json_object", "json_schema", "structural_tag"})
 
 
 def recorded(asked: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """What the answer ledger names of a request's body: numbers, switches and known words, and no text."""
+    """Picks what the answer ledger names of a request's body: numbers, switches and known words, and no text."""
     found: dict[str, bool | int | float | str] = {
         name: value for name in _RECORDED if isinstance(value := asked.get(name), bool | int | float)
     }

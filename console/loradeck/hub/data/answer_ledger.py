@@ -171,7 +171,7 @@ class AnswerLedger:
         return found
 
     async def proof(self, segment: Segment) -> tuple[list[str], list[str]]:
-        """What holds of a segment and what does not, in words: its digest, its chain, and its anchor."""
+        """Checks a segment's chain and anchor. Returns what holds and what does not, in words."""
         proven = [f"segment {short(segment.sha256)} is what {segment.node} sent: its digest holds"]
         around = await self._store(
             lambda s: s.segments_of(segment.chain, segment.tenant, from_seq=segment.seq - 1, limit=_LINKS)

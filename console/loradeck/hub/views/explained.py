@@ -69,7 +69,7 @@ class Explanations:
     async def of(
         self, request: str, *, tenant: str | None, at_ms: int | None, sees: Callable[[str], bool]
     ) -> Explained:
-        """All that is known of a request, in one tenant or in all that the caller sees.
+        """Explains a request, in one tenant or in all that the caller sees.
 
         Args:
             at_ms: about when it was asked; None: its id says it, or it was in the last days.

@@ -55,7 +55,7 @@ def flaw_of(head: SegmentHead, node: str, tenant: str, now_ms: int) -> str | Non
 
 
 def chain_doubts(around: Sequence[Segment], segment: Segment) -> list[str]:
-    """What is wrong with the chain from one segment on, in words; empty if every link holds.
+    """Says what is wrong with the chain from one segment on; empty if every link holds.
 
     Args:
         around: what there is of the same chain and tenant from the segment before it on, in the order of `seq`.
