@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,12 @@ from loradeck.rules.serving.request_ids import request_id
 from loradeck.schemas.answer_ledger import Explained, LedgerRow, SegmentHead
 from loradeck.schemas.ids import GENESIS
 from loradeck.schemas.trace import TraceRow
+from loradeck_agent.host.login import Login
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.router.ledger_files import LedgerFiles
+from loradeck_agent.router.trace import Row
+from loradeck_agent.uplink.hub_api import HubApi
+from loradeck_agent.uplink.ledger import LedgerSegments
 
 CHAIN = "c" * 32
 
@@ -286,3 +294,34 @@ async def test_what_the_ledger_does_not_have_yet_is_asked_of_the_routers(deck: D
 
     assert (one.row.request, one.segment, one.weights.label) == (asked, None, "v1")
     assert "from its memory" in one.doubts[0]
+
+
+async def test_what_a_router_wrote_is_sealed_sent_and_explained(deck: Deck, release: str, tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path)
+    folder.make()
+    token = await deck.token("agent", "n1")
+    hub = HubApi(SimpleNamespace(hub=f"http://127.0.0.1:{deck.port}"), lambda: login)  # type: ignore[arg-type]
+    login = Login.of_token(token)
+    segments = LedgerSegments(folder, hub, "n1", dict)
+    at_ms = now()
+    requests = [request_id(at_ms + n, b"0123456789") for n in range(3)]
+    for request in requests:
+        files = LedgerFiles(folder.ledger_rows, request)
+        files.add(
+            Row(
+                *(request, "acme", "production", release, 1, "n1/e0", False, 10**9, at_ms),
+                finished_ns=2 * 10**9,
+                status=200,
+            )
+        )
+        await files.close()
+        segments.seal()
+    await segments.send()
+    hub.close()
+    await deck.hub.ledger.keep()
+
+    for request in requests:
+        (one,) = (await explain(deck, request)).rows
+        assert one.doubts == ()
+        assert one.row.finished_ms == at_ms + 1000
+    assert list(folder.ledger.glob("*.segment")) == []
