@@ -16,11 +16,11 @@ from loradeck.schemas.ids import short
 @click.option("--at", metavar="TIME", help="About when it was asked, if its id does not say: 14:05Z, '2h ago'.")
 @hub_command
 async def explain(s: Session, request: str, tenant: str | None, at: str | None) -> None:
-    """Say which weights, data and gates stood behind an answer, years later.
+    """Say which weights, data and gates stood behind an answer.
 
-    REQUEST is the answer's x-request-id. The answer ledger has no text of question or answer. Where no node is asked,
-    the segment's digest, the chain of its node and its anchor in the audit trail are checked, and said. Exit 1 where
-    the request is not found.
+    REQUEST is the answer's x-request-id. It needs no node, and works for as long as the tenant keeps its answer ledger,
+    which has no text of question or answer. The digest, the chain and the anchor of what it reads are checked, and
+    said. Exit 1 where the request is not found.
     """
     at_ms = moment(at, interactive=s.interactive) if at is not None else None
     found = await s.api.explain(request, tenant=tenant, at_ms=at_ms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.merkle import is_in
@@ -64,7 +63,7 @@ def chain_doubts(around: Sequence[Segment], segment: Segment) -> list[str]:
     found = []
     if segment.seq == 1 and segment.prev != GENESIS:
         found.append("the first segment of its chain names one before it")
-    for left, right in pairwise(around):
+    for left, right in zip(around, around[1:], strict=False):
         if right.seq == left.seq:
             found.append(f"the node sent two segments {left.seq}: {short(left.sha256)} and {short(right.sha256)}")
         elif right.seq != left.seq + 1:
