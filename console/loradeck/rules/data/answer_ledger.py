@@ -63,7 +63,8 @@ def chain_doubts(around: Sequence[Segment], segment: Segment) -> list[str]:
     found = []
     if segment.seq == 1 and segment.prev != GENESIS:
         found.append("the first segment of its chain names one before it")
-    for left, right in zip(around, around[1:], strict=False):
+    for i, right in enumerate(around[1:]):
+        left = around[i]
         if right.seq == left.seq:
             found.append(f"the node sent two segments {left.seq}: {short(left.sha256)} and {short(right.sha256)}")
         elif right.seq != left.seq + 1:
