@@ -46,7 +46,7 @@ def restart_router(config: AgentConfig) -> None:
 
 
 def _takes(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal: one that has none is ended by it."""
+    """Tells whether a process has a handler for a signal: one that has none is ended by it."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) >> (number - 1) & 1)

@@ -34,7 +34,7 @@ class BodyUnread(Exception):
 
 
 def too_deep(raw: bytes, document: Any) -> bool:
-    """Whether objects and lists are nested more than DEPTH deep in a JSON document. `raw` is its text."""
+    """Tells whether objects and lists are nested more than DEPTH deep in a JSON document. `raw` is its text."""
     if raw.count(b"[") + raw.count(b"{") <= DEPTH:
         return False
     level = [document]

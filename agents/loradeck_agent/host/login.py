@@ -15,7 +15,7 @@ from loradeck_agent.host.secret_file import check_mode
 
 
 def is_join_token(token: str) -> bool:
-    """Whether a token is a join token, which a node uses once to get its certificate."""
+    """Tells whether a token is a join token, which a node uses once to get its certificate."""
     return token.startswith("ldj_")
 
 

@@ -229,7 +229,7 @@ class Executor:
         return self.attempt.pid is not None
 
     def alive(self) -> bool:
-        """Whether that process still runs, also where an earlier agent started it."""
+        """Tells whether that process still runs, also where an earlier agent started it."""
         if self._child is not None:
             return self._child.poll() is None
         pid = self.attempt.pid

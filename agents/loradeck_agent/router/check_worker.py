@@ -105,7 +105,7 @@ def _validator(schema_text: str) -> Validator:
 
 
 def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> bool | None:
-    """Whether an answer is bad; None when its route's schema cannot be used."""
+    """Tells whether an answer is bad; None when its route's schema cannot be used."""
     try:
         choices = assemble(answer, streamed=streamed)
     except ValueError:

@@ -72,11 +72,11 @@ class EnginePool:
         await self.session.close()
 
     def runs(self, base: str) -> bool:
-        """Whether the engine runs the base with this digest."""
+        """Tells whether the engine runs the base with this digest."""
         return self.at.base == base
 
     def serves(self, ref: ReleaseRef) -> bool:
-        """Whether a request for this release can be answered now, by these weights and no others."""
+        """Tells whether a request for this release can be answered now, by these weights and no others."""
         if not self.runs(ref.release.served_base):
             return False
         return ref.release.form is Form.BASE or ref.id in self.at.ready

@@ -52,7 +52,7 @@ class RequestFaults:
     _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
 
     async def is_of_request(self, caller: str, admitted: Admitted, path: str, asked: Asked) -> bool:
-        """Whether a request that its engine failed would fail under any release there. `caller`: digest of its key."""
+        """Tells whether a request that its engine failed would fail under any release. `caller`: digest of its key."""
         about = (caller, admitted.row.release, admitted.row.replica)
         until, known = self._known.get(about, (0.0, False))
         if self._clock() < until:
@@ -86,7 +86,7 @@ class RequestFaults:
 
 
 async def _fails_anyhow(admitted: Admitted, path: str, asked: Asked) -> bool:
-    """Whether the engine fails the request for another model too, and a harmless request not."""
+    """Tells whether the engine fails the request for another model too, and a harmless request not."""
     replica = admitted.target.replica
     other = _other_model(admitted)
     if other is None:

@@ -63,7 +63,7 @@ class Checks:
         self._pending.clear()
 
     def has_room(self, checks: ResponseChecks) -> bool:
-        """Whether the queue takes another answer, and the check of its route's schema has always ended so far."""
+        """Tells whether the queue takes another answer, and the check of its route's schema has always ended so far."""
         return len(self._pending) < _QUEUE_CAP and self._bytes < _BYTES_CAP and checks.answer_schema not in self._fatal
 
     def submit(self, answer: bytes, *, streamed: bool, checks: ResponseChecks, done: Done) -> None:

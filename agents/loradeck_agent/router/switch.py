@@ -293,7 +293,7 @@ class Switch:
             self._recompile(key)
 
     def _is_stale(self, held: TableEntry, entry: TableEntry, newer: bool) -> bool:
-        """Whether an entry must not replace the one that is held.
+        """Tells whether an entry must not replace the one that is held.
 
         Args:
             newer: the directive is not behind the table's (epoch, rev). Under an equal fence only such a one
@@ -431,7 +431,7 @@ def _how(entry: TableEntry, replica: EnginePool, pin: Pin | None, force: InForce
 
 
 def _same(before: Ack, now: Ack) -> bool:
-    """Whether two acknowledgements are equal but for their times."""
+    """Tells whether two acknowledgements are equal but for their times."""
     return before.model_copy(update={"at_ms": now.at_ms, "mono_ns": now.mono_ns}) == now
 
 

@@ -28,7 +28,7 @@ class Repetitions:
         self._seen: dict[int, float] = {}
 
     def is_first(self, caller: str, key: PointerKey, body: bytes) -> bool:
-        """Whether a request repeats no earlier one, so that it is a unit of its own."""
+        """Tells whether a request repeats no earlier one, so that it is a unit of its own."""
         now, seen = time.monotonic(), self._seen
         while seen and (seen[oldest := next(iter(seen))] < now - REPETITION_S or len(seen) >= KEPT):
             del seen[oldest]

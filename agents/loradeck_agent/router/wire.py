@@ -192,7 +192,7 @@ class InForce(Wire):
         )
 
     def is_of(self, entry: TableEntry, wanted: ReleaseRef | None) -> bool:
-        """Whether the flip to this release, under this entry's fence, has been made."""
+        """Tells whether the flip to this release, under this entry's fence, has been made."""
         same = (self.release and self.release.id) == (wanted and wanted.id)
         return same and (self.epoch, self.generation) == entry.fence
 

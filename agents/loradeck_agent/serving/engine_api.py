@@ -55,7 +55,7 @@ class EngineApi:
         self._http.close()
 
     async def healthy(self, *, timeout: float = CALL_S) -> bool:
-        """Whether the engine is ready to answer, within `timeout` seconds. Raises Unreachable."""
+        """Tells whether the engine is ready to answer, within `timeout` seconds. Raises Unreachable."""
         return (await self._http.get("/health", timeout=timeout)).status == 200
 
     async def version(self) -> EngineVersion:
@@ -133,7 +133,7 @@ class EngineApi:
 
 
 def same_folder(listed: str, path: Path) -> bool:
-    """Whether the folder that an engine lists is this one."""
+    """Tells whether the folder that an engine lists is this one."""
     return Path(listed).resolve() == path.resolve()
 
 
@@ -183,7 +183,7 @@ def _token_id(text: str) -> int:
 
 
 def _has_no_such_call(reply: Reply) -> bool:
-    """Whether a 404 is about the path that was called, not about what was asked of it."""
+    """Tells whether a 404 is about the path that was called, not about what was asked of it."""
     try:
         return bool(reply.json() == {"detail": "Not Found"})
     except ValueError:

@@ -199,7 +199,7 @@ class EngineLife:
             self._reconciler.wake()
 
     def _is_ours(self, root: str) -> bool:
-        """Whether an adapter was loaded from this agent's folder, by this agent or one before it."""
+        """Tells whether an adapter was loaded from this agent's folder, by this agent or one before it."""
         return Path(root).parent == self._folder.releases
 
     async def _compare(self) -> None:

@@ -104,7 +104,7 @@ class EngineSchedule:
         return to_run(engines, bases, self.memory_gb)
 
     def _is_over(self, one: _Prepare) -> bool:
-        """Whether a prepare's promote was committed or came to nothing."""
+        """Tells whether a prepare's promote was committed or came to nothing."""
         entry = self.table.entries.get(one.key)
         if entry is not None and entry.generation > one.generation:
             return True

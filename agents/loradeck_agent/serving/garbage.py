@@ -90,7 +90,7 @@ class Collector:
         return {_release(merged, one).id for one in made}
 
     def _is_free(self, merged: str, releases: set[str]) -> bool:
-        """Whether nothing here names merged weights, and no engine runs on them."""
+        """Tells whether nothing here names merged weights, and no engine runs on them."""
         if self.unsure() or not releases.isdisjoint(self.named()):
             return False
         folder = (self.folder.merged / merged).resolve()

@@ -113,7 +113,7 @@ class EngineReplica:
         return self.version.base if self.version is not None else self.files
 
     def runs(self, ref: ReleaseRef) -> bool:
-        """Whether the engine runs, ran last, or would run the base that this release is served on."""
+        """Tells whether the engine runs, ran last, or would run the base that this release is served on."""
         return self.base == ref.release.served_base
 
     def came_up(self, version: EngineVersion) -> None:

@@ -225,7 +225,7 @@ class _Child:
         self._signal(signal.SIGKILL)
 
     async def ended_within(self, seconds: float | None) -> bool:
-        """Whether the process is gone; None waits for as long as it takes."""
+        """Tells whether the process is gone; None waits for as long as it takes."""
         done, _ = await asyncio.wait([self._ended], timeout=seconds)
         return bool(done)
 

@@ -74,6 +74,6 @@ class AckBoard:
             await self.send(ack)
 
     def proven(self, entry: TableEntry, replica: str) -> bool:
-        """Whether this generation passed a proof on this replica."""
+        """Tells whether this generation passed a proof on this replica."""
         proof = self.proofs.get((entry.tenant, entry.route, replica))
         return proof is not None and (proof.epoch, proof.generation) == entry.fence and proof.state in _PROOF[:2]

@@ -40,7 +40,7 @@ class Blobs(ABC):
         sweep(self._incoming)
 
     def has(self, sha256: str) -> bool:
-        """Whether the blob is in the store, and so complete and verified."""
+        """Tells whether the blob is in the store, and so complete and verified."""
         try:
             self.size(sha256)
         except BadArtifact as bad:

@@ -23,7 +23,7 @@ def sign(key: SigningKey, data: bytes) -> str:
 
 
 def is_signed(data: bytes, signature: str, keys: Iterable[str]) -> bool:
-    """Whether one of the keys signed the data.
+    """Tells whether one of the keys signed the data.
 
     Args:
         data: what the signature covers.

@@ -30,7 +30,7 @@ class Alike:
 
 
 def available() -> bool:
-    """Whether datasketch is installed (the extra `data`)."""
+    """Tells whether datasketch is installed (the extra `data`)."""
     return importlib.util.find_spec("datasketch") is not None
 
 

@@ -55,7 +55,7 @@ def personal(text: str) -> set[str]:
 
 
 def luhn(number: str) -> bool:
-    """Whether 13 to 19 digits end in a valid check digit (ISO/IEC 7812); spaces and dashes between them are ignored."""
+    """Tells whether 13 to 19 digits end in a valid check digit (ISO/IEC 7812); spaces and dashes do not count."""
     digits = [int(c) for c in number if c.isdigit()]
     if not 13 <= len(digits) <= 19:
         return False
@@ -64,7 +64,7 @@ def luhn(number: str) -> bool:
 
 
 def iban(text: str) -> bool:
-    """Whether a text starts with a valid IBAN (check digits of ISO 13616, mod 97).
+    """Tells whether a text starts with a valid IBAN (check digits of ISO 13616, mod 97).
 
     The text may run on into what follows the IBAN, so every length from the shortest (15) to the longest (34) is tried.
     """

@@ -29,7 +29,7 @@ def sha256_of(path: Path) -> tuple[str, int]:
 
 
 async def has_blob(api: HubApi, sha256: str) -> bool:
-    """Whether the hub holds a blob. Raises: ApiError, HubUnreachable: the hub refused, or was not reached."""
+    """Tells whether the hub holds a blob. Raises: ApiError, HubUnreachable: the hub refused, or was not reached."""
     try:
         answer = await api.transport.http.request("HEAD", f"blobs/{sha256}")
     except httpx.TransportError as error:

@@ -188,7 +188,7 @@ class Transport:
             sent.cancel()
 
     async def _succeeded(self, hubs: Hubs) -> bool:
-        """Whether another hub is active than the one that a request was sent to; that one is asked from now on."""
+        """Tells whether another hub is active than the one that was asked; that one is asked from now on."""
         for address in hubs.addresses if hubs.asked == self.where else ():
             if address == self.where:
                 continue
@@ -201,7 +201,7 @@ class Transport:
         return hubs.asked != self.where
 
     def _has_another_token(self) -> bool:
-        """Whether the token's file has changed; the next request has the new one."""
+        """Tells whether the token's file has changed; the next request has the new one."""
         point = self._hubs.endpoint() if self._hubs is not None else self._point
         if point.token == self._point.token:
             return False

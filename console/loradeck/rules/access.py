@@ -46,7 +46,7 @@ def role_at(scope: Scope, tenant: str) -> Role | None:
 
 
 def may(scope: Scope, action: Action, tenant: str) -> bool:
-    """Whether a scope allows an action at a tenant, or for the fleet ('')."""
+    """Tells whether a scope allows an action at a tenant, or for the fleet ('')."""
     role = role_at(scope, tenant)
     if role is None or (scope.resources is not None and action.resource not in scope.resources):
         return False
@@ -56,7 +56,7 @@ def may(scope: Scope, action: Action, tenant: str) -> bool:
 
 
 def may_somewhere(scope: Scope, action: Action) -> bool:
-    """Whether there is a tenant at which a scope allows an action."""
+    """Tells whether there is a tenant at which a scope allows an action."""
     return any(may(scope, action, tenant) for tenant in ([""] if scope.tenants is None else scope.tenants))
 
 

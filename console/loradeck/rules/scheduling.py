@@ -18,7 +18,7 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
 
 
 def has_memory(need_gb: float | None, host: Host | None, gpus: Iterable[Gpu]) -> bool:
-    """Whether `need_gb` (GB of 10^9 bytes) is free: on one GPU if the node has GPUs, else on the host.
+    """Tells whether `need_gb` (GB of 10^9 bytes) is free: on one GPU if the node has GPUs, else on the host.
 
     Memory that a node did not report counts as absent. None needs nothing.
     """
@@ -31,7 +31,7 @@ def has_memory(need_gb: float | None, host: Host | None, gpus: Iterable[Gpu]) ->
 
 
 def tried_again(code: str, attempt: int, counted_from: int = 0) -> bool:
-    """Whether an attempt that ended with this code is followed by another.
+    """Tells whether an attempt that ended with this code is followed by another.
 
     A preemption (75), a lost node and a crash are; bad data (65), divergence (70) and too little memory (71) are not:
     the next attempt would end alike. `counted_from`: number of earlier attempts that do not count.

@@ -6,7 +6,7 @@ from pydantic import AnyUrl, ValidationError
 
 
 def is_loopback(host: str) -> bool:
-    """Whether traffic to `host` (a name, or an address without brackets) cannot leave this machine.
+    """Tells whether traffic to `host` (a name, or an address without brackets) cannot leave this machine.
 
     `localhost` is the only name that counts: any other may resolve to anywhere.
     """
@@ -19,7 +19,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_safe_url(url: str) -> bool:
-    """Whether a secret may be sent to a URL: https, or http on the loopback interface, without user or query."""
+    """Tells whether a secret may be sent to a URL: https, or http on the loopback interface, without user or query."""
     try:
         parsed = AnyUrl(url)
     except ValidationError:

@@ -299,7 +299,7 @@ class JobQuery(Strict):
     limit: int = Field(LISTED, ge=1, le=500)
 
     def takes(self, job: Job) -> bool:
-        """Whether a job matches the filter; `before` and `limit` are not considered."""
+        """Tells whether a job matches the filter; `before` and `limit` are not considered."""
         return (
             self.tenant in (None, job.tenant)
             and self.state in (None, job.state)

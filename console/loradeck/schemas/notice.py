@@ -89,7 +89,7 @@ class Silence(Wire):
     by: str
 
     def covers(self, notice: Notice, now_ms: int) -> bool:
-        """Whether it keeps a notice back now."""
+        """Tells whether it keeps a notice back now."""
         wanted = ((self.kind, notice.kind), (self.tenant, notice.tenant), (self.node, notice.node))
         return now_ms < self.until_ms and all(own is None or own == its for own, its in wanted)
 
@@ -144,7 +144,7 @@ class _Channel(Strict):
     tenants: tuple[Name, ...] = Field((), description="only of these, and of nodes; empty: of all")
 
     def takes(self, notice: Notice) -> bool:
-        """Whether this channel is to be told of a notice."""
+        """Tells whether this channel is to be told of a notice."""
         order = list(Severity)
         here = not self.tenants or notice.tenant is None or notice.tenant in self.tenants
         return here and order.index(notice.severity) <= order.index(self.least)

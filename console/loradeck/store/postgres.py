@@ -243,7 +243,7 @@ class PostgresDatabase:
                     return
 
     def _is_replicated(self) -> bool:
-        """Whether a commit on a connection of its own gets to a standby. Raises: psycopg.Error."""
+        """Tells whether a commit on a connection of its own gets to a standby. Raises: psycopg.Error."""
         warned: list[str] = []
         with _Bounded.connect(**self._settings, autocommit=True) as connection:
             connection.execute(_SESSION)
@@ -476,7 +476,7 @@ def _applied(connection: _Bounded, known: Sequence[tuple[str, str]]) -> int:
 
 
 def _is_lost(connection: _Bounded) -> bool:
-    """Whether a connection that nobody uses was ended by the server, as far as has arrived here."""
+    """Tells whether a connection that nobody uses was ended by the server, as far as has arrived here."""
     try:
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)

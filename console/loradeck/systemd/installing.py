@@ -38,7 +38,7 @@ def program(name: str) -> Path:
 
 
 def in_home(path: Path) -> bool:
-    """Whether a path lies in a folder that ProtectHome= hides."""
+    """Tells whether a path lies in a folder that ProtectHome= hides."""
     return any(path.is_relative_to(home) for home in _HOMES)
 
 

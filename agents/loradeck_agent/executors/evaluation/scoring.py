@@ -39,7 +39,7 @@ def scored(item: SuiteItem, answer: str, schema: Mapping[str, Any] | None, ms: f
 
 
 def is_valid(answer: str, schema: Mapping[str, Any] | None) -> bool:
-    """Whether an answer is JSON and satisfies the schema, if there is one."""
+    """Tells whether an answer is JSON and satisfies the schema, if there is one."""
     try:
         document = json.loads(answer)
     except ValueError:
@@ -117,7 +117,7 @@ def _refusal(item: SuiteItem, answer: str) -> tuple[bool, bool, str]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two documents are equal as JSON: true is not 1, and 1.0 is 1."""
+    """Tells whether two documents are equal as JSON: true is not 1, and 1.0 is 1."""
     return json.dumps(_plain(one), sort_keys=True) == json.dumps(_plain(other), sort_keys=True)
 
 

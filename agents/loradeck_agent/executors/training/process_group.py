@@ -42,7 +42,7 @@ class World:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all get one answer."""
+        """Tells whether the flag is set in any process; all get one answer."""
         if self.size == 1:
             return flag
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"

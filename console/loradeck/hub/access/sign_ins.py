@@ -218,7 +218,7 @@ def token_id(subject: str) -> str:
 
 
 def is_signed_in(token: str | None) -> bool:
-    """Whether a `Caller.token` is that of a person who has signed in, and not of a machine."""
+    """Tells whether a `Caller.token` is that of a person who has signed in, and not of a machine."""
     return token is not None and token.startswith(SIGNED_IN)
 
 

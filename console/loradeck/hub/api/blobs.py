@@ -84,7 +84,7 @@ def _nothing(size: int) -> None:
 
 @router.head("/blobs/{sha256}", response_class=Response)
 async def head(sha256: str, hub: ThisHub, caller: ReaderOfEach) -> Response:
-    """Whether a blob is here, and its size."""
+    """Tells whether a blob is here, and its size."""
     _check_read(hub, caller, sha256)
     size = await asyncio.to_thread(hub.blobs.size, sha256)
     return Response(headers={"content-length": str(size), "accept-ranges": "bytes"})

@@ -148,7 +148,7 @@ class Datasets:
         return tuple(sorted(policy.barred_rows(tenant, data, self._attestations.facts.erased_of)))
 
     def _lifted(self, dataset: str) -> bool:
-        """Whether the tenant of a dataset may use rows that other tenants had erased."""
+        """Tells whether the tenant of a dataset may use rows that other tenants had erased."""
         return bool(self._state.tenant(self._registry.catalogue.datasets[dataset].tenant).data.lift_erasures)
 
     def _blocked(self) -> dict[str, set[str]]:

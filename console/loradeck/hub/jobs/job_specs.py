@@ -23,7 +23,7 @@ class JobSpecs:
     _merging: Merging
 
     def check(self, request: JobRequest) -> None:
-        """Whether a job may be queued now.
+        """Tells whether a job may be queued now.
 
         Raises: Refused, for everything that its spec names and that is not registered, or may not be used.
         """

@@ -79,7 +79,7 @@ class Pins:
             self._background.spawn(self._record(place, name, pin))
 
     def _is_ours(self, pin: Pin) -> bool:
-        """Whether this log knows the pointer; one that was restored from an older copy may not yet."""
+        """Tells whether this log knows the pointer; one that was restored from an older copy may not yet."""
         ref, tenant = pin.release, self._log.state.tenants.get(pin.tenant)
         whole = ref.release.id == ref.id and ref.release.tenant == pin.tenant
         return whole and tenant is not None and pin.route in tenant.routes
@@ -128,7 +128,7 @@ class Pins:
         return key, node
 
     def is_over(self, node: str, pin: Pin) -> bool:
-        """Whether somebody has ended this pin, though its node may not know yet."""
+        """Tells whether somebody has ended this pin, though its node may not know yet."""
         until = self._until.get((pin.tenant, pin.route, node))
         return until is not None and until >= pin.at_ms
 

@@ -101,7 +101,7 @@ class Signing:
         return tuple(verifier_key(origin_of(self.log), KeyKind.LOG, key) for key in self.keys)
 
     def is_genuine(self, said: Position | TableEntry) -> bool:
-        """Whether a hub of this log has signed a position, or an entry as it was read."""
+        """Tells whether a hub of this log has signed a position, or an entry as it was read."""
         if isinstance(said, Position):
             return is_signed(said.signed_bytes(), said.signature, self.keys)
         text = said.signed

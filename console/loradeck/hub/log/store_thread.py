@@ -152,7 +152,7 @@ class StoreThread:
             return (self._first or self._later or self._long).popleft()
 
     def _reopen(self, store: Store) -> bool:
-        """Whether the store can be used again. Where it cannot, the next call tries again first."""
+        """Tells whether the store can be used again. Where it cannot, the next call tries again first."""
         log.error("the outcome of a write is not known: opening the store again")
         try:
             store.reopen()

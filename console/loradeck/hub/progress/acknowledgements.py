@@ -59,7 +59,7 @@ class PlacedReplicas:
         return tuple(found for found in (*self.serving(key), *self.withdrawn(key)) if self._counts_at(key, found[0]))
 
     def _counts_at(self, key: PointerKey, node: Node) -> bool:
-        """Whether a node's replicas belong to a count: those of a lost one until its refuse-after has run out."""
+        """Tells whether a node's replicas belong to a count: those of a lost one until its refuse-after has run out."""
         return not node.lost or self._fleet.clock() < self._leaves_at(key, node)
 
     def _leaves_at(self, key: PointerKey, node: Node) -> float:
@@ -147,5 +147,5 @@ class PlacedReplicas:
         return kept if valid else None
 
     def _can_keep(self, key: PointerKey, current: ReleaseRef) -> bool:
-        """Whether counts can be kept: who is left behind, on another base or elsewhere, depends on acknowledgements."""
+        """Tells whether counts can be kept: those who are left behind are known by their acknowledgements alone."""
         return self._fleet.one_base(current.release.served_base) and not self._withdrawals.of(key)

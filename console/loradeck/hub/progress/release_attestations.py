@@ -79,7 +79,7 @@ class ReleaseAttestations:
             self._maybe_soak_live(key)
 
     def is_due(self, key: PointerKey, progress: Progress) -> bool:
-        """Whether a release is proven or listed on enough replicas, and the attestation is not durable yet."""
+        """Tells whether a release is proven or listed on enough replicas, and the attestation is not durable yet."""
         return key in self.unattested and self._attestable(key, progress) is not None
 
     def _attestable(self, key: PointerKey, progress: Progress) -> tuple[int, int] | None:

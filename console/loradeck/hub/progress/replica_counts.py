@@ -49,7 +49,7 @@ class Progress:
         return self.owing_proof == 0
 
     def hopeless(self, level: str) -> bool:
-        """Whether waiting for a level is of no use: every reachable replica has got as far as it can."""
+        """Tells whether waiting for a level is of no use: every reachable replica has got as far as it can."""
         return (self.owing_proof if level == "proven" else self.owing_flip) == 0
 
 

@@ -112,7 +112,7 @@ class Recovery:
         self._changes.node(node.name)
 
     def _missed(self, seen: Hello | TableState) -> bool:
-        """Whether a node is still at an epoch from before the last recover."""
+        """Tells whether a node is still at an epoch from before the last recover."""
         return seen.epoch < self._epoch
 
     # ---- the plan ------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Feed:
         self._changes.subscribers.discard(subscriber)
 
     def is_listed(self, key: PointerKey) -> bool:
-        """Whether consoles list a pointer: not those of offboarded tenants."""
+        """Tells whether consoles list a pointer: not those of offboarded tenants."""
         return key in self._tables.entries and not self._log.state.tenants[key[0]].offboarded
 
     def row(self, key: PointerKey) -> str:

@@ -9,7 +9,7 @@ from loradeck.schemas.release import Form, Release
 
 
 def is_base_alone(release: Release, made: Made) -> bool:
-    """Whether a release is the base alone, which is never quarantined: a publisher's, and nothing that a job made."""
+    """Tells whether a release is the base alone, a publisher's and nothing that a job made: never quarantined."""
     return release.form is Form.BASE and not made.get(release.base)
 
 

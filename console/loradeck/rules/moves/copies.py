@@ -23,7 +23,7 @@ class WithoutStandby(StrEnum):
 
 
 def waits_for_standby(kind: EventKind, *, one_copy: bool) -> bool:
-    """Whether an event waits until a standby is back. `one_copy`: commits are on one server alone now."""
+    """Tells whether an event waits until a standby is back. `one_copy`: commits are on one server alone now."""
     return one_copy and kind not in BACKWARD | RECORDS
 
 

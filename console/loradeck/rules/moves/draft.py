@@ -98,12 +98,12 @@ def drafted(
 
 
 def by_automation(event: Event) -> bool:
-    """Whether the hub made a move by itself."""
+    """Tells whether the hub made a move by itself."""
     return event.payload.get(_AUTOMATION) is True
 
 
 def is_guards(event: Event) -> bool:
-    """Whether a guard has rolled back or held a pointer by this event."""
+    """Tells whether a guard has rolled back or held a pointer by this event."""
     return by_automation(event) and event.kind in (EventKind.ROLLBACK, EventKind.HOLD)
 
 

@@ -18,7 +18,7 @@ _NOTES = frozenset({EventKind.HOLD, EventKind.RELEASE_HOLD, EventKind.ANNOTATE})
 
 
 def answers(event: Event) -> bool:
-    """Whether an event answers a failed promote of its pointer: it moved it, or a person held or annotated it."""
+    """Tells whether an event answers a failed promote of its pointer: it moved it, or a person held or annotated it."""
     noted = event.kind in _NOTES and event.role is not Role.AGENT and countersigned_by(event) is None
     return event.kind in MOVES or noted
 

@@ -40,7 +40,7 @@ def foreign(entries: Iterable[TableEntry], position: Position | None) -> list[Po
 
 
 def obeys(order_epoch: int, held_epoch: int) -> bool:
-    """Whether a node carries out an order, such as a job or a drain: not one of a hub that was succeeded.
+    """Tells whether a node carries out an order, such as a job or a drain: not one of a hub that was succeeded.
 
     Args:
         order_epoch: the epoch that the order carries; 0: of a hub of version 1, which sends none.

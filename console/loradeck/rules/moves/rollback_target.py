@@ -72,12 +72,12 @@ def ruled_out(release: str, pointer: PointerState, facts: PointerFacts) -> str |
 
 
 def is_quarantined(release: str, pointer: PointerState) -> bool:
-    """Whether a release was left by R or F on this pointer, and nobody has lifted that since."""
+    """Tells whether a release was left by R or F on this pointer, and nobody has lifted that since."""
     return any(q.release == release for q in pointer.quarantined)
 
 
 def liftable(release: str, pointer: PointerState, facts: PointerFacts) -> bool:
-    """Whether lifting would clear a release: it is quarantined or breached, and not revoked."""
+    """Tells whether lifting would clear a release: it is quarantined or breached, and not revoked."""
     held = is_quarantined(release, pointer) or breach_of(release, pointer, facts) is not None
     return held and release not in facts.revoked
 

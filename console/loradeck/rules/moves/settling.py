@@ -8,7 +8,7 @@ from loradeck.schemas.link import LINK_TTL_S
 
 
 def settled(awaited: int, greeted: int, waited_s: float) -> bool:
-    """Whether a hub has waited for long enough: half of the nodes are back, or a TTL has passed.
+    """Tells whether a hub has waited for long enough: half of the nodes are back, or a TTL has passed.
 
     Args:
         awaited: how many nodes were linked when the log was last written.

@@ -45,7 +45,7 @@ class LogStanding(StrEnum):
 
 
 def lacks(*, epoch: int, rev: int, hub_epoch: int, has_hash: bool) -> bool:
-    """Whether an agent's hello shows that this hub's log lacks events which the agent has seen.
+    """Tells whether an agent's hello shows that this hub's log lacks events which the agent has seen.
 
     Args:
         epoch: epoch that the agent durably holds.
@@ -94,7 +94,7 @@ def judge(
 
 
 def is_bounded(table: TableState) -> bool:
-    """Whether a node's table names no epoch that no hub has reached."""
+    """Tells whether a node's table names no epoch that no hub has reached."""
     return max((table.epoch, *(entry.epoch for entry in table.entries))) <= MOST_EPOCH
 
 
@@ -110,7 +110,7 @@ RECORDS = frozenset({EventKind.PIN, EventKind.UNPIN, EventKind.ANNOTATE})
 
 
 def waits(kind: EventKind, *, ahead: bool, held: bool) -> bool:
-    """Whether an event waits for a recover.
+    """Tells whether an event waits for a recover.
 
     Args:
         ahead: a node is ahead of the log.

@@ -33,7 +33,7 @@ def check_alone(actor: Actor, reason: str) -> None:
 
 
 def was_alone(event: Event) -> bool:
-    """Whether one person did this where two are asked for."""
+    """Tells whether one person did this where two are asked for."""
     return event.payload.get(BROKE) is True
 
 

@@ -109,7 +109,7 @@ def since(counted: Counts, lifted: Counts) -> Counts:
 
 
 def soaked(seconds: float, requests: int, soak: Soak) -> bool:
-    """Whether a release has served long enough on a pointer for R to go to it without asking."""
+    """Tells whether a release has served long enough on a pointer for R to go to it without asking."""
     return seconds >= soak.seconds and requests >= soak.requests
 
 

@@ -35,7 +35,7 @@ class Agreed:
 
 
 def alike(item: CanaryItem, other: CanaryItem) -> bool:
-    """Whether two answers to one prompt may be the same release's: they differ at no position that counts in both."""
+    """Tells whether two answers to one prompt may be one release's: no position that counts in both differs."""
     n = min(counted(item), counted(other))
     return item.tokens[:n] == other.tokens[:n]
 
@@ -77,7 +77,7 @@ def agreed(statements: Iterable[Stated]) -> Agreed:
 
 
 def is_wanted(item: CanaryItem, node: str, statements: Iterable[Stated]) -> bool:
-    """Whether a node is to record an answer: it has not said so yet, and few others have."""
+    """Tells whether a node is to record an answer: it has not said so yet, and few others have."""
     said = voices(statements, item.prompt)
     if node in said and alike(item, said[node]):
         return False

@@ -67,7 +67,7 @@ def decide(
 
 
 def _has_later_step(known: TableEntry, wanted: TableEntry) -> bool:
-    """Whether an entry of the same fence has a later share of the candidate."""
+    """Tells whether an entry of the same fence has a later share of the candidate."""
     if known.fence != wanted.fence or known.candidate is None or wanted.candidate is None:
         return False
     return known.candidate.step > wanted.candidate.step

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 
 def fits(labels: Mapping[str, str], placement: Mapping[str, str]) -> bool:
-    """Whether a node carries every label that the placement asks for; an empty placement fits every node."""
+    """Tells whether a node carries every label that the placement asks for; an empty placement fits every node."""
     return all(labels.get(name) == value for name, value in placement.items())
 
 

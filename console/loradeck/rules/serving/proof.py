@@ -28,7 +28,7 @@ class Reached(StrEnum):
     PROVEN = "proven"  # and each replica answered a canary with tokens that only this release gives
 
     def covers(self, level: str) -> bool:
-        """Whether who waits for `level` need not wait any more."""
+        """Tells whether who waits for `level` need not wait any more."""
         return ORDER.index(self) >= ORDER.index(Reached(level))
 
 
@@ -150,7 +150,7 @@ def what_to_do(tenant: str, route: str, release: str) -> str:
 
 
 def distinct(items: Sequence[CanaryItem], others: Sequence[CanaryItem]) -> bool:
-    """Whether some canary distinguishes two releases at a position that counts for both."""
+    """Tells whether some canary distinguishes two releases at a position that counts for both."""
     theirs = {item.prompt: item for item in others}
     return any(clearly_apart(item, theirs[item.prompt]) is not None for item in items if item.prompt in theirs)
 

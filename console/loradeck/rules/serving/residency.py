@@ -131,7 +131,7 @@ class PriorRoom(StrEnum):
 def prior_room(
     moved: TableEntry, others: Sequence[TableEntry], slots: int, *, base: str, pins: Iterable[Pin] = (), now_ms: int
 ) -> PriorRoom:
-    """Whether an engine has slots for a pointer's release and its prior.
+    """Tells whether an engine has slots for a pointer's release and its prior.
 
     Args:
         moved: the pointer's entry as the promote would leave it, with the left release on top of `beneath`.

@@ -41,7 +41,7 @@ def stage(*, locked: bool, read: bool, gave_back: bool) -> Stage:
 
 
 def may_admit(now: Stage) -> bool:
-    """Whether a router at this stage admits a request, on whichever connection it comes.
+    """Tells whether a router at this stage admits a request, on whichever connection it comes.
 
     Only such a one accepts connections, writes the table and takes entries. A request on a connection that a draining
     router still has is answered by the other one, or not at all; the draining one says `Connection: close` with it.
@@ -50,7 +50,7 @@ def may_admit(now: Stage) -> bool:
 
 
 def may_give_back(now: Stage, volatile: Collection[PointerKey]) -> bool:
-    """Whether a router may give the lock back to another one, which will serve what the disk has.
+    """Tells whether a router may give the lock back to another one, which will serve what the disk has.
 
     Args:
         volatile: pointers of which it has more in memory than on its read-only disk. The next one would bring back the
@@ -74,7 +74,7 @@ def uncut(entry: TableEntry, answering: Iterable[str]) -> frozenset[str]:
 
 
 def may_acknowledge(now: Stage, entry: TableEntry, drainers: Iterable[Collection[str] | None]) -> bool:
-    """Whether a router that has put an entry in force acknowledges the flip.
+    """Tells whether a router that has put an entry in force acknowledges the flip.
 
     Args:
         drainers: of each draining router of the node that has not ended, the releases that it last said to answer the

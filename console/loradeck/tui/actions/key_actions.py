@@ -86,7 +86,7 @@ class KeyActions:
         (own or self.handlers[action])()
 
     def _passes_question(self, binding: Binding) -> bool:
-        """Whether a key goes on although a question is open. Anything but y and esc drops the question."""
+        """Tells whether a key goes on although a question is open. Anything but y and esc drops the question."""
         question = self._moves.question
         assert question is not None
         if binding.action in (Action.CONFIRM, Action.CLOSE):
@@ -101,7 +101,7 @@ class KeyActions:
         return True
 
     def _scrolls_question(self, action: Action) -> bool:
-        """Whether an action moves the question's list. Drawing stops it at the end."""
+        """Tells whether an action moves the question's list. Drawing stops it at the end."""
         front = self._window.front
         page = max(1, (front.pane.size.height if front is not None else 9) - 4)
         by = {

@@ -32,7 +32,7 @@ _KEY = {
 
 
 def wants_panel(state: ConsoleState, row: TenantRow) -> bool:
-    """Whether a row shows its last move instead of its preview: under way, or one's own until esc."""
+    """Tells whether a row shows its last move instead of its preview: under way, or one's own until esc."""
     own = state.own_move(row)
     if is_preparing(own, row):
         return False
@@ -48,7 +48,7 @@ def wants_panel(state: ConsoleState, row: TenantRow) -> bool:
 
 
 def has_preview(state: ConsoleState, row: TenantRow) -> bool:
-    """Whether a row's panel also shows the target of R: only once its move is done."""
+    """Tells whether a row's panel also shows the target of R: only once its move is done."""
     own = state.own_move(row)
     return is_done(row) and not (own is not None and (own.phase in (Phase.SENDING, Phase.UNKNOWN) or _ahead(own, row)))
 
@@ -71,7 +71,7 @@ def panel_lines(
 
 
 def _ahead(own: OwnMove, row: TenantRow) -> bool:
-    """Whether a move is committed and its row has not come yet."""
+    """Tells whether a move is committed and its row has not come yet."""
     return (own.generation or 0) > row.pointer.generation
 
 

@@ -262,14 +262,14 @@ class FeedState:
         self.asked_nodes = {name: (self.asked_nodes or {}).get(name, now - STALE_S) for name in nodes}
 
     def is_fresh_node(self, name: str) -> bool:
-        """Whether a node's figures are current; those of a node that nobody looked at may be hours old."""
+        """Tells whether a node's figures are current; those of a node that nobody looked at may be hours old."""
         if self.asked_nodes is None:
             return True
         since = self.asked_nodes.get(name)
         return since is not None and self.received.get(("node", name), self._listed_at) >= since
 
     def is_fresh(self, key: PointerKey) -> bool:
-        """Whether a row's figures are of now; those of a row that nobody looked at may be hours old."""
+        """Tells whether a row's figures are of now; those of a row that nobody looked at may be hours old."""
         if self.asked is None:
             return True
         since = self.asked.get(key)

@@ -13,12 +13,12 @@ def reached(row: TenantRow) -> Reached:
 
 
 def is_done(row: TenantRow) -> bool:
-    """Whether every placed replica flipped and was checked. `settled` alone says only that no reachable one owes it."""
+    """Tells whether every placed replica flipped and was checked. `settled` says only that no reachable one owes it."""
     return row.settled and reached(row).covers(Reached.LISTED)
 
 
 def is_preparing(own: OwnMove | None, row: TenantRow) -> bool:
-    """Whether a move without an answer is a promote whose prepare is pending, which R cancels."""
+    """Tells whether a move without an answer is a promote whose prepare is pending, which R cancels."""
     is_promote = own is not None and own.move.kind is Action.PROMOTE
     return is_promote and row.preview.action is PreviewAction.CANCEL_PREPARE
 

@@ -71,7 +71,7 @@ class Fetch:
             self.running = False
 
     def due(self, now: float) -> bool:
-        """Whether it is time to fetch again. `now`: seconds of the console's clock."""
+        """Tells whether it is time to fetch again. `now`: seconds of the console's clock."""
         return not self.running and (self.tried is None or now - self.tried >= REFRESH_S)
 
 

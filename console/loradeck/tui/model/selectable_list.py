@@ -36,7 +36,7 @@ class RowFilter:
         return cls(text, pattern, text.startswith("!"))
 
     def keeps(self, haystack: str) -> bool:
-        """Whether a row with this text is shown."""
+        """Tells whether a row with this text is shown."""
         if self.pattern is None:
             return True
         return (self.pattern.search(haystack) is None) == self.inverse

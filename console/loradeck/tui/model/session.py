@@ -94,7 +94,7 @@ class Session(BaseModel):
     filters: tuple[str, ...] = ()
 
     def goes_on(self, now_ms: int) -> bool:
-        """Whether the next console begins where this one was cut off."""
+        """Tells whether the next console begins where this one was cut off."""
         return self.cut and 0 <= now_ms - self.at_ms < FRESH_MS
 
     def moves(self, now: float, now_ms: int) -> Iterable[OwnMove]:

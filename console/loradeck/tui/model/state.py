@@ -274,7 +274,7 @@ class ConsoleState(FeedState):
         return next((own.move.kind.value for own in self.own if not own.move.tenant and own.phase in OPEN), None)
 
     def is_finished(self, own: OwnMove) -> bool:
-        """Whether nothing more is to come of a move of ours."""
+        """Tells whether nothing more is to come of a move of ours."""
         if own.phase in OPEN:
             return False
         if own.phase is Phase.PENDING:

@@ -181,6 +181,6 @@ class TenantsScreen(ListScreen[TenantRow]):
         self.window.notice(f"{self.key(Action.EXPORT_IDS)}: {wrote}{cut}", "warn" if cut else "")
 
     def _is_wanted(self, asked: PointerKey) -> bool:
-        """Whether an answer about a row may still be put on the screen: the person has not moved on."""
+        """Tells whether an answer about a row may still be put on the screen: the person has not moved on."""
         selected = self.state.tenant_list.selected
         return self.window.front is self and selected == asked and self.prompt.asking is None

@@ -104,7 +104,7 @@ class CountedFile:
         return self._file.fileno()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Tells whether it is a terminal."""
         return self._file.isatty()
 
 
