@@ -241,7 +241,7 @@ class TenantRow(Wire):
         return (self.tenant, self.route)
 
     def source(self, count: str) -> CountSource | None:
-        """Where one of its counts comes from; None: it counts nothing."""
+        """Returns where one of its counts comes from; None: it counts nothing."""
         return next((source for source in self.sources if source.count == count), None)
 
 
