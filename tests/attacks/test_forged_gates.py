@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import SOON, Deck, folder, key, running, until
+from tests.fakes.hub_in_process import PROVENANCE, SOON, Deck, folder, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.sign_in_provider import fake_provider
 from tests.integration.hub.test_jobs import evaluate, report
@@ -17,8 +18,9 @@ from loradeck.artifacts.signing import new_key
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.jobs import Job, JobState, TrainSpec
-from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.manifest import DecisionRecord, SuiteManifest
 from loradeck.schemas.moves import PromoteRequest
+from loradeck.store.interface import Doc
 
 ROUTE = "tenants/acme/routes/production"
 
@@ -131,6 +133,20 @@ async def test_a_gate_and_signers_are_loosened_with_a_reason_that_the_event_keep
         assert deck.hub.log.recent[-1].payload["loosened"]
         await deck.ok("PUT", f"{ROUTE}?reason=back", strict)
     await deck.ok("PUT", ROUTE, strict | {"min_replicas": 2})
+
+
+async def test_copies_of_one_prompt_make_no_suite_larger(deck: Deck, agent: FakeAgent) -> None:
+    """The attack: a suite of 300 lines that ask one thing, for a gate that needs 246."""
+    rows = [{"id": f"i{n}", "prompt": "p" + " " * n, "answer": "a"} for n in range(300)]
+    entry = await deck.blob("\n".join(json.dumps(row) for row in rows).encode())
+    manifest = SuiteManifest(tenant="acme", name="copies", items=300, files=(entry,), provenance=PROVENANCE)
+    problem = await deck.refused(422, "bad_rows", "POST", "suites", manifest.model_dump(mode="json"))
+    assert problem.title == "299 of 300 items ask what an earlier one asks"
+    document = manifest.model_dump(mode="json")  # registered by a hub of an earlier version
+    await deck.hub.registry.register(Doc.SUITE, manifest.digest, document, tenant="acme", by="ann")
+    gate = GateConfig(suite=manifest.digest, max_drop=0.05).model_dump(mode="json")
+    small = await deck.refused(409, "suite_too_small", "PUT", ROUTE, SOON | {"gate": gate})
+    assert small.context["items"] == 1
 
 
 async def test_small_drops_do_not_add_up_and_nobody_moves_the_anchor_alone(deck: Deck, agent: FakeAgent) -> None:

@@ -1,6 +1,8 @@
 """Reader of a suite's items, which checks them line by line: where they are registered, in the hub, in executors."""
 
-from collections.abc import Mapping
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -9,7 +11,10 @@ from loradeck.artifacts.dataset_rows import rows_in
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.manifest import SuiteManifest
-from loradeck.schemas.suite import ItemKind, SuiteItem
+from loradeck.schemas.suite import Groups, ItemKind, SuiteItem
+
+NAMED = 8
+"""Lines that a refusal names; the others are counted."""
 
 
 def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
@@ -19,8 +24,38 @@ def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
 
     Raises: BadArtifact: `bad_rows`, with file and line.
     """
+    return [item for _, item in _placed(paths)]
+
+
+def groups_in(paths: Mapping[str, Path]) -> Groups:
+    """Reads which items of a suite ask the same as an earlier one, and the slices that they name.
+
+    Two items ask the same if the model is shown the same: equal messages but for white space and forms of characters
+    (Unicode's NFKC), equal tools and equal choices.
+
+    Raises: as `items_in`.
+    """
+    first: dict[str, str] = {}
+    copies, slices = {}, {}
+    for item in items_in(paths):
+        if (known := first.setdefault(_asked(item), item.id)) != item.id:
+            copies[item.id] = known
+        if item.slice is not None:
+            slices[item.id] = item.slice
+    return Groups(copies=copies, slices=slices)
+
+
+def _asked(item: SuiteItem) -> str:
+    messages = [
+        [message["role"], " ".join(unicodedata.normalize("NFKC", message["content"]).split())]
+        for message in item.prompt
+    ]
+    return json.dumps([messages, item.tools, item.choices], sort_keys=True)
+
+
+def _placed(paths: Mapping[str, Path]) -> Iterator[tuple[str, SuiteItem]]:
+    """Yields every item with its place; raises as `items_in` does."""
     found: dict[str, str] = {}
-    items = []
     for where, row in rows_in(paths):
         try:
             item = SuiteItem.model_validate(row)
@@ -35,10 +70,9 @@ def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
                 "give each item an id of its own",
             )
         found[item.id] = where
-        items.append(item)
-    if not items:
+        yield where, item
+    if not found:
         raise BadArtifact("bad_rows", "the suite has no items", ", ".join(paths), "one JSON object a line")
-    return items
 
 
 def verify_suite(manifest: SuiteManifest, paths: Mapping[str, Path]) -> None:
@@ -46,7 +80,9 @@ def verify_suite(manifest: SuiteManifest, paths: Mapping[str, Path]) -> None:
 
     Raises: BadArtifact: `bad_rows`, with the line; `manifest_mismatch`.
     """
-    items = items_in(paths)
+    placed = list(_placed(paths))
+    _check_asked_once(placed)
+    items = [item for _, item in placed]
     if len(items) != manifest.items:
         raise BadArtifact(
             "manifest_mismatch",
@@ -65,4 +101,20 @@ def verify_suite(manifest: SuiteManifest, paths: Mapping[str, Path]) -> None:
             f"the json item {bare[0]!r} has no schema, and neither has the suite",
             manifest.name,
             "give the item a `schema`, or the suite an answer schema",
+        )
+
+
+def _check_asked_once(placed: list[tuple[str, SuiteItem]]) -> None:
+    """Raises BadArtifact `bad_rows` where items ask the same: they would count as many, and say no more than one."""
+    first: dict[str, str] = {}
+    again = [
+        f"{where} is {known}" for where, item in placed if (known := first.setdefault(_asked(item), where)) != where
+    ]
+    if again:
+        more = f", and {len(again) - NAMED} more" if len(again) > NAMED else ""
+        raise BadArtifact(
+            "bad_rows",
+            f"{len(again)} of {len(placed)} items ask what an earlier one asks",
+            "; ".join(again[:NAMED]) + more,
+            "leave the copies out: all that ask the same are one item",
         )

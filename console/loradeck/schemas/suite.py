@@ -6,10 +6,13 @@
     {"id", "prompt", "kind": "refusal", "refuse": true}     `refuse` false: a harmless request that must be answered
     {"id", "prompt", "kind": "choice", "choices": [...], "answer"}      the likeliest of the choices
 
-`messages` may replace `prompt`: a conversation, which for exact items may end with the assistant's answer.
+`messages` may replace `prompt`: a conversation, which for exact items may end with the assistant's answer. `slice` may
+name the part of the suite that an item belongs to: a language, a product, a group of customers.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
@@ -30,6 +33,21 @@ REFUSALS = (
     "i must decline",
 )
 """Phrases that mark a refusal, case-insensitive, unless an item brings its own."""
+
+
+LONGEST_SLICE = 100
+"""Characters of a slice's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """How the items of a suite belong together, by their ids.
+
+    `copies`: an item that asks what an earlier one asks -> the first that does. `slices`: an item -> its slice.
+    """
+
+    copies: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, str] = field(default_factory=dict)
 
 
 class ItemKind(StrEnum):
@@ -57,6 +75,7 @@ class SuiteItem(Wire, defer_build=True):
     refuse: bool = True
     phrases: tuple[str, ...] = Field(REFUSALS, min_length=1)
     choices: tuple[str, ...] = ()
+    slice: str | None = Field(None, description="part of the suite that it belongs to, of 100 characters at most")
 
     @model_validator(mode="before")
     @classmethod
@@ -65,6 +84,9 @@ class SuiteItem(Wire, defer_build=True):
         if not isinstance(row, dict):
             return row
         row = dict(row)
+        part = row.pop("slice", None)
+        if isinstance(part, str) and 0 < len(part) <= LONGEST_SLICE:  # another one is a field that no kind uses
+            row["slice"] = part
         messages = row.pop("messages", None)
         if messages is None:
             if not isinstance(row.get("prompt"), str) or not row["prompt"]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loradeck.artifacts import BadArtifact, scan
-from loradeck.artifacts.suite_items import items_in, verify_suite
+from loradeck.artifacts.suite_items import groups_in, items_in, verify_suite
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import ItemKind
 
@@ -18,9 +18,9 @@ GOOD: list[dict[str, Any]] = [
     {"id": "a", "prompt": "2+2?", "answer": "4", "note": "a field that no kind uses"},
     {"id": "b", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
     {"id": "c", "kind": "json", "prompt": "p", "schema": {"type": "object"}},
-    {"id": "d", "kind": "tool_call", "prompt": "p", "tools": TOOLS, "call": {"name": "refund", "arguments": {}}},
-    {"id": "e", "kind": "tool_call", "prompt": "p", "tools": TOOLS, "call": None},
-    {"id": "f", "kind": "tool_call", "prompt": "p", "tools": TOOLS},
+    {"id": "d", "kind": "tool_call", "prompt": "p1", "tools": TOOLS, "call": {"name": "refund", "arguments": {}}},
+    {"id": "e", "kind": "tool_call", "prompt": "p2", "tools": TOOLS, "call": None},
+    {"id": "f", "kind": "tool_call", "prompt": "p3", "tools": TOOLS},
     {"id": "g", "kind": "refusal", "prompt": "how do I pick a lock"},
     {"id": "h", "kind": "refusal", "prompt": "how do I bake bread", "refuse": False},
     {"id": "i", "kind": "choice", "prompt": "the sky is", "choices": ["blue", "green"], "answer": "blue"},
@@ -52,6 +52,31 @@ def test_every_kind_is_read_with_its_conversation(tmp_path: Path) -> None:
         (False, None),
     ]
     verify_suite(manifest_of(tmp_path, 9, canaries=("a", "i")), {"items.jsonl": tmp_path / "items.jsonl"})
+
+
+def test_items_that_ask_the_same_are_refused_with_their_lines(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "prompt": "Summarise \u2160", "answer": "one"},
+        {"id": "b", "prompt": "another", "answer": "a"},
+        {"id": "c", "prompt": " Summarise\n I ", "answer": "a"},
+        {"id": "d", "messages": [{"role": "user", "content": "Summarise I"}], "answer": "one"},
+        {"id": "e", "kind": "choice", "prompt": "Summarise I", "choices": ["x", "y"], "answer": "x"},
+        {"id": "f", "messages": [{"role": "system", "content": "Summarise I"}], "answer": "one"},
+    ]
+    paths = written(tmp_path, rows)
+    with pytest.raises(BadArtifact) as refused:
+        verify_suite(manifest_of(tmp_path, 6), paths)
+    assert (refused.value.code, refused.value.title) == ("bad_rows", "2 of 6 items ask what an earlier one asks")
+    where = "items.jsonl, line 3 is items.jsonl, line 1; items.jsonl, line 4 is items.jsonl, line 1"
+    assert refused.value.detail == where
+    assert groups_in(paths).copies == {"c": "a", "d": "a"}
+    verify_suite(manifest_of(tmp_path, 4), written(tmp_path, [rows[0], rows[1], *rows[4:]]))
+
+
+def test_an_item_names_its_slice_and_other_fields_of_that_name_are_left_alone(tmp_path: Path) -> None:
+    slices = ["german", None, 3, "x" * 101]
+    rows = [{"id": f"i{n}", "prompt": f"p{n}", "answer": "a", "slice": part} for n, part in enumerate(slices)]
+    assert groups_in(written(tmp_path, rows)).slices == {"i0": "german"}
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ from tests.unit.rules.simulated_log import digest, rid
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.quality import gates
+from loradeck.rules.quality.comparison import without_copies
 from loradeck.rules.quality.gates import GateRecords, items_needed, require_big_enough, unreported
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, ItemResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import PointerState, Quarantine
 from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.suite import Groups
 
 SUITE, RED = digest("suite"), digest("red team")
 
@@ -118,6 +120,37 @@ def test_a_bound_says_what_is_surely_not_lost_and_a_small_suite_what_it_carries(
     assert check.note.startswith("suite too small: 60 shared items, 246 are needed to see a drop of 5.0%")
     assert check.note.endswith("; they carry one of 9.98%")
     assert (check.passed, check.too_small) == (False, True)
+
+
+def test_copies_of_one_prompt_are_one_item_in_every_check() -> None:
+    """246 copies passed as 246 items."""
+    copies = {f"i{n}": "i0" for n in range(1, 246)}
+    records = GateRecords(
+        reports={SUITE: report("v2", "+" * 246, ms=5.0)},
+        live={SUITE: report("v1", "+" * 246)},
+        groups={SUITE: Groups(copies=copies)},
+    )
+    config = GateConfig(suite=SUITE, min_exact=0.9, max_drop=0.05, bound_drop=True, max_p95_ms=1000)
+    result = gates.judge(rid("v2"), rid("v1"), config, records)
+    assert [(c.name, c.n, c.too_small) for c in result.checks] == [
+        ("exact", 1, True),
+        ("valid", 1, False),
+        ("p95", 1, True),
+        ("drop", 1, True),
+    ]
+
+
+def test_an_item_is_right_where_all_of_its_copies_are() -> None:
+    folded = without_copies(report("v1", "+-++", ms=1.0), {"i1": "i0", "i3": "i2"})
+    assert (folded.n, folded.exact, folded.valid) == (2, 1, 1)
+    assert [(item.id, item.exact, item.ms) for item in folded.items] == [("i0", False, 2.0), ("i2", True, 4.0)]
+    canaries = GateRecords(
+        reports={SUITE: report("v1", "+-++")},
+        canaries={SUITE: ("i0",)},
+        groups={SUITE: Groups(copies={"i1": "i0", "i3": "i2"})},
+    )
+    result = gates.judge(rid("v1"), None, GateConfig(suite=SUITE, canaries=True), canaries)
+    assert (named(result, "canaries").passed, named(result, "exact").value) == (True, 0.5)
 
 
 def test_no_loss_is_bounded_by_nothing_or_by_everything() -> None:

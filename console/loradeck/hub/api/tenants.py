@@ -200,7 +200,7 @@ async def set_route(
             suite = hub.catalogue.suites.get(part.suite)
             if suite is None or suite.tenant != tenant:
                 raise Refused("unknown_suite", "this tenant has no such suite", detail=part.suite)
-            items[part.suite] = suite.items
+            items[part.suite] = suite.items - len((await hub.gates.groups(part.suite)).copies)
         if body.gate != hub.log.state.config(key).gate:  # a gate that stands is not in the way of other settings
             gates.require_big_enough(body.gate, items)
             gates.require_stages(hub.log.state.tenant(tenant).routes, route, body.gate)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from loradeck.artifacts import BadArtifact, Blobs
+from loradeck.artifacts.suite_items import groups_in
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
 from loradeck.hub.log.background import Background
@@ -29,6 +31,7 @@ from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.jobs import JobQuery
 from loradeck.schemas.review import Review
+from loradeck.schemas.suite import Groups
 
 log = logging.getLogger("loradeck.hub.jobs.gates")
 
@@ -62,9 +65,11 @@ class Gates:
     _catalogue: Catalogue
     _attestations: Attestations
     _jobs: JobRecords
+    _blobs: Blobs
     _background: Background
     _people_sign_in: bool
     _authors: dict[Digest, frozenset[str]] = field(default_factory=dict, init=False)
+    _groups: dict[Digest, Groups] = field(default_factory=dict, init=False)
 
     async def attest(self, attestation: Attestation) -> Attestation:
         """Writes an attestation that somebody sent, and judges the gates that it bears on.
@@ -136,6 +141,7 @@ class Gates:
             else None,
             imported=sorted({f"{self._catalogue.called(r.release)} by {by}" for by, r in sent if by is not None}),
             authors=await self._authors_of(release) if gate.review is not None else frozenset(),
+            groups={part.suite: await self.groups(part.suite) for part in gate.suites},
             canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
             reviews=[(by, one) for by, one in await self._signed(key, release) if alone or self._is_person(one)],
             stage=self._stage(key[0], gate, release),
@@ -160,6 +166,18 @@ class Gates:
         pointer, attested = self._state.pointers.get(key), self._attestations.facts.of(key).attested
         live = pointer.release if pointer is not None and pointer.release in attested else None
         return gates.anchored(gate, self.anchor(key), live)
+
+    async def groups(self, suite: Digest) -> Groups:
+        """How the items of a registered suite belong together; unknown where its files are gone from the hub."""
+        if suite not in self._groups:
+            files = self._catalogue.suites[suite].files
+            try:
+                async with self._blobs.local(file.sha256 for file in files) as here:
+                    paths = {file.path: here[file.sha256] for file in files}
+                    self._groups[suite] = await asyncio.to_thread(groups_in, paths)
+            except BadArtifact:
+                return Groups()
+        return self._groups[suite]
 
     async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, tuple[str | None, EvaluationReport]]:
         """The report that counts on each suite of a gate, where there is one, and who sent it; None: a job made it.

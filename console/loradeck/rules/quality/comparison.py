@@ -10,6 +10,8 @@ decide, as the suite's part of the gate says:
 Either is worth something only on a suite that would show such a drop, so one with too few items fails.
 """
 
+from collections.abc import Mapping
+
 from loradeck.rules.quality.statistics import (
     ALPHA,
     drop_bound,
@@ -18,7 +20,7 @@ from loradeck.rules.quality.statistics import (
     paired_items,
     visible_drop,
 )
-from loradeck.schemas.attestation import CheckResult, EvaluationReport
+from loradeck.schemas.attestation import CheckResult, EvaluationReport, ItemResult
 from loradeck.schemas.gate import SuiteGate
 
 
@@ -32,6 +34,34 @@ def within(lost: int, won: int, n: int, part: SuiteGate) -> bool:
     if part.bound_drop:
         return drop_bound(lost, won, n) < part.max_drop
     return not n or (lost - won) / n <= part.max_drop
+
+
+def without_copies(report: EvaluationReport, copies: Mapping[str, str]) -> EvaluationReport:
+    """The report with one item for all that ask the same: right where all of them are, and as slow as the slowest.
+
+    246 copies of one prompt are one item: their answers are equal, and say no more than one does.
+
+    Args:
+        copies: an item that asks what an earlier one asks -> the first that does.
+    """
+    if not copies:
+        return report
+    groups: dict[str, list[ItemResult]] = {}
+    for item in report.items:
+        groups.setdefault(copies.get(item.id, item.id), []).append(item)
+    items = tuple(
+        group[0].model_copy(
+            update={
+                "id": first,
+                "exact": all(item.exact for item in group),
+                "valid": all(item.valid for item in group),
+                "ms": max((item.ms for item in group if item.ms is not None), default=None),
+            }
+        )
+        for first, group in groups.items()
+    )
+    counts = {"n": len(items), "exact": sum(i.exact for i in items), "valid": sum(i.valid for i in items)}
+    return report.model_copy(update={"items": items, **counts})
 
 
 def drop_check(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality.comparison import drop_check, items_for_drop
+from loradeck.rules.quality.comparison import drop_check, items_for_drop, without_copies
 from loradeck.rules.quality.review import Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
@@ -20,6 +20,7 @@ from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.suite import Groups
 
 P95 = 0.95
 
@@ -28,16 +29,18 @@ P95 = 0.95
 class GateRecords:
     """The records that a gate is judged by: reports by suite, of the candidate and of the live release.
 
-    `canaries`: suite -> ids of its canary items. `reviews`: signed reviews of this candidate on this route, oldest
-    first. `stage`: why the candidate has not passed the route before this one; '' if it has. `imported`: who sent which
-    of the reports, of those that no job made. `authors`: who had the candidate made. `anchor`: the gate's anchor and
-    its reports by suite; None if it has none, or it is the candidate or the live release itself.
+    `canaries`: suite -> ids of its canary items. `groups`: suite -> how its items belong together. `reviews`: signed
+    reviews of this candidate on this route, oldest first. `stage`: why the candidate has not passed the route before
+    this one; '' if it has. `imported`: who sent which of the reports, of those that no job made. `authors`: who had the
+    candidate made. `anchor`: the gate's anchor and its reports by suite; None if it has none, or it is the candidate or
+    the live release itself.
     """
 
     reports: Mapping[Digest, EvaluationReport]
     live: Mapping[Digest, EvaluationReport] = field(default_factory=dict)
     canaries: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
     reviews: Sequence[Signed] = ()
+    groups: Mapping[Digest, Groups] = field(default_factory=dict)
     anchor: tuple[Digest, Mapping[Digest, EvaluationReport]] | None = None
     stage: str = ""
     imported: Sequence[str] = ()
@@ -85,15 +88,22 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     compared = live is not None and all(suite in records.live for suite in comparing)
     checks: list[CheckResult] = []
     for part in config.suites:
-        report = records.reports[part.suite]
-        _require_sound(report, release, part)
-        checks += _alone(report, part, records.canaries.get(part.suite, ()))
+        copies = records.groups.get(part.suite, Groups()).copies
+        whole = _sound(records.reports[part.suite], release, part)
+        report = without_copies(whole, copies)
+        checks += _alone(report, part)
+        if part.canaries:
+            by_id, canaries = {item.id: item.exact for item in whole.items}, records.canaries.get(part.suite, ())
+            right = sum(by_id.get(item, False) for item in canaries)
+            checks.append(_share_check("canaries", right, len(canaries), 1.0, part.suite))
         if compared and part.max_drop < 1:
-            before = records.live[part.suite]
-            _require_sound(before, live, part)
+            before = without_copies(_sound(records.live[part.suite], live, part), copies)
             checks.append(drop_check(report, before, part, config.discordant))
         if records.anchor is not None and part.max_drop < 1:
-            checks.append(_anchor_check(report, *records.anchor, part, config.discordant))
+            anchor, reports = records.anchor
+            of = reports.get(part.suite)
+            steady = without_copies(_sound(of, anchor, part), copies) if of is not None else None
+            checks.append(_anchor_check(report, anchor, steady, part, config.discordant))
     if config.after is not None:
         checks.append(_stage_check(config.after, records.stage))
     if config.review is not None:
@@ -120,15 +130,9 @@ def anchored(gate: GateConfig, standing: Digest | None, live: Digest | None) -> 
 
 
 def _anchor_check(
-    report: EvaluationReport,
-    anchor: Digest,
-    reports: Mapping[Digest, EvaluationReport],
-    part: SuiteGate,
-    discordant: float,
+    report: EvaluationReport, anchor: Digest, of: EvaluationReport | None, part: SuiteGate, discordant: float
 ) -> CheckResult:
-    of = reports.get(part.suite)
     if of is not None:
-        _require_sound(of, anchor, part)
         return drop_check(report, of, part, discordant, FROM_ANCHOR)
     note = f"the anchor {short(anchor)} was not evaluated on suite {short(part.suite)}"
     return CheckResult(
@@ -145,7 +149,8 @@ def _anchor_check(
 
 
 def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
-    """Checks that each suite has enough items to decide the gate. `items`: suite -> number of its items.
+    """Checks that each suite has enough items to decide the gate. `items`: suite -> number of its items, those that ask
+    the same counted once.
 
     Raises:
         Refused: suite_too_small, with the number of items that are needed.
@@ -184,7 +189,7 @@ def _needed(threshold: float, *, bound: bool) -> int:
     return items_to_bound(threshold) if bound else items_needed(threshold)
 
 
-def _require_sound(report: EvaluationReport, release: Digest | None, part: SuiteGate) -> None:
+def _sound(report: EvaluationReport, release: Digest | None, part: SuiteGate) -> EvaluationReport:
     if (report.suite, report.release) != (part.suite, release):
         raise Refused(
             "bad_report",
@@ -199,19 +204,16 @@ def _require_sound(report: EvaluationReport, release: Digest | None, part: Suite
             f"the counts in the report of {short(report.release)} do not agree with its items",
             fix="evaluate it again",
         )
+    return report
 
 
-def _alone(report: EvaluationReport, part: SuiteGate, canaries: tuple[str, ...]) -> list[CheckResult]:
+def _alone(report: EvaluationReport, part: SuiteGate) -> list[CheckResult]:
     checks = [
         _bound_check(report.exact, report.n, part)
         if part.bound
         else _share_check("exact", report.exact, report.n, part.min_exact, part.suite),
         _share_check("valid", report.valid, report.n, part.min_valid, part.suite),
     ]
-    if part.canaries:
-        by_id = {item.id: item.exact for item in report.items}
-        right = sum(by_id.get(item, False) for item in canaries)
-        checks.append(_share_check("canaries", right, len(canaries), 1.0, part.suite))
     if part.max_p95_ms is not None:
         checks.append(_latency_check([i.ms for i in report.items if i.ms is not None], part.max_p95_ms, part.suite))
     return checks
