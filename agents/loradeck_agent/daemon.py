@@ -246,7 +246,7 @@ class Agent:
         await self._bases_known.wait()
 
     def _may_name_more(self) -> bool:
-        """Whether releases may be needed here that neither table nor pins name."""
+        """Tells whether releases may be needed here that neither table nor pins name."""
         return not self.sync.known.is_set() or bool(self.jobs.running())
 
     async def _close(self) -> None:
@@ -266,7 +266,7 @@ class Agent:
         task.add_done_callback(self._background.discard)
 
     def _is_stored(self, ack: Ack) -> bool:
-        """Whether the verified files of an acknowledged release are on this node."""
+        """Tells whether the verified files of an acknowledged release are on this node."""
         entry = self.table.entries.get((ack.tenant, ack.route))
         ref = entry.current if entry is not None else None
         return ref is not None and ref.id == ack.release and ref.release.adapter in self.store.stored

@@ -180,7 +180,7 @@ def holder_of(path: Path) -> int | None:
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """Whether a process has this very file open: inode numbers repeat across file systems."""
+    """Tells whether a process has this very file open: inode numbers repeat across file systems."""
     wanted = path.stat()
     try:
         names = os.listdir(f"/proc/{pid}/fd")

@@ -164,7 +164,7 @@ def give_up_oldest(folder: Path, most: int) -> int:
 
 
 def unlocked(path: Path) -> bool:
-    """Whether no router writes a file any more."""
+    """Tells whether no router writes a file any more."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -68,7 +68,7 @@ class Pairs:
         self._failed, self._bad = [0, 0], [0, 0]
 
     def drawn(self, at_ns: int) -> bool:
-        """Whether a unit that is admitted now is to be asked again."""
+        """Tells whether a unit that is admitted now is to be asked again."""
         share = asked_again_share(self._rate.counted(at_ns), self._drawn)
         return share >= 1 or self._draw() < share
 

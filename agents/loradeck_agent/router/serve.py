@@ -210,7 +210,7 @@ class Router:
             os.close(self._drain_lock)
 
     def _is_no_stranger(self, bearer: str) -> bool:
-        """Whether a key is a caller's. Once handed over, the router that has the right to admit judges it."""
+        """Tells whether a key is a caller's. Once handed over, the router that has the right to admit judges it."""
         return not may_admit(self._admission.stage) or self._admission.tenants_of(bearer) is not None
 
     def _accept_no_more(self) -> None:

@@ -79,7 +79,7 @@ class DesiredTable:
         return why
 
     def judge(self, message: Desired) -> DirectiveVerdict:
-        """Whether to apply a message. Changes nothing, except that a recovered hub is obeyed again."""
+        """Tells whether to apply a message. Changes nothing, except that a recovered hub is obeyed again."""
         if self.refused is not None:
             # `loradeck hub recover` raises the epoch and then sends everything.
             if not (message.full and message.epoch > max(self.refused.epoch, self.cursor.epoch)):

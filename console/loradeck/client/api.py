@@ -104,7 +104,7 @@ class HubApi:
         await self._delete("me/sign-in")
 
     async def lease(self) -> LeaseStatus:
-        """Whether the hub that answers is active or stands by, and who holds the lease."""
+        """Tells whether the hub that answers is active or stands by, and who holds the lease."""
         return await self.transport.ask(LeaseStatus, "GET", "lease")
 
     # ---- state ---------------------------------------------------------------------------------------------

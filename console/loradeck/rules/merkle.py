@@ -101,7 +101,7 @@ def proof_of(old: int, new: int) -> list[tuple[int, int]]:
 
 
 def goes_on(old: AuditHead, new: AuditHead, proof: Sequence[str]) -> bool:
-    """Whether a proof shows that the tree of `new` begins with the lines of `old`: RFC 9162, 2.1.4.2."""
+    """Tells whether a proof shows that the tree of `new` begins with the lines of `old`: RFC 9162, 2.1.4.2."""
     if old.size > new.size:
         return False
     if old.size in (0, new.size):
@@ -139,7 +139,7 @@ def path_of(lines: Sequence[bytes], at: int) -> list[str]:
 
 
 def is_in(line: bytes, at: int, head: AuditHead, path: Sequence[str]) -> bool:
-    """Whether a path shows that the tree of a head has a line at a place: RFC 9162, 2.1.3.2."""
+    """Tells whether a path shows that the tree of a head has a line at a place: RFC 9162, 2.1.3.2."""
     last, node = head.size - 1, leaf_hash(line)
     if not 0 <= at <= last:
         return False

@@ -73,7 +73,7 @@ class Role(StrEnum):
     AGENT = "agent"
 
     def covers(self, least: Role) -> bool:
-        """Whether this role may do what `least` may. `agent` covers and is covered by itself alone."""
+        """Tells whether this role may do what `least` may. `agent` covers and is covered by itself alone."""
         if Role.AGENT in (self, least):
             return self is least
         ladder = (Role.VIEWER, Role.OPERATOR, Role.RELEASER)

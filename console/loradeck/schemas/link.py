@@ -313,7 +313,7 @@ Replicas = Annotated[tuple[Replica, ...], Field(max_length=64), AfterValidator(_
 
 
 def belongs(replica: str, node: str) -> bool:
-    """Whether a replica of this name may be the node's: '<node>', or '<node>.<engine>' where it has several engines."""
+    """Tells whether a replica of this name may be the node's: '<node>', or '<node>.<engine>' where it has several."""
     return replica == node or replica.startswith(f"{node}.")
 
 

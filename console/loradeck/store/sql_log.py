@@ -247,7 +247,7 @@ class Store(SqlAudit, SqlNotices, SqlLedger):
             return _between(connection, *row) if row else []
 
     def has_hash(self, rev: int, hash_: str) -> bool:
-        """Whether the event at `rev` has this hash: then this log holds all that an agent with it has seen."""
+        """Tells whether the event at `rev` has this hash: then this log holds all that an agent with it has seen."""
         with self.database.reading() as connection:
             return has_hash(connection, rev, hash_)
 
@@ -300,7 +300,7 @@ class Store(SqlAudit, SqlNotices, SqlLedger):
 
 
 def has_hash(connection: Connection, rev: int, hash_: str) -> bool:
-    """Whether the event at `rev` has this hash; rev 0 has GENESIS."""
+    """Tells whether the event at `rev` has this hash; rev 0 has GENESIS."""
     if rev == 0:
         return hash_ == GENESIS
     row = connection.execute("SELECT body -> 'hash' FROM events WHERE rev = ?", (rev,)).fetchone()

@@ -53,7 +53,7 @@ def chosen_context(ctx: click.Context) -> Context:
 
 
 def wants_json(ctx: click.Context) -> bool:
-    """Whether --json stands anywhere on the line."""
+    """Tells whether --json stands anywhere on the line."""
     return bool(ctx.meta.get(_META + "as_json"))
 
 

@@ -56,7 +56,7 @@ class Caller(Scope):
     action: Action | None = None
 
     def sees(self, tenant: str) -> bool:
-        """Whether the caller may make its call at a tenant, or for the fleet ('')."""
+        """Tells whether the caller may make its call at a tenant, or for the fleet ('')."""
         return self.action is None or may(self, self.action, tenant)
 
     def at(self, *tenants: str) -> Caller:
@@ -219,7 +219,7 @@ class Tokens:
         return record, token
 
     def is_valid(self, record: TokenRecord) -> bool:
-        """Whether a token or key is neither revoked nor expired."""
+        """Tells whether a token or key is neither revoked nor expired."""
         return not record.revoked and (record.expires_ms is None or self._now_ms() < record.expires_ms)
 
     def shown(self, bearer: str | None) -> TokenRecord | None:

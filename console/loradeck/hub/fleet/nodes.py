@@ -222,7 +222,7 @@ class Group:
         self.placed = None
 
     def holds(self, node: Node, replica: str) -> bool:
-        """Whether a replica of a node belongs to the group."""
+        """Tells whether a replica of a node belongs to the group."""
         if node.name in self.nodes:
             for one in node.replicas:  # a loop: `any` takes three times as long, for each acknowledgement
                 if one.replica == replica:
@@ -467,7 +467,7 @@ class Fleet:
         return group.placed
 
     def one_base(self, base: str) -> bool:
-        """Whether every engine of the fleet runs this base, so that no move leaves a replica behind."""
+        """Tells whether every engine of the fleet runs this base, so that no move leaves a replica behind."""
         if self._bases is None:
             self._bases = frozenset(r.base for node in self.nodes.values() for r in node.replicas if r.base)
         return len(self._bases) < 2 and (base in self._bases or not self._bases)

@@ -225,7 +225,7 @@ class Promotions:
         return self._by_key.get(idempotency_key)
 
     def was_cancelled(self, key: PointerKey, prepare: str) -> bool:
-        """Whether a prepare of this pointer was cancelled."""
+        """Tells whether a prepare of this pointer was cancelled."""
         job = self._jobs.get(prepare)
         spec = job.spec if job else None
         if job is None or not isinstance(spec, PrepareSpec) or (spec.tenant, spec.route) != key:

@@ -179,7 +179,7 @@ class NodeEvents:
 
 
 def _is_in_force(row: Traffic, entry: TableEntry) -> bool:
-    """Whether a row is about what its pointer's newest entry has: the live release or the candidate."""
+    """Tells whether a row is about what its pointer's newest entry has: the live release or the candidate."""
     if row.generation != entry.generation:
         return False
     live = entry.current is not None and row.release == entry.current.id

@@ -143,11 +143,11 @@ class Facts:
         return self._soaked.get(key, frozenset())
 
     def is_soaked(self, key: PointerKey, release: str) -> bool:
-        """Whether a release has served a pointer for long enough."""
+        """Tells whether a release has served a pointer for long enough."""
         return release in self.soaked(key)
 
     def is_breached(self, pointer: PointerState, release: str) -> bool:
-        """Whether a release counts as breached on a pointer: it was attested so, and nobody has lifted that since."""
+        """Tells whether a release counts as breached on a pointer: it was attested so, and nobody has lifted it."""
         if release not in self._breached.get(pointer.key, {}):
             return False
         return breach_of(release, pointer, self.of(pointer.key)) is not None

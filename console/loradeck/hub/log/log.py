@@ -144,7 +144,7 @@ class Log:
         return next(holds, None)
 
     async def has(self, rev: int, hash_: str) -> bool:
-        """Whether this log has the event with this rev and hash."""
+        """Tells whether this log has the event with this rev and hash."""
         if rev == 0:
             return hash_ == GENESIS
         if rev >= self.state.rev:
@@ -243,7 +243,7 @@ class Log:
             self._renewed = asked
 
     def serves(self) -> bool:
-        """Whether the hub may speak for the log now. One that was stopped may not, before it has found out anything."""
+        """Tells whether the hub may speak for the log now. One that was stopped may not before it has looked."""
         ttl_s = self._ttl_s
         if ttl_s is not None and must_step_down(self._lease_clock() - self._renewed, ttl_s):
             self._lose_lease()

@@ -41,7 +41,7 @@ class ReleaseHealth:
         return health.since(counted, lifted.live) if lifted is not None and here else counted
 
     def judged(self, pointer: PointerState) -> health.Judged:
-        """Whether the current release is past a limit, and by the figures of which nodes.
+        """Tells whether the current release is past a limit, and by the figures of which nodes.
 
         What a node counted before a lift is not known, so all that it counted is taken off where the others are judged.
         """
@@ -58,7 +58,7 @@ class ReleaseHealth:
         return health.breach_by_node(total, by_node, self._placed_on(key), limit)
 
     def is_slow(self, pointer: PointerState) -> bool:
-        """Whether the current release's first tokens come later than its route promises."""
+        """Tells whether the current release's first tokens come later than its route promises."""
         return pointer.release is not None and self._votes.is_slow(pointer.key, (pointer.generation, pointer.release))
 
     def asked_again(self, pointer: PointerState, beneath: str) -> AskedAgain | None:

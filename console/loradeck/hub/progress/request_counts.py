@@ -268,7 +268,7 @@ class RequestCounts:
             del sums[stint]
 
     def _is_reported(self, counter: Counter) -> bool:
-        """Whether its router's last report had it: a report has all that its router still counts."""
+        """Tells whether its router's last report had it: a report has all that its router still counts."""
         return counter.boot == self.boots.get(counter.node) and counter.seen >= self._met.get(counter.node, 0.0)
 
     def take_pending(self) -> list[Served]:

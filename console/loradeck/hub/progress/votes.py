@@ -185,12 +185,12 @@ class Votes:
         return found
 
     def is_slow(self, key: PointerKey, stint: Stint) -> bool:
-        """Whether more first tokens of a release come late than its route promises."""
+        """Tells whether more first tokens of a release come late than its route promises."""
         found = self._stints.get(key, {}).get(stint)
         return found is not None and found.slow.evidence(floor(self._clock())) >= flag_level(len(self._stints))
 
     def judged(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]], lift: int) -> Judged:
-        """Whether a release is past a limit of its route, and by the votes on which nodes.
+        """Tells whether a release is past a limit of its route, and by the votes on which nodes.
 
         Args:
             placed: gives the nodes that the pointer is placed on.

@@ -88,12 +88,12 @@ class Witnesses:
         )
 
     def unknown(self, node: str) -> bool:
-        """Whether a node is ahead of the log, and its table is not known yet."""
+        """Tells whether a node is ahead of the log, and its table is not known yet."""
         ahead = self.ahead.get(node)
         return ahead is not None and ahead.entries is None
 
     def waits(self, kind: EventKind, key: PointerKey | None) -> bool:
-        """Whether an event waits for a recover."""
+        """Tells whether an event waits for a recover."""
         held = key is not None and bool(self.holding(key))
         return rules.waits(kind, ahead=bool(self.ahead), held=held)
 

@@ -75,7 +75,7 @@ def chain_doubts(around: Sequence[Segment], segment: Segment) -> list[str]:
 
 
 def anchor_holds(segment: Segment) -> bool:
-    """Whether the proof of a segment's anchor shows that it is under the anchor's root."""
+    """Tells whether the proof of a segment's anchor shows that it is under the anchor's root."""
     anchor = segment.anchor
     if anchor is None:
         return False

@@ -159,7 +159,7 @@ def promote(
 
 
 def opens_gate(overridden: Collection[str]) -> bool:
-    """Whether an override that passes these codes opens the route's gate, and not another safeguard alone."""
+    """Tells whether an override that passes these codes opens the route's gate, and not another safeguard alone."""
     return any(code.startswith("gate_") or code == "suite_too_small" for code in overridden)
 
 

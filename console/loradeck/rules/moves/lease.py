@@ -50,7 +50,7 @@ def next_look_s(left_s: float | None) -> float:
 
 
 def must_step_down(since_renewal_s: float, ttl_s: float) -> bool:
-    """Whether the hub that has the lease must assume that it is over: it stops steering, and answers `not_active`.
+    """Tells whether the hub that has the lease must take it for over: it stops steering, and answers `not_active`.
 
     It counts from when it *asked* for its last renewal, which is before the database wrote it down. So whenever another
     hub may take the lease, this one has stopped, as far as two clocks run equally fast.
@@ -61,7 +61,7 @@ def must_step_down(since_renewal_s: float, ttl_s: float) -> bool:
 
 
 def needs_settling(watched: Watched | None, taken: Watched, *, follows: bool) -> bool:
-    """Whether a hub that takes the lease waits for its nodes before it moves anything (`rules.moves.settling`).
+    """Tells whether a hub that takes the lease waits for its nodes before it moves anything (`rules.moves.settling`).
 
     A hub waits because its database may be an older copy. One that has stood by has read the log itself: where the
     lease was still of the hold that it watched, and the log follows what it has folded, nothing that it read is

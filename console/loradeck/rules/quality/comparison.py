@@ -30,7 +30,7 @@ def items_for_drop(max_drop: float, discordant: float) -> int:
 
 
 def within(lost: int, won: int, n: int, part: SuiteGate) -> bool:
-    """Whether a comparison of n items, of which so many were lost and won, is within the limit of a suite's gate."""
+    """Tells whether a comparison of n items, so many of them lost and won, is within the limit of a suite's gate."""
     if part.bound_drop:
         return drop_bound(lost, won, n) < part.max_drop
     return not n or (lost - won) / n <= part.max_drop

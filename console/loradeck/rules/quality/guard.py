@@ -191,7 +191,7 @@ _FORCE = (Guard.OFF, Guard.ALERT, Guard.HOLD, Guard.ROLLBACK)
 
 
 def _suffer(evidence: Evidence, neighbours: Counts) -> bool:
-    """Whether a release is not seen to be worse than its neighbours."""
+    """Tells whether a release is not seen to be worse than its neighbours."""
     k, n = (
         (neighbours.bad, neighbours.checked) if evidence.figure == "bad" else (neighbours.failed, neighbours.admitted)
     )

@@ -24,7 +24,7 @@ def loosened(before: RouteConfig, after: RouteConfig, anchor: Digest | None = No
 
 
 def moves_anchor(after: RouteConfig, anchor: Digest | None) -> bool:
-    """Whether a change of settings takes the gate's anchor away, or puts another one in its place.
+    """Tells whether a change of settings takes the gate's anchor away, or puts another one in its place.
 
     Two people move an anchor, whatever the review asks: alone, somebody would move it after each small drop.
     """
@@ -32,7 +32,7 @@ def moves_anchor(after: RouteConfig, anchor: Digest | None) -> bool:
 
 
 def needs_two(before: RouteConfig) -> bool:
-    """Whether a route asks for two people where its gate or its signers are loosened: where its gate's review does."""
+    """Tells whether a route asks for two people to loosen its gate or its signers: where its gate's review does."""
     return before.gate is not None and before.gate.review is not None and before.gate.review.people > 1
 
 

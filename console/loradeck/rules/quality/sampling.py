@@ -77,7 +77,7 @@ def may_ask_again(paying: int, again: int, waiting: int | None, *, opening: bool
 
 
 def waits_for_oldest(counted: int, over: Sequence[bool]) -> bool:
-    """Whether the count of pairs, which is in the order of their admission, waits for the oldest that is not over.
+    """Tells whether the count of pairs, in the order of their admission, waits for the oldest that is not over.
 
     In the opening it does not wait for the longest answers: once seventeen of twenty pairs are over, what is missing in
     the oldest counts for the live release and against the one beneath. Of later pairs each is waited for, so that

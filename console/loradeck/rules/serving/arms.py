@@ -33,7 +33,7 @@ def place(salt: str, key: str) -> int:
 
 
 def lease_is_over(split: Split, hub_lost_s: float | None) -> bool:
-    """Whether nobody gets the candidate any more, since no hub was heard for too long. `hub_lost_s` None: one is."""
+    """Tells whether nobody gets the candidate any more: no hub was heard for too long. `hub_lost_s` None: one is."""
     return hub_lost_s is not None and hub_lost_s >= split.lease_s
 
 

@@ -81,7 +81,7 @@ def leaves_at(refuse_after_s: float | None, addressed: float) -> float:
 
 
 def is_cold(level: AckLevel | None) -> bool:
-    """Whether a replica at this level has to load a release before it can answer with it.
+    """Tells whether a replica at this level has to load a release before it can answer with it.
 
     None, of an agent that sends no levels, is not cold: such a replica flips only once the release is loaded.
     """

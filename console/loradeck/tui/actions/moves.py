@@ -69,7 +69,7 @@ class Moves:
         self._window.draw_front()
 
     def bars(self, action: Action) -> bool:
-        """Whether an action is barred on every row; the notice says why."""
+        """Tells whether an action is barred on every row; the notice says why."""
         barred = barrier(action, self._state)
         if barred is not None:
             self._window.notice(barred.why, "warn")
@@ -175,7 +175,7 @@ class Moves:
             self.follow(Action.PROMOTE, offer(self._state, row, *found, override=override))
 
     def _may_ask(self) -> bool:
-        """Whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
+        """Tells whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
         front = self._window.front
         is_free = front is not None and front.which is Screen.TENANTS and front.prompt.asking is None
         return is_free and self.question is None
