@@ -119,6 +119,14 @@ def _bodies(fleet: Fleet) -> dict[tuple[str, str], Any]:
     evaluate = EvaluateSpec(tenant=THEIRS, release=theirs["release"], suite=theirs["suite"])
     return {
         ("POST", "/v1/undo"): {"txn": theirs["txn"], **again},
+        ("POST", "/v1/incidents"): {
+            "pointers": [{"tenant": THEIRS, "route": "production"}],
+            "relatives": True,
+            "reason": "an attack",
+            **again,
+        },
+        ("POST", "/v1/incidents/{incident}/notes"): {"text": "an attack", **again},
+        ("POST", "/v1/incidents/{incident}/close"): {"text": "an attack", **again},
         ("POST", "/v1/rewind"): {"to_rev": 1, "tenants": [THEIRS], **again},
         ("POST", "/v1/datasets"): fleet.dataset.model_copy(update={"name": "more"}).model_dump(mode="json"),
         ("POST", "/v1/suites"): {

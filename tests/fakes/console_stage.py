@@ -19,6 +19,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, GateResul
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
@@ -126,6 +127,9 @@ class SeededHub(HubApi):
 
     async def annotate(self, tenant: str, route: str, request: AnnotateRequest) -> MoveResult:
         return self._moved(Action.ANNOTATE, tenant, route, request)
+
+    async def open_incident(self, request: IncidentOpen) -> MoveResult:
+        return self._moved(Action.ANNOTATE, request.pointers[0].tenant, request.pointers[0].route, request)
 
     async def rewind(self, request: RewindRequest, **_: Any) -> MoveResult:
         return self._moved(Action.REWIND, "", "", request)

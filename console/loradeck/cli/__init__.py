@@ -32,7 +32,10 @@ COMMANDS = {
     "hold": ("loradeck.cli.commands.pointer:hold", "Keep pipelines from promoting on a route."),
     "release-hold": ("loradeck.cli.commands.pointer:release_hold", "Let pipelines promote on a route again."),
     "lift": ("loradeck.cli.commands.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
-    "incident": ("loradeck.cli.commands.pointer:incident", "Add an incident or a reason to a move, afterwards."),
+    "incident": (
+        "loradeck.cli.commands.incident:incident",
+        "Open, list, show, note, close and export incidents.",
+    ),
     "open": ("loradeck.cli.commands.tui:open_", "Start the console on a tenant's row."),
     "tenant": ("loradeck.cli.commands.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
     "route": ("loradeck.cli.commands.route:route", "List, set and show tenants' routes."),
@@ -54,7 +57,10 @@ COMMANDS = {
     "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
     "node": ("loradeck.cli.commands.node:node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
     "notice": ("loradeck.cli.commands.notice:notice", "List what people were told; channels, tests and silences."),
-    "event": ("loradeck.cli.commands.event:event", "List and countersign events of the log; export a timeline."),
+    "event": (
+        "loradeck.cli.commands.event:event",
+        "List, annotate and countersign events of the log; export a timeline.",
+    ),
     "explain": (
         "loradeck.cli.commands.explain:explain",
         "Say which weights, data and gates stood behind an answer.",

@@ -30,6 +30,7 @@ from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
@@ -231,6 +232,26 @@ class HubApi:
     async def annotate(self, tenant: str, route: str, request: moves.AnnotateRequest) -> moves.MoveResult:
         """Adds an incident or a reason to a past event."""
         return await self._move(f"{_route(tenant, route)}/annotate", request)
+
+    async def incidents(self) -> list[Incident]:
+        """The open incidents, and the newest closed ones, newest first."""
+        return await self.transport.ask(list[Incident], "GET", "incidents")
+
+    async def incident(self, incident: str) -> IncidentReport:
+        """An incident with the events, the minutes and the notices of its time."""
+        return await self.transport.ask(IncidentReport, "GET", f"incidents/{segment(incident)}")
+
+    async def open_incident(self, request: IncidentOpen) -> moves.MoveResult:
+        """Opens an incident, or adds pointers to one."""
+        return await self._move("incidents", request)
+
+    async def note_incident(self, incident: str, request: IncidentText) -> moves.MoveResult:
+        """Adds a note to an incident."""
+        return await self._move(f"incidents/{segment(incident)}/notes", request)
+
+    async def close_incident(self, incident: str, request: IncidentText) -> moves.MoveResult:
+        """Closes an incident."""
+        return await self._move(f"incidents/{segment(incident)}/close", request)
 
     async def countersign(self, tenant: str, route: str, request: moves.CountersignRequest) -> moves.MoveResult:
         """Says that the caller has seen what somebody else did alone."""

@@ -19,6 +19,7 @@ from loradeck.hub.api import (
     events,
     feed,
     health,
+    incidents,
     jobs,
     joining,
     ledger,
@@ -41,8 +42,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, events,
-    notices, tokens, joining, sign_in, backup, health, feed,
-    ledger,
+    incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger,
 )  # fmt: skip
 
 

@@ -59,9 +59,11 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock, StepWatch
 from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import FollowerOrder, Log
 from loradeck.hub.log.proposals import Proposals
 from loradeck.hub.log.registry import Registry
+from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.notices.channels import Channels
@@ -85,6 +87,7 @@ from loradeck.hub.views import feed
 from loradeck.hub.views.canary_suggestions import CanarySuggestions
 from loradeck.hub.views.explained import Explanations
 from loradeck.hub.views.feed import Feed
+from loradeck.hub.views.incident_reports import IncidentReports
 from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.previews import Previews
 from loradeck.hub.views.related import RelatedIndex
@@ -192,6 +195,8 @@ class Hub:
         self.facts = store.now(Facts.load)
         self.registry = Registry(store, self.catalogue)
         self.attestations = Attestations(store, self.facts, self.log.state, self.clock)
+        self.incidents = Incidents(self.log, store, self.changes)
+        self.relatives = Relatives(self.log, self.catalogue, self.facts, self.incidents)
 
     def _load_people(self, oidc: OidcSettings | None) -> None:
         saved = self.store.now(lambda s: s.meta(SIGN_INS))
@@ -242,7 +247,8 @@ class Hub:
         self.failed_promotes = failed = FailedPromotes(jobs)
         self.cohorts = cohorts = Cohorts(state, self.counts)
         check = PromoteCheck(
-            state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, self.proposals, clock
+            *(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, self.proposals, self.relatives),
+            clock,
         )
         table_sender, allowed = self.table_sender, self.moves_allowed
         self.promotions = Promotions(
@@ -265,7 +271,8 @@ class Hub:
         replicas, health, counts, progress, clock = self.replicas, self.health, self.counts, self.progress, self.clock
         tables, changes = self.tables, self.changes
         self.guard = guard = GuardedPointers(
-            *(log_, self.votes, counts, replicas, self.targets, self.moves_allowed, changes, self.background, clock)
+            *(log_, self.votes, counts, replicas, self.targets, self.moves_allowed, self.incidents),
+            *(changes, self.background, clock),
         )
         self.status = status = Status(
             state, self.moves_allowed, changes, clock, name, production, sqlite, clock.now_ms()
@@ -273,9 +280,10 @@ class Hub:
         previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
         self.rows = rows = Rows(
             *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
-            *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass),
+            *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
         )
-        self.related = RelatedIndex(log_, catalogue, rows)
+        self.related = RelatedIndex(log_, catalogue, rows, self.incidents, self.relatives)
+        self.incident_reports = IncidentReports(log_, self.store, catalogue, self.saved_state.minutes, clock)
         self.traces = Traces(fleet, replicas, counts, clock)
         self.explanations = Explanations(self.ledger, log_, self.store, catalogue, facts, self.traces, clock)
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
@@ -290,6 +298,7 @@ class Hub:
         self.log.follow(FollowerOrder.METRICS, self.metrics.committed)
         self.log.follow(FollowerOrder.AUTOMATION, self.guard.committed)
         self.log.follow(FollowerOrder.BROKEN_GLASS, self.broken_glass.committed)
+        self.log.follow(FollowerOrder.INCIDENTS, self.incidents.committed)
         self.log.follow(FollowerOrder.FEED, self.changes.committed)
         for part in (self.audit, self.table_sender, self.gates, self.progress, self.changes):
             self.attestations.follow(part.attested)
@@ -346,6 +355,7 @@ class Hub:
         """Anchors the head of the audit trail in the log, and asks nodes to sign it."""
         await self.audit.anchor()
         await self.broken_glass.save()
+        await self.incidents.save()
         await self.cosigners.ask()
 
     def keep_backups(self, folder: Path, every_s: float) -> None:

@@ -16,6 +16,10 @@ STATUS: Mapping[str, int] = {
     "quarantined": 409,
     "revoked": 409,
     "frozen": 409,
+    "related_incident": 409,
+    "incident_closed": 409,
+    "incident_exists": 409,
+    "too_many_pointers": 409,
     "unsigned": 409,
     "deprecated": 409,
     "gate_missing": 409,
@@ -83,6 +87,7 @@ STATUS: Mapping[str, int] = {
     "unknown_token": 404,
     "unknown_channel": 404,
     "unknown_silence": 404,
+    "unknown_incident": 404,
     "unknown_blob": 404,
     "unknown_row": 404,
     # The request is wrong.

@@ -97,6 +97,7 @@ class Resource(StrEnum):
     EVENTS = "events"
     HEALTH = "health"  # metrics
     NOTICES = "notices"
+    INCIDENTS = "incidents"
 
 
 class Wire(BaseModel):

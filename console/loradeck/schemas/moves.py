@@ -2,11 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from loradeck.schemas.candidate import LEASE_S, CohortUnit
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.log import Event
+
+IncidentName = Annotated[str, StringConstraints(max_length=200)]
+"""What a move calls the incident that it belongs to: its id, or a name in another system."""
 
 IDEMPOTENCY_KEY = Field(min_length=8, max_length=100, description="chosen by the caller; one key never moves twice")
 """Chosen by the caller before the first attempt and kept for every further one."""
@@ -28,7 +31,7 @@ class PromoteRequest(Strict):
     idempotency_key: str = IDEMPOTENCY_KEY
     override: bool = False
     reason: Reason = ""
-    incident: str | None = None
+    incident: IncidentName | None = None
     break_glass: bool = Field(
         False,
         exclude_if=lambda broken: not broken,
@@ -91,7 +94,7 @@ class RollbackRequest(Strict):
     confirmed: bool = False
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
-    incident: str | None = None
+    incident: IncidentName | None = None
 
 
 class UndoRequest(Strict):
@@ -137,7 +140,7 @@ class AnnotateRequest(Strict):
     """Add an incident, a reason or both to a past event."""
 
     event: str
-    incident: str | None = None
+    incident: IncidentName | None = None
     reason: Reason = ""
     idempotency_key: str = IDEMPOTENCY_KEY
 
@@ -178,7 +181,7 @@ class RewindRequest(Strict):
     generations: dict[str, int] = Field(default_factory=dict, description="'tenant/route' -> generation in the plan")
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
-    incident: str | None = None
+    incident: IncidentName | None = None
 
 
 class RewindStep(Wire):

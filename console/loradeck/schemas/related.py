@@ -15,6 +15,7 @@ class Shared(StrEnum):
     RUN = "run"  # trained by one recipe
     BASE_MOVE = "base_move"  # their last moves went between the same two bases
     BATCH = "batch"  # promoted in one transaction, or by one actor within ten minutes
+    SIGNER = "signer"  # signed by one key
 
 
 class Tie(Wire):
@@ -43,11 +44,16 @@ class RelatedRelease(Wire):
 class RelatedReleases(Wire):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/company`: the pointers with related releases.
 
-    `total` counts all of them, if not all are listed.
+    `total` counts all of them, if not all are listed. While an incident is open on the pointer they are those of the
+    release that it is about.
     """
 
     tenant: Name
     route: Name
     generation: int
     total: int = 0
+    incident: str | None = Field(None, exclude_if=lambda one: one is None, description="the open incident it is of")
+    about: str | None = Field(
+        None, exclude_if=lambda one: one is None, description="the label of the release that the incident is about"
+    )
     companions: tuple[RelatedRelease, ...] = Field((), description="likelier carriers of a fault first, then by name")

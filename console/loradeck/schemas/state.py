@@ -154,6 +154,15 @@ class ActedAlone(Wire):
     at_ms: int
 
 
+class OpenIncident(Wire):
+    """The newest open incident of a pointer: who opened it, when, and why."""
+
+    id: str
+    title: str
+    by: str
+    opened_ms: int
+
+
 class AskedAgainRow(Wire):
     """What the release beneath a live one made of a sample of its requests, on all replicas since the move."""
 
@@ -231,6 +240,7 @@ class TenantRow(Wire):
     alone: tuple[ActedAlone, ...] = Field(
         (), exclude_if=lambda alone: not alone, description="what nobody else has countersigned yet"
     )
+    incident: OpenIncident | None = Field(None, exclude_if=lambda one: one is None, description="the newest open one")
     again: AskedAgainRow | None = Field(
         None, exclude_if=lambda again: again is None, description="the release beneath, which is asked again"
     )

@@ -157,7 +157,7 @@ def test_a_read_only_context_refuses_every_change_here(desk: Desk, tenant: str) 
 
 
 def test_a_name_from_the_hub_cannot_steer_the_terminal(desk: Desk, tenant: str) -> None:
-    desk.json("incident", tenant, "--reason", "\x1b]0;owned\x07\x1b[2Jcleared")
+    desk.json("event", "annotate", tenant, "--reason", "\x1b]0;owned\x07\x1b[2Jcleared")
     done = desk.run("event", "ls", tenant)
     assert "cleared" in done.stdout
     assert "\x1b" not in done.stdout

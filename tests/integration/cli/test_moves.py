@@ -62,10 +62,30 @@ def test_the_json_of_every_move_is_a_move_result(desk: Desk, tenant: str) -> Non
     assert held.events[0].pointer.held
     desk.json("release-hold", tenant, "--yes")
     assert not desk.row(tenant).pointer.held
-    noted = MoveResult.model_validate(desk.json("incident", tenant, "--incident", "INC-1", "--reason", "why"))
+    noted = MoveResult.model_validate(desk.json("event", "annotate", tenant, "--incident", "INC-1", "--reason", "why"))
     assert noted.events[0].incident == "INC-1"
     fallen = MoveResult.model_validate(desk.json("fallback", tenant, "--yes", "--reason", "all bad"))
     assert desk.row(tenant).pointer.release == fallen.events[0].to_release
+
+
+def test_an_incident_is_opened_shown_noted_exported_and_closed(desk: Desk, tenant: str, tmp_path: Path) -> None:
+    desk.json("rollback", tenant, "--yes")
+    opened = MoveResult.model_validate(desk.json("incident", "open", tenant, "--id", "INC-9", "--reason", "31 % bad"))
+    assert opened.events[0].incident == "INC-9"
+    desk.json("incident", "note", "INC-9", "the schema was changed")
+    assert "INC-9" in desk.run("incident", "list").stdout
+    shown = desk.run("incident", "show", "INC-9").stdout
+    assert "the schema was changed" in shown
+    assert "rollback" in shown
+    file = tmp_path / "post-mortem.html"
+    desk.json("incident", "export", "INC-9", "--output", str(file))
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "the schema was changed" in file.read_text()
+    assert desk.json("incident", "export", "INC-9")["incident"]["id"] == "INC-9"
+    desk.json("incident", "close", "INC-9", "--reason", "mended")
+    assert "INC-9" not in desk.run("incident", "ls").stdout
+    assert "INC-9" in desk.run("incident", "ls", "--all").stdout
+    desk.refused(1, "incident_closed", "incident", "open", tenant, "--id", "INC-9", "--reason", "again")
 
 
 def test_a_quarantined_release_is_promoted_again_only_after_a_lift_with_a_reason(desk: Desk, tenant: str) -> None:
@@ -314,7 +334,7 @@ def _control_the_terminal() -> None:
 
 def test_a_timeline_is_exported_with_each_event_hashed_again(desk: Desk, tenant: str, tmp_path: Path) -> None:
     desk.json("rollback", tenant, "--yes", "--reason", "bad answers")
-    desk.json("incident", tenant, "--incident", "INC-1", "--reason", "why")
+    desk.json("event", "annotate", tenant, "--incident", "INC-1", "--reason", "why")
     file = tmp_path / "night.md"
     done = desk.process("event", "export", tenant, "--out", str(file))
     assert done.returncode == 0, done.stderr

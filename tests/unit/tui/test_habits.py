@@ -15,10 +15,11 @@ from tests.fakes.console_stage import Stage, notice, pane, stage
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ConfigError
 from loradeck.schemas.feed import FeedTenants
+from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.moves import AnnotateRequest, MoveResult, PromoteRequest, RewindPlan, RewindStep
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.related import RelatedReleases
-from loradeck.schemas.state import ReleaseView
+from loradeck.schemas.state import OpenIncident, ReleaseView
 from loradeck.tui.app import Deck
 from loradeck.tui.hub.queries import RELATED_KEPT, RESTS_S
 from loradeck.tui.key_checks.decide import annotate
@@ -46,21 +47,49 @@ async def test_star_marks_what_the_filter_shows_and_unmarks_it_again() -> None:
         assert on.deck.state.marks == first
 
 
-async def test_i_adds_an_incident_and_a_reason_to_the_last_move() -> None:
+async def test_i_opens_an_incident_over_the_row_and_adds_to_one_that_is_open() -> None:
     async with stage() as on:
         on.hub.answer = lambda _: MoveResult(events=(), rev=88500, epoch=3)
         await on.press("i", *"INC-7 bad deploy", "enter")
         (move,) = on.hub.sent
-        assert move.kind is Action.ANNOTATE
-        assert move.row == ACME
-        assert isinstance(move.request, AnnotateRequest)
-        row = on.deck.state.tenants[ACME]
-        assert move.request.event == row.pointer.last_move
-        assert (move.request.incident, move.request.reason) == ("INC-7", "bad deploy")
+        assert (move.kind, move.row) == (Action.ANNOTATE, ACME)
+        assert isinstance(move.request, IncidentOpen)
+        assert [(at.tenant, at.route) for at in move.request.pointers] == [ACME]
+        assert (move.request.id, move.request.reason) == ("INC-7", "bad deploy")
         tell = on.deck.state.tell
         assert tell is not None
-        assert "i acme INC-7 bad deploy on the promote of" in tell.text
+        assert "i acme INC-7 bad deploy on 1 row" in tell.text
         assert "COMMITTED rev 88500" in tell.text
+        row = on.deck.state.tenants[ACME]
+        one = OpenIncident(id="INC-7", title="bad deploy", by="op1", opened_ms=seed.NOW_MS - 60_000)
+        on.deck.state.tenants[ACME] = row.model_copy(update={"incident": one})
+        await on.half_second()
+        assert "INCIDENT INC-7 1m: bad deploy" in pane(on)
+        await on.press("i", *"INC-7 it was the schema", "enter")
+        note = on.hub.sent[-1].request
+        assert isinstance(note, AnnotateRequest)
+        assert (note.event, note.incident, note.reason) == (row.pointer.last_move, "INC-7", "it was the schema")
+
+
+async def test_i_with_marks_opens_one_incident_over_all_marked_rows() -> None:
+    async with stage() as on:
+        await on.half_second()
+        await on.press("m")
+        marked = [ACME, *on.deck.state.marks]
+        assert len(marked) == 4
+        await on.press("i", *"INC-7 the rows of 02 March", "enter")
+        (move,) = on.hub.sent
+        assert isinstance(move.request, IncidentOpen)
+        assert [(at.tenant, at.route) for at in move.request.pointers] == marked
+
+
+async def test_a_dash_on_a_row_is_a_reason_alone_for_its_last_move() -> None:
+    async with stage() as on:
+        await on.press("i", *"- bad deploy", "enter")
+        (move,) = on.hub.sent
+        assert isinstance(move.request, AnnotateRequest)
+        assert move.request.event == on.deck.state.tenants[ACME].pointer.last_move
+        assert (move.request.incident, move.request.reason) == (None, "bad deploy")
 
 
 async def test_i_on_the_events_screen_is_about_the_selected_event_and_a_dash_is_no_incident() -> None:
@@ -189,15 +218,14 @@ async def test_figures_are_asked_for_where_somebody_looks() -> None:
         assert on.hub.shown[-1] == {("t000", "production"), ("t199", "production")}
 
 
-async def test_an_incident_goes_to_the_move_that_was_selected_when_i_was_pressed() -> None:
+async def test_an_incident_goes_to_the_row_that_was_selected_when_i_was_pressed() -> None:
     async with stage() as on:
-        before = on.deck.state.tenants[ACME].pointer.last_move
         await on.press("i", *"INC-7 ")
         on.deck.state.tenant_list.choose(("bolt", "production"))
         await on.press(*"x", "enter")
         (move,) = on.hub.sent
-        assert isinstance(move.request, AnnotateRequest)
-        assert (move.row, move.request.event) == (ACME, before)
+        assert isinstance(move.request, IncidentOpen)
+        assert move.row == ACME
 
 
 async def test_a_note_under_way_locks_no_rollback() -> None:

@@ -1,28 +1,28 @@
-"""Commands on the log: list and countersign events, export a timeline, verify the hash chain and the audit trail."""
+"""Commands on the log: list, annotate and countersign events, export a timeline, verify chain and audit trail."""
 
 import asyncio
-import os
 from pathlib import Path
 
 import click
 
 from loradeck.cli.shared.exits import Exit, misused, refused
+from loradeck.cli.shared.files import write_new
 from loradeck.cli.shared.moving import sent
-from loradeck.cli.shared.naming import called, moment, pointer
-from loradeck.cli.shared.options import reason_option, yes_option
-from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.naming import Pointer, called, event_named, moment, on_pointer, pointer
+from loradeck.cli.shared.options import incident_option, reason_option, yes_option
+from loradeck.cli.shared.output import ago, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
-from loradeck.schemas.moves import CountersignRequest
+from loradeck.schemas.moves import AnnotateRequest, CountersignRequest
 
 
 @click.group(cls=Noun)
 def event() -> None:
-    """List and countersign events of the log; export a timeline."""
+    """List, annotate and countersign events of the log; export a timeline."""
 
 
 @event.command("ls")
@@ -55,6 +55,23 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
         ),
         empty="no events",
     )
+
+
+@event.command()
+@click.option("--event", "event_id", metavar="ID", help="The event it is about; the route's last move by default.")
+@incident_option
+@reason_option()
+@writes
+@on_pointer
+async def annotate(s: Session, at: Pointer, event_id: str | None, incident: str | None, reason: str) -> None:
+    """Add an incident or a reason to a move, afterwards."""
+    if not incident and not reason:
+        raise refused("there is nothing to add", where=str(at), fix="give --incident ID, --reason TEXT or both")
+    about = await event_named(s.api, at, event_id)
+    request = AnnotateRequest(event=about.id, incident=incident, reason=reason, idempotency_key=new_key())
+    result = await s.api.annotate(at.tenant, at.route, request)
+    when = f"{utc(about.at_ms)} ({ago(about.at_ms)})"
+    s.out.answer(result, f"{at}: added to the {about.kind.value} of {when}   rev {result.rev}")
 
 
 @event.command()
@@ -108,7 +125,7 @@ async def export(
     if out is None:
         s.out.raw(text.rstrip("\n"))
     else:
-        await asyncio.to_thread(_write, out, text)
+        await asyncio.to_thread(write_new, out, text)
         s.out.json({"file": str(out), "events": len(made.events), "intact": made.broken is None})
         s.out.say(f"{len(made.events):,} events in {out}; chain: {made.chain}")
     if made.broken is not None:
@@ -125,17 +142,6 @@ async def _between(
         found += [e for e in page if (first is None or e.at_ms >= first) and (last is None or e.at_ms <= last)]
         before = page[-1].rev
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a new file that only this user can read. Raises: CliError: the file exists, or the disk refuses."""
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise misused("the file exists already", where=str(path), fix="name another one") from None
-    except OSError as error:
-        raise misused("the file cannot be written", where=str(path), fix=error.strerror or "") from None
 
 
 @click.group(cls=Noun)

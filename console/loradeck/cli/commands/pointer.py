@@ -1,15 +1,13 @@
-"""Commands that change a pointer without moving it: holds, lifts, and annotations of its events."""
+"""Commands that change a pointer without moving it: holds and lifts."""
 
 import click
 
-from loradeck.cli.shared.exits import refused
-from loradeck.cli.shared.naming import Pointer, event_named, on_pointer, pointer_and_release, release_named
+from loradeck.cli.shared.naming import Pointer, on_pointer, pointer_and_release, release_named
 from loradeck.cli.shared.options import reason_option, yes_option
-from loradeck.cli.shared.output import ago, utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
-from loradeck.schemas.moves import AnnotateRequest, HoldRequest, LiftRequest, MoveResult
+from loradeck.schemas.moves import HoldRequest, LiftRequest, MoveResult
 
 
 @click.command()
@@ -51,22 +49,6 @@ async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> No
     words_for = {"events": "quarantined", "breach": "breached"}
     lifted = " or ".join(word for what, word in words_for.items() if what in ended)
     _print_result(s, result, f"{at}: {release.label} is no longer {lifted}")
-
-
-@click.command()
-@click.option("--event", metavar="ID", help="The event it is about; the route's last move by default.")
-@click.option("--incident", metavar="ID", help="Incident the event belongs to.")
-@reason_option()
-@writes
-@on_pointer
-async def incident(s: Session, at: Pointer, event: str | None, incident: str | None, reason: str) -> None:
-    """Add an incident or a reason to a move, afterwards."""
-    if not incident and not reason:
-        raise refused("there is nothing to add", where=str(at), fix="give --incident ID, --reason TEXT or both")
-    about = await event_named(s.api, at, event)
-    request = AnnotateRequest(event=about.id, incident=incident, reason=reason, idempotency_key=new_key())
-    result = await s.api.annotate(at.tenant, at.route, request)
-    _print_result(s, result, f"{at}: added to the {about.kind.value} of {utc(about.at_ms)} ({ago(about.at_ms)})")
 
 
 async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) -> None:

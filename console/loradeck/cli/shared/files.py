@@ -1,6 +1,7 @@
-"""Local files that become artifacts: read, checked and hashed before anything is sent."""
+"""Local files: those that become artifacts are read, checked and hashed before anything is sent; others are written."""
 
 import json
+import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -115,3 +116,17 @@ async def upload_all(api: HubApi, folder: Path, entries: Sequence[FileEntry]) ->
 
 def _filled(value: Any) -> bool:
     return value is not None and value != ""
+
+
+def write_new(path: Path, text: str) -> None:
+    """Writes a new file that only this user can read.
+
+    Raises: CliError: the file exists, or the disk refuses.
+    """
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise misused("the file exists already", where=str(path), fix="name another one") from None
+    except OSError as error:
+        raise misused("the file cannot be written", where=str(path), fix=error.strerror or "") from None

@@ -63,7 +63,8 @@ incident_option = click.option("--incident", metavar="ID", help="Incident it bel
 override_option = click.option(
     "--override",
     is_flag=True,
-    help="Pass a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
+    help="Pass a gate, a freeze window, an incident about a related release, short memory and nodes left behind, and "
+    "nothing else. Needs --reason.",
 )
 
 break_glass_option = click.option(

@@ -19,7 +19,6 @@ from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.residency import promote_asks
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
-from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.history import WEEK, RouteHistory
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
@@ -148,13 +147,8 @@ async def history(
 ) -> RouteHistory:
     """The requests of a route by the minute, up to a week back."""
     hub.log.state.route(tenant, route)
-    now_ms = hub.clock.now_ms()
-    since = now_ms // MINUTE_MS - minutes + 1
-    found = await hub.store(lambda s: s.minutes(tenant, route, since=since))
-    for minute, counts in hub.saved_state.minutes.of((tenant, route)).items():
-        if minute >= since:
-            found[minute] = found.get(minute, NO_COUNTS) + counts
-    return RouteHistory(tenant=tenant, route=route, at_ms=now_ms, since=since, minutes=dict(sorted(found.items())))
+    since = hub.clock.now_ms() // MINUTE_MS - minutes + 1
+    return await hub.incident_reports.history((tenant, route), since=since)
 
 
 @router.get(f"{PAGE}/traces")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
@@ -17,6 +18,7 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import holds, rollbacks
 from loradeck.rules.moves.draft import Actor, by_automation
+from loradeck.rules.moves.incidents import opening, suspect_of
 from loradeck.rules.quality.guard import FORWARD, LATEST_S, NOTHING, Around, Decision, Evidence, decide
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
@@ -45,6 +47,7 @@ class GuardedPointers:
     _replicas: PlacedReplicas
     _targets: RollbackTargets
     _allowed: MovesAllowed
+    _incidents: Incidents
     _changes: Changes
     _background: Background
     _clock: Clock
@@ -160,4 +163,9 @@ class GuardedPointers:
             drafted = holds.hold(pointer, HoldRequest.model_validate({**asked, "held": True, "reason": reason}), ACTOR)
         else:
             return ()
-        return [drafted.model_copy(update={"payload": {**drafted.payload, "evidence": evidence.payload()}})]
+        known, payload = self._incidents.open_on(pointer.key), {**drafted.payload, "evidence": evidence.payload()}
+        if known is None:
+            about = pointer.candidate.release if pointer.candidate is not None else pointer.release
+            payload |= opening(suspect_of(about or "", self._log.last_move(pointer)))
+        incident = known.id if known is not None else self._incidents.new_id()
+        return [drafted.model_copy(update={"incident": incident, "payload": payload})]

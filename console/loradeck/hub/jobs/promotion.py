@@ -26,6 +26,7 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.proposals import Proposals
 from loradeck.hub.log.registry import Registry
+from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
@@ -102,6 +103,7 @@ class PromoteCheck:
     _gates: Gates
     _cohorts: Cohorts
     _proposals: Proposals
+    _relatives: Relatives
     _clock: Clock
 
     async def check(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
@@ -141,6 +143,7 @@ class PromoteCheck:
             base_placed=bool(capacity.placed(key, release)) if release else False,
             memory_short=capacity.memory_short(key, release) if release else "",
             left_behind=capacity.left_behind(key, release) if release else (),
+            held_up=self._relatives.check_promote(key, request.release, actor.name, now_ms),
             name=called,
         )
 

@@ -1,11 +1,11 @@
 """What people did alone on the hub's host where a route asks for two, and nobody else has countersigned yet."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from pydantic import BaseModel
+from pydantic import Field
 
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.kept import AtRev, Kept
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.quality.break_glass import countersigned_by, was_alone
@@ -17,36 +17,23 @@ from loradeck.schemas.state import ActedAlone
 BROKEN = "broken_glass"
 """The store's setting that holds what is open, and the rev up to which the log was read for it."""
 
-PAGE = 1000
-"""Events that are read at once."""
 
-
-class _Open(BaseModel):
+class _Open(AtRev):
     """What is open at a rev of the log: event id -> the event."""
 
-    rev: int
-    events: dict[str, Event] = {}
+    events: dict[str, Event] = Field(default_factory=dict)
 
 
-@dataclass(eq=False)
 class BrokenGlass:
-    """Follows the log. `_note` adds a line to the audit trail."""
+    """Follows the log. `note` adds a line to the audit trail."""
 
-    _log: Log
-    _store: StoreThread
-    _changes: Changes
-    _note: Callable[[AuditDraft], None]
-    _open: _Open = field(init=False)
-    _saved: int = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, log: Log, store: StoreThread, changes: Changes, note: Callable[[AuditDraft], None]) -> None:
         """Reads what is open, and the events since that was written; blocking."""
-        text, rev = self._store.now(lambda s: s.meta(BROKEN)), self._log.state.rev
-        self._open = _Open.model_validate_json(text) if text else _Open(rev=rev)
-        self._saved = self._open.rev if text else -1
-        while self._open.rev < rev:
-            for event in self._store.now(lambda s: s.since(self._open.rev, PAGE)):
-                self._take(event)
+        self._changes, self._note = changes, note
+        self._kept = Kept(log, store, BROKEN, _Open)
+        self._open = self._kept.state
+        for event in self._kept.unread():
+            self._take(event)
 
     def committed(self, published: Published) -> None:
         """Takes note of new events; a follower of the log."""
@@ -78,8 +65,5 @@ class BrokenGlass:
         return self._open.events.get(event)
 
     async def save(self) -> None:
-        """Writes what is open, so that a hub that starts need not read the whole log."""
-        rev, text = self._open.rev, self._open.model_dump_json()
-        if rev != self._saved:
-            await self._store(lambda s: s.set_meta(BROKEN, text), background=True)
-            self._saved = rev
+        """Writes what is open."""
+        await self._kept.save()

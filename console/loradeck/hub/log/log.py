@@ -41,8 +41,9 @@ class FollowerOrder(IntEnum):
     METRICS = 5
     AUTOMATION = 6
     BROKEN_GLASS = 7
-    NOTICES = 8
-    FEED = 9
+    INCIDENTS = 8
+    NOTICES = 9
+    FEED = 10
 
 
 @dataclass(frozen=True, slots=True)

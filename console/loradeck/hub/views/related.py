@@ -1,15 +1,17 @@
-"""Related releases: live ones of other pointers that share a dataset, a recipe or a move with a pointer's release."""
+"""Related releases: live ones of other pointers that share something with a pointer's release."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
+from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.views.rows import Rows
 from loradeck.rules.data import related
 from loradeck.rules.data.related import Member
-from loradeck.schemas.ids import short
-from loradeck.schemas.log import PointerState
+from loradeck.schemas.ids import PointerKey, short
+from loradeck.schemas.incident import Suspect
 from loradeck.schemas.related import RelatedRelease, RelatedReleases, Shared, Tie
 
 MOST = 200
@@ -25,24 +27,26 @@ class RelatedIndex:
     _log: Log
     _catalogue: Catalogue
     _rows: Rows
+    _incidents: Incidents
+    _relatives: Relatives
 
     def of(self, tenant: str, route: str, sees: Callable[[str], bool]) -> RelatedReleases:
-        """The releases that are related to a pointer's live one, the closest first: those of tenants that one sees.
+        """The releases that are related to a pointer's live one, or to that which an open incident on it is about, the
+        closest first: those of tenants that one sees.
 
         Raises: Refused `unknown_tenant`, `unknown_route`.
         """
         self._log.state.route(tenant, route)
         pointer = self._log.state.pointers.get((tenant, route))
-        one = self._member(pointer) if pointer is not None else None
+        incident = self._incidents.open_on((tenant, route))
+        at = incident.at((tenant, route)) if incident is not None else None
+        about = at.suspect if at is not None else None
+        one = None
+        if pointer is not None:
+            one = self._relatives.member(tenant, about) if about is not None else self._relatives.live(pointer)
         if pointer is None or one is None:
             return RelatedReleases(tenant=tenant, route=route, generation=pointer.generation if pointer else 0)
-        found = []
-        for key, other in self._log.state.pointers.items():
-            member = self._member(other) if key != pointer.key and sees(key[0]) else None
-            ties = related.shared(one, member) if member is not None else []
-            if ties:
-                found.append((min(_RANK[what] for what, _ in ties), key, ties))
-        found.sort()
+        found = self._found(pointer.key, one, sees)
         listed = []
         for _, key, ties in found[:MOST]:
             row = self._rows.tenant(key)
@@ -60,25 +64,31 @@ class RelatedIndex:
                     )
                 )
         return RelatedReleases(
-            tenant=tenant, route=route, generation=pointer.generation, total=len(found), companions=tuple(listed)
+            tenant=tenant,
+            route=route,
+            generation=pointer.generation,
+            total=len(found),
+            incident=incident.id if incident is not None and about is not None else None,
+            about=self._catalogue.view(about.release, tenant).label if about is not None else None,
+            companions=tuple(listed),
         )
 
-    def _member(self, pointer: PointerState) -> Member | None:
-        """The traits of a pointer's live release; None: nothing is served there, or it is not registered here."""
-        catalogue = self._catalogue
-        live = catalogue.release(pointer.release, pointer.tenant) if pointer.release else None
-        if live is None:
-            return None
-        move = self._log.last_move(pointer)
-        left = catalogue.releases.get(move.from_release) if move is not None and move.from_release else None
-        version = catalogue.version_of(live)
-        return Member(
-            datasets=frozenset(version.manifest.datasets) if version else frozenset(),
-            recipe=version.manifest.config_hash if version else None,
-            base=live.base,
-            left_base=left.base if left else None,
-            move=move,
-        )
+    def keys(self, key: PointerKey, about: Suspect | None, sees: Callable[[str], bool]) -> list[PointerKey]:
+        """The pointers whose live release is related to one of a pointer, of tenants that one sees."""
+        one = self._relatives.member(key[0], about) if about is not None else None
+        return [other for _, other, _ in self._found(key, one, sees)] if one is not None else []
+
+    def _found(
+        self, key: PointerKey, one: Member, sees: Callable[[str], bool]
+    ) -> list[tuple[int, PointerKey, list[tuple[Shared, str]]]]:
+        """(rank, pointer, what it shares) of the others, the closest first."""
+        found = []
+        for other, pointer in self._log.state.pointers.items():
+            member = self._relatives.live(pointer) if other != key and sees(other[0]) else None
+            ties = related.shared(one, member) if member is not None else []
+            if ties:
+                found.append((min(_RANK[what] for what, _ in ties), other, ties))
+        return sorted(found)
 
     def _named(self, what: Shared, name: str) -> str:
         """The shared trait as people name it."""
@@ -87,4 +97,4 @@ class RelatedIndex:
             return f"{dataset.tenant}/{dataset.name}" if dataset else short(name)
         if what is Shared.BASE_MOVE:
             return " > ".join(self._catalogue.base_label(base) for base in name.split())
-        return short(name) if what is Shared.RUN else name
+        return short(name) if what in (Shared.RUN, Shared.SIGNER) else name

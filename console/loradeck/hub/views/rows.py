@@ -9,6 +9,7 @@ from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.log.broken_glass import BrokenGlass
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.cohorts import Cohorts
@@ -33,6 +34,7 @@ from loradeck.schemas.state import (
     Cause,
     NodeReplica,
     NodeRow,
+    OpenIncident,
     Preview,
     PreviewAction,
     ReplicaRow,
@@ -62,6 +64,7 @@ class Rows:
     _witnesses: Witnesses
     _guard_said: Mapping[PointerKey, str]
     _broken_glass: BrokenGlass
+    _incidents: Incidents
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
@@ -141,8 +144,15 @@ class Rows:
             soak=(config.soak.seconds, config.soak.requests),
             guard=self._guard_said.get(key, ""),
             alone=alone,
+            incident=self._incident(key),
             again=self._again(pointer, entry),
         )
+
+    def _incident(self, key: PointerKey) -> OpenIncident | None:
+        found = self._incidents.open_on(key)
+        if found is None:
+            return None
+        return OpenIncident(id=found.id, title=found.title, by=found.by, opened_ms=found.opened_ms)
 
     def _undo_asks(self, last: Event, pointer: PointerState) -> str | None:
         """Says what speaks against the release that an undo of the last move would serve, or that it is cold."""

@@ -35,13 +35,15 @@ def check_promote(
     revoked: str | None = None,
     memory_short: str = "",
     left_behind: Sequence[str] = (),
+    held_up: Refused | None = None,
     name: Named = short,
 ) -> tuple[str, ...]:
     """Checks that a promote may go ahead, or a candidate's start or finish; called before its prepare and again before
     its commit.
 
-    An override (role releaser, with a reason) passes the gate, the freeze window, `no_memory` and `left_behind`, and
-    nothing else; a reason alone passes `gate_imported`. Returns the codes that were passed; empty if none were.
+    An override (role releaser, with a reason) passes the gate, the freeze window, `related_incident`, `no_memory` and
+    `left_behind`, and nothing else; a reason alone passes `gate_imported`. Returns the codes that were passed; empty if
+    none were.
 
     Args:
         release: the registered release with the requested id; None if there is none.
@@ -52,12 +54,13 @@ def check_promote(
         revoked: why the candidate was revoked.
         memory_short: which nodes lack memory for the candidate's engine beside those that must run; '' if none.
         left_behind: nodes that serve the pointer now and have no engine of the candidate's base.
+        held_up: `related_incident`, where an open incident is about a related release (`rules.data.related.freezes`).
         name: gives a release's name in messages.
 
     Raises:
         Refused: offboarded, suspended, moved, candidate_out, unknown_release, wrong_tenant, already_live, quarantined,
             revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
-            gate_imported, suite_too_small, no_memory, left_behind.
+            gate_imported, suite_too_small, no_memory, left_behind, related_incident.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     if tenant.offboarded:
@@ -116,6 +119,7 @@ def check_promote(
     passed = []
     for refusal in (
         _freeze_refusal(config, now_ms),
+        held_up,
         _gate_refusal(pointer, request.release, config, gate_results, name),
         _memory_refusal(memory_short),
         _left_behind_refusal(where, left_behind),

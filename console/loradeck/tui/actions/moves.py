@@ -22,6 +22,7 @@ from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.rollback_panel import wants_panel
 from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import plural
 from loradeck.tui.widgets.prompt import Asking
 
 
@@ -38,6 +39,7 @@ class Moves:
     _sender: MoveSender
     _queries: Queries
     _annotating: Event | None = field(default=None, init=False)  # what is selected while one types is another matter
+    _over: tuple[PointerKey, ...] = field(default=(), init=False)
     question: Question | None = field(default=None, init=False)
     question_top: int = field(default=0, init=False)
     """First entry of the question's list that is in view."""
@@ -213,21 +215,24 @@ class Moves:
     # ---- an incident -------------------------------------------------------------------------------------------
 
     def ask_incident(self) -> None:
-        """Open the line for an incident and a reason, about the selected event or the last move of the row."""
+        """Open the line for an incident and a reason: over the row and marked rows, or about the selected event."""
         if self.bars(Action.ANNOTATE):
             return
         state, row = self._state, self._state.row
+        self._over = ()
         if state.screen is Screen.EVENTS:
             about = state.listed_events.get(state.event_list.selected or 0)
         else:
             about = state.last_move(row) if row is not None else None
+            self._over = tuple(dict.fromkeys((row.key, *state.marks))) if row is not None else ()
         if about is None:
             self._window.notice(f"{self._key(Action.ANNOTATE)} off: no move of a pointer is selected", "warn")
         elif self._window.front is not None:
             self._annotating = about
-            self._window.notice("INC-2210 what happened; - for no incident", "dim")
+            over = f" opens an incident over {plural(len(self._over), 'row')}" if self._over else ""
+            self._window.notice(f"INC-2210 what happened{over}; - for no incident", "dim")
             self._window.front.prompt.open(Asking.INCIDENT)
 
     def annotate(self, text: str) -> None:
         """Send the incident that was typed."""
-        self.follow(Action.ANNOTATE, annotate(self._state, self._annotating, text))
+        self.follow(Action.ANNOTATE, annotate(self._state, self._annotating, text, self._over))

@@ -9,6 +9,7 @@ from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.moves import MoveResult, RewindRequest, UndoRequest
 from loradeck.schemas.state import NodeRow
@@ -166,6 +167,8 @@ class MoveSender:
                 return await api.undo_together(request)
             case RewindRequest() as request:
                 return await api.rewind(request)
+            case IncidentOpen() as request:
+                return await api.open_incident(request)
         of_one_pointer: dict[Action, Callable[..., Awaitable[MoveResult]]] = {
             Action.ROLLBACK: api.rollback,
             Action.UNDO: api.undo,

@@ -5,10 +5,14 @@ it came from. It reads the state and the last frame that was written, changes no
 u on a fresh move of one's own, can act without a y; read-only, roles and the link are checked first.
 """
 
+from collections.abc import Sequence
+
 from pydantic import ValidationError
 
 from loradeck.client.terminal_text import clean
 from loradeck.rules.moves.draft import is_guards
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import AnnotateRequest, FallbackRequest, HoldRequest
 from loradeck.schemas.state import TenantRow
@@ -20,7 +24,7 @@ from loradeck.tui.key_checks.verdict import Act, Ask, Verdict, barrier, live_by,
 from loradeck.tui.keys.action import ORDERS, Action
 from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import clock, release
+from loradeck.tui.text.spans import clock, plural, release
 
 DECIDED = frozenset({Action.ROLLBACK, Action.UNDO, Action.FALLBACK, Action.HOLD, Action.QUIT, *ORDERS} - {Action.SIGN})
 """Actions that need nothing but the selection: the ones that `decide` takes."""
@@ -81,10 +85,13 @@ def _hold(state: ConsoleState, row: TenantRow) -> Verdict:
     return Ask(f"{says} of {row.tenant}/{row.route}: {effect}", (move,), wants_reason=asks_why)
 
 
-def annotate(state: ConsoleState, event: Event | None, text: str) -> Verdict:
-    """Add an incident and a reason to an event that has happened. It moves nothing, so enter is enough.
+def annotate(state: ConsoleState, event: Event | None, text: str, rows: Sequence[PointerKey] = ()) -> Verdict:
+    """Add an incident and a reason to an event that has happened, or open an incident over some rows. It moves nothing,
+    so enter is enough.
 
-    `text`: 'INC-2210 what happened': the incident's id, '-' for none, and the reason.
+    Args:
+        text: 'INC-2210 what happened': the incident's id, '-' for none, and the reason.
+        rows: over which one of this id is opened, unless it is open on all of them already.
     """
     barred = barrier(Action.ANNOTATE, state)
     if barred is not None:
@@ -94,6 +101,9 @@ def annotate(state: ConsoleState, event: Event | None, text: str) -> Verdict:
     incident, _, reason = text.strip().partition(" ")
     if incident in ("", "-") and not reason.strip():
         return off(state, Action.ANNOTATE, "nothing was typed; INC-2210 what happened, or - what happened")
+    here = [row.incident.id if (row := state.tenants.get(key)) and row.incident else None for key in rows]
+    if incident != "-" and any(one != incident for one in here):
+        return _open_incident(state, rows, incident, reason.strip(), text)
     try:
         request = AnnotateRequest(
             event=event.id,
@@ -107,6 +117,17 @@ def annotate(state: ConsoleState, event: Event | None, text: str) -> Verdict:
         f"{state.keys.shown(Action.ANNOTATE)} {clean(text.strip())} on the {event.kind.value} of {clock(event.at_ms)}"
     )
     return Act((Move(Action.ANNOTATE, event.tenant, event.route, request, says),))
+
+
+def _open_incident(state: ConsoleState, rows: Sequence[PointerKey], incident: str, reason: str, text: str) -> Verdict:
+    pointers = [{"tenant": tenant, "route": route} for tenant, route in rows]
+    said = {"id": incident, "pointers": pointers, "reason": reason, "idempotency_key": state.make_key()}
+    try:
+        request = IncidentOpen.model_validate(said)
+    except ValidationError as error:
+        return off(state, Action.ANNOTATE, clean(error.errors()[0]["msg"]))
+    says = f"{state.keys.shown(Action.ANNOTATE)} {clean(text.strip())} on {plural(len(rows), 'row')}"
+    return Act((Move(Action.ANNOTATE, *rows[0], request, says),))
 
 
 def _quit(state: ConsoleState) -> Verdict:

@@ -4,6 +4,7 @@ import itertools
 import textwrap
 from dataclasses import dataclass, field
 
+from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.moves import AnnotateRequest, RewindRequest, UndoRequest
 from loradeck.tui.key_checks.orders import outdated
 from loradeck.tui.key_checks.verdict import Ask
@@ -65,7 +66,7 @@ class Question:
                 return "the answers or the verdicts are others by now"
             return None
         for move in self.ask.moves:
-            if isinstance(move.request, RewindRequest | AnnotateRequest) or not move.tenant:
+            if isinstance(move.request, RewindRequest | AnnotateRequest | IncidentOpen) or not move.tenant:
                 continue  # of many pointers the hub skips or refuses what has moved since, and says so
             row = state.tenants.get(move.row)
             name = f"{move.tenant}/{move.route}"

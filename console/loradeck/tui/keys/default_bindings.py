@@ -79,7 +79,8 @@ BINDINGS: tuple[Binding, ...] = (
     ),
     *_on(frozenset({Screen.TENANTS, Screen.EVENTS}),
         (Action.ANNOTATE, "i", "incident", 12,
-         "Add an incident and a reason to the last move of the row, or to the selected event: INC-2210 what happened."),
+         "Open an incident over the row and marked ones: INC-2210 what happened. {mark_related} marks related ones. "
+         "On a row that has it already it goes to the last move, on an event to that; - is for none."),
     ),
     Binding(Action.CONFIRM, ("y",), "yes", "Do what the question above the footer says.", moves=True),
     *_on(TENANTS,

@@ -81,6 +81,8 @@ def preview_lines(
         head += f"  LAST PROMOTE FAILED{f': {clean(failed.message)}' if failed is not None and failed.message else ''}"
     for one in row.alone[-1:]:
         head += f"  {clean(one.actor)} ACTED ALONE: {clean(one.reason)}; loradeck event countersign {clean(one.event)}"
+    if (found := row.incident) is not None:
+        head += f"  INCIDENT {clean(found.id)} {age(state.age_of(found.opened_ms) or 0)}: {clean(found.title)}"
     drift = [f"{clean(r.replica)} to {state.label_of(r.pinned)}" for r in row.replicas if r.pinned]
     if drift:
         head += f"  PINNED on {', '.join(drift[:2])}{' ...' if len(drift) > 2 else ''}"
@@ -224,7 +226,13 @@ def _replicas(by_replica: dict[str, Counts], figure: _Figure) -> str:
     return f"{percent(low)}-{percent(high)}% by replica, worst {clean(worst)}{rest}"
 
 
-_SHARED = {Shared.DATASET: "dataset", Shared.RUN: "recipe", Shared.BASE_MOVE: "move", Shared.BATCH: "batch of"}
+_SHARED = {
+    Shared.DATASET: "dataset",
+    Shared.RUN: "recipe",
+    Shared.BASE_MOVE: "move",
+    Shared.BATCH: "batch of",
+    Shared.SIGNER: "signer",
+}
 
 
 def also_line(state: ConsoleState, row: TenantRow) -> Line:
@@ -244,9 +252,10 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
         for tie in sorted(groups, key=lambda tie: fine[tie])
     ]
     troubled = not all(fine.values())
+    of = f" like {clean(related.about)}" if related.about is not None else ""
     return line(
         label,
-        f"{state.keys.shown(Action.MARK_RELATED)} marks {related.total:,}   ",
+        f"{state.keys.shown(Action.MARK_RELATED)} marks {related.total:,}{of}   ",
         Span(" | ".join(groups_shown), "warn" if troubled else ""),
     )
 

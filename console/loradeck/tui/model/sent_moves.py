@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import (
     AnnotateRequest,
@@ -26,7 +27,14 @@ from loradeck.schemas.review import Review
 from loradeck.tui.keys.action import Action
 
 Request = (
-    RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest | RewindRequest | AnnotateRequest
+    RollbackRequest
+    | UndoRequest
+    | FallbackRequest
+    | HoldRequest
+    | PromoteRequest
+    | RewindRequest
+    | AnnotateRequest
+    | IncidentOpen
 )
 
 

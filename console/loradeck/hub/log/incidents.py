@@ -1,0 +1,111 @@
+"""The incidents at the hub: those that are open, and the newest that are closed."""
+
+import secrets
+from collections.abc import Callable
+
+from pydantic import Field
+
+from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.kept import AtRev, Kept
+from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.incidents import after, suspect_of
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.incident import Incident, Suspect
+from loradeck.schemas.log import MOVES, Event, PointerState
+
+INCIDENTS = "incidents"
+"""The store's setting that holds them."""
+
+CLOSED = 500
+"""Closed incidents that are kept in memory, the newest. The log has all of them."""
+
+
+class _Known(AtRev):
+    """Incidents by their ids, in the order of their opening."""
+
+    incidents: dict[str, Incident] = Field(default_factory=dict)
+
+
+class Incidents:
+    """Follows the log."""
+
+    def __init__(self, log: Log, store: StoreThread, changes: Changes) -> None:
+        """Reads the incidents, and the events since they were written; blocking."""
+        self._log, self._changes = log, changes
+        self._kept = Kept(log, store, INCIDENTS, _Known)
+        self._known = self._kept.state
+        self._open: dict[PointerKey, str] = {}
+        self.save = self._kept.save
+        for event in self._kept.unread():
+            self._take(event)
+        self._index()
+
+    def committed(self, published: Published) -> None:
+        """Takes note of new events; a follower of the log."""
+        for event in published.events:
+            if (changed := self._take(event)) is not None:
+                self._index()
+                self._changes.now([at.key for at in changed.pointers])
+
+    def _take(self, event: Event) -> Incident | None:
+        self._known.rev = event.rev
+        every = self._known.incidents
+        known = every.get(event.incident) if event.incident is not None else None
+        now = after(known, event) if event.incident is not None else None
+        if now is None or now == known:
+            return None
+        every[now.id] = now
+        closed = [one.id for one in every.values() if one.closed_ms is not None]
+        for old in closed[: len(closed) - CLOSED] if len(closed) > CLOSED else ():
+            del every[old]
+        return now
+
+    def _index(self) -> None:
+        every = self._known.incidents.values()
+        self._open = {at.key: one.id for one in every if one.closed_ms is None for at in one.pointers}
+
+    def all(self) -> list[Incident]:
+        """Every incident, the newest first."""
+        return list(reversed(self._known.incidents.values()))
+
+    def get(self, incident_id: str) -> Incident | None:
+        """An incident by its id; None: there is none, or it was closed long ago."""
+        return self._known.incidents.get(incident_id)
+
+    def seen(self, incident_id: str, sees: Callable[[str], bool]) -> Incident:
+        """An incident of a tenant that one sees.
+
+        Raises: Refused `unknown_incident`.
+        """
+        found = self.get(incident_id)
+        if found is None or not sees(found.tenant):
+            fix = "loradeck incident ls"
+            raise Refused("unknown_incident", "there is no such incident", detail=incident_id, fix=fix)
+        return found
+
+    def open_on(self, key: PointerKey) -> Incident | None:
+        """The newest open incident of a pointer; None: it has none."""
+        return self._known.incidents.get(self._open.get(key, ""))
+
+    def new_id(self) -> str:
+        """An id that no incident has. It names no tenant: whoever shares a release's origin may be shown it."""
+        return f"inc-{secrets.token_hex(4)}"
+
+    async def suspect(self, pointer: PointerState, release: str | None = None) -> Suspect | None:
+        """What an incident on a pointer is about: a release that is named, else the candidate, what the last move has
+        left, or the live release; None: nothing was ever live.
+        """
+        last = self._log.last_move(pointer)
+        current = pointer.candidate.release if pointer.candidate is not None else pointer.release
+        left = last.left if last is not None and pointer.candidate is None else None
+        about = release or (left if left in {one.release for one in pointer.quarantined} else None) or current
+        if about is None:
+            return None
+        if about == current or last is None:
+            return suspect_of(about, last if about == current else None)
+        before = await self._log.pointer_before(last)
+        brought = await self._log.event(before.last_move) if before is not None and before.last_move else None
+        fits = brought is not None and brought.kind in MOVES and about in brought.path
+        return suspect_of(about, brought if fits else None)

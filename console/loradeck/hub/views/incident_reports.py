@@ -1,0 +1,109 @@
+"""Reports of incidents: what the hub knows of their time. And the history of a route, by the minute."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.log import Log
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.minutes import PendingMinutes
+from loradeck.schemas.counts import NO_COUNTS
+from loradeck.schemas.history import WEEK, RouteHistory
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.incident import Incident, IncidentPointer, IncidentReport
+from loradeck.schemas.log import Event
+from loradeck.schemas.notice import Notice
+from loradeck.store.interface import MINUTE_MS
+from loradeck.store.sql_log import Store
+
+DAY_MS = 86_400_000
+
+BEFORE = 30
+"""Minutes before its beginning that a report shows."""
+
+MOST_EVENTS = 1000
+"""Events of one report, the newest."""
+
+CHARTED = 10
+"""Pointers of one report whose minutes are in it."""
+
+NOTICES = 2000
+"""Notices, the newest, among which those about an incident's pointers are looked for."""
+
+PAGE = 200
+
+
+@dataclass(eq=False)
+class IncidentReports:
+    """Gathers what belongs to an incident when somebody asks for it."""
+
+    _log: Log
+    _store: StoreThread
+    _catalogue: Catalogue
+    _pending: PendingMinutes
+    _clock: Clock
+
+    async def history(self, key: PointerKey, *, since: int, until: int | None = None) -> RouteHistory:
+        """The requests of a route by the minute, from a minute on (since 1970), and before another one."""
+        found = await self._store(lambda s: s.minutes(*key, since=since))
+        for minute, counts in self._pending.of(key).items():
+            if minute >= since:
+                found[minute] = found.get(minute, NO_COUNTS) + counts
+        minutes = {minute: counts for minute, counts in sorted(found.items()) if until is None or minute < until}
+        end_ms = self._clock.now_ms() if until is None else min(self._clock.now_ms(), until * MINUTE_MS)
+        return RouteHistory(tenant=key[0], route=key[1], at_ms=end_ms, since=since, minutes=minutes)
+
+    async def of(self, incident: Incident, sees: Callable[[str], bool]) -> IncidentReport:
+        """The report of an incident, with those of its pointers whose tenants one sees."""
+        now_ms = self._clock.now_ms()
+        pointers = tuple(at for at in incident.pointers if sees(at.tenant))
+        until_ms = incident.closed_ms if incident.closed_ms is not None else now_ms
+        events: dict[int, Event] = {}
+        for at in pointers:
+            events |= {event.rev: event for event in await self._events(incident, at, until_ms)}
+        kept = sorted(events.values(), key=lambda event: event.rev)
+        began = min((begins_ms(incident, at) for at in pointers), default=incident.opened_ms)
+        since = max(began // MINUTE_MS - BEFORE, now_ms // MINUTE_MS - WEEK + 1)
+        until = until_ms // MINUTE_MS + (1 if incident.closed_ms is None else BEFORE)
+        histories = [await self.history(at.key, since=since, until=until) for at in pointers[:CHARTED]]
+        named = {one for event in kept for one in event.path if one is not None}
+        named |= {at.suspect.release for at in pointers if at.suspect is not None}
+        return IncidentReport(
+            incident=incident.model_copy(update={"pointers": pointers}),
+            at_ms=now_ms,
+            events=tuple(kept[-MOST_EVENTS:]),
+            more=max(0, len(kept) - MOST_EVENTS),
+            histories=tuple(histories),
+            notices=await self._notices(pointers, began, until_ms),
+            releases={one: self._catalogue.view(one) for one in sorted(named)},
+        )
+
+    async def _events(self, incident: Incident, at: IncidentPointer, until_ms: int) -> list[Event]:
+        """The events about a pointer in the incident's time, and later ones that name the incident; newest first."""
+        found: list[Event] = []
+        before: int | None = None
+        since_ms = begins_ms(incident, at)
+        while len(found) <= MOST_EVENTS and (page := await self._store(partial(_page, at.key, before))):
+            found += [e for e in page if since_ms <= e.at_ms and (e.at_ms <= until_ms or e.incident == incident.id)]
+            before = page[-1].rev
+            if page[-1].at_ms < since_ms:
+                break
+        return found
+
+    async def _notices(self, pointers: tuple[IncidentPointer, ...], since_ms: int, until_ms: int) -> tuple[Notice, ...]:
+        keys = {at.key for at in pointers}
+        rows = await self._store(lambda s: s.notices(NOTICES))
+        told = (row.notice for row in reversed(rows) if since_ms <= row.notice.at_ms <= until_ms)
+        return tuple(one for one in told if (one.tenant, one.route) in keys)
+
+
+def begins_ms(incident: Incident, at: IncidentPointer) -> int:
+    """When an incident began on a pointer: as its release came there, a day before it was opened at most."""
+    came = at.suspect.at_ms if at.suspect is not None and at.suspect.at_ms is not None else incident.opened_ms
+    return max(min(came, incident.opened_ms), incident.opened_ms - DAY_MS)
+
+
+def _page(key: PointerKey, before: int | None, store: Store) -> list[Event]:
+    return store.history(tenant=key[0], route=key[1], before_rev=before, limit=PAGE)

@@ -1,0 +1,115 @@
+"""Incidents: what went wrong on one or several pointers, from when to when, and who did and noted what."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.ids import Digest, Name, PointerKey, Reason, Strict, Wire
+from loradeck.schemas.log import Event
+from loradeck.schemas.moves import IDEMPOTENCY_KEY
+from loradeck.schemas.notice import Notice
+from loradeck.schemas.state import ReleaseView
+
+MOST_POINTERS = 200
+"""Pointers that one incident has."""
+
+IncidentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+"""An incident's id: that of another system, such as INC-2210, or one that the hub has made."""
+
+Text = Annotated[Reason, Field(min_length=1)]
+
+
+class Suspect(Wire):
+    """The release that an incident on a pointer is about, and how it came there.
+
+    `left`: the release that was live before it. `by`: who made that move; '' where it is not known.
+    """
+
+    release: Digest
+    left: Digest | None = None
+    txn: str | None = None
+    by: str = ""
+    promoted: bool = False
+    at_ms: int | None = None
+
+
+class IncidentPointer(Wire):
+    """A pointer of an incident, and since when it is one of its."""
+
+    tenant: Name
+    route: Name
+    suspect: Suspect | None = None
+    added_ms: int
+
+    @property
+    def key(self) -> PointerKey:
+        """(tenant, route)."""
+        return (self.tenant, self.route)
+
+
+class Incident(Wire):
+    """An incident as the log has it. It belongs to the tenant of its first pointer.
+
+    `guard`: a guard has opened it or acted in it.
+    """
+
+    id: IncidentId
+    title: str
+    by: str
+    opened_ms: int
+    guard: bool = False
+    closed_ms: int | None = None
+    closed_by: str = ""
+    outcome: str = Field("", description="what was said when it was closed")
+    pointers: tuple[IncidentPointer, ...] = Field(description="the first one opened it")
+
+    @property
+    def tenant(self) -> Name:
+        """The tenant that it belongs to."""
+        return self.pointers[0].tenant
+
+    def at(self, key: PointerKey) -> IncidentPointer | None:
+        """One of its pointers; None: it is not about that one."""
+        return next((one for one in self.pointers if one.key == key), None)
+
+
+class PointerRef(Strict):
+    """Names a pointer."""
+
+    tenant: Name
+    route: Name
+
+
+class IncidentOpen(Strict):
+    """Open an incident, or add pointers to one that is open."""
+
+    id: IncidentId | None = Field(None, description="None: the hub makes one")
+    pointers: tuple[PointerRef, ...] = Field(min_length=1, max_length=MOST_POINTERS)
+    relatives: bool = Field(
+        False, description="add the pointers whose live release is related to what the first one's incident is about"
+    )
+    release: Digest | None = Field(
+        None, description="what it is about on the first pointer; None: what its last move left, or the live release"
+    )
+    reason: Reason = ""
+    idempotency_key: str = IDEMPOTENCY_KEY
+
+
+class IncidentText(Strict):
+    """A note for an incident, or what came of it as it is closed."""
+
+    text: Text
+    idempotency_key: str = IDEMPOTENCY_KEY
+
+
+class IncidentReport(Wire):
+    """An incident with what is known of its time: events and minutes of its pointers, and what people were told."""
+
+    incident: Incident
+    at_ms: int = Field(description="hub's wall clock")
+    events: tuple[Event, ...] = Field(description="oldest first")
+    more: int = Field(0, description="earlier events that are left out")
+    histories: tuple[RouteHistory, ...] = Field((), description="of its first pointers")
+    notices: tuple[Notice, ...] = Field((), description="oldest first")
+    releases: dict[Digest, ReleaseView] = Field(default_factory=dict, description="those that the events name")
