@@ -29,6 +29,7 @@ from loradeck.schemas.moves import FallbackRequest, PromoteRequest, RollbackRequ
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import CandidateRef, TableEntry
+from loradeck.schemas.tenant import TenantState
 from loradeck_agent.router.wire import Cursor
 from loradeck_agent.uplink.desired_table import DesiredTable
 from loradeck_agent.uplink.desired_table import DirectiveVerdict as Heard
@@ -271,7 +272,7 @@ class Check:
 
     def _start(self, pointer: PointerState, label: str) -> Draft:
         one = Candidate(generation=1, permille=100, salt="5a1c02b7", release=rid(label))
-        candidate.check_start(pointer, self.facts, one, lacking=())
+        candidate.check_start(pointer, self.facts, one, TenantState(name=pointer.tenant), lacking=())
         return candidate.start(pointer, one, RELEASER, expected_generation=pointer.generation, keys=1000)
 
     def _step(self, pointer: PointerState, permille: int) -> Draft:

@@ -50,13 +50,15 @@ class CandidateOracle:
             return False
         where = f"{row.replica} {'/'.join(key)} gen {row.generation} step {split.step}"
         known = self.committed[key, split.generation, split.step]
-        if not any((out.salt, out.permille) == (split.salt, split.permille) for out in known):
+        if not any((o.salt, o.permille, o.shadow) == (split.salt, split.permille, split.shadow) for o in known):
             self.fail("a share that nobody committed", where, split.permille)
         if (row.release, row.generation) == (split.release.id, entry.generation):
+            if split.shadow:
+                self.fail("a shadow answered a caller", where, user)
             self._given(split, admitted, user, where)
             return True
         ready = any(replica.serves(split.release) for replica in router.replicas)
-        if ready and admitted.plan.exact and admitted.stale_s is None:
+        if ready and not split.shadow and admitted.plan.exact and admitted.stale_s is None:
             self._passed(split, user, where)
         return False
 

@@ -265,6 +265,7 @@ def build_template(nodes: int) -> None:
         store.commit(
             [
                 Draft(kind=EventKind.TENANT_CREATE, **common),
+                Draft(kind=EventKind.DATA_POLICY, payload={"policy": {"shadow": True}}, **common),
                 Draft(kind=EventKind.KEY, payload={"add": key.model_dump(mode="json")}, **common),
                 Draft(
                     kind=EventKind.ROUTE,

@@ -293,23 +293,27 @@ class Oracle:
             )
 
     def _check_asked_again(self, router: Any, key: PointerKey, admitted: Admitted) -> None:
-        """What is asked again is so under the move that is in force, which went forward, of a release beneath it."""
-        beneath, entry = admitted.target.beneath, admitted.plan.entry
-        if beneath is None:
+        """What is asked again is so under the move that is in force, which went forward: of a release beneath it, or of
+        its candidate that is a shadow.
+        """
+        other, entry = admitted.target.other, admitted.plan.entry
+        if other is None:
             return
         assert entry.current is not None
-        self.counts["answers that may be asked again"] += 1
+        out = entry.candidate
+        self.counts["answers that a shadow may be asked" if out is not None else "answers that may be asked again"] += 1
         moves = [
             e for (k, (_, g), to), e in self.seen.items() if (k, g, to) == (key, entry.generation, entry.current.id)
         ]
         forward = [e.pointer for e in moves if e.kind in FORWARD and e.pointer is not None]
+        is_shadow = out is not None and out.shadow and (out.release.id, out.permille) == (other.release, other.permille)
         if (
-            not any(beneath.release in pointer.beneath for pointer in forward)
+            not (is_shadow if out is not None else any(other.release in pointer.beneath for pointer in forward))
             or (admitted.row.generation, admitted.row.release) != (entry.generation, entry.current.id)
             or key in router.table.contents.pins
         ):
-            name = LABELS.get(beneath.release, beneath.release)
-            self.fail("asked again of a release that is not beneath", "/".join(key), name, admitted.row)
+            name = LABELS.get(other.release, other.release)
+            self.fail("asked again of neither what is beneath nor a shadow", "/".join(key), name, admitted.row)
 
     def passed_on(self, node: str, router: Any, admitted: Admitted, asked: Asked) -> None:
         """A caller of a gateway is answered by a release: by an entry as late as any that the gateway has seen."""

@@ -8,6 +8,7 @@ entry and choosing the engine nothing else runs.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Container, Iterable
@@ -43,13 +44,14 @@ Cohort = Callable[[CohortUnit], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the digest of the caller's key with the user it names, the request's key of a unit, and whether it
-    repeats an earlier request.
+    """Who asks: the digest of the caller's key with the user it names, the request's key of a unit, whether it repeats
+    an earlier request, and its tokens as limits count them.
     """
 
     name: str
     cohort: Cohort
     repeats: bool
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Beneath:
-    """The release beneath a live one, on an engine that holds it: what callers ask may be asked again, until then."""
+class Other:
+    """A release that may be asked what callers ask, on an engine that holds it: the one beneath, until a time, or a
+    candidate in the shadow of the live one. `permille`: the shadow's share; None: it follows from how much is asked.
+    """
 
     release: str
     replica: EnginePool
     model: str
-    until_ms: int
+    until_ms: float = math.inf
+    permille: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Target:
     model: str
     headers: dict[str, str]
     counter: Counter
-    beneath: Beneath | None = None
+    other: Other | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class Admitted:
     stale_s: float | None
     cut: bool = False
     pair: Pair | None = None
-    """The release beneath is asked the same."""
+    """Another release is asked the same."""
 
 
 @dataclass(slots=True)
@@ -143,8 +148,8 @@ class Admission:
         self.cuts: dict[PointerKey, tuple[str, ...]] | None = None
         """Where a router before this one drains: the routes that were cut here and not there yet, with the releases
         that stay."""
-        self.beneath_left: Callable[[PointerKey], None] = lambda key: None
-        """Called where a pointer's requests may no longer be asked again of the release that was beneath it."""
+        self.other_left: Callable[[PointerKey], None] = lambda key: None
+        """Called where a pointer's requests may no longer be asked again of the release that they were."""
 
     # ---- callers -------------------------------------------------------------------------------------------
 
@@ -218,7 +223,7 @@ class Admission:
         )
         admitted = Admitted(plan, target, row, asyncio.current_task(), stale_s)
         target.replica.take()
-        target.counter.admit(row, caller.name)
+        target.counter.admit(row, caller.name, caller.tokens)
         route.open.add(admitted)
         return admitted
 
@@ -277,8 +282,8 @@ class Admission:
         if route is None:
             route = self._routes[key] = _Route(plan)
         before, route.plan = route.plan, plan
-        if (beneath := _beneath(before)) and beneath != _beneath(plan):
-            self.beneath_left(key)
+        if (others := _others(before)) and others != _others(plan):
+            self.other_left(key)
         if isinstance(plan, Plan):
             route.replica = plan.targets[0].replica.name
         if entry.streams is Streams.CUT and (stays := _stays(entry, plan)):
@@ -322,8 +327,8 @@ class Admission:
         if plan is not None and exact and flipped and entry.candidate is not None and not entry.candidate.shadow:
             arm = self._plan(entry, verdict.generation, entry.candidate.release, replicas, exact=False)
             plan = replace(plan, candidate=arm)
-        if plan is not None and exact and flipped and entry.asked_again_until_ms is not None and entry.beneath:
-            plan = replace(plan, targets=_with_beneath(plan, entry.asked_again_until_ms, replicas))
+        if plan is not None and exact and flipped and (again := _asked_again(entry)) is not None:
+            plan = replace(plan, targets=_with_other(plan, *again, replicas))
         not_ready = rules.AdmissionDecision(code="not_ready", retry_after_s=rules.RETRY_AFTER_S)
         return plan or self._refusing(entry, wanted, replicas, not_ready)
 
@@ -365,22 +370,33 @@ class Admission:
         return Plan(entry, generation, ref.id, targets, exact) if targets else None
 
 
-def _with_beneath(plan: Plan, until_ms: int, replicas: Replicas) -> tuple[Target, ...]:
-    """The targets of a plan with the release beneath, on the same engine or else on any that holds it."""
-    ref, found = plan.entry.beneath[0], list[Target]()
-    holders = [replica for replica in replicas if replica.serves(ref)]
+def _asked_again(entry: TableEntry) -> tuple[ReleaseRef, float, int | None] | None:
+    """The release that an entry wants to be asked again, until when (hub time, ms), and a shadow's share."""
+    split = entry.candidate
+    if split is not None and split.shadow:
+        return (split.release, math.inf, split.permille) if split.permille else None
+    if entry.asked_again_until_ms is not None and entry.beneath:
+        return entry.beneath[0], entry.asked_again_until_ms, None
+    return None
+
+
+def _with_other(
+    plan: Plan, ref: ReleaseRef, until_ms: float, permille: int | None, replicas: Replicas
+) -> tuple[Target, ...]:
+    """The targets of a plan with the release that is asked again, on the same engine or else on any that holds it."""
+    holders, found = [replica for replica in replicas if replica.serves(ref)], list[Target]()
     for target in plan.targets:
         replica = target.replica if target.replica in holders else next(iter(holders), None)
-        beneath = Beneath(ref.id, replica, replica.model_name(ref), until_ms) if replica is not None else None
-        found.append(replace(target, beneath=beneath))
+        other = Other(ref.id, replica, replica.model_name(ref), until_ms, permille) if replica is not None else None
+        found.append(replace(target, other=other))
     return tuple(found)
 
 
-def _beneath(plan: Plan | Refusal) -> list[object]:
-    """The release beneath a plan's and the engines that are asked again, under its fence; []: nothing is."""
-    asked = [t.beneath for t in plan.targets if t.beneath is not None] if isinstance(plan, Plan) else []
+def _others(plan: Plan | Refusal) -> list[object]:
+    """The release that is asked a plan's requests again and on which engines, under its fence; []: none is."""
+    asked = [t.other for t in plan.targets if t.other is not None] if isinstance(plan, Plan) else []
     fence = plan.entry.fence if isinstance(plan, Plan) else None
-    return [(fence, beneath.release, beneath.replica) for beneath in asked]
+    return [(fence, other.release, other.replica) for other in asked]
 
 
 def _stays(entry: TableEntry, plan: Plan | Refusal) -> tuple[str, ...]:

@@ -1,22 +1,24 @@
-"""Asks the release beneath a live one again what callers have asked, behind all of them, and throws its answers away.
+"""Asks another release again what callers have asked, behind all of them, and throws its answers away.
 
-What it makes of them is counted in pairs (`pairs`), and in no other count, trace or limit of callers.
+The other one is the release beneath the live one, or a candidate that shadows it; beside a shadow the live release is
+asked twice as well. What they make of it is counted in pairs (`pairs`), and in no other count, trace or limit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
 from loradeck.rules.quality.detection import HORIZON_S
-from loradeck.rules.quality.sampling import may_ask_again
+from loradeck.rules.quality.sampling import ASKED_AGAIN, Arm, may_ask_again, shadowed
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import ResponseChecks
-from loradeck_agent.router.admission import Admitted, Beneath
+from loradeck_agent.router.admission import Admitted, Other
 from loradeck_agent.router.engine_pools import EnginePool
 from loradeck_agent.router.pairs import Outcome, Pair, Pairs
 from loradeck_agent.router.request_body import Asked
@@ -42,7 +44,7 @@ _NOT_OF_THE_RELEASE = frozenset({401, 403, 404, 405, 408, 429, 503})
 
 @dataclass(eq=False)
 class AskAgain:
-    """The requests that are asked again, by pointer: all of one end at once when what is beneath it is another."""
+    """The requests that are asked again, by pointer: all of one end at once when another release is to be asked."""
 
     _checks: Checks
     _tasks: dict[PointerKey, set[asyncio.Task[None]]] = field(default_factory=dict, init=False)
@@ -52,22 +54,29 @@ class AskAgain:
     _waiting: dict[str, tuple[float, int | None]] = field(default_factory=dict, init=False)
 
     def offer(self, admitted: Admitted, path: str, asked: Asked) -> None:
-        """Asks an admitted request again if its release is to be compared with the one beneath, and it is drawn."""
-        beneath, row = admitted.target.beneath, admitted.row
-        if beneath is None or not row.voter or not row.sampled:
+        """Asks an admitted request again if its release is to be compared with another, and it is drawn."""
+        target, row = admitted.target, admitted.row
+        other = target.other
+        if other is None or not row.voter or not row.sampled:
             return
-        if admitted.stale_s is not None or row.admitted_ms >= beneath.until_ms:
+        if admitted.stale_s is not None or row.admitted_ms >= other.until_ms:
             return
-        pairs = admitted.target.counter.pairs_with(beneath.release)
-        if not pairs.drawn(row.admitted_ns):
+        if other.permille is not None:
+            arm = shadowed(other.permille, random.random())
+            if arm is None:
+                return
+            if arm is Arm.LIVE:
+                other = replace(other, release=row.release, replica=target.replica, model=target.model)
+        pairs = target.counter.pairs_with(other.release, shadow=other.permille is not None)
+        if other.permille is None and not pairs.drawn(row.admitted_ns):
             return
-        body = asked.whole(beneath.model)
+        body = asked.whole(other.model)
         if self._number >= MOST or self._bytes + len(body) > MOST_BYTES:
             pairs.shed()
             return
         admitted.pair = pair = pairs.begin(row.admitted_ns)
         key, checks = (row.tenant, row.route), admitted.plan.checks
-        task = asyncio.get_running_loop().create_task(self._ask(pair, pairs, beneath, path, body, checks))
+        task = asyncio.get_running_loop().create_task(self._ask(pair, pairs, other, path, body, checks))
         self._tasks.setdefault(key, set()).add(task)
         self._number += 1
         self._bytes += len(body)
@@ -84,7 +93,7 @@ class AskAgain:
         task.add_done_callback(over)
 
     def end(self, key: PointerKey) -> None:
-        """Ends what is asked again on a pointer: its release, or the one beneath it, is another now."""
+        """Ends what is asked again on a pointer: its release, or the one that is asked, is another now."""
         for task in self._tasks.get(key, ()):
             task.cancel()
 
@@ -99,11 +108,11 @@ class AskAgain:
         await asyncio.gather(*(task for of_key in self._tasks.values() for task in of_key), return_exceptions=True)
 
     async def _ask(
-        self, pair: Pair, pairs: Pairs, beneath: Beneath, path: str, body: bytes, checks: ResponseChecks
+        self, pair: Pair, pairs: Pairs, other: Other, path: str, body: bytes, checks: ResponseChecks
     ) -> None:
-        replica = beneath.replica
+        replica = other.replica
         async with self._turns.setdefault(replica.name, asyncio.Lock()):
-            if not await self._has_room(replica, pair):
+            if not await self._has_room(replica, pair, other):
                 pair.dropped = True
                 pairs.shed()
                 return
@@ -120,7 +129,9 @@ class AskAgain:
                 ) as answer,
             ):
                 raw, status = await answer.read(), answer.status
-        except (aiohttp.ClientError, TimeoutError):
+        except TimeoutError:
+            return  # what is not over by then is for `Pairs` to judge
+        except aiohttp.ClientError:
             pair.again = Outcome(failed=True)
             return
         finally:
@@ -136,10 +147,11 @@ class AskAgain:
         else:
             pair.again = Outcome(failed=status >= 500)
 
-    async def _has_room(self, replica: EnginePool, pair: Pair) -> bool:
+    async def _has_room(self, replica: EnginePool, pair: Pair, other: Other) -> bool:
         """Whether an engine has room for one more in time."""
-        until, opening = pair.at_ns / 1e9 + PATIENCE_S, pair.opening
-        while not may_ask_again(replica.open, replica.again, await self._waiting_in(replica), opening=opening):
+        until = pair.at_ns / 1e9 + PATIENCE_S
+        share = other.permille / 1000 if other.permille is not None else 1.0 if pair.opening else ASKED_AGAIN
+        while not may_ask_again(replica.open, replica.again, await self._waiting_in(replica), share=share):
             if time.monotonic() >= until:
                 return False
             await asyncio.sleep(_AGAIN_S)

@@ -54,18 +54,25 @@ class Counter:
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
     votes: Votes = field(default_factory=Votes)
     pairs: Pairs | None = None
-    """What the release beneath made of its requests; None: it was asked none again."""
+    """What another release made of its requests; None: none was asked again."""
+    noise: Pairs | None = None
+    """What it made itself of requests that it was asked a second time."""
+    tokens: int = 0
 
-    def pairs_with(self, beneath: str) -> Pairs:
-        """The pairs with a release beneath; they begin anew where it is another one than before."""
-        if self.pairs is None or self.pairs.release != beneath:
-            self.pairs = Pairs(beneath)
+    def pairs_with(self, other: str, *, shadow: bool = False) -> Pairs:
+        """The pairs with another release, which begin anew where that is another one than before, or with itself."""
+        if other == self.release:
+            self.noise = self.noise or Pairs(other, shadow=True)
+            return self.noise
+        if self.pairs is None or self.pairs.release != other:
+            self.pairs = Pairs(other, shadow=shadow)
         return self.pairs
 
-    def admit(self, row: Row, caller: str) -> None:
-        """A request was admitted. `caller`: who asked, by whatever name."""
+    def admit(self, row: Row, caller: str, tokens: int = 0) -> None:
+        """A request was admitted. `caller`: who asked, by whatever name. `tokens`: as limits count them."""
         self.attempted += 1
         self.admitted += 1
+        self.tokens += tokens
         self.streams += 1
         self.first_ms = self.first_ms or row.admitted_ms
         self.last_admitted_ms = row.admitted_ms
@@ -127,6 +134,8 @@ class Counter:
             votes=self.votes.changed(),
             callers=len(self.votes.callers),
             again=self.pairs.typed() if self.pairs is not None else None,
+            noise=self.noise.typed() if self.noise is not None else None,
+            tokens=self.tokens,
         )
 
 

@@ -1,8 +1,9 @@
-"""Pairs of answers to the same units, of a live release and of the one beneath it, which was asked again.
+"""Pairs of answers to the same units, of a live release and of another one, which was asked again.
 
 Pairs are counted in the order in which their units were admitted, each once it is over, so that neither release looks
 better for answering sooner. An answer that is not waited for any longer counts for the live release, and against the
-one beneath it.
+one beneath it. Beside a shadow, which is judged itself, such a pair says nothing, unless the live release had answered
+in half of that time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from loradeck.rules.quality.detection import HORIZON_S
@@ -22,10 +23,11 @@ from loradeck_agent.router.votes import Rate
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an answer. `bad` None: it was not checked."""
+    """What became of an answer. `bad` None: it was not checked. `at_ns`: monotonic, when that was known."""
 
     failed: bool
     bad: bool | None = None
+    at_ns: int = field(default_factory=time.monotonic_ns)
 
 
 _GOOD, _BAD = Outcome(failed=False, bad=False), Outcome(failed=True, bad=True)
@@ -33,13 +35,13 @@ _GOOD, _BAD = Outcome(failed=False, bad=False), Outcome(failed=True, bad=True)
 
 @dataclass(slots=True, eq=False)
 class Pair:
-    """One unit that is asked twice. `given`: by the live release; `again`: by the one beneath; None: under way."""
+    """One unit that is asked twice. `given`: by the live release; `again`: by the other one; None: under way."""
 
     at_ns: int
     given: Outcome | None = None
     again: Outcome | None = None
     dropped: bool = False
-    """It says nothing: the caller left, or what is beneath was not asked or no longer there."""
+    """It says nothing: the caller left, or the other release was not asked or is no longer there."""
     opening: bool = False
     """It is among the first after the move."""
 
@@ -50,17 +52,24 @@ class Pair:
 
 
 class Pairs:
-    """The pairs of one counter with one release beneath.
+    """The pairs of one counter with one other release.
 
     Args:
+        shadow: the other one is judged, or the live release a second time beside such a one.
         clock: monotonic nanoseconds.
         draw: a number from 0 to 1 by chance.
     """
 
     def __init__(
-        self, release: str, clock: Callable[[], int] = time.monotonic_ns, draw: Callable[[], float] = random.random
+        self,
+        release: str,
+        clock: Callable[[], int] = time.monotonic_ns,
+        draw: Callable[[], float] = random.random,
+        *,
+        shadow: bool = False,
     ) -> None:
         self.release = release
+        self.shadow = shadow
         self._clock, self._draw = clock, draw
         self._open: deque[Pair] = deque()
         self._rate = Rate()
@@ -81,7 +90,7 @@ class Pairs:
         return pair
 
     def asked(self) -> None:
-        """The release beneath was asked."""
+        """The other release was asked."""
         self._asked += 1
 
     def shed(self) -> None:
@@ -110,9 +119,9 @@ class Pairs:
             pair = self._open[0]
             if not pair.over and pair.at_ns > late_ns:
                 over = [one.over for one in islice(self._open, TOGETHER)]
-                if waits_for_oldest(self._pairs, over):
+                if self.shadow or waits_for_oldest(self._pairs, over):
                     return
-            if not pair.dropped:
+            if not pair.dropped and not (self.shadow and _says_nothing(pair)):
                 self._add(pair.given or _GOOD, pair.again or _BAD)
             self._open.popleft()
 
@@ -124,3 +133,10 @@ class Pairs:
             self._checked += 1
             self._bad[0] += given.bad
             self._bad[1] += again.bad
+
+
+def _says_nothing(pair: Pair) -> bool:
+    """Whether a pair with a shadow that is not waited for any longer speaks against nobody: both take long."""
+    if pair.given is None:
+        return True
+    return pair.again is None and pair.given.at_ns - pair.at_ns > HORIZON_S * 10**9 // 2

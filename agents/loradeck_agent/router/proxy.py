@@ -100,6 +100,7 @@ class Proxy(CallersApi):
             name=name,
             cohort=partial(cohort_key, request.headers, {"user": asked.user}),
             repeats=not self._repetitions.is_first(name, key, asked.rest),
+            tokens=asked.tokens,
         )
         failed: EnginePool | None = None
         for _ in range(LOOK_UPS):

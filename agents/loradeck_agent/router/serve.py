@@ -103,7 +103,7 @@ class Router:
         self._passed_on = state / _PASSED_ON
         self._successor = Successor(self._passed_on)
         self._admission = Admission(self._hub_silence, self._stats)
-        self._admission.beneath_left = self._again.end
+        self._admission.other_left = self._again.end
         self._admission.stage = stage(locked=not takes_over, read=not takes_over, gave_back=False)
         self.switch = Switch(self._table, self._admission, self._replicas)
         self.control = Control(

@@ -119,9 +119,15 @@ class HubApi:
         body = await self.transport.request("GET", "state")
         return await asyncio.to_thread(listed, body, self.transport.where)
 
-    async def row(self, tenant: str, route: str, *, promote: str | None = None) -> TenantRow:
-        """Fetches a pointer with its preview. `promote`: a release, to learn what is to be asked before its promote."""
-        return await self.transport.ask(TenantRow, "GET", _route(tenant, route), params={"promote": promote})
+    async def row(self, tenant: str, route: str, *, promote: str | None = None, shadow: int | None = None) -> TenantRow:
+        """Fetches a pointer with its preview.
+
+        Args:
+            promote: a release, to learn what is to be asked before its promote.
+            shadow: a share in thousandths, to learn what a shadow of it would cost.
+        """
+        params = {"promote": promote, "shadow": shadow}
+        return await self.transport.ask(TenantRow, "GET", _route(tenant, route), params=params)
 
     async def related(self, tenant: str, route: str) -> RelatedReleases:
         """The related releases of a pointer: other live ones that share something with its own."""

@@ -1,8 +1,10 @@
 """Candidates in words: who gets one, and who goes where when R takes it out. For the console and the command line."""
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.quality.sampling import MOST_UNDER_WAY
+from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.candidate import Candidate, CohortUnit
-from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
+from loradeck.schemas.state import AskedAgainRow, PreviewAction, ReleaseView, ShadowLoad, TenantRow
 
 _UNITS = {CohortUnit.CALLER: "callers", CohortUnit.USER: "users", CohortUnit.CONVERSATION: "conversations"}
 
@@ -13,10 +15,45 @@ def percent_of(permille: int) -> str:
 
 
 def gets(candidate: Candidate) -> str:
-    """Says who gets a candidate: '5 % of the users and 2 named'; 'nobody yet'."""
+    """Says who gets a candidate: '5 % of the users and 2 named'; 'nobody yet'; 'nobody, it shadows 5 % of ...'."""
+    if candidate.shadow:
+        return f"nobody, it shadows {percent_of(candidate.permille)} of the requests"
     share = f"{percent_of(candidate.permille)} of the {_UNITS[candidate.unit]}" if candidate.permille else ""
     named = f"{len(candidate.named)} named" if candidate.named else ""
     return " and ".join(part for part in (share, named) if part) or "nobody yet"
+
+
+def of_pairs(again: AskedAgainRow) -> str:
+    """Says how a release that is asked again answers beside the live one: '3.1% (2.2-4.3) bad of 1190 pairs, ...'."""
+    counts = again.counts
+    live, other = (_bad(bad, counts.checked) for bad in counts.bad)
+    return f"{other} bad of {counts.checked} pairs, the live release {live}"
+
+
+def of_noise(again: AskedAgainRow) -> str:
+    """Says how much two answers of the live release differ; '' where it was not asked twice."""
+    noise = again.noise
+    if noise is None or not noise.checked:
+        return ""
+    once, twice = (_bad(bad, noise.checked) for bad in noise.bad)
+    return f"A/A {once} and {twice} of {noise.checked}"
+
+
+def _bad(bad: int, n: int) -> str:
+    """A share with its 95 % interval."""
+    if not n:
+        return "none"
+    low, high = wilson(bad, n)
+    return f"{bad / n:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def costs(load: ShadowLoad) -> str:
+    """Says what a shadow would cost, and what room there is."""
+    tokens = "tokens not counted yet" if load.tokens_per_s is None else f"at most {load.tokens_per_s:g} tokens a second"
+    return (
+        f"{load.requests_per_s:g} requests a second more, {tokens}; {load.under_way} answers under way now on "
+        f"{load.engines} engine{'s' if load.engines != 1 else ''}, of {MOST_UNDER_WAY} each up to which any are added"
+    )
 
 
 def leaves(row: TenantRow) -> ReleaseView | None:

@@ -42,6 +42,7 @@ STATUS: Mapping[str, int] = {
     "candidate_unfit": 409,
     "no_candidate": 409,
     "too_few_keys": 409,
+    "shadow_not_allowed": 409,
     "feature_missing": 409,
     # Things that do not fit together.
     "wrong_base": 409,

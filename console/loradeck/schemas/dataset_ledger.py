@@ -38,7 +38,9 @@ class LedgerEntry(Strict):
 
 
 class DataPolicy(Strict):
-    """The tenant's rules for rows that its adapters are trained on, and for how long its answer ledger is kept."""
+    """The tenant's rules for its data: rows that its adapters are trained on, how long its answer ledger is kept, and
+    whether candidates are asked what its callers ask.
+    """
 
     forbidden_licences: tuple[str, ...] = Field(
         ("NONE", "NOASSERTION"), description="licence classes, case-insensitive; * stands for any characters"
@@ -53,6 +55,11 @@ class DataPolicy(Strict):
         le=36_500,
         exclude_if=lambda days: days == LEDGER_DAYS,
         description="days for which the answer ledger keeps what answered its requests; 0: it keeps nothing",
+    )
+    shadow: bool = Field(
+        False,
+        exclude_if=lambda shadow: not shadow,
+        description="a candidate may be asked what callers ask; nobody gets its answers",
     )
 
     @model_serializer(mode="wrap")

@@ -432,13 +432,13 @@ A unit is a request with its repetitions: the same caller, route and body, apart
 
 
 class AskedAgain(Wire):
-    """What the release beneath a live one made of requests that it was asked again; nobody got its answers.
+    """What another release than the live one made of requests that it was asked again; nobody got its answers.
 
-    Pairs of answers to the same units, in the order of their admission: (of the live release, of the one beneath). They
-    only grow while the release beneath is the same.
+    The other one lies beneath the live one, or is a candidate that shadows it. Pairs of answers to the same units, in
+    the order of their admission: (of the live release, of the other one). They only grow while that is the same.
     """
 
-    release: Digest = Field(description="the one beneath")
+    release: Digest = Field(description="the other one")
     asked: Whole = Field(0, description="units that it was asked")
     shed: Whole = Field(0, description="units that it was not asked, since callers came first")
     pairs: Whole = Field(0, description="units that both have answered, or failed to")
@@ -496,7 +496,17 @@ class Traffic(Wire):
     again: AskedAgain | None = Field(
         None,
         exclude_if=lambda again: again is None,
-        description="of a release that has just gone out: what the one beneath it made of a sample of its requests",
+        description="what the release beneath it, or a candidate in its shadow, made of a sample of its requests",
+    )
+    noise: AskedAgain | None = Field(
+        None,
+        exclude_if=lambda noise: noise is None,
+        description="beside a shadow: what it made itself of a sample of its own requests, asked a second time (A/A)",
+    )
+    tokens: Whole = Field(
+        0,
+        exclude_if=lambda tokens: not tokens,
+        description="of its admitted requests, as callers' limits count them: at most",
     )
 
     @property

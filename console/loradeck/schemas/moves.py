@@ -50,6 +50,11 @@ class CandidateStartRequest(PromoteRequest):
         description="get it whatever the share is: users, conversations, or ids of callers' keys",
     )
     lease_s: float = Field(LEASE_S, ge=10, le=86_400, description="seconds without a hub after which nobody gets it")
+    shadow: bool = Field(
+        False,
+        exclude_if=lambda shadow: not shadow,
+        description="nobody gets it: the share is of the requests, which it is asked too, behind the callers",
+    )
 
 
 class CandidateStepRequest(Strict):

@@ -164,10 +164,23 @@ class OpenIncident(Wire):
 
 
 class AskedAgainRow(Wire):
-    """What the release beneath a live one made of a sample of its requests, on all replicas since the move."""
+    """What the release beneath a live one, or a candidate in its shadow, made of a sample of its requests.
+
+    `noise`: beside a shadow, what the live release made itself of a sample that it was asked a second time.
+    """
 
     release: ReleaseView
     counts: AskedAgain
+    noise: AskedAgain | None = Field(None, exclude_if=lambda noise: noise is None)
+
+
+class ShadowLoad(Wire):
+    """What a shadow would cost by the counts of the last minute, and what goes on beside it."""
+
+    requests_per_s: float = Field(description="that the candidate, or the live one a second time, would be asked")
+    tokens_per_s: float | None = Field(description="of these at most, as limits count tokens; None: not counted yet")
+    under_way: int = Field(description="callers' answers under way on the pointer's engines, of all tenants")
+    engines: int
 
 
 class CountSource(Wire):
@@ -242,7 +255,14 @@ class TenantRow(Wire):
     )
     incident: OpenIncident | None = Field(None, exclude_if=lambda one: one is None, description="the newest open one")
     again: AskedAgainRow | None = Field(
-        None, exclude_if=lambda again: again is None, description="the release beneath, which is asked again"
+        None,
+        exclude_if=lambda again: again is None,
+        description="the release beneath, or a shadow, that is asked again",
+    )
+    shadow_load: ShadowLoad | None = Field(
+        None,
+        exclude_if=lambda load: load is None,
+        description="of the share that this row was asked for with; None: of none",
     )
 
     @property

@@ -27,6 +27,7 @@ TYPES: dict[str, Any] = {
     "feed/show": FeedShow,
     "table/entry": TableEntry,
     "table/candidate": TableEntry,
+    "table/shadow": TableEntry,
     "table/callers": TableEntry,
     "table/on_demand": TableEntry,
     "table/tombstone": TableEntry,

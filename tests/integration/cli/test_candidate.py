@@ -7,7 +7,7 @@ import json
 from tests.integration.cli.conftest import Desk, wait_until
 from tests.integration.cli.small_node import SmallNode
 
-from loradeck.schemas.link import Traffic
+from loradeck.schemas.link import AskedAgain, Traffic
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 
@@ -89,3 +89,38 @@ def test_users_that_routers_have_seen_are_what_a_share_is_drawn_from(desk: Desk,
 
     wait_until("counted", counted)
     assert desk.run("candidate", "step", tenant, "--share", "5", "--yes").returncode == 0
+
+
+def test_a_shadow_needs_consent_says_its_cost_and_is_compared(desk: Desk, tenant: str, node: SmallNode) -> None:
+    asked = ("candidate", "start", tenant, "v3", "--shadow", "10", "--yes")
+    assert "shadow" in desk.refused(1, "shadow_not_allowed", *asked)["fix"]
+    desk.refused(2, "usage", *asked, "--named", "ann")
+    assert "are allowed" in desk.run("tenant", "data", tenant, "--shadow", "--reason", "they agreed").stdout
+    done = desk.run(*asked)
+    assert done.returncode == 0, done.stderr
+    assert "v3" in done.stdout
+    assert "for nobody, it shadows 10 % of the requests" in done.stdout
+    assert "requests a second more" in done.stdout
+    assert "no router has asked it yet" in desk.run("candidate", "show", tenant).stdout
+    row = desk.row(tenant)
+    assert row.live is not None
+    assert row.candidate is not None
+    seen = Traffic(
+        **{"tenant": tenant, "route": "production", "replica": node.name},
+        generation=row.pointer.generation,
+        release=row.live.id,
+        attempted=1000,
+        admitted=1000,
+        finished=1000,
+        again=AskedAgain(release=row.candidate.release.id, asked=90, shed=3, pairs=80, checked=80, bad=(1, 8)),
+        noise=AskedAgain(release=row.live.id, asked=20, pairs=20, checked=20, bad=(1, 0)),
+    )
+    node.traffic = (*node.traffic, seen)
+    wait_until("compared", lambda: desk.row(tenant).again is not None)
+    shown = desk.run("candidate", "show", tenant).stdout
+    assert "asked 90, 3 not, since callers came first" in shown
+    assert "10.0% (5.2-18.5) bad of 80 pairs, the live release 1.2% (0.2-6.7)" in shown
+    assert "A/A 5.0% (0.9-23.6) and 0.0% (0.0-16.1) of 20" in shown
+    stepped = desk.run("candidate", "step", tenant, "--share", "50", "--yes")
+    assert "nobody, it shadows 50 % of the requests" in stepped.stdout
+    assert desk.run("candidate", "finish", tenant, "--yes").returncode == 0

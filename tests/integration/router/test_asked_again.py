@@ -40,13 +40,13 @@ async def served(router: Running, engine: Upstream) -> Running:
     return router
 
 
-async def counted(router: Running, **figures: int) -> dict[str, Any]:
-    """What is reported of the release beneath, once its figures are these."""
+async def counted(router: Running, field: str = "again", **figures: int) -> dict[str, Any]:
+    """What is reported of the release that is asked again, once its figures are these."""
     again: dict[str, Any] = {}
 
     async def read() -> bool:
         nonlocal again
-        rows = [row["again"] for row in await router.stats() if row.get("again")]
+        rows = [row[field] for row in await router.stats() if row.get(field)]
         again = rows[-1] if rows else {}
         return all(again.get(name) == value for name, value in figures.items())
 

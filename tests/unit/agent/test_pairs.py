@@ -126,3 +126,23 @@ def test_the_rate_is_that_of_the_last_second_or_of_this_one() -> None:
     assert rate.counted(6 * second) == 3
     assert rate.counted(7 * second) == 1
     assert rate.counted(20 * second) == 1
+
+
+def test_beside_a_shadow_an_answer_that_takes_long_speaks_against_nobody_unless_the_live_one_was_quick(
+    clock: list[float],
+) -> None:
+    pairs = Pairs("a" * 64, lambda: int(clock[0] * 1e9), shadow=True)
+
+    def after(seconds: float) -> Outcome:
+        return Outcome(failed=False, bad=False, at_ns=int((1000.0 + seconds) * 1e9))
+
+    begin(pairs, given=after(29))  # the candidate hangs
+    begin(pairs, given=after(50))
+    begin(pairs, again=after(50))
+    begin(pairs)
+    for _ in range(TOGETHER):
+        begin(pairs, given=after(1), again=after(1))
+    clock[0] += 59
+    assert figures(pairs)[0] == 0, "no pair is counted before it is over, also not among the first"
+    clock[0] += 2
+    assert figures(pairs) == (TOGETHER + 1, (0, 1), TOGETHER + 1, (0, 1))

@@ -21,6 +21,7 @@ from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.serving import residency, retention
 from loradeck.rules.serving.flip import Verdict, decide, gap_after_flip
 from loradeck.schemas.candidate import Candidate
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Role, digest_of
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind
 from loradeck.schemas.moves import RollbackRequest
@@ -43,7 +44,7 @@ class Deck(Acme):
     """acme's pointer, with candidates."""
 
     def start(self, label: str, permille: int = 50, actor: Actor = RELEASER) -> Event:
-        candidate.check_start(self.pointer, self.facts, of(label), lacking=())
+        candidate.check_start(self.pointer, self.facts, of(label), TENANT, lacking=())
         draft = candidate.start(
             self.pointer, of(label, permille), actor, expected_generation=self.pointer.generation, keys=MANY
         )
@@ -179,14 +180,24 @@ def test_steps_name_the_step_that_was_seen(deck: Deck) -> None:
 )
 def test_a_share_of_too_few_keys_is_refused(split: Candidate, keys: int, refused: bool) -> None:
     if refused:
-        assert code(lambda: candidate.check_keys(split, keys)) == "too_few_keys"
+        with pytest.raises(Refused) as why:
+            candidate.check_keys(split, keys)
+        assert why.value.code == "too_few_keys"
+        assert "--shadow" in why.value.fix
     else:
         candidate.check_keys(split, keys)
 
 
+def test_a_shadow_needs_the_consent_of_its_tenant(deck: Deck) -> None:
+    start = partial(candidate.check_start, deck.pointer, deck.facts, of("v3", shadow=True), lacking=())
+    assert code(lambda: start(TENANT)) == "shadow_not_allowed"
+    start(TENANT.model_copy(update={"data": DataPolicy(shadow=True)}))
+    candidate.check_consent(of("v3"), TENANT)  # what callers get needs none
+
+
 def test_none_starts_while_a_placed_router_cannot_divide_callers_or_nothing_is_live(deck: Deck) -> None:
-    lacking = ("gpu-01",)
-    assert code(lambda: candidate.check_start(deck.pointer, deck.facts, of("v3"), lacking=lacking)) == "feature_missing"
+    start = partial(candidate.check_start, deck.pointer, deck.facts, of("v3"), TENANT)
+    assert code(lambda: start(lacking=("gpu-01",))) == "feature_missing"
     assert code(lambda: deck.start("v2")) == "already_live"
     assert code(lambda: Deck().start("v2")) == "nothing_live"
 

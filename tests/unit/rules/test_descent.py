@@ -113,6 +113,7 @@ def test_a_tenant_is_barred_from_what_it_erased_and_from_what_others_did_unless_
 def test_a_policy_that_lifts_nothing_keeps_its_digest() -> None:
     golden = "2e728e58b7ff15b374c5e0517de55197c3fa369c2ff8912cca19084d29fce805"
     assert digest_of(DataPolicy()) == golden
+    assert "shadow" not in DataPolicy().model_dump()
     lifting = DataPolicy(lift_erasures="they agreed")
     assert digest_of(lifting) != golden
     assert DataPolicy.model_validate(lifting.model_dump(mode="json")) == lifting

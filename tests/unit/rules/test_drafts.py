@@ -64,6 +64,16 @@ def test_the_data_policy_that_holds_already_and_one_of_an_offboarded_tenant_are_
     assert refused.value.code == "offboarded"
 
 
+def test_shadows_are_allowed_with_a_reason_and_forbidden_without_one() -> None:
+    allowing = DataPolicy(shadow=True)
+    with pytest.raises(Refused) as refused:
+        tenants.set_data_policy(TENANT, allowing, RELEASER)
+    assert refused.value.code == "reason_required"
+    assert tenants.set_data_policy(TENANT, allowing, RELEASER, reason="they agreed").payload["loosened"] == ["shadow"]
+    agreed = TENANT.model_copy(update={"data": allowing})
+    assert "loosened" not in tenants.set_data_policy(agreed, DataPolicy(), RELEASER).payload
+
+
 def test_a_route_is_drafted_with_all_its_settings_and_a_pointer_if_it_is_new() -> None:
     config = RouteConfig(canaries=CANARIES, gap=Gap.REFUSE)
     draft = plain(tenants.set_route(TENANT, "staging", config, RELEASER, pointer=None, reason="a second route"))

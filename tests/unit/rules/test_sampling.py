@@ -8,9 +8,12 @@ from loradeck.rules.quality.sampling import (
     CHECKED_WHOLLY_S,
     MOST_UNDER_WAY,
     OPENING,
+    TWICE,
+    Arm,
     asked_again_share,
     checked_share,
     may_ask_again,
+    shadowed,
     waits_for_oldest,
 )
 
@@ -65,7 +68,21 @@ def test_callers_come_first() -> None:
 
 
 def test_in_the_opening_as_many_as_callers_have_may_be_asked_again_and_none_where_somebody_waits() -> None:
-    assert may_ask_again(160, 159, 0, opening=True)
-    assert not may_ask_again(160, 160, 0, opening=True)
-    assert not may_ask_again(160, 0, 1, opening=True)
-    assert not may_ask_again(MOST_UNDER_WAY, 0, 0, opening=True)
+    assert may_ask_again(160, 159, 0, share=1.0)
+    assert not may_ask_again(160, 160, 0, share=1.0)
+    assert not may_ask_again(160, 0, 1, share=1.0)
+    assert not may_ask_again(MOST_UNDER_WAY, 0, 0, share=1.0)
+
+
+def test_a_share_that_a_person_has_set_bounds_a_shadow() -> None:
+    assert may_ask_again(160, 79, 0, share=0.5)
+    assert not may_ask_again(160, 80, 0, share=0.5)
+    assert may_ask_again(160, 15, 0, share=0.01)
+
+
+def test_a_fifth_of_a_shadows_share_is_asked_of_the_live_release() -> None:
+    draws = [(n + 0.5) / 10_000 for n in range(10_000)]
+    asked = [shadowed(100, draw) for draw in draws]
+    assert (asked.count(Arm.LIVE), asked.count(Arm.CANDIDATE)) == (1000 * TWICE, 1000 * (1 - TWICE))
+    assert {shadowed(0, draw) for draw in draws} == {None}
+    assert None not in {shadowed(1000, draw) for draw in draws}

@@ -11,10 +11,10 @@ from tests.fakes.console_stage import Clock
 from loradeck.schemas.candidate import Candidate, CohortUnit
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import JobState
-from loradeck.schemas.link import AckState
+from loradeck.schemas.link import AckState, AskedAgain
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
-from loradeck.schemas.state import CandidateRow, PreviewAction, TenantRow
+from loradeck.schemas.state import AskedAgainRow, CandidateRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.key_checks.decide import decide
 from loradeck.tui.key_checks.seen_frames import Frame
@@ -111,6 +111,27 @@ def test_the_preview_says_who_gets_the_candidate_and_who_goes_where_with_R(state
     target = state.tenants[ACME].preview.target
     assert target is not None
     assert f"all callers get {target.label}; v9 is quarantined, its candidate v10 is out" in shown
+
+
+def test_the_preview_compares_a_shadow_with_the_live_release(state: ConsoleState, armed: Armed) -> None:
+    row = with_candidate(state, to_live=True)
+    out = row.pointer.candidate
+    assert out is not None
+    assert row.candidate is not None
+    assert row.live is not None
+    shadow = out.model_copy(update={"shadow": True, "named": (), "permille": 100})
+    update: dict[str, object] = {"pointer": row.pointer.model_copy(update={"candidate": shadow})}
+    state.tenants[ACME] = row.model_copy(update=update)
+    shown = preview(state, armed(), width=140)
+    assert "v10 for nobody, it shadows 10 % of the requests" in shown
+    assert "SHADOW no router has asked it yet" in shown
+    counts = AskedAgain(release=row.candidate.release.id, asked=90, pairs=80, checked=80, bad=(1, 8))
+    noise = AskedAgain(release=row.live.id, asked=20, pairs=20, checked=20, bad=(1, 0))
+    again = AskedAgainRow(release=row.candidate.release, counts=counts, noise=noise)
+    state.tenants[ACME] = row.model_copy(update=update | {"again": again})
+    shown = preview(state, armed(), width=140)
+    assert "v10 10.0% (5.2-18.5) bad of 80 pairs, the live release 1.2% (0.2-6.7) | A/A 5.0%" in shown
+    assert len(shown.splitlines()) <= 10
 
 
 def test_the_moves_of_a_candidate_say_which_release_callers_went_to(state: ConsoleState) -> None:

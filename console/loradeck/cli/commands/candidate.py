@@ -10,7 +10,7 @@ from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.options import break_glass_option, incident_option, override_option, reason_option, yes_option
 from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.client.candidate_words import gets, percent_of, who_goes_where
+from loradeck.client.candidate_words import costs, gets, of_noise, of_pairs, percent_of, who_goes_where
 from loradeck.client.idempotency import new_key
 from loradeck.schemas import moves
 from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit
@@ -19,12 +19,18 @@ from loradeck.schemas.state import CandidateRow, TenantRow
 
 @click.group(cls=Noun)
 def candidate() -> None:
-    """Give a release to a share of a route's callers: start, step, finish, abort and show."""
+    """Give a release to a share of a route's callers, or let it shadow the live one."""
 
 
 @candidate.command("start")
 @click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
 @click.option("--share", type=float, default=0.0, show_default=True, metavar="PERCENT", help="Share of the callers.")
+@click.option(
+    "--shadow",
+    type=float,
+    metavar="PERCENT",
+    help="Nobody gets it: it is asked this share of the requests too, behind all callers. The tenant has to allow it.",
+)
 @click.option(
     "--unit",
     type=click.Choice([unit.value for unit in CohortUnit]),
@@ -51,6 +57,7 @@ async def start(
     how: MoveOptions,
     words: tuple[str, ...],
     share: float,
+    shadow: float | None,
     override: bool,
     break_glass: str | None,
     incident: str | None,
@@ -59,16 +66,24 @@ async def start(
     """Start a candidate, after preparing it on every replica.
 
     A share needs 50 callers. Users and conversations are counted from the start on, so start those without a share, and
-    step it up. Callers are named by the ids of their keys.
+    step it up. Callers are named by the ids of their keys. A fifth of a shadow's requests is asked of the live release
+    again instead, to know how much two answers of one release differ.
     """
+    if shadow is not None and (share or whom["named"]):
+        raise misused("nobody gets a shadow", where="--shadow", fix="leave out --share and --named")
     at, row, release = await to_place(s, words)
-    whom["permille"] = _permille(share)
+    whom["permille"] = _permille(share if shadow is None else shadow)
+    if shadow is not None:
+        whom["shadow"] = True
+        row = await s.api.row(at.tenant, at.route, shadow=whom["permille"])
     said = how.forward(row, override=override, break_glass=break_glass)
     request = moves.CandidateStartRequest(release=release.id, incident=incident, **whom, **said)
-    out = Candidate(release=release.id, generation=1, salt="-" * 8, permille=request.permille, unit=request.unit)
-    who = gets(out.model_copy(update={"named": request.named}))
+    split = {"permille": request.permille, "unit": request.unit, "named": request.named, "shadow": request.shadow}
+    who = gets(Candidate.model_validate({"release": release.id, "generation": 1, "salt": "-" * 8, **split}))
     s.out.heading(title(s, at, row))
     s.out.say(f" {full(row.live)} stays; {full(release)} for {who}" + ("   OVERRIDE" if request.override else ""))
+    if row.shadow_load is not None:
+        s.out.say(f" COST       {costs(row.shadow_load)}")
     s.confirm(f"Start {name(release)} as the candidate of {at}?", yes=how.yes)
     await move(s, at, how, s.api.start_candidate, request, prepares=True)
 
@@ -80,13 +95,14 @@ async def start(
 @writes
 @on_pointer
 async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) -> None:
-    """Change the share of a candidate. A wider share takes nobody out."""
+    """Change the share of a candidate, or of a shadow. A wider share takes nobody out."""
     row = await s.api.row(at.tenant, at.route)
     out, shown = _out(at, row)
     permille = _permille(share)
     s.out.heading(title(s, at, row))
     s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}")
-    s.confirm(f"Give {name(shown.release)} to {percent_of(permille)} on {at}?", yes=yes)
+    question = f"Let {name(shown.release)} shadow" if out.shadow else f"Give {name(shown.release)} to"
+    s.confirm(f"{question} {percent_of(permille)} on {at}?", yes=yes)
     key = new_key()
     request = moves.CandidateStepRequest(
         expected_generation=row.pointer.generation,
@@ -142,17 +158,34 @@ async def show(s: Session, at: Pointer) -> None:
     """Show a candidate: who gets it, how it answers, and where rollback would put them."""
     row = await s.api.row(at.tenant, at.route)
     out, shown = _out(at, row)
-    s.out.json({"candidate": out.model_dump(mode="json"), "row": shown.model_dump(mode="json")})
+    again = row.again.model_dump(mode="json") if row.again is not None else None
+    document = {"candidate": out.model_dump(mode="json"), "row": shown.model_dump(mode="json")}
+    s.out.json({**document, "again": again} if out.shadow else document)
     s.out.heading(title(s, at, row))
     s.out.say(f" LIVE       {full(row.live)}")
-    s.out.say(f" CANDIDATE  {full(shown.release)}   for {gets(out)}   of {shown.keys} known   step {out.step}")
-    s.out.say(f" LEASE      a router without a hub for {out.lease_s:g} s gives it to nobody")
-    for label, counts in (("LIVE", row.minute), ("CANDIDATE", shown.minute)):
+    of = "" if out.shadow else f"   of {shown.keys} known"
+    s.out.say(f" CANDIDATE  {full(shown.release)}   for {gets(out)}{of}   step {out.step}")
+    if out.shadow:
+        _say_shadow(s, row)
+    else:
+        s.out.say(f" LEASE      a router without a hub for {out.lease_s:g} s gives it to nobody")
+    for label, counts in (("LIVE", row.minute), *([] if out.shadow else [("CANDIDATE", shown.minute)])):
         s.out.say(
             f" {label:<10} last minute: {counts.attempted} requests, {counts.failed} failed, "
             f"{counts.bad} bad of {counts.checked} checked"
         )
     s.out.say(f" R ->       {who_goes_where(row) or row.preview.refused or 'cancels the pending promote'}")
+
+
+def _say_shadow(s: Session, row: TenantRow) -> None:
+    again = row.again
+    if again is None:
+        s.out.say(" SHADOW     no router has asked it yet: they lack shadows, or the tenant allows none any more")
+        return
+    counts = again.counts
+    s.out.say(f" SHADOW     asked {counts.asked}, {counts.shed} not, since callers came first")
+    s.out.say(f" PAIRS      {of_pairs(again)}; failed {counts.failed[1]} and {counts.failed[0]} of {counts.pairs}")
+    s.out.say(f" NOISE      {of_noise(again) or 'the live release was not asked twice yet'}")
 
 
 def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:

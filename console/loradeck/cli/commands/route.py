@@ -18,6 +18,7 @@ from loradeck.cli.shared.progress import replicas
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
+from loradeck.client.candidate_words import of_pairs
 from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
 from loradeck.schemas.ids import short
@@ -153,10 +154,9 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
         s.out.say(f"guard       {row.guard}")
     if row.again:
         counts = row.again.counts
-        given, beneath = (share(bad / counts.checked if counts.checked else None) for bad in counts.bad)
         s.out.say(
-            f"beneath     {row.again.release.label} was asked {counts.asked} again, {counts.shed} shed: "
-            f"bad {beneath} of {counts.checked}, the live release {given} of the same"
+            f"{'shadow' if row.candidate else 'beneath':<11} {row.again.release.label} was asked {counts.asked} again, "
+            f"{counts.shed} shed: {of_pairs(row.again)}"
         )
     s.out.say(f"soak        {span(row.soak[0])}, {row.soak[1]} requests")
     replicas(s, row)

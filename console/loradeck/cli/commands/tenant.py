@@ -58,6 +58,7 @@ async def resume(s: Session, name: str, reason: str) -> None:
     "--lift-erasures", metavar="WHY", help="Why rows that other tenants had erased may be used here; '' refuses them."
 )
 @click.option("--ledger-days", type=int, help="Days for which the answer ledger is kept; 0 keeps none.")
+@click.option("--shadow/--no-shadow", default=None, help="Whether a candidate may be asked what callers ask too.")
 @reason_option()
 @writes
 async def data(
@@ -67,15 +68,20 @@ async def data(
     licences: tuple[str, ...],
     lift_erasures: str | None,
     ledger_days: int | None,
+    shadow: bool | None,
     reason: str,
 ) -> None:
-    """Show or change a tenant's data policy: the rows that its adapters may be trained on, and its answer ledger."""
+    """Show or change a tenant's data policy: the rows its adapters may be trained on, its answer ledger, and shadows.
+
+    To allow shadows needs a reason: callers' requests then go to candidates as well, whose answers nobody gets.
+    """
     policy = (await s.api.tenant(name)).data
     given = {
         "synthetic_cap": synthetic_cap,
         "forbidden_licences": licences or None,
         "lift_erasures": lift_erasures,
         "ledger_days": ledger_days,
+        "shadow": shadow,
     }
     given = {key: value for key, value in given.items() if value is not None}
     if given:
@@ -87,6 +93,7 @@ async def data(
         s.out.say(f"rows that other tenants had erased may be used: {policy.lift_erasures}")
     kept = f"for {policy.ledger_days} days" if policy.ledger_days else "not at all"
     s.out.say(f"what answered its requests is kept {kept}")
+    s.out.say(f"candidates in the shadow of live releases are {'allowed' if policy.shadow else 'not allowed'}")
 
 
 @tenant.command()

@@ -34,6 +34,8 @@ async def step(tenant: str, route: str, body: moves.CandidateStepRequest, hub: T
         out = pointer.candidate
         if out is not None and body.permille > out.permille and not caller.role.covers(Role.RELEASER):
             raise Refused("forbidden", "a wider share needs the releaser role", detail=f"{caller.actor}: {caller.role}")
+        if out is not None and body.permille > out.permille:
+            candidate.check_consent(out, hub.log.state.tenant(tenant))
         drafted = candidate.step(
             pointer,
             hub.facts.of(pointer.key),

@@ -94,7 +94,7 @@ async def offboard(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None
 async def set_data_policy(
     tenant: str, body: DataPolicy, hub: ThisHub, caller: Releaser, reason: Reason = ""
 ) -> DataPolicy:
-    """Replaces a tenant's data policy: which rows its adapters may be trained on. Binds jobs from now on."""
+    """Replaces a tenant's data policy. It binds jobs from now on; without its consent shadows are asked nothing."""
     await _change(
         hub,
         caller,
@@ -120,14 +120,25 @@ async def withdraw_key(tenant: str, key: str, hub: ThisHub, caller: Releaser) ->
 
 
 @router.get(PAGE, response_model=TenantRow)
-async def row(tenant: str, route: str, hub: ThisHub, caller: Viewer, promote: Digest | None = None) -> Response:
-    """The row of one pointer, with the preview of R, and what to ask before a promote of the release `promote`."""
+async def row(
+    tenant: str,
+    route: str,
+    hub: ThisHub,
+    caller: Viewer,
+    promote: Digest | None = None,
+    shadow: Annotated[int | None, Query(ge=0, le=1000, description="share of the requests, in thousandths")] = None,
+) -> Response:
+    """The row of one pointer, with the preview of R, what to ask before a promote of the release `promote`, and what a
+    shadow of a share would cost.
+    """
     hub.log.state.route(tenant, route)
     row = hub.rows.tenant((tenant, route))
     candidate = hub.catalogue.release(promote, tenant) if promote is not None else None
     if candidate is not None:
         room = hub.capacity.prior_room(row.key, candidate, hub.clock.now_ms())
         row = row.model_copy(update={"promote_asks": promote_asks(room)})
+    if shadow is not None:
+        row = row.model_copy(update={"shadow_load": hub.rows.shadow_load(row, shadow)})
     return Response(row.model_dump_json(), media_type="application/json")
 
 

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
@@ -107,13 +108,15 @@ class GuardedPointers:
         stint = (pointer.generation, out.release if out is not None else live)
         control = (pointer.generation, live) if out is not None else None
         placed = self._replicas.placed(key)
-        evidence = self._votes.since_move(
-            key,
-            stint,
-            control,
-            lambda: {node.name for node, _ in placed},
-            beneath=lambda: self._targets.of(pointer).release,
-        )
+
+        def nodes() -> set[str]:
+            return {node.name for node, _ in placed}
+
+        if out is not None and out.shadow:
+            evidence = self._votes.of_shadow(key, (pointer.generation, live), out.release, nodes)
+        else:
+            beneath = partial(self._beneath, pointer)
+            evidence = self._votes.since_move(key, stint, control, nodes, beneath=beneath)
         if evidence is None:
             return None
         progress, now, target = self._replicas.progress(key), self._clock.now_ms(), self._targets.of(pointer)
@@ -130,6 +133,9 @@ class GuardedPointers:
         )
         decision = decide(self._log.state.config(key).guard, evidence, around)
         return None if decision is NOTHING else (decision, evidence)
+
+    def _beneath(self, pointer: PointerState) -> str | None:
+        return self._targets.of(pointer).release
 
     async def _act(self, key: PointerKey) -> None:
         """Moves or holds a pointer, by what is true once no other move is under way."""

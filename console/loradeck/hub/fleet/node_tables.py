@@ -133,7 +133,7 @@ class NodeTables:
         key, epoch = pointer.key, pointer.moved_epoch
         config = tenant.routes.get(key[1], RouteConfig())
         live = pointer.release if not tenant.offboarded else None
-        candidate = self._candidate(pointer) if live else None
+        candidate = self._candidate(pointer, tenant) if live else None
         entry = TableEntry(
             tenant=key[0],
             route=key[1],
@@ -193,11 +193,15 @@ class NodeTables:
     def _ref(self, release: str | None) -> ReleaseRef | None:
         return self._catalogue.ref(release) if release else None
 
-    def _candidate(self, pointer: PointerState) -> CandidateRef | None:
+    def _candidate(self, pointer: PointerState, tenant: TenantState) -> CandidateRef | None:
+        """The candidate as nodes are told of it. A shadow is asked nothing once its tenant's consent has ended."""
         ref = self._ref(pointer.candidate.release) if pointer.candidate is not None else None
         if pointer.candidate is None or ref is None:
             return None
-        return CandidateRef(release=ref, **pointer.candidate.model_dump(exclude={"release"}))
+        split = pointer.candidate.model_dump(exclude={"release"})
+        if split["shadow"] and not tenant.data.shadow:
+            split["permille"] = 0
+        return CandidateRef(release=ref, **split)
 
     def _refs(self, releases: Iterable[str]) -> tuple[ReleaseRef, ...]:
         return tuple(ref for ref in (self._catalogue.ref(r) for r in releases) if ref is not None)

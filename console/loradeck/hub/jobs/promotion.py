@@ -187,7 +187,7 @@ class PromoteCheck:
         if isinstance(request, CandidateStartRequest):
             begun = self._candidate(key, request)
             lacking = self._capacity.lacking(key, self._catalogue.releases[request.release], Feature.CANDIDATE)
-            candidate.check_start(pointer, facts, begun, lacking=lacking)
+            candidate.check_start(pointer, facts, begun, self._state.tenant(key[0]), lacking=lacking)
             return candidate.start(pointer, begun, actor, keys=self._cohorts.keys(key, begun), **how)
         return forward.promote(pointer, request, actor, attested=facts.attested, overridden=overridden)
 
@@ -200,6 +200,7 @@ class PromoteCheck:
             lease_s=request.lease_s,
             unit=request.unit,
             named=self._cohorts.named(key[0], request.unit, request.named),
+            shadow=request.shadow,
         )
 
 

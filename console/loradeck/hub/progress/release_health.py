@@ -61,10 +61,10 @@ class ReleaseHealth:
         """Tells whether the current release's first tokens come later than its route promises."""
         return pointer.release is not None and self._votes.is_slow(pointer.key, (pointer.generation, pointer.release))
 
-    def asked_again(self, pointer: PointerState, beneath: str) -> AskedAgain | None:
-        """The answers of the release beneath to the current release's requests; None: it was asked none again."""
+    def asked_again(self, pointer: PointerState, other: str) -> AskedAgain | None:
+        """The answers of another release, or its own second ones, to the current release's requests; None: none."""
         assert pointer.release is not None
-        return self._votes.asked_again(pointer.key, (pointer.generation, pointer.release), beneath)
+        return self._votes.asked_again(pointer.key, (pointer.generation, pointer.release), other)
 
     def _placed_on(self, key: PointerKey) -> set[str]:
         return {node.name for node, _ in self._replicas.placed(key)}

@@ -36,8 +36,10 @@ class CounterReading(NamedTuple):
     last_admitted_ms: int = 0
     last_token_ms: int = 0
     keys: int = 0
+    tokens: int = 0
     ttft_ms: tuple[int, ...] = ()
     again: AskedAgain | None = None
+    noise: AskedAgain | None = None
 
     @classmethod
     def of(cls, row: Traffic) -> CounterReading:
@@ -338,6 +340,15 @@ class RequestCounts:
         stint = (generation, release)
         replicas = self._counters.get(key, {}).values()
         return max((counters[stint].keys for counters in replicas if stint in counters), default=0)
+
+    def tokens_a_request(self, key: PointerKey, generation: int, release: str) -> float | None:
+        """The mean tokens of a request to a release, as limits count them; None: no router has counted any."""
+        stint, tokens, admitted = (generation, release), 0, 0
+        for counters in self._counters.get(key, {}).values():
+            read = counters[stint].last if stint in counters else None
+            if read is not None and 0 < read.tokens <= LARGEST:
+                tokens, admitted = tokens + read.tokens, admitted + read.admitted
+        return tokens / admitted if admitted else None
 
     def late(self, key: PointerKey, generation: int, replica: str, flipped_ms: int) -> int:
         """Requests a router admitted to another generation after it had acknowledged this one (at its `flipped_ms`).

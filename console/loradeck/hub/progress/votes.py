@@ -42,7 +42,7 @@ class _Heard:
 
 @dataclass(slots=True)
 class _Again:
-    """What one replica has said of the release beneath a stint's: `last` in this life of its router, and `before`."""
+    """What one replica has said of a release that is asked again: `last` in this life of its router, and `before`."""
 
     node: str
     boot: str
@@ -85,7 +85,9 @@ class _OfStint:
     lift: int = 0
     heard: dict[str, _Heard] = field(default_factory=dict)
     again: dict[str, _Again] = field(default_factory=dict)
-    """Replica -> what the release beneath made of its requests."""
+    """Replica -> what the release beneath, or a shadow, made of its requests."""
+    noise: dict[str, _Again] = field(default_factory=dict)
+    """Replica -> what the stint's own release made of requests that it was asked twice."""
     detectors: dict[str, Detector] = field(default_factory=dict)
     since_move: dict[str, Detector] = field(default_factory=dict)
     slow: Detector = field(init=False)
@@ -174,12 +176,11 @@ class Votes:
                 found.add(node, at, "bad", grown[2], grown[3])
                 found.add(node, at, "errors", grown[0], grown[1])
         heard.callers = row.callers
-        if row.again is not None:
-            known_again = found.again.get(row.replica)
-            if known_again is None:
-                nothing = AskedAgain(release=row.again.release)
-                known_again = found.again[row.replica] = _Again(node, boot, nothing, nothing)
-            known_again.says(boot, row.again, row.admitted)
+        for twice, known_twice in ((row.again, found.again), (row.noise, found.noise)):
+            if twice is not None:
+                nothing = AskedAgain(release=twice.release)
+                of_replica = known_twice.setdefault(row.replica, _Again(node, boot, nothing, nothing))
+                of_replica.says(boot, twice, row.admitted)
         for at in [at for at in heard.seconds if at < now - HORIZON_S]:
             del heard.seconds[at]
         return found
@@ -210,14 +211,48 @@ class Votes:
                 return breach_of_votes(figure, found.by_node(figure, second), placed(), detector.limit)
         return NOTHING
 
-    def asked_again(self, key: PointerKey, stint: Stint, beneath: str) -> AskedAgain | None:
-        """The answers of the release beneath to a stint's requests, on all replicas; None: it was asked none again."""
+    def asked_again(self, key: PointerKey, stint: Stint, other: str) -> AskedAgain | None:
+        """The answers of another release, or once more of its own, to a stint's requests, on all replicas; None: it was
+        asked none again.
+        """
         found = self._stints.get(key, {}).get(stint)
-        total = AskedAgain(release=beneath)
-        for again in found.again.values() if found is not None else ():
-            if again.last.release == beneath:
-                total = _added(total, again.total)
+        total = AskedAgain(release=other)
+        if found is not None:
+            for again in (found.noise if other == stint[1] else found.again).values():
+                if again.last.release == other:
+                    total = _added(total, again.total)
         return total if total.asked or total.shed else None
+
+    def of_shadow(
+        self, key: PointerKey, stint: Stint, shadow: str, placed: Callable[[], Iterable[str]]
+    ) -> Evidence | None:
+        """Returns what speaks against a candidate that nobody gets, by what it was asked too; None: too little.
+
+        The pairs count in the order of their admission, so that the evidence may be taken from their sums at any time.
+
+        Args:
+            stint: the live release's, whose requests it was asked.
+            placed: gives the nodes that the pointer is placed on.
+        """
+        found = self._stints.get(key, {}).get(stint)
+        if found is None:
+            return None
+        for figure, since in found.since_move.items():
+            arms = {node: (its, live) for node, (live, its) in _pairs(found.again.values(), figure, shadow).items()}
+            by_node = {node: its for node, (its, _) in arms.items()}
+            votes, detector = _sum(by_node.values()), Detector(since.limit, restarting=False)
+            detector.add(0, votes[1], votes[0])
+            if (nats := detector.evidence(0)) >= ROLLBACK_LEVEL:
+                judged = breach_of_votes(figure, by_node, placed(), since.limit)
+                return Evidence(
+                    figure=figure,
+                    votes=votes,
+                    control=compared(arms, placed()),
+                    callers=max((heard.callers for heard in found.heard.values()), default=0),
+                    nats=nats,
+                    alone=judged.alone if judged.breach is None else "",
+                )
+        return None
 
     def since_move(
         self,
@@ -262,12 +297,12 @@ class Votes:
         return None
 
 
-def _pairs(said: Iterable[_Again], figure: str, beneath: str | None) -> dict[str, Arms]:
-    """Node -> the units of a stint and of the release beneath it, of the pairs that both have answered."""
+def _pairs(said: Iterable[_Again], figure: str, other: str | None) -> dict[str, Arms]:
+    """Node -> the units of a stint and of another release, of the pairs that both have answered."""
     found: dict[str, Arms] = {}
     for again in said:
         total = again.total
-        if again.last.release == beneath:
+        if again.last.release == other:
             bad, n = (total.bad, total.checked) if figure == "bad" else (total.failed, total.pairs)
             known = found.get(again.node, ((0, 0), (0, 0)))
             found[again.node] = _sum((known[0], (bad[0], n))), _sum((known[1], (bad[1], n)))

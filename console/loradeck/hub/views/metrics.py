@@ -143,7 +143,7 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
     )
     again = Gauge(
         "loradeck_pointer_asked_again_requests",
-        "Requests since the move that the release beneath was asked again or not (shed), and those that were bad.",
+        "Requests since the move that the release beneath, or a shadow, was asked again or not (shed), and the bad.",
         ["tenant", "route", "release", "what"],
         registry=registry,
     )
@@ -158,9 +158,9 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         if lost := sum(replica.lost for replica in row.replicas):
             unheard.labels(row.tenant, row.route, release).set(lost)
         if row.again is not None:
-            counts, beneath = row.again.counts, row.again.release.label
+            counts, other = row.again.counts, row.again.release.label
             for what, n in (("asked", counts.asked), ("shed", counts.shed), ("bad", counts.bad[1])):
-                again.labels(row.tenant, row.route, beneath, what).set(n)
+                again.labels(row.tenant, row.route, other, what).set(n)
         minute = row.minute
         for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
             if share is not None:

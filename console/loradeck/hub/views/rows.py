@@ -38,6 +38,7 @@ from loradeck.schemas.state import (
     Preview,
     PreviewAction,
     ReplicaRow,
+    ShadowLoad,
     TenantRow,
 )
 from loradeck.schemas.table import TableEntry
@@ -162,10 +163,28 @@ class Rows:
         return why
 
     def _again(self, pointer: PointerState, entry: TableEntry) -> AskedAgainRow | None:
-        if entry.asked_again_until_ms is None or not entry.beneath:
+        out, noise = pointer.candidate, None
+        if out is not None and out.shadow and pointer.release is not None:
+            other, noise = out.release, self._health.asked_again(pointer, pointer.release)
+        elif entry.asked_again_until_ms is not None and entry.beneath:
+            other = entry.beneath[0].id
+        else:
             return None
-        counts = self._health.asked_again(pointer, entry.beneath[0].id)
-        return AskedAgainRow(release=self._catalogue.view(entry.beneath[0].id), counts=counts) if counts else None
+        counts = self._health.asked_again(pointer, other)
+        return AskedAgainRow(release=self._catalogue.view(other), counts=counts, noise=noise) if counts else None
+
+    def shadow_load(self, row: TenantRow, permille: int) -> ShadowLoad:
+        """What a shadow of this share, in thousandths, would cost, by the counts of the last minute."""
+        key, live, requests = row.key, row.pointer.release, row.requests_per_s * permille / 1000
+        tokens = self._counts.tokens_a_request(key, row.pointer.generation, live) if live is not None else None
+        engines = {replica.replica for replica in row.replicas if not replica.withdrawn}
+        others = self._counts.others(key, engines, self._fleet.clock())
+        return ShadowLoad(
+            requests_per_s=round(requests, 3),
+            tokens_per_s=round(requests * tokens, 1) if tokens is not None else None,
+            under_way=row.minute.in_flight + others.in_flight,
+            engines=len(engines),
+        )
 
     def _candidate(self, pointer: PointerState, now: float) -> CandidateRow | None:
         out = pointer.candidate

@@ -1,6 +1,7 @@
 """Candidates: start, finish and abort, which are moves, and steps of the share, which are not.
 
-A candidate lies on top of a pointer's stack, and a share of the callers gets it. Only a start gives a pointer one, and
+A candidate lies on top of a pointer's stack, and a share of the callers gets it, or as a shadow nobody: it is asked a
+share of the requests too. Only a start gives a pointer one, and
 every other move ends it (`draft.moved`); undo, rewind and recovery never bring one back. A step leaves the generation
 as it is, so that a press of R which was decided before it still stands.
 
@@ -18,23 +19,27 @@ from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.schemas.candidate import Candidate, Split
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.tenant import TenantState
 
 FEWEST_KEYS = 50
 """Keys below which a share is refused: with 3 keys a share of 10 % is empty 73 % of the time."""
 
 
-def check_start(pointer: PointerState, facts: PointerFacts, candidate: Candidate, *, lacking: Sequence[str]) -> None:
+def check_start(
+    pointer: PointerState, facts: PointerFacts, candidate: Candidate, tenant: TenantState, *, lacking: Sequence[str]
+) -> None:
     """Checks what a start needs beyond the conditions of a promote.
 
     Args:
         lacking: nodes whose router does not announce the feature `candidate` and on which the pointer is placed.
 
     Raises:
-        Refused: candidate_out, candidate_unfit, feature_missing.
+        Refused: candidate_out, candidate_unfit, shadow_not_allowed, feature_missing.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     check_none_out(pointer)
     _check_fit(pointer, facts, candidate.release, short)
+    check_consent(candidate, tenant)
     if lacking:
         raise Refused(
             "feature_missing",
@@ -61,6 +66,20 @@ def check_is(pointer: PointerState, release: str, *, name: Named = short) -> Non
         )
 
 
+def check_consent(split: Split, tenant: TenantState) -> None:
+    """Checks that a shadow may be asked what the tenant's callers ask.
+
+    Raises:
+        Refused: shadow_not_allowed.
+    """
+    if split.shadow and not tenant.data.shadow:
+        raise Refused(
+            "shadow_not_allowed",
+            f"{tenant.name} does not allow that a candidate is asked what its callers ask",
+            fix=f"loradeck tenant data {tenant.name} --shadow --reason WHY, once the tenant has agreed",
+        )
+
+
 def check_keys(split: Split, keys: int) -> None:
     """Checks that a share of so few keys means anything. `keys`: how many different ones were seen lately.
 
@@ -72,7 +91,8 @@ def check_keys(split: Split, keys: int) -> None:
             "too_few_keys",
             f"{keys} keys are too few for a share: it could be empty, or one caller",
             detail=f"at least {FEWEST_KEYS}",
-            fix="name those that get the candidate, or start without a share: from then on the routers count the keys",
+            fix="name those that get the candidate, or let it shadow the live release (--shadow PERCENT), or start "
+            "without a share: from then on the routers count the keys",
         )
 
 

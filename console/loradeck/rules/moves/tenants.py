@@ -101,14 +101,18 @@ def set_route(
 
 
 def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "") -> Draft:
-    """Replaces the tenant's data policy, which decides the rows that its adapters may be trained on.
+    """Replaces the tenant's data policy: the rows that its adapters may be trained on, and whether shadows are allowed.
 
-    Raises: Refused: offboarded, no_change.
+    Raises: Refused: offboarded, no_change, reason_required.
     """
     _exists(tenant)
     if policy == tenant.data:
         raise Refused("no_change", f"this is the data policy of {tenant.name} already")
     payload: dict[str, object] = {"policy": policy.model_dump(mode="json")}
+    if policy.shadow and not tenant.data.shadow:
+        payload["loosened"] = ["shadow"]
+        if not reason:
+            raise Refused("reason_required", "callers' requests go to candidates as well then", fix="say why: --reason")
     return tenant_draft(EventKind.DATA_POLICY, tenant.name, actor, reason, payload)
 
 

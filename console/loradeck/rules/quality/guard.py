@@ -38,7 +38,7 @@ Arms = tuple[Units, Units]
 
 class Control(NamedTuple):
     """What answers beside a release: the live release beside a candidate, or the release beneath, which was asked again
-    what the release had answered.
+    what the release had answered. A shadow was asked again what the live release had answered.
 
     `given`: the release's own units that are compared with `beside`. `alone`: the node without whose word the release
     would not be worse.

@@ -1,13 +1,14 @@
-"""Samples of a router: which answers it checks, and which requests it asks again of the release beneath.
+"""Samples of a router: which answers it checks, and which requests it asks again of another release.
 
 For a day after a forward move the release beneath the live one (its prior) answers a sample of the same requests, so
-that the live release can be compared with something that is asked the same at the same time (a reverse shadow). Its
-answers reach nobody.
+that the live release can be compared with something that is asked the same at the same time (a reverse shadow). A
+candidate may do so before any caller gets it (a shadow). Their answers reach nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 CHECKED_WHOLLY_S = 3600.0
 """Seconds after a move in which every answer is checked."""
@@ -26,6 +27,9 @@ ASKED_AGAIN = 0.1
 
 ASKED_AGAIN_A_SECOND = 1.0
 """Later requests that may be asked again each second on a route with few."""
+
+TWICE = 0.2
+"""Share of a shadow's requests that the live release is asked a second time, for the noise of asking twice (A/A)."""
 
 MOST_UNDER_WAY = 500
 """Callers' answers under way on one engine from which on nothing is asked again there."""
@@ -63,17 +67,37 @@ def asked_again_share(rate: float, drawn: int) -> float:
     return min(1.0, max(ASKED_AGAIN, ASKED_AGAIN_A_SECOND / max(rate, 1e-9)))
 
 
-def may_ask_again(paying: int, again: int, waiting: int | None, *, opening: bool = False) -> bool:
+class Arm(StrEnum):
+    """Who is asked a request again while a shadow is out."""
+
+    CANDIDATE = "candidate"
+    LIVE = "live"
+
+
+def shadowed(permille: int, draw: float) -> Arm | None:
+    """Who is asked a request again, for a shadow of this share in thousandths; None: nobody.
+
+    Args:
+        draw: between 0 and 1, at random for each request.
+    """
+    share = permille / 1000
+    if draw >= share:
+        return None
+    return Arm.LIVE if draw < TWICE * share else Arm.CANDIDATE
+
+
+def may_ask_again(paying: int, again: int, waiting: int | None, *, share: float = ASKED_AGAIN) -> bool:
     """Whether an engine may be asked one more request again now: callers come first.
 
     Args:
         paying: callers' answers under way there.
         again: requests that it is being asked again.
         waiting: requests that wait in the engine; None: it does not say, so none may be added.
-        opening: this one is among the first after a move. Then there may be as many as callers have.
+        share: the most that may be asked again of those under way. It is ASKED_AGAIN, all of the first after a move,
+            and for a shadow what a person has set.
     """
-    share = 1.0 if opening else ASKED_AGAIN
-    return waiting == 0 and paying < MOST_UNDER_WAY and again < max(_FEW_AT_ONCE, round(share * paying))
+    most = max(_FEW_AT_ONCE, round(max(ASKED_AGAIN, share) * paying))
+    return waiting == 0 and paying < MOST_UNDER_WAY and again < most
 
 
 def waits_for_oldest(counted: int, over: Sequence[bool]) -> bool:

@@ -19,7 +19,7 @@ FLAGS = (
     ("HELD", "automation cannot promote until a person releases it"),
     ("PIN", "a node serves something else, chosen on the node"),
     ("PREP", "a promote is being prepared; R cancels it"),
-    ("CAND", "a share of the callers gets a candidate"),
+    ("CAND", "a candidate is out, for a share of callers or in shadow"),
     ("SUSP", "the tenant is suspended"),
 )
 

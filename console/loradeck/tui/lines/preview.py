@@ -1,11 +1,11 @@
-"""The pinned preview of the selected pointer: NOW, CAUSE, ALSO, R ->, MOVES, TELL. Lines without a toolkit."""
+"""The pinned preview of the selected pointer: NOW, CAUSE, SHADOW, ALSO, R ->, MOVES, TELL. Lines without a toolkit."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from rich.cells import cell_len
 
-from loradeck.client.candidate_words import gets, who_goes_where
+from loradeck.client.candidate_words import gets, of_noise, of_pairs, who_goes_where
 from loradeck.client.job_words import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
@@ -46,6 +46,9 @@ from loradeck.tui.text.spans import (
 
 WIDE = 100
 """From this many columns on the wide form of a line is shown."""
+
+_WITH_SHADOW = 11
+"""Lines from which on a preview with a shadow in it has room for ALSO as well."""
 
 ENOUGH = 50
 """Checked answers below which a share is not compared: 'too few'."""
@@ -90,7 +93,10 @@ def preview_lines(
         head += f"  AS OF {age(state.silent_s)} AGO"
     lines = [title(head, width), _now(state, row, wide)]
     lines += cause_lines(row, wide)
-    lines.append(also_line(state, row))
+    if (shadow := _shadow(row)) is not None:
+        lines.append(shadow)
+    if shadow is None or height >= _WITH_SHADOW:
+        lines.append(also_line(state, row))
     lines += goes_to(row, wide, _progress(state, row))
     lines.append(armed_line(state.keys, rollback, undo, width))
     lines.append(_moves(state, row))
@@ -141,6 +147,16 @@ def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
             reason = [Span(f'"{clean(event.reason)}"'), Span("   ")]
     gate = [Span(gate_says(row.gate), "" if row.gate.passed else "warn"), Span("   ")] if row.gate is not None else []
     return (*spans, *reason, *gate) if wide else (*spans, *gate, *reason)
+
+
+def _shadow(row: TenantRow) -> Line | None:
+    """How a candidate answers that nobody gets, beside the live release; None: there is none."""
+    if row.pointer.candidate is None or not row.pointer.candidate.shadow:
+        return None
+    if row.again is None:
+        return line(Span(" SHADOW", "label"), Span(" no router has asked it yet", "dim"))
+    said = (f"{clean(row.again.release.label)} {of_pairs(row.again)}", of_noise(row.again))
+    return line(Span(" SHADOW", "label"), f" {' | '.join(filter(None, said))}")
 
 
 class _Figure(NamedTuple):
