@@ -140,8 +140,8 @@ class AskAgain:
             pair.dropped = True
         elif status == 200 and len(raw) <= ANSWER_CAP and self._checks.has_room(checks):
 
-            def judged(bad: bool | None) -> None:
-                pair.again = Outcome(failed=False, bad=bad)
+            def judged(fault: str | None) -> None:
+                pair.again = Outcome(failed=False, bad=None if fault is None else bool(fault))
 
             self._checks.submit(raw, streamed=False, checks=checks, done=judged)
         else:

@@ -104,14 +104,14 @@ def _validator(schema_text: str) -> Validator:
     return validator
 
 
-def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> bool | None:
-    """Tells whether an answer is bad; None when its route's schema cannot be used."""
+def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> str | None:
+    """Names the check that an answer fails, which makes it bad; "": none; None: its route's schema cannot be used."""
     try:
         choices = assemble(answer, streamed=streamed)
     except ValueError:
-        return True
+        return "unreadable"
     try:
-        return not choices or any(fault(choice, checks) is not None for choice in choices)
+        return next(filter(None, (fault(choice, checks) for choice in choices)), "") if choices else "no_choice"
     except (SchemaError, Unresolvable, ValueError):
         return None
 
@@ -124,9 +124,9 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
         task = json.loads(line)
         checks = ResponseChecks.model_validate(task["checks"])
-        bad = judge(task["answer"], streamed=task["sse"], checks=checks)
+        failed = judge(task["answer"], streamed=task["sse"], checks=checks)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.stdout.write(json.dumps({"n": task["n"], "bad": bad}) + "\n")
+        sys.stdout.write(json.dumps({"n": task["n"], "fault": failed}) + "\n")
         sys.stdout.flush()
 
 

@@ -49,6 +49,8 @@ class Counter:
     first_ms: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    """The bad answers by the check that they failed."""
     places: set[int] = field(default_factory=set)
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
@@ -102,12 +104,15 @@ class Counter:
             if end == "answered":
                 self.last_token_ms = row.wall_ms(row.finished_ns)
 
-    def judged(self, row: Row, bad: bool) -> None:
-        """The answer of a request was checked."""
-        row.checked, row.bad = True, bad
+    def judged(self, row: Row, fault: str) -> None:
+        """The answer of a request was checked. `fault`: the check that it failed, which makes it bad; "": none."""
+        row.checked, row.fault = True, fault
         self.checked += 1
-        self.bad += bad
-        if row.voter and bad:
+        if not fault:
+            return
+        self.bad += 1
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+        if row.voter:
             self.votes.bad(row.admitted_ns)
 
     def typed(self) -> Traffic:
@@ -125,6 +130,7 @@ class Counter:
             errors=self.failed,
             checked=self.checked,
             bad=self.bad,
+            faults=dict(self.faults),
             streams=self.streams,
             first_ms=self.first_ms,
             last_admitted_ms=self.last_admitted_ms,

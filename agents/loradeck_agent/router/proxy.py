@@ -255,11 +255,11 @@ class Proxy(CallersApi):
             self._trace.add(admitted.row)
             return
 
-        def judged(bad: bool | None) -> None:
-            if bad is not None:
-                admitted.target.counter.judged(admitted.row, bad)
+        def judged(fault: str | None) -> None:
+            if fault is not None:
+                admitted.target.counter.judged(admitted.row, fault)
             if pair is not None:
-                pair.given = Outcome(failed=False, bad=bad)
+                pair.given = Outcome(failed=False, bad=None if fault is None else bool(fault))
             self._trace.add(admitted.row)
 
         self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)

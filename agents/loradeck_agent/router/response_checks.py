@@ -25,8 +25,8 @@ _BYTES_CAP = 16 * 2**20
 _RESTART_S = 1.0
 _FLUSH_S = 0.02
 
-Done = Callable[[bool | None], None]
-"""Called with whether the answer was bad, or None when it could not be judged."""
+Done = Callable[[str | None], None]
+"""Called with the name of the check that an answer failed, which makes it bad; "": none; None: it was not judged."""
 
 
 @dataclass(slots=True)
@@ -116,12 +116,12 @@ class Checks:
         self._flush()
         while line := await child.stdout.readline():
             verdict = json.loads(line)
-            self._finish(verdict["n"], verdict["bad"])
+            self._finish(verdict["n"], verdict["fault"])
 
-    def _finish(self, n: int, bad: bool | None) -> str | None:
+    def _finish(self, n: int, fault: str | None) -> str | None:
         pending = self._pending.pop(n)
         self._bytes -= len(pending.line)
-        pending.done(bad)
+        pending.done(fault)
         return pending.answer_schema
 
     def _blame_oldest(self, returncode: int | None) -> None:

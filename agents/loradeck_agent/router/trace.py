@@ -31,7 +31,8 @@ class Row:
     finished_ns: int = 0
     status: int = 0
     checked: bool = False
-    bad: bool = False
+    fault: str = ""
+    """The check that its answer failed, which makes it bad; empty: none."""
     sampled: bool = False
     """Its answer is to be checked."""
     voter: bool = False
@@ -41,6 +42,11 @@ class Row:
     """With the generation: the move that was in force."""
     parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """What the answer ledger names of the request."""
+
+    @property
+    def bad(self) -> bool:
+        """Whether a check called its answer bad."""
+        return bool(self.fault)
 
     def wall_ms(self, mono_ns: int) -> int:
         """Wall clock of a monotonic instant, by the admission's pair of clocks."""
@@ -64,6 +70,7 @@ class Row:
             streamed=self.streamed,
             checked=self.checked,
             bad=self.bad,
+            fault=self.fault,
         )
 
     def ledger_line(self) -> str:
@@ -73,6 +80,7 @@ class Row:
         """
         first = self.wall_ms(self.first_token_ns) if self.first_token_ns else "null"
         flags = "".join(f',"{name}":true' for name in ("streamed", "checked", "bad") if getattr(self, name))
+        flags += f',"fault":"{self.fault}"' if self.fault else ""
         return (
             f'{{"request":"{self.request}","route":"{self.route}","release":"{self.release}","epoch":{self.epoch},'
             f'"generation":{self.generation},"replica":"{self.replica}","admitted_ms":{self.admitted_ms},'

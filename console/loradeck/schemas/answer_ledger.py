@@ -48,6 +48,7 @@ class LedgerRow(Wire):
     streamed: bool = False
     checked: bool = False
     bad: bool = False
+    fault: Short = Field("", exclude_if=lambda fault: not fault, description="the check that made it bad")
     parameters: Parameters = Field(
         default_factory=dict, description="numbers, switches and known words that the request set, no text of it"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
+from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
@@ -457,6 +457,13 @@ class AskedAgain(Wire):
         )
 
 
+FAULTS = 64
+"""Most checks by whose name bad answers are counted."""
+
+FaultName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
+"""The name of a check that an answer can fail."""
+
+
 class Traffic(Wire):
     """Counters of one (route, generation, release, replica) since the router started; they only grow."""
 
@@ -472,6 +479,12 @@ class Traffic(Wire):
     errors: Whole = Field(0, description="failed requests, under the name that version 0.1.0 reads; never bad answers")
     checked: Whole = 0
     bad: Whole = 0
+    faults: dict[FaultName, Whole] = Field(
+        default_factory=dict,
+        max_length=FAULTS,
+        exclude_if=lambda faults: not faults,
+        description="the bad ones by the check that they failed",
+    )
     streams: Whole = Field(0, description="open right now (a gauge)")
     first_ms: Whole = 0
     last_admitted_ms: Whole = 0

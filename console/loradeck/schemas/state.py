@@ -131,9 +131,19 @@ class Cause(Wire):
     base: WireCounts | None = None
     verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
     figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
+    faults: dict[str, int] = Field(
+        default_factory=dict,
+        exclude_if=lambda faults: not faults,
+        description="the live release's bad answers by the check that they failed, most of them first",
+    )
     alone: str = Field(
         "", exclude_if=lambda alone: not alone, description="the node by whose word alone the release is past its limit"
     )
+
+    @property
+    def why(self) -> str:
+        """The checks that most bad answers fail, for people: 'schema 28, empty 3'."""
+        return ", ".join(f"{name} {n:,}" for name, n in list(self.faults.items())[:3])
 
 
 class CandidateRow(Wire):

@@ -37,6 +37,7 @@ class TraceRow(Wire):
     streamed: bool = False
     checked: bool = False
     bad: bool = False
+    fault: Line = Field("", exclude_if=lambda fault: not fault, description="the check that made it bad")
 
 
 class Traced(Wire):

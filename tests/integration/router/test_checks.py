@@ -42,8 +42,10 @@ async def test_answers_are_counted_as_good_or_bad_by_the_routes_schema(
     ids = [(await router.ask(stream=stream, answer=text)).headers["x-request-id"] for text in answers]
     counter = await judged(router, len(answers))
     assert (counter["finished"], counter["checked"], counter["bad"], counter["errors"]) == (5, 5, 3, 0)
-    bad = {row["request"]: row["bad"] for row in await router.trace(5) if row["checked"]}
-    assert [bad[i] for i in ids] == [False, False, True, True, True]
+    rows = {row["request"]: row for row in await router.trace(5) if row["checked"]}
+    assert [rows[i]["bad"] for i in ids] == [False, False, True, True, True]
+    assert [rows[i].get("fault") for i in ids] == [None, None, "not_json", "schema", "not_json"]
+    assert counter["faults"] == {"not_json": 2, "schema": 1}
 
 
 async def test_bad_answers_are_counted_for_the_release_that_gave_them(router: Running, engine: Upstream) -> None:
@@ -122,9 +124,9 @@ def test_of_several_choices_one_bad_one_makes_the_answer_bad() -> None:
         return json.dumps({"choices": choices})
 
     checks = ResponseChecks(answer_schema=TICKET)
-    assert check_worker.judge(answer(GOOD, GOOD), streamed=False, checks=checks) is False
-    assert check_worker.judge(answer(GOOD, "bad"), streamed=False, checks=checks) is True
-    assert check_worker.judge(answer(), streamed=False, checks=checks) is True
+    assert check_worker.judge(answer(GOOD, GOOD), streamed=False, checks=checks) == ""
+    assert check_worker.judge(answer(GOOD, "bad"), streamed=False, checks=checks) == "not_json"
+    assert check_worker.judge(answer(), streamed=False, checks=checks) == "no_choice"
 
 
 def test_a_streamed_answer_is_put_together_choice_by_choice() -> None:
@@ -147,4 +149,4 @@ def test_a_call_of_a_tool_is_no_empty_answer() -> None:
     message = {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     raw = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
     checks = ResponseChecks(finish_reasons=("stop", "tool_calls"), answer_schema=TICKET)
-    assert check_worker.judge(raw, streamed=False, checks=checks) is False
+    assert check_worker.judge(raw, streamed=False, checks=checks) == ""

@@ -84,14 +84,14 @@ def test_a_row_reads_as_the_schema_has_it() -> None:
             streamed=True,
             first_token_ns=2 * 10**9,
             checked=True,
-            bad=True,
+            fault="schema",
             parameters={"temperature": 0.2, "seed": 7, "response_format": "text"},
         ).ledger_line()
     )
 
     assert (told.request, told.generation, told.epoch, told.replica) == ("r-1", 3, 2, "n1/e0")
     assert (told.first_token_ms, told.finished_ms) == (NOW + 1000, NOW + 2000)
-    assert (told.streamed, told.checked, told.bad) == (True, True, True)
+    assert (told.streamed, told.checked, told.bad, told.fault) == (True, True, True, "schema")
     assert told.parameters == {"temperature": 0.2, "seed": 7, "response_format": "text"}
     assert LedgerRow.model_validate_json(row("r-2").ledger_line()).first_token_ms is None
 

@@ -56,7 +56,7 @@ def test_an_outcome_is_booked_in_the_second_in_which_its_request_was_admitted(cl
     counter.admit(later, "bob")
     counter.leave(first[0], "failed")
     counter.leave(first[1], "answered")
-    counter.judged(first[1], bad=True)
+    counter.judged(first[1], "empty")
     traffic = counter.typed()
     assert traffic.votes == ((1000, 3, 1, 3, 1), (1002, 1, 0, 0, 0))
     assert traffic.callers == 2

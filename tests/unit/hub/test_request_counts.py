@@ -83,3 +83,27 @@ def test_what_others_had_on_a_replica_leaves_the_pointers_own_share_out() -> Non
     counts.report("gpu-01", "r1", [counted(10, bad=5), other], now=100.0)
     assert counts.others(KEY, ["gpu-01", "gpu-02"], 101.0).attempted == 7
     assert counts.others(KEY, ["gpu-01"], 161.0).attempted == 0
+
+
+def test_the_checks_that_bad_answers_failed_are_added_up_over_replicas_and_restarts_of_routers() -> None:
+    counts = RequestCounts((), {}, started=0.0)
+
+    def failed(bad: int, boot: str, now: float, replica: str = "gpu-01", **faults: int) -> None:
+        row = counted(40, bad=bad).model_copy(update={"faults": faults, "replica": replica})
+        counts.report(replica, boot, [row], now=now)
+
+    failed(3, "r1", 100.0, schema=3)
+    failed(31, "r1", 101.0, schema=28, empty=3)
+    failed(5, "r2", 102.0, empty=5)
+    failed(1, "r9", 103.0, "gpu-02", schema=1)
+
+    assert list(counts.faults(KEY, 1, RELEASE).items()) == [("schema", 29), ("empty", 8)]
+    assert counts.faults(KEY, 2, RELEASE) == {}
+
+
+def test_checks_that_do_not_add_up_to_the_bad_answers_hold_the_figures_back() -> None:
+    counts = RequestCounts((), {}, started=0.0)
+    for bad, faults in ((3, {"schema": 4}), (3, {"schema": 5, "empty": -2})):
+        counts.report("gpu-01", "r1", [counted(40, bad=bad).model_copy(update={"faults": faults})], now=100.0)
+        assert "do not add up" in counts.fault("gpu-01")
+    assert counts.faults(KEY, 1, RELEASE) == {}

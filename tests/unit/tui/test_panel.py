@@ -219,6 +219,14 @@ def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed)
     assert f"base {row.live.base[:6] if row.live else ''} alone" in shown
 
 
+def test_the_checks_that_bad_answers_failed_are_named_most_of_them_first(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants[ACME]
+    cause = row.cause.model_copy(update={"faults": {"schema": 280, "empty": 30, "long": 2, "refusal": 1}})
+    state.tenants[ACME] = row.model_copy(update={"cause": cause})
+    for width in (80, 100):
+        assert "(schema 280, empty 30, long 2)" in preview(state, armed(), width)
+
+
 def test_requests_that_routers_refused_are_named_beside_the_cause(state: ConsoleState, armed: Armed) -> None:
     row = state.tenants[ACME]
     state.tenants[ACME] = row.model_copy(update={"minute": Counts.over(refused=110, finished=1200)})

@@ -48,7 +48,15 @@ def _not_found(found: Explained) -> Exception:
 def _print(out: Output, one: ExplainedRow) -> None:
     row, weights = one.row, one.weights
     took = f"{row.finished_ms - row.admitted_ms:,} ms"
-    verdict = "bad" if row.bad else "passed its checks" if row.checked else "not checked"
+    verdict = (
+        f"bad: {row.fault}"
+        if row.fault
+        else "bad"
+        if row.bad
+        else "passed its checks"
+        if row.checked
+        else "not checked"
+    )
     again = "; not sent, admitted again" if row.status == 0 else ""
     out.heading(f"{one.tenant}/{row.route}   {utc(row.admitted_ms)}   status {row.status}{again}   {took}   {verdict}")
     fields = [

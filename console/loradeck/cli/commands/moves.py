@@ -157,7 +157,8 @@ def _preview(s: Session, row: TenantRow) -> None:
     if row.cause.figure == "errors" and live.failed:
         s.out.say(f" CAUSE {live.failed} failed of {live.admitted} requests{alone}   => {at_fault(row.cause.verdict)}")
     elif live.checked:
-        s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked{alone}   => {at_fault(row.cause.verdict)}")
+        why = f": {row.cause.why}" if row.cause.why else ""
+        s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked{why}{alone}   => {at_fault(row.cause.verdict)}")
     if minute.refused:
         s.out.say(f"       {minute.refused} of {minute.attempted} requests of the last minute were refused by routers")
     if preview.action is PreviewAction.ROLLBACK and preview.target is not None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter, sub
+from types import MappingProxyType
 from typing import NamedTuple
 
 from loradeck.hub.progress.bookings import Bookings
 from loradeck.hub.progress.windows import WINDOW_S, Recent, Window
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import AskedAgain, Traffic, belongs
+from loradeck.schemas.link import FAULTS, AskedAgain, Traffic, belongs
 from loradeck.store.interface import Served
 
 log = logging.getLogger("loradeck.hub.progress.request_counts")
@@ -38,6 +39,7 @@ class CounterReading(NamedTuple):
     keys: int = 0
     tokens: int = 0
     ttft_ms: tuple[int, ...] = ()
+    faults: Mapping[str, int] = MappingProxyType({})
     again: AskedAgain | None = None
     noise: AskedAgain | None = None
 
@@ -81,6 +83,8 @@ def figures_fault(row: Traffic, read: CounterReading, before: CounterReading, no
         or counts.bad < known.bad
     ):
         return f"{counts} are less than {known} before"
+    if sum(read.faults.values()) > counts.bad or any(n < before.faults.get(name, 0) for name, n in read.faults.items()):
+        return f"the checks that answers failed do not add up to {counts.bad} bad ones"
     return ""
 
 
@@ -99,6 +103,7 @@ class Counter:
     bookings: Bookings = field(default_factory=Bookings)
     admitted: int = 0
     counts: Counts = NO_COUNTS
+    faults: dict[str, int] = field(default_factory=dict)
     streams: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
@@ -217,6 +222,8 @@ class RequestCounts:
         growth = read.counts - before.counts
         counter.admitted += read.admitted - before.admitted
         counter.counts += growth
+        for name, n in read.faults.items():
+            counter.faults[name] = counter.faults.get(name, 0) + n - before.faults.get(name, 0)
         live = self._live[row.tenant, row.route]
         live[stint] = live.get(stint, NO_COUNTS) + growth
         counter.streams = row.streams
@@ -312,6 +319,15 @@ class RequestCounts:
     def live_total(self, key: PointerKey, generation: int, release: str) -> Counts:
         """The answers of the release on all replicas in this generation."""
         return self._live.get(key, {}).get((generation, release), NO_COUNTS)
+
+    def faults(self, key: PointerKey, generation: int, release: str) -> dict[str, int]:
+        """The bad answers of the release in this generation by the check that they failed, most of them first."""
+        stint, found = (generation, release), dict[str, int]()
+        for counters in self._counters.get(key, {}).values():
+            if (counter := counters.get(stint)) is not None:
+                for name, n in counter.faults.items():
+                    found[name] = found.get(name, 0) + n
+        return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:FAULTS])
 
     def minute(self, key: PointerKey, generation: int, release: str, now: float) -> Counts:
         """The counts of a release's last minute in one generation, on all replicas."""

@@ -279,6 +279,7 @@ class Rows:
             base=base,
             verdict=fault.verdict,
             figure=fault.figure,
+            faults=self._counts.faults(key, pointer.generation, live) if by_replica else {},
             alone=self._health.judged(pointer).alone,
         )
 

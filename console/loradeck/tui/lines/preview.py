@@ -211,6 +211,8 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     if row.guard:
         first_words.append(Span(f"guard: {clean(row.guard)} | ", "warn"))
     first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
+    if figure is _FIGURES["bad"] and cause.why:
+        first += f" ({clean(cause.why)})"
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica, figure)}"
     first += f" | {'other tenants there' if wide else 'others'} {_said(cause.others, figure)}"
