@@ -71,6 +71,7 @@ class Reports:
             protocol=PROTOCOL,
             features=self.sync.features,
             cosigned=self.cosigner.newest(),
+            address=self.config.router.address or "",
             jobs_as_agent=self.config.jobs.user is None,
         )
 

@@ -110,7 +110,8 @@ def test_the_units_verify_and_their_exposure_is_small(tmp_path: Path, root: bool
     agent = units.agent_files(
         Path("/bin/true"), Path("/etc/a.toml"), Path("/var/lib/a"), "0.0.0.0:7500", as_root=root, read_home=False
     )
-    for file in (*units.hub_files(Path("/bin/true"), Path("/var/lib/h"), ["--nodes", "[::]:7400"]), *agent):
+    gateway = units.gateway_files(Path("/bin/true"), Path("/etc/g.toml"), Path("/var/lib/g"))
+    for file in (*units.hub_files(Path("/bin/true"), Path("/var/lib/h"), ["--nodes", "[::]:7400"]), *agent, *gateway):
         (tmp_path / file.path.name).write_text(file.text)
     for name in (HUB, AGENT):
         found = subprocess.run(
@@ -120,7 +121,7 @@ def test_the_units_verify_and_their_exposure_is_small(tmp_path: Path, root: bool
             check=False,
         )
         assert found.returncode == 0, found.stdout + found.stderr
-    written = [tmp_path / name for name in (HUB, AGENT, SOCKET)]
+    written = [tmp_path / name for name in (HUB, AGENT, SOCKET, f"{units.GATEWAY}.service")]
     verified = subprocess.run(["systemd-analyze", "verify", *written], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
 

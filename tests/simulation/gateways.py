@@ -1,8 +1,8 @@
 """Simulated gateways: callers' addresses, which choose a node for each request and never a release.
 
-There is no such program yet. A gateway here decides by the product's own rules, and asks the product's own routers, as
-callers do: over the network, with the header of its fence. It learns from the hub where a pointer is placed and how far
-it has moved, and shows the hub the position that it was given last, as a node does in its hello.
+They are not the product's program. A gateway here decides by the product's own rules, and asks the product's own
+routers, as callers do: over the network, with the header of its fence. It learns from the hub where a pointer is placed
+and how far it has moved, and shows the hub the position that it was given last, as a node does in its hello.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from loradeck_agent.host.errors import AgentError
 @click.option("--print", "show", is_flag=True, help="Only print the files.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @click.option("--uninstall", is_flag=True, help="Take the service away; its state and its user stay.")
-def install_service(config: AgentConfig, show: bool, dry_run: bool, uninstall: bool) -> None:
+@click.option("--gateway", is_flag=True, help="Of a gateway, which runs as a user loradeck-gateway.")
+def install_service(config: AgentConfig, show: bool, dry_run: bool, uninstall: bool, gateway: bool) -> None:
     """Installs the agent as a service of systemd, with the router's listening socket. Needs root.
 
     It runs as a user of its own, loradeck-agent, or as root where `user` under [jobs] names whom executors run as. The
@@ -27,21 +28,27 @@ def install_service(config: AgentConfig, show: bool, dry_run: bool, uninstall: b
 
     folders = [config.state, *(engine.base for engine in config.engine), *((config.ca,) if config.ca else ())]
     try:
-        files = units.agent_files(
-            installing.program("loradeck-agent"),
-            Path(click.get_current_context().params["config_path"]).absolute(),
-            config.state,
-            config.router.listen,
-            as_root=config.jobs.user is not None,
-            read_home=any(installing.in_home(folder) for folder in folders),
-        )
+        program = installing.program("loradeck-agent")
+        written = Path(click.get_current_context().params["config_path"]).absolute()
+        if gateway:
+            files, user = units.gateway_files(program, written, config.state), units.GATEWAY
+        else:
+            user = "root" if config.jobs.user is not None else units.AGENT
+            files = units.agent_files(
+                program,
+                written,
+                config.state,
+                config.router.listen,
+                as_root=user == "root",
+                read_home=any(installing.in_home(folder) for folder in folders),
+            )
         if show:
             click.echo(units.printed(files))
         elif uninstall:
-            click.echo("router, engines and jobs go on: loradeck-agent stop ends them")
+            if not gateway:
+                click.echo("router, engines and jobs go on: loradeck-agent stop ends them")
             installing.uninstall(files, click.echo, dry_run=dry_run)
         else:
-            user = "root" if config.jobs.user is not None else units.AGENT
             installing.install(files, config.state, user, click.echo, dry_run=dry_run)
             if not dry_run:
                 _name_unreadable(config, user)

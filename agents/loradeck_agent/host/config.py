@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
+from loradeck.schemas.link import Address
 from loradeck.schemas.route import NodeLimits
 from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, VllmEngine
 from loradeck_agent.host.errors import ConfigError
@@ -30,6 +31,9 @@ class RouterConfig(Strict):
     """Where the router listens for callers, and with which certificate."""
 
     listen: str = Field(description="HOST:PORT that callers of the tenants' models connect to")
+    address: Address | None = Field(
+        None, description="HOST:PORT by which gateways reach it; its join token was made with this host. None: none do"
+    )
     tls: bool = Field(False, description="with the certificate that this node joined with")
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -50,6 +54,8 @@ class RouterConfig(Strict):
             raise ValueError("tls_cert and tls_key belong together; write both or neither")
         if self.tls and self.tls_cert is not None:
             raise ValueError("tls is for the certificate that this node joined with; leave it or tls_cert out")
+        if self.address is not None and not self.tls:
+            raise ValueError("address needs tls = true: gateways know nodes by the certificates that these joined with")
         if self.client_ca is not None and self.tls_cert is None and not self.tls:
             raise ValueError("client_ca needs tls = true, or tls_cert and tls_key: certificates are shown over TLS")
         host = self.listen.rpartition(":")[0].strip("[]")

@@ -21,8 +21,8 @@ PATIENCE_S = 30.0
 """How long it may take until a router is there that answers: one that has crashed is started again."""
 
 _RETRY_S = 0.05
-_OF_THE_CONNECTION = {"connection", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
-_OF_THE_CONNECTION |= {"content-encoding", "content-length"}
+OF_THE_CONNECTION = {"connection", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+OF_THE_CONNECTION |= {"content-encoding", "content-length"}
 """Headers that are not passed on: they are about one connection, or about a body that was read."""
 
 
@@ -50,7 +50,7 @@ class Successor:
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
-        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _OF_THE_CONNECTION]
+        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in OF_THE_CONNECTION]
         until = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -72,7 +72,7 @@ class Successor:
 
 
 async def _passed(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    headers = {name: value for name, value in answer.headers.items() if name.lower() not in _OF_THE_CONNECTION}
+    headers = {name: value for name, value in answer.headers.items() if name.lower() not in OF_THE_CONNECTION}
     if answer.content_length is not None:
         return web.Response(status=answer.status, headers=headers, body=await answer.read())
     passed = web.StreamResponse(status=answer.status, headers=headers)

@@ -109,6 +109,15 @@ class DesiredTable:
 
     def apply(self, message: Desired) -> bool:
         """Applies a message's entries, each by its own fence. False: the table differs from the hub's (ask for all)."""
+        self.take(message)
+        return self.is_whole(message)
+
+    def is_whole(self, message: Desired) -> bool:
+        """Whether the table is as the hub's was after a message."""
+        return table_digest(self.entries.values()) == message.table
+
+    def take(self, message: Desired) -> None:
+        """Applies a message's entries, each by its own fence."""
         named = set()
         for entry in message.entries:
             named.add(entry.key)
@@ -124,7 +133,6 @@ class DesiredTable:
         for key in named & self.orphans.keys():
             del self.orphans[key]
         self.cursor = Cursor(message.epoch, message.rev, message.hash, message.position)
-        return table_digest(self.entries.values()) == message.table
 
     def named(self) -> tuple[TableEntry, ...]:
         """Every entry whose releases must stay: the hub's first, the newest move at the front."""

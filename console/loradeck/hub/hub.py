@@ -40,10 +40,12 @@ from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.jobs.promotion import PromoteCheck, Promotions
 from loradeck.hub.jobs.queue import Queue
 from loradeck.hub.jobs.results import Results
+from loradeck.hub.links import gateways
 from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.cosigners import Cosigners
+from loradeck.hub.links.gateways import Gateways
 from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_events import Greeting, NodeEvents
 from loradeck.hub.links.node_link import PARTS, Uplink
@@ -219,6 +221,7 @@ class Hub:
         log_.changes_fleet = self.table_sender.changes_fleet
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
+        self.gateways = Gateways(fleet, tables, replicas, changes)
         self.capacity = Capacity(state, fleet, tables, replicas)
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
         self.usual_shares = usual = UsualShares(state, store, clock, self.background)
@@ -312,6 +315,7 @@ class Hub:
             self.fleet,
             greeting,
             self.challenges,
+            self.gateways,
             {
                 Ack: self.progress.acknowledged,
                 Report: self.reported,
@@ -338,6 +342,7 @@ class Hub:
             group.create_task(_every(KEEP_S, self.ledger.keep))
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
+            group.create_task(_every(gateways.TICK_S, self._tell_gateways))
             group.create_task(_every(TICK_S, self._keep_reserve))
             group.create_task(_every(RENEW_S, self.log.keep_lease))
             group.create_task(_every(FLUSH_S, self.flush))
@@ -396,6 +401,9 @@ class Hub:
         if allowed != self._allowed:
             self._allowed = allowed
             self.changes.status()
+
+    async def _tell_gateways(self) -> None:
+        self.gateways.tick()
 
     async def _tick(self) -> None:
         self.node_events.tick()

@@ -36,6 +36,22 @@ NOT_ACTIVE = "not_active"
 """The problem code of a hub that stands by, or that another one has succeeded: it steers nobody and moves nothing."""
 
 
+Address = Annotated[
+    str,
+    StringConstraints(max_length=262, pattern=r"^(\[[0-9a-f:.]{2,45}\]|[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}):[0-9]{1,5}$"),
+]
+"""HOST:PORT of a router: a name, an IPv4 address, or an IPv6 address in brackets."""
+
+
+class AckLevel(StrEnum):
+    """How near the acknowledged release is to answering on a replica. It is resident at `device` and at `host`."""
+
+    DEVICE = "device"  # in a batch slot of the engine
+    HOST = "host"  # in the engine's memory
+    DISK = "disk"  # verified files on the node
+    ABSENT = "absent"  # none of these
+
+
 # ---- down ------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +170,31 @@ class CanaryAsk(Wire):
     messages: tuple[dict[str, str], ...]
 
 
+class ServedRoute(Wire):
+    """The nodes that a pointer is placed on, and how near its release is to answering there."""
+
+    tenant: Name
+    route: Name
+    nodes: dict[Name, AckLevel]
+
+    @property
+    def key(self) -> PointerKey:
+        """(tenant, route)."""
+        return (self.tenant, self.route)
+
+
+class Serving(Wire):
+    """Where pointers are served, for gateways: those of which that has changed, or all of them when `full`.
+
+    A node that is not among the newest `nodes` is lost, or has no address for gateways.
+    """
+
+    type: Literal["serving"] = "serving"
+    full: bool = False
+    nodes: dict[Name, Address] | None = Field(None, description="the addresses of all nodes' routers; None: unchanged")
+    routes: tuple[ServedRoute, ...] = ()
+
+
 class NodeOrder(Order):
     """The hub drains or cordons the node. Level-triggered: sent in full after each hello."""
 
@@ -243,6 +284,7 @@ DownMessage = Annotated[
     | NodeOrder
     | Challenge
     | Countersign
+    | Serving
     | TrustRoots,
     Field(discriminator="type"),
 ]
@@ -369,6 +411,11 @@ class Hello(Wire):
         exclude_if=lambda cosigned: cosigned is None,
         description="of a node that has joined, which signs heads of the audit trail: the newest that it has signed",
     )
+    address: Address | Literal[""] = Field(
+        "",
+        exclude_if=lambda address: not address,
+        description="where its router takes gateways, over TLS with the node's certificate; '': it takes none",
+    )
     jobs_as_agent: bool = Field(
         False,
         exclude_if=lambda as_agent: not as_agent,
@@ -384,15 +431,6 @@ class AckState(StrEnum):
     LISTED = "listed"
     WAITING = "waiting"  # the release is not ready; the gap policy applies
     FAILED = "failed"
-
-
-class AckLevel(StrEnum):
-    """How near the acknowledged release is to answering on a replica. It is resident at `device` and at `host`."""
-
-    DEVICE = "device"  # in a batch slot of the engine
-    HOST = "host"  # in the engine's memory
-    DISK = "disk"  # verified files on the node
-    ABSENT = "absent"  # none of these
 
 
 class Ack(Wire):

@@ -14,6 +14,10 @@ HUB_NAME = "hub.loradeck"
 """The name in a hub's certificate by which its nodes know it, whatever its address is. No node can be given it."""
 
 
+GATEWAY_NAME = "gateway.loradeck"
+"""The name in a certificate that makes its holder a gateway, which is told of every route. Only a person gives it."""
+
+
 class Invitation(Strict):
     """A person asks for a join token of a node."""
 
@@ -22,6 +26,7 @@ class Invitation(Strict):
         (), max_length=20, description="names and addresses of its router; (): the node's name"
     )
     lifetime_s: int = Field(86_400, ge=60, le=30 * 86_400)
+    gateway: bool = Field(False, description="it has no engine: it sends callers on to the nodes that serve them")
 
 
 class JoinToken(Wire, defer_build=True):

@@ -325,6 +325,9 @@ class NodeRow(Wire):
         exclude_if=lambda contested: not contested,
         description="addresses of agents that are linked under this name at once: none of them counts",
     )
+    gateway: bool = Field(
+        False, exclude_if=lambda gateway: not gateway, description="it has no engine, and sends callers on to nodes"
+    )
     jobs_as_agent: bool = Field(
         False,
         exclude_if=lambda as_agent: not as_agent,

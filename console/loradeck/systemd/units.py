@@ -11,8 +11,8 @@ from pathlib import Path
 SYSTEM = Path("/etc/systemd/system")
 USERS = Path("/etc/sysusers.d")
 
-HUB, AGENT, ROUTER = "loradeck-hub", "loradeck-agent", "loradeck-router"
-"""The names of the units, and of the users of the first two."""
+HUB, AGENT, ROUTER, GATEWAY = "loradeck-hub", "loradeck-agent", "loradeck-router", "loradeck-gateway"
+"""The names of the units, and of the users of all but the router."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ def hub_files(program: Path, data: Path, options: Sequence[str]) -> list[UnitFil
         UnitFile(USERS / f"{HUB}.conf", _user(HUB, "Loradeck hub", data)),
         UnitFile(
             SYSTEM / f"{HUB}.service",
-            _HUB.format(command=_quoted(command), user=HUB, state=_state(data), common=_HARDENED),
+            _SERVICE.format(
+                what="hub", command=_quoted(command), user=HUB, state=_state(data), start=_MIGRATES, common=_HARDENED
+            ),
         ),
     ]
 
@@ -55,6 +57,18 @@ def agent_files(
         UnitFile(USERS / f"{AGENT}.conf", _user(AGENT, "Loradeck agent", state)),
         UnitFile(SYSTEM / f"{AGENT}.service", text),
         UnitFile(SYSTEM / f"{ROUTER}.socket", _ROUTER.format(listen=_stream(listen), agent=AGENT)),
+    ]
+
+
+def gateway_files(program: Path, config: Path, state: Path) -> list[UnitFile]:
+    """The gateway's: a user of its own, and the service."""
+    command = _quoted([str(program), "gateway", "--config", str(config)])
+    text = _SERVICE.format(
+        what="gateway", command=command, user=GATEWAY, state=_state(state), start="", common=_HARDENED
+    )
+    return [
+        UnitFile(USERS / f"{GATEWAY}.conf", _user(GATEWAY, "Loradeck gateway", state)),
+        UnitFile(SYSTEM / f"{GATEWAY}.service", text),
     ]
 
 
@@ -106,10 +120,12 @@ SystemCallArchitectures=native
 SystemCallErrorNumber=EPERM
 UMask=0077"""
 
-_HUB = (
+_MIGRATES = "# A database of an earlier version is migrated at the start.\nTimeoutStartSec=15min\n"
+
+_SERVICE = (
     _BY
     + """[Unit]
-Description=Loradeck hub
+Description=Loradeck {what}
 Wants=network-online.target
 After=network-online.target
 StartLimitIntervalSec=0
@@ -122,11 +138,9 @@ Group={user}
 {state}
 Restart=always
 RestartSec=1
-# Fed by its event loop: a hub that hangs is ended and started again. Its lease has run out by then.
+# Fed by its event loop: one that hangs is ended and started again. The lease of a hub has run out by then.
 WatchdogSec=30
-# A database of an earlier version is migrated at the start.
-TimeoutStartSec=15min
-LimitNOFILE=1048576
+{start}LimitNOFILE=1048576
 
 {common}
 PrivateTmp=yes

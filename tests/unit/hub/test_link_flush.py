@@ -67,7 +67,7 @@ def hub() -> _Hub:
 def link(wire: _Wire, hub: _Hub) -> Link:
     caller = Caller(actor="n1", role=Role.AGENT, node="n1")
     link = Link(hub, SimpleNamespace(), caller)  # type: ignore[arg-type]
-    link.node = SimpleNamespace(name="n1", labels={}, features=frozenset())  # type: ignore[assignment]
+    link.node = SimpleNamespace(name="n1", labels={}, features=frozenset(), gateway=False)  # type: ignore[assignment]
     link.steered = True
     return link
 

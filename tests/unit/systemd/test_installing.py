@@ -50,6 +50,14 @@ def test_the_options_of_the_hub_stand_in_its_unit_as_they_were_given(tmp_path: P
     assert f"--oidc {Path.cwd() / 'people.toml'}" in start
 
 
+def test_a_gateway_is_a_service_of_its_own() -> None:
+    user, service = units.gateway_files(Path("/p"), Path("/c.toml"), Path("/var/lib/loradeck-gateway"))
+    assert (user.path.name, service.path.name) == ("loradeck-gateway.conf", "loradeck-gateway.service")
+    for line in ("ExecStart=/p gateway --config /c.toml", "User=loradeck-gateway", "StateDirectory=loradeck-gateway"):
+        assert f"{line}\n" in service.text
+    assert "TimeoutStartSec" not in service.text
+
+
 @pytest.mark.parametrize(
     ("listen", "stream"),
     [("127.0.0.1:7500", "127.0.0.1:7500"), ("localhost:1", "127.0.0.1:1"), ("[::]:7500", "[::]:7500")],

@@ -33,7 +33,9 @@ async def ls(s: Session) -> None:
             n.node,
             _state(n),
             span(n.heard_age_s),
-            f"{'' if n.linked and not n.lost else 'was '}"
+            "gateway"
+            if n.gateway
+            else f"{'' if n.linked and not n.lost else 'was '}"
             f"{sum(r.state.value == 'up' for r in n.replicas)}/{len(n.replicas)} up",
             sum(len(r.loaded) for r in n.replicas),
             len(n.gpus),
@@ -159,17 +161,19 @@ async def uncordon(s: Session, name: str) -> None:
     metavar="NAME",
     help="A name or address that its callers reach it by. [default: NODE]",
 )
+@click.option("--gateway", is_flag=True, help="It has no engine: it sends callers on to the nodes that serve them.")
 @click.option("--hours", type=float, default=24, show_default=True, help="How long the token is good.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the token, mode 0600.")
 @writes
-async def token(s: Session, name: str, hosts: tuple[str, ...], hours: float, out: Path) -> None:
+async def token(s: Session, name: str, hosts: tuple[str, ...], gateway: bool, hours: float, out: Path) -> None:
     """Create a join token for a node (on the hub's host), written to a file of mode 0600; it is never shown.
 
     Bring the file to the node, name it as `token` in agent.toml, and start the agent, or run `loradeck-agent join`. The
-    token is good once. Its node gets a certificate for a key of its own; a key that it had before counts no more.
+    token is good once. Its node gets a certificate for a key of its own; a key that it had before counts no more. A
+    gateway (`loradeck-agent gateway`) is told of every tenant's routes and of the digests of their callers' keys.
     """
     with new_secret_file(out) as write:
-        made = await s.api.invite(Invitation(node=name, hosts=hosts, lifetime_s=round(hours * 3600)))
+        made = await s.api.invite(Invitation(node=name, hosts=hosts, lifetime_s=round(hours * 3600), gateway=gateway))
         write(made.token)
     s.out.json({"id": made.id, "node": name, "hosts": hosts, "expires_ms": made.expires_ms, "file": str(out)})
     s.out.say(f"join token {made.id} for {name} is in {out}, good until {utc(made.expires_ms)}")

@@ -43,8 +43,8 @@ class Caller(Scope):
 
     `node` is set for agents' tokens, `labels` where the token says what that node is placed by. `token` is the id of
     the token, of somebody who has signed in `oidc:` and the subject; None: it came over the own socket. `joined`: a
-    node that has shown its certificate. `action` is the call that it makes; None: the hub's own work, which is not
-    asked.
+    node that has shown its certificate, which is for these `hosts`. `action` is the call that it makes; None: the
+    hub's own work, which is not asked.
     """
 
     actor: str
@@ -53,6 +53,7 @@ class Caller(Scope):
     labels: Mapping[str, str] | None = None
     token: str | None = None
     joined: bool = False
+    hosts: tuple[str, ...] = ()
     action: Action | None = None
 
     def sees(self, tenant: str) -> bool:

@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.rules.certificates import BACKDATED_MS, DAY_MS, Validity
 from loradeck.rules.errors import Refused
-from loradeck.schemas.membership import HUB_NAME
+from loradeck.schemas.membership import GATEWAY_NAME, HUB_NAME
 
 AUTHORITY_MS = 3650 * DAY_MS
 """How long an authority lives."""
@@ -223,9 +223,11 @@ class Authority:
 
 
 def check_hosts(hosts: Iterable[str]) -> None:
-    """Raises Refused `invalid_request` for a host that is no name and no address, or the name that is the hub's."""
-    if any(name.value == HUB_NAME for name in _alternatives(host.lower() for host in hosts)):
-        raise Refused("invalid_request", f"{HUB_NAME} is the hub's alone", fix="leave it out")
+    """Raises Refused `invalid_request` for a host that is no name and no address, or a name that no host can have."""
+    kept = {str(name.value) for name in _alternatives(host.lower() for host in hosts)} & {HUB_NAME, GATEWAY_NAME}
+    if kept:
+        fix = "leave it out; `loradeck node token --gateway` makes a gateway"
+        raise Refused("invalid_request", f"{min(kept)} is no host's name", fix=fix)
 
 
 def read_shown(der: bytes) -> Shown:

@@ -17,6 +17,7 @@ from loradeck.rules.certificates import May, may
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 from loradeck.schemas.membership import (
+    GATEWAY_NAME,
     JOIN_PATH,
     RENEW_PATH,
     AuthorityState,
@@ -93,8 +94,10 @@ class Membership:
                 fix="the agent renews it by itself while it runs",
             )
         if record is not None:
-            return replace(self._tokens.enter(record), joined=True)
-        return Caller(actor=shown.node, role=Role.AGENT, node=shown.node, token=_id(shown), joined=True)
+            return replace(self._tokens.enter(record), joined=True, hosts=shown.hosts)
+        return Caller(
+            actor=shown.node, role=Role.AGENT, node=shown.node, token=_id(shown), joined=True, hosts=shown.hosts
+        )
 
     # ---- joining ---------------------------------------------------------------------------------------------
 
@@ -102,6 +105,7 @@ class Membership:
         """Makes a join token. Raises: Refused `invalid_request`: a host that is none, or the hub's own."""
         hosts = invitation.hosts or (invitation.node,)
         check_hosts(hosts)
+        hosts = (*hosts, *([GATEWAY_NAME] if invitation.gateway else []))
         taken = sorted(set(hosts) & set(self.authority.served().hosts) - set(HERE[1:]))
         if taken:
             fix = "a node that could be taken for the hub is none; give each a name of its own"

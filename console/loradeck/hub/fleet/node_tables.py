@@ -65,16 +65,24 @@ class Placing(NamedTuple):
 class Table:
     """The entries of all nodes with the same placement. `keys` are sorted; withdrawn ones stay as tombstones.
 
+    `labels` None: of gateways, which are told of every pointer.
+
     `own` are entries that its one node holds and the log lacks: it is sent them as they are, until a recover.
     """
 
-    def __init__(self, labels: dict[str, str], own: Mapping[PointerKey, TableEntry] = MappingProxyType({})) -> None:
+    def __init__(
+        self, labels: dict[str, str] | None, own: Mapping[PointerKey, TableEntry] = MappingProxyType({})
+    ) -> None:
         self.labels = labels
         self.own = own
         self.keys: list[PointerKey] = []
         self.withdrawn: set[PointerKey] = set()
         self.members: set[PointerKey] = set()
         self.digest: str | None = None
+
+    def holds(self, placement: Mapping[str, str]) -> bool:
+        """Whether a pointer with this placement belongs to it."""
+        return self.labels is None or fits(self.labels, placement)
 
     def put(self, key: PointerKey, placed: bool) -> bool:
         """Adds or withdraws an entry. Returns whether these nodes need it: it is placed there, or was until now."""
@@ -103,7 +111,7 @@ class NodeTables:
         self._texts: dict[PointerKey, dict[tuple[bool, tuple[str, ...], bool], str]] = {}
         """By key, the entry in messages: (as its tombstone, without what a router lacks, signed) -> text."""
         self._rows: dict[PointerKey, str] = {}
-        self._tables: dict[tuple[frozenset[tuple[str, str]], str], Table] = {}
+        self._tables: dict[tuple[frozenset[tuple[str, str]] | None, str], Table] = {}
         self._own: dict[str, dict[PointerKey, TableEntry]] = {}
         self._homes: dict[PointerKey, set[Table]] = {}
         """Key -> the tables it is in, placed or withdrawn: a move touches these only."""
@@ -185,7 +193,7 @@ class NodeTables:
                 table.put(key, key not in table.withdrawn)
         else:
             for table in self._tables.values():
-                if table.put(key, fits(table.labels, config.placement)):
+                if table.put(key, table.holds(config.placement)):
                     self._homes.setdefault(key, set()).add(table)
         self.forget_messages()
         return True
@@ -208,18 +216,18 @@ class NodeTables:
 
     # ---- tables --------------------------------------------------------------------------------------------
 
-    def table(self, labels: Mapping[str, str], node: str = "") -> Table:
-        """The table of nodes with these labels. Look it up for each message: placements change.
+    def table(self, labels: Mapping[str, str] | None, node: str = "") -> Table:
+        """The table of nodes with these labels (None: of gateways). Look it up for each message: placements change.
 
         `node`: the one that is to be sent it, which may hold entries of its own.
         """
-        relevant = frozenset(item for item in labels.items() if item in self._labels)
+        relevant = None if labels is None else frozenset(item for item in labels.items() if item in self._labels)
         own = self._own.get(node)
         name = (relevant, node if own is not None else "")
         table = self._tables.get(name)
         if table is None:
-            table = self._tables[name] = Table(dict(relevant), own or {})
-            placed = [k for k, c in self._config.items() if fits(table.labels, c.placement)]
+            table = self._tables[name] = Table(None if relevant is None else dict(relevant), own or {})
+            placed = [k for k, c in self._config.items() if table.holds(c.placement)]
             table.members = {*placed, *table.own}
             table.keys = sorted(table.members)
             for key in table.members:

@@ -90,6 +90,10 @@ class Node:
     behind: str | None = None
     contested: tuple[str, ...] = ()
     """The addresses of agents that are linked under its name at once; then none of them counts, and it is lost."""
+    gateway: bool = False
+    """It has no engine, and sends callers on to nodes: it is told of every pointer, and placed for none."""
+    address: str = ""
+    """Where its router takes gateways; '': it takes none."""
     jobs_as_agent: bool = False
     """Its jobs run as its agent's own user."""
     boot: str = ""
@@ -125,6 +129,8 @@ class Node:
             "lost": self.lost,
             "pins": [pin.model_dump(mode="json") for pin in self.pins],
             "features": sorted(self.features),
+            "gateway": self.gateway,
+            "address": self.address,
         }
 
     @classmethod
@@ -144,6 +150,8 @@ class Node:
             was_lost=kept.get("lost", False),
             pins=tuple(Pin.model_validate(pin) for pin in kept.get("pins", ())),
             features=frozenset(kept.get("features", ())),
+            gateway=kept.get("gateway", False),
+            address=kept.get("address", ""),
         )
         node.saved = node.placement
         return node
@@ -269,8 +277,9 @@ class Fleet:
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)
         node.stored, node.memory_gb = frozenset(hello.stored), hello.memory_gb
-        if node.features != frozenset(hello.features):
-            node.features = frozenset(hello.features)
+        features = frozenset(hello.features)
+        if (node.features, node.address) != (features, hello.address):
+            node.features, node.address = features, hello.address
             self.unsaved.add(node.name)
         self.heard(node)
         self._regroup(node, before)

@@ -22,6 +22,7 @@ from loradeck.hub.fleet.node_tables import NodeTables, Table
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.challenges import Challenges
+from loradeck.hub.links.gateways import Gateways
 from loradeck.hub.links.node_events import Greeting
 from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
@@ -42,6 +43,7 @@ from loradeck.schemas.link import (
     belongs,
     up_adapter,
 )
+from loradeck.schemas.membership import GATEWAY_NAME
 from loradeck.schemas.protocol import PROTOCOL, agreed
 
 log = logging.getLogger("loradeck.hub.links.node_link")
@@ -103,6 +105,7 @@ class Uplink:
     fleet: Fleet
     greeting: Greeting
     challenges: Challenges
+    gateways: Gateways
     handlers: Mapping[type[BaseModel], Handler]
     outbox: LinkOutbox
     _bookmark: tuple[tuple[int, int], bytes] = field(default=((-1, -1), b""), init=False)
@@ -124,7 +127,7 @@ class Link:
     __slots__ = (
         *("caller", "counts", "node", "part", "steered", "full", "signed"),
         *("_hub", "_socket", "_wire", "_dirty", "_unpin", "_messages", "_bookmark", "_sent_rev", "_welcome"),
-        *("_closing", "_reader", "_refused", "_table"),
+        *("_closing", "_reader", "_refused", "_table", "_serving"),
     )
 
     def __init__(self, hub: Uplink, socket: WebSocket, caller: Caller) -> None:
@@ -144,6 +147,7 @@ class Link:
         self._unpin: frozenset[PointerKey] = frozenset()
         self._messages: list[str] = []
         self._bookmark = False
+        self._serving = False
         self._sent_rev = 0
         self._welcome: str | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -159,7 +163,8 @@ class Link:
         assert self.node is not None
         version = self._hub.tables.version
         if self._table is None or self._table[0] != version:
-            table = self._hub.tables.table(self.node.labels, self.node.name)
+            labels = None if self.node.gateway else self.node.labels
+            table = self._hub.tables.table(labels, self.node.name)
             # Tables were made anew, or the node has linked: what it may still hold of before needs a tombstone.
             held = self._hub.withdrawals.on(self.node.name)
             self._hub.tables.withdraw(table, held if self._table is None else held | self._table[1].members)
@@ -186,6 +191,11 @@ class Link:
         if isinstance(message, Order):
             message = message.model_copy(update={"epoch": self._hub.log.state.epoch})
         self._messages.append(message.model_dump_json())
+        self._hub.outbox.put(self)
+
+    def put_serving(self) -> None:
+        """Sends a gateway what it is owed of where pointers are served."""
+        self._serving = True
         self._hub.outbox.put(self)
 
     def put_bookmark(self) -> None:
@@ -251,6 +261,7 @@ class Link:
             self._reader.result()
         finally:
             self._reader.cancel()
+            self._hub.gateways.unlinked(self)
             self._wire.release()
             if self._closing is not None:
                 await asyncio.wait((self._closing,))
@@ -271,6 +282,10 @@ class Link:
             self._welcome = None
         if self.steered and (self.full or self._dirty or self._unpin) and wire.writable.is_set():
             wire.write_frame(self._desired())
+        if self._serving and wire.writable.is_set():
+            self._serving = False
+            if (serving := self._hub.gateways.take(self)) is not None:
+                wire.write_frame(text_frame(serving.model_dump_json()))
         while self._messages and self.node is not None and wire.write_frame(text_frame(self._messages[0])):
             del self._messages[0]
         if self._bookmark and wire.writable.is_set():
@@ -329,6 +344,9 @@ class Link:
         self.signed = hello.protocol > 1
         if not self.caller.joined:  # a token is no key that anybody could sign with
             hello = hello.model_copy(update={"cosigned": None})
+        if hello.address and hello.address.rpartition(":")[0].strip("[]") not in self.caller.hosts:
+            log.warning("address not believed node=%s says=%s: its certificate lacks it", hello.node, hello.address)
+            hello = hello.model_copy(update={"address": ""})
         await self._greet(hello)
         del hello  # it would be held as long as the link
         self._wire.receiver = self._received
@@ -372,7 +390,10 @@ class Link:
             node, refuse = await greeting.hello(hello, self, self.caller.labels)
         else:
             node, refuse = await greeting.contested(hello)
-        self.node = node
+        self.node, gateway = node, GATEWAY_NAME in self.caller.hosts
+        if node.gateway != gateway:
+            node.gateway = gateway
+            self._hub.fleet.unsaved.add(node.name)
         state = self._hub.log.state
         welcome = Welcome(
             epoch=state.epoch,
@@ -396,6 +417,8 @@ class Link:
         """
         self.steered = True
         self.put_full()
+        if self.node is not None and self.node.gateway:
+            self._hub.gateways.linked(self)
 
     def _take(self, message: UpMessage) -> None:
         node, fleet = self.node, self._hub.fleet

@@ -81,7 +81,7 @@ class Witnesses:
             name
             for name, ahead in self.ahead.items()
             if (
-                fits(self._fleet.nodes[name].labels, placement)
+                self._fleet.nodes[name].gateway or fits(self._fleet.nodes[name].labels, placement)
                 if ahead.entries is None
                 else any(entry.key == key for entry in ahead.entries)
             )

@@ -300,6 +300,7 @@ class Rows:
             drained=node.drained,
             behind=node.behind,
             contested=node.contested,
+            gateway=node.gateway,
             jobs_as_agent=node.jobs_as_agent,
             replicas=tuple(
                 NodeReplica(

@@ -4,15 +4,24 @@ A gateway sends the highest fence that it knows of the pointer. So a node which 
 it, answers nobody who comes through a gateway that has heard of it.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from loradeck.schemas.ids import Fence, Name
+from loradeck.schemas.link import AckLevel
 
 WAIT_S = 1.0
 """How long a router that holds less than a gateway has seen waits for the entry, in seconds, before it refuses."""
 
-RETRIED = frozenset({"behind", "not_ready", "hub_lost", "removed", "unknown_route", "engine_unreachable"})
+RETRIED = frozenset(
+    {
+        *("behind", "untold", "not_ready", "hub_lost", "removed", "unknown_route"),
+        *("bad_key", "engine_unreachable", "router_restarts"),
+    }
+)
 """Refusals of one node after which another one may well answer."""
 
 
@@ -65,3 +74,57 @@ def next_node(nodes: Sequence[Name], tried: Iterable[Name], *, refusal: str | No
         return None
     asked = set(tried)
     return next((node for node in nodes if node not in asked), None)
+
+
+NEARNESS = tuple(AckLevel)
+"""How near a release may be to answering on a node, the nearest first."""
+
+SPARE = 1.25
+"""A node gets at most so many times its share of what is under way on the nodes that are as near."""
+
+STALL_S = 10.0
+"""A node that has answers under way, and has sent nothing for so long, is asked last."""
+
+REST_S = 0.5
+LONGEST_REST_S = 30.0
+"""How long a node is asked last after a failure: the first in a row, and at most."""
+
+
+def rest_s(failures: int) -> float:
+    """The seconds for which a node is asked last after so many failures in a row: twice as many after each one more."""
+    return min(REST_S * 2.0 ** min(failures - 1, 16), LONGEST_REST_S) if failures else 0.0
+
+
+def is_stalled(under_way: int, quiet_s: float) -> bool:
+    """Whether a node does not get on with what it was asked, however many connections it takes."""
+    return under_way > 0 and quiet_s >= STALL_S
+
+
+def ranked(
+    nodes: Mapping[Name, AckLevel], under_way: Mapping[Name, int], avoided: Collection[Name], prompt: bytes
+) -> list[Name]:
+    """The nodes of a pointer in the order in which a request asks them.
+
+    The nearest come first. Of those that are as near, the one is preferred that a hash of its name and the prompt
+    chooses (rendezvous hashing), so that prompts which begin alike meet the same cache. One that has more than its
+    share under way comes after the others, and those by what they have under way (bounded loads).
+
+    Args:
+        nodes: how near the pointer's release is on each of them.
+        under_way: answers that each of them owes this gateway.
+        avoided: those that have failed or stalled; they come last.
+        prompt: the release and how the prompt begins.
+    """
+    groups = Counter((name in avoided, level) for name, level in nodes.items())
+    shared = Counter[tuple[bool, AckLevel]]()
+    for name, level in nodes.items():
+        shared[name in avoided, level] += under_way.get(name, 0)
+
+    def order(name: Name) -> tuple[object, ...]:
+        group = (name in avoided, nodes[name])
+        mine, share = under_way.get(name, 0), math.ceil(SPARE * (shared[group] + 1) / groups[group])
+        full = mine >= share
+        drawn = hashlib.sha256(name.encode() + b"\0" + prompt).digest()
+        return group[0], NEARNESS.index(group[1]), full, mine if full else 0, drawn
+
+    return sorted(nodes, key=order) if len(nodes) > 1 else list(nodes)

@@ -1,0 +1,1 @@
+"""The gateway: a router without an engine, which sends callers on to the nodes that serve them."""

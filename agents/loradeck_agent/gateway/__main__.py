@@ -1,0 +1,47 @@
+"""`python -m loradeck_agent.gateway`: what `loradeck-agent gateway` becomes, until SIGTERM.
+
+Exit status: 0 stopped on request; 1 the folder or a listener cannot be used, with the reason on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+import uvloop
+
+from loradeck.schemas.fault import Fault
+from loradeck_agent.gateway.serve import serve
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.open_files import allow_open_files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a gateway from its command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m loradeck_agent.gateway", description=__doc__)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--metrics", metavar="HOST:PORT")
+    parser.add_argument("--log-level", default="info")
+    options = parser.parse_args(argv)
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)sZ %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    allow_open_files()
+    try:
+        uvloop.run(serve(AgentConfig.load(options.config), options.metrics))
+    except (Fault, OSError) as fault:
+        logging.getLogger("loradeck_agent.gateway").error("%s", fault)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The nodes that a gateway asks, each with its connections, and which of them are asked last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+
+import aiohttp
+from yarl import URL
+
+from loradeck.rules.serving.gateway import is_stalled, ranked, rest_s
+from loradeck.schemas.ids import Name
+from loradeck.schemas.link import AckLevel
+from loradeck_agent.router.engine_pools import COMPLETIONS
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=600)
+_IDLE_S = 30.0
+"""Shorter than routers keep idle connections (75 s), so that no request meets a closing one."""
+
+_LOOK_S = 1.0
+"""How long a look at the certificate is good for."""
+
+
+class NodePool:
+    """One node's router and the connections to it."""
+
+    def __init__(self, name: Name, address: str) -> None:
+        self.name, self.address = name, address
+        self.urls = {path: URL(f"https://{address}{path}") for path in COMPLETIONS}
+        self.under_way = 0
+        self.failures = 0
+        """In a row."""
+        self._heard_at = self._failed_at = 0.0
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, socket_factory=_lively),
+            timeout=_TIMEOUT,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+        )
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def take(self) -> None:
+        """Counts one more answer under way here."""
+        if not self.under_way:
+            self._heard_at = time.monotonic()  # it owed nothing until now
+        self.under_way += 1
+        self._idle.clear()
+
+    def give_back(self) -> None:
+        """An answer that was under way here is over."""
+        self.under_way -= 1
+        if not self.under_way:
+            self._idle.set()
+
+    def heard(self) -> None:
+        """It has sent something."""
+        self._heard_at, self.failures = time.monotonic(), 0
+
+    def failed(self, why: object) -> None:
+        """It could not be reached, or was lost in mid-answer."""
+        self.failures += 1
+        self._failed_at = time.monotonic()
+        log.warning("%s at %s: %s", self.name, self.address, why)
+
+    def is_avoided(self, now: float) -> bool:
+        """Whether it has failed or stalled, and is asked last."""
+        return now - self._failed_at < rest_s(self.failures) or is_stalled(self.under_way, now - self._heard_at)
+
+    async def retire(self) -> None:
+        """Closes the connections once the answers under way are over. Nothing may be sent here any more."""
+        await self._idle.wait()
+        await self.session.close()
+
+
+class Nodes:
+    """All nodes with an address. One that stays where it is keeps its connections.
+
+    Args:
+        tls: the gateway's own certificate, and the authority that has signed the nodes'.
+    """
+
+    def __init__(self, tls: Callable[[], ssl.SSLContext | None]) -> None:
+        self.by_name: dict[Name, NodePool] = {}
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
+        self._looked = -_LOOK_S
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def set(self, addresses: Mapping[Name, str]) -> None:
+        """Replaces the whole list; answers under way at a node that left go on to their end."""
+        before, self.by_name = self.by_name, {}
+        for name, address in addresses.items():
+            known = before.get(name)
+            if known is not None and known.address == address:
+                self.by_name[name] = before.pop(name)
+            else:
+                self.by_name[name] = NodePool(name, address)
+        for gone in before.values():
+            task = asyncio.get_running_loop().create_task(gone.retire())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def ranked(self, served: Mapping[Name, AckLevel], prompt: bytes) -> list[Name]:
+        """The nodes that a request asks, in this order."""
+        now, known = time.monotonic(), {name: level for name, level in served.items() if name in self.by_name}
+        if len(known) < 2:
+            return list(known)
+        pools = [self.by_name[name] for name in known]
+        avoided = {pool.name for pool in pools if pool.is_avoided(now)}
+        return ranked(known, {pool.name: pool.under_way for pool in pools}, avoided, prompt)
+
+    @property
+    def context(self) -> ssl.SSLContext | bool:
+        """What connections to nodes are opened with; certificates that are renewed count from the next one."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_S:
+            self._looked, self._context = now, self._tls()
+        return self._context or True
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        for task in self._closing:
+            task.cancel()
+        for pool in self.by_name.values():
+            await pool.session.close()
+
+
+def _lively(address: tuple[object, ...]) -> socket.socket:
+    """A socket whose peer is known to be gone within about ten seconds, where its host no longer answers."""
+    made = socket.socket(address[0], address[1], address[2])  # type: ignore[arg-type]
+    for option, value in ((socket.TCP_KEEPIDLE, 4), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 3)):
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)
+    made.setblocking(False)
+    return made

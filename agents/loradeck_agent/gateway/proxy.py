@@ -1,0 +1,132 @@
+"""The proxy of a gateway: callers' requests, sent on to a node that serves them, and its answers back as they come."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+
+from loradeck.rules.serving.gateway import RETRIED, next_node
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.table import TableEntry
+from loradeck_agent.gateway.nodes import NodePool, Nodes
+from loradeck_agent.gateway.routes import GatewayRoutes
+from loradeck_agent.router.admission import Refusal, unknown_route
+from loradeck_agent.router.callers_api import CallersApi, cut_short, refused
+from loradeck_agent.router.cohort_keys import CONVERSATION
+from loradeck_agent.router.fences import FENCE, fence_of, fence_text
+from loradeck_agent.router.request_body import Asked
+from loradeck_agent.router.successor import OF_THE_CONNECTION
+
+TRIES = 4
+"""How many nodes one request asks at most."""
+
+PREFIX_BYTES = 256
+"""By so much of their beginning, requests are sent to the same node: the same system prompt, the same cache."""
+
+_MAY_BE_REFUSED = frozenset({401, 404, 502, 503})
+"""Statuses with which a node refuses what another one may answer."""
+
+
+@dataclass(eq=False)
+class GatewayProxy(CallersApi):
+    """Sends requests on. It chooses a node and never a release: the fence stays with the nodes' routers."""
+
+    _admission: GatewayRoutes
+    _nodes: Nodes
+    counts: Counter[str] = field(default_factory=Counter, init=False)
+    """Requests by what became of them: a status, or a code of the gateway's own."""
+    retries: int = field(default=0, init=False)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers one request."""
+        response = await self._handle(request)
+        self.counts[str(response.status)] += 1
+        return response
+
+    async def _answer(
+        self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str
+    ) -> web.StreamResponse:
+        entry = self._admission.entry(key)
+        if entry is None or entry.current is None:
+            return refused(unknown_route(key), request_id)
+        prompt = bytes.fromhex(entry.current.id) + asked.rest[:PREFIX_BYTES]
+        names = self._nodes.ranked(self._admission.served(key), prompt)
+        headers = {
+            "Content-Type": "application/json",
+            "Authorization": request.headers["Authorization"],
+            "x-request-id": request_id,
+        }
+        if CONVERSATION in request.headers:
+            headers[CONVERSATION] = request.headers[CONVERSATION]
+        body, tried, refusal = asked.body(asked.model), list[str](), None
+        answer: web.StreamResponse = refused(
+            Refusal(503, "no_node", f"No node that serves {'/'.join(key)} can be reached.", "Try again.", 1), request_id
+        )
+        while len(tried) < TRIES and (name := next_node(names, tried, refusal=refusal, begun=False)) is not None:
+            self.retries += bool(tried)
+            tried.append(name)
+            headers[FENCE] = fence_text(self._admission.fence(entry))
+            node, passed, refusal = self._nodes.by_name.get(name), None, None
+            if node is not None:  # it may have left meanwhile
+                passed, refusal = await self._ask(request, node, path, body, headers, entry)
+            if passed is not None and refusal is None:
+                return passed
+            answer = passed or answer
+        return answer
+
+    async def _ask(
+        self,
+        request: web.BaseRequest,
+        node: NodePool,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        entry: TableEntry,
+    ) -> tuple[web.StreamResponse | None, str | None]:
+        """A node's answer, and its code where another node may well give a better one; (None, None): it gave none."""
+        sent: web.StreamResponse | None = None
+        node.take()
+        try:
+            async with node.session.post(
+                node.urls[path], data=body, headers=headers, allow_redirects=False, ssl=self._nodes.context
+            ) as upstream:
+                node.heard()
+                held = fence_of(upstream.headers.get(FENCE, ""))
+                if held is not None:
+                    self._admission.show(entry, held, node.name)
+                shown = {
+                    name: value for name, value in upstream.headers.items() if name.lower() not in OF_THE_CONNECTION
+                }
+                if upstream.content_length is not None:
+                    raw = await upstream.read()
+                    code = _code(raw) if upstream.status in _MAY_BE_REFUSED else None
+                    whole = web.Response(status=upstream.status, headers=shown, body=raw)
+                    return whole, code if code in RETRIED else None
+                sent = web.StreamResponse(status=upstream.status, headers=shown)
+                try:
+                    await sent.prepare(request)
+                    async for chunk in upstream.content.iter_any():
+                        node.heard()
+                        await sent.write(chunk)
+                except ConnectionError as gone:
+                    if request.transport is not None and not request.transport.is_closing():
+                        raise aiohttp.ClientPayloadError(str(gone)) from gone  # it was the node's
+                return sent, None
+        except (aiohttp.ClientError, TimeoutError) as lost:
+            node.failed(lost)
+            return (cut_short(request, sent), None) if sent is not None else (None, None)
+        finally:
+            node.give_back()
+
+
+def _code(raw: bytes) -> str | None:
+    """The code of an error in the form that OpenAI's clients read; None: it is none."""
+    try:
+        code = json.loads(raw)["error"]["code"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return code if isinstance(code, str) else None

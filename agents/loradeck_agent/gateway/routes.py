@@ -1,0 +1,223 @@
+"""The routes that a gateway knows: what its hub told it last, which outlives the hub and this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from loradeck.rules.serving.gateway import highest
+from loradeck.schemas.ids import GENESIS, Fence, Name, PointerKey, Wire
+from loradeck.schemas.link import AckLevel, Bookmark, Desired, ServedRoute, Serving
+from loradeck.schemas.route import Callers
+from loradeck.schemas.table import TableEntry
+from loradeck_agent.host.state_folder import write_durably
+from loradeck_agent.router.admission import DEFAULT_ROUTE
+from loradeck_agent.router.caller_keys import CallerKeys
+from loradeck_agent.uplink.desired_table import DesiredTable, DirectiveVerdict
+
+log = logging.getLogger(__name__)
+
+SAVE_S = 2.0
+"""Seconds in which changes are gathered before they are written."""
+
+_ANYBODY = Callers()
+_NOWHERE: Mapping[Name, AckLevel] = {}
+
+
+class _Saved(Wire):
+    """What is on the disk: the whole table, and where it is served, as a hub would send them."""
+
+    desired: Desired
+    serving: Serving
+
+
+Shown = dict[PointerKey, tuple[Fence, Name]]
+"""The newest fences that nodes have shown, by pointer, with the node."""
+
+
+class GatewayRoutes:
+    """The table of a gateway, where its pointers are served, and the fences that nodes have shown since.
+
+    Args:
+        file: where it is kept, mode 0600.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.table = DesiredTable()
+        self.nodes: dict[Name, str] = {}
+        """The addresses of the nodes' routers."""
+        self.is_served = False
+        """Whether a hub, or the file, has said where pointers are served."""
+        self._served: dict[PointerKey, dict[Name, AckLevel]] = {}
+        self._keys = CallerKeys()
+        self._shown: Shown = {}
+        self._shown_before: Shown = {}
+        self._doubted: set[Name] = set()
+        self._file = file
+        self._unsaved = asyncio.Event()
+
+    # ---- callers -------------------------------------------------------------------------------------------
+
+    def tenants_of(self, bearer: str) -> set[str] | None:
+        """Tenants that a caller's key may use; None when no tenant knows it."""
+        return self._keys.tenants_of(bearer)
+
+    def callers_of(self, caller: str) -> list[Callers]:
+        """The settings for callers of every route that a caller may use. `caller`: digest of its key."""
+        return [self.callers(key) for key in self._keys.routes_of(caller)]
+
+    def callers(self, key: PointerKey) -> Callers:
+        """A route's settings for its callers."""
+        entry = self.entry(key)
+        return entry.callers if entry is not None else _ANYBODY
+
+    def models(self, tenants: set[str]) -> list[str]:
+        """Names under which these tenants' routes can be asked for."""
+        return list(self._names(tenants))
+
+    def _names(self, tenants: set[str]) -> Iterator[str]:
+        for tenant, route in sorted(key for key in self.table.entries if key[0] in tenants and self.entry(key)):
+            if route == DEFAULT_ROUTE:
+                yield tenant
+            yield f"{tenant}/{route}"
+
+    # ---- one request ---------------------------------------------------------------------------------------
+
+    def entry(self, key: PointerKey) -> TableEntry | None:
+        """A pointer's entry; None: there is none, or it has no release."""
+        entry = self.table.entries.get(key)
+        return entry if entry is not None and entry.current is not None else None
+
+    def served(self, key: PointerKey) -> Mapping[Name, AckLevel]:
+        """The nodes that a pointer is placed on, and how near its release is to answering there."""
+        return self._served.get(key, _NOWHERE)
+
+    def fence(self, entry: TableEntry) -> Fence:
+        """The highest fence that is known of a pointer, which its nodes are sent."""
+        shown = (shown.get(entry.key) for shown in (self._shown, self._shown_before))
+        return (
+            highest(entry.fence, self.table.cursor.epoch, [one[0] for one in shown if one is not None]) or entry.fence
+        )
+
+    def show(self, entry: TableEntry, fence: Fence, node: Name) -> None:
+        """A node has shown the fence of the entry that it holds."""
+        if fence > self.fence(entry) and node not in self._doubted:
+            self._shown[entry.key] = (fence, node)
+
+    # ---- the hub -------------------------------------------------------------------------------------------
+
+    def directive(self, message: Desired) -> str | None:
+        """Takes entries. Returns why the whole table has to be sent; None: it need not be."""
+        verdict = self.table.judge(message)
+        if verdict is DirectiveVerdict.GAP:
+            self.table.missed = True
+            return f"revisions {self.table.cursor.rev} to {message.prev_rev} were missed"
+        if verdict is not DirectiveVerdict.APPLY:
+            log.warning("ignored: epoch %d revision %d is %s", message.epoch, message.rev, verdict.value)
+            return None
+        why = self.table.flaw(message)
+        if not why and self.table.forged(message):
+            why = "no hub of this log has signed an entry"
+        if why:
+            log.error("refused: revision %d: %s", message.rev, why)
+            self.table.missed = True
+            return f"revision {message.rev} was refused: {why}"
+        self._apply(message)
+        if message.full and not self.table.is_whole(message):
+            return f"the table differs from the hub's at revision {message.rev}"
+        return None
+
+    def _apply(self, message: Desired) -> None:
+        before = self.table.entries.copy() if message.full else self.table.entries
+        held = {entry.key: before[entry.key].keys if entry.key in before else () for entry in message.entries}
+        gone = self.table.withdrawn(message)
+        self.table.take(message)
+        for key, keys in held.items():
+            self._keys.change(key, keys, self.table.entries[key].keys)
+        for tombstone in gone:
+            self._keys.change(tombstone.key, tombstone.keys, ())
+            self._served.pop(tombstone.key, None)
+        self._unsaved.set()
+
+    def bookmark(self, message: Bookmark) -> str | None:
+        """Takes the hub's newest position. Returns why the whole table has to be sent; None: it need not be."""
+        if flaw := self.table.flaw(message):
+            log.error("passed over: the bookmark of epoch %d revision %d: %s", message.epoch, message.rev, flaw)
+            return None
+        if self.table.missed:
+            return "a directive was missed, and the whole table has not come"
+        if self.table.bookmark(message):
+            self._doubt()
+        return None
+
+    def _doubt(self) -> None:
+        """Forgets what was shown before the last bookmark but one.
+
+        A move that a node has heard of has come here by now. One that has not is none of the hub's: the node that shows
+        it is believed no more, or it could have every other node of its pointers refuse.
+        """
+        for key, (fence, node) in self._shown_before.items():
+            entry = self.table.entries.get(key)
+            if (entry is None or fence > entry.fence) and node not in self._doubted:
+                self._doubted.add(node)
+                log.error("%s shows a move of %s that the hub knows nothing of: its fences are ignored", node, key)
+        self._shown, self._shown_before = {}, self._shown
+
+    def serving(self, message: Serving) -> None:
+        """Takes where pointers are served."""
+        self.is_served = True
+        if message.full:
+            self._served.clear()
+        for route in message.routes:
+            self._served[route.key] = route.nodes
+        if message.nodes is not None:
+            self.nodes = message.nodes
+        self._unsaved.set()
+
+    # ---- the disk ------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Reads what was saved. A file that cannot be read is as none: the hub sends everything."""
+        try:
+            saved = _Saved.model_validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValidationError) as error:
+            log.error("%s cannot be read, so callers are refused until a hub answers: %s", self._file, error)
+            return
+        self._apply(saved.desired)
+        self.serving(saved.serving)
+        self._unsaved.clear()
+
+    async def keep_saved(self) -> None:
+        """Writes what has changed, for ever."""
+        while True:
+            await self._unsaved.wait()
+            self._unsaved.clear()
+            try:
+                await asyncio.to_thread(write_durably, self._file, self._snapshot())
+            except OSError as error:
+                log.error("%s cannot be written: %s", self._file, error)
+            await asyncio.sleep(SAVE_S)
+
+    def _snapshot(self) -> bytes:
+        cursor, entries = self.table.cursor, tuple(self.table.entries.values())
+        desired = Desired(
+            epoch=cursor.epoch,
+            rev=cursor.rev,
+            prev_rev=cursor.rev,
+            hash=cursor.hash,
+            entries=entries,
+            full=True,
+            table=GENESIS,
+            position=cursor.witness,
+        )
+        routes = tuple(
+            ServedRoute(tenant=tenant, route=route, nodes=nodes) for (tenant, route), nodes in self._served.items()
+        )
+        serving = Serving(full=True, nodes=self.nodes, routes=routes)
+        return _Saved(desired=desired, serving=serving).model_dump_json().encode()

@@ -1,0 +1,211 @@
+"""One gateway, put together: its link to the hub, its table, the callers' listener and its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+import loradeck_agent
+from loradeck.schemas.link import (
+    Bookmark,
+    Desired,
+    DownMessage,
+    Hello,
+    Resync,
+    Serving,
+    TableAsk,
+    TableState,
+    TrustRoots,
+    Welcome,
+)
+from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
+from loradeck.strangers.certificates import ServerCertificate
+from loradeck.systemd.notify import Service
+from loradeck_agent.gateway.nodes import Nodes
+from loradeck_agent.gateway.proxy import GatewayProxy
+from loradeck_agent.gateway.routes import GatewayRoutes
+from loradeck_agent.host.body_reader import BodyReader
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.identity import Identity
+from loradeck_agent.host.listening import BACKLOG, bind, from_systemd
+from loradeck_agent.host.login import HubLogin
+from loradeck_agent.host.state_folder import locked, make_private
+from loradeck_agent.router.caller_limits import CallerLimits
+from loradeck_agent.router.callers_api import server_of
+from loradeck_agent.router.request_body import read
+from loradeck_agent.router.strangers import strangers
+from loradeck_agent.uplink.hub_api import HubApi
+from loradeck_agent.uplink.hubs import HubLinks
+from loradeck_agent.uplink.renewal import Renewal
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 10.0
+"""How long answers under way may go on after SIGTERM."""
+
+
+class Gateway:
+    """One gateway on its state folder.
+
+    Args:
+        metrics: HOST:PORT where its metrics are read; None: nowhere.
+    """
+
+    def __init__(self, config: AgentConfig, metrics: str | None = None) -> None:
+        self.config = config
+        make_private(config.state)
+        login = HubLogin(config)
+        self.routes = GatewayRoutes(config.state / "gateway.json")
+        self.nodes = Nodes(lambda: login.now().tls)
+        self._bodies = BodyReader(read)
+        self.proxy = GatewayProxy(self.routes, self._bodies, CallerLimits(config.router.limits), self.nodes)
+        self._metrics = metrics
+        self._boot = uuid.uuid4().hex
+        self._hub = HubApi(config, login.now)
+        self._renewal = Renewal(Identity(config.state), self._hub)
+        self.link = HubLinks(
+            config,
+            login.now,
+            hello=self._hello,
+            handle=self._handle,
+            changed=self._link_changed,
+            chose=self._hub.use,
+            noted=lambda: None,
+        )
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Makes `run` return, once answers under way are over or have had `DRAIN_S`."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Sends callers on until `stop`.
+
+        Raises:
+            AgentError: `already_running`.
+            OSError: an address cannot be bound, or a certificate cannot be used.
+        """
+        service = Service()
+        with locked(self.config.state / "gateway.lock", "gateway"):
+            self.routes.load()
+            self.nodes.set(self.routes.nodes)
+            try:
+                async with self._listening(), asyncio.TaskGroup() as group:
+                    parts = (self.link.run(), self._renewal.run(), self.routes.keep_saved(), service.feed())
+                    tasks = [group.create_task(part) for part in parts]
+                    service.ready()
+                    await self._stop.wait()
+                    service.stopping()
+                    for task in tasks:
+                        task.cancel()
+            finally:
+                await self.nodes.close()
+                await self._bodies.close()
+                self._hub.close()
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        router, loop = self.config.router, asyncio.get_running_loop()
+        cert, key = (Identity(self.config.state).certificate, None) if router.tls else (router.tls_cert, router.tls_key)
+        clients = router.client_ca
+        tls = ServerCertificate(cert, key, clients, required=clients is not None) if cert is not None else None
+        outside = strangers(lambda bearer: self.routes.tenants_of(bearer) is not None, None, tls)
+        server = server_of(self.proxy.handle)
+        runners = [web.ServerRunner(server, shutdown_timeout=DRAIN_S)]
+        await runners[0].setup()
+        servers = [
+            await loop.create_server(lambda: outside.protocol(server), sock=sock, backlog=BACKLOG)
+            for sock in from_systemd() or bind(router.listen)
+        ]
+        if self._metrics is not None:
+            runners.append(web.ServerRunner(web.Server(self._tell, access_log=None), shutdown_timeout=0.1))
+            await runners[1].setup()
+            for sock in bind(self._metrics):
+                await web.SockSite(runners[1], sock).start()
+        log.info("callers are taken at %s", router.listen)
+        try:
+            yield
+        finally:
+            for made in servers:
+                made.close()
+            outside.close()
+            for runner in runners:
+                await runner.cleanup()
+
+    async def _tell(self, request: web.BaseRequest) -> web.Response:
+        """Its metrics, in the text format of Prometheus."""
+        if request.path != "/metrics":
+            return web.Response(status=404)
+        lines = ["# TYPE loradeck_gateway_requests_total counter"]
+        lines += [f'loradeck_gateway_requests_total{{code="{c}"}} {n}' for c, n in sorted(self.proxy.counts.items())]
+        lines += [
+            "# TYPE loradeck_gateway_retries_total counter",
+            f"loradeck_gateway_retries_total {self.proxy.retries}",
+        ]
+        lines += ["# TYPE loradeck_gateway_hub_silent_seconds gauge"]
+        lines += [f"loradeck_gateway_hub_silent_seconds {self.link.silent_s:.1f}"]
+        lines += ["# TYPE loradeck_gateway_node_requests gauge", "# TYPE loradeck_gateway_node_failures gauge"]
+        for name, node in sorted(self.nodes.by_name.items()):
+            lines.append(f'loradeck_gateway_node_requests{{node="{name}"}} {node.under_way}')
+            lines.append(f'loradeck_gateway_node_failures{{node="{name}"}} {node.failures}')
+        return web.Response(text="\n".join(lines) + "\n")
+
+    # ---- the hub -------------------------------------------------------------------------------------------
+
+    async def _hello(self) -> Hello:
+        """It follows the log as a node does, so that a hub that lost moves learns of them."""
+        cursor = self.routes.table.cursor
+        return Hello(
+            node=self.config.node,
+            boot=self._boot,
+            version=loradeck_agent.__version__,
+            labels=self.config.labels,
+            epoch=cursor.epoch,
+            rev=cursor.rev,
+            hash=cursor.hash,
+            witness=cursor.witness,
+            replicas=(),
+            protocol=PROTOCOL,
+            features=tuple(sorted(SUPPORTED)),
+        )
+
+    async def _handle(self, message: DownMessage) -> None:
+        why = None
+        match message:
+            case Welcome():
+                self.routes.table.welcome(message)
+            case Desired():
+                why = self.routes.directive(message)
+            case Bookmark():
+                why = self.routes.bookmark(message)
+                if not self.routes.is_served:
+                    log.error("the hub does not take this node for a gateway: let it join with a token of --gateway")
+            case Serving():
+                self.routes.serving(message)
+                self.nodes.set(self.routes.nodes)
+            case TableAsk():
+                cursor, entries = self.routes.table.cursor, tuple(self.routes.table.entries.values())
+                held = TableState(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries)
+                await self.link.send(held)
+            case TrustRoots():
+                self._renewal.told(message.roots)
+        if why is not None:
+            await self.link.send(Resync(why=why))
+
+    async def _link_changed(self, connected: bool) -> None:
+        if not connected:
+            log.warning("no hub is linked: callers are sent on by the last table")
+
+
+async def serve(config: AgentConfig, metrics: str | None) -> None:
+    """Runs a gateway until SIGTERM or SIGINT."""
+    gateway = Gateway(config, metrics)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, gateway.stop)
+    await gateway.run()

@@ -1,0 +1,127 @@
+"""Gateways: what they are told beside table entries, which is where each pointer is served and how near it is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from loradeck.hub.access.auth import Caller
+from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.log.changes import Changes, Subscriber
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
+from loradeck.rules.serving.gateway import NEARNESS
+from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.link import AckLevel, ServedRoute, Serving
+
+
+class GatewayLink(Protocol):
+    """The connection to a gateway, as far as it is used here."""
+
+    def put_serving(self) -> None:
+        """Sends what the gateway is owed."""
+
+
+TICK_S = 0.25
+"""Seconds in which acknowledgements are gathered before gateways are told."""
+
+NODES = 64
+"""Most nodes that a gateway is told of one pointer: the nearest ones."""
+
+
+@dataclass
+class _Owed:
+    """What one gateway has not been told yet: never more than there is."""
+
+    full: bool = True
+    nodes: bool = True
+    keys: dict[PointerKey, None] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Gateways:
+    """The linked gateways. They cost nothing while there is none."""
+
+    _fleet: Fleet
+    _tables: NodeTables
+    _replicas: PlacedReplicas
+    _changes: Changes
+    _owed: dict[GatewayLink, _Owed] = field(default_factory=dict, init=False)
+    _routes: dict[PointerKey, dict[str, AckLevel]] = field(default_factory=dict, init=False)
+    _nodes: dict[str, str] = field(default_factory=dict, init=False)
+    _watch: Subscriber = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._watch = Subscriber(Caller(actor="gateways", role=Role.VIEWER))
+        self._watch.shown, self._watch.shown_nodes = frozenset(), frozenset()  # figures tell a gateway nothing
+
+    def linked(self, link: GatewayLink) -> None:
+        """A gateway has linked: it is told everything, and then what changes."""
+        if not self._owed:
+            self._changes.subscribers.add(self._watch)
+            self._nodes, self._routes = self._addresses(), {key: self._served(key) for key in self._tables.entries}
+        self._owed[link] = _Owed()
+        link.put_serving()
+
+    def unlinked(self, link: GatewayLink) -> None:
+        """A link has ended, perhaps a gateway's."""
+        if self._owed.pop(link, None) is not None and not self._owed:
+            self._changes.subscribers.discard(self._watch)
+            self._routes.clear()
+
+    def tick(self) -> None:
+        """Tells the gateways what has changed since the last call."""
+        if not self._owed:
+            return
+        watch = self._watch
+        keys, watch.tenants, watch.nodes = watch.tenants, {}, {}
+        watch.events.clear()
+        changed = dict[PointerKey, None]()
+        for key in keys:
+            served = self._served(key)
+            if served != self._routes.get(key):
+                self._routes[key], changed[key] = served, None
+        nodes, self._nodes = self._nodes, self._addresses()
+        if not changed and nodes == self._nodes:
+            return
+        for link, owed in self._owed.items():
+            owed.keys.update(changed)
+            owed.nodes = owed.nodes or nodes != self._nodes
+            link.put_serving()
+
+    def take(self, link: GatewayLink) -> Serving | None:
+        """Takes what a gateway is owed, which counts as told from here on; None: nothing."""
+        owed = self._owed.get(link)
+        if owed is None or not (owed.full or owed.nodes or owed.keys):
+            return None
+        self._owed[link] = _Owed(full=False, nodes=False)
+        keys = self._routes if owed.full else owed.keys
+        return Serving(
+            full=owed.full,
+            nodes=self._nodes if owed.nodes else None,
+            routes=tuple(ServedRoute(tenant=key[0], route=key[1], nodes=self._routes[key]) for key in keys),
+        )
+
+    def _addresses(self) -> dict[str, str]:
+        return {name: node.address for name, node in self._fleet.nodes.items() if node.address and not node.lost}
+
+    def _served(self, key: PointerKey) -> dict[str, AckLevel]:
+        """The nodes that a pointer is placed on, and how near its release is to answering there."""
+        entry = self._tables.entries.get(key)
+        levels = dict[str, AckLevel]()
+        for node, replica in self._replicas.serving(key) if entry is not None else ():
+            if not node.address:
+                continue
+            assert entry is not None
+            level = self._level(key, node, replica.replica, entry.fence)
+            levels[node.name] = min(level, levels.get(node.name, level), key=NEARNESS.index)
+        if len(levels) <= NODES:
+            return levels
+        return dict(sorted(levels.items(), key=lambda one: (NEARNESS.index(one[1]), one[0]))[:NODES])
+
+    def _level(self, key: PointerKey, node: Node, replica: str, fence: tuple[int, int]) -> AckLevel:
+        """Ranks a replica. A node that is drained or silent, and a replica that has not flipped, come last."""
+        record = self._fleet.ack_of(key, replica, fence)
+        if record is None or not record.is_flipped or node.drained or replica in node.silent:
+            return AckLevel.ABSENT
+        return record.level or AckLevel.HOST  # an agent of the version before does not say

@@ -1,0 +1,62 @@
+"""A hub, two nodes that serve a tenant, and a gateway before them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.fakes import hub_in_process
+from tests.fakes.hub_in_process import Deck, running
+from tests.integration.gateway.serving_node import RunningGateway, ServingNode, gateway
+
+ROUTE = {"callers": {"parameters": ["test"]}}
+"""What the tests ask of their engine passes."""
+
+
+@dataclass
+class Fleet:
+    """A hub with two nodes, on which `v1` is live, and a gateway. `key` is a caller's of acme."""
+
+    deck: Deck
+    folder: Path
+    nodes: list[ServingNode]
+    gateway: RunningGateway
+    key: str
+    v1: str
+    v2: str
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: a Unix socket's may have 107 bytes."""
+    made = Path(tempfile.mkdtemp(prefix="ld"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+async def deck() -> AsyncIterator[Deck]:
+    async with hub_in_process.folder() as data, running(data, nodes=True) as made:
+        await made.tenant(**ROUTE)
+        yield made
+
+
+@pytest.fixture
+async def fleet(deck: Deck, folder: Path) -> AsyncIterator[Fleet]:
+    nodes = [ServingNode(deck, folder, name) for name in ("n1", "n2")]
+    try:
+        for node in nodes:
+            await node.start()
+        key = (await deck.ok("POST", "tenants/acme/keys"))["key"]
+        v1, v2 = await deck.release(seed=1), await deck.release(seed=2)
+        assert (await deck.promote(v1)).reached == "proven"
+        async with gateway(deck, folder) as made:
+            await made.knows("n1", "n2")
+            yield Fleet(deck, folder, nodes, made, key, v1, v2)
+    finally:
+        for node in nodes:
+            await node.close()

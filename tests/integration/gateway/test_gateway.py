@@ -1,0 +1,234 @@
+"""A gateway before two nodes: who answers, who is refused, and what it goes on by."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import ssl
+import sys
+from pathlib import Path
+
+import pytest
+from tests.fakes.hub_in_process import Deck, Refusal, until
+from tests.fakes.member import Member
+from tests.integration.gateway.conftest import ROUTE, Fleet
+from tests.integration.gateway.serving_node import ServingNode, gateway
+from tests.integration.router.running import Answer, free_port
+
+from loradeck.schemas.link import AckLevel, Desired, Serving
+
+
+def said(answer: Answer) -> str:
+    """The release that has answered, by the engine's own words: its name of the release begins with `ld-`."""
+    assert answer.status == 200, answer.raw
+    return answer.text.partition(":")[2]
+
+
+def name_of(fleet: Fleet, release: str) -> str:
+    """The engine's name of a release."""
+    found = fleet.nodes[0].releases[release].engine_name
+    assert found is not None
+    return found
+
+
+async def test_a_request_is_answered_by_the_live_release_as_the_node_answers_it(fleet: Fleet) -> None:
+    whole = await fleet.gateway.ask(fleet.key)
+    assert (said(whole), whole.headers["x-loradeck-release"]) == (name_of(fleet, fleet.v1), fleet.v1)
+    stream = await fleet.gateway.ask(fleet.key, stream=True)
+    assert said(stream) == name_of(fleet, fleet.v1)
+    assert stream.raw.endswith(b"data: [DONE]\n\n")
+    failed = await fleet.gateway.ask(fleet.key, status=400)
+    assert (failed.status, json.loads(failed.raw)) == (400, {"error": {"message": "asked for"}})
+    models = json.loads((await fleet.gateway.get("/v1/models", fleet.key)).raw)
+    assert [model["id"] for model in models["data"]] == ["acme", "acme/production"]
+    assert (await fleet.gateway.get("/healthz")).status == 200
+
+
+async def test_strangers_and_others_reach_nothing(fleet: Fleet) -> None:
+    seen = sum(len(node.engine.seen) for node in fleet.nodes)
+    for key in (None, "sk-guessed"):
+        answer = await fleet.gateway.ask(key)
+        assert (answer.status, answer.code) == (401, "bad_key")
+    assert (await fleet.gateway.get("/v1/models")).status == 401
+    await fleet.deck.tenant("other", **ROUTE)
+    others = (await fleet.deck.ok("POST", "tenants/other/keys"))["key"]
+    assert fleet.gateway.gateway is not None
+    await until(lambda: fleet.gateway.gateway.routes.tenants_of(others), "the key is known")
+    assert (await fleet.gateway.ask(others)).code == "unknown_route"
+    assert sum(len(node.engine.seen) for node in fleet.nodes) == seen
+
+
+async def test_the_hub_knows_it_as_a_gateway_and_counts_it_nowhere(fleet: Fleet) -> None:
+    rows = {row["node"]: row.get("gateway", False) for row in await fleet.deck.ok("GET", "nodes")}
+    assert rows == {"gw": True, "n1": False, "n2": False}
+    row = await fleet.deck.row()
+    assert (row.placed, row.proven) == (2, 2)
+    assert (await fleet.deck.promote(fleet.v2)).reached == "proven"
+
+
+async def test_no_answer_of_a_left_release_begins_after_a_move_has_flipped(fleet: Fleet) -> None:
+    """Two gateways under traffic: judged by the engine's words, for requests that began after the hub said FLIPPED."""
+    began: list[tuple[int, Answer]] = []
+    moves = 0
+    async with gateway(fleet.deck, fleet.folder, "gw2") as second:
+        await second.knows("n1", "n2")
+        over = asyncio.Event()
+
+        async def calls(number: int) -> None:
+            while not over.is_set():
+                at = moves
+                one = (fleet.gateway, second)[number % 2]
+                began.append((at, await one.ask(fleet.key, prompt=f"{number}", stream=number % 3 == 0)))
+
+        callers = [asyncio.create_task(calls(number)) for number in range(8)]
+        live = [fleet.v1]
+        for release in (fleet.v2, fleet.v1, fleet.v2, fleet.v1):
+            assert (await fleet.deck.promote(release)).reached == "proven"
+            live.append(release)
+            moves += 1
+            enough = len(began) + 40
+            await until(lambda enough=enough: len(began) >= enough, "traffic goes on")
+        over.set()
+        await asyncio.gather(*callers)
+    names = [name_of(fleet, release) for release in live]
+    for at, answer in began:
+        assert said(answer) in names[at : at + 2], (at, answer.raw)  # the one that was live, or one move later
+
+
+async def test_a_dead_nodes_tenants_answer_elsewhere_and_no_stream_of_another_is_cut(fleet: Fleet) -> None:
+    dying, other = fleet.nodes
+    streams = [
+        asyncio.create_task(fleet.gateway.ask(fleet.key, stream=True, prompt=f"{n}", events=20, delay=0.05))
+        for n in range(12)
+    ]
+    await until(lambda: dying.engine.seen and other.engine.seen, "both answer")
+    await until(lambda: len(dying.engine.seen) + len(other.engine.seen) >= 12, "all have begun")
+    expected = len(other.engine.seen)
+    await dying.die()
+    for number in range(20):
+        assert said(await fleet.gateway.ask(fleet.key, prompt=f"after {number}")) == name_of(fleet, fleet.v1)
+    done = [stream.exception() is None for stream in (await asyncio.wait(streams))[0]]
+    assert sum(done) >= expected
+
+
+async def test_a_gateway_that_hears_of_no_move_asks_no_node_that_missed_it_once_another_has_shown_it(
+    fleet: Fleet,
+) -> None:
+    """Its own link is cut, and one of its nodes is cut off too."""
+    made = fleet.gateway.gateway
+    assert made is not None
+    moved, cut_off = fleet.nodes
+    made.link._links[made.link.hub]._handle = _nothing  # it hears of nothing any more
+    cut_off.obeys = False
+    await fleet.deck.promote(fleet.v2, wait="committed")
+    await until(lambda: fleet.v2 in moved.releases, "one node has the move")
+    answers = [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(10)]
+    first = next(n for n, answer in enumerate(answers) if answer.headers["x-loradeck-release"] == fleet.v2)
+    assert {answer.headers["x-loradeck-release"] for answer in answers[first:]} == {fleet.v2}
+
+
+async def _nothing(message: object) -> None:
+    pass
+
+
+async def test_without_a_hub_it_goes_on_and_another_process_of_it_too(fleet: Fleet) -> None:
+    made = fleet.gateway.gateway
+    assert made is not None
+    file = fleet.gateway.config.state / "gateway.json"
+    await until(lambda: file.exists() and fleet.v1 in file.read_text() and "n2" in file.read_text(), "saved")
+    assert file.stat().st_mode & 0o777 == 0o600
+    await until(lambda: '"device"' in file.read_text(), "saved with levels")
+    await fleet.gateway.stop()
+    fleet.gateway.config = fleet.gateway.config.model_copy(update={"hubs": ("https://127.0.0.1:1",)})
+    await fleet.gateway.start()
+    assert said(await fleet.gateway.ask(fleet.key)) == name_of(fleet, fleet.v1)
+    await fleet.deck.promote(fleet.v2)
+    assert said(await fleet.gateway.ask(fleet.key)) == name_of(fleet, fleet.v2)
+
+
+async def test_the_nearest_node_is_asked(fleet: Fleet) -> None:
+    made = fleet.gateway.gateway
+    assert made is not None
+    fleet.nodes[0].level = AckLevel.DISK
+    await fleet.deck.promote(fleet.v2)
+    nearest = {"n1": AckLevel.DISK, "n2": AckLevel.DEVICE}
+    await until(lambda: made.routes.served(("acme", "production")) == nearest, "it knows the levels")
+    answers = [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(8)]
+    assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n2"}
+
+
+async def test_a_node_names_no_address_but_its_own(deck: Deck, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node = ServingNode(deck, folder, "n1")
+    node.address = "internal.example.com:80"
+    try:
+        await node.start()
+        assert deck.hub.fleet.nodes["n1"].address == ""
+        assert "address not believed node=n1" in caplog.text
+    finally:
+        await node.close()
+
+
+async def test_only_a_person_makes_a_gateway(deck: Deck, folder: Path) -> None:
+    """A node that carries no label of a tenant's placement hears nothing of it, whatever it says."""
+    await deck.tenant("far", placement={"site": "far"}, **ROUTE)
+    with pytest.raises(Refusal, match="no host's name"):
+        await deck.ok("POST", "join-tokens", {"node": "n1", "hosts": ["gateway.loradeck"]})
+    node = Member(deck, folder)
+    await node.join()
+    async with node.linked():
+        await until(lambda: any(isinstance(message, Desired) for message in node.received), "its table has come")
+    told = [entry.tenant for message in node.received if isinstance(message, Desired) for entry in message.entries]
+    assert "far" not in told
+    assert not any(isinstance(message, Serving) for message in node.received)
+    real = Member(deck, folder, "gw")
+    await real.join(await real.invited(gateway=True))
+    async with real.linked():
+        await until(lambda: any(isinstance(message, Serving) for message in real.received), "it is told")
+    assert "far" in [e.tenant for m in real.received if isinstance(m, Desired) for e in m.entries]
+
+
+async def test_the_command_joins_serves_and_ends_cleanly_on_ctrl_c(fleet: Fleet) -> None:
+    port, metrics = free_port(), free_port()
+    token = fleet.folder / "token"
+    made = await fleet.deck.ok("POST", "join-tokens", {"node": "gw2", "hosts": ["127.0.0.1"], "gateway": True})
+    token.write_text(made["token"])
+    token.chmod(0o600)
+    config = fleet.folder / "gateway.toml"
+    config.write_text(
+        f'node = "gw2"\nhub = "https://127.0.0.1:{fleet.deck.nodes_port}"\ntoken = "token"\nstate = "gw2"\n'
+        f'[router]\nlisten = "127.0.0.1:{port}"\ntls = true\n'
+    )
+    log = (fleet.folder / "log").open("wb")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from loradeck_agent.cli import main; main()", "gateway", "--config", str(config)),
+        *("--metrics", f"127.0.0.1:{metrics}"),
+        stderr=log,
+    )
+    trust = ssl.create_default_context(cafile=str(fleet.deck.data / "tls" / "authority.pem"))
+    try:
+        await until(
+            lambda: fleet.deck.hub.fleet.nodes.get("gw2") and fleet.deck.hub.fleet.nodes["gw2"].linked, "linked"
+        )
+        body = {"model": "acme", "messages": [{"role": "user", "content": "hello"}]}
+        headers, url = {"Authorization": f"Bearer {fleet.key}"}, f"https://127.0.0.1:{port}/v1/chat/completions"
+
+        async def asked() -> int:
+            async with fleet.gateway.callers.post(url, json=body, headers=headers, ssl=trust) as answer:
+                return answer.status
+
+        for _ in range(400):  # its table comes with the link
+            if await asked() == 200:
+                break
+            await asyncio.sleep(0.05)
+        async with fleet.gateway.callers.get(f"http://127.0.0.1:{metrics}/metrics") as answer:
+            assert 'loradeck_gateway_requests_total{code="200"} 1' in await answer.text()
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0
+        assert "Traceback" not in (fleet.folder / "log").read_text()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        log.close()
