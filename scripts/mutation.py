@@ -1,6 +1,7 @@
 """Mutation testing with mutmut, on a copy of the sources: which changes of the code does no test notice?
 
     python scripts/mutation.py GROUP [--seconds N] [--only MODULE]   runs a group, or goes on with it
+    python scripts/mutation.py GROUP --sample 400 [--seed N]         runs a random sample of a group's mutants
     python scripts/mutation.py GROUP --survivors                     the mutants that survived, as differences
     python scripts/mutation.py GROUP --no-write                      leaves docs/mutation.json and .md alone
 
@@ -8,6 +9,9 @@ A group is some modules and the tests that hold them. It is copied to `build/mut
 packages below one `src/` and writes beside them. A run that was stopped, by --seconds or by Ctrl-C, goes on where it
 was; mutants of functions that changed run again, and when a test changed so do all that survived. The score goes into
 docs/mutation.json and the table of docs/mutation.md, whose other words are written by hand.
+
+A whole group takes hours, and mutmut begins with the mutants whose tests are fast, so a part of such a run says little
+about the rest. A random sample says how many of all are noticed, with an interval.
 """
 
 from __future__ import annotations
@@ -17,16 +21,19 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from loradeck.rules.quality import statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "docs" / "mutation.json"
@@ -66,6 +73,7 @@ GROUPS = {
         ("loradeck_agent/router/switch.py", "loradeck_agent/router/table.py"),
         ("tests/unit/agent/router", "tests/integration/router/test_flip.py"),
     ),
+    "slice": Group(("loradeck/rules/serving/retention.py",), ("tests/unit/rules/test_retention_and_placement.py",)),
     "hub-log": Group(("loradeck/hub/log/*",), ("tests/unit/hub",), _WHOLE_PROCESS),
     "hub-fleet": Group(
         ("loradeck/hub/fleet/*", "loradeck/hub/progress/*", "loradeck/hub/links/*"), ("tests/unit/hub",), _WHOLE_PROCESS
@@ -140,30 +148,53 @@ class Copy:
             )
         )
 
-    def run(self, seconds: float) -> None:
+    def draw(self, size: int, seed: int) -> list[str]:
+        """Draws a random sample of all mutants, which are made first; all of them where there are fewer."""
+        self._mutmut(600, "loradeck.none.of.them")  # it makes the mutants, and then finds none of that name
+        names = sorted(name for _, document in self._metas() for name in document["exit_code_by_key"])
+        return random.Random(seed).sample(names, min(size, len(names)))
+
+    def run(self, seconds: float, sample: Collection[str] | None = None) -> None:
         """Runs what has no verdict yet, one mutant at a time, for so long at most.
+
+        Args:
+            sample: the mutants that run; None: all.
 
         Raises:
             SystemExit: mutmut could not begin: the tests fail without a mutant.
         """
-        command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
+        left: list[str] = []
+        if sample is not None:
+            verdicts = {
+                name: code for _, document in self._metas() for name, code in document["exit_code_by_key"].items()
+            }
+            left = [name for name in sample if _status(verdicts[name]) in ("not run", "other")]
+            if not left:
+                return
+        if status := self._mutmut(seconds, *left):
+            raise SystemExit(f"mutmut ended with {status}; see {self.folder / 'mutmut.log'}")
+
+    def _mutmut(self, seconds: float, *names: str) -> int:
+        """Runs mutmut for so long at most. Returns its exit status, 0 also when it was stopped."""
+        command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         with (self.folder / "mutmut.log").open("wb") as log:
             child = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
             try:
-                status = child.wait(seconds)
+                return child.wait(seconds)
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 child.send_signal(signal.SIGINT)
-                status = 0
                 child.wait()
-        if status:
-            raise SystemExit(f"mutmut ended with {status}; see {self.folder / 'mutmut.log'}")
+        return 0
 
-    def scores(self) -> dict[str, dict[str, int]]:
-        """How the mutants of each module fared, by COLUMNS."""
+    def scores(self, sample: Collection[str] | None = None) -> dict[str, dict[str, int]]:
+        """Counts how the mutants of each module fared, by COLUMNS. Mutants outside the sample count as not run."""
         found: dict[str, dict[str, int]] = {}
         for meta, document in self._metas():
-            counts = Counter(_status(code) for code in document["exit_code_by_key"].values())
+            counts = Counter(
+                _status(code if sample is None or name in sample else None)
+                for name, code in document["exit_code_by_key"].items()
+            )
             if counts:
                 module = str(meta.relative_to(self.folder / "mutants" / "src")).removesuffix(".meta")
                 counts["not run"] += counts["other"]  # interrupted, or killed from outside: it runs again
@@ -197,13 +228,20 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def share(counts: Iterable[dict[str, int]]) -> str:
-    """The killed share of the mutants that ran, in percent; timeouts are killed."""
+def share(counts: Iterable[dict[str, int]], *, interval: bool = False) -> str:
+    """The killed share of the mutants that ran, in percent; timeouts are killed.
+
+    Args:
+        interval: of a random sample: with Wilson's 95 % interval.
+    """
     total = Counter[str]()
     for row in counts:
         total.update(row)
-    ran = total["mutants"] - total["not run"]
-    return f"{100 * (total['killed'] + total['timeout']) / ran:.1f} %" if ran else "-"
+    ran, killed = total["mutants"] - total["not run"], total["killed"] + total["timeout"]
+    if not ran:
+        return "-"
+    low, high = statistics.wilson(killed, ran)
+    return f"{100 * killed / ran:.1f} %" + (f" ({100 * low:.1f} to {100 * high:.1f} %)" if interval else "")
 
 
 def figures() -> dict[str, Any]:
@@ -218,9 +256,10 @@ def table(held: dict[str, Any]) -> str:
     for name, group in held.items():
         modules = group["modules"]
         lines += [
-            f"### {name}: {share(modules.values())}",
+            f"### {name}: {share(modules.values(), interval='sample' in group)}",
             "",
-            f"`{group['command']}`, commit {group['commit']}, {group['date']}.",
+            f"`{group['command']}`, commit {group['commit']}, {group['date']}."
+            + (" A random sample: what was not drawn counts as not run." if "sample" in group else ""),
             "",
             "| module | score | " + " | ".join(COLUMNS) + " |",
             "|---|---:|" + "---:|" * len(COLUMNS),
@@ -233,12 +272,16 @@ def table(held: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _write(name: str, scores: dict[str, dict[str, int]], commit: str, whole: bool) -> None:
+def _write(
+    name: str, scores: dict[str, dict[str, int]], commit: str, *, whole: bool, sample: tuple[int, int] | None
+) -> None:
     held = figures()
     if not whole and name in held:
         scores = {**held[name]["modules"], **scores}
+    arguments = name if sample is None else f"'{name} --sample {sample[0]} --seed {sample[1]}'"
     held[name] = {
-        "command": f"make mutation ARGS={name}",
+        "command": f"make mutation ARGS={arguments}",
+        **({} if sample is None else {"sample": sample[0], "seed": sample[1]}),
         "commit": commit,
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "modules": dict(sorted(scores.items())),
@@ -259,6 +302,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the copy is (build/mutation/GROUP)")
     parser.add_argument("--seconds", type=float, default=3600, help="stop after so long; the next run goes on (3600)")
     parser.add_argument("--only", default="", help="one module of the group, like loradeck/rules/serving/flip.py")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="run only so many, drawn at random")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the sample (1)")
     parser.add_argument("--survivors", action="store_true", help="show what survived the last run; runs nothing")
     parser.add_argument("--no-write", action="store_true", help="print the scores and leave the docs alone")
     options = parser.parse_args()
@@ -270,15 +315,24 @@ def main() -> None:
         return
     copy.prepare()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it would be ignored
+    sample: Collection[str] | None = None
     with contextlib.suppress(KeyboardInterrupt):
-        copy.run(options.seconds)
-    scores = copy.scores()
+        if options.sample:
+            sample = copy.draw(options.sample, options.seed)
+        copy.run(options.seconds, sample)
+    scores = copy.scores(sample)
+    ran = sum(row["mutants"] - row["not run"] for row in scores.values())
+    if options.sample and (sample is None or ran < len(sample)):
+        # mutmut takes the fast ones first, so what ran so far is no random sample.
+        raise SystemExit(f"{options.group}: {ran} mutants of the sample ran; the same command goes on, and then writes")
     if options.no_write:
         sys.stdout.write(json.dumps(scores, indent=1) + "\n")
     else:
-        _write(options.group, scores, copy.commit, whole=not options.only)
+        drawn = (options.sample, options.seed) if options.sample else None
+        _write(options.group, scores, copy.commit, whole=not options.only, sample=drawn)
     mutants = sum(row["mutants"] for row in scores.values())
-    sys.stdout.write(f"{options.group}: {share(scores.values())} of {mutants} mutants killed\n")
+    killed = share(scores.values(), interval=bool(options.sample))
+    sys.stdout.write(f"{options.group}: {killed} of {mutants} mutants killed\n")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ MODULE = "loradeck/rules/serving/retention.py"
 
 
 def test_the_score_of_a_small_module_is_the_one_in_the_docs(tmp_path: Path) -> None:
-    tests = ("tests/unit/rules/test_retention_and_placement.py",)
-    copy = mutation.Copy(mutation.Group((MODULE,), tests), tmp_path)
+    copy = mutation.Copy(mutation.GROUPS["slice"], tmp_path)
     copy.prepare()
     copy.run(120)
-    assert _noticed(copy.scores()[MODULE]) == _noticed(mutation.figures()["rules"]["modules"][MODULE])
+    assert _noticed(copy.scores()[MODULE]) == _noticed(mutation.figures()["slice"]["modules"][MODULE])
     copy.prepare()
     assert copy.scores()[MODULE]["not run"] == 0, "a second run goes on where the first one was"
 
@@ -39,6 +38,18 @@ def test_a_changed_test_lets_survivors_run_again_and_what_was_killed_stays(tmp_p
         copy.prepare()
         now = json.loads(meta.read_text())["exit_code_by_key"]
         assert {name for name, code in now.items() if code is None} == again | {"not run"}
+
+
+def test_a_sample_is_the_same_for_a_seed_and_nothing_else_runs(tmp_path: Path) -> None:
+    copy = mutation.Copy(mutation.GROUPS["slice"], tmp_path)
+    copy.prepare()
+    drawn = copy.draw(3, seed=7)
+    assert len(set(drawn)) == 3
+    assert copy.draw(3, seed=7) == drawn
+    copy.run(120, drawn)
+    score = copy.scores(drawn)[MODULE]
+    assert score["mutants"] - score["not run"] == 3
+    copy.run(0, drawn)  # there is nothing left to run
 
 
 def test_the_table_in_the_docs_is_that_of_the_figures() -> None:
