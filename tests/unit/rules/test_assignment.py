@@ -61,3 +61,11 @@ def test_the_choice_is_the_same_whatever_the_order_of_the_replicas() -> None:
         ("acme", "production"), ["n1", "n2", "n3"], capacity
     )
     assert assign({}, {}) == {}
+
+
+def test_a_route_prefers_replicas_in_proportion_to_their_weights() -> None:
+    capacity = {"n1": 1.0, "n2": 2.0, "n3": 7.0}
+    first = Counter(ranked(key, capacity, capacity)[0] for key in routes(4000))
+    for name, weight in capacity.items():
+        mean = 4000 * weight / 10
+        assert abs(first[name] - mean) < 4 * math.sqrt(mean * (1 - weight / 10)), (name, first)

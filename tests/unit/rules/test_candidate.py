@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -244,6 +245,20 @@ def test_with_nothing_fit_beneath_a_breached_live_release_r_asks_before_it_pops(
     assert (deck.live, deck.quarantined) == ("v2", ["v3"])
 
 
+def test_a_start_and_a_finish_say_which_gates_were_overridden(deck: Deck) -> None:
+    overridden: dict[str, Any] = {
+        "expected_generation": deck.pointer.generation,
+        "override": True,
+        "overridden": ("gate_failed",),
+    }
+    started = candidate.start(deck.pointer, of("v3"), RELEASER, keys=MANY, **overridden)
+    assert (started.override, started.payload) == (True, {"overridden": ["gate_failed"]})
+    deck.start("v3")
+    overridden["expected_generation"] = deck.pointer.generation
+    finished = candidate.finish(deck.pointer, deck.facts, RELEASER, **overridden)
+    assert (finished.override, finished.payload) == (True, {"overridden": ["gate_failed"]})
+
+
 def test_r_never_goes_to_the_candidate_though_it_lies_beneath_too(deck: Deck) -> None:
     deck.start("v1")
     deck.breach("v2")
@@ -299,7 +314,10 @@ def test_r_does_not_stand_over_a_person_another_target_or_events_that_are_missin
     deck.finish(GUARD)
     assert code(lambda: rebase(request, deck.pointer, deck.target(), ())) == "moved"
     deck.breach("v2")
-    assert code(lambda: deck.rebased(request)) == "target_changed"
+    with pytest.raises(Refused, match="target_changed") as refusal:
+        deck.rebased(request)
+    target = deck.target()
+    assert refusal.value.context == {"action": "rollback", "to": target.release, "prepare": target.prepare}
 
 
 # ---- nothing else brings one back -----------------------------------------------------------------------------------

@@ -77,3 +77,25 @@ def test_what_is_not_counted_is_no_source_of_a_count() -> None:
         "minute": ("report", "n1", 1.0)
     }
     assert said(lost) == {}
+
+
+def test_a_replica_that_is_heard_owes_what_it_has_not_acknowledged_yet() -> None:
+    owing = {
+        (state, flipped): share(silent=False, state=state, flipped=flipped, pinned=False)[5:]
+        for state, flipped in (
+            (None, False),
+            (AckState.WAITING, False),
+            (AckState.FLIPPED, True),
+            (AckState.LISTED, True),
+            (AckState.PROVEN, True),
+            (AckState.FAILED, False),
+        )
+    }
+    assert owing == {
+        (None, False): (True, True),
+        (AckState.WAITING, False): (True, True),
+        (AckState.FLIPPED, True): (False, True),
+        (AckState.LISTED, True): (False, False),
+        (AckState.PROVEN, True): (False, False),
+        (AckState.FAILED, False): (False, False),
+    }

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import tenants
+from loradeck.rules.moves.draft import Actor
+from loradeck.rules.quality.break_glass import BROKE
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.schemas.gate import GateConfig, ReviewGate, SuiteGate
+from loradeck.schemas.ids import Role
+from loradeck.schemas.log import Draft, PointerState
 from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.tenant import TenantState
 
 SUITES = ("a" * 64, "b" * 64)
 SHARE = st.sampled_from([0.0, 0.5, 0.9])
@@ -87,3 +97,37 @@ def test_a_route_asks_for_two_where_its_review_does(config: RouteConfig) -> None
     assert needs_two(config) is (
         config.gate is not None and config.gate.review is not None and config.gate.review.people == 2
     )
+
+
+BOB = Actor(name="bob", role=Role.RELEASER, token="t1")
+HOST = Actor(name="root", role=Role.RELEASER, local=True)
+REVIEWED = RouteConfig(
+    signers=("k1",), gate=GateConfig(suite=SUITES[0], min_exact=0.9, review=ReviewGate(items=1, max_bad=0, people=2))
+)
+
+
+def unsigned(config: RouteConfig, actor: Actor = BOB, **more: Any) -> Draft:
+    """The draft that takes the signers of a route away."""
+    tenant = TenantState(name="acme", routes={"production": config})
+    pointer = PointerState(tenant="acme", route="production")
+    after = config.model_copy(update={"signers": ()})
+    return tenants.set_route(tenant, "production", after, actor, pointer=pointer, **more)
+
+
+def test_who_loosens_a_route_says_why() -> None:
+    alone = REVIEWED.model_copy(update={"gate": None})
+    with pytest.raises(Refused, match="reason_required"):
+        unsigned(alone)
+    draft = unsigned(alone, reason="the key is lost")
+    assert draft.payload["loosened"] == ["no signers"]
+    assert "agreed" not in draft.payload
+
+
+def test_a_route_that_asks_for_two_is_loosened_by_two_or_alone_on_the_hubs_host() -> None:
+    with pytest.raises(Refused, match="second_person") as refusal:
+        unsigned(REVIEWED, reason="the key is lost")
+    assert refusal.value.detail == "no signers"
+    assert unsigned(REVIEWED, reason="the key is lost", agreed="ann").payload["agreed"] == "ann"
+    with pytest.raises(Refused, match="local_only"):
+        unsigned(REVIEWED, reason="the key is lost", alone=True)
+    assert unsigned(REVIEWED, HOST, reason="the key is lost", alone=True).payload[BROKE] is True

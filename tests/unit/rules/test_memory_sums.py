@@ -16,3 +16,8 @@ def test_an_adapter_of_no_size_has_no_slots_to_count() -> None:
 def test_bytes_on_each_gpu_are_whole() -> None:
     reserved = vllm_bytes(SHAPES, 2, max_loras=1, max_rank=1, parallel=2)
     assert (reserved, type(reserved)) == (2 * (4 + 1), int)
+
+
+def test_what_tensor_parallelism_cannot_divide_evenly_is_rounded_down_on_either_side() -> None:
+    reserved = vllm_bytes({"o_proj": (3, 5), "q_proj": (3, 5)}, 2, max_loras=1, max_rank=1, parallel=2)
+    assert (reserved, type(reserved)) == (2 * ((5 // 2 + 3) + (5 + 3 // 2)), int)

@@ -535,12 +535,20 @@ def test_an_undo_does_not_bring_back_what_is_revoked(acme: Acme) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "txn", "code"), [(None, None, "bad_request"), ("e", "t", "bad_request"), ("e", None, "unknown_event")]
+    ("event", "txn", "events", "code"),
+    [
+        (None, None, (), "bad_request"),
+        ("e", "t", (), "bad_request"),
+        ("e", None, ("f",), "bad_request"),
+        (None, "t", ("f",), "bad_request"),
+        ("e", None, (), "unknown_event"),
+        (None, None, ("e", "f"), "unknown_event"),
+    ],
 )
-def test_an_undo_names_one_event_or_one_txn_that_exists(
-    acme: Acme, event: str | None, txn: str | None, code: str
+def test_an_undo_names_one_event_some_or_one_txn_that_exist(
+    event: str | None, txn: str | None, events: tuple[str, ...], code: str
 ) -> None:
-    request = UndoRequest(event=event, txn=txn, idempotency_key=KEY)
+    request = UndoRequest(event=event, txn=txn, events=events, idempotency_key=KEY)
     with pytest.raises(Refused) as refusal:
         rollbacks.undo({}, [], {}, request, OPERATOR)
     assert code_of(refusal) == code

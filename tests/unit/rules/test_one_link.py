@@ -54,3 +54,8 @@ def test_every_wait_ends_with_the_ttl(given_: list[Linked]) -> None:
     alive = [place for place, link in enumerate(given_) if link.asked is None]
     assert len(dead) == len(given_) - len(alive)
     assert counts == (alive[0] if len(alive) == 1 else None)
+
+
+def test_the_link_that_counted_does_not_once_it_is_dead_and_two_are_left() -> None:
+    three = [Linked("a", asked=10.0), Linked("b"), Linked("c", asked=12.0)]
+    assert who_counts(three, 0, 10.0 + CHALLENGE_S) == (None, frozenset({0}))

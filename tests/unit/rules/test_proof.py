@@ -85,6 +85,16 @@ def test_two_answers_are_apart_by_the_smallest_margin_up_to_the_first_token_that
     assert clearly_apart(mine, item("p", [9], [3.0])) == 3.0
 
 
+def test_a_canary_that_only_one_was_asked_does_not_make_their_answers_unlike() -> None:
+    judgement = judge((*BASE.items, item("only here", [4])), None, {BASE.release: BASE}, is_base=False, called=CALLED)
+    assert judgement.detail == "the base alone answers the canaries alike"
+
+
+def test_the_base_is_not_found_to_answer_like_another_release() -> None:
+    judgement = judge(BASE.items, None, {rid("v3"): record("v3", *BASE.items)}, is_base=True)
+    assert judgement.detail == "its answers were not recorded when it was loaded"
+
+
 def test_a_mismatch_says_which_canary_and_position() -> None:
     judgement = judge(BASE.items, V1, OTHERS, is_base=False)
     assert judgement.detail == f"canary {digest('p')[:6]}, position 2: token 3, recorded 4"

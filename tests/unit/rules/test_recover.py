@@ -22,6 +22,17 @@ from loradeck.schemas.tenant import CallerKey, TenantState
 TENANTS = {"acme": TenantState(name="acme", routes={"production": RouteConfig()})}
 
 
+@pytest.mark.parametrize(
+    ("label", "number"),
+    [
+        *(("v7", 7), ("v12m", 12), ("v0", 0)),
+        *((label, None) for label in ("7", "V7", "v", "vm", "v7x", "v-7", "v1234567890", "v\u0663", "base")),
+    ],
+)
+def test_the_number_of_a_version_is_read_from_labels_of_versions_only(label: str, number: int | None) -> None:
+    assert recover.version_of(label) == number
+
+
 def at(label: str, generation: int, *, epoch: int = 1, quarantined: Sequence[str] = ()) -> PointerState:
     return PointerState(
         tenant="acme",

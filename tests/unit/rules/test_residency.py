@@ -117,6 +117,12 @@ def test_on_demand_routes_come_after_the_others_by_their_traffic_and_priors_of_t
     ]
 
 
+def test_an_on_demand_route_without_any_request_comes_behind_one_with_few() -> None:
+    entries = [asked("cedar", "v2"), asked("dune", "v8")]
+    order = wanted(entries, slots=8, traffic={("dune", "production"): 0.5})
+    assert [ref.label for ref in order] == ["v8", "v2"]
+
+
 def test_on_demand_routes_that_have_just_moved_come_early_in_at_most_half_of_the_slots() -> None:
     entries = [asked(tenant, "v2", "v1", moved_ms=DAY_MS) for tenant in ("cedar", "dune", "elm")]
     assert [r.label for r in wanted(entries, slots=4, now_ms=DAY_MS)] == ["v2", "v1", "v2", "v2", "v1", "v1"]
