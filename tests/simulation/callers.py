@@ -20,12 +20,13 @@ from loradeck.rules.moves import candidate as rules
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.request import rollback_request
 from loradeck.rules.serving.counting import flip_counts
-from loradeck.schemas.candidate import Candidate, CohortUnit
+from loradeck.schemas.candidate import Candidate, CohortUnit, Figure, StepPlan
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft
 from loradeck.schemas.moves import (
     CandidateAbortRequest,
     CandidateFinishRequest,
+    CandidateHoldRequest,
     CandidateStartRequest,
     CandidateStepRequest,
     FallbackRequest,
@@ -69,6 +70,9 @@ ASKS = {
     "candidate": 12,
 }
 """Each request that people make of a hub, and its weight in the draw of the next one."""
+
+PLAN = StepPlan(steps=(400, 600, 900), margin=1.0, min_s=1, figures=(Figure.ERRORS,), finish=True)
+"""The hub steps by it where seventeen users are enough to see anything at all."""
 
 Call = Callable[[Hub], Awaitable[Any]]
 
@@ -207,12 +211,16 @@ class Person:
                 named=named if not (shadow := int(common["idempotency_key"][-3], 16) % 3 == 0) else (),
                 shadow=shadow,
                 lease_s=10,
+                plan=PLAN if draw.random() < 0.5 else None,
                 override=True,
                 **common,
             )
             return lambda hub: candidates.start(tenant, route, begun, hub, PERSON, wait)
         permille = min(1000, max(0, out.permille + draw.choice((-200, 100, 300, 500))))
-        match draw.choices(("step", "finish", "abort", "automation"), (6, 1, 1, 3))[0]:
+        match draw.choices(("step", "finish", "abort", "automation", "hold"), (6, 1, 1, 3, out.plan is not None))[0]:
+            case "hold":
+                hold = CandidateHoldRequest(held=out.plan is not None and not out.plan.held, **common)
+                return lambda hub: candidates.hold(tenant, route, hold, hub, PERSON)
             case "step":
                 step = CandidateStepRequest(expected_step=out.step, permille=permille, **common)
                 return lambda hub: candidates.step(tenant, route, step, hub, PERSON)

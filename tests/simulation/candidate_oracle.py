@@ -40,6 +40,9 @@ class CandidateOracle:
             self.fail("a candidate outlived a move", event.tenant, event.kind.value, "gen", pointer.generation)
         if out.generation != pointer.generation:
             self.fail("a candidate of another generation", event.tenant, out.generation, "at gen", pointer.generation)
+        by_itself = event.kind is EventKind.CANDIDATE_STEP and event.actor == "steps"
+        if by_itself and (out.plan is None or out.plan.held or pointer.held or out.permille not in out.plan.steps):
+            self.fail("a share was stepped against its plan or a hold", event.tenant, out.permille)
         self.committed[pointer.key, out.generation, out.step].append(out)
 
     def answered(self, router: Any, key: PointerKey, admitted: Admitted, user: str) -> bool:

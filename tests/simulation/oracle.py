@@ -156,6 +156,7 @@ class Oracle:
         if event.kind in MOVES:
             self.seen[_move(event)] = event
         self.candidates.commit(event)
+        self.counts["moves and steps of the hub's own"] += event.actor == "steps"
 
     def _check_copies(self, alone_since: float | None, events: Sequence[Event]) -> None:
         """With one copy nobody moves forward, and what goes back says so. A commit decided before may still come."""

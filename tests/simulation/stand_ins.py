@@ -34,6 +34,7 @@ import loradeck.store
 import loradeck_agent.router
 from loradeck.artifacts import ed25519
 from loradeck.hub.links import node_link
+from loradeck.rules.quality import steps
 from loradeck_agent import daemon
 from loradeck_agent.host import supervisor
 from loradeck_agent.jobs import node_jobs
@@ -87,6 +88,7 @@ class SimSecrets:
 def install() -> None:
     """Replaces the names. Once for a process."""
     logging.disable(logging.CRITICAL)
+    steps.FEWEST_KEYS, steps.FEWEST_KEYS_OF_ARM = 4, 2  # there are seventeen users
     for package in (loradeck.hub, loradeck.store, loradeck_agent.router):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not found.name.endswith(("__main__", "store.postgres")):  # no server is simulated

@@ -24,6 +24,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import Callers, ResponseChecks, RouteResidency, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.router.arm_outcomes import Seat
 from loradeck_agent.router.caller_keys import CallerKeys
 from loradeck_agent.router.counters import Counter, End, Stats
 from loradeck_agent.router.engine_pools import EnginePool, Replicas
@@ -198,8 +199,9 @@ class Admission:
             if verdict.code == "hub_lost":
                 plan.targets[0].counter.refuse()
                 return _refusal(key, verdict)
+        seat: Seat | None = None
         if plan.candidate is not None:
-            plan = _arm(plan, plan.candidate, caller.cohort, stale_s)
+            plan, seat = _arm(plan, plan.candidate, caller.cohort, stale_s)
         targets = plan.targets
         target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by)
         admitted_ms, sample = now_ms(), plan.checks.sample
@@ -220,6 +222,7 @@ class Admission:
             admitted_ms=admitted_ms,
             sampled=sample >= 1 or random.random() < sample,
             voter=not caller.repeats,
+            seat=seat,
         )
         admitted = Admitted(plan, target, row, asyncio.current_task(), stale_s)
         target.replica.take()
@@ -409,15 +412,21 @@ def _stays(entry: TableEntry, plan: Plan | Refusal) -> tuple[str, ...]:
     return (entry.current.id, *arms)  # on demand a release is left with the move, though the next is yet to be loaded
 
 
-def _arm(live: Plan, candidate: Plan, cohort: Cohort, stale_s: float | None) -> Plan:
-    """The arm that answers one request. Its key counts as seen, whichever arm it gets."""
+def _arm(live: Plan, candidate: Plan, cohort: Cohort, stale_s: float | None) -> tuple[Plan, Seat | None]:
+    """The arm that answers one request, and where its key sits: a named one nowhere, since chance did not choose it.
+
+    The key counts as seen, whichever arm it gets.
+    """
     split = live.entry.candidate
     assert split is not None
     key = cohort(split.unit)
     arm = arms.arm(split, key, ready=True, hub_lost_s=stale_s)
+    seat: Seat | None = None
     if key is not None and arm.exposed:
-        candidate.targets[0].counter.places.add(arms.place(split.salt, key))
-    return candidate if arm.candidate else live
+        place, bin_ = arms.seat(split.salt, key)
+        candidate.targets[0].counter.places.add(place)
+        seat = Seat(split.step, place, bin_) if key not in split.named else None
+    return (candidate if arm.candidate else live), seat
 
 
 _STATUS = {"unknown_route": 404, "removed": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}

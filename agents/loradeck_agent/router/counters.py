@@ -8,6 +8,7 @@ from typing import Literal
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
+from loradeck_agent.router.arm_outcomes import Outcomes
 from loradeck_agent.router.pairs import Pairs
 from loradeck_agent.router.trace import Row
 from loradeck_agent.router.votes import Votes
@@ -55,6 +56,7 @@ class Counter:
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
     votes: Votes = field(default_factory=Votes)
+    arm: Outcomes = field(default_factory=Outcomes)
     pairs: Pairs | None = None
     """What another release made of its requests; None: none was asked again."""
     noise: Pairs | None = None
@@ -80,6 +82,8 @@ class Counter:
         self.last_admitted_ms = row.admitted_ms
         if row.voter:
             self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled)
+        if row.seat is not None:
+            self.arm.admitted(row.seat, voter=row.voter, sampled=row.sampled)
 
     def refuse(self) -> None:
         """A request was refused: no engine was asked."""
@@ -97,6 +101,8 @@ class Counter:
             self.failed += 1
             if row.voter:
                 self.votes.failed(row.admitted_ns)
+                if row.seat is not None:
+                    self.arm.failed(row.seat)
         elif end == "taken_back":
             self.refused += 1
         else:
@@ -114,6 +120,8 @@ class Counter:
         self.faults[fault] = self.faults.get(fault, 0) + 1
         if row.voter:
             self.votes.bad(row.admitted_ns)
+            if row.seat is not None:
+                self.arm.bad(row.seat)
 
     def typed(self) -> Traffic:
         """The counter as it is reported to the hub."""
@@ -139,6 +147,7 @@ class Counter:
             ttft_ms=tuple(self.ttft),
             votes=self.votes.changed(),
             callers=len(self.votes.callers),
+            arm=self.arm.typed(),
             again=self.pairs.typed() if self.pairs is not None else None,
             noise=self.noise.typed() if self.noise is not None else None,
             tokens=self.tokens,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from loradeck.schemas.trace import TraceRow
+from loradeck_agent.router.arm_outcomes import Seat
 
 KEPT = 10_000
 
@@ -37,6 +38,8 @@ class Row:
     """Its answer is to be checked."""
     voter: bool = False
     """It is a unit of its own, and no repetition."""
+    seat: Seat | None = None
+    """The seat of its key, where a candidate is out and chance gave it its arm."""
     seq: int = 0
     epoch: int = 0
     """With the generation: the move that was in force."""

@@ -189,6 +189,10 @@ class HubApi:
         """Changes the share of the candidate."""
         return await self._move(f"{_route(tenant, route)}/candidate/step", request)
 
+    async def hold_candidate(self, tenant: str, route: str, request: moves.CandidateHoldRequest) -> moves.MoveResult:
+        """Holds or resumes the steps that the hub makes by itself."""
+        return await self._move(f"{_route(tenant, route)}/candidate/hold", request)
+
     async def finish_candidate(
         self, tenant: str, route: str, request: moves.CandidateFinishRequest, **how: Unpack[Waiting]
     ) -> moves.MoveResult:

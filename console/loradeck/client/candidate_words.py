@@ -3,8 +3,16 @@
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.sampling import MOST_UNDER_WAY
 from loradeck.rules.quality.statistics import wilson
-from loradeck.schemas.candidate import Candidate, CohortUnit
-from loradeck.schemas.state import AskedAgainRow, PreviewAction, ReleaseView, ShadowLoad, TenantRow
+from loradeck.schemas.candidate import Candidate, CohortUnit, StepPlan
+from loradeck.schemas.state import (
+    ArmsCompared,
+    ArmShare,
+    AskedAgainRow,
+    PreviewAction,
+    ReleaseView,
+    ShadowLoad,
+    TenantRow,
+)
 
 _UNITS = {CohortUnit.CALLER: "callers", CohortUnit.USER: "users", CohortUnit.CONVERSATION: "conversations"}
 
@@ -54,6 +62,26 @@ def costs(load: ShadowLoad) -> str:
         f"{load.requests_per_s:g} requests a second more, {tokens}; {load.under_way} answers under way now on "
         f"{load.engines} engine{'s' if load.engines != 1 else ''}, of {MOST_UNDER_WAY} each up to which any are added"
     )
+
+
+def plan_in_words(plan: StepPlan) -> str:
+    """A plan: '5 %, 20 %, 50 %, then finish; margin 2 points of bad and errors; at least 10 minutes each'."""
+    then = ", then it is finished" if plan.finish else ", then a person finishes it"
+    figures = " and ".join(figure.value for figure in plan.figures)
+    return (
+        f"{', '.join(map(percent_of, plan.steps))}{then}; "
+        f"margin {100 * plan.margin:g} points of {figures}; at least {plan.min_s / 60:g} minutes each"
+    )
+
+
+def arms_in_words(found: ArmsCompared) -> str:
+    """Both arms of a comparison, with their keys, counts and 95 % intervals."""
+
+    def arm(name: str, of: ArmShare) -> str:
+        return f"{name} {of.bad / of.n:.2%} ({of.low:.2%} to {of.high:.2%}) of {of.n} by {of.keys} keys"
+
+    points = f"{100 * found.value:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+    return f"{arm('candidate', found.candidate)}; {arm('live', found.live)}; {points}"
 
 
 def leaves(row: TenantRow) -> ReleaseView | None:

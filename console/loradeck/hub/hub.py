@@ -21,6 +21,7 @@ from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
 from loradeck.hub.automation.guard import GuardedPointers
+from loradeck.hub.automation.steps import SteppedCandidates
 from loradeck.hub.data.answer_ledger import KEEP_S, AnswerLedger
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
@@ -72,6 +73,7 @@ from loradeck.hub.notices.channels import Channels
 from loradeck.hub.notices.notifier import Notifier
 from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
+from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
@@ -236,7 +238,8 @@ class Hub:
         self.moves_allowed = allowed = MovesAllowed(log_, self.witnesses, startup, store.reserve)
         kept = saved.ended_pins()
         self.pins = Pins(log_, fleet, allowed, self.background, kept=kept, clock=clock.monotonic)
-        self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, self.progress, changes)
+        self.arms = arms = ArmsSaid()
+        self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, arms, self.progress, changes)
 
     def _build_jobs(self) -> None:
         log_, state, registry, attestations = self.log, self.log.state, self.registry, self.attestations
@@ -277,6 +280,10 @@ class Hub:
             *(log_, self.votes, counts, replicas, self.targets, self.moves_allowed, self.incidents),
             *(changes, self.background, clock),
         )
+        self.steps = steps = SteppedCandidates(
+            *(log_, self.arms, self.cohorts, replicas, facts, self.promotions.check, self.relatives, guard.said),
+            *(self.moves_allowed, changes, self.background, clock),
+        )
         self.status = status = Status(
             state, self.moves_allowed, changes, clock, name, production, sqlite, clock.now_ms()
         )
@@ -284,6 +291,7 @@ class Hub:
         self.rows = rows = Rows(
             *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
             *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
+            *(self.arms, steps.said),
         )
         self.related = RelatedIndex(log_, catalogue, rows, self.incidents, self.relatives)
         self.incident_reports = IncidentReports(log_, self.store, catalogue, self.saved_state.minutes, clock)
@@ -300,6 +308,7 @@ class Hub:
         self.log.follow(FollowerOrder.JOBS, self.failed_promotes.committed)
         self.log.follow(FollowerOrder.METRICS, self.metrics.committed)
         self.log.follow(FollowerOrder.AUTOMATION, self.guard.committed)
+        self.log.follow(FollowerOrder.STEPS, self.steps.committed)
         self.log.follow(FollowerOrder.BROKEN_GLASS, self.broken_glass.committed)
         self.log.follow(FollowerOrder.INCIDENTS, self.incidents.committed)
         self.log.follow(FollowerOrder.FEED, self.changes.committed)
@@ -336,6 +345,7 @@ class Hub:
         self.queue.fail_interrupted()
         self.failed_promotes.load()
         self.guard.load()
+        self.steps.load()
         async with asyncio.TaskGroup() as group:
             # The hub may have ended between an erasure and this, or an object store did not answer.
             group.create_task(_every(ERASED_S, self.garbage.drop_erased, first=0))
@@ -411,6 +421,7 @@ class Hub:
         self.gc_tuning.tick(len(self.links))
         self.progress.tick()
         self.guard.tick()
+        self.steps.tick()
         self.usual_shares.tick()
         self.jobs.forget_checkpoints()
         self.queue.assign()

@@ -1,8 +1,9 @@
 """Candidates: a second release on top of a pointer's stack, that a share of the callers gets."""
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from loradeck.schemas.ids import Digest, Wire
 
@@ -16,6 +17,13 @@ class CohortUnit(StrEnum):
     CONVERSATION = "conversation"
     USER = "user"
     CALLER = "caller"
+
+
+class Figure(StrEnum):
+    """What two arms are compared by: bad answers of those that are checked, or failed requests of those admitted."""
+
+    BAD = "bad"
+    ERRORS = "errors"
 
 
 class Split(Wire):
@@ -40,7 +48,43 @@ class Split(Wire):
     shadow: bool = Field(False, description="it is asked copies of requests, and its answers reach nobody")
 
 
+MOST_STEPS = 20
+"""Most steps of a plan."""
+
+MIN_STEP_S = 600.0
+"""Seconds at the least between two steps of a plan, if it says nothing else: what is pending counts as good."""
+
+
+class StepPlan(Wire):
+    """The shares that a candidate is stepped through by the hub itself, each when the evidence says so."""
+
+    steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        min_length=1, max_length=MOST_STEPS, description="shares in thousandths, each larger than the one before"
+    )
+    margin: float = Field(
+        gt=0, le=1, description="the candidate's share of bad ones must be seen to exceed the live one's by less"
+    )
+    figures: tuple[Figure, ...] = Field((Figure.BAD, Figure.ERRORS), min_length=1, max_length=2)
+    min_s: float = Field(MIN_STEP_S, ge=0, le=30 * 86_400, description="seconds at the least between two steps")
+    finish: bool = Field(False, description="after the last step the hub makes it the live release")
+    held: str = Field("", max_length=500, description="why it is not stepped; '': it is")
+
+    @field_validator("steps")
+    @classmethod
+    def _ascend(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)):
+            raise ValueError("each step is a larger share than the one before")
+        return steps
+
+    def after(self, permille: int) -> int | None:
+        """The share that comes after one; None: it is the last."""
+        return next((step for step in self.steps if step > permille), None)
+
+
 class Candidate(Split):
     """The candidate of a pointer, as the log has it."""
 
     release: Digest
+    plan: StepPlan | None = Field(
+        None, exclude_if=lambda plan: plan is None, description="by which the hub steps it by itself; None: it does not"
+    )

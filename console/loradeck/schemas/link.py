@@ -501,6 +501,25 @@ FAULTS = 64
 FaultName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 """The name of a check that an answer can fail."""
 
+BINS = 64
+"""Bins into which the keys of an arm are put by a hash, so that sums tell how far the answers to one key are alike."""
+
+Bin = tuple[Whole, Whole, Whole, Whole]
+"""The units of a bin: all that were admitted, those that have failed, those whose answers are to be checked, and those
+of them that are bad."""
+
+
+class ArmOutcomes(Wire):
+    """What became of the requests of one arm of a candidate's pointer since its share was changed last.
+
+    Sums only grow during a step. Keys that are named, and requests that could not have been given either arm, do not
+    count.
+    """
+
+    step: Whole = Field(description="of the split under which the requests were admitted")
+    keys: Whole = Field(description="different keys, at least: they are told apart by their places")
+    bins: tuple[tuple[Whole, Bin], ...] = Field((), max_length=BINS, description="(number, sums) of those with units")
+
 
 class Traffic(Wire):
     """Counters of one (route, generation, release, replica) since the router started; they only grow."""
@@ -558,6 +577,9 @@ class Traffic(Wire):
         0,
         exclude_if=lambda tokens: not tokens,
         description="of its admitted requests, as callers' limits count them: at most",
+    )
+    arm: ArmOutcomes | None = Field(
+        None, exclude_if=lambda arm: arm is None, description="while a candidate is out: outcomes by key, of either arm"
     )
 
     @property

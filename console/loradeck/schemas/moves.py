@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from loradeck.schemas.candidate import LEASE_S, CohortUnit
+from loradeck.schemas.candidate import LEASE_S, CohortUnit, StepPlan
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.log import Event
 
@@ -55,6 +55,9 @@ class CandidateStartRequest(PromoteRequest):
         exclude_if=lambda shadow: not shadow,
         description="nobody gets it: the share is of the requests, which it is asked too, behind the callers",
     )
+    plan: StepPlan | None = Field(
+        None, exclude_if=lambda plan: plan is None, description="by which the hub steps the share by itself"
+    )
 
 
 class CandidateStepRequest(Strict):
@@ -63,6 +66,15 @@ class CandidateStepRequest(Strict):
     expected_generation: int
     expected_step: int
     permille: int = Field(ge=0, le=1000)
+    idempotency_key: str = IDEMPOTENCY_KEY
+    reason: Reason = ""
+
+
+class CandidateHoldRequest(Strict):
+    """Have the hub step a candidate no more by its plan (`held`), or again."""
+
+    held: bool
+    expected_generation: int
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 

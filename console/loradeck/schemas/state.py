@@ -9,6 +9,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.candidate import Figure
 from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
@@ -146,12 +147,37 @@ class Cause(Wire):
         return ", ".join(f"{name} {n:,}" for name, n in list(self.faults.items())[:3])
 
 
+class ArmShare(Wire):
+    """One arm's share of bad ones, with its 95 % interval by keys."""
+
+    keys: int
+    bad: int
+    n: int
+    low: float
+    high: float
+
+
+class ArmsCompared(Wire):
+    """Both arms since the share was changed last. `value`: the candidate's share less the live one's."""
+
+    figure: Figure
+    candidate: ArmShare
+    live: ArmShare
+    value: float
+    low: float
+    high: float
+
+
 class CandidateRow(Wire):
     """The candidate of a pointer as a console shows it; its share is in the pointer's state."""
 
     release: ReleaseView
     minute: WireCounts = Field(Counts(), description="its requests in the last minute")
     keys: int = Field(0, description="keys that the share is drawn from, as far as they are known")
+    arms: tuple[ArmsCompared, ...] = Field((), exclude_if=lambda arms: not arms)
+    waits: tuple[str, ...] = Field(
+        (), exclude_if=lambda waits: not waits, description="what its next step by the hub waits for, in words"
+    )
 
 
 class ActedAlone(Wire):

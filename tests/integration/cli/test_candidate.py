@@ -95,6 +95,7 @@ def test_a_shadow_needs_consent_says_its_cost_and_is_compared(desk: Desk, tenant
     asked = ("candidate", "start", tenant, "v3", "--shadow", "10", "--yes")
     assert "shadow" in desk.refused(1, "shadow_not_allowed", *asked)["fix"]
     desk.refused(2, "usage", *asked, "--named", "ann")
+    desk.refused(2, "usage", *asked, "--steps", "5", "--margin", "2")
     assert "are allowed" in desk.run("tenant", "data", tenant, "--shadow", "--reason", "they agreed").stdout
     done = desk.run(*asked)
     assert done.returncode == 0, done.stderr
@@ -124,3 +125,25 @@ def test_a_shadow_needs_consent_says_its_cost_and_is_compared(desk: Desk, tenant
     stepped = desk.run("candidate", "step", tenant, "--share", "50", "--yes")
     assert "nobody, it shadows 50 % of the requests" in stepped.stdout
     assert desk.run("candidate", "finish", tenant, "--yes").returncode == 0
+
+
+def test_a_plan_is_given_shown_held_and_resumed(desk: Desk, tenant: str, node: SmallNode) -> None:
+    start = ("candidate", "start", tenant, "v3", "--unit", "user", "--yes")
+    for wrong in (
+        ("--steps", "5,20"),
+        ("--margin", "2"),
+        ("--steps", "20,5", "--margin", "2"),
+        ("--steps", "all", "--margin", "2"),
+        ("--finish",),
+    ):
+        assert desk.run(*start, *wrong).returncode == 2, wrong
+    done = desk.run(*start, "--steps", "5,20,100", "--margin", "2", "--metric", "errors", "--min-minutes", "1")
+    assert done.returncode == 0, done.stderr
+    shown = desk.run("candidate", "show", tenant).stdout
+    assert "5 %, 20 %, 100 %, then a person finishes it; margin 2 points of errors; at least 1 minutes each" in shown
+    wait_until("it looks", lambda: "AWAITED    0 of 50 keys" in desk.run("candidate", "show", tenant).stdout)
+    assert desk.run("candidate", "hold", tenant).returncode == 2
+    desk.json("candidate", "hold", tenant, "--reason", "dinner")
+    wait_until("it is held", lambda: "to resume it: " in desk.run("candidate", "show", tenant).stdout)
+    desk.json("candidate", "resume", tenant)
+    wait_until("it goes on", lambda: "AWAITED    0 of 50 keys" in desk.run("candidate", "show", tenant).stdout)

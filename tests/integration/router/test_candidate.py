@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 from tests.integration.router.running import Running, entry, pin, release, sha, until
 from tests.integration.router.upstream import Upstream
 
-from loradeck.rules.serving.arms import place
+from loradeck.rules.serving.arms import place, seat
 from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.route import Streams
 from loradeck.schemas.table import CandidateRef, TableEntry
@@ -64,6 +65,29 @@ async def test_a_share_of_the_users_gets_the_candidate_and_a_wider_one_takes_nob
     assert counts[V2.id]["admitted"] == len(first) + 1 + 2 * len(second)
     assert counts[V1.id]["admitted"] + counts[V2.id]["admitted"] == 4 * len(USERS) + 1
     assert counts[V2.id]["keys"] == len({place(SALT, user) for user in USERS})
+
+
+async def test_outcomes_are_counted_by_bins_of_keys_in_each_arm_and_anew_after_each_step(
+    served: Running, engine: Upstream
+) -> None:
+    await served.table(split(300))
+    given = await exposed(served)
+
+    def of(release: str, stats: list[dict[str, Any]]) -> dict[str, Any]:
+        (counter,) = [c for c in stats if (c["generation"], c["release"]) == (2, release)]
+        return dict(counter["arm"])
+
+    for answered_by, users in ((V2.id, given), (V1.id, set(USERS) - given)):
+        arm = of(answered_by, await served.stats())
+        counted = Counter(seat(SALT, user)[1] for user in users)
+        assert {at: sums[0] for at, sums in arm["bins"]} == counted
+        assert (arm["step"], arm["keys"]) == (0, len({place(SALT, user) for user in users}))
+    await served.table(split(400, step=1, named=("user-0",)))
+    await served.ask(also={"user": "user-0"})  # named: chance did not choose it
+    await served.ask(also={"user": min(given - {"user-0"})}, status=500)
+    arm = of(V2.id, await served.stats())
+    assert (arm["step"], arm["keys"]) == (1, 1)
+    assert [sums for _, sums in arm["bins"]] == [[1, 1, sums[2], 0] for _, sums in arm["bins"]]
 
 
 @pytest.mark.parametrize("unit", list(CohortUnit))

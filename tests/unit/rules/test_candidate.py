@@ -21,7 +21,7 @@ from loradeck.rules.moves.rebase import Already, rebase
 from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.serving import residency, retention
 from loradeck.rules.serving.flip import Verdict, decide, gap_after_flip
-from loradeck.schemas.candidate import Candidate
+from loradeck.schemas.candidate import Candidate, StepPlan
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Role, digest_of
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind
@@ -559,3 +559,70 @@ class Moves(RuleBasedStateMachine):
 
 TestMoves = Moves.TestCase
 TestMoves.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+
+
+PLAN = StepPlan(steps=(200, 500), margin=0.02)
+
+
+def held(deck: Deck) -> str:
+    out = deck.pointer.candidate
+    assert out is not None
+    assert out.plan is not None
+    return out.plan.held
+
+
+def test_steps_are_held_and_resumed_below_the_generation_and_the_share_stays() -> None:
+    deck = with_plan()
+    before = deck.pointer
+    event = deck.commit(
+        candidate.hold(before, RELEASER, expected_generation=before.generation, held=True, reason="dinner")
+    )
+    assert (event.kind, event.payload["steps"], deck.pointer.generation) == (
+        *(EventKind.CANDIDATE_STEP, "held"),
+        before.generation,
+    )
+    out = deck.pointer.candidate
+    assert out is not None
+    assert (out.permille, out.step, held(deck)) == (50, 0, f"{RELEASER.name}: dinner")
+    with pytest.raises(Refused) as refused:
+        candidate.hold(deck.pointer, RELEASER, expected_generation=before.generation, held=True)
+    assert refused.value.code == "no_change"
+    deck.commit(candidate.hold(deck.pointer, RELEASER, expected_generation=before.generation, held=False))
+    assert held(deck) == ""
+
+
+def test_a_person_who_narrows_a_share_holds_its_plan_and_the_hub_which_widens_it_does_not() -> None:
+    deck = with_plan()
+    deck.step(200, STEPS)
+    assert held(deck) == ""
+    deck.step(300)
+    assert held(deck) == "", "a person went on further"
+    deck.step(100)
+    assert held(deck) == f"{RELEASER.name} has narrowed the share"
+
+
+def test_a_shadow_is_not_stepped() -> None:
+    deck = with_plan()
+    tenant = TENANT.model_copy(update={"data": DataPolicy(shadow=True)})
+    deck.abort()
+    with pytest.raises(Refused) as refused:
+        candidate.check_start(deck.pointer, deck.facts, of("v2", plan=PLAN, shadow=True), tenant, lacking=())
+    assert refused.value.code == "shadow_steps"
+
+
+def test_a_candidate_without_a_plan_is_not_held() -> None:
+    deck = with_plan(plan=None)
+    with pytest.raises(Refused) as refused:
+        candidate.hold(deck.pointer, RELEASER, expected_generation=deck.pointer.generation, held=True)
+    assert refused.value.code == "no_plan"
+
+
+STEPS = Actor(name="steps", role=Role.RELEASER, automation=True)
+
+
+def with_plan(plan: StepPlan | None = PLAN) -> Deck:
+    deck = Deck()
+    deck.promote("v1")
+    generation = deck.pointer.generation
+    deck.commit(candidate.start(deck.pointer, of("v2", plan=plan), RELEASER, expected_generation=generation, keys=MANY))
+    return deck

@@ -10,10 +10,19 @@ from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.options import break_glass_option, incident_option, override_option, reason_option, yes_option
 from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.client.candidate_words import costs, gets, of_noise, of_pairs, percent_of, who_goes_where
+from loradeck.client.candidate_words import (
+    arms_in_words,
+    costs,
+    gets,
+    of_noise,
+    of_pairs,
+    percent_of,
+    plan_in_words,
+    who_goes_where,
+)
 from loradeck.client.idempotency import new_key
 from loradeck.schemas import moves
-from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit
+from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit, Figure, StepPlan
 from loradeck.schemas.state import CandidateRow, TenantRow
 
 
@@ -48,6 +57,30 @@ def candidate() -> None:
     metavar="SECONDS",
     help="A router that hears no hub for so long gives it to nobody.",
 )
+@click.option(
+    "--steps", metavar="PERCENT,...", help="Shares that the hub steps it through by itself, when the evidence says so."
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 100, min_open=True),
+    metavar="POINTS",
+    help="With --steps: a step needs to see that the candidate's share of bad ones is not larger by so much.",
+)
+@click.option(
+    "--metric",
+    multiple=True,
+    type=click.Choice([figure.value for figure in Figure]),
+    help="With --steps: bad answers or errors; may be repeated. Both by default.",
+)
+@click.option(
+    "--min-minutes",
+    type=click.FloatRange(0, 43_200),
+    default=10.0,
+    show_default=True,
+    metavar="M",
+    help="With --steps: minutes at the least between two.",
+)
+@click.option("--finish", is_flag=True, help="With --steps: the hub also makes it the live release after the last one.")
 @override_option
 @break_glass_option
 @incident_option
@@ -61,6 +94,11 @@ async def start(
     override: bool,
     break_glass: str | None,
     incident: str | None,
+    steps: str | None,
+    margin: float | None,
+    metric: tuple[str, ...],
+    min_minutes: float,
+    finish: bool,
     **whom: Any,
 ) -> None:
     """Start a candidate, after preparing it on every replica.
@@ -68,9 +106,14 @@ async def start(
     A share needs 50 callers. Users and conversations are counted from the start on, so start those without a share, and
     step it up. Callers are named by the ids of their keys. A fifth of a shadow's requests is asked of the live release
     again instead, to know how much two answers of one release differ.
+
+    With --steps the hub widens the share by itself: the first time once there are 50 keys, and then each time that the
+    candidate's arm has 20 keys and is seen to be worse than the live release by less than the margin. Then it waits for
+    `finish`, unless --finish is given.
     """
-    if shadow is not None and (share or whom["named"]):
-        raise misused("nobody gets a shadow", where="--shadow", fix="leave out --share and --named")
+    if shadow is not None and (share or whom["named"] or steps):
+        raise misused("nobody gets a shadow", where="--shadow", fix="leave out --share, --named and --steps")
+    whom["plan"] = _plan(steps, margin, metric, min_minutes, finish=finish)
     at, row, release = await to_place(s, words)
     whom["permille"] = _permille(share if shadow is None else shadow)
     if shadow is not None:
@@ -115,6 +158,35 @@ async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) ->
     after = result.events[0].pointer
     who = gets(after.candidate) if after is not None and after.candidate is not None else "nobody"
     s.out.answer(result, f"{at}: {shown.release.label} for {who}, rev {result.rev}")
+
+
+@candidate.command("hold")
+@reason_option(required=True)
+@writes
+@on_pointer
+async def hold(s: Session, at: Pointer, reason: str) -> None:
+    """Stop the steps that the hub makes by itself. The share stays."""
+    await _hold(s, at, held=True, reason=reason)
+
+
+@candidate.command("resume")
+@reason_option()
+@writes
+@on_pointer
+async def resume(s: Session, at: Pointer, reason: str) -> None:
+    """Let the hub step a candidate by itself again."""
+    await _hold(s, at, held=False, reason=reason)
+
+
+async def _hold(s: Session, at: Pointer, *, held: bool, reason: str) -> None:
+    row = await s.api.row(at.tenant, at.route)
+    _, shown = _out(at, row)
+    key = new_key()
+    request = moves.CandidateHoldRequest(
+        held=held, expected_generation=row.pointer.generation, idempotency_key=key, reason=reason
+    )
+    result = await sent(s.api.hold_candidate(at.tenant, at.route, request), key)
+    s.out.answer(result, f"{at}: steps of {shown.release.label} {'held' if held else 'resumed'}, rev {result.rev}")
 
 
 @candidate.command("finish")
@@ -174,6 +246,11 @@ async def show(s: Session, at: Pointer) -> None:
             f" {label:<10} last minute: {counts.attempted} requests, {counts.failed} failed, "
             f"{counts.bad} bad of {counts.checked} checked"
         )
+    for compared in shown.arms:
+        s.out.say(f" {compared.figure.value.upper():<10} {arms_in_words(compared)}")
+    if out.plan is not None:
+        s.out.say(f" STEPS      {plan_in_words(out.plan)}")
+        s.out.say(f" AWAITED    {'; '.join(shown.waits) or 'nothing'}")
     s.out.say(f" R ->       {who_goes_where(row) or row.preview.refused or 'cancels the pending promote'}")
 
 
@@ -197,6 +274,32 @@ def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:
     if row.pointer.candidate is None or row.candidate is None:
         raise refused(f"{at} has no candidate", fix=f"loradeck candidate start {at} RELEASE", code="no_candidate")
     return row.pointer.candidate, row.candidate
+
+
+def _plan(
+    steps: str | None, margin: float | None, metric: tuple[str, ...], min_minutes: float, *, finish: bool
+) -> StepPlan | None:
+    """The plan that the options of `start` give; None: the hub steps nothing.
+
+    Raises:
+        CliError: they are no plan.
+    """
+    if steps is None:
+        if margin is not None or metric or finish:
+            raise misused("without steps there is nothing to judge", where="--steps", fix="give --steps 5,20,50,100")
+        return None
+    if margin is None:
+        raise misused("steps need a margin", where="--margin", fix="give --margin 2, in points of percent")
+    figures = tuple(Figure(one) for one in dict.fromkeys(metric)) or tuple(Figure)
+    try:
+        shares = tuple(_permille(float(one)) for one in steps.split(","))
+        return StepPlan(steps=shares, margin=margin / 100, figures=figures, min_s=60 * min_minutes, finish=finish)
+    except ValueError:
+        raise misused(
+            "steps are percentages above 0, each larger than the one before, 20 at most",
+            where=f"--steps {steps}",
+            fix="give them as 5,20,50,100",
+        ) from None
 
 
 def _permille(share: float) -> int:

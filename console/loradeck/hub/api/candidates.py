@@ -51,6 +51,28 @@ async def step(tenant: str, route: str, body: moves.CandidateStepRequest, hub: T
     return answer(await move(hub, caller, body.idempotency_key, decide))
 
 
+@router.post(PAGE + "/candidate/hold", response_model=moves.MoveResult)
+async def hold(tenant: str, route: str, body: moves.CandidateHoldRequest, hub: ThisHub, caller: Operator) -> Response:
+    """Stops the steps that the hub makes by itself, or lets it go on. To let it go on needs the role releaser."""
+
+    def decide() -> Sequence[Draft]:
+        pointer = hub.log.state.route(tenant, route)[2]
+        if not body.held and not caller.role.covers(Role.RELEASER):
+            raise Refused(
+                "forbidden", "to resume steps needs the releaser role", detail=f"{caller.actor}: {caller.role}"
+            )
+        drafted = candidate.hold(
+            pointer,
+            actor_of(caller),
+            expected_generation=body.expected_generation,
+            held=body.held,
+            reason=body.reason,
+        )
+        return [drafted]
+
+    return answer(await move(hub, caller, body.idempotency_key, decide))
+
+
 @router.post(PAGE + "/candidate/finish", response_model=moves.MoveResult)
 async def finish(
     tenant: str, route: str, body: moves.CandidateFinishRequest, hub: ThisHub, caller: Releaser, wait: Wait

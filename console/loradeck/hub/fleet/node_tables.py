@@ -22,6 +22,7 @@ from loradeck.hub.log.signing import Signing
 from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.quality.guard import asked_again_until_ms
 from loradeck.rules.serving.placement import fits
+from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import Event, PointerState
@@ -206,7 +207,7 @@ class NodeTables:
         ref = self._ref(pointer.candidate.release) if pointer.candidate is not None else None
         if pointer.candidate is None or ref is None:
             return None
-        split = pointer.candidate.model_dump(exclude={"release"})
+        split = pointer.candidate.model_dump(include=set(Split.model_fields))
         if split["shadow"] and not tenant.data.shadow:
             split["permille"] = 0
         return CandidateRef(release=ref, **split)

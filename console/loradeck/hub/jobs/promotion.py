@@ -201,6 +201,7 @@ class PromoteCheck:
             unit=request.unit,
             named=self._cohorts.named(key[0], request.unit, request.named),
             shadow=request.shadow,
+            plan=request.plan,
         )
 
 

@@ -10,6 +10,7 @@ from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.challenges import OneOfLinks
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.votes import Votes
@@ -38,6 +39,7 @@ class NodeEvents:
     _withdrawals: Withdrawals
     _counts: RequestCounts
     _votes: Votes
+    _arms: ArmsSaid
     _progress: MoveProgress
     _changes: Changes
     _followers: list[Lost] = field(default_factory=list, init=False)
@@ -144,6 +146,7 @@ class NodeEvents:
         def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...]) -> None:
             if _is_in_force(row, entries[row.tenant, row.route]):
                 vote(row, growth, ttft)
+                self._arms.count(node.name, report.router_boot, row)
 
         counted = self._counts.report(node.name, report.router_boot, rows, now, unserved, votes)
         for key in counted:

@@ -40,10 +40,11 @@ class FollowerOrder(IntEnum):
     JOBS = 4
     METRICS = 5
     AUTOMATION = 6
-    BROKEN_GLASS = 7
-    INCIDENTS = 8
-    NOTICES = 9
-    FEED = 10
+    STEPS = 7
+    BROKEN_GLASS = 8
+    INCIDENTS = 9
+    NOTICES = 10
+    FEED = 11
 
 
 @dataclass(frozen=True, slots=True)

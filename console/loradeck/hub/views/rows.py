@@ -12,6 +12,7 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
+from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_health import ReleaseHealth
@@ -66,6 +67,8 @@ class Rows:
     _guard_said: Mapping[PointerKey, str]
     _broken_glass: BrokenGlass
     _incidents: Incidents
+    _arms: ArmsSaid
+    _steps_said: Mapping[PointerKey, tuple[str, ...]]
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
@@ -192,7 +195,11 @@ class Rows:
             return None
         recent = self._counts.recent(pointer.key, pointer.generation, out.release, now)
         return CandidateRow(
-            release=self._catalogue.view(out.release), minute=recent.counts, keys=self._cohorts.keys(pointer.key, out)
+            release=self._catalogue.view(out.release),
+            minute=recent.counts,
+            keys=self._cohorts.keys(pointer.key, out),
+            arms=self._arms.compared(pointer, out),
+            waits=self._steps_said.get(pointer.key, ()),
         )
 
     def _left(self, key: PointerKey, pointer: PointerState, left: str | None) -> tuple[int | None, int]:

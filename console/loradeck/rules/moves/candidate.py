@@ -10,7 +10,7 @@ What binds a promote (`forward.check_promote`) binds a start and a finish as wel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
@@ -34,12 +34,17 @@ def check_start(
         lacking: nodes whose router does not announce the feature `candidate` and on which the pointer is placed.
 
     Raises:
-        Refused: candidate_out, candidate_unfit, shadow_not_allowed, feature_missing.
+        Refused: candidate_out, candidate_unfit, shadow_not_allowed, shadow_steps,
+            feature_missing.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     check_none_out(pointer)
     _check_fit(pointer, facts, candidate.release, short)
     check_consent(candidate, tenant)
+    if candidate.shadow and candidate.plan is not None:
+        raise Refused(
+            "shadow_steps", "nobody gets a shadow, so there are no arms to step it by", fix="start it without"
+        )
     if lacking:
         raise Refused(
             "feature_missing",
@@ -145,8 +150,14 @@ def step(
     permille: int,
     keys: int,
     reason: str = "",
+    evidence: Mapping[str, object] | None = None,
 ) -> Draft:
     """Changes the candidate's share. The generation stays; a smaller share is never refused for what is known.
+
+    A person who narrows a share means it: its plan is held then.
+
+    Args:
+        evidence: why the hub makes the step by itself; the event keeps it.
 
     Raises:
         Refused: moved, no_candidate, no_change; to widen also held, candidate_unfit, too_few_keys.
@@ -164,12 +175,40 @@ def step(
     if permille == candidate.permille:
         raise Refused("no_change", f"the share is {permille / 10:g} % already")
     after = candidate.model_copy(update={"permille": permille, "step": candidate.step + 1})
+    if permille < candidate.permille and candidate.plan is not None and not actor.automation:
+        held = candidate.plan.model_copy(update={"held": f"{actor.name} has narrowed the share"})
+        after = after.model_copy(update={"plan": held})
     if permille > candidate.permille:
         _check_not_held(pointer)
         _check_fit(pointer, facts, candidate.release, short)
         check_keys(after, keys)
     state = pointer.model_copy(update={"candidate": after})
-    return drafted(EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason)
+    payload: dict[str, object] | None = {"evidence": evidence} if evidence is not None else None
+    return drafted(EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload=payload)
+
+
+def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held: bool, reason: str = "") -> Draft:
+    """Has the hub step a candidate no more by its plan, or again. Share, step and generation stay.
+
+    Raises:
+        Refused: moved, no_candidate, no_plan, no_change.
+    """
+    expect_generation(pointer, expected_generation)
+    candidate = _candidate_of(pointer)
+    if candidate.plan is None:
+        raise Refused(
+            "no_plan",
+            f"the candidate of {pointer.tenant}/{pointer.route} is not stepped by the hub",
+            fix="change its share with: loradeck candidate step",
+        )
+    if bool(candidate.plan.held) == held:
+        raise Refused("no_change", "its steps are held already" if held else "its steps are not held")
+    why = f"{actor.name}: {reason}"[:500] if held else ""
+    after = candidate.model_copy(update={"plan": candidate.plan.model_copy(update={"held": why})})
+    state = pointer.model_copy(update={"candidate": after})
+    return drafted(
+        EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload={"steps": "held" if held else "resumed"}
+    )
 
 
 def finish(

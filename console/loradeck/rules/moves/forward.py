@@ -118,7 +118,7 @@ def check_promote(
             raise Refused("reason_required", "an override needs a reason", fix="say why; the event keeps it for ever")
     passed = []
     for refusal in (
-        _freeze_refusal(config, now_ms),
+        freeze_refusal(config, now_ms),
         held_up,
         _gate_refusal(pointer, request.release, config, gate_results, name),
         _memory_refusal(memory_short),
@@ -198,7 +198,8 @@ def stack_beneath(pointer: PointerState, release: str, attested: Container[str])
     return stack
 
 
-def _freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:
+def freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:
+    """The refusal of what goes forward in a freeze window; None: the route is in none."""
     for start, end in config.freeze:
         if start <= now_ms < end:
             return Refused(

@@ -76,8 +76,10 @@ def lower_bound(k: int, n: int, alpha: float = ALPHA) -> float:
     return 1.0 - upper_bound(n - k, n, alpha) if n else 0.0
 
 
-def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(k: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Wilson score interval of a share, k of n, at 95 % by default; (0, 1) if n is 0.
+
+    Counts that were divided by a design effect are no whole numbers.
 
     Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
 

@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 
 from loradeck.schemas.candidate import Split
+from loradeck.schemas.link import BINS
 
 PLACES = 1000
 
@@ -28,8 +29,13 @@ LIVE_UNEXPOSED = Arm(candidate=False, exposed=False)
 
 def place(salt: str, key: str) -> int:
     """The place of a key, from 0 to 999; spread evenly over the keys, and otherwise by another salt."""
+    return seat(salt, key)[0]
+
+
+def seat(salt: str, key: str) -> tuple[int, int]:
+    """The place of a key, which decides its arm, and its bin, in which its outcomes are counted, whatever its arm."""
     digest = hashlib.sha256(f"{salt}\0{key}".encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") % PLACES
+    return int.from_bytes(digest[:8], "big") % PLACES, digest[8] % BINS
 
 
 def lease_is_over(split: Split, hub_lost_s: float | None) -> bool:

@@ -1,0 +1,167 @@
+"""Candidates that the hub steps by itself: their share grows when the evidence says so, and each step is an event."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from loradeck.hub.jobs.promotion import PromoteCheck
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.relatives import Relatives
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
+from loradeck.hub.progress.arm_outcomes import ArmsSaid
+from loradeck.hub.progress.cohorts import Cohorts
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import candidate
+from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.forward import freeze_refusal
+from loradeck.rules.quality import steps
+from loradeck.schemas.candidate import Candidate
+from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.log import Draft, PointerState
+from loradeck.schemas.moves import CandidateFinishRequest
+from loradeck.store.interface import StoreError
+
+log = logging.getLogger("loradeck.hub.automation.steps")
+
+ACTOR = Actor(name="steps", role=Role.RELEASER, automation=True)
+
+_AGAIN_S = 30.0
+"""Seconds after which a step that was refused is tried again."""
+
+
+@dataclass(eq=False)
+class SteppedCandidates:
+    """The pointers whose candidate has a plan. `said`: what the next step of each waits for, in words."""
+
+    _log: Log
+    _arms: ArmsSaid
+    _cohorts: Cohorts
+    _replicas: PlacedReplicas
+    _facts: Facts
+    _check: PromoteCheck
+    _relatives: Relatives
+    _guard_said: Mapping[PointerKey, str]
+    _allowed: MovesAllowed
+    _changes: Changes
+    _background: Background
+    _clock: Clock
+    said: dict[PointerKey, tuple[str, ...]] = field(default_factory=dict, init=False)
+    _since: dict[PointerKey, tuple[tuple[int, int], float]] = field(default_factory=dict, init=False)
+    """Pointer -> (generation, step) of its share, and since when this hub knows of it, on its monotonic clock."""
+    _not_before: dict[PointerKey, float] = field(default_factory=dict, init=False)
+    _acting: set[PointerKey] = field(default_factory=set, init=False)
+
+    def load(self) -> None:
+        """Begins with the pointers as the log has them. Their minimum of time begins anew."""
+        for pointer in self._log.state.pointers.values():
+            self._watch(pointer)
+
+    def committed(self, published: Published) -> None:
+        """Begins anew for shares that have changed; a follower of the log."""
+        for event in published.events:
+            if event.pointer is not None:
+                self._watch(event.pointer)
+
+    def _watch(self, pointer: PointerState) -> None:
+        key, out = pointer.key, pointer.candidate
+        if out is None or out.plan is None:
+            for known in (self.said, self._since, self._not_before):
+                known.pop(key, None)
+        elif self._since.get(key, ((), 0.0))[0] != (out.generation, out.step):
+            self._since[key] = (out.generation, out.step), self._clock.monotonic()
+
+    def tick(self) -> None:
+        """Looks at the candidates that have a plan; called once a second."""
+        now = self._clock.monotonic()
+        for key in self._since:
+            if key in self._acting or self._not_before.get(key, now) > now:
+                continue
+            pointer = self._log.state.pointers[key]
+            decision = self._decided(pointer, pointer.candidate)
+            if decision is None:
+                continue
+            self._say(key, decision.waits)
+            if decision.permille is not None or decision.finish:
+                self._acting.add(key)
+                self._background.spawn(self._act(key))
+
+    def _say(self, key: PointerKey, waits: tuple[str, ...]) -> None:
+        if self.said.get(key, ()) != waits:
+            self.said[key] = waits
+            self._changes.soon((key,))
+
+    def _decided(self, pointer: PointerState, out: Candidate | None) -> steps.Decision | None:
+        """Decides on a pointer's next step now; None: it has no plan."""
+        if out is None or out.plan is None:
+            return None
+        key = pointer.key
+        progress, now_ms = self._replicas.progress(key), self._clock.now_ms()
+        forbidden = freeze_refusal(self._log.state.config(key), now_ms)
+        forbidden = forbidden or self._relatives.check_promote(key, out.release, ACTOR.name, now_ms)
+        around = steps.Around(
+            keys=self._cohorts.keys(key, out),
+            since_s=self._clock.monotonic() - self._since[key][1],
+            heard=progress.reachable / progress.placed if progress.placed else 0.0,
+            placed=frozenset(node.name for node, _ in self._replicas.placed(key)),
+            settling=not self._allowed.forward,
+            held=pointer.held,
+            forbidden=forbidden.title if forbidden is not None else "",
+            guard=self._guard_said.get(key, ""),
+        )
+        return steps.decide(out, *self._arms.both(pointer, out), around)
+
+    async def _act(self, key: PointerKey) -> None:
+        """Steps or finishes a candidate, by what is true once no other move is under way."""
+        try:
+            async with self._log.moving:
+                pointer = self._log.state.pointers[key]
+                out = pointer.candidate
+                decision = self._decided(pointer, out)
+                if out is None or decision is None:
+                    return
+                name = f"steps {'/'.join(key)} {pointer.generation} {out.step}"
+                drafts = await self._drafts(pointer, out, decision, name)
+                if drafts:
+                    self._allowed.check_pointer(key)
+                    self._allowed.check_all(drafts)
+                    await self._log.commit(drafts, name)
+        except (Refused, StoreError) as error:
+            self._not_before[key] = self._clock.monotonic() + _AGAIN_S
+            self._say(key, (f"what refuses it: {error}",))
+            log.warning("a step is refused tenant=%s route=%s code=%s %s", *key, error.code, error)
+        finally:
+            self._acting.discard(key)
+
+    async def _drafts(
+        self, pointer: PointerState, out: Candidate, decision: steps.Decision, name: str
+    ) -> Sequence[Draft]:
+        found = self._arms.compared(pointer, out)
+        evidence = {"arms": [one.model_dump(mode="json") for one in found], "step": out.step}
+        if decision.finish:
+            request = CandidateFinishRequest(
+                release=out.release,
+                expected_generation=pointer.generation,
+                idempotency_key=name,
+                reason="steps: the last one is over",
+            )
+            draft = await self._check.drafted(pointer.key, request, ACTOR)
+            return [draft.model_copy(update={"payload": {**draft.payload, "evidence": evidence}})]
+        if decision.permille is None:
+            return ()
+        drafted = candidate.step(
+            pointer,
+            self._facts.of(pointer.key),
+            ACTOR,
+            expected_generation=pointer.generation,
+            expected_step=out.step,
+            permille=decision.permille,
+            keys=self._cohorts.keys(pointer.key, out),
+            reason="steps: " + ("; ".join(steps.said(one) for one in found) or "there are enough keys"),
+            evidence=evidence,
+        )
+        return [drafted]

@@ -1,0 +1,114 @@
+"""The outcomes of both arms while a candidate is out, as routers report them by bins of keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from operator import add
+
+from loradeck.hub.progress.request_counts import LARGEST, Stint
+from loradeck.rules.quality import steps
+from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, keys_of, units_of
+from loradeck.rules.serving.arms import PLACES
+from loradeck.schemas.candidate import Candidate, Figure
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import BINS, ArmOutcomes, Bin, Traffic
+from loradeck.schemas.log import PointerState
+from loradeck.schemas.state import ArmsCompared, ArmShare
+
+_NOTHING: Bin = (0, 0, 0, 0)
+
+
+@dataclass(slots=True)
+class _Said:
+    """What one replica has said of one arm in one step: `last` in this life of its router, and `before`."""
+
+    node: str
+    boot: str
+    step: int
+    keys: int = 0
+    last: dict[int, Bin] = field(default_factory=dict)
+    before: dict[int, Bin] = field(default_factory=dict)
+
+    def says(self, boot: str, said: ArmOutcomes, admitted: int) -> None:
+        """Takes what the router says now, unless it cannot be."""
+        if said.step < self.step:
+            return
+        bins, same = dict(said.bins), (boot, said.step) == (self.boot, self.step)
+        if len(bins) < len(said.bins) or not 0 <= said.keys <= PLACES or sum(b[0] for b in bins.values()) > admitted:
+            return
+        last = self.last if same else {}
+        if not all(0 <= at < BINS and _grows(last.get(at, _NOTHING), bins[at]) for at in bins) or last.keys() - bins:
+            return
+        before = {} if said.step > self.step else _sum(self.before, self.last) if boot != self.boot else self.before
+        if any(units > LARGEST for units, *_ in before.values()):
+            return
+        if said.step > self.step:
+            self.step, self.keys = said.step, 0
+        self.before = before
+        self.boot, self.last, self.keys = boot, bins, max(self.keys, said.keys)
+
+
+def _grows(before: Bin, now: Bin) -> bool:
+    units, failed, checked, bad = now
+    adds_up = failed <= units <= LARGEST and bad <= checked <= units
+    return adds_up and all(0 <= old <= new for old, new in zip(before, now, strict=True))
+
+
+def _sum(one: dict[int, Bin], other: dict[int, Bin]) -> dict[int, Bin]:
+    found = dict(one)
+    for at, counts in other.items():
+        a, b, c, d = map(add, found.get(at, _NOTHING), counts)
+        found[at] = (a, b, c, d)
+    return found
+
+
+class ArmsSaid:
+    """Outcomes by pointer, arm and replica. Only the newest generation of a pointer is kept."""
+
+    def __init__(self) -> None:
+        self._stints: dict[PointerKey, dict[Stint, dict[str, _Said]]] = {}
+
+    def count(self, node: str, boot: str, row: Traffic) -> None:
+        """Takes a row of a node's report that counts."""
+        if row.arm is None:
+            return
+        key, stint = (row.tenant, row.route), (row.generation, row.release)
+        stints = self._stints.setdefault(key, {})
+        for old in [s for s in stints if s[0] < row.generation]:
+            del stints[old]
+        said = stints.setdefault(stint, {}).setdefault(row.replica, _Said(node, boot, row.arm.step))
+        said.says(boot, row.arm, min(row.admitted, LARGEST))
+
+    def both(self, pointer: PointerState, out: Candidate) -> tuple[Outcomes, Outcomes]:
+        """Returns what nodes have said of the candidate's arm and of the other one since the share was changed last."""
+        candidate, live = (
+            self._of(pointer.key, (out.generation, one or ""), out.step) for one in (out.release, pointer.release)
+        )
+        return candidate, live
+
+    def compared(self, pointer: PointerState, out: Candidate) -> tuple[ArmsCompared, ...]:
+        """Both arms figure by figure, where both have something to count.
+
+        The interval is the one that a plan steps by; without a plan it is that of 95 %.
+        """
+        candidate, live = self.both(pointer, out)
+        keys = keys_of(candidate), keys_of(live)
+        plan, found = out.plan, list[ArmsCompared]()
+        for figure in Figure:
+            units = units_of(candidate, figure), units_of(live, figure)
+            one = difference(*units, steps.level(plan)) if plan is not None else difference(*units)
+            if one is not None:
+                arms = zip(keys, (one.candidate, one.live), strict=True)
+                given, beside = (ArmShare(keys=n, bad=a.bad, n=a.n, low=a.low, high=a.high) for n, a in arms)
+                figures = {"value": one.value, "low": one.low, "high": one.high}
+                found.append(ArmsCompared(figure=figure, candidate=given, live=beside, **figures))
+        return tuple(found)
+
+    def _of(self, key: PointerKey, stint: Stint, step: int) -> Outcomes:
+        found: dict[str, NodeOutcomes] = {}
+        for said in self._stints.get(key, {}).get(stint, {}).values():
+            if said.step == step:
+                keys, bins = found.get(said.node, NodeOutcomes(0, {}))
+                total = _sum(_sum(dict(bins), said.before), said.last)
+                found[said.node] = NodeOutcomes(max(keys, said.keys), total)
+        return found

@@ -1,0 +1,202 @@
+"""Comparison of two arms of callers, with the key as its unit, since requests of one caller or user are alike.
+
+Routers cannot report each key, so keys are put into bins by a hash (`loradeck.rules.serving.arms.seat`), and sums of
+bins are reported. Keys fall into bins by chance, so bins are independent of each other, and a bin's sum varies as the
+sums of its keys do. That is enough to see how far the answers to one key are alike:
+
+- A share is the ratio of two sums over bins, and its variance that of the ratio's residuals with bins as clusters
+  (Cochran, Sampling Techniques, 1977, section 6.4; Deng, Knoblich and Lu, "Applying the Delta Method in Metric
+  Analytics", KDD 2018). Over the binomial variance of as many independent requests it is the design effect (Kish,
+  Survey Sampling, 1965): so many requests are worth one.
+- The design effect of few bad answers says nothing. So it is averaged with the largest one there can be, all answers to
+  a key being alike, which weighs as much as one bad answer. With none at all, the keys alone count, by the exact bound
+  (Clopper and Pearson's).
+- Intervals are Wilson's of the counts divided by the design effect, with Student's deviate in the place of the normal
+  one; less than five keys of equal size (one who asks the most is one) say nothing. The interval of the difference is
+  Newcombe's (Statistics in Medicine 17, 1998, 873, method 10).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+from loradeck.rules.quality.health import Units
+from loradeck.rules.quality.statistics import wilson
+from loradeck.schemas.candidate import Figure
+from loradeck.schemas.link import BINS, Bin
+
+_KEYS_IN_MIND = 50
+"""The number of keys at which the always-valid interval is the narrowest."""
+
+_FEWEST_KEYS = 5.0
+"""Keys of equal size below which a share is not known at all. Student's deviate is not computed for less."""
+
+
+class NodeOutcomes(NamedTuple):
+    """What a node has said of one arm: different keys at least, and the sums of its bins."""
+
+    keys: int
+    bins: Mapping[int, Bin]
+
+
+Outcomes = Mapping[str, NodeOutcomes]
+"""Node -> what it has said of one arm."""
+
+
+class Share(NamedTuple):
+    """A share of bad ones with its 95 % interval. `keys`: how many keys it is worth."""
+
+    bad: int
+    n: int
+    low: float
+    high: float
+    keys: float
+
+
+class Difference(NamedTuple):
+    """The candidate's share less that of the live release, with an interval."""
+
+    candidate: Share
+    live: Share
+    value: float
+    low: float
+    high: float
+
+
+def keys_of(said: Outcomes, without: str = "") -> int:
+    """Different keys of an arm, at least: the most that one node has seen."""
+    return max((of.keys for node, of in said.items() if node != without), default=0)
+
+
+def units_of(said: Outcomes, figure: Figure, without: str = "") -> list[Units]:
+    """The bins of an arm: bad answers of those that are checked, or failed requests of those that were admitted."""
+    sums = [(0, 0)] * BINS
+    bad, n = (3, 2) if figure is Figure.BAD else (1, 0)
+    for node, of in said.items():
+        if node != without:
+            for at, counts in of.bins.items():
+                sums[at] = (sums[at][0] + counts[bad], sums[at][1] + counts[n])
+    return sums
+
+
+class Level(NamedTuple):
+    """How sure a one-sided bound is: the probability that it is wrong, and the normal deviate by the number of keys."""
+
+    alpha: float
+    deviate: Callable[[float], float]
+
+
+def always_valid(alpha: float) -> Level:
+    """The level of a bound that may be looked at after every answer: it is ever wrong with a probability of `alpha`.
+
+    It is that of an asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform
+    central limit theory and asymptotic confidence sequences", Annals of Statistics 52, 2024, 2613, proposition B.1).
+    """
+
+    def deviate(keys: float) -> float:
+        x = 8 * max(keys, 1.0) / _KEYS_IN_MIND  # near 8 it is the narrowest for the usual alphas
+        return math.sqrt(2 * (1 + 1 / x) * math.log1p(math.sqrt(1 + x) / (2 * alpha)))
+
+    return Level(alpha, deviate)
+
+
+def fixed(alpha: float) -> Level:
+    """The level of a bound that is looked at once, at a time that was fixed before."""
+    z = NormalDist().inv_cdf(1 - alpha)
+    return Level(alpha, lambda keys: z)
+
+
+AT_95 = fixed(0.025)
+"""The level of either end of an interval of 95 %."""
+
+
+def difference(candidate: Sequence[Units], live: Sequence[Units], level: Level = AT_95) -> Difference | None:
+    """Compares the shares of two arms; None: one of them has nothing to count.
+
+    Args:
+        candidate: of each bin, how many were bad, and how many there were.
+        level: of either end of the interval of the difference.
+    """
+    given, beside = _Arm.of(candidate), _Arm.of(live)
+    if given is None or beside is None:
+        return None
+    expected = given.expected + beside.expected
+    residual = given.residual + beside.residual
+    one, other = (arm.worth((arm.alike + residual) / (1 + expected)) for arm in (given, beside))
+    z = level.deviate(min(given.keys, beside.keys))
+    at = Level(level.alpha, lambda keys: z)
+    (low, high), (other_low, other_high) = (_interval(arm, n, at) for arm, n in ((given, one), (beside, other)))
+    value = given.share - beside.share
+    return Difference(
+        given.shown(one),
+        beside.shown(other),
+        value,
+        value - math.hypot(given.share - low, other_high - beside.share),
+        value + math.hypot(high - given.share, beside.share - other_low),
+    )
+
+
+class _Arm(NamedTuple):
+    bad: int
+    n: int
+    residual: float
+    """Squared residuals of the bins, corrected for their number."""
+    expected: float
+    """What it would be for independent requests."""
+    alike: float
+    """The design effect if all answers to a key are alike."""
+
+    @classmethod
+    def of(cls, bins: Sequence[Units]) -> _Arm | None:
+        bad, n = (sum(column) for column in zip((0, 0), *bins, strict=True))
+        if not n:
+            return None
+        share, filled = bad / n, sum(1 for _, units in bins if units)
+        residual = sum((k - share * units) ** 2 for k, units in bins) * filled / max(1, filled - 1)
+        # Keys fall into bins by chance, so that the squares of bins tell the sum of the squares of keys.
+        squares = (sum(units**2 for _, units in bins) - n * n / len(bins)) / (1 - 1 / len(bins))
+        alike = min(max(squares / n, 1.0), float(n))
+        return cls(bad, n, residual, n * share * (1 - share), alike)
+
+    @property
+    def share(self) -> float:
+        return self.bad / self.n
+
+    @property
+    def keys(self) -> float:
+        """How many keys of equal size it is worth."""
+        return self.n / self.alike
+
+    def worth(self, pooled: float) -> float:
+        """The number of independent requests that it is worth, by its own design effect or the one of both arms."""
+        own = (self.alike + self.residual) / (1 + self.expected)
+        return self.n / min(max(own, pooled, 1.0), self.alike)
+
+    def shown(self, worth: float) -> Share:
+        low, high = _interval(self, worth, AT_95)
+        return Share(self.bad, self.n, low, high, self.keys)
+
+
+def _interval(arm: _Arm, worth: float, level: Level) -> tuple[float, float]:
+    if arm.keys < _FEWEST_KEYS:
+        return (0.0, 1.0)
+    low, high = wilson(arm.share * worth, worth, z=student(level.deviate(arm.keys), min(arm.keys, BINS) - 1))
+    if not arm.bad:  # that so many keys had none is seen once, however often it is looked at
+        high = min(high, 1 - level.alpha ** (1 / arm.keys))
+    return (low, high)
+
+
+def student(z: float, degrees: float) -> float:
+    """Student's deviate with the tail of a normal deviate, for four degrees of freedom at least.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.5.
+    """
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))

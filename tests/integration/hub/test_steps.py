@@ -1,0 +1,217 @@
+"""Candidates that a hub steps by itself: by what nodes report, and never where something speaks against it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.fakes.hub_in_process import Deck, key, until
+from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.test_candidates import call, pointer, step, three
+from tests.integration.hub.test_moves import ROUTE
+
+from loradeck.schemas.candidate import StepPlan
+from loradeck.schemas.link import BINS, ArmOutcomes
+from loradeck.schemas.log import EventKind
+
+PLAN = {"steps": [100, 500], "margin": 0.02, "min_s": 0}
+
+
+async def started(deck: Deck, join: Join, *nodes: str, **plan: Any) -> tuple[list[FakeAgent], str, str]:
+    """acme on v2, with v3 out for nobody yet, by a plan."""
+    first, _, two, other = await three(deck, join)
+    agents = [first, *[await join(node) for node in nodes]]
+    await call(deck, "start", release=other, unit="user", plan=PLAN | plan)
+    return agents, two, other
+
+
+async def says(agent: FakeAgent, bad: dict[str, int], *, n: int = 100, keys: int = 60, at: int | None = None) -> None:
+    """Reports an arm of each release: so many units in each bin, and how many of them are bad."""
+    out = pointer(agent.deck).candidate
+    assert out is not None
+    sums = n * BINS
+    await agent.report(
+        *(
+            agent.served().model_copy(
+                update={
+                    "release": release,
+                    **dict.fromkeys(("attempted", "admitted", "finished", "checked"), sums),
+                    "bad": worse * BINS,
+                    "keys": keys,
+                    "arm": ArmOutcomes(
+                        step=out.step if at is None else at,
+                        keys=keys,
+                        bins=tuple((bin_, (n, 0, n, worse)) for bin_ in range(BINS)),
+                    ),
+                }
+            )
+            for release, worse in bad.items()
+        )
+    )
+
+
+def share(deck: Deck) -> tuple[int, int]:
+    out = pointer(deck).candidate
+    assert out is not None
+    return out.permille, out.step
+
+
+async def awaited(deck: Deck) -> str:
+    row = await deck.row()
+    assert row.candidate is not None
+    return "; ".join(row.candidate.waits)
+
+
+async def waits_for(deck: Deck, words: str) -> None:
+    """The hub has looked, and says what it waits for."""
+    await until(lambda: words in "; ".join(deck.hub.steps.said.get(pointer(deck).key, ())), words)
+
+
+async def test_a_share_grows_as_the_evidence_says_and_each_step_is_an_event_below_the_generation(
+    deck: Deck, join: Join
+) -> None:
+    (agent,), two, other = await started(deck, join)
+    began = pointer(deck)
+    await waits_for(deck, "0 of 50 keys")
+    assert await awaited(deck) == "0 of 50 keys"
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: share(deck)[0] == 100, "there are keys to draw the first share from")
+    await waits_for(deck, "0 of 20 keys")
+    await says(agent, {two: 2, other: 2}, n=200, at=0)  # of the share before: says nothing
+    await waits_for(deck, "0 of 20 keys")
+    await says(agent, {two: 4, other: 4}, n=300)
+    await until(lambda: share(deck)[0] == 500, "it is as good")
+    event = deck.hub.log.recent[-1]
+    assert (event.kind, event.actor, event.payload["automation"]) == (EventKind.CANDIDATE_STEP, "steps", True)
+    assert event.reason.startswith("steps: bad answers 1.3% of 19200, live 1.3% of 19200 (upper bound +")
+    assert [arm["candidate"]["n"] for arm in event.payload["evidence"]["arms"]] == [19200, 19200]
+    assert (pointer(deck).generation, pointer(deck).last_move) == (began.generation, began.last_move)
+    await waits_for(deck, "its finish, by a person")
+    await until(lambda: agent.entry.candidate is not None and agent.entry.candidate.permille == 500, "it is sent")
+    assert "plan" not in agent.entry.candidate.model_dump()  # routers need no plan
+
+
+async def test_a_candidate_that_is_worse_stays_where_it_is_and_the_row_says_why(deck: Deck, join: Join) -> None:
+    (agent,), two, other = await started(deck, join)
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: share(deck)[0] == 100, "there are keys")
+    await says(agent, {two: 1, other: 9}, n=200)
+    await waits_for(deck, "bad answers: upper bound ")
+    row = await deck.row()
+    assert row.candidate is not None
+    bad = row.candidate.arms[0]
+    assert (bad.candidate.bad, bad.candidate.n, bad.candidate.keys) == (9 * BINS, 200 * BINS, 60)
+    assert bad.live.low < 1 / 200 < bad.live.high
+    assert bad.value == pytest.approx(8 / 200)
+    assert share(deck) == (100, 1)
+
+
+async def test_what_somebody_holds_is_stepped_no_more_until_it_is_resumed(deck: Deck, join: Join) -> None:
+    (agent,), two, other = await started(deck, join)
+    viewer = await deck.as_role("operator")
+    at = {"expected_generation": pointer(deck).generation}
+    await deck.ok("POST", f"{ROUTE}/candidate/hold", at | {"held": True, "reason": "dinner", "idempotency_key": key()})
+    await says(agent, {two: 1, other: 1})
+    await waits_for(deck, ": dinner")
+    assert share(deck) == (0, 0)
+    asked = at | {"held": False, "idempotency_key": key()}
+    await deck.refused(403, "forbidden", "POST", f"{ROUTE}/candidate/hold", asked, client=viewer)
+    await deck.ok("POST", f"{ROUTE}/candidate/hold", asked)
+    await until(lambda: share(deck)[0] == 100, "it goes on")
+    await step(deck, 50)
+    await waits_for(deck, "has narrowed the share")
+
+
+async def test_a_hold_of_the_pointer_and_a_freeze_window_stop_it(deck: Deck, join: Join) -> None:
+    (agent,), two, other = await started(deck, join)
+    now = deck.hub.clock.now_ms()
+    config = deck.hub.log.state.config(pointer(deck).key).model_dump(mode="json")
+    await deck.ok("PUT", ROUTE, config | {"freeze": [[now - 1000, now + 3_600_000]]})
+    body = {"held": True, "expected_generation": pointer(deck).generation, "idempotency_key": key(), "reason": "wait"}
+    await deck.ok("POST", f"{ROUTE}/hold", body)
+    await says(agent, {two: 1, other: 1})
+    await waits_for(deck, "somebody to release the hold; the end of this: this route is in a freeze window")
+    assert share(deck) == (0, 0)
+
+
+async def test_one_node_of_two_steps_nothing_by_its_word(deck: Deck, join: Join) -> None:
+    (liar, honest), two, other = await started(deck, join, "n2")
+    for agent, bad in ((liar, 0), (honest, 1)):
+        await says(agent, {two: 1, other: bad})
+    await until(lambda: share(deck)[0] == 100, "there are keys")
+    await says(honest, {two: 1, other: 9}, n=200)
+    await says(liar, {two: 1, other: 0}, n=9000)
+    await waits_for(deck, "bad answers: the same without the word of n1")
+    assert share(deck) == (100, 1)
+
+
+async def test_figures_that_cannot_be_are_not_taken(deck: Deck, join: Join) -> None:
+    (agent,), two, other = await started(deck, join)
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: share(deck)[0] == 100, "there are keys")
+    await says(agent, {two: 1, other: 9}, n=200)
+    await waits_for(deck, "bad answers: upper bound ")
+    before = deck.hub.arms.both(pointer(deck), pointer(deck).candidate)
+    good = (agent.served(attempted=99_999, admitted=99_999, finished=99_999, checked=99_999)).model_copy(
+        update={"release": other, "bad": 9 * BINS, "keys": 60}
+    )
+    fits = {"step": 1, "keys": 60}
+    for arm in (
+        ArmOutcomes(**fits, bins=((0, (200, 0, 200, 0)),)),  # fewer bad ones than before, and bins are gone
+        ArmOutcomes(**fits, bins=tuple((n, (300, 0, 300, 301)) for n in range(BINS))),
+        ArmOutcomes(**fits, bins=tuple((n, (300, -1, 300, 9)) for n in range(BINS))),
+        ArmOutcomes(**fits, bins=tuple((n + 7, (300, 0, 300, 9)) for n in range(BINS))),
+        ArmOutcomes(**fits, bins=tuple((n, (9000, 0, 9000, 9)) for n in range(BINS))),  # more than it was given
+        ArmOutcomes(step=1, keys=10**6, bins=tuple((n, (300, 0, 300, 9)) for n in range(BINS))),
+        ArmOutcomes(step=0, keys=60, bins=tuple((n, (300, 0, 300, 0)) for n in range(BINS))),
+    ):
+        await agent.report(good.model_copy(update={"arm": arm, "streams": hash(arm.bins) % 1000}))
+    await agent.report(good.model_copy(update={"streams": 1001}))
+    await until(
+        lambda: any(c.streams == 1001 for c in deck.hub.counts.counters(pointer(deck).key)), "all reports are read"
+    )
+    assert deck.hub.arms.both(pointer(deck), pointer(deck).candidate) == before
+
+
+async def test_a_router_that_starts_again_and_a_hub_that_does_lose_no_outcome(deck: Deck, join: Join) -> None:
+    (agent,), two, other = await started(deck, join, min_s=3600)
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: share(deck)[0] == 100, "there are keys")
+
+    def seen() -> int:
+        candidate, _ = deck.hub.arms.both(pointer(deck), pointer(deck).candidate)
+        return sum(sums[0] for of in candidate.values() for sums in of.bins.values())
+
+    await says(agent, {two: 1, other: 1}, n=200)
+    await until(lambda: seen() == 200 * BINS, "counted")
+    rows = [
+        agent.served().model_copy(
+            update={
+                "release": other,
+                **dict.fromkeys(("attempted", "admitted", "finished"), 50),
+                "arm": ArmOutcomes(step=1, keys=5, bins=((3, (50, 0, 0, 0)),)),
+            }
+        )
+    ]
+    await agent.report(*rows, router_boot="r2")
+    await until(lambda: seen() == 200 * BINS + 50, "a router's second life is added to the first")
+
+
+async def test_after_the_last_step_the_hub_finishes_it_if_the_plan_says_so(deck: Deck, join: Join) -> None:
+    (agent,), two, other = await started(deck, join, steps=[1000], finish=True)
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: pointer(deck).release == other, "it is live")
+    event = deck.hub.log.last_move(pointer(deck))
+    assert event is not None
+    assert (event.kind, event.actor, pointer(deck).beneath[0]) == (EventKind.CANDIDATE_FINISH, "steps", two)
+    await until(lambda: agent.entry.generation == pointer(deck).generation, "it is sent")
+
+
+async def test_a_plan_is_kept_with_the_candidate_over_a_restart_of_what_reads_the_log(deck: Deck, join: Join) -> None:
+    await started(deck, join)
+    out = pointer(deck).candidate
+    assert out is not None
+    assert out.plan == StepPlan.model_validate(PLAN)
+    deck.hub.steps.load()
+    await waits_for(deck, "0 of 50 keys")
