@@ -181,8 +181,7 @@ class Admission:
     ) -> Admitted | Refusal:
         """Chooses the engine for one request, now, and counts it as admitted or refused.
 
-        Args:
-            passed_by: an engine that has just failed this request; another one is preferred.
+        `passed_by`: an engine that has just failed this request; another one is preferred.
         """
         route = self._routes.get(key)
         if route is None:
@@ -233,8 +232,7 @@ class Admission:
     async def behind(self, key: PointerKey, seen: str | None) -> Refusal | None:
         """Why a request is refused whose gateway has seen a move that this router does not hold, not even soon.
 
-        Args:
-            seen: the fence that the gateway sent; None: the caller has no gateway.
+        `seen`: the fence that the gateway sent; None: the caller has no gateway.
         """
         if seen is None or key not in self._routes:
             return None

@@ -129,8 +129,7 @@ class Proxy(CallersApi):
     ) -> web.StreamResponse:
         """Sends an admitted request to its engine and the answer back.
 
-        Raises:
-            _LookUpAgain: nothing was sent to the caller, and another look-up may do better.
+        Raises: _LookUpAgain: nothing was sent to the caller, and another look-up may do better.
         """
         target = admitted.target
         headers = _answer_headers(admitted)

@@ -83,8 +83,7 @@ class Router:
             untold: as in `Switch.start`.
             build: which build of Loradeck this is.
 
-        Raises:
-            TableFault: another router runs here, or the table is damaged.
+        Raises: TableFault: another router runs here, or the table is damaged.
         """
         self._untold, self._takes_over = untold, takes_over
         self.boot = secrets.token_hex(8)
@@ -263,8 +262,7 @@ class Router:
         What was admitted is answered to its end, and what still comes in over callers' connections is passed on. It
         does not await: no request is between this router and the next one.
 
-        Raises:
-            Unacceptable: `not_handed_over`; nothing has changed.
+        Raises: Unacceptable: `not_handed_over`; nothing has changed.
         """
         if time.monotonic_ns() > asked.until_ns:
             raise _not_now("the router that asked has given up", "start another one")

@@ -40,8 +40,7 @@ class Successor:
     async def answer(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         """The successor's answer to a request of which the body was read.
 
-        Raises:
-            SuccessorLost: it has none, and nothing was sent to the caller.
+        Raises: SuccessorLost: it has none, and nothing was sent to the caller.
         """
         session = self._session = self._session or aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(path=str(self.path), limit=0, force_close=True),

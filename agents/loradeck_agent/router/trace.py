@@ -95,8 +95,7 @@ class Row:
 class Trace:
     """Rows enter when they are complete: finished, and judged where a check was due.
 
-    Args:
-        follower: is given each row after it has entered.
+    `follower`: is given each row after it has entered.
     """
 
     def __init__(self, kept: int = KEPT, follower: Callable[[Row], None] = lambda row: None) -> None:

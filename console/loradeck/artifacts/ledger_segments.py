@@ -22,11 +22,7 @@ def sealed(head: SegmentHead, rows: Iterable[bytes]) -> bytes:
 
 
 def head_of(segment: bytes) -> SegmentHead:
-    """The head of a segment, of which no more than the beginning is unpacked.
-
-    Raises:
-        BadArtifact: `bad_segment`.
-    """
+    """The head of a segment, of which no more than the beginning is unpacked. Raises: BadArtifact: `bad_segment`."""
     try:
         text = zlib.decompressobj(wbits=31).decompress(segment, _HEAD_BYTES)
         return SegmentHead.model_validate_json(text.split(b"\n", 1)[0])
@@ -37,8 +33,7 @@ def head_of(segment: bytes) -> SegmentHead:
 def rows_of(pieces: Iterable[bytes], request: str) -> Iterator[LedgerRow]:
     """Yields the rows of one request in a segment, whose bytes come in pieces. All of it is unpacked, piece by piece.
 
-    Raises:
-        BadArtifact: `bad_segment`; what was yielded before is as good as the segment's digest.
+    Raises: BadArtifact: `bad_segment`; what was yielded before is as good as the segment's digest.
     """
     wanted = b'"' + request.encode() + b'"'
     for line in _lines(pieces):

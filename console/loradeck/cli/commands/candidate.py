@@ -268,8 +268,7 @@ def _say_shadow(s: Session, row: TenantRow) -> None:
 def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:
     """The candidate of a row.
 
-    Raises:
-        CliError: it has none.
+    Raises: CliError: it has none.
     """
     if row.pointer.candidate is None or row.candidate is None:
         raise refused(f"{at} has no candidate", fix=f"loradeck candidate start {at} RELEASE", code="no_candidate")
@@ -305,8 +304,7 @@ def _plan(
 def _permille(share: float) -> int:
     """A share in percent as thousandths.
 
-    Raises:
-        CliError: it is not between 0 and 100 with one decimal.
+    Raises: CliError: it is not between 0 and 100 with one decimal.
     """
     permille = round(share * 10)
     if not 0 <= permille <= 1000 or abs(share * 10 - permille) > 1e-6:

@@ -155,8 +155,7 @@ class AnswerLedger:
     def rows(self, segment: Segment, request: str) -> list[LedgerRow]:
         """The rows of one request in a segment. Blocking.
 
-        Raises:
-            BadArtifact: `unknown_blob`, `digest_mismatch`, `bad_segment`, `store_unavailable`.
+        Raises: BadArtifact: `unknown_blob`, `digest_mismatch`, `bad_segment`, `store_unavailable`.
         """
         digest = hashlib.sha256()
 

@@ -114,10 +114,7 @@ class AuditTrail:
             self._lost, self._refused = 0, False
 
     async def write(self, draft: AuditDraft) -> int:
-        """Writes one line now, and returns its number.
-
-        Raises: StoreError.
-        """
+        """Writes one line now, and returns its number. Raises: StoreError."""
         head = await self._store(lambda s: s.append_audit([draft]), background=True)
         self._head = max(self._head, head, key=lambda one: one.size)
         return head.size

@@ -66,8 +66,7 @@ LARGEST = 2**53
 def figures_fault(row: Traffic, read: CounterReading, before: CounterReading, node: str) -> str:
     """Why a node's figures are not counted; "" if they add up.
 
-    Args:
-        before: the reading before this one since the router started.
+    `before`: the reading before this one since the router started.
     """
     counts, known = read.counts, before.counts
     if not belongs(row.replica, node):

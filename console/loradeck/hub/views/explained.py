@@ -71,11 +71,9 @@ class Explanations:
     ) -> Explained:
         """Explains a request, in one tenant or in all that the caller sees.
 
-        Args:
-            at_ms: about when it was asked; None: its id says it, or it was in the last days.
+        `at_ms`: about when it was asked; None: its id says it, or it was in the last days.
 
-        Raises:
-            Refused: `unknown_tenant`, `too_many_segments`.
+        Raises: Refused: `unknown_tenant`, `too_many_segments`.
         """
         tenants = [self._log.state.tenant(tenant).name] if tenant is not None else sorted(self._log.state.tenants)
         tenants = [name for name in tenants if sees(name)]

@@ -28,8 +28,7 @@ def kept_from(days: int, now_ms: int) -> int:
 def window(request: str, at_ms: int | None, now_ms: int) -> tuple[int, int]:
     """The times between which a request is looked for, milliseconds since 1970 UTC, both included.
 
-    Args:
-        at_ms: about when it was asked, as a person says; the hour before and after are searched. None: by the id.
+    `at_ms`: about when it was asked, as a person says; the hour before and after are searched. None: by the id.
     """
     if at_ms is not None:
         return at_ms - HOUR_MS, at_ms + HOUR_MS

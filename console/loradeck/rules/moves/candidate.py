@@ -30,8 +30,7 @@ def check_start(
 ) -> None:
     """Checks what a start needs beyond the conditions of a promote.
 
-    Args:
-        lacking: nodes whose router does not announce the feature `candidate` and on which the pointer is placed.
+    `lacking`: nodes whose router does not announce the feature `candidate` and on which the pointer is placed.
 
     Raises:
         Refused: candidate_out, candidate_unfit, shadow_not_allowed, shadow_steps,
@@ -56,11 +55,7 @@ def check_start(
 
 
 def check_is(pointer: PointerState, release: str, *, name: Named = short) -> None:
-    """Checks that a release is the pointer's candidate.
-
-    Raises:
-        Refused: no_candidate.
-    """
+    """Checks that a release is the pointer's candidate. Raises: Refused: no_candidate."""
     candidate = _candidate_of(pointer)
     if candidate.release != release:
         raise Refused(
@@ -88,8 +83,7 @@ def check_consent(split: Split, tenant: TenantState) -> None:
 def check_keys(split: Split, keys: int) -> None:
     """Checks that a share of so few keys means anything. `keys`: how many different ones were seen lately.
 
-    Raises:
-        Refused: too_few_keys.
+    Raises: Refused: too_few_keys.
     """
     if split.permille and not split.named and not split.shadow and keys < FEWEST_KEYS:
         raise Refused(
@@ -115,8 +109,7 @@ def start(
 ) -> Draft:
     """Puts a candidate on top of the stack; its generation is the one that this move gives the pointer.
 
-    Raises:
-        Refused: moved, nothing_live, already_live, candidate_out, held, too_few_keys.
+    Raises: Refused: moved, nothing_live, already_live, candidate_out, held, too_few_keys.
     """
     expect_generation(pointer, expected_generation)
     where = f"{pointer.tenant}/{pointer.route}"
@@ -225,8 +218,7 @@ def finish(
 ) -> Draft:
     """Makes the candidate the live release, as a promote does: the one that was live goes beneath.
 
-    Raises:
-        Refused: moved, no_candidate, held, candidate_unfit.
+    Raises: Refused: moved, no_candidate, held, candidate_unfit.
     """
     expect_generation(pointer, expected_generation)
     candidate = _candidate_of(pointer)
@@ -249,8 +241,7 @@ def finish(
 def abort(pointer: PointerState, actor: Actor, *, expected_generation: int, reason: str = "") -> Draft:
     """Ends the candidate: all callers get the live release. Nothing is held or quarantined, unlike with R.
 
-    Raises:
-        Refused: moved, no_candidate.
+    Raises: Refused: moved, no_candidate.
     """
     expect_generation(pointer, expected_generation)
     _candidate_of(pointer)

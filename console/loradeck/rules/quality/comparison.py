@@ -41,8 +41,7 @@ def without_copies(report: EvaluationReport, copies: Mapping[str, str]) -> Evalu
 
     246 copies of one prompt are one item: their answers are equal, and say no more than one does.
 
-    Args:
-        copies: an item that asks what an earlier one asks -> the first that does.
+    `copies`: an item that asks what an earlier one asks -> the first that does.
     """
     if not copies:
         return report

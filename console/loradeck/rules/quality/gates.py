@@ -81,8 +81,7 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     It is compared with the live release only if that one has a report on every suite that compares; otherwise the
     result is `against` nothing, and no promote accepts it for a comparison.
 
-    Raises:
-        Refused: bad_report: counts that contradict the items, or a report of another release or suite.
+    Raises: Refused: bad_report: counts that contradict the items, or a report of another release or suite.
     """
     comparing = [part.suite for part in config.suites if part.max_drop < 1]
     compared = live is not None and all(suite in records.live for suite in comparing)
@@ -152,8 +151,7 @@ def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
     """Checks that each suite has enough items to decide the gate. `items`: suite -> number of its items, those that ask
     the same counted once.
 
-    Raises:
-        Refused: suite_too_small, with the number of items that are needed.
+    Raises: Refused: suite_too_small, with the number of items that are needed.
     """
     for part in config.suites:
         n = items[part.suite]
@@ -296,8 +294,7 @@ def lacks(release: Digest, route: str, pointer: PointerState | None, facts: Poin
 def require_stages(tenant: Mapping[str, RouteConfig], route: str, config: GateConfig) -> None:
     """Checks that the route named in `after` exists and that the chain of stages does not lead back.
 
-    Raises:
-        Refused: unknown_route, stages_in_a_circle.
+    Raises: Refused: unknown_route, stages_in_a_circle.
     """
     way, before = [route], config.after
     while before is not None:

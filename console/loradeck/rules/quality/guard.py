@@ -125,8 +125,7 @@ def asked_again_until_ms(guard: Guard, last: EventKind | None, moved_ms: int | N
 
     A guard that may hold or roll back is the consent to it. With a candidate out there is a control already.
 
-    Args:
-        last: the kind of the pointer's last move, which was made at `moved_ms`.
+    `last`: the kind of the pointer's last move, which was made at `moved_ms`.
     """
     if guard not in (Guard.HOLD, Guard.ROLLBACK) or last not in FORWARD or candidate or moved_ms is None:
         return None

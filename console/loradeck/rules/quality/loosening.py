@@ -10,8 +10,7 @@ from loradeck.schemas.route import RouteConfig
 def loosened(before: RouteConfig, after: RouteConfig, anchor: Digest | None = None) -> tuple[str, ...]:
     """Lists in words what a change of settings loosens: signers that change, and a gate that asks for less.
 
-    Args:
-        anchor: the release that candidates are compared with by the gate as it stands; None: there is none.
+    `anchor`: the release that candidates are compared with by the gate as it stands; None: there is none.
     """
     found = []
     if before.signers and set(before.signers) != set(after.signers):

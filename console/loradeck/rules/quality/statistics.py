@@ -34,8 +34,7 @@ def mcnemar(lost: int, won: int) -> float:
     It assumes that losing and winning an item are equally likely; 1 if no item differs. McNemar, Psychometrika 12
     (1947) 153; the exact form is the sign test on the discordant pairs.
 
-    Raises:
-        ValueError: a negative count.
+    Raises: ValueError: a negative count.
     """
     if lost < 0 or won < 0:
         raise ValueError(f"{lost} lost and {won} won are not counts")
@@ -49,8 +48,7 @@ def upper_bound(k: int, n: int, alpha: float = ALPHA) -> float:
     It is the largest share under which k or fewer are seen at least `alpha` of the time. Clopper and Pearson,
     Biometrika 26 (1934) 404. With k = 0 it is 1 - alpha ** (1 / n): no failure in 300 leaves 1 %.
 
-    Raises:
-        ValueError: k is not within 0..n.
+    Raises: ValueError: k is not within 0..n.
     """
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n} is not a share")
@@ -83,8 +81,7 @@ def wilson(k: float, n: float, z: float = Z95) -> tuple[float, float]:
 
     Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
 
-    Raises:
-        ValueError: k is not within 0..n.
+    Raises: ValueError: k is not within 0..n.
     """
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n} is not a share")
@@ -107,8 +104,7 @@ def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[
     pair differs, every resample is equal and would claim to know the drop exactly; the interval is then given by the
     exact bounds of a loss and of a win that was seen in none of n. (-1, 1) if n is 0.
 
-    Raises:
-        ValueError: more pairs differ than there are.
+    Raises: ValueError: more pairs differ than there are.
     """
     if lost < 0 or won < 0 or lost + won > n:
         raise ValueError(f"{lost} lost and {won} won of {n} are not a comparison")
@@ -141,8 +137,7 @@ def drop_bound(lost: int, won: int, n: int, alpha: float = ALPHA) -> float:
     suites, also where few pairs or none differ (Wald's bound would then be the drop itself). Tango, Statistics in
     Medicine 17 (1998) 891.
 
-    Raises:
-        ValueError: more pairs differ than there are.
+    Raises: ValueError: more pairs differ than there are.
     """
     if lost < 0 or won < 0 or lost + won > n:
         raise ValueError(f"{lost} lost and {won} won of {n} are not a comparison")
@@ -171,8 +166,7 @@ def paired_items(drop: float, discordant: float = DISCORDANT, power: float = POW
     Connor, Biometrics 43 (1987) 207: n = ((z_a sqrt(pd) + z_b sqrt(pd - d^2)) / d)^2. So many also bound the drop of an
     equal release under `drop`: Connor's 246 items for 5 points stand beside the 248 of n = (z_a + z_b)^2 pd / d^2.
 
-    Raises:
-        ValueError: the drop is not above 0 and at most 1; no number of items sees a drop of 0.
+    Raises: ValueError: the drop is not above 0 and at most 1; no number of items sees a drop of 0.
     """
     if not 0 < drop <= 1:
         raise ValueError(f"no number of items shows a drop of {drop}")
@@ -196,8 +190,7 @@ def visible_drop(n: int, discordant: float = DISCORDANT) -> float | None:
 def items_to_bound(share: float, alpha: float = ALPHA) -> int:
     """Number of items that must all pass for the lower bound of their share to reach `share`: 299 for 99 %.
 
-    Raises:
-        ValueError: the share is outside 0..1, or 1, which no number of items bounds.
+    Raises: ValueError: the share is outside 0..1, or 1, which no number of items bounds.
     """
     if not 0 <= share < 1:
         raise ValueError(f"no number of items bounds a share by {share}")
@@ -211,8 +204,7 @@ def percentile(values: Sequence[float], share: float, level: float = 0.95) -> tu
     between two ranks, which follow from a binomial count. Conover, Practical Nonparametric Statistics (1999), section
     3.2. With too few values a rank would lie outside; then the extreme value stands.
 
-    Raises:
-        ValueError: there are no values.
+    Raises: ValueError: there are no values.
     """
     if not values:
         raise ValueError("a percentile needs at least one value")
