@@ -3,8 +3,6 @@
 OpenAI's completions, by tenant. Only the paths named here are reachable.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 import secrets

@@ -1,7 +1,5 @@
 """The control socket, on which the agent calls its router. Reachable by this user alone."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Counters by (tenant, route, generation, release, replica). They only grow while the router runs."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Literal

@@ -7,8 +7,6 @@ A line is the tenant, the admission in milliseconds since 1970 UTC and the row a
 begins with a tab has the number of rows that had to be given up before it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import logging

@@ -5,8 +5,6 @@ its place in the queue (`priority`), the engine's memory (`kv_transfer_params`, 
 (`chat_template`, `logits_processors`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

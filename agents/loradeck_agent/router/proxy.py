@@ -1,7 +1,5 @@
 """The proxy of a node: callers' requests, admitted to its engines, and their answers back."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

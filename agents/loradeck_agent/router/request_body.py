@@ -1,7 +1,5 @@
 """A caller's request as the router reads it: the settings that it needs itself, and the rest as the engine gets it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, TypeGuard

@@ -1,7 +1,5 @@
 """One router, put together: table, switch, the callers' listener and the control socket."""
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import logging

@@ -5,8 +5,6 @@ fail. So it goes to the router that has the right now, over a Unix socket of the
 as that router gives it. The connection ends with the answer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

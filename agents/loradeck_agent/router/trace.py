@@ -1,7 +1,5 @@
 """The trace: a bounded ring of served requests with the release that answered each."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import deque

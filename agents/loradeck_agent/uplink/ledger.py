@@ -7,8 +7,6 @@ A file of rows is sealed whole: its segments are durable first, then the chain, 
 that was killed in between had begun is made again, over what it left.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

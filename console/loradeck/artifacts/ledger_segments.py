@@ -1,7 +1,5 @@
 """Segments of the answer ledger as files: gzip of a head and rows, a line of JSON each (`schemas.answer_ledger`)."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator

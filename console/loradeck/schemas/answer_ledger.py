@@ -4,8 +4,6 @@ A node writes its rows into segments, one tenant's rows of an hour each. A segme
 of JSON, then a `LedgerRow` a line. The hub keeps it under its digest, with a `Segment` beside it.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, StringConstraints

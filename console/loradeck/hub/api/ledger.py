@@ -1,7 +1,5 @@
 """The answer ledger: segments from nodes, and what stood behind an answer."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request

@@ -1,7 +1,5 @@
 """The answer ledger at the hub: segments from nodes, anchored in the audit trail, kept as long as a tenant says."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

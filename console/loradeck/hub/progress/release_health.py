@@ -1,7 +1,5 @@
 """The counts of a release's requests on a pointer that are held against it, and how long it has served there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loradeck.hub.log.clock import Clock

@@ -1,7 +1,5 @@
 """The votes on live releases: the units of requests that routers report, and the evidence that they give together."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

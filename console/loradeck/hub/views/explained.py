@@ -3,8 +3,6 @@
 No node is asked, unless the ledger does not have the request yet.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Rules of the answer ledger: how long its segments are kept, where a request is looked for, and what a chain shows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from loradeck.rules.data.policy import DAY_MS

@@ -4,8 +4,6 @@ A suite with too few items for its own threshold is a failed check (`suite_too_s
 releases are compared is `comparison`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ A release that was good for a day does not turn bad by itself: what changed is a
 nothing. So guard moves only soon after a forward move, and only where the release is worse than what answers beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Loosening: what a change of a route's settings takes away of what stands between a release and its callers."""
 
-from __future__ import annotations
-
 from loradeck.schemas.gate import GateConfig, ReviewGate, SuiteGate
 from loradeck.schemas.ids import Digest, short
 from loradeck.schemas.route import RouteConfig

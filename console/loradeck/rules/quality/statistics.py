@@ -6,8 +6,6 @@ random: equal counts give equal figures, for ever. The standard library is enoug
 that a hub imports. The tests compare with scipy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import NormalDist

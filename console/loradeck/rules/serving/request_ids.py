@@ -3,8 +3,6 @@
 A caller may give a request an id of its own. Where that looks like one of these, its time is taken for a hint only.
 """
 
-from __future__ import annotations
-
 RANDOM_BYTES = 10
 
 _HEX = frozenset("0123456789abcdef")
