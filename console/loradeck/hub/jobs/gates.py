@@ -168,7 +168,7 @@ class Gates:
         return gates.anchored(gate, self.anchor(key), live)
 
     async def groups(self, suite: Digest) -> Groups:
-        """How the items of a registered suite belong together; unknown where its files are gone from the hub."""
+        """Says how the items of a registered suite belong together; unknown where its files are gone from the hub."""
         if suite not in self._groups:
             files = self._catalogue.suites[suite].files
             try:
