@@ -83,7 +83,7 @@ def name_of(report: IncidentReport, release: str | None) -> str:
 
 
 def said(report: IncidentReport, event: Event) -> tuple[str, str]:
-    """What an event did, and between which releases: `rollback`, `v9 3fa9c1 > v7 b81e07`."""
+    """Says what an event did, and between which releases: `rollback`, `v9 3fa9c1 > v7 b81e07`."""
     left, to = event.path
     what = event.kind.value.replace("_", " ")
     if event.kind.value == "annotate":

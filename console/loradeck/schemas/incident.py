@@ -70,7 +70,7 @@ class Incident(Wire):
         return self.pointers[0].tenant
 
     def at(self, key: PointerKey) -> IncidentPointer | None:
-        """One of its pointers; None: it is not about that one."""
+        """Finds the one of its pointers with this key; None: it is not about that one."""
         return next((one for one in self.pointers if one.key == key), None)
 
 

@@ -94,8 +94,8 @@ class Incidents:
         return f"inc-{secrets.token_hex(4)}"
 
     async def suspect(self, pointer: PointerState, release: str | None = None) -> Suspect | None:
-        """What an incident on a pointer is about: a release that is named, else the candidate, what the last move has
-        left, or the live release; None: nothing was ever live.
+        """Says what an incident on a pointer is about: a release that is named, else the candidate, what the last move
+        has left, or the live release; None: nothing was ever live.
         """
         last = self._log.last_move(pointer)
         current = pointer.candidate.release if pointer.candidate is not None else pointer.release

@@ -177,7 +177,7 @@ class Rows:
         return AskedAgainRow(release=self._catalogue.view(other), counts=counts, noise=noise) if counts else None
 
     def shadow_load(self, row: TenantRow, permille: int) -> ShadowLoad:
-        """What a shadow of this share, in thousandths, would cost, by the counts of the last minute."""
+        """Says what a shadow of this share, in thousandths, would cost, by the counts of the last minute."""
         key, live, requests = row.key, row.pointer.release, row.requests_per_s * permille / 1000
         tokens = self._counts.tokens_a_request(key, row.pointer.generation, live) if live is not None else None
         engines = {replica.replica for replica in row.replicas if not replica.withdrawn}

@@ -75,7 +75,7 @@ class Arm(StrEnum):
 
 
 def shadowed(permille: int, draw: float) -> Arm | None:
-    """Who is asked a request again, for a shadow of this share in thousandths; None: nobody.
+    """Says who is asked a request again, for a shadow of this share in thousandths; None: nobody.
 
     Args:
         draw: between 0 and 1, at random for each request.

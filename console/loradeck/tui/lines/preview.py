@@ -150,7 +150,7 @@ def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
 
 
 def _shadow(row: TenantRow) -> Line | None:
-    """How a candidate answers that nobody gets, beside the live release; None: there is none."""
+    """Says how a candidate answers that nobody gets, beside the live release; None: there is none."""
     if row.pointer.candidate is None or not row.pointer.candidate.shadow:
         return None
     if row.again is None:
