@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,6 +148,35 @@ async def test_copies_of_one_prompt_make_no_suite_larger(deck: Deck, agent: Fake
     gate = GateConfig(suite=manifest.digest, max_drop=0.05).model_dump(mode="json")
     small = await deck.refused(409, "suite_too_small", "PUT", ROUTE, SOON | {"gate": gate})
     assert small.context["items"] == 1
+
+
+async def test_a_candidate_that_is_the_best_of_many_on_the_gates_suite_is_seen_to_be(
+    deck: Deck, agent: FakeAgent
+) -> None:
+    """The attack: checkpoints are tried on the gate's own suite until one passes."""
+    suite, releases = await deck.suite(), [await deck.release(seed=seed) for seed in range(1, 5)]
+    await evaluate(deck, agent, releases[0], suite, 12)  # before the gate asks for it
+    await deck.tenant(gate=GateConfig(suite=suite, min_exact=0.9).model_dump(mode="json"))
+    looks = []
+    for release, exact in zip(releases[1:], (13, 14, 19), strict=True):
+        await evaluate(deck, agent, release, suite, exact)
+        result = deck.hub.facts.gate(("acme", "production"), release)
+        assert result is not None
+        looks.append((result.passed, result.looks))
+    assert looks == [(False, 2), (False, 3), (True, 4)]
+
+
+async def test_an_evaluation_expires(deck: Deck, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, suite = await deck.release(), await deck.suite()
+    gate = GateConfig(suite=suite, min_exact=0.9, max_age_days=90)
+    await deck.tenant(gate=gate.model_dump(mode="json"))
+    await evaluate(deck, agent, release, suite, 20)
+    later = deck.hub.clock.now_ms() + 91 * 86_400_000
+    monkeypatch.setattr(deck.hub.gates, "_clock", SimpleNamespace(now_ms=lambda: later))
+    problem = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote(deck, release))
+    assert "evaluated more than 90 days ago" in problem.detail
+    monkeypatch.undo()
+    await deck.promote(release)
 
 
 async def test_small_drops_do_not_add_up_and_nobody_moves_the_anchor_alone(deck: Deck, agent: FakeAgent) -> None:

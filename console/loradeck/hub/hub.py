@@ -248,7 +248,9 @@ class Hub:
         self.lineage = lineage = Lineage(catalogue, attestations)
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
-        self.gates = gates = Gates(state, catalogue, attestations, jobs, blobs, background, self.sign_ins is not None)
+        self.gates = gates = Gates(
+            state, catalogue, attestations, jobs, blobs, background, clock, self.sign_ins is not None
+        )
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.failed_promotes = failed = FailedPromotes(jobs)
         self.cohorts = cohorts = Cohorts(state, self.counts)

@@ -202,7 +202,7 @@ class CheckResult(Strict, defer_build=True):
     @property
     def at_most(self) -> bool:
         """Whether the threshold is the largest value that passes, rather than the smallest."""
-        return self.name in ("drop", "drop from anchor", "p95", "imported")
+        return self.name in ("p95", "imported") or self.name.startswith(("drop", "slices"))
 
     def in_unit(self, value: float) -> str:
         """Formats a value of this check for people: '97.1%', '840 ms', '2'."""
@@ -216,6 +216,12 @@ class GateResult(Strict, defer_build=True):
     against: Digest | None = Field(description="the live release it was compared with")
     anchor: Digest | None = Field(
         None, exclude_if=lambda anchor: anchor is None, description="the fixed release it was compared with, too"
+    )
+    looks: int | None = Field(
+        None,
+        exclude_if=lambda looks: looks is None,
+        description="different releases that were evaluated on the gate's own suite by then: the more, the likelier "
+        "one of them looks good by chance",
     )
     suite: Digest = Field(description="the gate's own suite; a check on another suite names it")
     passed: bool

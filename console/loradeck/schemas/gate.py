@@ -30,6 +30,13 @@ class SuiteGate(Strict, defer_build=True):
         exclude_if=lambda bound: not bound,
         description="the upper one-sided 95 % bound of the loss must be under max_drop, not the loss alone",
     )
+    min_slice: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda items: items is None,
+        description="each slice that items of the suite name is compared by itself, too, and must have so many items; "
+        "null: none is",
+    )
     canaries: bool = Field(False, description="every canary of the suite must be answered as its kind requires")
     max_p95_ms: float | None = Field(None, gt=0, description="95th percentile of the executor's time for an item, ms")
 
@@ -39,6 +46,8 @@ class SuiteGate(Strict, defer_build=True):
             raise ValueError("no number of items bounds a share by 1: give min_exact under 1, or bound = false")
         if self.bound_drop and not 0 < self.max_drop < 1:
             raise ValueError("a loss is bounded by a max_drop above 0 and under 1: give one, or bound_drop = false")
+        if self.min_slice is not None and self.max_drop == 1:
+            raise ValueError("slices are compared: give a max_drop under 1, or leave min_slice out")
         return self
 
 
@@ -59,6 +68,12 @@ class GateConfig(SuiteGate):
     also: tuple[SuiteGate, ...] = Field((), description="further suites with their thresholds: red team, general")
     discordant: float = Field(
         0.10, gt=0, le=1, description="share of items on which two releases are assumed to differ, to size a suite"
+    )
+    max_age_days: int = Field(
+        0,
+        ge=0,
+        exclude_if=lambda days: not days,
+        description="days for which an evaluation counts, from when it was attested; 0: for ever",
     )
     after: Name | None = Field(
         None, description="route of this tenant on which a candidate must be attested first: staging"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, replace
 from typing import Any, Unpack
 
-from loradeck.schemas.attestation import Attestation, AttestationFilter
+from loradeck.schemas.attestation import Attestation, AttestationFilter, AttestationKind
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import OVER, Job
@@ -124,6 +124,13 @@ class SqlRecords:
         with self.database.reading() as connection:
             rows = named(connection.execute(f"SELECT * FROM attestations{where} ORDER BY seq", args))
         return [Attestation.model_validate(row | {"body": json.loads(row["body"])}) for row in rows]
+
+    def evaluated_on(self, tenant: str, suite: str) -> set[str]:
+        """The releases of which a tenant has an evaluation on a suite."""
+        query = f"SELECT DISTINCT subject FROM attestations{{}} AND body -> 'suite' = '\"{suite}\"'"
+        where, args = _conditions(kind=AttestationKind.EVALUATION, tenant=tenant)
+        with self.database.reading() as connection:
+            return {row[0] for row in connection.execute(query.format(where), args)}
 
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
 

@@ -141,9 +141,9 @@ def test_a_new_gate_bounds_its_drops_by_five_points_and_one_that_stands_keeps_wh
     file = tmp_path / "gate.toml"
     file.write_text('suite = "many"\nmin_exact = 0.8\n')
     gate = desk.json("gate", "set", tenant, "staging", "--file", file)["gate"]
-    assert (gate["max_drop"], gate["bound_drop"]) == (0.05, True)
+    assert (gate["max_drop"], gate["bound_drop"], gate["max_age_days"]) == (0.05, True, 90)
     shown = desk.run("gate", "show", tenant, "staging").stdout
-    assert "drop surely under 5.0%\n" in shown
+    assert "drop surely under 5.0%\n  evaluations of the last 90 days\n" in shown
     assert "anchor the first release that is attested here" in shown
     flags = ("--gate-suite", "many", "--max-drop", "0.1", "--no-bound-drop")
     gate = desk.json("route", "set", tenant, "qa", *flags)["gate"]

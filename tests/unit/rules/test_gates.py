@@ -153,6 +153,71 @@ def test_an_item_is_right_where_all_of_its_copies_are() -> None:
     assert (named(result, "canaries").passed, named(result, "exact").value) == (True, 0.5)
 
 
+SLICES = {f"i{n}": ("german", "french", "dutch", "thai")[n % 4] for n in range(200)}
+
+
+def sliced(candidate: EvaluationReport, **gate: Any) -> GateResult:
+    records = GateRecords(
+        reports={SUITE: candidate}, live={SUITE: report("v1", "+" * 200)}, groups={SUITE: Groups(slices=SLICES)}
+    )
+    return gates.judge(candidate.release, rid("v1"), GateConfig(suite=SUITE, max_drop=0.1, **gate), records)
+
+
+def test_a_slice_that_is_seen_to_lose_fails_a_gate_that_the_whole_suite_passes() -> None:
+    """Twelve of the 50 German items are lost: 6 % of all, and 24 % of the Germans."""
+    candidate = report("v2", "".join("-" if n % 4 == 0 and n < 48 else "+" for n in range(200)))
+    whole, by_slice = sliced(candidate), sliced(candidate, min_slice=50)
+    assert whole.passed
+    assert [c.name for c in whole.checks] == ["exact", "valid", "drop"]
+    assert (by_slice.passed, named(by_slice, "drop").passed) == (False, True)
+    check = named(by_slice, "slices")
+    assert (check.passed, check.value, check.n, check.lost, check.too_small) == (False, 0.24, 50, 12, False)
+    assert check.note == "worst of 4 slices: german, 12 lost and 0 won of 50, p 0.001 over all"
+    assert check.at_most
+
+
+def test_what_may_be_chance_among_several_slices_passes() -> None:
+    """Six lost of fifty are seen alone (p .016), and not among four slices (.06)."""
+    candidate = report("v2", "".join("-" if n % 4 == 0 and n < 24 else "+" for n in range(200)))
+    check = named(sliced(candidate, min_slice=50), "slices")
+    assert (check.passed, check.value, check.p) == (True, 0.12, pytest.approx(4 / 64))
+
+
+def test_a_slice_with_too_few_items_is_undecided_and_refused_when_the_gate_is_set() -> None:
+    check = named(sliced(report("v2", "+" * 200), min_slice=51), "slices")
+    assert (check.passed, check.too_small, check.needed) == (False, True, 51)
+    assert check.note.endswith("; too small: dutch 50, french 50, german 50, thai 50; 51 are needed of each")
+    config, groups = GateConfig(suite=SUITE, max_drop=0.1, min_slice=51), {SUITE: Groups(slices=SLICES)}
+    with pytest.raises(Refused) as refused:
+        require_big_enough(config, {SUITE: 200}, groups)
+    assert (refused.value.code, refused.value.context["items"]) == ("suite_too_small", 50)
+    require_big_enough(config.model_copy(update={"min_slice": 50}), {SUITE: 200}, groups)
+    with pytest.raises(ValidationError, match="min_slice"):
+        GateConfig(suite=SUITE, max_drop=1.0, min_slice=5)
+
+
+def test_slices_are_compared_with_the_anchor_too() -> None:
+    records = GateRecords(
+        reports={SUITE: report("v2", "".join("-" if n % 4 == 0 and n < 48 else "+" for n in range(200)))},
+        live={SUITE: report("v1", "".join("-" if n % 4 == 0 and n < 40 else "+" for n in range(200)))},
+        groups={SUITE: Groups(slices=SLICES)},
+        anchor=(rid("v0"), {SUITE: report("v0", "+" * 200)}),
+    )
+    config = GateConfig(suite=SUITE, max_drop=0.1, bound_drop=True, min_slice=50)
+    result = gates.judge(rid("v2"), rid("v1"), config, records)
+    assert [c.name for c in result.checks if not c.passed] == ["slices from anchor"]
+
+
+def test_an_evaluation_that_is_too_old_does_not_count() -> None:
+    config = GateConfig(suite=SUITE, max_age_days=90)
+    day = 86_400_000
+    assert [gates.is_expired(day, config, day * (1 + age)) for age in (0, 90, 91)] == [False, False, True]
+    assert not gates.is_expired(0, GateConfig(suite=SUITE), day * 10_000)
+    records = GateRecords(reports={SUITE: report("v2", "++")}, expired=("acme/v2",))
+    check = named(gates.judge(rid("v2"), None, config, records), "age")
+    assert (check.passed, check.note) == (False, "evaluated more than 90 days ago: acme/v2; evaluate again")
+
+
 def test_no_loss_is_bounded_by_nothing_or_by_everything() -> None:
     for limit in (0.0, 1.0):
         with pytest.raises(ValidationError, match="bound_drop = false"):

@@ -30,6 +30,7 @@ PARTS = st.builds(
     max_drop=st.sampled_from([0.05, 0.5, 0.9]),
     bound_drop=st.booleans(),
     canaries=st.booleans(),
+    min_slice=st.none() | st.sampled_from([5, 40]),
     max_p95_ms=st.none() | st.sampled_from([100.0, 200.0]),
 )
 REVIEWS = st.builds(ReviewGate, items=st.integers(1, 3), max_bad=st.integers(0, 2), people=st.integers(1, 2))
@@ -41,6 +42,7 @@ GATES = st.builds(
     also=st.lists(PARTS, max_size=1).map(tuple),
     after=st.none() | st.sampled_from(["staging", "development"]),
     review=st.none() | REVIEWS,
+    max_age_days=st.sampled_from([0, 30, 90]),
 )
 CONFIGS = st.builds(
     RouteConfig, gate=st.none() | GATES, signers=st.lists(st.sampled_from(["k1", "k2"]), unique=True).map(tuple)

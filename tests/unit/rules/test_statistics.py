@@ -10,6 +10,7 @@ import scipy.stats
 
 from loradeck.rules.quality.statistics import (
     drop_bound,
+    holm,
     items_to_bound,
     lower_bound,
     mcnemar,
@@ -55,6 +56,13 @@ def test_the_bound_of_a_drop_is_where_the_score_test_just_rules_it_out() -> None
         wins = max(likelihoods)[1]
         statistic = (drop - (lost - won) / n) / math.sqrt((2 * wins + drop - drop * drop) / n)
         assert statistic == pytest.approx(z, rel=1e-3), (lost, won, n)
+
+
+def test_p_values_of_tests_that_are_made_together_are_adjusted_by_holm() -> None:
+    """Against the example of Holm's steps, worked by hand: 4 x .005, 3 x .01, then 2 x .03, then no less than that."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_the_bound_of_a_drop_at_its_ends() -> None:

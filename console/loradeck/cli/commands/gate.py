@@ -116,6 +116,8 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
     for part in config.gate.suites:
         s.out.say(f"  {suites.get(part.suite, short(part.suite))} {short(part.suite)}: {_asks(part)}")
     names = {view.id: f"{view.label}/{view.base_label}" for view in await s.api.releases(at.tenant)}
+    if config.gate.max_age_days:
+        s.out.say(f"  evaluations of the last {config.gate.max_age_days} days")
     if config.gate.is_anchored:
         first = "the first release that is attested here"
         anchor = config.gate.anchor
@@ -252,6 +254,8 @@ def _asks(part: SuiteGate) -> str:
     asks = [f"exact at least {part.min_exact:.1%}{sure}", f"valid at least {part.min_valid:.1%}"]
     if part.max_drop < 1:
         asks.append(f"drop {'surely under' if part.bound_drop else 'at most'} {part.max_drop:.1%}")
+    if part.min_slice is not None:
+        asks.append(f"no slice of {part.min_slice} items or more seen to lose as much")
     if part.canaries:
         asks.append("every canary")
     if part.max_p95_ms is not None:
@@ -265,6 +269,8 @@ def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: M
     against += f" and the anchor {names.get(result.anchor, short(result.anchor))}" if result.anchor else ""
     outcome = "passed" if result.passed else "FAILED"
     s.out.heading(f"{names.get(result.release, short(result.release))}{against}  {outcome}  {utc(newest.at_ms)}")
+    if result.looks is not None:
+        s.out.say(f"  {result.looks} different releases were evaluated on its suite by then")
     for check in result.checks:
         verdict = f"  {'passed' if check.passed else 'FAILED'} "
         if check.unit in ("people", "stage"):
@@ -275,7 +281,7 @@ def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: M
             f"{verdict} {where} {check.name}: {check.in_unit(check.value)} of "
             f"{check.n} items ({_limit(check)}), 95 % {check.in_unit(check.low)} to {check.in_unit(check.high)}"
         )
-        if check.lost is not None and check.p is not None:
+        if check.lost is not None and check.p is not None and not check.name.startswith("slices"):
             seen = "no drop" if check.visible is None else f"a drop of {check.in_unit(check.visible)} or more"
             s.out.say(f"          {check.lost} lost, {check.won} won, p {check.p:.3f}; these items see {seen}")
         if check.note:

@@ -8,6 +8,9 @@ from loradeck.cli.shared.naming import owned_named
 from loradeck.client.api import HubApi
 from loradeck.schemas.gate import GateConfig
 
+MAX_AGE_DAYS = 90
+"""Days for which evaluations count in a new gate that does not say."""
+
 MAX_DROP = 0.05
 """Largest drop of a new gate that names none; docs/gates.md."""
 
@@ -15,8 +18,8 @@ MAX_DROP = 0.05
 async def gate_settings(api: HubApi, tenant: str, gate: dict[str, Any], before: GateConfig | None) -> dict[str, Any]:
     """Replaces the names of the tenant's suites in a gate's settings by their digests, and puts in what is left out.
 
-    A new gate bounds its drops (`bound_drop`), by MAX_DROP where it names no `max_drop`. Where a gate stands, one that
-    does not say asks what that one asks.
+    A new gate bounds its drops (`bound_drop`), by MAX_DROP where it names no `max_drop`, and counts evaluations of the
+    last MAX_AGE_DAYS. Where a gate stands, one that does not say asks what that one asks.
 
     Raises: CliError: the tenant has no such suite, or `also` is not a list of tables.
     """
@@ -34,7 +37,8 @@ async def gate_settings(api: HubApi, tenant: str, gate: dict[str, Any], before: 
             return named
         return {"max_drop": MAX_DROP} | named | {"bound_drop": True}
 
-    return resolved(gate) | ({"also": [resolved(part) for part in also]} if also else {})
+    age = {"max_age_days": before.max_age_days if before is not None else MAX_AGE_DAYS}
+    return age | resolved(gate) | ({"also": [resolved(part) for part in also]} if also else {})
 
 
 def freeze_of(windows: Any) -> tuple[tuple[int, int], ...]:

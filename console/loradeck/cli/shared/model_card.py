@@ -278,7 +278,13 @@ def _evaluation(known: Record) -> list[Fact]:
     for stated in known.stated:
         if stated.kind is AttestationKind.GATE and stated.subject == release:
             for result in _of([stated], GateResult):
-                checks = ", ".join(f"{c.name} {c.value:.1%} {'ok' if c.passed else 'FAILED'}" for c in result.checks)
+                checks = ", ".join(
+                    f"{c.name} {c.in_unit(c.value)} {'ok' if c.passed else 'FAILED'}"
+                    + (f" ({c.note})" if c.name.startswith("slices") else "")
+                    for c in result.checks
+                )
+                if result.looks is not None:
+                    checks += f"; {result.looks} different releases were evaluated on its suite"
                 against = f" against {short(result.against)}" if result.against else ""
                 lines[f"gate of {stated.route}"] = f"{'passed' if result.passed else 'FAILED'}{against}: {checks}"
     return _section("Evaluation", *(lines.items() or [("suites", "none: it was never evaluated")]))

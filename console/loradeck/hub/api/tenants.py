@@ -198,6 +198,7 @@ async def set_route(
     key, anchor = (tenant, route), hub.gates.anchor((tenant, route))
     if body.gate is not None:
         body, items = body.model_copy(update={"gate": hub.gates.anchored(key, body.gate)}), {}
+        groups = {}
         assert body.gate is not None
         if body.gate.anchor is not None:
             hub.catalogue.known(tenant, body.gate.anchor)
@@ -205,9 +206,9 @@ async def set_route(
             suite = hub.catalogue.suites.get(part.suite)
             if suite is None or suite.tenant != tenant:
                 raise Refused("unknown_suite", "this tenant has no such suite", detail=part.suite)
-            items[part.suite] = suite.items - len((await hub.gates.groups(part.suite)).copies)
+            items[part.suite], groups[part.suite] = suite.items, await hub.gates.groups(part.suite)
         if body.gate != hub.log.state.config(key).gate:  # a gate that stands is not in the way of other settings
-            gates.require_big_enough(body.gate, items)
+            gates.require_big_enough(body.gate, items, groups)
             gates.require_stages(hub.log.state.tenant(tenant).routes, route, body.gate)
     for start, end in body.freeze:
         if start >= end:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -13,6 +14,7 @@ from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
@@ -57,6 +59,14 @@ def checked(attestation: Attestation) -> Attestation:
     return attestation
 
 
+class _Told(NamedTuple):
+    """A report, who sent it (None: a job made it), and when it was attested."""
+
+    by: str | None
+    at_ms: int
+    report: EvaluationReport
+
+
 @dataclass(eq=False)
 class Gates:
     """Judges the gates of pointers by the log, the registry and what is attested."""
@@ -67,9 +77,12 @@ class Gates:
     _jobs: JobRecords
     _blobs: Blobs
     _background: Background
+    _clock: Clock
     _people_sign_in: bool
     _authors: dict[Digest, frozenset[str]] = field(default_factory=dict, init=False)
     _groups: dict[Digest, Groups] = field(default_factory=dict, init=False)
+    _looks: dict[Digest, set[Digest]] = field(default_factory=dict, init=False)
+    """Suite -> the releases that were evaluated on it, of suites whose gates were judged since the start."""
 
     async def attest(self, attestation: Attestation) -> Attestation:
         """Writes an attestation that somebody sent, and judges the gates that it bears on.
@@ -88,6 +101,7 @@ class Gates:
         if kind is AttestationKind.EVALUATION:
             # Whichever route it was made for: a score on a suite counts wherever a gate asks for that suite.
             suite = str(attestation.body["suite"])
+            self._looks.get(suite, set()).add(subject)
             for key, gate in self._gates_of(attestation.tenant):
                 if any(part.suite == suite for part in gate.suites):
                     await self.judge(key, subject)
@@ -96,7 +110,7 @@ class Gates:
     async def report_on(self, release: Digest, gate: GateConfig) -> EvaluationReport | None:
         """The newest report of a release on a gate's own suite; None: there is none."""
         found = (await self._reports(release, gate)).get(gate.suite)
-        return found[1] if found is not None else None
+        return found.report if found is not None else None
 
     async def reviews_of(self, key: PointerKey, release: Digest) -> list[Attestation]:
         """The reviews that people have signed for a release on a route, oldest first."""
@@ -132,14 +146,18 @@ class Gates:
         compared = await self._reports(live, gate) if live is not None else {}
         anchor = self.anchor(key)
         steady = await self._reports(anchor, gate) if anchor is not None and anchor not in (release, live) else None
-        sent = (*own.values(), *compared.values(), *(steady or {}).values())
+        told, called = (*own.values(), *compared.values(), *(steady or {}).values()), self._catalogue.called
+        now_ms = self._clock.now_ms()
+        expired = {r.report.release for r in told if gates.is_expired(r.at_ms, gate, now_ms)}
         evidence = GateRecords(
-            reports={suite: report for suite, (_, report) in own.items()},
-            live={suite: report for suite, (_, report) in compared.items()},
-            anchor=(anchor, {suite: report for suite, (_, report) in steady.items()})
+            reports={suite: one.report for suite, one in own.items()},
+            live={suite: one.report for suite, one in compared.items()},
+            anchor=(anchor, {suite: one.report for suite, one in steady.items()})
             if anchor is not None and steady is not None
             else None,
-            imported=sorted({f"{self._catalogue.called(r.release)} by {by}" for by, r in sent if by is not None}),
+            imported=sorted({f"{called(r.report.release)} by {r.by}" for r in told if r.by is not None}),
+            expired=sorted(called(release) for release in expired),
+            looks=len(await self._looked_at(key[0], gate.suite)),
             authors=await self._authors_of(release) if gate.review is not None else frozenset(),
             groups={part.suite: await self.groups(part.suite) for part in gate.suites},
             canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
@@ -150,7 +168,8 @@ class Gates:
             return None
         # Sums over thousands of items take longer than a move may wait for the event loop.
         result = await asyncio.to_thread(gates.judge, release, live, gate, evidence)
-        if result != self._attestations.facts.gate(key, release):
+        known = self._attestations.facts.gate(key, release)
+        if known is None or result != known.model_copy(update={"looks": result.looks}):
             body = result.model_dump(mode="json")
             draft = self._attestations.draft(AttestationKind.GATE, release, key[0], body, "hub", key[1])
             await self._attestations.add(draft)
@@ -167,6 +186,11 @@ class Gates:
         live = pointer.release if pointer is not None and pointer.release in attested else None
         return gates.anchored(gate, self.anchor(key), live)
 
+    async def _looked_at(self, tenant: str, suite: Digest) -> set[Digest]:
+        if suite not in self._looks:
+            self._looks[suite] = await self._attestations.evaluated_on(tenant, suite)
+        return self._looks[suite]
+
     async def groups(self, suite: Digest) -> Groups:
         """Says how the items of a registered suite belong together; unknown where its files are gone from the hub."""
         if suite not in self._groups:
@@ -179,8 +203,8 @@ class Gates:
                 return Groups()
         return self._groups[suite]
 
-    async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, tuple[str | None, EvaluationReport]]:
-        """The report that counts on each suite of a gate, where there is one, and who sent it; None: a job made it.
+    async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, _Told]:
+        """The report that counts on each suite of a gate, where there is one.
 
         It is the newest of jobs. One that somebody sent counts only where no job has made any.
         """
@@ -191,7 +215,7 @@ class Gates:
                 newest[suite] = one
         found = {part.suite: newest[part.suite] for part in gate.suites if part.suite in newest}
         return {
-            suite: (None if one.is_from_a_job else one.by, EvaluationReport.model_validate(one.body))
+            suite: _Told(None if one.is_from_a_job else one.by, one.at_ms, EvaluationReport.model_validate(one.body))
             for suite, one in found.items()
         }
 

@@ -45,6 +45,10 @@ class Attestations:
         """The attestations that fit, oldest first."""
         return await self._store(lambda s: s.attestations(**wanted))
 
+    async def evaluated_on(self, tenant: str, suite: str) -> set[str]:
+        """The releases of a tenant that were evaluated on a suite."""
+        return await self._store(lambda s: s.evaluated_on(tenant, suite))
+
     async def add(self, attestation: Attestation) -> Attestation:
         """Writes an attestation; returns it as it was written."""
         written = await self._store(lambda s: s.attest(attestation))

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from loradeck.rules.quality.statistics import (
     ALPHA,
     drop_bound,
+    holm,
     mcnemar,
     paired_bootstrap,
     paired_items,
@@ -22,6 +23,9 @@ from loradeck.rules.quality.statistics import (
 )
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, ItemResult
 from loradeck.schemas.gate import SuiteGate
+
+NAMED = 4
+"""Slices that a note names; the others are counted."""
 
 
 def items_for_drop(max_drop: float, discordant: float) -> int:
@@ -67,11 +71,7 @@ def drop_check(
     report: EvaluationReport, other: EvaluationReport, part: SuiteGate, discordant: float, name: str = "drop"
 ) -> CheckResult:
     """Checks the net share of items lost against another release, over the items that both answered."""
-    before = {i.id: i.exact for i in other.items}
-    pairs = [(before[i.id], i.exact) for i in report.items if i.id in before]
-    n = len(pairs)
-    lost = sum(was and not now for was, now in pairs)
-    won = sum(now and not was for was, now in pairs)
+    lost, won, n = _counts(_pairs(report, other))
     value, p = ((lost - won) / n if n else 0.0), mcnemar(lost, won)
     low, high = paired_bootstrap(lost, won, n)
     # Never the measured share alone: where by luck no pair differs, every drop would count as visible.
@@ -103,6 +103,64 @@ def drop_check(
         visible=visible,
         bound=bound,
     )
+
+
+def slices_check(
+    report: EvaluationReport, other: EvaluationReport, part: SuiteGate, slices: Mapping[str, str], name: str = "slices"
+) -> CheckResult:
+    """Checks each slice of the suite by itself. The figures are those of the worst one, which the note names.
+
+    A slice fails that is seen to lose (McNemar's test, by Holm's method at 5 % over all slices), and loses more than
+    `max_drop`: of candidates that lose nothing one in twenty fails at most, however many slices there are. One with
+    fewer items than `min_slice` is undecided, so that it fails too.
+
+    Args:
+        slices: an item -> its slice. Those without one are in none.
+    """
+    pairs = _pairs(report, other)
+    counts = {
+        one: _counts({i: pair for i, pair in pairs.items() if slices.get(i) == one})
+        for one in sorted(set(slices.values()))
+    }
+    ps = dict(zip(counts, holm([mcnemar(lost, won) for lost, won, _ in counts.values()]), strict=True))
+    drops = {one: (lost - won) / n if n else 0.0 for one, (lost, won, n) in counts.items()}
+    fails = [one for one in counts if ps[one] < ALPHA and drops[one] > part.max_drop]
+    small = [one for one, (_, _, n) in counts.items() if n < (part.min_slice or 1)]
+    worst = min(counts, key=lambda one: (ps[one], -drops[one], one))
+    lost, won, n = counts[worst]
+    low, high = paired_bootstrap(lost, won, n)
+    note = f"worst of {len(counts)} slices: {worst}, {lost} lost and {won} won of {n}, p {ps[worst]:.3f} over all"
+    if small:
+        few = ", ".join(f"{one} {counts[one][2]}" for one in small[:NAMED])
+        note += f"; too small: {few}{' ...' * (len(small) > NAMED)}; {part.min_slice} are needed of each"
+    return CheckResult(
+        name=name,
+        passed=not fails and not small,
+        value=drops[worst],
+        threshold=part.max_drop,
+        n=n,
+        low=low,
+        high=high,
+        note=note,
+        suite=part.suite,
+        too_small=bool(small) and not fails,
+        needed=part.min_slice,
+        lost=lost,
+        won=won,
+        p=ps[worst],
+    )
+
+
+def _pairs(report: EvaluationReport, other: EvaluationReport) -> dict[str, tuple[bool, bool]]:
+    """The items that both answered -> whether the other one and the candidate had them right."""
+    before = {i.id: i.exact for i in other.items}
+    return {i.id: (before[i.id], i.exact) for i in report.items if i.id in before}
+
+
+def _counts(pairs: Mapping[str, tuple[bool, bool]]) -> tuple[int, int, int]:
+    """Numbers of items lost, won and compared."""
+    lost = sum(was and not now for was, now in pairs.values())
+    return lost, sum(now and not was for was, now in pairs.values()), len(pairs)
 
 
 def _note(max_drop: float, bound: float | None, *, within: bool, value: float, p: float) -> str:

@@ -5,12 +5,13 @@ releases are compared is `comparison`.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality.comparison import drop_check, items_for_drop, without_copies
+from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
 from loradeck.rules.quality.review import Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
@@ -22,6 +23,9 @@ from loradeck.schemas.suite import Groups
 
 P95 = 0.95
 
+DAY_MS = 86_400_000
+"""Milliseconds of a day."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateRecords:
@@ -29,9 +33,10 @@ class GateRecords:
 
     `canaries`: suite -> ids of its canary items. `groups`: suite -> how its items belong together. `reviews`: signed
     reviews of this candidate on this route, oldest first. `stage`: why the candidate has not passed the route before
-    this one; '' if it has. `imported`: who sent which of the reports, of those that no job made. `authors`: who had the
-    candidate made. `anchor`: the gate's anchor and its reports by suite; None if it has none, or it is the candidate or
-    the live release itself.
+    this one; '' if it has. `imported`: who sent which of the reports, of those that no job made. `expired`: the
+    releases whose reports are too old to count. `looks`: how many releases were evaluated on the gate's own suite.
+    `authors`: who had the candidate made. `anchor`: the gate's anchor and its reports by suite; None if it has none, or
+    it is the candidate or the live release itself.
     """
 
     reports: Mapping[Digest, EvaluationReport]
@@ -42,7 +47,30 @@ class GateRecords:
     anchor: tuple[Digest, Mapping[Digest, EvaluationReport]] | None = None
     stage: str = ""
     imported: Sequence[str] = ()
+    expired: Sequence[str] = ()
+    looks: int | None = None
     authors: frozenset[str] = frozenset()
+
+
+def is_expired(at_ms: int, config: GateConfig, now_ms: int) -> bool:
+    """Whether a report that was attested then does not count any more. Times are milliseconds since 1970 UTC."""
+    return bool(config.max_age_days) and now_ms - at_ms > config.max_age_days * DAY_MS
+
+
+def _age_check(days: int, expired: Sequence[str]) -> CheckResult:
+    fresh = float(not expired)
+    old = f"evaluated more than {days} days ago: {', '.join(expired)}; evaluate again"
+    return CheckResult(
+        name="age",
+        passed=not expired,
+        value=fresh,
+        threshold=1.0,
+        n=1,
+        low=fresh,
+        high=fresh,
+        note=old if expired else f"every evaluation is of the last {days} days",
+        unit="stage",
+    )
 
 
 def unreported(config: GateConfig, records: GateRecords) -> list[Digest]:
@@ -85,7 +113,8 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     compared = live is not None and all(suite in records.live for suite in comparing)
     checks: list[CheckResult] = []
     for part in config.suites:
-        copies = records.groups.get(part.suite, Groups()).copies
+        groups = records.groups.get(part.suite, Groups())
+        copies, sliced = groups.copies, part.min_slice is not None and bool(groups.slices)
         whole = _sound(records.reports[part.suite], release, part)
         report = without_copies(whole, copies)
         checks += _alone(report, part)
@@ -96,11 +125,17 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
         if compared and part.max_drop < 1:
             before = without_copies(_sound(records.live[part.suite], live, part), copies)
             checks.append(drop_check(report, before, part, config.discordant))
+            if sliced:
+                checks.append(slices_check(report, before, part, groups.slices))
         if records.anchor is not None and part.max_drop < 1:
             anchor, reports = records.anchor
             of = reports.get(part.suite)
             steady = without_copies(_sound(of, anchor, part), copies) if of is not None else None
             checks.append(_anchor_check(report, anchor, steady, part, config.discordant))
+            if sliced and steady is not None:
+                checks.append(slices_check(report, steady, part, groups.slices, "slices from anchor"))
+    if config.max_age_days:
+        checks.append(_age_check(config.max_age_days, records.expired))
     if config.after is not None:
         checks.append(_stage_check(config.after, records.stage))
     if config.review is not None:
@@ -111,6 +146,7 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
         release=release,
         against=live if compared else None,
         anchor=records.anchor[0] if records.anchor is not None else None,
+        looks=records.looks,
         suite=config.suite,
         passed=all(check.passed for check in checks),
         checks=tuple(checks),
@@ -145,14 +181,22 @@ def _anchor_check(
     )
 
 
-def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
-    """Checks that each suite has enough items to decide the gate. `items`: suite -> number of its items, those that ask
-    the same counted once.
+def require_big_enough(
+    config: GateConfig, items: Mapping[Digest, int], groups: Mapping[Digest, Groups] | None = None
+) -> None:
+    """Checks that each suite, and each slice, has enough items to decide the gate.
+
+    Args:
+        items: suite -> number of its items.
+        groups: suite -> how they belong together; those that ask the same are counted once.
 
     Raises: Refused: suite_too_small, with the number of items that are needed.
     """
     for part in config.suites:
-        n = items[part.suite]
+        known = (groups or {}).get(part.suite, Groups())
+        n = items[part.suite] - len(known.copies)
+        if part.min_slice is not None:
+            _require_slices(part, part.min_slice, known)
         for what, needed in (
             (f"tell {part.min_exact:.1%} exact", _needed(part.min_exact, bound=part.bound)),
             (f"tell {part.min_valid:.1%} valid", items_needed(part.min_valid)),
@@ -167,6 +211,20 @@ def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
                     fix="register a larger suite, or ask for less" + _carried(n, config.discordant),
                     context={"suite": part.suite, "items": n, "needed": needed},
                 )
+
+
+def _require_slices(part: SuiteGate, needed: int, groups: Groups) -> None:
+    sizes = Counter(slice for item, slice in groups.slices.items() if item not in groups.copies)
+    small = {slice: n for slice, n in sizes.items() if n < needed}
+    if small:
+        slice, n = min(small.items(), key=lambda one: (one[1], one[0]))
+        raise Refused(
+            "suite_too_small",
+            f"slice too small: {n} items of {slice}, {needed} are needed of each slice",
+            detail=f"suite {short(part.suite)}: {len(small)} of {len(sizes)} slices are too small",
+            fix="register a suite with more of them, join slices, or lower min_slice",
+            context={"suite": part.suite, "items": n, "needed": needed},
+        )
 
 
 def _carried(n: int, discordant: float) -> str:

@@ -42,6 +42,8 @@ def _gate(before: GateConfig, after: GateConfig) -> list[str]:
             found.append(f"gate without suite {short(part.suite)}")
         elif _asks_less(part, other):
             found.append(f"gate asks less of suite {short(part.suite)}")
+    if before.max_age_days and not 0 < after.max_age_days <= before.max_age_days:
+        found.append(f"gate by evaluations of more than {before.max_age_days} days")
     if before.after is not None and before.after != after.after:
         found.append(f"gate without the stage {before.after}")
     if before.review is not None and (after.review is None or _reviews_less(before.review, after.review)):
@@ -57,6 +59,7 @@ def _asks_less(before: SuiteGate, after: SuiteGate) -> bool:
         or after.max_drop > before.max_drop
         or after.bound < before.bound
         or after.bound_drop < before.bound_drop
+        or (before.min_slice is not None and (after.min_slice is None or after.min_slice < before.min_slice))
         or after.canaries < before.canaries
         or slower
     )

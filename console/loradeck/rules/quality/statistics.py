@@ -40,6 +40,18 @@ def mcnemar(lost: int, won: int) -> float:
     return sum(math.comb(n, k) for k in range(lost, n + 1)) / (1 << n)
 
 
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusted p-values of tests that are made together: one at most `alpha` is seen at that level over all of them.
+
+    Holm, Scandinavian Journal of Statistics 6 (1979) 65.
+    """
+    adjusted, least = [0.0] * len(ps), 0.0
+    for place, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        least = max(least, min(1.0, (len(ps) - place) * ps[index]))
+        adjusted[index] = least
+    return adjusted
+
+
 def upper_bound(k: int, n: int, alpha: float = ALPHA) -> float:
     """Exact one-sided upper confidence bound of a share, k of n seen; 1 if n is 0.
 
