@@ -14,6 +14,7 @@ from loradeck.schemas.manifest import DatasetManifest
 
 HUGE = 10**23
 ROLLBACK = "tenants/acme/routes/production/rollback"
+JSON = {"content-type": "application/json"}
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -41,9 +42,40 @@ async def test_a_huge_number_is_the_requests_fault(deck: Deck, method: str, path
     assert deck.fingerprint() == before
 
 
+@pytest.mark.parametrize("string", ["\0", "\ud800", "a\0" * 8, "\udfff\ud800" * 8])
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("undo", "event"),
+        ("undo", "idempotency_key"),
+        ("tenants/acme/routes/production/annotate", "event"),
+        ("tenants/acme/routes/production/hold", "reason"),
+    ],
+)
+async def test_what_is_no_text_is_the_requests_fault(deck: Deck, path: str, field: str, string: str) -> None:
+    """The attack: an event of half a surrogate pair, which no database keeps, and of NUL, which PostgreSQL does not."""
+    before = deck.fingerprint()
+    answer = await deck.local.post(path, content=json.dumps({field: string}), headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "surrogate pair" in answer.json()["title"]
+    assert deck.fingerprint() == before
+
+
+@pytest.mark.parametrize("path", ["moves/%00abcdefgh", "events?tenant=%00", "jobs/%00", "attestations?subject=a%00"])
+async def test_nul_in_an_address_is_the_requests_fault(deck: Deck, path: str) -> None:
+    answer = await deck.local.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_what_only_looks_as_if_it_were_no_text_is_taken(deck: Deck) -> None:
+    body = {"event": "\\u0000 \U0001f600", "idempotency_key": "k" * 12}
+    answer = await deck.local.post("undo", content=json.dumps(body), headers=JSON)
+    assert answer.json()["code"] == "unknown_event"
+
+
 @pytest.mark.parametrize("path", ["rewind", "tenants", "jobs", "attestations"])
 async def test_json_nested_deep_is_the_requests_fault(deck: Deck, path: str) -> None:
-    answer = await deck.local.post(path, content=DEEP, headers={"content-type": "application/json"})
+    answer = await deck.local.post(path, content=DEEP, headers=JSON)
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger("loradeck.hub")
 ACTIVE_HEADER = "x-loradeck-active"
 """The header of a `not_active` answer in which the address of the active hub stands, where it is known."""
 
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid_request"}
 
 _STORE_FIX = {
     "moved": "look at the row again and decide anew",

@@ -1,5 +1,10 @@
-"""Routes that read nothing of a request's body before its caller is known to be allowed it, and then only so much."""
+"""Routes that read nothing of a request's body before its caller is known to be allowed it, and then only so much.
 
+A request with text that is none is refused: NUL, which PostgreSQL keeps in no text, and halves of a surrogate pair,
+which are no Unicode and can only be written in JSON.
+"""
+
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +18,11 @@ from loradeck.hub.access.auth import CALLER, Allowed, authenticated
 from loradeck.schemas.ids import Role
 
 MIB = 1 << 20
+
+_ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+"""What JSON has to write for text that is none. Pairs of surrogates, and a backslash before `u0000`, look alike."""
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Guarded(APIRoute):
@@ -37,9 +47,30 @@ class Guarded(APIRoute):
             for guard in guards:
                 caller = guard.check(caller, resource, request.path_params.get("tenant"))
             request.scope[CALLER] = caller
+            if "\0" in request.scope["path"] or "%00" in request.url.query:
+                raise HTTPException(422, "the path and the query of a request may not have NUL in them")
             return await handler(_bounded(request, self.body_bytes.get(caller.role, 0)))
 
         return guarded
+
+
+class _Bounded(Request):
+    """A request whose body has been bounded, and whose JSON holds no string that is no text."""
+
+    async def json(self) -> Any:
+        """The body as JSON. Raises: HTTPException 422."""
+        parsed = await super().json()
+        if _ESCAPED.search(await self.body()) is not None and not _is_text(parsed):
+            raise HTTPException(422, "a string of the body has NUL or half of a surrogate pair in it")
+        return parsed
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, str):
+        return _NO_TEXT.search(value) is None
+    if isinstance(value, dict):
+        return all(map(_is_text, (*value, *value.values())))
+    return not isinstance(value, list) or all(map(_is_text, value))
 
 
 def _bounded(request: Request, most: int) -> Request:
@@ -47,14 +78,14 @@ def _bounded(request: Request, most: int) -> Request:
 
     Raises: HTTPException 413, here where its length is announced, else by the read that passes it.
     """
-    length = request.headers.get("content-length")
+    length, receive = request.headers.get("content-length"), request.receive
     if length is not None:
+        # The server reads no more than was announced.
         if not length.isdecimal() or len(length) > 20 or int(length) > most:
             raise _too_large(most)
-        return request  # the server reads no more than was announced
-    if "transfer-encoding" not in request.headers:
-        return request
-    return Request(request.scope, _counted(request.receive, most))
+    elif "transfer-encoding" in request.headers:
+        receive = _counted(receive, most)
+    return _Bounded(request.scope, receive)
 
 
 def _counted(receive: Receive, most: int) -> Receive:
