@@ -70,6 +70,7 @@ from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.hub.notices.channels import Channels
+from loradeck.hub.notices.dated import DatedThings
 from loradeck.hub.notices.notifier import Notifier
 from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
@@ -295,6 +296,7 @@ class Hub:
             *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
             *(self.arms, steps.said),
         )
+        self.dated = DatedThings(state, catalogue, facts, fleet, clock)
         self.related = RelatedIndex(log_, catalogue, rows, self.incidents, self.relatives)
         self.incident_reports = IncidentReports(log_, self.store, catalogue, self.saved_state.minutes, clock)
         self.traces = Traces(fleet, replicas, counts, clock)
@@ -384,7 +386,8 @@ class Hub:
         """Has `run` tell people what they have to know, on the channels of a file (`schemas.notice.ChannelFile`)."""
         outbox = Outbox(self.store, Channels(file), self.clock, self.background, f"loradeck/{self.status.now().hub}")
         self.metrics.given_up = outbox.dead
-        self.notifier = Notifier(*(self.log.state, self.store, self.fleet, self.changes, self.rows, self.clock), outbox)
+        parts = self.log.state, self.store, self.fleet, self.changes, self.rows, self.clock, self.dated
+        self.notifier = Notifier(*parts, outbox)
         self.log.follow(FollowerOrder.NOTICES, self.notifier.committed)
         self.attestations.follow(self.notifier.attested)
         self.jobs.follower = self.notifier.job_changed

@@ -83,7 +83,7 @@ class HubProcess:
         async def save(record: TokenRecord) -> None:
             await self.store(lambda s: s.put_token(record))
 
-        hub.membership = self._membership(hub.tokens, save)
+        hub.membership = hub.dated.membership = self._membership(hub.tokens, save)
         if self._backups is not None:
             hub.keep_backups(*self._backups)
         if self._notices is not None:

@@ -274,6 +274,7 @@ async def serving(hub: Hub, sockets: Sockets, limits: StrangerLimits | None = No
     Yields an event that is set when a listener or the hub's own work has ended by itself. What ended it is
     raised at the end of the block.
     """
+    hub.dated.listener = sockets.tls
     try:
         async with _listening(Calls(hub), hub, sockets, hub.run(), limits, hub.promotions.stop) as ended:
             yield ended

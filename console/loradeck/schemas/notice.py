@@ -24,6 +24,9 @@ class NoticeKind(StrEnum):
     GUARD = "guard"  # a guard has moved or held a pointer by itself
     HOLD = "hold"  # a person has held a pointer
     NODE_LOST = "node_lost"
+    CERTIFICATE_ENDS = "certificate_ends"
+    RETENTION_ENDS = "retention_ends"  # rows of a dataset may not be kept any longer
+    DEPRECATED = "deprecated"  # a live release is not to be promoted any more
     JOB_FAILED = "job_failed"
     GATE_FAILED = "gate_failed"
     TEST = "test"
@@ -48,15 +51,16 @@ class Notice(Wire):
     tenant: Name | None = None
     route: Name | None = None
     node: Name | None = None
+    dataset: Name | None = Field(None, exclude_if=lambda name: name is None)
     title: str = Field(max_length=LONGEST)
     detail: str = Field("", max_length=LONGEST)
     command: str = Field("", max_length=LONGEST, description="what to type first")
     more: int = Field(0, description="pointers or nodes of which the same is true, without a notice of their own")
 
     @property
-    def subject(self) -> tuple[str, str, str]:
-        """The pointer or node that it is about: (tenant, route, node), empty where there is none."""
-        return (self.tenant or "", self.route or "", self.node or "")
+    def subject(self) -> tuple[str, str, str, str]:
+        """What it is about: (tenant, route, node, dataset), empty where there is none."""
+        return (self.tenant or "", self.route or "", self.node or "", self.dataset or "")
 
 
 class Delivery(Wire):

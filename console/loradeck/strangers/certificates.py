@@ -37,7 +37,7 @@ class ServerCertificate:
         required: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._cert, self._key, self._clients, self._clock = cert, key, clients, clock
+        self.cert, self._key, self._clients, self._clock = cert, key, clients, clock
         self._required = required
         self._seen = self._look()
         self._looked = clock()
@@ -52,18 +52,18 @@ class ServerCertificate:
                 seen = self._look()
                 if seen != self._seen:
                     self._context, self._seen = self._load(), seen
-                    log.info("the certificate in %s is used from now on", self._cert)
+                    log.info("the certificate in %s is used from now on", self.cert)
             except OSError as error:
-                log.error("the certificate in %s cannot be used; the one before is kept: %s", self._cert, error)
+                log.error("the certificate in %s cannot be used; the one before is kept: %s", self.cert, error)
         return self._context
 
     def _look(self) -> tuple[tuple[int, int], ...]:
-        found = [path.stat() for path in (self._cert, self._key, self._clients) if path is not None]
+        found = [path.stat() for path in (self.cert, self._key, self._clients) if path is not None]
         return tuple((stat.st_ino, stat.st_mtime_ns) for stat in found)
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self._cert, self._key)
+        context.load_cert_chain(self.cert, self._key)
         if self._clients is not None:
             context.load_verify_locations(self._clients)
             context.verify_mode = ssl.CERT_REQUIRED if self._required else ssl.CERT_OPTIONAL

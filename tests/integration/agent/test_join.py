@@ -45,6 +45,9 @@ async def test_a_node_that_joined_links_and_calls_with_its_certificate_alone(dec
     }
     async with node.linked():
         assert deck.hub.fleet.nodes["n1"].linked
+        assert deck.hub.membership is not None
+        validity = node.identity.validity()
+        assert deck.hub.membership.until_ms == {"n1": validity.until_ms}
         assert await node.hub.versions("acme", "support") == ()
     keys = [record for record in deck.hub.tokens.of_node("n1") if record.kind == "key"]
     assert [record.revoked for record in keys] == [False]

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.fakes.hub_in_process import Deck, key, running, until
+from tests.fakes.hub_in_process import PROVENANCE, Deck, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_candidates import call
 from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_guard import votes
+
+from loradeck.schemas.manifest import DatasetManifest
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
@@ -216,3 +218,67 @@ async def test_a_service_behind_apprise_is_told_in_words(data: Path, tmp_path: P
         deck.hub.notifier.test("chat", "ann")
         await until(lambda: receiver.got, "it is told")
     assert receiver.got[0]["title"] == "Loradeck: this is a test, asked for by ann"
+
+
+def _in_days(deck: Deck, days: int) -> None:
+    """The hub's clock from now on, which looks again at once."""
+    now_ms = deck.hub.clock.now_ms
+    deck.hub.clock.now_ms = lambda: now_ms() + days * 86_400_000
+    deck.hub.dated._looked = None
+
+
+async def test_certificates_near_their_end_are_told_until_they_are_renewed(
+    data: Path, tmp_path: Path, receiver: Receiver
+) -> None:
+    file = channels(tmp_path, receiver.port)
+    async with running(data, notices=file, nodes=True) as deck:
+        agent = await FakeAgent(deck, "n1").join()
+        members = deck.hub.membership
+        assert members is not None
+        now_ms = deck.hub.clock.now_ms()
+        members.until_ms |= {"n1": now_ms + 85 * 86_400_000, "gone": 0}
+        deck.hub.dated._looked = None
+        await deck.hub.notifier.tick()  # type: ignore[union-attr]
+        assert receiver.got == []
+        _in_days(deck, 80)
+        await until(lambda: len(receiver.got) == 2, "both are told")
+        told = {event["data"].get("node"): event["data"]["title"] for event in receiver.got}
+        assert told["n1"].startswith("n1: its certificate ends on ")
+        assert told[None].endswith("and was not renewed: the hub's own")
+        text = (await deck.local.get("http://hub/metrics")).text
+        assert text.count('loradeck_near_timestamp_seconds{dataset="",kind="certificate_ends"') == 2
+    members.authority.serve([], now_ms + 80 * 86_400_000)
+    async with running(data, notices=file, nodes=True) as deck:
+        _in_days(deck, 80)
+        await until(lambda: len(receiver.got) == 3, "the end of the hub's is told, of the node's nothing is known")
+        assert receiver.titles()[-1].startswith("over: the hub: its certificate")
+    await agent.leave()
+
+
+async def test_rows_near_the_end_of_their_retention_and_deprecated_releases_are_told(
+    deck: Deck, receiver: Receiver
+) -> None:
+    await deck.tenant()
+    agent = await FakeAgent(deck, "n1").join()
+    release = await deck.release(seed=1)
+    await deck.promote(release)
+    entry = await deck.blob(b'{"prompt": "p", "answer": "a"}\n')
+    kept = PROVENANCE.model_copy(update={"retention_days": 30})
+    manifest = DatasetManifest(tenant="acme", name="tickets", rows=1, files=(entry,), provenance=kept)
+    await deck.ok("POST", "datasets", manifest.model_dump(mode="json"))
+    adapter = deck.hub.catalogue.releases[release].adapter
+    in_20_days = deck.hub.clock.now_ms() + 20 * 86_400_000
+    stated = {"kind": "deprecation", "tenant": "acme", "subject": adapter, "by": ""}
+    await deck.ok("POST", "attestations", {**stated, "body": {"from_ms": in_20_days, "reason": "v2 is out"}})
+    assert deck.hub.dated.near() == []
+    _in_days(deck, 17)
+    await until(lambda: len(receiver.got) == 2, "both are told")
+    told = {event["type"].rpartition(".")[2]: event for event in receiver.got}
+    assert told["retention_ends"]["subject"] == "acme/tickets"
+    assert told["deprecated"]["subject"] == "acme/production"
+    assert told["deprecated"]["data"]["title"].endswith(": v2 is out")
+    await deck.tenant("zeta")
+    ours = await deck.ok("POST", "tokens", {"name": "v", "role": "viewer", "tenants": {"zeta": "viewer"}})
+    theirs = (await deck.with_token(ours["token"]).get(f"http://127.0.0.1:{deck.port}/metrics")).text
+    assert "acme" not in theirs
+    await agent.leave()

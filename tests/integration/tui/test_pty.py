@@ -79,13 +79,13 @@ async def test_W_shows_the_plan_of_a_rewind_and_y_puts_it_in_force_as_one_move(s
         assert await site.kinds() == ["rewind", "undo"]
 
 
-async def test_i_adds_an_incident_to_what_has_happened(site: Site) -> None:
+async def test_i_opens_an_incident_over_the_row(site: Site) -> None:
     async with console(site.here) as terminal:
         await terminal.shows(ARMED)
         terminal.type("i")
         await terminal.shows("incident>")
         terminal.type("INC-2210 bad deploy\r")
-        await terminal.shows("i acme INC-2210 bad deploy on the promote of", "COMMITTED rev")
+        await terminal.shows("i acme INC-2210 bad deploy on 1 row", "COMMITTED rev")
         terminal.type("6")
         await terminal.shows("INC-2210", "bad deploy")
     assert (await site.kinds())[-1] == "annotate"

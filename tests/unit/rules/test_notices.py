@@ -9,13 +9,18 @@ import yaml
 
 from loradeck.rules.quality.notices import (
     CONDITIONS,
+    DATED,
     FLAGS,
     GIVEN_UP_S,
     MOST,
+    NEAR_MS,
     RETRIES_S,
     Conditions,
+    Dated,
     Subject,
+    coming,
     grouped,
+    near,
     next_attempt_ms,
 )
 from loradeck.schemas.notice import Notice, NoticeKind, Severity, Silence
@@ -105,16 +110,42 @@ def test_a_silence_covers_what_it_names_until_it_ends(fields: dict[str, str], co
     assert not silence.covers(notice(1), 100)
 
 
+def test_what_is_dated_is_told_two_weeks_before_and_over_once_it_is_later() -> None:
+    hub, node = (Subject(NoticeKind.CERTIFICATE_ENDS, node=name) for name in ("", "n1"))
+    rows = Subject(NoticeKind.RETENTION_ENDS, "acme", dataset="tickets")
+    every = [
+        Dated(hub, NEAR_MS + 5, "its own"),
+        Dated(hub, NEAR_MS + 9, "later"),
+        Dated(node, NEAR_MS + 6),
+        Dated(rows, 0),
+    ]
+    assert [one.subject for one in near(every, 4)] == [rows]
+    assert near(every, 5) == [Dated(rows, 0), Dated(hub, NEAR_MS + 5, "its own")]
+    held = Conditions()
+    held.changed([], coming(near(every, 6)), 6)
+    told = {notice.title: notice.command for notice in held.due(6)}
+    assert told == {
+        "dataset acme/tickets: rows of it may be kept until 1970-01-01": "loradeck dataset ls --tenant acme",
+        "the hub: its certificate ends on 1970-01-15, and was not renewed: its own": "loradeck --once",
+        "n1: its certificate ends on 1970-01-15, and was not renewed": "loradeck node show n1",
+    }
+    assert set(held.dated()) == {hub, node, rows}
+    (over,) = held.changed(held.dated(), coming(near(every[:3], 7)), 7)
+    assert (over.over, over.tenant, over.dataset) == (True, "acme", "tickets")
+
+
 def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
     text = (Path(__file__).parents[3] / "docs" / "alerts.yml").read_text(encoding="utf-8")
     seconds = {"s": 1, "m": 60, "h": 3600}
     found = {}
     for rule in yaml.safe_load(text)["groups"][0]["rules"]:
-        for flag, kind in FLAGS.items():
-            if f'flag="{flag}"' in rule["expr"]:
+        said = {f'flag="{flag}"': kind for flag, kind in FLAGS.items()} | {f'kind="{kind}"': kind for kind in DATED}
+        for words, kind in said.items():
+            if words in rule["expr"]:
                 held = rule.get("for", "0s")
                 found[kind] = (rule["labels"]["severity"], float(held[:-1]) * seconds[held[-1]])
-    assert found == {kind: (CONDITIONS[kind].severity.value, CONDITIONS[kind].after_s) for kind in FLAGS.values()}
+    told = {kind: (CONDITIONS[kind].severity.value, CONDITIONS[kind].after_s) for kind in (*FLAGS.values(), *DATED)}
+    assert found == told
 
 
 def test_what_ended_while_no_hub_ran_is_told_in_the_words_of_its_beginning() -> None:

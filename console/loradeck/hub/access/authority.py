@@ -128,6 +128,11 @@ class Authority:
         return tuple(hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest() for root in self._roots)
 
     @property
+    def until_ms(self) -> int:
+        """When the certificate of the authority that signs ends, in milliseconds since 1970."""
+        return int(self._certificate.not_valid_after_utc.timestamp() * 1000)
+
+    @property
     def signer_pem(self) -> str:
         """The certificate of the authority that signs."""
         return self._certificate.public_bytes(Encoding.PEM).decode()
@@ -233,6 +238,11 @@ def check_hosts(hosts: Iterable[str]) -> None:
 def read_shown(der: bytes) -> Shown:
     """Parses a certificate that a handshake has verified."""
     return _shown(x509.load_der_x509_certificate(der))
+
+
+def ends_ms(file: Path) -> int:
+    """Reads when the first certificate of a PEM file ends, in milliseconds since 1970. Raises: OSError, ValueError."""
+    return int(x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc.timestamp() * 1000)
 
 
 def pem_of(shown: Shown) -> str:

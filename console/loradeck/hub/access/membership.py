@@ -52,6 +52,8 @@ class Membership:
         self._save = save
         self._now_ms = now_ms
         self._joining = asyncio.Lock()
+        self.until_ms: dict[str, int] = {}
+        """Node -> when the newest certificate ends that it has shown or was given since the hub started."""
 
     # ---- who is there ----------------------------------------------------------------------------------------
 
@@ -88,16 +90,21 @@ class Membership:
                 fix=f"loradeck node token {shown.node} on the hub's host, and join again with it",
             )
         if allowed is May.RENEW and path != RENEW_PATH:
+            self._shown(shown)
             raise Refused(
                 "certificate_expired",
                 f"the certificate of {shown.node} has expired",
                 fix="the agent renews it by itself while it runs",
             )
+        self._shown(shown)
         if record is not None:
             return replace(self._tokens.enter(record), joined=True, hosts=shown.hosts)
         return Caller(
             actor=shown.node, role=Role.AGENT, node=shown.node, token=_id(shown), joined=True, hosts=shown.hosts
         )
+
+    def _shown(self, shown: Shown) -> None:
+        self.until_ms[shown.node] = max(shown.validity.until_ms, self.until_ms.get(shown.node, 0))
 
     # ---- joining ---------------------------------------------------------------------------------------------
 
@@ -227,6 +234,7 @@ class Membership:
         )
 
     def _joined(self, shown: Shown) -> Joined:
+        self._shown(shown)
         return Joined(
             node=shown.node,
             certificate=pem_of(shown),

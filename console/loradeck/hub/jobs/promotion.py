@@ -117,8 +117,7 @@ class PromoteCheck:
             for one in dict.fromkeys((release.base, release.served_base)):
                 self._lineage.check_use(key[0], one)
             signed_by = self._facts.signed.get(release.signed_part, ())
-            stated = (self._facts.deprecated.get(part) for part in (release.adapter or "", release.served_base))
-            old = next((deprecation for deprecation in stated if deprecation is not None), None)
+            old = self._facts.deprecation(release)
             if old is not None and now_ms >= old.from_ms:
                 raise Refused(
                     "deprecated",

@@ -13,6 +13,7 @@ from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.release import Release
 from loradeck.store.sql_log import Store
 
 _KEPT = (
@@ -151,6 +152,11 @@ class Facts:
         if release not in self._breached.get(pointer.key, {}):
             return False
         return breach_of(release, pointer, self.of(pointer.key)) is not None
+
+    def deprecation(self, release: Release) -> Deprecation | None:
+        """From when on a release's adapter or weights are not promoted; None: nobody has said so."""
+        stated = (self.deprecated.get(part) for part in (release.adapter or "", release.served_base))
+        return next((deprecation for deprecation in stated if deprecation is not None), None)
 
     def gate(self, key: PointerKey, release: str) -> GateResult | None:
         """The newest result of a pointer's gate for a release; None: it was never judged."""

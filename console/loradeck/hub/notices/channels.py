@@ -103,7 +103,7 @@ def cloud_event(notice: Notice, source: str) -> bytes:
         "datacontenttype": "application/json",
         "data": notice.model_dump(mode="json", exclude_none=True),
     }
-    subject = notice.node or "/".join(filter(None, (notice.tenant, notice.route)))
+    subject = notice.node or "/".join(filter(None, (notice.tenant, notice.route, notice.dataset)))
     return json.dumps({**event, **({"subject": subject} if subject else {})}, ensure_ascii=False).encode()
 
 

@@ -11,12 +11,13 @@ from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Published
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.notices.dated import DatedThings
 from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.views.rows import Rows
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import is_guards
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality.notices import CONDITIONS, Conditions, Subject, conditions
+from loradeck.rules.quality.notices import CONDITIONS, Conditions, Subject, coming, conditions
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job, JobState
@@ -44,6 +45,7 @@ class Notifier:
     _changes: Changes
     _rows: Rows
     _clock: Clock
+    _dated: DatedThings
     outbox: Outbox
     silences: list[Silence] = field(init=False)
     _conditions: Conditions = field(init=False)
@@ -117,6 +119,8 @@ class Notifier:
             del self._owed[key]
             if key in self._state.pointers:
                 news += self._conditions.changed(self._conditions.of(*key), conditions(self._rows.tenant(key)), now)
+        before = filter(self._dated.knows, self._conditions.dated())
+        news += self._conditions.changed(before, coming(self._dated.near()), now)
         self.tell([*news, *self._conditions.due(now)])
         await self.outbox.tick()
 

@@ -14,6 +14,7 @@ from loradeck.hub.log.takeover import Standby
 from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting
+from loradeck.rules.quality.notices import Dated
 from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.state import TenantRow
 
@@ -100,6 +101,24 @@ class Metrics:
     def text(self) -> bytes:
         """Writes all figures of the hub itself."""
         return generate_latest(self.registry)
+
+
+def dated_metrics(near: Iterable[Dated]) -> bytes:
+    """The metric of certificates that end soon, of rows that may not be kept much longer and of deprecated live
+    releases, as Prometheus text.
+    """
+    registry = CollectorRegistry()
+    gauge = Gauge(
+        "loradeck_near_timestamp_seconds",
+        "From two weeks before on, in seconds since 1970 UTC: the end of a certificate, of rows' retention, or of "
+        "the promotes of a live release.",
+        ["kind", "tenant", "route", "node", "dataset"],
+        registry=registry,
+    )
+    for one in near:
+        kind, *subject = one.subject
+        gauge.labels(kind.value, *subject).set(one.at_ms / 1000)
+    return generate_latest(registry)
 
 
 _SHARES = {

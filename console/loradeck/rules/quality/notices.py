@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from loradeck.rules.quality.attention import alerting
@@ -30,6 +31,9 @@ CONDITIONS = {
     NoticeKind.PROMOTE_FAILED: Kind(Severity.TICKET, 0, "the last promote failed, and nobody has answered it"),
     NoticeKind.NO_WAY_BACK: Kind(Severity.TICKET, 3600, "each release beneath {release} is ruled out: R has no target"),
     NoticeKind.NODE_LOST: Kind(Severity.PAGE, 0, "not heard for longer than its TTL"),
+    NoticeKind.CERTIFICATE_ENDS: Kind(Severity.TICKET, 0, "its certificate ends on {day}, and was not renewed"),
+    NoticeKind.RETENTION_ENDS: Kind(Severity.TICKET, 0, "rows of it may be kept until {day}"),
+    NoticeKind.DEPRECATED: Kind(Severity.TICKET, 0, "its live release is not promoted any more from {day} on"),
 }
 """Conditions that begin and end, by kind."""
 
@@ -42,6 +46,12 @@ FLAGS = {
 }
 """Flag of a pointer -> kind of the condition."""
 
+DATED = frozenset({NoticeKind.CERTIFICATE_ENDS, NoticeKind.RETENTION_ENDS, NoticeKind.DEPRECATED})
+"""Kinds whose time is known beforehand."""
+
+NEAR_MS = 14 * 86_400_000
+"""How long before its time something dated is told, milliseconds."""
+
 MOST = 10
 """Notices of one kind that are sent at once. Where more are due, one tells how many there are."""
 
@@ -53,17 +63,55 @@ GIVEN_UP_S = 86_400
 
 
 class Subject(NamedTuple):
-    """What a condition is about: a kind with a pointer or a node."""
+    """What a condition is about: a kind with a pointer, a node, a tenant's dataset, or the hub."""
 
     kind: NoticeKind
     tenant: str = ""
     route: str = ""
     node: str = ""
+    dataset: str = ""
 
     @property
     def where(self) -> str:
-        """The node or the pointer, for a person."""
-        return self.node or f"{self.tenant}/{self.route}"
+        """The node, the pointer, the dataset or the hub, for a person."""
+        if self.dataset:
+            return f"dataset {self.tenant}/{self.dataset}"
+        return self.node or "/".join(filter(None, (self.tenant, self.route))) or "the hub"
+
+    @property
+    def command(self) -> str:
+        """What to type first."""
+        if self.dataset:
+            return f"loradeck dataset ls --tenant {self.tenant}"
+        if self.node:
+            return f"loradeck node show {self.node}"
+        return f"loradeck open {self.tenant} {self.route}" if self.tenant else "loradeck --once"
+
+
+class Dated(NamedTuple):
+    """Something whose time is known, in milliseconds since 1970. `why`: what a person has said about it."""
+
+    subject: Subject
+    at_ms: int
+    why: str = ""
+
+
+def near(dated: Iterable[Dated], now_ms: int) -> list[Dated]:
+    """What comes within two weeks, or has come; of several about one subject the first."""
+    found: dict[Subject, Dated] = {}
+    for one in sorted(dated, key=lambda one: one.at_ms):
+        if now_ms >= one.at_ms - NEAR_MS:
+            found.setdefault(one.subject, one)
+    return list(found.values())
+
+
+def coming(near: Iterable[Dated]) -> dict[Subject, str]:
+    """The conditions that dated things are, each with its words."""
+    found = {}
+    for one in near:
+        day = f"{datetime.fromtimestamp(one.at_ms / 1000, UTC):%Y-%m-%d}"
+        found[one.subject] = CONDITIONS[one.subject.kind].words.format(day=day) + (f": {one.why}" if one.why else "")
+    return found
 
 
 def conditions(row: TenantRow) -> dict[Subject, str]:
@@ -107,7 +155,11 @@ class Conditions:
 
     def of_nodes(self) -> list[Subject]:
         """The conditions of nodes that held when they were last looked at."""
-        return [subject for subject in self._held if subject.node]
+        return [subject for subject in self._held if subject.kind is NoticeKind.NODE_LOST]
+
+    def dated(self) -> list[Subject]:
+        """The conditions whose time is known beforehand that held when they were last looked at."""
+        return [subject for subject in self._held if subject.kind in DATED]
 
     def changed(self, before: Iterable[Subject], now: Mapping[Subject, str], now_ms: int) -> list[Notice]:
         """Takes in what holds now in the place of what did before; returns the notices of what has ended."""
@@ -133,7 +185,6 @@ class Conditions:
 
 
 def _notice(subject: Subject, held: _Held, now_ms: int, *, over: bool = False) -> Notice:
-    pointer = f"loradeck open {subject.tenant} {subject.route}"
     return Notice(
         id=f"{subject.kind}-{subject.where}-{held.since_ms}{'-over' if over else ''}",
         kind=subject.kind,
@@ -143,8 +194,9 @@ def _notice(subject: Subject, held: _Held, now_ms: int, *, over: bool = False) -
         tenant=subject.tenant or None,
         route=subject.route or None,
         node=subject.node or None,
+        dataset=subject.dataset or None,
         title=f"{'over: ' if over else ''}{subject.where}: {held.words}",
-        command=f"loradeck node show {subject.node}" if subject.node else pointer,
+        command=subject.command,
     )
 
 
@@ -156,7 +208,7 @@ def grouped(notices: Sequence[Notice]) -> list[Notice]:
         kinds.setdefault((notice.kind, notice.over), []).append(notice)
     for every in kinds.values():
         if len(every) > MOST:
-            first, named = every[0], ", ".join(one.node or f"{one.tenant}/{one.route}" for one in every[:MOST])
+            first, named = every[0], ", ".join(Subject(one.kind, *one.subject).where for one in every[:MOST])
             detail = f"{named} and {len(every) - MOST} more"
             title = f"{first.title} (and the same of {len(every) - 1} more)"
             alone = {"id": f"{first.id}+{len(every) - 1}", "title": title[:LONGEST], "detail": detail[:LONGEST]}
