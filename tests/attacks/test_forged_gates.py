@@ -19,7 +19,7 @@ from loradeck.artifacts.signing import new_key
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.jobs import Job, JobState, TrainSpec
-from loradeck.schemas.manifest import DecisionRecord, SuiteManifest
+from loradeck.schemas.manifest import DecisionRecord, SuiteManifest, SuiteUse
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.store.interface import Doc
 
@@ -164,6 +164,32 @@ async def test_a_candidate_that_is_the_best_of_many_on_the_gates_suite_is_seen_t
         assert result is not None
         looks.append((result.passed, result.looks))
     assert looks == [(False, 2), (False, 3), (True, 4)]
+
+
+async def test_no_gate_asks_what_releases_were_selected_by(deck: Deck) -> None:
+    async def suite(name: str, prompts: range, use: str) -> dict[str, Any]:
+        rows = [{"id": f"{name}{n}", "prompt": f"p{n}", "answer": "a"} for n in prompts]
+        entry = await deck.blob("\n".join(json.dumps(row) for row in rows).encode())
+        manifest = SuiteManifest(
+            tenant="acme", name=name, items=len(rows), files=(entry,), provenance=PROVENANCE, use=SuiteUse(use)
+        )
+        return manifest.model_dump(mode="json")
+
+    def gate(digest: str) -> dict[str, Any]:
+        return SOON | {"gate": GateConfig(suite=digest).model_dump(mode="json")}
+
+    dev = (await deck.ok("POST", "suites", await suite("dev", range(10), "selection")))["digest"]
+    await deck.refused(409, "selection_suite", "PUT", ROUTE, gate(dev))
+    held = (await deck.ok("POST", "suites", await suite("held", range(9, 20), "gate")))["digest"]
+    problem = await deck.refused(409, "selection_suite", "PUT", ROUTE, gate(held))
+    assert problem.detail == "held9"
+    other = (await deck.ok("POST", "suites", await suite("other", range(10, 20), "gate")))["digest"]
+    await deck.ok("PUT", ROUTE, gate(other))
+    problem = await deck.refused(
+        409, "selection_suite", "POST", "suites", await suite("more", range(19, 25), "selection")
+    )
+    assert problem.detail == "other19"
+    await deck.ok("POST", "suites", await suite("more", range(20, 25), "selection"))
 
 
 async def test_an_evaluation_expires(deck: Deck, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:

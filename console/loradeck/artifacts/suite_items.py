@@ -1,5 +1,6 @@
 """Reader of a suite's items, which checks them line by line: where they are registered, in the hub, in executors."""
 
+import hashlib
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,7 @@ def groups_in(paths: Mapping[str, Path]) -> Groups:
             copies[item.id] = known
         if item.slice is not None:
             slices[item.id] = item.slice
-    return Groups(copies=copies, slices=slices)
+    return Groups(copies=copies, slices=slices, asked=first)
 
 
 def _asked(item: SuiteItem) -> str:
@@ -50,7 +51,7 @@ def _asked(item: SuiteItem) -> str:
         [message["role"], " ".join(unicodedata.normalize("NFKC", message["content"]).split())]
         for message in item.prompt
     ]
-    return json.dumps([messages, item.tools, item.choices], sort_keys=True)
+    return hashlib.sha256(json.dumps([messages, item.tools, item.choices], sort_keys=True).encode()).hexdigest()
 
 
 def _placed(paths: Mapping[str, Path]) -> Iterator[tuple[str, SuiteItem]]:

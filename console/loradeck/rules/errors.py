@@ -83,6 +83,7 @@ STATUS: Mapping[str, int] = {
     "unknown_base": 404,
     "unknown_dataset": 404,
     "unknown_suite": 404,
+    "selection_suite": 409,
     "unknown_job": 404,
     "unknown_node": 404,
     "unknown_token": 404,

@@ -114,6 +114,13 @@ class DatasetManifest(Strict):
         return digest_of(self)
 
 
+class SuiteUse(StrEnum):
+    """What a suite is for: a release that was chosen by items looks better on them than it is."""
+
+    GATE = "gate"  # to judge candidates
+    SELECTION = "selection"  # to choose among checkpoints, recipes and prompts, before a gate sees one
+
+
 class SuiteManifest(Strict):
     """Held-out items to score candidates on, as JSONL rows; see `schemas.suite` for their kinds.
 
@@ -128,6 +135,7 @@ class SuiteManifest(Strict):
     files: tuple[FileEntry, ...] = Field(min_length=1)
     answer_schema: str | None = Field(None, description="JSON Schema, as text, so that it is digested as written")
     canaries: tuple[str, ...] = ()
+    use: SuiteUse = Field(SuiteUse.GATE, exclude_if=lambda use: use is SuiteUse.GATE)
     provenance: Provenance
 
     @property

@@ -44,10 +44,12 @@ class Groups:
     """How the items of a suite belong together, by their ids.
 
     `copies`: an item that asks what an earlier one asks -> the first that does. `slices`: an item -> its slice.
+    `asked`: a digest of what is asked -> the first item that asks it.
     """
 
     copies: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, str] = field(default_factory=dict)
 
 
 class ItemKind(StrEnum):

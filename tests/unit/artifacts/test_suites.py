@@ -69,7 +69,9 @@ def test_items_that_ask_the_same_are_refused_with_their_lines(tmp_path: Path) ->
     assert (refused.value.code, refused.value.title) == ("bad_rows", "2 of 6 items ask what an earlier one asks")
     where = "items.jsonl, line 3 is items.jsonl, line 1; items.jsonl, line 4 is items.jsonl, line 1"
     assert refused.value.detail == where
-    assert groups_in(paths).copies == {"c": "a", "d": "a"}
+    groups = groups_in(paths)
+    assert groups.copies == {"c": "a", "d": "a"}
+    assert sorted(groups.asked.values()) == ["a", "b", "e", "f"]
     verify_suite(manifest_of(tmp_path, 4), written(tmp_path, [rows[0], rows[1], *rows[4:]]))
 
 

@@ -208,6 +208,14 @@ def test_slices_are_compared_with_the_anchor_too() -> None:
     assert [c.name for c in result.checks if not c.passed] == ["slices from anchor"]
 
 
+def test_a_gates_suite_asks_nothing_that_a_suite_for_selection_asks() -> None:
+    gate, selection = Groups(asked={"x": "g1", "y": "g2"}), Groups(asked={"y": "s1", "z": "s2"})
+    gates.require_disjoint(gate, Groups(asked={"z": "s2"}), ("held-out", "dev"))
+    with pytest.raises(Refused) as refused:
+        gates.require_disjoint(gate, selection, ("held-out", "dev"))
+    assert (refused.value.code, refused.value.detail) == ("selection_suite", "g2")
+
+
 def test_an_evaluation_that_is_too_old_does_not_count() -> None:
     config = GateConfig(suite=SUITE, max_age_days=90)
     day = 86_400_000

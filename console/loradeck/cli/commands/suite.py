@@ -12,7 +12,7 @@ from loradeck.cli.shared.provenance import accept_option, print_scan, provenance
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import upload
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import SuiteManifest
+from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 
 
 @click.group(cls=Noun)
@@ -25,6 +25,14 @@ def suite() -> None:
 @click.option("--tenant", required=True, help="Tenant that owns it.")
 @click.option("--name", required=True, help="Its name; one name may have many digests.")
 @click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that an answer must satisfy.")
+@click.option(
+    "--for",
+    "use",
+    type=click.Choice([use.value for use in SuiteUse]),
+    default=SuiteUse.GATE.value,
+    show_default=True,
+    help="To judge candidates, or to choose among checkpoints before a gate sees one; no gate names one for selection.",
+)
 @click.option("--canary", "canaries", multiple=True, metavar="ID", help="Item whose tokens fingerprint a release.")
 @accept_option
 @provenance_options
@@ -38,6 +46,7 @@ async def add(
     accept: str,
     answer_schema: Path | None,
     canaries: tuple[str, ...],
+    use: str,
     sidecar: Path | None,
     **given: Any,
 ) -> None:
@@ -46,7 +55,7 @@ async def add(
 
     The hub looks in every item for personal data and secrets of a known form.
     """
-    named = {"tenant": tenant, "name": name, "canaries": canaries}
+    named = {"tenant": tenant, "name": name, "canaries": canaries, "use": use}
     manifest = await asyncio.to_thread(_described, file, answer_schema, sidecar, given, named)
     await upload(s.api, file)
     registered = await s.api.register_suite(manifest, accept=accept)
@@ -61,10 +70,11 @@ async def ls(s: Session, tenant: str | None) -> None:
     """List suites."""
     s.out.listed(
         [e for e in await s.api.suites() if tenant in (None, e.manifest.tenant)],
-        ("SUITE", "DIGEST", "ITEMS", "CANARIES", "ANSWER SCHEMA"),
+        ("SUITE", "DIGEST", "FOR", "ITEMS", "CANARIES", "ANSWER SCHEMA"),
         lambda e: (
             f"{e.manifest.tenant}/{e.manifest.name}",
             e.digest[:12],
+            e.manifest.use.value,
             e.manifest.items,
             len(e.manifest.canaries),
             "yes" if e.manifest.answer_schema else "no",

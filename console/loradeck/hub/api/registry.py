@@ -96,6 +96,7 @@ async def register_suite(body: SuiteManifest, hub: ThisHub, caller: ReleaserOfEa
     caller.at(body.tenant)
     hub.log.state.tenant(body.tenant)
     await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
+    await hub.gates.check_selection(body)
     await hub.datasets.register_suite(body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
 

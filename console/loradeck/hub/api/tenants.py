@@ -209,6 +209,7 @@ async def set_route(
             items[part.suite], groups[part.suite] = suite.items, await hub.gates.groups(part.suite)
         if body.gate != hub.log.state.config(key).gate:  # a gate that stands is not in the way of other settings
             gates.require_big_enough(body.gate, items, groups)
+            await hub.gates.check_suites(tenant, body.gate)
             gates.require_stages(hub.log.state.tenant(tenant).routes, route, body.gate)
     for start, end in body.freeze:
         if start >= end:

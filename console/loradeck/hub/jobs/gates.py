@@ -32,6 +32,7 @@ from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.jobs import JobQuery
+from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 from loradeck.schemas.review import Review
 from loradeck.schemas.suite import Groups
 
@@ -194,14 +195,47 @@ class Gates:
     async def groups(self, suite: Digest) -> Groups:
         """Says how the items of a registered suite belong together; unknown where its files are gone from the hub."""
         if suite not in self._groups:
-            files = self._catalogue.suites[suite].files
             try:
-                async with self._blobs.local(file.sha256 for file in files) as here:
-                    paths = {file.path: here[file.sha256] for file in files}
-                    self._groups[suite] = await asyncio.to_thread(groups_in, paths)
+                self._groups[suite] = await self._read(self._catalogue.suites[suite])
             except BadArtifact:
                 return Groups()
         return self._groups[suite]
+
+    async def _read(self, suite: SuiteManifest) -> Groups:
+        async with self._blobs.local(file.sha256 for file in suite.files) as here:
+            paths = {file.path: here[file.sha256] for file in suite.files}
+            return await asyncio.to_thread(groups_in, paths)
+
+    async def check_suites(self, tenant: str, gate: GateConfig) -> None:
+        """Checks that a gate that is to be set names no suite for selection, nor one that asks what such a suite asks.
+
+        Raises: Refused `selection_suite`.
+        """
+        suites = self._catalogue.suites
+        for part in gate.suites:
+            manifest = suites[part.suite]
+            if manifest.use is SuiteUse.SELECTION:
+                raise Refused(
+                    "selection_suite",
+                    f"the suite {manifest.name} is for selection: releases that were chosen by it are not judged by it",
+                    detail=part.suite,
+                    fix="name a suite of other items, registered with --for gate",
+                )
+            for digest, other in suites.items():
+                if other.tenant == tenant and other.use is SuiteUse.SELECTION:
+                    of = await self.groups(part.suite), await self.groups(digest)
+                    gates.require_disjoint(*of, (manifest.name, other.name))
+
+    async def check_selection(self, suite: SuiteManifest) -> None:
+        """Checks that a suite that is to be registered for selection asks nothing that its tenant's gates ask.
+
+        Raises: Refused `selection_suite`; BadArtifact: its items cannot be read.
+        """
+        asked = {part.suite for _, gate in self._gates_of(suite.tenant) for part in gate.suites}
+        own = await self._read(suite) if suite.use is SuiteUse.SELECTION and asked else Groups()
+        for digest in sorted(asked):
+            name = self._catalogue.suites[digest].name
+            gates.require_disjoint(await self.groups(digest), own, (name, suite.name))
 
     async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, _Told]:
         """The report that counts on each suite of a gate, where there is one.

@@ -23,6 +23,9 @@ from loradeck.schemas.suite import Groups
 
 P95 = 0.95
 
+SHOWN = 20
+"""Items that a refusal names; the others are counted."""
+
 DAY_MS = 86_400_000
 """Milliseconds of a day."""
 
@@ -211,6 +214,25 @@ def require_big_enough(
                     fix="register a larger suite, or ask for less" + _carried(n, config.discordant),
                     context={"suite": part.suite, "items": n, "needed": needed},
                 )
+
+
+def require_disjoint(gate: Groups, selection: Groups, names: tuple[str, str]) -> None:
+    """Checks that a gate's suite and one for selection ask nothing that the other asks.
+
+    Args:
+        names: of the two suites, for people.
+
+    Raises: Refused: selection_suite, with the ids of the items.
+    """
+    both = sorted(gate.asked[asked] for asked in gate.asked.keys() & selection.asked.keys())
+    if both:
+        raise Refused(
+            "selection_suite",
+            f"{len(both)} items of {names[0]} are among those of {names[1]}, by which releases are selected",
+            detail=", ".join(both[:SHOWN]) + (f" and {len(both) - SHOWN} more" if len(both) > SHOWN else ""),
+            fix="leave them out of one of the two: a release looks better than it is on items that it was chosen by",
+            context={"items": both[:SHOWN]},
+        )
 
 
 def _require_slices(part: SuiteGate, needed: int, groups: Groups) -> None:
