@@ -79,7 +79,7 @@ async def rolled_back(api: HubApi, wait: Wait) -> str:
     """R; returns the release that it went to."""
     request = rollback_request((await api.row(*ACME)).preview, key=key(), reason="a test")
     result = await api.rollback(*ACME, request, wait=wait, timeout=60)
-    assert result.reached == wait
+    assert result.reached == wait or (wait, result.reached) == ("flipped", "proven"), "an answer may be further already"
     return result.events[0].to_release or ""
 
 
@@ -88,7 +88,7 @@ async def test_the_agent_follows_the_newest_hub_and_no_other_one_moves_it(pair: 
     async with first.api() as there:
         await until(lambda: there.nodes(), "the node is linked")
         for release in pair.releases:
-            assert (await promoted(there, release)).reached == "flipped"
+            assert (await promoted(there, release)).reached in ("flipped", "proven")
         await pair.serves(v4)
         await there.backup(str(second.data / "hub.db"))
         shutil.copy(first.data / "hub.key", second.data)
