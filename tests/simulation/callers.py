@@ -25,6 +25,7 @@ from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft
 from loradeck.schemas.moves import (
     CandidateAbortRequest,
+    CandidateCompareRequest,
     CandidateFinishRequest,
     CandidateHoldRequest,
     CandidateStartRequest,
@@ -217,7 +218,13 @@ class Person:
             )
             return lambda hub: candidates.start(tenant, route, begun, hub, PERSON, wait)
         permille = min(1000, max(0, out.permille + draw.choice((-200, 100, 300, 500))))
-        match draw.choices(("step", "finish", "abort", "automation", "hold"), (6, 1, 1, 3, out.plan is not None))[0]:
+        match draw.choices(
+            ("step", "finish", "abort", "automation", "hold", "compare"), (6, 1, 1, 3, out.plan is not None, 1)
+        )[0]:
+            case "compare":
+                seen = {"expected_step": out.step, "until_ms": int(self.process.wall() * 1000) + 3_000}
+                ab = CandidateCompareRequest(figure=Figure.ERRORS, **seen, **common)
+                return lambda hub: candidates.compare(tenant, route, ab, hub, PERSON)
             case "hold":
                 hold = CandidateHoldRequest(held=out.plan is not None and not out.plan.held, **common)
                 return lambda hub: candidates.hold(tenant, route, hold, hub, PERSON)

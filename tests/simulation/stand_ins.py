@@ -88,7 +88,7 @@ class SimSecrets:
 def install() -> None:
     """Replaces the names. Once for a process."""
     logging.disable(logging.CRITICAL)
-    steps.FEWEST_KEYS, steps.FEWEST_KEYS_OF_ARM = 4, 2  # there are seventeen users
+    steps.FEWEST_KEYS, steps.FEWEST_OF_ARM = 4, 2  # there are seventeen users
     for package in (loradeck.hub, loradeck.store, loradeck_agent.router):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not found.name.endswith(("__main__", "store.postgres")):  # no server is simulated

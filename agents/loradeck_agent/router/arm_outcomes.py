@@ -1,7 +1,5 @@
 """Outcomes of the requests of one arm of a candidate's pointer, by bins of keys, since its share was changed last."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import NamedTuple
 

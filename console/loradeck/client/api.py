@@ -189,6 +189,12 @@ class HubApi:
         """Changes the share of the candidate."""
         return await self._move(f"{_route(tenant, route)}/candidate/step", request)
 
+    async def compare_candidate(
+        self, tenant: str, route: str, request: moves.CandidateCompareRequest
+    ) -> moves.MoveResult:
+        """Begins an A/B on a candidate that is out."""
+        return await self._move(f"{_route(tenant, route)}/candidate/compare", request)
+
     async def hold_candidate(self, tenant: str, route: str, request: moves.CandidateHoldRequest) -> moves.MoveResult:
         """Holds or resumes the steps that the hub makes by itself."""
         return await self._move(f"{_route(tenant, route)}/candidate/hold", request)

@@ -3,10 +3,9 @@
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.sampling import MOST_UNDER_WAY
 from loradeck.rules.quality.statistics import wilson
-from loradeck.schemas.candidate import Candidate, CohortUnit, StepPlan
+from loradeck.schemas.candidate import ArmsCompared, ArmShare, Candidate, CohortUnit, ComparisonResult, StepPlan
+from loradeck.schemas.ids import short
 from loradeck.schemas.state import (
-    ArmsCompared,
-    ArmShare,
     AskedAgainRow,
     PreviewAction,
     ReleaseView,
@@ -78,10 +77,16 @@ def arms_in_words(found: ArmsCompared) -> str:
     """Both arms of a comparison, with their keys, counts and 95 % intervals."""
 
     def arm(name: str, of: ArmShare) -> str:
-        return f"{name} {of.bad / of.n:.2%} ({of.low:.2%} to {of.high:.2%}) of {of.n} by {of.keys} keys"
+        share = f"{of.bad / of.n:.2%}" if of.n else "nothing"
+        return f"{name} {share} ({of.low:.2%} to {of.high:.2%}) of {of.n} by {of.keys} keys"
 
     points = f"{100 * found.value:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
     return f"{arm('candidate', found.candidate)}; {arm('live', found.live)}; {points}"
+
+
+def result_in_words(result: ComparisonResult) -> str:
+    """The result of an A/B, with both arms and the interval of their difference."""
+    return f"{result.comparison.figure.value} against {short(result.against)}: {arms_in_words(result.arms)}"
 
 
 def leaves(row: TenantRow) -> ReleaseView | None:

@@ -20,6 +20,7 @@ from loradeck.artifacts import Blobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
+from loradeck.hub.automation.comparisons import Comparisons
 from loradeck.hub.automation.guard import GuardedPointers
 from loradeck.hub.automation.steps import SteppedCandidates
 from loradeck.hub.data.answer_ledger import KEEP_S, AnswerLedger
@@ -284,8 +285,9 @@ class Hub:
             *(changes, self.background, clock),
         )
         self.steps = steps = SteppedCandidates(
-            *(log_, self.arms, self.cohorts, replicas, facts, self.promotions.check, self.relatives, guard.said),
-            *(self.moves_allowed, changes, self.background, clock),
+            *(log_, self.arms, self.cohorts, replicas, facts, self.promotions.check, self.relatives),
+            *(Comparisons(self.arms, self.attestations, self.background, clock), guard.said, self.moves_allowed),
+            *(changes, self.background, clock),
         )
         self.status = status = Status(
             state, self.moves_allowed, changes, clock, name, production, sqlite, clock.now_ms()

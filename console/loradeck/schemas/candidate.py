@@ -81,10 +81,57 @@ class StepPlan(Wire):
         return next((step for step in self.steps if step > permille), None)
 
 
+class Comparison(Wire):
+    """An A/B: both arms are compared by one figure, at a time or a number of keys that is stated before it starts."""
+
+    figure: Figure
+    step: int = Field(ge=1, description="whose outcomes it compares; another change of the share ends it without one")
+    from_ms: int
+    until_ms: int | None = Field(None, description="hub time at which it is over; None: `keys` say so")
+    keys: int | None = Field(None, description="it is over once each arm has so many")
+
+
+class ArmShare(Wire):
+    """One arm's share of bad ones, with its 95 % interval by keys."""
+
+    keys: int
+    bad: int
+    n: int
+    low: float
+    high: float
+
+
+class ArmsCompared(Wire):
+    """Both arms since the share was changed last. `value`: the candidate's share less the live one's."""
+
+    figure: Figure
+    candidate: ArmShare
+    live: ArmShare
+    value: float
+    low: float
+    high: float
+
+
+class ComparisonResult(Wire):
+    """What an A/B has found; the hub attests it, and moves nothing."""
+
+    release: Digest
+    against: Digest = Field(description="the live release, whose arm was the other one")
+    generation: int
+    permille: int
+    comparison: Comparison
+    at_ms: int
+    arms: ArmsCompared = Field(description="with two-sided intervals of 95 %")
+    highest: float = Field(description="its upper end without the word of the node that lowers it most")
+
+
 class Candidate(Split):
     """The candidate of a pointer, as the log has it."""
 
     release: Digest
     plan: StepPlan | None = Field(
         None, exclude_if=lambda plan: plan is None, description="by which the hub steps it by itself; None: it does not"
+    )
+    comparison: Comparison | None = Field(
+        None, exclude_if=lambda comparison: comparison is None, description="the A/B that was begun last"
     )

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from loradeck.schemas.candidate import Figure
 from loradeck.schemas.ids import Digest, Name, Strict
 
 
@@ -59,6 +60,15 @@ class ReviewGate(Strict, defer_build=True):
     people: int = Field(1, ge=1, le=2, description="different people who must sign")
 
 
+class CompareGate(Strict, defer_build=True):
+    """An A/B against the live release that a candidate must have come through (`loradeck candidate compare`)."""
+
+    figure: Figure = Figure.BAD
+    margin: float = Field(gt=0, le=1, description="the upper end of the difference has to be under it")
+    keys: int = Field(50, ge=20, le=500, description="keys that each arm must have had, at least")
+    route: Name | None = Field(None, description="of this tenant, on which it was made; None: on the gate's own")
+
+
 class GateConfig(SuiteGate):
     """A route's gate: the thresholds of its own suite, and those of further suites in `also`.
 
@@ -79,6 +89,9 @@ class GateConfig(SuiteGate):
         None, description="route of this tenant on which a candidate must be attested first: staging"
     )
     review: ReviewGate | None = None
+    compare: CompareGate | None = Field(
+        None, exclude_if=lambda compare: compare is None, description="binds promotes and finishes, and no start"
+    )
     anchor: Digest | None = Field(
         None,
         exclude_if=lambda anchor: anchor is None,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from loradeck.schemas.candidate import LEASE_S, CohortUnit, StepPlan
+from loradeck.schemas.candidate import LEASE_S, CohortUnit, Figure, StepPlan
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.log import Event
 
@@ -66,6 +66,19 @@ class CandidateStepRequest(Strict):
     expected_generation: int
     expected_step: int
     permille: int = Field(ge=0, le=1000)
+    idempotency_key: str = IDEMPOTENCY_KEY
+    reason: Reason = ""
+
+
+class CandidateCompareRequest(Strict):
+    """Begin an A/B on a candidate that is out. It ends at `until_ms`, or once each arm has `keys`: one of the two."""
+
+    figure: Figure
+    until_ms: int | None = None
+    keys: int | None = None
+    permille: int | None = Field(None, ge=1, le=999, description="the share from now on; None: as it is")
+    expected_generation: int
+    expected_step: int
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 

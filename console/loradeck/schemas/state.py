@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
-from loradeck.schemas.candidate import Figure
+from loradeck.schemas.candidate import ArmsCompared
 from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
@@ -145,27 +145,6 @@ class Cause(Wire):
     def why(self) -> str:
         """The checks that most bad answers fail, for people: 'schema 28, empty 3'."""
         return ", ".join(f"{name} {n:,}" for name, n in list(self.faults.items())[:3])
-
-
-class ArmShare(Wire):
-    """One arm's share of bad ones, with its 95 % interval by keys."""
-
-    keys: int
-    bad: int
-    n: int
-    low: float
-    high: float
-
-
-class ArmsCompared(Wire):
-    """Both arms since the share was changed last. `value`: the candidate's share less the live one's."""
-
-    figure: Figure
-    candidate: ArmShare
-    live: ArmShare
-    value: float
-    low: float
-    high: float
 
 
 class CandidateRow(Wire):

@@ -147,3 +147,15 @@ def test_a_plan_is_given_shown_held_and_resumed(desk: Desk, tenant: str, node: S
     wait_until("it is held", lambda: "to resume it: " in desk.run("candidate", "show", tenant).stdout)
     desk.json("candidate", "resume", tenant)
     wait_until("it goes on", lambda: "AWAITED    0 of 50 keys" in desk.run("candidate", "show", tenant).stdout)
+
+
+def test_an_ab_is_begun_shown_and_refused_without_a_horizon(desk: Desk, tenant: str, node: SmallNode) -> None:
+    start = ("candidate", "start", tenant, "v3", "--unit", "user", "--named", "ann", "--share", "50", "--yes")
+    assert desk.run(*start).returncode == 0
+    asked = ("candidate", "compare", tenant, "--metric", "errors", "--yes")
+    desk.refused(1, "bad_horizon", *asked)
+    desk.refused(1, "bad_horizon", *asked, "--keys", "5000")
+    desk.json(*asked, "--keys", "30")
+    awaited = "the end of its A/B of errors: 0 of 30 keys in each arm"
+    wait_until("it is awaited", lambda: awaited in desk.run("candidate", "show", tenant).stdout)
+    desk.refused(1, "bad_horizon", *asked, "--until", "2099-01-01T00:00Z")

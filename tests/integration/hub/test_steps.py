@@ -10,6 +10,7 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import call, pointer, step, three
 from tests.integration.hub.test_moves import ROUTE
+from tests.integration.hub.test_reviews import reported
 
 from loradeck.schemas.candidate import StepPlan
 from loradeck.schemas.link import BINS, ArmOutcomes
@@ -215,3 +216,64 @@ async def test_a_plan_is_kept_with_the_candidate_over_a_restart_of_what_reads_th
     assert out.plan == StepPlan.model_validate(PLAN)
     deck.hub.steps.load()
     await waits_for(deck, "0 of 50 keys")
+
+
+async def ab(deck: Deck, **asked: Any) -> None:
+    out = pointer(deck).candidate
+    assert out is not None
+    seen = {"expected_generation": pointer(deck).generation, "expected_step": out.step, "idempotency_key": key()}
+    await deck.ok("POST", f"{ROUTE}/candidate/compare", seen | {"figure": "bad"} | asked)
+
+
+async def results(deck: Deck, release: str) -> list[dict[str, Any]]:
+    found = await deck.ok("GET", f"attestations?kind=comparison&subject={release}")
+    return [one["body"] for one in found]
+
+
+async def test_an_ab_is_attested_once_at_its_horizon_and_moves_nothing(deck: Deck, join: Join) -> None:
+    agent, _, two, other = await three(deck, join)
+    await call(deck, "start", release=other, unit="user")
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: deck.hub.cohorts.keys(pointer(deck).key, pointer(deck).candidate) == 60, "keys are known")
+    await ab(deck, keys=30, permille=500)
+    before = pointer(deck)
+    await waits_for(deck, "the end of its A/B of bad: 0 of 30 keys in each arm")
+    await says(agent, {two: 1, other: 9}, n=200)
+    await until(lambda: deck.hub.facts.comparison(before.key, other), "it is attested")
+    await until(lambda: not deck.hub.steps.said[before.key], "nothing is awaited any more")
+    await says(agent, {two: 2, other: 18}, n=400)
+    deck.hub.steps.tick()
+    (found,) = await results(deck, other)
+    assert (found["against"], found["permille"], found["generation"]) == (two, 500, before.generation)
+    arms = found["arms"]
+    assert (arms["candidate"]["bad"], arms["candidate"]["n"], arms["live"]["keys"]) == (9 * BINS, 200 * BINS, 60)
+    assert arms["value"] == pytest.approx(8 / 200)
+    assert arms["low"] < arms["value"] < arms["high"] == found["highest"]
+    assert pointer(deck) == before
+    forged = {"kind": "comparison", "subject": other, "tenant": "acme", "route": "production", "body": found, "by": ""}
+    await deck.refused(403, "forbidden", "POST", "attestations", forged)
+
+
+async def test_a_gate_that_asks_for_an_ab_lets_a_candidate_start_and_finish_only_with_it(
+    deck: Deck, join: Join
+) -> None:
+    agent, _, two, other = await three(deck, join)
+    suite = await deck.suite()
+    for release in (two, other):
+        await reported(deck, release, suite)
+    gate = {"suite": suite, "max_drop": 1.0, "compare": {"margin": 0.05, "keys": 30}}
+    config = deck.hub.log.state.config(pointer(deck).key).model_dump(mode="json")
+    await deck.ok("PUT", ROUTE, config | {"gate": gate})
+    promote = {"release": other, "expected_generation": pointer(deck).generation, "idempotency_key": key()}
+    refused = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote)
+    assert "no A/B of bad against the live release" in refused.detail
+    await call(deck, "start", release=other, unit="user")
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: deck.hub.cohorts.keys(pointer(deck).key, pointer(deck).candidate) == 60, "keys are known")
+    finish = {"release": other, "expected_generation": pointer(deck).generation, "idempotency_key": key()}
+    await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/candidate/finish", finish)
+    await ab(deck, keys=30, permille=500)
+    await says(agent, {two: 2, other: 2}, n=200)
+    await until(lambda: deck.hub.facts.comparison(pointer(deck).key, other), "it is attested")
+    await call(deck, "finish", release=other)
+    assert pointer(deck).release == other

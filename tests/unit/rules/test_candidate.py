@@ -21,7 +21,7 @@ from loradeck.rules.moves.rebase import Already, rebase
 from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.serving import residency, retention
 from loradeck.rules.serving.flip import Verdict, decide, gap_after_flip
-from loradeck.schemas.candidate import Candidate, StepPlan
+from loradeck.schemas.candidate import Candidate, Comparison, Figure, StepPlan
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Role, digest_of
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind
@@ -626,3 +626,48 @@ def with_plan(plan: StepPlan | None = PLAN) -> Deck:
     generation = deck.pointer.generation
     deck.commit(candidate.start(deck.pointer, of("v2", plan=plan), RELEASER, expected_generation=generation, keys=MANY))
     return deck
+
+
+def begin_ab(deck: Deck, **changes: Any) -> Event:
+    out = deck.pointer.candidate
+    asked: dict[str, Any] = {
+        **{"figure": Figure.BAD, "until_ms": 2_000, "of_each": None, "permille": None, "keys": MANY, "now_ms": 1_000},
+        **{"expected_generation": deck.pointer.generation, "expected_step": out.step if out is not None else 0},
+    }
+    return deck.commit(candidate.compare(deck.pointer, deck.facts, RELEASER, **asked | changes))
+
+
+def test_an_ab_begins_with_a_step_so_that_routers_count_anew_and_holds_the_plan() -> None:
+    deck = with_plan()
+    generation = deck.pointer.generation
+    event = begin_ab(deck, permille=500)
+    out = deck.pointer.candidate
+    assert out is not None
+    assert (event.kind, event.payload["compares"], out.permille, out.step) == (EventKind.CANDIDATE_STEP, "bad", 500, 1)
+    assert out.comparison == Comparison(figure=Figure.BAD, step=1, from_ms=1_000, until_ms=2_000)
+    assert (held(deck), deck.pointer.generation) == (f"{RELEASER.name} has begun an A/B", generation)
+    deck.step(400)
+    assert deck.pointer.candidate is not None
+    assert deck.pointer.candidate.comparison is None, "another share ends it without a result"
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"until_ms": None}, "bad_horizon"),
+        ({"of_each": 20}, "bad_horizon"),
+        ({"until_ms": 999}, "bad_horizon"),
+        ({"until_ms": 10**15}, "bad_horizon"),
+        ({"until_ms": None, "of_each": 26}, "bad_horizon"),  # an arm of 5 % has fifty places
+        ({"permille": 0}, "no_arms"),
+        ({"permille": 1000}, "no_arms"),
+        ({"expected_step": 7}, "moved"),
+        ({"permille": 500, "keys": 3}, "too_few_keys"),
+    ],
+)
+def test_an_ab_needs_two_arms_and_a_horizon_that_is_stated_before(asked: dict[str, Any], code: str) -> None:
+    deck = with_plan()
+    with pytest.raises(Refused) as refused:
+        begin_ab(deck, **asked)
+    assert refused.value.code == code
+    assert begin_ab(deck, until_ms=None, of_each=25).kind is EventKind.CANDIDATE_STEP

@@ -13,7 +13,8 @@ from loradeck.rules.moves import tenants
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.quality.break_glass import BROKE
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
-from loradeck.schemas.gate import GateConfig, ReviewGate, SuiteGate
+from loradeck.schemas.candidate import Figure
+from loradeck.schemas.gate import CompareGate, GateConfig, ReviewGate, SuiteGate
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, PointerState
 from loradeck.schemas.route import RouteConfig
@@ -34,6 +35,13 @@ PARTS = st.builds(
     max_p95_ms=st.none() | st.sampled_from([100.0, 200.0]),
 )
 REVIEWS = st.builds(ReviewGate, items=st.integers(1, 3), max_bad=st.integers(0, 2), people=st.integers(1, 2))
+COMPARES = st.builds(
+    CompareGate,
+    figure=st.sampled_from(Figure),
+    margin=st.sampled_from([0.02, 0.05]),
+    keys=st.sampled_from([20, 50]),
+    route=st.none() | st.just("staging"),
+)
 GATES = st.builds(
     GateConfig,
     suite=st.just(SUITES[0]),
@@ -42,6 +50,7 @@ GATES = st.builds(
     also=st.lists(PARTS, max_size=1).map(tuple),
     after=st.none() | st.sampled_from(["staging", "development"]),
     review=st.none() | REVIEWS,
+    compare=st.none() | COMPARES,
     max_age_days=st.sampled_from([0, 30, 90]),
 )
 CONFIGS = st.builds(

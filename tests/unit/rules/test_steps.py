@@ -8,10 +8,9 @@ import pytest
 
 from loradeck.rules.moves.candidate import FEWEST_KEYS
 from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes
-from loradeck.rules.quality.steps import FEWEST_KEYS_OF_ARM, Around, Decision, decide, level, said
-from loradeck.schemas.candidate import Candidate, Figure, StepPlan
+from loradeck.rules.quality.steps import FEWEST_OF_ARM, Around, Decision, decide, level, said
+from loradeck.schemas.candidate import ArmsCompared, ArmShare, Candidate, Figure, StepPlan
 from loradeck.schemas.link import BINS
-from loradeck.schemas.state import ArmsCompared, ArmShare
 
 PLAN = StepPlan(steps=(50, 200, 1000), margin=0.02)
 AROUND = Around(keys=1000, since_s=3600, heard=1.0, placed=frozenset({"n1", "n2"}))
@@ -48,7 +47,7 @@ def test_the_first_share_needs_only_keys_to_draw_it_from() -> None:
 
 
 def test_too_few_keys_and_too_short_a_time_are_awaited_in_words() -> None:
-    assert waits(arm(keys=12), arm()) == (f"12 of {FEWEST_KEYS_OF_ARM} keys",)
+    assert waits(arm(keys=12), arm()) == (f"12 of {FEWEST_OF_ARM} keys",)
     early = Around(keys=1000, since_s=180, heard=1.0, placed=AROUND.placed)
     assert waits(arm(), arm(), early) == ("3 of 10 minutes",)
     assert waits(arm(), arm(), early, min_s=60) == ()
@@ -94,7 +93,7 @@ def test_one_nodes_word_steps_nothing_where_others_serve_the_pointer() -> None:
     blamed = {"n1": arm(bad=90)["n1"], "n2": arm()["n2"]}
     assert waits(arm(bad=4), blamed) == ("bad answers: the same without the word of n1",)
     alone = arm(nodes=("n1",))
-    assert waits(alone, alone) == (f"{FEWEST_KEYS_OF_ARM} keys without the word of n1",)
+    assert waits(alone, alone) == (f"{FEWEST_OF_ARM} keys without the word of n1",)
     only = Around(keys=1000, since_s=3600, heard=1.0, placed=frozenset({"n1"}))
     assert waits(alone, alone, only) == ()
 

@@ -6,7 +6,7 @@ import click
 
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.moving import because, changes, full, move, name, sent, title, to_place
-from loradeck.cli.shared.naming import Pointer, on_pointer
+from loradeck.cli.shared.naming import Pointer, moment, on_pointer
 from loradeck.cli.shared.options import break_glass_option, incident_option, override_option, reason_option, yes_option
 from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
@@ -18,11 +18,13 @@ from loradeck.client.candidate_words import (
     of_pairs,
     percent_of,
     plan_in_words,
+    result_in_words,
     who_goes_where,
 )
 from loradeck.client.idempotency import new_key
 from loradeck.schemas import moves
-from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit, Figure, StepPlan
+from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit, ComparisonResult, Figure, StepPlan
 from loradeck.schemas.state import CandidateRow, TenantRow
 
 
@@ -160,6 +162,54 @@ async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) ->
     s.out.answer(result, f"{at}: {shown.release.label} for {who}, rev {result.rev}")
 
 
+@candidate.command("compare")
+@click.option(
+    "--metric", type=click.Choice([figure.value for figure in Figure]), required=True, help="Bad answers or errors."
+)
+@click.option("--until", metavar="TIME", help="When it is over: 2026-03-01T14:05Z, 14:05Z.")
+@click.option("--keys", type=int, metavar="N", help="Instead: it is over once each arm has had so many callers.")
+@click.option("--share", type=float, metavar="PERCENT", help="Share of the callers from now on; 50 tells the most.")
+@reason_option()
+@yes_option
+@writes
+@on_pointer
+async def compare(
+    s: Session,
+    at: Pointer,
+    metric: str,
+    until: str | None,
+    keys: int | None,
+    share: float | None,
+    reason: str,
+    yes: bool,
+) -> None:
+    """Compare a candidate with the live release by one metric, until a time that is stated now (A/B).
+
+    Both arms are counted anew. At the end the hub records both shares, and the interval of their difference by callers,
+    as an attestation that a gate can ask for; nothing moves. Another change of the share ends it without a result.
+    """
+    row = await s.api.row(at.tenant, at.route)
+    out, shown = _out(at, row)
+    until_ms = moment(until, interactive=s.interactive, ahead=True) if until is not None else None
+    ends = f"until {until}" if until is not None else f"until each arm has had {keys} keys"
+    s.out.heading(title(s, at, row))
+    s.out.say(f" {name(shown.release)} against {name(row.live)} by {metric}, {ends}")
+    s.confirm(f"Begin this A/B on {at}?", yes=yes)
+    key = new_key()
+    request = moves.CandidateCompareRequest(
+        figure=Figure(metric),
+        until_ms=until_ms,
+        keys=keys,
+        permille=None if share is None else _permille(share),
+        expected_generation=row.pointer.generation,
+        expected_step=out.step,
+        idempotency_key=key,
+        reason=reason,
+    )
+    result = await sent(s.api.compare_candidate(at.tenant, at.route, request), key)
+    s.out.answer(result, f"{at}: {shown.release.label} is compared by {metric} {ends}, rev {result.rev}")
+
+
 @candidate.command("hold")
 @reason_option(required=True)
 @writes
@@ -250,7 +300,13 @@ async def show(s: Session, at: Pointer) -> None:
         s.out.say(f" {compared.figure.value.upper():<10} {arms_in_words(compared)}")
     if out.plan is not None:
         s.out.say(f" STEPS      {plan_in_words(out.plan)}")
+    if out.plan is not None or shown.waits:
         s.out.say(f" AWAITED    {'; '.join(shown.waits) or 'nothing'}")
+    found = await s.api.attestations(
+        kind=AttestationKind.COMPARISON, subject=out.release, tenant=at.tenant, route=at.route
+    )
+    for one in found[-1:]:
+        s.out.say(f" A/B        {result_in_words(ComparisonResult.model_validate(one.body))}")
     s.out.say(f" R ->       {who_goes_where(row) or row.preview.refused or 'cancels the pending promote'}")
 
 

@@ -124,6 +124,11 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
         s.out.say(f"  anchor {names.get(anchor, short(anchor)) if anchor else first}")
     if config.gate.after is not None:
         s.out.say(f"  attested on {config.gate.after} first")
+    if (ab := config.gate.compare) is not None:
+        where = f" on {ab.route}" if ab.route is not None else ""
+        s.out.say(
+            f"  A/B of {ab.figure.value}{where}: upper end under {100 * ab.margin:g} points, {ab.keys} keys in each arm"
+        )
     if (asked := config.gate.review) is not None:
         s.out.say(f"  review of {asked.items} answers, at most {asked.max_bad} bad, signed by {asked.people}")
     for start, end in config.freeze:

@@ -51,6 +51,34 @@ async def step(tenant: str, route: str, body: moves.CandidateStepRequest, hub: T
     return answer(await move(hub, caller, body.idempotency_key, decide))
 
 
+@router.post(PAGE + "/candidate/compare", response_model=moves.MoveResult)
+async def compare(
+    tenant: str, route: str, body: moves.CandidateCompareRequest, hub: ThisHub, caller: Releaser
+) -> Response:
+    """Begins an A/B. Its result is attested at the horizon that is stated here, and moves nothing."""
+
+    def decide() -> Sequence[Draft]:
+        pointer = hub.log.state.route(tenant, route)[2]
+        out = pointer.candidate
+        drafted = candidate.compare(
+            pointer,
+            hub.facts.of(pointer.key),
+            actor_of(caller),
+            expected_generation=body.expected_generation,
+            expected_step=body.expected_step,
+            figure=body.figure,
+            until_ms=body.until_ms,
+            of_each=body.keys,
+            permille=body.permille,
+            keys=hub.cohorts.keys(pointer.key, out) if out is not None else 0,
+            now_ms=hub.clock.now_ms(),
+            reason=body.reason,
+        )
+        return [drafted]
+
+    return answer(await move(hub, caller, body.idempotency_key, decide))
+
+
 @router.post(PAGE + "/candidate/hold", response_model=moves.MoveResult)
 async def hold(tenant: str, route: str, body: moves.CandidateHoldRequest, hub: ThisHub, caller: Operator) -> Response:
     """Stops the steps that the hub makes by itself, or lets it go on. To let it go on needs the role releaser."""

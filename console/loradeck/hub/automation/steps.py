@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from loradeck.hub.automation.comparisons import Comparisons
 from loradeck.hub.jobs.promotion import PromoteCheck
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
@@ -36,7 +37,7 @@ _AGAIN_S = 30.0
 
 @dataclass(eq=False)
 class SteppedCandidates:
-    """The pointers whose candidate has a plan. `said`: what the next step of each waits for, in words."""
+    """The pointers whose candidate has a plan or an A/B. `said`: what the next step of each waits for, in words."""
 
     _log: Log
     _arms: ArmsSaid
@@ -45,6 +46,7 @@ class SteppedCandidates:
     _facts: Facts
     _check: PromoteCheck
     _relatives: Relatives
+    _comparisons: Comparisons
     _guard_said: Mapping[PointerKey, str]
     _allowed: MovesAllowed
     _changes: Changes
@@ -69,7 +71,7 @@ class SteppedCandidates:
 
     def _watch(self, pointer: PointerState) -> None:
         key, out = pointer.key, pointer.candidate
-        if out is None or out.plan is None:
+        if out is None or (out.plan is None and out.comparison is None):
             for known in (self.said, self._since, self._not_before):
                 known.pop(key, None)
         elif self._since.get(key, ((), 0.0))[0] != (out.generation, out.step):
@@ -82,10 +84,13 @@ class SteppedCandidates:
             if key in self._acting or self._not_before.get(key, now) > now:
                 continue
             pointer = self._log.state.pointers[key]
+            if pointer.candidate is None:
+                continue
             decision = self._decided(pointer, pointer.candidate)
+            compared = self._comparisons.look(pointer, pointer.candidate, self._placed(key), self._stands(key))
+            self._say(key, ((compared,) if compared else ()) + (decision.waits if decision is not None else ()))
             if decision is None:
                 continue
-            self._say(key, decision.waits)
             if decision.permille is not None or decision.finish:
                 self._acting.add(key)
                 self._background.spawn(self._act(key))
@@ -100,20 +105,33 @@ class SteppedCandidates:
         if out is None or out.plan is None:
             return None
         key = pointer.key
-        progress, now_ms = self._replicas.progress(key), self._clock.now_ms()
+        now_ms = self._clock.now_ms()
         forbidden = freeze_refusal(self._log.state.config(key), now_ms)
         forbidden = forbidden or self._relatives.check_promote(key, out.release, ACTOR.name, now_ms)
         around = steps.Around(
             keys=self._cohorts.keys(key, out),
             since_s=self._clock.monotonic() - self._since[key][1],
-            heard=progress.reachable / progress.placed if progress.placed else 0.0,
-            placed=frozenset(node.name for node, _ in self._replicas.placed(key)),
+            heard=self._heard(key),
+            placed=self._placed(key),
             settling=not self._allowed.forward,
             held=pointer.held,
             forbidden=forbidden.title if forbidden is not None else "",
             guard=self._guard_said.get(key, ""),
         )
         return steps.decide(out, *self._arms.both(pointer, out), around)
+
+    def _placed(self, key: PointerKey) -> frozenset[str]:
+        return frozenset(node.name for node, _ in self._replicas.placed(key))
+
+    def _heard(self, key: PointerKey) -> float:
+        progress = self._replicas.progress(key)
+        return progress.reachable / progress.placed if progress.placed else 0.0
+
+    def _stands(self, key: PointerKey) -> str:
+        """Says why no A/B is recorded now; '': nothing is against it."""
+        if self._allowed.refusing is not None:
+            return "the hub settles"
+        return "more than half of its replicas to be heard" if self._heard(key) <= 0.5 else ""
 
     async def _act(self, key: PointerKey) -> None:
         """Steps or finishes a candidate, by what is true once no other move is under way."""

@@ -28,6 +28,7 @@ from loradeck.schemas.attestation import (
     GateResult,
     MergeReport,
 )
+from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest, PointerKey
@@ -126,10 +127,12 @@ class Gates:
 
     def attested(self, attestation: Attestation, _: Sequence[PointerKey]) -> None:
         """Judges gates again that come after a route on which something is attested; a follower of the attestations."""
-        if attestation.route is None or attestation.kind not in CHANGES_TARGET:
+        compared = attestation.kind is AttestationKind.COMPARISON
+        if attestation.route is None or not (compared or attestation.kind in CHANGES_TARGET):
             return
         for key, gate in self._gates_of(attestation.tenant):
-            if gate.after == attestation.route:
+            asks = gate.compare is not None and (gate.compare.route or key[1]) == attestation.route
+            if asks if compared else gate.after == attestation.route:
                 self._background.spawn(self.judge(key, attestation.subject))
 
     async def judge(self, key: PointerKey, release: Digest) -> GateResult | None:
@@ -164,6 +167,7 @@ class Gates:
             canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
             reviews=[(by, one) for by, one in await self._signed(key, release) if alone or self._is_person(one)],
             stage=self._stage(key[0], gate, release),
+            comparison=self._comparison(key, gate, release),
         )
         if gates.unreported(gate, evidence):
             return None
@@ -277,6 +281,16 @@ class Gates:
         if state is None:
             return []
         return [((state.name, route), config.gate) for route, config in sorted(state.routes.items()) if config.gate]
+
+    def _comparison(self, key: PointerKey, gate: GateConfig, release: Digest) -> ComparisonResult | None:
+        """The newest A/B of a release against what is live on the route on which the gate asks for it."""
+        if gate.compare is None:
+            return None
+        at = (key[0], gate.compare.route or key[1])
+        found, pointer = self._attestations.facts.comparison(at, release), self._state.pointers.get(at)
+        if found is None or pointer is None:
+            return None
+        return found if pointer.release in (found.against, release) else None
 
     def _stage(self, tenant: str, gate: GateConfig, release: Digest) -> str:
         if gate.after is None:

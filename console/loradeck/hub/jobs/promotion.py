@@ -33,7 +33,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality import break_glass
+from loradeck.rules.quality import ab_test, break_glass
 from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
 from loradeck.rules.serving.residency import PriorRoom
@@ -128,6 +128,8 @@ class PromoteCheck:
                 )
             check_signed(release, config.signers, signed_by, called(release.id))
         result = await self._gates.judge(key, request.release) if config.gate and release else None
+        if result is not None and isinstance(request, CandidateStartRequest):
+            result = ab_test.for_a_start(result)
         return forward.check_promote(
             self._state.pointer(key),
             request,

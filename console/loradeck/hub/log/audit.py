@@ -32,6 +32,7 @@ DECIDING = frozenset(
     {
         AttestationKind.EVALUATION,
         AttestationKind.GATE,
+        AttestationKind.COMPARISON,
         AttestationKind.REVIEW,
         AttestationKind.SIGNATURE,
         AttestationKind.REVOCATION,

@@ -9,6 +9,7 @@ from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
 from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage, Deprecation, GateResult
+from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
@@ -22,6 +23,7 @@ _KEPT = (
     AttestationKind.BREACHED,
     AttestationKind.REVOCATION,
     AttestationKind.GATE,
+    AttestationKind.COMPARISON,
     AttestationKind.LEDGER,
     AttestationKind.LINEAGE,
     AttestationKind.ERASURE,
@@ -41,6 +43,7 @@ class Facts:
         self._generations: dict[PointerKey, dict[int, tuple[int, int]]] = defaultdict(dict)
         self._soaked: dict[PointerKey, set[str]] = defaultdict(set)
         self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
+        self._comparisons: dict[PointerKey, dict[str, ComparisonResult]] = defaultdict(dict)
         self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
         self.revoked: dict[str, str] = {}
         self.ledger: dict[str, DatedEntry] = {}
@@ -110,6 +113,8 @@ class Facts:
             case AttestationKind.BREACHED:
                 breach = Breach(what=body["what"], share=body["share"], n=body["n"], node=body.get("node", ""))
                 self._breached[key][subject] = (str(breach), attestation.seq)
+            case AttestationKind.COMPARISON:
+                self._comparisons[key][subject] = ComparisonResult.model_validate(body)
             case AttestationKind.GATE:
                 self._gates[key][subject] = GateResult.model_validate(body)
             case _:
@@ -157,6 +162,10 @@ class Facts:
         """From when on a release's adapter or weights are not promoted; None: nobody has said so."""
         stated = (self.deprecated.get(part) for part in (release.adapter or "", release.served_base))
         return next((deprecation for deprecation in stated if deprecation is not None), None)
+
+    def comparison(self, key: PointerKey, release: str) -> ComparisonResult | None:
+        """The result of a release's newest A/B on a pointer; None: there was none."""
+        return self._comparisons.get(key, {}).get(release)
 
     def gate(self, key: PointerKey, release: str) -> GateResult | None:
         """The newest result of a pointer's gate for a release; None: it was never judged."""

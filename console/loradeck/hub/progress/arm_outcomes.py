@@ -1,19 +1,16 @@
 """The outcomes of both arms while a candidate is out, as routers report them by bins of keys."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from operator import add
 
 from loradeck.hub.progress.request_counts import LARGEST, Stint
-from loradeck.rules.quality import steps
-from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, keys_of, units_of
+from loradeck.rules.quality import ab_test, steps
+from loradeck.rules.quality.arm_comparison import AT_95, NodeOutcomes, Outcomes, difference, units_of
 from loradeck.rules.serving.arms import PLACES
-from loradeck.schemas.candidate import Candidate, Figure
+from loradeck.schemas.candidate import ArmsCompared, Candidate, Figure
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import BINS, ArmOutcomes, Bin, Traffic
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.state import ArmsCompared, ArmShare
 
 _NOTHING: Bin = (0, 0, 0, 0)
 
@@ -89,19 +86,15 @@ class ArmsSaid:
     def compared(self, pointer: PointerState, out: Candidate) -> tuple[ArmsCompared, ...]:
         """Both arms figure by figure, where both have something to count.
 
-        The interval is the one that a plan steps by; without a plan it is that of 95 %.
+        The interval is the one that a plan steps by; without a plan, and in an A/B, it is that of 95 %.
         """
         candidate, live = self.both(pointer, out)
-        keys = keys_of(candidate), keys_of(live)
         plan, found = out.plan, list[ArmsCompared]()
+        level = AT_95 if plan is None or out.comparison is not None else steps.level(plan)
         for figure in Figure:
-            units = units_of(candidate, figure), units_of(live, figure)
-            one = difference(*units, steps.level(plan)) if plan is not None else difference(*units)
+            one = difference(units_of(candidate, figure), units_of(live, figure), level)
             if one is not None:
-                arms = zip(keys, (one.candidate, one.live), strict=True)
-                given, beside = (ArmShare(keys=n, bad=a.bad, n=a.n, low=a.low, high=a.high) for n, a in arms)
-                figures = {"value": one.value, "low": one.low, "high": one.high}
-                found.append(ArmsCompared(figure=figure, candidate=given, live=beside, **figures))
+                found.append(ab_test.compared(figure, candidate, live, one))
         return tuple(found)
 
     def _of(self, key: PointerKey, stint: Stint, step: int) -> Outcomes:

@@ -16,10 +16,13 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
 from loradeck.rules.moves.forward import check_none_out, overridden_payload, stack_beneath
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.schemas.candidate import Candidate, Split
+from loradeck.schemas.candidate import Candidate, Comparison, Figure, Split
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.tenant import TenantState
+
+FEWEST_OF_ARM = 20
+"""Keys of an arm below which it is compared with nothing."""
 
 FEWEST_KEYS = 50
 """Keys below which a share is refused: with 3 keys a share of 10 % is empty 73 % of the time."""
@@ -157,17 +160,10 @@ def step(
     """
     expect_generation(pointer, expected_generation)
     candidate = _candidate_of(pointer)
-    if candidate.step != expected_step:
-        raise Refused(
-            "moved",
-            f"the share has changed since: it is {candidate.permille / 10:g} %, at step {candidate.step}",
-            detail=f"the request expected step {expected_step}",
-            fix="look at it again and decide anew",
-            context={"generation": pointer.generation, "step": candidate.step},
-        )
+    _expect_step(pointer, candidate, expected_step)
     if permille == candidate.permille:
         raise Refused("no_change", f"the share is {permille / 10:g} % already")
-    after = candidate.model_copy(update={"permille": permille, "step": candidate.step + 1})
+    after = candidate.model_copy(update={"permille": permille, "step": candidate.step + 1, "comparison": None})
     if permille < candidate.permille and candidate.plan is not None and not actor.automation:
         held = candidate.plan.model_copy(update={"held": f"{actor.name} has narrowed the share"})
         after = after.model_copy(update={"plan": held})
@@ -202,6 +198,71 @@ def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held:
     return drafted(
         EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload={"steps": "held" if held else "resumed"}
     )
+
+
+MOST_MS = 90 * 86_400_000
+"""Milliseconds that an A/B takes at the most."""
+
+
+def compare(
+    pointer: PointerState,
+    facts: PointerFacts,
+    actor: Actor,
+    *,
+    expected_generation: int,
+    expected_step: int,
+    figure: Figure,
+    until_ms: int | None,
+    of_each: int | None,
+    permille: int | None,
+    keys: int,
+    now_ms: int,
+    reason: str = "",
+) -> Draft:
+    """Begins an A/B: routers count both arms anew, and at a horizon that is stated now the hub attests what it sees.
+
+    A plan of the candidate is held, since its steps would end the comparison.
+
+    Args:
+        until_ms: when it is over; None: once each arm has `of_each` keys.
+        permille: the share from now on; None: as it is.
+
+    Raises:
+        Refused: moved, no_candidate, no_arms, bad_horizon; to widen also held, candidate_unfit, too_few_keys.
+    """
+    expect_generation(pointer, expected_generation)
+    candidate = _candidate_of(pointer)
+    _expect_step(pointer, candidate, expected_step)
+    share = candidate.permille if permille is None else permille
+    if candidate.shadow or not 0 < share < 1000:
+        raise Refused(
+            "no_arms",
+            "an A/B needs callers with the candidate and callers with the live release",
+            fix="give it a share above 0 and under 100 %: --share",
+        )
+    most = min(share, 1000 - share) // 2
+    ahead = until_ms is not None and now_ms < until_ms <= now_ms + MOST_MS
+    enough = of_each is not None and FEWEST_OF_ARM <= of_each <= most
+    if (until_ms is None) is (of_each is None) or not (ahead or enough):
+        raise Refused(
+            "bad_horizon",
+            "the end of an A/B is stated before it starts: a time, or keys that each arm must have had",
+            detail=f"within 90 days; or {FEWEST_OF_ARM} to {most} keys at a share of {share / 10:g} %",
+            fix="give --until TIME or --keys N",
+        )
+    step_ = candidate.step + 1
+    begun = Comparison(figure=figure, step=step_, from_ms=now_ms, until_ms=until_ms, keys=of_each)
+    after = candidate.model_copy(update={"permille": share, "step": step_, "comparison": begun})
+    if candidate.plan is not None and not candidate.plan.held:
+        held_ = candidate.plan.model_copy(update={"held": f"{actor.name} has begun an A/B"})
+        after = after.model_copy(update={"plan": held_})
+    if share > candidate.permille:
+        _check_not_held(pointer)
+        _check_fit(pointer, facts, candidate.release, short)
+        check_keys(after, keys)
+    state = pointer.model_copy(update={"candidate": after})
+    payload: dict[str, object] = {"compares": figure.value}
+    return drafted(EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload=payload)
 
 
 def finish(
@@ -246,6 +307,17 @@ def abort(pointer: PointerState, actor: Actor, *, expected_generation: int, reas
     expect_generation(pointer, expected_generation)
     _candidate_of(pointer)
     return drafted(EventKind.CANDIDATE_ABORT, pointer, moved(pointer), actor, reason=reason)
+
+
+def _expect_step(pointer: PointerState, candidate: Candidate, expected_step: int) -> None:
+    if candidate.step != expected_step:
+        raise Refused(
+            "moved",
+            f"the share has changed since: it is {candidate.permille / 10:g} %, at step {candidate.step}",
+            detail=f"the request expected step {expected_step}",
+            fix="look at it again and decide anew",
+            context={"generation": pointer.generation, "step": candidate.step},
+        )
 
 
 def _candidate_of(pointer: PointerState) -> Candidate:

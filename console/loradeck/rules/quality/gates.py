@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
+from loradeck.rules.quality import ab_test
 from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
 from loradeck.rules.quality.review import Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
+from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short
 from loradeck.schemas.log import PointerState
@@ -39,7 +41,8 @@ class GateRecords:
     this one; '' if it has. `imported`: who sent which of the reports, of those that no job made. `expired`: the
     releases whose reports are too old to count. `looks`: how many releases were evaluated on the gate's own suite.
     `authors`: who had the candidate made. `anchor`: the gate's anchor and its reports by suite; None if it has none, or
-    it is the candidate or the live release itself.
+    it is the candidate or the live release itself. `comparison`: the candidate's newest A/B against the live release,
+    where the gate asks.
     """
 
     reports: Mapping[Digest, EvaluationReport]
@@ -49,6 +52,7 @@ class GateRecords:
     groups: Mapping[Digest, Groups] = field(default_factory=dict)
     anchor: tuple[Digest, Mapping[Digest, EvaluationReport]] | None = None
     stage: str = ""
+    comparison: ComparisonResult | None = None
     imported: Sequence[str] = ()
     expired: Sequence[str] = ()
     looks: int | None = None
@@ -143,6 +147,8 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
         checks.append(_stage_check(config.after, records.stage))
     if config.review is not None:
         checks.append(review_check(records.reports[config.suite], config.review, records.reviews, records.authors))
+    if config.compare is not None:
+        checks.append(ab_test.check(config.compare, records.comparison))
     if records.imported:
         checks.append(_imported_check(records.imported))
     return GateResult(

@@ -1,6 +1,6 @@
 """Loosening: what a change of a route's settings takes away of what stands between a release and its callers."""
 
-from loradeck.schemas.gate import GateConfig, ReviewGate, SuiteGate
+from loradeck.schemas.gate import CompareGate, GateConfig, ReviewGate, SuiteGate
 from loradeck.schemas.ids import Digest, short
 from loradeck.schemas.route import RouteConfig
 
@@ -48,7 +48,14 @@ def _gate(before: GateConfig, after: GateConfig) -> list[str]:
         found.append(f"gate without the stage {before.after}")
     if before.review is not None and (after.review is None or _reviews_less(before.review, after.review)):
         found.append("gate with less of a review" if after.review is not None else "gate without a review")
+    if before.compare is not None and (after.compare is None or _compares_less(before.compare, after.compare)):
+        found.append("gate with less of an A/B" if after.compare is not None else "gate without an A/B")
     return found
+
+
+def _compares_less(before: CompareGate, after: CompareGate) -> bool:
+    elsewhere = (before.figure, before.route) != (after.figure, after.route)
+    return elsewhere or after.margin > before.margin or after.keys < before.keys
 
 
 def _asks_less(before: SuiteGate, after: SuiteGate) -> bool:

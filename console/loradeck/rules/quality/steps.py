@@ -7,12 +7,10 @@ answer, and the steps of a plan share ALPHA: the probability that a candidate wh
 ever widened is at most that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from loradeck.rules.moves.candidate import FEWEST_KEYS
+from loradeck.rules.moves.candidate import FEWEST_KEYS, FEWEST_OF_ARM
 from loradeck.rules.quality.arm_comparison import (
     Level,
     Outcomes,
@@ -24,11 +22,7 @@ from loradeck.rules.quality.arm_comparison import (
 )
 from loradeck.rules.quality.statistics import ALPHA
 from loradeck.rules.serving.arms import PLACES
-from loradeck.schemas.candidate import Candidate, Figure, StepPlan
-from loradeck.schemas.state import ArmsCompared
-
-FEWEST_KEYS_OF_ARM = 20
-"""Keys of the candidate's arm below which no share is widened by the hub itself."""
+from loradeck.schemas.candidate import ArmsCompared, Candidate, Figure, StepPlan
 
 _WITHOUT = fixed(ALPHA)
 """The level of the bound that has to hold also without the word of any one node."""
@@ -113,13 +107,13 @@ def _stops(plan: StepPlan, around: Around) -> Iterable[str]:
 def _lacks(plan: StepPlan, candidate: Outcomes, live: Outcomes, placed: frozenset[str]) -> Iterable[str]:
     """Names what the evidence lacks. One node's word counts only for a pointer that is placed there alone."""
     keys, said = keys_of(candidate), candidate.keys() | live.keys()
-    if keys < FEWEST_KEYS_OF_ARM:
-        yield f"{keys} of {FEWEST_KEYS_OF_ARM} keys"
+    if keys < FEWEST_OF_ARM:
+        yield f"{keys} of {FEWEST_OF_ARM} keys"
         return
     leave_out = sorted(said) if len(placed | said) > 1 else []
     for node in leave_out:
-        if keys_of(candidate, node) < FEWEST_KEYS_OF_ARM:
-            yield f"{FEWEST_KEYS_OF_ARM} keys without the word of {node}"
+        if keys_of(candidate, node) < FEWEST_OF_ARM:
+            yield f"{FEWEST_OF_ARM} keys without the word of {node}"
             return
     for figure in plan.figures:
         found = difference(units_of(candidate, figure), units_of(live, figure), level(plan))

@@ -1,0 +1,79 @@
+"""A/B: two arms of callers and one figure, compared once, at a horizon that was stated before the first request.
+
+Since nobody may look and stop, the interval is the plain one of 95 %, narrower than the bound by which steps are taken.
+The result is recorded and moves nothing. A gate may ask for one.
+"""
+
+from datetime import UTC, datetime
+
+from loradeck.rules.quality.arm_comparison import Difference, Outcomes, difference, keys_of, units_of
+from loradeck.schemas.attestation import CheckResult, GateResult
+from loradeck.schemas.candidate import ArmsCompared, ArmShare, Comparison, ComparisonResult, Figure
+from loradeck.schemas.gate import CompareGate
+
+COMPARE = "compare"
+"""The name of a gate's check of an A/B."""
+
+
+def awaited(comparison: Comparison, candidate: Outcomes, live: Outcomes, now_ms: int) -> str:
+    """Says in words what the end of an A/B waits for; '' once it is over."""
+    if comparison.keys is None:
+        until_ms = comparison.until_ms or 0
+        return "" if now_ms >= until_ms else f"{datetime.fromtimestamp(until_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    seen = min(keys_of(candidate), keys_of(live))
+    return "" if seen >= comparison.keys else f"{seen} of {comparison.keys} keys in each arm"
+
+
+def compared(figure: Figure, candidate: Outcomes, live: Outcomes, found: Difference | None) -> ArmsCompared:
+    """Both arms as they are shown and recorded. `found`: None where one of them has nothing to count."""
+    keys = keys_of(candidate), keys_of(live)
+    if found is None:
+        given, beside = (ArmShare(keys=of, bad=0, n=0, low=0.0, high=1.0) for of in keys)
+        return ArmsCompared(figure=figure, candidate=given, live=beside, value=0.0, low=-1.0, high=1.0)
+    arms = zip(keys, (found.candidate, found.live), strict=True)
+    given, beside = (ArmShare(keys=of, bad=arm.bad, n=arm.n, low=arm.low, high=arm.high) for of, arm in arms)
+    return ArmsCompared(figure=figure, candidate=given, live=beside, value=found.value, low=found.low, high=found.high)
+
+
+def highest(figure: Figure, candidate: Outcomes, live: Outcomes, placed: frozenset[str]) -> float:
+    """The upper end of the difference, by all nodes, or by all but the one whose word lowers it most.
+
+    One node's word counts only for a pointer that is placed there alone. It is 1 where there is nothing to compare.
+    """
+    said = placed | candidate.keys() | live.keys()
+    leave_out = ["", *sorted(said)] if len(said) > 1 else [""]
+    found = [difference(units_of(candidate, figure, one), units_of(live, figure, one)) for one in leave_out]
+    return max(1.0 if one is None else one.high for one in found)
+
+
+def check(gate: CompareGate, result: ComparisonResult | None) -> CheckResult:
+    """Checks what a gate asks of an A/B. `result`: the newest of the candidate against the live release, or None."""
+    if result is None or result.comparison.figure is not gate.figure:
+        note = f"no A/B of {gate.figure.value} against the live release is on record: loradeck candidate compare"
+        return _checked(gate, note=note, value=1.0, n=0, low=-1.0, high=1.0, passed=False)
+    arms = result.arms
+    n = min(arms.candidate.keys, arms.live.keys)
+    note = f"{n} keys in the smaller arm, {gate.keys} are asked for" if n < gate.keys else ""
+    passed = not note and result.highest < gate.margin
+    return _checked(gate, note=note, value=result.highest, n=n, low=arms.low, high=arms.high, passed=passed)
+
+
+def _checked(
+    gate: CompareGate, *, note: str, value: float, n: int, low: float, high: float, passed: bool
+) -> CheckResult:
+    return CheckResult(
+        name=COMPARE,
+        passed=passed,
+        value=value,
+        threshold=gate.margin,
+        n=n,
+        low=low,
+        high=high,
+        note=note,
+    )
+
+
+def for_a_start(result: GateResult) -> GateResult:
+    """The result as it binds the start of a candidate: that is what an A/B needs first."""
+    checks = tuple(one for one in result.checks if one.name != COMPARE)
+    return result.model_copy(update={"checks": checks, "passed": all(one.passed for one in checks)})

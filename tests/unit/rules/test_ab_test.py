@@ -1,0 +1,89 @@
+"""A/B of two arms: when it is over, what is recorded, and what a gate makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loradeck.rules.quality.ab_test import COMPARE, awaited, check, compared, for_a_start, highest
+from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, units_of
+from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.candidate import Comparison, ComparisonResult, Figure
+from loradeck.schemas.gate import CompareGate
+from loradeck.schemas.link import BINS
+
+GATE = CompareGate(figure=Figure.BAD, margin=0.02, keys=50)
+ASKED = Comparison(figure=Figure.BAD, step=1, from_ms=0, until_ms=1_000)
+NODES = frozenset({"n1", "n2"})
+
+
+def arm(bad: int = 1, n: int = 100, keys: int = 60, nodes: tuple[str, ...] = ("n1", "n2")) -> Outcomes:
+    """Each node says the same of each bin."""
+    return {node: NodeOutcomes(keys, dict.fromkeys(range(BINS), (n, 0, n, bad))) for node in nodes}
+
+
+def result(candidate: Outcomes, live: Outcomes, **changes: Any) -> ComparisonResult:
+    found = difference(units_of(candidate, Figure.BAD), units_of(live, Figure.BAD))
+    made = ComparisonResult(
+        **{"release": "a" * 64, "against": "b" * 64, "generation": 3, "permille": 500, "comparison": ASKED, "at_ms": 9},
+        arms=compared(Figure.BAD, candidate, live, found),
+        highest=highest(Figure.BAD, candidate, live, NODES),
+    )
+    return made.model_copy(update=changes)
+
+
+def test_it_is_over_at_its_time_or_once_each_arm_has_its_keys_and_not_before() -> None:
+    assert awaited(ASKED, {}, {}, 999) == "1970-01-01 00:00 UTC"
+    assert awaited(ASKED, {}, {}, 1_000) == ""
+    by_keys = Comparison(figure=Figure.BAD, step=1, from_ms=0, keys=50)
+    assert awaited(by_keys, arm(keys=49), arm(), 10**15) == "49 of 50 keys in each arm"
+    assert awaited(by_keys, arm(keys=50), arm(), 0) == ""
+
+
+def test_a_gate_asks_for_an_upper_end_under_its_margin() -> None:
+    good, bad = check(GATE, result(arm(), arm())), check(GATE, result(arm(bad=5), arm()))
+    assert (good.name, good.passed, good.n, good.at_most) == (COMPARE, True, 60, True)
+    assert good.low < 0 < good.high <= good.value < 0.02
+    assert (bad.passed, bad.note) == (False, "")
+    assert bad.value > 0.04
+
+
+@pytest.mark.parametrize(
+    ("found", "note"),
+    [
+        (None, "no A/B of bad against the live release is on record"),
+        (result(arm(), arm(), comparison=ASKED.model_copy(update={"figure": Figure.ERRORS})), "no A/B of bad"),
+        (result(arm(keys=49), arm()), "49 keys in the smaller arm, 50 are asked for"),
+    ],
+)
+def test_one_that_is_missing_of_another_figure_or_of_too_few_keys_passes_no_gate(
+    found: ComparisonResult | None, note: str
+) -> None:
+    checked = check(GATE, found)
+    assert not checked.passed
+    assert checked.note.startswith(note)
+
+
+def test_one_nodes_word_opens_no_gate_where_others_serve_the_pointer() -> None:
+    invented = {"n1": arm(n=10_000, bad=0)["n1"], "n2": arm(bad=20)["n2"]}
+    found = result(invented, arm())
+    assert found.arms.high < 0.02 < found.highest
+    assert not check(GATE, found).passed
+    alone = arm(nodes=("n1",))
+    assert highest(Figure.BAD, alone, alone, frozenset({"n1"})) < 0.02
+    assert highest(Figure.BAD, alone, alone, NODES) == 1.0
+
+
+def test_an_arm_that_nobody_asked_is_recorded_as_saying_nothing() -> None:
+    found = result({}, arm())
+    assert (found.arms.candidate.n, found.arms.low, found.arms.high, found.highest) == (0, -1.0, 1.0, 1.0)
+    assert not check(GATE, found).passed
+
+
+def test_a_start_is_not_bound_by_the_ab_that_needs_it() -> None:
+    failed = check(GATE, None)
+    judged = GateResult(release="a" * 64, against=None, suite="c" * 64, passed=False, checks=(failed,))
+    assert for_a_start(judged).passed
+    other = failed.model_copy(update={"name": "exact"})
+    assert not for_a_start(judged.model_copy(update={"checks": (failed, other)})).passed
