@@ -102,13 +102,10 @@ class Plan:
     release: str
     targets: tuple[Target, ...]
     exact: bool
+    checks: ResponseChecks
+    """The route's response checks, those of what an answer says among them."""
     candidate: Plan | None = None
     """The arm that a share of the callers gets, where an engine here can answer with it."""
-
-    @property
-    def checks(self) -> ResponseChecks:
-        """The route's response checks."""
-        return self.entry.checks
 
 
 @dataclass(slots=True, eq=False)
@@ -368,7 +365,8 @@ class Admission:
             for replica in replicas
             if replica.serves(ref)
         )
-        return Plan(entry, generation, ref.id, targets, exact) if targets else None
+        checks = entry.checks.with_content(entry.content)
+        return Plan(entry, generation, ref.id, targets, exact, checks) if targets else None
 
 
 def _asked_again(entry: TableEntry) -> tuple[ReleaseRef, float, int | None] | None:

@@ -22,7 +22,7 @@ from loradeck_agent.router.admission import Admitted, Other
 from loradeck_agent.router.engine_pools import EnginePool
 from loradeck_agent.router.pairs import Outcome, Pair, Pairs
 from loradeck_agent.router.request_body import Asked
-from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
+from loradeck_agent.router.response_checks import ANSWER_CAP, Checks, Verdict
 
 MOST = 250
 """Requests that wait to be asked again, or are being asked, at most."""
@@ -140,8 +140,8 @@ class AskAgain:
             pair.dropped = True
         elif status == 200 and len(raw) <= ANSWER_CAP and self._checks.has_room(checks):
 
-            def judged(fault: str | None) -> None:
-                pair.again = Outcome(failed=False, bad=None if fault is None else bool(fault))
+            def judged(verdict: Verdict | None) -> None:
+                pair.again = Outcome(failed=False, bad=None if verdict is None else verdict.bad)
 
             self._checks.submit(raw, streamed=False, checks=checks, done=judged)
         else:

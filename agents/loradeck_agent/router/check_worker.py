@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from jsonschema.exceptions import SchemaError
@@ -15,7 +16,13 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from loradeck.artifacts.personal_data import personal
+from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.route import ResponseChecks
+from loradeck_agent.router.answer_text import language, runs_in_a_circle
+
+PLUGINS = "loradeck.checks"
+"""The entry point under which a package offers checks: functions of a text that say whether it passes."""
 
 DEADLINE_S = 2.0
 """One answer's check. The alarm's default action ends this process, wherever it is stuck."""
@@ -23,10 +30,11 @@ DEADLINE_S = 2.0
 
 @dataclass
 class Choice:
-    """One alternative of an answer: its text, whether it calls tools, and why it ended."""
+    """One alternative of an answer: its text, the tools that it calls, and why it ended."""
 
     text: str = ""
-    tools: bool = False
+    calls: dict[int, list[str]] = field(default_factory=dict)
+    """Of each tool that it calls, by its number: the name and the arguments, as far as they came."""
     finish_reason: str | None = None
 
 
@@ -40,7 +48,11 @@ class _Assembly:
             choice = self.choices.setdefault(part.get("index", 0), Choice())
             message = part.get("message") or part.get("delta") or {}
             choice.text += message.get("content") or part.get("text") or ""
-            choice.tools = choice.tools or bool(message.get("tool_calls"))
+            for number, call in enumerate(message.get("tool_calls") or ()):
+                asked = call.get("function") or {}
+                parts = choice.calls.setdefault(call.get("index", number), ["", ""])
+                parts[0] += asked.get("name") or ""
+                parts[1] += asked.get("arguments") or ""
             choice.finish_reason = part.get("finish_reason") or choice.finish_reason
 
 
@@ -67,31 +79,76 @@ def _documents(answer: str, streamed: bool) -> Iterator[Any]:
             yield json.loads(data)
 
 
-def fault(choice: Choice, checks: ResponseChecks) -> str | None:
-    """The first check that a choice fails, by name; None when it passes all of them.
+def failed(choice: Choice, checks: ResponseChecks) -> Iterator[str]:
+    """Yields the checks that a choice fails, by name, the cheapest first.
 
     Raises: SchemaError, Unresolvable: the route's schema itself cannot be used, so the answer is not judged.
+        PluginFault: a plug-in cannot be used.
     """
     if choice.finish_reason not in checks.finish_reasons:
-        return "finish_reason"
-    if choice.tools:
-        return None  # what a tool is called with is not the answer's text
+        yield "finish_reason"
+    if choice.calls:  # what a tool is called with is not the answer's text
+        if checks.content.tool_calls and not all(name and _is_object(given) for name, given in choice.calls.values()):
+            yield "tool_call"
+        return
     text = choice.text.strip()
     if len(text) < checks.min_chars:
-        return "empty" if not text else "short"
+        yield "empty" if not text else "short"
     if checks.max_chars is not None and len(text) > checks.max_chars:
-        return "long"
+        yield "long"
     folded = text.casefold()
     if any(phrase.casefold() in folded for phrase in checks.refusals):
-        return "refusal"
+        yield "refusal"
     if checks.answer_schema is not None:
         try:
             value = json.loads(text)
         except ValueError:
-            return "not_json"
-        if not _validator(checks.answer_schema).is_valid(value):
-            return "schema"
-    return None
+            yield "not_json"
+        else:
+            if not _validator(checks.answer_schema).is_valid(value):
+                yield "schema"
+    yield from _content(text, checks.content)
+
+
+def _content(text: str, checks: ContentChecks) -> Iterator[str]:
+    if any(canary in text for canary in checks.canaries):
+        yield "canary"
+    if checks.repetition and runs_in_a_circle(text):
+        yield "repetition"
+    if checks.personal_data and personal(text):
+        yield "personal_data"
+    if checks.languages and language(text) not in (None, *checks.languages):
+        yield "language"
+    for name in checks.plugins:
+        try:
+            passes = _plugin(name)(text)
+        except PluginFault:
+            raise
+        except Exception as error:
+            raise PluginFault(f"{name}: {type(error).__name__}") from error
+        if not passes:
+            yield name
+
+
+class PluginFault(Exception):
+    """A plug-in is not installed, cannot be imported, or failed. The answer is not judged."""
+
+
+@lru_cache(maxsize=64)
+def _plugin(name: str) -> Callable[[str], bool]:
+    """A function of the entry point `loradeck.checks`, which says whether an answer's text passes."""
+    found = next(iter(entry_points(group=PLUGINS, name=name)), None)
+    if found is None:
+        raise PluginFault(f"no {name} is installed here under the entry point {PLUGINS}")
+    loaded: Callable[[str], bool] = found.load()
+    return loaded
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 @lru_cache(maxsize=1024)
@@ -104,30 +161,53 @@ def _validator(schema_text: str) -> Validator:
     return validator
 
 
-def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> str | None:
-    """Names the check that an answer fails, which makes it bad; "": none; None: its route's schema cannot be used."""
+def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> tuple[str, tuple[str, ...]] | None:
+    """Judges an answer: the check that makes it bad ("": none), and those that it failed which make none bad.
+
+    Returns None where the route's schema or one of its plug-ins cannot be used.
+    """
     try:
         choices = assemble(answer, streamed=streamed)
     except ValueError:
-        return "unreadable"
+        return "unreadable", ()
+    if not choices:
+        return "no_choice", ()
+    noticed: dict[str, None] = {}
     try:
-        return next(filter(None, (fault(choice, checks) for choice in choices)), "") if choices else "no_choice"
+        for choice in choices:
+            for name in failed(choice, checks):
+                if name not in checks.content.alert_only:
+                    return name, tuple(noticed)
+                noticed[name] = None
     except (SchemaError, Unresolvable, ValueError):
         return None
+    except PluginFault as error:
+        _say_once(str(error))
+        return None
+    return "", tuple(noticed)
+
+
+@lru_cache(maxsize=1024)
+def _say_once(what: str) -> None:
+    sys.stderr.write(f"a plug-in cannot be used, and its routes' answers go unchecked: {what}\n")
+    sys.stderr.flush()
 
 
 def main() -> None:
     """Judges the answers on standard input until it ends."""
     os.nice(5)  # callers first
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the router's terminal is the router's to handle
+    verdicts = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a plug-in prints goes into the router's log
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
         task = json.loads(line)
         checks = ResponseChecks.model_validate(task["checks"])
-        failed = judge(task["answer"], streamed=task["sse"], checks=checks)
+        made = judge(task["answer"], streamed=task["sse"], checks=checks)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.stdout.write(json.dumps({"n": task["n"], "fault": failed}) + "\n")
-        sys.stdout.flush()
+        fault, noticed = made if made is not None else (None, ())
+        verdicts.write(json.dumps({"n": task["n"], "fault": fault, "noticed": noticed}) + "\n")
+        verdicts.flush()
 
 
 if __name__ == "__main__":

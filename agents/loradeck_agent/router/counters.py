@@ -8,6 +8,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.arm_outcomes import Outcomes
 from loradeck_agent.router.pairs import Pairs
+from loradeck_agent.router.response_checks import Verdict
 from loradeck_agent.router.trace import Row
 from loradeck_agent.router.votes import Votes
 
@@ -50,6 +51,8 @@ class Counter:
     last_token_ms: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     """The bad answers by the check that they failed."""
+    noticed: dict[str, int] = field(default_factory=dict)
+    """Answers by the checks that they failed which make none bad."""
     places: set[int] = field(default_factory=set)
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
@@ -108,14 +111,16 @@ class Counter:
             if end == "answered":
                 self.last_token_ms = row.wall_ms(row.finished_ns)
 
-    def judged(self, row: Row, fault: str) -> None:
-        """The answer of a request was checked. `fault`: the check that it failed, which makes it bad; "": none."""
-        row.checked, row.fault = True, fault
+    def judged(self, row: Row, verdict: Verdict) -> None:
+        """The answer of a request was checked."""
+        row.checked, row.fault = True, verdict.fault
         self.checked += 1
-        if not fault:
+        for name in verdict.noticed:
+            self.noticed[name] = self.noticed.get(name, 0) + 1
+        if not verdict.fault:
             return
         self.bad += 1
-        self.faults[fault] = self.faults.get(fault, 0) + 1
+        self.faults[verdict.fault] = self.faults.get(verdict.fault, 0) + 1
         if row.voter:
             self.votes.bad(row.admitted_ns)
             if row.seat is not None:
@@ -137,6 +142,7 @@ class Counter:
             checked=self.checked,
             bad=self.bad,
             faults=dict(self.faults),
+            noticed=dict(self.noticed),
             streams=self.streams,
             first_ms=self.first_ms,
             last_admitted_ms=self.last_admitted_ms,

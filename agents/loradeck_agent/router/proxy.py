@@ -22,7 +22,7 @@ from loradeck_agent.router.fences import FENCE
 from loradeck_agent.router.pairs import Outcome
 from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.request_faults import RequestFaults
-from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
+from loradeck_agent.router.response_checks import ANSWER_CAP, Checks, Verdict
 from loradeck_agent.router.successor import Successor, SuccessorLost
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.router.votes import Repetitions
@@ -252,11 +252,11 @@ class Proxy(CallersApi):
             self._trace.add(admitted.row)
             return
 
-        def judged(fault: str | None) -> None:
-            if fault is not None:
-                admitted.target.counter.judged(admitted.row, fault)
+        def judged(verdict: Verdict | None) -> None:
+            if verdict is not None:
+                admitted.target.counter.judged(admitted.row, verdict)
             if pair is not None:
-                pair.given = Outcome(failed=False, bad=None if fault is None else bool(fault))
+                pair.given = Outcome(failed=False, bad=None if verdict is None else verdict.bad)
             self._trace.add(admitted.row)
 
         self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from loradeck.schemas.route import ResponseChecks
 
@@ -25,21 +26,48 @@ _BYTES_CAP = 16 * 2**20
 _RESTART_S = 1.0
 _FLUSH_S = 0.02
 
-Done = Callable[[str | None], None]
-"""Called with the name of the check that an answer failed, which makes it bad; "": none; None: it was not judged."""
+
+class Verdict(NamedTuple):
+    """What the checks of its route make of an answer."""
+
+    fault: str = ""
+    """The check that it failed, which makes it bad; empty: none."""
+    noticed: tuple[str, ...] = ()
+    """The checks that it failed which make none bad."""
+
+    @property
+    def bad(self) -> bool:
+        """Whether it is bad."""
+        return bool(self.fault)
+
+
+Done = Callable[[Verdict | None], None]
+"""Called with the verdict on an answer; None: it was not judged."""
+
+
+_Costly = tuple[str | None, tuple[str, ...]]
+"""What of a route's checks may never end: its schema, and its plug-ins."""
+
+
+def _costly(checks: ResponseChecks) -> _Costly:
+    return checks.answer_schema, checks.content.plugins
 
 
 @dataclass(slots=True)
 class _Pending:
     line: bytes
-    answer_schema: str | None
+    costly: _Costly
     done: Done
 
 
 class Checks:
-    """The bounded queue in front of the child, and the child."""
+    """The bounded queue in front of the child, and the child.
 
-    def __init__(self) -> None:
+    Routes with plug-ins have a child of their own, so that no plug-in holds up the checks of others.
+    """
+
+    def __init__(self, *, of_plugins: bool = False) -> None:
+        self._of_plugins = None if of_plugins else Checks(of_plugins=True)
         self._pending: dict[int, _Pending] = {}
         self._bytes = 0
         self._unsent: list[bytes] = []
@@ -47,14 +75,18 @@ class Checks:
         self._wanted = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
-        self._fatal: set[str | None] = set()  # schemas whose check never ended; not tried again
+        self._fatal: set[_Costly] = set()  # whose check never ended; not tried again
 
     def start(self) -> None:
         """Starts feeding the child process, which is started with the first answer."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="response checks")
+        if self._of_plugins is not None:
+            self._of_plugins.start()
 
     async def close(self) -> None:
         """Ends the child. Answers that were not judged by now stay unchecked."""
+        if self._of_plugins is not None:
+            await self._of_plugins.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -64,14 +96,19 @@ class Checks:
 
     def has_room(self, checks: ResponseChecks) -> bool:
         """Tells whether the queue takes another answer, and the check of its route's schema has always ended so far."""
-        return len(self._pending) < _QUEUE_CAP and self._bytes < _BYTES_CAP and checks.answer_schema not in self._fatal
+        if self._of_plugins is not None and checks.content.plugins:
+            return self._of_plugins.has_room(checks)
+        return len(self._pending) < _QUEUE_CAP and self._bytes < _BYTES_CAP and _costly(checks) not in self._fatal
 
     def submit(self, answer: bytes, *, streamed: bool, checks: ResponseChecks, done: Done) -> None:
         """Queues one whole answer as the engine sent it; `done` is called later, from the event loop."""
+        if self._of_plugins is not None and checks.content.plugins:
+            self._of_plugins.submit(answer, streamed=streamed, checks=checks, done=done)
+            return
         self._last += 1
         document = {"n": self._last, "sse": streamed, "answer": answer.decode(errors="replace")}
         line = json.dumps(document | {"checks": checks.model_dump()}).encode() + b"\n"
-        self._pending[self._last] = _Pending(line, checks.answer_schema, done)
+        self._pending[self._last] = _Pending(line, _costly(checks), done)
         self._bytes += len(line)
         self._wanted.set()
         self._unsent.append(line)
@@ -115,20 +152,21 @@ class Checks:
         self._child = child
         self._flush()
         while line := await child.stdout.readline():
-            verdict = json.loads(line)
-            self._finish(verdict["n"], verdict["fault"])
+            said = json.loads(line)
+            judged = said["fault"] is not None
+            self._finish(said["n"], Verdict(said["fault"], tuple(said["noticed"])) if judged else None)
 
-    def _finish(self, n: int, fault: str | None) -> str | None:
+    def _finish(self, n: int, verdict: Verdict | None) -> _Costly:
         pending = self._pending.pop(n)
         self._bytes -= len(pending.line)
-        pending.done(fault)
-        return pending.answer_schema
+        pending.done(verdict)
+        return pending.costly
 
     def _blame_oldest(self, returncode: int | None) -> None:
         """Gives up the oldest answer that the dead child had not judged; its schema too, if time ran out over it."""
-        schema = self._finish(next(iter(self._pending)), None) if self._pending else None
-        if returncode == -signal.SIGALRM and schema is not None:
-            self._fatal.add(schema)
-            log.error("a schema takes too long to check; its answers go unchecked: %.200s", schema)
+        costly = self._finish(next(iter(self._pending)), None) if self._pending else (None, ())
+        if returncode == -signal.SIGALRM and costly != (None, ()):
+            self._fatal.add(costly)
+            log.error("a schema or a plug-in takes too long; its answers go unchecked: %s %.200s", costly[1], costly[0])
         else:
             log.error("the checker ended with %s; it is started again", returncode)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, Type
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
+from loradeck.schemas.content_checks import FaultName
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
@@ -498,9 +499,6 @@ class AskedAgain(Wire):
 FAULTS = 64
 """Most checks by whose name bad answers are counted."""
 
-FaultName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
-"""The name of a check that an answer can fail."""
-
 BINS = 64
 """Bins into which the keys of an arm are put by a hash, so that sums tell how far the answers to one key are alike."""
 
@@ -541,6 +539,12 @@ class Traffic(Wire):
         max_length=FAULTS,
         exclude_if=lambda faults: not faults,
         description="the bad ones by the check that they failed",
+    )
+    noticed: dict[FaultName, Whole] = Field(
+        default_factory=dict,
+        max_length=FAULTS,
+        exclude_if=lambda noticed: not noticed,
+        description="checked answers by the checks that they failed which make none bad; one may have failed several",
     )
     streams: Whole = Field(0, description="open right now (a gauge)")
     first_ms: Whole = 0

@@ -1,9 +1,11 @@
 """A route's settings: placement, conditions of promotes, response checks and behaviour in gaps."""
 
 from enum import StrEnum
+from typing import Self
 
 from pydantic import Field
 
+from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Strict
 
@@ -62,6 +64,13 @@ class ResponseChecks(Strict):
         description="finish reasons that are fine. Without 'length' an answer that was cut off is bad, also where "
         "the caller's own max_tokens cut it",
     )
+    content: ContentChecks = Field(
+        ContentChecks(), exclude_if=lambda content: content == ContentChecks(), description="checks of what it says"
+    )
+
+    def with_content(self, content: ContentChecks) -> Self:
+        """The same checks of form, with these of what an answer says."""
+        return self if content == self.content else self.model_copy(update={"content": content})
 
 
 LARGEST_SHARE = 0.4

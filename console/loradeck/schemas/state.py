@@ -137,14 +137,22 @@ class Cause(Wire):
         exclude_if=lambda faults: not faults,
         description="the live release's bad answers by the check that they failed, most of them first",
     )
+    noticed: dict[str, int] = Field(
+        default_factory=dict,
+        exclude_if=lambda noticed: not noticed,
+        description="its answers by the checks that they failed which make none bad",
+    )
     alone: str = Field(
         "", exclude_if=lambda alone: not alone, description="the node by whose word alone the release is past its limit"
     )
 
     @property
     def why(self) -> str:
-        """The checks that most bad answers fail, for people: 'schema 28, empty 3'."""
-        return ", ".join(f"{name} {n:,}" for name, n in list(self.faults.items())[:3])
+        """The checks that most answers fail, for people: 'schema 28, empty 3; noticed language 4'."""
+        faults, noticed = (
+            ", ".join(f"{name} {n:,}" for name, n in list(found.items())[:3]) for found in (self.faults, self.noticed)
+        )
+        return "; ".join(filter(None, (faults, noticed and f"noticed {noticed}")))
 
 
 class CandidateRow(Wire):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
 from loradeck.schemas.candidate import Split
+from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.ids import Digest, Line, Name, PointerKey, Whole, Wire, digest_of
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
@@ -71,7 +72,8 @@ class TableEntry(Wire):
     preparing: ReleaseRef | None = Field(None, description="a promote's candidate, to be made resident as well")
     gap: Gap = Gap.LEFT
     streams: Streams = Streams.FINISH
-    checks: ResponseChecks = ResponseChecks()
+    checks: ResponseChecks = Field(ResponseChecks(), description="without `content`, which earlier nodes do not know")
+    content: ContentChecks = Field(ContentChecks(), exclude_if=lambda content: content == ContentChecks())
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     signers: tuple[str, ...] = Field((), description="public keys (PEM); if any, only releases they signed are served")
     refuse_after_s: float | None = None

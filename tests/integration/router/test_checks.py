@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
 
+from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.route import ResponseChecks
 from loradeck_agent.router import check_worker
 
@@ -115,7 +117,8 @@ async def test_a_schema_that_cannot_be_used_leaves_answers_unchecked(router: Run
     ],
 )
 def test_each_check_by_name(checks: ResponseChecks, text: str, finish: str | None, fault: str | None) -> None:
-    assert check_worker.fault(check_worker.Choice(text, False, finish), checks) == fault
+    choice = check_worker.Choice(text, finish_reason=finish)
+    assert next(check_worker.failed(choice, checks), None) == fault
 
 
 def test_of_several_choices_one_bad_one_makes_the_answer_bad() -> None:
@@ -124,9 +127,9 @@ def test_of_several_choices_one_bad_one_makes_the_answer_bad() -> None:
         return json.dumps({"choices": choices})
 
     checks = ResponseChecks(answer_schema=TICKET)
-    assert check_worker.judge(answer(GOOD, GOOD), streamed=False, checks=checks) == ""
-    assert check_worker.judge(answer(GOOD, "bad"), streamed=False, checks=checks) == "not_json"
-    assert check_worker.judge(answer(), streamed=False, checks=checks) == "no_choice"
+    assert check_worker.judge(answer(GOOD, GOOD), streamed=False, checks=checks) == ("", ())
+    assert check_worker.judge(answer(GOOD, "bad"), streamed=False, checks=checks) == ("not_json", ())
+    assert check_worker.judge(answer(), streamed=False, checks=checks) == ("no_choice", ())
 
 
 def test_a_streamed_answer_is_put_together_choice_by_choice() -> None:
@@ -140,8 +143,8 @@ def test_a_streamed_answer_is_put_together_choice_by_choice() -> None:
     ]
     raw = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + ": ping\n\ndata: [DONE]\n\n"
     assert check_worker.assemble(raw, streamed=True) == [
-        check_worker.Choice("aA", False, "stop"),
-        check_worker.Choice("b", False, "length"),
+        check_worker.Choice("aA", finish_reason="stop"),
+        check_worker.Choice("b", finish_reason="length"),
     ]
 
 
@@ -149,4 +152,76 @@ def test_a_call_of_a_tool_is_no_empty_answer() -> None:
     message = {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     raw = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
     checks = ResponseChecks(finish_reasons=("stop", "tool_calls"), answer_schema=TICKET)
-    assert check_worker.judge(raw, streamed=False, checks=checks) == ""
+    assert check_worker.judge(raw, streamed=False, checks=checks) == ("", ())
+
+
+PLUGINS = """
+def polite(text):
+    print("this goes into the log")
+    return "please" in text
+
+def endless(text):
+    while True:
+        pass
+
+def broken(text):
+    raise ValueError(text)
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three checks, in a package that is installed."""
+    (tmp_path / "plug.py").write_text(PLUGINS)
+    info = tmp_path / "plug-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
+    names = "\n".join(f"{name} = plug:{name}" for name in ("polite", "endless", "broken"))
+    (info / "entry_points.txt").write_text(f"[loradeck.checks]\n{names}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def plugged(*names: str) -> dict[str, Any]:
+    return {"content": ContentChecks(plugins=names)}
+
+
+async def test_a_plug_in_judges_answers_and_is_counted_by_its_name(
+    plugins: None, router: Running, engine: Upstream
+) -> None:
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1, **plugged("polite")))
+    for text in ("please wait", "wait", "wait"):
+        await router.ask(answer=text)
+    counter = await judged(router, 3)
+    assert (counter["checked"], counter["bad"], counter["faults"]) == (3, 2, {"polite": 2})
+
+
+async def test_a_check_that_only_alerts_makes_no_answer_bad(router: Running, engine: Upstream) -> None:
+    content = ContentChecks(canaries=("xyzzy-plugh",), alert_only=("canary",))
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1, content=content))
+    for text in ("it is xyzzy-plugh", "no"):
+        await router.ask(answer=text)
+    counter = await judged(router, 2)
+    assert (counter["checked"], counter["bad"], counter["noticed"]) == (2, 0, {"canary": 1})
+    assert "faults" not in counter
+
+
+async def test_a_plug_in_that_never_ends_or_fails_or_is_not_there_leaves_its_own_route_unchecked(
+    plugins: None, router: Running, engine: Upstream
+) -> None:
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(
+        entry(V1, **plugged("endless")),
+        entry(V1, route="staging", checks=ResponseChecks(answer_schema=TICKET)),
+        entry(V1, route="broken", **plugged("broken")),
+        entry(V1, route="missing", **plugged("missing")),
+        entry(V1, route="polite", **plugged("polite")),
+    )
+    routes = ("production", "staging", "broken", "missing", "polite")
+    for route in routes:
+        await router.ask(f"acme/{route}", answer="bad")
+    checked = {row["route"]: row["checked"] for row in await router.trace(5)}
+    assert checked == {"production": False, "staging": True, "broken": False, "missing": False, "polite": True}
+    await router.ask(answer="bad")
+    assert not (await router.trace(6))[-1]["checked"]  # given up: at once, without another child

@@ -8,6 +8,7 @@ import pytest
 
 from loradeck_agent.router import votes
 from loradeck_agent.router.counters import Counter
+from loradeck_agent.router.response_checks import Verdict
 from loradeck_agent.router.trace import Row
 from loradeck_agent.router.votes import KEPT, REPETITION_S, Repetitions, Votes
 
@@ -56,7 +57,7 @@ def test_an_outcome_is_booked_in_the_second_in_which_its_request_was_admitted(cl
     counter.admit(later, "bob")
     counter.leave(first[0], "failed")
     counter.leave(first[1], "answered")
-    counter.judged(first[1], "empty")
+    counter.judged(first[1], Verdict("empty"))
     traffic = counter.typed()
     assert traffic.votes == ((1000, 3, 1, 3, 1), (1002, 1, 0, 0, 0))
     assert traffic.callers == 2

@@ -225,6 +225,8 @@ def test_the_checks_that_bad_answers_failed_are_named_most_of_them_first(state: 
     state.tenants[ACME] = row.model_copy(update={"cause": cause})
     for width in (80, 100):
         assert "(schema 280, empty 30, long 2)" in preview(state, armed(), width)
+    seen = cause.model_copy(update={"noticed": {"language": 4}})
+    assert seen.why == "schema 280, empty 30, long 2; noticed language 4"
 
 
 def test_requests_that_routers_refused_are_named_beside_the_cause(state: ConsoleState, armed: Armed) -> None:

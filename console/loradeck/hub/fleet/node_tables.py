@@ -23,6 +23,7 @@ from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.quality.guard import asked_again_until_ms
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.candidate import Split
+from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import Event, PointerState
@@ -153,7 +154,8 @@ class NodeTables:
             preparing=self._ref(preparing) if not tenant.offboarded else None,
             gap=config.gap,
             streams=config.streams,
-            checks=config.checks,
+            checks=config.checks.with_content(ContentChecks()),
+            content=config.checks.content,
             canaries=config.canaries,
             signers=config.signers,
             refuse_after_s=config.refuse_after_s,

@@ -40,6 +40,7 @@ class CounterReading(NamedTuple):
     tokens: int = 0
     ttft_ms: tuple[int, ...] = ()
     faults: Mapping[str, int] = MappingProxyType({})
+    noticed: Mapping[str, int] = MappingProxyType({})
     again: AskedAgain | None = None
     noise: AskedAgain | None = None
 
@@ -82,9 +83,15 @@ def figures_fault(row: Traffic, read: CounterReading, before: CounterReading, no
         or counts.bad < known.bad
     ):
         return f"{counts} are less than {known} before"
-    if sum(read.faults.values()) > counts.bad or any(n < before.faults.get(name, 0) for name, n in read.faults.items()):
+    if sum(read.faults.values()) > counts.bad or not _grew(read.faults, before.faults):
         return f"the checks that answers failed do not add up to {counts.bad} bad ones"
+    if max(read.noticed.values(), default=0) > counts.checked or not _grew(read.noticed, before.noticed):
+        return f"the checks that answers failed do not add up to {counts.checked} checked ones"
     return ""
+
+
+def _grew(read: Mapping[str, int], before: Mapping[str, int]) -> bool:
+    return all(n >= before.get(name, 0) for name, n in read.items())
 
 
 @dataclass(slots=True)
@@ -103,6 +110,7 @@ class Counter:
     admitted: int = 0
     counts: Counts = NO_COUNTS
     faults: dict[str, int] = field(default_factory=dict)
+    noticed: dict[str, int] = field(default_factory=dict)
     streams: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
@@ -221,8 +229,12 @@ class RequestCounts:
         growth = read.counts - before.counts
         counter.admitted += read.admitted - before.admitted
         counter.counts += growth
-        for name, n in read.faults.items():
-            counter.faults[name] = counter.faults.get(name, 0) + n - before.faults.get(name, 0)
+        for sums, now_, then in (
+            (counter.faults, read.faults, before.faults),
+            (counter.noticed, read.noticed, before.noticed),
+        ):
+            for name, n in now_.items():
+                sums[name] = sums.get(name, 0) + n - then.get(name, 0)
         live = self._live[row.tenant, row.route]
         live[stint] = live.get(stint, NO_COUNTS) + growth
         counter.streams = row.streams
@@ -319,14 +331,15 @@ class RequestCounts:
         """The answers of the release on all replicas in this generation."""
         return self._live.get(key, {}).get((generation, release), NO_COUNTS)
 
-    def faults(self, key: PointerKey, generation: int, release: str) -> dict[str, int]:
-        """The bad answers of the release in this generation by the check that they failed, most of them first."""
-        stint, found = (generation, release), dict[str, int]()
-        for counters in self._counters.get(key, {}).values():
-            if (counter := counters.get(stint)) is not None:
-                for name, n in counter.faults.items():
-                    found[name] = found.get(name, 0) + n
-        return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:FAULTS])
+    def faults(self, key: PointerKey, generation: int, release: str) -> tuple[dict[str, int], dict[str, int]]:
+        """The release's answers in this generation by the checks that they failed, most of them first.
+
+        Returns: the bad ones by the check that made them bad; and by the checks that make none bad.
+        """
+        stint = (generation, release)
+        replicas = self._counters.get(key, {}).values()
+        found = [counters[stint] for counters in replicas if stint in counters]
+        return _summed(counter.faults for counter in found), _summed(counter.noticed for counter in found)
 
     def minute(self, key: PointerKey, generation: int, release: str, now: float) -> Counts:
         """The counts of a release's last minute in one generation, on all replicas."""
@@ -387,3 +400,12 @@ def _grown(now: tuple[int, ...], before: tuple[int, ...], part: float) -> tuple[
         return ()
     grown = map(sub, now, before + (0,) * (len(now) - len(before)))
     return tuple(grown) if part == 1.0 else tuple(round(n * part) for n in grown)
+
+
+def _summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Sums by name, the largest first, as many as there may be."""
+    sums: dict[str, int] = {}
+    for part in parts:
+        for name, n in part.items():
+            sums[name] = sums.get(name, 0) + n
+    return dict(sorted(sums.items(), key=lambda one: (-one[1], one[0]))[:FAULTS])

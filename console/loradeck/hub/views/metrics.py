@@ -166,6 +166,12 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         ["tenant", "route", "release", "what"],
         registry=registry,
     )
+    failing = Gauge(
+        "loradeck_pointer_check_failures",
+        "Answers of the live release since the move that failed a check; with makes_bad 0 they are not bad for it.",
+        ["tenant", "route", "release", "check", "makes_bad"],
+        registry=registry,
+    )
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""
         for name in alerting(row):
@@ -180,6 +186,9 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
             counts, other = row.again.counts, row.again.release.label
             for what, n in (("asked", counts.asked), ("shed", counts.shed), ("bad", counts.bad[1])):
                 again.labels(row.tenant, row.route, other, what).set(n)
+        for makes_bad, failed in (("1", row.cause.faults), ("0", row.cause.noticed)):
+            for check, n in failed.items():
+                failing.labels(row.tenant, row.route, release, check, makes_bad).set(n)
         minute = row.minute
         for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
             if share is not None:

@@ -278,6 +278,7 @@ class Rows:
         base = _some(self._health.total(pointer, base_id)) if base_id and base_id not in (live, prior_id) else None
         others = _some(self._counts.others(key, (r.replica for _, r in placed), self._fleet.clock()))
         fault = health.cause(total, prior, by_replica, others, base)
+        faults, noticed = self._counts.faults(key, pointer.generation, live) if by_replica else ({}, {})
         return Cause(
             live=total,
             prior=prior,
@@ -286,7 +287,8 @@ class Rows:
             base=base,
             verdict=fault.verdict,
             figure=fault.figure,
-            faults=self._counts.faults(key, pointer.generation, live) if by_replica else {},
+            faults=faults,
+            noticed=noticed,
             alone=self._health.judged(pointer).alone,
         )
 
