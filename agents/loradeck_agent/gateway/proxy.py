@@ -63,9 +63,7 @@ class GatewayProxy(CallersApi):
         if CONVERSATION in request.headers:
             headers[CONVERSATION] = request.headers[CONVERSATION]
         body, tried, refusal = asked.body(asked.model), list[str](), None
-        answer: web.StreamResponse = refused(
-            Refusal(503, "no_node", f"No node that serves {'/'.join(key)} can be reached.", "Try again.", 1), request_id
-        )
+        answer: web.StreamResponse | None = None
         while len(tried) < TRIES and (name := next_node(names, tried, refusal=refusal, begun=False)) is not None:
             self.retries += bool(tried)
             tried.append(name)
@@ -75,8 +73,11 @@ class GatewayProxy(CallersApi):
                 passed, refusal = await self._ask(request, node, path, body, headers, entry)
             if passed is not None and refusal is None:
                 return passed
-            answer = passed or answer
-        return answer
+            answer = passed if passed is not None else answer
+        if answer is not None:
+            return answer
+        message = f"No node that serves {'/'.join(key)} can be reached."
+        return refused(Refusal(503, "no_node", message, "Try again.", 1), request_id)
 
     async def _ask(
         self,

@@ -128,6 +128,23 @@ async def test_a_gateway_that_hears_of_no_move_asks_no_node_that_missed_it_once_
     assert {answer.headers["x-loradeck-release"] for answer in answers[first:]} == {fleet.v2}
 
 
+async def test_the_caller_gets_the_nodes_own_refusal_where_all_refuse_and_no_node_where_none_is_there(
+    fleet: Fleet,
+) -> None:
+    made = fleet.gateway.gateway
+    assert made is not None
+    entry = made.routes.entry(("acme", "production"))
+    assert entry is not None
+    made.routes.show(entry, (entry.epoch, entry.generation + 1), "n1")
+    refused = await fleet.gateway.ask(fleet.key)
+    assert (refused.status, refused.code, refused.headers["retry-after"]) == (503, "behind", "1")
+    for node in fleet.nodes:
+        await node.die()
+    assert (await fleet.gateway.ask(fleet.key)).code == "no_node"
+    await until(lambda: not made.nodes.by_name, "the hub has lost both", 20)
+    assert (await fleet.gateway.ask(fleet.key)).code == "no_node"
+
+
 async def _nothing(message: object) -> None:
     pass
 

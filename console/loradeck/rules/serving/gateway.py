@@ -6,7 +6,6 @@ it, answers nobody who comes through a gateway that has heard of it.
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 
@@ -79,6 +78,8 @@ def next_node(nodes: Sequence[Name], tried: Iterable[Name], *, refusal: str | No
 NEARNESS = tuple(AckLevel)
 """How near a release may be to answering on a node, the nearest first."""
 
+_RANK = {level: rank for rank, level in enumerate(NEARNESS)}
+
 SPARE = 1.25
 """A node gets at most so many times its share of what is under way on the nodes that are as near."""
 
@@ -115,16 +116,21 @@ def ranked(
         avoided: those that have failed or stalled; they come last.
         prompt: the release and how the prompt begins.
     """
-    groups = Counter((name in avoided, level) for name, level in nodes.items())
-    shared = Counter[tuple[bool, AckLevel]]()
+    if len(nodes) < 2:
+        return list(nodes)
+    shares: dict[tuple[bool, int], list[int]] = {}
+    asked = []
     for name, level in nodes.items():
-        shared[name in avoided, level] += under_way.get(name, 0)
+        group, mine = (name in avoided, _RANK[level]), under_way.get(name, 0)
+        share = shares.setdefault(group, [0, 0])
+        share[0] += mine
+        share[1] += 1
+        asked.append((name, group, mine))
 
-    def order(name: Name) -> tuple[object, ...]:
-        group = (name in avoided, nodes[name])
-        mine, share = under_way.get(name, 0), math.ceil(SPARE * (shared[group] + 1) / groups[group])
-        full = mine >= share
-        drawn = hashlib.sha256(name.encode() + b"\0" + prompt).digest()
-        return group[0], NEARNESS.index(group[1]), full, mine if full else 0, drawn
+    def order(one: tuple[Name, tuple[bool, int], int]) -> tuple[tuple[bool, int], bool, int, bytes]:
+        name, group, mine = one
+        total, alike = shares[group]
+        full = mine >= math.ceil(SPARE * (total + 1) / alike)
+        return group, full, mine if full else 0, hashlib.sha256(name.encode() + b"\0" + prompt).digest()
 
-    return sorted(nodes, key=order) if len(nodes) > 1 else list(nodes)
+    return [name for name, _, _ in sorted(asked, key=order)]
