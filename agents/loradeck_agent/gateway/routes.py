@@ -197,12 +197,18 @@ class GatewayRoutes:
         """Writes what has changed, for ever."""
         while True:
             await self._unsaved.wait()
-            self._unsaved.clear()
-            try:
-                await asyncio.to_thread(write_durably, self._file, self._snapshot())
-            except OSError as error:
-                log.error("%s cannot be written: %s", self._file, error)
+            await self.save()
             await asyncio.sleep(SAVE_S)
+
+    async def save(self) -> None:
+        """Writes what has changed, if anything has."""
+        if not self._unsaved.is_set():
+            return
+        self._unsaved.clear()
+        try:
+            await asyncio.to_thread(write_durably, self._file, self._snapshot())
+        except OSError as error:
+            log.error("%s cannot be written: %s", self._file, error)
 
     def _snapshot(self) -> bytes:
         cursor, entries = self.table.cursor, tuple(self.table.entries.values())

@@ -105,6 +105,7 @@ class Gateway:
                     for task in tasks:
                         task.cancel()
             finally:
+                await self.routes.save()
                 await self.nodes.close()
                 await self._bodies.close()
                 self._hub.close()

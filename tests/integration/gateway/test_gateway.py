@@ -10,13 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fakes.hub_in_process import Deck, Refusal, until
+from tests.fakes import hub_in_process
+from tests.fakes.hub_in_process import Deck, Refusal, restore, running, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.member import Member
 from tests.integration.gateway.conftest import ROUTE, Fleet
-from tests.integration.gateway.serving_node import ServingNode, gateway
+from tests.integration.gateway.serving_node import RunningGateway, ServingNode, gateway
 from tests.integration.router.running import Answer, free_port
 
 from loradeck.schemas.link import AckLevel, Desired, Serving
+
+ACME = ("acme", "production")
 
 
 def said(answer: Answer) -> str:
@@ -133,7 +137,7 @@ async def test_the_caller_gets_the_nodes_own_refusal_where_all_refuse_and_no_nod
 ) -> None:
     made = fleet.gateway.gateway
     assert made is not None
-    entry = made.routes.entry(("acme", "production"))
+    entry = made.routes.entry(ACME)
     assert entry is not None
     made.routes.show(entry, (entry.epoch, entry.generation + 1), "n1")
     refused = await fleet.gateway.ask(fleet.key)
@@ -164,13 +168,48 @@ async def test_without_a_hub_it_goes_on_and_another_process_of_it_too(fleet: Fle
     assert said(await fleet.gateway.ask(fleet.key)) == name_of(fleet, fleet.v2)
 
 
+async def test_a_hub_that_lost_a_move_learns_of_it_from_a_gateway(folder: Path) -> None:
+    async with hub_in_process.folder() as data:
+        async with running(data, nodes=True) as deck:
+            await deck.tenant(**ROUTE)
+            agent = await FakeAgent(deck, "n1").join()
+            await deck.promote(await deck.release(seed=1))
+            backup = data / "backup.db"
+            deck.hub.store.now(lambda store: store.backup(str(backup)))
+            made = await RunningGateway(deck, folder, "gw").join()
+            before = await made.start()
+            moved = await deck.release(seed=2)
+            await deck.promote(moved)
+
+            def live() -> str | None:
+                entry = before.routes.entry(ACME)
+                return entry.current.id if entry is not None and entry.current is not None else None
+
+            await until(lambda: live() == moved, "the gateway has the move")
+            await made.stop()
+            await agent.leave()
+        restore(data, backup)
+        async with running(data, nodes=True) as deck:
+            made.config = made.config.model_copy(update={"hubs": (f"https://127.0.0.1:{deck.nodes_port}",)})
+            after = await made.start()
+            try:
+                await until(lambda: deck.hub.witnesses.holding(ACME) == ["gw"], "the pointer is held back")
+                await until(lambda: not deck.hub.witnesses.unknown("gw"), "its table is known")
+                await deck.recover("a backup was restored")
+                assert deck.hub.log.state.pointers[ACME].release == moved
+                epoch = deck.hub.log.state.epoch
+                await until(lambda: after.routes.table.cursor.epoch == epoch, "it follows the hub")
+            finally:
+                await made.close()
+
+
 async def test_the_nearest_node_is_asked(fleet: Fleet) -> None:
     made = fleet.gateway.gateway
     assert made is not None
     fleet.nodes[0].level = AckLevel.DISK
     await fleet.deck.promote(fleet.v2)
     nearest = {"n1": AckLevel.DISK, "n2": AckLevel.DEVICE}
-    await until(lambda: made.routes.served(("acme", "production")) == nearest, "it knows the levels")
+    await until(lambda: made.routes.served(ACME) == nearest, "it knows the levels")
     answers = [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(8)]
     assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n2"}
 

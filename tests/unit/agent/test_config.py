@@ -70,6 +70,7 @@ def test_one_engine_bears_the_nodes_name_and_several_their_own(tmp_path: Path) -
         ('"127.0.0.1:7500"', '"7500"', "line 10: router.listen: '7500' is not HOST:PORT"),
         ('"127.0.0.1:7500"', '"0.0.0.0:7500"', "line 9: router: callers send their keys"),
         ('"127.0.0.1:7500"', '"127.0.0.1:7500"\nclient_ca = "ca.pem"', "line 9: router: client_ca needs tls = true"),
+        ('"127.0.0.1:7500"', '"127.0.0.1:7500"\naddress = "gpu-01:7500"', "line 9: router: address needs tls = true"),
         ("http://127.0.0.1:7400", "http://hub.example.com:7400", "line 2: hub: 'http://hub.example.com:7400' would"),
         ('"http://127.0.0.1:7400"', "[]", "line 2: hub: write each hub once"),
         ('"http://127.0.0.1:7400"', '["https://a", "https://a/"]', "line 2: hub: write each hub once"),

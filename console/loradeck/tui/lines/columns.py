@@ -189,7 +189,7 @@ def node_state(node: NodeRow) -> Span:
         return Span("drained", "warn")
     if node.cordoned:
         return Span("cordoned", "warn")
-    return Span("up", "good")
+    return Span("gateway" if node.gateway else "up", "good")
 
 
 def gpu_summary(node: NodeRow) -> Span:
