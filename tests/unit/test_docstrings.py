@@ -3,7 +3,7 @@
 ruff (D101 to D103) sees to it that every public class, method and function has a docstring. What ruff cannot see is
 checked here: strings that document a module, class, function, constant or field must not open with "The same" or "Of",
 since a reader meets them in a hover, without what stands above them. A function's says what it does, so that it opens
-with a verb, or what it returns, but not with a question word or a number of things.
+with a verb ("Tells whether", not "Whether"), or what it returns, but not with a question word or a number of things.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "console" / "loradeck", ROOT / "agents" / "loradeck_agent")
 BANNED = ("The same", "Of ")
 BANNED_FOR_FUNCTIONS = (
-    *("What ", "How ", "Who ", "Where "),
+    *("What ", "How ", "Who ", "Where ", "Whether "),
     *("All ", "One ", "None ", "Everything ", "Another ", "Other ", "Nothing "),
 )
 """Openings of functions' docstrings, those of properties excepted."""
@@ -86,6 +86,8 @@ def test_every_docstring_stands_alone() -> None:
         ('"""A module."""\nX = 1\n"""Often a thing."""\n', []),
         ('"""A module."""\ndef f():\n    """What f gives."""\n', ["3: 'What f gives.'"]),
         ('"""A module."""\ndef f():\n    """Returns what f gives."""\n', []),
+        ('"""A module."""\ndef f():\n    """Whether f is."""\n', ["3: 'Whether f is.'"]),
+        ('"""A module."""\ndef f():\n    """Tells whether f is."""\n', []),
         ('"""A module."""\nclass A:\n    @property\n    def f(self):\n        """What f is."""\n', []),
         ('"""A module."""\nX = 1\n"""What X is."""\n', []),
     ],

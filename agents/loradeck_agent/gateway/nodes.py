@@ -71,7 +71,7 @@ class NodePool:
         log.warning("%s at %s: %s", self.name, self.address, why)
 
     def is_avoided(self, now: float) -> bool:
-        """Whether it has failed or stalled, and is asked last."""
+        """Tells whether it has failed or stalled, and is asked last."""
         return now - self._failed_at < rest_s(self.failures) or is_stalled(self.under_way, now - self._heard_at)
 
     async def retire(self) -> None:

@@ -148,7 +148,7 @@ class AskAgain:
             pair.again = Outcome(failed=status >= 500)
 
     async def _has_room(self, replica: EnginePool, pair: Pair, other: Other) -> bool:
-        """Whether an engine has room for one more in time."""
+        """Tells whether an engine has room for one more in time."""
         until = pair.at_ns / 1e9 + PATIENCE_S
         share = other.permille / 1000 if other.permille is not None else 1.0 if pair.opening else ASKED_AGAIN
         while not may_ask_again(replica.open, replica.again, await self._waiting_in(replica), share=share):

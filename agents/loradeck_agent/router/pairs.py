@@ -136,7 +136,7 @@ class Pairs:
 
 
 def _says_nothing(pair: Pair) -> bool:
-    """Whether a pair with a shadow that is not waited for any longer speaks against nobody: both take long."""
+    """Tells whether a pair with a shadow that is not waited for any longer speaks against nobody: both take long."""
     if pair.given is None:
         return True
     return pair.again is None and pair.given.at_ns - pair.at_ns > HORIZON_S * 10**9 // 2

@@ -113,7 +113,7 @@ class DesiredTable:
         return self.is_whole(message)
 
     def is_whole(self, message: Desired) -> bool:
-        """Whether the table is as the hub's was after a message."""
+        """Tells whether the table is as the hub's was after a message."""
         return table_digest(self.entries.values()) == message.table
 
     def take(self, message: Desired) -> None:

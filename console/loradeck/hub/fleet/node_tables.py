@@ -83,7 +83,7 @@ class Table:
         self.digest: str | None = None
 
     def holds(self, placement: Mapping[str, str]) -> bool:
-        """Whether a pointer with this placement belongs to it."""
+        """Tells whether a pointer with this placement belongs to it."""
         return self.labels is None or fits(self.labels, placement)
 
     def put(self, key: PointerKey, placed: bool) -> bool:

@@ -87,7 +87,7 @@ def shadowed(permille: int, draw: float) -> Arm | None:
 
 
 def may_ask_again(paying: int, again: int, waiting: int | None, *, share: float = ASKED_AGAIN) -> bool:
-    """Whether an engine may be asked one more request again now: callers come first.
+    """Tells whether an engine may be asked one more request again now: callers come first.
 
     Args:
         paying: callers' answers under way there.

@@ -97,7 +97,7 @@ def rest_s(failures: int) -> float:
 
 
 def is_stalled(under_way: int, quiet_s: float) -> bool:
-    """Whether a node does not get on with what it was asked, however many connections it takes."""
+    """Tells whether a node does not get on with what it was asked, however many connections it takes."""
     return under_way > 0 and quiet_s >= STALL_S
 
 
