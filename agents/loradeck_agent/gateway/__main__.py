@@ -3,8 +3,6 @@
 Exit status: 0 stopped on request; 1 the folder or a listener cannot be used, with the reason on stderr.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

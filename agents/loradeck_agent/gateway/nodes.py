@@ -1,7 +1,5 @@
 """The nodes that a gateway asks, each with its connections, and which of them are asked last."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket
@@ -83,8 +81,7 @@ class NodePool:
 class Nodes:
     """All nodes with an address. One that stays where it is keeps its connections.
 
-    Args:
-        tls: the gateway's own certificate, and the authority that has signed the nodes'.
+    `tls`: the gateway's own certificate, and the authority that has signed the nodes'.
     """
 
     def __init__(self, tls: Callable[[], ssl.SSLContext | None]) -> None:

@@ -1,7 +1,5 @@
 """The proxy of a gateway: callers' requests, sent on to a node that serves them, and its answers back as they come."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass, field

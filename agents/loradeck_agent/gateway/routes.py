@@ -1,7 +1,5 @@
 """The routes that a gateway knows: what its hub told it last, which outlives the hub and this process."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
@@ -42,8 +40,7 @@ Shown = dict[PointerKey, tuple[Fence, Name]]
 class GatewayRoutes:
     """The table of a gateway, where its pointers are served, and the fences that nodes have shown since.
 
-    Args:
-        file: where it is kept, mode 0600.
+    `file`: where it is kept, mode 0600.
     """
 
     def __init__(self, file: Path) -> None:

@@ -1,7 +1,5 @@
 """One gateway, put together: its link to the hub, its table, the callers' listener and its metrics."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal
@@ -51,11 +49,7 @@ DRAIN_S = 10.0
 
 
 class Gateway:
-    """One gateway on its state folder.
-
-    Args:
-        metrics: HOST:PORT where its metrics are read; None: nowhere.
-    """
+    """One gateway on its state folder. `metrics`: HOST:PORT where its metrics are read; None: nowhere."""
 
     def __init__(self, config: AgentConfig, metrics: str | None = None) -> None:
         self.config = config

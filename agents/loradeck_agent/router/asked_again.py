@@ -4,8 +4,6 @@ The other one is the release beneath the live one, or a candidate that shadows i
 asked twice as well. What they make of it is counted in pairs (`pairs`), and in no other count, trace or limit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import re

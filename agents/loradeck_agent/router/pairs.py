@@ -6,8 +6,6 @@ one beneath it. Beside a shadow, which is judged itself, such a pair says nothin
 in half of that time.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections import deque

@@ -184,11 +184,7 @@ class InForce(Wire):
     def as_entry(self) -> TableEntry:
         """The entry that was flipped to, with the fields that the rules compare."""
         return TableEntry(
-            tenant=self.tenant,
-            route=self.route,
-            epoch=self.epoch,
-            generation=self.generation,
-            current=self.release,
+            tenant=self.tenant, route=self.route, epoch=self.epoch, generation=self.generation, current=self.release
         )
 
     def is_of(self, entry: TableEntry, wanted: ReleaseRef | None) -> bool:

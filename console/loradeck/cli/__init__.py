@@ -32,10 +32,7 @@ COMMANDS = {
     "hold": ("loradeck.cli.commands.pointer:hold", "Keep pipelines from promoting on a route."),
     "release-hold": ("loradeck.cli.commands.pointer:release_hold", "Let pipelines promote on a route again."),
     "lift": ("loradeck.cli.commands.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
-    "incident": (
-        "loradeck.cli.commands.incident:incident",
-        "Open, list, show, note, close and export incidents.",
-    ),
+    "incident": ("loradeck.cli.commands.incident:incident", "Open, list, show, note, close and export incidents."),
     "open": ("loradeck.cli.commands.tui:open_", "Start the console on a tenant's row."),
     "tenant": ("loradeck.cli.commands.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
     "route": ("loradeck.cli.commands.route:route", "List, set and show tenants' routes."),
@@ -61,10 +58,7 @@ COMMANDS = {
         "loradeck.cli.commands.event:event",
         "List, annotate and countersign events of the log; export a timeline.",
     ),
-    "explain": (
-        "loradeck.cli.commands.explain:explain",
-        "Say which weights, data and gates stood behind an answer.",
-    ),
+    "explain": ("loradeck.cli.commands.explain:explain", "Say which weights, data and gates stood behind an answer."),
     "audit": ("loradeck.cli.commands.event:audit", "Read and check the audit trail: who did what at the hub."),
     "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine; certificates, recovery, backup, garbage."),
     "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to try a hub and a console with one."),

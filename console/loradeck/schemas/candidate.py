@@ -36,10 +36,7 @@ class Split(Wire):
     generation: int = Field(ge=1, description="the pointer's, which the start of the candidate gave it")
     step: int = Field(0, ge=0, description="how often the share has been changed since the start")
     permille: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="thousandths of the keys that get it; of a shadow, of the requests",
+        0, ge=0, le=1000, description="thousandths of the keys that get it; of a shadow, of the requests"
     )
     salt: str = Field(min_length=8, max_length=64, description="random for each start: other keys go first each time")
     lease_s: float = Field(LEASE_S, gt=0, description="seconds without a hub after which nobody gets the candidate")

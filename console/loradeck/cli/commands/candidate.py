@@ -322,10 +322,7 @@ def _say_shadow(s: Session, row: TenantRow) -> None:
 
 
 def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:
-    """The candidate of a row.
-
-    Raises: CliError: it has none.
-    """
+    """The candidate of a row. Raises: CliError: it has none."""
     if row.pointer.candidate is None or row.candidate is None:
         raise refused(f"{at} has no candidate", fix=f"loradeck candidate start {at} RELEASE", code="no_candidate")
     return row.pointer.candidate, row.candidate
@@ -334,11 +331,7 @@ def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:
 def _plan(
     steps: str | None, margin: float | None, metric: tuple[str, ...], min_minutes: float, *, finish: bool
 ) -> StepPlan | None:
-    """The plan that the options of `start` give; None: the hub steps nothing.
-
-    Raises:
-        CliError: they are no plan.
-    """
+    """The plan that the options of `start` give; None: the hub steps nothing. Raises: CliError: they are no plan."""
     if steps is None:
         if margin is not None or metric or finish:
             raise misused("without steps there is nothing to judge", where="--steps", fix="give --steps 5,20,50,100")
@@ -358,10 +351,7 @@ def _plan(
 
 
 def _permille(share: float) -> int:
-    """A share in percent as thousandths.
-
-    Raises: CliError: it is not between 0 and 100 with one decimal.
-    """
+    """A share in percent as thousandths. Raises: CliError: it is not between 0 and 100 with one decimal."""
     permille = round(share * 10)
     if not 0 <= permille <= 1000 or abs(share * 10 - permille) > 1e-6:
         raise misused(

@@ -119,10 +119,7 @@ def _filled(value: Any) -> bool:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Writes a new file that only this user can read.
-
-    Raises: CliError: the file exists, or the disk refuses.
-    """
+    """Writes a new file that only this user can read. Raises: CliError: the file exists, or the disk refuses."""
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)

@@ -90,11 +90,7 @@ async def hold(tenant: str, route: str, body: moves.CandidateHoldRequest, hub: T
                 "forbidden", "to resume steps needs the releaser role", detail=f"{caller.actor}: {caller.role}"
             )
         drafted = candidate.hold(
-            pointer,
-            actor_of(caller),
-            expected_generation=body.expected_generation,
-            held=body.held,
-            reason=body.reason,
+            pointer, actor_of(caller), expected_generation=body.expected_generation, held=body.held, reason=body.reason
         )
         return [drafted]
 

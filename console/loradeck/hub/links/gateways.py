@@ -1,7 +1,5 @@
 """Gateways: what they are told beside table entries, which is where each pointer is served and how near it is there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Protocol
 

@@ -75,10 +75,7 @@ class Incidents:
         return self._known.incidents.get(incident_id)
 
     def seen(self, incident_id: str, sees: Callable[[str], bool]) -> Incident:
-        """An incident of a tenant that one sees.
-
-        Raises: Refused `unknown_incident`.
-        """
+        """An incident of a tenant that one sees. Raises: Refused `unknown_incident`."""
         found = self.get(incident_id)
         if found is None or not sees(found.tenant):
             fix = "loradeck incident ls"

@@ -25,8 +25,7 @@ T = TypeVar("T", bound=AtRev)
 class Kept(Generic[T]):
     """A setting of the store that holds what follows from the log. Whoever changes `state` writes down its rev.
 
-    Args:
-        name: of the setting. A store without it begins at the log's end: what it is about did not exist before.
+    `name`: of the setting. A store without it begins at the log's end: what it is about did not exist before.
     """
 
     def __init__(self, log: Log, store: StoreThread, name: str, kind: type[T]) -> None:

@@ -19,15 +19,7 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.views.traces import Traces
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
-from loradeck.schemas.answer_ledger import (
-    Explained,
-    ExplainedRow,
-    LedgerRow,
-    NamedDigest,
-    PutThere,
-    Segment,
-    Weights,
-)
+from loradeck.schemas.answer_ledger import Explained, ExplainedRow, LedgerRow, NamedDigest, PutThere, Segment, Weights
 from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Event

@@ -68,8 +68,7 @@ def freezes(
     which a guard has acted: a person of one tenant does not hold up another. The pointer on which it began is free: the
     release is quarantined there, and what mends it often comes from the same data.
 
-    Args:
-        about: open incidents, each with the release of its first pointer.
+    `about`: open incidents, each with the release of its first pointer.
     """
     if guard not in (Guard.HOLD, Guard.ROLLBACK):
         return None

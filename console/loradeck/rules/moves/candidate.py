@@ -8,8 +8,6 @@ as it is, so that a press of R which was decided before it still stands.
 What binds a promote (`forward.check_promote`) binds a start and a finish as well, and is checked by the caller first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from loradeck.rules.errors import Refused
@@ -70,11 +68,7 @@ def check_is(pointer: PointerState, release: str, *, name: Named = short) -> Non
 
 
 def check_consent(split: Split, tenant: TenantState) -> None:
-    """Checks that a shadow may be asked what the tenant's callers ask.
-
-    Raises:
-        Refused: shadow_not_allowed.
-    """
+    """Checks that a shadow may be asked what the tenant's callers ask. Raises: Refused: shadow_not_allowed."""
     if split.shadow and not tenant.data.shadow:
         raise Refused(
             "shadow_not_allowed",
@@ -152,11 +146,9 @@ def step(
 
     A person who narrows a share means it: its plan is held then.
 
-    Args:
-        evidence: why the hub makes the step by itself; the event keeps it.
+    `evidence`: why the hub makes the step by itself; the event keeps it.
 
-    Raises:
-        Refused: moved, no_candidate, no_change; to widen also held, candidate_unfit, too_few_keys.
+    Raises: Refused: moved, no_candidate, no_change; to widen also held, candidate_unfit, too_few_keys.
     """
     expect_generation(pointer, expected_generation)
     candidate = _candidate_of(pointer)
@@ -179,8 +171,7 @@ def step(
 def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held: bool, reason: str = "") -> Draft:
     """Has the hub step a candidate no more by its plan, or again. Share, step and generation stay.
 
-    Raises:
-        Refused: moved, no_candidate, no_plan, no_change.
+    Raises: Refused: moved, no_candidate, no_plan, no_change.
     """
     expect_generation(pointer, expected_generation)
     candidate = _candidate_of(pointer)

@@ -100,10 +100,7 @@ def note(known: Incident, request: IncidentText, actor: Actor) -> Draft:
 
 
 def close(known: Incident, request: IncidentText, actor: Actor) -> Draft:
-    """Closes an incident, with what came of it.
-
-    Raises: Refused: incident_closed.
-    """
+    """Closes an incident, with what came of it. Raises: Refused: incident_closed."""
     if known.closed_ms is not None:
         raise Refused(
             "incident_closed",

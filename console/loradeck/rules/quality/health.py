@@ -147,11 +147,7 @@ class AtFault(NamedTuple):
 
 
 def cause(
-    live: Counts,
-    prior: Counts | None,
-    by_replica: Mapping[str, Counts],
-    others: Counts | None,
-    base: Counts | None,
+    live: Counts, prior: Counts | None, by_replica: Mapping[str, Counts], others: Counts | None, base: Counts | None
 ) -> AtFault:
     """Finds out what is at fault for the answers of a live release, and by which figure.
 

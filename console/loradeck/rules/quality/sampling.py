@@ -5,8 +5,6 @@ that the live release can be compared with something that is asked the same at t
 candidate may do so before any caller gets it (a shadow). Their answers reach nobody.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -77,8 +75,7 @@ class Arm(StrEnum):
 def shadowed(permille: int, draw: float) -> Arm | None:
     """Says who is asked a request again, for a shadow of this share in thousandths; None: nobody.
 
-    Args:
-        draw: between 0 and 1, at random for each request.
+    `draw`: between 0 and 1, at random for each request.
     """
     share = permille / 1000
     if draw >= share:
