@@ -39,7 +39,7 @@ class DatedThings:
     _looked: float | None = field(default=None, init=False)
 
     def near(self) -> list[Dated]:
-        """What comes within two weeks, or has come."""
+        """Says what comes within two weeks, or has come."""
         now = self._clock.monotonic()
         if self._looked is None or now - self._looked >= LOOK_S:
             self._looked = now
@@ -48,7 +48,7 @@ class DatedThings:
         return self._near
 
     def knows(self, subject: Subject) -> bool:
-        """Whether it can be told of a subject that nothing comes: not of a node that was not heard since the start."""
+        """Tells whether it is known that nothing comes of a subject: not of a node not heard since the start."""
         known = self.membership.until_ms if self.membership is not None else {}
         return subject.node not in self._fleet.nodes or subject.node in known
 

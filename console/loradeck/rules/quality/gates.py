@@ -60,7 +60,7 @@ class GateRecords:
 
 
 def is_expired(at_ms: int, config: GateConfig, now_ms: int) -> bool:
-    """Whether a report that was attested then does not count any more. Times are milliseconds since 1970 UTC."""
+    """Tells whether a report that was attested then does not count any more. Times are milliseconds since 1970 UTC."""
     return bool(config.max_age_days) and now_ms - at_ms > config.max_age_days * DAY_MS
 
 

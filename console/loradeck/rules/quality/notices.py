@@ -97,7 +97,7 @@ class Dated(NamedTuple):
 
 
 def near(dated: Iterable[Dated], now_ms: int) -> list[Dated]:
-    """What comes within two weeks, or has come; of several about one subject the first."""
+    """Says what comes within two weeks, or has come; of several about one subject the first."""
     found: dict[Subject, Dated] = {}
     for one in sorted(dated, key=lambda one: one.at_ms):
         if now_ms >= one.at_ms - NEAR_MS:
