@@ -11,6 +11,7 @@ from loradeck.schemas.state import ReleaseView
 class Shared(StrEnum):
     """What two live releases share, the likelier carrier of a fault first."""
 
+    RELEASE = "release"  # it is the same one, on another route
     DATASET = "dataset"  # trained on one dataset
     RUN = "run"  # trained by one recipe
     BASE_MOVE = "base_move"  # their last moves went between the same two bases

@@ -10,7 +10,7 @@ from loradeck.schemas.related import Shared
 from loradeck.schemas.route import Guard
 
 PROMOTE = Suspect(release="1" * 64, txn="a" * 32, by="ci-bot", promoted=True, at_ms=1_000_000)
-LATER = PROMOTE.model_copy(update={"txn": "f" * 32, "at_ms": 1_000_000 + BATCH_MS})
+LATER = PROMOTE.model_copy(update={"release": "3" * 64, "txn": "f" * 32, "at_ms": 1_000_000 + BATCH_MS})
 ONE = Member(datasets=frozenset("ab"), recipe="r", base="B2", left_base="B1", brought=PROMOTE)
 UNKNOWN = Suspect(release="2" * 64)
 NOTHING = Member(datasets=frozenset("c"), recipe="s", base="B3", left_base="B3", brought=UNKNOWN)
@@ -29,13 +29,19 @@ NOTHING = Member(datasets=frozenset("c"), recipe="s", base="B3", left_base="B3",
         (replace(NOTHING, brought=LATER.model_copy(update={"by": "op1"})), []),
         (replace(NOTHING, brought=LATER.model_copy(update={"promoted": False})), []),
         (
-            replace(NOTHING, brought=PROMOTE.model_copy(update={"promoted": False, "by": "op1"})),
+            replace(NOTHING, brought=PROMOTE.model_copy(update={"release": "3" * 64, "promoted": False, "by": "op1"})),
             [(Shared.BATCH, "ci-bot")],
         ),
     ],
 )
 def test_what_is_shared_is_named(other: Member, ties: list[tuple[Shared, str]]) -> None:
     assert shared(ONE, other) == ties
+
+
+def test_the_same_release_on_another_route_is_related_and_held_up_though_nobody_knows_its_rows() -> None:
+    imported = replace(NOTHING, datasets=frozenset(), recipe=None)
+    assert shared(imported, imported) == [(Shared.RELEASE, "2" * 64)]
+    assert freezes(("acme", "chat"), Guard.HOLD, imported, [(incident(), imported)]) == (incident(), Shared.RELEASE)
 
 
 def test_releases_that_one_key_has_signed_share_it() -> None:

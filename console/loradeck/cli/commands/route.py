@@ -152,6 +152,8 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
     s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer, labels)}")
     if row.guard:
         s.out.say(f"guard       {row.guard}")
+    if row.incident is not None:
+        s.out.say(f"incident    {row.incident.id} since {utc(row.incident.opened_ms)}: {row.incident.title}")
     if row.again:
         counts = row.again.counts
         s.out.say(

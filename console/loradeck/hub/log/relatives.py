@@ -74,6 +74,7 @@ class Relatives:
 
 
 _WORDS = {
+    Shared.RELEASE: "all: it is the same one",
     Shared.DATASET: "a dataset",
     Shared.RUN: "a recipe",
     Shared.BASE_MOVE: "a move between two bases",

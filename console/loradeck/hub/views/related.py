@@ -95,6 +95,8 @@ class RelatedIndex:
         if what is Shared.DATASET:
             dataset = self._catalogue.datasets.get(name)
             return f"{dataset.tenant}/{dataset.name}" if dataset else short(name)
+        if what is Shared.RELEASE:
+            return self._catalogue.view(name).label
         if what is Shared.BASE_MOVE:
             return " > ".join(self._catalogue.base_label(base) for base in name.split())
         return short(name) if what in (Shared.RUN, Shared.SIGNER) else name

@@ -13,7 +13,7 @@ from loradeck.schemas.route import Guard
 BATCH_MS = 10 * 60_000
 """Longest time between promotes of one actor that count as one batch, in milliseconds."""
 
-FREEZING = frozenset({Shared.DATASET, Shared.RUN, Shared.BASE_MOVE, Shared.BATCH})
+FREEZING = frozenset({Shared.RELEASE, Shared.DATASET, Shared.RUN, Shared.BASE_MOVE, Shared.BATCH})
 """What a release must share with that of an incident for its promote to be held up. A signer alone does not: where one
 key signs all releases of a fleet, one bad one would hold up all the others.
 """
@@ -37,10 +37,12 @@ class Member:
 
 
 def shared(one: Member, other: Member) -> list[tuple[Shared, str]]:
-    """Lists what two releases share, each with its id: a dataset's or recipe's digest, the two bases, the actor, or the
-    signer's key.
+    """Lists what two releases share, each with its id: the release, a dataset's or recipe's digest, the two bases, the
+    actor, or the signer's key.
     """
-    found: list[tuple[Shared, str]] = [(Shared.DATASET, digest) for digest in sorted(one.datasets & other.datasets)]
+    same = one.brought.release == other.brought.release
+    found: list[tuple[Shared, str]] = [(Shared.RELEASE, one.brought.release)] if same else []
+    found += [(Shared.DATASET, digest) for digest in sorted(one.datasets & other.datasets)]
     if one.recipe is not None and one.recipe == other.recipe:
         found.append((Shared.RUN, one.recipe))
     if one.left_base not in (None, one.base) and (one.left_base, one.base) == (other.left_base, other.base):

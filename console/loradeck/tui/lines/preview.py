@@ -245,6 +245,7 @@ def _replicas(by_replica: dict[str, Counts], figure: _Figure) -> str:
 
 
 _SHARED = {
+    Shared.RELEASE: "release",
     Shared.DATASET: "dataset",
     Shared.RUN: "recipe",
     Shared.BASE_MOVE: "move",
