@@ -22,7 +22,7 @@ COMMANDS = {
     ),
     "candidate": (
         "loradeck.cli.commands.candidate:candidate",
-        "Give a release to a share of a route's callers: start, step, finish, abort and show.",
+        "Give a release to a share of a route's callers, or let it shadow the live one.",
     ),
     "rewind": (
         "loradeck.cli.commands.moves:rewind",
