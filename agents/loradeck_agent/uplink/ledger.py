@@ -21,9 +21,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.ledger_segments import head_of, sealed
 from loradeck.schemas.answer_ledger import SEGMENT_ROWS, SegmentHead
-from loradeck.schemas.ids import GENESIS, Name
+from loradeck.schemas.fault import Fault
+from loradeck.schemas.ids import GENESIS, LARGEST_INT, Name
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, write_durably
 from loradeck_agent.router.ledger_files import COMPLETE, FOLDER_BYTES, OPEN, unlocked
@@ -41,6 +43,7 @@ _PIECE = 1000
 """Lines that are read at a time, between which the thread that carries out moves gets its turn."""
 
 _BREATH_S = 0.001
+_DAY_MS = 86_400_000
 
 _NEVER = frozenset({"bad_segment", "digest_mismatch", "too_large"})
 """Refusals of a hub that will refuse the same segment for ever."""
@@ -95,7 +98,7 @@ class LedgerSegments:
                 if await asyncio.to_thread(self.seal):
                     await asyncio.sleep(random.uniform(0, self.spread_s))
                 await self.send()
-            except OSError as error:
+            except (OSError, Fault, ValueError) as error:
                 log.error("the answer ledger is held up: %s", error)
             await asyncio.sleep(LOOK_S)
 
@@ -118,7 +121,7 @@ class LedgerSegments:
         if chain.rows_of != path.stem:
             by_tenant, lost = _rows_of(path)
             chain.lost += lost
-            for tenant, rows in sorted(by_tenant.items()):
+            for (tenant, _), rows in sorted(by_tenant.items()):
                 for at in range(0, len(rows.lines), SEGMENT_ROWS):
                     self._write(chain, tenant, rows, rows.lines[at : at + SEGMENT_ROWS])
             chain.rows_of = path.stem
@@ -151,10 +154,17 @@ class LedgerSegments:
         for path in sizes:
             if sum(sizes.values()) <= FOLDER_BYTES:
                 return
-            chain.lost += head_of(path.read_bytes()).rows
             log.error("%s is given up: no hub took it, and the ledger's segments fill their room", path.name)
-            path.unlink()
+            self._drop(path, chain)
             sizes[path] = 0
+
+    def _drop(self, path: Path, chain: _Chain) -> None:
+        """Removes a segment that no hub has, and counts its rows as lost."""
+        try:
+            chain.lost += head_of(path.read_bytes()).rows
+        except BadArtifact as error:
+            log.error("how many rows %s had is not known: %s", path.name, error)
+        path.unlink()
 
     @property
     def _chain_file(self) -> Path:
@@ -190,13 +200,19 @@ class LedgerSegments:
                     self._warned = str(error)
                     return
                 log.error("the hub will never take %s, and it is dropped: %s", path.name, error)
+                chain = self._read_chain()
+                self._drop(path, chain)
+                write_durably(self._chain_file, chain.model_dump_json().encode())
             path.unlink(missing_ok=True)
         self._warned = ""
 
 
-def _rows_of(path: Path) -> tuple[dict[str, _Rows], int]:
-    """The rows of a file by tenant, and how many were lost before them. A torn line is passed over, and counts so."""
-    found: dict[str, _Rows] = defaultdict(_Rows)
+def _rows_of(path: Path) -> tuple[dict[tuple[str, int], _Rows], int]:
+    """The rows of a file by tenant and day, and how many were lost before them. A torn line counts as one that was.
+
+    A day apart are rows of one file only where the node's clock was set; no segment spans more.
+    """
+    found: dict[tuple[str, int], _Rows] = defaultdict(_Rows)
     lost = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -209,14 +225,15 @@ def _rows_of(path: Path) -> tuple[dict[str, _Rows], int]:
                     lost += int(rest)
                     continue
                 admitted_ms, name = int(at), tenant.decode()
-                if not row.endswith(b"}\n"):
+                key = (name, admitted_ms // _DAY_MS)
+                if not row.endswith(b"}\n") or not 0 <= admitted_ms <= LARGEST_INT:
                     raise ValueError
-                if name not in found:
+                if key not in found:
                     _name.validate_python(name)
             except ValueError:
                 lost += bool(line.strip())
                 continue
-            rows = found[name]
+            rows = found[key]
             rows.lines.append(row[:-1])
             rows.first_ms, rows.last_ms = min(rows.first_ms, admitted_ms), max(rows.last_ms, admitted_ms)
     return found, lost

@@ -280,3 +280,43 @@ def test_what_is_no_segment_is_refused_with_the_reason() -> None:
         head_of(b"no")
     with pytest.raises(BadArtifact, match="no segment"):
         list(rows_of([sealed(head, [b'{"request": "r-1"}'])], "r-1"))
+
+
+async def test_rows_from_before_and_after_the_clock_was_set_are_in_segments_of_their_own(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub
+) -> None:
+    month = 30 * 86_400_000
+    await write(folder, row("r-1"), row("r-2", admitted_ms=NOW - month), row("r-3"))
+    segments.seal()
+    await segments.send()
+
+    heads = [head_of(made) for _, _, made in hub.taken]
+    assert [(h.seq, h.rows, h.first_ms, h.last_ms) for h in heads] == [
+        (1, 1, NOW - month, NOW - month),
+        (2, 2, NOW, NOW),
+    ]
+
+
+async def test_what_is_damaged_on_the_disk_is_counted_and_holds_nothing_up(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(folder, row("r-1"))
+    (path,) = folder.ledger_rows.iterdir()
+    lines = (b"acme\t-5\t{}\n", b"acme\tno\t{}\n", b"../up\t5\t{}\n", b"\xff\t5\t{}\n", b"\tmany\n", b"\n", b"acme")
+    path.write_bytes(path.read_bytes() + b"".join(lines))
+    segments.seal()
+    (made,) = folder.ledger.glob("*.segment")
+    assert (head_of(made.read_bytes()).rows, head_of(made.read_bytes()).lost) == (1, 6)
+    made.write_bytes(b"damaged")
+    hub.refuses = {"acme": "bad_segment"}
+
+    await segments.send()
+    assert list(folder.ledger.glob("*.segment")) == []
+    hub.refuses = {}
+    await write(folder, row("r-2"), boot="b2")
+    monkeypatch.setattr(ledger, "FOLDER_BYTES", 0)
+    segments.seal()
+    (folder.ledger / "000000000099.acme.9.segment").write_bytes(b"damaged")
+    await write(folder, row("r-3"), boot="b3")
+    segments.seal()
+    assert list(folder.ledger.glob("*.segment")) == []

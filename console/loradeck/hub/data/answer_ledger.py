@@ -68,7 +68,9 @@ class AnswerLedger:
             return False
         self._count(node, len(body), now_ms)
         await asyncio.to_thread(self._keep, sha256, body)
-        known = await self._store(lambda s: s.segments_of(head.chain, tenant, from_seq=head.seq, limit=_PAGE))
+        known = await self._store(
+            lambda s: s.segments_of(head.chain, tenant, from_seq=head.seq, limit=_PAGE), background=True
+        )
         if all(one.sha256 != sha256 for one in known):
             segment = Segment(**head.model_dump(), sha256=sha256, size=len(body), received_ms=now_ms)
             await self._store(lambda s: s.put_segments([segment]), background=True)
@@ -145,7 +147,7 @@ class AnswerLedger:
         """The segments of tenants that may have rows of a time, `limit` and perhaps some more."""
         found: list[Segment] = []
         for tenant in tenants:
-            found += await self._store(partial(_read, tenant, since_ms, until_ms, limit))
+            found += await self._store(partial(_read, tenant, since_ms, until_ms, limit), background=True)
             if len(found) > limit:
                 break
         return found
@@ -171,7 +173,8 @@ class AnswerLedger:
         """Checks a segment's chain and anchor. Returns what holds and what does not, in words."""
         proven = [f"segment {short(segment.sha256)} is what {segment.node} sent: its digest holds"]
         around = await self._store(
-            lambda s: s.segments_of(segment.chain, segment.tenant, from_seq=segment.seq - 1, limit=_LINKS)
+            lambda s: s.segments_of(segment.chain, segment.tenant, from_seq=segment.seq - 1, limit=_LINKS),
+            background=True,
         )
         doubts = rules.chain_doubts(around, segment)
         if not doubts:
@@ -186,7 +189,7 @@ class AnswerLedger:
         return proven, doubts
 
     async def _is_named(self, anchor: Anchor) -> bool:
-        texts = await self._store(lambda s: s.audit_texts(anchor.line - 1, 1))
+        texts = await self._store(lambda s: s.audit_texts(anchor.line - 1, 1), background=True)
         line = AuditLine.model_validate_json(texts[0][1]) if texts and texts[0][0] == anchor.line else None
         return line is not None and line.call == LEDGER and line.subject.get("root") == anchor.root
 

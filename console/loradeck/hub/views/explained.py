@@ -142,7 +142,7 @@ class Explanations:
         """The move that made a generation of a pointer; None: the log has none."""
         before: int | None = None
         while True:
-            page = await self._store(partial(_earlier, key, before))
+            page = await self._store(partial(_earlier, key, before), background=True)
             for event in page:
                 if event.kind in MOVES and event.generation == generation:
                     return event
@@ -169,7 +169,9 @@ class Explanations:
     async def _gate(self, key: PointerKey, row: LedgerRow) -> tuple[GateResult | None, int | None]:
         """The newest gate result that stood when the request was admitted, and when it was judged."""
         kind, subject = AttestationKind.GATE, row.release
-        found = await self._store(lambda s: s.attestations(kind=kind, subject=subject, tenant=key[0], route=key[1]))
+        found = await self._store(
+            lambda s: s.attestations(kind=kind, subject=subject, tenant=key[0], route=key[1]), background=True
+        )
         before = [one for one in found if one.at_ms <= row.admitted_ms]
         if not before:
             return None, None
