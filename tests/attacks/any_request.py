@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,9 @@ ROLES = ("nobody", "viewer", "operator", "releaser", "agent", "local")
 
 _KNOWN = {"tenant": "acme", "route": "production", "node": "n1", "name": "support"}
 """What is there, so that half of the calls get past the names."""
+
+STRANGE = (10**23, -(10**23), 2**63, 1.5e308, float("nan"), "\0", "\ud800", "a" * 100_000, [[]], {})
+"""Values that no schema names as such, and that are seldom thought up."""
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -63,11 +67,11 @@ def answers_are_documented(hub: HubProcess, role: str, cases: int) -> None:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(case=tried, known=st.booleans())
-        def check(case: Case, known: bool) -> None:
+        @given(case=tried, known=st.booleans(), at=st.integers(0, 20), strange=st.none() | st.sampled_from(STRANGE))
+        def check(case: Case, known: bool, at: int, strange: object) -> None:
             if known and isinstance(case.path_parameters, dict):
                 case.path_parameters.update({k: v for k, v in _KNOWN.items() if k in case.path_parameters})
-            answer = client.request(**_sent(case, str(client.base_url)))
+            answer = client.request(**_sent(case, str(client.base_url), at, strange))
             try:
                 case.validate_response(answer, checks=CHECKS)
             except FailureGroup as group:
@@ -79,7 +83,14 @@ def answers_are_documented(hub: HubProcess, role: str, cases: int) -> None:
     assert not wrong, failures + "\n\nThe hub printed:\n" + "".join(hub.printed)[-20_000:]
 
 
-def _sent(case: Case, base: str) -> dict[str, object]:
+def _sent(case: Case, base: str, at: int, strange: object) -> dict[str, object]:
+    """What the client sends of a case, with a strange value in one field of its body."""
     made = case.as_transport_kwargs(base_url=base)
     made["headers"].pop("Authorization", None)  # it has thought one up, and the client has its own
-    return {k: v for k, v in made.items() if k in ("method", "url", "headers", "params", "json", "data", "content")}
+    body = made.pop("json", None)
+    if body is not None:
+        if strange is not None and isinstance(body, dict) and body:
+            body = {**body, sorted(body)[at % len(body)]: strange}
+        made["content"] = json.dumps(body)  # the client would refuse what is no text
+        made["headers"].setdefault("Content-Type", "application/json")
+    return {k: v for k, v in made.items() if k in ("method", "url", "headers", "params", "data", "content")}
