@@ -212,18 +212,19 @@ class Person:
                 named=named if not (shadow := int(common["idempotency_key"][-3], 16) % 3 == 0) else (),
                 shadow=shadow,
                 lease_s=10,
-                plan=PLAN if draw.random() < 0.5 else None,
+                plan=PLAN if draw.random() < 0.7 and not shadow else None,
                 override=True,
                 **common,
             )
             return lambda hub: candidates.start(tenant, route, begun, hub, PERSON, wait)
         permille = min(1000, max(0, out.permille + draw.choice((-200, 100, 300, 500))))
-        match draw.choices(
-            ("step", "finish", "abort", "automation", "hold", "compare"), (6, 1, 1, 3, out.plan is not None, 1)
-        )[0]:
+        asks = {"step": 6, "finish": 1, "abort": 1, "automation": 3, "hold": int(out.plan is not None), "compare": 2}
+        match draw.choices(list(asks), list(asks.values()))[0]:
             case "compare":
-                seen = {"expected_step": out.step, "until_ms": int(self.process.wall() * 1000) + 3_000}
-                ab = CandidateCompareRequest(figure=Figure.ERRORS, **seen, **common)
+                until_ms = int(self.process.wall() * 1000) + draw.choice((1_500, 4_000))
+                ab = CandidateCompareRequest(
+                    figure=Figure.ERRORS, until_ms=until_ms, permille=500, expected_step=out.step, **common
+                )
                 return lambda hub: candidates.compare(tenant, route, ab, hub, PERSON)
             case "hold":
                 hold = CandidateHoldRequest(held=out.plan is not None and not out.plan.held, **common)
