@@ -43,9 +43,7 @@ class Outcomes:
         if seat.step == self.step:
             self._bins[seat.bin][3] += 1
 
-    def typed(self) -> ArmOutcomes | None:
-        """The sums as they are reported; None while nothing was counted."""
-        if not self._places:
-            return None
+    def typed(self) -> ArmOutcomes:
+        """The sums as they are reported."""
         bins = tuple((at, (units, failed, checked, bad)) for at, (units, failed, checked, bad) in self._bins.items())
         return ArmOutcomes(step=self.step, keys=len(self._places), bins=bins)

@@ -57,7 +57,8 @@ class Counter:
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
     votes: Votes = field(default_factory=Votes)
-    arm: Outcomes = field(default_factory=Outcomes)
+    arm: Outcomes | None = None
+    """What became of the requests whose arm chance chose, while a candidate is out; None: there were none."""
     pairs: Pairs | None = None
     """What another release made of its requests; None: none was asked again."""
     noise: Pairs | None = None
@@ -84,6 +85,7 @@ class Counter:
         if row.voter:
             self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled)
         if row.seat is not None:
+            self.arm = self.arm or Outcomes()
             self.arm.admitted(row.seat, voter=row.voter, sampled=row.sampled)
 
     def refuse(self) -> None:
@@ -102,7 +104,7 @@ class Counter:
             self.failed += 1
             if row.voter:
                 self.votes.failed(row.admitted_ns)
-                if row.seat is not None:
+                if row.seat is not None and self.arm is not None:
                     self.arm.failed(row.seat)
         elif end == "taken_back":
             self.refused += 1
@@ -123,7 +125,7 @@ class Counter:
         self.faults[verdict.fault] = self.faults.get(verdict.fault, 0) + 1
         if row.voter:
             self.votes.bad(row.admitted_ns)
-            if row.seat is not None:
+            if row.seat is not None and self.arm is not None:
                 self.arm.bad(row.seat)
 
     def typed(self) -> Traffic:
@@ -151,7 +153,7 @@ class Counter:
             ttft_ms=tuple(self.ttft),
             votes=self.votes.changed(),
             callers=len(self.votes.callers),
-            arm=self.arm.typed(),
+            arm=self.arm.typed() if self.arm is not None else None,
             again=self.pairs.typed() if self.pairs is not None else None,
             noise=self.noise.typed() if self.noise is not None else None,
             tokens=self.tokens,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, until
+from tests.fakes.hub_in_process import Deck, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import call, pointer, step, three
@@ -175,7 +176,7 @@ async def test_figures_that_cannot_be_are_not_taken(deck: Deck, join: Join) -> N
     assert deck.hub.arms.both(pointer(deck), pointer(deck).candidate) == before
 
 
-async def test_a_router_that_starts_again_and_a_hub_that_does_lose_no_outcome(deck: Deck, join: Join) -> None:
+async def test_a_router_that_starts_again_loses_no_outcome(deck: Deck, join: Join) -> None:
     (agent,), two, other = await started(deck, join, min_s=3600)
     await says(agent, {two: 1, other: 1})
     await until(lambda: share(deck)[0] == 100, "there are keys")
@@ -277,3 +278,23 @@ async def test_a_gate_that_asks_for_an_ab_lets_a_candidate_start_and_finish_only
     await until(lambda: deck.hub.facts.comparison(pointer(deck).key, other), "it is attested")
     await call(deck, "finish", release=other)
     assert pointer(deck).release == other
+
+
+async def test_a_hub_that_starts_again_goes_on_with_what_routers_say(data: Path) -> None:
+    async with running(data) as deck:
+        agent = FakeAgent(deck, "n1")
+
+        async def join(_: str) -> FakeAgent:
+            return await agent.join()
+
+        _, two, other = await started(deck, join)
+        await says(agent, {two: 1, other: 1})
+        await until(lambda: share(deck)[0] == 100, "there are keys")
+        await until(lambda: agent.entry.candidate is not None and agent.entry.candidate.step == 1, "it is sent")
+    async with running(data) as deck:
+        await agent.rejoin(deck)
+        assert share(deck) == (100, 1)
+        await says(agent, {two: 3, other: 3}, n=200)
+        await says(agent, {two: 4, other: 4}, n=300)
+        await until(lambda: share(deck)[0] == 500, "it goes on by what the routers have counted in all the time")
+        await agent.leave()

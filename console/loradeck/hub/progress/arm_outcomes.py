@@ -67,12 +67,12 @@ class ArmsSaid:
 
     def count(self, node: str, boot: str, row: Traffic) -> None:
         """Takes a row of a node's report that counts."""
+        key, stint = (row.tenant, row.route), (row.generation, row.release)
+        if any(generation < row.generation for generation, _ in self._stints.get(key, ())):
+            del self._stints[key]
         if row.arm is None:
             return
-        key, stint = (row.tenant, row.route), (row.generation, row.release)
         stints = self._stints.setdefault(key, {})
-        for old in [s for s in stints if s[0] < row.generation]:
-            del stints[old]
         said = stints.setdefault(stint, {}).setdefault(row.replica, _Said(node, boot, row.arm.step))
         said.says(boot, row.arm, min(row.admitted, LARGEST))
 
