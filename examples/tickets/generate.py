@@ -161,6 +161,7 @@ def provenance(purpose: str) -> str:
     return f"""source = "examples/tickets/generate.py"
 tier = "public"
 origin = "synthetic"
+synthetic_depth = 0
 verifier = "examples/tickets/generate.py: the answer is known before the ticket is put together"
 consent = "own"
 licence_class = "Apache-2.0"

@@ -170,10 +170,14 @@ def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str,
     own = row.get("provenance")
     if own is None and dataset.origin is not Origin.MIXED:
         return dataset
+    # The depth of a dataset of people's rows says nothing of those that are not.
+    stated = dataset.origin is Origin.SYNTHETIC or dataset.synthetic_depth
+    inherited = whole if stated else {key: value for key, value in whole.items() if key != "synthetic_depth"}
     try:
-        found = Provenance.model_validate({**whole, **(own or {})})
+        found = Provenance.model_validate({**inherited, **(own or {})})
     except (ValidationError, TypeError) as error:
         what = first_wrong(error) if isinstance(error, ValidationError) else "it is not a JSON object"
+        what = what.replace("Value error, ", "", 1)
         raise BadArtifact("ledger_incomplete", "a row's own provenance does not fit", f"{where}: {what}") from None
     return _check(found, where)
 

@@ -6,9 +6,9 @@ added afterwards (where rows came from, who rated them, why weights were chosen 
 
 import hashlib
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from loradeck.schemas.ids import Digest, Name, Strict, canonical_json, digest_of
 
@@ -82,7 +82,8 @@ class Provenance(Strict):
     synthetic_depth: int = Field(
         0,
         ge=0,
-        description="0 no model wrote them (a person, or a program); 1 a model trained on such rows did; and so on",
+        description="0 no model wrote them (a person, or a program); 1 a model trained on such rows did; and so on. "
+        "Synthetic rows state it",
     )
     verifier: str | None = Field(None, description="checker of the synthetic rows: a program, a judge, a person")
     rater_ids: tuple[str, ...] = Field((), description="pseudonymous ids of the people who labelled or ranked")
@@ -90,6 +91,15 @@ class Provenance(Strict):
     licence_class: str = Field(description="SPDX id or a house class such as 'customer-owned'")
     retention_days: int | None = Field(None, ge=1, description="None keeps the rows until somebody asks for erasure")
     purpose: tuple[str, ...] = Field(min_length=1, description="allowed uses: train, evaluate, ...")
+
+    @model_validator(mode="after")
+    def _says_how_deep(self) -> Self:
+        if self.origin is Origin.SYNTHETIC and "synthetic_depth" not in self.model_fields_set:
+            raise ValueError(
+                "synthetic rows say how deep: synthetic_depth 0 if a program wrote them and no model, 1 if a model, "
+                "2 if one did that was trained on such rows"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _digested_as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_the_schema_comes_from_the_suites_manifest_which_must_be_the_suites(benc
         files=scan(folder),
         answer_schema='{"type": "object"}',
         provenance=Provenance(
-            origin=Origin.SYNTHETIC, consent="own", licence_class="Apache-2.0", purpose=("evaluate",)
+            origin=Origin.SYNTHETIC, synthetic_depth=0, consent="own", licence_class="Apache-2.0", purpose=("evaluate",)
         ),
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())

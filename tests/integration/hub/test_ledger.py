@@ -64,7 +64,12 @@ async def acme(deck: Deck) -> Deck:
 
 async def test_every_row_is_read_and_counted_with_its_own_provenance(acme: Deck) -> None:
     own = {"origin": "synthetic", "synthetic_depth": 2, "generator_release": GENERATOR, "tier": "restricted"}
-    rows = [row(1), row(2, **own), row(3, retention_days=30, purpose=["train"]), row(4, origin="synthetic")]
+    rows = [
+        row(1),
+        row(2, **own),
+        row(3, retention_days=30, purpose=["train"]),
+        row(4, origin="synthetic", synthetic_depth=0),
+    ]
     digest = await dataset(acme, rows)
     (found,) = await acme.ok("GET", f"attestations?kind=ledger&subject={digest}")
     entry = LedgerEntry.model_validate(found["body"])
@@ -135,7 +140,9 @@ async def test_a_synthetic_share_above_the_cap_refuses_and_human_rows_in_the_mix
 
 
 async def test_rows_of_a_program_are_not_a_models(acme: Deck) -> None:
-    digest = await dataset(acme, [row(1)], HUMAN | {"origin": "synthetic", "verifier": "known beforehand"})
+    digest = await dataset(
+        acme, [row(1)], HUMAN | {"origin": "synthetic", "synthetic_depth": 0, "verifier": "known beforehand"}
+    )
     await acme.ok("POST", "jobs", training(digest))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.dataset_rows import Held, Task, entry_of, find, row_digest
@@ -50,6 +51,8 @@ def dataset(
         ([row(1, generator_release=GENERATOR)], HUMAN, "line 1"),
         ([row(1, synthetic_depth=1)], HUMAN, "line 1"),
         ([row(1, origin="synthetic", generator_release=GENERATOR)], HUMAN, "line 1"),
+        ([row(1), row(2, origin="synthetic")], HUMAN, "line 2: synthetic rows say how deep"),
+        ([row(1, origin="synthetic")], HUMAN | {"origin": "mixed"}, "line 1: synthetic rows say how deep"),
     ],
 )
 def test_gaps_and_contradictions_in_a_rows_provenance_are_refused_where_they_are(
@@ -61,8 +64,18 @@ def test_gaps_and_contradictions_in_a_rows_provenance_are_refused_where_they_are
     assert what in str(bad.value)
 
 
+def test_synthetic_rows_without_a_depth_are_refused() -> None:
+    with pytest.raises(ValidationError, match="synthetic rows say how deep"):
+        Provenance.model_validate(HUMAN | {"origin": "synthetic"})
+    assert Provenance.model_validate(HUMAN | {"origin": "synthetic", "synthetic_depth": 0}).synthetic_depth == 0
+
+
 def test_a_mixed_dataset_counts_rows_by_what_each_says(tmp_path: Path) -> None:
-    rows = [row(1, origin="human"), row(2, origin="synthetic", synthetic_depth=1), row(3, origin="synthetic")]
+    rows = [
+        row(1, origin="human"),
+        row(2, origin="synthetic", synthetic_depth=1),
+        row(3, origin="synthetic", synthetic_depth=0),
+    ]
     entry = entry_of(*dataset(tmp_path, rows, HUMAN | {"origin": "mixed"}))
     assert (entry.human, entry.program, entry.model, entry.deepest) == (1, 1, 1, 1)
 

@@ -20,7 +20,7 @@ provenance_options = together(
     click.option("--consent", help="Basis of use: contract, consent, public, own."),
     click.option("--rater", "rater_ids", multiple=True, help="Pseudonymous id of a person who labelled; repeatable."),
     click.option("--verifier", help="Checker of synthetic rows: a program, a judge, a person."),
-    click.option("--synthetic-depth", type=int, help="0: no model wrote them; 1: a model trained on such rows; ..."),
+    click.option("--synthetic-depth", type=int, help="0: no model wrote them; 1: a model did; ... (docs/data.md)."),
     click.option("--generator-release", help="Release that wrote the synthetic rows."),
     click.option("--tier", type=click.Choice([tier.value for tier in Tier]), help="How confidential the rows are."),
     click.option("--source", help="System, export or address the rows came from."),
