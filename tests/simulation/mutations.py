@@ -148,6 +148,18 @@ def _endless_lease() -> list[Patch]:
     return [(arms, "lease_is_over", lambda split, hub_lost_s: False)]
 
 
+def _answering_shadow() -> list[Patch]:
+    """The router gives a shadow to its share of the callers."""
+
+    def compiled(self: Any, entry: Any, *args: Any) -> Any:
+        if entry.candidate is not None:
+            entry = entry.model_copy(update={"candidate": entry.candidate.model_copy(update={"shadow": False})})
+        return real(self, entry, *args)
+
+    real = Admission.compile
+    return [(Admission, "compile", compiled)]
+
+
 def _kept_candidate() -> list[Patch]:
     """A move back leaves the candidate out."""
 
@@ -252,9 +264,10 @@ MUTATIONS: dict[str, Mistake] = {
     "two-leases": Mistake(_two_leases, 45, ("second hub",)),
     "ignored-gap": Mistake(_ignored_gap, 7, ("lose directives",), ("promote", "rollback")),
     "forgotten-tombstone": Mistake(_forgotten_tombstone, 30, ("restore hub",), ("place",)),
-    "widening-moves-people": Mistake(_widening_moves_people, 30),
+    "widening-moves-people": Mistake(_widening_moves_people, 5),
     "endless-lease": Mistake(_endless_lease, 1, ("cut both",), ("candidate",)),
-    "kept-candidate": Mistake(_kept_candidate, 8),
+    "answering-shadow": Mistake(_answering_shadow, 3, (), ("candidate",)),
+    "kept-candidate": Mistake(_kept_candidate, 5),
     "overlooked-witness": Mistake(_overlooked_witness, 8, ("restore hub",)),
     "everything-held": Mistake(_everything_held, 1, ("restore hub",)),
     "believed-hello": Mistake(_believed_hello, 1, ("hostile hello",)),

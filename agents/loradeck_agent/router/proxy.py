@@ -179,7 +179,11 @@ class Proxy(CallersApi):
     async def _failed(self, request: web.BaseRequest, admitted: Admitted, path: str, asked: Asked) -> End:
         """Says how a request counts that the engine failed: as answered, where it would fail under any release."""
         caller = caller_digest(bearer_of(request.headers))
-        return "answered" if await self._faults.is_of_request(caller, admitted, path, asked) else "failed"
+        if not await self._faults.is_of_request(caller, admitted, path, asked):
+            return "failed"
+        if admitted.pair is not None:
+            admitted.pair.dropped = True  # what is asked again fails on it as well
+        return "answered"
 
     def _whole(
         self, admitted: Admitted, upstream: aiohttp.ClientResponse, raw: bytes, headers: dict[str, str], failed: End

@@ -116,3 +116,10 @@ async def test_nothing_is_asked_without_a_hub_of_a_share_or_a_second_time(
 async def test_it_answers_no_caller_whatever_its_share(served: Running, engine: Upstream) -> None:
     answers = [await served.ask(also={"user": f"user-{n}"}) for n in range(40)]
     assert {answer.headers["x-loradeck-release"] for answer in answers} == {V1.id}
+
+
+@pytest.mark.parametrize("arm", ["candidate"], indirect=True)
+async def test_a_request_that_any_release_would_fail_on_speaks_against_nobody(served: Running, arm: str) -> None:
+    await served.ask(hostile=500, also={"user": "ann"})  # from every model: the request is at fault
+    await served.ask(also={"user": "eve"})
+    assert (await counted(served, asked=2, pairs=1))["failed"] == [0, 0]
