@@ -14,8 +14,12 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.incident import IncidentPointer, IncidentReport
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.related import RelatedReleases
+from loradeck.schemas.trace import Traced
 
 MINUTE_MS = 60_000
+
+SAMPLES = 50
+"""Bad answers that are listed."""
 
 WIDTH, HEIGHT, LEFT, TOP = 900, 180, 60, 30
 """Pixels of a chart's plot, and of what stands left of it and above it."""
@@ -27,8 +31,13 @@ td.n{text-align:right}svg text{font:11px sans-serif;fill:#555}.move{stroke:#555;
 .requests{fill:#dfe6ee}.bad{stroke:#c0392b;fill:none;stroke-width:2}.errors{stroke:#d68910;fill:none;stroke-width:2}"""
 
 
-def as_html(report: IncidentReport, related: RelatedReleases | None = None) -> str:
-    """The post-mortem of an incident. `related`: the releases related to that which it is about, as they are now."""
+def as_html(report: IncidentReport, related: RelatedReleases | None = None, traced: Traced | None = None) -> str:
+    """The post-mortem of an incident.
+
+    Args:
+        related: the releases related to that which it is about, as they are now.
+        traced: what routers still hold of the requests that this release has answered.
+    """
     incident = report.incident
     closed = f"closed {stamp(incident.closed_ms)} by {incident.closed_by}" if incident.closed_ms is not None else "open"
     parts = [
@@ -49,6 +58,8 @@ def as_html(report: IncidentReport, related: RelatedReleases | None = None) -> s
     if related is not None:
         where = f"{related.tenant}/{related.route} {related.about or ''}"
         parts += [f"<h2>Related to {escape(where)}</h2>", _related(related)]
+    if traced is not None:
+        parts += [f"<h2>Bad answers of {escape(name_of(report, traced.release))}</h2>", _samples(traced)]
     parts += [
         "<h2>Who did what</h2>",
         f"<p>{report.more:,} earlier events are left out.</p>" if report.more else "",
@@ -154,6 +165,18 @@ def _related(found: RelatedReleases) -> str:
     ]
     more = f"<p>{len(rows)} of {found.total:,} are listed.</p>" if found.total > len(rows) else ""
     return _table(("tenant/route", "live", "shares", "bad in the last minute", "flags"), rows) + more
+
+
+def _samples(traced: Traced) -> str:
+    """The newest bad answers, by the ids that their callers were given."""
+    bad = [row for row in traced.rows if row.bad]
+    shown = [
+        (stamp(row.admitted_ms), escape(row.request), escape(row.fault or "-"), escape(row.replica))
+        for row in bad[-SAMPLES:]
+    ]
+    checked = sum(row.checked for row in traced.rows)
+    of = f"<p>{len(bad):,} of {checked:,} checked answers that its routers still hold; the newest are listed.</p>"
+    return of + _table(("time (UTC)", "request", "check that it failed", "replica"), shown)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

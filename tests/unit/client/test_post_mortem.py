@@ -89,6 +89,16 @@ def test_figures_stand_between_the_moves_each_with_its_n() -> None:
     assert "the schema" in page
 
 
+def test_bad_answers_that_routers_still_hold_are_named_with_the_check_that_they_failed() -> None:
+    traced = seed.traces("acme", "production", V9.id)
+    bad = [row for row in traced.rows if row.bad]
+    assert len(bad) == 1
+    page = as_html(report(), None, traced)
+    assert f"Bad answers of v9 {V9.id[:6]}" in page
+    assert f"{len(bad)} of {sum(row.checked for row in traced.rows)} checked answers" in page
+    assert f"<td>{bad[0].request}</td>" in page
+
+
 def test_nothing_that_anybody_said_is_markup_and_each_tag_is_closed() -> None:
     related = RelatedReleases(tenant="acme", route="production", generation=3, incident="INC-7", about=EVIL)
     page = as_html(report(), related)

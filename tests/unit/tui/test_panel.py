@@ -243,6 +243,11 @@ def test_what_shares_something_is_named_with_its_health_as_of_now(state: Console
     state.related[ACME] = seed.related(*ACME, seed.hub_state())
     shown = preview(state, armed())
     assert "ALSO  m marks 3   batch of ci-bot: bolt v5 (UNPRVN) | dataset acme/tickets-0302: aspen v6 (fine)" in shown
+    of_left = state.related[ACME].model_copy(update={"incident": "INC-7", "about": "v9"})
+    state.related[ACME] = of_left
+    assert "ALSO  m marks 3 like v9   batch of" in preview(state, armed()), (
+        "an incident is about a release that was left"
+    )
     elm = state.tenants["elm", "production"]
     state.tenants[elm.key] = elm.model_copy(update={"flags": ("BAD",)})
     assert "acme/tickets-0302: elm v3 (BAD), aspen v6 (fine)" in preview(state, armed())

@@ -1,6 +1,7 @@
 """Commands on incidents: what went wrong, from when to when, and who did and noted what."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import click
@@ -156,13 +157,13 @@ async def export(s: Session, incident_id: str, output: Path | None) -> None:
     if s.out.as_json if output is None else output.suffix.lower() == ".json":
         text = found.model_dump_json(indent=2) + "\n"
     else:
-        first = found.incident.pointers[0]
-        try:
+        first, related, traced = found.incident.pointers[0], None, None
+        with contextlib.suppress(ApiError):  # its route is gone by now
             related = await s.api.related(first.tenant, first.route)
-        except ApiError:  # its route is gone by now
-            related = None
+            if first.suspect is not None:
+                traced = await s.api.traces(first.tenant, first.route, release=first.suspect.release, last=2000)
         of_it = related is not None and related.incident == incident_id
-        text = as_html(found, related if of_it else None)
+        text = as_html(found, related if of_it else None, traced)
     if output is None:
         s.out.raw(text.rstrip("\n"))
         return
