@@ -13,6 +13,7 @@ from loradeck.rules.quality.arm_comparison import (
     NodeOutcomes,
     always_valid,
     difference,
+    each_left_out,
     fixed,
     keys_of,
     student,
@@ -105,7 +106,9 @@ def test_the_word_of_a_node_can_be_left_out() -> None:
     assert (keys_of(said), keys_of(said, "n1"), keys_of({})) == (30, 12, 0)
     assert units_of(said, Figure.BAD)[0] == (2, 8)
     assert units_of(said, Figure.ERRORS)[7] == (1, 6)
-    assert units_of(said, Figure.ERRORS, "n1") == [(0, 0)] * 7 + [(1, 1)] + [(0, 0)] * 56
+    left_out = {node: (given, beside) for node, given, beside in each_left_out(said, {}, Figure.ERRORS)}
+    assert left_out["n1"] == ([(0, 0)] * 7 + [(1, 1)] + [(0, 0)] * 56, [(0, 0)] * 64)
+    assert left_out["n2"][0] == [(1, 10), *[(0, 0)] * 6, (0, 5), *[(0, 0)] * 56]
 
 
 Share = Callable[[float, random.Random], float]

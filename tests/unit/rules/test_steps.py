@@ -71,7 +71,7 @@ def test_where_no_answer_is_checked_nothing_is_stepped_by_bad_answers() -> None:
 @pytest.mark.parametrize(
     ("around", "why"),
     [
-        ({"settling": True}, "the hub to settle"),
+        ({"settling": True}, "this hub to make forward moves"),
         ({"heard": 0.5}, "more than half of its replicas to be heard"),
         ({"held": True}, "somebody to release the hold"),
         ({"forbidden": "a freeze window"}, "the end of this: a freeze window"),

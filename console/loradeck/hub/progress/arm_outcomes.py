@@ -101,7 +101,8 @@ class ArmsSaid:
         found: dict[str, NodeOutcomes] = {}
         for said in self._stints.get(key, {}).get(stint, {}).values():
             if said.step == step:
-                keys, bins = found.get(said.node, NodeOutcomes(0, {}))
-                total = _sum(_sum(dict(bins), said.before), said.last)
-                found[said.node] = NodeOutcomes(max(keys, said.keys), total)
+                total, known = _sum(said.before, said.last) if said.before else said.last, found.get(said.node)
+                if known is not None:
+                    total = _sum(dict(known.bins), total)
+                found[said.node] = NodeOutcomes(max(known.keys if known is not None else 0, said.keys), total)
         return found

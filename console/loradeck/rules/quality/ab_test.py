@@ -6,7 +6,7 @@ The result is recorded and moves nothing. A gate may ask for one.
 
 from datetime import UTC, datetime
 
-from loradeck.rules.quality.arm_comparison import Difference, Outcomes, difference, keys_of, units_of
+from loradeck.rules.quality.arm_comparison import Difference, Outcomes, difference, each_left_out, keys_of, units_of
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.candidate import ArmsCompared, ArmShare, Comparison, ComparisonResult, Figure
 from loradeck.schemas.gate import CompareGate
@@ -40,9 +40,9 @@ def highest(figure: Figure, candidate: Outcomes, live: Outcomes, placed: frozens
 
     One node's word counts only for a pointer that is placed there alone. It is 1 where there is nothing to compare.
     """
-    said = placed | candidate.keys() | live.keys()
-    leave_out = ["", *sorted(said)] if len(said) > 1 else [""]
-    found = [difference(units_of(candidate, figure, one), units_of(live, figure, one)) for one in leave_out]
+    found = [difference(units_of(candidate, figure), units_of(live, figure))]
+    if len(placed | candidate.keys() | live.keys()) > 1:
+        found += [difference(given, beside) for _, given, beside in each_left_out(candidate, live, figure)]
     return max(1.0 if one is None else one.high for one in found)
 
 

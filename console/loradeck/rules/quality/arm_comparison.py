@@ -19,7 +19,7 @@ sums of its keys do. That is enough to see how far the answers to one key are al
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -71,15 +71,31 @@ def keys_of(said: Outcomes, without: str = "") -> int:
     return max((of.keys for node, of in said.items() if node != without), default=0)
 
 
-def units_of(said: Outcomes, figure: Figure, without: str = "") -> list[Units]:
+def units_of(said: Outcomes, figure: Figure) -> list[Units]:
     """The bins of an arm: bad answers of those that are checked, or failed requests of those that were admitted."""
     sums = [(0, 0)] * BINS
-    bad, n = (3, 2) if figure is Figure.BAD else (1, 0)
-    for node, of in said.items():
-        if node != without:
-            for at, counts in of.bins.items():
-                sums[at] = (sums[at][0] + counts[bad], sums[at][1] + counts[n])
+    for of in said.values():
+        _add(sums, of, figure)
     return sums
+
+
+def each_left_out(
+    candidate: Outcomes, live: Outcomes, figure: Figure
+) -> Iterator[tuple[str, Sequence[Units], Sequence[Units]]]:
+    """Lists each node that has said something, with the bins of both arms without its word."""
+    totals = [(arm, units_of(arm, figure)) for arm in (candidate, live)]
+    for node in sorted(candidate.keys() | live.keys()):
+        rest = [list(total) for _, total in totals]
+        for (arm, _), sums in zip(totals, rest, strict=True):
+            if node in arm:
+                _add(sums, arm[node], figure, times=-1)
+        yield node, rest[0], rest[1]
+
+
+def _add(sums: list[Units], of: NodeOutcomes, figure: Figure, times: int = 1) -> None:
+    bad, n = (3, 2) if figure is Figure.BAD else (1, 0)
+    for at, counts in of.bins.items():
+        sums[at] = (sums[at][0] + times * counts[bad], sums[at][1] + times * counts[n])
 
 
 class Level(NamedTuple):

@@ -16,6 +16,7 @@ from loradeck.rules.quality.arm_comparison import (
     Outcomes,
     always_valid,
     difference,
+    each_left_out,
     fixed,
     keys_of,
     units_of,
@@ -95,7 +96,7 @@ def _stops(plan: StepPlan, around: Around) -> Iterable[str]:
     for is_so, why in (
         (plan.held, f"somebody to resume it: {plan.held}"),
         (around.held, "somebody to release the hold"),
-        (around.settling, "the hub to settle"),
+        (around.settling, "this hub to make forward moves"),
         (around.heard <= 0.5, "more than half of its replicas to be heard"),
         (around.forbidden, f"the end of this: {around.forbidden}"),
         (around.guard, f"guard: {around.guard}"),
@@ -110,18 +111,18 @@ def _lacks(plan: StepPlan, candidate: Outcomes, live: Outcomes, placed: frozense
     if keys < FEWEST_OF_ARM:
         yield f"{keys} of {FEWEST_OF_ARM} keys"
         return
-    leave_out = sorted(said) if len(placed | said) > 1 else []
-    for node in leave_out:
-        if keys_of(candidate, node) < FEWEST_OF_ARM:
-            yield f"{FEWEST_OF_ARM} keys without the word of {node}"
-            return
+    alone = len(placed | said) == 1
+    most = max(candidate, key=lambda node: candidate[node].keys)
+    if not alone and keys_of(candidate, most) < FEWEST_OF_ARM:
+        yield f"{FEWEST_OF_ARM} keys without the word of {most}"
+        return
     for figure in plan.figures:
         found = difference(units_of(candidate, figure), units_of(live, figure), level(plan))
         if found is None:
             yield f"{NAMES[figure]}: none to compare in both arms"
         elif found.high >= plan.margin:
             yield f"{NAMES[figure]}: upper bound {100 * found.high:.1f} > {100 * plan.margin:g} points"
-        elif node := _rests_on(candidate, live, figure, plan.margin, leave_out):
+        elif not alone and (node := _rests_on(candidate, live, figure, plan.margin)):
             yield f"{NAMES[figure]}: the same without the word of {node}"
 
 
@@ -130,10 +131,10 @@ def level(plan: StepPlan) -> Level:
     return always_valid(ALPHA / len(plan.steps))
 
 
-def _rests_on(candidate: Outcomes, live: Outcomes, figure: Figure, margin: float, leave_out: Iterable[str]) -> str:
+def _rests_on(candidate: Outcomes, live: Outcomes, figure: Figure, margin: float) -> str:
     """The node without whose word the difference is not seen to be below the margin; '': none."""
-    for node in leave_out:
-        found = difference(units_of(candidate, figure, node), units_of(live, figure, node), _WITHOUT)
+    for node, given, beside in each_left_out(candidate, live, figure):
+        found = difference(given, beside, _WITHOUT)
         if found is None or found.high >= margin:
             return node
     return ""
