@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from loradeck.artifacts.contamination import contaminated
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Method
@@ -21,7 +22,6 @@ from loradeck_agent.executors.base import Base, load_base
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.rows import read_suite
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
-from loradeck_agent.executors.training.contamination import contaminated
 from loradeck_agent.executors.training.loop import Loop
 from loradeck_agent.executors.training.preferences import Preferences
 from loradeck_agent.executors.training.process_group import World, joined

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from loradeck.artifacts.contamination import contaminated
 from loradeck.artifacts.dataset_rows import Scan, rows_in
 from loradeck.artifacts.suite_items import items_in
 from loradeck.rules.quality.gates import require_big_enough
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.manifest import Provenance
 from loradeck.schemas.suite import ItemKind
-from loradeck_agent.executors.training.contamination import contaminated
 from suites import generate, measure
 
 FOLDER = Path(generate.__file__).parent

@@ -14,6 +14,7 @@ from tests.fakes.word_model import TEMPLATE, write_base
 from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
 
 from loradeck.artifacts import base_manifest
+from loradeck.artifacts.contamination import contaminated
 from loradeck.schemas.jobs import (
     EXIT_BAD_SPEC,
     EXIT_DIVERGED,
@@ -24,7 +25,6 @@ from loradeck.schemas.jobs import (
 from loradeck.schemas.training import Guards
 from loradeck_agent.executors.protocol import Diverged, OutOfMemory
 from loradeck_agent.executors.training import memory_probe
-from loradeck_agent.executors.training.contamination import contaminated
 from loradeck_agent.executors.training.guards import BASELINE_STEPS, Watch
 from loradeck_agent.executors.training.templates import template_digest
 

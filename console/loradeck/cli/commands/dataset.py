@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from loradeck.artifacts import near_duplicates
+from loradeck.artifacts.contamination import found_in
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, rows_of
 from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option
@@ -38,7 +39,7 @@ async def add(
     """Register rows {"prompt", "answer"}, {"messages"} or {"prompt", "chosen", "rejected"}, one JSON object a line.
 
     The hub reads every row for the dataset ledger and looks for personal data and secrets of a known form. This machine
-    looks for near-duplicate rows, and for rows that nearly repeat items of the tenant's suites.
+    looks for near-duplicate rows, and for rows that hold items of the tenant's suites.
     """
     manifest = await asyncio.to_thread(_described, file, tenant, name, sidecar, given)
     await _alike(s, file, tenant, accept)
@@ -49,13 +50,10 @@ async def add(
 
 
 async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
-    """Looks for near-duplicate rows, and for rows that nearly repeat an item of one of the tenant's suites.
+    """Looks for rows that hold an item of one of the tenant's suites, and for near-duplicate rows.
 
     Raises: CliError: `contaminated`, unless that was accepted.
     """
-    if not near_duplicates.available():
-        s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
-        return
     suites = [e for e in await s.api.suites() if e.manifest.tenant == tenant]
     items: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
@@ -66,19 +64,21 @@ async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
                 for item in rows_of(path, ("id",)):
                     items[f"{suite.manifest.name} {item['id']}"] = _question(item)
     questions = [_question(row) for row in rows_of(file, ())]
-    found = await asyncio.to_thread(near_duplicates.find, questions, items)
-    if found.doubles:
-        s.out.say(f" {found.doubles} rows are almost the same as one before them")
-    if found.items:
-        places = ", ".join(f"line {line}: {item}" for line, item in found.items[:5])
+    if not near_duplicates.available():
+        s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
+    elif doubles := await asyncio.to_thread(near_duplicates.doubles, questions):
+        s.out.say(f" {doubles} rows are almost the same as one before them")
+    found = await asyncio.to_thread(lambda: list(found_in(questions, items)))
+    if found:
+        places = ", ".join(f"line {line}: {item} ({how})" for line, item, how in found[:5])
         if not accept:
             raise refused(
-                f"{len(found.items)} rows are almost items of the tenant's suites",
+                f"{len({line for line, *_ in found})} rows hold items of the tenant's suites",
                 where=places,
                 fix="take them out, or give the reason why they may stay (--accept-findings WHY)",
                 code="contaminated",
             )
-        s.out.alarm(f" {len(found.items)} rows are almost items of the tenant's suites: {places}")
+        s.out.alarm(f" {len({line for line, *_ in found})} rows hold items of the tenant's suites: {places}")
 
 
 @dataset.command("ls")

@@ -1,0 +1,6 @@
+"""`python -m tests.contamination` prints the table of docs/data.md, and what is found where nothing was copied."""
+
+from tests.contamination.recall import false_alarms, table
+
+print("\n".join(table()))
+print(false_alarms())
