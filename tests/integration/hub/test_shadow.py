@@ -31,7 +31,7 @@ async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str,
     return agent, two, other
 
 
-async def pairs(agent: FakeAgent, two: str, other: str, *, live: int, shadow: int, n: int = 200) -> None:
+async def pairs(agent: FakeAgent, two: str, other: str, *, live: int, shadow: int, n: int = 200, **more: Any) -> None:
     """Reports what the shadow, and the live release a second time, made of requests that were asked again."""
     row = agent.served().model_copy(
         update={
@@ -40,6 +40,7 @@ async def pairs(agent: FakeAgent, two: str, other: str, *, live: int, shadow: in
             "tokens": 300 * 10 * n,
             "again": AskedAgain(release=other, asked=n, pairs=n, checked=n, bad=(live, shadow)),
             "noise": AskedAgain(release=two, asked=40, shed=2, pairs=40, checked=40, bad=(1, 2)),
+            **more,
         }
     )
     await agent.report(row)
@@ -125,3 +126,25 @@ async def test_a_few_bad_pairs_are_no_evidence(deck: Deck, join: Join) -> None:
     await until(lambda: deck.hub.counts.live_total(pointer(deck).key, pointer(deck).generation, two).attempted, "seen")
     deck.hub.guard.tick()
     assert (pointer(deck).held, deck.hub.guard.said) == (False, {})
+
+
+async def test_guard_takes_no_live_release_out_for_what_its_shadow_did(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, shadow=True, permille=100)
+    bad = {"votes": tuple((second, 100, 0, 100, 40) for second in range(100, 110)), "bad": 800}
+    await pairs(agent, two, other, live=40, shadow=120, **bad)
+    await until(lambda: pointer(deck).held, "guard holds")
+    row = await deck.row()
+    assert row.preview.target is not None
+    assert row.preview.target.id not in (two, other), "R would leave the live release, which is breached"
+    assert (row.pointer.release, row.pointer.candidate is not None) == (two, True)
+    assert "R would ask: it leaves the live release too" in row.guard
+
+
+async def test_pairs_with_another_release_than_the_shadow_are_nobodys(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, shadow=True, permille=100)
+    await pairs(agent, two, pointer(deck).beneath[0], live=0, shadow=200)
+    await until(lambda: deck.hub.counts.live_total(pointer(deck).key, pointer(deck).generation, two).attempted, "seen")
+    deck.hub.guard.tick()
+    assert ((await deck.row()).again, pointer(deck).held, deck.hub.guard.said) == (None, False, {})

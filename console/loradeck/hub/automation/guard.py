@@ -112,7 +112,8 @@ class GuardedPointers:
         def nodes() -> set[str]:
             return {node.name for node, _ in placed}
 
-        if out is not None and out.shadow:
+        shadow = out is not None and out.shadow
+        if out is not None and shadow:
             evidence = self._votes.of_shadow(key, (pointer.generation, live), out.release, nodes)
         else:
             beneath = partial(self._beneath, pointer)
@@ -123,13 +124,16 @@ class GuardedPointers:
         while self._moved_ms and self._moved_ms[0] < now - _HOUR_MS:
             self._moved_ms.popleft()
         replicas = [replica.replica for _, replica in placed]
+        asks = target.asks or ("" if target.action is PreviewAction.ROLLBACK else "there is no way back")
+        if shadow and target.release != live:
+            asks = "it leaves the live release too"  # which answers the callers, and was not judged
         around = Around(
             since_move_s=(now - (pointer.moved_ms or now)) / 1000,
             settling=self._allowed.refusing is not None,
             heard=progress.reachable / progress.placed if progress.placed else 0.0,
             neighbours=self._counts.others(key, replicas, self._clock.monotonic()),
             moves=len(self._moved_ms),
-            asks=target.asks or ("" if target.action is PreviewAction.ROLLBACK else "there is no way back"),
+            asks=asks,
         )
         decision = decide(self._log.state.config(key).guard, evidence, around)
         return None if decision is NOTHING else (decision, evidence)
