@@ -24,6 +24,7 @@ from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.table import read_contents
 from loradeck_agent.router.wire import RouterState, RouterStats
 from loradeck_agent.serving.replica import open_api
+from loradeck_agent.uplink.ledger import waiting_and_lost
 
 
 @click.command()
@@ -52,6 +53,7 @@ async def _collect(config: AgentConfig) -> dict[str, Any]:
         "router": _router(*answer) if answer else None,
         "engines": [await _engine(config, folder, engine) for engine in config.engine],
         "jobs": _jobs(folder),
+        "ledger": dict(zip(("waiting", "lost"), waiting_and_lost(folder), strict=True)),
     }
 
 
@@ -180,6 +182,9 @@ def _lines(document: dict[str, Any]) -> list[str]:
         out.append(f"router  pid {router['pid']}, epoch {router['epoch']} rev {router['rev']}{drains}")
     if signed := document["cosigner"]:
         out.append(f"audit   signed {signed['size']} lines of the hub's trail; its key is {signed['key']}")
+    if any((ledger := document["ledger"]).values()):
+        lost = f", {ledger['lost']} rows of it are lost" if ledger["lost"] else ""
+        out.append(f"ledger  {ledger['waiting']} segments wait for the hub{lost}")
     for engine in document["engines"]:
         if engine["up"]:
             what = f"base {short(engine['base'])}, {len(engine['loaded'])} of {engine['slots']} slots"

@@ -48,6 +48,7 @@ _DAY_MS = 86_400_000
 _NEVER = frozenset({"bad_segment", "digest_mismatch", "too_large"})
 """Refusals of a hub that will refuse the same segment for ever."""
 
+_CHAIN = "chain.json"
 _SEGMENTS = "*.segment"
 _SEGMENT = re.compile(r"\d+\.(?P<tenant>.+)\.(?P<seq>\d+)\.segment")
 _name = TypeAdapter(Name)
@@ -168,7 +169,7 @@ class LedgerSegments:
 
     @property
     def _chain_file(self) -> Path:
-        return self.folder.ledger / "chain.json"
+        return self.folder.ledger / _CHAIN
 
     def _read_chain(self) -> _Chain:
         try:
@@ -205,6 +206,15 @@ class LedgerSegments:
                 write_durably(self._chain_file, chain.model_dump_json().encode())
             path.unlink(missing_ok=True)
         self._warned = ""
+
+
+def waiting_and_lost(folder: StateFolder) -> tuple[int, int]:
+    """The segments that no hub has taken yet, and the rows that this node had to give up since its chain began."""
+    try:
+        chain = _Chain.model_validate_json((folder.ledger / _CHAIN).read_bytes())
+    except (OSError, ValidationError):
+        return 0, 0
+    return len(list(folder.ledger.glob(_SEGMENTS))), chain.lost
 
 
 def _rows_of(path: Path) -> tuple[dict[tuple[str, int], _Rows], int]:

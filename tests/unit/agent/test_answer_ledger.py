@@ -18,7 +18,7 @@ from loradeck_agent.router import ledger_files
 from loradeck_agent.router.ledger_files import LedgerFiles
 from loradeck_agent.router.trace import Row
 from loradeck_agent.uplink import ledger
-from loradeck_agent.uplink.ledger import LedgerSegments
+from loradeck_agent.uplink.ledger import LedgerSegments, waiting_and_lost
 
 NOW = 1_790_000_000_000
 
@@ -256,9 +256,11 @@ async def test_the_oldest_segment_goes_where_no_hub_takes_them_and_its_rows_are_
 ) -> None:
     await write(folder, row("r-1"), row("r-2"))
     segments.seal()
+    assert waiting_and_lost(folder) == (1, 0)
     monkeypatch.setattr(ledger, "FOLDER_BYTES", 1)
     await write(folder, row("r-3"), boot="b2")
     segments.seal()
+    assert waiting_and_lost(folder) == (0, 3)
     monkeypatch.setattr(ledger, "FOLDER_BYTES", 1 << 20)
     await write(folder, row("r-4"), boot="b3")
     segments.seal()
