@@ -31,6 +31,9 @@ log = logging.getLogger("loradeck.hub.automation.steps")
 
 ACTOR = Actor(name="steps", role=Role.RELEASER, automation=True)
 
+_NODES_A_SECOND = 200
+"""What so many nodes say is summed in a second; of a pointer on more nodes it is looked at less often."""
+
 _AGAIN_S = 30.0
 """Seconds after which a step that was refused is tried again."""
 
@@ -87,7 +90,9 @@ class SteppedCandidates:
             if pointer.candidate is None:
                 continue
             decision = self._decided(pointer, pointer.candidate)
-            compared = self._comparisons.look(pointer, pointer.candidate, self._placed(key), self._stands(key))
+            placed = self._placed(key)
+            self._not_before[key] = now + len(placed) // _NODES_A_SECOND
+            compared = self._comparisons.look(pointer, pointer.candidate, placed, self._stands(key))
             self._say(key, ((compared,) if compared else ()) + (decision.waits if decision is not None else ()))
             if decision is None:
                 continue
