@@ -15,6 +15,7 @@ from tests.integration.hub.test_ledger import dataset, row
 
 from loradeck.hub.data import garbage
 from loradeck.schemas.dataset_ledger import CollectPlan
+from loradeck.schemas.gate import GateConfig
 from loradeck.store.sql_log import Store
 
 
@@ -80,6 +81,14 @@ async def test_the_log_is_read_in_pieces_and_behind_every_move(
     assert [r.id for r in found.releases] == [stray]
     await collected(deck, dry_run=False, plan=found.digest)
     assert reads == [(True, False)] * 2 * len(tenants), "each in the background, none while moves wait"
+
+
+async def test_the_anchor_of_a_gate_stays_though_it_serves_nowhere(deck: Deck) -> None:
+    await deck.tenant()
+    anchor, stray = [await deck.release(seed=seed) for seed in (1, 2)]
+    gate = GateConfig(suite=await deck.suite(), max_drop=0.35, bound_drop=True, anchor=anchor)
+    await deck.tenant(gate=gate.model_dump(mode="json"))
+    assert [r.id for r in (await collected(deck)).releases] == [stray]
 
 
 async def test_a_file_that_something_else_names_stays(deck: Deck) -> None:

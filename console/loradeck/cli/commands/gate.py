@@ -294,4 +294,6 @@ def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: M
 
 
 def _limit(check: CheckResult) -> str:
+    if check.bound is not None:
+        return f"surely at most {check.in_unit(check.bound)}, under {check.in_unit(check.threshold)} wanted"
     return f"{'at most' if check.at_most else 'at least'} {check.in_unit(check.threshold)}"
