@@ -1,11 +1,4 @@
-"""Files of rows for the answer ledger, which a router writes behind its callers' back and the agent takes away.
-
-FOLDER/*.open   the rows of the running hour; its writer holds an flock on it, so that one without is nobody's any more
-FOLDER/*.rows   complete
-
-A line is the tenant, the admission in milliseconds since 1970 UTC and the row as JSON, with tabs between. One that
-begins with a tab has the number of rows that had to be given up before it.
-"""
+"""Files of rows for the answer ledger, which a router writes behind its callers' back (see `ledger_folder`)."""
 
 import asyncio
 import fcntl
@@ -16,12 +9,10 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from loradeck_agent.router.ledger_folder import COMPLETE, FOLDER_BYTES, OPEN
 from loradeck_agent.router.trace import Row
 
 log = logging.getLogger(__name__)
-
-FOLDER = "ledger"
-OPEN, COMPLETE = ".open", ".rows"
 
 FLUSH_S = 0.25
 """Seconds between two writes; a router that is killed loses the rows since the last one."""
@@ -31,9 +22,6 @@ WAITING = 20_000
 
 FILE_BYTES = 32 << 20
 """Bytes from which on a file is complete before its hour is over."""
-
-FOLDER_BYTES = 512 << 20
-"""Bytes of complete files at most. Beyond it the oldest is given up, while no agent takes them."""
 
 _AT_ONCE = 128
 """Rows that are put into words at a time, between which callers are served: a tenth of a millisecond and a half."""
@@ -159,18 +147,3 @@ def give_up_oldest(folder: Path, most: int) -> int:
             log.error("%s is given up: no agent took it, and the ledger's files fill their room", path.name)
         sizes[path] = 0
     return lost
-
-
-def unlocked(path: Path) -> bool:
-    """Tells whether no router writes a file any more."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(file)
-    return True

@@ -29,7 +29,8 @@ from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.hub_silence import HubSilence
-from loradeck_agent.router.ledger_files import FOLDER, LedgerFiles
+from loradeck_agent.router.ledger_files import LedgerFiles
+from loradeck_agent.router.ledger_folder import FOLDER
 from loradeck_agent.router.predecessor import DRAIN_LOCK, DRAIN_SOCKET, Predecessor, ask_to_hand_over
 from loradeck_agent.router.proxy import Proxy
 from loradeck_agent.router.request_body import read

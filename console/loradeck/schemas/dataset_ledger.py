@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from loradeck.schemas.answer_ledger import LEDGER_DAYS
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
+from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import Tier
 
 TRAIN = "train"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from loradeck.schemas.answer_ledger import Segment
+from loradeck.schemas.ledger_segment import Segment
 from loradeck.store.interface import SEGMENT_SPAN_MS
 from loradeck.store.sql_records import SqlRecords
 

@@ -9,10 +9,10 @@ from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move
 from tests.contract.store.whole_log import verify_log
 
-from loradeck.schemas.answer_ledger import Anchor, Segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
+from loradeck.schemas.ledger_segment import Anchor, Segment
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.tenant import TokenRecord

@@ -11,7 +11,8 @@ from tests.integration.cli.small_node import SmallNode
 
 from loradeck.artifacts.ledger_segments import sealed
 from loradeck.rules.serving.request_ids import request_id
-from loradeck.schemas.answer_ledger import Explained, LedgerRow, SegmentHead
+from loradeck.schemas.answer_ledger import Explained, LedgerRow
+from loradeck.schemas.ledger_segment import SegmentHead
 
 
 def test_an_answer_is_explained_and_one_that_is_not_there_is_said_to_be(

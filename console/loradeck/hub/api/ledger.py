@@ -7,8 +7,9 @@ from fastapi import APIRouter, Path, Query, Request
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, ThisHub, ViewerOfEach
 from loradeck.rules.errors import Refused
-from loradeck.schemas.answer_ledger import Explained, SegmentKept
+from loradeck.schemas.answer_ledger import Explained
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name
+from loradeck.schemas.ledger_segment import SegmentKept
 
 router = APIRouter(prefix="/v1", tags=["tenants"], route_class=Guarded)
 

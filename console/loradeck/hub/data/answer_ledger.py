@@ -9,7 +9,8 @@ from functools import partial
 
 from loradeck.artifacts import Blobs
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.ledger_segments import head_of, rows_of
+from loradeck.artifacts.ledger_rows import rows_of
+from loradeck.artifacts.ledger_segments import head_of
 from loradeck.hub.log.audit import HUB, AuditTrail
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
@@ -17,9 +18,10 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
 from loradeck.rules.merkle import Frontier, path_of
-from loradeck.schemas.answer_ledger import Anchor, LedgerRow, Segment
+from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.audit import LEDGER, AuditDraft, AuditLine
 from loradeck.schemas.ids import short
+from loradeck.schemas.ledger_segment import Anchor, Segment
 from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.ledger")

@@ -19,9 +19,10 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.views.traces import Traces
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
-from loradeck.schemas.answer_ledger import Explained, ExplainedRow, LedgerRow, NamedDigest, PutThere, Segment, Weights
+from loradeck.schemas.answer_ledger import Explained, ExplainedRow, LedgerRow, NamedDigest, PutThere, Weights
 from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ledger_segment import Segment
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Form, Release

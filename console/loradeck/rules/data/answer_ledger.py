@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.merkle import is_in
 from loradeck.rules.serving.request_ids import time_of
-from loradeck.schemas.answer_ledger import Segment, SegmentHead
 from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import GENESIS, short
+from loradeck.schemas.ledger_segment import Segment, SegmentHead
 
 HOUR_MS = 3_600_000
 

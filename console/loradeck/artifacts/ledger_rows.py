@@ -1,0 +1,52 @@
+"""The rows in a segment of the answer ledger, which the hub reads; nodes only write them."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+
+from pydantic import ValidationError
+
+from loradeck.artifacts.ledger_segments import HEAD_BYTES, bad_segment
+from loradeck.schemas.answer_ledger import LedgerRow
+from loradeck.schemas.ledger_segment import SEGMENT_ROWS
+
+_PIECE = 1 << 16
+
+
+def rows_of(pieces: Iterable[bytes], request: str) -> Iterator[LedgerRow]:
+    """Yields the rows of one request in a segment, whose bytes come in pieces. All of it is unpacked, piece by piece.
+
+    Raises: BadArtifact: `bad_segment`; what was yielded before is as good as the segment's digest.
+    """
+    wanted = b'"' + request.encode() + b'"'
+    for line in _lines(pieces):
+        if wanted in line:
+            try:
+                row = LedgerRow.model_validate_json(line)
+            except ValidationError as error:
+                raise bad_segment(str(error)) from error
+            if row.request == request:
+                yield row
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    rest, seen = b"", 0
+    for text in _unpacked(pieces):
+        *lines, rest = (rest + text).split(b"\n")
+        seen += len(lines)
+        if seen > SEGMENT_ROWS + 1 or len(rest) > HEAD_BYTES:
+            raise bad_segment(f"more than {SEGMENT_ROWS} rows, or a line of more than {HEAD_BYTES} bytes")
+        yield from lines
+
+
+def _unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    unpack = zlib.decompressobj(wbits=31)
+    try:
+        for piece in pieces:
+            while piece:
+                yield unpack.decompress(piece, _PIECE)
+                piece = unpack.unconsumed_tail
+        yield unpack.flush()
+    except zlib.error as error:
+        raise bad_segment(str(error)) from error
+    if not unpack.eof:
+        raise bad_segment("it ends too soon")
