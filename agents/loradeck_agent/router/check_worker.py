@@ -34,7 +34,7 @@ class Choice:
 
     text: str = ""
     calls: dict[int, list[str]] = field(default_factory=dict)
-    """Of each tool that it calls, by its number: the name and the arguments, as far as they came."""
+    """The tools that it calls, by their number: the name and the arguments, as far as they came."""
     finish_reason: str | None = None
 
 

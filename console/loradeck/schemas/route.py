@@ -69,7 +69,7 @@ class ResponseChecks(Strict):
     )
 
     def with_content(self, content: ContentChecks) -> Self:
-        """The same checks of form, with these of what an answer says."""
+        """Returns the same checks of form, with these of what an answer says."""
         return self if content == self.content else self.model_copy(update={"content": content})
 
 
