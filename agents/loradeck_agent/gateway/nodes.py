@@ -5,7 +5,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import aiohttp
 from yarl import URL
@@ -86,13 +86,18 @@ class Nodes:
 
     def __init__(self, tls: Callable[[], ssl.SSLContext | None]) -> None:
         self.by_name: dict[Name, NodePool] = {}
+        self._lost: frozenset[Name] = frozenset()
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self._looked = -_LOOK_S
         self._closing: set[asyncio.Task[None]] = set()
 
-    def set(self, addresses: Mapping[Name, str]) -> None:
-        """Replaces the whole list; answers under way at a node that left go on to their end."""
+    def set(self, addresses: Mapping[Name, str], lost: Iterable[Name] = ()) -> None:
+        """Replaces the whole list; answers under way at a node that left go on to their end.
+
+        Those that the hub has lost are asked last: it may be the hub that is cut off.
+        """
+        self._lost = frozenset(lost)
         before, self.by_name = self.by_name, {}
         for name, address in addresses.items():
             known = before.get(name)
@@ -111,7 +116,7 @@ class Nodes:
         if len(known) < 2:
             return list(known)
         pools = [self.by_name[name] for name in known]
-        avoided = {pool.name for pool in pools if pool.is_avoided(now)}
+        avoided = {pool.name for pool in pools if pool.name in self._lost or pool.is_avoided(now)}
         return ranked(known, {pool.name: pool.under_way for pool in pools}, avoided, prompt)
 
     @property

@@ -47,6 +47,8 @@ class GatewayRoutes:
         self.table = DesiredTable()
         self.nodes: dict[Name, str] = {}
         """The addresses of the nodes' routers."""
+        self.lost: tuple[Name, ...] = ()
+        """Those of them that the hub has lost."""
         self.is_served = False
         """Whether a hub, or the file, has said where pointers are served."""
         self._served: dict[PointerKey, dict[Name, AckLevel]] = {}
@@ -172,7 +174,7 @@ class GatewayRoutes:
         for route in message.routes:
             self._served[route.key] = route.nodes
         if message.nodes is not None:
-            self.nodes = message.nodes
+            self.nodes, self.lost = message.nodes, message.lost
         self._unsaved.set()
 
     # ---- the disk ------------------------------------------------------------------------------------------
@@ -222,5 +224,5 @@ class GatewayRoutes:
         routes = tuple(
             ServedRoute(tenant=tenant, route=route, nodes=nodes) for (tenant, route), nodes in self._served.items()
         )
-        serving = Serving(full=True, nodes=self.nodes, routes=routes)
+        serving = Serving(full=True, nodes=self.nodes, lost=self.lost, routes=routes)
         return _Saved(desired=desired, serving=serving).model_dump_json().encode()

@@ -88,7 +88,7 @@ class Gateway:
         service = Service()
         with locked(self.config.state / "gateway.lock", "gateway"):
             self.routes.load()
-            self.nodes.set(self.routes.nodes)
+            self.nodes.set(self.routes.nodes, self.routes.lost)
             try:
                 async with self._listening(), asyncio.TaskGroup() as group:
                     parts = (self.link.run(), self._renewal.run(), self.routes.keep_saved(), service.feed())
@@ -183,7 +183,7 @@ class Gateway:
                     log.error("the hub does not take this node for a gateway: let it join with a token of --gateway")
             case Serving():
                 self.routes.serving(message)
-                self.nodes.set(self.routes.nodes)
+                self.nodes.set(self.routes.nodes, self.routes.lost)
             case TableAsk():
                 cursor, entries = self.routes.table.cursor, tuple(self.routes.table.entries.values())
                 held = TableState(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries)

@@ -225,7 +225,7 @@ class Hub:
         log_.changes_fleet = self.table_sender.changes_fleet
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
-        self.gateways = Gateways(fleet, tables, replicas, changes)
+        self.gateways = Gateways(fleet, tables, replicas, changes, self.tokens)
         self.capacity = Capacity(state, fleet, tables, replicas)
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
         self.usual_shares = usual = UsualShares(state, store, clock, self.background)

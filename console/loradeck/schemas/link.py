@@ -187,12 +187,15 @@ class ServedRoute(Wire):
 class Serving(Wire):
     """Where pointers are served, for gateways: those of which that has changed, or all of them when `full`.
 
-    A node that is not among the newest `nodes` is lost, or has no address for gateways.
+    A node that is not among the newest `nodes` has no address for gateways, or no key that counts.
     """
 
     type: Literal["serving"] = "serving"
     full: bool = False
     nodes: dict[Name, Address] | None = Field(None, description="the addresses of all nodes' routers; None: unchanged")
+    lost: tuple[Name, ...] = Field(
+        (), description="with nodes: those that the hub has lost, which may answer all the same"
+    )
     routes: tuple[ServedRoute, ...] = ()
 
 

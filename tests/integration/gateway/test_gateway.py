@@ -145,8 +145,20 @@ async def test_the_caller_gets_the_nodes_own_refusal_where_all_refuse_and_no_nod
     for node in fleet.nodes:
         await node.die()
     assert (await fleet.gateway.ask(fleet.key)).code == "no_node"
-    await until(lambda: not made.nodes.by_name, "the hub has lost both", 20)
-    assert (await fleet.gateway.ask(fleet.key)).code == "no_node"
+
+
+async def test_nodes_that_the_hub_has_lost_are_asked_last_and_revoked_ones_not_at_all(fleet: Fleet) -> None:
+    """The hub may be the one that is cut off from them."""
+    made = fleet.gateway.gateway
+    assert made is not None
+    for node in fleet.nodes:
+        await node.stop()
+    await until(lambda: made.routes.lost == ("n1", "n2"), "the hub has lost both", 30)
+    assert said(await fleet.gateway.ask(fleet.key)) == name_of(fleet, fleet.v1)
+    await fleet.deck.ok("POST", "nodes/n1/revoke")
+    await fleet.gateway.knows("n2")
+    answers = [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(4)]
+    assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n2"}
 
 
 async def _nothing(message: object) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from loradeck.hub.access.auth import Caller
+from loradeck.hub.access.auth import Caller, Tokens
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.log.changes import Changes, Subscriber
@@ -44,9 +44,11 @@ class Gateways:
     _tables: NodeTables
     _replicas: PlacedReplicas
     _changes: Changes
+    _tokens: Tokens
     _owed: dict[GatewayLink, _Owed] = field(default_factory=dict, init=False)
     _routes: dict[PointerKey, dict[str, AckLevel]] = field(default_factory=dict, init=False)
-    _nodes: dict[str, str] = field(default_factory=dict, init=False)
+    _nodes: tuple[dict[str, str], tuple[str, ...]] = field(default=({}, ()), init=False)
+    """The addresses of nodes, and those of them that are lost."""
     _watch: Subscriber = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,12 +98,18 @@ class Gateways:
         keys = self._routes if owed.full else owed.keys
         return Serving(
             full=owed.full,
-            nodes=self._nodes if owed.nodes else None,
+            nodes=self._nodes[0] if owed.nodes else None,
+            lost=self._nodes[1] if owed.nodes else (),
             routes=tuple(ServedRoute(tenant=key[0], route=key[1], nodes=self._routes[key]) for key in keys),
         )
 
-    def _addresses(self) -> dict[str, str]:
-        return {name: node.address for name, node in self._fleet.nodes.items() if node.address and not node.lost}
+    def _addresses(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """A lost node is told with its address: the hub may be the one that is cut off. One that was revoked is not."""
+        nodes = {name: node for name, node in self._fleet.nodes.items() if node.address}
+        lost = {name for name, node in nodes.items() if node.lost}
+        if lost:
+            lost &= {record.node or "" for record in self._tokens.all() if self._tokens.is_valid(record)}
+        return {n: node.address for n, node in nodes.items() if n in lost or not node.lost}, tuple(sorted(lost))
 
     def _served(self, key: PointerKey) -> dict[str, AckLevel]:
         """The nodes that a pointer is placed on, and how near its release is to answering there."""

@@ -54,6 +54,14 @@ async def test_a_node_that_failed_is_asked_last_for_a_while(nodes: Nodes, clock:
     assert first(nodes) == "n1"
 
 
+async def test_a_node_that_the_hub_has_lost_is_asked_last(nodes: Nodes) -> None:
+    addresses = {name: pool.address for name, pool in nodes.by_name.items()}
+    nodes.set(addresses, ["n1"])
+    assert nodes.ranked(SERVED, b"") == ["n2", "n1"]
+    nodes.set(addresses)
+    assert first(nodes) == "n1"
+
+
 async def test_a_node_that_owes_answers_and_sends_nothing_is_asked_last_until_it_does(
     nodes: Nodes, clock: Clock
 ) -> None:
