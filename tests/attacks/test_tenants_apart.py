@@ -172,6 +172,8 @@ async def test_a_token_for_one_tenant_gets_nothing_of_another_by_any_call(fleet:
                     assert answer.status_code == 200 or (query and answer.status_code == 403), full
                 elif (method, path, role) == ("PUT", "/v1/blobs/{sha256}", "releaser"):
                     assert answer.status_code == 422  # as for a blob that is not here
+                elif path == "/v1/requests/{request_id}" and not query:
+                    assert answer.json()["rows"] == []  # as for a request that nobody has made
                 else:
                     assert answer.status_code in (403, 404), (method, full, answer.text)
                 told = answer.text
