@@ -20,6 +20,7 @@ STATUS: Mapping[str, int] = {
     "incident_closed": 409,
     "incident_exists": 409,
     "too_many_pointers": 409,
+    "too_many_incidents": 409,
     "unsigned": 409,
     "deprecated": 409,
     "gate_missing": 409,

@@ -14,6 +14,9 @@ from loradeck.schemas.state import ReleaseView
 MOST_POINTERS = 200
 """Pointers that one incident has."""
 
+MOST_OPEN = 100
+"""Open incidents of one tenant; a guard opens its own beyond that."""
+
 IncidentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 """An incident's id: that of another system, such as INC-2210, or one that the hub has made."""
 

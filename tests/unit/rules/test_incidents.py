@@ -6,7 +6,7 @@ from tests.unit.rules.simulated_log import GUARD, OPERATOR, Acme, rid
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import incidents
 from loradeck.rules.moves.incidents import after, note_of, suspect_of
-from loradeck.schemas.incident import MOST_POINTERS, Incident, IncidentOpen, IncidentText, PointerRef
+from loradeck.schemas.incident import MOST_OPEN, MOST_POINTERS, Incident, IncidentOpen, IncidentText, PointerRef
 from loradeck.schemas.log import Event
 
 ACME, CHAT = ("acme", "production"), ("acme", "chat")
@@ -71,6 +71,13 @@ def test_pointers_that_it_has_are_not_added_again_and_it_has_a_bound(acme: Acme)
     with pytest.raises(Refused) as refused:
         incidents.open_("INC-7", one, asked(), many, OPERATOR)
     assert refused.value.code == "too_many_pointers"
+
+
+def test_a_tenant_has_so_many_open_ones_at_a_time_and_adds_to_them_all_the_same(acme: Acme) -> None:
+    with pytest.raises(Refused) as refused:
+        incidents.open_("INC-8", None, asked(), [(ACME, None)], OPERATOR, others=MOST_OPEN)
+    assert refused.value.code == "too_many_incidents"
+    assert incidents.open_("INC-7", opened(acme), asked(), [(CHAT, None)], OPERATOR, others=MOST_OPEN)
 
 
 def test_a_move_that_names_an_incident_opens_none_and_a_guards_move_marks_it(acme: Acme) -> None:

@@ -56,7 +56,10 @@ async def open_incident(body: IncidentOpen, hub: ThisHub, caller: OperatorOfEach
             begun = known.at(first) if known is not None else None
             for key in hub.related.keys(first, begun.suspect if begun is not None else at[first], caller.sees):
                 at.setdefault(key, await hub.incidents.suspect(hub.log.state.pointer(key)))
-        return incidents.open_(incident_id, known, body, list(at.items())[:MOST_POINTERS], actor_of(caller))
+        others = hub.incidents.open_at(first[0])
+        return incidents.open_(
+            incident_id, known, body, list(at.items())[:MOST_POINTERS], actor_of(caller), others=others
+        )
 
     return answer(await move(hub, caller, body.idempotency_key, decide))
 

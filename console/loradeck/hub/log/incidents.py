@@ -86,6 +86,10 @@ class Incidents:
         """The newest open incident of a pointer; None: it has none."""
         return self._known.incidents.get(self._open.get(key, ""))
 
+    def open_at(self, tenant: str) -> int:
+        """How many open incidents belong to a tenant."""
+        return sum(one.closed_ms is None and one.tenant == tenant for one in self._known.incidents.values())
+
     def new_id(self) -> str:
         """An id that no incident has. It names no tenant: whoever shares a release's origin may be shown it."""
         return f"inc-{secrets.token_hex(4)}"

@@ -9,7 +9,15 @@ from typing import Any
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, is_guards, tenant_draft
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.incident import MOST_POINTERS, Incident, IncidentOpen, IncidentPointer, IncidentText, Suspect
+from loradeck.schemas.incident import (
+    MOST_OPEN,
+    MOST_POINTERS,
+    Incident,
+    IncidentOpen,
+    IncidentPointer,
+    IncidentText,
+    Suspect,
+)
 from loradeck.schemas.log import Draft, Event, EventKind
 
 _INCIDENT = "incident"
@@ -74,10 +82,14 @@ def open_(
     request: IncidentOpen,
     at: Sequence[tuple[PointerKey, Suspect | None]],
     actor: Actor,
+    *,
+    others: int = 0,
 ) -> list[Draft]:
     """Opens an incident over some pointers, or adds those that it does not have.
 
-    Raises: Refused: incident_closed, reason_required, too_many_pointers, no_change.
+    `others`: incidents that are open at the tenant of its first pointer.
+
+    Raises: Refused: incident_closed, reason_required, too_many_incidents, too_many_pointers, no_change.
     """
     if known is not None and known.closed_ms is not None:
         raise Refused(
@@ -85,6 +97,8 @@ def open_(
         )
     if known is None and not request.reason:
         raise Refused("reason_required", "an incident needs a few words on what is wrong", fix="say it: --reason TEXT")
+    if known is None and others >= MOST_OPEN:
+        raise Refused("too_many_incidents", f"{others} incidents are open here", fix="close some: loradeck incident ls")
     new = [(key, suspect) for key, suspect in at if known is None or known.at(key) is None]
     if not new:
         fix = f"loradeck incident show {incident_id}"
