@@ -124,6 +124,7 @@ def test_a_shadow_needs_consent_says_its_cost_and_is_compared(desk: Desk, tenant
     assert "A/A 5.0% (0.9-23.6) and 0.0% (0.0-16.1) of 20" in shown
     stepped = desk.run("candidate", "step", tenant, "--share", "50", "--yes")
     assert "nobody, it shadows 50 % of the requests" in stepped.stdout
+    assert "requests a second more" in stepped.stdout
     assert desk.run("candidate", "finish", tenant, "--yes").returncode == 0
 
 

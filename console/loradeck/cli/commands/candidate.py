@@ -134,18 +134,22 @@ async def start(
 
 
 @candidate.command("step")
-@click.option("--share", type=float, required=True, metavar="PERCENT", help="Share of the callers.")
+@click.option(
+    "--share", type=float, required=True, metavar="PERCENT", help="Of the callers; of a shadow, the requests."
+)
 @reason_option()
 @yes_option
 @writes
 @on_pointer
 async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) -> None:
     """Change the share of a candidate, or of a shadow. A wider share takes nobody out."""
-    row = await s.api.row(at.tenant, at.route)
-    out, shown = _out(at, row)
     permille = _permille(share)
+    row = await s.api.row(at.tenant, at.route, shadow=permille)
+    out, shown = _out(at, row)
     s.out.heading(title(s, at, row))
     s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}")
+    if out.shadow and row.shadow_load is not None:
+        s.out.say(f" COST       {costs(row.shadow_load)}")
     question = f"Let {name(shown.release)} shadow" if out.shadow else f"Give {name(shown.release)} to"
     s.confirm(f"{question} {percent_of(permille)} on {at}?", yes=yes)
     key = new_key()

@@ -1,9 +1,9 @@
 """Candidates: start, finish and abort, which are moves, and steps of the share, which are not.
 
 A candidate lies on top of a pointer's stack, and a share of the callers gets it, or as a shadow nobody: it is asked a
-share of the requests too. Only a start gives a pointer one, and
-every other move ends it (`draft.moved`); undo, rewind and recovery never bring one back. A step leaves the generation
-as it is, so that a press of R which was decided before it still stands.
+share of the requests too. Only a start gives a pointer one, and every other move ends it (`draft.moved`); undo, rewind
+and recovery never bring one back. A step leaves the generation as it is, so that a press of R which was decided before
+it still stands.
 
 What binds a promote (`forward.check_promote`) binds a start and a finish as well, and is checked by the caller first.
 """
