@@ -89,7 +89,6 @@ class LedgerSegments:
     hub: HubApi
     node: str
     builds: Callable[[], Mapping[str, str]]
-    spread_s: float = SPREAD_S
     _warned: str = field(default="", init=False)
 
     async def run(self) -> None:
@@ -97,7 +96,7 @@ class LedgerSegments:
         while True:
             try:
                 if await asyncio.to_thread(self.seal):
-                    await asyncio.sleep(random.uniform(0, self.spread_s))
+                    await asyncio.sleep(random.uniform(0, SPREAD_S))
                 await self.send()
             except (OSError, Fault, ValueError) as error:
                 log.error("the answer ledger is held up: %s", error)

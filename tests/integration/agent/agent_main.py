@@ -20,7 +20,7 @@ from loradeck_agent.jobs import executor
 from loradeck_agent.serving import engine_lifecycle, proof, reconciler, router_sync
 from loradeck_agent.serving.vllm_command import vllm_argv
 from loradeck_agent.store import releases
-from loradeck_agent.uplink import link
+from loradeck_agent.uplink import ledger, link
 
 HERE = Path(__file__).parent
 
@@ -48,6 +48,7 @@ def short_times() -> None:
     reconciler.UNLOAD_RETRY_S = 0.2
     reconciler.SHORT_S = 0.5
     link.LINK_TTL_S = 3.0
+    ledger.LOOK_S, ledger.SPREAD_S = 0.2, 0.0
     reports.REPORT_S = 0.2
     router_sync.RETRY_S = 0.2
     router_sync.RESYNC_S = 0.5

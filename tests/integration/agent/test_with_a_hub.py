@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
+import aiohttp
 import pytest
 from tests.fakes import hub_in_process
 from tests.fakes.hub_in_process import Deck, running, until
@@ -13,8 +18,10 @@ from tests.integration.agent.artifacts import CANARIES, make_adapter
 from tests.integration.agent.node import Node
 
 from loradeck.artifacts import base_manifest
+from loradeck.schemas.answer_ledger import Explained
 
 ACME = ("acme", "production")
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -98,3 +105,45 @@ async def test_a_lost_node_is_not_counted_as_flipped_until_it_is_back_and_its_ti
     (now,) = row.replicas
     assert (row.flipped, row.placed) == (1, 1)
     assert (now.flipped_ms, now.proven_ms) == (before.flipped_ms, before.proven_ms)
+
+
+async def again(call: Callable[[], Awaitable[T | None]]) -> T:
+    """The first answer of a call that there is."""
+    for _ in range(600):
+        if (found := await call()) is not None:
+            return found
+        await asyncio.sleep(0.1)
+    raise AssertionError("it did not come within a minute")
+
+
+async def test_an_answer_is_explained_after_its_router_was_killed_and_its_node_is_gone(
+    deck: Deck, linked: Node, base: Path
+) -> None:
+    await deck.promote(await registered(deck, base, 1), timeout=60)
+    key = (await deck.ok("POST", "tenants/acme/keys"))["key"]
+    body = {"model": "acme", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+    url, headers = f"http://127.0.0.1:{linked.port}/v1/chat/completions", {"Authorization": f"Bearer {key}"}
+
+    async def asked() -> str | None:
+        async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers) as answer:
+            return answer.headers["x-request-id"] if answer.status == 200 else None
+
+    async def explained() -> Explained | None:
+        found = Explained.model_validate(await deck.ok("GET", f"requests/{request}?tenant=acme"))
+        return found if found.rows and found.rows[0].segment is not None else None
+
+    request = await again(asked)  # the key is on its way
+    rows = linked.state.ledger_rows
+    await until(lambda: any(request.encode() in path.read_bytes() for path in rows.glob("*")), "the row is written")
+    router = linked.router_pid
+    assert router is not None
+    os.kill(router, signal.SIGKILL)
+    await again(explained)
+    linked.close()
+    await deck.hub.ledger.keep()
+
+    (one,) = (await again(explained)).rows
+    assert one.doubts == ()
+    assert (one.weights.label, one.row.status, one.row.parameters) == ("v1", 200, {"temperature": 0})
+    assert one.put_there is not None
+    assert one.build.startswith("fake")

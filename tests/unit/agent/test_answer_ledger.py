@@ -47,11 +47,13 @@ class Hub:
     def __init__(self) -> None:
         self.taken: list[tuple[str, str, bytes]] = []
         self.refuses: dict[str, str] = {}
+        self.took = asyncio.Event()
 
     async def put_segment(self, tenant: str, sha256: str, segment: bytes) -> bool:
         if tenant in self.refuses:
             raise AgentError(self.refuses[tenant], "no")
         self.taken.append((tenant, sha256, segment))
+        self.took.set()
         return True
 
 
@@ -324,3 +326,25 @@ async def test_what_is_damaged_on_the_disk_is_counted_and_holds_nothing_up(
     await write(folder, row("r-3"), boot="b3")
     segments.seal()
     assert list(folder.ledger.glob("*.segment")) == []
+
+
+async def test_a_fault_of_the_disk_holds_the_ledger_up_until_the_next_look_and_ends_nothing(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "LOOK_S", 0.001)
+    monkeypatch.setattr(ledger, "SPREAD_S", 0.0)
+    await write(folder, row("r-1"))
+    wrote, faults = ledger.write_durably, iter([OSError(28, "full"), BadArtifact("bad_segment", "damaged")])
+
+    def failing(path: Path, data: bytes) -> None:
+        if (fault := next(faults, None)) is not None:
+            raise fault
+        wrote(path, data)
+
+    monkeypatch.setattr(ledger, "write_durably", failing)
+    running = asyncio.create_task(segments.run())
+    async with asyncio.timeout(20):
+        await hub.took.wait()
+    running.cancel()
+
+    assert [head_of(made).rows for _, _, made in hub.taken] == [1]
