@@ -72,7 +72,9 @@ async def test_followers_get_events_in_the_written_order_whoever_subscribed_firs
         "JOBS",
         "METRICS",
         "AUTOMATION",
+        "STEPS",
         "BROKEN_GLASS",
+        "INCIDENTS",
         "NOTICES",
         "FEED",
     ]
