@@ -66,7 +66,8 @@ class NodePool:
         """It could not be reached, or was lost in mid-answer."""
         self.failures += 1
         self._failed_at = time.monotonic()
-        log.warning("%s at %s: %s", self.name, self.address, why)
+        if self.failures == 1:  # the others in a row would say the same, request by request
+            log.warning("%s at %s: %s", self.name, self.address, why)
 
     def is_avoided(self, now: float) -> bool:
         """Tells whether it has failed or stalled, and is asked last."""
