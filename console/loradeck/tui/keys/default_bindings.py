@@ -88,8 +88,8 @@ BINDINGS: tuple[Binding, ...] = (
         (Action.MARK_ALL, "*", "mark all", 0,
          "Mark every row that the filter shows, or unmark them when all are marked."),
         (Action.MARK_RELATED, "m", "mark related", 11,
-         "Mark the rows of the ALSO line: live releases that share its dataset, recipe, move to another base, or batch "
-         "of promotes. Unmark them when all are marked."),
+         "Mark the rows of the ALSO line: live releases that share its dataset, recipe, move to another base, batch "
+         "of promotes or signer. Unmark them when all are marked."),
         (Action.DIFF, "d", "diff", 11,
          "The live release beside the one that {rollback} goes to: what differs first, then what is alike."),
     ),
