@@ -29,6 +29,7 @@ TYPES: dict[str, Any] = {
     "table/candidate": TableEntry,
     "table/shadow": TableEntry,
     "table/callers": TableEntry,
+    "table/content": TableEntry,
     "table/on_demand": TableEntry,
     "table/tombstone": TableEntry,
     "table/pin": Pin,

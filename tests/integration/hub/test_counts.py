@@ -13,9 +13,11 @@ from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck.hub.access.auth import Caller
+from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Role
 from loradeck.schemas.link import Traffic
+from loradeck.schemas.route import ResponseChecks
 from loradeck.schemas.state import TenantRow
 
 ACME = ("acme", "production")
@@ -75,6 +77,34 @@ async def test_a_release_whose_engine_fails_every_request_is_bad_and_pages(
     metrics = (await viewer.get(f"http://127.0.0.1:{deck.port}/metrics")).text
     assert 'loradeck_pointer_flag_moved_timestamp_seconds{flag="BAD"' in metrics
     assert 'loradeck_pointer_failed_share{release="v2",route="production",tenant="acme"} 1.0' in metrics
+
+
+async def test_which_checks_answers_failed_comes_from_the_router_to_the_row_and_the_metrics(
+    deck: Deck, join: Join, router: Running, engine: Upstream
+) -> None:
+    content = {"canaries": ["xyzzy-plugh"], "alert_only": ["canary"]}
+    await deck.tenant(checks={"content": content})
+    agent = await join("n1")
+    await deck.promote(await deck.release(seed=1))
+    told = agent.entries[ACME]
+    assert told.content == ContentChecks.model_validate(content)
+    assert told.checks == ResponseChecks(), "a node of the version before reads what it knows"
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1, checks=told.checks, content=told.content))
+    for answer in ("", "", "it is xyzzy-plugh", "fine"):
+        await router.ask(answer=answer)
+    await router.trace(4)
+    await report(agent, router)
+
+    row = await minute(deck, 4)
+
+    assert (row.cause.faults, row.cause.noticed) == ({"empty": 2}, {"canary": 1})
+    assert row.cause.why == "empty 2; noticed canary 1"
+    viewer = await deck.as_role("viewer")
+    metrics = (await viewer.get(f"http://127.0.0.1:{deck.port}/metrics")).text
+    where = 'release="v1",route="production",tenant="acme"'
+    assert f'loradeck_pointer_check_failures{{check="empty",makes_bad="1",{where}}} 2.0' in metrics
+    assert f'loradeck_pointer_check_failures{{check="canary",makes_bad="0",{where}}} 1.0' in metrics
 
 
 async def test_a_release_with_a_million_good_answers_behind_it_is_bad_seconds_after_it_has_turned(
