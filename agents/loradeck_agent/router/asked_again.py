@@ -120,10 +120,7 @@ class AskAgain:
             async with (
                 asyncio.timeout(HORIZON_S),
                 replica.session.post(
-                    replica.urls[path],
-                    data=body,
-                    headers={"Content-Type": "application/json"},
-                    allow_redirects=False,
+                    replica.urls[path], data=body, headers={"Content-Type": "application/json"}, allow_redirects=False
                 ) as answer,
             ):
                 raw, status = await answer.read(), answer.status

@@ -41,10 +41,7 @@ _WORD = re.compile(rf"[{_SIGN}]|[^\W{_SIGN}]+")
 """A word; in Chinese and Japanese, which put no space between words, a character."""
 
 _UNSEEN = {"Cf", "Mn", "Me"}
-_LATIN = str.maketrans(
-    "аеорсухіјѕԁԛԝһкмтвнαορντικυχεη",
-    "aeopcyxijsdqwhkmtbhaopvtikuxen",
-)
+_LATIN = str.maketrans("аеорсухіјѕԁԛԝһкмтвнαορντικυχεη", "aeopcyxijsdqwhkmtbhaopvtikuxen")
 """Small Cyrillic and Greek letters -> the Latin ones that they look like (of Unicode's UTS 39, confusables)."""
 
 
@@ -59,8 +56,7 @@ def folded_words(text: str) -> list[str]:
 def found_in(questions: Iterable[str], items: Mapping[str, str]) -> Iterator[tuple[int, str, str]]:
     """Yields (line of a row, counted from 1; item; how) for each item that a row's question holds.
 
-    Args:
-        items: id -> question.
+    `items`: id -> question.
     """
     words = {item: folded_words(question) for item, question in items.items()}
     same: dict[tuple[str, ...], list[str]] = defaultdict(list)

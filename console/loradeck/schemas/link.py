@@ -38,8 +38,7 @@ NOT_ACTIVE = "not_active"
 
 
 Address = Annotated[
-    str,
-    StringConstraints(max_length=262, pattern=r"^(\[[0-9a-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*):[0-9]{1,5}$"),
+    str, StringConstraints(max_length=262, pattern=r"^(\[[0-9a-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*):[0-9]{1,5}$")
 ]
 """HOST:PORT of a router: a name, an IPv4 address, or an IPv6 address in brackets."""
 

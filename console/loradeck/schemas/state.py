@@ -245,9 +245,7 @@ class TenantRow(Wire):
     listed: int
     placed: int
     sources: tuple[CountSource, ...] = Field(
-        (),
-        exclude_if=lambda sources: not sources,
-        description="of `flipped`, `proven` and `minute`",
+        (), exclude_if=lambda sources: not sources, description="of `flipped`, `proven` and `minute`"
     )
     attested: tuple[int, int] | None = Field(None, description="(n, m) once this generation was attested")
     settled: bool = Field(description="no reachable replica is still on its way to the current generation")

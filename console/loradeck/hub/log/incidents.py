@@ -87,7 +87,7 @@ class Incidents:
         return self._known.incidents.get(self._open.get(key, ""))
 
     def open_at(self, tenant: str) -> int:
-        """How many open incidents belong to a tenant."""
+        """Says how many open incidents belong to a tenant."""
         return sum(one.closed_ms is None and one.tenant == tenant for one in self._known.incidents.values())
 
     def new_id(self) -> str:

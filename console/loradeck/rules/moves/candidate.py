@@ -218,8 +218,7 @@ def compare(
         until_ms: when it is over; None: once each arm has `of_each` keys.
         permille: the share from now on; None: as it is.
 
-    Raises:
-        Refused: moved, no_candidate, no_arms, bad_horizon; to widen also held, candidate_unfit, too_few_keys.
+    Raises: Refused: moved, no_candidate, no_arms, bad_horizon; to widen also held, candidate_unfit, too_few_keys.
     """
     expect_generation(pointer, expected_generation)
     candidate = _candidate_of(pointer)

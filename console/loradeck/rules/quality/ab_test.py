@@ -62,14 +62,7 @@ def _checked(
     gate: CompareGate, *, note: str, value: float, n: int, low: float, high: float, passed: bool
 ) -> CheckResult:
     return CheckResult(
-        name=COMPARE,
-        passed=passed,
-        value=value,
-        threshold=gate.margin,
-        n=n,
-        low=low,
-        high=high,
-        note=note,
+        name=COMPARE, passed=passed, value=value, threshold=gate.margin, n=n, low=low, high=high, note=note
     )
 
 

@@ -114,8 +114,7 @@ def slices_check(
     `max_drop`: of candidates that lose nothing one in twenty fails at most, however many slices there are. One with
     fewer items than `min_slice` is undecided, so that it fails too.
 
-    Args:
-        slices: an item -> its slice. Those without one are in none.
+    `slices`: an item -> its slice. Those without one are in none.
     """
     pairs = _pairs(report, other)
     counts = {

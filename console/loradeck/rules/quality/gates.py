@@ -225,8 +225,7 @@ def require_big_enough(
 def require_disjoint(gate: Groups, selection: Groups, names: tuple[str, str]) -> None:
     """Checks that a gate's suite and one for selection ask nothing that the other asks.
 
-    Args:
-        names: of the two suites, for people.
+    `names`: of the two suites, for people.
 
     Raises: Refused: selection_suite, with the ids of the items.
     """

@@ -72,8 +72,7 @@ def said(found: ArmsCompared) -> str:
 def decide(out: Candidate, candidate: Outcomes, live: Outcomes, around: Around) -> Decision:
     """Decides on the next step of a candidate that has a plan.
 
-    Args:
-        candidate: what nodes have said of its arm since the share was changed last; `live`: of the other arm.
+    `candidate`: what nodes have said of its arm since the share was changed last; `live`: of the other arm.
     """
     plan = out.plan
     assert plan is not None
