@@ -9,6 +9,7 @@ the client, the engine and the checker here.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ from tests.bench.rows import Row, cpu_s, quantile
 from tests.integration.router.running import KEY, Running, entry, release
 
 from incident.fleet import free_port
+from loradeck.schemas.content_checks import ContentChecks
+from loradeck.schemas.table import CandidateRef, ReleaseRef
 
 ONE_N = 4000
 SIXTEEN_N = 24_000
@@ -35,7 +38,12 @@ PEER_WARM_N = 50
 PEER_ONE_N = 400
 PEER_SIXTEEN_N = 1600
 
-_BODY = json.dumps({"model": "acme", "messages": [{"role": "user", "content": "Where is my refund?"}]}).encode()
+
+def _body(prompt: str) -> bytes:
+    return json.dumps({"model": "acme", "messages": [{"role": "user", "content": prompt}]}).encode()
+
+
+_BODY = _body("Where is my refund?")
 _ANSWER = json.dumps(
     {
         "id": "chatcmpl-0",
@@ -69,6 +77,8 @@ def measure(*, share: float = 1.0) -> list[Row]:
 
 
 class _Engine(asyncio.Protocol):
+    _metrics = b"vllm:num_requests_waiting 0\n"
+    _waiting = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(_metrics) + _metrics
     _reply = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_ANSWER) + _ANSWER
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -82,8 +92,9 @@ class _Engine(asyncio.Protocol):
             length = int(rest.split(b"\r\n", 1)[0]) if found else 0  # the peer also asks without a body
             if len(self._buffer) < end + 4 + length:
                 return
+            asked = self._buffer.startswith(b"GET /metrics")
             self._buffer = self._buffer[end + 4 + length :]
-            self._transport.write(self._reply)
+            self._transport.write(self._waiting if asked else self._reply)
 
 
 async def _serve_engine(path: str) -> None:
@@ -98,8 +109,14 @@ async def _serve_engine(path: str) -> None:
 # ---- the client: one request after the other on each connection -----------------------------------------------
 
 
+_PROMPTS = map("Where is my {0[0]}{0[1]}{0[2]}{0[3]}?".format, itertools.product("abcdefghijklmnopqrst", repeat=4))
+"""Prompts that are not folded into one, as those that differ in numbers are."""
+
+
 class _Client(asyncio.Protocol):
-    def __init__(self, request: bytes, left: Callable[[], bool], latencies: list[float], done: Callable[[], None]):
+    def __init__(
+        self, request: Callable[[], bytes], left: Callable[[], bool], latencies: list[float], done: Callable[[], None]
+    ):
         self._request = request
         self._left = left
         self._latencies = latencies
@@ -117,7 +134,7 @@ class _Client(asyncio.Protocol):
             self._done()
             return
         self._sent = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(self._request())
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -134,12 +151,23 @@ class _Client(asyncio.Protocol):
         self._send()
 
 
-async def _load(where: str | tuple[str, int], connections: int, n: int) -> tuple[list[float], float]:
-    """n requests over so many connections: latencies in milliseconds, and seconds in all."""
-    request = (
+def _request(body: bytes = _BODY) -> bytes:
+    return (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(_BODY)}\r\n\r\n"
-    ).encode() + _BODY
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+async def _load(
+    where: str | tuple[str, int], connections: int, n: int, *, apart: bool = False
+) -> tuple[list[float], float]:
+    """n requests over so many connections: latencies in milliseconds, and seconds in all.
+
+    Args:
+        apart: each has a prompt of its own, so that none is a repetition of another.
+    """
+    same = _request()
+    request = (lambda: _request(_body(next(_PROMPTS)))) if apart else (lambda: same)
     remaining, open_, finished = n, connections, asyncio.Event()
     latencies: list[float] = []
 
@@ -184,7 +212,9 @@ async def _measure(rounds: Rounds) -> list[Row]:
             await router.engines(("e0", socket, [v1, v2]))
             await router.table(entry(v1))
             rows, added = await _overhead(router, socket, rounds)
-            return rows + await _peer(folder, port, added, rounds) + await _flips(router, rounds)
+            rows += await _peer(folder, port, added, rounds) + await _flips(router, rounds)
+            await router.engines(("e0", socket, [v1, v2]))
+            return rows + await _all_on(router, socket, v1, v2, rounds)
     finally:
         await router.close()
         engine.kill()
@@ -235,6 +265,38 @@ async def _overhead(router: Running, socket: str, rounds: Rounds) -> tuple[list[
             how="by the CPU time of its process, because client, engine and checker share its core here",
         ),
     ], r50 - d50
+
+
+async def _all_on(router: Running, socket: str, v1: ReleaseRef, v2: ReleaseRef, rounds: Rounds) -> list[Row]:
+    """The router's overhead with all that it does beside serving: checks, the ledger, and a candidate either way."""
+    content = ContentChecks(
+        tool_calls=True, repetition=True, personal_data=True, canaries=("a string of the rows",), languages=("en",)
+    )
+    through = ("127.0.0.1", router.port)
+    rows = []
+    for what, permille, shadow in (("half of the callers", 500, False), ("a shadow of all", 1000, True)):
+        generation = 1_000_000 + len(rows)  # after those of the flips
+        split = {"generation": generation, "salt": "a-salt-of-16-chr", "permille": permille, "shadow": shadow}
+        await router.table(entry(v1, generation, candidate=CandidateRef(release=v2, **split), content=content))
+        await _load(through, 1, WARM_N, apart=True)
+        direct: list[float] = []
+        routed: list[float] = []
+        for _ in range(4):
+            direct += (await _load(socket, 1, rounds.one // 4, apart=True))[0]
+            routed += (await _load(through, 1, rounds.one // 4, apart=True))[0]
+        asked = sum(row["again"]["pairs"] for row in await router.stats() if row.get("again"))
+        assert bool(asked) is shadow, f"{asked} pairs were counted"
+        rows.append(
+            Row(
+                f"router overhead with every check, the ledger and a candidate, {what}: p50",
+                quantile(routed, 50) - quantile(direct, 50),
+                "ms",
+                len(routed),
+                0.5,
+                how="as above, each request with a prompt of its own" + (f"; {asked} pairs" if shadow else ""),
+            )
+        )
+    return rows
 
 
 async def _peer(folder: Path, upstream: int, added: float, rounds: Rounds) -> list[Row]:
