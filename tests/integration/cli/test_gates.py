@@ -157,6 +157,22 @@ def test_a_new_gate_bounds_its_drops_by_five_points_and_one_that_stands_keeps_wh
     assert "gate with the anchor" in alone["detail"]
 
 
+def test_a_gate_that_asks_for_an_ab_says_so_and_is_loosened_with_a_reason_only(
+    desk: Desk, tenant: str, rows: Path, tmp_path: Path
+) -> None:
+    desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)
+    file = tmp_path / "gate.toml"
+    bare, asks = 'suite = "judge"\nmax_drop = 1.0\n', '[compare]\nfigure = "errors"\nmargin = 0.02\nkeys = 30\n'
+    file.write_text(bare + asks)
+    desk.json("gate", "set", tenant, "--file", file)
+    shown = desk.run("gate", "show", tenant).stdout
+    assert "A/B of errors: upper end under 2 points, 30 keys in each arm" in shown
+    for less in (bare, bare + asks.replace("0.02", "0.05"), bare + asks.replace("errors", "bad")):
+        file.write_text(less)
+        problem = desk.refused(1, "reason_required", "gate", "set", tenant, "--file", file)
+        assert "A/B" in problem["detail"]
+
+
 def test_the_demos_gate_stands_on_the_suite_that_it_is_for(desk: Desk, base: str) -> None:
     desk.json("tenant", "create", TENANT)
     desk.json("suite", "add", TICKETS / TENANT / f"{SUITE}.jsonl", "--tenant", TENANT, "--name", SUITE)
