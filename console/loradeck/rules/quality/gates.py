@@ -5,7 +5,6 @@ releases are compared is `comparison`.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -241,7 +240,8 @@ def require_disjoint(gate: Groups, selection: Groups, names: tuple[str, str]) ->
 
 
 def _require_slices(part: SuiteGate, needed: int, groups: Groups) -> None:
-    sizes = Counter(slice for item, slice in groups.slices.items() if item not in groups.copies)
+    own = [slice for item, slice in groups.slices.items() if item not in groups.copies]
+    sizes = {slice: own.count(slice) for slice in set(own)}
     small = {slice: n for slice, n in sizes.items() if n < needed}
     if small:
         slice, n = min(small.items(), key=lambda one: (one[1], one[0]))
