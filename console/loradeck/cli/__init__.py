@@ -3,6 +3,7 @@
 `loradeck --help` imports this module alone; a command's own module is imported when it runs.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -126,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(Exit.USAGE)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):  # the latter is a Ctrl-C while click reports the first
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # and one more must not end it with another status, or a traceback
         click.echo("interrupted", err=True)
         sys.exit(Exit.INTERRUPTED)
     sys.exit(status if isinstance(status, int) else Exit.OK)

@@ -304,8 +304,9 @@ def at_a_terminal(desk: Desk, typed: str, *words: str) -> tuple[int, str]:
     asked = False
     try:
         while True:
-            if not select.select([master], [], [], 1)[0]:
-                # Python waits for a line on after a Ctrl-C between its prompt and its read: it is pressed again.
+            if not select.select([master], [], [], 0.02)[0]:
+                # Python waits for a line on after a Ctrl-C between its prompt and its read: it is pressed again and
+                # again, as a person would, also while the command ends.
                 if asked and typed == "\x03":
                     os.write(master, typed.encode())
                 continue
