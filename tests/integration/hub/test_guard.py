@@ -165,6 +165,21 @@ async def test_two_callers_take_no_candidate_out(deck: Deck, join: Join) -> None
     assert "only 2 callers" in (await deck.row()).guard
 
 
+async def test_a_guard_whose_hold_was_cleared_still_rolls_back_and_counts_that_once(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    await votes(agent, callers=2, **{two: 0, other: 4})
+    await until(lambda: pointer(deck).held, "guard holds")
+    clear = {"held": False, "expected_generation": pointer(deck).generation, "idempotency_key": key(), "reason": "ours"}
+    await deck.ok("POST", f"{ROUTE}/hold", clear)
+    deck.hub.guard.tick()
+    await votes(agent, seconds=11, callers=24, **{two: 0, other: 4})
+    await until(lambda: pointer(deck).candidate is None, "guard has taken the candidate out")
+    kinds = [event.kind for event in deck.hub.log.recent if event.actor == "guard"]
+    assert kinds == [EventKind.HOLD, EventKind.ROLLBACK]  # the hold that a person has cleared is not repeated
+    assert len(deck.hub.guard._moved_ms) == 1
+
+
 async def test_a_route_without_a_guard_is_left_alone(deck: Deck, join: Join) -> None:
     agent, two, other = await live(deck, join)
     await call(deck, "start", release=other, unit="user", named=["ann"])

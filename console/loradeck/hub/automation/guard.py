@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,7 +22,7 @@ from loradeck.rules.moves.draft import Actor, by_automation
 from loradeck.rules.moves.incidents import opening, suspect_of
 from loradeck.rules.quality.guard import FORWARD, LATEST_S, NOTHING, Around, Decision, Evidence, decide
 from loradeck.schemas.ids import PointerKey, Role
-from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.log import Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import HoldRequest, RollbackRequest
 from loradeck.schemas.route import Guard
 from loradeck.schemas.state import PreviewAction
@@ -61,16 +61,21 @@ class GuardedPointers:
         """Begins with the pointers as the log has them."""
         for key, pointer in self._log.state.pointers.items():
             self._watch(key, pointer)
-        for event in self._log.recent:
-            if by_automation(event) and event.actor == ACTOR.name and event.kind is EventKind.ROLLBACK:
-                self._moved_ms.append(event.at_ms)
+        self._count(self._log.recent)
 
     def committed(self, published: Published) -> None:
         """Begins anew for pointers that have moved; a follower of the log."""
+        self._count(published.events)
         for move in published.moves:
             if move.event.pointer is not None:
                 self.said.pop(move.key, None)
                 self._watch(move.key, move.event.pointer)
+
+    def _count(self, events: Iterable[Event]) -> None:
+        """Counts guard's own moves, by the log alone: also one whose commit had no known outcome at first."""
+        for event in events:
+            if by_automation(event) and event.actor == ACTOR.name and event.kind is EventKind.ROLLBACK:
+                self._moved_ms.append(event.at_ms)
 
     def _watch(self, key: PointerKey, pointer: PointerState) -> None:
         last = self._log.last_move(pointer)
@@ -147,14 +152,15 @@ class GuardedPointers:
             async with self._log.moving:
                 pointer = self._log.state.pointers[key]
                 found = self._judged(key, pointer)
-                name = f"guard {'/'.join(key)} {pointer.generation} {pointer.held}"
-                drafts = self._drafts(pointer, *found, name) if found is not None else ()
+                if found is None:
+                    return
+                # Each act once in a generation: a hold that a person has cleared is not repeated, nor in a move's way.
+                name = f"guard {found[0].act.value} {'/'.join(key)} {pointer.generation}"
+                drafts = self._drafts(pointer, *found, name)
                 if drafts:
                     self._allowed.check_pointer(key)
                     self._allowed.check_all(drafts)
                     await self._log.commit(drafts, name)
-                    if drafts[0].kind is EventKind.ROLLBACK:
-                        self._moved_ms.append(self._clock.now_ms())
         except (Refused, StoreError) as error:
             log.error("guard could not act tenant=%s route=%s code=%s %s", *key, error.code, error)
         finally:
