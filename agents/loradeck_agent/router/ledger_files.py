@@ -124,10 +124,14 @@ class LedgerFiles:
         if self._file < 0 or self._path is None:
             return
         file, self._file = self._file, -1
-        with suppress(FileNotFoundError):
-            self._path.rename(self._path.with_suffix(COMPLETE))
-        os.close(file)
-        self._lost += give_up_oldest(self._folder, FOLDER_BYTES)
+        try:
+            with suppress(FileNotFoundError):
+                self._path.rename(self._path.with_suffix(COMPLETE))
+            self._lost += give_up_oldest(self._folder, FOLDER_BYTES)
+        except OSError as error:
+            log.error("%s keeps its name, and the agent takes it as a killed router's: %s", self._path.name, error)
+        finally:
+            os.close(file)
 
 
 def _hour() -> int:
@@ -136,7 +140,10 @@ def _hour() -> int:
 
 def give_up_oldest(folder: Path, most: int) -> int:
     """Removes the oldest complete files of a folder, until they have `most` bytes. Returns the lines that went."""
-    lost, sizes = 0, {path: path.stat().st_size for path in sorted(folder.glob(f"*{COMPLETE}"))}
+    lost, sizes = 0, dict[Path, int]()
+    for path in sorted(folder.glob(f"*{COMPLETE}")):
+        with suppress(FileNotFoundError):  # an agent has taken it meanwhile
+            sizes[path] = path.stat().st_size
     for path in sizes:
         if sum(sizes.values()) <= most:
             break

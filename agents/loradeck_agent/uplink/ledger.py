@@ -94,13 +94,16 @@ class LedgerSegments:
     async def run(self) -> None:
         """Seals what is complete and sends what is sealed, for ever."""
         while True:
-            try:
-                if await asyncio.to_thread(self.seal):
-                    await asyncio.sleep(random.uniform(0, SPREAD_S))
-                await self.send()
-            except (OSError, Fault, ValueError) as error:
-                log.error("the answer ledger is held up: %s", error)
+            for step in (self._seal_and_wait, self.send):  # a disk that is too full to seal gets room by sending
+                try:
+                    await step()
+                except (OSError, Fault, ValueError) as error:
+                    log.error("the answer ledger is held up: %s", error)
             await asyncio.sleep(LOOK_S)
+
+    async def _seal_and_wait(self) -> None:
+        if await asyncio.to_thread(self.seal):
+            await asyncio.sleep(random.uniform(0, SPREAD_S))
 
     # ---- sealing -------------------------------------------------------------------------------------------
 
@@ -121,15 +124,21 @@ class LedgerSegments:
         if chain.rows_of != path.stem:
             by_tenant, lost = _rows_of(path)
             chain.lost += lost
-            for (tenant, _), rows in sorted(by_tenant.items()):
-                for at in range(0, len(rows.lines), SEGMENT_ROWS):
-                    self._write(chain, tenant, rows, rows.lines[at : at + SEGMENT_ROWS])
+            made: list[Path] = []
+            try:
+                for (tenant, _), rows in sorted(by_tenant.items()):
+                    for at in range(0, len(rows.lines), SEGMENT_ROWS):
+                        made.append(self._write(chain, tenant, rows, rows.lines[at : at + SEGMENT_ROWS]))
+            except OSError:
+                for part in made:  # or they would be sent, and made again under the same numbers
+                    part.unlink()
+                raise
             chain.rows_of = path.stem
             self._give_up_oldest(chain)
             write_durably(self._chain_file, chain.model_dump_json().encode())
         path.unlink(missing_ok=True)
 
-    def _write(self, chain: _Chain, tenant: str, rows: _Rows, lines: Sequence[bytes]) -> None:
+    def _write(self, chain: _Chain, tenant: str, rows: _Rows, lines: Sequence[bytes]) -> Path:
         link = chain.tenants.setdefault(tenant, _Link())
         head = SegmentHead(
             node=self.node,
@@ -145,8 +154,10 @@ class LedgerSegments:
         )
         made = sealed(head, lines)
         chain.count += 1
-        write_durably(self.folder.ledger / f"{chain.count:012d}.{tenant}.{head.seq}.segment", made)
+        path = self.folder.ledger / f"{chain.count:012d}.{tenant}.{head.seq}.segment"
+        write_durably(path, made)
         chain.tenants[tenant] = _Link(seq=head.seq, sha256=hashlib.sha256(made).hexdigest())
+        return path
 
     def _give_up_oldest(self, chain: _Chain) -> None:
         """Removes the oldest segments that no hub took, until they have their room again, and counts their rows."""

@@ -348,3 +348,43 @@ async def test_a_fault_of_the_disk_holds_the_ledger_up_until_the_next_look_and_e
     running.cancel()
 
     assert [head_of(made).rows for _, _, made in hub.taken] == [1]
+
+
+async def test_what_is_sealed_is_sent_though_the_disk_takes_no_more(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what makes room. A file that was sealed in part is left to be sealed whole, and no part of it is sent."""
+    monkeypatch.setattr(ledger, "LOOK_S", 0.001)
+    await write(folder, row("r-1"))
+    segments.seal()
+    await write(folder, row("r-2"), row("r-3", "globex"), boot="b2")
+    wrote = ledger.write_durably
+
+    def full(path: Path, data: bytes) -> None:
+        if ".globex." in path.name:
+            raise OSError(28, "full")
+        wrote(path, data)
+
+    monkeypatch.setattr(ledger, "write_durably", full)
+    running = asyncio.create_task(segments.run())
+    async with asyncio.timeout(20):
+        await hub.took.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert [(tenant, head_of(made).seq) for tenant, _, made in hub.taken] == [("acme", 1)]
+    assert len(list(folder.ledger_rows.glob("*.rows"))) == 1
+
+
+async def test_a_disk_that_completes_no_file_ends_no_router_and_keeps_no_file_locked(
+    folder: StateFolder, segments: LedgerSegments, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, target: Path) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "rename", read_only)
+        await write(folder, row("r-1"))
+    assert segments.seal() == 1
+    await segments.send()
+    assert [head_of(made).rows for _, _, made in hub.taken] == [1]
