@@ -25,6 +25,9 @@ TRIES = 4
 PREFIX_BYTES = 256
 """By so much of their beginning, requests are sent to the same node: the same system prompt, the same cache."""
 
+WHOLE_BYTES = 1 << 20
+"""An answer of more than this is passed on as it comes, so that no node can fill a gateway's memory."""
+
 _MAY_BE_REFUSED = frozenset({401, 404, 502, 503})
 """Statuses with which a node refuses what another one may answer."""
 
@@ -100,12 +103,14 @@ class GatewayProxy(CallersApi):
                 shown = {
                     name: value for name, value in upstream.headers.items() if name.lower() not in OF_THE_CONNECTION
                 }
-                if upstream.content_length is not None:
+                length = upstream.content_length
+                if length is not None and length <= WHOLE_BYTES:
                     raw = await upstream.read()
                     code = _code(raw) if upstream.status in _MAY_BE_REFUSED else None
                     whole = web.Response(status=upstream.status, headers=shown, body=raw)
                     return whole, code if code in RETRIED else None
                 sent = web.StreamResponse(status=upstream.status, headers=shown)
+                sent.content_length = length
                 try:
                     await sent.prepare(request)
                     async for chunk in upstream.content.iter_any():

@@ -9,6 +9,7 @@ import ssl
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 from tests.fakes import hub_in_process
 from tests.fakes.hub_in_process import Deck, Refusal, restore, running, until
@@ -17,6 +18,7 @@ from tests.fakes.member import Member
 from tests.integration.gateway.conftest import ROUTE, Fleet
 from tests.integration.gateway.serving_node import RunningGateway, ServingNode, gateway
 from tests.integration.router.running import Answer, free_port
+from yarl import URL
 
 from loradeck.schemas.link import AckLevel, Desired, Serving
 
@@ -235,6 +237,31 @@ async def test_a_node_names_no_address_but_its_own(deck: Deck, folder: Path, cap
         assert "address not believed node=n1" in caplog.text
     finally:
         await node.close()
+
+
+async def test_a_node_fills_no_gateways_memory_with_one_answer(fleet: Fleet) -> None:
+    """What is more than an answer's usual bytes is passed on as it comes, with the length that the node said."""
+    made, told = fleet.gateway.gateway, asyncio.Event()
+    assert made is not None
+
+    async def node(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000000000\r\n\r\nhere")
+        await told.wait()
+        writer.close()
+
+    async with await asyncio.start_server(node, "127.0.0.1", 0) as hostile:
+        port = hostile.sockets[0].getsockname()[1]
+        for pool in made.nodes.by_name.values():
+            pool.urls = {path: URL(f"http://127.0.0.1:{port}{path}") for path in pool.urls}
+        url, body = f"http://127.0.0.1:{fleet.gateway.port}/v1/chat/completions", {"model": "acme", "messages": []}
+        headers = {"Authorization": f"Bearer {fleet.key}"}
+        async with asyncio.timeout(20), fleet.gateway.callers.post(url, json=body, headers=headers) as answer:
+            assert (answer.status, answer.content_length) == (200, 10**12)
+            assert await answer.content.readexactly(4) == b"here"
+            told.set()
+            with pytest.raises(aiohttp.ClientPayloadError):  # and the caller is not told that it has all of it
+                await answer.read()
 
 
 async def test_only_a_person_makes_a_gateway(deck: Deck, folder: Path) -> None:
