@@ -127,8 +127,8 @@ class LedgerSegments:
             made: list[Path] = []
             try:
                 for (tenant, _), rows in sorted(by_tenant.items()):
-                    for at in range(0, len(rows.lines), SEGMENT_ROWS):
-                        made.append(self._write(chain, tenant, rows, rows.lines[at : at + SEGMENT_ROWS]))
+                    pieces = (rows.lines[at : at + SEGMENT_ROWS] for at in range(0, len(rows.lines), SEGMENT_ROWS))
+                    made.extend(self._write(chain, tenant, rows, piece) for piece in pieces)
             except OSError:
                 for part in made:  # or they would be sent, and made again under the same numbers
                     part.unlink()
