@@ -63,7 +63,10 @@ class Router:
 
     def answered(self, number: int) -> Answer:
         row = dict.fromkeys(TraceRow.model_fields, 0) | {"seq": len(self.rows) + 1, "request": f"r{number}"}
-        row |= dict.fromkeys(("tenant", "route", "replica", "fault"), "x") | {"release": V2, "admitted_mono_ns": ACK + number}
+        row |= dict.fromkeys(("tenant", "route", "replica", "fault"), "x") | {
+            "release": V2,
+            "admitted_mono_ns": ACK + number,
+        }
         self.rows.append(row | dict.fromkeys(("streamed", "checked", "bad"), False))
         return answer(number, "good")
 
