@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from loradeck.hub.progress.votes import NOTHING, Votes
 from loradeck.rules.quality.detection import Limits
 from loradeck.rules.quality.guard import Control
@@ -169,6 +171,24 @@ def test_one_node_alone_is_named_in_the_evidence_that_guard_gets() -> None:
     evidence = fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes)
     assert evidence is not None
     assert (evidence.alone, evidence.votes, evidence.control) == ("two", (200, 400), None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said", "callers"),
+    [(("one",), {"one": 24}, 24), (("one", "two"), {"one": 2, "two": 100}, 2), (("one", "two"), {"one": 24}, 0)],
+)
+def test_the_number_of_callers_is_no_one_nodes_word_where_others_serve(
+    nodes: tuple[str, ...], said: dict[str, int], callers: int
+) -> None:
+    fleet = Fleet(nodes=nodes)
+    for _ in range(10):
+        for node, seen in said.items():
+            fleet.second(node, 20, 10)
+            fleet.report(node, callers=seen)
+        fleet.now += 1
+    evidence = fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes)
+    assert evidence is not None
+    assert evidence.callers == callers
 
 
 PRIOR, OLDER = "b" * 64, "c" * 64

@@ -126,6 +126,18 @@ class _OfStint:
                 del seconds[at]
         return {node: _sum(seconds.values()) for node, seconds in self.recent[figure].items()}
 
+    def callers(self, placed: Iterable[str]) -> int:
+        """Different callers, at least: the most that one node has seen. Where others serve the pointer too, the node
+        that says the most is left out, as no number may rest on one node's word.
+        """
+        by_node: dict[str, int] = {}
+        for heard in self.heard.values():
+            by_node[heard.node] = max(by_node.get(heard.node, 0), heard.callers)
+        counted = sorted(by_node.values())
+        if len({*placed, *by_node}) > 1:
+            counted = counted[:-1]
+        return max(counted, default=0)
+
 
 class Votes:
     """Votes by pointer and stint. Only the newest stints of a pointer are kept."""
@@ -246,7 +258,7 @@ class Votes:
                     figure=figure,
                     votes=votes,
                     control=compared(arms, placed()),
-                    callers=max((heard.callers for heard in found.heard.values()), default=0),
+                    callers=found.callers(placed()),
                     nats=nats,
                     alone=judged.alone if judged.breach is None else "",
                 )
@@ -288,7 +300,7 @@ class Votes:
                 figure=figure,
                 votes=_sum(by_node.values()),
                 control=compared(arms, placed()),
-                callers=max((heard.callers for heard in found.heard.values()), default=0),
+                callers=found.callers(placed()),
                 nats=nats,
                 alone=judged.alone if judged.breach is None else "",
             )
