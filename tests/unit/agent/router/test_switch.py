@@ -16,9 +16,10 @@ from tests.integration.router.running import BASE, OTHER_BASE, entry, pin, relea
 
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import Gap, ResponseChecks, RouteResidency
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
@@ -255,9 +256,13 @@ async def test_every_refused_entry_of_a_directive_is_acknowledged(node: Node) ->
     node.send(entry(V2, 5), entry(V2, 5, route="staging"))
     foreign = release("v1", tenant="globex")
     acks = node.send(
-        entry(V1, 4), entry(foreign, route="a"), entry(V1, 4, route="staging"), entry(foreign, route="b"), entry(V1, 6)
+        *(entry(V1, route=route, needs=("of_tomorrow",)) for route in ("c", "d")),
+        *(entry(V1, 4), entry(foreign, route="a"), entry(V1, 4, route="staging"), entry(foreign, route="b")),
+        entry(V1, 6),
     )
     assert [(ack.route, ack.code) for ack in acks] == [
+        ("c", "unknown_feature"),
+        ("d", "unknown_feature"),
         ("production", "stale"),
         ("a", "bad_entry"),
         ("staging", "stale"),
@@ -450,6 +455,31 @@ async def test_only_entries_that_rest_on_a_change_of_engines_are_looked_at(
     moved = at("e0", V2).model_copy(update={"socket": "/elsewhere.sock"})
     assert looked_at(moved, other, at("e2")) == {"production", "staging"}
     assert looked_at(at("e0", OTHER, base=OTHER_BASE), other, at("e2")) == {"production", "staging", "other"}
+
+
+async def test_an_entry_rests_on_its_candidate_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.engines(at("e0", V1))
+    candidate = CandidateRef(release=V2, generation=2, permille=1000, salt="5a1c02b7")
+    node.send(entry(V1, 2, candidate=candidate, needs=("candidate",)))
+    swapped: list[str] = []
+    swap = node.admission.swap
+    monkeypatch.setattr(node.admission, "swap", lambda entry, plan: (swapped.append(entry.route), swap(entry, plan))[1])
+    node.engines(at("e0", V1, V2))
+    assert swapped == ["production"], "a share of the callers gets it from now on"
+
+
+async def test_a_pinned_pointer_that_is_withdrawn_is_not_said_to_be_before_its_pin_ends(node: Node) -> None:
+    node.engines(at("e0", V1, V2))
+    node.send(entry(V1), entry(V1, route="staging"))
+    node.switch.pin(pin(V2))
+    gone = node.switch.directive(Cursor(1, 9, HASH), (entry(None, 2), entry(None, 2, route="staging")))
+    assert gone.withdrawn == (("acme", "staging"),)
+
+
+async def test_the_hubs_signature_of_a_position_is_held_with_it(node: Node) -> None:
+    signed = Position(log="a" * 32, incarnation="i" * 32, epoch=1, rev=7, hash=HASH, signature="b" * 128)
+    node.switch.directive(Cursor(1, 7, HASH, signed), (entry(V1),))
+    assert (await node.restart()).held.cursor.witness == signed
 
 
 async def test_engines_of_two_bases_that_change_at_once_concern_the_entries_of_both(node: Node) -> None:
