@@ -19,6 +19,17 @@ class Shared(StrEnum):
     SIGNER = "signer"  # signed by one key
 
 
+SHARED_WORDS = {
+    Shared.RELEASE: "release",
+    Shared.DATASET: "dataset",
+    Shared.RUN: "recipe",
+    Shared.BASE_MOVE: "move",
+    Shared.BATCH: "batch of",
+    Shared.SIGNER: "signer",
+}
+"""The word that people read before a tie's name."""
+
+
 class Tie(Wire):
     """One thing that two releases share, named for people: 'acme/tickets-0302', a recipe's first digits, 'B1 > B2',
     'ci-bot'.

@@ -78,7 +78,7 @@ def test_an_incident_is_opened_shown_noted_exported_and_closed(desk: Desk, tenan
     assert "the schema was changed" in shown
     assert "rollback" in shown
     file = tmp_path / "post-mortem.html"
-    desk.json("incident", "export", "INC-9", "--output", str(file))
+    desk.json("incident", "export", "INC-9", "--out", str(file))
     assert file.stat().st_mode & 0o777 == 0o600
     assert "the schema was changed" in file.read_text()
     assert desk.json("incident", "export", "INC-9")["incident"]["id"] == "INC-9"

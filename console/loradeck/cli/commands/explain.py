@@ -40,6 +40,7 @@ def _not_found(found: Explained) -> Exception:
     where = "; ".join((where, *found.unread))
     return refused(
         "the answer ledger does not have this request",
+        code="unknown_request",
         where=where,
         fix="give --at TIME, and --tenant NAME; it has what was answered, and not what was refused",
     )

@@ -144,17 +144,17 @@ def _said(s: Session, result: MoveResult, line: str) -> None:
 
 @incident.command()
 @click.argument("incident_id", metavar="ID")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="A new file, .html or .json.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file, .html or .json.")
 @hub_command
-async def export(s: Session, incident_id: str, output: Path | None) -> None:
+async def export(s: Session, incident_id: str, out: Path | None) -> None:
     """Write a post-mortem: figures, charts with the moves drawn in, and who did what, in one HTML file.
 
     Or all of it as JSON, with --json or a FILE that ends in .json.
     """
-    if output is not None and output.suffix.lower() not in (".html", ".json"):
-        raise misused("the file's ending must be .html or .json", where=str(output), fix="rename it")
+    if out is not None and out.suffix.lower() not in (".html", ".json"):
+        raise misused("the file's ending must be .html or .json", where=str(out), fix="rename it")
     found = await s.api.incident(incident_id)
-    if s.out.as_json if output is None else output.suffix.lower() == ".json":
+    if s.out.as_json if out is None else out.suffix.lower() == ".json":
         text = found.model_dump_json(indent=2) + "\n"
     else:
         first, related, traced = found.incident.pointers[0], None, None
@@ -164,9 +164,9 @@ async def export(s: Session, incident_id: str, output: Path | None) -> None:
                 traced = await s.api.traces(first.tenant, first.route, release=first.suspect.release, last=2000)
         of_it = related is not None and related.incident == incident_id
         text = as_html(found, related if of_it else None, traced)
-    if output is None:
+    if out is None:
         s.out.raw(text.rstrip("\n"))
         return
-    await asyncio.to_thread(write_new, output, text)
-    s.out.json({"file": str(output), "events": len(found.events)})
-    s.out.say(f"{len(found.events):,} events in {output}")
+    await asyncio.to_thread(write_new, out, text)
+    s.out.json({"file": str(out), "events": len(found.events)})
+    s.out.say(f"{len(found.events):,} events in {out}")

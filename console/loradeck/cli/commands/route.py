@@ -23,6 +23,7 @@ from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.related import SHARED_WORDS
 from loradeck.schemas.route import Gap, Guard, RouteConfig, RouteResidency, Streams
 from loradeck.schemas.state import Preview, PreviewAction
 
@@ -168,7 +169,7 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
 @hub_command
 @on_pointer
 async def company(s: Session, at: Pointer) -> None:
-    """List other live releases that share a dataset, recipe, base move or batch with this route's.
+    """List other live releases that share a dataset, recipe, base move, batch or signer with this route's.
 
     One fault may be in all of them; FLAGS show the present state of each.
     """
@@ -180,13 +181,13 @@ async def company(s: Session, at: Pointer) -> None:
             (
                 f"{one.tenant}/{one.route}",
                 f"{one.live.label}/{one.live.base_label}",
-                ", ".join(f"{tie.what.value.replace('_', ' ')} {tie.name}" for tie in one.ties),
+                ", ".join(f"{SHARED_WORDS[tie.what]} {tie.name}" for tie in one.ties),
                 f"{share(one.bad_now)} of {one.bad_n}",
                 " ".join(one.flags) or "fine",
             )
             for one in found.companions
         ],
-        empty="no other live release shares its data, recipe, base move or batch",
+        empty="no other live release shares its data, recipe, base move, batch or signer",
     )
     if found.total > len(found.companions):
         s.out.say(f"{len(found.companions)} of {found.total} are listed")

@@ -79,8 +79,9 @@ BINDINGS: tuple[Binding, ...] = (
     ),
     *_on(frozenset({Screen.TENANTS, Screen.EVENTS}),
         (Action.ANNOTATE, "i", "incident", 12,
-         "Open an incident over the row and marked ones: INC-2210 what happened. {mark_related} marks related ones. "
-         "On a row that has it already it goes to the last move, on an event to that; - is for none."),
+         "Open an incident over the row and the marked ones. Type its id and what happened: INC-2210 answers are empty. "
+         "{mark_related} marks related rows. Where a row is in it already, what is typed goes to its last move; on an "
+         "event, to that event. - instead of an id is a note without an incident."),
     ),
     Binding(Action.CONFIRM, ("y",), "yes", "Do what the question above the footer says.", moves=True),
     *_on(TENANTS,

@@ -14,7 +14,7 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import Event, EventKind
-from loradeck.schemas.related import RelatedRelease, Shared
+from loradeck.schemas.related import SHARED_WORDS, RelatedRelease, Shared
 from loradeck.schemas.route import Soak
 from loradeck.schemas.state import Preview, PreviewAction, Readiness, ReleaseView, ReplicaReadiness, TenantRow
 from loradeck.tui.key_checks.promote import gate_says
@@ -245,16 +245,6 @@ def _replicas(by_replica: dict[str, Counts], figure: _Figure) -> str:
     return f"{percent(low)}-{percent(high)}% by replica, worst {clean(worst)}{rest}"
 
 
-_SHARED = {
-    Shared.RELEASE: "release",
-    Shared.DATASET: "dataset",
-    Shared.RUN: "recipe",
-    Shared.BASE_MOVE: "move",
-    Shared.BATCH: "batch of",
-    Shared.SIGNER: "signer",
-}
-
-
 def also_line(state: ConsoleState, row: TenantRow) -> Line:
     """Live releases that share something with this one, those in trouble first, each under its likeliest tie."""
     label = Span(" ALSO  ", "label")
@@ -268,7 +258,7 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
         groups.setdefault((one.ties[0].what, one.ties[0].name), []).append(one)
     fine = {tie: all(health_of(state, one) == "fine" for one in companions) for tie, companions in groups.items()}
     groups_shown = [
-        f"{_SHARED[tie[0]]} {clean(tie[1])}: {_companions(state, groups[tie])}"
+        f"{SHARED_WORDS[tie[0]]} {clean(tie[1])}: {_companions(state, groups[tie])}"
         for tie in sorted(groups, key=lambda tie: fine[tie])
     ]
     troubled = not all(fine.values())
