@@ -79,7 +79,7 @@ BINDINGS: tuple[Binding, ...] = (
     ),
     *_on(frozenset({Screen.TENANTS, Screen.EVENTS}),
         (Action.ANNOTATE, "i", "incident", 12,
-         "Open an incident over the row and the marked ones. Type its id and what happened: INC-2210 answers are empty. "
+         "Open an incident over the row and marked ones. Type its id and what happened: INC-2210 answers are empty. "
          "{mark_related} marks related rows. Where a row is in it already, what is typed goes to its last move; on an "
          "event, to that event. - instead of an id is a note without an incident."),
     ),
