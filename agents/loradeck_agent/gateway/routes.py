@@ -157,10 +157,13 @@ class GatewayRoutes:
         """Forgets what was shown before the last bookmark but one.
 
         A move that a node has heard of has come here by now. One that has not is none of the hub's: the node that shows
-        it is believed no more, or it could have every other node of its pointers refuse.
+        it is believed no more, or it could have every other node of its pointers refuse. A fence of an earlier hub,
+        whose move may have been lost, counts for nothing and says nothing against its node.
         """
         for key, (fence, node) in self._shown_before.items():
             entry = self.table.entries.get(key)
+            if fence[0] < self.table.cursor.epoch:
+                continue
             if (entry is None or fence > entry.fence) and node not in self._doubted:
                 self._doubted.add(node)
                 log.error("%s shows a move of %s that the hub knows nothing of: its fences are ignored", node, key)

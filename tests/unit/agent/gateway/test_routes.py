@@ -63,6 +63,17 @@ def test_a_node_that_shows_a_move_before_the_hub_tells_of_it_is_believed_on(rout
     assert routes.fence(held(routes)) == (1, 3)
 
 
+def test_a_node_that_shows_a_move_which_the_hub_before_has_lost_is_believed_on(routes: GatewayRoutes) -> None:
+    """It speaks the truth: the move was made, and a hub from a backup knows nothing of it."""
+    routes.show(held(routes), (1, 2), "n1")
+    assert routes.directive(told(entry(release("v1"))).model_copy(update={"epoch": 2, "prev_rev": 1})) is None
+    for _ in range(3):
+        assert routes.bookmark(Bookmark(epoch=2, rev=1, hash=GENESIS)) is None
+    assert routes.fence(held(routes)) == (1, 1)
+    routes.show(held(routes), (2, 2), "n1")
+    assert routes.fence(held(routes)) == (2, 2)
+
+
 def test_a_missed_directive_asks_for_everything_and_changes_nothing(routes: GatewayRoutes) -> None:
     assert routes.directive(told(entry(release("v2"), 2), rev=4, full=False)) == "revisions 1 to 3 were missed"
     assert held(routes).generation == 1
