@@ -9,6 +9,9 @@ from loradeck.artifacts.ledger_segments import HEAD_BYTES, bad_segment
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.ledger_segment import SEGMENT_ROWS
 
+TEXT_BYTES = 256 << 20
+"""Most bytes of a segment that is unpacked. A node writes an eighth of it."""
+
 _PIECE = 1 << 16
 
 
@@ -29,12 +32,15 @@ def rows_of(pieces: Iterable[bytes], request: str) -> Iterator[LedgerRow]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    rest, seen = b"", 0
+    rest, seen, size = b"", 0, 0
     for text in _unpacked(pieces):
+        size += len(text)
         *lines, rest = (rest + text).split(b"\n")
         seen += len(lines)
-        if seen > SEGMENT_ROWS + 1 or len(rest) > HEAD_BYTES:
-            raise bad_segment(f"more than {SEGMENT_ROWS} rows, or a line of more than {HEAD_BYTES} bytes")
+        if seen > SEGMENT_ROWS + 1 or len(rest) > HEAD_BYTES or size > TEXT_BYTES:
+            raise bad_segment(
+                f"more than {SEGMENT_ROWS} rows, {TEXT_BYTES >> 20} MiB, or a line of more than {HEAD_BYTES} bytes"
+            )
         yield from lines
 
 

@@ -64,7 +64,3 @@ class SqlLedger(SqlRecords):
         with self.database.reading() as connection:
             rows = connection.execute(f"SELECT body FROM ledger_segments WHERE {where} LIMIT ?", (*args, limit))
             return [Segment.model_validate_json(body) for (body,) in rows.fetchall()]
-
-
-def _columns(s: Segment) -> tuple[object, ...]:
-    return (s.sha256, s.tenant, s.chain, s.seq, s.last_ms, int(s.anchor is not None), s.model_dump_json())

@@ -203,6 +203,36 @@ async def test_a_node_sends_for_itself_alone_and_within_bounds(
     assert (status, problem["code"]) == (429, "ledger_full")
 
 
+@pytest.mark.parametrize("bound", ["NODE_SEGMENTS", "TENANT_SEGMENTS"])
+async def test_a_node_sends_no_more_small_segments_than_it_could_have_sealed(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """Or one node could have every question about a tenant's answers refused, and the anchors of others wait."""
+    monkeypatch.setattr(answer_ledger, bound, 2)
+    node, others = Node(deck), Node(deck, "n2")
+    for name in ("r-1", "r-2"):
+        assert await node.put(node.segment(row(release, name))) == (200, {"kept": True})
+
+    status, problem = await node.put(node.segment(row(release, "r-3")))
+
+    assert (status, problem["code"]) == (429, "ledger_full")
+    assert await others.put(others.segment(row(release))) == (200, {"kept": True})
+
+
+async def test_all_that_has_come_is_anchored_in_one_round(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_ledger, "LEAVES", 2)
+    node, asked = Node(deck), [row(release, f"r-{n}") for n in range(5)]
+    for one in asked:
+        await node.put(node.segment(one))
+
+    await deck.hub.ledger.keep()
+
+    (found,) = (await explain(deck, "r-4")).rows
+    assert found.doubts == ()
+
+
 async def test_a_segment_that_comes_again_is_one(deck: Deck, release: str) -> None:
     node, asked = Node(deck), row(release)
     made = node.segment(asked)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loradeck.artifacts import ledger_rows
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.ledger_rows import rows_of
 from loradeck.artifacts.ledger_segments import head_of, sealed
@@ -286,6 +287,15 @@ def test_what_is_no_segment_is_refused_with_the_reason() -> None:
         head_of(b"no")
     with pytest.raises(BadArtifact, match="no segment"):
         list(rows_of([sealed(head, [b'{"request": "r-1"}'])], "r-1"))
+
+
+def test_a_segment_that_unpacks_to_more_than_a_node_ever_writes_is_not_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = SegmentHead(node="n1", tenant="acme", chain="c" * 32, seq=1, first_ms=1, last_ms=2, rows=1)
+    bomb = sealed(head, [b" " * 100_000] * 100)
+    assert len(bomb) < 100_000
+    monkeypatch.setattr(ledger_rows, "TEXT_BYTES", 1_000_000)
+    with pytest.raises(BadArtifact, match="no segment"):
+        list(rows_of([bomb], "r-1"))
 
 
 async def test_rows_from_before_and_after_the_clock_was_set_are_in_segments_of_their_own(

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,9 @@ KEEP_S = 600.0
 NODE_BYTES = 1 << 30
 """Bytes that one node may send in an hour."""
 
+NODE_SEGMENTS, TENANT_SEGMENTS = 20_000, 600
+"""Segments that one node may send in an hour, and of one tenant: it seals one for each tenant, hour and 32 MiB."""
+
 LEAVES = 10_000
 """Segments under one anchor at most."""
 
@@ -39,6 +43,14 @@ _TENANTS = 100
 _PAGE = 500
 _LINKS = 1000
 """Links of a chain that are looked at from a segment on."""
+
+
+@dataclass
+class _Sent:
+    hour: int
+    size: int = 0
+    segments: Counter[str] = field(default_factory=Counter)
+    """By tenant."""
 
 
 @dataclass(eq=False)
@@ -50,8 +62,8 @@ class AnswerLedger:
     _blobs: Blobs
     _audit: AuditTrail
     _clock: Clock
-    _sent: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
-    """Node -> the hour, and the bytes that it has sent in it."""
+    _sent: dict[str, _Sent] = field(default_factory=dict, init=False)
+    """What each node has sent in the hour in which it sent last."""
 
     async def take(self, node: str, tenant: str, sha256: str, body: bytes) -> bool:
         """Takes a segment of a node; returns whether it is kept, which the tenant's policy decides. Taking one again
@@ -68,7 +80,7 @@ class AnswerLedger:
             raise BadArtifact("bad_segment", "this is no segment that the node may send", flaw, "report it")
         if head.last_ms < rules.kept_from(days, now_ms):
             return False
-        self._count(node, len(body), now_ms)
+        self._count(node, tenant, len(body), now_ms)
         await asyncio.to_thread(self._keep, sha256, body)
         known = await self._store(
             lambda s: s.segments_of(head.chain, tenant, from_seq=head.seq, limit=_PAGE), background=True
@@ -82,14 +94,23 @@ class AnswerLedger:
         state = self._log.state.tenant(tenant)
         return 0 if state.offboarded else state.data.ledger_days
 
-    def _count(self, node: str, size: int, now_ms: int) -> None:
-        hour, sent = self._sent.get(node, (0, 0))
-        sent = size + (sent if hour == now_ms // rules.HOUR_MS else 0)
-        if sent > NODE_BYTES:
+    def _count(self, node: str, tenant: str, size: int, now_ms: int) -> None:
+        sent = self._sent.get(node)
+        if sent is None or sent.hour != now_ms // rules.HOUR_MS:
+            sent = self._sent[node] = _Sent(now_ms // rules.HOUR_MS)
+        if (
+            sent.size + size > NODE_BYTES
+            or sent.segments.total() >= NODE_SEGMENTS
+            or sent.segments[tenant] >= TENANT_SEGMENTS
+        ):
             raise Refused(
-                "ledger_full", f"{node} has sent {NODE_BYTES >> 20} MiB of its ledger in this hour", fix="send it later"
+                "ledger_full",
+                f"{node} has sent as much of its ledger as an hour takes",
+                detail=f"{NODE_BYTES >> 20} MiB, {NODE_SEGMENTS} segments, {TENANT_SEGMENTS} of one tenant",
+                fix="send it later",
             )
-        self._sent[node] = (now_ms // rules.HOUR_MS, sent)
+        sent.size += size
+        sent.segments[tenant] += 1
 
     def _keep(self, sha256: str, body: bytes) -> None:
         if self._store.reserve is not None:
@@ -106,10 +127,11 @@ class AnswerLedger:
         await self.expire()
 
     async def anchor(self) -> None:
-        """Names the segments that came since in one line of the audit trail, and gives each its proof."""
-        new = await self._store(lambda s: s.segments_to_anchor(limit=LEAVES), background=True)
-        if not new:
-            return
+        """Names the segments that came since in the audit trail, so many in one line, and gives each its proof."""
+        while new := await self._store(lambda s: s.segments_to_anchor(limit=LEAVES), background=True):
+            await self._anchor(new)
+
+    async def _anchor(self, new: Sequence[Segment]) -> None:
         leaves = [rules.leaf(segment) for segment in new]
         root = Frontier().extended(leaves).head.root
         subject = {"segments": str(len(new)), "root": root}
