@@ -28,7 +28,7 @@ PREFIX_BYTES = 256
 WHOLE_BYTES = 1 << 20
 """An answer of more than this is passed on as it comes, so that no node can fill a gateway's memory."""
 
-_MAY_BE_REFUSED = frozenset({401, 404, 502, 503})
+_MAY_BE_REFUSED = frozenset({401, 404, 429, 502, 503})
 """Statuses with which a node refuses what another one may answer."""
 
 

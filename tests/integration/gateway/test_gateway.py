@@ -264,6 +264,18 @@ async def test_a_node_fills_no_gateways_memory_with_one_answer(fleet: Fleet) -> 
                 await answer.read()
 
 
+async def test_a_key_that_a_node_has_not_heard_of_is_answered_elsewhere_however_often_it_asks(fleet: Fleet) -> None:
+    """A node counts unknown keys against the gateway's address, and soon says 429 instead of 401."""
+    made, cut_off = fleet.gateway.gateway, fleet.nodes[0]
+    assert made is not None
+    cut_off.obeys = False
+    new = (await fleet.deck.ok("POST", "tenants/acme/keys"))["key"]
+    await until(lambda: made.routes.tenants_of(new) is not None, "the gateway knows the key")
+    answers = [await fleet.gateway.ask(new, prompt=f"{n}") for n in range(60)]
+    assert {answer.status for answer in answers} == {200}
+    assert made.proxy.retries > 20
+
+
 async def test_only_a_person_makes_a_gateway(deck: Deck, folder: Path) -> None:
     """A node that carries no label of a tenant's placement hears nothing of it, whatever it says."""
     await deck.tenant("far", placement={"site": "far"}, **ROUTE)
