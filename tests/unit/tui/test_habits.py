@@ -112,6 +112,15 @@ async def test_i_with_nothing_typed_sends_nothing(text: str) -> None:
         assert on.hub.sent == []
 
 
+@pytest.mark.parametrize("left_by", ["enter", "escape"])
+async def test_what_i_says_of_the_line_that_it_opens_is_gone_with_the_line(left_by: str) -> None:
+    async with stage() as on:
+        await on.press("i", *"INC-7 empty answers")
+        assert "INC-2210 what happened" in notice(on)
+        await on.press(left_by)
+        assert "INC-2210" not in notice(on)
+
+
 async def test_i_is_off_in_a_read_only_console() -> None:
     async with stage(read_only="--read-only") as on:
         await on.press("i")

@@ -229,8 +229,8 @@ class Moves:
             self._window.notice(f"{self._key(Action.ANNOTATE)} off: no move of a pointer is selected", "warn")
         elif self._window.front is not None:
             self._annotating = about
-            over = f" opens an incident over {plural(len(self._over), 'row')}" if self._over else ""
-            self._window.notice(f"INC-2210 what happened{over}; - for no incident", "dim")
+            over = f", over {plural(len(self._over), 'row')}" if self._over else ""
+            self._window.notice(f"INC-2210 what happened{over}; - for a note alone", "dim")
             self._window.front.prompt.open(Asking.INCIDENT)
 
     def annotate(self, text: str) -> None:

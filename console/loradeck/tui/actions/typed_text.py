@@ -68,6 +68,7 @@ class TypedText:
             self._state.set_filter(self._filter_before)
         self._moves.question = None
         front.prompt.close()
+        self._window.notice("")
         self._window.draw_front()
 
     def submitted(self, asking: Asking, text: str) -> None:
@@ -83,6 +84,7 @@ class TypedText:
                 front.prompt.close()
         else:
             front.prompt.close()
+            self._window.notice("")  # what was said of the line
             match asking:
                 case Asking.INCIDENT:
                     self._moves.annotate(text)
