@@ -116,9 +116,12 @@ def test_the_preview_says_who_gets_the_candidate_and_who_goes_where_with_R(state
 def test_the_preview_says_what_the_next_step_of_a_candidate_awaits(state: ConsoleState, armed: Armed) -> None:
     row = with_candidate(state, to_live=True)
     assert row.candidate is not None
-    waiting = row.candidate.model_copy(update={"waits": ("12 of 20 keys", "3 of 10 minutes")})
+    waiting = row.candidate.model_copy(update={"waits": ("upper bound 3.1 > 2 points", "3 of 10 minutes")})
     state.tenants[ACME] = row.model_copy(update={"candidate": waiting})
-    assert "v10 for 2.5 % of the users and 2 named (awaits 12 of 20 keys)" in preview(state, armed(), width=140)
+    now = "v10 awaits upper bound 3.1 > 2 points; for 2.5 % of the users and 2 named"
+    assert now in preview(state, armed(), width=140)
+    narrow = preview(state, armed(), width=80).splitlines()[1][:80]
+    assert "v10 awaits upper bound 3.1 > 2 points; for 2.5 %" in narrow
 
 
 def test_the_preview_compares_a_shadow_with_the_live_release(state: ConsoleState, armed: Armed) -> None:

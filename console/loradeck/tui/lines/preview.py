@@ -135,9 +135,8 @@ def _full(view: ReleaseView | None, wide: bool) -> str:
 def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
     spans = [Span(" NOW   ", "label"), Span(_full(row.live, wide), "bold")]
     if row.candidate is not None and row.pointer.candidate is not None:
-        out = f"   {clean(row.candidate.release.label)} for {gets(row.pointer.candidate)}"
-        awaits = f" (awaits {clean(row.candidate.waits[0])})" if row.candidate.waits else ""
-        spans.append(Span(out + awaits, "warn"))
+        awaits = f" awaits {clean(row.candidate.waits[0])};" if row.candidate.waits else ""
+        spans.append(Span(f"   {clean(row.candidate.release.label)}{awaits} for {gets(row.pointer.candidate)}", "warn"))
     event = state.last_move(row)
     reason: list[Span] = []
     if event is not None:
