@@ -148,6 +148,15 @@ async def test_one_node_of_two_steps_nothing_by_its_word(deck: Deck, join: Join)
     assert share(deck) == (100, 1)
 
 
+async def test_one_node_of_two_gives_a_candidate_no_first_callers_by_its_word(deck: Deck, join: Join) -> None:
+    (first, second), two, other = await started(deck, join, "n2")
+    await says(first, {two: 0, other: 0}, keys=1000)
+    await waits_for(deck, "0 of 50 keys")
+    assert share(deck) == (0, 0)
+    await says(second, {two: 0, other: 0})
+    await until(lambda: share(deck) == (100, 1), "the hub has stepped")
+
+
 async def test_figures_that_cannot_be_are_not_taken(deck: Deck, join: Join) -> None:
     (agent,), two, other = await started(deck, join)
     await says(agent, {two: 1, other: 1})

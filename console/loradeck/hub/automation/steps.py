@@ -113,11 +113,12 @@ class SteppedCandidates:
         now_ms = self._clock.now_ms()
         forbidden = freeze_refusal(self._log.state.config(key), now_ms)
         forbidden = forbidden or self._relatives.check_promote(key, out.release, ACTOR.name, now_ms)
+        placed = self._placed(key)
         around = steps.Around(
-            keys=self._cohorts.keys(key, out),
+            keys=self._cohorts.keys(key, out, placed),
             since_s=self._clock.monotonic() - self._since[key][1],
             heard=self._heard(key),
-            placed=self._placed(key),
+            placed=placed,
             settling=not self._allowed.forward,
             held=pointer.held,
             forbidden=forbidden.title if forbidden is not None else "",
@@ -183,7 +184,7 @@ class SteppedCandidates:
             expected_generation=pointer.generation,
             expected_step=out.step,
             permille=decision.permille,
-            keys=self._cohorts.keys(pointer.key, out),
+            keys=self._cohorts.keys(pointer.key, out, self._placed(pointer.key)),
             reason="steps: " + ("; ".join(steps.said(one) for one in found) or "there are enough keys"),
             evidence=evidence,
         )

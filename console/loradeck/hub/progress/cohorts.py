@@ -1,10 +1,12 @@
 """Cohorts: the keys by which a pointer's callers are divided, as far as the hub knows them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.quality.health import seen
 from loradeck.schemas.candidate import Candidate, CohortUnit
 from loradeck.schemas.ids import PointerKey
 
@@ -16,11 +18,16 @@ class Cohorts:
     _state: FoldedLog
     _counts: RequestCounts
 
-    def keys(self, key: PointerKey, candidate: Candidate) -> int:
-        """Counts the keys that a share is drawn from: the tenant's, or those that routers have seen since the start."""
+    def keys(self, key: PointerKey, candidate: Candidate, placed: Iterable[str] | None = None) -> int:
+        """Counts the keys that a share is drawn from: the tenant's, or those that routers have seen since the start.
+
+        `placed`: the nodes that the pointer is placed on, so that the number rests on no one node's word (`seen`);
+        None: a person decides, and the most that any of them has seen counts.
+        """
         if candidate.unit is CohortUnit.CALLER:
             return len(self._state.tenant(key[0]).keys)
-        return self._counts.keys(key, candidate.generation, candidate.release)
+        by_node = self._counts.keys(key, candidate.generation, candidate.release)
+        return max(by_node.values(), default=0) if placed is None else seen(by_node, placed)
 
     def named(self, tenant: str, unit: CohortUnit, names: tuple[str, ...]) -> tuple[str, ...]:
         """The keys that routers compare: callers are named by the ids of their keys, and known by their digests.

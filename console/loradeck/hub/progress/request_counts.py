@@ -363,11 +363,13 @@ class RequestCounts:
         assert sums.adds_up, sums
         return sums
 
-    def keys(self, key: PointerKey, generation: int, release: str) -> int:
-        """Different keys that asked for the pointer of a candidate, at least: the most that one router has seen."""
-        stint = (generation, release)
-        replicas = self._counters.get(key, {}).values()
-        return max((counters[stint].keys for counters in replicas if stint in counters), default=0)
+    def keys(self, key: PointerKey, generation: int, release: str) -> dict[str, int]:
+        """Node -> different keys that asked for a candidate's pointer, at least: the most that it has counted."""
+        stint, by_node = (generation, release), dict[str, int]()
+        for counters in self._counters.get(key, {}).values():
+            if (counter := counters.get(stint)) is not None:
+                by_node[counter.node] = max(by_node.get(counter.node, 0), counter.keys)
+        return by_node
 
     def tokens_a_request(self, key: PointerKey, generation: int, release: str) -> float | None:
         """The mean tokens of a request to a release, as limits count them; None: no router has counted any."""

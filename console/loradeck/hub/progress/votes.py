@@ -17,7 +17,7 @@ from loradeck.rules.quality.detection import (
     rollback_limit,
 )
 from loradeck.rules.quality.guard import Arms, Evidence, compared
-from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes
+from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes, seen
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TTFT_BUCKETS_MS, AskedAgain, SecondOfVotes, Traffic
@@ -127,16 +127,11 @@ class _OfStint:
         return {node: _sum(seconds.values()) for node, seconds in self.recent[figure].items()}
 
     def callers(self, placed: Iterable[str]) -> int:
-        """Different callers, at least: the most that one node has seen. Where others serve the pointer too, the node
-        that says the most is left out, as no number may rest on one node's word.
-        """
+        """Different callers, at least, whichever node is not believed. `placed`: as for `seen`."""
         by_node: dict[str, int] = {}
         for heard in self.heard.values():
             by_node[heard.node] = max(by_node.get(heard.node, 0), heard.callers)
-        counted = sorted(by_node.values())
-        if len({*placed, *by_node}) > 1:
-            counted = counted[:-1]
-        return max(counted, default=0)
+        return seen(by_node, placed)
 
 
 class Votes:

@@ -103,6 +103,17 @@ def _agreed(breach: Breach, deciding: Sequence[str], counted: Mapping[str, int],
     return Judged(None, alone)
 
 
+def seen(by_node: Mapping[str, int], placed: Iterable[str]) -> int:
+    """How many different callers or keys there were, at least: the most that one node has seen.
+
+    Where others serve the pointer too, the node that says the most is left out: no number rests on one node's word.
+
+    `placed`: the nodes that the pointer is placed on.
+    """
+    counted = sorted(by_node.values())
+    return max(counted if len({*placed, *by_node}) <= 1 else counted[:-1], default=0)
+
+
 def since(counted: Counts, lifted: Counts) -> Counts:
     """Counts since a breach was lifted, at which time they stood at `lifted`; never below zero."""
     return (counted - lifted).clipped()
