@@ -90,7 +90,8 @@ class Proxy(CallersApi):
     async def _answer(
         self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str
     ) -> web.StreamResponse:
-        if (refusal := await self._admission.behind(key, request.headers.get(FENCE))) is not None:
+        refusal = await self._admission.behind(key, request.headers.get(FENCE))
+        if refusal is not None and may_admit(self._admission.stage):  # else the router after this one judges it
             return refused(refusal, request_id)
         caller = caller_digest(bearer_of(request.headers))
         name = caller if asked.user is None else f"{caller} {asked.user}"

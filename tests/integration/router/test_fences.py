@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.integration.router.running import Running, entry, release
+from aiohttp import web
+from tests.integration.router.running import Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
+from loradeck.rules.serving.router_handover import Stage
+
+ACME = ("acme", "production")
 V1, V2 = release("v1"), release("v2")
 
 
@@ -36,6 +40,31 @@ async def test_a_router_that_stays_behind_refuses(served: Running) -> None:
     answer = await served.ask(also={"x-loradeck-fence": "2.1"})
     assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "behind", "1")
     assert (await served.ask()).status == 200
+
+
+async def test_a_request_that_waits_while_another_router_takes_over_is_judged_by_that_one(served: Running) -> None:
+    """The move that it waits for may be what the other one has been told meanwhile."""
+    assert served.here is not None
+    admission, passed = served.here._admission, list[str]()
+
+    async def other(request: web.BaseRequest) -> web.Response:
+        passed.append(request.headers["x-loradeck-fence"])
+        return web.json_response({})
+
+    site = web.ServerRunner(web.Server(other))
+    await site.setup()
+    path = served.state / "after.sock"
+    await web.UnixSite(site, str(path)).start()
+    served.here._successor.path = path
+    asked = asyncio.create_task(served.ask(also={"x-loradeck-fence": "1.2"}))
+    await until(lambda: bool(admission._fences._waiting[ACME]))
+    admission.stage = Stage.DRAINING
+    try:
+        assert (await asked).status == 200
+        assert passed == ["1.2"]
+    finally:
+        admission.stage = Stage.SERVING
+        await site.cleanup()
 
 
 async def test_a_route_that_is_not_here_does_not_wait(served: Running) -> None:
