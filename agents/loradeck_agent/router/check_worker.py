@@ -24,6 +24,9 @@ from loradeck_agent.router.answer_text import language, runs_in_a_circle
 PLUGINS = "loradeck.checks"
 """The entry point under which a package offers checks: functions of a text that say whether it passes."""
 
+_NO_JSON = (ValueError, RecursionError)
+"""What reading text as JSON ends with: no JSON, or lists in each other deeper than is read."""
+
 DEADLINE_S = 2.0
 """One answer's check. The alarm's default action ends this process, wherever it is stuck."""
 
@@ -102,7 +105,7 @@ def failed(choice: Choice, checks: ResponseChecks) -> Iterator[str]:
     if checks.answer_schema is not None:
         try:
             value = json.loads(text)
-        except ValueError:
+        except _NO_JSON:
             yield "not_json"
         else:
             if not _validator(checks.answer_schema).is_valid(value):
@@ -147,7 +150,7 @@ def _plugin(name: str) -> Callable[[str], bool]:
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except _NO_JSON:
         return False
 
 
@@ -168,7 +171,7 @@ def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> tuple[str, 
     """
     try:
         choices = assemble(answer, streamed=streamed)
-    except ValueError:
+    except (*_NO_JSON, TypeError, AttributeError):  # or of another form than either API's
         return "unreadable", ()
     if not choices:
         return "no_choice", ()
@@ -179,7 +182,7 @@ def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> tuple[str, 
                 if name not in checks.content.alert_only:
                     return name, tuple(noticed)
                 noticed[name] = None
-    except (SchemaError, Unresolvable, ValueError):
+    except (SchemaError, Unresolvable, ValueError, RecursionError):
         return None
     except PluginFault as error:
         _say_once(str(error))

@@ -164,3 +164,24 @@ def test_a_plug_in_has_a_name_of_its_own() -> None:
     for name in BUILT_IN:
         with pytest.raises(ValueError, match=name):
             ContentChecks(plugins=(name,))
+
+
+DEEP = "[" * 5000
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        (answer(DEEP), "not_json"),
+        (answer(calls=[{"function": {"name": "f", "arguments": DEEP}}]), "tool_call"),
+        (DEEP, "unreadable"),
+        ('{"choices": [1]}', "unreadable"),
+        ('{"choices": 5}', "unreadable"),
+        ('{"choices": [{"message": {"content": [{"type": "text"}]}}]}', "unreadable"),
+        ('{"choices": [{"index": "a"}, {"index": 1}]}', "unreadable"),
+    ],
+)
+def test_an_answer_of_no_known_form_is_bad_and_ends_no_checker(said: str, fault: str) -> None:
+    """A caller can have a model say brackets, and the checker judges the answers of all tenants of its node."""
+    checks = ResponseChecks(answer_schema="{}", content=ContentChecks(tool_calls=True))
+    assert check_worker.judge(said, streamed=False, checks=checks) == (fault, ())
