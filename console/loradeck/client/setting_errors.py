@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from loradeck.schemas.ids import Digest, Name
+from loradeck.schemas.ids import Digest, IncidentId, Name
 
 Path = tuple[str | int, ...]
 """Path to a setting: keys of tables and indices of lists, as in pydantic's `loc`."""
@@ -69,6 +69,8 @@ _PATTERNS = {
     _pattern_of(Name): "is lower-case letters, digits, '.', '_' and '-', with a letter or digit at both ends, "
     "63 characters at most",
     _pattern_of(Digest): "is a SHA-256 in 64 lower-case hexadecimal digits",
+    _pattern_of(IncidentId): "begins with a letter or digit, and has letters, digits, '.', '_', ':' and '-', "
+    "64 characters at most",
 }
 
 

@@ -24,6 +24,9 @@ GENESIS = "0" * 64
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 """A tenant, route, adapter or node: safe as a URL segment, a folder name and a metric label."""
 
+IncidentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+"""An incident's id: that of another system, such as INC-2210, or one that the hub has made."""
+
 PointerKey: TypeAlias = tuple[str, str]
 """(tenant, route): the identity of a pointer."""
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from loradeck.schemas.history import RouteHistory
-from loradeck.schemas.ids import Digest, Name, PointerKey, Reason, Strict, Wire
+from loradeck.schemas.ids import Digest, IncidentId, Name, PointerKey, Reason, Strict, Wire
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import IDEMPOTENCY_KEY
 from loradeck.schemas.notice import Notice
@@ -16,9 +16,6 @@ MOST_POINTERS = 200
 
 MOST_OPEN = 100
 """Open incidents of one tenant; a guard opens its own beyond that."""
-
-IncidentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
-"""An incident's id: that of another system, such as INC-2210, or one that the hub has made."""
 
 Text = Annotated[Reason, Field(min_length=1)]
 

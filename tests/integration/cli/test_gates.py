@@ -117,6 +117,7 @@ def test_a_gate_is_set_from_toml_shown_with_its_figures_and_leaves_other_setting
         ('suite = "judge"\nalso = 3\n', 2, "usage", "[[also]]"),
         ('suite = "judge"\n[[also]]\nsuite = "judge"\n', 2, "usage", "twice"),
         ("suite =", 2, "usage", "gate.toml: Invalid value"),
+        ('[gate]\nsuite = "judge"\n', 2, "usage", "docs/gates.md"),
     ],
 )
 def test_a_gate_that_cannot_stand_is_refused_and_the_one_before_it_stays(

@@ -121,6 +121,13 @@ async def test_what_i_says_of_the_line_that_it_opens_is_gone_with_the_line(left_
         assert "INC-2210" not in notice(on)
 
 
+async def test_i_says_what_an_id_is_made_of() -> None:
+    async with stage() as on:
+        await on.press("i", *"INC/7 empty answers", "enter")
+        assert "id: begins with a letter or digit" in notice(on)
+        assert on.hub.sent == []
+
+
 async def test_i_is_off_in_a_read_only_console() -> None:
     async with stage(read_only="--read-only") as on:
         await on.press("i")

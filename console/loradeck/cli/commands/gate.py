@@ -39,7 +39,9 @@ async def set_gate(s: Session, at: Pointer, file: Path, reason: str, break_glass
     before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
     settings = await asyncio.to_thread(toml_of, file)
     freeze = freeze_of(settings.pop("freeze")) if "freeze" in settings else before.freeze
-    gate = checked(GateConfig, await gate_settings(s.api, at.tenant, settings, before.gate), where=str(file), file=file)
+    named = await gate_settings(s.api, at.tenant, settings, before.gate)
+    fix = "correct it; docs/gates.md shows the file of a gate, which has no table [gate]"
+    gate = checked(GateConfig, named, where=str(file), file=file, fix=fix)
     config = before.model_copy(update={"gate": gate, "freeze": freeze})
     if before.gate is not None and config != before:
         s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)

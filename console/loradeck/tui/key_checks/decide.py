@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from loradeck.client.setting_errors import setting_errors
 from loradeck.client.terminal_text import clean
 from loradeck.rules.moves.draft import is_guards
 from loradeck.schemas.ids import PointerKey
@@ -112,7 +113,7 @@ def annotate(state: ConsoleState, event: Event | None, text: str, rows: Sequence
             idempotency_key=state.make_key(),
         )
     except ValidationError as error:
-        return off(state, Action.ANNOTATE, f"{clean(error.errors()[0]['msg'])}")
+        return off(state, Action.ANNOTATE, clean(setting_errors(error)[0]))
     says = (
         f"{state.keys.shown(Action.ANNOTATE)} {clean(text.strip())} on the {event.kind.value} of {clock(event.at_ms)}"
     )
@@ -125,7 +126,7 @@ def _open_incident(state: ConsoleState, rows: Sequence[PointerKey], incident: st
     try:
         request = IncidentOpen.model_validate(said)
     except ValidationError as error:
-        return off(state, Action.ANNOTATE, clean(error.errors()[0]["msg"]))
+        return off(state, Action.ANNOTATE, clean(setting_errors(error)[0]))
     says = f"{state.keys.shown(Action.ANNOTATE)} {clean(text.strip())} on {plural(len(rows), 'row')}"
     return Act((Move(Action.ANNOTATE, *rows[0], request, says),))
 
