@@ -27,18 +27,18 @@ def result(candidate: Outcomes, live: Outcomes, **changes: Any) -> ComparisonRes
     found = difference(units_of(candidate, Figure.BAD), units_of(live, Figure.BAD))
     made = ComparisonResult(
         **{"release": "a" * 64, "against": "b" * 64, "generation": 3, "permille": 500, "comparison": ASKED, "at_ms": 9},
-        arms=compared(Figure.BAD, candidate, live, found),
+        arms=compared(Figure.BAD, candidate, live, found, NODES),
         highest=highest(Figure.BAD, candidate, live, NODES),
     )
     return made.model_copy(update=changes)
 
 
 def test_it_is_over_at_its_time_or_once_each_arm_has_its_keys_and_not_before() -> None:
-    assert awaited(ASKED, {}, {}, 999) == "1970-01-01 00:00 UTC"
-    assert awaited(ASKED, {}, {}, 1_000) == ""
+    assert awaited(ASKED, {}, {}, 999, NODES) == "1970-01-01 00:00 UTC"
+    assert awaited(ASKED, {}, {}, 1_000, NODES) == ""
     by_keys = Comparison(figure=Figure.BAD, step=1, from_ms=0, keys=50)
-    assert awaited(by_keys, arm(keys=49), arm(), 10**15) == "49 of 50 keys in each arm"
-    assert awaited(by_keys, arm(keys=50), arm(), 0) == ""
+    assert awaited(by_keys, arm(keys=49), arm(), 10**15, NODES) == "49 of 50 keys in each arm"
+    assert awaited(by_keys, arm(keys=50), arm(), 0, NODES) == ""
 
 
 def test_a_gate_asks_for_an_upper_end_under_its_margin() -> None:
@@ -73,6 +73,15 @@ def test_one_nodes_word_opens_no_gate_where_others_serve_the_pointer() -> None:
     alone = arm(nodes=("n1",))
     assert highest(Figure.BAD, alone, alone, frozenset({"n1"})) < 0.02
     assert highest(Figure.BAD, alone, alone, NODES) == 1.0
+
+
+def test_keys_that_one_node_invents_end_no_ab_and_open_no_gate() -> None:
+    many = {"n1": arm(keys=1000)["n1"], "n2": arm(keys=30)["n2"]}
+    by_keys = Comparison(figure=Figure.BAD, step=1, from_ms=0, keys=50)
+    assert awaited(by_keys, many, many, 0, NODES) == "30 of 50 keys in each arm"
+    assert check(GATE, result(many, many)).note == "30 keys in the smaller arm, 50 are asked for"
+    alone = {"n1": many["n1"]}
+    assert awaited(by_keys, alone, alone, 0, frozenset({"n1"})) == ""
 
 
 def test_an_arm_that_nobody_asked_is_recorded_as_saying_nothing() -> None:

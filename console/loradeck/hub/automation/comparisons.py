@@ -38,7 +38,7 @@ class Comparisons:
         asked = out.comparison
         if asked is None or pointer.release is None or self._is_recorded(pointer, out, asked):
             return ""
-        waits = ab_test.awaited(asked, *self._arms.both(pointer, out), self._clock.now_ms()) or stands
+        waits = ab_test.awaited(asked, *self._arms.both(pointer, out), self._clock.now_ms(), placed) or stands
         if waits:
             return f"the end of its A/B of {asked.figure.value}: {waits}"
         if pointer.key not in self._writing:
@@ -63,7 +63,7 @@ class Comparisons:
             permille=out.permille,
             comparison=asked,
             at_ms=self._clock.now_ms(),
-            arms=ab_test.compared(figure, candidate, other, found),
+            arms=ab_test.compared(figure, candidate, other, found, placed),
             highest=ab_test.highest(figure, candidate, other, placed),
         )
         body = result.model_dump(mode="json")

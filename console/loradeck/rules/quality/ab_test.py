@@ -7,6 +7,7 @@ The result is recorded and moves nothing. A gate may ask for one.
 from datetime import UTC, datetime
 
 from loradeck.rules.quality.arm_comparison import Difference, Outcomes, difference, each_left_out, keys_of, units_of
+from loradeck.rules.quality.health import seen
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.candidate import ArmsCompared, ArmShare, Comparison, ComparisonResult, Figure
 from loradeck.schemas.gate import CompareGate
@@ -15,22 +16,37 @@ COMPARE = "compare"
 """The name of a gate's check of an A/B."""
 
 
-def awaited(comparison: Comparison, candidate: Outcomes, live: Outcomes, now_ms: int) -> str:
-    """Says in words what the end of an A/B waits for; '' once it is over."""
+def awaited(comparison: Comparison, candidate: Outcomes, live: Outcomes, now_ms: int, placed: frozenset[str]) -> str:
+    """Says in words what the end of an A/B waits for; '' once it is over. `placed`: the pointer's nodes."""
     if comparison.keys is None:
         until_ms = comparison.until_ms or 0
         return "" if now_ms >= until_ms else f"{datetime.fromtimestamp(until_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-    seen = min(keys_of(candidate), keys_of(live))
-    return "" if seen >= comparison.keys else f"{seen} of {comparison.keys} keys in each arm"
+    keys = min(_sure_keys(candidate, placed), _sure_keys(live, placed))
+    return "" if keys >= comparison.keys else f"{keys} of {comparison.keys} keys in each arm"
 
 
-def compared(figure: Figure, candidate: Outcomes, live: Outcomes, found: Difference | None) -> ArmsCompared:
-    """Both arms as they are shown and recorded. `found`: None where one of them has nothing to count."""
-    keys = keys_of(candidate), keys_of(live)
+def _sure_keys(arm: Outcomes, placed: frozenset[str]) -> int:
+    return seen({node: of.keys for node, of in arm.items()}, placed)
+
+
+def compared(
+    figure: Figure,
+    candidate: Outcomes,
+    live: Outcomes,
+    found: Difference | None,
+    placed: frozenset[str] | None = None,
+) -> ArmsCompared:
+    """Both arms as they are shown and recorded.
+
+    Args:
+        found: None where one of them has nothing to count.
+        placed: the pointer's nodes, so that the keys rest on no one node's word; None: it is only shown.
+    """
+    keys, live_keys = (keys_of(arm) if placed is None else _sure_keys(arm, placed) for arm in (candidate, live))
     if found is None:
-        given, beside = (ArmShare(keys=of, bad=0, n=0, low=0.0, high=1.0) for of in keys)
+        given, beside = (ArmShare(keys=of, bad=0, n=0, low=0.0, high=1.0) for of in (keys, live_keys))
         return ArmsCompared(figure=figure, candidate=given, live=beside, value=0.0, low=-1.0, high=1.0)
-    arms = zip(keys, (found.candidate, found.live), strict=True)
+    arms = zip((keys, live_keys), (found.candidate, found.live), strict=True)
     given, beside = (ArmShare(keys=of, bad=arm.bad, n=arm.n, low=arm.low, high=arm.high) for of, arm in arms)
     return ArmsCompared(figure=figure, candidate=given, live=beside, value=found.value, low=found.low, high=found.high)
 
