@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from loradeck_agent.router.ledger_folder import COMPLETE, FOLDER_BYTES, OPEN
+from loradeck_agent.router.ledger_folder import COMPLETE, FOLDER_BYTES, OPEN, unlocked
 from loradeck_agent.router.trace import Row
 
 log = logging.getLogger(__name__)
@@ -139,11 +139,15 @@ def _hour() -> int:
 
 
 def give_up_oldest(folder: Path, most: int) -> int:
-    """Removes the oldest complete files of a folder, until they have `most` bytes. Returns the lines that went."""
+    """Removes the oldest files of a folder that no router writes, until they have `most` bytes.
+
+    Returns the lines that went.
+    """
     lost, sizes = 0, dict[Path, int]()
-    for path in sorted(folder.glob(f"*{COMPLETE}")):
+    for path in sorted([*folder.glob(f"*{COMPLETE}"), *folder.glob(f"*{OPEN}")]):
         with suppress(FileNotFoundError):  # an agent has taken it meanwhile
-            sizes[path] = path.stat().st_size
+            if path.suffix == COMPLETE or unlocked(path):
+                sizes[path] = path.stat().st_size
     for path in sizes:
         if sum(sizes.values()) <= most:
             break

@@ -15,7 +15,7 @@ FOLDER = "ledger"
 OPEN, COMPLETE = ".open", ".rows"
 
 FOLDER_BYTES = 512 << 20
-"""Bytes of complete files at most. Beyond it the oldest is given up, while no agent takes them."""
+"""Most bytes of files that no router writes any more. Beyond it the oldest go, while no agent takes them."""
 
 
 def unlocked(path: Path) -> bool:

@@ -398,3 +398,19 @@ async def test_a_disk_that_completes_no_file_ends_no_router_and_keeps_no_file_lo
     assert segments.seal() == 1
     await segments.send()
     assert [head_of(made).rows for _, _, made in hub.taken] == [1]
+
+
+async def test_the_files_of_killed_routers_count_against_the_room_of_the_folder(folder: StateFolder) -> None:
+    """A router that is killed again and again, beside an agent that is down, would fill the disk with them."""
+    rows = folder.ledger_rows
+    running = LedgerFiles(rows, "b9")
+    running.add(row("r-9"))
+    await running._flush()
+    for n in range(3):
+        (rows / f"000000000000{n}-b{n}.open").write_bytes(b"a line\n" * 10)
+
+    assert ledger_files.give_up_oldest(rows, 100) == 20
+    assert [path.name.partition("-")[2] for path in sorted(rows.iterdir())] == ["b2.open", "b9.open"]
+    assert ledger_files.give_up_oldest(rows, 0) == 10
+    assert [path.name.partition("-")[2] for path in sorted(rows.iterdir())] == ["b9.open"]
+    await running.close()
