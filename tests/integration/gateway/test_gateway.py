@@ -276,6 +276,32 @@ async def test_a_key_that_a_node_has_not_heard_of_is_answered_elsewhere_however_
     assert made.proxy.retries > 20
 
 
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ("x-loradeck-fence: 99.99\r\nConnection: close, x-request-id\r\nx-request-id: mine\r\n", 200),
+        ("Content-Length: 3\r\n", 400),
+        ("Transfer-Encoding: chunked\r\n", 400),
+        ("x-loradeck-conversation: a\x01b\r\n", 400),
+    ],
+)
+async def test_nothing_that_a_caller_puts_in_the_head_is_a_second_request_or_a_fence_at_a_node(
+    fleet: Fleet, more: str, status: int
+) -> None:
+    body = b'{"model": "acme", "messages": []}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", fleet.gateway.port)
+    seen = sum(len(node.engine.seen) for node in fleet.nodes)
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {fleet.key}\r\n"
+        f"Content-Length: {len(body)}\r\n{more}\r\n"
+    )
+    writer.write(head.encode() + body)
+    async with asyncio.timeout(20):
+        assert int((await reader.readline()).split()[1]) == status
+    writer.close()
+    assert sum(len(node.engine.seen) for node in fleet.nodes) == seen + (status == 200)
+
+
 async def test_only_a_person_makes_a_gateway(deck: Deck, folder: Path) -> None:
     """A node that carries no label of a tenant's placement hears nothing of it, whatever it says."""
     await deck.tenant("far", placement={"site": "far"}, **ROUTE)
