@@ -104,7 +104,7 @@ def _agreed(breach: Breach, deciding: Sequence[str], counted: Mapping[str, int],
 
 
 def seen(by_node: Mapping[str, int], placed: Iterable[str]) -> int:
-    """How many different callers or keys there were, at least: the most that one node has seen.
+    """Returns how many different callers or keys there were at least, which is the most that one node has seen.
 
     Where others serve the pointer too, the node that says the most is left out: no number rests on one node's word.
 
