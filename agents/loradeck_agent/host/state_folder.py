@@ -4,11 +4,11 @@ A lock is an flock, so it ends with its holder whatever happens to it. Whoever h
 an engine *is* that router or engine; a pid written in a file never is.
 """
 
-import ctypes
 import errno
 import fcntl
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -221,11 +221,16 @@ def reserve(file: int, offset: int, size: int) -> bool:
     Returns False where the disk has not that much, or its file system knows no reserves.
     """
     keep_size = 1  # FALLOC_FL_KEEP_SIZE, which os.posix_fallocate cannot be told
-    return bool(_fallocate(file, keep_size, offset, size) == 0)
+    return bool(_fallocate()(file, keep_size, offset, size) == 0)
 
 
-_fallocate = ctypes.CDLL(None).fallocate
-_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+@functools.cache
+def _fallocate() -> Callable[[int, int, int, int], int]:
+    import ctypes  # a quarter of a megabyte, which the agent's own process does not need
+
+    found = ctypes.CDLL(None).fallocate
+    found.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return found
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -44,11 +44,12 @@ class DesiredTable:
     """Whether one of the keys signed these bytes."""
 
     missed: bool = False
-    """Whether a directive was missed, so that the position must not go on before the whole table has come."""
+    """Whether a directive was missed, or a link has just begun: the position goes on once the whole table has come."""
 
     def welcome(self, message: Welcome) -> None:
         """Takes note of whether the hub steers this node, and of its keys. A hub whose log is behind is not obeyed."""
         self.refused = message if message.refuse is not None else None
+        self.missed = True  # a hub sends the whole table first: nothing else tells what it has without an event
         self.keys = message.keys
 
     def forged(self, message: Desired) -> list[TableEntry]:

@@ -26,6 +26,7 @@ OWN = {
     "read_only": "a context of this machine forbids changes",
     "refused": "the default of a refusal that no program needs to tell apart",
     "settings": "this machine's settings",
+    "unknown_request": "the hub answers with no rows, and says where it looked",
     "unsupported_base": "a plan for a base whose layers are not known here",
     "usage": "wrong use of a command",
 }
