@@ -56,7 +56,7 @@ class RouterControl:
 
     async def engines(self, engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
         """Replaces the router's engines. Returns the acknowledgements that differ from the last ones."""
-        return (await self._changed("/control/engines", Engines(replicas=engines))).acks
+        return (await self._changed("/control/engines", Engines(replicas=engines, at_ns=time.monotonic_ns()))).acks
 
     async def pin(self, pin: Pin) -> tuple[Ack, ...]:
         """Puts a pin in force. The answer comes when it is durable."""

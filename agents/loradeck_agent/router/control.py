@@ -81,6 +81,8 @@ class Control:
     asks_user: bool = False
     """Whether the server compares the caller's user with its own, since its address has no file mode that does."""
     _cutting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _engines_at_ns: int = 0
+    """When the engines that are used were sent, by the host's monotonic clock."""
 
     def app(self) -> web.Application:
         """The aiohttp application that serves the calls."""
@@ -208,7 +210,11 @@ class Control:
         return _answer(acks)
 
     async def _engines(self, request: web.Request) -> web.Response:
-        return await self._acked(self._switch.engines(Engines.model_validate_json(await request.read()).replicas))
+        told = Engines.model_validate_json(await request.read())
+        if 0 < told.at_ns < self._engines_at_ns:
+            return await self._acked([])  # overtaken by a later call, and nobody waits for its answer any more
+        self._engines_at_ns = told.at_ns
+        return await self._acked(self._switch.engines(told.replicas))
 
     async def _pin(self, request: web.Request) -> web.Response:
         made, peer = Pin.model_validate_json(await request.read()), _peer(request)

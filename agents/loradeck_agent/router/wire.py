@@ -63,6 +63,9 @@ class Engines(Wire):
     """Body of `POST /control/engines`: always all of the node's engines."""
 
     replicas: tuple[EngineAt, ...]
+    at_ns: int = Field(
+        0, description="host's monotonic clock: a router that was stopped may read a later call first; 0: not said"
+    )
 
 
 class Unpin(Wire):

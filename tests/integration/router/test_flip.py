@@ -71,6 +71,23 @@ async def test_a_repeated_directive_is_acknowledged_again_with_the_time_of_its_s
     assert (router.state / "table.jsonl").stat().st_size == size
 
 
+async def test_engines_that_were_sent_before_those_in_use_replace_nothing(router: Running, engine: Upstream) -> None:
+    def sent(at_ns: int, *ready: ReleaseRef) -> dict[str, Any]:
+        at = {"replica": "e0", "socket": engine.socket, "base": V1.release.base, "base_name": "base"}
+        return {"replicas": [at | {"ready": [ref.id for ref in ready]}], "at_ns": at_ns}
+
+    await router.table(entry(V2))
+    assert said((await router.post("/control/engines", sent(20, V1, V2)))["acks"]) == [
+        ("e0", "flipped", None, 1, V2.id)
+    ]
+    assert (await router.post("/control/engines", sent(10, V1)))["acks"] == []
+    assert (await router.ask()).text == f"e0:{V2.engine_name}"
+    await router.post("/control/engines", sent(30, V1))
+    assert (await router.ask()).status == 503
+    await router.post("/control/engines", sent(0, V1, V2))  # of an agent of the version before
+    assert (await router.ask()).text == f"e0:{V2.engine_name}"
+
+
 async def test_an_entry_that_is_not_ready_flips_when_it_becomes_ready(router: Running, engine: Upstream) -> None:
     await router.engines(("e0", engine.socket, [V1]))
     await router.table(entry(V1))
