@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.arms import LIVE_UNEXPOSED, PLACES, Arm, arm, lease_is_over, place
+from loradeck.rules.serving.arms import LIVE_UNEXPOSED, PLACES, Arm, arm, lease_is_over, place, seat
 from loradeck.schemas.candidate import Split
+from loradeck.schemas.link import BINS
 
 SPLIT = Split(generation=4, permille=100, salt="5a1c02b7")
 CANDIDATE, CONTROL = Arm(candidate=True, exposed=True), Arm(candidate=False, exposed=True)
@@ -71,3 +74,11 @@ def test_named_keys_get_it_at_any_share_and_a_shadow_answers_nobody() -> None:
     assert arm(split(permille=0, named=("k",)), "k", ready=True, hub_lost_s=None) == CANDIDATE
     assert arm(split(permille=PLACES, shadow=True), "k", ready=True, hub_lost_s=None) == LIVE_UNEXPOSED
     assert arm(None, "k", ready=True, hub_lost_s=None) == LIVE_UNEXPOSED
+
+
+def test_keys_of_every_share_are_spread_over_all_bins() -> None:
+    seats = [seat("a salt", f"user {n}") for n in range(20_000)]
+    assert seats == [seat("a salt", f"user {n}") for n in range(20_000)]
+    small = Counter(bin_ for place_, bin_ in seats if place_ < 50)
+    assert set(small) == set(range(BINS))
+    assert max(small.values()) < 4 * min(small.values()) + 8, "a bin is no part of a share"
