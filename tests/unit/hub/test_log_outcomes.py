@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from nacl.signing import SigningKey
@@ -215,6 +216,25 @@ async def test_a_log_that_is_caught_up_is_the_one_that_is_read_anew(store: Store
     cold = await store(LogInMemory)
     assert vars(warm.state) == vars(cold.state) == vars(log.state)
     assert (list(warm.recent), warm.last_moves, warm.last_revs) == (list(cold.recent), cold.last_moves, cold.last_revs)
+
+
+async def test_a_log_that_grows_while_it_is_read_has_each_event_once(store: StoreThread) -> None:
+    """So it does where a hub that stands by starts and the active one commits: they are two reads of the database."""
+    log = load(store)
+    await a_route(log)
+    earlier = await store(lambda s: s.snapshot())
+    await log.commit([move(log, "1")], "promote-1")
+
+    def read(s: Store) -> LogInMemory:
+        before = SimpleNamespace(snapshot=lambda: earlier, since=s.since, last_revs=s.last_revs, event=s.event)
+        warm = LogInMemory(cast(Store, before))
+        assert warm.catch_up(s)
+        return warm
+
+    warm = await store(read)
+    revs = [event.rev for event in warm.recent]
+    assert revs == list(range(1, warm.state.rev + 1))
+    assert list(warm.recent) == list((await store(LogInMemory)).recent)
 
 
 async def test_a_log_that_is_not_the_one_it_was_is_not_caught_up(store: StoreThread, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ class LogInMemory:
         self.state = FoldedLog.of(
             epoch=found.epoch, rev=found.rev, hash=found.hash, pointers=found.pointers, tenants=found.tenants
         )
-        recent = store.since(max(0, found.rev - RECENT), RECENT)
+        # Another hub may have committed since the snapshot was read: what is not folded yet is caught up with later.
+        recent = [event for event in store.since(max(0, found.rev - RECENT), RECENT) if event.rev <= found.rev]
         self.recent: deque[Event] = deque(recent, maxlen=RECENT)
         self.last_moves = _last_moves(self.state, recent, store)
         """Event id -> event, of the newest move of each pointer."""
