@@ -222,17 +222,25 @@ async def _measure(rounds: Rounds) -> list[Row]:
         shutil.rmtree(folder)
 
 
+async def _in_turns(
+    socket: str, through: tuple[str, int], n: int, *, apart: bool = False
+) -> tuple[list[float], list[float]]:
+    """Latencies of the engine alone and through the router, in turns: a neighbour's burst of work meets both."""
+    direct: list[float] = []
+    routed: list[float] = []
+    for _ in range(4):
+        direct += (await _load(socket, 1, n // 4, apart=apart))[0]
+        routed += (await _load(through, 1, n // 4, apart=apart))[0]
+    return direct, routed
+
+
 async def _overhead(router: Running, socket: str, rounds: Rounds) -> tuple[list[Row], float]:
     """The rows, and what the router adds at the median, in milliseconds."""
     assert router.process is not None
     through = ("127.0.0.1", router.port)
     for where in (socket, through):
         await _load(where, 1, WARM_N)
-    direct: list[float] = []
-    routed: list[float] = []
-    for _ in range(4):  # in turns, so that a neighbour's burst of work meets both
-        direct += (await _load(socket, 1, rounds.one // 4))[0]
-        routed += (await _load(through, 1, rounds.one // 4))[0]
+    direct, routed = await _in_turns(socket, through, rounds.one)
     direct16, direct16_s = await _load(socket, 16, rounds.sixteen)
     cpu = cpu_s(router.process.pid)
     routed16, routed16_s = await _load(through, 16, rounds.sixteen)
@@ -279,11 +287,7 @@ async def _all_on(router: Running, socket: str, v1: ReleaseRef, v2: ReleaseRef, 
         split = {"generation": generation, "salt": "a-salt-of-16-chr", "permille": permille, "shadow": shadow}
         await router.table(entry(v1, generation, candidate=CandidateRef(release=v2, **split), content=content))
         await _load(through, 1, WARM_N, apart=True)
-        direct: list[float] = []
-        routed: list[float] = []
-        for _ in range(4):
-            direct += (await _load(socket, 1, rounds.one // 4, apart=True))[0]
-            routed += (await _load(through, 1, rounds.one // 4, apart=True))[0]
+        direct, routed = await _in_turns(socket, through, rounds.one, apart=True)
         asked = sum(row["again"]["pairs"] for row in await router.stats() if row.get("again"))
         assert bool(asked) is shadow, f"{asked} pairs were counted"
         rows.append(

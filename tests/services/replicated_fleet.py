@@ -228,9 +228,12 @@ async def moving(fleet: ReplicatedFleet, cast: Cast) -> AsyncIterator[Movers]:
     words = ("--role", "releaser", "--name", "mover", "--out", str(token))
     await asyncio.to_thread(fleet.cli, "token", "create", *words)
     bearer = {"Authorization": f"Bearer {token.read_text().strip()}"}
-    for url in fleet.urls:  # a hub that stands by reads new tokens every two seconds
-        known = lambda url=url: httpx.get(f"{url}/v1/lease", headers=bearer).status_code != 401  # noqa: E731
-        await asyncio.to_thread(wait_for, "every hub knows the movers' token", known, 10)
+
+    def known() -> bool:
+        return all(httpx.get(f"{url}/v1/lease", headers=bearer).status_code != 401 for url in fleet.urls)
+
+    # A hub that stands by reads new tokens every two seconds.
+    await asyncio.to_thread(wait_for, "every hub knows the movers' token", known, 10)
     context = Context(name="tests", url=fleet.urls[0], others=fleet.urls[1:], token_file=token)
     async with AsyncExitStack() as stack:
         apis = [await stack.enter_async_context(HubApi.to(context)) for _ in ROUTES]

@@ -122,7 +122,7 @@ class Nodes:
 
     @property
     def context(self) -> ssl.SSLContext | bool:
-        """What connections to nodes are opened with; certificates that are renewed count from the next one."""
+        """The TLS settings of connections to nodes; certificates that are renewed count from the next connection on."""
         now = time.monotonic()
         if now - self._looked >= _LOOK_S:
             self._looked, self._context = now, self._tls()

@@ -27,7 +27,7 @@ _NOWHERE: Mapping[Name, AckLevel] = {}
 
 
 class _Saved(Wire):
-    """What is on the disk: the whole table, and where it is served, as a hub would send them."""
+    """The file of a gateway: the whole table, and where it is served, as a hub would send them."""
 
     desired: Desired
     serving: Serving
@@ -50,7 +50,7 @@ class GatewayRoutes:
         self.lost: tuple[Name, ...] = ()
         """Those of them that the hub has lost."""
         self.is_served = False
-        """Whether a hub, or the file, has said where pointers are served."""
+        """True once a hub, or the file, has said where pointers are served."""
         self._served: dict[PointerKey, dict[Name, AckLevel]] = {}
         self._keys = CallerKeys()
         self._shown: Shown = {}

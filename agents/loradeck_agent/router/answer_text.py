@@ -1,4 +1,4 @@
-"""What the text of an answer shows by itself: that it runs in a circle, and the language that it is probably in.
+"""Repetition in an answer, and the language that it is probably in, as its text shows them.
 
 Both go by counting words, without a model. The language is a guess by script and by common words: it knows nineteen
 (`schemas.content_checks.LANGUAGES`), and says nothing of a text that is short, mixed, or mostly code.

@@ -192,6 +192,6 @@ def _request(
     writer: AbstractStreamWriter,
     task: asyncio.Task[None],
 ) -> web.BaseRequest:
-    """As aiohttp makes it, with our cap on a body."""
+    """Makes a request as aiohttp does, with our cap on its body."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_CAP)

@@ -25,7 +25,7 @@ PLUGINS = "loradeck.checks"
 """The entry point under which a package offers checks: functions of a text that say whether it passes."""
 
 _NO_JSON = (ValueError, RecursionError)
-"""What reading text as JSON ends with: no JSON, or lists in each other deeper than is read."""
+"""The errors of reading text as JSON: it is none, or its lists nest deeper than is read."""
 
 DEADLINE_S = 2.0
 """One answer's check. The alarm's default action ends this process, wherever it is stuck."""

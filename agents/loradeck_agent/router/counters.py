@@ -58,11 +58,11 @@ class Counter:
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
     votes: Votes = field(default_factory=Votes)
     arm: Outcomes | None = None
-    """What became of the requests whose arm chance chose, while a candidate is out; None: there were none."""
+    """Outcomes of the requests whose arm chance chose, while a candidate is out; None: there were none."""
     pairs: Pairs | None = None
-    """What another release made of its requests; None: none was asked again."""
+    """Pairs of its answers and those of another release to the same requests; None: none was asked again."""
     noise: Pairs | None = None
-    """What it made itself of requests that it was asked a second time."""
+    """Pairs of its own answers to requests that it was asked twice; None: it was asked none twice."""
     tokens: int = 0
 
     def pairs_with(self, other: str, *, shadow: bool = False) -> Pairs:

@@ -157,15 +157,9 @@ def step(
         raise Refused("no_change", f"the share is {permille / 10:g} % already")
     after = candidate.model_copy(update={"permille": permille, "step": candidate.step + 1, "comparison": None})
     if permille < candidate.permille and candidate.plan is not None and not actor.automation:
-        held = candidate.plan.model_copy(update={"held": f"{actor.name} has narrowed the share"})
-        after = after.model_copy(update={"plan": held})
-    if permille > candidate.permille:
-        _check_not_held(pointer)
-        _check_fit(pointer, facts, candidate.release, short)
-        check_keys(after, keys)
-    state = pointer.model_copy(update={"candidate": after})
-    payload: dict[str, object] | None = {"evidence": evidence} if evidence is not None else None
-    return drafted(EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload=payload)
+        after = _plan_held(after, f"{actor.name} has narrowed the share")
+    _check_wider(pointer, facts, candidate, after, keys)
+    return _changed(pointer, after, actor, reason, {"evidence": evidence} if evidence is not None else None)
 
 
 def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held: bool, reason: str = "") -> Draft:
@@ -183,12 +177,8 @@ def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held:
         )
     if bool(candidate.plan.held) == held:
         raise Refused("no_change", "its steps are held already" if held else "its steps are not held")
-    why = f"{actor.name}: {reason}"[:500] if held else ""
-    after = candidate.model_copy(update={"plan": candidate.plan.model_copy(update={"held": why})})
-    state = pointer.model_copy(update={"candidate": after})
-    return drafted(
-        EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload={"steps": "held" if held else "resumed"}
-    )
+    after = _plan_held(candidate, f"{actor.name}: {reason}"[:500] if held else "")
+    return _changed(pointer, after, actor, reason, {"steps": "held" if held else "resumed"})
 
 
 MOST_MS = 90 * 86_400_000
@@ -244,15 +234,9 @@ def compare(
     begun = Comparison(figure=figure, step=step_, from_ms=now_ms, until_ms=until_ms, keys=of_each)
     after = candidate.model_copy(update={"permille": share, "step": step_, "comparison": begun})
     if candidate.plan is not None and not candidate.plan.held:
-        held_ = candidate.plan.model_copy(update={"held": f"{actor.name} has begun an A/B"})
-        after = after.model_copy(update={"plan": held_})
-    if share > candidate.permille:
-        _check_not_held(pointer)
-        _check_fit(pointer, facts, candidate.release, short)
-        check_keys(after, keys)
-    state = pointer.model_copy(update={"candidate": after})
-    payload: dict[str, object] = {"compares": figure.value}
-    return drafted(EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload=payload)
+        after = _plan_held(after, f"{actor.name} has begun an A/B")
+    _check_wider(pointer, facts, candidate, after, keys)
+    return _changed(pointer, after, actor, reason, {"compares": figure.value})
 
 
 def finish(
@@ -308,6 +292,28 @@ def _expect_step(pointer: PointerState, candidate: Candidate, expected_step: int
             fix="look at it again and decide anew",
             context={"generation": pointer.generation, "step": candidate.step},
         )
+
+
+def _plan_held(candidate: Candidate, why: str) -> Candidate:
+    """The candidate with its plan held; `why` '': with its plan going on."""
+    assert candidate.plan is not None
+    return candidate.model_copy(update={"plan": candidate.plan.model_copy(update={"held": why})})
+
+
+def _check_wider(pointer: PointerState, facts: PointerFacts, before: Candidate, after: Candidate, keys: int) -> None:
+    """Checks what a wider share needs. Raises: Refused: held, candidate_unfit, too_few_keys."""
+    if after.permille > before.permille:
+        _check_not_held(pointer)
+        _check_fit(pointer, facts, after.release, short)
+        check_keys(after, keys)
+
+
+def _changed(
+    pointer: PointerState, candidate: Candidate, actor: Actor, reason: str, payload: dict[str, object] | None
+) -> Draft:
+    """The draft of a change of the candidate that leaves the generation as it is."""
+    state = pointer.model_copy(update={"candidate": candidate})
+    return drafted(EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload=payload)
 
 
 def _candidate_of(pointer: PointerState) -> Candidate:
