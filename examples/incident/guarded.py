@@ -98,7 +98,12 @@ async def _half(api: HubApi, callers: Callers, cast: Cast, node: str, bad: str, 
     out = row.pointer.candidate
     assert out is not None
     wider = CandidateStepRequest(
-        expected_generation=row.pointer.generation, expected_step=out.step, permille=HALF, idempotency_key=new_key()
+        expected_generation=row.pointer.generation,
+        expected_step=out.step,
+        permille=HALF,
+        idempotency_key=new_key(),
+        reason=reason,
+        override=True,  # as its start: an incident about a related release may be open by now
     )
     await api.step_candidate(cast.tenant, ROUTE, wider)
 

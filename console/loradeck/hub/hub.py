@@ -285,7 +285,7 @@ class Hub:
             *(changes, self.background, clock),
         )
         self.steps = steps = SteppedCandidates(
-            *(log_, self.arms, self.cohorts, replicas, facts, self.promotions.check, self.relatives),
+            *(log_, self.arms, self.cohorts, replicas, self.promotions.check, self.relatives),
             *(Comparisons(self.arms, self.attestations, self.background, clock), guard.said, self.moves_allowed),
             *(changes, self.background, clock),
         )

@@ -60,27 +60,30 @@ class CandidateStartRequest(PromoteRequest):
     )
 
 
-class CandidateStepRequest(Strict):
-    """Change the share of a candidate. `expected_step` is the step that the caller saw."""
+class _OfShare(Strict):
+    """What changes a candidate's share. `override` passes some refusals of a wider one, and needs a reason."""
 
     expected_generation: int
-    expected_step: int
-    permille: int = Field(ge=0, le=1000)
+    expected_step: int = Field(description="the step that the caller saw")
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
+    override: bool = Field(False, exclude_if=lambda override: not override)
+    break_glass: bool = Field(False, exclude_if=lambda broken: not broken, description="as of a promote")
 
 
-class CandidateCompareRequest(Strict):
+class CandidateStepRequest(_OfShare):
+    """Change the share of a candidate."""
+
+    permille: int = Field(ge=0, le=1000)
+
+
+class CandidateCompareRequest(_OfShare):
     """Begin an A/B on a candidate that is out. It ends at `until_ms`, or once each arm has `keys`: one of the two."""
 
     figure: Figure
     until_ms: int | None = None
     keys: int | None = None
     permille: int | None = Field(None, ge=1, le=999, description="the share from now on; None: as it is")
-    expected_generation: int
-    expected_step: int
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
 
 
 class CandidateHoldRequest(Strict):

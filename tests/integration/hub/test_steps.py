@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.hub_in_process import Deck, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.test_candidates import call, pointer, step, three
+from tests.integration.hub.test_candidates import body, call, pointer, step, three
 from tests.integration.hub.test_moves import ROUTE
 from tests.integration.hub.test_reviews import reported
 
@@ -264,6 +264,26 @@ async def test_an_ab_is_attested_once_at_its_horizon_and_moves_nothing(deck: Dec
     await deck.refused(403, "forbidden", "POST", "attestations", forged)
 
 
+async def test_a_frozen_route_gives_no_candidate_more_callers_and_an_override_says_what_it_passed(
+    deck: Deck, join: Join
+) -> None:
+    agent, _, two, other = await three(deck, join)
+    await call(deck, "start", release=other, unit="user")
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: deck.hub.cohorts.keys(pointer(deck).key, pointer(deck).candidate) == 60, "keys are known")
+    now = deck.hub.clock.now_ms()
+    config = deck.hub.log.state.config(pointer(deck).key).model_dump(mode="json")
+    await deck.ok("PUT", ROUTE, config | {"freeze": [[now - 1000, now + 3_600_000]]})
+    wider = {"expected_generation": pointer(deck).generation, "expected_step": 0, "permille": 100}
+    for what, more in (("step", {}), ("compare", {"figure": "bad", "keys": 30, "permille": 500})):
+        asked = wider | more | {"idempotency_key": key()}
+        await deck.refused(409, "frozen", "POST", f"{ROUTE}/candidate/{what}", asked)
+    passed = await step(deck, 100, override=True, reason="the fix")
+    event = passed.events[0]
+    assert (event.override, event.payload["overridden"], share(deck)) == (True, ["frozen"], (100, 1))
+    await step(deck, 50)  # less is never refused
+
+
 async def test_a_gate_that_asks_for_an_ab_lets_a_candidate_start_and_finish_only_with_it(
     deck: Deck, join: Join
 ) -> None:
@@ -282,9 +302,13 @@ async def test_a_gate_that_asks_for_an_ab_lets_a_candidate_start_and_finish_only
     await until(lambda: deck.hub.cohorts.keys(pointer(deck).key, pointer(deck).candidate) == 60, "keys are known")
     finish = {"release": other, "expected_generation": pointer(deck).generation, "idempotency_key": key()}
     await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/candidate/finish", finish)
+    wider = {**body(deck), "expected_step": 0, "permille": 501}
+    refused = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/candidate/step", wider)
+    assert "no A/B of bad against the live release" in refused.detail
     await ab(deck, keys=30, permille=500)
     await says(agent, {two: 2, other: 2}, n=200)
     await until(lambda: deck.hub.facts.comparison(pointer(deck).key, other), "it is attested")
+    await step(deck, 1000)
     await call(deck, "finish", release=other)
     assert pointer(deck).release == other
 

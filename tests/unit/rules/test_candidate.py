@@ -23,6 +23,7 @@ from loradeck.rules.serving import residency, retention
 from loradeck.rules.serving.flip import Verdict, decide, gap_after_flip
 from loradeck.schemas.candidate import Candidate, Comparison, Figure, StepPlan
 from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.gate import CompareGate, GateConfig
 from loradeck.schemas.ids import Role, digest_of
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind
 from loradeck.schemas.moves import RollbackRequest
@@ -626,6 +627,42 @@ def with_plan(plan: StepPlan | None = PLAN) -> Deck:
     generation = deck.pointer.generation
     deck.commit(candidate.start(deck.pointer, of("v2", plan=plan), RELEASER, expected_generation=generation, keys=MANY))
     return deck
+
+
+GATED = RouteConfig(gate=GateConfig(suite=digest_of({"suite": 1}), compare=CompareGate(margin=0.05)))
+FROZEN = RouteConfig(freeze=((0, 1000),))
+HELD_UP = Refused("related_incident", "it is related to what an incident is about")
+
+
+def may_widen(permille: int, config: RouteConfig, *, now_ms: int = 500, by: Actor = RELEASER, **said: Any) -> object:
+    """The codes that an override passes, or the code of the refusal."""
+    deck = Deck()
+    deck.promote("v1")
+    deck.start("v2")
+    given: dict[str, Any] = {"gate_results": [], "held_up": None, "override": False, "reason": "", "tenant": TENANT}
+    wider = of("v2", permille)
+    try:
+        return candidate.check_wider(deck.pointer, wider, config, by, now_ms=now_ms, **given | said)
+    except Refused as refused:
+        return refused.code
+
+
+def test_a_wider_share_obeys_freezes_and_incidents_as_a_promote_does_and_passes_them_by_override() -> None:
+    assert may_widen(200, FROZEN) == "frozen"
+    assert may_widen(200, FROZEN, now_ms=1000) == ()
+    assert may_widen(200, RouteConfig(), held_up=HELD_UP) == "related_incident"
+    over = {"override": True, "reason": "the fix"}
+    assert may_widen(200, FROZEN, held_up=HELD_UP, **over) == ("frozen", "related_incident")
+    assert may_widen(200, FROZEN, override=True) == "reason_required"
+    assert may_widen(200, FROZEN, by=OPERATOR, **over) == "forbidden"
+
+
+def test_from_half_of_the_callers_on_a_wider_share_needs_the_ab_that_a_finish_needs() -> None:
+    assert may_widen(candidate.MOST_BEFORE_AB, GATED) == ()
+    assert may_widen(501, GATED) == may_widen(1000, GATED) == "gate_missing"
+    assert may_widen(1000, GATED, override=True, reason="now") == ("gate_missing",)
+    assert may_widen(1000, RouteConfig(gate=GateConfig(suite=digest_of({"suite": 1})))) == ()
+    assert not candidate.needs_ab(GATED, 1000, shadow=True)
 
 
 def begin_ab(deck: Deck, **changes: Any) -> Event:

@@ -137,17 +137,27 @@ async def start(
 @click.option(
     "--share", type=float, required=True, metavar="PERCENT", help="Of the callers; of a shadow, the requests."
 )
+@override_option
+@break_glass_option
 @reason_option()
 @yes_option
 @writes
 @on_pointer
-async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) -> None:
-    """Change the share of a candidate, or of a shadow. A wider share takes nobody out."""
+async def step(
+    s: Session, at: Pointer, share: float, override: bool, break_glass: str | None, reason: str, yes: bool
+) -> None:
+    """Change the share of a candidate, or of a shadow. A wider share takes nobody out.
+
+    What keeps a promote back keeps a wider share back: a freeze window, an incident about a related release and, for
+    more than half of the callers, the A/B that the route's gate asks for.
+    """
     permille = _permille(share)
     row = await s.api.row(at.tenant, at.route, shadow=permille)
     out, shown = _out(at, row)
     s.out.heading(title(s, at, row))
-    s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}")
+    said = _overriding(override, break_glass, reason)
+    passes = "   OVERRIDE" if said["override"] else ""
+    s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}{passes}")
     if out.shadow and row.shadow_load is not None:
         s.out.say(f" COST       {costs(row.shadow_load)}")
     question = f"Let {name(shown.release)} shadow" if out.shadow else f"Give {name(shown.release)} to"
@@ -158,7 +168,7 @@ async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) ->
         expected_step=out.step,
         permille=permille,
         idempotency_key=key,
-        reason=reason,
+        **said,
     )
     result = await sent(s.api.step_candidate(at.tenant, at.route, request), key)
     after = result.events[0].pointer
@@ -173,6 +183,8 @@ async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) ->
 @click.option("--until", metavar="TIME", help="When it is over: 2026-03-01T14:05Z, 14:05Z.")
 @click.option("--keys", type=int, metavar="N", help="Instead: it is over once each arm has had so many callers.")
 @click.option("--share", type=float, metavar="PERCENT", help="Share of the callers from now on; 50 tells the most.")
+@override_option
+@break_glass_option
 @reason_option()
 @yes_option
 @writes
@@ -184,6 +196,8 @@ async def compare(
     until: str | None,
     keys: int | None,
     share: float | None,
+    override: bool,
+    break_glass: str | None,
     reason: str,
     yes: bool,
 ) -> None:
@@ -208,7 +222,7 @@ async def compare(
         expected_generation=row.pointer.generation,
         expected_step=out.step,
         idempotency_key=key,
-        reason=reason,
+        **_overriding(override, break_glass, reason),
     )
     result = await sent(s.api.compare_candidate(at.tenant, at.route, request), key)
     s.out.answer(result, f"{at}: {shown.release.label} is compared by {metric} {ends}, rev {result.rev}")
@@ -323,6 +337,12 @@ def _say_shadow(s: Session, row: TenantRow) -> None:
     s.out.say(f" SHADOW     asked {counts.asked}, {counts.shed} not, since callers came first")
     s.out.say(f" PAIRS      {of_pairs(again)}; failed {counts.failed[1]} and {counts.failed[0]} of {counts.pairs}")
     s.out.say(f" NOISE      {of_noise(again) or 'the live release was not asked twice yet'}")
+
+
+def _overriding(override: bool, break_glass: str | None, reason: str) -> dict[str, Any]:
+    """The fields by which a wider share passes what keeps it back; a broken glass is an override with that reason."""
+    broken = break_glass is not None
+    return {"override": override or broken, "break_glass": broken, "reason": break_glass or reason}
 
 
 def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:

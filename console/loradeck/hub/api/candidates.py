@@ -29,24 +29,11 @@ async def start(
 async def step(tenant: str, route: str, body: moves.CandidateStepRequest, hub: ThisHub, caller: Operator) -> Response:
     """Changes the candidate's share. To widen it needs the role releaser."""
 
-    def decide() -> Sequence[Draft]:
-        pointer = hub.log.state.route(tenant, route)[2]
-        out = pointer.candidate
+    async def decide() -> Sequence[Draft]:
+        out = hub.log.state.route(tenant, route)[2].candidate
         if out is not None and body.permille > out.permille and not caller.role.covers(Role.RELEASER):
             raise Refused("forbidden", "a wider share needs the releaser role", detail=f"{caller.actor}: {caller.role}")
-        if out is not None and body.permille > out.permille:
-            candidate.check_consent(out, hub.log.state.tenant(tenant))
-        drafted = candidate.step(
-            pointer,
-            hub.facts.of(pointer.key),
-            actor_of(caller),
-            expected_generation=body.expected_generation,
-            expected_step=body.expected_step,
-            permille=body.permille,
-            keys=hub.cohorts.keys(pointer.key, out) if out is not None else 0,
-            reason=body.reason,
-        )
-        return [drafted]
+        return [await hub.promotions.check.stepped((tenant, route), body, actor_of(caller))]
 
     return answer(await move(hub, caller, body.idempotency_key, decide))
 
@@ -57,24 +44,8 @@ async def compare(
 ) -> Response:
     """Begins an A/B. Its result is attested at the horizon that is stated here, and moves nothing."""
 
-    def decide() -> Sequence[Draft]:
-        pointer = hub.log.state.route(tenant, route)[2]
-        out = pointer.candidate
-        drafted = candidate.compare(
-            pointer,
-            hub.facts.of(pointer.key),
-            actor_of(caller),
-            expected_generation=body.expected_generation,
-            expected_step=body.expected_step,
-            figure=body.figure,
-            until_ms=body.until_ms,
-            of_each=body.keys,
-            permille=body.permille,
-            keys=hub.cohorts.keys(pointer.key, out) if out is not None else 0,
-            now_ms=hub.clock.now_ms(),
-            reason=body.reason,
-        )
-        return [drafted]
+    async def decide() -> Sequence[Draft]:
+        return [await hub.promotions.check.compared((tenant, route), body, actor_of(caller))]
 
     return answer(await move(hub, caller, body.idempotency_key, decide))
 

@@ -9,7 +9,6 @@ from loradeck.hub.jobs.promotion import PromoteCheck
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
@@ -17,14 +16,13 @@ from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import candidate
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.forward import freeze_refusal
 from loradeck.rules.quality import steps
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, PointerState
-from loradeck.schemas.moves import CandidateFinishRequest
+from loradeck.schemas.moves import CandidateFinishRequest, CandidateStepRequest
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.automation.steps")
@@ -46,7 +44,6 @@ class SteppedCandidates:
     _arms: ArmsSaid
     _cohorts: Cohorts
     _replicas: PlacedReplicas
-    _facts: Facts
     _check: PromoteCheck
     _relatives: Relatives
     _comparisons: Comparisons
@@ -177,15 +174,12 @@ class SteppedCandidates:
             return [draft.model_copy(update={"payload": {**draft.payload, "evidence": evidence}})]
         if decision.permille is None:
             return ()
-        drafted = candidate.step(
-            pointer,
-            self._facts.of(pointer.key),
-            ACTOR,
+        wider = CandidateStepRequest(
             expected_generation=pointer.generation,
             expected_step=out.step,
             permille=decision.permille,
-            keys=self._cohorts.keys(pointer.key, out, self._placed(pointer.key)),
+            idempotency_key=name,
             reason="steps: " + ("; ".join(steps.said(one) for one in found) or "there are enough keys"),
-            evidence=evidence,
         )
-        return [drafted]
+        placed = self._placed(pointer.key)
+        return [await self._check.stepped(pointer.key, wider, ACTOR, placed=placed, evidence=evidence)]

@@ -31,7 +31,7 @@ from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward
-from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import ab_test, break_glass
 from loradeck.rules.quality.loosening import needs_two
@@ -41,8 +41,14 @@ from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import JobCancel, JobEvent, JobMessage
-from loradeck.schemas.log import Draft, EventKind
-from loradeck.schemas.moves import CandidateFinishRequest, CandidateStartRequest, PromoteRequest
+from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.moves import (
+    CandidateCompareRequest,
+    CandidateFinishRequest,
+    CandidateStartRequest,
+    CandidateStepRequest,
+    PromoteRequest,
+)
 from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
@@ -92,7 +98,7 @@ class Promotion:
 
 @dataclass(eq=False)
 class PromoteCheck:
-    """Collects what the rules need to decide on a promote, and on a candidate's start and finish."""
+    """Collects what the rules need to decide on a promote, and on a candidate's start, share and finish."""
 
     _state: FoldedLog
     _catalogue: Catalogue
@@ -128,7 +134,11 @@ class PromoteCheck:
                 )
             check_signed(release, config.signers, signed_by, called(release.id))
         result = await self._gates.judge(key, request.release) if config.gate and release else None
-        if result is not None and isinstance(request, CandidateStartRequest):
+        if (
+            result is not None
+            and isinstance(request, CandidateStartRequest)
+            and not candidate.needs_ab(config, request.permille, shadow=request.shadow)
+        ):
             result = ab_test.for_a_start(result)
         return forward.check_promote(
             self._state.pointer(key),
@@ -151,29 +161,114 @@ class PromoteCheck:
     async def drafted(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> Draft:
         """The event that the request would commit now. Raises: Refused."""
         overridden = await self.check(key, request, actor)
-        agreed = self._agreed(key, request, actor) if forward.opens_gate(overridden) else {}
-        draft = self._draft(key, request, actor, overridden)
-        return draft.model_copy(update={"payload": {**draft.payload, **agreed}}) if agreed else draft
+        agreed = self._agreed(key, request.release, request, actor, overridden)
+        return _with(self._draft(key, request, actor, overridden), agreed)
 
-    def _agreed(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> dict[str, Any]:
+    async def stepped(
+        self,
+        key: PointerKey,
+        request: CandidateStepRequest,
+        actor: Actor,
+        *,
+        placed: frozenset[str] | None = None,
+        evidence: dict[str, Any] | None = None,
+    ) -> Draft:
+        """The event of a change of a candidate's share. Raises: Refused.
+
+        Args:
+            placed: as for `Cohorts.keys`.
+            evidence: why the hub makes the step by itself.
+        """
+        passed, agreed = await self._wider(key, request, actor)
+        pointer, how = self._of_share(key, request, passed, placed)
+        drafted = candidate.step(
+            pointer, self._facts.of(key), actor, permille=request.permille, evidence=evidence, **how
+        )
+        return _with(drafted, agreed)
+
+    async def compared(self, key: PointerKey, request: CandidateCompareRequest, actor: Actor) -> Draft:
+        """The event that begins an A/B. Raises: Refused."""
+        passed, agreed = await self._wider(key, request, actor)
+        pointer, how = self._of_share(key, request, passed)
+        drafted = candidate.compare(
+            pointer,
+            self._facts.of(key),
+            actor,
+            figure=request.figure,
+            until_ms=request.until_ms,
+            of_each=request.keys,
+            permille=request.permille,
+            now_ms=self._clock.now_ms(),
+            **how,
+        )
+        return _with(drafted, agreed)
+
+    def _of_share(
+        self,
+        key: PointerKey,
+        request: CandidateStepRequest | CandidateCompareRequest,
+        overridden: tuple[str, ...],
+        placed: frozenset[str] | None = None,
+    ) -> tuple[PointerState, dict[str, Any]]:
+        """A pointer, and what its candidate's rules are told of each change of the share."""
+        pointer = self._state.pointer(key)
+        seen = {"expected_generation": request.expected_generation, "expected_step": request.expected_step}
+        keys = self._cohorts.keys(key, pointer.candidate, placed) if pointer.candidate is not None else 0
+        return pointer, {"keys": keys, "reason": request.reason, "overridden": overridden, **seen}
+
+    async def _wider(
+        self, key: PointerKey, request: CandidateStepRequest | CandidateCompareRequest, actor: Actor
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """The codes that a wider share passes by its override, and who else has agreed to that. Raises: Refused."""
+        tenant, config, pointer = self._state.route(*key)
+        expect_generation(pointer, request.expected_generation)
+        out, share = pointer.candidate, request.permille
+        if out is None or share is None or share <= out.permille:
+            return (), {}
+        wider, now_ms = out.model_copy(update={"permille": share}), self._clock.now_ms()
+        needs_ab = candidate.needs_ab(config, share, shadow=out.shadow)
+        result = await self._gates.judge(key, out.release) if needs_ab else None
+        overridden = candidate.check_wider(
+            pointer,
+            wider,
+            config,
+            actor,
+            tenant=tenant,
+            gate_results=[result] if result else [],
+            held_up=self._relatives.check_promote(key, out.release, actor.name, now_ms),
+            now_ms=now_ms,
+            override=request.override,
+            reason=request.reason,
+            name=self._catalogue.called,
+        )
+        return overridden, self._agreed(key, out.release, request, actor, overridden)
+
+    def _agreed(
+        self,
+        key: PointerKey,
+        release: str,
+        request: PromoteRequest | CandidateStepRequest | CandidateCompareRequest,
+        actor: Actor,
+        overridden: tuple[str, ...],
+    ) -> dict[str, Any]:
         """Returns who else has asked to open the route's gate for this release, where two people are asked for, or that
-        the glass was broken.
+        the glass was broken. `overridden`: what the request passes, which may be no gate.
 
         Raises: Refused `second_person`, `person_required`, `local_only`, `reason_required`.
         """
-        if not needs_two(self._state.config(key)):
+        if not forward.opens_gate(overridden) or not needs_two(self._state.config(key)):
             return {}
         if request.break_glass:
             break_glass.check_alone(actor, request.reason)
             return {break_glass.BROKE: True}
-        what = {"opens the gate for": request.release, "at": request.expected_generation}
+        what = {"opens the gate for": release, "at": request.expected_generation}
         other = self._proposals.agreed(key, what, actor.name, actor.token)
         if other is None:
             raise Refused(
                 "second_person",
                 f"{key[0]}/{key[1]} asks for two people, and the gate is not passed",
-                detail=self._catalogue.called(request.release),
-                fix="somebody else promotes the same release with an override within 24 hours; or, on the hub's host, "
+                detail=self._catalogue.called(release),
+                fix="somebody else asks for the same with an override within 24 hours; or, on the hub's host, "
                 "--break-glass REASON",
             )
         return {"agreed": other}
@@ -470,6 +565,11 @@ class Promotions:
             self._send(promotion)
             self._progress(promotion)
             promotion.changed.set()
+
+
+def _with(draft: Draft, agreed: dict[str, Any]) -> Draft:
+    """The draft, with who has agreed to it."""
+    return draft.model_copy(update={"payload": {**draft.payload, **agreed}}) if agreed else draft
 
 
 def _loading(promotion: Promotion) -> str:

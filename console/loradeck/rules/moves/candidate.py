@@ -5,18 +5,28 @@ share of the requests too. Only a start gives a pointer one, and every other mov
 and recovery never bring one back. A step leaves the generation as it is, so that a press of R which was decided before
 it still stands.
 
-What binds a promote (`forward.check_promote`) binds a start and a finish as well, and is checked by the caller first.
+What binds a promote (`forward.check_promote`) binds a start and a finish as well, and is checked by the caller first. A
+wider share obeys the part of it that may have changed since the start (`check_wider`).
 """
 
 from collections.abc import Mapping, Sequence
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
-from loradeck.rules.moves.forward import check_none_out, overridden_payload, stack_beneath
+from loradeck.rules.moves.forward import (
+    check_none_out,
+    freeze_refusal,
+    gate_refusal,
+    overridden_payload,
+    passed,
+    stack_beneath,
+)
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
+from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import Candidate, Comparison, Figure, Split
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantState
 
 FEWEST_OF_ARM = 20
@@ -92,6 +102,51 @@ def check_keys(split: Split, keys: int) -> None:
         )
 
 
+MOST_BEFORE_AB = 500
+"""Thousandths of the callers that a candidate gets at the most before the A/B that its gate asks for: half tells the
+most, and of more nobody would be left to compare it with.
+"""
+
+
+def needs_ab(config: RouteConfig, permille: int, *, shadow: bool) -> bool:
+    """Tells whether a share needs the A/B that the route's gate asks for, as a finish does."""
+    asks = config.gate is not None and config.gate.compare is not None
+    return asks and not shadow and permille > MOST_BEFORE_AB
+
+
+def check_wider(
+    pointer: PointerState,
+    wider: Candidate,
+    config: RouteConfig,
+    actor: Actor,
+    *,
+    tenant: TenantState,
+    gate_results: Sequence[GateResult],
+    held_up: Refused | None,
+    now_ms: int,
+    override: bool,
+    reason: str,
+    name: Named = short,
+) -> tuple[str, ...]:
+    """Checks that a candidate may have a wider share: more callers get it, as by a promote.
+
+    Returns the codes that an override has passed.
+
+    Args:
+        wider: the candidate with that share.
+        gate_results: those of its release, oldest first; looked at only where the share `needs_ab`.
+        held_up: `related_incident`, where an open incident is about a related release.
+
+    Raises:
+        Refused: shadow_not_allowed, frozen, related_incident, those of a gate, forbidden, reason_required.
+    """
+    check_consent(wider, tenant)
+    refusals = [freeze_refusal(config, now_ms), held_up]
+    if needs_ab(config, wider.permille, shadow=wider.shadow):
+        refusals.append(gate_refusal(pointer, wider.release, config, gate_results, name))
+    return passed(refusals, actor, override=override, reason=reason)
+
+
 def start(
     pointer: PointerState,
     candidate: Candidate,
@@ -141,12 +196,15 @@ def step(
     keys: int,
     reason: str = "",
     evidence: Mapping[str, object] | None = None,
+    overridden: Sequence[str] = (),
 ) -> Draft:
     """Changes the candidate's share. The generation stays; a smaller share is never refused for what is known.
 
     A person who narrows a share means it: its plan is held then.
 
-    `evidence`: why the hub makes the step by itself; the event keeps it.
+    Args:
+        evidence: why the hub makes the step by itself; the event keeps it.
+        overridden: the codes that `check_wider` returned; the event keeps them.
 
     Raises: Refused: moved, no_candidate, no_change; to widen also held, candidate_unfit, too_few_keys.
     """
@@ -158,8 +216,8 @@ def step(
     after = candidate.model_copy(update={"permille": permille, "step": candidate.step + 1, "comparison": None})
     if permille < candidate.permille and candidate.plan is not None and not actor.automation:
         after = _plan_held(after, f"{actor.name} has narrowed the share")
-    _check_wider(pointer, facts, candidate, after, keys)
-    return _changed(pointer, after, actor, reason, {"evidence": evidence} if evidence is not None else None)
+    _check_room(pointer, facts, candidate, after, keys)
+    return _changed(pointer, after, actor, reason, {"evidence": evidence} if evidence is not None else {}, overridden)
 
 
 def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held: bool, reason: str = "") -> Draft:
@@ -199,6 +257,7 @@ def compare(
     keys: int,
     now_ms: int,
     reason: str = "",
+    overridden: Sequence[str] = (),
 ) -> Draft:
     """Begins an A/B: routers count both arms anew, and at a horizon that is stated now the hub attests what it sees.
 
@@ -207,6 +266,7 @@ def compare(
     Args:
         until_ms: when it is over; None: once each arm has `of_each` keys.
         permille: the share from now on; None: as it is.
+        overridden: the codes that `check_wider` returned; the event keeps them.
 
     Raises: Refused: moved, no_candidate, no_arms, bad_horizon; to widen also held, candidate_unfit, too_few_keys.
     """
@@ -235,8 +295,8 @@ def compare(
     after = candidate.model_copy(update={"permille": share, "step": step_, "comparison": begun})
     if candidate.plan is not None and not candidate.plan.held:
         after = _plan_held(after, f"{actor.name} has begun an A/B")
-    _check_wider(pointer, facts, candidate, after, keys)
-    return _changed(pointer, after, actor, reason, {"compares": figure.value})
+    _check_room(pointer, facts, candidate, after, keys)
+    return _changed(pointer, after, actor, reason, {"compares": figure.value}, overridden)
 
 
 def finish(
@@ -300,8 +360,8 @@ def _plan_held(candidate: Candidate, why: str) -> Candidate:
     return candidate.model_copy(update={"plan": candidate.plan.model_copy(update={"held": why})})
 
 
-def _check_wider(pointer: PointerState, facts: PointerFacts, before: Candidate, after: Candidate, keys: int) -> None:
-    """Checks what a wider share needs. Raises: Refused: held, candidate_unfit, too_few_keys."""
+def _check_room(pointer: PointerState, facts: PointerFacts, before: Candidate, after: Candidate, keys: int) -> None:
+    """Checks what no override passes of a wider share. Raises: Refused: held, candidate_unfit, too_few_keys."""
     if after.permille > before.permille:
         _check_not_held(pointer)
         _check_fit(pointer, facts, after.release, short)
@@ -309,11 +369,18 @@ def _check_wider(pointer: PointerState, facts: PointerFacts, before: Candidate, 
 
 
 def _changed(
-    pointer: PointerState, candidate: Candidate, actor: Actor, reason: str, payload: dict[str, object] | None
+    pointer: PointerState,
+    candidate: Candidate,
+    actor: Actor,
+    reason: str,
+    payload: dict[str, object],
+    overridden: Sequence[str] = (),
 ) -> Draft:
     """The draft of a change of the candidate that leaves the generation as it is."""
-    state = pointer.model_copy(update={"candidate": candidate})
-    return drafted(EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, payload=payload)
+    state, said = pointer.model_copy(update={"candidate": candidate}), payload | overridden_payload(overridden)
+    return drafted(
+        EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason, override=bool(overridden), payload=said
+    )
 
 
 def _candidate_of(pointer: PointerState) -> Candidate:

@@ -1,6 +1,6 @@
 """Forward moves: the conditions of a promote, and the promote itself."""
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from datetime import UTC, datetime
 
 from loradeck.rules.errors import Refused
@@ -111,24 +111,34 @@ def check_promote(
             detail=where,
             fix="raise the engine's slots, or move a tenant away",
         )
-    if request.override:
-        if actor.role is not Role.RELEASER:
-            raise Refused("forbidden", "an override needs the releaser role", detail=f"{actor.name}: {actor.role}")
-        if not request.reason:
-            raise Refused("reason_required", "an override needs a reason", fix="say why; the event keeps it for ever")
-    passed = []
-    for refusal in (
+    refusals = (
         freeze_refusal(config, now_ms),
         held_up,
-        _gate_refusal(pointer, request.release, config, gate_results, name),
+        gate_refusal(pointer, request.release, config, gate_results, name),
         _memory_refusal(memory_short),
         _left_behind_refusal(where, left_behind),
-    ):
+    )
+    return passed(refusals, actor, override=request.override, reason=request.reason)
+
+
+def passed(refusals: Iterable[Refused | None], actor: Actor, *, override: bool, reason: str) -> tuple[str, ...]:
+    """The codes of the refusals that an override passes (role releaser, with a reason), or a reason alone.
+
+    Raises:
+        Refused: the first that is not passed; forbidden, reason_required.
+    """
+    if override:
+        if actor.role is not Role.RELEASER:
+            raise Refused("forbidden", "an override needs the releaser role", detail=f"{actor.name}: {actor.role}")
+        if not reason:
+            raise Refused("reason_required", "an override needs a reason", fix="say why; the event keeps it for ever")
+    codes = []
+    for refusal in refusals:
         if refusal is not None:
-            if not request.override and not (refusal.code == "gate_imported" and request.reason):
+            if not override and not (refusal.code == "gate_imported" and reason):
                 raise refusal
-            passed.append(refusal.code)
-    return tuple(passed)
+            codes.append(refusal.code)
+    return tuple(codes)
 
 
 def promote(
@@ -245,9 +255,13 @@ def _left_behind_refusal(where: str, nodes: Sequence[str]) -> Refused | None:
     )
 
 
-def _gate_refusal(
-    pointer: PointerState, release: str, config: RouteConfig, results: Sequence[GateResult], name: Named
+def gate_refusal(
+    pointer: PointerState, release: str, config: RouteConfig, results: Sequence[GateResult], name: Named = short
 ) -> Refused | None:
+    """The refusal of a release that has not passed its route's gate; None: it has, or there is no gate.
+
+    `results`: oldest first; the newest one of this release against the live one on the route's suite decides.
+    """
     if config.gate is None:
         return None
     fitting = [
