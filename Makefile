@@ -77,13 +77,14 @@ $(SYSTEMD_STAMP): $(STAMP)
 test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 --timeout 900 $(ARGS) tests/contract/engine tests/vllm
 
-$(VLLM_STAMP): tests/vllm/requirements.txt
+$(VLLM_STAMP): tests/vllm/requirements.txt agents/vllm_plugin/pyproject.toml
 	@echo "Setting up $(VLLM): about 900 MB to download (vLLM and torch for CPU), 3.3 GB on disk, two to ten minutes."
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --progress-bar off -r $< | grep -vE '^(Requirement already|  )' || true
 	@# These two are linked to CUDA, and vLLM imports them where they are installed.
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
-	$(VLLM)/bin/python -c 'import vllm'
+	$(VLLM)/bin/python -m pip install --quiet --no-deps -e agents/vllm_plugin
+	$(VLLM)/bin/python -c 'import vllm, loradeck_vllm'
 	@touch $@
 
 faults: $(STAMP) ## each kind of fault, 5 rounds, into docs/faults.md; goes on where it stopped (ARGS="--rounds 50 --minutes 45")

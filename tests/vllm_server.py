@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +60,13 @@ def start(
     dtype: str = "float32",
     max_len: int = 512,
     key: str = "",
+    env: Mapping[str, str] = {},
 ) -> subprocess.Popen[bytes]:
     """Starts a server in a session of its own, so that `end` reaches its engine core too. `key`: callers need it."""
     words = command(base, slots=slots, cpu_slots=cpu_slots, rank=rank, dtype=dtype, max_len=max_len, listen=listen)
-    env = os.environ | ENV | ({"VLLM_API_KEY": key} if key else {})
+    variables = os.environ | ENV | ({"VLLM_API_KEY": key} if key else {}) | env
     with log.open("wb") as out:
-        return subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True, env=env)
+        return subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True, env=variables)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

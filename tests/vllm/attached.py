@@ -17,9 +17,31 @@ from tests.vllm_server import START_S, Server, asked
 
 from incident.fleet import CommandFailed, Fleet, wait_for
 from incident.incident import Cast
+from loradeck.artifacts import scan
+from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef
 
 KEY = "key-of-the-attached-engine"
 SLOTS = 8
+
+
+def described(folder: Path, base: str) -> tuple[AdapterManifest, ReleaseRef]:
+    """The manifest that lists a folder as it is, and the release it makes: nobody changed it on the way."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    manifest = AdapterManifest(
+        tenant=TENANT,
+        name="words",
+        base=base,
+        files=scan(folder),
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        target_modules=tuple(config["target_modules"]),
+        config_hash="c" * 64,
+        decision=DecisionRecord(why_weights="tests"),
+    )
+    release = Release(tenant=TENANT, form=Form.ADAPTER, base=base, adapter=manifest.digest)
+    return manifest, ReleaseRef(id=release.id, release=release, label="v9")
 
 
 @dataclass

@@ -19,6 +19,9 @@ from tests.vllm_server import Server
 HEAD = 32
 """The smallest head that vLLM's attention on CPU takes."""
 
+WORKER_CALLS = {"VLLM_SERVER_DEV_MODE": "1"}
+"""Opens vLLM's development route by which its workers are called."""
+
 if not vllm_server.PYTHON:
     collect_ignore_glob = ["test_*.py"]
 
@@ -70,7 +73,9 @@ class Expendable:
     def up(self) -> Server:
         if self._server is None or self._server.process.poll() is not None:
             self._stack.close()
-            self._server = self._stack.enter_context(vllm_server.running(self._base, slots=1, cpu_slots=2))
+            self._server = self._stack.enter_context(
+                vllm_server.running(self._base, slots=1, cpu_slots=2, env=WORKER_CALLS)
+            )
         return self._server
 
     def close(self) -> None:

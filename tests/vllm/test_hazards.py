@@ -19,7 +19,7 @@ import httpx
 import pytest
 from tests.fakes.word_model import write_adapter, write_base
 from tests.fleet import PROMPTS, TENANT, Material
-from tests.vllm.attached import SLOTS, Attached
+from tests.vllm.attached import SLOTS, Attached, described
 from tests.vllm.conftest import HEAD, Expendable
 from tests.vllm_server import Server, asked
 
@@ -30,9 +30,8 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.request import rollback_request
-from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
+from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.store.releases import ReleaseStore
@@ -59,24 +58,6 @@ def change_tensors(folder: Path, change: Callable[[dict[str, Any]], None]) -> Pa
 
 def digest_of_base(folder: Path) -> str:
     return base_manifest(folder, "any", "any").digest
-
-
-def described(folder: Path, base: str) -> tuple[AdapterManifest, ReleaseRef]:
-    """The manifest that lists a folder as it is, and the release it makes: nobody changed it on the way."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    manifest = AdapterManifest(
-        tenant=TENANT,
-        name="words",
-        base=base,
-        files=scan(folder),
-        rank=config["r"],
-        alpha=config["lora_alpha"],
-        target_modules=tuple(config["target_modules"]),
-        config_hash="c" * 64,
-        decision=DecisionRecord(why_weights="tests"),
-    )
-    release = Release(tenant=TENANT, form=Form.ADAPTER, base=base, adapter=manifest.digest)
-    return manifest, ReleaseRef(id=release.id, release=release, label="v9")
 
 
 async def refused_on_node(

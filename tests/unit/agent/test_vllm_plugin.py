@@ -1,0 +1,262 @@
+"""The plugin for vLLM: its routes and its calls on workers, with what they touch of vLLM faked."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from tests.fakes import fake_vllm
+
+import loradeck_vllm
+from loradeck.schemas.ids import canonical_json
+from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
+from loradeck_vllm import routes, worker
+from loradeck_vllm.immutable_files import WrongFiles, check_unchanged, verify
+from loradeck_vllm.routes import AdapterRoutes, unfit
+
+
+def stored(folder: Path, weights: bytes = b"weights") -> Path:
+    """An adapter as an agent keeps it: its folder, named by the digest of the manifest beside it."""
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
+    manifest = AdapterManifest(
+        tenant="acme",
+        name="words",
+        base="b" * 64,
+        files=tuple(FileEntry(path=name, size=len(raw), sha256=sha256(raw).hexdigest()) for name, raw in files.items()),
+        rank=4,
+        alpha=8,
+        target_modules=("q_proj",),
+        config_hash="c" * 64,
+        decision=DecisionRecord(why_weights="größer"),
+    )
+    kept = folder / manifest.digest
+    kept.mkdir(parents=True)
+    for name, raw in files.items():
+        (kept / name).write_bytes(raw)
+    kept.with_name(f"{manifest.digest}.json").write_text(manifest.model_dump_json())
+    assert sha256(canonical_json(manifest)).hexdigest() == kept.name
+    return kept
+
+
+class Server:
+    def __init__(self, http: httpx.AsyncClient, engine: fake_vllm.Engine, models: Any) -> None:
+        self.http, self.engine, self.models = http, engine, models
+
+    async def post(self, call: str, **body: Any) -> tuple[int, str]:
+        reply = await self.http.post(f"/v1/loradeck/{call}", json=body)
+        return reply.status_code, reply.json().get("code", "")
+
+    async def load(self, name: str, folder: Path) -> tuple[int, str]:
+        return await self.post("load", name=name, path=str(folder))
+
+    async def held(self) -> list[tuple[str | None, str, bool]]:
+        rows = (await self.http.get("/v1/loradeck/residency")).json()["adapters"]
+        return [(row["name"], row["level"], row["pinned"]) for row in rows]
+
+    def step(self, name: str) -> None:
+        for one in self.engine.workers:
+            one.asked(self.models.lora_requests[name])
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """Two workers with one slot on the device and three in memory."""
+    fake_vllm.install(monkeypatch)
+    monkeypatch.setattr(routes, "FIRST_LOOK_S", 0.0005)
+    app, plugin = FastAPI(), AdapterRoutes(enabled=True)
+    app.state.args = fake_vllm.arguments()
+    plugin.attach_router(app)
+    engine = fake_vllm.Engine(*(fake_vllm.Worker(device=1, host=3) for _ in range(2)))
+    models = fake_vllm.models()
+    await plugin.init_state(engine, SimpleNamespace(openai_serving_models=models), app.state.args)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://engine") as http:
+        yield Server(http, engine, models)
+
+
+async def test_a_load_reads_beside_the_loop_and_ends_in_memory_and_in_the_list(server: Server, tmp_path: Path) -> None:
+    folder = stored(tmp_path)
+    assert await server.load("v1", folder) == (200, "")
+    assert server.models.lora_requests["v1"].lora_path == str(folder)
+    assert await server.held() == [("v1", "host", False)]
+    server.step("v1")
+    assert await server.held() == [("v1", "device", False)]
+    assert (await server.http.get("/v1/loradeck/residency")).json()["read_in_loop"] == 0
+    assert [one.packed for one in server.engine.workers] == [[1], [1]]
+
+
+async def test_what_one_worker_alone_has_on_its_device_is_in_memory(server: Server, tmp_path: Path) -> None:
+    await server.load("v1", stored(tmp_path))
+    server.engine.workers[0].asked(server.models.lora_requests["v1"])
+    assert await server.held() == [("v1", "host", False)]
+
+
+async def test_a_name_that_was_evicted_is_loaded_again_under_its_number(server: Server, tmp_path: Path) -> None:
+    for number in range(4):
+        assert await server.load(f"v{number}", stored(tmp_path, b"%d" % number)) == (200, "")
+    assert [row[0] for row in await server.held()] == ["v1", "v2", "v3"]
+    request = server.models.lora_requests["v0"]
+    assert await server.load("v0", Path(request.lora_path)) == (200, "")
+    assert server.models.lora_requests["v0"] is request
+    assert [row[0] for row in await server.held()] == ["v2", "v3", "v0"]
+
+
+async def test_what_is_held_already_is_not_read_again(server: Server, tmp_path: Path) -> None:
+    folder = stored(tmp_path)
+    await server.load("v1", folder)
+    assert await server.load("v1", folder) == (200, "")
+    assert [one.packed for one in server.engine.workers] == [[1], [1]]
+
+
+async def test_a_file_that_is_not_the_digests_is_refused_and_nothing_is_listed_or_held(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = stored(tmp_path)
+    (folder / "adapter_model.safetensors").write_bytes(b"weighty")
+    assert await server.load("v1", folder) == (409, "wrong_digest")
+    assert server.models.lora_requests == {}
+    assert await server.held() == []
+    assert "loradeck_forget" in server.engine.calls
+
+
+async def test_folders_that_are_not_there_names_of_the_base_and_names_of_others_are_refused(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = stored(tmp_path)
+    assert await server.load("v1", tmp_path / "nowhere") == (404, "files_missing")
+    assert await server.load("base", folder) == (409, "name_taken")
+    assert await server.load("v1", folder) == (200, "")
+    assert await server.load("v1", stored(tmp_path / "other")) == (409, "name_taken")
+    assert await server.post("unload", name="v2") == (404, "not_listed")
+    assert (await server.http.post("/v1/loradeck/load", json={"name": "v", "path": "here"})).status_code == 422
+
+
+async def test_an_unload_takes_an_adapter_off_the_list_and_out_of_memory(server: Server, tmp_path: Path) -> None:
+    await server.load("v1", stored(tmp_path))
+    assert await server.post("unload", name="v1") == (200, "")
+    assert server.models.lora_requests == {}
+    assert await server.held() == []
+
+
+async def test_what_others_took_off_the_list_is_held_without_a_name(server: Server, tmp_path: Path) -> None:
+    await server.load("v1", stored(tmp_path))
+    del server.models.lora_requests["v1"]
+    assert await server.held() == [(None, "host", False)]
+
+
+async def test_pins_hold_against_others_and_are_those_that_were_last_named(server: Server, tmp_path: Path) -> None:
+    for number in range(2):
+        await server.load(f"v{number}", stored(tmp_path, b"%d" % number))
+    assert await server.post("pins", names=["v0", "nobody"]) == (200, "")
+    for number in range(2, 6):
+        await server.load(f"v{number}", stored(tmp_path, b"%d" % number))
+    assert [row[0] for row in await server.held()] == ["v0", "v4", "v5"]
+    assert await server.post("pins", names=["v4"]) == (200, "")
+    assert [row for row in await server.held() if row[2]] == [("v4", "host", True)]
+
+
+async def test_pins_leave_a_step_the_places_that_it_may_need(server: Server, tmp_path: Path) -> None:
+    for number in range(3):
+        await server.load(f"v{number}", stored(tmp_path, b"%d" % number))
+    assert await server.post("pins", names=["v0", "v1", "v2"]) == (409, "pins_full")
+    assert await server.post("pins", names=["v0", "v1"]) == (200, "")
+
+
+async def test_what_vllm_reads_in_its_loop_is_counted_and_its_digest_compared(server: Server, tmp_path: Path) -> None:
+    for number in range(4):
+        await server.load(f"v{number}", stored(tmp_path, b"%d" % number))
+    server.step("v0")  # it was evicted
+    assert (await server.http.get("/v1/loradeck/residency")).json()["read_in_loop"] == 2
+    (Path(server.models.lora_requests["v1"].lora_path) / "adapter_model.safetensors").write_bytes(b"other")
+    with pytest.raises(WrongFiles):
+        server.step("v1")
+
+
+def test_a_file_that_changes_after_it_was_compared_is_noticed(tmp_path: Path) -> None:
+    folder = stored(tmp_path)
+    stamps = verify(folder)
+    check_unchanged(stamps)
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(b"weights")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(WrongFiles, match="was changed"):
+        check_unchanged(stamps)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "deep/er"])
+def test_a_file_that_the_manifest_does_not_name_is_refused(tmp_path: Path, name: str) -> None:
+    folder = stored(tmp_path)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(WrongFiles, match=name):
+        verify(folder)
+
+
+def test_a_manifest_of_another_digest_is_refused(tmp_path: Path) -> None:
+    folder = stored(tmp_path)
+    beside = folder.with_name(f"{folder.name}.json")
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {"rank": 8}))
+    with pytest.raises(WrongFiles, match="another digest"):
+        verify(folder)
+    beside.write_text("[]")
+    with pytest.raises(WrongFiles, match="cannot be read"):
+        verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"enable_lora": False}, "serves no adapters"),
+        ({"uds": None}, "anybody could call"),
+        ({"api_server_count": 2}, "several"),
+        ({"data_parallel_size": 2}, "several"),
+        ({"uds": None, "api_key": ["k"]}, ""),
+    ],
+)
+def test_a_server_that_may_not_have_the_routes_gets_none(changed: dict[str, Any], says: str) -> None:
+    args = fake_vllm.arguments(**changed)
+    assert says in unfit(args, {})
+    assert bool(unfit(args, {})) == bool(says)
+    app = FastAPI()
+    app.state.args = args
+    AdapterRoutes(enabled=True).attach_router(app)
+    assert any("loradeck" in getattr(route, "path", "") for route in app.routes) is not bool(says)
+
+
+def test_a_key_from_the_environment_is_one() -> None:
+    assert unfit(fake_vllm.arguments(uds=None), {"VLLM_API_KEY": "k"}) == ""
+
+
+@pytest.mark.parametrize(("version", "known"), [("0.32.0", True), ("0.32.1+cu128", True), ("0.33.0", False)])
+def test_on_a_version_that_was_not_tried_nothing_is_added_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str, known: bool
+) -> None:
+    fake_vllm.install(monkeypatch, version)
+    loradeck_vllm.register_worker()
+    added = vars(sys.modules["vllm.v1.worker.worker_base"].WorkerBase)  # type: ignore[attr-defined]
+    assert (worker.CALLS.keys() <= added.keys()) is known
+    app = FastAPI()
+    app.state.args = fake_vllm.arguments()
+    loradeck_vllm.endpoint().attach_router(app)
+    assert any("loradeck" in getattr(route, "path", "") for route in app.routes) is known
+    assert (f"adds nothing to vLLM {version}" in caplog.text) is not known
+
+
+def test_it_imports_vllm_what_vllms_server_is_made_of_and_the_standard_library() -> None:
+    folder = Path(loradeck_vllm.__file__).parent
+    imported = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.partition(".")[0] for name in names}
+    assert imported - sys.stdlib_module_names == {"vllm", "fastapi", "pydantic", "loradeck_vllm"}
