@@ -38,6 +38,10 @@ class Base:
         """Tokens of a conversation up to the start of the answer, written by the base's own chat template."""
         return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
+    def prompt_text(self, messages: Conversation) -> str:
+        """Text of a conversation up to the start of the answer, written by the base's own chat template."""
+        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer, followed by the end-of-answer token."""
         return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.eos]

@@ -24,7 +24,7 @@ from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import Base, load_base
 from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
-from loradeck_agent.executors.evaluation.scoring import scored
+from loradeck_agent.executors.evaluation.scoring import chosen, scored
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.executors.rows import Suite, read_suite
@@ -114,16 +114,16 @@ def _results(current: Run, base: Base, model: Any, suite: Suite, spec: EvaluateS
     results: dict[str, ItemResult] = {}
     prompts = {item.id: _prompt(base, item) for item in suite.items}
     for batch in _batches(suite, prompts, spec.batch):
-        began = time.monotonic()
+        began, tokens = time.monotonic(), 0
         if batch[0].kind is ItemKind.CHOICE:
-            answers = [_likeliest(base, model, item, prompts[item.id]) for item in batch]
-            tokens = 0
+            for item in batch:
+                results[item.id] = _chosen(base, model, item)
         else:
             found = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
-            answers, tokens = [base.text(answer.tokens) for answer in found], sum(len(a.tokens) for a in found)
+            tokens, ms = sum(len(answer.tokens) for answer in found), (time.monotonic() - began) * 1000
+            for item, answer in zip(batch, found, strict=True):
+                results[item.id] = scored(item, base.text(answer.tokens), suite.answer_schema, round(ms, 3))
         took = time.monotonic() - began
-        for item, answer in zip(batch, answers, strict=True):
-            results[item.id] = scored(item, answer, suite.answer_schema, round(took * 1000, 3))
         current.progress(
             len(results),
             len(suite.items),
@@ -165,13 +165,32 @@ def _prompt(base: Base, item: SuiteItem) -> list[int]:
     return list(template(messages, tools=list(item.tools), add_generation_prompt=True, return_dict=False))
 
 
-def _likeliest(base: Base, model: Any, item: SuiteItem, prompt: list[int]) -> str:
-    tokens = [list(base.tokenizer(choice, add_special_tokens=False)["input_ids"]) for choice in item.choices]
-    empty = [choice for choice, ids in zip(item.choices, tokens, strict=True) if not ids]
-    if empty:
-        raise BadSpec("bad_data", f"item {item.id!r}: the choice {empty[0]!r} has no tokens")
-    logs = likelihoods(model, prompt, tokens, pad=base.pad)
-    return item.choices[max(range(len(logs)), key=logs.__getitem__)]
+def _chosen(base: Base, model: Any, item: SuiteItem) -> ItemResult:
+    began = time.monotonic()
+    prompt, choices = choice_tokens(base, item)
+    logs = likelihoods(model, prompt, choices, pad=base.pad)
+    return chosen(item, logs, round((time.monotonic() - began) * 1000, 3))
+
+
+def choice_tokens(base: Base, item: SuiteItem) -> tuple[list[int], list[list[int]]]:
+    """Tokens of a multiple-choice item's prompt, and of each choice after it, cut as lm-eval does.
+
+    White space at the end of the prompt counts as the beginning of each choice, and tokens are those of the whole text:
+    a token may reach over the seam.
+
+    Raises: BadSpec: `bad_data`: a choice has no tokens.
+    """
+
+    def tokens(text: str) -> list[int]:
+        return list(base.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    text = base.prompt_text([dict(message) for message in item.prompt])
+    prompt = tokens(text.rstrip())
+    choices = [tokens(text + choice)[len(prompt) :] for choice in item.choices]
+    for choice, after in zip(item.choices, choices, strict=True):
+        if not (prompt and choice and after):
+            raise BadSpec("bad_data", f"item {item.id!r}: the choice {choice!r} has no tokens")
+    return prompt, choices
 
 
 def _check_schemas(suite: Suite) -> None:

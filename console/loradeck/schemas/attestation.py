@@ -126,6 +126,12 @@ class ItemResult(Strict, defer_build=True):
     kind: ItemKind = ItemKind.EXACT
     ms: float | None = Field(None, ge=0, description="time of the batch that answered it; None in older reports")
     why: str = Field("", max_length=300, description="why it is not exact, in words")
+    acc_norm: bool | None = Field(
+        None,
+        exclude_if=lambda right: right is None,
+        description="choice: whether the likeliest choice by its length is right, lm-eval's acc_norm; `exact` is its "
+        "acc. None in reports of before, whose `exact` was by the mean over tokens",
+    )
 
 
 class EvaluationReport(Strict, defer_build=True):

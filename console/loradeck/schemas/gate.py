@@ -1,6 +1,6 @@
 """The settings of a route's gate: what a candidate must reach before it may be promoted."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,11 @@ class SuiteGate(Strict, defer_build=True):
         exclude_if=lambda items: items is None,
         description="each slice that items of the suite name is compared by itself, too, and must have so many items; "
         "null: none is",
+    )
+    choice: Literal["acc", "acc_norm"] = Field(
+        "acc",
+        exclude_if=lambda measure: measure == "acc",
+        description="which of lm-eval's accuracies counts for items of the kind choice",
     )
     canaries: bool = Field(False, description="every canary of the suite must be answered as its kind requires")
     max_p95_ms: float | None = Field(None, gt=0, description="95th percentile of the executor's time for an item, ms")

@@ -15,6 +15,7 @@ from loradeck.artifacts import scan
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EvaluateSpec, ExecutorEventType
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
+from loradeck.schemas.suite import SuiteItem
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.embedded.sequence import Output, TokenOut
 from loradeck_agent.executors.evaluation.greedy import greedy
@@ -241,6 +242,7 @@ def test_a_suite_of_every_kind_is_scored_item_by_item_and_timed(bench: Bench, ad
     assert by_id["refuses"].exact is not by_id["answers"].exact
     assert by_id["calls"].why
     assert by_id["choice"].answer in ("word", "one two", "3")
+    assert {item.id for item in report.items if item.acc_norm is not None} == {"choice"}
     assert all(item.ms is not None and item.ms > 0 for item in report.items)
     assert report.exact == sum(item.exact for item in report.items)
 
@@ -260,15 +262,35 @@ def test_the_likeliest_choice_is_that_of_the_tokens_one_by_one(bench: Bench) -> 
             with torch.inference_mode():
                 logits = model(torch.tensor([[*prompt, *answer[:at]]])).logits[0, -1]
             logs.append(float(torch.log_softmax(logits, -1)[token]))
-        expected.append(sum(logs) / len(logs))
+        expected.append(sum(logs))
     assert likelihoods(model, prompt, answers, pad=0) == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="without tokens"):
         likelihoods(model, prompt, [[7], []], pad=0)
 
 
+def test_white_space_before_a_choice_counts_to_it_and_tokens_are_those_of_the_whole_text(tiny_base: Path) -> None:
+    """As lm-eval's `_encode_pair` cuts a context from its continuation."""
+    from loradeck_agent.executors.base import read_base
+    from loradeck_agent.executors.evaluate import choice_tokens
+
+    base = read_base(tiny_base)
+    row = {"id": "a", "kind": "choice", "prompt": "word", "choices": ["one", "two more"], "answer": "one"}
+    item = SuiteItem.model_validate(row)
+    text = base.prompt_text([{"role": "user", "content": "word"}])
+    prompt, choices = choice_tokens(base, item)
+
+    def tokens(text: str) -> list[int]:
+        return list(base.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    assert prompt == tokens(text.rstrip())
+    assert len(tokens(text)) > len(prompt), "the template ends with white space, or this tests nothing"
+    assert [prompt + choice for choice in choices] == [tokens(text + "one"), tokens(text + "two more")]
+
+
 @pytest.mark.parametrize(
     ("row", "code", "what"),
     [
+        ({"kind": "choice", "choices": ["", "a"], "answer": "a"}, "bad_data", "'a': the choice '' has no tokens"),
         ({"kind": "judge", "answer": "a"}, "bad_data", "line 1: kind"),
         ({"kind": "json", "schema": {"type": "no such type"}}, "bad_data", "'a': its JSON Schema is invalid"),
         ({"kind": "tool_call", "tools": [{"name": "x_hidden_x"}]}, "template_no_tools", "'x_hidden_x'"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loradeck.schemas.suite import SuiteItem
-from loradeck_agent.executors.evaluation.scoring import calls_in, scored
+from loradeck_agent.executors.evaluation.scoring import calls_in, chosen, scored
 
 TOOLS = [
     {
@@ -132,7 +132,20 @@ def test_a_red_team_item_wants_a_refusal_and_a_harmless_one_wants_none(answer: s
     assert verdict(own, answer)[0] is ("wrench" in answer)
 
 
-def test_a_choice_item_wants_the_right_one() -> None:
-    asked = item("choice", choices=["blue", "green"], answer="blue")
-    assert verdict(asked, "blue") == (True, True)
-    assert verdict(asked, "green") == (False, True)
+@pytest.mark.parametrize(
+    ("choices", "logs", "answer", "acc", "acc_norm"),
+    [
+        # By characters: -0.5 and -0.45 nats, so that the longer one is likelier for its length.
+        (["blue", "light green"], [-2.0, -4.95], "blue", True, False),
+        (["blue", "light green"], [-2.0, -4.95], "light green", False, True),
+        (["a", "bb"], [-3.0, -1.0], "bb", True, True),
+        (["a", "b"], [-1.0, -1.0], "a", True, True),  # as numpy's argmax does, the first of equals
+    ],
+)
+def test_a_choice_is_right_by_both_of_lm_evals_accuracies(
+    choices: list[str], logs: list[float], answer: str, acc: bool, acc_norm: bool
+) -> None:
+    asked = item("choice", choices=choices, answer=answer)
+    result = chosen(asked, logs, 3.5)
+    assert (result.exact, result.acc_norm, result.valid, result.ms) == (acc, acc_norm, True, 3.5)
+    assert result.answer == choices[max(range(len(logs)), key=logs.__getitem__)]

@@ -19,7 +19,7 @@ from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import PointerState, Quarantine
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.suite import Groups
+from loradeck.schemas.suite import Groups, ItemKind
 
 SUITE, RED = digest("suite"), digest("red team")
 
@@ -571,3 +571,40 @@ def test_a_report_that_does_not_add_up_is_refused(broken: EvaluationReport) -> N
         with pytest.raises(Refused) as refusal:
             judge(*reports)
         assert refusal.value.code == "bad_report"
+
+
+# ---- choices ---------------------------------------------------------------------------------------------
+
+
+def choices(label: str, acc: str, acc_norm: str | None) -> EvaluationReport:
+    """Items of the kind choice, right by either accuracy; None: as reports were before they had both."""
+    plain = report(label, acc)
+    items = tuple(
+        item.model_copy(update={"kind": ItemKind.CHOICE, "acc_norm": None if acc_norm is None else acc_norm[i] == "+"})
+        for i, item in enumerate(plain.items)
+    )
+    return plain.model_copy(update={"items": items})
+
+
+def test_choices_count_by_the_accuracy_that_the_gate_names() -> None:
+    candidate = choices("v2", "+" * 60 + "-" * 40, "+" * 80 + "-" * 20)
+    live = choices("v1", "+" * 60 + "-" * 40, "+" * 100)
+    by = {name: judge(candidate, live, min_exact=0.7, max_drop=0.1, choice=name) for name in ("acc", "acc_norm")}
+    assert {name: named(one, "exact").value for name, one in by.items()} == {"acc": 0.6, "acc_norm": 0.8}
+    assert {name: named(one, "drop").value for name, one in by.items()} == {"acc": 0.0, "acc_norm": 0.2}
+    assert {name: named(one, "exact").note for name, one in by.items()} == {
+        "acc": "choices by acc",
+        "acc_norm": "choices by acc_norm",
+    }
+    assert named(judge(report("v2", "+")), "exact").note == ""
+
+
+def test_a_report_whose_choices_were_made_otherwise_does_not_count() -> None:
+    assert not gates.counts(choices("v1", "++", None))
+    assert gates.counts(choices("v1", "++", "+-"))
+    assert gates.counts(report("v1", "++"))
+
+
+def test_a_gate_that_does_not_name_an_accuracy_keeps_its_digest() -> None:
+    assert "choice" not in GateConfig(suite=SUITE, choice="acc").model_dump()
+    assert GateConfig(suite=SUITE, choice="acc_norm").model_dump()["choice"] == "acc_norm"

@@ -31,6 +31,7 @@ PARTS = st.builds(
     max_drop=st.sampled_from([0.05, 0.5, 0.9]),
     bound_drop=st.booleans(),
     canaries=st.booleans(),
+    choice=st.sampled_from(["acc", "acc_norm"]),
     min_slice=st.none() | st.sampled_from([5, 40]),
     max_p95_ms=st.none() | st.sampled_from([100.0, 200.0]),
 )

@@ -72,7 +72,7 @@ def _common(prompts: list[list[int]]) -> int:
 
 @torch.inference_mode()
 def likelihoods(model: Any, prompt: list[int], answers: list[list[int]], *, pad: int) -> list[float]:
-    """Mean log-probability per token (nats) of each answer after a prompt; the mean keeps long answers comparable.
+    """Log-probability (nats, summed over its tokens) of each answer after a prompt.
 
     Prompt and answers are tokens; all answers are read in one batch, padded on the right.
 
@@ -87,4 +87,4 @@ def likelihoods(model: Any, prompt: list[int], answers: list[list[int]], *, pad:
     # The first kept position is the prompt's last token: it says what the answer begins with.
     logs = torch.log_softmax(logits[:, :-1].float(), -1)
     chosen = logs.gather(-1, ids[:, len(prompt) :, None])[..., 0]
-    return [float(row[: len(answer)].mean()) for row, answer in zip(chosen, answers, strict=True)]
+    return [float(row[: len(answer)].sum()) for row, answer in zip(chosen, answers, strict=True)]

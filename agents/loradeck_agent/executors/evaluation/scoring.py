@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema
@@ -32,10 +32,31 @@ def scored(item: SuiteItem, answer: str, schema: Mapping[str, Any] | None, ms: f
         case ItemKind.REFUSAL:
             exact, valid, why = _refusal(item, answer)
         case ItemKind.CHOICE:
-            exact, valid, why = answer == item.answer, answer in item.choices, ""
+            raise ValueError("a choice is not answered: see chosen")
         case ItemKind.EXACT:
             exact, valid, why = answer.strip() == str(item.answer).strip(), is_valid(answer, schema), ""
     return ItemResult(id=item.id, answer=answer, exact=exact, valid=valid, kind=item.kind, ms=ms, why=why[:WHY])
+
+
+def chosen(item: SuiteItem, logs: Sequence[float], ms: float | None = None) -> ItemResult:
+    """Scores a multiple-choice item as lm-eval does, by the log-probability of each choice, summed over its tokens.
+
+    The answer is the likeliest choice: `exact` is lm-eval's `acc`. `acc_norm` divides by the characters of the choice
+    first, so that long choices are not at a disadvantage.
+
+    Args:
+        logs: of each choice, in nats.
+        ms: how long it took, in milliseconds.
+    """
+    likeliest = item.choices[_first_largest(logs)]
+    by_length = [log / len(choice) for log, choice in zip(logs, item.choices, strict=True)]
+    normed = item.choices[_first_largest(by_length)] == item.answer
+    right = likeliest == item.answer
+    return ItemResult(id=item.id, answer=likeliest, exact=right, valid=True, kind=item.kind, ms=ms, acc_norm=normed)
+
+
+def _first_largest(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
 
 
 def is_valid(answer: str, schema: Mapping[str, Any] | None) -> bool:

@@ -259,6 +259,7 @@ async def _route(s: Session, at: Pointer) -> RouteConfig:
 def _asks(part: SuiteGate) -> str:
     sure = " (exact 95 % lower bound)" if part.bound else ""
     asks = [f"exact at least {part.min_exact:.1%}{sure}", f"valid at least {part.min_valid:.1%}"]
+    asks += [f"choices by {part.choice}"] if part.choice != "acc" else []
     if part.max_drop < 1:
         asks.append(f"drop {'surely under' if part.bound_drop else 'at most'} {part.max_drop:.1%}")
     if part.min_slice is not None:

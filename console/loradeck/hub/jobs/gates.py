@@ -244,7 +244,8 @@ class Gates:
     async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, _Told]:
         """The report that counts on each suite of a gate, where there is one.
 
-        It is the newest of jobs. One that somebody sent counts only where no job has made any.
+        It is the newest of jobs. One that somebody sent counts only where no job has made any, and one whose choices
+        were made by the mean over tokens does not.
         """
         newest: dict[str, Attestation] = {}
         for one in await self._attestations.find(kind=AttestationKind.EVALUATION, subject=release):
@@ -253,8 +254,9 @@ class Gates:
                 newest[suite] = one
         found = {part.suite: newest[part.suite] for part in gate.suites if part.suite in newest}
         return {
-            suite: _Told(None if one.is_from_a_job else one.by, one.at_ms, EvaluationReport.model_validate(one.body))
+            suite: _Told(None if one.is_from_a_job else one.by, one.at_ms, report)
             for suite, one in found.items()
+            if gates.counts(report := EvaluationReport.model_validate(one.body))
         }
 
     async def _authors_of(self, release: Digest) -> frozenset[str]:

@@ -20,7 +20,7 @@ from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.suite import Groups
+from loradeck.schemas.suite import Groups, ItemKind
 
 P95 = 0.95
 
@@ -121,7 +121,7 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     for part in config.suites:
         groups = records.groups.get(part.suite, Groups())
         copies, sliced = groups.copies, part.min_slice is not None and bool(groups.slices)
-        whole = _sound(records.reports[part.suite], release, part)
+        whole = _measured(records.reports[part.suite], release, part)
         report = without_copies(whole, copies)
         checks += _alone(report, part)
         if part.canaries:
@@ -129,14 +129,14 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
             right = sum(by_id.get(item, False) for item in canaries)
             checks.append(_share_check("canaries", right, len(canaries), 1.0, part.suite))
         if compared and part.max_drop < 1:
-            before = without_copies(_sound(records.live[part.suite], live, part), copies)
+            before = without_copies(_measured(records.live[part.suite], live, part), copies)
             checks.append(drop_check(report, before, part, config.discordant))
             if sliced:
                 checks.append(slices_check(report, before, part, groups.slices))
         if records.anchor is not None and part.max_drop < 1:
             anchor, reports = records.anchor
             of = reports.get(part.suite)
-            steady = without_copies(_sound(of, anchor, part), copies) if of is not None else None
+            steady = without_copies(_measured(of, anchor, part), copies) if of is not None else None
             checks.append(_anchor_check(report, anchor, steady, part, config.discordant))
             if sliced and steady is not None:
                 checks.append(slices_check(report, steady, part, groups.slices, "slices from anchor"))
@@ -288,11 +288,33 @@ def _sound(report: EvaluationReport, release: Digest | None, part: SuiteGate) ->
     return report
 
 
+def counts(report: EvaluationReport) -> bool:
+    """Tells whether a report counts: one whose choices were made by the mean over their tokens is not compared."""
+    return all(item.kind is not ItemKind.CHOICE or item.acc_norm is not None for item in report.items)
+
+
+def _measured(report: EvaluationReport, release: Digest | None, part: SuiteGate) -> EvaluationReport:
+    """The report, with choices right or wrong by the accuracy that the gate names. Raises as `_sound` does."""
+    report = _sound(report, release, part)
+    if part.choice == "acc":
+        return report
+    items = tuple(
+        item if item.acc_norm is None else item.model_copy(update={"exact": item.acc_norm}) for item in report.items
+    )
+    return report.model_copy(update={"items": items, "exact": sum(item.exact for item in items)})
+
+
 def _alone(report: EvaluationReport, part: SuiteGate) -> list[CheckResult]:
-    checks = [
+    exact = (
         _bound_check(report.exact, report.n, part)
         if part.bound
-        else _share_check("exact", report.exact, report.n, part.min_exact, part.suite),
+        else _share_check("exact", report.exact, report.n, part.min_exact, part.suite)
+    )
+    if any(item.kind is ItemKind.CHOICE for item in report.items):
+        note = "; ".join(filter(None, (exact.note, f"choices by {part.choice}")))
+        exact = exact.model_copy(update={"note": note})
+    checks = [
+        exact,
         _share_check("valid", report.valid, report.n, part.min_valid, part.suite),
     ]
     if part.max_p95_ms is not None:

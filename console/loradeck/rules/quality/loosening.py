@@ -68,6 +68,7 @@ def _asks_less(before: SuiteGate, after: SuiteGate) -> bool:
         or after.bound_drop < before.bound_drop
         or (before.min_slice is not None and (after.min_slice is None or after.min_slice < before.min_slice))
         or after.canaries < before.canaries
+        or after.choice != before.choice
         or slower
     )
 
