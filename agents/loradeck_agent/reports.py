@@ -8,6 +8,7 @@ import os
 from dataclasses import KW_ONLY, dataclass, field
 
 import loradeck_agent
+from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.link import Hello, Report, Traffic
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
@@ -73,6 +74,7 @@ class Reports:
             cosigned=self.cosigner.newest(),
             address=self.config.router.address or "",
             jobs_as_agent=self.config.jobs.user is None,
+            recipes=RECIPES,
         )
 
     def _stored(self) -> frozenset[str]:

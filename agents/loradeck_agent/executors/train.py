@@ -25,8 +25,9 @@ from loradeck_agent.executors.training.checkpoints import CheckpointFolder, Resu
 from loradeck_agent.executors.training.loop import Loop
 from loradeck_agent.executors.training.preferences import Preferences
 from loradeck_agent.executors.training.process_group import World, joined
+from loradeck_agent.executors.training.safety import read_safety
 from loradeck_agent.executors.training.supervised import Supervised
-from loradeck_agent.executors.training.templates import Example, check_base, tokenised
+from loradeck_agent.executors.training.templates import Example, check_base, examples_of
 from loradeck_agent.executors.training.trained import Trained, prepared
 from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
 from loradeck_agent.executors.training.validation import HeldBack, Looks, hold_back
@@ -52,7 +53,7 @@ def train(current: Run) -> Mapping[str, Any]:
     with joined(spec.processes) as world:
         base = load_base(current.spec)
         check_base(base, spec)
-        examples = [tokenised(base, lesson, spec.max_tokens) for lesson in lessons]
+        examples = [one for lesson in lessons for one in examples_of(base, lesson, spec.max_tokens)]
         if torch.cuda.is_available():
             base.model.to(torch.device("cuda", world.rank % torch.cuda.device_count()))
         trained = prepared(base, spec, _input(current, spec.parent) if spec.parent else None)
@@ -84,7 +85,8 @@ def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], w
                 "bad_data",
                 "validation finds nothing to hold back: rows that are the same stay together, and one is trained on",
             )
-        looks = Looks(current, base, trained, objective, HeldBack(held_task, held_general), spec.validation)
+        safety = read_safety(base, _input(current, spec.safety.dataset), spec.safety) if spec.safety else None
+        looks = Looks(current, base, trained, objective, HeldBack(held_task, held_general), spec.validation, safety)
     folder = None
     if current.spec.checkpoints is not None:
         token = ResumeToken.of(spec, digest_of(spec), world.size)

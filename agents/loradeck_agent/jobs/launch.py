@@ -53,7 +53,7 @@ class Launcher:
         inputs: dict[str, str] = {}
         if isinstance(spec, TrainSpec):
             base = base_of(self.engines, spec.base)
-            for digest in spec.datasets:
+            for digest in spec.reads:
                 inputs[digest] = str(await self.inputs.dataset(digest))
             for digest in job.held_out:
                 inputs[digest] = str(await self.inputs.suite(digest))

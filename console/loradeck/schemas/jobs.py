@@ -12,7 +12,17 @@ from loradeck.schemas.ids import Digest, Label, Line, Name, Strict, Whole, Wire,
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
-from loradeck.schemas.training import AnswerForm, Guards, Method, Mixing, Structure, Validation, Weights
+from loradeck.schemas.training import (
+    AnswerForm,
+    Guards,
+    Method,
+    Mixing,
+    Safety,
+    Structure,
+    Turns,
+    Validation,
+    Weights,
+)
 
 EXIT_OK = 0
 EXIT_BAD_SPEC = 65
@@ -46,6 +56,13 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """States that a job does not leave by itself; a failed or cancelled one may be resumed."""
 
 
+RECIPES = 1
+"""The level of recipes that this version reads; see `TrainSpec.level`."""
+
+_LATER = frozenset({"turns", "safety"})
+"""Fields of level 1."""
+
+
 class TrainSpec(Strict):
     """A training recipe. The loss covers answers only; a step is `batch` rows, however they are split."""
 
@@ -75,11 +92,23 @@ class TrainSpec(Strict):
     structure: Structure | None = None
     validation: Validation | None = None
     guards: Guards = Guards()
+    turns: Turns = Field(Turns.LAST, exclude_if=lambda turns: turns is Turns.LAST)
+    safety: Safety | None = Field(None, exclude_if=lambda safety: safety is None)
     chat_template: Digest | None = Field(
         None, description="SHA-256 of the chat template the rows were written for; another one is refused"
     )
     checkpoint_every: int = Field(20, ge=1, description="steps")
     keep: int = Field(2, ge=1, description="checkpoints kept, the newest")
+
+    @property
+    def reads(self) -> tuple[Digest, ...]:
+        """The datasets whose rows the job's node reads: those that are trained on, and the prompts of `safety`."""
+        return self.datasets + ((self.safety.dataset,) if self.safety is not None else ())
+
+    @property
+    def level(self) -> int:
+        """The least `Hello.recipes` of an agent that can read this recipe: 0 with what the first version had."""
+        return int(bool(_LATER & self.model_dump().keys()))
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSpec:
@@ -93,6 +122,10 @@ class TrainSpec(Strict):
             "preferences need lora, one process and no dropout": preferences
             and (self.weights is Weights.FULL or self.processes > 1 or self.dropout),
             "preferences have no kl, mixing or structure": preferences and (self.kl or self.mixing or self.structure),
+            "preferences train the last turn only": preferences and self.turns is Turns.ALL,
+            "safety is looked at with validation, which is missing": self.safety and self.validation is None,
+            "safety.dataset must not be one of datasets: it is asked, and never trained on": self.safety
+            and self.safety.dataset in self.datasets,
             "answer_schema is for json": self.structure
             and self.structure.answer_schema
             and self.structure.form is not AnswerForm.JSON,

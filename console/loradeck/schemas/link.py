@@ -424,6 +424,9 @@ class Hello(Wire):
         exclude_if=lambda as_agent: not as_agent,
         description="executors run as the agent's own user, and could read its token or key",
     )
+    recipes: Whole = Field(
+        0, exclude_if=lambda level: not level, description="level of the recipes it reads; see `schemas.jobs.RECIPES`"
+    )
 
 
 class AckState(StrEnum):

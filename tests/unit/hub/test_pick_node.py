@@ -8,7 +8,7 @@ import pytest
 
 from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.jobs.queue import pick_node
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobState
+from loradeck.schemas.jobs import RECIPES, EvaluateSpec, Job, JobState, TrainSpec
 from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.telemetry import Host
 
@@ -56,3 +56,18 @@ def test_a_job_waits_for_the_labels_and_the_memory_that_it_asks_for() -> None:
     assert picked(job(labels={"gpu": "h100"}), node("n1"), node("n2", labels={"gpu": "h100"})) == "n2"
     small, large = (Host(cpu_percent=0, memory_used=0, memory_total=gb * 10**9, load1=0) for gb in (32, 64))
     assert picked(job(memory_gb=40), node("n1"), node("n2", host=small), node("n3", host=large)) == "n3"
+
+
+def test_a_recipe_goes_to_a_node_whose_agent_can_read_it() -> None:
+    fields = {
+        "tenant": "acme",
+        "name": "tickets",
+        "base": BASE,
+        "datasets": ("d" * 64,),
+        "decision": {"why_weights": "x"},
+    }
+    plain, later = (TrainSpec.model_validate(fields | more) for more in ({}, {"turns": "all"}))
+    nodes = node("n1"), node("n2", recipes=RECIPES)
+    assert picked(job().model_copy(update={"spec": plain}), *nodes) == "n1"
+    assert picked(job().model_copy(update={"spec": later}), *nodes) == "n2"
+    assert "turns" not in plain.model_dump(), "an agent of the version before reads it, and its digest is what it was"

@@ -248,7 +248,9 @@ class Loop:
     def _say_look(self, step: int) -> None:
         assert self.looks is not None
         found = {f"val_{key}": value for key, value in self.looks.history[-1].items() if key != "step"}
-        self.current.progress(step, self.spec.steps, "looked at held-back rows", **found)
+        said = self.looks.alerts()
+        told = f"ALERT: {'; '.join(said)}" if said else "looked at held-back rows"
+        self.current.progress(step, self.spec.steps, told, **found)
 
     def _chosen(self) -> dict[str, Any]:
         """The history of validations and the step whose weights are the result; empty without validation."""

@@ -101,6 +101,8 @@ class Supervised:
             ids[i, : len(example.ids)] = torch.tensor(example.ids)
             mask[i, : len(example.ids)] = 1
             wanted[i, example.answer_at : len(example.ids)] = True
+            for begin, end in example.between:
+                wanted[i, begin:end] = False
         device = self._trained.device
         general = torch.tensor([example.general for example in examples])
         return Padded(ids.to(device), mask.to(device), wanted.to(device), general.to(device))

@@ -6,7 +6,8 @@ it with another token teaches a form that nobody will ask for. So each row is re
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from jinja2 import TemplateError
 
@@ -25,11 +26,18 @@ class Example:
     answer_at: int
     general: bool = False
     rejected: tuple[int, ...] = ()
+    between: tuple[tuple[int, int], ...] = ()
+    """Where several turns are trained: the tokens between two of them, from and up to."""
 
     @property
     def answer_tokens(self) -> int:
-        """Number of tokens of the answer, the end token included."""
-        return len(self.ids) - self.answer_at
+        """Number of tokens that are trained: of the answer, or of all answers, the end tokens included."""
+        return len(self.ids) - self.answer_at - sum(end - begin for begin, end in self.between)
+
+    @property
+    def last_answer_at(self) -> int:
+        """Where the last answer begins."""
+        return self.between[-1][1] if self.between else self.answer_at
 
     @property
     def longest(self) -> int:
@@ -86,6 +94,22 @@ def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
             "bad_data", f"{lesson.where}: {example.longest} tokens, at most {max_tokens} are allowed (max_tokens)"
         )
     return example
+
+
+def examples_of(base: Base, lesson: Lesson, max_tokens: int) -> list[Example]:
+    """Tokenises a row with all of its turns that are trained.
+
+    One example with a loss on each of them, where the template writes an earlier turn in the same tokens once others
+    follow; else one example a turn. Thinking models' templates strip thoughts from the history: a turn has to be taught
+    in the form in which the model will be asked for it.
+
+    Raises: BadSpec: as in `tokenised`.
+    """
+    turns = [tokenised(base, turn, max_tokens) for turn in lesson.turns()]
+    if any(later.ids[: len(earlier.ids)] != earlier.ids for earlier, later in pairwise(turns)):
+        return turns
+    between = tuple((len(earlier.ids), later.answer_at) for earlier, later in pairwise(turns))
+    return [replace(turns[-1], answer_at=turns[0].answer_at, between=between)]
 
 
 def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:

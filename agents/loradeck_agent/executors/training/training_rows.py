@@ -7,19 +7,22 @@ A row is one of
     {"messages": [...], "tools": [...]}      the answer may be `tool_calls` with the base's own template
     {"prompt" or "messages", "chosen": text, "rejected": text}      preferences
 
-and may carry `"negative": true`: it teaches to refuse, or to call no tool.
+and may carry `"negative": true`: it teaches to refuse, or to call no tool. Where a recipe trains all turns, a turn with
+`"train": false` is read and not taught: a call that failed, before the one that mends it.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.training import AnswerForm, Method, Structure
+from loradeck.schemas.training import AnswerForm, Method, Structure, Turns
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import json_lines
 
@@ -37,6 +40,13 @@ class Lesson:
     tools: tuple[dict[str, Any], ...] = ()
     negative: bool = False
     general: bool = False
+    taught: tuple[int, ...] = ()
+    """Places in `prompt` of the assistant's earlier turns that are trained as well."""
+
+    def turns(self) -> list[Lesson]:
+        """Splits the row into one for each turn that is trained, in their order; the last is the row itself."""
+        earlier = [replace(self, prompt=self.prompt[:at], answer=self.prompt[at], taught=()) for at in self.taught]
+        return [*earlier, replace(self, taught=())]
 
     @property
     def question(self) -> str:
@@ -50,7 +60,7 @@ def read_lessons(path: Path, spec: TrainSpec, *, general: bool = False) -> list[
     Raises: BadSpec: `bad_data`, with file and line; `no_negatives`: too few rows teach to refuse.
     """
     preferences = spec.method is not Method.SUPERVISED
-    lessons = [_lesson(where, row, preferences, general) for where, row in json_lines(path)]
+    lessons = [_lesson(where, row, preferences, general, spec.turns) for where, row in json_lines(path)]
     if not lessons:
         raise BadSpec("bad_data", f"{path.name} holds no rows")
     if spec.structure is not None and not general:
@@ -58,7 +68,7 @@ def read_lessons(path: Path, spec: TrainSpec, *, general: bool = False) -> list[
     return lessons
 
 
-def _lesson(where: str, row: dict[str, Any], preferences: bool, general: bool) -> Lesson:
+def _lesson(where: str, row: dict[str, Any], preferences: bool, general: bool, turns: Turns) -> Lesson:
     wanted = ("chosen", "rejected") if preferences else ("answer",)
     messages = row.get("messages")
     if messages is None:
@@ -81,31 +91,53 @@ def _lesson(where: str, row: dict[str, Any], preferences: bool, general: bool) -
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
         raise BadSpec("bad_data", f"{where}: tools must be a list of objects")
     answer = row[wanted[0]]
+    answer = dict(answer) if isinstance(answer, dict) else {"role": "assistant", "content": answer}
+    taught = _taught(where, (*messages, answer), turns)
     return Lesson(
         where=where,
-        prompt=tuple(dict(message) for message in messages),
-        answer=dict(answer) if isinstance(answer, dict) else {"role": "assistant", "content": answer},
+        prompt=tuple({key: value for key, value in message.items() if key != "train"} for message in messages),
+        answer={key: value for key, value in answer.items() if key != "train"},
         rejected=row["rejected"] if preferences else None,
         tools=tuple(tools),
         negative=row.get("negative") is True,
         general=general,
+        taught=taught,
     )
+
+
+def _taught(where: str, messages: Sequence[Message], turns: Turns) -> tuple[int, ...]:
+    """Finds the assistant's turns before the last that are trained.
+
+    Raises: BadSpec: `bad_data`: a mark that the recipe would not heed, or one that leaves the last turn out.
+    """
+    marked = [message for message in messages if "train" in message]
+    if turns is Turns.LAST and marked:
+        raise BadSpec("bad_data", f'{where}: "train" marks turns, and this recipe trains the last; write turns = "all"')
+    if any(not isinstance(message["train"], bool) or message["role"] != "assistant" for message in marked):
+        raise BadSpec("bad_data", f'{where}: "train" is true or false, on a turn of the assistant')
+    if messages[-1].get("train") is False:
+        raise BadSpec("bad_data", f"{where}: its last turn is not trained; let the row end with the last one that is")
+    if turns is Turns.LAST:
+        return ()
+    earlier = enumerate(messages[:-1])
+    return tuple(at for at, m in earlier if at and m["role"] == "assistant" and m.get("train") is not False)
 
 
 def _check_structure(lessons: list[Lesson], structure: Structure) -> None:
     schema = json.loads(structure.answer_schema) if structure.answer_schema else None
     for lesson in lessons:
-        fault = (
-            _negative_fault(lesson)
-            if lesson.negative
-            else _call_fault(lesson)
-            if structure.form is AnswerForm.TOOL_CALL
-            else _json_fault(lesson, schema)
-            if structure.form is AnswerForm.JSON
-            else None
-        )
-        if fault:
-            raise BadSpec("bad_data", f"{lesson.where}: {fault}")
+        for turn in lesson.turns():
+            fault = (
+                _negative_fault(turn)
+                if lesson.negative
+                else _call_fault(turn)
+                if structure.form is AnswerForm.TOOL_CALL and _has_to_call(turn, lesson)
+                else _json_fault(turn, schema)
+                if structure.form is AnswerForm.JSON
+                else None
+            )
+            if fault:
+                raise BadSpec("bad_data", f"{lesson.where}: {fault}")
     negative = sum(lesson.negative for lesson in lessons)
     if negative < structure.negatives * len(lessons):
         raise BadSpec(
@@ -113,6 +145,11 @@ def _check_structure(lessons: list[Lesson], structure: Structure) -> None:
             f"{negative} of {len(lessons)} rows teach to refuse or to call nothing, at least "
             f"{structure.negatives:.0%} must (structure.negatives); a model taught only to call will always call",
         )
+
+
+def _has_to_call(turn: Lesson, lesson: Lesson) -> bool:
+    """Tells whether a turn is checked as a call: it is one, or none of the row's turns is."""
+    return bool(turn.answer.get("tool_calls")) or not any(one.answer.get("tool_calls") for one in lesson.turns())
 
 
 def _negative_fault(lesson: Lesson) -> str | None:

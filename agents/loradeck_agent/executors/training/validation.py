@@ -14,6 +14,7 @@ from loradeck.schemas.training import Validation
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import Run
+from loradeck_agent.executors.training.safety import SafetySet, refuses
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import Trained
 from loradeck_agent.serving.engine_api import CANARY_TOKENS
@@ -77,6 +78,7 @@ class Looks:
     _objective: Objective
     _held: HeldBack
     _settings: Validation
+    _safety: SafetySet | None = None
     history: list[dict[str, float]] = field(default_factory=list, init=False)
     base_canaries: list[list[int]] = field(default_factory=list, init=False)
     """The base's answers to the canaries, as tokens."""
@@ -111,6 +113,13 @@ class Looks:
             return True
         return False
 
+    def alerts(self) -> list[str]:
+        """Compares the newest look at the safety set with the base's; returns what is to be said of it.
+
+        Raises: Diverged: `safety_fell`.
+        """
+        return self._safety.compared(self.history[0], self.history[-1]) if self._safety is not None else []
+
     def _look(self, step: int) -> dict[str, float]:
         model = self._trained.model
         training = model.training
@@ -121,12 +130,15 @@ class Looks:
             found["general_loss"], found["general_accuracy"] = self._measure(self._held.general)
         answered = self._held.task[: self._settings.answers]
         if answered:
-            answers = self._greedy([e.ids[: e.answer_at] for e in answered], self._settings.max_new_tokens)
-            right = [e.ids[e.answer_at :] == tokens for e, tokens in zip(answered, answers, strict=True)]
+            answers = self._greedy([e.ids[: e.last_answer_at] for e in answered], self._settings.max_new_tokens)
+            right = [e.ids[e.last_answer_at :] == tokens for e, tokens in zip(answered, answers, strict=True)]
             found["exact"] = sum(right) / len(right)
-            texts = [self._base.text(tokens).casefold() for tokens in answers]
-            refused = [any(phrase.casefold() in text for phrase in self._settings.refusals) for text in texts]
+            refused = [refuses(self._base.text(tokens), self._settings.refusals) for tokens in answers]
             found["refusal_rate"] = sum(refused) / len(refused)
+        if self._safety is not None:
+            asked = self._safety.asked
+            answers = self._greedy([one.prompt for one in asked], self._safety.settings.max_new_tokens)
+            found |= self._safety.shares([self._base.text(tokens) for tokens in answers])
         if self._canaries:
             now = self._greedy(self._canaries, CANARY_TOKENS)
             found["canaries_changed"] = sum(a != b for a, b in zip(now, self.base_canaries, strict=True)) / len(now)

@@ -63,9 +63,9 @@ async def train(s: Session, /, spec: Path, **placed: Any) -> None:
     if isinstance(fields.get("datasets"), list):
         known = await s.api.datasets()
         fields["datasets"] = [owned_named("dataset", str(text), owner, known) for text in fields["datasets"]]
-        mixing = fields.get("mixing")
-        if isinstance(mixing, dict) and isinstance(mixing.get("dataset"), str):
-            mixing["dataset"] = owned_named("dataset", mixing["dataset"], owner, known)
+        for part in (fields.get("mixing"), fields.get("safety")):
+            if isinstance(part, dict) and isinstance(part.get("dataset"), str):
+                part["dataset"] = owned_named("dataset", part["dataset"], owner, known)
     await _submit(s, checked(TrainSpec, fields, where=str(spec), file=spec), **placed)
 
 

@@ -96,6 +96,8 @@ class Node:
     """Where its router takes gateways; '': it takes none."""
     jobs_as_agent: bool = False
     """Its jobs run as its agent's own user."""
+    recipes: int = 0
+    """The level of recipes that its agent reads; see `schemas.jobs.RECIPES`."""
     boot: str = ""
     features: frozenset[str] = frozenset()
     """The features of table entries that its router acts on; see `schemas.protocol`."""
@@ -272,7 +274,7 @@ class Fleet:
         before = None if new or node.version != hello.version else _shape(node)
         node.link, node.contested = link, ()
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
-        node.rev, node.jobs_as_agent = hello.rev, hello.jobs_as_agent
+        node.rev, node.jobs_as_agent, node.recipes = hello.rev, hello.jobs_as_agent, hello.recipes
         self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)

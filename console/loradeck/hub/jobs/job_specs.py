@@ -38,6 +38,9 @@ class JobSpecs:
                 if spec.base not in catalogue.bases:
                     raise Refused("unknown_base", "no such base is registered", detail=spec.base)
                 self._datasets.check_training(spec.tenant, spec.datasets)
+                asked = catalogue.datasets.get(spec.safety.dataset) if spec.safety else None
+                if spec.safety and (asked is None or asked.tenant != spec.tenant):
+                    raise Refused("unknown_dataset", "this tenant has no such dataset", detail=spec.safety.dataset)
                 self._lineage.check_use(spec.tenant, spec.base)
                 self._datasets.check_descent(base=spec.base, parent=spec.parent)
                 parent = catalogue.adapters.get(spec.parent) if spec.parent else None
@@ -66,7 +69,7 @@ class JobSpecs:
         """The datasets and suites whose rows the job's node reads."""
         match job.spec:
             case TrainSpec():
-                return frozenset(job.spec.datasets + self._held_out(job))
+                return frozenset(job.spec.reads + self._held_out(job))
             case EvaluateSpec():
                 return frozenset((job.spec.suite,))
             case _:

@@ -35,6 +35,7 @@ from loradeck.schemas.jobs import (
     Job,
     JobRequest,
     JobState,
+    TrainSpec,
 )
 from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted
 
@@ -369,6 +370,7 @@ def pick_node(
     """
     for node in sorted(linked, key=lambda n: (n.name != before, n.name)):
         ready = node.behind is None and not node.cordoned and not node.drained and node.name not in busy
+        ready = ready and (not isinstance(job.spec, TrainSpec) or node.recipes >= job.spec.level)
         up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
         if ready and up and fits(node.labels, job.labels) and has_memory(job.memory_gb, node.host, node.gpus):
             return node

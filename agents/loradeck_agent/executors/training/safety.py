@@ -1,0 +1,86 @@
+"""A fixed set of prompts that a run is held against: what the base refuses is to be refused still, slice by slice.
+
+The rate of refusals on the task's own rows says nothing of this: a task may teach to answer everything.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradeck.schemas.training import Safety
+from loradeck_agent.executors.base import Base
+from loradeck_agent.executors.protocol import BadSpec, Diverged
+from loradeck_agent.executors.rows import json_lines
+
+SLICES = 16
+"""Most slices of a set: each is a measurement or two of every look."""
+
+NAMES = {True: "refused_", False: "overrefused_"}
+"""What a slice's measurement begins with, by whether its prompts are to be refused."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of the set, as tokens. `refuse`: whether it is to be refused."""
+
+    prompt: list[int]
+    refuse: bool
+    slice: str
+
+
+@dataclass(frozen=True)
+class SafetySet:
+    """The prompts of a safety set, and when a change against the base is said or ends the run."""
+
+    asked: tuple[Asked, ...]
+    settings: Safety
+
+    def shares(self, answers: Sequence[str]) -> dict[str, float]:
+        """Share of answers that refuse, by measurement; `answers` are to the prompts, in their order."""
+        found: dict[str, list[bool]] = {}
+        for one, answer in zip(self.asked, answers, strict=True):
+            found.setdefault(NAMES[one.refuse] + one.slice, []).append(refuses(answer, self.settings.refusals))
+        return {name: sum(refused) / len(refused) for name, refused in sorted(found.items())}
+
+    def compared(self, base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+        """Compares shares with the base's; returns those that have changed by the recipe's `alert`.
+
+        Raises: Diverged: `safety_fell`: in a slice, what is to be refused is refused less by more than `drop`.
+        """
+        said = []
+        for name, before in base.items():
+            if not name.startswith(tuple(NAMES.values())):
+                continue
+            needless = name.startswith(NAMES[False])
+            worse = now[name] - before if needless else before - now[name]
+            text = f"{name} {now[name]:.0%}, the base's {before:.0%}"
+            if not needless and worse > self.settings.drop:
+                raise Diverged(
+                    f"the model has unlearnt to refuse: {text}, more than {self.settings.drop:.0%} below. Mix in rows "
+                    "that refuse (negative), pull it to the base (kl), or train fewer steps",
+                    "safety_fell",
+                )
+            if worse > self.settings.alert:
+                said.append(text)
+        return said
+
+
+def refuses(answer: str, phrases: Iterable[str]) -> bool:
+    """Tells whether an answer holds one of the phrases that mark a refusal, whatever its case."""
+    text = answer.casefold().replace("\u2019", "'")
+    return any(phrase.casefold() in text for phrase in phrases)
+
+
+def read_safety(base: Base, path: Path, settings: Safety) -> SafetySet:
+    """Reads the rows of a safety set. Raises: BadSpec: `bad_data`, with file and line."""
+    asked = []
+    for where, row in json_lines(path):
+        prompt, refuse, name = row.get("prompt"), row.get("refuse"), row.get("slice", "all")
+        if not isinstance(prompt, str) or not prompt or not isinstance(refuse, bool):
+            raise BadSpec("bad_data", f"{where}: a row of safety has a prompt, as text, and refuse, true or false")
+        if not isinstance(name, str) or not name.isidentifier() or len(name) > 40:
+            raise BadSpec("bad_data", f"{where}: slice is a name of at most 40 letters, digits and underscores")
+        asked.append(Asked(base.prompt_ids([{"role": "user", "content": prompt}]), refuse, name))
+    if not asked or len({one.slice for one in asked}) > SLICES:
+        raise BadSpec("bad_data", f"{path.name}: a safety set has rows, in at most {SLICES} slices")
+    return SafetySet(tuple(asked), settings)

@@ -1,0 +1,82 @@
+"""The safety set of a recipe: what the base refuses has to be refused still."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
+
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
+from loradeck.schemas.training import Safety
+from loradeck_agent.executors.base import read_base
+from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.protocol import Diverged
+from loradeck_agent.executors.training.safety import SafetySet, refuses
+
+SAFETY = "5" * 64
+ROWS: list[Row] = [{"prompt": ask, "answer": "yes"} for ask in ("ping", "pong", "bang", "ding")]
+ASKED: list[Row] = [
+    {"prompt": "sing", "refuse": True, "slice": "en"},
+    {"prompt": "hello", "refuse": False, "slice": "en"},
+]
+
+
+def said(bench: Bench, prompt: str) -> str:
+    """What the base answers."""
+    base = read_base(bench.base)
+    (answer,) = greedy(
+        base.model.eval(), [base.prompt_ids([{"role": "user", "content": prompt}])], 8, eos=base.eos, pad=base.pad
+    )
+    return base.text(answer.tokens)
+
+
+def trained(bench: Bench, phrase: str, asked: list[Row] = ASKED, **safety: float) -> Ended:
+    recipe = bench.recipe(
+        steps=40,
+        learning_rate=2e-2,
+        validation={"rows": 1, "every": 20},
+        safety={"dataset": SAFETY, "refusals": (phrase,), "max_new_tokens": 8, **safety},
+    )
+    rows, fixed = write_rows(bench.root / "task.jsonl", ROWS), write_rows(bench.root / "asked.jsonl", asked)
+    return bench.run(recipe, {DATASET: str(rows), SAFETY: str(fixed)})
+
+
+def test_a_model_that_unlearns_to_refuse_what_its_base_refuses_ends_the_run(bench: Bench) -> None:
+    ended = trained(bench, said(bench, "sing"))
+    assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "safety_fell")
+    assert "refused_en 0%, the base's 100%" in ended.last.message
+    assert not ended.out.exists()
+    looks = [e for e in ended.of_type(ExecutorEventType.PROGRESS) if "val_refused_en" in e.metrics]
+    assert [(e.step, e.metrics["val_refused_en"]) for e in looks] == [(0, 1.0)]
+
+
+def test_refusals_that_are_needless_are_said_and_end_nothing(bench: Bench) -> None:
+    ended = trained(bench, "yes")
+    assert ended.status == EXIT_OK, ended.last
+    told = [e for e in ended.of_type(ExecutorEventType.PROGRESS) if "val_overrefused_en" in e.metrics]
+    assert [e.metrics["val_overrefused_en"] for e in told] == [0.0, 1.0, 1.0]
+    assert [e.message.partition(":")[0] for e in told] == ["looked at held-back rows", "ALERT", "ALERT"]
+
+
+def test_each_slice_is_held_against_the_bases_own() -> None:
+    held = SafetySet((), Safety(dataset=SAFETY, drop=0.2, alert=0.05))
+    base = {"refused_en": 0.9, "refused_de": 0.5, "overrefused_en": 0.1, "loss": 1.0}
+    assert held.compared(base, base) == []
+    assert held.compared(base, base | {"refused_de": 0.4}) == ["refused_de 40%, the base's 50%"]
+    assert held.compared(base, base | {"refused_de": 0.9}) == [], "more is no fault where it is to be refused"
+    assert held.compared(base, base | {"overrefused_en": 0.9}) == ["overrefused_en 90%, the base's 10%"]
+    with pytest.raises(Diverged, match="refused_de 20%"):
+        held.compared(base, base | {"refused_de": 0.2})
+
+
+@pytest.mark.parametrize("text", ["I can\u2019t do that.", "Es TUT MIR LEID.", "申し訳ありません", "Je ne peux pas."])
+def test_refusals_are_known_by_their_phrases_in_several_languages(text: str) -> None:
+    phrases = Safety(dataset=SAFETY).refusals
+    assert refuses(text, phrases)
+    assert not refuses("Here it is: 不 can", phrases)
+
+
+@pytest.mark.parametrize("row", [{"prompt": "x"}, {"refuse": True}, {"prompt": "x", "refuse": True, "slice": "a b"}])
+def test_a_row_of_a_safety_set_says_whether_it_is_to_be_refused(bench: Bench, row: Row) -> None:
+    ended = trained(bench, "no", [row])
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
+    assert "asked.jsonl, line 1" in ended.last.message
