@@ -318,9 +318,10 @@ class Hub:
         self.log.follow(FollowerOrder.BROKEN_GLASS, self.broken_glass.committed)
         self.log.follow(FollowerOrder.INCIDENTS, self.incidents.committed)
         self.log.follow(FollowerOrder.FEED, self.changes.committed)
-        for part in (self.audit, self.table_sender, self.gates, self.progress, self.changes):
+        for part in (self.audit, self.table_sender, self.gates, self.progress, self.steps, self.changes):
             self.attestations.follow(part.attested)
         self.node_events.follow(self.queue.nodes_changed)
+        self.node_events.follow(self.steps.nodes_changed)
         save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
         greeting = Greeting(self.node_events, self.recovery, self.startup, self.pins, self._joined, save)
         self.uplink = Uplink(

@@ -1,7 +1,7 @@
 """Candidates: a second release on top of a pointer's stack, that a share of the callers gets."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator
 
@@ -52,6 +52,10 @@ MIN_STEP_S = 600.0
 """Seconds at the least between two steps of a plan, if it says nothing else: what is pending counts as good."""
 
 
+LONGEST_WHY = 500
+"""Characters of the reason for which a plan is held."""
+
+
 class StepPlan(Wire):
     """The shares that a candidate is stepped through by the hub itself, each when the evidence says so."""
 
@@ -64,7 +68,7 @@ class StepPlan(Wire):
     figures: tuple[Figure, ...] = Field((Figure.BAD, Figure.ERRORS), min_length=1, max_length=2)
     min_s: float = Field(MIN_STEP_S, ge=0, le=30 * 86_400, description="seconds at the least between two steps")
     finish: bool = Field(False, description="after the last step the hub makes it the live release")
-    held: str = Field("", max_length=500, description="why it is not stepped; '': it is")
+    held: str = Field("", max_length=LONGEST_WHY, description="why it is not stepped; '': it is")
 
     @field_validator("steps")
     @classmethod
@@ -132,3 +136,8 @@ class Candidate(Split):
     comparison: Comparison | None = Field(
         None, exclude_if=lambda comparison: comparison is None, description="the A/B that was begun last"
     )
+
+    def with_plan_held(self, why: str) -> Self:
+        """Returns the candidate with its plan held; `why` '': with its plan going on."""
+        assert self.plan is not None
+        return self.model_copy(update={"plan": self.plan.model_copy(update={"held": why[:LONGEST_WHY]})})

@@ -10,9 +10,11 @@ from tests.fakes.hub_in_process import Deck, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_candidates import body, call, pointer, step, three
+from tests.integration.hub.test_guard import votes
 from tests.integration.hub.test_moves import ROUTE
 from tests.integration.hub.test_reviews import reported
 
+from loradeck.rules.quality.detection import HORIZON_S
 from loradeck.schemas.candidate import StepPlan
 from loradeck.schemas.link import BINS, ArmOutcomes
 from loradeck.schemas.log import EventKind
@@ -217,6 +219,82 @@ async def test_after_the_last_step_the_hub_finishes_it_if_the_plan_says_so(deck:
     assert event is not None
     assert (event.kind, event.actor, pointer(deck).beneath[0]) == (EventKind.CANDIDATE_FINISH, "steps", two)
     await until(lambda: agent.entry.generation == pointer(deck).generation, "it is sent")
+
+
+async def test_a_finish_that_the_rules_refuse_is_judged_again_when_something_has_changed_and_said_once(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (agent,), two, other = await started(deck, join, steps=[500], finish=True)
+    suite = await deck.suite()
+    config = deck.hub.log.state.config(pointer(deck).key).model_dump(mode="json")
+    await says(agent, {two: 1, other: 1})
+    await until(lambda: share(deck)[0] == 500, "there are keys")
+    await deck.ok("PUT", ROUTE, config | {"gate": {"suite": suite, "max_drop": 1.0}})
+    judged, drafted = [], deck.hub.promotions.check.drafted
+
+    async def counted(*asked: Any) -> Any:
+        judged.append(asked)
+        return await drafted(*asked)
+
+    monkeypatch.setattr(deck.hub.promotions.check, "drafted", counted)
+    await says(agent, {two: 4, other: 4}, n=300)
+    await waits_for(deck, "what refuses it: ")
+    for _ in range(5):
+        deck.hub.steps.tick()
+        await until(lambda: not deck.hub.steps._acting, "it has looked")
+    assert len(judged) == 1
+    assert "has no gate result on this route's suite" in await awaited(deck)
+    for release in (two, other):
+        await reported(deck, release, suite)
+    await until(lambda: pointer(deck).release == other, "it is finished once its gate has passed")
+    assert len([record for record in caplog.records if "a step is refused" in record.message]) == 1
+
+
+async def test_a_plan_goes_on_when_what_guard_has_alerted_on_is_over(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (agent,), two, other = await started(deck, join)
+    config = deck.hub.log.state.config(pointer(deck).key).model_dump(mode="json")
+    await deck.ok("PUT", ROUTE, config | {"guard": "alert"})
+    await votes(agent, **{two: 0, other: 4})
+    await waits_for(deck, "guard: bad 40.0% of 100 votes")
+    good = agent.served().model_copy(
+        update={
+            **{"release": other, "votes": ((110, 2000, 0, 2000, 0),), "bad": 40, "callers": 24, "keys": 60},
+            **dict.fromkeys(("attempted", "admitted", "finished", "checked"), 2100),
+        }
+    )
+    await agent.report(good)
+    await waits_for(deck, "guard: bad 1.9% of 2100 votes")
+    clock = deck.hub.votes._clock
+    monkeypatch.setattr(deck.hub.votes, "_clock", lambda: clock() + HORIZON_S + 2)
+    await until(lambda: share(deck)[0] == 100, "the plan goes on")
+    assert pointer(deck).key not in deck.hub.guard.said
+
+
+async def test_a_hold_of_guard_ends_a_plan_until_a_person_resumes_it_and_is_not_made_again(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (agent,), two, other = await started(deck, join)
+    config = deck.hub.log.state.config(pointer(deck).key).model_dump(mode="json")
+    await deck.ok("PUT", ROUTE, config | {"guard": "hold"})
+    await votes(agent, **{two: 0, other: 4})
+    await until(lambda: pointer(deck).held, "guard holds")
+    clear = {"held": False, "expected_generation": pointer(deck).generation, "idempotency_key": key()}
+    await deck.ok("POST", f"{ROUTE}/hold", clear | {"reason": "a test"})
+    commits, commit = [], deck.hub.log.commit
+
+    async def counted(*drafts: Any) -> Any:
+        commits.append(drafts)
+        return await commit(*drafts)
+
+    monkeypatch.setattr(deck.hub.log, "commit", counted)
+    for _ in range(5):
+        deck.hub.guard.tick()
+        await until(lambda: not deck.hub.guard._acting, "it has looked")
+    assert commits == []
+    await waits_for(deck, "somebody to resume it: guard: bad 40.0% of 100 votes")
+    assert (share(deck), pointer(deck).held) == ((0, 0), False)
 
 
 async def test_a_plan_is_kept_with_the_candidate_over_a_restart_of_what_reads_the_log(deck: Deck, join: Join) -> None:

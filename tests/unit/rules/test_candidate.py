@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.unit.rules.simulated_log import OPERATOR, PIPELINE, RELEASER, Acme, entry, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import candidate, recover, rollbacks
+from loradeck.rules.moves import candidate, holds, recover, rollbacks
 from loradeck.rules.moves.chain import event_hash
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.rebase import Already, rebase
@@ -26,7 +26,7 @@ from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.gate import CompareGate, GateConfig
 from loradeck.schemas.ids import Role, digest_of
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind
-from loradeck.schemas.moves import RollbackRequest
+from loradeck.schemas.moves import HoldRequest, RollbackRequest
 from loradeck.schemas.route import Gap, RouteConfig, RouteResidency
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import CandidateRef
@@ -663,6 +663,14 @@ def test_from_half_of_the_callers_on_a_wider_share_needs_the_ab_that_a_finish_ne
     assert may_widen(1000, GATED, override=True, reason="now") == ("gate_missing",)
     assert may_widen(1000, RouteConfig(gate=GateConfig(suite=digest_of({"suite": 1})))) == ()
     assert not candidate.needs_ab(GATED, 1000, shadow=True)
+
+
+def test_a_hold_that_the_hub_sets_by_itself_ends_the_plan_and_that_of_a_person_does_not() -> None:
+    for by, ends in ((GUARD, "guard: it is bad"), (OPERATOR, "")):
+        deck = with_plan()
+        asked = {"held": True, "expected_generation": deck.pointer.generation, "idempotency_key": "hold-key"}
+        deck.commit(holds.hold(deck.pointer, HoldRequest(**asked, reason="guard: it is bad"), by))
+        assert (deck.pointer.held, held(deck)) == (True, ends)
 
 
 def begin_ab(deck: Deck, **changes: Any) -> Event:

@@ -39,7 +39,8 @@ _HOUR_MS = 3_600_000
 class GuardedPointers:
     """The pointers whose routes have a guard and that have just moved forward.
 
-    `said`: what guard found on a pointer last, in words; it stands until the pointer moves.
+    `said`: what guard found on a pointer last, in words. It stands until the pointer moves, or until no second
+    of the last minute has spoken against the release any more (`Detector.evidence`) and the pointer is not held.
     """
 
     _log: Log
@@ -55,6 +56,8 @@ class GuardedPointers:
     said: dict[PointerKey, str] = field(default_factory=dict, init=False)
     _watched: set[PointerKey] = field(default_factory=set, init=False)
     _acting: set[PointerKey] = field(default_factory=set, init=False)
+    _done: dict[PointerKey, set[str]] = field(default_factory=dict, init=False)
+    """Pointer -> the names of guard's acts in its generation: each is made once."""
     _moved_ms: deque[int] = field(default_factory=deque, init=False)
 
     def load(self) -> None:
@@ -69,6 +72,7 @@ class GuardedPointers:
         for move in published.moves:
             if move.event.pointer is not None:
                 self.said.pop(move.key, None)
+                self._done.pop(move.key, None)
                 self._watch(move.key, move.event.pointer)
 
     def _count(self, events: Iterable[Event]) -> None:
@@ -94,6 +98,10 @@ class GuardedPointers:
     def _look(self, key: PointerKey, pointer: PointerState) -> None:
         found = self._judged(key, pointer)
         if found is None:
+            if key in self.said and not pointer.held:
+                log.warning("guard tenant=%s route=%s nothing speaks against the release any more", *key)
+                del self.said[key]
+                self._changes.soon((key,))
             return
         decision, evidence = found
         said = f"{evidence}: {decision.why or decision.act.value}"
@@ -101,7 +109,8 @@ class GuardedPointers:
             log.warning("guard tenant=%s route=%s does=%s %s", *key, decision.act.value, said)
             self._changes.soon((key,))
         self.said[key] = said
-        if decision.act is Guard.ROLLBACK or (decision.act is Guard.HOLD and not pointer.held):
+        acts = decision.act is Guard.ROLLBACK or (decision.act is Guard.HOLD and not pointer.held)
+        if acts and _name(pointer, decision) not in self._done.get(key, ()):
             self._acting.add(key)
             self._background.spawn(self._act(key))
 
@@ -154,13 +163,14 @@ class GuardedPointers:
                 found = self._judged(key, pointer)
                 if found is None:
                     return
-                # Each act once in a generation: a hold that a person has cleared is not repeated, nor in a move's way.
-                name = f"guard {found[0].act.value} {'/'.join(key)} {pointer.generation}"
+                name = _name(pointer, found[0])
                 drafts = self._drafts(pointer, *found, name)
                 if drafts:
                     self._allowed.check_pointer(key)
                     self._allowed.check_all(drafts)
                     await self._log.commit(drafts, name)
+                    if self._log.state.pointers[key].generation == pointer.generation:
+                        self._done.setdefault(key, set()).add(name)
         except (Refused, StoreError) as error:
             log.error("guard could not act tenant=%s route=%s code=%s %s", *key, error.code, error)
         finally:
@@ -185,3 +195,10 @@ class GuardedPointers:
             payload |= opening(suspect_of(about or "", self._log.last_move(pointer)))
         incident = known.id if known is not None else self._incidents.new_id()
         return [drafted.model_copy(update={"incident": incident, "payload": payload})]
+
+
+def _name(pointer: PointerState, decision: Decision) -> str:
+    """The key under which an act is committed: each once in a generation, so that a hold which a person has cleared is
+    not repeated, nor in a move's way.
+    """
+    return f"guard {decision.act.value} {'/'.join(pointer.key)} {pointer.generation}"

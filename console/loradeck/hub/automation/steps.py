@@ -19,6 +19,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.forward import freeze_refusal
 from loradeck.rules.quality import steps
+from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, PointerState
@@ -33,12 +34,16 @@ _NODES_A_SECOND = 200
 """What so many nodes say is summed in a second; of a pointer on more nodes it is looked at less often."""
 
 _AGAIN_S = 30.0
-"""Seconds after which a step that was refused is tried again."""
+"""Seconds after which a step is tried again that the store could not take."""
 
 
 @dataclass(eq=False)
 class SteppedCandidates:
-    """The pointers whose candidate has a plan or an A/B. `said`: what the next step of each waits for, in words."""
+    """The pointers whose candidate has a plan or an A/B. `said`: what the next step of each waits for, in words.
+
+    A step that the rules refuse is tried again when something has changed that they look at: an event or an attestation
+    of its tenant, or a node.
+    """
 
     _log: Log
     _arms: ArmsSaid
@@ -57,6 +62,11 @@ class SteppedCandidates:
     """Pointer -> (generation, step) of its share, and since when this hub knows of it, on its monotonic clock."""
     _not_before: dict[PointerKey, float] = field(default_factory=dict, init=False)
     _acting: set[PointerKey] = field(default_factory=set, init=False)
+    _refused: dict[PointerKey, tuple[int, str]] = field(default_factory=dict, init=False)
+    """Pointer -> at which change its next step was refused last, and why."""
+    _changed: dict[str, int] = field(default_factory=dict, init=False)
+    """Tenant -> the number of the last change; '': of the nodes."""
+    _number: int = field(default=0, init=False)
 
     def load(self) -> None:
         """Begins with the pointers as the log has them. Their minimum of time begins anew."""
@@ -66,13 +76,30 @@ class SteppedCandidates:
     def committed(self, published: Published) -> None:
         """Begins anew for shares that have changed; a follower of the log."""
         for event in published.events:
+            self._note(event.tenant)
             if event.pointer is not None:
                 self._watch(event.pointer)
+
+    def attested(self, written: Attestation, _: object) -> None:
+        """Has refused steps of the tenant tried again; a follower of the attestations."""
+        self._note(written.tenant)
+
+    def nodes_changed(self, _: object) -> None:
+        """Has all refused steps tried again; a follower of the nodes."""
+        self._note("")
+
+    def _note(self, tenant: str) -> None:
+        if self._since:
+            self._number += 1
+            self._changed[tenant] = self._number
+
+    def _newest(self, key: PointerKey) -> int:
+        return max(self._changed.get(key[0], 0), self._changed.get("", 0))
 
     def _watch(self, pointer: PointerState) -> None:
         key, out = pointer.key, pointer.candidate
         if out is None or (out.plan is None and out.comparison is None):
-            for known in (self.said, self._since, self._not_before):
+            for known in (self.said, self._since, self._not_before, self._refused):
                 known.pop(key, None)
         elif self._since.get(key, ((), 0.0))[0] != (out.generation, out.step):
             self._since[key] = (out.generation, out.step), self._clock.monotonic()
@@ -90,12 +117,15 @@ class SteppedCandidates:
             placed = self._placed(key)
             self._not_before[key] = now + len(placed) // _NODES_A_SECOND
             compared = self._comparisons.look(pointer, pointer.candidate, placed, self._stands(key))
-            self._say(key, ((compared,) if compared else ()) + (decision.waits if decision is not None else ()))
-            if decision is None:
-                continue
-            if decision.permille is not None or decision.finish:
-                self._acting.add(key)
-                self._background.spawn(self._act(key))
+            waits = ((compared,) if compared else ()) + (decision.waits if decision is not None else ())
+            if decision is not None and (decision.permille is not None or decision.finish):
+                at, why = self._refused.get(key, (-1, ""))
+                if at == self._newest(key):
+                    waits += (why,)
+                else:
+                    self._acting.add(key)
+                    self._background.spawn(self._act(key))
+            self._say(key, waits)
 
     def _say(self, key: PointerKey, waits: tuple[str, ...]) -> None:
         if self.said.get(key, ()) != waits:
@@ -138,6 +168,7 @@ class SteppedCandidates:
 
     async def _act(self, key: PointerKey) -> None:
         """Steps or finishes a candidate, by what is true once no other move is under way."""
+        newest = self._newest(key)
         try:
             async with self._log.moving:
                 pointer = self._log.state.pointers[key]
@@ -152,9 +183,14 @@ class SteppedCandidates:
                     self._allowed.check_all(drafts)
                     await self._log.commit(drafts, name)
         except (Refused, StoreError) as error:
-            self._not_before[key] = self._clock.monotonic() + _AGAIN_S
-            self._say(key, (f"what refuses it: {error}",))
-            log.warning("a step is refused tenant=%s route=%s code=%s %s", *key, error.code, error)
+            why = f"what refuses it: {error}"
+            if self._refused.get(key, (0, ""))[1] != why:
+                log.warning("a step is refused tenant=%s route=%s code=%s %s", *key, error.code, error)
+            self._refused[key] = newest, why
+            self._say(key, (why,))
+            if isinstance(error, StoreError):
+                self._refused[key] = -1, why
+                self._not_before[key] = self._clock.monotonic() + _AGAIN_S
         finally:
             self._acting.discard(key)
 

@@ -215,7 +215,7 @@ def step(
         raise Refused("no_change", f"the share is {permille / 10:g} % already")
     after = candidate.model_copy(update={"permille": permille, "step": candidate.step + 1, "comparison": None})
     if permille < candidate.permille and candidate.plan is not None and not actor.automation:
-        after = _plan_held(after, f"{actor.name} has narrowed the share")
+        after = after.with_plan_held(f"{actor.name} has narrowed the share")
     _check_room(pointer, facts, candidate, after, keys)
     return _changed(pointer, after, actor, reason, {"evidence": evidence} if evidence is not None else {}, overridden)
 
@@ -235,7 +235,7 @@ def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held:
         )
     if bool(candidate.plan.held) == held:
         raise Refused("no_change", "its steps are held already" if held else "its steps are not held")
-    after = _plan_held(candidate, f"{actor.name}: {reason}"[:500] if held else "")
+    after = candidate.with_plan_held(f"{actor.name}: {reason}" if held else "")
     return _changed(pointer, after, actor, reason, {"steps": "held" if held else "resumed"})
 
 
@@ -294,7 +294,7 @@ def compare(
     begun = Comparison(figure=figure, step=step_, from_ms=now_ms, until_ms=until_ms, keys=of_each)
     after = candidate.model_copy(update={"permille": share, "step": step_, "comparison": begun})
     if candidate.plan is not None and not candidate.plan.held:
-        after = _plan_held(after, f"{actor.name} has begun an A/B")
+        after = after.with_plan_held(f"{actor.name} has begun an A/B")
     _check_room(pointer, facts, candidate, after, keys)
     return _changed(pointer, after, actor, reason, {"compares": figure.value}, overridden)
 
@@ -352,12 +352,6 @@ def _expect_step(pointer: PointerState, candidate: Candidate, expected_step: int
             fix="look at it again and decide anew",
             context={"generation": pointer.generation, "step": candidate.step},
         )
-
-
-def _plan_held(candidate: Candidate, why: str) -> Candidate:
-    """The candidate with its plan held; `why` '': with its plan going on."""
-    assert candidate.plan is not None
-    return candidate.model_copy(update={"plan": candidate.plan.model_copy(update={"held": why})})
 
 
 def _check_room(pointer: PointerState, facts: PointerFacts, before: Candidate, after: Candidate, keys: int) -> None:

@@ -15,6 +15,8 @@ from loradeck.schemas.moves import HoldRequest, LiftRequest
 def hold(pointer: PointerState, request: HoldRequest, actor: Actor, set_by: Event | None = None) -> Draft:
     """Holds a pointer, or clears its hold (`request.held` False), which only a person may do.
 
+    A hold that the hub sets by itself ends a candidate's plan as well: who clears it decides whether that goes on.
+
     `set_by`: the event that has set the hold, where that is known. A guard's is cleared with a reason.
 
     Raises: Refused: moved, no_change, forbidden, reason_required.
@@ -32,7 +34,9 @@ def hold(pointer: PointerState, request: HoldRequest, actor: Actor, set_by: Even
     if not request.held and set_by is not None:
         check_reason(set_by, request.reason, "clearing the hold of")
     kind = EventKind.HOLD if request.held else EventKind.RELEASE_HOLD
-    after = pointer.model_copy(update={"held": request.held})
+    after, out = pointer.model_copy(update={"held": request.held}), pointer.candidate
+    if request.held and actor.automation and out is not None and out.plan is not None and not out.plan.held:
+        after = after.model_copy(update={"candidate": out.with_plan_held(request.reason or actor.name)})
     return drafted(kind, pointer, after, actor, reason=request.reason)
 
 
