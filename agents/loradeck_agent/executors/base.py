@@ -1,4 +1,4 @@
-"""The base model that an executor works on, loaded in fp32 after its files were compared with the spec's digest."""
+"""The base model that an executor works on, loaded after its files were compared with the spec's digest."""
 
 import re
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import transformers
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.jobs import ExecutorSpec
+from loradeck.schemas.training import Precision
 from loradeck_agent.embedded.model import pad_token
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import Conversation
@@ -22,9 +23,10 @@ NO_THOUGHT = re.compile(r"\A\s*(?:<think>)?\s*</think>\s*")
 
 @dataclass
 class Base:
-    """A base model in memory, fp32, with its tokenizer.
+    """A base model with its tokenizer.
 
     Attributes:
+        model: in memory; of an outline it is on torch's meta device and has shapes alone.
         eos: the token with which the base's chat template ends an answer.
         pad: never the tokenizer's own end token.
     """
@@ -54,7 +56,19 @@ class Base:
 
 
 def load_base(spec: ExecutorSpec) -> Base:
-    """Loads the spec's base after comparing the digest of its files with the spec's.
+    """Loads the spec's base in fp32 after comparing the digest of its files with the spec's.
+
+    Raises: BadSpec: `wrong_base`: the folder is no base, or its files have another digest.
+    """
+    base = outlined(spec)
+    base.model = read_weights(Path(spec.base))
+    return base
+
+
+def outlined(spec: ExecutorSpec) -> Base:
+    """Reads the spec's base without its weights, after comparing the digest of its files with the spec's.
+
+    What is wrong with a recipe is found by it before gigabytes are read.
 
     Raises: BadSpec: `wrong_base`: the folder is no base, or its files have another digest.
     """
@@ -66,15 +80,41 @@ def load_base(spec: ExecutorSpec) -> Base:
         raise BadSpec("wrong_base", str(error)) from error
     if found != spec.base_digest:
         raise BadSpec("wrong_base", f"the base's files have the digest {found}, the spec names {spec.base_digest}")
-    return read_base(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return Base(model, tokenizer, turn_end(tokenizer), pad_token(tokenizer))
 
 
 def read_base(folder: Path) -> Base:
-    """Loads model and tokenizer of a folder whose files the caller has checked."""
-    transformers.utils.logging.disable_progress_bar()
+    """Loads model, in fp32, and tokenizer of a folder whose files the caller has checked."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return Base(model, tokenizer, turn_end(tokenizer), pad_token(tokenizer))
+    return Base(read_weights(folder), tokenizer, turn_end(tokenizer), pad_token(tokenizer))
+
+
+def read_weights(folder: Path, precision: Precision = Precision.FP32, device: torch.device | None = None) -> Any:
+    """Loads the model of a folder whose files the caller has checked, straight onto `device`; None: the CPU.
+
+    In nf4 all linear layers but the head are quantised and compute in bf16 (QLoRA, arXiv:2305.14314).
+
+    Raises: BadSpec: `bad_spec`: nf4 without bitsandbytes.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    settings: dict[str, Any] = {"dtype": torch.float32 if precision is Precision.FP32 else torch.bfloat16}
+    if precision is Precision.NF4:
+        if not transformers.utils.is_bitsandbytes_available():
+            raise BadSpec("bad_spec", "nf4 needs bitsandbytes on this node; run: pip install 'loradeck[nf4]'")
+        settings["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    if device is not None or precision is Precision.NF4:
+        settings["device_map"] = {"": device or torch.device("cpu")}
+    return AutoModelForCausalLM.from_pretrained(folder, **settings)
 
 
 def turn_end(tokenizer: Any) -> int:

@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from loradeck.artifacts.contamination import contaminated
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Method
-from loradeck_agent.executors.base import Base, load_base
+from loradeck_agent.executors.base import Base, outlined, read_weights
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.rows import read_suite
+from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.loop import Loop
+from loradeck_agent.executors.training.memory_probe import check_plan
 from loradeck_agent.executors.training.preferences import Preferences
-from loradeck_agent.executors.training.process_group import World, joined
+from loradeck_agent.executors.training.process_group import World, joined, own_device
 from loradeck_agent.executors.training.safety import read_safety
 from loradeck_agent.executors.training.supervised import Supervised
 from loradeck_agent.executors.training.templates import Example, check_base, examples_of
@@ -49,13 +49,13 @@ def train(current: Run) -> Mapping[str, Any]:
         raise BadSpec("wrong_base", f"the recipe is for the base {spec.base}, this one is {current.spec.base_digest}")
     lessons = _lessons(current, spec)
     _check_contamination(current, lessons)
-    current.phase("loading the base")
     with joined(spec.processes) as world:
-        base = load_base(current.spec)
+        base = outlined(current.spec)
         check_base(base, spec)
         examples = [one for lesson in lessons for one in examples_of(base, lesson, spec.max_tokens)]
-        if torch.cuda.is_available():
-            base.model.to(torch.device("cuda", world.rank % torch.cuda.device_count()))
+        check_plan(base.model, spec, examples)
+        current.phase("loading the base")
+        base.model = read_weights(Path(current.spec.base), spec.precision, own_device())
         trained = prepared(base, spec, _input(current, spec.parent) if spec.parent else None)
         current.check()
         found = _loop(current, base, trained, examples, world).run()
@@ -70,7 +70,10 @@ def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], w
     assert isinstance(spec, TrainSpec)
     objective: Supervised | Preferences
     if spec.method is Method.SUPERVISED:
-        objective = Supervised(trained, base.pad, spec.kl, spec.mixing is not None)
+        reader = AnswerReader(trained, base.pad, spec.packing)
+        if spec.packing:
+            reader.check_packing(examples)
+        objective = Supervised(reader, spec.kl, spec.mixing is not None)
     else:
         objective = Preferences(trained, base, spec)
     task = [example for example in examples if not example.general]

@@ -17,6 +17,7 @@ from loradeck.schemas.training import (
     Guards,
     Method,
     Mixing,
+    Precision,
     Safety,
     Structure,
     Turns,
@@ -59,7 +60,7 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 RECIPES = 1
 """The level of recipes that this version reads; see `TrainSpec.level`."""
 
-_LATER = frozenset({"turns", "safety"})
+_LATER = frozenset({"turns", "safety", "precision", "gradient_checkpointing", "packing"})
 """Fields of level 1."""
 
 
@@ -94,6 +95,15 @@ class TrainSpec(Strict):
     guards: Guards = Guards()
     turns: Turns = Field(Turns.LAST, exclude_if=lambda turns: turns is Turns.LAST)
     safety: Safety | None = Field(None, exclude_if=lambda safety: safety is None)
+    precision: Precision = Field(
+        Precision.FP32, exclude_if=lambda precision: precision is Precision.FP32, description="of the base in memory"
+    )
+    gradient_checkpointing: bool = Field(
+        False, exclude_if=lambda on: not on, description="compute activations again in the backward pass"
+    )
+    packing: bool = Field(
+        False, exclude_if=lambda on: not on, description="the rows of a piece in one sequence, without padding"
+    )
     chat_template: Digest | None = Field(
         None, description="SHA-256 of the chat template the rows were written for; another one is refused"
     )
@@ -118,11 +128,14 @@ class TrainSpec(Strict):
             "mixing.dataset must be one of datasets": self.mixing and self.mixing.dataset not in self.datasets,
             "mixing needs a dataset of the task beside the general one": self.mixing and len(set(self.datasets)) < 2,
             "kl needs lora: the base is the model with its adapter disabled": self.kl and self.weights is Weights.FULL,
+            "full needs fp32: a small step is lost in the eight bits of bf16": self.weights is Weights.FULL
+            and self.precision is not Precision.FP32,
             "full has no parent adapter": self.parent and self.weights is Weights.FULL,
             "preferences need lora, one process and no dropout": preferences
             and (self.weights is Weights.FULL or self.processes > 1 or self.dropout),
             "preferences have no kl, mixing or structure": preferences and (self.kl or self.mixing or self.structure),
-            "preferences train the last turn only": preferences and self.turns is Turns.ALL,
+            "preferences train the last turn only, and are not packed": preferences
+            and (self.turns is Turns.ALL or self.packing),
             "safety is looked at with validation, which is missing": self.safety and self.validation is None,
             "safety.dataset must not be one of datasets: it is asked, and never trained on": self.safety
             and self.safety.dataset in self.datasets,

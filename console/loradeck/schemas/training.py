@@ -22,6 +22,14 @@ class Weights(StrEnum):
     FULL = "full"  # every weight; the result is another base
 
 
+class Precision(StrEnum):
+    """The precision in which a base is held; an adapter on it is fp32, and so are its gradients and optimiser."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    NF4 = "nf4"  # its linear layers in four bits, which compute in bf16
+
+
 class Turns(StrEnum):
     """The assistant's turns of a conversation that are trained."""
 

@@ -18,6 +18,7 @@ from loradeck_agent.executors.base import load_base
 from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
 from loradeck_agent.executors.merging.merge_probe import _log_probs
 from loradeck_agent.executors.protocol import Run
+from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.loop import Loop
 from loradeck_agent.executors.training.process_group import World
@@ -51,7 +52,7 @@ def trained(bench: Bench, device: torch.device, checkpoints: Path) -> tuple[dict
     base.model.to(device)
     made = prepared(base, spec, None)
     assert {parameter.device for parameter in made.model.parameters()} == {device}
-    objective = Supervised(made, base.pad, spec.kl, spec.mixing is not None)
+    objective = Supervised(AnswerReader(made, base.pad), spec.kl, spec.mixing is not None)
     looks = Looks(current, base, made, objective, HeldBack(ROWS[4:], TALK[2:]), spec.validation)
     kept = CheckpointFolder(checkpoints, ResumeToken.of(spec, digest_of(spec), 1), spec.keep)
     found = Loop(current, spec, made, objective, ROWS[:4], TALK[:2], looks, kept, World()).run()

@@ -95,6 +95,7 @@ def test_nothing_it_leaves_names_a_path_of_this_machine(bench: Bench) -> None:
 def test_loss_and_token_accuracy_count_the_answers_tokens_and_no_others(bench: Bench) -> None:
     from loradeck.schemas.jobs import ExecutorSpec
     from loradeck_agent.executors.base import load_base
+    from loradeck_agent.executors.training.answers import AnswerReader
     from loradeck_agent.executors.training.supervised import Supervised
     from loradeck_agent.executors.training.templates import tokenised
     from loradeck_agent.executors.training.trained import prepared
@@ -111,7 +112,7 @@ def test_loss_and_token_accuracy_count_the_answers_tokens_and_no_others(bench: B
     assert base.tokenizer.decode(examples[0].ids[examples[0].answer_at :]) == "pong<|im_end|>"
     assert base.tokenizer.decode(examples[0].ids[: examples[0].answer_at]).endswith("<|im_start|>assistant\n")
     trained = prepared(base, bench.recipe(), None)
-    objective = Supervised(trained, base.pad, 0.0)
+    objective = Supervised(AnswerReader(trained, base.pad))
     width = max(len(example.ids) for example in examples)
     ids = torch.tensor([example.ids + [base.pad] * (width - len(example.ids)) for example in examples])
     labels = torch.full_like(ids, -100)

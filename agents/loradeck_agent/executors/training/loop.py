@@ -243,6 +243,7 @@ class Loop:
             "peft": peft.__version__,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         }
 
     def _say_look(self, step: int) -> None:

@@ -1,15 +1,69 @@
-"""A probe of memory before the first step, so that a recipe that does not fit fails at once and not after an hour."""
+"""Memory before the first step: planned before weights are read, then probed. What does not fit fails at once."""
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
+from loradeck.rules.serving.training_memory import BaseSize, training_memory
+from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.training import Weights
+from loradeck_agent.embedded.adapter_files import linear_shapes
 from loradeck_agent.executors.protocol import OutOfMemory
+from loradeck_agent.executors.training.templates import Example
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+def check_plan(outline: Any, spec: TrainSpec, examples: Sequence[Example], available: int | None = None) -> None:
+    """Checks that this process may have what a step needs at least, before any weight is read.
+
+    Args:
+        outline: the base on torch's meta device.
+        available: bytes that this process may still take; measured if None.
+
+    Raises: OutOfMemory: with what is needed for what.
+    """
+    config = outline.config.get_text_config()
+    linear = linear_shapes(outline)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = BaseSize(
+        values=sum(parameter.numel() for parameter in outline.parameters()),
+        linear=sum(out * into for out, into in linear.values()),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        kept=4 * config.hidden_size + 2 * heads * head + 2 * (getattr(config, "intermediate_size", 0) or 0),
+        vocabulary=config.vocab_size,
+    )
+    targets = [shape for name, shape in linear.items() if name.rpartition(".")[2] in spec.target_modules]
+    own = spec.batch // (spec.accumulation * spec.processes)
+    longest = sorted(examples, key=lambda example: len(example.ids), reverse=True)[:own]
+    needed = training_memory(
+        size,
+        spec.precision,
+        adapter=None if spec.weights is Weights.FULL else spec.rank * sum(out + into for out, into in targets),
+        tokens=sum(len(example.ids) for example in longest),
+        answer_tokens=sum(example.answer_tokens for example in longest),
+        recomputed=spec.gradient_checkpointing,
+    )
+    if available is None:
+        available = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else memory_available()
+    if needed.total > available:
+        parts = {
+            f"weights in {spec.precision}": needed.weights,
+            "what is trained, with gradients and moments": needed.states,
+        }
+        parts["the longest rows"] = needed.activations
+        each = ", ".join(f"{what} {size / 1e9:,.2f}" for what, size in parts.items())
+        raise OutOfMemory(
+            f"a step needs at least {needed.total / 1e9:,.2f} GB ({each}), this process may have "
+            f"{available / 1e9:,.2f} GB. Choose a node with more (--memory-gb), bf16 or nf4 (precision), "
+            "gradient_checkpointing, more accumulation, shorter rows (max_tokens) or a lower rank"
+        )
 
 
 def probe(step: Callable[[], None], optimizer_bytes: int, available: int | None = None) -> dict[str, float]:

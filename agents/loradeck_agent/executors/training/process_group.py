@@ -54,6 +54,11 @@ class World:
             distributed.barrier()
 
 
+def own_device() -> torch.device | None:
+    """The GPU of this process among those it may see; None on a host without one."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
+
+
 @contextmanager
 def joined(processes: int) -> Iterator[World]:
     """Joins the processes that torchrun started: gloo on a CPU, nccl on GPUs. Alone, it joins nothing.
@@ -68,6 +73,8 @@ def joined(processes: int) -> Iterator[World]:
     if size == 1:
         yield World()
         return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(own_device())  # what nccl, and "cuda" without a number, then mean in this process
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield World(distributed.get_rank(), size)

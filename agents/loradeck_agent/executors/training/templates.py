@@ -35,6 +35,12 @@ class Example:
         return len(self.ids) - self.answer_at - sum(end - begin for begin, end in self.between)
 
     @property
+    def answer_places(self) -> list[int]:
+        """The places of the tokens that are trained."""
+        left_out = {at for begin, end in self.between for at in range(begin, end)}
+        return [at for at in range(self.answer_at, len(self.ids)) if at not in left_out]
+
+    @property
     def last_answer_at(self) -> int:
         """Where the last answer begins."""
         return self.between[-1][1] if self.between else self.answer_at

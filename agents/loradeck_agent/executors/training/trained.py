@@ -46,6 +46,16 @@ class Trained:
         with self.model.disable_adapter():
             yield self.model
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Has the model answer, and not train, within the block."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
     @property
     def causal(self) -> Any:
         """The language model itself, with the adapter's modules inserted, without peft's wrapper."""
@@ -117,6 +127,8 @@ def prepared(base: Base, spec: TrainSpec, parent: Path | None) -> Trained:
     """
     shapes = linear_shapes(base.model)
     torch.manual_seed(spec.seed)
+    if spec.gradient_checkpointing:
+        base.model.gradient_checkpointing_enable({"use_reentrant": False})
     if spec.weights is Weights.FULL:
         base.model.requires_grad_(True)
         return Trained(base.model, dict(base.model.named_parameters()), None, shapes)

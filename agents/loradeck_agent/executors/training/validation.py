@@ -97,7 +97,7 @@ class Looks:
 
     def begin(self) -> None:
         """Validates the base before the first step; later canary answers are compared with the base's."""
-        with self._trained.as_base():
+        with self._trained.as_base(), self._trained.evaluating():
             self.base_canaries = self._greedy(self._canaries, CANARY_TOKENS)
             self.history = [self._look(0)]
 
@@ -121,9 +121,10 @@ class Looks:
         return self._safety.compared(self.history[0], self.history[-1]) if self._safety is not None else []
 
     def _look(self, step: int) -> dict[str, float]:
-        model = self._trained.model
-        training = model.training
-        model.eval()
+        with self._trained.evaluating():
+            return self._measured(step)
+
+    def _measured(self, step: int) -> dict[str, float]:
         loss, accuracy = self._measure(self._held.task)
         found = {"step": float(step), "loss": loss, "accuracy": accuracy}
         if self._held.general:
@@ -142,7 +143,6 @@ class Looks:
         if self._canaries:
             now = self._greedy(self._canaries, CANARY_TOKENS)
             found["canaries_changed"] = sum(a != b for a, b in zip(now, self.base_canaries, strict=True)) / len(now)
-        model.train(training)
         return found
 
     def _measure(self, examples: list[Example]) -> tuple[float, float]:

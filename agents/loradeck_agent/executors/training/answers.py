@@ -1,0 +1,105 @@
+"""What a model says of the answers in rows: logits and log-probabilities at the places of their tokens alone.
+
+The head is the largest matrix of a small model, and only answers need it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from loradeck_agent.executors.protocol import BadSpec
+from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.trained import Trained
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows on the device, one below the other and padded on the right, or one behind the other (packed).
+
+    `ids`, `mask` and `positions` are `[rows, width]`; `mask` is None where nothing is padded, `positions` where they
+    begin at 0 in each row. `places` is `[2, tokens]`: from where each answer token is predicted. `targets` are these
+    tokens, `rows` the number of the example that each belongs to.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    positions: torch.Tensor | None
+    places: torch.Tensor
+    targets: torch.Tensor
+    rows: torch.Tensor
+
+    def summed(self, each: torch.Tensor, examples: int) -> torch.Tensor:
+        """Sums a value of each answer token over the example that it belongs to: `[examples]`."""
+        return torch.zeros(examples, dtype=each.dtype, device=each.device).index_add(0, self.rows, each)
+
+
+@dataclass(eq=False)
+class AnswerReader:
+    """Reads rows with the model under training. `packed`: rows of a piece stand in one sequence, without padding."""
+
+    trained: Trained
+    pad: int
+    packed: bool = False
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Lays rows out on the model's device."""
+        lengths = [len(example.ids) for example in examples]
+        places: list[tuple[int, int]] = []
+        targets, rows = [], []
+        begin = 0
+        for i, example in enumerate(examples):
+            for at in example.answer_places:
+                places.append((0, begin + at - 1) if self.packed else (i, at - 1))
+                targets.append(example.ids[at])
+                rows.append(i)
+            begin += len(example.ids)
+        if self.packed:
+            ids = [[token for example in examples for token in example.ids]]
+            mask, positions = None, [[at for length in lengths for at in range(length)]]
+        else:
+            width = max(lengths)
+            ids = [example.ids + [self.pad] * (width - len(example.ids)) for example in examples]
+            mask, positions = [[1] * length + [0] * (width - length) for length in lengths], None
+        device = self.trained.device
+        return Batch(
+            torch.tensor(ids, device=device),
+            None if mask is None else torch.tensor(mask, device=device),
+            None if positions is None else torch.tensor(positions, device=device),
+            torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 2).T,
+            torch.tensor(targets, dtype=torch.long, device=device),
+            torch.tensor(rows, dtype=torch.long, device=device),
+        )
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Hidden states of all places: `[rows, width, hidden]`."""
+        decoder: Any = self.trained.causal.get_decoder()
+        found: torch.Tensor = decoder(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+        return found
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Logits of the answer tokens, fp32: `[tokens, vocabulary]`."""
+        hidden = self.hidden(batch)[batch.places[0], batch.places[1]]
+        logits: torch.Tensor = self.trained.causal.get_output_embeddings()(hidden)
+        return logits.float()
+
+    def logps(self, batch: Batch) -> torch.Tensor:
+        """Log-probability (nats) of each answer token: `[tokens]`."""
+        return torch.log_softmax(self.logits(batch), -1).gather(1, batch.targets[:, None])[:, 0]
+
+    @torch.no_grad()
+    def check_packing(self, examples: Sequence[Example]) -> None:
+        """Checks that the model computes a row alike whatever stands before it in the sequence.
+
+        Raises: BadSpec: `bad_spec`: this model mixes rows that are packed.
+        """
+        if len(examples) < 2:
+            return
+        first, second = examples[:2]
+        other = Example([token ^ 1 for token in first.ids], first.answer_at)
+        seen = [self.hidden(self.batch([one, second]))[0, len(first.ids) :] for one in (first, other)]
+        if not torch.equal(*seen):
+            raise BadSpec("bad_spec", "this base does not keep packed rows apart; leave packing out")
