@@ -145,13 +145,23 @@ class Agent:
             known=self._all_known,
         )
         checkpoints = CheckpointStore(self.folder.checkpoints, self.hub, self.user)
+        self.telemetry = Telemetry()
         self.jobs = Jobs(
             folder=self.folder,
             engines=self.engines,
             checkpoints=checkpoints,
             reconciler=self.reconciler,
             schedule=self.schedule,
-            launcher=Launcher(self.engines, self.store, self.inputs, checkpoints, config.jobs.threads, self.user),
+            launcher=Launcher(
+                self.engines,
+                self.store,
+                self.inputs,
+                checkpoints,
+                config.jobs.threads,
+                self.user,
+                self.telemetry,
+                config.jobs.gpus,
+            ),
             results=Results(self.hub, self.engines, self.folder.merged),
             send=self.link.send,
         )
@@ -159,7 +169,6 @@ class Agent:
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more
         )
         self.ledger = LedgerSegments(self.folder, self.hub, config.node, self._builds)
-        self.telemetry = Telemetry()
         self.reports = Reports(
             self.boot,
             config=config,

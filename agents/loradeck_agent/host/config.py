@@ -17,7 +17,7 @@ from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck.schemas.link import Address
 from loradeck.schemas.route import NodeLimits
-from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, VllmEngine
+from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, VllmEngine
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret
 
@@ -71,6 +71,9 @@ class JobsConfig(Strict):
 
     threads: int = Field(1, ge=1, le=256, description="of one executor")
     user: str | None = Field(None, description="whom executors run as, where the agent is root; None: as the agent")
+    gpus: tuple[GpuId, ...] = Field(
+        (), description="UUIDs of those that jobs may train on, even beside an engine; (): on any that nothing uses"
+    )
 
 
 class AgentConfig(Strict):

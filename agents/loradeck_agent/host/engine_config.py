@@ -50,6 +50,10 @@ OUR_VARIABLES = {
 }
 
 
+GpuId = Annotated[str, Field(pattern=r"^GPU-[0-9A-Za-z-]+$", max_length=100)]
+"""The UUID of a GPU, as `nvidia-smi -L` prints it."""
+
+
 class EngineConfig(Strict):
     """The settings that every kind of engine has."""
 
@@ -93,6 +97,9 @@ class VllmEngine(EngineConfig):
     tensor_parallel: int = Field(1, ge=1, le=1024)
     args: tuple[str, ...] = Field((), description="further flags of a launched vLLM")
     env: dict[str, str] = Field(default_factory=dict, description="variables of a launched vLLM")
+    gpus: tuple[GpuId, ...] = Field(
+        (), description="UUIDs of those it computes on: no job is given them, and a launched vLLM sees no others"
+    )
 
     @property
     def attached(self) -> bool:
@@ -140,6 +147,14 @@ class VllmEngine(EngineConfig):
                 raise ValueError(f"`{set_[0]}` is for a vLLM that the agent launches; this one is started elsewhere")
         elif self.key is not None:
             raise ValueError("`key` is for a vLLM that runs already; a launched one listens on a socket of ours")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_named_once(self) -> VllmEngine:
+        if self.gpus and "CUDA_VISIBLE_DEVICES" in self.env:
+            raise ValueError("`gpus` sets CUDA_VISIBLE_DEVICES; leave it out of `env`")
+        if self.gpus and len(self.gpus) != self.tensor_parallel:
+            raise ValueError(f"`gpus` names {len(self.gpus)}, and tensor_parallel is {self.tensor_parallel}")
         return self
 
     @field_validator("args")

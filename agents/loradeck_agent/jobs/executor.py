@@ -176,8 +176,8 @@ class Executor:
         self._open: deque[_Sent] = deque()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def start(self, kind: str, spec: ExecutorSpec) -> None:
-        """Starts the process and notes which one it is.
+    def start(self, kind: str, spec: ExecutorSpec, devices: str | None = None) -> None:
+        """Starts the process and notes which one it is. `devices`: the GPUs that CUDA may see in it; None: any.
 
         Raises: AgentError: the disk refused the folder, or the process could not be started.
         """
@@ -185,6 +185,9 @@ class Executor:
         processes = spec.spec.processes if isinstance(spec.spec, TrainSpec) else 1
         argv = executor_argv(kind, folder.spec) if processes == 1 else torchrun_argv(kind, folder.spec, processes)
         user = folder.user
+        env = dict(os.environ) if user is None else {**os.environ, "HOME": str(folder.work)}
+        if devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = devices
         try:
             write_durably(folder.spec, spec.model_dump_json(indent=1).encode())
             if user is not None:
@@ -208,7 +211,7 @@ class Executor:
                 user=None if user is None else user.uid,
                 group=None if user is None else user.gid,
                 extra_groups=None if user is None else user.groups,
-                env=None if user is None else {**os.environ, "HOME": str(folder.work)},
+                env=env,
             )
         except OSError as error:
             raise AgentError("executor_start", "the executor cannot be started", str(error)) from error

@@ -9,11 +9,13 @@ from loradeck.schemas.release import Form
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.jobs.executor import Executor
+from loradeck_agent.jobs.gpus import visible_gpus
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.checkpoints import CheckpointStore
 from loradeck_agent.store.fetch import as_agent_error
 from loradeck_agent.store.inputs import InputStore
 from loradeck_agent.store.releases import ReleaseStore
+from loradeck_agent.telemetry.sampler_watch import Telemetry
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,14 @@ class Launcher:
     checkpoints: CheckpointStore
     threads: int
     user: JobUser | None = None
+    telemetry: Telemetry | None = None
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs that the node's configuration gives to jobs."""
 
     async def launch(self, job: JobAssignment, executor: Executor) -> None:
         """Fetches what the job reads, by digest, and starts its executor.
 
-        Raises: AgentError: `unknown_base`, `bad_job`, or why an input could not be had.
+        Raises: AgentError: `unknown_base`, `bad_job`, `gpus_taken`, or why an input could not be had.
         """
         executor.folder.write(executor.attempt)
         spec, folder = job.spec, executor.folder
@@ -79,6 +84,11 @@ class Launcher:
             with as_agent_error(folder.path):
                 for path in (*map(Path, inputs.values()), *base_here):
                     await asyncio.to_thread(self.user.may_read, path)
+        devices = None
+        if self.telemetry is not None:
+            processes = spec.processes if isinstance(spec, TrainSpec) else 0
+            configs = [engine.config for engine in self.engines]
+            devices = await visible_gpus(processes, self.telemetry, configs, self.gpus)
         await asyncio.to_thread(self.checkpoints.begin, job.id)
         executor.start(
             spec.kind,
@@ -98,4 +108,5 @@ class Launcher:
                 held_out=job.held_out,
                 threads=self.threads,
             ),
+            devices,
         )

@@ -33,4 +33,6 @@ def vllm_environment(config: VllmEngine) -> Mapping[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    if config.gpus:
+        ours["CUDA_VISIBLE_DEVICES"] = ",".join(config.gpus)
     return ours | config.env

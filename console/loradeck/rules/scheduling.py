@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from loradeck.rules.serving.gpu_reservation import failing
 from loradeck.schemas.jobs import CRASHES, MOVED_ON, Job
 from loradeck.schemas.telemetry import Gpu, Host
 
@@ -20,12 +21,13 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
 def has_memory(need_gb: float | None, host: Host | None, gpus: Iterable[Gpu]) -> bool:
     """Tells whether `need_gb` (GB of 10^9 bytes) is free: on one GPU if the node has GPUs, else on the host.
 
-    Memory that a node did not report counts as absent. None needs nothing.
+    A GPU that fails gets no job. Memory that a node did not report counts as absent. None needs nothing.
     """
     if need_gb is None:
         return True
-    free = [gpu.memory_total - (gpu.memory_used or 0) for gpu in gpus if gpu.memory_total is not None]
-    if not free and host is not None:
+    with_memory = [gpu for gpu in gpus if gpu.memory_total is not None]
+    free = [(gpu.memory_total or 0) - (gpu.memory_used or 0) for gpu in with_memory if failing(gpu) is None]
+    if not with_memory and host is not None:
         free = [host.memory_total - host.memory_used]
     return max(free, default=0) >= need_gb * 1e9
 

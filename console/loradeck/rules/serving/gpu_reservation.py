@@ -1,0 +1,68 @@
+"""Which GPUs of a node a training job gets: none that fails, and none that something else uses, unless asked.
+
+Two processes that hold one GPU take each other's memory: an engine that pages in an adapter beside a training step that
+grows ends one of them. GPUs are named by UUID, because numbers change with a reboot or a card that is gone.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from loradeck.schemas.telemetry import Gpu
+
+FAILING_XIDS = frozenset({46, 48, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140})
+"""XIDs after which a GPU is to be drained or reset, by NVIDIA's catalogue: of memory, NVLink, the bus and its firmware.
+
+Others (13, 31, 43, 45) are faults of a program.
+"""
+
+
+class NoFreeGpu(Exception):
+    """There are not as many GPUs as are needed; the message says of each that is left out why."""
+
+
+def failing(gpu: Gpu) -> str | None:
+    """Why a GPU gets no work until it was reset; None if nothing speaks against it.
+
+    XIDs count from when the agent began to sample, memory errors from when the driver was loaded.
+    """
+    if found := sorted(FAILING_XIDS.intersection(gpu.xids)):
+        return f"XID {' '.join(map(str, found))}"
+    if gpu.ecc_uncorrected:
+        return f"{gpu.ecc_uncorrected} uncorrected memory errors"
+    return None
+
+
+def reserved(
+    gpus: Sequence[Gpu],
+    count: int,
+    *,
+    engines: Mapping[str, str],
+    running: Collection[int],
+    shared: Collection[str] = (),
+) -> tuple[str, ...]:
+    """Chooses the GPUs of a job by UUID: those with the most free memory first.
+
+    Args:
+        count: one for each process of the job.
+        engines: UUID -> the engine that is configured to compute on it.
+        running: ids of the processes on GPUs that still exist; what NVML lists may have ended since.
+        shared: UUIDs that the node's configuration gives to jobs, whatever else computes there.
+
+    Raises: NoFreeGpu.
+    """
+    free, why = [], []
+    for gpu in gpus:
+        others = [process.pid for process in gpu.processes if process.pid in running]
+        taken = (
+            failing(gpu)
+            or (shared and gpu.uuid not in shared and "not given to jobs")
+            or (not shared and gpu.uuid in engines and f"engine {engines[gpu.uuid]}")
+            or (not shared and others and f"process {others[0]}")
+        )
+        if taken:
+            why.append(f"{gpu.uuid}: {taken}")
+        else:
+            free.append(gpu)
+    if len(free) < count:
+        raise NoFreeGpu(f"{len(free)} of {count} GPUs are free; {'; '.join(why) or 'the node has no more'}")
+    ranked = sorted(free, key=lambda gpu: (gpu.memory_used or 0) - (gpu.memory_total or 0))
+    return tuple(gpu.uuid for gpu in ranked[:count])
