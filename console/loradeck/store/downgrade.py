@@ -33,9 +33,22 @@ def _events(*kinds: str) -> str:
     return f"SELECT count(*) FROM events WHERE body -> 'kind' IN ({listed})"
 
 
+def _settings(*names: str) -> str:
+    """The query that counts events with any of these fields of a route's settings, which are read strictly."""
+    return "SELECT count(*) FROM events WHERE " + " OR ".join(f"body LIKE '%\"{name}\":%'" for name in names)
+
+
 _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE 'job %'"
 
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
+    "0011_ledger": (
+        Counted("events with a gate that asks for an A/B", _settings("compare")),
+        Counted("records of A/B comparisons", "SELECT count(*) FROM attestations WHERE kind = 'comparison'"),
+        Counted(
+            "events with other settings of gates, checks or promises that came later",
+            _settings("bound_drop", "min_slice", "max_age_days", "choice", "alert_only", "token_ms", "noticed"),
+        ),
+    ),
     "0006_audit": (Counted("events that anchor the audit trail", _events("audit")),),
     "0005_nodes": (
         Counted("pointers that were withdrawn from nodes which may still answer", "SELECT count(*) FROM withdrawals"),

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from sqlite_utils.utils import sqlite3
 from tests.contract.store.conftest import PostgresBackend
-from tests.contract.store.drafts import move, note
+from tests.contract.store.drafts import digest, move, note
 from tests.contract.store.test_migrate import everything, fill
 from tests.fakes.postgres_server import PostgresServer
 
+from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.gate import CompareGate, GateConfig
 from loradeck.schemas.log import EventKind
+from loradeck.schemas.route import RouteConfig
 from loradeck.store import migrations
 from loradeck.store.database import Database, wall_ms
 from loradeck.store.downgrade import CannotGoBack, downgrade
@@ -113,6 +116,22 @@ def test_what_an_older_loradeck_cannot_read_keeps_the_schema_and_the_backup_is_n
     with pytest.raises(CannotGoBack, match="there is no migration '0099_afar' here: 0001_first, "):
         downgrade(str(path), "0099_afar", dry_run=False)
     assert path.read_bytes() == before
+
+
+def test_a_gate_that_asks_for_an_ab_and_its_results_keep_the_schema(tmp_path: Path, url: str) -> None:
+    gate = GateConfig(suite=digest(1), compare=CompareGate(margin=0.05))
+    for where in (str(tmp_path / "hub.db"), url):
+        store = open_store(where)
+        store.take_lease("hub-a")
+        config = RouteConfig(gate=gate).model_dump(mode="json")
+        asked = note(EventKind.ROUTE, route="production", config=config)
+        store.commit([note(EventKind.TENANT_CREATE), asked], key="key-gate1")
+        result = {"kind": "comparison", "subject": digest(1), "tenant": "acme", "body": {}, "by": "hub"}
+        store.attest(Attestation.model_validate(result))
+        store.close()
+        with pytest.raises(CannotGoBack) as refused:
+            downgrade(where, "0010_notices", dry_run=False)
+        assert "1 events with a gate that asks for an A/B; 1 records of A/B comparisons. Restore" in str(refused.value)
 
 
 def test_a_command_says_first_what_would_be_lost(tmp_path: Path) -> None:
