@@ -20,6 +20,8 @@ from loradeck.schemas.link import (
     JobNoted,
     NodeOrder,
     Order,
+    SampleAsk,
+    SampleRows,
     TableAsk,
     TableState,
     TraceAsk,
@@ -323,6 +325,8 @@ class Agent:
                 await self._send_table(message)
             case TraceAsk():
                 self._aside(self._send_trace(message))
+            case SampleAsk():
+                self._aside(self._send_samples(message))
             case CanaryAsk():
                 self._aside(self._send_canary_answers(message))
             case NodeOrder():
@@ -383,6 +387,13 @@ class Agent:
             answer = await self.sync.router.newest(ask)
         except AgentError as error:
             answer = TraceRows(ask=ask.ask, rows=(), trouble=f"its router does not answer: {error}"[:200])
+        await self.link.send(answer)
+
+    async def _send_samples(self, ask: SampleAsk) -> None:
+        try:
+            answer = await self.sync.router.samples(ask)
+        except AgentError as error:
+            answer = SampleRows(ask=ask.ask, trouble=f"its router does not answer: {error}"[:200])
         await self.link.send(answer)
 
     async def _send_canary_answers(self, ask: CanaryAsk) -> None:

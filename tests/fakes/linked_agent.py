@@ -33,6 +33,8 @@ from loradeck.schemas.link import (
     Replica,
     Report,
     Resync,
+    SampleAsk,
+    SampleRows,
     TableAsk,
     TableState,
     TraceAsk,
@@ -90,6 +92,8 @@ class FakeAgent:
         """Further replicas of the node, which are only reported."""
         self.traced: tuple[TraceRow, ...] | None = ()
         """What its router remembers; None: it does not answer."""
+        self.sampled: Callable[[SampleAsk], SampleRows] | None = None
+        """The samples that its router keeps; None: it does not answer."""
         self.canaries: Callable[[CanaryAsk], CanaryAnswers] | None = None
         """Its engine's answers to questions about canaries; None: it does not answer."""
         self.has_served: set[tuple[str, str]] = set()
@@ -209,6 +213,9 @@ class FakeAgent:
                 )
             case TraceAsk():
                 await self._trace(message)
+            case SampleAsk():
+                if self.sampled is not None and (kept := self.sampled(message)) is not None:
+                    await self.send(kept)
             case Challenge():
                 if self.answers_challenges:
                     await self.send(ChallengeAnswer(nonce=message.nonce, boot=self.boot))

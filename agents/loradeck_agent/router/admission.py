@@ -120,6 +120,8 @@ class Admitted:
     cut: bool = False
     pair: Pair | None = None
     """Another release is asked the same."""
+    question: bytes | None = None
+    """The request's body, where its answer is kept as a sample should it be bad."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,7 @@
-"""Judges answers in a child process of the router: one JSON line in, one JSON line out. It ends with its input."""
+"""Judges answers, and redacts those that are kept as samples, in a child process of the router.
+
+One JSON line in, one JSON line out. It ends with its input.
+"""
 
 import json
 import os
@@ -16,10 +19,11 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from loradeck.artifacts.personal_data import personal
+from loradeck.artifacts.personal_data import personal, redacted
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.route import ResponseChecks
 from loradeck_agent.router.answer_text import language, runs_in_a_circle
+from loradeck_agent.router.conversation_text import LOOKED_AT, beginning_of, end_of, question_of
 
 PLUGINS = "loradeck.checks"
 """The entry point under which a package offers checks: functions of a text that say whether it passes."""
@@ -205,12 +209,43 @@ def main() -> None:
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
         task = json.loads(line)
-        checks = ResponseChecks.model_validate(task["checks"])
-        made = judge(task["answer"], streamed=task["sse"], checks=checks)
+        said = _sampled(task) if "question" in task else _judged(task)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        fault, noticed = made if made is not None else (None, ())
-        verdicts.write(json.dumps({"n": task["n"], "fault": fault, "noticed": noticed}) + "\n")
+        verdicts.write(json.dumps({"n": task["n"], **said}) + "\n")
         verdicts.flush()
+
+
+def _judged(task: dict[str, Any]) -> dict[str, Any]:
+    checks = ResponseChecks.model_validate(task["checks"])
+    fault, noticed = judge(task["answer"], streamed=task["sse"], checks=checks) or (None, ())
+    return {"fault": fault, "noticed": noticed}
+
+
+def _sampled(task: dict[str, Any]) -> dict[str, Any]:
+    texts = sampled(task["question"], task["answer"], streamed=task["sse"])
+    return dict(zip(("question", "answer"), texts or (None, None), strict=True))
+
+
+def sampled(question: str, answer: str, *, streamed: bool) -> tuple[str, str] | None:
+    """A request and its answer as a sample has them: their texts, redacted, and cut; None: the request has none.
+
+    Args:
+        question: the request's body.
+        answer: the answer, as the engine sent it. One that is none is taken as it is.
+    """
+    try:
+        asked = question_of(question)
+    except _NO_JSON:
+        return None
+    try:
+        said = "\n".join(_spoken(choice) for choice in assemble(answer, streamed=streamed))
+    except (*_NO_JSON, TypeError, AttributeError):
+        said = answer
+    return end_of(redacted(asked[-LOOKED_AT:])), beginning_of(redacted(said[:LOOKED_AT]))
+
+
+def _spoken(choice: Choice) -> str:
+    return "\n".join((choice.text, *(f"{name}({given})" for name, given in choice.calls.values()))).strip("\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, TraceAsk, TraceRows
+from loradeck.schemas.link import Ack, SampleAsk, SampleRows, TraceAsk, TraceRows
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import Pin
 from loradeck_agent.host.errors import AgentError
@@ -84,6 +84,12 @@ class RouterControl:
         """Reads one pointer's newest rows of the trace, as the hub asks for them."""
         query = urlencode(ask.model_dump(exclude={"type", "ask"}, exclude_none=True))
         found = _parsed(TraceRows, await self._ok("GET", f"/control/trace/newest?{query}"))
+        return found.model_copy(update={"ask": ask.ask})
+
+    async def samples(self, ask: SampleAsk) -> SampleRows:
+        """Reads one pointer's newest samples, as the hub asks for them."""
+        query = urlencode(ask.model_dump(exclude={"type", "ask"}, exclude_none=True))
+        found = _parsed(SampleRows, await self._ok("GET", f"/control/samples?{query}"))
         return found.model_copy(update={"ask": ask.ask})
 
     async def proof(self, request: ProofRequest) -> Reply:

@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from loradeck.rules.serving.router_handover import may_acknowledge, may_admit
-from loradeck.schemas.link import Ack, TraceAsk, TraceRows, Traffic
+from loradeck.schemas.link import Ack, SampleAsk, TraceAsk, TraceRows, Traffic
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin
@@ -21,6 +21,7 @@ from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.predecessor import Predecessor
+from loradeck_agent.router.samples import Samples
 from loradeck_agent.router.switch import Switch, Unacceptable
 from loradeck_agent.router.table import Contents, TableFault
 from loradeck_agent.router.trace import Trace
@@ -74,6 +75,7 @@ class Control:
     _hub_silence: HubSilence
     _stats: Stats
     _trace: Trace
+    _samples: Samples
     _hands_over: Callable[[HandOver], None]
     _build: str
     predecessor: Predecessor | None = None
@@ -91,6 +93,7 @@ class Control:
         app.router.add_get("/control/stats", self._get_stats)
         app.router.add_get("/control/trace", self._get_trace)
         app.router.add_get("/control/trace/newest", self._get_newest)
+        app.router.add_get("/control/samples", self._get_samples)
         app.router.add_post("/control/table", self._table)
         app.router.add_post("/control/engines", self._engines)
         app.router.add_post("/control/pin", self._pin)
@@ -177,6 +180,9 @@ class Control:
         trace = self._trace
         found = TraceRows(ask="", rows=tuple(rows), more=more, turned_over=trace.turned_over, since_ms=trace.since_ms)
         return _answer(found)
+
+    async def _get_samples(self, request: web.Request) -> web.Response:
+        return _answer(await self._samples.read(SampleAsk.model_validate({"ask": "", **request.query})))
 
     # ---- two routers ---------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from loradeck_agent.router.pairs import Outcome
 from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks, Verdict
+from loradeck_agent.router.samples import QUESTION_BYTES, Samples
 from loradeck_agent.router.successor import Successor, SuccessorLost
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.router.votes import Repetitions
@@ -62,6 +63,7 @@ class Proxy(CallersApi):
     _trace: Trace
     _faults: RequestFaults
     _again: AskAgain
+    _samples: Samples
     _successor: Successor
     under_way: int = field(default=0, init=False)
     """Requests that are being answered."""
@@ -109,6 +111,8 @@ class Proxy(CallersApi):
             if isinstance(found, Refusal):
                 return refused(found, request_id)
             found.row.parameters = asked.recorded
+            if found.plan.entry.sample_hours and len(asked.rest) <= QUESTION_BYTES:
+                found.question = asked.rest
             self._again.offer(found, path, asked)
             try:
                 return await self._forward(request, found, path, asked)
@@ -260,6 +264,8 @@ class Proxy(CallersApi):
         def judged(verdict: Verdict | None) -> None:
             if verdict is not None:
                 admitted.target.counter.judged(admitted.row, verdict)
+                if verdict.bad and admitted.question is not None:
+                    self._samples.offer(admitted.row, admitted.question, answer)
             if pair is not None:
                 pair.given = Outcome(failed=False, bad=None if verdict is None else verdict.bad)
             self._trace.add(admitted.row)

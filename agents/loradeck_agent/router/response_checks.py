@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loradeck.schemas.route import ResponseChecks
 
@@ -44,20 +44,36 @@ class Verdict(NamedTuple):
 Done = Callable[[Verdict | None], None]
 """Called with the verdict on an answer; None: it was not judged."""
 
+Texts = tuple[str, str]
+"""A question and its answer, as people read them."""
+
 
 _Costly = tuple[str | None, tuple[str, ...]]
 """What of a route's checks may never end: its schema, and its plug-ins."""
+
+
+_NOTHING_COSTLY: _Costly = (None, ())
 
 
 def _costly(checks: ResponseChecks) -> _Costly:
     return checks.answer_schema, checks.content.plugins
 
 
+def _verdict(said: dict[str, Any]) -> Verdict | None:
+    return Verdict(said["fault"], tuple(said["noticed"])) if said["fault"] is not None else None
+
+
+def _texts(said: dict[str, Any]) -> Texts | None:
+    return (said["question"], said["answer"]) if said["question"] is not None else None
+
+
 @dataclass(slots=True)
 class _Pending:
     line: bytes
     costly: _Costly
-    done: Done
+    done: Callable[[Any], None]
+    """Called with what the child says, read by `read`; None: it did not come to it."""
+    read: Callable[[dict[str, Any]], Any]
 
 
 class Checks:
@@ -105,10 +121,30 @@ class Checks:
         if self._of_plugins is not None and checks.content.plugins:
             self._of_plugins.submit(answer, streamed=streamed, checks=checks, done=done)
             return
+        task = {"sse": streamed, "answer": answer.decode(errors="replace"), "checks": checks.model_dump()}
+        self._put(task, _costly(checks), done, _verdict)
+
+    def redact(self, question: bytes, answer: bytes, *, streamed: bool, done: Callable[[Texts | None], None]) -> None:
+        """Queues a request's body and its answer; `done` is called later with their texts, redacted; None: they have
+        none that could be read in time.
+        """
+        task = {
+            "sse": streamed,
+            "answer": answer.decode(errors="replace"),
+            "question": question.decode(errors="replace"),
+        }
+        self._put(task, _NOTHING_COSTLY, done, _texts)
+
+    def _put(
+        self,
+        task: dict[str, Any],
+        costly: _Costly,
+        done: Callable[[Any], None],
+        read: Callable[[dict[str, Any]], Any],
+    ) -> None:
         self._last += 1
-        document = {"n": self._last, "sse": streamed, "answer": answer.decode(errors="replace")}
-        line = json.dumps(document | {"checks": checks.model_dump()}).encode() + b"\n"
-        self._pending[self._last] = _Pending(line, _costly(checks), done)
+        line = json.dumps({"n": self._last, **task}).encode() + b"\n"
+        self._pending[self._last] = _Pending(line, costly, done, read)
         self._bytes += len(line)
         self._wanted.set()
         self._unsent.append(line)
@@ -153,19 +189,18 @@ class Checks:
         self._flush()
         while line := await child.stdout.readline():
             said = json.loads(line)
-            judged = said["fault"] is not None
-            self._finish(said["n"], Verdict(said["fault"], tuple(said["noticed"])) if judged else None)
+            self._finish(said["n"], said)
 
-    def _finish(self, n: int, verdict: Verdict | None) -> _Costly:
+    def _finish(self, n: int, said: dict[str, Any] | None) -> _Costly:
         pending = self._pending.pop(n)
         self._bytes -= len(pending.line)
-        pending.done(verdict)
+        pending.done(pending.read(said) if said is not None else None)
         return pending.costly
 
     def _blame_oldest(self, returncode: int | None) -> None:
         """Gives up the oldest answer that the dead child had not judged; its schema too, if time ran out over it."""
-        costly = self._finish(next(iter(self._pending)), None) if self._pending else (None, ())
-        if returncode == -signal.SIGALRM and costly != (None, ()):
+        costly = self._finish(next(iter(self._pending)), None) if self._pending else _NOTHING_COSTLY
+        if returncode == -signal.SIGALRM and costly != _NOTHING_COSTLY:
             self._fatal.add(costly)
             log.error("a schema or a plug-in takes too long; its answers go unchecked: %s %.200s", costly[1], costly[0])
         else:

@@ -36,6 +36,8 @@ from loradeck_agent.router.proxy import Proxy
 from loradeck_agent.router.request_body import read
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import Checks
+from loradeck_agent.router.samples import FOLDER as SAMPLES
+from loradeck_agent.router.samples import Samples
 from loradeck_agent.router.strangers import strangers
 from loradeck_agent.router.successor import Successor
 from loradeck_agent.router.switch import Switch, Unacceptable
@@ -92,6 +94,7 @@ class Router:
         self._ledger = LedgerFiles(state / FOLDER, self.boot)
         self._trace = Trace(follower=self._ledger.add)
         self._checks = Checks()
+        self._samples = Samples(state / SAMPLES, self._checks, self._sampled)
         self._again = AskAgain(self._checks)
         self._bodies = BodyReader(read)
         self._limits = CallerLimits(key_limits or NodeLimits())
@@ -104,6 +107,7 @@ class Router:
         self._admission.other_left = self._again.end
         self._admission.stage = stage(locked=not takes_over, read=not takes_over, gave_back=False)
         self.switch = Switch(self._table, self._admission, self._replicas)
+        self.switch.consent_changed = self._samples.consent_changed
         self.control = Control(
             self.boot,
             self._table.contents,
@@ -112,6 +116,7 @@ class Router:
             self._hub_silence,
             self._stats,
             self._trace,
+            self._samples,
             self.hand_over,
             build,
         )
@@ -149,7 +154,7 @@ class Router:
         self._ledger.start()
         self.proxy = Proxy(
             *(self._admission, self._bodies, self._limits, self._checks, self._trace, self._faults),
-            *(self._again, self._successor),
+            *(self._again, self._samples, self._successor),
         )
         server = server_of(self.proxy.handle)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
@@ -161,6 +166,7 @@ class Router:
         self._runners.append(agent)
 
         await self._admit()
+        self._samples.start()
         loop = asyncio.get_running_loop()
         if sockets:
             for sock in sockets:
@@ -195,6 +201,7 @@ class Router:
             self.control.predecessor.close()
         await self._again.close()
         await self._checks.close()
+        await self._samples.close()
         await self._ledger.close()
         await self._bodies.close()
         await self._faults.close()
@@ -210,6 +217,11 @@ class Router:
     def _is_no_stranger(self, bearer: str) -> bool:
         """Tells whether a key is a caller's. Once handed over, the router that has the right to admit judges it."""
         return not may_admit(self._admission.stage) or self._admission.tenants_of(bearer) is not None
+
+    def _sampled(self) -> dict[PointerKey, int]:
+        """The routes of which samples are kept, and for how many hours."""
+        entries = self._table.contents.entries.values()
+        return {entry.key: entry.sample_hours for entry in entries if entry.sample_hours and entry.current is not None}
 
     def _accept_no_more(self) -> None:
         for server in self._listening:
@@ -282,6 +294,7 @@ class Router:
         self._drain_lock = lock
         self._admission.stage = stage(locked=False, read=True, gave_back=True)
         self._again.end_all()  # from here on this router is told of no move
+        self._samples.hand_over()  # nor of the end of a consent
         self._accept_no_more()
         for task in self._tasks:
             task.cancel()

@@ -7,7 +7,7 @@ thread took 15 ms at the median and seconds at the worst for the interpreter's l
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -86,6 +86,8 @@ class Switch:
         self._untold: set[PointerKey] = set()
         self._unwritten: set[PointerKey] = set()  # ready to flip, but the disk refused it: tried again with the engines
         self._engines_known = False
+        self.consent_changed: Callable[[], None] = lambda: None
+        """Called where samples of a route are not to be kept any more, or not as long."""
 
     def start(self, untold: Iterable[PointerKey] = ()) -> None:
         """Serves from the table as it was read: the engines it names are used until the agent reports others.
@@ -285,12 +287,16 @@ class Switch:
                 log.error("the table was not compacted: %s", fault)
 
     def _swap(self, change: Change, keys: Iterable[PointerKey]) -> None:
+        shorter = False
         for entry in change.entries:
             before = self._held.entries.get(entry.key)
             self._admission.set_callers(entry.key, before.keys if before else (), entry.keys)
+            shorter = shorter or (before is not None and before.sample_hours > entry.sample_hours)
         self._held.apply(change)
         for key in keys:
             self._recompile(key)
+        if shorter:
+            self.consent_changed()
 
     def _is_stale(self, held: TableEntry, entry: TableEntry, newer: bool) -> bool:
         """Tells whether an entry must not replace the one that is held.

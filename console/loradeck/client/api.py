@@ -39,6 +39,7 @@ from loradeck.schemas.notice import ChannelRef, Notice, NoticeList, Silence, Sil
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.sample import Sampled
 from loradeck.schemas.state import HubState, LeaseStatus, Me, NodeRow, RelabelRequest, ReleaseView, TenantRow
 from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
 from loradeck.schemas.trace import Traced
@@ -142,6 +143,11 @@ class HubApi:
         """A pointer's newest requests on each router, `last` at most; with `release`, only those it served."""
         params = {"release": release, "last": last}
         return await self.transport.ask(Traced, "GET", f"{_route(tenant, route)}/traces", params=params, extra_s=60)
+
+    async def samples(self, tenant: str, route: str, *, release: str | None, last: int) -> Sampled:
+        """Samples of a pointer's bad answers with their questions, `last` of each node at most. It is audited."""
+        params: Params = {"release": release, "last": last}
+        return await self.transport.ask(Sampled, "GET", f"{_route(tenant, route)}/samples", params=params)
 
     async def suggest_canaries(self, tenant: str, route: str, request: SuggestRequest) -> Suggestions:
         """Rows of a dataset as canaries of a release, tried on an engine that serves, best first."""

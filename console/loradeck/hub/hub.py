@@ -98,6 +98,7 @@ from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.previews import Previews
 from loradeck.hub.views.related import RelatedIndex
 from loradeck.hub.views.rows import Rows
+from loradeck.hub.views.samples import Samples
 from loradeck.hub.views.seen import Seen
 from loradeck.hub.views.status import Status
 from loradeck.hub.views.traces import Traces
@@ -112,6 +113,7 @@ from loradeck.schemas.link import (
     JobEvent,
     JobLog,
     Report,
+    SampleRows,
     TableState,
     TraceRows,
     TrustRoots,
@@ -300,8 +302,10 @@ class Hub:
         )
         self.dated = DatedThings(state, catalogue, facts, fleet, clock)
         self.related = RelatedIndex(log_, catalogue, rows, self.incidents, self.relatives)
-        self.incident_reports = IncidentReports(log_, self.store, catalogue, self.saved_state.minutes, clock)
         self.traces = Traces(fleet, replicas, counts, clock)
+        self.samples = Samples(state, replicas, self.audit, clock)
+        minutes = self.saved_state.minutes
+        self.incident_reports = IncidentReports(log_, self.store, catalogue, minutes, self.samples, clock)
         self.explanations = Explanations(self.ledger, log_, self.store, catalogue, facts, self.traces, clock)
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
         self.seen = seen = Seen(catalogue, self.attestations, self.lineage, fleet, tables, replicas, rows)
@@ -338,6 +342,7 @@ class Hub:
                 JobEvent: self.queue.event,
                 JobLog: self.queue.printed,
                 TraceRows: self.traces.questions.answered,
+                SampleRows: self.samples.questions.answered,
                 CanaryAnswers: self.canary_suggestions.questions.answered,
                 Countersigned: self.cosigners.answered,
                 TableState: self.witnesses.table,

@@ -48,6 +48,7 @@ STATUS: Mapping[str, int] = {
     "no_candidate": 409,
     "too_few_keys": 409,
     "shadow_not_allowed": 409,
+    "samples_not_kept": 409,
     "feature_missing": 409,
     # Things that do not fit together.
     "wrong_base": 409,

@@ -7,6 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import Tier
+from loradeck.schemas.sample import LONGEST_HOURS
 
 TRAIN = "train"
 """The purpose that a row must allow to be trained on."""
@@ -38,8 +39,8 @@ class LedgerEntry(Strict):
 
 
 class DataPolicy(Strict):
-    """The tenant's rules for its data: rows that its adapters are trained on, how long its answer ledger is kept, and
-    whether candidates are asked what its callers ask.
+    """The tenant's rules for its data: rows that its adapters are trained on, how long its answer ledger and samples of
+    its answers are kept, and whether candidates are asked what its callers ask.
     """
 
     forbidden_licences: tuple[str, ...] = Field(
@@ -60,6 +61,13 @@ class DataPolicy(Strict):
         False,
         exclude_if=lambda shadow: not shadow,
         description="a candidate may be asked what callers ask; nobody gets its answers",
+    )
+    sample_hours: int = Field(
+        0,
+        ge=0,
+        le=LONGEST_HOURS,
+        exclude_if=lambda hours: not hours,
+        description="hours for which nodes keep redacted samples of bad answers with their questions; 0: none",
     )
 
     @model_serializer(mode="wrap")

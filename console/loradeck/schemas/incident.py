@@ -113,3 +113,8 @@ class IncidentReport(Wire):
     histories: tuple[RouteHistory, ...] = Field((), description="of its first pointers")
     notices: tuple[Notice, ...] = Field((), description="oldest first")
     releases: dict[Digest, ReleaseView] = Field(default_factory=dict, description="those that the events name")
+    samples: int | None = Field(
+        None,
+        exclude_if=lambda samples: samples is None,
+        description="samples that nodes which answer keep of the releases it is about; None: no tenant has any kept",
+    )

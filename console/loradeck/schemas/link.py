@@ -18,6 +18,7 @@ from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, W
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.position import Position
+from loradeck.schemas.sample import MOST_KEPT, SAMPLES, Sample
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.trace import TraceRow
@@ -153,6 +154,20 @@ class TraceAsk(Wire):
     last: int = Field(TRACE_ROWS, ge=1, le=TRACE_ROWS)
 
 
+class SampleAsk(Wire):
+    """The hub asks for a pointer's newest samples, for somebody who may read them; answered by `SampleRows`.
+
+    `last` 0 only asks how many there are.
+    """
+
+    type: Literal["sample_ask"] = "sample_ask"
+    ask: str = Field(description="id of the question, repeated in the answer")
+    tenant: Name
+    route: Name
+    release: Digest | None = Field(None, description="only its answers")
+    last: int = Field(SAMPLES, ge=0, le=SAMPLES)
+
+
 ASKED = 8
 """Most releases in one `CanaryAsk`."""
 
@@ -283,6 +298,7 @@ DownMessage = Annotated[
     | JobNoted
     | TableAsk
     | TraceAsk
+    | SampleAsk
     | CanaryAsk
     | NodeOrder
     | Challenge
@@ -695,6 +711,16 @@ class TraceRows(Wire):
     trouble: Line = Field("", description="why the router could not be asked")
 
 
+class SampleRows(Wire):
+    """The answer to a `SampleAsk`, oldest sample first. `kept`: how many there are of what was asked for."""
+
+    type: Literal["sample_rows"] = "sample_rows"
+    ask: Line
+    samples: tuple[Sample, ...] = Field((), max_length=SAMPLES)
+    kept: Whole = Field(0, ge=0, le=MOST_KEPT)
+    trouble: Line = Field("", description="why the router could not be asked")
+
+
 class CanaryAnswers(Wire):
     """The answer to a `CanaryAsk`: each release has an item, or its `trouble` says why there is none."""
 
@@ -727,6 +753,7 @@ UpMessage = Annotated[
     | JobEvent
     | JobLog
     | TraceRows
+    | SampleRows
     | CanaryAnswers
     | ChallengeAnswer
     | Countersigned

@@ -20,6 +20,7 @@ from loradeck.schemas.ids import Digest, Line, Name, PointerKey, Whole, Wire, di
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import Callers, Gap, ResponseChecks, RouteResidency, Streams
+from loradeck.schemas.sample import LONGEST_HOURS
 
 
 class ReleaseRef(Wire):
@@ -101,6 +102,13 @@ class TableEntry(Wire):
     needs: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="features a router must have, or it refuses the entry"
     )
+    sample_hours: int = Field(
+        0,
+        ge=0,
+        le=LONGEST_HOURS,
+        exclude_if=lambda hours: not hours,
+        description="for how long samples of bad answers are kept on the node; 0: none are",
+    )
     log: str = Field("", exclude_if=lambda log: not log, description="the log of the hub that wrote it")
     incarnation: str = Field(
         "", exclude_if=lambda name: not name, description="of the hold of the lease under which its pointer last moved"
@@ -157,7 +165,7 @@ class TableEntry(Wire):
     def tombstone(self) -> TableEntry:
         """The entry under its fence without any release: the pointer is no longer placed there."""
         gone = {"current": None, "beneath": (), "preparing": None, "left": None, "candidate": None, "needs": ()}
-        plain = {"residency": RouteResidency.ALWAYS, "asked_again_until_ms": None}
+        plain = {"residency": RouteResidency.ALWAYS, "asked_again_until_ms": None, "sample_hours": 0}
         return self.model_copy(update={**gone, **plain})
 
     def for_router(self, features: Collection[str]) -> TableEntry:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from tests.unit.artifacts.test_rows import dataset, row
 
 from loradeck.artifacts.dataset_rows import reading_of
-from loradeck.artifacts.personal_data import iban, luhn, personal
+from loradeck.artifacts.personal_data import iban, luhn, personal, redacted
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,41 @@ from loradeck.artifacts.personal_data import iban, luhn, personal
 )
 def test_personal_data_is_told_by_its_form_and_check_digits(text: str, kinds: set[str]) -> None:
     assert personal(text) == kinds
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("write to ann.lee+desk@mail.example.org.", "write to [e-mail]"),
+        ("mail ann@example.org_x now", "mail [e-mail] now"),
+        ("an address with an umlaut: jürgen@müller.example", "an address with an umlaut: [e-mail]"),
+        ("call +49 (0)30 901820 or (212) 555-0187", "call [number] or [number]"),
+        ("card 4111 1111 1111 1111, wrong 4111-1111-1111-1112", "card [number], wrong [number]"),
+        ("wide ４１１１ １１１１ １１１１ １１１１", "wide [number]"),
+        ("hidden 4111\u200b1111\u200b1111\u200b1111", "hidden [number]"),
+        ("ssn 078-05-1120", "ssn [number]"),
+        ("IBAN DE89 3704 0044 0532 0130 00", "IBAN [IBAN]"),
+        ("GB82WEST12345698765432 is mine", "[IBAN] is mine"),
+        ("key AKIAIOSFODNN7EXAMPLQ", "key [key]"),
+        ("use sk-0123456789abcdef0123 please", "use [key] please"),
+        ("Authorization: Bearer abcdef0123456789", "Authorization: [key]"),
+        ("x\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\ny", "x\n[key]\ny"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE is cut off", "[key]"),
+        ('my password is hunter2, {"api_key": "abc123"}', 'my password [secret] {"api_key [secret]"}'),
+        ("digest " + "0a" * 32, "digest [key]"),
+        ("order 21255501, version 1.2.3, 2026-11-26 05:19:03, +5 points", None),
+        ("a risk-management-plan-for-everybody, and donaudampfschifffahrtsgesellschaft", None),
+    ],
+)
+def test_a_text_is_left_without_what_is_personal_or_secret(text: str, left: str | None) -> None:
+    assert redacted(text) == (text if left is None else left)
+
+
+@pytest.mark.parametrize("text", ["a" * 60_000, "%" * 60_000, "1 " * 30_000, "a.b@" * 15_000, "-----BEGIN A" * 5_000])
+def test_no_text_takes_long_to_redact(text: str) -> None:
+    began = time.process_time()
+    redacted(text)
+    assert time.process_time() - began < 1.5, "the checker gives a text two seconds"
 
 
 def test_one_wrong_digit_breaks_a_check() -> None:

@@ -1,4 +1,4 @@
-"""Commands on routes: their settings, live releases, related releases and traces."""
+"""Commands on routes: their settings, live releases, related releases, traces and samples."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from loradeck.cli.shared.exits import misused
+from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, json_of, text_of, toml_of
 from loradeck.cli.shared.gate_file import gate_settings
 from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
@@ -25,6 +25,7 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.related import SHARED_WORDS
 from loradeck.schemas.route import Gap, Guard, RouteConfig, RouteResidency, Streams
+from loradeck.schemas.sample import SAMPLES
 from loradeck.schemas.state import Preview, PreviewAction
 
 _STEPS = 18  # rows of a history
@@ -267,6 +268,45 @@ async def traces(s: Session, at: Pointer, left: bool, name: str | None, last: in
         )
     for reason in missing(found):
         s.out.say(f"not all: {reason}")
+
+
+@route.command("samples")
+@click.option("--release", "name", metavar="RELEASE", help="Only answers of this release.")
+@click.option(
+    "--last", type=click.IntRange(1, SAMPLES), default=SAMPLES, show_default=True, help="Most samples of each node."
+)
+@hub_command
+@on_pointer
+async def samples(s: Session, at: Pointer, name: str | None, last: int) -> None:
+    """Read samples of bad answers with their questions, from the nodes that keep them.
+
+    Nodes keep them where the tenant agrees to it (`loradeck tenant data --sample-hours`), and replace what has the form
+    of personal data or of a key. It takes the role releaser, and each reading stands in the audit trail.
+    """
+    views = {view.id: view for view in await s.api.releases(at.tenant)}
+    wanted = (await release_named(s.api, at.tenant, name)).id if name else None
+    found = await s.api.samples(at.tenant, at.route, release=wanted, last=last)
+    silent = [f"{node.node}: {node.why}" for node in found.nodes if node.why]
+    if not found.rows and silent:
+        raise refused(
+            "no node could be asked for its samples",
+            where="; ".join(silent),
+            fix="ask again once a node of the route answers",
+            code="unanswered",
+        )
+    s.out.json(found)
+    for row in found.rows:
+        label = views[row.release].label if row.release in views else short(row.release)
+        s.out.heading(f"{utc(row.at_ms)}   {label}   {row.fault}   {row.node}   {row.request}")
+        for what, text in (("asked", row.question), ("answered", row.answer)):
+            for line in text.splitlines() or [""]:
+                s.out.say(f"  {what:<9}| {line}")
+    if not found.rows:
+        s.out.say(
+            f"{at} has no samples: no answer has failed a check in the last {found.hours} hours, or since it agreed"
+        )
+    for why in silent:
+        s.out.say(f"not all: {why}")
 
 
 def _write(path: Path, text: str) -> None:

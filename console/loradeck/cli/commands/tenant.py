@@ -59,6 +59,13 @@ async def resume(s: Session, name: str, reason: str) -> None:
 )
 @click.option("--ledger-days", type=int, help="Days for which the answer ledger is kept; 0 keeps none.")
 @click.option("--shadow/--no-shadow", default=None, help="Whether a candidate may be asked what callers ask too.")
+@click.option(
+    "--sample-hours",
+    type=int,
+    is_flag=False,
+    flag_value=24,
+    help="Hours for which nodes keep samples of bad answers, redacted; 24 without a number, 0 keeps none.",
+)
 @reason_option()
 @writes
 async def data(
@@ -69,11 +76,13 @@ async def data(
     lift_erasures: str | None,
     ledger_days: int | None,
     shadow: bool | None,
+    sample_hours: int | None,
     reason: str,
 ) -> None:
-    """Show or change a tenant's data policy: the rows its adapters may be trained on, its answer ledger, and shadows.
+    """Show or change a tenant's data policy: rows that its adapters may be trained on, its answer ledger, shadows, samples.
 
-    To allow shadows needs a reason: callers' requests then go to candidates as well, whose answers nobody gets.
+    To allow shadows needs a reason: callers' requests then go to candidates as well, whose answers nobody gets. So do
+    samples, which `loradeck route samples` reads; where they are not kept any more, nodes remove those that there are.
     """
     policy = (await s.api.tenant(name)).data
     given = {
@@ -82,6 +91,7 @@ async def data(
         "lift_erasures": lift_erasures,
         "ledger_days": ledger_days,
         "shadow": shadow,
+        "sample_hours": sample_hours,
     }
     given = {key: value for key, value in given.items() if value is not None}
     if given:
@@ -94,6 +104,8 @@ async def data(
     kept = f"for {policy.ledger_days} days" if policy.ledger_days else "not at all"
     s.out.say(f"what answered its requests is kept {kept}")
     s.out.say(f"candidates in the shadow of live releases are {'allowed' if policy.shadow else 'not allowed'}")
+    sampled = f"for {policy.sample_hours} hours" if policy.sample_hours else "not at all"
+    s.out.say(f"samples of its bad answers are kept on nodes {sampled}")
 
 
 @tenant.command()

@@ -26,6 +26,7 @@ from loradeck.schemas.log import Draft
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.responses import KeyCreated
 from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.sample import SAMPLES, Sampled
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState
 from loradeck.schemas.trace import Traced
@@ -94,7 +95,9 @@ async def offboard(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None
 async def set_data_policy(
     tenant: str, body: DataPolicy, hub: ThisHub, caller: Releaser, reason: Reason = ""
 ) -> DataPolicy:
-    """Replaces a tenant's data policy. It binds jobs from now on; without its consent shadows are asked nothing."""
+    """Replaces a tenant's data policy. It binds jobs from now on; without its consent shadows are asked nothing, and
+    nodes remove the samples that they have kept.
+    """
     await _change(
         hub,
         caller,
@@ -169,6 +172,20 @@ async def traces(
     """The newest requests of each router, with the ids that callers were given, and what may be missing."""
     hub.log.state.route(tenant, route)
     return await hub.traces.collect((tenant, route), release, last)
+
+
+@router.get(f"{PAGE}/samples")
+async def samples(
+    tenant: str,
+    route: str,
+    hub: ThisHub,
+    caller: Releaser,
+    release: Digest | None = None,
+    last: Annotated[int, Query(ge=1, le=SAMPLES, description="samples of each node at most")] = SAMPLES,
+) -> Sampled:
+    """Reads samples of bad answers with their questions, of the nodes that keep them. Each reading is audited."""
+    hub.log.state.route(tenant, route)
+    return await hub.samples.read((tenant, route), release, last, caller)
 
 
 @router.post(f"{PAGE}/canaries/suggest")

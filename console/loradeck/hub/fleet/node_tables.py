@@ -171,6 +171,7 @@ class NodeTables:
             )
             if live
             else None,
+            sample_hours=tenant.data.sample_hours if live else 0,
             needs=_needs(candidate, config.residency),
             log=self._signing.log,
             incarnation=self._signing.incarnations.get(epoch, ""),

@@ -73,14 +73,9 @@ class AuditTrail:
         self, caller: Caller, call: str, subject: Mapping[str, str], status: int | None = None, detail: str = ""
     ) -> None:
         """Notes what a caller asked for, and the status of the answer."""
-        role, token = caller.role, caller.token
         if caller.backward:
             detail = "signed in before the provider fell silent"
-        self.note(
-            AuditDraft(
-                actor=caller.actor, role=role, token=token, call=call, subject=subject, status=status, detail=detail
-            )
-        )
+        self.note(draft_of(caller, call, subject, status, detail))
 
     def note(self, draft: AuditDraft) -> None:
         """Notes a line."""
@@ -137,3 +132,18 @@ class AuditTrail:
         async with self._log.moving:
             await self._log.commit([draft], key=f"audit-{self._log.state.epoch}-{head.size}")
         self.anchored = head
+
+
+def draft_of(
+    caller: Caller, call: str, subject: Mapping[str, str], status: int | None = None, detail: str = ""
+) -> AuditDraft:
+    """The line about a call."""
+    return AuditDraft(
+        actor=caller.actor,
+        role=caller.role,
+        token=caller.token,
+        call=call,
+        subject=subject,
+        status=status,
+        detail=detail,
+    )

@@ -1,5 +1,6 @@
 """Reports of incidents: what the hub knows of their time. And the history of a route, by the minute."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.minutes import PendingMinutes
+from loradeck.hub.views.samples import Samples
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.history import WEEK, RouteHistory
 from loradeck.schemas.ids import PointerKey
@@ -43,6 +45,7 @@ class IncidentReports:
     _store: StoreThread
     _catalogue: Catalogue
     _pending: PendingMinutes
+    _samples: Samples
     _clock: Clock
 
     async def history(self, key: PointerKey, *, since: int, until: int | None = None) -> RouteHistory:
@@ -78,7 +81,15 @@ class IncidentReports:
             histories=tuple(histories),
             notices=await self._notices(pointers, began, until_ms),
             releases={one: self._catalogue.view(one) for one in sorted(named)},
+            samples=await self._sampled(pointers[:CHARTED]),
         )
+
+    async def _sampled(self, pointers: tuple[IncidentPointer, ...]) -> int | None:
+        """How many samples there are of what an incident is about. Their text is read elsewhere, by whoever may."""
+        about = [(at.key, at.suspect.release) for at in pointers if at.suspect is not None]
+        found = await asyncio.gather(*(self._samples.count(*one) for one in about))
+        counted = [n for n in found if n is not None]
+        return sum(counted) if counted else None
 
     async def _events(self, incident: Incident, at: IncidentPointer, until_ms: int) -> list[Event]:
         """The events about a pointer in the incident's time, and later ones that name the incident; newest first."""

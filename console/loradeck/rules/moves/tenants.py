@@ -101,7 +101,8 @@ def set_route(
 
 
 def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "") -> Draft:
-    """Replaces the tenant's data policy: the rows that its adapters may be trained on, and whether shadows are allowed.
+    """Replaces the tenant's data policy: the rows that its adapters may be trained on, and what happens with what its
+    callers ask.
 
     Raises: Refused: offboarded, no_change, reason_required.
     """
@@ -109,10 +110,16 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
     if policy == tenant.data:
         raise Refused("no_change", f"this is the data policy of {tenant.name} already")
     payload: dict[str, object] = {"policy": policy.model_dump(mode="json")}
-    if policy.shadow and not tenant.data.shadow:
-        payload["loosened"] = ["shadow"]
+    loose = {
+        "shadow": "callers' requests go to candidates as well then" if policy.shadow > tenant.data.shadow else "",
+        "sample_hours": "what callers ask is kept on nodes, or kept longer, then"
+        if policy.sample_hours > tenant.data.sample_hours
+        else "",
+    }
+    if told := {name: what for name, what in loose.items() if what}:
+        payload["loosened"] = list(told)
         if not reason:
-            raise Refused("reason_required", "callers' requests go to candidates as well then", fix="say why: --reason")
+            raise Refused("reason_required", "; ".join(told.values()), fix="say why: --reason")
     return tenant_draft(EventKind.DATA_POLICY, tenant.name, actor, reason, payload)
 
 

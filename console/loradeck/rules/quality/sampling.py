@@ -3,10 +3,14 @@
 For a day after a forward move the release beneath the live one (its prior) answers a sample of the same requests, so
 that the live release can be compared with something that is asked the same at the same time (a reverse shadow). A
 candidate may do so before any caller gets it (a shadow). Their answers reach nobody.
+
+And of bad answers it may keep a few, for people to read.
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
+
+from loradeck.schemas.sample import SAMPLES
 
 CHECKED_WHOLLY_S = 3600.0
 """Seconds after a move in which every answer is checked."""
@@ -109,3 +113,27 @@ def waits_for_oldest(counted: int, over: Sequence[bool]) -> bool:
         over: of this pair and those after it, whether they are over; the first twenty are enough.
     """
     return counted >= OPENING or len(over) < TOGETHER or list(over[:TOGETHER]).count(False) > _LATE
+
+
+_SOON_S, _LATER_S = 1.0, 60.0
+
+_HOUR_MS = 3_600_000
+_AHEAD_MS = 60_000
+"""How far a sample may be ahead of the clock. One that is further was kept under another clock, and would stay longer."""
+
+
+def keeps_sample(taken: int, since_s: float) -> bool:
+    """Tells whether one more bad answer of a release is kept: one a second, and one a minute once there are SAMPLES.
+
+    So its first ones, from when it began to go wrong, stay for a while.
+
+    Args:
+        taken: those that were kept.
+        since_s: seconds since the last of them.
+    """
+    return since_s >= (_SOON_S if taken < SAMPLES else _LATER_S)
+
+
+def sample_stays(at_ms: int, hours: int, now_ms: int) -> bool:
+    """Tells whether a sample of a time stays for now, where samples are kept for so many hours."""
+    return 0 <= at_ms <= now_ms + _AHEAD_MS and now_ms - at_ms < hours * _HOUR_MS
