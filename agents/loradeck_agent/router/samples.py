@@ -169,7 +169,7 @@ def _read(folder: Path, ask: SampleAsk, hours: int) -> SampleRows:
     now = now_ms()
     files = [path for path in _files(folder, ask.release or "*") if sample_stays(_at_ms(path), hours, now)]
     found: list[Sample] = []
-    for path in reversed(sorted(files, key=lambda path: path.name)):
+    for path in sorted(files, key=lambda path: path.name, reverse=True):
         if len(found) >= ask.last:
             break
         with suppress(OSError, ValidationError):  # a router that was killed has left a part of one

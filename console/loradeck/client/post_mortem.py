@@ -61,11 +61,8 @@ def as_html(report: IncidentReport, related: RelatedReleases | None = None, trac
     if traced is not None:
         parts += [f"<h2>Bad answers of {escape(name_of(report, traced.release))}</h2>", _samples(traced)]
     if report.samples is not None:
-        kept = "sample is" if report.samples == 1 else "samples are"
-        parts.append(
-            f"<p>{report.samples:,} {kept} kept on nodes, with question and answer: <code>loradeck route samples</code>."
-            "</p>"
-        )
+        how = "with question and answer: <code>loradeck route samples</code>"
+        parts.append(f"<p>Samples that nodes keep, {how}: {report.samples:,}.</p>")
     parts += [
         "<h2>Who did what</h2>",
         f"<p>{report.more:,} earlier events are left out.</p>" if report.more else "",

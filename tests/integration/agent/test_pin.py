@@ -12,7 +12,7 @@ from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
-from loradeck.schemas.link import Hello, TraceAsk, TraceRows
+from loradeck.schemas.link import Hello, SampleAsk, SampleRows, TraceAsk, TraceRows
 from loradeck_agent.router.table import read_contents
 
 KEYS = (CALLER_HASH,)
@@ -66,6 +66,9 @@ async def test_the_hub_is_told_who_was_served_by_which_release(
     answer = await asked()
     assert (answer.trouble, answer.turned_over) == ("", False)
     assert {row.replica for row in answer.rows} == {"gpu-01"}
+    await hub.send(SampleAsk(ask="any?", tenant="acme", route="production"))
+    kept = await hub.wait(SampleRows, lambda rows: rows.ask == "any?")
+    assert (kept.samples, kept.kept, kept.trouble) == ((), 0, ""), "its tenant has none kept"
 
 
 async def test_a_pin_ends_by_an_unpin_of_the_hub_only(node: Node, hub: FakeHub, v1: Adapter, v2: Adapter) -> None:

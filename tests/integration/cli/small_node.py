@@ -31,11 +31,14 @@ from loradeck.schemas.link import (
     NodeOrder,
     Replica,
     Report,
+    SampleAsk,
+    SampleRows,
     Traffic,
     down_adapter,
 )
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import SUPPORTED
+from loradeck.schemas.sample import Sample
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck.schemas.telemetry import NvmlState
 
@@ -60,6 +63,7 @@ class SmallNode:
         self.entries: dict[tuple[str, str], TableEntry] = {}
         self.orders: list[NodeOrder] = []
         self.pins: tuple[Pin, ...] = ()
+        self.samples: tuple[Sample, ...] = ()
         self.traffic: tuple[Traffic, ...] = ()
         self._base = base
         self._socket = socket
@@ -78,6 +82,8 @@ class SmallNode:
         self.prepares = True
         self.jobs_fail = False
         self.jobs_wait = False
+        self.trouble = ""
+        """Why it says to have no samples."""
         self.says_loaded = True
         self.result: dict[str, Any] | None = None
         """What the next job that finishes is said to have made."""
@@ -161,6 +167,9 @@ class SmallNode:
                     self._event(given, 3, ExecutorEventType.PREEMPTED)
             case CanaryAsk():
                 self._say(CanaryAnswers(ask=message.ask, items=canary_items(message)))
+            case SampleAsk():
+                mine = tuple(one for one in self.samples if one.tenant == message.tenant)
+                self._say(SampleRows(ask=message.ask, samples=mine, kept=len(mine), trouble=self.trouble))
             case NodeOrder():
                 self.orders.append(message)
             case _:

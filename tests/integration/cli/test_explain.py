@@ -13,6 +13,7 @@ from loradeck.artifacts.ledger_segments import sealed
 from loradeck.rules.serving.request_ids import request_id
 from loradeck.schemas.answer_ledger import Explained, LedgerRow
 from loradeck.schemas.ledger_segment import SegmentHead
+from loradeck.schemas.sample import Sample, Sampled
 
 
 def test_an_answer_is_explained_and_one_that_is_not_there_is_said_to_be(
@@ -62,3 +63,32 @@ def test_an_answer_is_explained_and_one_that_is_not_there_is_said_to_be(
 def test_a_tenant_says_for_how_long_its_ledger_is_kept(desk: Desk, tenant: str) -> None:
     assert "is kept for 400 days" in desk.run("tenant", "data", tenant).stdout
     assert "is kept not at all" in desk.run("tenant", "data", tenant, "--ledger-days", "0").stdout
+
+
+def test_samples_of_bad_answers_are_read_once_a_tenant_has_them_kept(desk: Desk, tenant: str, node: SmallNode) -> None:
+    assert "on nodes not at all" in desk.run("tenant", "data", tenant).stdout
+    assert "--sample-hours" in desk.refused(1, "samples_not_kept", "route", "samples", tenant)["fix"]
+    desk.refused(1, "reason_required", "tenant", "data", tenant, "--sample-hours", "24")
+    agreed = desk.run("tenant", "data", tenant, "--reason", "they agreed", "--sample-hours")
+    assert "on nodes for 24 hours" in agreed.stdout
+    assert f"no samples of {tenant}/production" in desk.run("route", "samples", tenant).stdout
+    live = desk.row(tenant).live
+    assert live is not None
+    said = {"request": "r1", "tenant": tenant, "route": "production", "release": live.id, "at_ms": 1, "fault": "empty"}
+    hidden = "user: red \x1b[31m and\nturned \u202e round"
+    node.samples = (Sample.model_validate({**said, "question": hidden, "answer": ""}),)
+
+    done = desk.run("route", "samples", tenant, "--release", "v2")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "1970-01-01 00:00:00Z   v2   empty   n1   r1",
+        "  asked    | user: red \N{SYMBOL FOR ESCAPE}[31m and",
+        "  asked    | turned \N{REPLACEMENT CHARACTER} round",
+        "  answered | ",
+    ]
+    assert Sampled.model_validate(desk.json("route", "samples", tenant)).rows[0].question == hidden
+    viewer = desk.token("viewer")
+    assert desk.run("route", "samples", tenant, "--hub", desk.url, "--token-file", viewer).returncode == 6
+    node.samples, node.trouble = (), "its router does not answer"
+    assert desk.refused(1, "unanswered", "route", "samples", tenant)["detail"] == "n1: its router does not answer"

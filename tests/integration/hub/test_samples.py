@@ -14,6 +14,7 @@ from loradeck.hub.views import samples
 from loradeck.schemas.link import SampleAsk, SampleRows
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.sample import SAMPLE_CHARS, Sample, Sampled
+from loradeck.store.interface import DiskFull
 
 READ = f"{ROUTE}/samples"
 
@@ -130,10 +131,8 @@ async def test_a_node_that_says_too_much_loses_its_link(
 async def test_nothing_is_given_out_that_cannot_be_audited(
     deck: Deck, agents: list[FakeAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loradeck.store.interface import StoreError
-
     async def full(draft: object) -> int:
-        raise StoreError("disk_full", "the disk is full")
+        raise DiskFull("the disk is full")
 
     release = await live(deck)
     for agent in agents:

@@ -116,3 +116,8 @@ def test_a_time_without_requests_has_no_chart_and_is_a_page_all_the_same() -> No
     assert "No requests in this time." in page
     assert "3 earlier events are left out" in page
     assert "<svg" not in page
+
+
+def test_samples_are_counted_where_a_tenant_has_them_kept() -> None:
+    assert "Samples that nodes keep" not in as_html(report())
+    assert "<code>loradeck route samples</code>: 1,200." in as_html(report(samples=1200))

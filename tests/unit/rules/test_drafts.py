@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import ValidationError
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
@@ -62,6 +63,22 @@ def test_the_data_policy_that_holds_already_and_one_of_an_offboarded_tenant_are_
     with pytest.raises(Refused) as refused:
         tenants.set_data_policy(gone, DataPolicy(synthetic_cap=0.25), RELEASER)
     assert refused.value.code == "offboarded"
+
+
+def test_samples_are_kept_or_kept_longer_with_a_reason_and_less_long_without_one() -> None:
+    day, week = DataPolicy(sample_hours=24), DataPolicy(sample_hours=168)
+    kept = TENANT.model_copy(update={"data": day})
+    for tenant, wanted in ((TENANT, day), (kept, week)):
+        with pytest.raises(Refused, match="reason_required"):
+            tenants.set_data_policy(tenant, wanted, RELEASER)
+        draft = tenants.set_data_policy(tenant, wanted, RELEASER, reason="they agreed")
+        assert draft.payload["loosened"] == ["sample_hours"]
+    assert "loosened" not in tenants.set_data_policy(kept, DataPolicy(), RELEASER).payload
+    both = DataPolicy(sample_hours=1, shadow=True)
+    draft = tenants.set_data_policy(TENANT, both, RELEASER, reason="they agreed")
+    assert draft.payload["loosened"] == ["shadow", "sample_hours"]
+    with pytest.raises(ValidationError):
+        DataPolicy(sample_hours=169)
 
 
 def test_shadows_are_allowed_with_a_reason_and_forbidden_without_one() -> None:

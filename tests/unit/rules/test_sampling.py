@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from loradeck.rules.quality.sampling import (
@@ -12,10 +14,16 @@ from loradeck.rules.quality.sampling import (
     Arm,
     asked_again_share,
     checked_share,
+    keeps_sample,
     may_ask_again,
+    sample_stays,
     shadowed,
     waits_for_oldest,
 )
+from loradeck.schemas.sample import LONGEST_HOURS, SAMPLES
+
+HOUR_MS = 3_600_000
+NOW_MS = 500 * HOUR_MS
 
 
 @pytest.mark.parametrize(
@@ -86,3 +94,26 @@ def test_a_fifth_of_a_shadows_share_is_asked_of_the_live_release() -> None:
     assert (asked.count(Arm.LIVE), asked.count(Arm.CANDIDATE)) == (1000 * TWICE, 1000 * (1 - TWICE))
     assert {shadowed(0, draw) for draw in draws} == {None}
     assert None not in {shadowed(1000, draw) for draw in draws}
+
+
+def test_the_first_bad_answers_of_a_release_are_kept_and_then_one_a_minute() -> None:
+    assert keeps_sample(0, math.inf)
+    assert (keeps_sample(SAMPLES - 1, 1.0), keeps_sample(SAMPLES - 1, 0.9)) == (True, False)
+    assert (keeps_sample(SAMPLES, 59.9), keeps_sample(SAMPLES, 60.0)) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "hours", "stays"),
+    [
+        (NOW_MS, 1, True),
+        (NOW_MS, 0, False),
+        (NOW_MS - HOUR_MS + 1, 1, True),
+        (NOW_MS - HOUR_MS, 1, False),
+        (NOW_MS - HOUR_MS, 2, True),
+        (NOW_MS + 60_000, 1, True),
+        (NOW_MS + 60_001, 1, False),
+        (-1, LONGEST_HOURS, False),
+    ],
+)
+def test_a_sample_stays_for_its_hours_and_none_from_a_time_to_come(at_ms: int, hours: int, stays: bool) -> None:
+    assert sample_stays(at_ms, hours, NOW_MS) is stays

@@ -302,9 +302,7 @@ async def samples(s: Session, at: Pointer, name: str | None, last: int) -> None:
             for line in text.splitlines() or [""]:
                 s.out.say(f"  {what:<9}| {line}")
     if not found.rows:
-        s.out.say(
-            f"{at} has no samples: no answer has failed a check in the last {found.hours} hours, or since it agreed"
-        )
+        s.out.say(f"no samples of {at}: no answer that is kept failed a check in the last {found.hours} hours")
     for why in silent:
         s.out.say(f"not all: {why}")
 

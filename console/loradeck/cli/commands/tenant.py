@@ -79,7 +79,7 @@ async def data(
     sample_hours: int | None,
     reason: str,
 ) -> None:
-    """Show or change a tenant's data policy: rows that its adapters may be trained on, its answer ledger, shadows, samples.
+    """Show or change a tenant's data policy: rows its adapters may be trained on, its answer ledger, shadows, samples.
 
     To allow shadows needs a reason: callers' requests then go to candidates as well, whose answers nobody gets. So do
     samples, which `loradeck route samples` reads; where they are not kept any more, nodes remove those that there are.

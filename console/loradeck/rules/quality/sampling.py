@@ -119,7 +119,7 @@ _SOON_S, _LATER_S = 1.0, 60.0
 
 _HOUR_MS = 3_600_000
 _AHEAD_MS = 60_000
-"""How far a sample may be ahead of the clock. One that is further was kept under another clock, and would stay longer."""
+"""How far a sample may be ahead of the clock: one that is further was kept under another, and would stay longer."""
 
 
 def keeps_sample(taken: int, since_s: float) -> bool:
