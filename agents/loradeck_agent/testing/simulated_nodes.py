@@ -149,6 +149,8 @@ class Node:
                 )
             case wire.TraceAsk():
                 await self.link.send(wire.TraceRows(ask=message.ask, rows=(), trouble="a simulated node has no router"))
+            case wire.SampleAsk():
+                await self.link.send(wire.SampleRows(ask=message.ask, trouble="a simulated node has no router"))
             case wire.CanaryAsk():
                 trouble = dict.fromkeys((ref.id for ref in message.releases), "a simulated node has no engine")
                 await self.link.send(wire.CanaryAnswers(ask=message.ask, trouble=trouble))

@@ -85,7 +85,7 @@ class IncidentReports:
         )
 
     async def _sampled(self, pointers: tuple[IncidentPointer, ...]) -> int | None:
-        """How many samples there are of what an incident is about. Their text is read elsewhere, by whoever may."""
+        """Counts the samples of what an incident is about. Their text is read elsewhere, by whoever may."""
         about = [(at.key, at.suspect.release) for at in pointers if at.suspect is not None]
         found = await asyncio.gather(*(self._samples.count(*one) for one in about))
         counted = [n for n in found if n is not None]

@@ -66,7 +66,7 @@ class Samples:
         )
 
     async def count(self, key: PointerKey, release: str) -> int | None:
-        """How many samples of a release the nodes that answer keep; None: its tenant has none kept."""
+        """Counts the samples of a release that nodes keep, as far as they answer; None: its tenant has none kept."""
         if not self._hours(key[0]):
             return None
         return sum(node.kept for node, _ in await self._ask(key, release, 0))
