@@ -26,7 +26,7 @@ class Base:
     """A base model with its tokenizer.
 
     Attributes:
-        model: in memory; of an outline it is on torch's meta device and has shapes alone.
+        model: in memory; of an outline it is on torch's meta device and has shapes alone. None: none was asked for.
         eos: the token with which the base's chat template ends an answer.
         pad: never the tokenizer's own end token.
     """
@@ -53,6 +53,12 @@ class Base:
         answer = tokens[:-1] if tokens and tokens[-1] == self.eos else tokens
         text = self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return NO_THOUGHT.sub("", str(text))
+
+
+def tokenizer_of(folder: Path) -> Base:
+    """A base's tokenizer without its model, for texts that an engine answers."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Base(None, tokenizer, turn_end(tokenizer), pad_token(tokenizer))
 
 
 def load_base(spec: ExecutorSpec) -> Base:

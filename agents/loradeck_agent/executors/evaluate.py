@@ -1,17 +1,22 @@
 """Evaluate executor: scores a release on a suite's held-out items and records its canaries.
 
-Leaves `report.json` (an EvaluationReport), `canary.json` (the release's CanaryRecord) and `canary-base.json` (the
-record of the base alone on the same canaries). Engines prove with these records that they serve the release.
+The engine that serves is asked, where the spec names one; otherwise transformers answer in process, in fp32.
+
+Leaves `report.json` (an EvaluationReport), and, in process or beside the embedded engine, `canary.json` (the release's
+CanaryRecord) and `canary-base.json` (the record of the base alone on the same canaries). Engines prove with these
+records that they serve the release; what other engines answer was recorded when the release was made ready.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -22,13 +27,15 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
 from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build
-from loradeck_agent.executors.base import Base, load_base
+from loradeck_agent.executors.base import NO_THOUGHT, Base, load_base, tokenizer_of
 from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
 from loradeck_agent.executors.evaluation.scoring import chosen, scored
+from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.executors.rows import Suite, read_suite
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
+from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
 
 
 def evaluate(current: Run) -> Mapping[str, Any]:
@@ -48,11 +55,21 @@ def evaluate(current: Run) -> Mapping[str, Any]:
         raise BadSpec("bad_spec", f"the spec gives no folder for the suite {spec.suite}")
     suite = read_suite(Path(current.spec.inputs[spec.suite]), spec.suite)
     _check_schemas(suite)
-    current.phase("loading the base")
-    base = load_base(current.spec)
-    model = with_adapter(base.model, adapter) if adapter else base.model
-    model.eval()
-    items = _results(current, base, model, suite, spec)
+    engine = current.spec.engine
+    here = [item for item in suite.items if engine is None or (item.kind is ItemKind.CHOICE and not engine.scores)]
+    records = engine is None or (bool(current.spec.canaries) and engine.build == embedded_build())
+    model = None
+    if here or records:
+        current.phase("loading the base")
+        base = load_base(current.spec)
+        model = (with_adapter(base.model, adapter) if adapter else base.model).eval()
+    else:
+        base = tokenizer_of(Path(current.spec.base))
+    results = _Results(current, suite)
+    if engine is not None:
+        _ask(results, base, Served(engine, spec.batch), [item for item in suite.items if item not in here], spec)
+    _answer_here(results, base, model, here, spec)
+    items = [results.found[item.id] for item in suite.items]
     report = EvaluationReport(
         release=spec.release,
         suite=spec.suite,
@@ -61,14 +78,18 @@ def evaluate(current: Run) -> Mapping[str, Any]:
         valid=sum(item.valid for item in items),
         items=tuple(items),
         seconds=round(time.monotonic() - began, 3),
+        engine=engine.build if engine is not None else None,
+        offline=len(here) if engine is not None else 0,
     )
     current.check()
-    current.phase("recording canaries")
-    documents = {"report.json": report, "canary.json": canary_record(current, base, model, spec.release)}
-    alone = Release(tenant=spec.tenant, form=Form.BASE, base=current.spec.base_digest).id
-    if adapter:
-        with model.disable_adapter():
-            documents["canary-base.json"] = canary_record(current, base, model, alone)
+    documents: dict[str, BaseModel] = {"report.json": report}
+    if model is not None and records:
+        current.phase("recording canaries")
+        documents["canary.json"] = canary_record(current, base, model, spec.release)
+        alone = Release(tenant=spec.tenant, form=Form.BASE, base=current.spec.base_digest).id
+        if adapter:
+            with model.disable_adapter():
+                documents["canary-base.json"] = canary_record(current, base, model, alone)
     with staged(Path(current.spec.out)) as staging:
         for name, document in documents.items():
             write_document(staging / name, document)
@@ -109,38 +130,81 @@ def canary_record(current: Run, base: Base, model: Any, release: str) -> CanaryR
     )
 
 
-def _results(current: Run, base: Base, model: Any, suite: Suite, spec: EvaluateSpec) -> list[ItemResult]:
-    """Every item's result, in the suite's order."""
-    results: dict[str, ItemResult] = {}
-    prompts = {item.id: _prompt(base, item) for item in suite.items}
-    for batch in _batches(suite, prompts, spec.batch):
-        began, tokens = time.monotonic(), 0
-        if batch[0].kind is ItemKind.CHOICE:
-            for item in batch:
-                results[item.id] = _chosen(base, model, item)
-        else:
-            found = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
-            tokens, ms = sum(len(answer.tokens) for answer in found), (time.monotonic() - began) * 1000
-            for item, answer in zip(batch, found, strict=True):
-                results[item.id] = scored(item, base.text(answer.tokens), suite.answer_schema, round(ms, 3))
-        took = time.monotonic() - began
-        current.progress(
-            len(results),
-            len(suite.items),
-            exact=sum(result.exact for result in results.values()) / len(results),
-            valid=sum(result.valid for result in results.values()) / len(results),
-            tokens_per_second=tokens / took,
+@dataclass
+class _Results:
+    """The items' results as they come, reported as progress."""
+
+    current: Run
+    suite: Suite
+    found: dict[str, ItemResult] = field(default_factory=dict)
+
+    def add(self, results: Iterable[ItemResult], tokens_per_second: float = 0.0) -> None:
+        """Takes results in and reports them.
+
+        Raises: Preempted: SIGTERM was received.
+        """
+        self.found |= {result.id: result for result in results}
+        done = self.found.values()
+        self.current.progress(
+            len(done),
+            len(self.suite.items),
+            exact=sum(result.exact for result in done) / len(done),
+            valid=sum(result.valid for result in done) / len(done),
+            tokens_per_second=tokens_per_second,
         )
-        current.check()
-    return [results[item.id] for item in suite.items]
+        self.current.check()
 
 
-def _batches(suite: Suite, prompts: Mapping[str, list[int]], size: int) -> Iterator[list[SuiteItem]]:
-    """Groups items of similar prompt length into batches; items that compare choices come last, one by one."""
-    ordered = sorted(suite.items, key=lambda item: (len(prompts[item.id]), item.id))
+def _ask(results: _Results, base: Base, served: Served, items: Sequence[SuiteItem], spec: EvaluateSpec) -> None:
+    """Has the engine that serves answer items, several at once."""
+    asked, questions = [], []
+    for item in items:
+        if item.kind is ItemKind.CHOICE:
+            prompt, choices = choice_tokens(base, item)
+            asked += [item] * len(choices)
+            questions += [EngineQuestion(prompt=(*prompt, *choice), last=len(choice)) for choice in choices]
+        else:
+            asked.append(item)
+            questions.append(EngineQuestion(prompt=tuple(_prompt(base, item)), max_tokens=spec.max_new_tokens))
+    firsts = {item.id: number for number, item in reversed(list(enumerate(asked)))}
+    scores: dict[str, dict[int, EngineAnswer]] = {}
+    began, tokens = time.monotonic(), 0
+    for number, answer in served.each(questions, results.current.check):
+        item, ms = asked[number], round(answer.ms, 3)
+        tokens += answer.tokens
+        if item.kind is not ItemKind.CHOICE:
+            result = scored(item, NO_THOUGHT.sub("", answer.text), results.suite.answer_schema, ms)
+        else:
+            said = scores.setdefault(item.id, {})
+            said[number - firsts[item.id]] = answer
+            if len(said) < len(item.choices):
+                continue
+            logs = [said[place].logprob or 0.0 for place in range(len(item.choices))]
+            result = chosen(item, logs, sum(one.ms for one in said.values()))
+        results.add([result], tokens / (time.monotonic() - began))
+
+
+def _answer_here(results: _Results, base: Base, model: Any, items: Sequence[SuiteItem], spec: EvaluateSpec) -> None:
+    """Answers items in process: those of similar length together, and those that compare choices one by one."""
+    prompts = {item.id: _prompt(base, item) for item in items}
+    ordered = sorted(items, key=lambda item: (len(prompts[item.id]), item.id))
     generated = [item for item in ordered if item.kind is not ItemKind.CHOICE]
-    yield from (generated[start : start + size] for start in range(0, len(generated), size))
-    yield from ([item] for item in ordered if item.kind is ItemKind.CHOICE)
+    for start in range(0, len(generated), spec.batch):
+        batch, began = generated[start : start + spec.batch], time.monotonic()
+        found = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
+        took = time.monotonic() - began
+        pairs = zip(batch, found, strict=True)
+        answers = [
+            scored(item, base.text(one.tokens), results.suite.answer_schema, round(took * 1000, 3))
+            for item, one in pairs
+        ]
+        results.add(answers, sum(len(one.tokens) for one in found) / took)
+    for item in ordered:
+        if item.kind is ItemKind.CHOICE:
+            began = time.monotonic()
+            prompt, choices = choice_tokens(base, item)
+            logs = likelihoods(model, prompt, choices, pad=base.pad)
+            results.add([chosen(item, logs, round((time.monotonic() - began) * 1000, 3))])
 
 
 def _prompt(base: Base, item: SuiteItem) -> list[int]:
@@ -163,13 +227,6 @@ def _prompt(base: Base, item: SuiteItem) -> list[int]:
             "item's own messages, as callers do when the model serves",
         )
     return list(template(messages, tools=list(item.tools), add_generation_prompt=True, return_dict=False))
-
-
-def _chosen(base: Base, model: Any, item: SuiteItem) -> ItemResult:
-    began = time.monotonic()
-    prompt, choices = choice_tokens(base, item)
-    logs = likelihoods(model, prompt, choices, pad=base.pad)
-    return chosen(item, logs, round((time.monotonic() - began) * 1000, 3))
 
 
 def choice_tokens(base: Base, item: SuiteItem) -> tuple[list[int], list[list[int]]]:

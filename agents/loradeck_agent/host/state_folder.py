@@ -53,6 +53,8 @@ class StateFolder:
         """Canary records known here, so that proof does not need the hub."""
         self.inputs = root / "inputs"
         """Datasets and suites that jobs were given, by digest."""
+        self.evaluation_socket = root / "evaluation.sock"
+        """Where the executor of an evaluation asks an engine."""
         self.jobs = root / "jobs"
         """Folders of the attempts at jobs."""
         self.checkpoints = root / "checkpoints"

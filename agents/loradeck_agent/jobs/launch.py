@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobAssignment, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import EngineDoor, EvaluateSpec, ExecutorSpec, JobAssignment, MergeSpec, TrainSpec
 from loradeck.schemas.release import Form
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser
@@ -48,8 +48,8 @@ class Launcher:
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs that the node's configuration gives to jobs."""
 
-    async def launch(self, job: JobAssignment, executor: Executor) -> None:
-        """Fetches what the job reads, by digest, and starts its executor.
+    async def launch(self, job: JobAssignment, executor: Executor, engine: EngineDoor | None = None) -> None:
+        """Fetches what the job reads, by digest, and starts its executor. `engine`: that an evaluation asks.
 
         Raises: AgentError: `unknown_base`, `bad_job`, `gpus_taken`, or why an input could not be had.
         """
@@ -100,6 +100,7 @@ class Launcher:
                 base_digest=base.digest,
                 inputs=inputs,
                 release=job.release.release if job.release is not None else None,
+                engine=engine,
                 canaries=job.canaries,
                 out=str(folder.out),
                 events=str(folder.events),

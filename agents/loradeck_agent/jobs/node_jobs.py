@@ -8,20 +8,32 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from loradeck.schemas.jobs import TERMINAL, ExecutorEvent, ExecutorEventType, JobAssignment, PrepareSpec
+from loradeck.schemas.jobs import (
+    TERMINAL,
+    EngineDoor,
+    EvaluateSpec,
+    ExecutorEvent,
+    ExecutorEventType,
+    ExecutorSpec,
+    JobAssignment,
+    PrepareSpec,
+)
 from loradeck.schemas.link import JobEvent, JobLog
+from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.jobs.events import failure, job_event
 from loradeck_agent.jobs.executor import Attempt, Executor, ExecutorFolder, sweep
 from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher
-from loradeck_agent.jobs.prepare import prepare
+from loradeck_agent.jobs.prepare import prepare, up_with
 from loradeck_agent.jobs.results import Results
+from loradeck_agent.serving.engine_relay import EngineRelay
 from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
@@ -244,9 +256,9 @@ class Jobs:
             folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)
             executor = running.executor = Executor(folder, Attempt(job=job))
         try:
-            async with self._turn:
+            async with self._turn, self._asked(job, executor) as engine:
                 if not executor.started:
-                    await self.launcher.launch(job, executor)
+                    await self.launcher.launch(job, executor, engine)
                 terminal = await self._tail(running, executor)
             event, result = await self.results.outcome(job, executor, terminal)
         except asyncio.CancelledError as cancelled:
@@ -258,6 +270,7 @@ class Jobs:
                 raise
             result = None
         except AgentError as error:
+            await executor.end()
             event, result = failure(job, executor.top + 1, error), None
         except Exception as error:
             log.exception("job %s broke", job.id)
@@ -269,6 +282,25 @@ class Jobs:
         executor.note(ended=True)
         if event.type is ExecutorEventType.FINISHED:  # any other may be taken up again
             await asyncio.to_thread(self.checkpoints.drop, job.id)
+
+    @asynccontextmanager
+    async def _asked(self, job: JobAssignment, executor: Executor) -> AsyncIterator[EngineDoor | None]:
+        """The engine that an evaluation asks, for as long as it runs; None for other jobs, and for one in process.
+
+        Raises: AgentError: no engine here has the release's base, or it cannot be made ready in it.
+        """
+        ref, spec = job.release, job.spec
+        asks = isinstance(spec, EvaluateSpec) and not spec.offline
+        if asks and executor.started:  # by an agent of before, perhaps one that had no engine asked
+            asks = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes()).engine is not None
+        if not asks or ref is None:
+            yield None
+            return
+        engine = (await up_with(self.engines, ref))[0]
+        socket, relay = self.folder.evaluation_socket, EngineRelay(engine, ref, job.canaries, self.reconciler)
+        async with relay.listening(socket, self.launcher.user):
+            scores = isinstance(engine.config, VllmEngine)
+            yield EngineDoor(replica=engine.name, socket=str(socket), build=engine.build.build, scores=scores)
 
     async def _tail(self, running: _Running, executor: Executor) -> ExecutorEvent | None:
         """Forwards events until the process has ended and the hub has them. Returns its terminal event.

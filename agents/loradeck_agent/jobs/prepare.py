@@ -32,6 +32,16 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
     ref = job.release
     if ref is None:
         raise AgentError("bad_job", "the job names no release", job.id)
+    placed = await up_with(engines, ref)
+    results = await asyncio.gather(*(_on(engine, ref, job.canaries, reconciler) for engine in placed))
+    return {engine.name: result for engine, result in zip(placed, results, strict=True)}
+
+
+async def up_with(engines: Sequence[EngineReplica], ref: ReleaseRef) -> list[EngineReplica]:
+    """The engines of a release's base that are up, once those that are starting are.
+
+    Raises: AgentError: `no_replica`: there is none.
+    """
     await _until_known(engines)
     placed = [engine for engine in engines if engine.runs(ref)]
     await _until_up(placed)
@@ -46,8 +56,7 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
             "no engine of this node runs the release's base",
             f"base {short(ref.release.served_base)}; {others or 'there is no engine here'}",
         )
-    results = await asyncio.gather(*(_on(engine, ref, job.canaries, reconciler) for engine in placed))
-    return {engine.name: result for engine, result in zip(placed, results, strict=True)}
+    return placed
 
 
 async def _until_known(engines: Sequence[EngineReplica]) -> None:

@@ -106,10 +106,11 @@ class Results:
             if isinstance(job.spec, MergeSpec):
                 return await asyncio.to_thread(keep_merged, out, self._merged)
             report = EvaluationReport.model_validate(read_json(out / "report.json"))
-            record = CanaryRecord.model_validate(read_json(out / "canary.json"))
+            recorded = (out / "canary.json").exists()  # else the engine's were recorded as the release was made ready
+            record = CanaryRecord.model_validate(read_json(out / "canary.json")) if recorded else None
         except ValidationError as error:
             raise AgentError("result_unreadable", "the executor's result does not fit", first_wrong(error)) from error
-        return {"report": report.model_dump(mode="json"), "canary": record.model_dump(mode="json")}
+        return {"report": report.model_dump(mode="json"), "canary": record and record.model_dump(mode="json")}
 
     async def _trained(self, out: Path, spec: TrainSpec) -> dict[str, Any]:
         """Registers a trained adapter: its files first, so that no version is ever without them."""

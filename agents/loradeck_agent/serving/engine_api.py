@@ -126,6 +126,33 @@ class EngineApi:
         if reply.status not in (200, 404):
             raise AgentError("unload_refused", f"the engine kept {name}", f"{reply.status}: {reply.text[:300]}")
 
+    async def complete(self, model: str, prompt: Sequence[int], max_tokens: int) -> tuple[str, int]:
+        """Greedy answer to a prompt of tokens, at most `max_tokens` long: its text, and how many tokens it has.
+
+        Raises: AgentError: `engine_busy`: it may be asked again; `engine_error`.
+        """
+        body = {"model": model, "prompt": list(prompt), "temperature": 0, "max_tokens": max_tokens, "stream": False}
+        reply = _answered(await self._http.post("/v1/completions", body, timeout=CANARY_S))
+        try:
+            document = reply.json()
+            return str(document["choices"][0]["text"]), int(document["usage"]["completion_tokens"])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise AgentError("engine_error", "the engine's answer cannot be read", repr(error)) from error
+
+    async def log_likelihood(self, model: str, prompt: Sequence[int], last: int) -> float:
+        """Log-probability of the last tokens of a prompt, in nats, summed. Of vLLM's engines alone.
+
+        Raises: AgentError: `engine_busy`: it may be asked again; `engine_error`.
+        """
+        body = {"model": model, "prompt": list(prompt), "temperature": 0, "max_tokens": 1, "prompt_logprobs": 0}
+        reply = _answered(await self._http.post("/v1/completions", body, timeout=CANARY_S))
+        try:
+            said = reply.json()["choices"][0]["prompt_logprobs"][-last:]
+            pairs = zip(said, prompt[-last:], strict=True)
+            return sum(float(position[str(token)]["logprob"]) for position, token in pairs)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise AgentError("engine_error", "the engine says no log-probabilities", repr(error)) from error
+
     async def canary(self, model: str, messages: Conversation) -> CanaryItem:
         """Greedy tokens of one canary, asked of the engine itself."""
         body = {"model": model, **canary_body(messages)}
@@ -188,6 +215,13 @@ def _has_no_such_call(reply: Reply) -> bool:
         return bool(reply.json() == {"detail": "Not Found"})
     except ValueError:
         return False
+
+
+def _answered(reply: Reply) -> Reply:
+    """The reply to a question; `engine_busy` where it is overloaded, starts, or has lost the release for a moment."""
+    if reply.status in (404, 429, 503):
+        raise AgentError("engine_busy", f"the engine answered {reply.status}", reply.text[:300])
+    return expect(reply)
 
 
 def expect(reply: Reply) -> Reply:

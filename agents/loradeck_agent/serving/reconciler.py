@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from loradeck.rules.serving import residency
@@ -89,6 +89,8 @@ class Reconciler:
     missed: Callable[[], None]
     _failures: dict[tuple[str, str], _Failure] = field(default_factory=dict)
     _prepared: dict[str, tuple[ReleaseRef, float]] = field(default_factory=dict)
+    _evaluated: dict[str, ReleaseRef] = field(default_factory=dict)
+    """Releases that an evaluation asks, which give way to everything that is served or prepared."""
     _pushing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _router_up: asyncio.Event = field(default_factory=asyncio.Event)
     _look_until: float = field(default_factory=lambda: time.monotonic() + LOOK_S)
@@ -122,7 +124,7 @@ class Reconciler:
         self._prepared = {release: kept for release, kept in self._prepared.items() if kept[1] > now}
         prepared = (
             TableEntry(tenant=ref.release.tenant, route="prepared", epoch=0, generation=0, current=None, preparing=ref)
-            for ref, _ in self._prepared.values()
+            for ref in (*(ref for ref, _ in self._prepared.values()), *self._evaluated.values())
         )
         return (*self.table.named(), *prepared)
 
@@ -317,14 +319,28 @@ class Reconciler:
 
     # ---- steps ---------------------------------------------------------------------------------------------
 
-    async def make_ready(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
-        """Fetches, verifies, loads and canaries a release now, and keeps it for a while. For prepare jobs.
+    @contextlib.contextmanager
+    def evaluating(self, ref: ReleaseRef) -> Iterator[None]:
+        """Keeps a release that an evaluation asks, where nothing else needs its slot."""
+        self._evaluated[ref.id] = ref
+        try:
+            yield
+        finally:
+            del self._evaluated[ref.id]
+
+    async def make_ready(
+        self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, *, keep: bool = True
+    ) -> Judgement:
+        """Fetches, verifies, loads and canaries a release now, and keeps it for a while, as prepare jobs need it.
+
+        Without `keep` it stays no longer than nothing else needs its slot.
 
         A release that is ready already is judged again, so that the judgement is always a new one.
 
         Raises: AgentError: why it cannot be served. Nothing that is served has changed.
         """
-        self._prepared[ref.id] = (ref, time.monotonic() + PREPARED_S)
+        if keep:
+            self._prepared[ref.id] = (ref, time.monotonic() + PREPARED_S)
         async with engine.changing:
             if ref.id not in engine.ready and ref.release.form is Form.ADAPTER:
                 plan = await self._plan(engine)

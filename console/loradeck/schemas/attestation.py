@@ -144,6 +144,17 @@ class EvaluationReport(Strict, defer_build=True):
     valid: int = Field(description="items whose answer satisfies the schema")
     items: tuple[ItemResult, ...]
     seconds: float
+    engine: EngineBuild | None = Field(
+        None,
+        exclude_if=lambda build: build is None,
+        description="the engine build that answered; None: transformers, in process and in fp32",
+    )
+    offline: int = Field(
+        0,
+        ge=0,
+        exclude_if=lambda items: not items,
+        description="items that were answered in process though an engine answered the others: it scores no choices",
+    )
 
 
 class MergeProbe(Strict, defer_build=True):

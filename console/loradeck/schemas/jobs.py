@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
+from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Digest, Label, Line, Name, Strict, Whole, Wire, json_bytes
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
@@ -159,6 +160,11 @@ class EvaluateSpec(Strict):
     route: Name = "production"
     max_new_tokens: int = Field(48, ge=1, le=1024)
     batch: int = Field(8, ge=1)
+    offline: bool = Field(
+        False,
+        exclude_if=lambda offline: not offline,
+        description="in process by transformers, instead of by an engine that serves the release's base",
+    )
 
 
 class MergeSpec(Strict):
@@ -255,6 +261,15 @@ class JobLogLine(Wire):
     text: str
 
 
+class EngineDoor(Strict):
+    """Where an evaluation's executor asks the engine that serves: a Unix socket of the agent's, for one release."""
+
+    replica: str
+    socket: str
+    build: EngineBuild
+    scores: bool = Field(description="whether the engine says how likely it finds given tokens")
+
+
 class ExecutorSpec(Strict):
     """The `spec.json` with which an agent starts an executor. It uses these local folders and nothing else."""
 
@@ -266,6 +281,7 @@ class ExecutorSpec(Strict):
     base_digest: Digest
     inputs: dict[str, str] = Field(description="digest of a dataset, suite or adapter -> its folder or file")
     release: Release | None = Field(None, description="evaluate and merge: the release of the job, by its parts")
+    engine: EngineDoor | None = Field(None, description="evaluate: the engine that is asked; None: in process")
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
     events: str = Field(description="file to append events to")

@@ -11,6 +11,9 @@ import pytest
 import torch
 from tests.contract.engine.running import EMBEDDED_ONLY, Engine, Load, chat_body, margins_of, tokens_of
 
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
+
 CLEAR = 1e-3
 """A margin (nats) above which fp32 sums in another order cannot change the greedy token."""
 
@@ -319,3 +322,32 @@ async def test_many_more_requests_than_rows_are_all_answered(engine: Engine, loa
         model: {tuple(tokens_of(r.json())) for m, r in zip(models, replies, strict=True) if m == model} for model in "a"
     }
     assert len(answers["a"]) == 1
+
+
+async def test_an_evaluation_gets_the_text_that_a_caller_gets_and_vllm_says_how_likely_tokens_are(
+    engine: Engine, load: Load, adapters: list[Path]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    load("a", adapters[0])
+    tokenizer = AutoTokenizer.from_pretrained(engine.base)
+    messages = [{"role": "user", "content": "word word"}]
+    prompt = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+    api = EngineApi(EngineAddress(socket=str(engine.socket)))
+    said = engine.chat("a", "word word")
+    assert await api.complete("a", prompt, 12) == (
+        said["choices"][0]["message"]["content"],
+        said["usage"]["completion_tokens"],
+    )
+    with pytest.raises(AgentError) as gone:
+        await api.complete("not loaded", prompt, 12)
+    assert gone.value.code == "engine_busy", "it may be loaded again in a moment"
+    if engine.kind == "vllm":
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(engine.base), adapters[0]).eval()
+        answer = [7, 8, 9]
+        with torch.inference_mode():
+            logs = torch.log_softmax(model(torch.tensor([[*prompt, *answer]])).logits[0].float(), -1)
+        expected = sum(float(logs[len(prompt) - 1 + at, token]) for at, token in enumerate(answer))
+        assert await api.log_likelihood("a", [*prompt, *answer], len(answer)) == pytest.approx(expected, abs=1e-2)
+    api.close()

@@ -73,6 +73,7 @@ class FakeEngine:
                 web.post("/v1/load_lora_adapter", self.load),
                 web.post("/v1/unload_lora_adapter", self.unload),
                 web.post("/v1/chat/completions", self.chat),
+                web.post("/v1/completions", self.completion),
             ]
         )
         return app
@@ -150,6 +151,17 @@ class FakeEngine:
         message = {"role": "assistant", "content": " ".join(map(str, tokens))}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": {"content": content}}
         return web.json_response({"object": "chat.completion", "model": model, "choices": [choice]})
+
+    async def completion(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        model = body["model"]
+        if model != "base" and model not in self.adapters:
+            return web.Response(status=404, text=f"the model {model!r} does not exist")
+        self.note(f"complete {model}")
+        weights = self.base if model == "base" else self.adapters[model][1]
+        tokens = tokens_of(weights, str(body["prompt"]), body["max_tokens"])
+        choice = {"index": 0, "text": " ".join(map(str, tokens)), "finish_reason": "length"}
+        return web.json_response({"choices": [choice], "usage": {"completion_tokens": len(tokens)}})
 
 
 async def _serve(args: argparse.Namespace) -> None:

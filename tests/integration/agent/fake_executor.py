@@ -32,6 +32,8 @@ from loradeck.schemas.attestation import (
     MergeReport,
 )
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, ExecutorSpec, MergeSpec, TrainSpec
+from loradeck_agent.executors.evaluation.served import Served
+from loradeck_agent.serving.engine_questions import EngineQuestion
 
 
 class Fake:
@@ -118,9 +120,21 @@ class Fake:
         assert all(path.is_dir() for path in folders)
         out = Path(self.spec.out)
         out.mkdir()
-        item = ItemResult(id="a", answer="x", exact=True, valid=True)
+        door, answer = self.spec.engine, "x"
+        if door is not None:
+            question = EngineQuestion(prompt=(7, 8), max_tokens=4)
+            ((_, found),) = Served(door, 1).each([question], lambda: None)
+            answer = found.text
+        item = ItemResult(id="a", answer=answer, exact=True, valid=True)
         report = EvaluationReport(
-            release=spec.release, suite=spec.suite, n=1, exact=1, valid=1, items=(item,), seconds=0.1
+            release=spec.release,
+            suite=spec.suite,
+            n=1,
+            exact=1,
+            valid=1,
+            items=(item,),
+            seconds=0.1,
+            engine=door.build if door is not None else None,
         )
         record = CanaryRecord(
             release=spec.release, build=BUILD, items=(CanaryItem(prompt="a" * 64, tokens=(1,), margins=(2.0,)),)

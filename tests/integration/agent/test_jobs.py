@@ -13,6 +13,7 @@ from typing import cast
 
 import pytest
 from tests.integration.agent.artifacts import CANARIES, Adapter, entry, make_adapter
+from tests.integration.agent.fake_engine import BUILD, tokens_of
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
@@ -411,19 +412,47 @@ async def test_a_job_id_that_leaves_the_folder_is_refused(
     assert not list(node.root.parent.glob("escaped*"))
 
 
-async def test_an_evaluation_brings_its_report_and_canaries_up(
-    node: Node, hub: FakeHub, v1: Adapter, rows: FileEntry
+@pytest.fixture
+def suite(hub: FakeHub, rows: FileEntry) -> SuiteManifest:
+    made = SuiteManifest(tenant="acme", name="held-out", items=1, files=(rows,), provenance=OWN)
+    hub.suites.append(made)
+    return made
+
+
+def evaluate(adapter: Adapter, suite: SuiteManifest, *, offline: bool = False) -> JobAssignment:
+    spec = EvaluateSpec(tenant="acme", release=adapter.release.id, suite=suite.digest, offline=offline)
+    return JobAssignment(id="e1", lease=1, attempt=1, spec=spec, release=adapter.ref, canaries=CANARIES)
+
+
+async def test_an_evaluation_asks_the_engine_that_serves_by_the_name_that_its_router_uses(
+    node: Node, hub: FakeHub, v1: Adapter, suite: SuiteManifest
 ) -> None:
-    suite = SuiteManifest(tenant="acme", name="held-out", items=1, files=(rows,), provenance=OWN)
-    hub.suites.append(suite)
-    spec = EvaluateSpec(tenant="acme", release=v1.release.id, suite=suite.digest)
-    await hub.give(JobAssignment(id="e1", lease=1, attempt=1, spec=spec, release=v1.ref, canaries=CANARIES))
+    await hub.give(evaluate(v1, suite))
     end = await hub.job_end("e1")
     assert end.event.type is ExecutorEventType.FINISHED, end
     assert end.result is not None
-    assert EvaluationReport.model_validate(end.result["report"]).release == v1.release.id
-    assert end.result["canary"]["release"] == v1.release.id
+    report = EvaluationReport.model_validate(end.result["report"])
+    assert (report.release, report.engine) == (v1.release.id, BUILD)
+    assert report.items[0].answer == " ".join(map(str, tokens_of(v1.weights, str([7, 8]), 4)))
+    calls = (node.state.engine("e0") / "calls.log").read_text().splitlines()
+    name = v1.ref.engine_name
+    assert [call for call in calls if call.startswith(("load", "complete"))] == [f"load {name}", f"complete {name}"]
+    assert calls.index(f"load {name}") < calls.index(f"complete {name}")
     assert (node.state.inputs / suite.digest / "manifest.json").is_file()
+
+
+async def test_an_evaluation_in_process_asks_no_engine(
+    node: Node, hub: FakeHub, v1: Adapter, suite: SuiteManifest
+) -> None:
+    await hub.give(evaluate(v1, suite, offline=True))
+    end = await hub.job_end("e1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result is not None
+    report = EvaluationReport.model_validate(end.result["report"])
+    assert (report.engine, report.items[0].answer) == (None, "x")
+    assert end.result["canary"]["release"] == v1.release.id
+    calls = node.state.engine("e0") / "calls.log"
+    assert not calls.exists() or "complete" not in calls.read_text()
 
 
 def merge(adapter: Adapter, route: str = "production") -> JobAssignment:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.fakes.engine_relay import EngineRelay
 from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
 
 from loradeck.artifacts import scan
-from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EvaluateSpec, ExecutorEventType
+from loradeck.schemas.attestation import CanaryRecord, EngineBuild, EvaluationReport
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, EvaluateSpec, ExecutorEventType
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import SuiteItem
 from loradeck_agent.embedded.build import embedded_build
@@ -219,6 +220,58 @@ def test_an_out_of_an_earlier_try_is_replaced_whole(bench: Bench) -> None:
     bench.run(spec, {SUITE: items}, out=str(out))
     assert {path.name for path in out.iterdir()} == {"report.json", "canary.json"}
     assert json.loads((out / "report.json").read_text())["n"] == 1
+
+
+# ---- by the engine that serves ---------------------------------------------------------------------------
+
+
+def test_the_engine_that_serves_answers_and_the_base_is_not_even_loaded(
+    bench: Bench, adapter: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        asked.append(question)
+        if "last" in question:
+            return {"logprob": -float(sum(question["prompt"][-question["last"] :])), "ms": 1.0}
+        return {"text": "<think>\n\n</think>\n\nyes", "tokens": 1, "ms": 2.5}
+
+    choice = {"id": "c", "kind": "choice", "prompt": "p", "choices": ["zz", "a"], "answer": "a"}
+    items = [{"id": "x", "prompt": "one", "answer": "yes"}, choice, {"id": "y", "prompt": "two", "answer": "no"}]
+    build = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
+    monkeypatch.chdir(bench.root)
+    relay = EngineRelay(Path("ask.sock"), answer)
+    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=build, scores=True)
+    suite = {SUITE: str(write_rows(bench.root / "asked.jsonl", items)), adapter[0]: str(adapter[1])}
+    spec = EvaluateSpec(tenant="acme", release=bench.release(adapter[0]), suite=SUITE, max_new_tokens=9)
+    ended = bench.run(spec, suite, engine=door, canaries=CANARIES)
+    relay.listener.close()
+    report = report_of(ended)
+    assert [(item.id, item.answer, item.exact) for item in report.items] == [
+        ("x", "yes", True),
+        ("c", "a", True),
+        ("y", "yes", False),
+    ]
+    assert (report.engine, report.offline, report.items[0].ms) == (build, 0, 2.5)
+    assert sorted(question.get("max_tokens", 0) for question in asked) == [0, 0, 9, 9]
+    assert not (ended.out / "canary.json").exists(), "the engine's canaries were recorded when it was made ready"
+    assert "loading the base" not in [event.message for event in ended.events]
+
+
+def test_choices_are_scored_in_process_where_the_engine_says_no_log_probabilities(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = {"id": "c", "kind": "choice", "prompt": "p", "choices": ["zz", "a"], "answer": "a"}
+    items = [{"id": "x", "prompt": "one", "answer": "yes"}, choice]
+    monkeypatch.chdir(bench.root)
+    relay = EngineRelay(Path("ask.sock"), lambda _: {"text": "yes", "tokens": 1})
+    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=embedded_build("bfloat16"), scores=False)
+    suite = {SUITE: str(write_rows(bench.root / "asked.jsonl", items))}
+    spec = EvaluateSpec(tenant="acme", release=bench.release(None), suite=SUITE)
+    report = report_of(bench.run(spec, suite, engine=door))
+    relay.listener.close()
+    assert (report.engine, report.offline) == (door.build, 1)
+    assert [item.acc_norm is not None for item in report.items] == [False, True]
 
 
 # ---- kinds -----------------------------------------------------------------------------------------------

@@ -76,16 +76,28 @@ async def train(s: Session, /, spec: Path, **placed: Any) -> None:
 @click.option("--route", default="production", show_default=True, help="Route whose canaries are recorded.")
 @click.option("--max-new-tokens", type=int, default=48, show_default=True, help="Longest answer, in tokens.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Items answered at once.")
+@click.option(
+    "--offline", is_flag=True, help="By transformers, in a process of its own and in fp32, not by the engine."
+)
 @_placed
 @writes
 async def evaluate(
-    s: Session, /, tenant: str, name: str, suite_name: str, route: str, max_new_tokens: int, batch: int, **placed: Any
+    s: Session,
+    /,
+    tenant: str,
+    name: str,
+    suite_name: str,
+    route: str,
+    max_new_tokens: int,
+    batch: int,
+    offline: bool,
+    **placed: Any,
 ) -> None:
-    """Score a release on a suite's held-out items and record its canaries."""
+    """Score a release on a suite's held-out items, by an engine that serves its base, and record its canaries."""
     release = await release_named(s.api, tenant, name)
     suite = owned_named("suite", suite_name, tenant, await s.api.suites())
     fields: dict[str, Any] = {"tenant": tenant, "release": release.id, "suite": suite, "route": route}
-    fields |= {"max_new_tokens": max_new_tokens, "batch": batch}
+    fields |= {"max_new_tokens": max_new_tokens, "batch": batch, "offline": offline}
     await _submit(s, checked(EvaluateSpec, fields, where="options"), **placed)
 
 

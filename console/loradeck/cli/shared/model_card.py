@@ -270,11 +270,8 @@ def _evaluation(known: Record) -> list[Fact]:
     lines = {}
     for report in _bodies(known, AttestationKind.EVALUATION, release, EvaluationReport):
         suite = known.suites.get(report.suite, short(report.suite))
-        lines[f"suite {suite}"] = (
-            f"{report.exact} of {report.n} exact ({report.exact / report.n:.1%}), {report.valid} valid"
-            if report.n
-            else "no items"
-        )
+        right = f"{report.exact} of {report.n} exact ({report.exact / report.n:.1%})" if report.n else "no items"
+        lines[f"suite {suite}"] = f"{right}, {report.valid} valid; {_answered(report)}"
     for stated in known.stated:
         if stated.kind is AttestationKind.GATE and stated.subject == release:
             for result in _of([stated], GateResult):
@@ -288,6 +285,13 @@ def _evaluation(known: Record) -> list[Fact]:
                 against = f" against {short(result.against)}" if result.against else ""
                 lines[f"gate of {stated.route}"] = f"{'passed' if result.passed else 'FAILED'}{against}: {checks}"
     return _section("Evaluation", *(lines.items() or [("suites", "none: it was never evaluated")]))
+
+
+def _answered(report: EvaluationReport) -> str:
+    if report.engine is None:
+        return "answered in process, by transformers"
+    build = f"{report.engine.engine}, {report.engine.device}, {report.engine.dtype}"
+    return f"answered by {build}" + (f", {report.offline} items in process" if report.offline else "")
 
 
 def _standing(known: Record) -> list[Fact]:

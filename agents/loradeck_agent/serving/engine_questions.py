@@ -1,0 +1,27 @@
+"""What the executor of an evaluation asks the engine that serves, a line of JSON each, and what it is answered."""
+
+from pydantic import Field
+
+from loradeck.schemas.ids import Whole, Wire
+
+LONGEST_LINE = 8 * 2**20
+"""Bytes of a question: some 600,000 tokens, more than a context here holds."""
+
+
+class EngineQuestion(Wire):
+    """Tokens that an engine is asked to go on from, or to say how likely it finds the last ones of them."""
+
+    prompt: tuple[Whole, ...] = Field(min_length=1)
+    max_tokens: int = Field(0, ge=0, description="longest answer; 0: none is wanted")
+    last: int = Field(0, ge=0, description="the last tokens of the prompt whose log-probability is wanted")
+
+
+class EngineAnswer(Wire):
+    """An engine's answer, or why there is none. `again`: it may be asked once more."""
+
+    text: str = ""
+    tokens: int = 0
+    logprob: float | None = Field(None, description="of the last tokens, in nats, summed")
+    ms: float = 0.0
+    error: str = ""
+    again: bool = False

@@ -1,0 +1,130 @@
+"""The engine that serves, for the executor of an evaluation: a socket on which it is asked for one release.
+
+An executor may run as a user that reaches no engine, and an engine's own socket also loads and unloads. So the agent
+asks for it, under the name by which the router asks for the release. The release is made ready as for a promote, and
+keeps its slot where nothing that is served or prepared needs it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from loradeck.schemas.release import Form
+from loradeck.schemas.table import ReleaseRef
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.job_user import JobUser
+from loradeck_agent.serving.canaries import Canaries
+from loradeck_agent.serving.engine_questions import LONGEST_LINE, EngineAnswer, EngineQuestion
+from loradeck_agent.serving.reconciler import Reconciler
+from loradeck_agent.serving.replica import EngineReplica
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 64
+"""Most questions that are with an engine at once, whatever the job asks for: callers use it, too."""
+
+SLOT_S = 600.0
+"""How long an evaluation waits for a slot of the engine."""
+
+SLOT_RETRY_S = 5.0
+
+
+@dataclass(frozen=True)
+class EngineRelay:
+    """Passes questions about one release on to one engine."""
+
+    engine: EngineReplica
+    ref: ReleaseRef
+    canaries: Canaries
+    reconciler: Reconciler
+
+    @asynccontextmanager
+    async def listening(self, address: Path, user: JobUser | None) -> AsyncIterator[None]:
+        """Makes the release ready and answers on a new socket, which only the executor's user reaches.
+
+        Raises: AgentError: why the release cannot be made ready.
+        """
+        room = asyncio.Semaphore(AT_ONCE)
+        asking: set[asyncio.Task[None]] = set()
+
+        async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            asking.add(task)
+            try:
+                await self._converse(reader, writer, room)
+            finally:
+                asking.discard(task)
+                writer.close()
+
+        with self.reconciler.evaluating(self.ref):
+            await self._until_ready()
+            server = await asyncio.start_unix_server(asked, sock=_bound(address, user), limit=LONGEST_LINE)
+            try:
+                yield
+            finally:
+                server.close()
+                for task in asking:
+                    task.cancel()
+
+    async def _until_ready(self) -> None:
+        """Makes the release ready; waits a while for a slot where all are needed by what is served."""
+        until = time.monotonic() + SLOT_S
+        while True:
+            try:
+                await self.reconciler.make_ready(self.engine, self.ref, self.canaries, keep=False)
+            except AgentError as error:
+                if error.code != "no_slot" or time.monotonic() > until:
+                    raise
+                await asyncio.sleep(SLOT_RETRY_S)
+            else:
+                return
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, room: asyncio.Semaphore
+    ) -> None:
+        with contextlib.suppress(ConnectionError, ValueError):  # it went away, or a line is too long
+            while line := await reader.readline():
+                async with room:
+                    answer = await self._answer(line)
+                writer.write(answer.model_dump_json().encode() + b"\n")
+                await writer.drain()
+
+    async def _answer(self, line: bytes) -> EngineAnswer:
+        try:
+            question = EngineQuestion.model_validate_json(line)
+        except ValidationError as error:
+            return EngineAnswer(error=f"the question cannot be read: {error.errors()[0]['msg']}")
+        engine, ref = self.engine, self.ref
+        try:
+            if ref.release.form is Form.ADAPTER and ref.id not in engine.ready:
+                await self.reconciler.make_ready(engine, ref, self.canaries, keep=False)
+            name, began = ref.engine_name or engine.build.base_name, time.monotonic()
+            if question.last:
+                logprob = await engine.api.log_likelihood(name, question.prompt, question.last)
+                return EngineAnswer(logprob=logprob, ms=(time.monotonic() - began) * 1000)
+            text, tokens = await engine.api.complete(name, question.prompt, question.max_tokens)
+            return EngineAnswer(text=text, tokens=tokens, ms=(time.monotonic() - began) * 1000)
+        except AgentError as error:
+            again = isinstance(error, Unreachable) or error.code in ("engine_down", "engine_busy", "no_slot")
+            return EngineAnswer(error=error.sentence[:1000], again=again)
+
+
+def _bound(address: Path, user: JobUser | None) -> socket.socket:
+    """A socket at an address that only the agent's user reaches, or this one. What lies there is of an earlier job."""
+    address.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(address))
+    address.chmod(0o600)
+    if user is not None:
+        os.chown(address, user.uid, user.gid)
+    return made
