@@ -23,6 +23,12 @@ from tests.vllm.attached import KEY, described
 from tests.vllm.conftest import WORKER_CALLS, Expendable
 from tests.vllm_server import Server
 
+from loradeck.schemas.link import AckLevel
+from loradeck_agent.host.engine_config import VllmEngine
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.serving.engine_api import EngineAddress
+from loradeck_agent.serving.vllm_api import VllmApi
+
 DEVICE, HOST = 2, 4
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 BLOCKED_S = 2.0
@@ -333,3 +339,36 @@ def test_the_plugins_routes_ask_for_vllms_key(engine: Server, kept: list[Path]) 
         for call in ("load", "unload", "pins"):
             body = {"name": "a0", "path": str(kept[0]), "names": []}
             assert stranger.post(f"/v1/loradeck/{call}", json=body).status_code == 401
+
+
+# -- the agent ------------------------------------------------------------------------------------------------
+
+
+async def test_the_agent_loads_pins_and_sees_levels_through_the_plugin(
+    engine: Server, material: Material, kept: list[Path], tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_text(KEY)
+    config = VllmEngine(name="e0", kind="vllm", base=material.base, socket=engine.socket, key=key, slots=8)
+    api = VllmApi(EngineAddress(socket=str(engine.socket)), config, tmp_path / "digests.json")
+    before = memory(engine)["read_in_loop"]
+    try:
+        assert (await api.version()).slots == HOST
+        await api.load("v1", kept[0])
+        await api.load("v2", kept[1])
+        engine.text("v2", "w1")
+        assert await api.levels() == {"v1": AckLevel.HOST, "v2": AckLevel.DEVICE}
+        await api.pin(["v1"])
+        for number in range(2, 6):
+            engine.load(f"a{number}", kept[number])
+        assert (await api.models()).keys() == {"v1", "a3", "a4", "a5"}, "v2 is listed, and not held"
+        await api.unload("v1")
+        await api.load("v2", kept[1])
+        assert await api.levels() == {name: level for name, level in held(engine) if name != "v1"}
+        assert memory(engine)["read_in_loop"] == before + 4, "those of vLLM's own call"
+        with pytest.raises(AgentError) as refused:
+            await api.load("v3", material.adapters[2])
+        assert refused.value.code == "files_missing"
+    finally:
+        api.close()

@@ -1,6 +1,6 @@
 """The engine contract, typed: the calls of vLLM's that Loradeck uses, over a Unix socket or HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import Digest, Wire, digest_of
+from loradeck.schemas.link import AckLevel
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply
 
@@ -152,6 +153,13 @@ class EngineApi:
             return sum(float(position[str(token)]["logprob"]) for position, token in pairs)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise AgentError("engine_error", "the engine says no log-probabilities", repr(error)) from error
+
+    async def levels(self) -> dict[str, AckLevel] | None:
+        """The levels of the adapters that it holds, by name, as the engine itself says. None: it does not say."""
+        return None
+
+    async def pin(self, names: Collection[str]) -> None:
+        """Keeps these adapters from being pushed out of its memory, and no others, where the engine can do that."""
 
     async def canary(self, model: str, messages: Conversation) -> CanaryItem:
         """Greedy tokens of one canary, asked of the engine itself."""

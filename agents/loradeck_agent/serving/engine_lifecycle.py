@@ -167,11 +167,12 @@ class EngineLife:
         async with engine.changing:
             with self._faults():
                 version = await engine.api.take_over()
-            listed = await engine.api.models()
+            listed, levels = await engine.api.models(), await engine.api.levels()
             engine.fault = ""
             # Nothing awaits from here until `ready` is set: else the router might get an engine that holds nothing.
             first = not engine.up
             engine.came_up(version)
+            engine.levels = levels
             if first and took is not None:
                 engine.measured.note(engine.build.base, start=took)
             ours = {name[-64:]: name for name, root in listed.items() if self._is_ours(root)}
@@ -210,12 +211,7 @@ class EngineLife:
         async with engine.changing:
             listed = await engine.api.models()
             gone = {release for release, name in engine.loaded.items() if name not in listed}
-            if gone:
-                log.error("engine %s: %d releases were unloaded by others", engine.config.name, len(gone))
-                engine.drop(gone)
-                await engine.keep_ready()
-                await self._reconciler.push_engines()
-                self._reconciler.wake()
+            await self._reconciler.lost(engine, gone)
             await self._unload_unknown(listed)
 
     async def _down(self) -> None:

@@ -198,6 +198,7 @@ class Reconciler:
                 due = min(due, await self._attempt(engine, ref, self._admit_merged))
             if not engine.listed_in_router:
                 await self._check_base(engine)
+            await self._hold(engine)
             plan = await self._plan(engine)
             self._alarm(engine, plan.short)
             for release in plan.unload:
@@ -209,7 +210,26 @@ class Reconciler:
                 due = min(due, await self._attempt(engine, ref, self._load_wanted))
                 if self._wakes[engine.name].is_set():
                     return 0.05  # the table has changed: what has moved is loaded before the rest of this plan
+        if plan.load:
+            due = min(due, SHORT_S)  # until what was loaded is pinned
         return max(due, 0.05)
+
+    async def _hold(self, engine: EngineReplica) -> None:
+        """Pins what is to stay in an engine's memory, and asks how near it holds each adapter."""
+        always = residency.always_held(self._named(), self.table.pins.values())
+        await engine.api.pin([name for release, name in engine.loaded.items() if release in always])
+        engine.levels = levels = await engine.api.levels()
+        if levels is not None:
+            await self.lost(engine, {release for release, name in engine.loaded.items() if name not in levels})
+
+    async def lost(self, engine: EngineReplica, gone: set[str]) -> None:
+        """Others unloaded releases, or pushed them out: nobody is admitted to them until they are loaded again."""
+        if gone:
+            log.error("engine %s: %d releases were unloaded or pushed out by others", engine.config.name, len(gone))
+            engine.drop(gone)
+            await engine.keep_ready()
+            await self.push_engines()
+            self.wake()
 
     async def _attempt(
         self, engine: EngineReplica, ref: ReleaseRef, step: Callable[[EngineReplica, ReleaseRef], Awaitable[float]]

@@ -53,6 +53,8 @@ class EngineReplica:
     """Merged releases of the weights that it runs, signed where that is asked: the router may ask for them too."""
     loads: dict[str, int] = field(default_factory=dict)
     """Release id -> how often it was loaded in this lifetime."""
+    levels: dict[str, AckLevel] | None = None
+    """Name -> how near the engine said it is, at the last round; None: it does not say."""
     foreign: set[str] = field(default_factory=set)
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     fault: str = ""
@@ -137,6 +139,7 @@ class EngineReplica:
         self.ready.clear()
         self.merged_ready.clear()
         self.loads.clear()
+        self.levels = None
         self.foreign.clear()
         self.short = ()
         self.silent_since = None
@@ -159,6 +162,8 @@ class EngineReplica:
         if ack.release is not None and ack.state in (AckState.FLIPPED, AckState.PROVEN, AckState.LISTED):
             paged = ack.release in self.loaded and isinstance(self.config, VllmEngine)
             level = AckLevel.HOST if paged else AckLevel.DEVICE
+            if paged and self.levels is not None:
+                level = self.levels.get(self.loaded[ack.release], level)
             if ack.state is AckState.FLIPPED and ack.code is not None:
                 level = AckLevel.DISK if stored else AckLevel.ABSENT
             known |= {"level": level, "load": self.loads.get(ack.release)}
@@ -210,4 +215,5 @@ class EngineReplica:
             load_s=took.load_s,
             memory_gb=self.config.memory_gb,
             always=self.config.start == "always",
+            levels_known=not self.up or self.levels is not None or not isinstance(self.config, VllmEngine),
         )

@@ -5,12 +5,15 @@ the folder that `/v1/models` names, whose files are hashed here, identifies the 
 """
 
 import asyncio
+import logging
 import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from loradeck import artifacts
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.link import AckLevel
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving import base_alone
@@ -23,7 +26,10 @@ from loradeck_agent.serving.engine_api import (
     expect,
     same_folder,
 )
+from loradeck_agent.serving.vllm_plugin import VllmPlugin
 from loradeck_agent.store.fetch import as_agent_error
+
+log = logging.getLogger(__name__)
 
 BOOT_READ_S = 10.0
 """The start time is read again after this long even over a kept connection: a proxy may stand between."""
@@ -45,6 +51,11 @@ class VllmApi(EngineApi):
         self._boot_at = 0.0
         self._boot_connections = -1
         self._may_hold_unloaded = True
+        self._plugin = VllmPlugin(self._http)
+        self._plugged = False
+        """Whether the running vLLM has Loradeck's plugin."""
+        self._pinned: frozenset[str] | None = None
+        """What was pinned last, and nothing was loaded since; None: not known."""
 
     async def boot(self) -> str:
         """Start time of the server's process, from its metrics. To be called after `healthy`.
@@ -75,10 +86,13 @@ class VllmApi(EngineApi):
         config = self._config
         with as_agent_error(config.base):
             base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
+        memory = await self._plugin.memory()
+        self._plugged, self._pinned = memory is not None, None
         slots = _SLOTS.search(metrics)
         spare = 0
         if base_alone.NAME in await super().models():
             base_name, spare = base_alone.NAME, base_alone.SLOTS
+        room = memory.host_slots if memory is not None else int(slots[1]) if slots else None
         return EngineVersion(
             boot=_started(metrics),
             build=EngineBuild(
@@ -89,7 +103,7 @@ class VllmApi(EngineApi):
             ),
             base=base,
             base_name=base_name,
-            slots=max(1, min(config.slots, int(slots[1]) - spare)) if slots else config.slots,
+            slots=max(1, min(config.slots, room - spare)) if room is not None else config.slots,
         )
 
     async def take_over(self) -> EngineVersion:
@@ -103,8 +117,31 @@ class VllmApi(EngineApi):
         return await self.version()
 
     async def models(self) -> dict[str, str]:
-        """Loaded adapters with their folders, without the one by which the base alone is served."""
-        return {name: root for name, root in (await super().models()).items() if name != base_alone.NAME}
+        """Loaded adapters with their folders, without the one by which the base alone is served.
+
+        With the plugin those that vLLM lists and holds, without it all that it lists.
+        """
+        held = await self.levels()
+        listed = (await super().models()).items()
+        return {name: root for name, root in listed if name != base_alone.NAME and (held is None or name in held)}
+
+    async def levels(self) -> dict[str, AckLevel] | None:
+        """The levels of the adapters that it holds, by name. None without the plugin: vLLM itself does not say."""
+        memory = await self._plugin.memory() if self._plugged else None
+        return None if memory is None else {one.name: one.level for one in memory.adapters if one.name is not None}
+
+    async def pin(self, names: Collection[str]) -> None:
+        """Pins these adapters in vLLM's memory, and that of the base alone. Without the plugin it does nothing."""
+        wanted = frozenset((*names, base_alone.NAME))
+        if not self._plugged or wanted == self._pinned:
+            return
+        try:
+            await self._plugin.pin(wanted)
+        except AgentError as error:
+            if error.code != "pins_full":
+                raise
+            log.warning("%s: %s; give it a larger --max-cpu-loras", self._config.name, error)
+        self._pinned = wanted
 
     async def _load_base_alone(self) -> None:
         """Loads the adapter of zeros; nothing for a base of a kind that is not known here."""
@@ -119,11 +156,14 @@ class VllmApi(EngineApi):
             await self.load(base_alone.NAME, folder)
 
     async def load(self, name: str, path: Path) -> None:
-        """Loads an adapter as on every engine, after each of ours was used once, so that they stay resident.
+        """Loads an adapter: by the plugin beside vLLM's steps; else after each of ours was used, so that they stay.
 
         vLLM's unloading takes an adapter from its list and leaves it in its caches, which give up what was used
         least recently. Without this that would be a prior release, which nobody uses, and not the one unloaded.
         """
+        if self._plugged and name != base_alone.NAME:
+            self._pinned = None
+            return await self._plugin.load(name, path)
         if self._may_hold_unloaded:
             state = self._digests.parent
             ours = [one for one, root in (await super().models()).items() if Path(root).is_relative_to(state)]
@@ -132,7 +172,9 @@ class VllmApi(EngineApi):
         await super().load(name, path)
 
     async def unload(self, name: str) -> None:
-        """Unloads an adapter, and remembers that vLLM may still hold its weights."""
+        """Unloads an adapter. Without the plugin vLLM may still hold its weights, which is remembered."""
+        if self._plugged:
+            return await self._plugin.unload(name)
         self._may_hold_unloaded = True
         await super().unload(name)
 

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loradeck_agent.host.errors import AgentError
@@ -32,6 +32,19 @@ LEFT_S = 4.0
 
 KILLED_S = 10.0
 """How long a killed process may take to be gone."""
+
+PLUGINS_S = 60.0
+"""How long the question may take which plugins vLLM has."""
+
+_PLUGINS = """
+from importlib.metadata import entry_points
+groups = {group: entry_points(group=group).names for group in entry_points().groups if group.startswith("vllm.")}
+routes = groups.pop("vllm.endpoint_plugins", set())
+others = set().union(*groups.values())
+if "loradeck" in routes and not (routes - {"loradeck"}) & others:
+    print(*others, "loradeck")
+"""
+"""Prints what vLLM loads by itself and our plugin; nothing where that would open routes of others too."""
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
@@ -51,6 +64,8 @@ def launch(state: Path, command: Sequence[str]) -> int:
         if earlier is not None and earlier != os.getpid():
             end_session(earlier, state)
         (state / "engine.sock").unlink(missing_ok=True)  # vLLM leaves it behind, and will not bind over it
+        environment = _environment()
+        environment |= plugin_variables(command[0], environment)
         asked = False
 
         def end(number: int, _frame: object) -> None:
@@ -65,7 +80,7 @@ def launch(state: Path, command: Sequence[str]) -> int:
 
         # Held back until there is a server to end.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-        server = subprocess.Popen(command, cwd=state, env=_environment(), preexec_fn=_end_with_parent)
+        server = subprocess.Popen(command, cwd=state, env=environment, preexec_fn=_end_with_parent)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
         signal.signal(signal.SIGALRM, kill)
@@ -128,6 +143,24 @@ def _pid_in(lock: Path) -> int | None:
 def _environment() -> dict[str, str]:
     """This process's variables, less those that make another Python find our packages."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+def plugin_variables(python: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables by which vLLM loads Loradeck's plugin, where it is installed beside it and nobody chose plugins.
+
+    vLLM takes the variable for a list of all plugins that it may load, so those that it loads without it are in it too.
+    """
+    if "VLLM_PLUGINS" in environment:
+        return {}
+    try:
+        done = subprocess.run(
+            (python, "-c", _PLUGINS), capture_output=True, text=True, timeout=PLUGINS_S, env=dict(environment)
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        sys.stderr.write(f"which plugins vLLM has is not known: {error}\n")
+        return {}
+    names = sorted(set(done.stdout.split()))
+    return {"VLLM_PLUGINS": ",".join(names)} if names else {}
 
 
 def _end_with_parent() -> None:

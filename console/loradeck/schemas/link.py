@@ -351,6 +351,11 @@ class Replica(Wire):
         exclude_if=lambda answers: answers,
         description="False: the engine, or the node's router, is silent: acknowledgements do not count now",
     )
+    levels_known: bool = Field(
+        True,
+        exclude_if=lambda known: known,
+        description="False: residency unknown; the engine does not say which adapters it holds",
+    )
 
 
 LOADED = 10_000

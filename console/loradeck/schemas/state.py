@@ -308,6 +308,9 @@ class NodeReplica(Wire):
     loaded: tuple[ReleaseView, ...]
     gpus: tuple[int, ...] = Field((), description="indices of the node's GPUs on which its processes were seen")
     alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
+    levels_known: bool = Field(
+        True, exclude_if=lambda known: known, description="False: the engine does not say which adapters it holds"
+    )
 
 
 class RelabelRequest(Strict):

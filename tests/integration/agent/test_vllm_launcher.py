@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from loradeck_agent.host.state_folder import holder_of, start_time
+from loradeck_agent.serving.vllm_launcher import plugin_variables
 
 IMPATIENT = (
     "import sys; from loradeck_agent.serving import vllm_launcher as launch; launch.GRACE_S = launch.LEFT_S = 0.3; "
@@ -92,3 +93,34 @@ def test_a_server_that_cannot_be_started_is_said(folder: Path, launch: Launch) -
     assert launcher.stderr is not None
     assert "no-python" in launcher.stderr.read()
     assert holder_of(folder / "engine.lock") is None
+
+
+PLUGINS = {
+    "loradeck": "[vllm.general_plugins]\nloradeck = m:f\n[vllm.endpoint_plugins]\nloradeck = m:f\n",
+    "platform": "[vllm.platform_plugins]\nnpu = m:f\n[vllm.general_plugins]\nnpu_ops = m:f\n",
+    "routes": "[vllm.endpoint_plugins]\nroutes = m:f\n",
+    "both": "[vllm.endpoint_plugins]\nnpu = m:f\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen"),
+    [
+        (("loradeck",), "loradeck"),
+        (("loradeck", "platform", "routes"), "loradeck,npu,npu_ops"),  # and not `routes`, which vLLM leaves closed
+        (("platform",), None),
+        (("loradeck", "platform", "both"), None),  # it would open the other one's routes
+        ((), None),
+    ],
+)
+def test_our_plugin_is_chosen_where_it_is_installed_and_nothing_else_changes(
+    tmp_path: Path, installed: tuple[str, ...], chosen: str | None
+) -> None:
+    for name in installed:
+        info = tmp_path / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(PLUGINS[name])
+    environment = {"PYTHONPATH": str(tmp_path)}
+    assert plugin_variables(sys.executable, environment).get("VLLM_PLUGINS") == chosen
+    assert plugin_variables(sys.executable, environment | {"VLLM_PLUGINS": "x"}) == {}

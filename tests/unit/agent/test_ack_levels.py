@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.link import Ack, AckLevel, AckState
+from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.engine_config import EmbeddedEngine, VllmEngine
 from loradeck_agent.serving.engine_api import EngineVersion
 from loradeck_agent.serving.replica import EngineReplica
@@ -41,6 +43,25 @@ def test_a_flip_says_where_the_release_is_and_which_load_it_rests_on(
 ) -> None:
     said = engine(config).acknowledging(ack(state), True)
     assert (said.level, said.boot, said.load) == (level, "b7", 2)
+
+
+@pytest.mark.parametrize("level", [AckLevel.DEVICE, AckLevel.HOST])
+def test_an_engine_that_says_how_near_a_release_is_is_believed(level: AckLevel) -> None:
+    replica = engine(VLLM)
+    replica.levels = {"v1": level}
+    assert replica.acknowledging(ack(AckState.FLIPPED), True).level is level
+
+
+@pytest.mark.parametrize(
+    ("config", "levels", "known"), [(EMBEDDED, None, True), (VLLM, None, False), (VLLM, {"v1": AckLevel.HOST}, True)]
+)
+def test_a_vllm_that_does_not_say_what_it_holds_is_reported_so(
+    config: Any, levels: dict[str, AckLevel] | None, known: bool, tmp_path: Path
+) -> None:
+    replica = engine(config)
+    replica.measured = Measured(tmp_path / "durations.json")
+    replica.levels = levels
+    assert replica.report().levels_known is known
 
 
 def test_merged_weights_and_a_base_are_the_engines_own() -> None:

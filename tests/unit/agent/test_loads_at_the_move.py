@@ -11,6 +11,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving import reconciler as module
+from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
@@ -35,6 +36,8 @@ class Bench(Reconciler):
             build=SimpleNamespace(base="b" * 64),
             listed_in_router=True,
             short=(),
+            loaded={},
+            api=EngineApi(EngineAddress()),
         )
         router: Any = None
         super().__init__(

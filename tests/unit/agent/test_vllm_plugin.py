@@ -19,7 +19,14 @@ from tests.fakes import fake_vllm
 
 import loradeck_vllm
 from loradeck.schemas.ids import canonical_json
+from loradeck.schemas.link import AckLevel
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
+from loradeck_agent.host.engine_config import VllmEngine
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.http_client import Reply
+from loradeck_agent.serving.engine_api import EngineAddress
+from loradeck_agent.serving.vllm_api import VllmApi
+from loradeck_agent.serving.vllm_plugin import VllmPlugin
 from loradeck_vllm import routes, worker
 from loradeck_vllm.immutable_files import WrongFiles, check_unchanged, verify
 from loradeck_vllm.routes import AdapterRoutes, unfit
@@ -48,6 +55,21 @@ def stored(folder: Path, weights: bytes = b"weights") -> Path:
     return kept
 
 
+class Bridge:
+    """The agent's client of HTTP, over the server in this process."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def get(self, path: str, *, timeout: float) -> Reply:
+        reply = await self._http.get(path)
+        return Reply(reply.status_code, reply.headers, reply.content)
+
+    async def post(self, path: str, document: Any, *, timeout: float) -> Reply:
+        reply = await self._http.post(path, json=document)
+        return Reply(reply.status_code, reply.headers, reply.content)
+
+
 class Server:
     def __init__(self, http: httpx.AsyncClient, engine: fake_vllm.Engine, models: Any) -> None:
         self.http, self.engine, self.models = http, engine, models
@@ -62,6 +84,14 @@ class Server:
     async def held(self) -> list[tuple[str | None, str, bool]]:
         rows = (await self.http.get("/v1/loradeck/residency")).json()["adapters"]
         return [(row["name"], row["level"], row["pinned"]) for row in rows]
+
+    def agent(self, state: Path) -> VllmApi:
+        """The agent's side, connected to this server, after it has found the plugin there."""
+        config = VllmEngine.model_construct(name="e0", key=None)
+        api = VllmApi(EngineAddress(socket="s"), config, state / "digests.json")
+        http: Any = Bridge(self.http)
+        api._http, api._plugin, api._plugged = http, VllmPlugin(http), True
+        return api
 
     def step(self, name: str) -> None:
         for one in self.engine.workers:
@@ -78,6 +108,12 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     plugin.attach_router(app)
     engine = fake_vllm.Engine(*(fake_vllm.Worker(device=1, host=3) for _ in range(2)))
     models = fake_vllm.models()
+
+    async def listed() -> dict[str, Any]:
+        rows = [{"id": name, "root": one.lora_path, "parent": "base"} for name, one in models.lora_requests.items()]
+        return {"data": [{"id": "base", "root": "/base"}, *rows]}
+
+    app.add_api_route("/v1/models", listed)
     await plugin.init_state(engine, SimpleNamespace(openai_serving_models=models), app.state.args)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://engine") as http:
         yield Server(http, engine, models)
@@ -260,3 +296,60 @@ def test_it_imports_vllm_what_vllms_server_is_made_of_and_the_standard_library()
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             imported |= {name.partition(".")[0] for name in names}
     assert imported - sys.stdlib_module_names == {"vllm", "fastapi", "pydantic", "loradeck_vllm"}
+
+
+# -- the agent's side -----------------------------------------------------------------------------------------
+
+
+async def test_the_agent_lists_what_is_held_and_says_how_near(server: Server, tmp_path: Path) -> None:
+    api, folders = server.agent(tmp_path), [stored(tmp_path, b"%d" % number) for number in range(4)]
+    for number, folder in enumerate(folders):
+        await api.load(f"v{number}", folder)
+    server.step("v3")
+    assert await api.models() == {f"v{number}": str(folders[number]) for number in (1, 2, 3)}
+    assert await api.levels() == {"v1": AckLevel.HOST, "v2": AckLevel.HOST, "v3": AckLevel.DEVICE}
+    await api.load("v0", folders[0])  # it was pushed out, and is listed
+    assert (await api.models()).keys() == {"v2", "v3", "v0"}
+    await api.unload("v0")
+    await api.unload("v0")
+    assert (await api.models()).keys() == {"v2", "v3"}
+
+
+async def test_the_agent_pins_anew_only_where_something_has_changed(server: Server, tmp_path: Path) -> None:
+    api = server.agent(tmp_path)
+    await api.load("v0", stored(tmp_path))
+    await api.pin(["v0"])
+    await api.pin(["v0"])
+    assert server.engine.calls.count("loradeck_pin") == 1
+    await api.load("v1", stored(tmp_path, b"1"))
+    await api.pin(["v0"])
+    assert server.engine.calls.count("loradeck_pin") == 2
+    assert [row for row in await server.held() if row[2]] == [("v0", "host", True)]
+
+
+async def test_pins_that_do_not_fit_are_said_and_stop_nothing(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = server.agent(tmp_path)
+    for number in range(3):
+        await api.load(f"v{number}", stored(tmp_path, b"%d" % number))
+    await api.pin(["v0", "v1", "v2"])
+    await api.pin(["v0", "v1", "v2"])
+    assert caplog.text.count("give it a larger --max-cpu-loras") == 1
+
+
+async def test_the_agent_passes_on_why_a_load_is_refused(server: Server, tmp_path: Path) -> None:
+    folder = stored(tmp_path)
+    (folder / "adapter_model.safetensors").write_bytes(b"weighty")
+    with pytest.raises(AgentError) as refused:
+        await server.agent(tmp_path).load("v0", folder)
+    assert refused.value.code == "wrong_digest"
+    assert "is not the file of its manifest" in str(refused.value)
+
+
+async def test_a_vllm_without_the_plugin_has_no_levels(server: Server, tmp_path: Path) -> None:
+    api = server.agent(tmp_path)
+    api._plugged = False
+    assert await api.levels() is None
+    await api.pin(["v0"])
+    assert server.engine.calls == []

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import digest, ref
 
-from loradeck.rules.serving.residency import PriorRoom, Residency, plan, prior_room, promote_asks, wanted
+from loradeck.rules.serving.residency import PriorRoom, Residency, always_held, plan, prior_room, promote_asks, wanted
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
@@ -33,6 +33,14 @@ def named(residency: Residency) -> tuple[list[str], int, list[str]]:
 
 def ids(*names: str) -> set[str]:
     return {ref(label, tenant).id for tenant, label in (name.split() for name in names)}
+
+
+def test_what_always_stays_are_pins_and_the_currents_and_ways_back_of_always_routes() -> None:
+    asked = at("bolt", "v5", "v4").model_copy(update={"residency": RouteResidency.ON_DEMAND})
+    pinned = Pin(
+        tenant="core", route="production", release=ref("v8", "core"), over=(1, 1), reason="r", actor="a", at_ms=0
+    )
+    assert always_held([at("acme", "v3", "v2", "v1"), asked], [pinned]) == ids("acme v3", "acme v2", "core v8")
 
 
 ACME, BOLT = at("acme", "v3", "v2", "v1"), at("bolt", "v5", "v4")

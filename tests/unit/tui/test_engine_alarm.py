@@ -36,3 +36,11 @@ def test_an_alarm_is_data_and_never_markup_or_control(state: ConsoleState) -> No
     text = "\n".join(text for text, _ in shown(state, with_alarm(state.nodes["gpu-06"], "[red]x[/red]\x1b[2J")))
     assert "[red]x[/red]" in text
     assert "\x1b" not in text
+
+
+def test_an_engine_that_does_not_say_what_it_holds_is_marked(state: ConsoleState) -> None:
+    node = state.nodes["gpu-06"]
+    first, *rest = node.replicas
+    unknown = node.model_copy(update={"replicas": (first.model_copy(update={"levels_known": False}), *rest)})
+    assert sum("slots, residency unknown  " in text for text, _ in shown(state, unknown)) == 1
+    assert not any("unknown" in text for text, _ in shown(state, node))

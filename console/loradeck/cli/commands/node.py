@@ -87,6 +87,8 @@ async def show(s: Session, name: str) -> None:
     for r in found.replicas:
         if r.alarm:
             s.out.alarm(f"{r.replica}: {r.alarm}")
+        if not r.levels_known:
+            s.out.say(f"{r.replica}: residency unknown: this vLLM has no plugin of ours (docs/architecture.md, vLLM)")
     if found.host:
         used, total = found.host.memory_used / 1e9, found.host.memory_total / 1e9
         cpu, load = found.host.cpu_percent, found.host.load1

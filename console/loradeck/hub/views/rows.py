@@ -322,6 +322,7 @@ class Rows:
                     loaded=tuple(catalogue.view(release) for release in r.loaded),
                     gpus=r.gpus,
                     alarm="; ".join(filter(None, (r.alarm, held_back))),
+                    levels_known=r.levels_known,
                 )
                 for r in node.replicas
             ),

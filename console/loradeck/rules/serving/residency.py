@@ -152,3 +152,14 @@ def prior_room(
 def promote_asks(room: PriorRoom) -> str | None:
     """Why a promote is asked about: R would then go to a release that is to be loaded first. None: it is not."""
     return PRIOR_COLD if room is PriorRoom.COLD else None
+
+
+def always_held(entries: Iterable[TableEntry], pins: Iterable[Pin]) -> frozenset[str]:
+    """The releases that stay in memory whatever else is asked for: what persons pinned, what `always` routes serve, and
+    where R would go there.
+    """
+    refs = [pin.release for pin in pins]
+    for entry in entries:
+        if entry.residency is RouteResidency.ALWAYS:
+            refs += [ref for ref in (entry.current, next(iter(entry.beneath), None)) if ref is not None]
+    return frozenset(ref.id for ref in refs)

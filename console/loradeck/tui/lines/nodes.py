@@ -241,7 +241,7 @@ def _engine(state: ConsoleState, replica: NodeReplica, *, now: bool, loaded: boo
         Span(f" {clean(replica.replica)}  ", "label"),
         Span(replica.state.value, style) if now else Span(f"was {replica.state.value}", "dim"),
         f"  {clean(replica.base_label) or '-'} {short(replica.base)}{on_gpus(replica)}  "
-        f"{len(replica.loaded)}/{replica.slots} slots  ",
+        f"{len(replica.loaded)}/{replica.slots} slots{'' if replica.levels_known else ', residency unknown'}  ",
         Span(held or "nothing loaded", "" if held else "dim") if loaded else Span(clean(replica.build), "dim"),
     )
 
