@@ -53,6 +53,10 @@ COMMANDS = {
         "Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs.",
     ),
     "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
+    "check": (
+        "loradeck.cli.commands.check:check",
+        "Check that adapter, base, chat template and engine fit together; asks no hub.",
+    ),
     "node": ("loradeck.cli.commands.node:node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
     "notice": ("loradeck.cli.commands.notice:notice", "List what people were told; channels, tests and silences."),
     "event": (

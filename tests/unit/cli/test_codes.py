@@ -12,6 +12,7 @@ from loradeck.rules.errors import STATUS
 OWN = {
     "ambiguous_release": "a label names several releases; the hub is asked by id",
     "cannot_start": "a hub that is started here",
+    "combination": "parts are compared on this machine",
     "contaminated": "rows are compared with suites before anything is sent",
     "no_gate": "a route without a gate has none to show",
     "no_hub": "nothing answers at this machine's socket",

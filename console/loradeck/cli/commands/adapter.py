@@ -72,7 +72,7 @@ async def import_(
     digest = one_named("base", base, await named_bases(s.api)).digest if base is not None else None
     given = {"base": digest, "datasets": datasets or None, "decision": {"why_weights": why} if why else None}
     given = {key: value for key, value in given.items() if value is not None}
-    manifest = await asyncio.to_thread(_described, folder, {"tenant": tenant, "name": name, **given})
+    manifest = await asyncio.to_thread(described, folder, {"tenant": tenant, "name": name, **given})
     if left := sorted(filter(_TRAINERS.fullmatch, os.listdir(folder))):
         s.out.say(f"left out, since no adapter needs it: {', '.join(left)}")
     await upload_all(s.api, folder, manifest.files)
@@ -298,7 +298,7 @@ _TRAINERS = re.compile(r"training_args\.bin|(optimizer|scheduler|scaler)\.pt|rng
 """What transformers' Trainer leaves beside an adapter, pickles all of it: none is imported."""
 
 
-def _described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
+def described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
     """Builds the adapter's manifest, with every check that is possible here. The base is never taken from peft's file.
 
     Raises:
