@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
+from loradeck.schemas.link import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.arm_outcomes import Outcomes
 from loradeck_agent.router.pairs import Pairs
 from loradeck_agent.router.response_checks import Verdict
@@ -14,6 +14,9 @@ from loradeck_agent.router.votes import Votes
 
 _KEPT_PER_ROUTE = 256
 """Counters of the oldest generations of a route are let go beyond this many, so that memory stays bounded."""
+
+_FEWEST_EVENTS = 10
+"""Events of a stream below which its pace says nothing: the first and the last ones carry no token."""
 
 
 End = Literal["answered", "given_up", "failed", "taken_back"]
@@ -56,6 +59,7 @@ class Counter:
     places: set[int] = field(default_factory=set)
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
+    pace: list[int] = field(default_factory=lambda: [0] * (len(TOKEN_BUCKETS_MS) + 1))
     votes: Votes = field(default_factory=Votes)
     arm: Outcomes | None = None
     """Outcomes of the requests whose arm chance chose, while a candidate is out; None: there were none."""
@@ -112,6 +116,9 @@ class Counter:
             self.finished += 1
             if end == "answered":
                 self.last_token_ms = row.wall_ms(row.finished_ns)
+                if row.events >= _FEWEST_EVENTS:
+                    mean_ms = (row.finished_ns - row.first_token_ns) / (row.events - 2) / 1e6
+                    self.pace[bisect_left(TOKEN_BUCKETS_MS, mean_ms)] += 1
 
     def judged(self, row: Row, verdict: Verdict) -> None:
         """The answer of a request was checked."""
@@ -119,6 +126,8 @@ class Counter:
         self.checked += 1
         for name in verdict.noticed:
             self.noticed[name] = self.noticed.get(name, 0) + 1
+        if verdict.noticed and row.voter:
+            self.votes.noticed(row.admitted_ns, verdict.noticed)
         if not verdict.fault:
             return
         self.bad += 1
@@ -151,7 +160,9 @@ class Counter:
             last_token_ms=self.last_token_ms,
             keys=len(self.places),
             ttft_ms=tuple(self.ttft),
+            token_ms=tuple(self.pace),
             votes=self.votes.changed(),
+            noticed_votes=self.votes.changed_noticed(),
             callers=len(self.votes.callers),
             arm=self.arm.typed() if self.arm is not None else None,
             again=self.pairs.typed() if self.pairs is not None else None,

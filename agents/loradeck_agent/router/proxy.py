@@ -237,6 +237,7 @@ class Proxy(CallersApi):
                 raise _CallerLeft from gone
             tail = (tail + chunk)[-32:]
             failed = failed or b'data: {"error"' in chunk
+            row.events += chunk.count(b"\n\n")
             size += len(chunk)
             if kept is not None:
                 kept.append(chunk)

@@ -28,6 +28,8 @@ class Row:
     admitted_ms: int
     first_token_ns: int = 0
     finished_ns: int = 0
+    events: int = 0
+    """Events of its stream so far; most carry a token."""
     status: int = 0
     checked: bool = False
     fault: str = ""

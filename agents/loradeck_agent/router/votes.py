@@ -1,6 +1,7 @@
 """Votes on a release: a request and its repetitions are one unit, so that a caller who tries again is heard once."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from loradeck.rules.quality.detection import HORIZON_S
@@ -64,6 +65,7 @@ class _Second:
     sampled: int = 0
     bad: int = 0
     changed: int = 0
+    noticed: dict[str, int] | None = None
 
 
 class Votes:
@@ -95,6 +97,13 @@ class Votes:
         """The answer of a unit that was admitted then is bad."""
         self._at(at_ns).bad += 1
 
+    def noticed(self, at_ns: int, checks: Iterable[str]) -> None:
+        """Checks that make no answer bad have noticed that of a unit that was admitted then."""
+        second = self._at(at_ns)
+        second.noticed = second.noticed or {}
+        for name in checks:
+            second.noticed[name] = second.noticed.get(name, 0) + 1
+
     def _at(self, at_ns: int) -> _Second:
         at, now = at_ns // 10**9, time.monotonic_ns() // 10**9
         second = self._seconds.get(at)
@@ -113,3 +122,12 @@ class Votes:
             for at, one in self._seconds.items()
             if one.changed >= since
         )
+
+    def changed_noticed(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """The seconds that have changed of late in which a check has noticed any units, and how many, by check."""
+        since, found = time.monotonic_ns() // 10**9 - _REPORTED_S, dict[str, tuple[tuple[int, int], ...]]()
+        for at, one in self._seconds.items():
+            if one.noticed is not None and one.changed >= since:
+                for name, n in one.noticed.items():
+                    found[name] = (*found.get(name, ()), (at, n))
+        return found

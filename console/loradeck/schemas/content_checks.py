@@ -49,6 +49,11 @@ class ContentChecks(Strict):
         ("language",), max_length=64, description="checks that are counted and make no answer bad"
     )
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The checks that make no answer bad and that this route has."""
+        return tuple(name for name in dict.fromkeys(self.alert_only) if name != "language" or self.languages)
+
     @field_validator("languages")
     @classmethod
     def _are_known(cls, languages: tuple[str, ...]) -> tuple[str, ...]:

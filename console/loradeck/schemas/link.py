@@ -496,6 +496,10 @@ A unit is a request with its repetitions: the same caller, route and body, apart
 """
 
 
+SecondsNoticed = Annotated[tuple[tuple[Whole, Whole], ...], Field(max_length=SECONDS_OF_VOTES)]
+"""Seconds of a router's monotonic clock, and of the units that were admitted in each, how many a check has noticed."""
+
+
 class AskedAgain(Wire):
     """What another release than the live one made of requests that it was asked again; nobody got its answers.
 
@@ -584,11 +588,23 @@ class Traffic(Wire):
     ttft_ms: tuple[Whole, ...] = Field(
         (), max_length=64, description="counts by TTFT_BUCKETS_MS, the last one unbounded"
     )
+    token_ms: tuple[Whole, ...] = Field(
+        (),
+        max_length=64,
+        exclude_if=lambda counts: not any(counts),
+        description="of streamed answers with several tokens: counts by TOKEN_BUCKETS_MS, the last one unbounded",
+    )
     votes: tuple[SecondOfVotes, ...] = Field(
         (),
         max_length=SECONDS_OF_VOTES,
         exclude_if=lambda votes: not votes,
         description="the seconds that have changed of late, each whole: it replaces what was said of it before",
+    )
+    noticed_votes: dict[FaultName, SecondsNoticed] = Field(
+        default_factory=dict,
+        max_length=FAULTS,
+        exclude_if=lambda noticed: not noticed,
+        description="of the seconds in `votes`: units that a check has noticed which makes none bad",
     )
     callers: Whole = Field(
         0, exclude_if=lambda callers: not callers, description="different callers who had a unit, up to a hundred"
@@ -622,6 +638,9 @@ class Traffic(Wire):
 
 TTFT_BUCKETS_MS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 """Upper bounds of the buckets of time to first token, in milliseconds."""
+
+TOKEN_BUCKETS_MS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
+"""Upper bounds of the buckets of the mean time between two tokens of an answer, in milliseconds."""
 
 
 COUNTERS = 100_000

@@ -18,6 +18,7 @@ class NoticeKind(StrEnum):
 
     BREACH = "breach"  # a live release answers badly, past its route's limit
     SLOW = "slow"
+    DRIFT = "drift"  # checks that make no answer bad notice more than they may
     UNPROVEN = "unproven"
     PROMOTE_FAILED = "promote_failed"
     NO_WAY_BACK = "no_way_back"

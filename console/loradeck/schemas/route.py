@@ -89,6 +89,19 @@ class Objectives(Strict, defer_build=True):
     ttft_ms: int | None = Field(
         None, gt=0, description="95 % of streamed answers begin within so many; None: no promise"
     )
+    token_ms: int | None = Field(
+        None,
+        gt=0,
+        exclude_if=lambda ms: ms is None,
+        description="95 % of streamed answers have so many between two tokens at most, on average; None: no promise",
+    )
+    noticed: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST_SHARE,
+        exclude_if=lambda share: share is None,
+        description="of the answers that are checked, by each check that makes none bad; None: 2 %",
+    )
 
 
 class BreachLimit(Strict, defer_build=True):

@@ -222,7 +222,7 @@ class CountSource(Wire):
 class TenantRow(Wire):
     """One pointer, as a console shows it.
 
-    `flags`: BAD OVR UNPRVN FAILED SLOW GLASS AHEAD NOPRIOR HELD PIN PREP CAND SUSP.
+    `flags`: BAD OVR UNPRVN FAILED SLOW GLASS AHEAD NOPRIOR DRIFT HELD PIN PREP CAND SUSP.
     """
 
     tenant: Name
@@ -284,6 +284,14 @@ class TenantRow(Wire):
         None,
         exclude_if=lambda load: load is None,
         description="of the share that this row was asked for with; None: of none",
+    )
+    slow: tuple[str, ...] = Field(
+        (), exclude_if=lambda what: not what, description="what of its answers comes later than the route promises"
+    )
+    drift: tuple[str, ...] = Field(
+        (),
+        exclude_if=lambda checks: not checks,
+        description="checks that make no answer bad and notice more than they may, with the share of the last minute",
     )
 
     @property

@@ -63,6 +63,29 @@ async def test_the_first_release_of_a_tenant_opens_no_ticket(deck: Deck, join: J
     assert {rule["alert"]: firing(rule, series) for rule in RULES}["LoradeckNoWayBack"] == []
 
 
+async def test_checks_that_only_alert_open_a_ticket_when_they_notice_more_than_is_promised_and_guard_does_nothing(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant(guard="rollback", checks={"content": {"alert_only": ["long", "language"]}})
+    agent = await join("n1")
+    release = await deck.release(seed=1)
+    await deck.promote(release)
+    said_of = {
+        "votes": tuple((second, 20, 0, 20, 0) for second in range(100, 110)),
+        "noticed": {"long": 60},
+        "noticed_votes": {"long": tuple((second, 6) for second in range(100, 110))},
+        "callers": 24,
+        **dict.fromkeys(("attempted", "admitted", "finished", "checked"), 200),
+    }
+    await agent.report(agent.served().model_copy(update={"release": release, **said_of}))
+    await until(lambda: deck.hub.health.drift(deck.hub.log.state.pointers["acme", "production"]), "it is seen")
+    row = await deck.row()
+    assert ("DRIFT" in row.flags, row.drift, row.guard) == (True, ("long 30.0% of 200, by n1 alone",), "")
+    series = await said(deck)
+    ((labels, _),) = {rule["alert"]: firing(rule, series) for rule in RULES}["LoradeckDrift"]
+    assert (labels["tenant"], labels["release"]) == ("acme", "v1")
+
+
 async def test_a_pointer_whose_ways_back_are_all_ruled_out_is_alerted_on_with_the_command_that_opens_it(
     deck: Deck, join: Join
 ) -> None:

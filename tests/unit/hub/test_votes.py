@@ -39,18 +39,28 @@ class Fleet:
         said[at] = (at, units, failed, units, bad)
         self.report(node)
 
-    def report(self, node: str, callers: int = 30, growth: Counts = NO_COUNTS, ttft: tuple[int, ...] = ()) -> None:
-        """A router reports the seconds that it has."""
+    def report(
+        self,
+        node: str,
+        callers: int = 30,
+        growth: Counts = NO_COUNTS,
+        ttft: tuple[int, ...] = (),
+        pace: tuple[int, ...] = (),
+        language: int | None = None,
+    ) -> None:
+        """A router reports the seconds that it has. `language`: so many of each second's are in another language."""
+        said = self.said.get(node, {})
         row = Traffic(
             tenant=KEY[0],
             route=KEY[1],
             generation=1,
             release=RELEASE,
             replica=f"{node}.e0",
-            votes=tuple(self.said.get(node, {}).values()) if callers else (),
+            votes=tuple(said.values()) if callers else (),
             callers=callers,
+            noticed_votes={} if language is None else {"language": tuple((at, language) for at in said)},
         )
-        self.votes.counted(node, f"boot of {node}")(row, growth, ttft)
+        self.votes.counted(node, f"boot of {node}")(row, growth, ttft, pace)
 
     def judged(self) -> Judged:
         return self.votes.judged(KEY, STINT, lambda: self.nodes, self.lift)
@@ -147,19 +157,58 @@ def test_a_router_that_sends_no_votes_is_judged_by_what_has_ended() -> None:
     assert breach.what == "bad"
 
 
-def test_a_release_whose_first_tokens_come_late_is_slow_where_its_route_promises_their_time() -> None:
+def test_a_release_whose_tokens_come_late_is_slow_where_its_route_promises_their_time() -> None:
     in_time, late = (0, 0, 0, 0, 40), (0, 0, 0, 0, 10, 0, 0, 30)
     for limits, ttft, slow in (
-        (Limits(0.02, 0.02, 200), late, True),
-        (Limits(0.02, 0.02, 200), in_time, False),
-        (Limits(0.02, 0.02), late, False),
-        (Limits(0.02, 0.02, 2000), late, False),
+        (Limits(0.02, 0.02, 200), late, ("first tokens",)),
+        (Limits(0.02, 0.02, 200), in_time, ()),
+        (Limits(0.02, 0.02), late, ()),
+        (Limits(0.02, 0.02, 2000), late, ()),
+        (Limits(0.02, 0.02, 200, 50), late, ("first tokens", "further tokens")),
+        (Limits(0.02, 0.02, None, 50), in_time, ()),
     ):
         fleet = Fleet(limits=limits)
         for _ in range(5):
-            fleet.report("one", ttft=ttft)
+            fleet.report("one", ttft=ttft, pace=ttft)
             fleet.now += 1
-        assert fleet.votes.is_slow(KEY, STINT) == slow, (limits, ttft)
+        assert fleet.votes.slow(KEY, STINT) == slow, (limits, ttft)
+
+
+WATCHED = Limits(0.02, 0.02, noticed=0.02, watched=("language",))
+
+
+@pytest.mark.parametrize(
+    ("limits", "noticed", "drift"),
+    [
+        (WATCHED, {"one": 6, "two": 6}, ("language 30.0% of 400",)),
+        (WATCHED, {"one": 0, "two": 1}, ()),
+        (WATCHED, {"one": 0, "two": 20}, ("language, by two alone",)),
+        (WATCHED._replace(watched=("long",)), {"one": 6, "two": 6}, ()),
+        (WATCHED._replace(noticed=0.4), {"one": 6, "two": 6}, ()),
+    ],
+)
+def test_checks_that_only_alert_say_so_when_they_notice_more_than_they_may(
+    limits: Limits, noticed: dict[str, int], drift: tuple[str, ...]
+) -> None:
+    fleet = Fleet(limits=limits)
+    for _ in range(10):
+        for node, n in noticed.items():
+            fleet.second(node, 20, 0)
+            fleet.report(node, language=n)
+            fleet.report(node, language=n)  # said again, it counts once
+        fleet.now += 1
+    assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == drift
+    assert fleet.judged() is NOTHING
+    assert fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes) is None
+
+
+def test_more_noticed_than_were_checked_is_passed_over() -> None:
+    fleet = Fleet(limits=WATCHED)
+    for _ in range(10):
+        fleet.second("one", 20, 0)
+        fleet.report("one", language=21)
+        fleet.now += 1
+    assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == ()
 
 
 def test_one_node_alone_is_named_in_the_evidence_that_guard_gets() -> None:
@@ -222,7 +271,7 @@ def control(fleet: Fleet, beneath: str = PRIOR) -> Control | None:
 
 def say(fleet: Fleet, *rows: Traffic, boot: str = "a boot") -> None:
     for row in rows:
-        fleet.votes.counted(row.replica.partition(".")[0], boot)(row, NO_COUNTS, ())
+        fleet.votes.counted(row.replica.partition(".")[0], boot)(row, NO_COUNTS, (), ())
 
 
 def test_a_release_is_compared_with_the_one_beneath_on_the_same_units() -> None:

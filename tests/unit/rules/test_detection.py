@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -10,17 +11,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.quality.detection import (
+    ALERT_ONLY_PART,
+    FALSE_FLAGS_A_WEEK,
     HORIZON_S,
     ROLLBACK_LEVEL,
     Detector,
+    alert_level,
     flag_level,
     flag_limit,
+    late,
     rollback_limit,
     usual_share,
 )
 from loradeck.schemas.route import LARGEST_SHARE
 
 FLEET = flag_level(10_000)
+
+
+@pytest.mark.parametrize("figures", [1, 3, 10])
+def test_what_only_alerts_has_a_tenth_of_the_fleets_false_flags_however_many_figures_a_route_has(figures: int) -> None:
+    looks = 10_000 * 7 * 86_400
+    breaches, alerts = 2 * looks * math.exp(-FLEET), figures * looks * math.exp(-alert_level(10_000, figures))
+    assert (breaches, alerts) == (pytest.approx(0.9), pytest.approx(ALERT_ONLY_PART))
+    assert breaches + alerts == pytest.approx(FALSE_FLAGS_A_WEEK)
+
+
+def test_an_answer_in_the_bucket_of_the_promise_counts_as_in_time() -> None:
+    assert late((1, 2, 3, 4), (10, 20, 50), 20) == (10, 7)
+    assert late((1, 2, 3, 4), (10, 20, 50), 21) == (10, 4)
+    assert late((1, 2, 3, 4), (10, 20, 50), 51) == (10, 0)
 
 
 def live() -> Detector:
@@ -127,8 +146,8 @@ def test_what_is_pending_never_makes_the_evidence_larger_than_it_would_be_with_a
         known.add(now, units, bad)
         seen.add(now, units, 0)
         due.setdefault(now + delay, []).append((now, bad))
-        for second, late in due.pop(now, []):
-            seen.add(second, 0, late)
+        for second, came_late in due.pop(now, []):
+            seen.add(second, 0, came_late)
         most = max(most, known.evidence(now))
         assert seen.evidence(now) <= most + 1e-9 or seen.evidence(now) < 1
 

@@ -207,6 +207,14 @@ def test_a_node_by_whose_word_alone_a_release_is_bad_is_named(state: ConsoleStat
     assert "\x1b" not in shown
 
 
+def test_what_comes_late_and_what_checks_notice_more_of_is_named(state: ConsoleState, armed: Armed) -> None:
+    said = {"slow": ("first tokens", "further tokens"), "drift": ("language 12.0% of 300", "long, by n1\x1b[2J alone")}
+    state.tenants[ACME] = state.tenants[ACME].model_copy(update=said)
+    shown = preview(state, armed())
+    assert "CAUSE first tokens and further tokens later than promised | more than usual: language 12.0%" in shown
+    assert "\x1b" not in shown
+
+
 def test_what_was_not_measured_is_said(state: ConsoleState, armed: Armed) -> None:
     row = state.tenants[ACME]
     state.tenants[ACME] = row.model_copy(update={"cause": row.cause.model_copy(update={"others": None, "base": None})})

@@ -59,6 +59,12 @@ def route() -> None:
 )
 @click.option("--promise-errors", type=float, help="Promised share of failed requests, likewise.")
 @click.option("--promise-ttft-ms", type=int, help="Milliseconds in which 95 % of streamed answers are to begin.")
+@click.option("--promise-token-ms", type=int, help="Milliseconds between two tokens that 95 % of them keep on average.")
+@click.option(
+    "--promise-noticed",
+    type=float,
+    help="Promised share of answers that a check notices which makes none bad, 0 to 0.4; well above it reads DRIFT.",
+)
 @click.option("--guard", type=click.Choice([g.value for g in Guard]), help="What happens by itself to a bad release.")
 @click.option("--breach-bad", type=float, help="Share of bad answers over all its time that breaches a release.")
 @click.option("--breach-n", type=int, help="Checked answers needed for that.")
@@ -152,6 +158,10 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
     )
     labels = {view.id: view.label for view in await s.api.releases(at.tenant)} if row.pointer.quarantined else {}
     s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer, labels)}")
+    if row.slow:
+        s.out.say(f"slow        {' and '.join(row.slow)} come later than promised")
+    if row.drift:
+        s.out.say(f"drift       more than usual: {', '.join(row.drift)}")
     if row.guard:
         s.out.say(f"guard       {row.guard}")
     if row.incident is not None:
@@ -354,6 +364,8 @@ async def _put(
     into("objectives", "bad", flags["promise_bad"])
     into("objectives", "errors", flags["promise_errors"])
     into("objectives", "ttft_ms", flags["promise_ttft_ms"])
+    into("objectives", "token_ms", flags["promise_token_ms"])
+    into("objectives", "noticed", flags["promise_noticed"])
     into("breach", "bad", flags["breach_bad"])
     into("breach", "n", flags["breach_n"])
     if flags["answer_schema"] is not None:

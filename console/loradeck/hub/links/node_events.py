@@ -143,9 +143,9 @@ class NodeEvents:
         rows = [row for row in report.traffic if (row.tenant, row.route) in entries]
         vote = self._votes.counted(node.name, report.router_boot)
 
-        def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...]) -> None:
+        def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...], pace: tuple[int, ...]) -> None:
             if _is_in_force(row, entries[row.tenant, row.route]):
-                vote(row, growth, ttft)
+                vote(row, growth, ttft, pace)
                 self._arms.count(node.name, report.router_boot, row)
 
         counted = self._counts.report(node.name, report.router_boot, rows, now, unserved, votes)

@@ -55,9 +55,16 @@ class ReleaseHealth:
         by_node = self._counts.live_by_node(key, pointer.generation, pointer.release)
         return health.breach_by_node(total, by_node, self._placed_on(key), limit)
 
-    def is_slow(self, pointer: PointerState) -> bool:
-        """Tells whether the current release's first tokens come later than its route promises."""
-        return pointer.release is not None and self._votes.is_slow(pointer.key, (pointer.generation, pointer.release))
+    def slow(self, pointer: PointerState) -> tuple[str, ...]:
+        """Says what of the current release's answers comes later than its route promises."""
+        assert pointer.release is not None
+        return self._votes.slow(pointer.key, (pointer.generation, pointer.release))
+
+    def drift(self, pointer: PointerState) -> tuple[str, ...]:
+        """Says which checks that make no answer bad notice more of the current release than they may."""
+        assert pointer.release is not None
+        stint = (pointer.generation, pointer.release)
+        return self._votes.drift(pointer.key, stint, lambda: self._placed_on(pointer.key))
 
     def asked_again(self, pointer: PointerState, other: str) -> AskedAgain | None:
         """The answers of another release, or its own second ones, to the current release's requests; None: none."""

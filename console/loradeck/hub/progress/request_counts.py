@@ -39,6 +39,7 @@ class CounterReading(NamedTuple):
     keys: int = 0
     tokens: int = 0
     ttft_ms: tuple[int, ...] = ()
+    token_ms: tuple[int, ...] = ()
     faults: Mapping[str, int] = MappingProxyType({})
     noticed: Mapping[str, int] = MappingProxyType({})
     again: AskedAgain | None = None
@@ -54,8 +55,10 @@ _counted = attrgetter(*CounterReading._fields)
 
 NOTHING = CounterReading()
 
-CountedRow = Callable[[Traffic, Counts, tuple[int, ...]], None]
-"""Takes a row of a report, what its counts have grown by, and what each bucket of times to first token has grown by."""
+CountedRow = Callable[[Traffic, Counts, tuple[int, ...], tuple[int, ...]], None]
+"""Takes a row of a report, what its counts have grown by, and what each bucket of its histograms has grown by: of times
+to first token, and of times between tokens.
+"""
 
 MOST_STINTS = 256
 """Stints of one replica on a pointer of which readings are noted that do not count; a router keeps as many."""
@@ -149,7 +152,7 @@ class RequestCounts:
         rows: Iterable[Traffic],
         now: float,
         unserved: Callable[[Traffic], str] = lambda row: "",
-        counted: CountedRow = lambda row, growth, ttft: None,
+        counted: CountedRow = lambda row, growth, ttft, pace: None,
     ) -> set[PointerKey]:
         """Adds a router's counters, at monotonic `now`. Returns the pointers on which something changed.
 
@@ -243,8 +246,9 @@ class RequestCounts:
         counter.keys = max(counter.keys, row.keys)
         if baseline:
             return []
-        grown = _grown(row.ttft_ms, before.ttft_ms, min(1.0, WINDOW_S / max(since, 1.0)))
-        counted(row, growth, grown)
+        recent = min(1.0, WINDOW_S / max(since, 1.0))
+        grown = _grown(row.ttft_ms, before.ttft_ms, recent)
+        counted(row, growth, grown, _grown(row.token_ms, before.token_ms, recent))
         parts, over = counter.bookings.book(now, growth, since)
         window = self._windows[row.tenant, row.route].setdefault(stint, Window())
         share = self._shares[row.tenant, row.route].setdefault(row.replica, Window())

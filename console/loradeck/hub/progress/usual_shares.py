@@ -44,11 +44,15 @@ class UsualShares:
 
     def of(self, key: PointerKey) -> Limits:
         """Returns the shares that a route promises, or else those that are usual there."""
-        promised, usual = self._state.config(key).objectives, self._known.get(key, Shares())
+        config, usual = self._state.config(key), self._known.get(key, Shares())
+        promised = config.objectives
         return Limits(
             next(share for share in (promised.bad, usual.bad, DEFAULT) if share is not None),
             next(share for share in (promised.errors, usual.errors, DEFAULT) if share is not None),
             promised.ttft_ms,
+            promised.token_ms,
+            promised.noticed if promised.noticed is not None else DEFAULT,
+            config.checks.content.watched,
         )
 
     def tick(self) -> None:

@@ -1,6 +1,5 @@
 """The votes on live releases: the units of requests that routers report, and the evidence that they give together."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import floor
@@ -12,15 +11,19 @@ from loradeck.rules.quality.detection import (
     SLOW_LIMIT,
     Detector,
     Limits,
+    alert_level,
     flag_level,
     flag_limit,
+    late,
     rollback_limit,
 )
 from loradeck.rules.quality.guard import Arms, Evidence, compared
 from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes, seen
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import TTFT_BUCKETS_MS, AskedAgain, SecondOfVotes, Traffic
+from loradeck.schemas.link import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, AskedAgain, SecondOfVotes, Traffic
+
+FIRST_TOKENS, FURTHER_TOKENS = "first tokens", "further tokens"
 
 NOTHING = Judged()
 """There is no evidence against a release."""
@@ -35,6 +38,8 @@ class _Heard:
     offset: int | None = None
     seconds: dict[int, SecondOfVotes] = field(default_factory=dict)
     """Second on the hub's clock -> what was said of it last."""
+    noticed: dict[tuple[int, str], int] = field(default_factory=dict)
+    """(second, check) -> the units of which it was said last that the check has noticed them."""
     callers: int = 0
 
 
@@ -88,7 +93,10 @@ class _OfStint:
     """Replica -> what the stint's own release made of requests that it was asked twice."""
     detectors: dict[str, Detector] = field(default_factory=dict)
     since_move: dict[str, Detector] = field(default_factory=dict)
-    slow: Detector = field(init=False)
+    late: dict[str, Detector] = field(default_factory=dict)
+    """What is promised in time -> the evidence that it comes late."""
+    noticed: dict[str, Detector] = field(default_factory=dict)
+    """Check that makes no answer bad -> the evidence that it notices more than it may."""
     totals: dict[str, dict[str, Units]] = field(default_factory=dict)
     """Figure -> node -> its units in all this time."""
     recent: dict[str, dict[str, dict[int, Units]]] = field(default_factory=dict)
@@ -101,13 +109,15 @@ class _OfStint:
         by_figure = zip(FIGURES, self.limits[:2], strict=True)
         self.since_move = {figure: Detector(rollback_limit(share), restarting=False) for figure, share in by_figure}
         self.totals = {figure: {} for figure in FIGURES}
-        self.recent = {figure: {} for figure in FIGURES}
+        self.recent = {}
 
     def limit(self, limits: Limits) -> None:
         """Takes other limits. What speaks against the release now is looked at anew; what has since its move, stays."""
         self.limits, by_figure = limits, zip(FIGURES, limits[:2], strict=True)
         self.detectors = {figure: Detector(flag_limit(share), restarting=True) for figure, share in by_figure}
-        self.slow = Detector(SLOW_LIMIT, restarting=True)
+        promised = {FIRST_TOKENS: limits.ttft_ms, FURTHER_TOKENS: limits.token_ms}
+        self.late = {what: Detector(SLOW_LIMIT, restarting=True) for what, ms in promised.items() if ms is not None}
+        self.noticed = {name: Detector(flag_limit(limits.noticed), restarting=True) for name in limits.watched}
 
     def add(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
         """Adds units of a second, and how many of that second have turned out to be bad."""
@@ -115,16 +125,25 @@ class _OfStint:
         self.since_move[figure].add(at, units, bad)
         k, n = self.totals[figure].get(node, (0, 0))
         self.totals[figure][node] = (k + bad, n + units)
-        seconds = self.recent[figure].setdefault(node, {})
+        self._keep(node, at, figure, units, bad)
+
+    def notice(self, node: str, at: int, check: str, units: int, noticed: int) -> None:
+        """Adds units of a second whose answers are checked, and how many of that second a check has noticed."""
+        self.noticed[check].add(at, units, noticed)
+        self._keep(node, at, check, units, noticed)
+
+    def _keep(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
+        seconds = self.recent.setdefault(figure, {}).setdefault(node, {})
         k, n = seconds.get(at, (0, 0))
         seconds[at] = (k + bad, n + units)
 
     def by_node(self, figure: str, now: int) -> dict[str, Units]:
         """Node -> its units of the last minute."""
-        for seconds in self.recent[figure].values():
+        recent = self.recent.get(figure, {})
+        for seconds in recent.values():
             for at in [at for at in seconds if at < now - HORIZON_S]:
                 del seconds[at]
-        return {node: _sum(seconds.values()) for node, seconds in self.recent[figure].items()}
+        return {node: _sum(seconds.values()) for node, seconds in recent.items()}
 
     def callers(self, placed: Iterable[str]) -> int:
         """Different callers, at least, whichever node is not believed. `placed`: as for `seen`."""
@@ -146,10 +165,14 @@ class Votes:
         """Returns the callback that takes each accepted row of a node's report and its growth since the last report."""
         now = floor(self._clock())
 
-        def count(row: Traffic, growth: Counts, ttft: Sequence[int]) -> None:
+        def count(row: Traffic, growth: Counts, ttft: Sequence[int], pace: Sequence[int]) -> None:
             found = self._count(node, boot, now, row, growth)
-            if found.limits.ttft_ms is not None and ttft:
-                found.slow.add(now, sum(ttft), sum(ttft[bisect_left(TTFT_BUCKETS_MS, found.limits.ttft_ms) + 1 :]))
+            for what, grown, bounds, promised in (
+                (FIRST_TOKENS, ttft, TTFT_BUCKETS_MS, found.limits.ttft_ms),
+                (FURTHER_TOKENS, pace, TOKEN_BUCKETS_MS, found.limits.token_ms),
+            ):
+                if promised is not None and grown and min(grown) >= 0:
+                    found.late[what].add(now, *late(grown, bounds, promised))
 
         return count
 
@@ -180,6 +203,9 @@ class Votes:
             if at >= found.since:
                 found.add(node, at, "bad", grown[2], grown[3])
                 found.add(node, at, "errors", grown[0], grown[1])
+                for check in found.noticed:
+                    found.notice(node, at, check, grown[2], 0)
+        self._count_noticed(found, heard, now, row)
         heard.callers = row.callers
         for twice, known_twice in ((row.again, found.again), (row.noise, found.noise)):
             if twice is not None:
@@ -190,10 +216,40 @@ class Votes:
             del heard.seconds[at]
         return found
 
-    def is_slow(self, key: PointerKey, stint: Stint) -> bool:
-        """Tells whether more first tokens of a release come late than its route promises."""
-        found = self._stints.get(key, {}).get(stint)
-        return found is not None and found.slow.evidence(floor(self._clock())) >= flag_level(len(self._stints))
+    @staticmethod
+    def _count_noticed(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
+        for check in found.noticed.keys() & row.noticed_votes.keys():
+            for second, n in row.noticed_votes[check]:
+                at = second + (heard.offset or 0)
+                grown, checked = n - heard.noticed.get((at, check), 0), heard.seconds.get(at, (at, 0, 0, 0, 0))[3]
+                if grown > 0 and n <= checked and max(found.since, now - HORIZON_S) <= at:
+                    heard.noticed[at, check] = n
+                    found.notice(heard.node, at, check, 0, grown)
+        for known in [known for known in heard.noticed if known[0] < now - HORIZON_S]:
+            del heard.noticed[known]
+
+    def slow(self, key: PointerKey, stint: Stint) -> tuple[str, ...]:
+        """Says what of a release's answers comes later than its route promises; (): nothing."""
+        found, second = self._stints.get(key, {}).get(stint), floor(self._clock())
+        if found is None or not found.late:
+            return ()
+        level = alert_level(len(self._stints), len(found.late) + len(found.noticed))
+        return tuple(what for what, detector in found.late.items() if detector.evidence(second) >= level)
+
+    def drift(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]]) -> tuple[str, ...]:
+        """Says which checks that make no answer bad notice more of a release than they may; (): none does.
+
+        `placed`: gives the nodes that the pointer is placed on.
+        """
+        found, second = self._stints.get(key, {}).get(stint), floor(self._clock())
+        if found is None or not found.noticed:
+            return ()
+        level, said = alert_level(len(self._stints), len(found.late) + len(found.noticed)), []
+        for check, detector in found.noticed.items():
+            if detector.evidence(second) >= level:
+                judged = breach_of_votes(check, found.by_node(check, second), placed(), detector.limit)
+                said.append(str(judged.breach) if judged.breach is not None else f"{check}, by {judged.alone} alone")
+        return tuple(said)
 
     def judged(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]], lift: int) -> Judged:
         """Tells whether a release is past a limit of its route, and by the votes on which nodes.

@@ -89,17 +89,19 @@ class Rows:
         last_left, left_answered = self._left(key, pointer, left)
         pinned = any(pin.tenant == key[0] and pin.route == key[1] for node, _ in placed for pin in node.pins)
         cause, alone = self._cause(key, pointer, preview, placed), self._broken_glass.on(key)
+        slow, drift = (self._health.slow(pointer), self._health.drift(pointer)) if live else ((), ())
         flags = {
             "BAD": bool(cause.alone) or (live is not None and self._facts.is_breached(pointer, live)),
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and not progress.reached.covers(Reached.LISTED),
             "FAILED": key in self._failed_promotes,
-            "SLOW": self._health.is_slow(pointer),
+            "SLOW": bool(slow),
             "GLASS": bool(alone),
             "AHEAD": bool(held_back),
             "NOPRIOR": live is not None
             and not held_back
             and preview.action in (PreviewAction.NONE, PreviewAction.FALLBACK),
+            "DRIFT": bool(drift),
             "HELD": pointer.held,
             "PIN": pinned,
             "PREP": preview.prepare is not None,
@@ -150,6 +152,8 @@ class Rows:
             alone=alone,
             incident=self._incident(key),
             again=self._again(pointer, entry),
+            slow=slow,
+            drift=drift,
         )
 
     def _incident(self, key: PointerKey) -> OpenIncident | None:

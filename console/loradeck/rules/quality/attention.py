@@ -9,10 +9,10 @@ NEEDS_YOU = ("BAD", "UNPRVN", "FAILED", "SLOW", "GLASS")
 """Flags that need a person, the worst first. No way back is none of them: each tenant's first release has none."""
 
 
-ALERTING = ("BAD", "UNPRVN", "FAILED", "SLOW", "GLASS", "NOPRIOR")
+ALERTING = ("BAD", "UNPRVN", "FAILED", "SLOW", "GLASS", "NOPRIOR", "DRIFT")
 """Flags that docs/alerts.yml alerts on."""
 
-WORST = ("BAD", "AHEAD", "UNPRVN", "FAILED", "SLOW", "GLASS", "NOPRIOR")
+WORST = ("BAD", "AHEAD", "UNPRVN", "FAILED", "SLOW", "GLASS", "NOPRIOR", "DRIFT")
 """Flags that the others give way to where there is room for one, the worst first."""
 
 

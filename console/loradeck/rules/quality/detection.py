@@ -19,7 +19,7 @@ flip. What is pending can only make the wealth smaller than it will be, so the b
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -47,12 +47,27 @@ ROLLBACK_LEVEL = math.log(_FIGURES / FALSE_ROLLBACK_A_MOVE)
 """Evidence since a forward move, in nats, at which a release is rolled back."""
 
 
+ALERT_ONLY_PART = 0.1
+"""The part of the fleet's false flags that the figures on which no guard acts share: late tokens, and checks that only
+alert. Bad answers and errors have the rest, so that what is added there costs them a tenth of a nat and no more.
+"""
+
+
 def flag_level(pointers: int) -> float:
-    """Evidence, in nats, at which a live release is flagged in a fleet of so many pointers.
+    """Evidence, in nats, at which a live release is breached in a fleet of so many pointers.
 
     Each of them is updated at most once a second for each of two figures.
     """
-    return math.log(max(pointers, SMALLEST_FLEET) * _WEEK_S * _FIGURES / FALSE_FLAGS_A_WEEK)
+    return _level(pointers, _FIGURES, 1 - ALERT_ONLY_PART)
+
+
+def alert_level(pointers: int, figures: int) -> float:
+    """Evidence, in nats, at which one of so many figures that only alert flags a live release; see `flag_level`."""
+    return _level(pointers, figures, ALERT_ONLY_PART)
+
+
+def _level(pointers: int, figures: int, part: float) -> float:
+    return math.log(max(pointers, SMALLEST_FLEET) * _WEEK_S * figures / (FALSE_FLAGS_A_WEEK * part))
 
 
 HOURS = 14 * 24
@@ -94,18 +109,33 @@ def _bets(limit: float) -> tuple[tuple[float, float], ...]:
     return tuple((math.log((1 - p) / (1 - limit)), math.log(p / limit)) for p in shares)
 
 
-SLOW_LIMIT = 0.1
-"""Share of first tokens beyond the promised time from which a release is slow: twice what a 95th percentile allows."""
+SLOW_LIMIT = flag_limit(0.05)
+"""Share of answers beyond a promised time from which a release is slow: twice what a 95th percentile allows."""
+
+
+def late(times: Sequence[int], bounds_ms: Sequence[int], promised_ms: int) -> tuple[int, int]:
+    """Returns how many answers a histogram of times has, and how many of them surely took longer than promised.
+
+    `bounds_ms`: the upper bounds of its buckets; the last one is unbounded. Those in the bucket of the promise count as
+    in time.
+    """
+    shorter = sum(bound < promised_ms for bound in bounds_ms)
+    return sum(times), sum(times[shorter + 1 :])
 
 
 class Limits(NamedTuple):
-    """What a route's release is judged by: the usual or promised shares of bad answers and of failed requests, and the
-    milliseconds in which 95 % of first tokens are promised; None: nothing is.
+    """What a route's release is judged by: usual or promised shares, and milliseconds that are promised for 95 % of
+    streamed answers; None: nothing is.
+
+    `noticed`: of each check in `watched`, which makes no answer bad. `token_ms`: between two tokens of one answer.
     """
 
     bad: float
     errors: float
     ttft_ms: int | None = None
+    token_ms: int | None = None
+    noticed: float = 0.02
+    watched: tuple[str, ...] = ()
 
 
 class Detector:

@@ -27,7 +27,8 @@ class Kind(NamedTuple):
 CONDITIONS = {
     NoticeKind.BREACH: Kind(Severity.PAGE, 0, "{release} answers badly, past the route's limit"),
     NoticeKind.UNPROVEN: Kind(Severity.PAGE, 60, "a replica is neither proven nor listed; it may serve another one"),
-    NoticeKind.SLOW: Kind(Severity.PAGE, 60, "first tokens of {release} come later than the route promises"),
+    NoticeKind.SLOW: Kind(Severity.PAGE, 60, "answers of {release} begin or go on later than the route promises"),
+    NoticeKind.DRIFT: Kind(Severity.TICKET, 60, "checks that only alert notice more of {release} than is promised"),
     NoticeKind.PROMOTE_FAILED: Kind(Severity.TICKET, 0, "the last promote failed, and nobody has answered it"),
     NoticeKind.NO_WAY_BACK: Kind(Severity.TICKET, 3600, "each release beneath {release} is ruled out: R has no target"),
     NoticeKind.NODE_LOST: Kind(Severity.PAGE, 0, "not heard for longer than its TTL"),
@@ -43,6 +44,7 @@ FLAGS = {
     "SLOW": NoticeKind.SLOW,
     "FAILED": NoticeKind.PROMOTE_FAILED,
     "NOPRIOR": NoticeKind.NO_WAY_BACK,
+    "DRIFT": NoticeKind.DRIFT,
 }
 """Flag of a pointer -> kind of the condition."""
 

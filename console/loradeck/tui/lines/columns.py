@@ -108,7 +108,7 @@ def laid_out(columns: tuple[Column, ...], cells: dict[str, Span], width: int, le
 _FLAG_STYLE = {
     "BAD": "bad",
     "GLASS": "bad",
-    **dict.fromkeys(("UNPRVN", "FAILED", "SLOW", "AHEAD", "NOPRIOR", "PIN", "OVR", "SUSP"), "warn"),
+    **dict.fromkeys(("UNPRVN", "FAILED", "SLOW", "DRIFT", "AHEAD", "NOPRIOR", "PIN", "OVR", "SUSP"), "warn"),
 }
 
 

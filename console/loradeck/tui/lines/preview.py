@@ -208,6 +208,10 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     first_words = [Span(words, "warn")] if minute.refused else []
     if cause.alone:
         first_words.append(Span(f"{clean(cause.alone)} alone says so | ", "warn"))
+    if row.slow:
+        first_words.append(Span(f"{clean(' and '.join(row.slow))} later than promised | ", "warn"))
+    if row.drift:
+        first_words.append(Span(f"more than usual: {clean(', '.join(row.drift))} | ", "warn"))
     if row.guard:
         first_words.append(Span(f"guard: {clean(row.guard)} | ", "warn"))
     first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
