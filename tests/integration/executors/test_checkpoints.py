@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
-from loradeck_agent.executors.training.checkpoints import LAST_GOOD
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
+from loradeck_agent.executors.training import process_group
+from loradeck_agent.executors.training.checkpoints import LAST_GOOD, CheckpointFolder
 from loradeck_agent.executors.training.loop import Loop
+from loradeck_agent.executors.training.process_group import World
+from loradeck_agent.executors.training.trained import Trained
 
 GENERAL = "e" * 64
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(9)]
@@ -280,17 +285,70 @@ def test_a_disk_that_refuses_a_checkpoint_leaves_the_last_good_one(
             raise OSError(5, "Input/output error")
         sync(fd)
 
-    step = Loop._step
+    save = CheckpointFolder.save
 
-    def failing(loop: Loop, number: int, rows: Any) -> dict[str, float]:
-        refuse[0] = number == 6
-        return step(loop, number, rows)
+    def failing(folder: CheckpointFolder, number: int, *rest: Any) -> Path:
+        refuse[0] = number >= 6
+        return save(folder, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", failing)
+        patch.setattr(CheckpointFolder, "save", failing)
         patch.setattr("loradeck_agent.executors.publish.os.fsync", fsync)
         patch.setattr("loradeck.schemas.jobs.TERMINAL", frozenset())  # its own fsync is not the point
         ended = runs.run()
     assert ended.last.code == "os_error"
     assert runs.last_good == "step-00000004"
     assert steps(runs.run())[0] == 5
+
+
+def test_steps_do_not_wait_for_the_disk_that_writes_a_checkpoint(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer of the first checkpoint waits until a later step begins, which it never would if steps waited."""
+    step, save, gone_on = Loop._step, CheckpointFolder.save, threading.Event()
+
+    def noted(loop: Loop, number: int, rows: Any) -> dict[str, float]:
+        if number == 3:
+            gone_on.set()
+        return step(loop, number, rows)
+
+    def slow(folder: CheckpointFolder, number: int, *rest: Any) -> Path:
+        assert number > 2 or gone_on.wait(60)
+        return save(folder, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", noted)
+        patch.setattr(CheckpointFolder, "save", slow)
+        ended = runs.run()
+    assert adapter(ended)
+    told = [(event.step, event.data["folder"]) for event in ended.of_type(ExecutorEventType.CHECKPOINT)]
+    assert told == [(at, f"step-{at:08d}") for at in (2, 4, 6, 8)]
+
+
+def test_processes_whose_weights_differ_end_the_run_and_save_nothing(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(World, "same", lambda world, value: False)
+    ended = runs.run()
+    assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "ranks_differ")
+    assert runs.folders == []
+
+
+def test_a_checksum_tells_one_bit_of_one_weight_and_all_processes_get_one_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = torch.nn.Linear(3, 2)
+    trained = Trained(model, dict(model.named_parameters()), None, {})
+    before = trained.checksum()
+    assert trained.checksum() == before < 2**56
+    with torch.no_grad():
+        model.weight.view(torch.int32)[1, 2] ^= 1
+    after = trained.checksum()
+    assert after != before
+
+    def reduced(ends: torch.Tensor, how: Any) -> None:
+        ends.copy_(torch.maximum(ends, torch.tensor([before, -before])))
+
+    monkeypatch.setattr(process_group.distributed, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(process_group.distributed, "all_reduce", reduced)
+    assert World(0, 2).same(before)
+    assert not World(0, 2).same(after)
+    assert World().same(after), "one process agrees with itself"

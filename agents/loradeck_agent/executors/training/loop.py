@@ -6,12 +6,15 @@ ran the one before. The learning rate rises over the first tenth of the steps an
 are clipped at norm 1.
 """
 
+import copy
 import hashlib
 import platform
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -19,7 +22,7 @@ import torch
 import transformers
 
 from loradeck.schemas.jobs import ExecutorEventType, TrainSpec
-from loradeck_agent.executors.protocol import Preempted, Run
+from loradeck_agent.executors.protocol import Diverged, Preempted, Run
 from loradeck_agent.executors.training.batches import batches
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, optimizer_tensors, restore_optimizer
 from loradeck_agent.executors.training.guards import Watch
@@ -46,6 +49,15 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7])
 
 
+@dataclass(frozen=True)
+class _Writing:
+    """A checkpoint that is being written. `stall`: seconds that the steps stood still for its copy."""
+
+    step: int
+    done: Future[Path]
+    stall: float
+
+
 @dataclass
 class Loop:
     """One attempt at a run's steps."""
@@ -66,16 +78,23 @@ class Loop:
         self._watch = Watch(self.spec.guards)
         self._best: dict[str, torch.Tensor] | None = None
         self._saved = 0
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: _Writing | None = None
         self._last: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
+        """Takes the steps that are left, and returns when the last checkpoint is on the disk; see `_run`."""
+        with self._writer:
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         """Takes the steps that are left and leaves the best weights in the model.
 
         These are the weights of the best validation, or of the last step if the recipe has no validation. Returns the
         steps done, the last step's metrics, the memory probe's figures and the history of validations.
 
         Raises:
-            Diverged: a guard gave up; the step in hand was not taken.
+            Diverged: a guard gave up; the step in hand was not taken. Or see `_save`.
             Preempted: stopped on request; a checkpoint of the last step is on the disk.
             OutOfMemory: the longest batch does not fit.
             BadSpec: see `CheckpointFolder.latest`.
@@ -103,8 +122,12 @@ class Loop:
             if step < spec.steps and (stopping or step % spec.checkpoint_every == 0):
                 self._save(step)
             if stopping and step < spec.steps:  # after the last one, publishing is the quickest way out
+                self._written()
                 raise Preempted
+            if self._writing is not None and self._writing.done.done():
+                self._written()
             self.current.beat()
+        self._written()
         if self._best is not None:
             self.trained.restore(self._best)
         return {"steps": done, **self._last, **memory, **self._chosen()}
@@ -206,24 +229,52 @@ class Loop:
         return checkpoint.step
 
     def _save(self, step: int) -> None:
+        """Copies weights and optimiser, and has them written beside the next steps.
+
+        Raises:
+            Diverged: `ranks_differ`: the processes no longer have the same weights.
+            OSError: the disk refused the checkpoint before this one.
+        """
+        if not self.world.same(self.trained.checksum()):
+            raise Diverged(
+                f"step {step}: the processes have different weights, which the same gradients cannot make: a GPU or "
+                "its memory computes wrongly. Take that node out, and resume from the last checkpoint",
+                "ranks_differ",
+            )
         if self.folder is not None and self.world.first and step != self._saved:
-            tensors: dict[str, Mapping[str, torch.Tensor]] = {
+            began = time.monotonic()
+            self._written()
+            tensors = {
                 "weights": self.trained.weights(),
                 "optimizer": optimizer_tensors(self._optimiser, self.trained.names),
             }
+            copies: dict[str, Mapping[str, torch.Tensor]] = {
+                group: {name: value.detach().to("cpu", copy=True) for name, value in values.items()}
+                for group, values in tensors.items()
+            }
             if self._best is not None:
-                tensors["best"] = self._best
-            began = time.monotonic()
-            path = self.folder.save(step, tensors, self._state())
+                copies["best"] = self._best
+            done = self._writer.submit(self.folder.save, step, copies, copy.deepcopy(self._state()))
+            self._writing = _Writing(step, done, time.monotonic() - began)
             self._saved = step
-            self.current.emit(
-                ExecutorEventType.CHECKPOINT,
-                step=step,
-                of=self.spec.steps,
-                metrics={"checkpoint_seconds": time.monotonic() - began},
-                data={"folder": path.name},
-            )
         self.world.wait()
+
+    def _written(self) -> None:
+        """Waits for the checkpoint that is being written, if one is, and reports it.
+
+        Raises: OSError: the disk refused it; the last good checkpoint stays the one before.
+        """
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        path = writing.done.result()
+        self.current.emit(
+            ExecutorEventType.CHECKPOINT,
+            step=writing.step,
+            of=self.spec.steps,
+            metrics={"checkpoint_seconds": writing.stall},
+            data={"folder": path.name},
+        )
 
     def _state(self) -> dict[str, Any]:
         return {

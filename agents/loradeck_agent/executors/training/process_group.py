@@ -48,6 +48,15 @@ class World:
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
         return bool(self.sum(torch.tensor([float(flag)], device=device)).item() > 0)
 
+    def same(self, value: int) -> bool:
+        """Tells whether all processes have this value, which is from 0 up to 2 ** 62; all get one answer."""
+        if self.size == 1:
+            return True
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        ends = torch.tensor([value, -value], device=device)
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+        return bool(ends[0] == -ends[1])
+
     def wait(self) -> None:
         """Waits until all processes have arrived here."""
         if self.size > 1:

@@ -1,6 +1,7 @@
 """The model under training (an adapter around the base, or the whole base) and its publication as an artifact."""
 
 import fnmatch
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +70,13 @@ class Trained:
     def weights(self) -> dict[str, torch.Tensor]:
         """A copy of the trained parameters, by name."""
         return {name: parameter.detach().clone() for name, parameter in self.names.items()}
+
+    def checksum(self) -> int:
+        """A number that is the same for the same bytes in all trained parameters; below 2 ** 56."""
+        found = hashlib.blake2b(digest_size=7)
+        for parameter in self.names.values():
+            found.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return int.from_bytes(found.digest())
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copies saved values into the trained parameters.
