@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from loradeck.schemas.ids import Digest, Wire
 
@@ -116,6 +116,8 @@ class ArmsCompared(Wire):
 class ComparisonResult(Wire):
     """What an A/B has found; the hub attests it, and moves nothing."""
 
+    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
+
     release: Digest
     against: Digest = Field(description="the live release, whose arm was the other one")
     generation: int
@@ -128,6 +130,8 @@ class ComparisonResult(Wire):
 
 class Candidate(Split):
     """The candidate of a pointer, as the log has it."""
+
+    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     release: Digest
     plan: StepPlan | None = Field(

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from loradeck.schemas.candidate import Figure
 from loradeck.schemas.ids import Digest, Name, Strict
@@ -79,6 +79,8 @@ class GateConfig(SuiteGate):
 
     The own suite is the one on which live release and candidate are paired and reviews are sampled.
     """
+
+    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     also: tuple[SuiteGate, ...] = Field((), description="further suites with their thresholds: red team, general")
     discordant: float = Field(

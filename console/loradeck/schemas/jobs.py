@@ -6,7 +6,7 @@ import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Digest, Label, Line, Name, Strict, Whole, Wire, json_bytes
@@ -197,6 +197,8 @@ JobSpec = Annotated[TrainSpec | EvaluateSpec | MergeSpec | PrepareSpec, Field(di
 class JobRequest(Strict):
     """A job as it is submitted to the hub."""
 
+    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
+
     spec: JobSpec
     labels: dict[str, str] = Field(default_factory=dict, description="labels the node must carry")
     priority: int = Field(0, ge=-100, le=100, description="higher goes first, then the older")
@@ -319,6 +321,8 @@ class JobAssignment(Wire):
 class Job(Wire):
     """A job as the hub stores it and sends it to consoles. Times are hub time, milliseconds since 1970 UTC."""
 
+    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
+
     id: str
     kind: str
     tenant: Name
@@ -350,6 +354,8 @@ LISTED = 200
 
 class JobQuery(Strict):
     """A filter for jobs, listed newest first; all given conditions must hold."""
+
+    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     tenant: Name | None = None
     state: JobState | None = None

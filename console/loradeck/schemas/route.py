@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.gate import GateConfig
@@ -142,6 +142,8 @@ class Callers(KeyLimits):
 
 class RouteConfig(Strict):
     """All settings of a route. They are set as a whole, by an event of the log."""
+
+    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     placement: dict[str, str] = Field(default_factory=dict, description="labels a node must carry; {} is any node")
     min_replicas: int = Field(1, ge=1, description="proven replicas a generation needs to be attested")
