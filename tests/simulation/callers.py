@@ -12,7 +12,7 @@ from tests.simulation.hub_process import RELEASES, ROUTE, TENANTS
 from tests.simulation.oracle import Oracle
 
 from loradeck.hub.access.auth import Caller
-from loradeck.hub.api import candidates, moves, nodes, rewind, tenants
+from loradeck.hub.api import candidates, moves, nodes, pools, rewind, tenants
 from loradeck.hub.api.parameters import Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
@@ -42,7 +42,8 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
-from loradeck.schemas.route import Gap, Guard, RouteResidency
+from loradeck.schemas.pool import PoolConfig
+from loradeck.schemas.route import Gap, Guard, Pooled, RouteResidency
 from loradeck.schemas.state import RelabelRequest
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck.store.interface import OutcomeUnknown, StoreError
@@ -55,6 +56,7 @@ PERSON = Caller(actor="ann", role=Role.RELEASER, local=True)
 SCHEDULE = Actor(name="schedule", role=Role.RELEASER, automation=True)
 AT_ONCE = Waiting("committed", 0)
 RESIDENCIES = (RouteResidency.ALWAYS, RouteResidency.ON_DEMAND)
+POOL = "all"
 USERS = 17
 """Users who ask in turn. Odd, so that each comes to every node."""
 
@@ -189,6 +191,7 @@ class Person:
                 zone = draw.choice(({}, {"zone": "a"}, {"zone": "b"}))
                 update = {
                     "placement": zone,
+                    "pool": None,
                     "refuse_after_s": (None, None, 3.0, 8.0)[int(name[-1], 16) % 4],
                     "residency": draw.choice(RESIDENCIES),
                     "gap": draw.choice(list(Gap)),
@@ -334,6 +337,13 @@ async def _place(hub: Hub, key: PointerKey, update: dict[str, Any]) -> Any:
     config = hub.log.state.config(key).model_copy(update=update)
     await tenants.set_route(*key, config, hub, PERSON)
     return moves.answer(moves.nothing_moved(hub))
+
+
+async def pool_route(hub: Hub, key: PointerKey, replicas: int, spread: str) -> Any:
+    """Makes a pool of all nodes, and places a route in it."""
+    if POOL not in hub.log.state.pools:
+        await pools.set_pool(POOL, PoolConfig(), hub, PERSON)
+    return await _place(hub, key, {"placement": {}, "pool": Pooled(pool=POOL, replicas=replicas, spread=spread)})
 
 
 async def _look(hub: Hub, key: PointerKey) -> dict[str, Any]:

@@ -60,6 +60,9 @@ STANDBY = "stand by"
 HAND_OVER = "hand over"
 """Another router takes over on a node, and one of the two may end in the middle; one plan in six, drawn apart."""
 
+POOLED = "pool routes"
+"""A route is placed in a pool, and a node of it is off for a while later; one plan in four, drawn apart."""
+
 ALONE = "one copy"
 """The hub's database loses its standby, and goes on with one copy; one seed in fifteen has it, drawn apart."""
 
@@ -151,5 +154,11 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
     if not only and alone.random() < 1 / 15:
         at, lasts = alone.uniform(1.0, seconds), alone.uniform(3, 15)
         faults.append(Fault(at, ALONE, alone.randrange(nodes), lasts, alone.getrandbits(16)))
+    pools = Random(f"pools {seed}")
+    if not only and pools.random() < 0.25:
+        at, node = pools.uniform(1.0, seconds / 2), pools.randrange(nodes)
+        faults.append(Fault(at, POOLED, node, 1.0, pools.getrandbits(16)))
+        at, lasts = at + pools.uniform(1, 8), pools.choice((3.0, pools.uniform(7, 20)))
+        faults.append(Fault(at, "power cut", node, lasts, pools.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

@@ -22,7 +22,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import following
 from loradeck.rules.serving import gateway as rules
-from loradeck.rules.serving.assignment import Assigned, Demand, assign
+from loradeck.rules.serving.assignment import ranked
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import Bookmark, Hello
 from loradeck.schemas.position import Position
@@ -42,10 +42,10 @@ FIRST_BYTE_S = 3.0
 
 @dataclass(frozen=True)
 class Told:
-    """What a hub told a gateway: the fence of each pointer, the nodes that serve it, and those that come next."""
+    """What a hub told a gateway: the fence of each pointer, and the nodes that serve it, the preferred one first."""
 
     position: Position
-    pointers: dict[PointerKey, tuple[Fence, Assigned]]
+    pointers: dict[PointerKey, tuple[Fence, tuple[str, ...]]]
 
 
 @dataclass(eq=False)
@@ -113,9 +113,10 @@ class Gateway:
         told = self.told
         if told is None or key not in told.pointers:
             return
-        assigned, tried, counts = told.pointers[key][1], list[str](), self.oracle.counts
-        first = turn // len(TENANTS) % max(1, len(assigned.serving))
-        nodes = assigned.serving[first:] + assigned.serving[:first] + assigned.next
+        placed, tried, counts = told.pointers[key][1], list[str](), self.oracle.counts
+        two = placed[:2]
+        first = turn // len(TENANTS) % max(1, len(two))
+        nodes = two[first:] + two[:first] + placed[2:]
         refusal = None
         while (node := rules.next_node(nodes, tried, refusal=refusal, begun=False)) is not None:
             tried.append(node)
@@ -163,7 +164,8 @@ async def _tell(hub: Hub, *, seen: Position | None) -> Told:
             async with hub.log.moving:
                 await hub.log.begin_epoch(above=seen.epoch)
     live = {key: entry for key, entry in hub.tables.entries.items() if entry.current is not None}
-    pools = {key: tuple(node.name for node, _ in hub.replicas.placed(key)) for key in live}
-    capacity = {name: 1.0 for pool in pools.values() for name in pool}
-    assigned = assign({key: Demand(replicas=2, pool=pool) for key, pool in pools.items()}, capacity)
-    return Told(hub.log.position(), {key: (entry.fence, assigned[key]) for key, entry in live.items()})
+    placed = {key: {node.name: 1.0 for node, _ in hub.replicas.placed(key)} for key in live}
+    return Told(
+        hub.log.position(),
+        {key: (entry.fence, tuple(ranked(key, placed[key], placed[key]))) for key, entry in live.items()},
+    )

@@ -19,7 +19,6 @@ from tests.simulation.hub_process import BASE, LABELS
 from loradeck.hub.hub import Hub
 from loradeck.rules.moves import witness
 from loradeck.rules.quality.guard import FORWARD
-from loradeck.rules.serving.placement import fits
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import LINK_TTL_S, AckState
@@ -42,6 +41,10 @@ FOLLOWED_S = 3.0
 
 TAKEN_OVER_S = 5.0
 """Simulated seconds without a hub that is active, where another one stands by (DESIGN 10.8)."""
+
+
+PLACED_S = 4.0
+"""Simulated seconds in which a pooled route that has lost its last live node is assigned to another."""
 
 
 class Violation(Exception):
@@ -90,6 +93,8 @@ class Oracle:
     """Host -> a second agent that links as one of the nodes."""
     doubled: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Nodes as which several agents run, with nothing else wrong -> how many, and since when."""
+    unserved: dict[PointerKey, float] = field(default_factory=dict)
+    """Routes of pools that no live node is assigned -> since when."""
     vacant: tuple[float, int] | None = None
     """Since when none of several hubs is active, though one could be, and the epoch of the last one."""
     turn: int = 0
@@ -475,6 +480,20 @@ class Oracle:
             elif now - self.elsewhere.setdefault(name, now) > FOLLOWED_S:
                 self.fail("follows a hub that was succeeded", name, links.hub, "and not", url)
 
+    def check_pooled(self, hub_process: Any, now: float) -> None:
+        """A route of a pool has a live node soon after it has lost its last one, as far as the pool has one."""
+        hub: Hub = hub_process.hub
+        able = hub.moves_allowed.forward and not hub.log.moving.locked() and not hub_process.host.image.full
+        live = {name for name, node in hub.fleet.nodes.items() if not (node.lost or node.drained or node.cordoned)}
+        for key, tenant in ((key, hub.log.state.tenants[key[0]]) for key in hub.tables.entries):
+            config = hub.log.state.config(key)
+            assigned = tenant.assigned.get(key[1], ())
+            served = any(name in hub.fleet.nodes and not hub.fleet.nodes[name].lost for name in assigned)
+            if config.pool is None or served or not able or not live:
+                self.unserved.pop(key, None)
+            elif now - self.unserved.setdefault(key, now) > PLACED_S:
+                self.fail("no live node serves a pooled route", "/".join(key), assigned, "live:", *sorted(live))
+
     def check_doubled(self, hub_process: Any, nodes: dict[str, Any], now: float, *, undisturbed: bool) -> None:
         """Where two agents run as one node neither counts, and both are told."""
         for name in {copy.identity for copy in self.copies.values()} | self.doubled.keys():
@@ -552,8 +571,10 @@ class Oracle:
         for key, entry in hub.tables.entries.items():
             if entry.current is None:
                 continue
-            placement = hub.log.state.config(key).placement
-            placed = {name: node for name, node in nodes.items() if fits({"zone": node.zone}, placement)}
+            if key in hub.pooled_routes.under_way:
+                return f"{'/'.join(key)} is being placed"
+            site = hub.log.state.site(key)
+            placed = {name: node for name, node in nodes.items() if site.holds(name, {"zone": node.zone})}
             for name, node in nodes.items():
                 router = node.router
                 if name not in placed:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from tests.simulation import event_loop, stand_ins, versions
-from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, relabel_all
+from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, pool_route, relabel_all
 from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import COPIED, STANDBY, VERSION_KINDS, Fault, Plan
 from tests.simulation.gateways import Gateway
@@ -206,6 +206,7 @@ class Run:
                 self.oracle.check_counts(hub, self.nodes)
                 self.oracle.check_reachable(self.hub, self.scheduler.now)
                 self.oracle.check_followed(self.hub, self.nodes, self.scheduler.now)
+                self.oracle.check_pooled(self.hub, self.scheduler.now)
                 calm = (
                     not self.disturbing and self.scheduler.now - max(self.disturbed, self.hub.started_at) > LINK_TTL_S
                 )
@@ -513,6 +514,19 @@ class Run:
         """The node is drained; it serves on."""
         ops = Process(self.scheduler, self.network.host("ops"), "ops/drain")
         ops.start(order(ops, ACTIVE, lambda hub: drain(hub, node.name)))
+        return None
+
+    def _pool_routes(self, fault: Fault, node: NodeProcesses) -> object:
+        """One of the routes, or both, is placed in a pool of all nodes."""
+        ops = Process(self.scheduler, self.network.host("ops"), "ops/pool")
+        replicas, spread = 1 + fault.variant % 2, ("", "zone")[fault.variant // 2 % 2]
+        keys = [(tenant, ROUTE) for tenant in TENANTS][: 1 + fault.variant // 4 % 2]
+
+        async def work() -> None:
+            for key in keys:
+                await order(ops, ACTIVE, lambda hub, key=key: pool_route(hub, key, replicas, spread))
+
+        ops.start(work())
         return None
 
     def _forget(self, fault: Fault, node: NodeProcesses) -> object:

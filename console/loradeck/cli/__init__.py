@@ -58,6 +58,7 @@ COMMANDS = {
         "Check that adapter, base, chat template and engine fit together; asks no hub.",
     ),
     "node": ("loradeck.cli.commands.node:node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
+    "pool": ("loradeck.cli.commands.pool:pool", "Set, list, show and remove pools of nodes."),
     "notice": ("loradeck.cli.commands.notice:notice", "List what people were told; channels, tests and silences."),
     "event": (
         "loradeck.cli.commands.event:event",

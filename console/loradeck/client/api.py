@@ -36,6 +36,7 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.membership import AuthorityState, Invitation, JoinToken, Revoked
 from loradeck.schemas.notice import ChannelRef, Notice, NoticeList, Silence, SilenceRequest
+from loradeck.schemas.pool import PoolConfig, PoolRow
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
@@ -523,6 +524,25 @@ class HubApi:
         """Ends a node's cordon and drain."""
         return await self._write(NodeRow, f"nodes/{segment(node)}/uncordon", repeatable=True)
 
+    async def pools(self) -> list[PoolRow]:
+        """Lists the pools with their nodes."""
+        return await self.transport.ask(list[PoolRow], "GET", "pools")
+
+    async def pool(self, pool: str) -> PoolRow:
+        """Fetches one pool with its nodes."""
+        return await self.transport.ask(PoolRow, "GET", f"pools/{segment(pool)}")
+
+    async def set_pool(self, pool: str, config: PoolConfig, reason: str = "") -> PoolRow:
+        """Sets what makes a node one of a pool, or makes the pool."""
+        params = {"reason": reason or None}
+        return await self.transport.ask(
+            PoolRow, "PUT", f"pools/{segment(pool)}", body=config, params=params, repeatable=True
+        )
+
+    async def remove_pool(self, pool: str, reason: str = "") -> None:
+        """Removes a pool that no route is placed in."""
+        await self._delete(f"pools/{segment(pool)}", {"reason": reason or None})
+
     # ---- tokens and backup (own socket only) ---------------------------------------------------------------
 
     async def create_token(self, request: TokenCreate) -> responses.TokenCreated:
@@ -638,10 +658,10 @@ class HubApi:
         except (AnswerLost, NotUnderstood) as error:
             raise OutcomeUnknown(None, detail=error.detail) from None
 
-    async def _delete(self, path: str) -> None:
+    async def _delete(self, path: str, params: Params | None = None) -> None:
         """Sends a DELETE, once more when its answer was lost."""
         try:
-            await self.transport.request("DELETE", path, repeatable=True)
+            await self.transport.request("DELETE", path, params=params, repeatable=True)
         except (AnswerLost, NotUnderstood) as error:
             raise OutcomeUnknown(None, detail=error.detail) from None
 

@@ -26,6 +26,7 @@ from loradeck.hub.api import (
     moves,
     nodes,
     notices,
+    pools,
     registry,
     reviews,
     rewind,
@@ -41,7 +42,7 @@ from loradeck.hub.views.status import VERSION
 from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
-    state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, events,
+    state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, pools, events,
     incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger,
 )  # fmt: skip
 

@@ -22,6 +22,7 @@ from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
 from loradeck.hub.automation.comparisons import Comparisons
 from loradeck.hub.automation.guard import GuardedPointers
+from loradeck.hub.automation.pooled_routes import PooledRoutes
 from loradeck.hub.automation.steps import SteppedCandidates
 from loradeck.hub.data.answer_ledger import KEEP_S, AnswerLedger
 from loradeck.hub.data.datasets import Datasets
@@ -31,6 +32,7 @@ from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.data.uploads import Uploads
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node, NodeLink
+from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.jobs.checkpoints import Checkpoints
@@ -243,6 +245,8 @@ class Hub:
         kept = saved.ended_pins()
         self.pins = Pins(log_, fleet, allowed, self.background, kept=kept, clock=clock.monotonic)
         self.arms = arms = ArmsSaid()
+        self.pools = pools = Pools(state, fleet)
+        self.pooled_routes = PooledRoutes(log_, fleet, tables, pools, replicas, usual, allowed, self.background, clock)
         self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, arms, self.progress, changes)
 
     def _build_jobs(self) -> None:
@@ -319,6 +323,7 @@ class Hub:
         self.log.follow(FollowerOrder.METRICS, self.metrics.committed)
         self.log.follow(FollowerOrder.AUTOMATION, self.guard.committed)
         self.log.follow(FollowerOrder.STEPS, self.steps.committed)
+        self.log.follow(FollowerOrder.PLACEMENT, self.pooled_routes.committed)
         self.log.follow(FollowerOrder.BROKEN_GLASS, self.broken_glass.committed)
         self.log.follow(FollowerOrder.INCIDENTS, self.incidents.committed)
         self.log.follow(FollowerOrder.FEED, self.changes.committed)
@@ -435,6 +440,7 @@ class Hub:
         self.progress.tick()
         self.guard.tick()
         self.steps.tick()
+        self.pooled_routes.tick()
         self.usual_shares.tick()
         self.jobs.forget_checkpoints()
         self.queue.assign()

@@ -169,6 +169,10 @@ STATUS: Mapping[str, int] = {
     "certificate_expired": 403,
     "certificate_revoked": 403,
     "certificate_unknown": 403,
+    # Pools.
+    "unknown_pool": 404,
+    "pool_in_use": 409,
+    "too_many_pools": 409,
     # HTTP.
     "invalid_request": 422,
     "http_error": 400,

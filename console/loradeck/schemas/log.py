@@ -40,6 +40,8 @@ class EventKind(StrEnum):
     KEY = "key"  # a caller's key was added or withdrawn
     DATA_POLICY = "data_policy"  # which rows a tenant's adapters may be trained on
     NODE_FORGET = "node_forget"  # a person vouches that a node answers nobody: it leaves all counts
+    POOL = "pool"  # what makes a node one of a pool was set, or the pool was removed
+    ASSIGN = "assign"  # a route of a pool is served by other nodes
     AUDIT = "audit"  # the head of the audit trail; `payload` {size, root}. Lists of events leave it out
 
 
@@ -182,7 +184,9 @@ class Event(Wire):
 
     @property
     def where(self) -> str:
-        """What the event is about, for a person: tenant and route, a tenant, or a node."""
+        """What the event is about, for a person: tenant and route, a tenant, a pool, or a node."""
+        if "pool" in self.payload and self.tenant == FLEET:
+            return f"pool {self.payload['pool']}"
         if self.tenant == FLEET:
             return f"node {self.payload.get('node', '')}"
         return f"{self.tenant}/{self.route}" if self.route else self.tenant

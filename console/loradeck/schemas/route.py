@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.gate import GateConfig
-from loradeck.schemas.ids import Strict
+from loradeck.schemas.ids import Label, Name, Strict
 
 BODY_CAP = 4 * 2**20
 """Bytes of the body of one request to a router."""
@@ -140,12 +140,23 @@ class Callers(KeyLimits):
     )
 
 
+class Pooled(Strict):
+    """The placement of a route in a pool: the hub assigns it to nodes of the pool."""
+
+    pool: Name
+    replicas: int = Field(1, ge=1, le=64, description="nodes that serve it")
+    spread: Label = Field("", description="label in which these differ, such as zone; '': in none")
+
+
 class RouteConfig(Strict):
     """All settings of a route. They are set as a whole, by an event of the log."""
 
     model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     placement: dict[str, str] = Field(default_factory=dict, description="labels a node must carry; {} is any node")
+    pool: Pooled | None = Field(
+        None, exclude_if=lambda pool: pool is None, description="placed in a pool; None: by the labels"
+    )
     min_replicas: int = Field(1, ge=1, description="proven replicas a generation needs to be attested")
     soak: Soak = Soak()
     gate: GateConfig | None = None

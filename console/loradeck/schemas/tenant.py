@@ -27,6 +27,11 @@ class TenantState(Wire):
     routes: dict[Name, RouteConfig] = Field(default_factory=dict)
     keys: tuple[CallerKey, ...] = ()
     data: DataPolicy = DataPolicy()
+    assigned: dict[Name, tuple[Name, ...]] = Field(
+        default_factory=dict,
+        exclude_if=lambda assigned: not assigned,
+        description="the nodes of each route that is placed in a pool",
+    )
 
 
 class TenantCreate(Strict):

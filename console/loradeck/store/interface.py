@@ -9,8 +9,9 @@ from typing import Any
 
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.history import WEEK
-from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.log import Event, PointerState
+from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.tenant import TenantState
 
 HOUR_MS = 3_600_000
@@ -162,6 +163,7 @@ class Snapshot:
     hash: str
     pointers: Sequence[PointerState]
     tenants: Sequence[TenantState]
+    pools: Mapping[Name, PoolConfig]
 
 
 @dataclass(frozen=True, kw_only=True)

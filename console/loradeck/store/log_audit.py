@@ -84,6 +84,8 @@ def _compare(store: Store, folded: FoldedLog) -> ChainBreak | None:
         return ChainBreak(rev=folded.rev, why=f"the stored pointer of {'/'.join(key)} differs from the log")
     if name := _differing({t.name: t for t in kept.tenants}, folded.tenants):
         return ChainBreak(rev=folded.rev, why=f"the stored settings of tenant {name} differ from the log")
+    if name := _differing(dict(kept.pools), folded.pools):
+        return ChainBreak(rev=folded.rev, why=f"the stored pool {name} differs from the log")
     return None
 
 

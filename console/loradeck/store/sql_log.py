@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from loradeck.rules.clocks import stamp
 from loradeck.rules.moves.chain import seal
 from loradeck.rules.moves.fold import TENANT_KINDS, FoldedLog
+from loradeck.schemas.ids import Name
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
+from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.interface import (
     NO_CHANGE,
@@ -34,7 +36,10 @@ from loradeck.store.sql_audit import SqlAudit
 from loradeck.store.sql_database import Connection
 from loradeck.store.sql_ledger import SqlLedger
 from loradeck.store.sql_notices import SqlNotices
-from loradeck.store.sql_records import write_fleet
+from loradeck.store.sql_records import read_meta, write_fleet, write_meta
+
+_POOLS = "pools"
+_pools_adapter = TypeAdapter(dict[Name, PoolConfig])
 
 
 class Store(SqlAudit, SqlNotices, SqlLedger):
@@ -156,7 +161,7 @@ class Store(SqlAudit, SqlNotices, SqlLedger):
         jumps: bool = False,
     ) -> Committed:
         epoch, rev = lease.epoch, head.rev
-        folded = FoldedLog.of(epoch=epoch, rev=rev, hash=head.hash, pointers=(), tenants=())
+        folded = FoldedLog.of(epoch=epoch, rev=rev, hash=head.hash, pointers=(), tenants=(), pools={})
         txn = secrets.token_hex(16)
         at_ms = stamp(head.now_ms, head.at_ms)
         events: list[Event] = []
@@ -176,7 +181,7 @@ class Store(SqlAudit, SqlNotices, SqlLedger):
             events.append(event)
         rows = [(event.rev, event.model_dump_json()) for event in events]
         connection.executemany("INSERT INTO events (rev, body) VALUES (?, ?)", rows)
-        _save(connection, folded)
+        _save(connection, folded, events)
         if events:
             extend_log(connection, rev=folded.rev, hash_=folded.hash, at_ms=at_ms)
         connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, folded.rev))
@@ -201,6 +206,7 @@ class Store(SqlAudit, SqlNotices, SqlLedger):
             head = read_head(connection)
             pointers = connection.execute("SELECT body FROM pointers ORDER BY tenant, route").fetchall()
             tenants = connection.execute("SELECT body FROM tenants ORDER BY name").fetchall()
+            pools = _pools(connection)
         return Snapshot(
             log=head.log,
             epoch=head.lease.epoch,
@@ -209,6 +215,7 @@ class Store(SqlAudit, SqlNotices, SqlLedger):
             hash=head.hash,
             pointers=[PointerState.model_validate_json(body) for (body,) in pointers],
             tenants=[TenantState.model_validate_json(body) for (body,) in tenants],
+            pools=pools,
         )
 
     def lookup(self, key: str) -> Committed | None:
@@ -309,6 +316,8 @@ def has_hash(connection: Connection, rev: int, hash_: str) -> bool:
 
 def _load(connection: Connection, folded: FoldedLog, draft: Draft) -> None:
     """Loads what a draft may change, its tenant or its pointer, unless an earlier draft of its transaction has."""
+    if draft.kind is EventKind.POOL and not folded.pools:
+        folded.pools = _pools(connection)
     if draft.kind in TENANT_KINDS and draft.tenant not in folded.tenants:
         row = connection.execute("SELECT body FROM tenants WHERE name = ?", (draft.tenant,)).fetchone()
         if row:
@@ -320,7 +329,13 @@ def _load(connection: Connection, folded: FoldedLog, draft: Draft) -> None:
             folded.pointers[key] = PointerState.model_validate_json(row[0])
 
 
-def _save(connection: Connection, folded: FoldedLog) -> None:
+def _pools(connection: Connection) -> dict[Name, PoolConfig]:
+    return _pools_adapter.validate_json(read_meta(connection, _POOLS) or "{}")
+
+
+def _save(connection: Connection, folded: FoldedLog, events: Sequence[Event]) -> None:
+    if any(event.kind is EventKind.POOL for event in events):
+        write_meta(connection, _POOLS, _pools_adapter.dump_json(folded.pools).decode())
     connection.executemany(
         "INSERT INTO pointers VALUES (?, ?, ?) ON CONFLICT (tenant, route) DO UPDATE SET body = excluded.body",
         [(tenant, route, pointer.model_dump_json()) for (tenant, route), pointer in folded.pointers.items()],

@@ -13,6 +13,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas
 from loradeck.hub.progress.replica_counts import ReplicaCounts
+from loradeck.rules.serving.placement import Site
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.telemetry import NvmlState
@@ -21,6 +22,7 @@ BASES = ("b" * 64, "c" * 64)
 NODES = ("n1", "n2", "n3", "n4")
 KEY = ("acme", "production")
 PLACEMENT = {"site": "eu"}
+SITE = Site(PLACEMENT)
 REFUSE_AFTER_S = 12.0
 
 
@@ -33,10 +35,9 @@ class _Fleet:
         self.entries: dict[tuple[str, str], Any] = {}
         self.generation = 0
         self.move()
-        config = SimpleNamespace(placement=PLACEMENT)
-        state: Any = SimpleNamespace(config=lambda key: config)
+        state: Any = SimpleNamespace(site=lambda key: SITE)
         tables: Any = SimpleNamespace(
-            entries=self.entries, placing=lambda key: Placing(PLACEMENT, BASES[0], REFUSE_AFTER_S, 0)
+            entries=self.entries, placing=lambda key: Placing(SITE, BASES[0], REFUSE_AFTER_S, 0)
         )
         self.replicas = PlacedReplicas(state, self.fleet, tables, Withdrawals(state, self.fleet))
 
@@ -163,7 +164,7 @@ def _counted_over(deck: _Fleet) -> list[Any]:
         for replica in node.replicas
         if replica.base == base
     ]
-    behind = deck.fleet.left_behind(KEY, deck.entries[KEY].fence, PLACEMENT, base)
+    behind = deck.fleet.left_behind(KEY, deck.entries[KEY].fence, SITE, base)
     return [*placed, *(found for found in behind if deck.counts(found[0]))]
 
 

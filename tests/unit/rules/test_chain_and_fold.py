@@ -158,6 +158,7 @@ def test_folding_from_a_snapshot_goes_on_where_it_ended(events: list[Event]) -> 
         hash=half.hash,
         pointers=half.pointers.values(),
         tenants=half.tenants.values(),
+        pools=half.pools,
     )
     rest.extend(events[2:])
     assert vars(rest) == vars(whole)

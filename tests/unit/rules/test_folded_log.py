@@ -22,7 +22,7 @@ OLD = PointerState(tenant="acme", route="old", generation=2, release=rid("v1"))
 def folded() -> FoldedLog:
     acme = TenantState(name="acme", routes={"staging": RouteConfig(), "production": CONFIG})
     bolt = TenantState(name="bolt", routes={"production": RouteConfig()})
-    return FoldedLog.of(epoch=2, rev=9, hash="a" * 64, pointers=(POINTER, OLD), tenants=(acme, bolt))
+    return FoldedLog.of(epoch=2, rev=9, hash="a" * 64, pointers=(POINTER, OLD), tenants=(acme, bolt), pools={})
 
 
 def event(tenant: str, route: str | None) -> Event:

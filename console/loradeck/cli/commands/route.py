@@ -39,6 +39,9 @@ def route() -> None:
 @route.command("set")
 @click.option("--file", type=click.Path(path_type=Path), help="TOML with the settings; the rest are defaults.")
 @click.option("--placement", multiple=True, metavar="KEY=VALUE", help="Label a node must carry; may be repeated.")
+@click.option("--pool", metavar="POOL", help="Pool in which the hub places it, in place of labels; '': none.")
+@click.option("--replicas", type=int, help="Nodes of the pool that serve it.")
+@click.option("--spread", metavar="LABEL", help="Label in which these nodes differ, such as zone.")
 @click.option("--min-replicas", type=int, help="Proven replicas that make a generation attested.")
 @click.option("--soak-seconds", type=float, help="Seconds that a release serves before R goes to it without asking.")
 @click.option("--soak-requests", type=int, help="Requests that it answers before that.")
@@ -347,6 +350,14 @@ async def _put(
 
     if flags["placement"]:
         settings["placement"] = labels_of(flags["placement"])
+        settings.pop("pool", None)
+    if flags["pool"] == "":
+        settings.pop("pool", None)
+    elif flags["pool"] is not None:
+        into("pool", "pool", flags["pool"])
+        settings["placement"] = {}
+    into("pool", "replicas", flags["replicas"])
+    into("pool", "spread", flags["spread"])
     for key in ("min_replicas", "guard", "gap", "residency", "streams", "fallback", "refuse_after_s"):
         if flags[key] is not None:
             settings[key] = flags[key]

@@ -1,5 +1,6 @@
 """Commands on tenants and the keys of their callers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import short
+from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantCreate, TenantState
 
 
@@ -144,7 +146,7 @@ async def show(s: Session, name: str) -> None:
         [
             (
                 route,
-                " ".join(f"{k}={v}" for k, v in config.placement.items()) or "any node",
+                _placed(config, state.assigned.get(route, ())),
                 config.min_replicas,
                 short(config.gate.suite) if config.gate else "-",
                 config.gap.value,
@@ -155,6 +157,12 @@ async def show(s: Session, name: str) -> None:
         empty="no routes",
     )
     s.out.table(("KEY", "SHA-256"), [(key.id, short(key.sha256)) for key in state.keys], empty="no keys")
+
+
+def _placed(config: RouteConfig, nodes: Sequence[str]) -> str:
+    if config.pool is not None:
+        return f"pool {config.pool.pool}: {' '.join(nodes) or 'no node yet'}"
+    return " ".join(f"{k}={v}" for k, v in config.placement.items()) or "any node"
 
 
 @tenant.group()

@@ -14,7 +14,7 @@ from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import tenants
+from loradeck.rules.moves import pools, tenants
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.residency import promote_asks
@@ -242,19 +242,23 @@ async def set_route(
     if before is not None and two and reason and not break_glass:
         change = {"from": before.model_dump(mode="json"), "to": body.model_dump(mode="json")}
         agreed = hub.proposals.agreed(key, change, caller.actor, caller.token)
-    await _change(
-        hub,
-        caller,
-        lambda: tenants.set_route(
-            hub.log.state.tenant(tenant),
-            route,
-            body,
-            actor_of(caller),
+
+    def decide() -> list[Draft]:
+        known, actor = hub.log.state.tenant(tenant), actor_of(caller)
+        pools.check(hub.log.state.pools, body)
+        drafted = tenants.set_route(
+            *(known, route, body, actor),
             pointer=hub.log.state.pointers.get(key),
             reason=reason,
             agreed=agreed,
             alone=break_glass,
             anchor=hub.gates.anchor(key),
-        ),
-    )
+        )
+        serving = sorted({node.name for node, _ in hub.replicas.serving(key)})
+        if body.pool is None or route in known.assigned or not serving:
+            return [drafted]
+        # It stays where it is, until the hub has brought it to nodes of the pool.
+        return [drafted, pools.assigned(key, serving, actor, why="as it was placed")]
+
+    await move(hub, caller, secrets.token_hex(16), decide)
     return hub.log.state.config(key)

@@ -21,7 +21,7 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.signing import Signing
 from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.quality.guard import asked_again_until_ms
-from loradeck.rules.serving.placement import fits
+from loradeck.rules.serving.placement import Site, site_of
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.ids import PointerKey
@@ -45,19 +45,19 @@ hundreds of small ones, and nodes that link get whole tables."""
 class Placing(NamedTuple):
     """Where a pointer is placed, and when its replicas refuse by themselves.
 
-    A node must carry the `labels`, and its engine run the `base`. From the rev `set_at` on, an entry has this
+    A node must be one of the `site`, and its engine run the `base`. From the rev `set_at` on, an entry has this
     `refuse_after_s`.
     """
 
-    labels: dict[str, str]
+    site: Site
     base: str
     refuse_after_s: float | None
     set_at: int
 
     @property
-    def where(self) -> tuple[dict[str, str], str]:
-        """The labels and the base."""
-        return self.labels, self.base
+    def where(self) -> tuple[Site, str]:
+        """The site and the base."""
+        return self.site, self.base
 
     def refuse_after_of(self, node: Node) -> float | None:
         """The refuse-after of the entry that a node holds; None: it has none, or may be an earlier one."""
@@ -67,24 +67,28 @@ class Placing(NamedTuple):
 class Table:
     """The entries of all nodes with the same placement. `keys` are sorted; withdrawn ones stay as tombstones.
 
-    `labels` None: of gateways, which are told of every pointer.
+    `labels` None: of gateways, which are told of every pointer. `node`: its one node, where that is assigned routes.
 
     `own` are entries that its one node holds and the log lacks: it is sent them as they are, until a recover.
     """
 
     def __init__(
-        self, labels: dict[str, str] | None, own: Mapping[PointerKey, TableEntry] = MappingProxyType({})
+        self,
+        labels: dict[str, str] | None,
+        node: str = "",
+        own: Mapping[PointerKey, TableEntry] = MappingProxyType({}),
     ) -> None:
         self.labels = labels
+        self.node = node
         self.own = own
         self.keys: list[PointerKey] = []
         self.withdrawn: set[PointerKey] = set()
         self.members: set[PointerKey] = set()
         self.digest: str | None = None
 
-    def holds(self, placement: Mapping[str, str]) -> bool:
-        """Tells whether a pointer with this placement belongs to it."""
-        return self.labels is None or fits(self.labels, placement)
+    def holds(self, site: Site) -> bool:
+        """Tells whether a pointer that is placed at this site belongs to it."""
+        return self.labels is None or site.holds(self.node, self.labels)
 
     def put(self, key: PointerKey, placed: bool) -> bool:
         """Adds or withdraws an entry. Returns whether these nodes need it: it is placed there, or was until now."""
@@ -109,15 +113,17 @@ class NodeTables:
         self._facts = facts
         self._signing = signing
         self.entries: dict[PointerKey, TableEntry] = {}
-        self._config: dict[PointerKey, RouteConfig] = {}
+        self._sites: dict[PointerKey, Site] = {}
         self._texts: dict[PointerKey, dict[tuple[bool, tuple[str, ...], bool], str]] = {}
         """By key, the entry in messages: (as its tombstone, without what a router lacks, signed) -> text."""
         self._rows: dict[PointerKey, str] = {}
-        self._tables: dict[tuple[frozenset[tuple[str, str]] | None, str], Table] = {}
+        self._tables: dict[tuple[frozenset[tuple[str, str]] | None, str, bool], Table] = {}
         self._own: dict[str, dict[PointerKey, TableEntry]] = {}
         self._homes: dict[PointerKey, set[Table]] = {}
         """Key -> the tables it is in, placed or withdrawn: a move touches these only."""
         self._labels: set[tuple[str, str]] = set()
+        self._assigned: set[str] = set()
+        """The nodes that some route of a pool is assigned to, or was: each has a table of its own."""
         self._set_at: dict[PointerKey, int] = {}
         """The rev at which a route's settings were last set, where the hub has seen it."""
         self._known_from = 0
@@ -177,27 +183,29 @@ class NodeTables:
             incarnation=self._signing.incarnations.get(epoch, ""),
             rev=rev,
         )
-        old, old_config = self.entries.get(key), self._config.get(key)
-        unmoved = old_config is not None and old_config.placement == config.placement
+        site = site_of(tenant, key[1])
+        old, unmoved = self.entries.get(key), self._sites.get(key) == site
         if unmoved and entry == old:
             return False
         self.entries[key] = entry
         if entry.refuse_after_s is not None:
             self.refuse_afters.add(entry.refuse_after_s)
-        self._config[key] = config
+        self._sites[key] = site
         self._texts.pop(key, None)
         current = entry.current.id if entry.current else ""
         self._rows[key] = _row(key, str(epoch), str(entry.generation), current)
-        if not self._labels.issuperset(config.placement.items()):
+        labels, nodes = site.labels.items(), site.nodes or frozenset()
+        if not (self._labels.issuperset(labels) and self._assigned.issuperset(nodes)):
             # Nodes that were alike may now differ: tables are made anew as links ask for them.
-            self._labels.update(config.placement.items())
+            self._labels.update(labels)
+            self._assigned.update(nodes)
             self._anew()
         if unmoved:
             for table in self._homes.get(key, ()):
                 table.put(key, key not in table.withdrawn)
         else:
             for table in self._tables.values():
-                if table.put(key, table.holds(config.placement)):
+                if table.put(key, table.holds(site)):
                     self._homes.setdefault(key, set()).add(table)
         self.forget_messages()
         return True
@@ -220,18 +228,19 @@ class NodeTables:
 
     # ---- tables --------------------------------------------------------------------------------------------
 
-    def table(self, labels: Mapping[str, str] | None, node: str = "") -> Table:
-        """The table of nodes with these labels (None: of gateways). Look it up for each message: placements change.
+    def table(self, labels: Mapping[str, str] | None, node: str = "", *, own: bool = True) -> Table:
+        """The table of a node with these labels (None: of gateways). Look it up for each message: placements change.
 
-        `node`: the one that is to be sent it, which may hold entries of its own.
+        `own`: with the entries of its own that the node may hold, as it is sent.
         """
         relevant = None if labels is None else frozenset(item for item in labels.items() if item in self._labels)
-        own = self._own.get(node)
-        name = (relevant, node if own is not None else "")
+        holds = self._own.get(node) if own else None
+        alone = node if holds is not None or node in self._assigned else ""
+        name = (relevant, alone, holds is not None)
         table = self._tables.get(name)
         if table is None:
-            table = self._tables[name] = Table(None if relevant is None else dict(relevant), own or {})
-            placed = [k for k, c in self._config.items() if table.holds(c.placement)]
+            table = self._tables[name] = Table(None if relevant is None else dict(relevant), alone, holds or {})
+            placed = [k for k, site in self._sites.items() if table.holds(site)]
             table.members = {*placed, *table.own}
             table.keys = sorted(table.members)
             for key in table.members:
@@ -244,7 +253,11 @@ class NodeTables:
         if entry is None or entry.current is None:
             return None
         set_at = self._set_at.get(key, self._known_from)
-        return Placing(self._config[key].placement, entry.current.release.served_base, entry.refuse_after_s, set_at)
+        return Placing(self._sites[key], entry.current.release.served_base, entry.refuse_after_s, set_at)
+
+    def is_assigned(self, key: PointerKey) -> bool:
+        """Tells whether a pointer is placed in a pool."""
+        return key in self._sites and self._sites[key].nodes is not None
 
     def loaded(self, rev: int) -> None:
         """Notes that all entries are of the log up to a rev; when each route was set until then is not known."""

@@ -7,7 +7,7 @@ counted as unreachable, and not forgotten.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, TypeAdapter
 
 from loradeck.rules.serving.counting import is_cold
-from loradeck.rules.serving.placement import fits
+from loradeck.rules.serving.placement import Site, fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import LINK_TTL_S, LOST_S, Ack, AckLevel, AckState, EngineState, Hello, Replica, Report
@@ -453,7 +453,7 @@ class Fleet:
                 mine.remove(group)
         return True
 
-    def group(self, placement: dict[str, str], base: str) -> Group:
+    def group(self, placement: Mapping[str, str], base: str) -> Group:
         """The replicas of a base on the nodes that carry these labels. The group is kept up to date."""
         name = (frozenset(placement.items()), base)
         group = self._groups.get(name)
@@ -465,9 +465,12 @@ class Fleet:
                     self._groups_of.setdefault(node.name, set()).add(group)
         return group
 
-    def placed(self, placement: dict[str, str], base: str) -> tuple[tuple[Node, Replica], ...]:
-        """The replicas of a base on the nodes with these labels, unreachable and drained ones too: they may answer."""
-        group = self.group(placement, base)
+    def placed(self, site: Site, base: str) -> tuple[tuple[Node, Replica], ...]:
+        """The replicas of a base on the nodes of a site, unreachable and drained ones too: they may answer."""
+        if site.nodes is not None:  # few, and others for each route: no group is kept for them
+            nodes = (node for name in sorted(site.nodes) if (node := self.nodes.get(name)) is not None)
+            return tuple((node, replica) for node in nodes for replica in node.replicas if replica.base == base)
+        group = self.group(site.labels, base)
         if group.placed is None:
             group.placed = tuple(
                 (node, replica)
@@ -483,9 +486,7 @@ class Fleet:
             self._bases = frozenset(r.base for node in self.nodes.values() for r in node.replicas if r.base)
         return len(self._bases) < 2 and (base in self._bases or not self._bases)
 
-    def left_behind(
-        self, key: PointerKey, fence: Fence, placement: dict[str, str], base: str
-    ) -> tuple[tuple[Node, Replica], ...]:
+    def left_behind(self, key: PointerKey, fence: Fence, site: Site, base: str) -> tuple[tuple[Node, Replica], ...]:
         """The replicas of another base that a pointer is left on: their nodes have no engine of the `base` it moved to.
 
         Their router reports it (it waits, and the gap policy holds), and may answer with the release that was left. One
@@ -498,7 +499,7 @@ class Fleet:
             served = ack.is_flipped and ack.release is not None  # a tombstone leaves nothing to answer with
             left = ack.state is AckState.WAITING if ack.fence == fence else served
             node = self.nodes.get(self._where.get(name, "")) if left else None
-            if node is None or not fits(node.labels, placement):
+            if node is None or not site.holds(node.name, node.labels):
                 continue
             replica = next(r for r in node.replicas if r.replica == name)
             answers = node.lost or replica.state is EngineState.UP

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from loradeck.hub.fleet.node_tables import Placing
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.store.interface import Withdrawal
@@ -43,14 +42,14 @@ class Withdrawals:
     def replicas(self, key: PointerKey, placing: Placing) -> list[tuple[Node, Replica]]:
         """The replicas that may answer for a pointer although it was withdrawn from their nodes.
 
-        A node that carries the labels, and has no engine of the base, says itself whether it was left behind; only
+        A node that is placed there again, and has no engine of the base, says itself whether it was left behind; only
         while it is lost is its withdrawal all that is known.
         """
-        labels, base = placing.where
+        site, base = placing.where
         found: list[tuple[Node, Replica]] = []
         for name in sorted(self.of(key)):
             node = self._fleet.nodes.get(name)
-            if node is None or (fits(node.labels, labels) and not node.lost):
+            if node is None or (site.holds(name, node.labels) and not node.lost):
                 continue
             of_base = [replica for replica in node.replicas if replica.base == base]
             found += [(node, replica) for replica in of_base or node.replicas]

@@ -25,7 +25,7 @@ class Capacity:
 
     def placed(self, key: PointerKey, candidate: Release) -> tuple[tuple[Node, Replica], ...]:
         """The replicas of the candidate's base, unreachable ones too."""
-        return self._fleet.placed(self._state.config(key).placement, candidate.served_base)
+        return self._fleet.placed(self._state.site(key), candidate.served_base)
 
     def reachable(self, key: PointerKey, candidate: Release) -> list[str]:
         """The names of reachable nodes with such a replica, sorted."""
@@ -50,7 +50,7 @@ class Capacity:
         for node, replica in self.placed(key, candidate):
             if node.memory_gb is None or node.lost:
                 continue
-            table = self._tables.table(node.labels)
+            table = self._tables.table(node.labels, node.name, own=False)
             currents = (self._tables.entries[k].current for k in table.keys if k not in table.withdrawn)
             bases = {ref.release.served_base for ref in currents if ref is not None}
             others = [r for r in node.replicas if r is not replica and (r.always or r.base in bases)]
@@ -72,7 +72,7 @@ class Capacity:
         for node, replica in self.placed(key, candidate):
             if node.lost or not replica.slots:
                 continue
-            table = self._tables.table(node.labels)
+            table = self._tables.table(node.labels, node.name, own=False)
             name = (id(table), replica.slots, *(pin.release.id for pin in node.pins))
             if name not in found:
                 others = [self._tables.entries[k] for k in table.keys if k != key and k not in table.withdrawn]

@@ -115,11 +115,14 @@ class Gateways:
         """The nodes that a pointer is placed on, and how near its release is to answering there."""
         entry = self._tables.entries.get(key)
         levels = dict[str, AckLevel]()
+        # A node that joins is asked once it has proven the release, if another one has.
+        ready = self._replicas.ready(key) if self._tables.is_assigned(key) else set()
         for node, replica in self._replicas.serving(key) if entry is not None else ():
             if not node.address:
                 continue
             assert entry is not None
-            level = self._level(key, node, replica.replica, entry.fence)
+            joining = bool(ready) and node.name not in ready
+            level = AckLevel.ABSENT if joining else self._level(key, node, replica.replica, entry.fence)
             levels[node.name] = min(level, levels.get(node.name, level), key=NEARNESS.index)
         if len(levels) <= NODES:
             return levels

@@ -81,7 +81,7 @@ class NodeEvents:
     def _placed_on(self, node: Node) -> dict[PointerKey, Placing]:
         """The pointers that are placed on a node and whose base an engine of it runs."""
         bases = {replica.base for replica in node.replicas}
-        keys = self._tables.placed(self._tables.table(node.labels))
+        keys = self._tables.placed(self._tables.table(node.labels, node.name, own=False))
         return {key: at for key in keys if (at := self._tables.placing(key)) is not None and at.base in bases}
 
     def unlinked(self, node: Node, link: NodeLink) -> None:
@@ -113,7 +113,7 @@ class NodeEvents:
 
     def _keys(self, node: Node) -> list[PointerKey]:
         """The pointers whose counts a node belongs to."""
-        table = self._tables.table(node.labels)
+        table = self._tables.table(node.labels, node.name, own=False)
         held = self._withdrawals.on(node.name) - table.members
         return [*table.keys, *held] if held else table.keys
 

@@ -12,10 +12,12 @@ from loradeck.hub.log.attestations import CHANGES_TARGET
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log, Published
+from loradeck.rules.moves.fold import tenant_after
+from loradeck.rules.serving.placement import site_of
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind
-from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.tenant import TenantState
 from loradeck.store.interface import FleetChange
 
 
@@ -64,7 +66,7 @@ class TableSender:
             self._fleet.unsaved.add(name)
             self._withdrawals.keep(name)
             return
-        table = self._tables.table(node.labels)
+        table = self._tables.table(node.labels, name, own=False)
         keys = table.members | self._withdrawals.on(name)
         self._withdrawals.forgotten(name)
         self._fleet.forget(node)
@@ -77,20 +79,23 @@ class TableSender:
         ended = {(name, key): None for name in forgotten for key in self._withdrawals.on(name)}
         before: dict[PointerKey, Placing] = {}
         after: dict[PointerKey, Placing] = {}
+        tenants: dict[str, TenantState] = {}
         for draft in drafts:
             key = (draft.tenant, draft.route or "")
             placing = after.get(key) or self._tables.placing(key)
             if placing is None:
                 continue
-            labels, base = placing.where
-            if draft.kind is EventKind.ROUTE:
-                labels = RouteConfig.model_validate(draft.payload["config"]).placement
+            site, base = placing.where
+            if draft.kind in (EventKind.ROUTE, EventKind.ASSIGN):
+                known = tenants.get(draft.tenant) or self._log.state.tenants[draft.tenant]
+                tenants[draft.tenant] = tenant = tenant_after(known, draft) or known
+                site = site_of(tenant, key[1])
             if draft.pointer is not None and draft.pointer.release is not None:
                 release = self._catalogue.releases.get(draft.pointer.release)
                 base = release.served_base if release is not None else base
-            if (labels, base) != placing.where:
+            if (site, base) != placing.where:
                 before.setdefault(key, placing)
-                after[key] = placing._replace(labels=labels, base=base)
+                after[key] = placing._replace(site=site, base=base)
         rev = self._log.state.rev + len(drafts)
         caused = [one for key in after for one in self._withdrawals.caused(key, before[key], after[key], rev)]
         begun = {(one.node, one.key): one for one in caused}

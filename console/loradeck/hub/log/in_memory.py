@@ -32,7 +32,12 @@ class LogInMemory:
         """Reads the log as the store has it. Blocking."""
         found = store.snapshot()
         self.state = FoldedLog.of(
-            epoch=found.epoch, rev=found.rev, hash=found.hash, pointers=found.pointers, tenants=found.tenants
+            epoch=found.epoch,
+            rev=found.rev,
+            hash=found.hash,
+            pointers=found.pointers,
+            tenants=found.tenants,
+            pools=found.pools,
         )
         # Another hub may have committed since the snapshot was read: what is not folded yet is caught up with later.
         recent = [event for event in store.since(max(0, found.rev - RECENT), RECENT) if event.rev <= found.rev]

@@ -41,10 +41,11 @@ class FollowerOrder(IntEnum):
     METRICS = 5
     AUTOMATION = 6
     STEPS = 7
-    BROKEN_GLASS = 8
-    INCIDENTS = 9
-    NOTICES = 10
-    FEED = 11
+    PLACEMENT = 8
+    BROKEN_GLASS = 9
+    INCIDENTS = 10
+    NOTICES = 11
+    FEED = 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import counting
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, Replica
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
 
@@ -84,9 +85,23 @@ class PlacedReplicas:
         entry = self._tables.entries.get(key)
         if entry is None or entry.current is None:
             return ()
-        placement, base = self._state.config(key).placement, entry.current.release.served_base
-        left_behind = self._fleet.left_behind(key, entry.fence, placement, base)
-        return (*self._fleet.placed(placement, base), *left_behind)
+        site, base = self._state.site(key), entry.current.release.served_base
+        return (*self._fleet.placed(site, base), *self._fleet.left_behind(key, entry.fence, site, base))
+
+    def ready(self, key: PointerKey) -> set[str]:
+        """The nodes that answer with a pointer's current release as they should: it is loaded, and proven or listed.
+
+        On demand it may be loaded later.
+        """
+        on_demand = self._state.config(key).residency is RouteResidency.ON_DEMAND
+        acks, found = self.acks(key), set[str]()
+        for node, replica in self.serving(key):
+            ack = acks.get(replica.replica)
+            if ack is None or node.lost or replica.replica in node.silent or not ack.is_flipped:
+                continue
+            if on_demand or ack.state in (AckState.PROVEN, AckState.LISTED):
+                found.add(node.name)
+        return found
 
     def acks(self, key: PointerKey) -> dict[str, AckRecord]:
         """Replica -> its newest acknowledgement for the pointer's current generation."""
@@ -103,7 +118,7 @@ class PlacedReplicas:
         counts = ReplicaCounts(placed, self.acks(key))
         if entry is not None and entry.current is not None and self._can_keep(key, entry.current):
             until = min((self._leaves_at(key, node) for node, _ in placed if node.lost), default=math.inf)
-            group = self._fleet.group(self._state.config(key).placement, entry.current.release.served_base)
+            group = self._fleet.group(self._state.site(key).labels, entry.current.release.served_base)
             self._counts[key] = _Kept(counts, entry, group, group.version, self._fleet.voids, until)
         return counts.progress()
 
@@ -147,5 +162,9 @@ class PlacedReplicas:
         return kept if valid else None
 
     def _can_keep(self, key: PointerKey, current: ReleaseRef) -> bool:
-        """Tells whether counts can be kept: those who are left behind are known by their acknowledgements alone."""
-        return self._fleet.one_base(current.release.served_base) and not self._withdrawals.of(key)
+        """Tells whether counts can be kept: those who are left behind are known by their acknowledgements alone.
+
+        Those of a route in a pool are made anew each time, of its few replicas.
+        """
+        of_group = self._state.site(key).nodes is None
+        return of_group and self._fleet.one_base(current.release.served_base) and not self._withdrawals.of(key)

@@ -1,4 +1,4 @@
-"""The shares of bad answers and of failed requests that are usual on each route, by its own last two weeks."""
+"""What is usual on each route, by its own last two weeks: shares of bad answers and failed requests, and how many."""
 
 import logging
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ class UsualShares:
     _clock: Clock
     _background: Background
     _known: dict[PointerKey, Shares] = field(default_factory=dict, init=False)
+    _hourly: dict[PointerKey, float] = field(default_factory=dict, init=False)
     _read_in: dict[PointerKey, int] = field(default_factory=dict, init=False)
     """The hour in which a route's history was read last."""
 
@@ -54,6 +55,10 @@ class UsualShares:
             promised.noticed if promised.noticed is not None else DEFAULT,
             config.checks.content.watched,
         )
+
+    def requests(self, key: PointerKey) -> float | None:
+        """The requests an hour that are usual on a route; None: it has no history that was read yet."""
+        return self._hourly.get(key)
 
     def tick(self) -> None:
         """Reads the next histories; called once a second. Each is read once an hour."""
@@ -71,6 +76,8 @@ class UsualShares:
             return
         for key, hours in found.items():
             counts = list(hours.values())
+            if counts:
+                self._hourly[key] = sum(c.attempted for c in counts) / len(counts)
             self._known[key] = Shares(
                 usual_share([(c.bad, c.checked) for c in counts]), usual_share([(c.failed, c.admitted) for c in counts])
             )

@@ -22,7 +22,6 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.moves.recover import newest
-from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey, Wire
 from loradeck.schemas.link import TableAsk, TableState
 from loradeck.schemas.log import Event, EventKind
@@ -76,12 +75,12 @@ class Witnesses:
         """The nodes that hold a pointer back. One whose table is not known yet holds what is placed on it."""
         if not self.ahead:
             return []
-        placement = self._log.state.config(key).placement
+        site = self._log.state.site(key)
         return sorted(
             name
             for name, ahead in self.ahead.items()
             if (
-                self._fleet.nodes[name].gateway or fits(self._fleet.nodes[name].labels, placement)
+                self._fleet.nodes[name].gateway or site.holds(name, self._fleet.nodes[name].labels)
                 if ahead.entries is None
                 else any(entry.key == key for entry in ahead.entries)
             )

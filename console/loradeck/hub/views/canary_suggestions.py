@@ -13,7 +13,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import canary_choice
-from loradeck.rules.serving.placement import fits
+from loradeck.rules.serving.placement import Site
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.canaries import RowPrompt, Suggestion, Suggestions, SuggestRequest
 from loradeck.schemas.ids import Digest, PointerKey, short
@@ -46,7 +46,7 @@ class CanarySuggestions:
             Refused: `unknown_release`, `unknown_dataset`, `erased_row`, `nothing_to_compare`, `no_prompts`,
                 `no_replica`, `unanswered`.
         """
-        tenant, config, pointer = self._state.route(*key)
+        tenant, _, pointer = self._state.route(*key)
         release = self._catalogue.known(tenant.name, request.release)
         others = self._others(pointer, release)
         if not others:
@@ -56,7 +56,7 @@ class CanarySuggestions:
                 detail=f"{self._catalogue.called(release.id)} is all that its engine can answer with",
             )
         prompts = await self._datasets.prompts(tenant.name, request.dataset, request.prompts)
-        node, replica = self._replica(release, config.placement)
+        node, replica = self._replica(release, self._state.site(key))
         refs = tuple(ReleaseRef(id=one.id, release=one, label=one.label) for one in (release, *others))
         turn = asyncio.Semaphore(AT_ONCE)
 
@@ -93,14 +93,14 @@ class CanarySuggestions:
                 found[other.id] = other
         return list(found.values())
 
-    def _replica(self, release: Release, placement: dict[str, str]) -> tuple[Node, Replica]:
+    def _replica(self, release: Release, site: Site) -> tuple[Node, Replica]:
         placed = [
             (node, replica)
             for node in sorted(self._fleet.linked(), key=lambda node: node.name)
             for replica in node.replicas
             if replica.state is EngineState.UP
             and replica.base == release.served_base
-            and fits(node.labels, placement)
+            and site.holds(node.name, node.labels)
             and not node.drained
         ]
         if not placed:

@@ -100,7 +100,7 @@ class Previews:
         if release is None:
             return Near()
         wanted = readiness.Wanted(id=release.id, form=release.form, adapter=release.adapter)
-        placed = self._fleet.placed(self._state.config(key).placement, release.served_base)
+        placed = self._fleet.placed(self._state.site(key), release.served_base)
         with_engine = {node.name for node, _ in placed}
         behind: list[ReplicaReadiness] = []
         for node, replica in placed:

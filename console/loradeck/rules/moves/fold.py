@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from loradeck.rules.errors import Refused
+from loradeck.rules.serving.placement import ANYWHERE, Site, site_of
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState
+from loradeck.schemas.ids import Name, PointerKey
+from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
+from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import CallerKey, TenantState
 
@@ -28,16 +30,25 @@ class FoldedLog:
         self.hash = GENESIS
         self.pointers: dict[PointerKey, PointerState] = {}
         self.tenants: dict[str, TenantState] = {}
+        self.pools: dict[Name, PoolConfig] = {}
 
     @classmethod
     def of(
-        cls, *, epoch: int, rev: int, hash: str, pointers: Iterable[PointerState], tenants: Iterable[TenantState]
+        cls,
+        *,
+        epoch: int,
+        rev: int,
+        hash: str,
+        pointers: Iterable[PointerState],
+        tenants: Iterable[TenantState],
+        pools: Mapping[Name, PoolConfig],
     ) -> FoldedLog:
         """Resumes from a snapshot of the store."""
         folded = cls()
         folded.epoch, folded.rev, folded.hash = epoch, rev, hash
         folded.pointers = {p.key: p for p in pointers}
         folded.tenants = {t.name: t for t in tenants}
+        folded.pools = dict(pools)
         return folded
 
     # ---- queries -------------------------------------------------------------------------------------------
@@ -67,6 +78,11 @@ class FoldedLog:
         """The settings of a route; the defaults for one that has none."""
         tenant = self.tenants.get(key[0])
         return tenant.routes.get(key[1], _DEFAULT) if tenant else _DEFAULT
+
+    def site(self, key: PointerKey) -> Site:
+        """Where a route is placed."""
+        tenant = self.tenants.get(key[0])
+        return site_of(tenant, key[1]) if tenant else ANYWHERE
 
     def pointer(self, key: PointerKey) -> PointerState:
         """The state of a pointer; an empty one, at generation 0, where nothing was ever committed for it."""
@@ -104,6 +120,8 @@ class FoldedLog:
             self.tenants[event.tenant] = tenant
         if event.pointer is not None:
             self.pointers[event.pointer.key] = event.pointer
+        if event.kind is EventKind.POOL:
+            self.pools = pools_after(self.pools, event)
         self.rev, self.hash, self.epoch = event.rev, event.hash, max(self.epoch, event.epoch)
 
     def extend(self, events: Iterable[Event]) -> None:
@@ -112,8 +130,15 @@ class FoldedLog:
             self.apply(event)
 
 
-def tenant_after(tenant: TenantState | None, event: Event) -> TenantState | None:
-    """The tenant's state after an event; the identical object if the event does not concern it.
+def pools_after(pools: Mapping[Name, PoolConfig], event: Event) -> dict[Name, PoolConfig]:
+    """The pools after an event that sets or removes one."""
+    name, config = str(event.payload["pool"]), event.payload["config"]
+    others = {known: kept for known, kept in pools.items() if known != name}
+    return others if config is None else {**others, name: PoolConfig.model_validate(config)}
+
+
+def tenant_after(tenant: TenantState | None, event: Event | Draft) -> TenantState | None:
+    """The tenant's state after an event, also a drafted one; the identical object if that does not concern it.
 
     Raises: KeyError: the event changes a tenant that was never created.
     """
@@ -133,9 +158,13 @@ def tenant_after(tenant: TenantState | None, event: Event) -> TenantState | None
         update = {"offboarded": True, "keys": ()}
     elif kind is EventKind.ROUTE:
         if event.route is None:
-            raise ValueError(f"rev {event.rev} sets a route without naming it")
+            raise ValueError(f"an event sets a route of {event.tenant} without naming it")
         config = RouteConfig.model_validate(event.payload["config"])
         update = {"routes": {**tenant.routes, event.route: config}}
+        if config.pool is None and event.route in tenant.assigned:
+            update["assigned"] = {route: nodes for route, nodes in tenant.assigned.items() if route != event.route}
+    elif kind is EventKind.ASSIGN:
+        update = {"assigned": {**tenant.assigned, str(event.route): tuple(map(str, event.payload["nodes"]))}}
     elif kind is EventKind.DATA_POLICY:
         update = {"data": DataPolicy.model_validate(event.payload["policy"])}
     elif "add" in event.payload:
@@ -155,6 +184,7 @@ TENANT_KINDS = frozenset(
         EventKind.ROUTE,
         EventKind.KEY,
         EventKind.DATA_POLICY,
+        EventKind.ASSIGN,
     }
 )
 """Kinds of events that create or change a tenant; no other changes more than a pointer."""

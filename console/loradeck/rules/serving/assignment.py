@@ -2,47 +2,102 @@
 
 Each route ranks the replicas of its pool by a hash of both names, weighted by capacity (rendezvous hashing: Thaler and
 Ravishankar, 1998; the weights: Schindelhauer and Schomaker, 2005). It gets the first that are not full, so that no
-replica has much more than its share (bounded loads: Mirrokni, Thorup and Zadimoghaddam, 2016). A replica that comes or
-goes moves about its own share of the routes, and the same routes and replicas give the same assignment everywhere.
+replica has much more than its share (bounded loads: Mirrokni, Thorup and Zadimoghaddam, 2016). What serves a
+route stays, unless it has left the pool or is too full, or one that the route prefers has little: a replica that comes
+or goes moves about its own share of the routes.
 """
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from loradeck.schemas.ids import Name, PointerKey
 
 SPARE = 1.15
-"""A replica gets at most so many times its share of what is assigned."""
+"""A replica gets at most so many times its share of what is assigned; one that has so many times less is given more."""
+
+
+LIGHT, HEAVY = 0.5, 8.0
+"""What a route without requests adds to a replica, and the most that one adds, where a usual one adds 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """A route that is to be assigned: on how many replicas, and which of them are its pool's."""
+    """A route that is to be assigned.
+
+    Attributes:
+        replicas: how many are to serve it.
+        pool: those that may.
+        load: what it adds to each replica that serves it, where a usual route adds 1.
+        zones: replica -> its zone; those that serve are of different ones where there are so many. {}: of any.
+        now: those that serve it, the first to stay first.
+    """
 
     replicas: int
     pool: Collection[Name]
+    load: float = 1.0
+    zones: Mapping[Name, str] = field(default_factory=dict)
+    now: Sequence[Name] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assigned:
-    """The replicas of one route.
+class Assignment:
+    """The replicas of every route, and how full all replicas are then.
 
     Attributes:
-        serving: those that serve it, the first choice first.
-        next: the others of its pool, in the order in which they would take over; they hold files, not memory.
-        full: those that come before the last one that serves, and had no room.
+        serving: the replicas of each route.
+        load: of each replica: the loads of its routes.
+        room: of each replica: the load up to which it is not full.
     """
 
-    serving: tuple[Name, ...]
-    next: tuple[Name, ...]
-    full: tuple[Name, ...]
+    serving: Mapping[PointerKey, tuple[Name, ...]]
+    load: Mapping[Name, float]
+    room: Mapping[Name, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A replica in the order in which a route prefers them. `distance`: the nearest is the first choice."""
+
+    replica: Name
+    distance: float
+    serves: bool
+    full: bool
+
+
+def loads(requests: Mapping[PointerKey, float | None]) -> dict[PointerKey, float]:
+    """What each route adds to a replica: half for being there, half for its share of the requests in some time.
+
+    None: not known; it adds 1, as one with as many requests as the mean does.
+    """
+    known = [count for count in requests.values() if count is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    return {
+        key: 1.0 if count is None or not mean else round(min(HEAVY, LIGHT + (1 - LIGHT) * count / mean), 2)
+        for key, count in requests.items()
+    }
 
 
 def ranked(key: PointerKey, pool: Collection[Name], capacity: Mapping[Name, float]) -> list[Name]:
     """The replicas of a pool as a route prefers them. `capacity`: the weight of each, above 0."""
     return sorted(pool, key=lambda replica: (_distance(key, replica, capacity[replica]), replica))
+
+
+def explained(
+    key: PointerKey, demand: Demand, capacity: Mapping[Name, float], assignment: Assignment
+) -> tuple[Choice, ...]:
+    """Says why a route is where it is: its pool in the order in which it prefers them, and which of them are full."""
+    serving = assignment.serving.get(key, ())
+    return tuple(
+        Choice(
+            replica=name,
+            distance=_distance(key, name, capacity[name]),
+            serves=name in serving,
+            full=name not in serving and assignment.load[name] + demand.load > assignment.room[name],
+        )
+        for name in ranked(key, [name for name in demand.pool if name in capacity], capacity)
+    )
 
 
 def _distance(key: PointerKey, replica: Name, weight: float) -> float:
@@ -51,26 +106,116 @@ def _distance(key: PointerKey, replica: Name, weight: float) -> float:
     return -math.log((int.from_bytes(digest[:8], "big") + 0.5) / 2**64) / weight
 
 
-def assign(demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]) -> dict[PointerKey, Assigned]:
+def assign(demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]) -> Assignment:
     """Assigns every route. One whose pool has too few replicas with room takes full ones rather than none.
+
+    The same again, with its outcome as what serves now, changes less each time, until it changes nothing.
 
     `capacity`: of every replica that is there: its weight, above 0. Replicas of a pool that are missing get nothing.
     """
-    pools = {key: [name for name in demand.pool if name in capacity] for key, demand in demands.items()}
-    asked = sum(min(demand.replicas, len(pools[key])) for key, demand in demands.items())
-    unit = SPARE * asked / sum(capacity.values()) if capacity else 0.0
-    room = {name: max(1, math.ceil(unit * weight)) for name, weight in capacity.items()}
-    found = {}
-    for key in sorted(demands):
-        order = ranked(key, pools[key], capacity)
-        free = [name for name in order if room[name] > 0]
-        chosen = {*(free + [name for name in order if room[name] <= 0])[: demands[key].replicas]}
-        last = max((i for i, name in enumerate(order) if name in chosen), default=-1)
-        for name in chosen:
-            room[name] -= 1
-        found[key] = Assigned(
-            serving=tuple(name for name in order if name in chosen),
-            next=tuple(name for name in order if name not in chosen),
-            full=tuple(name for name in order[: last + 1] if name not in chosen),
+    work = _Work(demands, capacity)
+    work.keep()
+    work.relieve()
+    work.place()
+    work.fill()
+    return Assignment(
+        serving={key: tuple(chosen) for key, chosen in work.chosen.items()}, load=work.load, room=work.room
+    )
+
+
+class _Work:
+    def __init__(self, demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]) -> None:
+        self.demands = demands
+        self.capacity = capacity
+        self.pools = {key: frozenset(demand.pool) & capacity.keys() for key, demand in demands.items()}
+        asked = sum(demand.load * min(demand.replicas, len(self.pools[key])) for key, demand in demands.items())
+        total = sum(capacity.values())
+        self.share = {name: asked * weight / total for name, weight in capacity.items()}
+        self.room = {name: max(1.0, math.ceil(share), SPARE * share) for name, share in self.share.items()}
+        self.load = dict.fromkeys(capacity, 0.0)
+        self.chosen: dict[PointerKey, list[Name]] = {key: [] for key in sorted(demands)}
+
+    def keep(self) -> None:
+        """What serves a route stays, one in each zone where the pool has others."""
+        for key, chosen in self.chosen.items():
+            demand, pool = self.demands[key], self.pools[key]
+            others = len({demand.zones.get(name) for name in pool}) > 1
+            for name in demand.now:
+                doubled = others and self._doubled(demand, chosen, name)
+                if name in pool and len(chosen) < demand.replicas and not doubled:
+                    self._add(key, name)
+
+    def relieve(self) -> None:
+        """Takes from those that are too full the routes that prefer them least, as far as others have room."""
+        for name in sorted(self.capacity):
+            if self.load[name] <= self.room[name]:
+                continue
+            mine = [key for key, chosen in self.chosen.items() if name in chosen]
+            for key in sorted(mine, key=lambda key: self._far(key, name), reverse=True):
+                if self.load[name] <= self.room[name]:
+                    break
+                self._remove(key, name)
+                found = self._best(key, self.pools[key] - {name})
+                self._add(key, found if found is not None and self._fits(key, found) else name)
+
+    def place(self) -> None:
+        """Gives each route what it lacks."""
+        for key, chosen in self.chosen.items():
+            while len(chosen) < self.demands[key].replicas:
+                found = self._best(key, self.pools[key])
+                if found is None:
+                    break
+                self._add(key, found)
+
+    def fill(self) -> None:
+        """Gives to those that have little the routes that prefer them to what they have."""
+        for name in sorted(name for name, load in self.load.items() if load * SPARE < self.share[name]):
+            for _, key, left in sorted(self._who_prefer(name)):
+                if self.load[name] + self.demands[key].load > self.share[name]:
+                    break
+                self._remove(key, left)
+                self._add(key, name)
+
+    def _who_prefer(self, name: Name) -> list[tuple[float, PointerKey, Name]]:
+        found = []
+        for key, chosen in self.chosen.items():
+            if name not in self.pools[key] or name in chosen or not chosen:
+                continue
+            distance, demand = self._far(key, name), self.demands[key]
+            farthest, left = max((self._far(key, other), other) for other in chosen)
+            if distance < farthest and not self._doubled(demand, [one for one in chosen if one != left], name):
+                found.append((distance, key, left))
+        return found
+
+    def _best(self, key: PointerKey, among: Collection[Name]) -> Name | None:
+        """The replica that a route gets next: in another zone first, then with room, then the nearest."""
+        demand, chosen = self.demands[key], self.chosen[key]
+        left = [name for name in among if name not in chosen]
+        return min(
+            left,
+            key=lambda name: (
+                self._doubled(demand, chosen, name),
+                not self._fits(key, name),
+                self._far(key, name),
+                name,
+            ),
+            default=None,
         )
-    return found
+
+    def _fits(self, key: PointerKey, name: Name) -> bool:
+        return self.load[name] + self.demands[key].load <= self.room[name]
+
+    def _doubled(self, demand: Demand, chosen: Sequence[Name], name: Name) -> bool:
+        """Tells whether a route has one in the zone of this replica already."""
+        return bool(demand.zones) and demand.zones.get(name) in {demand.zones.get(one) for one in chosen}
+
+    def _far(self, key: PointerKey, name: Name) -> float:
+        return _distance(key, name, self.capacity[name])
+
+    def _add(self, key: PointerKey, name: Name) -> None:
+        self.chosen[key].append(name)
+        self.load[name] += self.demands[key].load
+
+    def _remove(self, key: PointerKey, name: Name) -> None:
+        self.chosen[key].remove(name)
+        self.load[name] -= self.demands[key].load

@@ -1,0 +1,52 @@
+"""Pools: what makes a node one of them, and which nodes that are."""
+
+import secrets
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from loradeck.hub.access.routes import Guarded
+from loradeck.hub.api.moves import actor_of, move
+from loradeck.hub.api.parameters import Releaser, ThisHub, Viewer
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import pools
+from loradeck.schemas.ids import Name, Reason
+from loradeck.schemas.pool import PoolConfig, PoolRow
+
+router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
+
+
+@router.get("/pools")
+async def listed(hub: ThisHub, caller: Viewer) -> list[PoolRow]:
+    """The pools by name, with their nodes."""
+    return [hub.pools.row(name) for name in sorted(hub.log.state.pools)]
+
+
+@router.get("/pools/{pool}")
+async def one(pool: str, hub: ThisHub, caller: Viewer) -> PoolRow:
+    """A pool with its nodes."""
+    pools.known(hub.log.state.pools, pool)
+    return hub.pools.row(pool)
+
+
+@router.put("/pools/{pool}")
+async def set_pool(pool: Name, body: PoolConfig, hub: ThisHub, caller: Releaser, reason: Reason = "") -> PoolRow:
+    """Sets what makes a node one of a pool; makes the pool where there was none. Its routes follow it."""
+    if body.base is not None and body.base not in hub.catalogue.bases:
+        raise Refused("unknown_base", "no such base is registered", detail=body.base, fix="loradeck base add, first")
+    await move(
+        *(hub, caller, secrets.token_hex(16)),
+        lambda: [pools.set_pool(hub.log.state.pools, pool, body, actor_of(caller), reason=reason)],
+    )
+    return hub.pools.row(pool)
+
+
+@router.delete("/pools/{pool}", status_code=204, response_class=Response)
+async def remove_pool(pool: str, hub: ThisHub, caller: Releaser, reason: Reason = "") -> Response:
+    """Removes a pool that no route is placed in."""
+    state = hub.log.state
+    await move(
+        *(hub, caller, secrets.token_hex(16)),
+        lambda: [pools.remove_pool(state.pools, state.tenants, pool, actor_of(caller), reason=reason)],
+    )
+    return Response(status_code=204)

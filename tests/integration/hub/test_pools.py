@@ -1,0 +1,136 @@
+"""Routes of pools: the hub assigns them, each time by an event, and nobody leaves before others are ready."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.fakes.hub_in_process import Deck, running, until
+from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.test_counting import lose
+
+from loradeck.schemas.log import EventKind
+
+KEY = ("acme", "production")
+
+
+def assigned(deck: Deck) -> set[str]:
+    return {*deck.hub.log.state.tenants["acme"].assigned.get("production", ())}
+
+
+async def placed(deck: Deck, *nodes: str) -> None:
+    def there() -> bool:
+        deck.hub.pooled_routes.tick()
+        return assigned(deck) == {*nodes}
+
+    await until(there, f"acme is assigned to {nodes}")
+
+
+async def pooled(deck: Deck, replicas: int = 1) -> dict[str, FakeAgent]:
+    """Three nodes in a pool, and acme's v2 with v1 beneath it on as many of them as it asks for."""
+    agents = {name: await FakeAgent(deck, name, site="eu").join() for name in ("n1", "n2", "n3")}
+    await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
+    await deck.tenant(pool={"pool": "eu", "replicas": replicas})
+    await until(lambda: deck.hub.pooled_routes.tick() or len(assigned(deck)) == replicas, "it is assigned")
+    for seed in (1, 2):
+        await deck.promote(await deck.release(seed=seed))
+    return agents
+
+
+async def test_a_pool_is_set_changed_and_removed_by_events_and_not_while_a_route_is_in_it(deck: Deck) -> None:
+    await FakeAgent(deck, "n1", site="eu").join()
+    made = await deck.ok("PUT", "pools/eu?reason=first", {"labels": {"site": "eu"}})
+    assert ([node["node"] for node in made["nodes"]], made["routes"]) == (["n1"], 0)
+    await deck.refused(409, "no_change", "PUT", "pools/eu", {"labels": {"site": "eu"}})
+    await deck.refused(404, "unknown_base", "PUT", "pools/eu", {"base": "0" * 64})
+    assert (await deck.ok("PUT", "pools/eu", {"hardware": "h100"}))["nodes"] == []
+    await deck.tenant()
+    await deck.refused(404, "unknown_pool", "PUT", "tenants/acme/routes/production", {"pool": {"pool": "us"}})
+    both = {"pool": {"pool": "eu"}, "placement": {"site": "eu"}}
+    await deck.refused(422, "invalid_request", "PUT", "tenants/acme/routes/production", both)
+    await deck.refused(
+        422, "invalid_request", "PUT", "tenants/acme/routes/production", {"pool": {"pool": "eu"}, "min_replicas": 2}
+    )
+    await deck.tenant(pool={"pool": "eu"})
+    await deck.refused(409, "pool_in_use", "DELETE", "pools/eu")
+    await deck.tenant()
+    await deck.ok("DELETE", "pools/eu?reason=unused")
+    await deck.refused(404, "unknown_pool", "GET", "pools/eu")
+    events = [event for event in deck.hub.log.recent if event.kind is EventKind.POOL]
+    assert [(event.where, event.reason) for event in events] == [
+        ("pool eu", "first"),
+        ("pool eu", ""),
+        ("pool eu", "unused"),
+    ]
+    assert (await deck.ok("GET", "audit/verify"))["ok"]
+
+
+async def test_a_lost_nodes_route_is_taken_over_and_its_node_is_counted_until_its_tombstone(data: Path) -> None:
+    async with running(data) as deck:
+        agents = await pooled(deck)
+        (first,) = assigned(deck)
+        others = [agent for name, agent in agents.items() if name != first]
+        for other in others:
+            other.acknowledges = False
+        await lose(deck, agents[first])
+        await until(lambda: deck.hub.pooled_routes.tick() or len(assigned(deck)) == 2, "another joins")
+        assert first in assigned(deck), "it stays until the other is ready"
+        (second,) = assigned(deck) - {first}
+        joins = agents[second]
+        joins.acknowledges = True
+        await until(lambda: KEY in joins.entries, "it has the entry")
+        await joins.acknowledge(joins.entry)
+        await placed(deck, second)
+        row = await deck.row()
+        assert [(r.replica, r.withdrawn) for r in row.replicas] == [(second, False), (first, True)]
+        assert (row.flipped, row.placed) == (1, 2), "the lost one may answer on with what it holds"
+        event = [event for event in deck.hub.log.recent if event.kind is EventKind.ASSIGN][-2]
+        assert (event.actor, event.reason) == ("placement", f"{second} to serve it: {first} is lost")
+    async with running(data) as deck:
+        await joins.rejoin(deck)
+        await agents[first].rejoin(deck)
+        assert agents[first].entry.current is None, "a hub that was started again has its tombstone for it"
+        await until(lambda: len(deck.hub.replicas.placed(KEY)) == 1, "it has left the count")
+
+
+async def test_a_node_that_comes_back_before_another_is_ready_keeps_its_route(deck: Deck) -> None:
+    agents = await pooled(deck)
+    (first,) = assigned(deck)
+    for name, agent in agents.items():
+        agent.acknowledges = name == first
+    await lose(deck, agents[first])
+    await until(lambda: deck.hub.pooled_routes.tick() or len(assigned(deck)) == 2, "another joins")
+    await agents[first].join()
+    await placed(deck, first)
+
+
+async def test_a_drained_nodes_route_is_served_elsewhere_before_it_leaves(deck: Deck) -> None:
+    agents = await pooled(deck, replicas=2)
+    before = assigned(deck)
+    (spare,) = {*agents} - before
+    agents[spare].acknowledges = False
+    drained = min(before)
+    await deck.ok("POST", f"nodes/{drained}/drain")
+    await until(lambda: deck.hub.pooled_routes.tick() or assigned(deck) == {*agents}, "the spare joins")
+    deck.hub.pooled_routes.tick()
+    assert agents[drained].entry.current is not None, "and nobody leaves before it is ready"
+    agents[spare].acknowledges = True
+    await agents[spare].acknowledge(agents[spare].entry)
+    await placed(deck, *({*agents} - {drained}))
+    await until(lambda: agents[drained].entry.current is None, "it has its tombstone")
+    assert [n["trouble"] for n in (await deck.ok("GET", "pools/eu"))["nodes"] if n["node"] == drained] == ["drained"]
+
+
+async def test_a_route_that_comes_into_a_pool_stays_where_it_is_until_its_nodes_are_ready(deck: Deck) -> None:
+    agents = {name: await FakeAgent(deck, name, site="eu").join() for name in ("n1", "n2", "n3")}
+    await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
+    await deck.tenant()
+    await deck.promote(await deck.release())
+    await deck.tenant(pool={"pool": "eu"})
+    assert deck.hub.log.recent[-1].kind is EventKind.ASSIGN
+    await until(lambda: deck.hub.pooled_routes.tick() or len(assigned(deck)) == 1, "one of three is left")
+    for name in {*agents} - assigned(deck):
+        await until(lambda name=name: agents[name].entry.current is None, f"{name} has its tombstone")
+    await until(lambda: len(deck.hub.replicas.placed(KEY)) == 1, "both have left the count")
+    await deck.tenant()
+    await until(lambda: all(agent.entry.current is not None for agent in agents.values()), "it is everywhere again")
+    assert deck.hub.log.state.tenants["acme"].assigned == {}
