@@ -15,6 +15,7 @@ from tests.simulation import node_process
 from tests.simulation.disk import System
 
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links import challenges
 from loradeck.hub.log.log import Log
@@ -242,6 +243,11 @@ def _uncut() -> list[Patch]:
     return [(Admission, "cut", lambda self, key, stays: None)]
 
 
+def _unnoticed_loss() -> list[Patch]:
+    """Routes of pools stay on a node that is lost."""
+    return [(Pools, "trouble", lambda self, name: "")]
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A planted mistake.
@@ -284,6 +290,7 @@ MUTATIONS: dict[str, Mistake] = {
     "uncut": Mistake(_uncut, 1, (), ("promote", "rollback")),
     "admitting-drainer": Mistake(_admitting_drainer, 2, ("hand over",), ("promote", "rollback")),
     "newest-link": Mistake(_newest_link, 1, ("copy node",)),
+    "unnoticed-loss": Mistake(_unnoticed_loss, 0, ("pool routes", "cut both"), ("promote", "rollback")),
     "forward-with-one-copy": Mistake(_forward_with_one_copy, 2, ("one copy",), ("promote", "rollback")),
 }
 AS_IT_IS = Mistake(list)

@@ -157,6 +157,8 @@ class Oracle:
             self.fail("two committers in one epoch", other, process, event.epoch)
 
     def _note(self, event: Event) -> None:
+        if event.kind is EventKind.ASSIGN:
+            self.counts[f"routes assigned{' since a node is lost' if 'is lost' in event.reason else ''}"] += 1
         self.events[event.id] = self.by_hash[event.hash] = event
         if event.kind in MOVES:
             self.seen[_move(event)] = event

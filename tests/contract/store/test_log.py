@@ -10,9 +10,12 @@ from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move, note
 
 from loradeck.rules.moves.chain import verify
-from loradeck.schemas.log import GENESIS, EventKind, Quarantine
+from loradeck.schemas.ids import Role
+from loradeck.schemas.log import FLEET, GENESIS, Draft, EventKind, Quarantine
+from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import Committed, LeaseLost, Moved, StoreError
+from loradeck.store.log_audit import LogAudit
 from loradeck.store.sql_log import Store
 
 
@@ -45,6 +48,18 @@ def test_a_hold_leaves_what_moved_the_pointer_last(store: Store) -> None:
     store.commit([held], key="key-0002")
     pointer = store.snapshot().pointers[0]
     assert (pointer.held, pointer.last_move, pointer.generation) == (True, moved.id, 1)
+
+
+def test_pools_are_kept_as_the_log_leaves_them_and_their_audit_agrees(store: Store) -> None:
+    eu, us = PoolConfig(labels={"site": "eu"}), PoolConfig(hardware="H100")
+    for number, (name, config) in enumerate((("eu", PoolConfig()), ("us", us), ("eu", eu), ("old", us), ("old", None))):
+        payload = {"pool": name, "config": None if config is None else config.model_dump(mode="json")}
+        draft = Draft(kind=EventKind.POOL, tenant=FLEET, actor="op", role=Role.RELEASER, payload=payload)
+        store.commit([draft], key=f"pool-{number}")
+    assert store.snapshot().pools == {"eu": eu, "us": us}
+    audit = LogAudit()
+    assert (report := audit.step(store) or audit.step(store)) is not None
+    assert report.ok, report.broken
 
 
 def test_a_quarantine_set_by_a_move_names_that_move(store: Store) -> None:

@@ -12,8 +12,9 @@ from tests.integration.cli.conftest import Desk, write_adapter, write_base
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterVersion
+from loradeck.schemas.pool import PoolRow
 from loradeck.schemas.responses import BaseEntry, DatasetEntry, SuiteEntry
-from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.route import Pooled, RouteConfig
 from loradeck.schemas.tenant import TenantState
 
 PROVENANCE = (
@@ -190,6 +191,22 @@ def test_a_route_is_set_from_a_file_and_flags_change_one_thing(
     state = TenantState.model_validate(desk.json("tenant", "show", tenant))
     assert state.routes["staging"] == expected
     assert set(state.routes) == {"production", "staging"}
+
+
+def test_a_pool_is_set_listed_and_removed_and_a_route_goes_into_it_and_out_again(desk: Desk, tenant: str) -> None:
+    made = PoolRow.model_validate(desk.json("pool", "set", "eu", "--label", "site=eu", "--hardware", "H100"))
+    assert (made.config.labels, made.config.hardware, made.nodes) == ({"site": "eu"}, "H100", ())
+    assert [PoolRow.model_validate(row) for row in desk.json("pool", "ls")] == [made]
+    desk.json("route", "set", tenant, "pooled", "--placement", "site=us")
+    asked = ("--pool", "eu", "--replicas", 2, "--spread", "zone")
+    kept = RouteConfig.model_validate(desk.json("route", "set", tenant, "pooled", *asked))
+    assert (kept.pool, kept.placement) == (Pooled(pool="eu", replicas=2, spread="zone"), {})
+    assert "pool eu: no node yet" in desk.run("tenant", "show", tenant).stdout
+    assert PoolRow.model_validate(desk.json("pool", "show", "eu")).routes == 1
+    desk.refused(1, "pool_in_use", "pool", "rm", "eu")
+    assert RouteConfig.model_validate(desk.json("route", "set", tenant, "pooled", "--pool", "")).pool is None
+    desk.json("pool", "rm", "eu", "--reason", "unused")
+    desk.refused(1, "unknown_pool", "pool", "show", "eu")
 
 
 def test_a_tenant_is_suspended_resumed_and_offboarded(desk: Desk, tenant: str) -> None:

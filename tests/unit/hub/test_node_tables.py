@@ -15,7 +15,7 @@ from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import RouteConfig, RouteResidency
+from loradeck.schemas.route import Pooled, RouteConfig, RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck.schemas.tenant import TenantState
 
@@ -113,3 +113,26 @@ def test_a_tombstone_names_no_candidate_and_needs_no_feature() -> None:
     gone = with_candidate().entries[KEY].tombstone()
     assert (gone.current, gone.candidate, gone.needs, gone.refs) == (None, None, (), ())
     assert gone.fence == (0, 2)
+
+
+def test_a_route_of_a_pool_is_in_the_tables_of_its_nodes_alone_and_a_tombstone_where_it_was() -> None:
+    tables = with_candidate()
+    pointer = PointerState(tenant="acme", route="production", generation=2, release=LIVE)
+    pooled = RouteConfig(pool=Pooled(pool="all"))
+
+    def assign(*nodes: str) -> None:
+        tenant = TenantState(name="acme", routes={"production": pooled}, assigned={"production": nodes})
+        tables.refresh(pointer, tenant, 2, None)
+
+    def placed(*nodes: str) -> list[bool]:
+        return [KEY in tables.placed(tables.table({}, node)) for node in nodes]
+
+    assign("n1", "n2")
+    assert placed("n1", "n2", "n3", "") == [True, True, False, False]
+    assert tables.table({}, "n3") is tables.table({}, "n4"), "who was never assigned anything shares one table"
+    held = tables.table({}, "n1")
+    assign("n2", "n3")
+    tables.withdraw(tables.table({}, "n1"), held.members)
+    assert placed("n1", "n2", "n3") == [False, True, True]
+    assert KEY in tables.table({}, "n1").withdrawn
+    assert KEY in tables.placed(tables.table(None)), "gateways are told of it wherever it is"
