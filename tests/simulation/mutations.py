@@ -290,7 +290,7 @@ MUTATIONS: dict[str, Mistake] = {
     "uncut": Mistake(_uncut, 1, (), ("promote", "rollback")),
     "admitting-drainer": Mistake(_admitting_drainer, 2, ("hand over",), ("promote", "rollback")),
     "newest-link": Mistake(_newest_link, 1, ("copy node",)),
-    "unnoticed-loss": Mistake(_unnoticed_loss, 0, ("pool routes", "cut both"), ("promote", "rollback")),
+    "unnoticed-loss": Mistake(_unnoticed_loss, 4, ("pool routes", "cut both"), ("promote", "rollback")),
     "forward-with-one-copy": Mistake(_forward_with_one_copy, 2, ("one copy",), ("promote", "rollback")),
 }
 AS_IT_IS = Mistake(list)

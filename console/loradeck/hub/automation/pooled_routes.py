@@ -94,7 +94,7 @@ class PooledRoutes:
     # ---- where routes shall be -----------------------------------------------------------------------------
 
     def _fleet_now(self) -> object:
-        """What the plan depends on beside the log: another value, another plan."""
+        """The part of the fleet that the plan follows from, and the hour: with another one it is made anew."""
         nodes = [
             (
                 *(node.name, node.lost, node.drained, node.cordoned, *node.labels.items()),

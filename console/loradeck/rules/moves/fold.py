@@ -80,7 +80,7 @@ class FoldedLog:
         return tenant.routes.get(key[1], _DEFAULT) if tenant else _DEFAULT
 
     def site(self, key: PointerKey) -> Site:
-        """Where a route is placed."""
+        """The nodes on which a route is placed."""
         tenant = self.tenants.get(key[0])
         return site_of(tenant, key[1]) if tenant else ANYWHERE
 

@@ -67,7 +67,7 @@ class Choice:
 
 
 def loads(requests: Mapping[PointerKey, float | None]) -> dict[PointerKey, float]:
-    """What each route adds to a replica: half for being there, half for its share of the requests in some time.
+    """The load that each route adds to a replica: half for being there, half for its share of the requests in some time.
 
     None: not known; it adds 1, as one with as many requests as the mean does.
     """
@@ -136,7 +136,7 @@ class _Work:
         self.chosen: dict[PointerKey, list[Name]] = {key: [] for key in sorted(demands)}
 
     def keep(self) -> None:
-        """What serves a route stays, one in each zone where the pool has others."""
+        """Keeps for each route what serves it, one in each zone where the pool has others."""
         for key, chosen in self.chosen.items():
             demand, pool = self.demands[key], self.pools[key]
             others = len({demand.zones.get(name) for name in pool}) > 1

@@ -22,7 +22,7 @@ ANYWHERE = Site({})
 
 
 def site_of(tenant: TenantState, route: str) -> Site:
-    """Where a tenant's route is placed."""
+    """The nodes on which a tenant's route is placed."""
     config = tenant.routes.get(route)
     if config is None:
         return ANYWHERE
