@@ -67,7 +67,7 @@ class Choice:
 
 
 def loads(requests: Mapping[PointerKey, float | None]) -> dict[PointerKey, float]:
-    """The load that each route adds to a replica: half for being there, half for its share of the requests in some time.
+    """The load that each route adds to a replica: half for being there, half for its share of all requests.
 
     None: not known; it adds 1, as one with as many requests as the mean does.
     """
