@@ -73,6 +73,7 @@ async def test_followers_get_events_in_the_written_order_whoever_subscribed_firs
         "METRICS",
         "AUTOMATION",
         "STEPS",
+        "PLACEMENT",
         "BROKEN_GLASS",
         "INCIDENTS",
         "NOTICES",
