@@ -156,7 +156,8 @@ class _Work:
                     break
                 self._remove(key, name)
                 found = self._best(key, self.pools[key] - {name})
-                self._add(key, found if found is not None and self._fits(key, found) else name)
+                moves = found is not None and self._fits(key, found) and self._spreads(key, name, found)
+                self._add(key, found if found is not None and moves else name)
 
     def place(self) -> None:
         """Gives each route what it lacks."""
@@ -181,9 +182,9 @@ class _Work:
         for key, chosen in self.chosen.items():
             if name not in self.pools[key] or name in chosen or not chosen:
                 continue
-            distance, demand = self._far(key, name), self.demands[key]
+            distance = self._far(key, name)
             farthest, left = max((self._far(key, other), other) for other in chosen)
-            if distance < farthest and not self._doubled(demand, [one for one in chosen if one != left], name):
+            if distance < farthest and self._spreads(key, left, name):
                 found.append((distance, key, left))
         return found
 
@@ -208,6 +209,11 @@ class _Work:
     def _doubled(self, demand: Demand, chosen: Sequence[Name], name: Name) -> bool:
         """Tells whether a route has one in the zone of this replica already."""
         return bool(demand.zones) and demand.zones.get(name) in {demand.zones.get(one) for one in chosen}
+
+    def _spreads(self, key: PointerKey, left: Name, name: Name) -> bool:
+        """Tells whether a route is in no fewer zones with a replica in place of the one that it leaves."""
+        demand, rest = self.demands[key], [one for one in self.chosen[key] if one != left]
+        return self._doubled(demand, rest, left) or not self._doubled(demand, rest, name)
 
     def _far(self, key: PointerKey, name: Name) -> float:
         return _distance(key, name, self.capacity[name])
