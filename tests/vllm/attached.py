@@ -44,6 +44,14 @@ def described(folder: Path, base: str) -> tuple[AdapterManifest, ReleaseRef]:
     return manifest, ReleaseRef(id=release.id, release=release, label="v9")
 
 
+def keep(folder: Path, releases: Path) -> Path:
+    """An adapter as an agent keeps it: in a folder that its manifest's digest names, the manifest beside it."""
+    manifest, _ = described(folder, "b" * 64)
+    shutil.copytree(folder, releases / manifest.digest)
+    (releases / f"{manifest.digest}.json").write_text(manifest.model_dump_json())
+    return releases / manifest.digest
+
+
 @dataclass
 class VllmFleet(Fleet):
     """A fleet whose nodes have the given `[[engine]]` table."""

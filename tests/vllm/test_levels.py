@@ -1,6 +1,6 @@
 """What vLLM holds of the adapters that it lists: facts of vLLM alone, and what its plugin of ours makes of them.
 
-One server for all, with two slots on its device and room for four adapters in memory. The plugin tells what is held; in
+One server for all, with two slots on its device and room for five adapters in memory. The plugin tells what is held; in
 the first part everything is done by vLLM's own calls. A file that is a pipe makes a read last until the test ends it.
 """
 
@@ -18,18 +18,20 @@ import httpx
 import pytest
 from tests import vllm_server
 from tests.fakes.word_model import write_adapter
-from tests.fleet import PROMPTS, Material
-from tests.vllm.attached import KEY, described
+from tests.fleet import PROMPTS, TENANT, Material
+from tests.vllm.attached import KEY, attached, keep
 from tests.vllm.conftest import WORKER_CALLS, Expendable
 from tests.vllm_server import Server
 
+from incident.fleet import wait_for
 from loradeck.schemas.link import AckLevel
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.serving import base_alone
 from loradeck_agent.serving.engine_api import EngineAddress
 from loradeck_agent.serving.vllm_api import VllmApi
 
-DEVICE, HOST = 2, 4
+DEVICE, HOST = 2, 5
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 BLOCKED_S = 2.0
 """How long an answer of some milliseconds is waited for, before it counts as held up."""
@@ -59,13 +61,6 @@ def kept(material: Material, tmp_path_factory: pytest.TempPathFactory) -> list[P
     made = tmp_path_factory.mktemp("made")
     more = [write_adapter(made / str(seed), material.base, seed=seed) for seed in range(11, 15)]
     return [keep(folder, made / "releases") for folder in (*material.adapters, *more)]
-
-
-def keep(folder: Path, releases: Path) -> Path:
-    manifest, _ = described(folder, "b" * 64)
-    shutil.copytree(folder, releases / manifest.digest)
-    (releases / f"{manifest.digest}.json").write_text(manifest.model_dump_json())
-    return releases / manifest.digest
 
 
 def keep_copy(folder: Path, to: Path) -> Path:
@@ -136,11 +131,11 @@ def test_it_lists_any_number_and_holds_the_last_ones(engine: Server, material: M
         assert engine.load(f"a{number}", folder).status_code == 200
     assert engine.listed().keys() == {f"a{number}" for number in range(len(kept))}
     # A load takes a slot of the device at once, from those that answer callers too.
-    assert held(engine) == [("a3", "host"), ("a4", "host"), ("a5", "device"), ("a6", "device")]
+    assert held(engine) == [("a2", "host"), ("a3", "host"), ("a4", "host"), ("a5", "device"), ("a6", "device")]
     before = memory(engine)["read_in_loop"]
     assert engine.text("a0", PROMPTS[0]) == material.answers[0][0]
     assert memory(engine)["read_in_loop"] == before + 1
-    assert held(engine) == [("a4", "host"), ("a5", "host"), ("a6", "device"), ("a0", "device")]
+    assert held(engine) == [("a3", "host"), ("a4", "host"), ("a5", "host"), ("a6", "device"), ("a0", "device")]
 
 
 def test_a_request_for_an_evicted_adapter_reads_it_while_all_others_wait(engine: Server, kept: list[Path]) -> None:
@@ -274,7 +269,7 @@ def test_the_plugin_loads_into_memory_and_the_first_request_reads_nothing_in_the
     for number in range(3):
         assert engine.text(f"a{number}", PROMPTS[1]) == material.answers[number][1]
     assert held(engine) == [("a0", "host"), ("a1", "device"), ("a2", "device")]
-    for number in range(3, 5):  # a0 goes
+    for number in range(3, HOST + 1):  # a0 goes
         assert loaded(engine, f"a{number}", kept[number]) == (200, "")
     assert "a0" in engine.listed()
     assert "a0" not in dict(held(engine))
@@ -321,7 +316,8 @@ def test_pins_of_the_plugins_survive_a_flood_of_other_adapters(
     assert engine.text("a0", PROMPTS[0]) == material.answers[0][0]
     assert memory(engine)["read_in_loop"] == before
     assert loaded(engine, "a2", kept[2]) == (200, "")
-    assert post(engine, "pins", names=["a0", "a1", "a2"]).json()["code"] == "pins_full"
+    assert post(engine, "pins", names=["a0", "a1", "a2"]).status_code == 200
+    assert post(engine, "pins", names=["a0", "a1", "a2", "a6"]).json()["code"] == "pins_full"
 
 
 def test_files_of_another_digest_are_refused_by_the_plugin(engine: Server, kept: list[Path], tmp_path: Path) -> None:
@@ -362,7 +358,7 @@ async def test_the_agent_loads_pins_and_sees_levels_through_the_plugin(
         await api.pin(["v1"])
         for number in range(2, 6):
             engine.load(f"a{number}", kept[number])
-        assert (await api.models()).keys() == {"v1", "a3", "a4", "a5"}, "v2 is listed, and not held"
+        assert (await api.models()).keys() == {"v1", "a2", "a3", "a4", "a5"}, "v2 is listed, and not held"
         await api.unload("v1")
         await api.load("v2", kept[1])
         assert await api.levels() == {name: level for name, level in held(engine) if name != "v1"}
@@ -372,3 +368,26 @@ async def test_the_agent_loads_pins_and_sees_levels_through_the_plugin(
         assert refused.value.code == "files_missing"
     finally:
         api.close()
+
+
+def test_what_r_goes_to_stays_in_memory_whatever_others_load_and_nothing_is_read_when_r_is_pressed(
+    engine: Server, material: Material, kept: list[Path]
+) -> None:
+    with attached(engine, material) as tenant:
+        ours = {f"{TENANT}-{tenant.cast.releases[label]}" for label in ("v1", "v2")}
+
+        def pinned() -> set[str]:
+            return {one["name"] for one in memory(engine)["adapters"] if one["pinned"]}
+
+        wait_for("pinned", lambda: pinned() == ours | {base_alone.NAME}, 60)
+        for number in range(7):
+            engine.load(f"a{number}", kept[number]).raise_for_status()
+        assert ours < dict(held(engine)).keys()
+        before = memory(engine)["read_in_loop"]
+        tenant.move("rollback", TENANT, "--yes")
+        assert tenant.answers() == {tenant.cast.releases["v1"]}
+        (replica,) = tenant.row()["replicas"]
+        assert replica["level"] in ("device", "host")
+        assert memory(engine)["read_in_loop"] == before
+        (node,) = tenant.fleet.cli("node", "ls")
+        assert node["replicas"][0].get("levels_known", True)

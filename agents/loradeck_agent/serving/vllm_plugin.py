@@ -26,7 +26,7 @@ class Held(Wire):
 class VllmMemory(Wire):
     """What a vLLM holds, the least recently used first, and how many it can on its device and in memory.
 
-    `read_in_loop`: adapters that vLLM itself has read between or in its steps since it started, while all waited.
+    `read_in_loop`: adapters that vLLM's loop has read by itself since it was first asked, while all waited.
     """
 
     device_slots: int = Field(ge=0)
