@@ -100,7 +100,7 @@ bench-detect: $(STAMP) ## how soon a bad release is detected, into docs/detectio
 	$(BIN)/python -m tests.detection $(ARGS)
 
 false-flags: $(STAMP) ## false flags in 3,000 tenant-years; goes on where it stopped, an hour at a time
-	nice $(BIN)/python -m tests.detection --long 366 $(ARGS)
+	nice $(BIN)/python -m tests.detection --long 2922 $(ARGS)
 
 exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rules of moves (some minutes)
 	nice $(BIN)/python -m tests.exhaustive $(ARGS)

@@ -1,6 +1,7 @@
-"""`make bench-detect`: how soon bad releases are detected. `--long BLOCKS`: false flags, resumed where they stopped.
+"""`make bench-detect`: how soon bad and slow releases are detected. `--long PARTS`: false flags, part by part.
 
-Results are kept in docs/detection.json, and docs/detection.md is written from them.
+Results are kept in docs/detection.json, and docs/detection.md is written from them. What is run in parts goes on where
+it stopped: each part is written when it is over.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import argparse
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.detection.delays import FLEET, TRAFFIC, budget, burn_rate, delays, percentile
-from tests.detection.false_flags import DAY_S, KINDS, TENANTS, block
+from tests.detection.delays import FLEET, RATES, TRAFFIC, budget, burn_rate, delays, percentile, slow_delay
+from tests.detection.false_flags import KINDS, PART_S, TENANTS, part
 
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCUMENT = ROOT / "docs" / "detection.json", ROOT / "docs" / "detection.md"
@@ -25,25 +27,46 @@ def main() -> None:
     """Measures what is asked for, and writes it down."""
     parser = argparse.ArgumentParser(prog="python -m tests.detection", description=__doc__)
     parser.add_argument("--runs", type=int, default=RUNS, help="of each kind of traffic")
-    parser.add_argument("--long", type=int, metavar="BLOCKS", help="false flags until there are so many blocks a kind")
-    parser.add_argument("--minutes", type=float, default=50, help="begin no block after so many (default 50)")
+    parser.add_argument("--slow", action="store_true", help="only how soon slow releases are detected")
+    parser.add_argument("--long", type=int, metavar="PARTS", help="false flags until there are so many parts of a kind")
+    parser.add_argument("--minutes", type=float, default=50, help="begin no part after so many (default 50)")
     asked = parser.parse_args()
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"delays": [], "blocks": []}
-    if asked.long is None:
-        kept["delays"] = [measure(traffic, asked.runs) for traffic in TRAFFIC]
-        write(kept)
+    kept = json.loads(RESULTS.read_text())
+    if asked.long is not None:
+        begun = time.monotonic()
+        go_on(kept["parts"], asked.long, lambda: time.monotonic() - begun < 60 * asked.minutes, lambda: write(kept))
         return
-    begun = time.monotonic()
-    for seed in range(asked.long):
+    if not asked.slow:
+        kept["delays"] = [measure(traffic, asked.runs) for traffic in TRAFFIC]
+    kept["slow"] = [measure_slow(rate, asked.runs) for rate in RATES]
+    write(kept)
+
+
+def go_on(done: dict[str, dict[str, Any]], parts: int, in_time: Callable[[], bool], save: Callable[[], None]) -> None:
+    """Simulates the parts of each kind that are not done yet, all kinds in turn, while there is time.
+
+    `done`: kind -> how many parts there were, flags, the most evidence and the commits; `save` is called after each.
+    """
+    commit = _stamp()["commit"]
+    for number in range(parts):
         for kind in KINDS:
-            if any((b["kind"], b["seed"]) == (kind, seed) for b in kept["blocks"]):
+            of = done.setdefault(kind, {"parts": 0, "flagged": 0, "most": 0.0, "commits": []})
+            if of["parts"] > number:
                 continue
-            if time.monotonic() - begun > 60 * asked.minutes:
+            if not in_time():
                 return
-            flagged, most = block(kind, seed)
-            kept["blocks"].append({"kind": kind, "seed": seed, "flagged": flagged, "most": round(most, 6), **_stamp()})
-            print(f"{kind}, block {seed}: {flagged} of {TENANTS} flagged, most evidence {most:.1f} nats", flush=True)
-            write(kept)
+            flagged, most = part(kind, number)
+            of.update(parts=number + 1, flagged=of["flagged"] + flagged, most=max(of["most"], round(most, 6)))
+            of["commits"] = sorted({*of["commits"], commit})
+            print(f"{kind}, part {number}: {flagged} of {TENANTS} flagged, most evidence {most:.1f} nats", flush=True)
+            save()
+
+
+def measure_slow(rate: int, runs: int) -> dict[str, Any]:
+    """The delays to SLOW at a rate of streamed answers a second."""
+    flags = [slow_delay(rate, seed) for seed in range(runs)]
+    row = {"traffic": f"{rate}/s, first tokens after five times as long", "runs": runs, **_stamp()}
+    return row | {"flag": [percentile(flags, 0.5), percentile(flags, 0.95)]}
 
 
 def measure(traffic: Any, runs: int) -> dict[str, Any]:
@@ -68,7 +91,9 @@ def _stamp() -> dict[str, str]:
 
 def write(kept: dict[str, Any]) -> None:
     """Writes the results and the tables in the document."""
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    new = RESULTS.with_suffix(".new")
+    new.write_text(json.dumps(kept, indent=1) + "\n")
+    new.replace(RESULTS)  # whoever stops it never leaves half a file
     lines = ["| traffic | flag p50 / p95, s | rollback p50 / p95, s | allowed (p95) | burn-rate page p50, s |"]
     lines += ["|---|---|---|---|---|"]
     for row in kept["delays"]:
@@ -79,13 +104,14 @@ def write(kept: dict[str, Any]) -> None:
             f"| {row['traffic']} | {row['flag'][0]} / {row['flag'][1]} | {row['rollback'][0]} / {row['rollback'][1]} "
             f"| {allowed} | {row['burn_rate'][0]} |"
         )
+    lines += [f"| {row['traffic']} | {row['flag'][0]} / {row['flag'][1]} | - | - | - |" for row in kept["slow"]]
     lines += ["", "| share of bad answers | tenant-years | flagged | most evidence, nats |", "|---|---|---|---|"]
     for kind in KINDS:
-        blocks = [b for b in kept["blocks"] if b["kind"] == kind]
-        years = len(blocks) * TENANTS * DAY_S / (365.25 * DAY_S)
-        most = max((b["most"] for b in blocks), default=0.0)
-        lines.append(f"| {kind} | {years:.0f} | {sum(b['flagged'] for b in blocks)} | {most:.1f} |")
-    commits = ", ".join(sorted({row["commit"] for row in (*kept["delays"], *kept["blocks"])}))
+        of = kept["parts"].get(kind, {"parts": 0, "flagged": 0, "most": 0.0})
+        years = of["parts"] * TENANTS * PART_S / (365.25 * 86_400)
+        lines.append(f"| {kind} | {years:,.1f} | {of['flagged']} | {of['most']:.1f} |")
+    measured = {row["commit"] for row in (*kept["delays"], *kept["slow"])}
+    commits = ", ".join(sorted(measured.union(*(of["commits"] for of in kept["parts"].values()))))
     lines += ["", f"At {commits}; a fleet of {FLEET:,} tenants. Seeds count from 0."]
     text = DOCUMENT.read_text()
     head, tail = text[: text.index(BEGIN)], text[text.index(END) :]

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import heapq
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from loradeck.rules.quality.detection import ROLLBACK_LEVEL, Detector, flag_level, flag_limit, rollback_limit
+from loradeck.rules.quality.detection import (
+    ROLLBACK_LEVEL,
+    SLOW_LIMIT,
+    Detector,
+    alert_level,
+    flag_level,
+    flag_limit,
+    late,
+    rollback_limit,
+)
 from loradeck.rules.quality.guard import compared
+from loradeck.schemas.link import TTFT_BUCKETS_MS
 from loradeck_agent.router.pairs import Outcome, Pair, Pairs
 
 USUAL = 0.01
@@ -101,6 +112,35 @@ def delays(traffic: Traffic, seed: int, longest_s: int = LONGEST_S) -> tuple[int
         if all(found):
             break
     return tuple(max(0, (one or longest_s) - first_bad) for one in found)  # type: ignore[return-value]
+
+
+RATES = (40, 1)
+"""Streamed answers a second that are looked at for late first tokens."""
+
+TTFT_MS, PROMISED_MS = 300.0, 1000
+"""Median of the time to first token, which is lognormal with a sigma of 0.5 (683 ms in its 95th percentile), and what
+the route promises for 95 %. Routers count by buckets, and the promise is the bound of one.
+"""
+
+
+def slow_delay(rate: int, seed: int, longest_s: int = LONGEST_S) -> int:
+    """Seconds from the first late first token to SLOW, where each comes after five times as long from one moment on."""
+    draw, detector = random.Random(f"slow {rate} {seed}"), Detector(SLOW_LIMIT, restarting=True)
+    came: dict[int, list[int]] = {}
+    first, level = 0, alert_level(FLEET, 1)
+    for second in range(longest_s):
+        at = float(second)
+        while (at := at + draw.expovariate(rate)) < second + 1:
+            ms = draw.lognormvariate(0, 0.5) * TTFT_MS * (5 if at >= WARM_S else 1)
+            heard = int(at + ms / 1000) + 1
+            came.setdefault(heard, [0] * (len(TTFT_BUCKETS_MS) + 1))[bisect_left(TTFT_BUCKETS_MS, ms)] += 1
+            if at >= WARM_S and ms > PROMISED_MS:
+                first = min(first or longest_s, heard)
+        now = second + 1
+        detector.add(now, *late(came.pop(now, []), TTFT_BUCKETS_MS, PROMISED_MS))
+        if first and detector.evidence(now) >= level:
+            return now - first
+    return longest_s
 
 
 def budget(traffic: Traffic) -> tuple[int, int] | None:

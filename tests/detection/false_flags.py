@@ -1,6 +1,7 @@
 """False flags of good releases, many tenants at once: the rule of `loradeck.rules.quality.detection` as arrays.
 
-A block is 3,000 tenants for one day. Each begins without any wealth.
+A part is 3,000 tenants for three hours, and eight parts after each other are a day. Each begins without any wealth, and
+takes a core a few seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from loradeck.rules.quality.detection import ODDS, _bets, flag_level, flag_limit
 
 TENANTS = 3_000
 DAY_S = 86_400
+PART_S = DAY_S // 8
 
 KINDS = ("at the limit", "usual", "rhythm")
 """Shares of bad answers: just at the limit of the flag, at the promise, or swinging between 0.5 and 2 % each day."""
@@ -39,13 +41,14 @@ def after(wealth: NDArray[np.float64], units: NDArray[np.int64], bad: NDArray[np
     return grown
 
 
-def block(kind: str, seed: int, *, tenants: int = TENANTS, seconds: int = DAY_S) -> tuple[int, float]:
+def part(kind: str, number: int, *, tenants: int = TENANTS, seconds: int = PART_S) -> tuple[int, float]:
     """Simulates tenants of one kind. Returns how many were flagged, and the most evidence there was, nats."""
-    rng = np.random.default_rng([KINDS.index(kind), seed])
+    rng = np.random.default_rng([KINDS.index(kind), number])
     rates = np.resize(RATES, tenants)
     wealth = np.zeros((len(ODDS), tenants))
     most = np.full(tenants, -math.inf)
-    for second in range(seconds):
+    begins = number % (DAY_S // PART_S) * PART_S
+    for second in range(begins, begins + seconds):
         units = rng.poisson(rates)
         wealth = after(wealth, units, rng.binomial(units, share(kind, second)))
         np.maximum(most, wealth.max(axis=0), out=most)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.detection.delays import TRAFFIC, WARM_S, Traffic, delays, percentile
-from tests.detection.false_flags import LIMIT, after, block
+from tests.detection import __main__ as run
+from tests.detection.delays import RATES, TRAFFIC, WARM_S, Traffic, delays, percentile, slow_delay
+from tests.detection.false_flags import KINDS, LIMIT, after, part
 
 from loradeck.rules.quality.detection import ODDS, Detector
 
@@ -38,9 +39,27 @@ def test_bad_releases_are_detected_within_the_budget_as_the_table_says(row: dict
 
 
 def test_an_hour_of_good_tenants_shows_no_flag() -> None:
-    flagged, most = block("at the limit", 0, tenants=300, seconds=3600)
+    flagged, most = part("at the limit", 0, tenants=300, seconds=3600)
     assert not flagged
     assert most > 0
+
+
+def test_the_long_run_goes_on_where_it_stopped_and_counts_no_part_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+    monkeypatch.setattr(run, "part", lambda kind, number: made.append((kind, number)) or (number, float(number)))
+    done: dict[str, dict[str, object]] = {}
+    saved = []
+    for rest in (iter([True] * 4), iter([True] * 99)):
+        run.go_on(done, 3, lambda rest=rest: next(rest, False), lambda: saved.append(1))
+    assert made == [(kind, number) for number in range(3) for kind in KINDS]
+    assert len(saved) == len(made)
+    assert {(of["parts"], of["flagged"], of["most"]) for of in done.values()} == {(3, 0 + 1 + 2, 2.0)}
+
+
+@pytest.mark.parametrize("row", KEPT["slow"], ids=lambda row: row["traffic"])
+def test_late_first_tokens_are_detected_as_the_table_says(row: dict[str, list[int]]) -> None:
+    rate = next(rate for rate in RATES if str(row["traffic"]).startswith(f"{rate}/s"))
+    assert percentile([slow_delay(rate, seed) for seed in range(20)], 0.8) <= row["flag"][1]
 
 
 @pytest.mark.parametrize(("rate", "short"), [(40, False), (40, True), (1, False), (1, True)])
