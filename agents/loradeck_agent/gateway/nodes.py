@@ -14,6 +14,7 @@ from loradeck.rules.serving.gateway import is_stalled, ranked, rest_s
 from loradeck.schemas.ids import Name
 from loradeck.schemas.link import AckLevel
 from loradeck_agent.router.engine_pools import COMPLETIONS
+from loradeck_agent.router.upstream_session import upstream_session
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +36,8 @@ class NodePool:
         self.failures = 0
         """In a row."""
         self._heard_at = self._failed_at = 0.0
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, socket_factory=_lively),
-            timeout=_TIMEOUT,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-        )
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, socket_factory=_lively)
+        self.session = upstream_session(connector, _TIMEOUT)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -116,9 +112,13 @@ class Nodes:
         now, known = time.monotonic(), {name: level for name, level in served.items() if name in self.by_name}
         if len(known) < 2:
             return list(known)
-        pools = [self.by_name[name] for name in known]
-        avoided = {pool.name for pool in pools if pool.name in self._lost or pool.is_avoided(now)}
-        return ranked(known, {pool.name: pool.under_way for pool in pools}, avoided, prompt)
+        under_way, avoided = dict[Name, int](), list[Name]()
+        for name in known:
+            pool = self.by_name[name]
+            under_way[name] = pool.under_way
+            if name in self._lost or pool.is_avoided(now):
+                avoided.append(name)
+        return ranked(known, under_way, avoided, prompt)
 
     @property
     def context(self) -> ssl.SSLContext | bool:

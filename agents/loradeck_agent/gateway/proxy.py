@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 
 from loradeck.rules.serving.gateway import RETRIED, next_node
 from loradeck.schemas.ids import PointerKey
@@ -61,8 +62,8 @@ class GatewayProxy(CallersApi):
             "Authorization": request.headers["Authorization"],
             "x-request-id": request_id,
         }
-        if CONVERSATION in request.headers:
-            headers[CONVERSATION] = request.headers[CONVERSATION]
+        if (conversation := request.headers.get(CONVERSATION)) is not None:
+            headers[CONVERSATION] = conversation
         body, tried, refusal = asked.body(asked.model), list[str](), None
         answer: web.StreamResponse | None = None
         while len(tried) < TRIES and (name := next_node(names, tried, refusal=refusal, begun=False)) is not None:
@@ -100,9 +101,9 @@ class GatewayProxy(CallersApi):
                 held = fence_of(upstream.headers.get(FENCE, ""))
                 if held is not None:
                     self._admission.show(entry, held, node.name)
-                shown = {
-                    name: value for name, value in upstream.headers.items() if name.lower() not in OF_THE_CONNECTION
-                }
+                shown = CIMultiDict(upstream.headers)
+                for name in OF_THE_CONNECTION:
+                    shown.popall(name, None)
                 length = upstream.content_length
                 if length is not None and length <= WHOLE_BYTES:
                     raw = await upstream.read()

@@ -97,6 +97,8 @@ class GatewayRoutes:
 
     def fence(self, entry: TableEntry) -> Fence:
         """The highest fence that is known of a pointer, which its nodes are sent."""
+        if not self._shown and not self._shown_before:
+            return entry.fence
         shown = (shown.get(entry.key) for shown in (self._shown, self._shown_before))
         return (
             highest(entry.fence, self.table.cursor.epoch, [one[0] for one in shown if one is not None]) or entry.fence
@@ -104,7 +106,7 @@ class GatewayRoutes:
 
     def show(self, entry: TableEntry, fence: Fence, node: Name) -> None:
         """A node has shown the fence of the entry that it holds."""
-        if fence > self.fence(entry) and node not in self._doubted:
+        if fence > entry.fence and fence > self.fence(entry) and node not in self._doubted:
             self._shown[entry.key] = (fence, node)
 
     # ---- the hub -------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from loradeck_agent.gateway.proxy import GatewayProxy
 from loradeck_agent.gateway.routes import GatewayRoutes
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.gc_pause import settle
 from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.listening import BACKLOG, bind, from_systemd
 from loradeck_agent.host.login import HubLogin
@@ -93,6 +94,7 @@ class Gateway:
                 async with self._listening(), asyncio.TaskGroup() as group:
                     parts = (self.link.run(), self._renewal.run(), self.routes.keep_saved(), service.feed())
                     tasks = [group.create_task(part) for part in parts]
+                    settle()
                     service.ready()
                     await self._stop.wait()
                     service.stopping()

@@ -1,4 +1,4 @@
-"""Python's garbage collector while a process imports torch and loads a model."""
+"""Python's garbage collector, kept off what stays for as long as the process: modules, weights, tables."""
 
 import gc
 from collections.abc import Iterator
@@ -18,3 +18,12 @@ def paused() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def settle() -> None:
+    """Leaves out for ever what there is now, and from here on looks for garbage less often than Python does by itself.
+
+    For a process that answers thousands of requests a second: what they make is gone with them, and is not in cycles.
+    """
+    gc.set_threshold(20_000, 20, 100)
+    gc.freeze()

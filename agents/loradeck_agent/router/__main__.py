@@ -18,6 +18,7 @@ from loradeck.schemas.address import is_loopback
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.route import NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
+from loradeck_agent.host.gc_pause import settle
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.router.serve import Router
 
@@ -72,6 +73,7 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await router.start(host, port, tls, sockets=[socket.socket(fileno=file) for file in options.sockets])
+        settle()
         await stop.wait()
     finally:
         await router.stop()

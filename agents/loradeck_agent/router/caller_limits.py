@@ -3,8 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from loradeck.rules.serving.rate_limits import Bucket, take
@@ -58,8 +57,7 @@ class CallerLimits:
         fix = f"Try again in {retry_after_s} s."
         return Refusal(429, "rate_limit_exceeded", message, fix, retry_after_s, param=what)
 
-    @contextmanager
-    def request(self, caller: str, routes: Iterable[KeyLimits], body: int) -> Iterator[Refusal | None]:
+    def request(self, caller: str, routes: Iterable[KeyLimits], body: int) -> "_Place":
         """Holds a place for one request of a caller, with `body` bytes, until it is over; or says why there is none.
 
         Args:
@@ -79,18 +77,7 @@ class CallerLimits:
             refusal = self._refuse(
                 caller, "request_bytes", f"This key has {mine.bodies} bytes of requests under way here."
             )
-        if refusal is not None:
-            yield refusal
-            return
-        mine.requests += 1
-        mine.bodies += body
-        try:
-            yield None
-        finally:
-            mine.requests -= 1
-            mine.bodies -= body
-            if not mine.requests:
-                self._under_way.pop(caller, None)
+        return _Place(self._under_way, caller, mine, body, refusal)
 
     def spend(self, caller: str, key: PointerKey, route: KeyLimits, tokens: int) -> Refusal | None:
         """Takes a request and its tokens from what a caller may ask of a route in a minute, or says why not."""
@@ -118,6 +105,31 @@ class CallerLimits:
         self._buckets = {rate: bucket for rate, bucket in self._buckets.items() if now - bucket.at < 60}
 
 
+@dataclass(slots=True)
+class _Place:
+    """The place of one request, held for the length of a block. A generator would cost as much as the limits do."""
+
+    _all: dict[str, UnderWay]
+    _caller: str
+    _mine: UnderWay
+    _body: int
+    _refusal: Refusal | None
+
+    def __enter__(self) -> Refusal | None:
+        if self._refusal is None:
+            self._mine.requests += 1
+            self._mine.bodies += self._body
+        return self._refusal
+
+    def __exit__(self, *exc: object) -> None:
+        mine = self._mine
+        if self._refusal is None:
+            mine.requests -= 1
+            mine.bodies -= self._body
+            if not mine.requests:
+                self._all.pop(self._caller, None)
+
+
 def _first(route: int | None, node: int | None) -> int | None:
     """The limit of a route, or else of the node; None is no limit."""
     return node if route is None else route
@@ -125,5 +137,5 @@ def _first(route: int | None, node: int | None) -> int | None:
 
 def _most(node: int | None, routes: list[int | None]) -> float:
     """The most generous of the limits of some routes."""
-    limits = [_first(route, node) for route in routes]
-    return max((math.inf if limit is None else limit for limit in limits), default=math.inf)
+    limits = [node if route is None else route for route in routes]
+    return math.inf if None in limits or not limits else max(limits)  # type: ignore[type-var]

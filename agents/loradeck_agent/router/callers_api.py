@@ -110,7 +110,8 @@ class CallersApi:
     def _forbidden(self, caller: str, key: PointerKey, asked: Asked) -> Refusal | None:
         """Why a route does not take a request from its caller: for what it holds, or for how many came before it."""
         callers = self._admission.callers(key)
-        unlisted = next((name for name in asked.unlisted if name not in callers.parameters), None)
+        allowed = callers.parameters
+        unlisted = next((name for name in asked.unlisted if name not in allowed), None) if asked.unlisted else None
         if unlisted is not None:
             message, fix = (
                 f"The parameter `{unlisted}` does not pass here.",
@@ -141,6 +142,8 @@ def _size(request: web.BaseRequest) -> int:
 async def body_of(request: web.BaseRequest) -> bytes | Refusal:
     """The request's body, as it came."""
     try:
+        if request.content.is_eof():  # it came with the head
+            return await request.read()
         async with asyncio.timeout(BODY_TIMEOUT_S):
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

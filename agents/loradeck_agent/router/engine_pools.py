@@ -12,6 +12,7 @@ from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret
+from loradeck_agent.router.upstream_session import upstream_session
 from loradeck_agent.router.wire import EngineAt
 
 log = logging.getLogger(__name__)
@@ -41,14 +42,7 @@ class EnginePool:
         origin = "http://engine" if at.socket else at.url
         self.urls = {path: URL(f"{origin}{path}") for path in COMPLETIONS}
         self.metrics = URL(f"{origin}/metrics/")
-        self.session = aiohttp.ClientSession(
-            connector=_connector(at),
-            headers=_authorization(at),
-            timeout=_TIMEOUT,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-        )
+        self.session = upstream_session(_connector(at), _TIMEOUT, _authorization(at))
 
     @property
     def name(self) -> str:

@@ -29,7 +29,7 @@ _SAMPLING = (
 
 PASSING = frozenset((*_BOTH, *_CHAT, *_COMPLETION, *_SAMPLING))
 
-_RECORDED = (
+_NUMBERS = (
     *("temperature", "top_p", "n", "seed", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"),
     *("frequency_penalty", "presence_penalty", "best_of", "echo", "parallel_tool_calls", "add_generation_prompt"),
     *("continue_final_message", "top_k", "min_p", "repetition_penalty", "length_penalty", "min_tokens", "ignore_eos"),
@@ -37,13 +37,15 @@ _RECORDED = (
 )
 """Parameters whose numbers and switches the answer ledger names."""
 
+_RECORDED = frozenset(_NUMBERS)
+
 _FORMATS = frozenset({"text", "json_object", "json_schema", "structural_tag"})
 
 
 def recorded(asked: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """Picks what the answer ledger names of a request's body: numbers, switches and known words, and no text."""
     found: dict[str, bool | int | float | str] = {
-        name: value for name in _RECORDED if isinstance(value := asked.get(name), bool | int | float)
+        name: value for name, value in asked.items() if name in _RECORDED and isinstance(value, (bool, int, float))
     }
     form = asked.get("response_format")
     if isinstance(form, dict) and isinstance(kind := form.get("type"), str) and kind in _FORMATS:

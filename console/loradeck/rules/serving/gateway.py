@@ -118,19 +118,18 @@ def ranked(
     """
     if len(nodes) < 2:
         return list(nodes)
-    shares: dict[tuple[bool, int], list[int]] = {}
-    asked = []
+    groups: dict[int, list[Name]] = {}
     for name, level in nodes.items():
-        group, mine = (name in avoided, _RANK[level]), under_way.get(name, 0)
-        share = shares.setdefault(group, [0, 0])
-        share[0] += mine
-        share[1] += 1
-        asked.append((name, group, mine))
-
-    def order(one: tuple[Name, tuple[bool, int], int]) -> tuple[tuple[bool, int], bool, int, bytes]:
-        name, group, mine = one
-        total, alike = shares[group]
-        full = mine >= math.ceil(SPARE * (total + 1) / alike)
-        return group, full, mine if full else 0, hashlib.sha256(name.encode() + b"\0" + prompt).digest()
-
-    return [name for name, _, _ in sorted(asked, key=order)]
+        groups.setdefault(_RANK[level] + (len(_RANK) if name in avoided else 0), []).append(name)
+    order: list[Name] = []
+    for _, alike in sorted(groups.items()):
+        if len(alike) > 1:
+            share = math.ceil(SPARE * (sum(under_way.get(name, 0) for name in alike) + 1) / len(alike))
+            keyed = []
+            for name in alike:
+                mine = under_way.get(name, 0)
+                hashed = hashlib.sha256(name.encode() + b"\0" + prompt).digest()
+                keyed.append((mine if mine >= share else -1, hashed, name))
+            alike = [name for _, _, name in sorted(keyed)]
+        order += alike
+    return order
