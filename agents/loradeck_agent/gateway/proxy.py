@@ -20,9 +20,6 @@ from loradeck_agent.router.fences import FENCE, fence_of, fence_text
 from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.successor import OF_THE_CONNECTION
 
-TRIES = 4
-"""How many nodes one request asks at most."""
-
 PREFIX_BYTES = 256
 """By so much of their beginning, requests are sent to the same node: the same system prompt, the same cache."""
 
@@ -66,7 +63,7 @@ class GatewayProxy(CallersApi):
             headers[CONVERSATION] = conversation
         body, tried, refusal = asked.body(asked.model), list[str](), None
         answer: web.StreamResponse | None = None
-        while len(tried) < TRIES and (name := next_node(names, tried, refusal=refusal, begun=False)) is not None:
+        while (name := next_node(names, tried, refusal=refusal, begun=False)) is not None:
             self.retries += bool(tried)
             tried.append(name)
             headers[FENCE] = fence_text(self._admission.fence(entry))

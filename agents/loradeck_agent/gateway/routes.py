@@ -8,10 +8,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loradeck.rules.serving.gateway import highest
-from loradeck.schemas.ids import GENESIS, Fence, Name, PointerKey, Wire
+from loradeck.schemas.ids import GENESIS, Fence, Name, PointerKey
 from loradeck.schemas.link import AckLevel, Bookmark, Desired, ServedRoute, Serving
 from loradeck.schemas.route import Callers
 from loradeck.schemas.table import TableEntry
+from loradeck_agent.gateway.status import Saved
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.router.admission import DEFAULT_ROUTE
 from loradeck_agent.router.caller_keys import CallerKeys
@@ -24,13 +25,6 @@ SAVE_S = 2.0
 
 _ANYBODY = Callers()
 _NOWHERE: Mapping[Name, AckLevel] = {}
-
-
-class _Saved(Wire):
-    """The file of a gateway: the whole table, and where it is served, as a hub would send them."""
-
-    desired: Desired
-    serving: Serving
 
 
 Shown = dict[PointerKey, tuple[Fence, Name]]
@@ -187,7 +181,7 @@ class GatewayRoutes:
     def load(self) -> None:
         """Reads what was saved. A file that cannot be read is as none: the hub sends everything."""
         try:
-            saved = _Saved.model_validate_json(self._file.read_bytes())
+            saved = Saved.model_validate_json(self._file.read_bytes())
         except FileNotFoundError:
             return
         except (OSError, ValidationError) as error:
@@ -215,6 +209,10 @@ class GatewayRoutes:
             log.error("%s cannot be written: %s", self._file, error)
 
     def _snapshot(self) -> bytes:
+        return self.saved().model_dump_json().encode()
+
+    def saved(self) -> Saved:
+        """Returns everything that its file keeps."""
         cursor, entries = self.table.cursor, tuple(self.table.entries.values())
         desired = Desired(
             epoch=cursor.epoch,
@@ -230,4 +228,4 @@ class GatewayRoutes:
             ServedRoute(tenant=tenant, route=route, nodes=nodes) for (tenant, route), nodes in self._served.items()
         )
         serving = Serving(full=True, nodes=self.nodes, lost=self.lost, routes=routes)
-        return _Saved(desired=desired, serving=serving).model_dump_json().encode()
+        return Saved(desired=desired, serving=serving)

@@ -6,6 +6,7 @@ import signal
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
 from aiohttp import web
 
@@ -28,6 +29,7 @@ from loradeck.systemd.notify import Service
 from loradeck_agent.gateway.nodes import Nodes
 from loradeck_agent.gateway.proxy import GatewayProxy
 from loradeck_agent.gateway.routes import GatewayRoutes
+from loradeck_agent.gateway.status import FILE, LOCK, SOCKET, status_of
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.gc_pause import settle
@@ -56,7 +58,7 @@ class Gateway:
         self.config = config
         make_private(config.state)
         login = HubLogin(config)
-        self.routes = GatewayRoutes(config.state / "gateway.json")
+        self.routes = GatewayRoutes(config.state / FILE)
         self.nodes = Nodes(lambda: login.now().tls)
         self._bodies = BodyReader(read)
         self.proxy = GatewayProxy(self.routes, self._bodies, CallerLimits(config.router.limits), self.nodes)
@@ -87,7 +89,7 @@ class Gateway:
             OSError: an address cannot be bound, or a certificate cannot be used.
         """
         service = Service()
-        with locked(self.config.state / "gateway.lock", "gateway"):
+        with locked(self.config.state / LOCK, "gateway"):
             self.routes.load()
             self.nodes.set(self.routes.nodes, self.routes.lost)
             try:
@@ -125,6 +127,12 @@ class Gateway:
             await runners[1].setup()
             for sock in bind(self._metrics):
                 await web.SockSite(runners[1], sock).start()
+        runners.append(web.ServerRunner(web.Server(self._status, access_log=None), shutdown_timeout=0.1))
+        await runners[-1].setup()
+        try:
+            await web.UnixSite(runners[-1], str(self.config.state / SOCKET)).start()
+        except OSError as error:
+            log.warning("`loradeck-agent status` cannot ask this gateway: %s", error)
         log.info("callers are taken at %s", router.listen)
         try:
             yield
@@ -149,9 +157,15 @@ class Gateway:
         lines += [f"loradeck_gateway_hub_silent_seconds {self.link.silent_s:.1f}"]
         lines += ["# TYPE loradeck_gateway_node_requests gauge", "# TYPE loradeck_gateway_node_failures gauge"]
         for name, node in sorted(self.nodes.by_name.items()):
-            lines.append(f'loradeck_gateway_node_requests{{node="{name}"}} {node.under_way}')
-            lines.append(f'loradeck_gateway_node_failures{{node="{name}"}} {node.failures}')
+            lines.append(f'loradeck_gateway_node_requests{{node="{name}"}} {node.health.under_way}')
+            lines.append(f'loradeck_gateway_node_failures{{node="{name}"}} {node.health.failures}')
         return web.Response(text="\n".join(lines) + "\n")
+
+    async def _status(self, request: web.BaseRequest) -> web.Response:
+        """Answers `loradeck-agent status`, over a socket that is its user's own."""
+        link = {"hub": self.link.hub, "silent_s": int(self.link.silent_s), **asdict(self.link.status)}
+        health = {name: pool.health for name, pool in self.nodes.by_name.items()}
+        return web.json_response(status_of(self.config.node, self.routes.saved(), health) | {"link": link})
 
     # ---- the hub -------------------------------------------------------------------------------------------
 

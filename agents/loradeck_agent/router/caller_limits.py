@@ -137,5 +137,10 @@ def _first(route: int | None, node: int | None) -> int | None:
 
 def _most(node: int | None, routes: list[int | None]) -> float:
     """The most generous of the limits of some routes."""
-    limits = [node if route is None else route for route in routes]
-    return math.inf if None in limits or not limits else max(limits)  # type: ignore[type-var]
+    most = 0
+    for route in routes:
+        limit = node if route is None else route
+        if limit is None:
+            return math.inf
+        most = max(most, limit)
+    return most if routes else math.inf

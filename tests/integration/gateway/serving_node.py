@@ -63,14 +63,22 @@ class ServingNode(Member):
     async def start(self) -> ServingNode:
         """Joins, serves and links; returns once the hub has welcomed it."""
         await self.join(await self.invited(hosts=["127.0.0.1"]))
+        await self.serve()
+        await self.relink()
+        return self
+
+    async def serve(self) -> None:
+        """Starts its engine and its router, which takes callers with a certificate of the fleet."""
         await self.engine.start()
         certificate, authority = self.identity.certificate, self.identity.authority
         await self.router.start_here(tls=ServerCertificate(certificate, None, authority, required=True))
+
+    async def relink(self) -> None:
+        """Links, perhaps once more; returns once the hub has welcomed it."""
         await self.router.post("/control/hub", {"connected": True})
         self._link = self.link()
         self._task = asyncio.create_task(self._link.run())
         await until(lambda: self._link is not None and self._link.connected, f"{self.name} is linked")
-        return self
 
     async def die(self) -> None:
         """Its host is gone: link, router and engine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import ssl
 import sys
@@ -21,6 +22,7 @@ from tests.integration.router.running import Answer, free_port
 from yarl import URL
 
 from loradeck.schemas.link import AckLevel, Desired, Serving
+from loradeck_agent.cli.gateway_status import collect, lines
 
 ACME = ("acme", "production")
 
@@ -174,7 +176,18 @@ async def test_without_a_hub_it_goes_on_and_another_process_of_it_too(fleet: Fle
     await until(lambda: file.exists() and fleet.v1 in file.read_text() and "n2" in file.read_text(), "saved")
     assert file.stat().st_mode & 0o777 == 0o600
     await until(lambda: '"device"' in file.read_text(), "saved with levels")
+    made.nodes.by_name["n2"].failed("a test")
+    told = await collect(fleet.gateway.config)
+    shown = lines(told, "linked")
+    assert (told["pid"], shown[0]) == (os.getpid(), f"gateway gw: pid {os.getpid()}, linked")
+    assert f"node    n1 at {fleet.nodes[0].address}: 0 under way" in shown
+    rests = "FAILED 1 times in a row, asked last for 0."
+    assert [rests in line for line in shown if line.startswith("node")] == [False, True]
+    assert shown[-1].endswith("on n1 device, n2 device")
     await fleet.gateway.stop()
+    kept = await collect(fleet.gateway.config)
+    assert (kept["pid"], kept["routes"], kept["table"]) == (None, told["routes"], told["table"])
+    assert "does not run" in lines(kept, "no link")[0]
     fleet.gateway.config = fleet.gateway.config.model_copy(update={"hubs": ("https://127.0.0.1:1",)})
     await fleet.gateway.start()
     assert said(await fleet.gateway.ask(fleet.key)) == name_of(fleet, fleet.v1)

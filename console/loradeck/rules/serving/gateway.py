@@ -7,6 +7,7 @@ it, answers nobody who comes through a gateway that has heard of it.
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from loradeck.schemas.ids import Fence, Name
@@ -22,6 +23,10 @@ RETRIED = frozenset(
     }
 )
 """Refusals of one node after which another one may well answer."""
+
+
+TRIES = 4
+"""How many nodes one request asks at most."""
 
 
 def highest(told: Fence | None, told_epoch: int, shown: Iterable[Fence]) -> Fence | None:
@@ -69,9 +74,9 @@ def next_node(nodes: Sequence[Name], tried: Iterable[Name], *, refusal: str | No
         refusal: code with which the last one refused; None: none was asked, or it could not be reached.
         begun: it has begun to answer, so that a second answer would be given beside the first.
     """
-    if begun or (refusal is not None and refusal not in RETRIED):
-        return None
     asked = set(tried)
+    if begun or len(asked) >= TRIES or (refusal is not None and refusal not in RETRIED):
+        return None
     return next((node for node in nodes if node not in asked), None)
 
 
@@ -99,6 +104,52 @@ def rest_s(failures: int) -> float:
 def is_stalled(under_way: int, quiet_s: float) -> bool:
     """Tells whether a node does not get on with what it was asked, however many connections it takes."""
     return under_way > 0 and quiet_s >= STALL_S
+
+
+@dataclass(slots=True)
+class NodeHealth:
+    """What a gateway has seen of one node. Times are seconds of one monotonic clock.
+
+    Attributes:
+        under_way: answers that the node owes.
+        failures: in a row.
+    """
+
+    under_way: int = 0
+    failures: int = 0
+    _heard_at: float = 0.0
+    _failed_at: float = 0.0
+
+    def take(self, now: float) -> None:
+        """Notes that one more answer is owed."""
+        if not self.under_way:
+            self._heard_at = now  # it owed nothing until now
+        self.under_way += 1
+
+    def give_back(self) -> None:
+        """Notes that an answer is over, however it ended."""
+        self.under_way -= 1
+
+    def heard(self, now: float) -> None:
+        """Notes that the node has sent something."""
+        self._heard_at, self.failures = now, 0
+
+    def failed(self, now: float) -> None:
+        """Notes that it could not be reached, or was lost in mid-answer."""
+        self.failures += 1
+        self._failed_at = now
+
+    def rest_s(self, now: float) -> float:
+        """The seconds for which it is still asked last after its last failure."""
+        return max(0.0, self._failed_at + rest_s(self.failures) - now) if self.failures else 0.0
+
+    def is_stalled(self, now: float) -> bool:
+        """Tells whether it has owed answers and sent nothing for too long."""
+        return is_stalled(self.under_way, now - self._heard_at)
+
+    def is_avoided(self, now: float) -> bool:
+        """Tells whether it is asked last."""
+        return self.rest_s(now) > 0 or self.is_stalled(now)
 
 
 def ranked(
