@@ -1,6 +1,7 @@
 """Commands on datasets: register, list, and erase rows."""
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import click
 
-from loradeck.artifacts import near_duplicates
+from loradeck.artifacts import near_duplicates, row_formats
 from loradeck.artifacts.contamination import found_in
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, rows_of
@@ -18,7 +19,7 @@ from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import download, upload
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import DatasetManifest
+from loradeck.schemas.manifest import DatasetManifest, Provenance
 
 
 @click.group(cls=Noun)
@@ -30,21 +31,30 @@ def dataset() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tenant", required=True, help="Tenant that owns it.")
 @click.option("--name", required=True, help="Its name; one name may have many digests.")
+@click.option("--split", default="train", show_default=True, help="Which split of a folder.")
 @accept_option
 @provenance_options
 @writes
 async def add(
-    s: Session, /, file: Path, tenant: str, name: str, accept: str, sidecar: Path | None, **given: Any
+    s: Session, /, file: Path, tenant: str, name: str, split: str, accept: str, sidecar: Path | None, **given: Any
 ) -> None:
     """Register rows {"prompt", "answer"}, {"messages"} or {"prompt", "chosen", "rejected"}, one JSON object a line.
+
+    Rows of ShareGPT, Alpaca or {"prompt", "completion"}, in JSONL, JSON, parquet or a folder of the datasets library,
+    are written anew as these (docs/data.md).
 
     The hub reads every row for the dataset ledger and looks for personal data and secrets of a known form. This machine
     looks for near-duplicate rows, and for rows that hold items of the tenant's suites.
     """
-    manifest = await asyncio.to_thread(_described, file, tenant, name, sidecar, given)
-    await _alike(s, file, tenant, accept)
-    await upload(s.api, file)
-    registered = await s.api.register_dataset(manifest, accept=accept)
+    provenance = provenance_of(file, sidecar, given)
+    with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
+        rows = await asyncio.to_thread(_as_ours, file, split, Path(folder))
+        manifest = await asyncio.to_thread(_described, rows, tenant, name, provenance)
+        if rows != file:
+            s.out.say(f" {manifest.rows:,} rows of another format are registered as {rows.name}")
+        await _alike(s, rows, tenant, accept)
+        await upload(s.api, rows)
+        registered = await s.api.register_dataset(manifest, accept=accept)
     s.out.answer(registered, f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
     await print_scan(s, registered.digest)
 
@@ -206,12 +216,27 @@ def _question(row: dict[str, Any]) -> str:
     return str(row.get("prompt", ""))
 
 
-def _described(file: Path, tenant: str, name: str, sidecar: Path | None, given: dict[str, Any]) -> DatasetManifest:
+def _as_ours(file: Path, split: str, folder: Path) -> Path:
+    """The file itself, or its rows written anew into `folder` where they are of another format.
+
+    Raises: BadArtifact: a row cannot be read as one of ours. CliError: there is no such file.
+    """
+    if not file.exists():
+        raise misused("the file cannot be read", where=f"{file}: it is not there", fix="name another")
+    if not row_formats.is_foreign(file):
+        return file
+    made = folder / f"{file.stem}.jsonl"
+    with made.open("w", encoding="utf-8") as out:
+        for _, row in row_formats.rows_of_any(file, split):
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return made
+
+
+def _described(file: Path, tenant: str, name: str, provenance: Provenance) -> DatasetManifest:
     """Reads every row before anything is sent, and builds the dataset's manifest.
 
-    Raises: CliError: a row is wrong, with its line, or the provenance is incomplete.
+    Raises: CliError: a row is wrong, with its line.
     """
-    provenance = provenance_of(file, sidecar, given)
     rows = sum(1 for _ in rows_of(file, _needed))
     if rows == 0:
         raise misused("the file has no rows", where=str(file), fix="one JSON object a line")
