@@ -61,6 +61,7 @@ from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.telemetry.sampler_watch import Telemetry
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.uplink.feedback import FeedbackSender
 from loradeck_agent.uplink.hub_api import HubApi
 from loradeck_agent.uplink.hubs import HubLinks
 from loradeck_agent.uplink.ledger import LedgerSegments
@@ -171,6 +172,7 @@ class Agent:
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more
         )
         self.ledger = LedgerSegments(self.folder, self.hub, config.node, self._builds)
+        self.feedback = FeedbackSender(self.folder.feedback, self.hub)
         self.reports = Reports(
             self.boot,
             config=config,
@@ -234,6 +236,7 @@ class Agent:
             self.collector.run(),
             self.collector.run_merged(),
             self.ledger.run(),
+            self.feedback.run(),
             self.telemetry.run(),
             self.service.feed(),
         ]

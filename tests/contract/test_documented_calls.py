@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from loradeck.hub.app import create_app
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.feedback import FEEDBACK_PATH
 from loradeck_agent.embedded.server import EngineServer
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.engine_pools import COMPLETIONS
@@ -90,7 +91,8 @@ def test_every_call_on_the_routers_control_socket_is_documented() -> None:
 def test_what_callers_of_the_router_may_reach_is_documented() -> None:
     line = section("Router").partition("Callers: ")[2].partition(", and nothing")[0]
     documented = {(method, path) for method, path in CALL.findall(line)}
-    assert documented == {("POST", path) for path in COMPLETIONS} | {("GET", "/v1/models"), ("GET", "/healthz")}
+    posted = {("POST", path) for path in (*COMPLETIONS, FEEDBACK_PATH)}
+    assert documented == posted | {("GET", "/v1/models"), ("GET", "/healthz")}
 
 
 def test_the_engine_contract_is_what_the_embedded_engine_serves() -> None:

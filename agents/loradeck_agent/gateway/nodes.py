@@ -11,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from loradeck.rules.serving.gateway import NodeHealth, ranked
+from loradeck.schemas.feedback import FEEDBACK_PATH
 from loradeck.schemas.ids import Name
 from loradeck.schemas.link import AckLevel
 from loradeck_agent.router.engine_pools import COMPLETIONS
@@ -31,7 +32,7 @@ class NodePool:
 
     def __init__(self, name: Name, address: str) -> None:
         self.name, self.address = name, address
-        self.urls = {path: URL(f"https://{address}{path}") for path in COMPLETIONS}
+        self.urls = {path: URL(f"https://{address}{path}") for path in (*COMPLETIONS, FEEDBACK_PATH)}
         self.health = NodeHealth()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, socket_factory=_lively)
         self.session = upstream_session(connector, _TIMEOUT)

@@ -9,6 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from loradeck.rules.serving.gateway import RETRIED, next_node
+from loradeck.schemas.feedback import FEEDBACK_PATH, CallerFeedback
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.table import TableEntry
 from loradeck_agent.gateway.nodes import NodePool, Nodes
@@ -75,8 +76,24 @@ class GatewayProxy(CallersApi):
             answer = passed if passed is not None else answer
         if answer is not None:
             return answer
-        message = f"No node that serves {'/'.join(key)} can be reached."
-        return refused(Refusal(503, "no_node", message, "Try again.", 1), request_id)
+        return refused(_no_node(key), request_id)
+
+    async def _feedback(
+        self, request: web.BaseRequest, raw: bytes, given: CallerFeedback, key: PointerKey
+    ) -> web.StreamResponse:
+        """Passes feedback on to a node that serves the route: whichever it is, the answer ledger vouches for it."""
+        entry = self._admission.entry(key)
+        if entry is None:
+            return refused(unknown_route(key), given.request)
+        headers = {"Content-Type": "application/json", "Authorization": request.headers["Authorization"]}
+        names, tried = self._nodes.ranked(self._admission.served(key), given.request.encode()), list[str]()
+        while (name := next_node(names, tried, refusal=None, begun=False)) is not None:
+            tried.append(name)
+            node = self._nodes.by_name.get(name)
+            passed = (await self._ask(request, node, FEEDBACK_PATH, raw, headers, entry))[0] if node else None
+            if passed is not None and passed.status < 500:
+                return passed
+        return refused(_no_node(key), given.request)
 
     async def _ask(
         self,
@@ -123,6 +140,10 @@ class GatewayProxy(CallersApi):
             return (cut_short(request, sent), None) if sent is not None else (None, None)
         finally:
             node.give_back()
+
+
+def _no_node(key: PointerKey) -> Refusal:
+    return Refusal(503, "no_node", f"No node that serves {'/'.join(key)} can be reached.", "Try again.", 1)
 
 
 def _code(raw: bytes) -> str | None:

@@ -15,6 +15,9 @@ from pathlib import Path
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser
 
+FEEDBACK, FEEDBACK_SUFFIX = "feedback", ".feedback"
+"""The folder below the router's, and the end of the names of its files, for feedback that the hub does not have yet."""
+
 
 class StateFolder:
     """Paths below the configured `state`, as docs/architecture.md lists them."""
@@ -39,6 +42,8 @@ class StateFolder:
         """What the router prints."""
         self.ledger_rows = self.router / "ledger"
         """Files of rows for the answer ledger, as routers write them."""
+        self.feedback = self.router / FEEDBACK
+        """Feedback that routers took and the hub does not have yet."""
         self.ledger = root / "ledger"
         """Segments of the answer ledger that the hub does not have yet, and where their chain stands."""
         self.measured = root / "measured.json"

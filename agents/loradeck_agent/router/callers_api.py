@@ -13,9 +13,12 @@ from typing import Any, Protocol
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
+from pydantic import ValidationError
 
+from loradeck.rules.data.feedback import flaw_of
 from loradeck.rules.serving.request_ids import RANDOM_BYTES
 from loradeck.rules.serving.request_ids import request_id as new_id
+from loradeck.schemas.feedback import BODY_BYTES, FEEDBACK_PATH, CallerFeedback
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP, Callers
 from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
@@ -63,6 +66,8 @@ class CallersApi:
         path, method = request.path, request.method
         if method == "POST" and path in COMPLETIONS:
             return await self._complete(request, path)
+        if method == "POST" and path == FEEDBACK_PATH:
+            return await self._take_feedback(request)
         if method == "GET" and path == "/v1/models":
             return self._models(request)
         if method == "GET" and path == "/healthz":
@@ -81,6 +86,39 @@ class CallersApi:
         names = self._admission.models(tenants)
         data = [{"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]} for name in names]
         return web.json_response({"object": "list", "data": data})
+
+    async def _take_feedback(self, request: web.BaseRequest) -> web.StreamResponse:
+        tenants = self._tenants(request)
+        if isinstance(tenants, Refusal):
+            return refused(tenants)
+        caller = caller_digest(bearer_of(request.headers))
+        with self._limits.request(caller, self._admission.callers_of(caller), _size(request)) as refusal:
+            raw = refusal or await body_of(request)
+            if isinstance(raw, Refusal):
+                return refused(raw)
+            try:
+                if len(raw) > BODY_BYTES:
+                    raise ValueError(f"it has more than {BODY_BYTES} bytes")
+                given = CallerFeedback.model_validate_json(raw)
+                flaw = flaw_of(given)
+            except ValueError as error:  # pydantic's is one
+                flaw = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+            if flaw is not None:
+                fix = "Send `request`, `model`, `kind`, and its `value` or `text`."
+                return refused(Refusal(400, "invalid_feedback", f"This is no feedback: {flaw}.", fix))
+            tenant, _, route = given.model.partition("/")
+            key = (tenant, route or DEFAULT_ROUTE)
+            if tenant not in tenants:
+                return refused(unknown_route(key), given.request)
+            if (refusal := self._limits.spend(caller, key, self._admission.callers(key), 0)) is not None:
+                return refused(refusal, given.request)
+            return await self._feedback(request, raw, given, key)
+
+    async def _feedback(
+        self, request: web.BaseRequest, raw: bytes, given: CallerFeedback, key: PointerKey
+    ) -> web.StreamResponse:
+        """Keeps feedback of a caller that may ask for the route of this key, or passes it on. `raw`: as it came."""
+        raise NotImplementedError
 
     async def _complete(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         tenants = self._tenants(request)  # before the body: strangers' bytes are not read

@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from loradeck.rules.serving.router_handover import may_admit
+from loradeck.schemas.feedback import CallerFeedback, FeedbackRow
 from loradeck.schemas.ids import PointerKey
 from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.asked_again import AskAgain
@@ -18,6 +19,7 @@ from loradeck_agent.router.callers_api import CallersApi, body_of, cut_short, er
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import EnginePool
+from loradeck_agent.router.feedback_files import FeedbackFiles
 from loradeck_agent.router.fences import FENCE
 from loradeck_agent.router.pairs import Outcome
 from loradeck_agent.router.request_body import Asked
@@ -25,7 +27,7 @@ from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks, Verdict
 from loradeck_agent.router.samples import QUESTION_BYTES, Samples
 from loradeck_agent.router.successor import Successor, SuccessorLost
-from loradeck_agent.router.trace import Trace
+from loradeck_agent.router.trace import Trace, now_ms
 from loradeck_agent.router.votes import Repetitions
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Proxy(CallersApi):
     _again: AskAgain
     _samples: Samples
     _successor: Successor
+    _feedback_files: FeedbackFiles
     under_way: int = field(default=0, init=False)
     """Requests that are being answered."""
     _repetitions: Repetitions = field(default_factory=Repetitions, init=False)
@@ -124,6 +127,21 @@ class Proxy(CallersApi):
         return refused(
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
         )
+
+    async def _feedback(
+        self, request: web.BaseRequest, raw: bytes, given: CallerFeedback, key: PointerKey
+    ) -> web.StreamResponse:
+        row = FeedbackRow(
+            **given.model_dump(exclude={"model"}),
+            route=key[1],
+            at_ms=now_ms(),
+            caller=caller_digest(bearer_of(request.headers))[:16],
+            release=self._trace.release_of(*key, given.request),
+        )
+        refusal = await self._feedback_files.keep(key[0], row)
+        if refusal is not None:
+            return refused(refusal, given.request)
+        return web.json_response({"request": given.request, "status": "taken"}, status=202)
 
     # ---- one admission -------------------------------------------------------------------------------------
 

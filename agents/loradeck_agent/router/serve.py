@@ -20,7 +20,7 @@ from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import StrangerLimits, Strangers
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.listening import BACKLOG, Giver
-from loradeck_agent.host.state_folder import open_lock, spare_address
+from loradeck_agent.host.state_folder import FEEDBACK, open_lock, spare_address
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.caller_limits import CallerLimits
@@ -28,6 +28,7 @@ from loradeck_agent.router.callers_api import server_of
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
+from loradeck_agent.router.feedback_files import FeedbackFiles
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.ledger_files import LedgerFiles
 from loradeck_agent.router.ledger_folder import FOLDER
@@ -154,7 +155,7 @@ class Router:
         self._ledger.start()
         self.proxy = Proxy(
             *(self._admission, self._bodies, self._limits, self._checks, self._trace, self._faults),
-            *(self._again, self._samples, self._successor),
+            *(self._again, self._samples, self._successor, FeedbackFiles(self._state / FEEDBACK, self.boot)),
         )
         server = server_of(self.proxy.handle)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)

@@ -148,6 +148,11 @@ class Trace:
                 found.append(row)
         return [row.typed() for row in reversed(found)], False
 
+    def release_of(self, tenant: str, route: str, request: str) -> str | None:
+        """The release that answered a pointer's request last; None: it is not remembered here."""
+        found, _ = self.newest(tenant, route, request=request, before=None, last=1)
+        return found[-1].release if found else None
+
     @property
     def turned_over(self) -> bool:
         """Whether rows of this router have been dropped."""

@@ -1,7 +1,8 @@
 """The rows in a segment of the answer ledger, which the hub reads; nodes only write them."""
 
+import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from pydantic import ValidationError
 
@@ -13,21 +14,22 @@ TEXT_BYTES = 256 << 20
 """Most bytes of a segment that is unpacked. A node writes an eighth of it."""
 
 _PIECE = 1 << 16
+_REQUEST = re.compile(rb'"request": ?"([\x21-\x7e]{1,64}?)"')
 
 
-def rows_of(pieces: Iterable[bytes], request: str) -> Iterator[LedgerRow]:
-    """Yields the rows of one request in a segment, whose bytes come in pieces. All of it is unpacked, piece by piece.
+def rows_of(pieces: Iterable[bytes], requests: Container[str]) -> Iterator[LedgerRow]:
+    """Yields the rows of some requests in a segment, whose bytes come in pieces. All of it is unpacked, piece by piece.
 
     Raises: BadArtifact: `bad_segment`; what was yielded before is as good as the segment's digest.
     """
-    wanted = b'"' + request.encode() + b'"'
     for line in _lines(pieces):
-        if wanted in line:
+        found = _REQUEST.search(line)
+        if found is not None and found[1].decode() in requests:
             try:
                 row = LedgerRow.model_validate_json(line)
             except ValidationError as error:
                 raise bad_segment(str(error)) from error
-            if row.request == request:
+            if row.request in requests:
                 yield row
 
 

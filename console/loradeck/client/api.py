@@ -29,6 +29,7 @@ from loradeck.schemas.attestation import Attestation, AttestationFilter, GateRes
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
+from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
@@ -347,6 +348,21 @@ class HubApi:
         """Fetches what stood behind an answer, by its request id. The hub may have to read many files for it."""
         params: Params = {"tenant": tenant, "at_ms": at_ms}
         return await self.transport.ask(Explained, "GET", f"requests/{segment(request)}", params=params, extra_s=600)
+
+    async def give_feedback(self, tenant: str, rows: FeedbackRows) -> FeedbackTaken:
+        """Imports feedback on answers of a tenant."""
+        path = f"tenants/{segment(tenant)}/feedback"
+        return await self.transport.ask(FeedbackTaken, "POST", path, body=rows, repeatable=True, extra_s=60)
+
+    async def feedback(self, tenant: str, *, after: int = 0, waiting: bool = False, limit: int = 100) -> FeedbackPage:
+        """Fetches a page of a tenant's feedback after a number, with its texts. Each reading is recorded."""
+        params: Params = {"after": after, "waiting": waiting or None, "limit": limit}
+        return await self.transport.ask(FeedbackPage, "GET", f"tenants/{segment(tenant)}/feedback", params=params)
+
+    async def erase_feedback(self, tenant: str, what: FeedbackErase) -> FeedbackErased:
+        """Removes feedback of a tenant, and returns how many rows went."""
+        path = f"tenants/{segment(tenant)}/feedback/erase"
+        return await self.transport.ask(FeedbackErased, "POST", path, body=what, repeatable=True)
 
     async def create_key(self, tenant: str) -> responses.KeyCreated:
         """Creates a key for the tenant's own callers."""

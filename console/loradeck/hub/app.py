@@ -18,6 +18,7 @@ from loradeck.hub.api import (
     candidates,
     events,
     feed,
+    feedback,
     health,
     incidents,
     jobs,
@@ -43,7 +44,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, pools, events,
-    incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger,
+    incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger, feedback,
 )  # fmt: skip
 
 

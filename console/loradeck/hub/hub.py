@@ -27,6 +27,7 @@ from loradeck.hub.automation.steps import SteppedCandidates
 from loradeck.hub.data.answer_ledger import KEEP_S, AnswerLedger
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
+from loradeck.hub.data.feedback import TIE_S, FeedbackBook
 from loradeck.hub.data.garbage import Garbage
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.data.uploads import Uploads
@@ -279,6 +280,7 @@ class Hub:
         self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
         self.ledger = AnswerLedger(log_, self.store, blobs, self.audit, clock)
+        self.feedback = FeedbackBook(log_, self.store, self.ledger, clock)
         drop = self.garbage.drop_erased
         self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)
 
@@ -367,6 +369,7 @@ class Hub:
             # The hub may have ended between an erasure and this, or an object store did not answer.
             group.create_task(_every(ERASED_S, self.garbage.drop_erased, first=0))
             group.create_task(_every(KEEP_S, self.ledger.keep))
+            group.create_task(_every(TIE_S, self.feedback.keep))
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
             group.create_task(_every(gateways.TICK_S, self._tell_gateways))

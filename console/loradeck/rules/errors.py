@@ -114,6 +114,8 @@ STATUS: Mapping[str, int] = {
     "too_large": 413,
     "bad_segment": 422,
     "ledger_full": 429,
+    "feedback_off": 409,
+    "feedback_full": 429,
     "too_many_segments": 409,
     # The caller may not.
     "unauthenticated": 401,

@@ -39,8 +39,8 @@ class LedgerEntry(Strict):
 
 
 class DataPolicy(Strict):
-    """The tenant's rules for its data: rows that its adapters are trained on, how long its answer ledger and samples of
-    its answers are kept, and whether candidates are asked what its callers ask.
+    """The tenant's rules for its data: rows that its adapters are trained on, how long its answer ledger, feedback and
+    samples of its answers are kept, and whether candidates are asked what its callers ask.
     """
 
     forbidden_licences: tuple[str, ...] = Field(
@@ -56,6 +56,13 @@ class DataPolicy(Strict):
         le=36_500,
         exclude_if=lambda days: days == LEDGER_DAYS,
         description="days for which the answer ledger keeps what answered its requests; 0: it keeps nothing",
+    )
+    feedback_days: int = Field(
+        0,
+        ge=0,
+        le=3_650,
+        exclude_if=lambda days: not days,
+        description="days for which feedback on its answers is kept, with its texts; 0: none is taken",
     )
     shadow: bool = Field(
         False,

@@ -101,6 +101,7 @@ class Resource(StrEnum):
     HEALTH = "health"  # metrics
     NOTICES = "notices"
     INCIDENTS = "incidents"
+    FEEDBACK = "feedback"  # what callers say of answers, with its texts
 
 
 class Wire(BaseModel):

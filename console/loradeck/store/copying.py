@@ -9,13 +9,14 @@ from loradeck.store.sql_database import Connection
 PAGE = 1000
 """Rows that are read at once."""
 
-_PAGED = {"events": "rev", "audit": "seq", "attestations": "seq", "jobs": "seq", "ledger_segments": "n"}
+_PAGED = {"events": "rev", "ledger_segments": "n", "feedback": "n"}
+_PAGED |= dict.fromkeys(("audit", "attestations", "jobs"), "seq")
 """The tables that grow without end, and the number by which they are read in pages."""
 
 _TABLES = (
     *("events", "keys", "pointers", "tenants", "head", "incarnations", "documents", "attestations"),
     *("served", "hours", "minutes", "jobs", "tokens", "meta", "nodes", "withdrawals", "audit", "notices", "deliveries"),
-    "ledger_segments",
+    *("ledger_segments", "feedback"),
 )
 _BY_THE_HOUR = "minutes"
 """The table that is read hour by hour: it is the largest, and has no number of its own."""

@@ -71,6 +71,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
 """Migration -> what a Loradeck from before it does not know and cannot pass over."""
 
 LOST: dict[str, tuple[Counted, ...]] = {
+    "0012_feedback": (Counted("rows of feedback", "SELECT count(*) FROM feedback"),),
     "0011_ledger": (Counted("segments of the answer ledger", "SELECT count(*) FROM ledger_segments"),),
     "0010_notices": (
         Counted("notices", "SELECT count(*) FROM notices"),

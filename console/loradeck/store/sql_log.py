@@ -34,6 +34,7 @@ from loradeck.store.interface import (
 from loradeck.store.lease import check_lease, extend_log, read_head, release_lease, renew_lease, take_lease
 from loradeck.store.sql_audit import SqlAudit
 from loradeck.store.sql_database import Connection
+from loradeck.store.sql_feedback import SqlFeedback
 from loradeck.store.sql_ledger import SqlLedger
 from loradeck.store.sql_notices import SqlNotices
 from loradeck.store.sql_records import read_meta, write_fleet, write_meta
@@ -42,7 +43,7 @@ _POOLS = "pools"
 _pools_adapter = TypeAdapter(dict[Name, PoolConfig])
 
 
-class Store(SqlAudit, SqlNotices, SqlLedger):
+class Store(SqlAudit, SqlNotices, SqlLedger, SqlFeedback):
     """The hub's durable store, in whichever SQL database.
 
     Every write is one transaction, durable when the call returns, and raises LeaseLost, DiskFull or OutcomeUnknown as

@@ -67,6 +67,17 @@ async def test_strangers_and_others_reach_nothing(fleet: Fleet) -> None:
     assert sum(len(node.engine.seen) for node in fleet.nodes) == seen
 
 
+async def test_feedback_reaches_a_node_that_serves_the_route_even_where_another_is_gone(fleet: Fleet) -> None:
+    await fleet.nodes[0].die()
+    body = {"model": "acme", "request": "r-1", "kind": "thumb", "value": "up"}
+    url, headers = f"http://127.0.0.1:{fleet.gateway.port}/v1/feedback", {"Authorization": f"Bearer {fleet.key}"}
+    async with fleet.gateway.callers.post(url, json=body, headers=headers) as answer:
+        assert answer.status == 202
+    assert len(list((fleet.nodes[1].router.state / "feedback").iterdir())) == 1
+    async with fleet.gateway.callers.post(url, json=body | {"value": "sideways"}, headers=headers) as answer:
+        assert answer.status == 400
+
+
 async def test_the_hub_knows_it_as_a_gateway_and_counts_it_nowhere(fleet: Fleet) -> None:
     rows = {row["node"]: row.get("gateway", False) for row in await fleet.deck.ok("GET", "nodes")}
     assert rows == {"gw": True, "n1": False, "n2": False}

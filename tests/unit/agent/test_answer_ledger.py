@@ -156,7 +156,7 @@ async def test_each_tenant_has_segments_of_its_own_and_each_names_the_one_before
     assert len({h.chain for h in heads}) == 1
     assert all(hashlib.sha256(made).hexdigest() == sha256 for _, sha256, made in hub.taken)
     assert heads[0].builds == {"n1/e0": "fake|cpu"}
-    assert [r.request for r in rows_of([hub.taken[0][2]], "r-3")] == ["r-3"]
+    assert [r.request for r in rows_of([hub.taken[0][2]], ("r-3",))] == ["r-3"]
     assert list(folder.ledger_rows.iterdir()) == []
     assert [path.name for path in folder.ledger.iterdir()] == ["chain.json"]
 
@@ -282,11 +282,11 @@ def test_what_is_no_segment_is_refused_with_the_reason() -> None:
     assert head_of(whole) == head
     for broken in (b"", b"no", whole[:20], sealed(head, [])[:-9]):
         with pytest.raises(BadArtifact, match="no segment"):
-            list(rows_of([broken], "r-1"))
+            list(rows_of([broken], ("r-1",)))
     with pytest.raises(BadArtifact, match="no segment"):
         head_of(b"no")
     with pytest.raises(BadArtifact, match="no segment"):
-        list(rows_of([sealed(head, [b'{"request": "r-1"}'])], "r-1"))
+        list(rows_of([sealed(head, [b'{"request": "r-1"}'])], ("r-1",)))
 
 
 def test_a_segment_that_unpacks_to_more_than_a_node_ever_writes_is_not_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ def test_a_segment_that_unpacks_to_more_than_a_node_ever_writes_is_not_read_on(m
     assert len(bomb) < 100_000
     monkeypatch.setattr(ledger_rows, "TEXT_BYTES", 1_000_000)
     with pytest.raises(BadArtifact, match="no segment"):
-        list(rows_of([bomb], "r-1"))
+        list(rows_of([bomb], ("r-1",)))
 
 
 async def test_rows_from_before_and_after_the_clock_was_set_are_in_segments_of_their_own(

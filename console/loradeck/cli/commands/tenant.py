@@ -60,6 +60,7 @@ async def resume(s: Session, name: str, reason: str) -> None:
     "--lift-erasures", metavar="WHY", help="Why rows that other tenants had erased may be used here; '' refuses them."
 )
 @click.option("--ledger-days", type=int, help="Days for which the answer ledger is kept; 0 keeps none.")
+@click.option("--feedback-days", type=int, help="Days for which feedback on answers is kept, with its texts; 0: none.")
 @click.option("--shadow/--no-shadow", default=None, help="Whether a candidate may be asked what callers ask too.")
 @click.option(
     "--sample-hours",
@@ -77,11 +78,13 @@ async def data(
     licences: tuple[str, ...],
     lift_erasures: str | None,
     ledger_days: int | None,
+    feedback_days: int | None,
     shadow: bool | None,
     sample_hours: int | None,
     reason: str,
 ) -> None:
-    """Show or change a tenant's data policy: rows its adapters may be trained on, its answer ledger, shadows, samples.
+    """Show or change a tenant's data policy: rows its adapters may be trained on, its answer ledger, feedback, shadows,
+    samples.
 
     To allow shadows needs a reason: callers' requests then go to candidates as well, whose answers nobody gets. So do
     samples, which `loradeck route samples` reads; where they are not kept any more, nodes remove those that there are.
@@ -92,6 +95,7 @@ async def data(
         "forbidden_licences": licences or None,
         "lift_erasures": lift_erasures,
         "ledger_days": ledger_days,
+        "feedback_days": feedback_days,
         "shadow": shadow,
         "sample_hours": sample_hours,
     }
@@ -105,6 +109,8 @@ async def data(
         s.out.say(f"rows that other tenants had erased may be used: {policy.lift_erasures}")
     kept = f"for {policy.ledger_days} days" if policy.ledger_days else "not at all"
     s.out.say(f"what answered its requests is kept {kept}")
+    kept = f"kept for {policy.feedback_days} days" if policy.feedback_days else "not taken"
+    s.out.say(f"feedback on its answers is {kept}")
     s.out.say(f"candidates in the shadow of live releases are {'allowed' if policy.shadow else 'not allowed'}")
     sampled = f"for {policy.sample_hours} hours" if policy.sample_hours else "not at all"
     s.out.say(f"samples of its bad answers are kept on nodes {sampled}")

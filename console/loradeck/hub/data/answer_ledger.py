@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -73,7 +73,7 @@ class AnswerLedger:
             Refused: `unknown_tenant`; `ledger_full`: the node sends more than it could have answered.
             BadArtifact: `bad_segment`, `digest_mismatch`; `disk_full`, `store_unavailable`.
         """
-        days = self._days(tenant)
+        days = self.days(tenant)
         head = await asyncio.to_thread(head_of, body)
         now_ms = self._clock.now_ms()
         if (flaw := rules.flaw_of(head, node, tenant, now_ms)) is not None:
@@ -90,7 +90,8 @@ class AnswerLedger:
             await self._store(lambda s: s.put_segments([segment]), background=True)
         return True
 
-    def _days(self, tenant: str) -> int:
+    def days(self, tenant: str) -> int:
+        """The days for which a tenant's rows are kept; 0: it keeps none."""
         state = self._log.state.tenant(tenant)
         return 0 if state.offboarded else state.data.ledger_days
 
@@ -153,7 +154,7 @@ class AnswerLedger:
         """Removes segments whose tenant does not keep them any more, the records first."""
         now_ms, tenants = self._clock.now_ms(), list(self._log.state.tenants)
         for at in range(0, len(tenants), _TENANTS):
-            before = {name: rules.kept_from(self._days(name), now_ms) for name in tenants[at : at + _TENANTS]}
+            before = {name: rules.kept_from(self.days(name), now_ms) for name in tenants[at : at + _TENANTS]}
             while gone := await self._ended(before):
                 await self._store(partial(_forget, gone), background=True)
                 await asyncio.to_thread(self._blobs.delete, gone)
@@ -176,8 +177,8 @@ class AnswerLedger:
                 break
         return found
 
-    def rows(self, segment: Segment, request: str) -> list[LedgerRow]:
-        """The rows of one request in a segment. Blocking.
+    def rows(self, segment: Segment, requests: Container[str]) -> list[LedgerRow]:
+        """The rows of some requests in a segment. Blocking.
 
         Raises: BadArtifact: `unknown_blob`, `digest_mismatch`, `bad_segment`, `store_unavailable`.
         """
@@ -188,7 +189,7 @@ class AnswerLedger:
                 digest.update(piece)
                 yield piece
 
-        found = list(rows_of(read(), request))
+        found = list(rows_of(read(), requests))
         if digest.hexdigest() != segment.sha256:
             raise BadArtifact("digest_mismatch", "the segment is not what the node sent", segment.sha256)
         return found

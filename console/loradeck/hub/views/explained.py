@@ -95,7 +95,7 @@ class Explanations:
         rows, unread = [], []
         for segment in segments:
             try:
-                found = await asyncio.to_thread(self._ledger.rows, segment, request)
+                found = await asyncio.to_thread(self._ledger.rows, segment, (request,))
             except BadArtifact as bad:
                 unread.append(f"segment {segment.sha256} of {segment.node} cannot be read: {bad}")
                 continue

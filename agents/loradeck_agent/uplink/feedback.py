@@ -1,0 +1,74 @@
+"""The way of feedback from this node's routers to the hub."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from loradeck.schemas.fault import Fault
+from loradeck.schemas.feedback import BATCH, FeedbackRow, FeedbackRows
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import FEEDBACK_SUFFIX
+from loradeck_agent.uplink.hub_api import HubApi
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+"""Seconds between two looks for feedback."""
+
+_NEVER = frozenset({"feedback_off", "forbidden", "unknown_tenant", "invalid_request"})
+"""Refusals of a hub that will not take the same feedback later either: it is dropped, and so said in the log."""
+
+
+@dataclass(eq=False)
+class FeedbackSender:
+    """Gives the hub the files of a folder, oldest first, a batch of one tenant at a time."""
+
+    folder: Path
+    hub: HubApi
+    _warned: str = field(default="", init=False)
+
+    async def run(self) -> None:
+        """Sends what there is, for ever."""
+        while True:
+            try:
+                await self.send()
+                self._warned = ""
+            except (OSError, Fault) as error:
+                if str(error) != self._warned:
+                    log.warning("feedback waits here: %s", error)
+                self._warned = str(error)
+            await asyncio.sleep(LOOK_S)
+
+    async def send(self) -> None:
+        """Sends everything that waits. Raises: AgentError: the hub does not take it now; OSError."""
+        by_tenant: dict[str, list[Path]] = {}
+        for path in sorted(self.folder.glob(f"*{FEEDBACK_SUFFIX}")):
+            by_tenant.setdefault(path.name.removesuffix(FEEDBACK_SUFFIX).partition(".")[2], []).append(path)
+        for tenant, paths in by_tenant.items():
+            for at in range(0, len(paths), BATCH):
+                await self._send(tenant, paths[at : at + BATCH])
+
+    async def _send(self, tenant: str, paths: list[Path]) -> None:
+        rows = [row for path in paths if (row := _row(path)) is not None]
+        try:
+            if rows:
+                taken = await self.hub.give_feedback(tenant, FeedbackRows(rows=tuple(rows)))
+                for request, why in taken.refused:
+                    log.warning("the hub refuses feedback of %s on %s: %s", tenant, request, why)
+        except AgentError as error:
+            if error.code not in _NEVER:
+                raise
+            log.warning("%d rows of feedback of %s are dropped: %s", len(rows), tenant, error)
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _row(path: Path) -> FeedbackRow | None:
+    try:
+        return FeedbackRow.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        log.error("%s is no feedback, and is dropped: %s", path.name, error)
+        return None

@@ -1,0 +1,64 @@
+"""Feedback in the store in SQL."""
+
+from collections.abc import Iterable, Sequence
+
+from loradeck.schemas.feedback import Feedback
+from loradeck.store.sql_records import SqlRecords
+
+_PUT = (
+    "INSERT INTO feedback (n, tenant, request, kind, caller, at_ms, tied, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (tenant, request, kind, caller)"
+    " DO UPDATE SET n = excluded.n, at_ms = excluded.at_ms, tied = excluded.tied, body = excluded.body"
+)
+
+
+class SqlFeedback(SqlRecords):
+    """The part of the store in SQL that holds feedback."""
+
+    def put_feedback(self, rows: Sequence[Feedback]) -> None:
+        """Writes feedback, in one transaction. What a caller says again of one answer replaces what it said before."""
+        with self._writing() as (connection, _):
+            (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM feedback").fetchone()
+            values = [
+                (last + i, f.tenant, f.request, f.kind.value, f.caller, f.at_ms, f.tied, f.model_dump_json())
+                for i, f in enumerate(rows, start=1)
+            ]
+            connection.executemany(_PUT, values)
+
+    def feedback(self, tenant: str, *, after: int = 0, tied: bool = True, limit: int) -> list[tuple[int, Feedback]]:
+        """A tenant's feedback after a number, in the order in which it came, with the number of each.
+
+        `tied`: only what something vouches for; else only what waits for that.
+        """
+        where = f"tenant = ? AND n > ? AND tied {'<>' if tied else '='} '' ORDER BY n LIMIT ?"
+        return self._feedback(where, (tenant, after, limit))
+
+    def feedback_waiting(self, *, after: int = 0, limit: int) -> list[tuple[int, Feedback]]:
+        """Feedback of all tenants that nothing vouches for yet, after a number, in the order in which it came."""
+        return self._feedback("tied = '' AND n > ? ORDER BY n LIMIT ?", (after, limit))
+
+    def drop_feedback(self, rows: Iterable[Feedback]) -> None:
+        """Removes feedback, in one transaction. What is not there is passed over."""
+        with self._writing() as (connection, _):
+            connection.executemany(
+                "DELETE FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?",
+                [(f.tenant, f.request, f.kind.value, f.caller) for f in rows],
+            )
+
+    def expire_feedback(self, before: dict[str, int]) -> int:
+        """Removes what was given before a time, by tenant, milliseconds since 1970 UTC. Returns how many went."""
+        with self._writing() as (connection, _):
+            gone = 0
+            for tenant, ms in before.items():
+                (many,) = connection.execute(
+                    "SELECT count(*) FROM feedback WHERE tenant = ? AND at_ms < ?", (tenant, ms)
+                ).fetchone()
+                if many:
+                    connection.execute("DELETE FROM feedback WHERE tenant = ? AND at_ms < ?", (tenant, ms))
+                gone += many
+        return gone
+
+    def _feedback(self, where: str, args: tuple[object, ...]) -> list[tuple[int, Feedback]]:
+        with self.database.reading() as connection:
+            rows = connection.execute(f"SELECT n, body FROM feedback WHERE {where}", args).fetchall()
+        return [(n, Feedback.model_validate_json(body)) for n, body in rows]

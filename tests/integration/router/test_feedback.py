@@ -1,0 +1,120 @@
+"""Feedback at a router: kept on the disk before its caller is answered, and sent to the hub by the agent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.router.running import KEY, Running, entry, release
+from tests.integration.router.test_answer_ledger import asked
+from tests.integration.router.upstream import Upstream
+
+from loradeck.schemas.feedback import FeedbackRow, FeedbackRows, FeedbackTaken
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.router import feedback_files
+from loradeck_agent.router.feedback_files import FeedbackFiles
+from loradeck_agent.uplink.feedback import FeedbackSender
+
+V1 = release("v1")
+
+
+async def say(router: Running, key: str = KEY, **fields: Any) -> tuple[int, dict[str, Any]]:
+    body = {"model": "acme", "request": "r-1", "kind": "thumb", "value": "down"} | fields
+    headers = {"Authorization": f"Bearer {key}"}
+    async with router.callers.post(f"{router.url}/v1/feedback", json=body, headers=headers) as answer:
+        return answer.status, json.loads(await answer.read())
+
+
+def files(router: Running) -> list[Path]:
+    return sorted((router.state / "feedback").glob("*"))
+
+
+async def test_feedback_is_on_the_disk_with_the_release_that_answered(process: Running, engine: Upstream) -> None:
+    router = process
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1))
+    request = await asked(router)
+    await router.trace(1)
+
+    assert await say(router, request=request, kind="correction", value="", text="Right.") == (
+        202,
+        {"request": request, "status": "taken"},
+    )
+    assert (await say(router, request="not-remembered"))[0] == 202
+
+    known, other = (FeedbackRow.model_validate_json(path.read_bytes()) for path in files(router))
+    assert (known.request, known.route, known.release, known.text) == (request, "production", V1.id, "Right.")
+    assert other.release is None
+    assert len(known.caller) == 16
+    assert {path.stat().st_mode & 0o777 for path in files(router)} == {0o600}
+
+
+async def test_strangers_other_tenants_and_malformed_feedback_are_refused(process: Running, engine: Upstream) -> None:
+    router = process
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1))
+    assert (await say(router, key="nobody's"))[0] == 401
+    assert (await say(router, model="bolt"))[0] == 404
+    wrong = ({"value": "sideways"}, {"kind": "poem"}, {"request": "../../x"}, {"more": 1}, {"text": "x" * 20_000})
+    for fields in wrong:
+        status, problem = await say(router, **fields)
+        assert (status, problem["error"]["code"]) == (400, "invalid_feedback")
+    assert files(router) == []
+
+
+class Hub:
+    """A hub's call, and what it was given."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, list[str]]] = []
+        self.refuses: AgentError | None = None
+
+    async def give_feedback(self, tenant: str, rows: FeedbackRows) -> FeedbackTaken:
+        if self.refuses is not None:
+            raise self.refuses
+        self.taken.append((tenant, [row.request for row in rows.rows]))
+        return FeedbackTaken(kept=len(rows.rows))
+
+
+def row(request: str) -> FeedbackRow:
+    return FeedbackRow(request=request, kind="thumb", value="up", route="production", at_ms=1)  # type: ignore[arg-type]
+
+
+async def test_the_agent_sends_what_waits_by_tenant_and_keeps_it_until_the_hub_has_it(tmp_path: Path) -> None:
+    kept, hub = FeedbackFiles(tmp_path / "feedback", "b1"), Hub()
+    for tenant, request in (("acme", "r-1"), ("bolt.eu", "r-2"), ("acme", "r-3")):
+        assert await kept.keep(tenant, row(request)) is None
+    sender = FeedbackSender(tmp_path / "feedback", hub)  # type: ignore[arg-type]
+    hub.refuses = AgentError("unreachable", "the hub is away")
+    with pytest.raises(AgentError):
+        await sender.send()
+    assert len(list(sender.folder.iterdir())) == 3
+
+    hub.refuses = None
+    await sender.send()
+    assert sorted(hub.taken) == [("acme", ["r-1", "r-3"]), ("bolt.eu", ["r-2"])]
+    assert list(sender.folder.iterdir()) == []
+
+
+async def test_what_the_hub_will_never_take_and_what_cannot_be_read_goes(tmp_path: Path) -> None:
+    kept, hub = FeedbackFiles(tmp_path / "feedback", "b1"), Hub()
+    await kept.keep("acme", row("r-1"))
+    (tmp_path / "feedback" / "1-b1-9.acme.feedback").write_bytes(b"{torn")
+    hub.refuses = AgentError("feedback_off", "acme keeps no feedback")
+    await FeedbackSender(tmp_path / "feedback", hub).send()  # type: ignore[arg-type]
+    assert list((tmp_path / "feedback").iterdir()) == []
+
+
+async def test_a_full_folder_or_disk_tells_callers_to_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feedback_files, "MOST", 1)
+    kept = FeedbackFiles(tmp_path / "feedback", "b1")
+    assert await kept.keep("acme", row("r-1")) is None
+    refusal = await kept.keep("acme", row("r-2"))
+    assert refusal is not None
+    assert (refusal.status, refusal.code, refusal.retry_after_s) == (503, "feedback_full", 60)
+    (tmp_path / "file").write_text("")
+    assert await FeedbackFiles(tmp_path / "file", "b1").keep("acme", row("r-3")) == refusal
