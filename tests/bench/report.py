@@ -110,7 +110,7 @@ folder); `make bench-console` measures the console alone, at three sizes, with e
 _MEMORY = """## What an agent's memory is
 
 The budget of 50 MB is missed by a node that has joined (56 MB on 29 November 2026, the daemon alone). Of that the
-interpreter takes 9 MB, asyncio with TLS 11, pydantic 16, websockets, psutil and PyNaCl 3, the types that travel 4, and
+interpreter takes 9 MB, asyncio with TLS 11, pydantic 16, websockets, and PyNaCl 2, the types that travel 4, and
 the agent's own modules 5; a link over TLS, threads and what it holds of its node take 6 to 8. It was 68 MB while the
 daemon made its key itself: the package for that takes 12 MB and is now imported by a child process that ends. One
 allocation arena for all threads would save 0.3 MB, schemas built when they are first used 1.

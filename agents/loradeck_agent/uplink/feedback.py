@@ -1,17 +1,22 @@
 """The way of feedback from this node's routers to the hub."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from loradeck.schemas.fault import Fault
-from loradeck.schemas.feedback import BATCH, FeedbackRow, FeedbackRows
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import FEEDBACK_SUFFIX
 from loradeck_agent.uplink.hub_api import HubApi
+
+if TYPE_CHECKING:
+    from loradeck.schemas.feedback import FeedbackRow
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,8 @@ class FeedbackSender:
 
     async def send(self) -> None:
         """Sends everything that waits. Raises: AgentError: the hub does not take it now; OSError."""
+        from loradeck.schemas.feedback import BATCH  # most nodes never have any: its models take a third of a megabyte
+
         by_tenant: dict[str, list[Path]] = {}
         for path in sorted(self.folder.glob(f"*{FEEDBACK_SUFFIX}")):
             by_tenant.setdefault(path.name.removesuffix(FEEDBACK_SUFFIX).partition(".")[2], []).append(path)
@@ -52,10 +59,13 @@ class FeedbackSender:
                 await self._send(tenant, paths[at : at + BATCH])
 
     async def _send(self, tenant: str, paths: list[Path]) -> None:
+        from loradeck.schemas.feedback import FeedbackRows, FeedbackTaken
+
         rows = [row for path in paths if (row := _row(path)) is not None]
         try:
             if rows:
-                taken = await self.hub.give_feedback(tenant, FeedbackRows(rows=tuple(rows)))
+                body = FeedbackRows(rows=tuple(rows)).model_dump_json().encode()
+                taken = FeedbackTaken.model_validate_json(await self.hub.give_feedback(tenant, body))
                 for request, why in taken.refused:
                     log.warning("the hub refuses feedback of %s on %s: %s", tenant, request, why)
         except AgentError as error:
@@ -67,6 +77,8 @@ class FeedbackSender:
 
 
 def _row(path: Path) -> FeedbackRow | None:
+    from loradeck.schemas.feedback import FeedbackRow
+
     try:
         return FeedbackRow.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -8,7 +8,6 @@ from urllib.parse import urlencode, urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.feedback import FeedbackRows, FeedbackTaken
 from loradeck.schemas.ledger_segment import SegmentKept
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
 from loradeck.schemas.membership import RENEW_PATH, Joined
@@ -169,11 +168,9 @@ class HubApi:
             checked(await self._http.call("PUT", path, segment, timeout=BLOB_S)).body
         ).kept
 
-    async def give_feedback(self, tenant: str, rows: FeedbackRows) -> FeedbackTaken:
-        """Gives the hub feedback that this node's routers took."""
-        body = rows.model_dump_json().encode()
-        reply = await self._http.call("POST", f"/v1/tenants/{tenant}/feedback", body, timeout=BLOB_S)
-        return FeedbackTaken.model_validate_json(checked(reply).body)
+    async def give_feedback(self, tenant: str, rows: bytes) -> bytes:
+        """Gives the hub feedback that this node's routers took, a `FeedbackRows` as JSON. Returns a `FeedbackTaken`."""
+        return checked(await self._http.call("POST", f"/v1/tenants/{tenant}/feedback", rows, timeout=BLOB_S)).body
 
     async def register(self, manifest: AdapterManifest) -> AdapterVersion:
         """Registers an adapter whose files the hub has. Returns its version."""

@@ -71,11 +71,11 @@ class Hub:
         self.taken: list[tuple[str, list[str]]] = []
         self.refuses: AgentError | None = None
 
-    async def give_feedback(self, tenant: str, rows: FeedbackRows) -> FeedbackTaken:
+    async def give_feedback(self, tenant: str, rows: bytes) -> bytes:
         if self.refuses is not None:
             raise self.refuses
-        self.taken.append((tenant, [row.request for row in rows.rows]))
-        return FeedbackTaken(kept=len(rows.rows))
+        self.taken.append((tenant, [row.request for row in FeedbackRows.model_validate_json(rows).rows]))
+        return FeedbackTaken(kept=1).model_dump_json().encode()
 
 
 def row(request: str) -> FeedbackRow:
