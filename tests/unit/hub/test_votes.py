@@ -315,3 +315,36 @@ def test_pairs_that_cannot_be_are_passed_over() -> None:
     found = fleet.votes.asked_again(KEY, STINT, PRIOR)
     assert found is not None
     assert (found.pairs, found.bad) == (50, (20, 5))
+
+
+def test_votes_that_nobody_asks_about_take_no_more_memory_with_the_hours() -> None:
+    fleet = Fleet()
+    fleet.judged()
+    sizes = []
+    for second in range(3000):
+        fleet.said.clear()  # a router says the seconds that have changed
+        fleet.second("one", 20, second % 2)
+        fleet.now += 1
+        sizes.append(_entries(fleet.votes))
+    assert max(sizes[200:]) <= max(sizes[:200])
+
+
+def _entries(votes: Votes) -> int:
+    """Numbers that are held somewhere in the votes."""
+    seen, found, left = set[int](), 0, list[object]([votes])
+    while left:
+        one = left.pop()
+        if id(one) in seen or isinstance(one, type) or callable(one):
+            continue
+        seen.add(id(one))
+        if isinstance(one, int | float):
+            found += 1
+        elif isinstance(one, dict):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set):
+            left += one
+        else:
+            names = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
+            left += [getattr(one, name) for name in names if hasattr(one, name)]
+            left += vars(one).values() if hasattr(one, "__dict__") else ()
+    return found

@@ -165,3 +165,15 @@ def test_what_is_usual_is_the_ninety_fifth_percentile_of_the_hours_that_had_traf
 def test_limits_lie_well_above_what_is_usual() -> None:
     assert [flag_limit(share) for share in (0.0, 0.01, 0.05)] == [0.01, 0.02, 0.1]
     assert [rollback_limit(share) for share in (0.0, 0.01, 0.05)] == [0.05, 0.05, pytest.approx(0.09)]
+
+
+@pytest.mark.parametrize("restarting", [False, True])
+def test_a_detector_that_nobody_asks_keeps_two_minutes_and_knows_what_one_does_that_is_asked(restarting: bool) -> None:
+    asked, unasked = Detector(0.02, restarting=restarting), Detector(0.02, restarting=restarting)
+    for second in range(5000):
+        for one in (asked, unasked):
+            one.add(second, 20, second % 2)
+            one.add(second - 30, 0, second % 3 == 0)  # an outcome that comes later
+        asked.evidence(second)
+    assert len(unasked._seconds) <= 2 * HORIZON_S + 2
+    assert unasked.evidence(5000) == pytest.approx(asked.evidence(5000))

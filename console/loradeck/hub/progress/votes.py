@@ -68,6 +68,11 @@ class _Again:
         return _added(self.before, self.last)
 
 
+def _forget(seconds: dict[int, Units], now: int) -> None:
+    for at in [at for at in seconds if at < now - HORIZON_S]:
+        del seconds[at]
+
+
 def _added(one: AskedAgain, other: AskedAgain, times: int = 1) -> AskedAgain:
     return AskedAgain(
         release=one.release,
@@ -136,13 +141,14 @@ class _OfStint:
         seconds = self.recent.setdefault(figure, {}).setdefault(node, {})
         k, n = seconds.get(at, (0, 0))
         seconds[at] = (k + bad, n + units)
+        if len(seconds) > 2 * HORIZON_S:  # nobody may ask for hours
+            _forget(seconds, max(seconds))
 
     def by_node(self, figure: str, now: int) -> dict[str, Units]:
         """Node -> its units of the last minute."""
         recent = self.recent.get(figure, {})
         for seconds in recent.values():
-            for at in [at for at in seconds if at < now - HORIZON_S]:
-                del seconds[at]
+            _forget(seconds, now)
         return {node: _sum(seconds.values()) for node, seconds in recent.items()}
 
     def callers(self, placed: Iterable[str]) -> int:

@@ -159,14 +159,15 @@ class Detector:
         """Adds units that were admitted in a second, and units of that second that have turned out to be bad."""
         known, known_bad = self._seconds.get(second, (0, 0))
         self._seconds[second] = (known + units, known_bad + bad)
+        if len(self._seconds) > 2 * HORIZON_S:  # nobody may ask for hours; a second more than `evidence` would keep
+            self._fold(max(self._seconds) - 1)
 
     def evidence(self, now: int) -> float:
         """The evidence at second `now`, in nats, or a bound above it where that is below one.
 
         It is the logarithm of the best bet's wealth over the number of bets, which is at most their mean.
         """
-        for second in sorted(second for second in self._seconds if second < now - HORIZON_S):
-            self._folded = self._after(self._folded, *self._seconds.pop(second))
+        self._fold(now)
         most = max(self._folded)
         if self.restarting:
             most = max(most, 0.0)
@@ -179,6 +180,11 @@ class Detector:
         else:
             most += gain
         return most - math.log(len(ODDS))
+
+    def _fold(self, now: int) -> None:
+        """Takes the seconds whose outcomes are not waited for any more into the wealth."""
+        for second in sorted(second for second in self._seconds if second < now - HORIZON_S):
+            self._folded = self._after(self._folded, *self._seconds.pop(second))
 
     def _after(self, wealth: tuple[float, ...], units: int, bad: int) -> tuple[float, ...]:
         good = units - bad
