@@ -529,9 +529,6 @@ class Idle:
 class HttpSession:
     """The router's connections to an engine, as far as proofs use them."""
 
-    def __init__(self, **unused: Any) -> None:
-        self.path = ""
-
     def post(self, url: Any, *, json: Any, **unused: Any) -> _Answer:
         return _Answer(str(url), json)
 

@@ -119,12 +119,8 @@ def install() -> None:
     _put(router_table, open=SYSTEM.open_file, make_private=lambda folder: None, reserve=lambda file, offset, size: True)
     _put(
         engine_pools,
-        aiohttp=SimpleNamespace(
-            ClientSession=node_process.HttpSession,
-            UnixConnector=lambda **_: None,
-            TCPConnector=lambda **_: None,
-            DummyCookieJar=lambda: None,
-        ),
+        aiohttp=SimpleNamespace(UnixConnector=lambda **_: None, TCPConnector=lambda **_: None),
+        upstream_session=lambda *_: node_process.HttpSession(),
     )
     _put(
         supervisor,
