@@ -121,7 +121,7 @@ class Admitted:
     pair: Pair | None = None
     """Another release is asked the same."""
     question: bytes | None = None
-    """The request's body, where its answer is kept as a sample should it be bad."""
+    """The request's body, where its answer may be kept as a sample or judged."""
 
 
 @dataclass(slots=True)

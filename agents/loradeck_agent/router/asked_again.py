@@ -6,18 +6,16 @@ asked twice as well. What they make of it is counted in pairs (`pairs`), and in 
 
 import asyncio
 import random
-import re
-import time
 from dataclasses import dataclass, field, replace
 
 import aiohttp
 
 from loradeck.rules.quality.detection import HORIZON_S
-from loradeck.rules.quality.sampling import ASKED_AGAIN, Arm, may_ask_again, shadowed
+from loradeck.rules.quality.sampling import ASKED_AGAIN, Arm, shadowed
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import ResponseChecks
 from loradeck_agent.router.admission import Admitted, Other
-from loradeck_agent.router.engine_pools import EnginePool
+from loradeck_agent.router.engine_room import EngineRoom
 from loradeck_agent.router.pairs import Outcome, Pair, Pairs
 from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks, Verdict
@@ -31,11 +29,6 @@ MOST_BYTES = 8 * 2**20
 PATIENCE_S = 5.0
 """A request that finds no room on its engine for so long after its admission is not asked again."""
 
-_AGAIN_S = 0.1
-_READ_S = 0.25  # how long the number of requests that wait in an engine holds
-_METRICS_S = 2.0
-_WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{[^}\n]*\})? ([0-9.e+]+)\s*$", re.MULTILINE)
-
 _NOT_OF_THE_RELEASE = frozenset({401, 403, 404, 405, 408, 429, 503})
 """Statuses of an engine that say nothing about the release: it is gone there, or there was no room."""
 
@@ -45,11 +38,10 @@ class AskAgain:
     """The requests that are asked again, by pointer: all of one end at once when another release is to be asked."""
 
     _checks: Checks
+    _room: EngineRoom
     _tasks: dict[PointerKey, set[asyncio.Task[None]]] = field(default_factory=dict, init=False)
     _number: int = field(default=0, init=False)
     _bytes: int = field(default=0, init=False)
-    _turns: dict[str, asyncio.Lock] = field(default_factory=dict, init=False)
-    _waiting: dict[str, tuple[float, int | None]] = field(default_factory=dict, init=False)
 
     def offer(self, admitted: Admitted, path: str, asked: Asked) -> None:
         """Asks an admitted request again if its release is to be compared with another, and it is drawn."""
@@ -108,15 +100,14 @@ class AskAgain:
     async def _ask(
         self, pair: Pair, pairs: Pairs, other: Other, path: str, body: bytes, checks: ResponseChecks
     ) -> None:
-        replica = other.replica
-        async with self._turns.setdefault(replica.name, asyncio.Lock()):
-            if not await self._has_room(replica, pair, other):
-                pair.dropped = True
-                pairs.shed()
-                return
-            replica.again += 1
-            pairs.asked()
+        replica, until_s = other.replica, pair.at_ns / 1e9 + PATIENCE_S
+        share = other.permille / 1000 if other.permille is not None else 1.0 if pair.opening else ASKED_AGAIN
+        if not await self._room.take(replica, until_s=until_s, share=share):
+            pair.dropped = True
+            pairs.shed()
+            return
         try:
+            pairs.asked()
             async with (
                 asyncio.timeout(HORIZON_S),
                 replica.session.post(
@@ -141,28 +132,3 @@ class AskAgain:
             self._checks.submit(raw, streamed=False, checks=checks, done=judged)
         else:
             pair.again = Outcome(failed=status >= 500)
-
-    async def _has_room(self, replica: EnginePool, pair: Pair, other: Other) -> bool:
-        """Tells whether an engine has room for one more in time."""
-        until = pair.at_ns / 1e9 + PATIENCE_S
-        share = other.permille / 1000 if other.permille is not None else 1.0 if pair.opening else ASKED_AGAIN
-        while not may_ask_again(replica.open, replica.again, await self._waiting_in(replica), share=share):
-            if time.monotonic() >= until:
-                return False
-            await asyncio.sleep(_AGAIN_S)
-        return True
-
-    async def _waiting_in(self, replica: EnginePool) -> int | None:
-        """The requests that wait in an engine, by its metrics; None: it does not say."""
-        read_at, waiting = self._waiting.get(replica.name, (0.0, None))
-        if time.monotonic() - read_at < _READ_S:
-            return waiting
-        try:
-            timeout = aiohttp.ClientTimeout(total=_METRICS_S)
-            async with replica.session.get(replica.metrics, allow_redirects=False, timeout=timeout) as answer:
-                found = _WAITING.findall(await answer.text()) if answer.status == 200 else []
-        except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
-            found = []
-        waiting = round(sum(map(float, found))) if found else None
-        self._waiting[replica.name] = (time.monotonic(), waiting)
-        return waiting

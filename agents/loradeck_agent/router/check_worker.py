@@ -209,7 +209,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
         task = json.loads(line)
-        said = _sampled(task) if "question" in task else _judged(task)
+        said = _told(task) if "question" in task else _judged(task)
         signal.setitimer(signal.ITIMER_REAL, 0)
         verdicts.write(json.dumps({"n": task["n"], **said}) + "\n")
         verdicts.flush()
@@ -221,13 +221,17 @@ def _judged(task: dict[str, Any]) -> dict[str, Any]:
     return {"fault": fault, "noticed": noticed}
 
 
-def _sampled(task: dict[str, Any]) -> dict[str, Any]:
-    texts = sampled(task["question"], task["answer"], streamed=task["sse"])
+def _told(task: dict[str, Any]) -> dict[str, Any]:
+    texts = texts_of(task["question"], task["answer"], streamed=task["sse"])
+    if texts is not None and task["redacted"]:
+        texts = redacted(texts[0]), redacted(texts[1])
+    if texts is not None:
+        texts = end_of(texts[0]), beginning_of(texts[1])
     return dict(zip(("question", "answer"), texts or (None, None), strict=True))
 
 
-def sampled(question: str, answer: str, *, streamed: bool) -> tuple[str, str] | None:
-    """A request and its answer as a sample has them: their texts, redacted, and cut; None: the request has none.
+def texts_of(question: str, answer: str, *, streamed: bool) -> tuple[str, str] | None:
+    """The texts of a request and its answer, cut to what is looked at; None: the request has none.
 
     Args:
         question: the request's body.
@@ -241,7 +245,7 @@ def sampled(question: str, answer: str, *, streamed: bool) -> tuple[str, str] | 
         said = "\n".join(_spoken(choice) for choice in assemble(answer, streamed=streamed))
     except (*_NO_JSON, TypeError, AttributeError):
         said = answer
-    return end_of(redacted(asked[-LOOKED_AT:])), beginning_of(redacted(said[:LOOKED_AT]))
+    return asked[-LOOKED_AT:], said[:LOOKED_AT]
 
 
 def _spoken(choice: Choice) -> str:

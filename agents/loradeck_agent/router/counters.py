@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.judge import JUDGE, Judgement
 from loradeck.schemas.link import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.arm_outcomes import Outcomes
 from loradeck_agent.router.pairs import Pairs
@@ -56,6 +57,8 @@ class Counter:
     """The bad answers by the check that they failed."""
     noticed: dict[str, int] = field(default_factory=dict)
     """Answers by the checks that they failed which make none bad."""
+    by_judge: dict[str, int] = field(default_factory=dict)
+    """Checked answers by what came of asking the judge."""
     places: set[int] = field(default_factory=set)
     """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
@@ -137,6 +140,12 @@ class Counter:
             if row.seat is not None and self.arm is not None:
                 self.arm.bad(row.seat)
 
+    def judge_said(self, what: Judgement) -> None:
+        """The judge was to be asked of an answer that was checked, and this came of it."""
+        self.by_judge[what] = self.by_judge.get(what, 0) + 1
+        if what is Judgement.FAILED:
+            self.noticed[JUDGE] = self.noticed.get(JUDGE, 0) + 1
+
     def typed(self) -> Traffic:
         """The counter as it is reported to the hub."""
         return Traffic(
@@ -154,6 +163,7 @@ class Counter:
             bad=self.bad,
             faults=dict(self.faults),
             noticed=dict(self.noticed),
+            judged=dict(self.by_judge),
             streams=self.streams,
             first_ms=self.first_ms,
             last_admitted_ms=self.last_admitted_ms,

@@ -21,6 +21,7 @@ from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import EnginePool
 from loradeck_agent.router.feedback_files import FeedbackFiles
 from loradeck_agent.router.fences import FENCE
+from loradeck_agent.router.judges import Judges
 from loradeck_agent.router.pairs import Outcome
 from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.request_faults import RequestFaults
@@ -66,6 +67,7 @@ class Proxy(CallersApi):
     _faults: RequestFaults
     _again: AskAgain
     _samples: Samples
+    _judges: Judges
     _successor: Successor
     _feedback_files: FeedbackFiles
     under_way: int = field(default=0, init=False)
@@ -114,7 +116,8 @@ class Proxy(CallersApi):
             if isinstance(found, Refusal):
                 return refused(found, request_id)
             found.row.parameters = asked.recorded
-            if found.plan.entry.sample_hours and len(asked.rest) <= QUESTION_BYTES:
+            entry = found.plan.entry
+            if (entry.sample_hours or entry.judge is not None) and len(asked.rest) <= QUESTION_BYTES:
                 found.question = asked.rest
             self._again.offer(found, path, asked)
             try:
@@ -283,13 +286,19 @@ class Proxy(CallersApi):
         def judged(verdict: Verdict | None) -> None:
             if verdict is not None:
                 admitted.target.counter.judged(admitted.row, verdict)
-                if verdict.bad and admitted.question is not None:
-                    self._samples.offer(admitted.row, admitted.question, answer)
+                if admitted.question is not None:
+                    self._look_closer(admitted, verdict, admitted.question, answer)
             if pair is not None:
                 pair.given = Outcome(failed=False, bad=None if verdict is None else verdict.bad)
             self._trace.add(admitted.row)
 
         self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)
+
+    def _look_closer(self, admitted: Admitted, verdict: Verdict, question: bytes, answer: bytes) -> None:
+        """Offers an answer that was checked, and what was asked, to whoever looks closer."""
+        if verdict.bad and admitted.plan.entry.sample_hours:
+            self._samples.offer(admitted.row, question, answer)
+        self._judges.offer(admitted, question, answer)
 
 
 def _given_up(admitted: Admitted) -> End:

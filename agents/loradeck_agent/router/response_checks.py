@@ -124,14 +124,17 @@ class Checks:
         task = {"sse": streamed, "answer": answer.decode(errors="replace"), "checks": checks.model_dump()}
         self._put(task, _costly(checks), done, _verdict)
 
-    def redact(self, question: bytes, answer: bytes, *, streamed: bool, done: Callable[[Texts | None], None]) -> None:
-        """Queues a request's body and its answer; `done` is called later with their texts, redacted; None: they have
-        none that could be read in time.
+    def texts(
+        self, question: bytes, answer: bytes, *, streamed: bool, redacted: bool, done: Callable[[Texts | None], None]
+    ) -> None:
+        """Queues a request's body and its answer; `done` is called later with their texts, as long as a sample's at
+        most; None: they have none that could be read in time.
         """
         task = {
             "sse": streamed,
             "answer": answer.decode(errors="replace"),
             "question": question.decode(errors="replace"),
+            "redacted": redacted,
         }
         self._put(task, _NOTHING_COSTLY, done, _texts)
 

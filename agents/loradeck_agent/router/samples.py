@@ -96,7 +96,8 @@ class Samples:
             del self._taken[next(iter(self._taken))]
         if keeps:
             self._under_way += 1
-            self._checks.redact(question, answer, streamed=row.streamed, done=partial(self._redacted, row))
+            done = partial(self._redacted, row)
+            self._checks.texts(question, answer, streamed=row.streamed, redacted=True, done=done)
 
     async def read(self, ask: SampleAsk) -> SampleRows:
         """The newest samples of a route, oldest first; none where its tenant has none kept."""
@@ -140,7 +141,10 @@ class Samples:
         while True:
             self._changed.clear()
             async with self._disk:
-                await asyncio.to_thread(sweep, self._folder, self._hours(), now_ms())
+                try:
+                    await asyncio.to_thread(sweep, self._folder, self._hours(), now_ms())
+                except OSError as error:
+                    log.error("samples that are not to be kept are not removed yet: %s", error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_S):
                     await self._changed.wait()

@@ -28,8 +28,10 @@ from loradeck_agent.router.callers_api import server_of
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
+from loradeck_agent.router.engine_room import EngineRoom
 from loradeck_agent.router.feedback_files import FeedbackFiles
 from loradeck_agent.router.hub_silence import HubSilence
+from loradeck_agent.router.judges import Judges
 from loradeck_agent.router.ledger_files import LedgerFiles
 from loradeck_agent.router.ledger_folder import FOLDER
 from loradeck_agent.router.predecessor import DRAIN_LOCK, DRAIN_SOCKET, Predecessor, ask_to_hand_over
@@ -96,12 +98,14 @@ class Router:
         self._trace = Trace(follower=self._ledger.add)
         self._checks = Checks()
         self._samples = Samples(state / SAMPLES, self._checks, self._sampled)
-        self._again = AskAgain(self._checks)
+        room = EngineRoom()
+        self._again = AskAgain(self._checks, room)
         self._bodies = BodyReader(read)
         self._limits = CallerLimits(key_limits or NodeLimits())
         self._faults = RequestFaults()
         self._hub_silence = HubSilence(self._table)
         self._replicas = Replicas()
+        self._judges = Judges(self._checks, room, self._replicas)
         self._passed_on = state / _PASSED_ON
         self._successor = Successor(self._passed_on)
         self._admission = Admission(self._hub_silence, self._stats)
@@ -155,7 +159,8 @@ class Router:
         self._ledger.start()
         self.proxy = Proxy(
             *(self._admission, self._bodies, self._limits, self._checks, self._trace, self._faults),
-            *(self._again, self._samples, self._successor, FeedbackFiles(self._state / FEEDBACK, self.boot)),
+            *(self._again, self._samples, self._judges, self._successor),
+            FeedbackFiles(self._state / FEEDBACK, self.boot),
         )
         server = server_of(self.proxy.handle)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
@@ -201,6 +206,7 @@ class Router:
         if self.control.predecessor is not None:
             self.control.predecessor.close()
         await self._again.close()
+        await self._judges.close()
         await self._checks.close()
         await self._samples.close()
         await self._ledger.close()
@@ -295,6 +301,7 @@ class Router:
         self._drain_lock = lock
         self._admission.stage = stage(locked=False, read=True, gave_back=True)
         self._again.end_all()  # from here on this router is told of no move
+        self._judges.end_all()
         self._samples.hand_over()  # nor of the end of a consent
         self._accept_no_more()
         for task in self._tasks:

@@ -448,7 +448,8 @@ def _standing(force: InForce | None) -> TableEntry | None:
 
 def _fault(entry: TableEntry) -> str | None:
     """Why an entry is refused; None if it may be applied."""
-    return next((fault for ref in entry.refs if (fault := _ref_fault(ref, entry.tenant)) is not None), None)
+    refs = (*entry.refs, *([entry.judge_release] if entry.judge_release is not None else ()))
+    return next((fault for ref in refs if (fault := _ref_fault(ref, entry.tenant)) is not None), None)
 
 
 def _ref_fault(ref: ReleaseRef, tenant: str) -> str | None:

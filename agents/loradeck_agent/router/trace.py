@@ -34,6 +34,8 @@ class Row:
     checked: bool = False
     fault: str = ""
     """The check that its answer failed, which makes it bad; empty: none."""
+    judge: str = ""
+    """What came of asking the route's judge; empty: it was not drawn, or is not over."""
     sampled: bool = False
     """Its answer is to be checked."""
     voter: bool = False
@@ -74,6 +76,7 @@ class Row:
             checked=self.checked,
             bad=self.bad,
             fault=self.fault,
+            judge=self.judge,
         )
 
     def ledger_line(self) -> str:

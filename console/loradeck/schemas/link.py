@@ -576,6 +576,12 @@ class Traffic(Wire):
         exclude_if=lambda noticed: not noticed,
         description="checked answers by the checks that they failed which make none bad; one may have failed several",
     )
+    judged: dict[FaultName, Whole] = Field(
+        default_factory=dict,
+        max_length=FAULTS,
+        exclude_if=lambda judged: not judged,
+        description="checked answers by what came of asking the route's judge (`schemas.judge.Judgement`)",
+    )
     streams: Whole = Field(0, description="open right now (a gauge)")
     first_ms: Whole = 0
     last_admitted_ms: Whole = 0

@@ -3,11 +3,12 @@
 from enum import StrEnum
 from typing import Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Label, Name, Strict
+from loradeck.schemas.judge import JUDGE, Judge
 
 BODY_CAP = 4 * 2**20
 """Bytes of the body of one request to a router."""
@@ -67,10 +68,21 @@ class ResponseChecks(Strict):
     content: ContentChecks = Field(
         ContentChecks(), exclude_if=lambda content: content == ContentChecks(), description="checks of what it says"
     )
+    judge: Judge | None = Field(
+        None, exclude_if=lambda judge: judge is None, description="a model that some answers are shown to; alerts only"
+    )
 
-    def with_content(self, content: ContentChecks) -> Self:
-        """Returns the same checks of form, with these of what an answer says."""
-        return self if content == self.content else self.model_copy(update={"content": content})
+    @model_validator(mode="after")
+    def _judge_has_a_name_of_its_own(self) -> Self:
+        if self.judge is not None and JUDGE in self.content.plugins:
+            raise ValueError(f"the plug-in {JUDGE!r} has the name of the judge's check; name it otherwise")
+        return self
+
+    def with_content(self, content: ContentChecks, judge: Judge | None = None) -> Self:
+        """Returns the same checks of form, with these of what an answer says, and this judge."""
+        if (content, judge) == (self.content, self.judge):
+            return self
+        return self.model_copy(update={"content": content, "judge": judge})
 
 
 LARGEST_SHARE = 0.4

@@ -13,6 +13,7 @@ from loradeck.schemas.candidate import ArmsCompared
 from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
+from loradeck.schemas.judge import JUDGE, VERDICTS
 from loradeck.schemas.link import AckLevel, AckState, AskedAgain, EngineState
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.release import Form
@@ -142,15 +143,25 @@ class Cause(Wire):
         exclude_if=lambda noticed: not noticed,
         description="its answers by the checks that they failed which make none bad",
     )
+    judged: dict[str, int] = Field(
+        default_factory=dict,
+        exclude_if=lambda judged: not judged,
+        description="its answers by what came of asking the route's judge",
+    )
     alone: str = Field(
         "", exclude_if=lambda alone: not alone, description="the node by whose word alone the release is past its limit"
     )
 
     @property
     def why(self) -> str:
-        """The checks that most answers fail, for people: 'schema 28, empty 3; noticed language 4'."""
+        """The checks that most answers fail, for people: 'schema 28, empty 3; noticed language 4, judge 2 of 40'."""
+        verdicts = sum(self.judged.get(verdict, 0) for verdict in VERDICTS)
         faults, noticed = (
-            ", ".join(f"{name} {n:,}" for name, n in list(found.items())[:3]) for found in (self.faults, self.noticed)
+            ", ".join(
+                f"{name} {n:,}" + (f" of {verdicts:,}" if name == JUDGE and verdicts else "")
+                for name, n in list(found.items())[:3]
+            )
+            for found in (self.faults, self.noticed)
         )
         return "; ".join(filter(None, (faults, noticed and f"noticed {noticed}")))
 

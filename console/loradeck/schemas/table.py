@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.ids import Digest, Line, Name, PointerKey, Whole, Wire, digest_of
+from loradeck.schemas.judge import Judge
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import Callers, Gap, ResponseChecks, RouteResidency, Streams
@@ -75,6 +76,10 @@ class TableEntry(Wire):
     streams: Streams = Streams.FINISH
     checks: ResponseChecks = Field(ResponseChecks(), description="without `content`, which earlier nodes do not know")
     content: ContentChecks = Field(ContentChecks(), exclude_if=lambda content: content == ContentChecks())
+    judge: Judge | None = Field(None, exclude_if=lambda judge: judge is None)
+    judge_release: ReleaseRef | None = Field(
+        None, exclude_if=lambda ref: ref is None, description="what judges; None: the base that answered"
+    )
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     signers: tuple[str, ...] = Field((), description="public keys (PEM); if any, only releases they signed are served")
     refuse_after_s: float | None = None

@@ -38,6 +38,9 @@ class TraceRow(Wire):
     checked: bool = False
     bad: bool = False
     fault: Line = Field("", exclude_if=lambda fault: not fault, description="the check that made it bad")
+    judge: Line = Field(
+        "", exclude_if=lambda said: not said, description="what came of asking the route's judge; '': it was not drawn"
+    )
 
 
 class Traced(Wire):

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.router.running import Running, entry, release, until
@@ -112,6 +113,25 @@ async def test_a_release_has_a_bounded_number_and_the_newest_are_given_out(route
     assert (len(found.samples), found.kept) == (SAMPLES, SAMPLES + 5)
     assert [one.request for one in found.samples][-1] == f"r{SAMPLES + 4}"
     assert (await read(router, f"&release={V2.id}")).samples == ()
+
+
+async def test_a_disk_that_removes_nothing_is_tried_again(router: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing, sweep = True, samples.sweep
+
+    def swept(*given: Any) -> None:
+        if refusing:
+            raise OSError(30, "Read-only file system")
+        sweep(*given)
+
+    monkeypatch.setattr(samples, "sweep", swept)
+    old = put(router, age_h=25)
+    await router.table(told())
+    await router.table(told(3, hours=1))
+    await asyncio.sleep(0.05)
+    refusing = False
+    await router.table(told(5))
+    await router.table(told(7, hours=1))
+    await until(lambda: not old.exists())
 
 
 async def test_a_router_that_has_handed_over_keeps_and_removes_nothing(router: Running) -> None:

@@ -36,6 +36,8 @@ class Upstream:
         """The status that every request is answered with."""
         self.waiting: int | None = 0
         """Requests that wait in it, by its metrics; None: they do not say."""
+        self.says: str | None = None
+        """What it answers where a request does not say what it is to be; None: the engine's own words."""
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -71,7 +73,7 @@ class Upstream:
             if status is not None:
                 await asyncio.sleep(wish.get("delay", 0))
                 return web.json_response({"error": {"message": "asked for"}}, status=status)
-            text = wish.get("answer", f"{self.name}:{body['model']}")
+            text = wish.get("answer", self.says or f"{self.name}:{body['model']}")
             if body.get("stream"):
                 return await self._stream(request, wish, text)
             await asyncio.sleep(wish.get("delay", 0))

@@ -97,10 +97,10 @@ def test_the_checks_that_bad_answers_failed_are_added_up_over_replicas_and_resta
     failed(5, "r2", 102.0, empty=5)
     failed(1, "r9", 103.0, "gpu-02", schema=1)
 
-    faults, noticed = counts.faults(KEY, 1, RELEASE)
+    faults, noticed, _ = counts.faults(KEY, 1, RELEASE)
     assert list(faults.items()) == [("schema", 29), ("empty", 8)]
     assert noticed == {}
-    assert counts.faults(KEY, 2, RELEASE) == ({}, {})
+    assert counts.faults(KEY, 2, RELEASE) == ({}, {}, {})
 
 
 def test_checks_that_make_no_answer_bad_are_added_up_beside_the_others() -> None:
@@ -108,7 +108,7 @@ def test_checks_that_make_no_answer_bad_are_added_up_beside_the_others() -> None
     for at, n in ((100.0, 3), (101.0, 7)):
         row = counted(40, bad=2).model_copy(update={"faults": {"schema": 2}, "noticed": {"language": n, "canary": 1}})
         counts.report("gpu-01", "r1", [row], now=at)
-    assert counts.faults(KEY, 1, RELEASE) == ({"schema": 2}, {"language": 7, "canary": 1})
+    assert counts.faults(KEY, 1, RELEASE) == ({"schema": 2}, {"language": 7, "canary": 1}, {})
 
 
 def test_checks_that_do_not_add_up_to_the_bad_answers_hold_the_figures_back() -> None:
@@ -118,4 +118,4 @@ def test_checks_that_do_not_add_up_to_the_bad_answers_hold_the_figures_back() ->
         assert "do not add up" in counts.fault("gpu-01")
     counts.report("gpu-01", "r1", [counted(40).model_copy(update={"noticed": {"language": 41}})], now=100.0)
     assert "do not add up" in counts.fault("gpu-01")
-    assert counts.faults(KEY, 1, RELEASE) == ({}, {})
+    assert counts.faults(KEY, 1, RELEASE) == ({}, {}, {})

@@ -382,6 +382,10 @@ async def _put(
     if flags["answer_schema"] is not None:
         await asyncio.to_thread(json_of, flags["answer_schema"])
         into("checks", "answer_schema", await asyncio.to_thread(text_of, flags["answer_schema"]))
+    checks = settings.get("checks")
+    judge = checks.get("judge") if isinstance(checks, dict) else None
+    if isinstance(judge, dict) and isinstance(name := judge.get("release"), str):
+        judge["release"] = (await release_named(api, tenant, name)).id
     if isinstance(settings.get("gate"), dict):
         settings["gate"] = await gate_settings(api, tenant, settings["gate"], before.gate if before else None)
 

@@ -228,6 +228,8 @@ async def set_route(
             gates.require_big_enough(body.gate, items, groups)
             await hub.gates.check_suites(tenant, body.gate)
             gates.require_stages(hub.log.state.tenant(tenant).routes, route, body.gate)
+    if body.checks.judge is not None and body.checks.judge.release is not None:
+        hub.catalogue.known(tenant, body.checks.judge.release)
     for start, end in body.freeze:
         if start >= end:
             raise Refused(

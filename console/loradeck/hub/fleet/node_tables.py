@@ -25,6 +25,7 @@ from loradeck.rules.serving.placement import Site, site_of
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.judge import Judge
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.position import Position
@@ -162,6 +163,8 @@ class NodeTables:
             streams=config.streams,
             checks=config.checks.with_content(ContentChecks()),
             content=config.checks.content,
+            judge=config.checks.judge,
+            judge_release=self._judge(tenant.name, config.checks.judge),
             canaries=config.canaries,
             signers=config.signers,
             refuse_after_s=config.refuse_after_s,
@@ -212,6 +215,13 @@ class NodeTables:
 
     def _ref(self, release: str | None) -> ReleaseRef | None:
         return self._catalogue.ref(release) if release else None
+
+    def _judge(self, tenant: str, judge: Judge | None) -> ReleaseRef | None:
+        """The release that judges, registered or a base alone; None: none is named."""
+        if judge is None or judge.release is None:
+            return None
+        found = self._catalogue.release(judge.release, tenant)
+        return ReleaseRef(id=judge.release, release=found, label=found.label) if found is not None else None
 
     def _candidate(self, pointer: PointerState, tenant: TenantState) -> CandidateRef | None:
         """The candidate as nodes are told of it. A shadow is asked nothing once its tenant's consent has ended."""

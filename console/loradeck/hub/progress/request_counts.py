@@ -42,6 +42,7 @@ class CounterReading(NamedTuple):
     token_ms: tuple[int, ...] = ()
     faults: Mapping[str, int] = MappingProxyType({})
     noticed: Mapping[str, int] = MappingProxyType({})
+    judged: Mapping[str, int] = MappingProxyType({})
     again: AskedAgain | None = None
     noise: AskedAgain | None = None
 
@@ -49,6 +50,16 @@ class CounterReading(NamedTuple):
     def of(cls, row: Traffic) -> CounterReading:
         """The fields of a wire row."""
         return cls._make(_counted(row))
+
+
+class CheckFigures(NamedTuple):
+    """Answers by the checks that they failed: that made them bad, and that make none bad; and by what came of asking
+    the judge.
+    """
+
+    faults: dict[str, int]
+    noticed: dict[str, int]
+    judged: dict[str, int]
 
 
 _counted = attrgetter(*CounterReading._fields)
@@ -90,6 +101,8 @@ def figures_fault(row: Traffic, read: CounterReading, before: CounterReading, no
         return f"the checks that answers failed do not add up to {counts.bad} bad ones"
     if max(read.noticed.values(), default=0) > counts.checked or not _grew(read.noticed, before.noticed):
         return f"the checks that answers failed do not add up to {counts.checked} checked ones"
+    if sum(read.judged.values()) > counts.checked or not _grew(read.judged, before.judged):
+        return f"the answers that were to be judged do not add up to {counts.checked} checked ones"
     return ""
 
 
@@ -114,6 +127,7 @@ class Counter:
     counts: Counts = NO_COUNTS
     faults: dict[str, int] = field(default_factory=dict)
     noticed: dict[str, int] = field(default_factory=dict)
+    judged: dict[str, int] = field(default_factory=dict)
     streams: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
@@ -235,6 +249,7 @@ class RequestCounts:
         for sums, now_, then in (
             (counter.faults, read.faults, before.faults),
             (counter.noticed, read.noticed, before.noticed),
+            (counter.judged, read.judged, before.judged),
         ):
             for name, n in now_.items():
                 sums[name] = sums.get(name, 0) + n - then.get(name, 0)
@@ -335,15 +350,13 @@ class RequestCounts:
         """The answers of the release on all replicas in this generation."""
         return self._live.get(key, {}).get((generation, release), NO_COUNTS)
 
-    def faults(self, key: PointerKey, generation: int, release: str) -> tuple[dict[str, int], dict[str, int]]:
-        """The release's answers in this generation by the checks that they failed, most of them first.
-
-        Returns: the bad ones by the check that made them bad; and by the checks that make none bad.
-        """
+    def faults(self, key: PointerKey, generation: int, release: str) -> CheckFigures:
+        """The release's answers in this generation by the checks that they failed, most of them first."""
         stint = (generation, release)
         replicas = self._counters.get(key, {}).values()
         found = [counters[stint] for counters in replicas if stint in counters]
-        return _summed(counter.faults for counter in found), _summed(counter.noticed for counter in found)
+        parts = ("faults", "noticed", "judged")
+        return CheckFigures(*(_summed(getattr(counter, part) for counter in found) for part in parts))
 
     def minute(self, key: PointerKey, generation: int, release: str, now: float) -> Counts:
         """The counts of a release's last minute in one generation, on all replicas."""

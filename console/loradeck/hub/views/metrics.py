@@ -172,6 +172,12 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         ["tenant", "route", "release", "check", "makes_bad"],
         registry=registry,
     )
+    judged = Gauge(
+        "loradeck_pointer_judged_answers",
+        "Answers of the live release since the move by what came of asking the route's judge.",
+        ["tenant", "route", "release", "what"],
+        registry=registry,
+    )
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""
         for name in alerting(row):
@@ -189,6 +195,8 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         for makes_bad, failed in (("1", row.cause.faults), ("0", row.cause.noticed)):
             for check, n in failed.items():
                 failing.labels(row.tenant, row.route, release, check, makes_bad).set(n)
+        for what, n in row.cause.judged.items():
+            judged.labels(row.tenant, row.route, release, what).set(n)
         minute = row.minute
         for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
             if share is not None:

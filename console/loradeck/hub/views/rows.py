@@ -16,7 +16,7 @@ from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_health import ReleaseHealth
-from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.request_counts import CheckFigures, RequestCounts
 from loradeck.hub.progress.windows import Recent
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
@@ -282,7 +282,7 @@ class Rows:
         base = _some(self._health.total(pointer, base_id)) if base_id and base_id not in (live, prior_id) else None
         others = _some(self._counts.others(key, (r.replica for _, r in placed), self._fleet.clock()))
         fault = health.cause(total, prior, by_replica, others, base)
-        faults, noticed = self._counts.faults(key, pointer.generation, live) if by_replica else ({}, {})
+        figures = self._counts.faults(key, pointer.generation, live) if by_replica else CheckFigures({}, {}, {})
         return Cause(
             live=total,
             prior=prior,
@@ -291,8 +291,9 @@ class Rows:
             base=base,
             verdict=fault.verdict,
             figure=fault.figure,
-            faults=faults,
-            noticed=noticed,
+            faults=figures.faults,
+            noticed=figures.noticed,
+            judged=figures.judged,
             alone=self._health.judged(pointer).alone,
         )
 

@@ -160,7 +160,7 @@ def route_settings(entry: TableEntry) -> dict[str, object]:
     return {
         "gap": entry.gap,
         "streams": entry.streams,
-        "checks": entry.checks.with_content(entry.content),
+        "checks": entry.checks.with_content(entry.content, entry.judge),
         "canaries": entry.canaries,
         "refuse_after_s": entry.refuse_after_s,
         "callers": entry.callers,

@@ -1,0 +1,140 @@
+"""The judges of routes: a model on this node that is asked of some answers whether they do what a rubric says.
+
+It is asked after the answer's checks, behind all callers and within a budget. Its word is counted and makes no answer
+bad, and a reply that is not the one word it was asked for is none.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import aiohttp
+
+from loradeck.rules.quality.judge import MINUTE_S, REPLY_TOKENS, may_judge, messages_for, verdict_of
+from loradeck.rules.quality.sampling import ASKED_AGAIN
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.judge import Judge, Judgement
+from loradeck_agent.router.admission import Admitted
+from loradeck_agent.router.engine_pools import EnginePool, Replicas
+from loradeck_agent.router.engine_room import EngineRoom
+from loradeck_agent.router.response_checks import Checks, Texts
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 5.0
+"""The judge is not asked of an answer for which there is no room on its engine for so long."""
+
+AT_ONCE = 2
+"""Answers of this node that are being judged, or wait for it, at most."""
+
+_PATH = "/v1/chat/completions"
+
+
+@dataclass(eq=False)
+class Judges:
+    """Asks judges, and counts what they say with the release that gave the answer."""
+
+    _checks: Checks
+    _room: EngineRoom
+    _replicas: Replicas
+    _draw: Callable[[], float] = random.random
+    _asked: dict[PointerKey, deque[float]] = field(default_factory=dict, init=False)
+    _under_way: int = field(default=0, init=False)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+
+    def offer(self, admitted: Admitted, question: bytes, answer: bytes) -> None:
+        """Has an answer judged that its checks have seen, if it is drawn and the budget allows it.
+
+        `question`: the request's body.
+        """
+        judge, row, now = admitted.plan.entry.judge, admitted.row, time.monotonic()
+        if judge is None or admitted.stale_s is not None:
+            return
+        asked = self._asked.setdefault((row.tenant, row.route), deque())
+        while asked and now - asked[0] >= MINUTE_S:
+            asked.popleft()
+        if not may_judge(judge.sample, self._draw(), judge.per_minute, asked, now):
+            return
+        if self._under_way >= AT_ONCE:
+            _count(admitted, Judgement.SHED)
+            return
+        asked.append(now)
+        self._under_way += 1
+        done = partial(self._begin, admitted, judge)
+        self._checks.texts(question, answer, streamed=row.streamed, redacted=False, done=done)
+
+    def end_all(self) -> None:
+        """Ends what is being judged: it is in no count."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Ends everything, and waits for it."""
+        self.end_all()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, admitted: Admitted, judge: Judge, texts: Texts | None) -> None:
+        if texts is None:
+            self._under_way -= 1
+            _count(admitted, Judgement.UNCLEAR)
+            return
+        task = asyncio.get_running_loop().create_task(self._judge(admitted, judge, *texts))
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._under_way -= 1
+        self._tasks.discard(task)
+
+    async def _judge(self, admitted: Admitted, judge: Judge, question: str, answer: str) -> None:
+        found = self._engine(admitted)
+        until_s = time.monotonic() + PATIENCE_S
+        if found is None or not await self._room.take(found[0], until_s=until_s, share=ASKED_AGAIN):
+            _count(admitted, Judgement.SHED)
+            return
+        replica, model = found
+        body = {"model": model, "messages": messages_for(judge.rubric, question, answer)}
+        try:
+            reply = await _reply(replica, {**body, "temperature": 0, "max_tokens": REPLY_TOKENS}, judge.timeout_s)
+        finally:
+            replica.again -= 1
+        passes = verdict_of(reply) if reply is not None else None
+        _count(
+            admitted,
+            Judgement.UNCLEAR if passes is None else Judgement.PASSED if passes else Judgement.FAILED,
+        )
+
+    def _engine(self, admitted: Admitted) -> tuple[EnginePool, str] | None:
+        """The engine that is asked, and by which name; None: none here holds what judges."""
+        ref = admitted.plan.entry.judge_release
+        if ref is None:
+            replica = self._replicas.get(admitted.target.replica.name)
+            return (replica, replica.at.base_name) if replica is not None else None
+        return next(((one, one.model_name(ref)) for one in self._replicas if one.serves(ref)), None)
+
+
+async def _reply(replica: EnginePool, body: dict[str, object], timeout_s: float) -> str | None:
+    """The text that an engine answers with; None: it gives none in time."""
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            replica.session.post(replica.urls[_PATH], json=body, allow_redirects=False) as answer,
+        ):
+            if answer.status != 200:
+                return None
+            said = json.loads(await answer.read())["choices"][0]["message"]["content"]
+    except (TimeoutError, aiohttp.ClientError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        log.debug("%s gives no verdict: %s", replica.name, error)  # RuntimeError: its connections were closed meanwhile
+        return None
+    return said if isinstance(said, str) else None
+
+
+def _count(admitted: Admitted, what: Judgement) -> None:
+    admitted.row.judge = what
+    admitted.target.counter.judge_said(what)
