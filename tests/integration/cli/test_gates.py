@@ -332,6 +332,16 @@ def test_what_callers_may_ask_of_a_route_is_set_from_toml_and_its_change_is_list
     assert "callers" not in desk.json("route", "show", tenant, "--settings")
 
 
+def test_a_judge_is_named_by_its_label(desk: Desk, tenant: str, tmp_path: Path) -> None:
+    file = tmp_path / "route.toml"
+    file.write_text('[checks.judge]\nrubric = "It is polite."\nrelease = "v3"\n')
+    kept = RouteConfig.model_validate(desk.json("route", "set", tenant, "qa", "--file", file, "--yes"))
+    assert kept.checks.judge is not None
+    assert (kept.checks.judge.release or "")[:6] in desk.run("release", "ls", tenant).stdout
+    file.write_text('[checks.judge]\nrubric = "It is polite."\nrelease = "v33"\n')
+    desk.refused(1, "unknown_release", "route", "set", tenant, "qa", "--file", file, "--yes")
+
+
 def test_the_glass_is_broken_on_the_hubs_host_and_the_route_is_red_until_somebody_else_countersigns(
     desk: Desk, tenant: str, rows: Path, tmp_path: Path
 ) -> None:

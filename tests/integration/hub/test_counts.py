@@ -16,6 +16,7 @@ from loradeck.hub.access.auth import Caller
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Role
+from loradeck.schemas.judge import Judge
 from loradeck.schemas.link import Traffic
 from loradeck.schemas.route import ResponseChecks
 from loradeck.schemas.state import TenantRow
@@ -105,6 +106,38 @@ async def test_which_checks_answers_failed_comes_from_the_router_to_the_row_and_
     where = 'release="v1",route="production",tenant="acme"'
     assert f'loradeck_pointer_check_failures{{check="empty",makes_bad="1",{where}}} 2.0' in metrics
     assert f'loradeck_pointer_check_failures{{check="canary",makes_bad="0",{where}}} 1.0' in metrics
+
+
+async def test_what_a_judge_says_comes_with_its_n_to_the_row_and_the_metrics(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    one = await deck.release(seed=1)
+    await deck.promote(one)
+    judge = {"rubric": "It is polite.", "release": one, "per_minute": 3}
+    await deck.tenant(checks={"judge": judge})
+    await until(lambda: agent.entries[ACME].judge, "the node is told")
+    told = agent.entries[ACME]
+    assert told.judge == Judge.model_validate(judge)
+    assert told.judge_release is not None
+    assert told.judge_release.id == one
+    assert told.checks == ResponseChecks(), "a node of the version before reads what it knows"
+    good = dict.fromkeys(("attempted", "admitted", "finished", "checked"), 100)
+    said = {"judged": {"passed": 38, "failed": 2, "unclear": 5, "shed": 1}, "noticed": {"judge": 2}}
+    await agent.report(agent.served().model_copy(update={**good, **said}))
+
+    row = await minute(deck, 100)
+
+    assert row.cause.why == "noticed judge 2 of 40"
+    assert row.cause.live.bad == 0
+    viewer = await deck.as_role("viewer")
+    metrics = (await viewer.get(f"http://127.0.0.1:{deck.port}/metrics")).text
+    where = 'release="v1",route="production",tenant="acme"'
+    for what, n in said["judged"].items():
+        assert f'loradeck_pointer_judged_answers{{{where},what="{what}"}} {n}.0' in metrics
+    body = {"checks": {"judge": {**judge, "release": "0" * 64}}}
+    await deck.refused(404, "unknown_release", "PUT", "tenants/acme/routes/production", body)
+    body = {"checks": {"judge": judge, "content": {"plugins": ["judge"]}}}
+    await deck.refused(422, "invalid_request", "PUT", "tenants/acme/routes/production", body)
 
 
 async def test_a_release_with_a_million_good_answers_behind_it_is_bad_seconds_after_it_has_turned(

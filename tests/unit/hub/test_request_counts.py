@@ -111,6 +111,14 @@ def test_checks_that_make_no_answer_bad_are_added_up_beside_the_others() -> None
     assert counts.faults(KEY, 1, RELEASE) == ({"schema": 2}, {"language": 7, "canary": 1}, {})
 
 
+def test_what_came_of_asking_a_judge_is_added_up_and_is_of_checked_answers_alone() -> None:
+    counts = RequestCounts((), {}, started=0.0)
+    for at, said in ((100.0, {"passed": 3}), (101.0, {"passed": 5, "failed": 2}), (102.0, {"passed": 39, "shed": 2})):
+        counts.report("gpu-01", "r1", [counted(40).model_copy(update={"judged": said})], now=at)
+    assert counts.faults(KEY, 1, RELEASE).judged == {"passed": 5, "failed": 2}
+    assert "to be judged" in counts.fault("gpu-01")
+
+
 def test_checks_that_do_not_add_up_to_the_bad_answers_hold_the_figures_back() -> None:
     counts = RequestCounts((), {}, started=0.0)
     for bad, faults in ((3, {"schema": 4}), (3, {"schema": 5, "empty": -2})):

@@ -21,7 +21,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.candidate_words import of_pairs
 from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import GENESIS, short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.related import SHARED_WORDS
 from loradeck.schemas.route import Gap, Guard, RouteConfig, RouteResidency, Streams
@@ -384,7 +384,7 @@ async def _put(
         into("checks", "answer_schema", await asyncio.to_thread(text_of, flags["answer_schema"]))
     checks = settings.get("checks")
     judge = checks.get("judge") if isinstance(checks, dict) else None
-    if isinstance(judge, dict) and isinstance(name := judge.get("release"), str):
+    if isinstance(judge, dict) and isinstance(name := judge.get("release"), str) and len(name) < len(GENESIS):
         judge["release"] = (await release_named(api, tenant, name)).id
     if isinstance(settings.get("gate"), dict):
         settings["gate"] = await gate_settings(api, tenant, settings["gate"], before.gate if before else None)
