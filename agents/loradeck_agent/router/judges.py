@@ -50,6 +50,7 @@ class Judges:
     _draw: Callable[[], float] = random.random
     _asked: dict[PointerKey, deque[float]] = field(default_factory=dict, init=False)
     _under_way: int = field(default=0, init=False)
+    _takes: bool = field(default=True, init=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     def offer(self, admitted: Admitted, question: bytes, answer: bytes) -> None:
@@ -58,7 +59,7 @@ class Judges:
         `question`: the request's body.
         """
         judge, row, now = admitted.plan.entry.judge, admitted.row, time.monotonic()
-        if judge is None or admitted.stale_s is not None:
+        if judge is None or not self._takes or admitted.stale_s is not None:
             return
         asked = self._asked.setdefault((row.tenant, row.route), deque())
         while asked and now - asked[0] >= MINUTE_S:
@@ -73,18 +74,19 @@ class Judges:
         done = partial(self._begin, admitted, judge)
         self._checks.texts(question, answer, streamed=row.streamed, redacted=False, done=done)
 
-    def end_all(self) -> None:
-        """Ends what is being judged: it is in no count."""
+    def hand_over(self) -> None:
+        """Ends what is being judged, which is in no count, and takes nothing more: another router does."""
+        self._takes = False
         for task in self._tasks:
             task.cancel()
 
     async def close(self) -> None:
         """Ends everything, and waits for it."""
-        self.end_all()
+        self.hand_over()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, admitted: Admitted, judge: Judge, texts: Texts | None) -> None:
-        if texts is None:
+        if texts is None or not self._takes:
             self._under_way -= 1
             _count(admitted, Judgement.UNCLEAR)
             return

@@ -301,7 +301,7 @@ class Router:
         self._drain_lock = lock
         self._admission.stage = stage(locked=False, read=True, gave_back=True)
         self._again.end_all()  # from here on this router is told of no move
-        self._judges.end_all()
+        self._judges.hand_over()
         self._samples.hand_over()  # nor of the end of a consent
         self._accept_no_more()
         for task in self._tasks:

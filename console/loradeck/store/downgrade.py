@@ -34,7 +34,7 @@ def _events(*kinds: str) -> str:
 
 
 def _settings(*names: str) -> str:
-    """The query that counts events with any of these fields of a route's settings, which are read strictly."""
+    """The query that counts events with any of these fields of settings, which are read strictly."""
     return "SELECT count(*) FROM events WHERE " + " OR ".join(f"body LIKE '%\"{name}\":%'" for name in names)
 
 
@@ -46,8 +46,11 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
         Counted("events with a gate that asks for an A/B", _settings("compare")),
         Counted("records of A/B comparisons", "SELECT count(*) FROM attestations WHERE kind = 'comparison'"),
         Counted(
-            "events with other settings of gates, checks or promises that came later",
-            _settings("bound_drop", "min_slice", "max_age_days", "choice", "alert_only", "token_ms", "noticed"),
+            "events with other settings of gates, checks, promises or data that came later",
+            _settings(
+                *("bound_drop", "min_slice", "max_age_days", "choice", "alert_only", "token_ms", "noticed"),
+                *("rubric", "sample_hours", "ledger_days"),
+            ),
         ),
     ),
     "0006_audit": (Counted("events that anchor the audit trail", _events("audit")),),

@@ -14,6 +14,7 @@ from tests.contract.store.test_migrate import everything, fill
 from tests.fakes.postgres_server import PostgresServer
 
 from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.gate import CompareGate, GateConfig
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.route import RouteConfig
@@ -118,20 +119,24 @@ def test_what_an_older_loradeck_cannot_read_keeps_the_schema_and_the_backup_is_n
     assert path.read_bytes() == before
 
 
-def test_a_gate_that_asks_for_an_ab_and_its_results_keep_the_schema(tmp_path: Path, url: str) -> None:
+def test_a_gate_that_asks_for_an_ab_its_results_and_later_policies_keep_the_schema(tmp_path: Path, url: str) -> None:
     gate = GateConfig(suite=digest(1), compare=CompareGate(margin=0.05))
     for where in (str(tmp_path / "hub.db"), url):
         store = open_store(where)
         store.take_lease("hub-a")
         config = RouteConfig(gate=gate).model_dump(mode="json")
         asked = note(EventKind.ROUTE, route="production", config=config)
-        store.commit([note(EventKind.TENANT_CREATE), asked], key="key-gate1")
+        policies = [
+            note(EventKind.DATA_POLICY, policy=DataPolicy.model_validate(given).model_dump(mode="json"))
+            for given in ({"sample_hours": 24}, {"ledger_days": 7}, {"synthetic_cap": 0.1})
+        ]
+        store.commit([note(EventKind.TENANT_CREATE), asked, *policies], key="key-gate1")
         result = {"kind": "comparison", "subject": digest(1), "tenant": "acme", "body": {}, "by": "hub"}
         store.attest(Attestation.model_validate(result))
         store.close()
         with pytest.raises(CannotGoBack) as refused:
             downgrade(where, "0010_notices", dry_run=False)
-        assert "1 events with a gate that asks for an A/B; 1 records of A/B comparisons. Restore" in str(refused.value)
+        assert "1 events with a gate that asks for an A/B; 1 records of A/B comparisons; 2 events" in str(refused.value)
 
 
 def test_a_command_says_first_what_would_be_lost(tmp_path: Path) -> None:

@@ -99,6 +99,14 @@ async def test_another_tenants_release_judges_nothing(served: Running) -> None:
     assert (ack["state"], ack["code"]) == ("failed", "bad_entry")
 
 
+async def test_a_router_that_has_handed_over_judges_nothing(served: Running, engine: Upstream) -> None:
+    assert served.here is not None
+    served.here._judges.hand_over()
+    await served.ask(answer="one")
+    assert (await served.trace(1))[0]["checked"]
+    assert len(engine.seen) == 1
+
+
 async def test_without_its_hub_a_node_judges_nothing(served: Running, engine: Upstream) -> None:
     await served.post("/control/hub", {"connected": False, "silent_s": 30})
     await served.ask(answer="one")
