@@ -46,6 +46,7 @@ from loradeck_agent.reports import Reports
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.serving.canary_questions import CanaryQuestions
 from loradeck_agent.serving.canary_records import CanaryRecords
+from loradeck_agent.serving.cold_loads import ColdLoads
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.garbage import Collector
@@ -122,6 +123,13 @@ class Agent:
             acks=self.acks,
             acked=lambda acks: self.sync.post(acks),
             missed=lambda: self.sync.missed(),
+        )
+        self.cold_loads = ColdLoads(
+            router=router,
+            demand=self.reconciler.demand,
+            failing=self.reconciler.failing,
+            load_s=self._load_s,
+            changed=self.reconciler.wake,
         )
         self.canary_questions = CanaryQuestions(self.engines, self.reconciler)
         self.prover = Prover(self.table, named, router, self.records, self.acks)
@@ -226,6 +234,7 @@ class Agent:
             self.schedule.run(),
             *(self.reconciler.keep(engine) for engine in self.engines),
             self.reconciler.first_look(),
+            self.cold_loads.run(),
             self._linked(),
             self.renewal.run(),
             self.reports.run(self.link),
@@ -253,6 +262,11 @@ class Agent:
     def _builds(self) -> dict[str, str]:
         """Replica -> the build of its engine, as it runs or ran last."""
         return {engine.name: engine.version.build.key[:200] for engine in self.engines if engine.version is not None}
+
+    def _load_s(self) -> float | None:
+        """Returns how long a load takes on the slowest of the engines; None: none was measured."""
+        took = (engine.measured.of(engine.base).load_s for engine in self.engines)
+        return max((seconds for seconds in took if seconds is not None), default=None)
 
     async def _all_known(self) -> None:
         """Returns once the router's table and the bases of the engines are known."""

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import loradeck_agent
 from loradeck.schemas.jobs import RECIPES
-from loradeck.schemas.link import Hello, Report, Traffic
+from loradeck.schemas.link import ColdFigures, Hello, Report, Traffic
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.cosigner import Cosigner
@@ -91,10 +91,12 @@ class Reports:
             if not link.connected:
                 continue
             traffic: tuple[Traffic, ...] = ()
+            cold: ColdFigures | None = None
             trouble = ""
             try:
                 stats = await self.sync.router.stats(timeout=ROUTER_ANSWERS_S)
                 self.sync.boot, traffic, trouble = stats.boot, stats.traffic, stats.trouble
+                cold = stats.cold
                 silences = 0
             except Unreachable as error:
                 log.debug("no traffic figures: %s", error)
@@ -102,9 +104,9 @@ class Reports:
             except AgentError as error:
                 log.debug("no traffic figures: %s", error)
                 silences += 1
-            await link.send(self._report(traffic, silences, trouble))
+            await link.send(self._report(traffic, silences, trouble, cold))
 
-    def _report(self, traffic: tuple[Traffic, ...], silences: int, trouble: str) -> Report:
+    def _report(self, traffic: tuple[Traffic, ...], silences: int, trouble: str, cold: ColdFigures | None) -> Report:
         unreached = ""
         if silences >= ROUTER_SILENCES:
             unreached = f"the router does not answer; its log is {self.folder.router_log}"
@@ -124,6 +126,7 @@ class Reports:
             rev=self.sync.durable.rev,
             epoch=self.sync.durable.epoch,
             stored=stored,
+            cold=cold,
         )
 
     def write_status(self, link: HubLinks) -> None:

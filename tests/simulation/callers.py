@@ -406,6 +406,9 @@ def ask(asked: dict[str, Any], oracle: Oracle) -> None:
             key = (tenant, ROUTE)
             oracle.turn += 1
             user = f"user-{oracle.turn % USERS}"
+            if node.let_wait(key, user):
+                oracle.refused(name, key)
+                continue
             answer = node.admit(key, user)
             if not isinstance(answer, Admitted):
                 oracle.refused(name, key)

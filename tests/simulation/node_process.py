@@ -22,6 +22,7 @@ from tests.simulation.network import Host, Server
 
 from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.route import ColdQueueLimits
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.telemetry import NvmlState
 from loradeck_agent.daemon import Agent
@@ -43,6 +44,7 @@ from loradeck_agent.serving.router_sync import TAKE_OVER
 SLOTS = 6
 BUILD = EngineBuild(engine="simulated", device="none", dtype="none")
 STATE = SimPath("/state")
+QUEUE = ColdQueueLimits(waiting=3, tenant=2, seconds=3.0, loads=1)
 
 
 class NodeProcesses:
@@ -153,6 +155,14 @@ class NodeProcesses:
             router = kept[0]  # over a connection that the caller has kept
         return router.admit(key, user) if router is not None and router.answers_now else None
 
+    def let_wait(self, key: tuple[str, str], user: str) -> bool:
+        """Has a caller's request wait, where it has a load to wait for. Returns whether it does."""
+        router = self.router
+        if router is None or not router.answers_now or not router.waits(key):
+            return False
+        router.process.create_task(router.admit_once_loaded(key, user))
+        return True
+
     def end_a_router(self, which: int) -> None:
         """Ends one of the routers that live: 0 the oldest, -1 the newest."""
         alive = [router.process for router in self.routers if router.process.alive]
@@ -246,7 +256,7 @@ class RouterProcess:
         draw = self.process.scheduler.random
         await asyncio.sleep(draw.uniform(0.05, 0.4))
         try:
-            router = self._router = _Router(STATE / "router", takes_over=self._takes_over)  # type: ignore[arg-type]
+            router = self._router = _Router(STATE / "router", queue=QUEUE, takes_over=self._takes_over)  # type: ignore[arg-type]
             self.table, self.admission, self.switch = router._table, router._admission, router.switch
             self.node.oracle.router_started(self.node, self)
             await router.serve(self)
@@ -257,6 +267,8 @@ class RouterProcess:
         self._calls: dict[str, Callable[[Any], Any]] = {
             "/control/state": control._state,
             "/control/stats": control._get_stats,
+            "/control/use": control._use,
+            "/control/cold": control._wanted,
             "/control/trace/newest": control._get_newest,
             "/control/table": control._table,
             "/control/engines": control._engines,
@@ -303,6 +315,10 @@ class RouterProcess:
         refusal = await self.admission.behind(asked.key, asked.header)
         if refusal is not None:
             return Began(refusal.code)
+        if (full := await self._loaded(asked.key)) is not None:
+            return Began(full.code)
+        if not may_admit(self.admission.stage):
+            return await self._pass_on(method, path, body)
         admitted = self.admission.admit(
             asked.key, "g", Caller("", lambda unit: asked.user, repeats=False), streamed=True, passed_by=None
         )
@@ -321,6 +337,30 @@ class RouterProcess:
             end = "answered"
         finally:
             self.admission.left(admitted, 200, end)
+
+    def waits(self, key: tuple[str, str]) -> bool:
+        """Whether a request for this pointer has a load to wait for."""
+        return key in self._router._cold.awaited
+
+    async def _loaded(self, key: tuple[str, str]) -> Refusal | None:
+        """Waits for a load, as the proxy does. Returns why a request may not wait."""
+        if not self.waits(key):
+            return None
+        self.node.oracle.counts["requests that wait for a load"] += 1
+        retry_s = await self._router._cold.wait(key)
+        return self.admission.refuse(key, retry_s) if retry_s is not None else None
+
+    async def admit_once_loaded(self, key: tuple[str, str], user: str) -> None:
+        """A request of a user that waits for a load first."""
+        oracle = self.node.oracle
+        if await self._loaded(key) is not None or not may_admit(self.admission.stage):
+            return
+        caller = Caller("", lambda unit: user, repeats=False)
+        admitted = self.admission.admit(key, "w", caller, streamed=False, passed_by=None)
+        if isinstance(admitted, Admitted):
+            oracle.counts["answers after a load"] += 1
+            self.admission.left(admitted, 200, "answered")
+            oracle.answered(self.node.name, self, key, admitted, user)
 
     def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal | None:
         """Admits one request of a user, which is answered at once. None: it has handed over, and nobody serves yet."""

@@ -1,9 +1,10 @@
-"""Several adapters resident in one model, and a forward pass whose rows each use their own.
+"""Many adapters in memory beside one model, and a forward pass whose rows each use their own.
 
 peft's `adapter_names` does the same by one small matrix product per adapter and layer, and adding an adapter
-to it rebuilds modules for 120-700 ms while nothing is answered. Here the matrices of all resident adapters are
-stacked along their rank, so that a layer costs two more products however many adapters a batch mixes, and a load
-is one concatenation. A row's columns of every *other* adapter are set to zero between the two products: what
+to it rebuilds modules for 120-700 ms while nothing is answered. Here the matrices of the adapters of a batch are
+stacked along their rank, so that a layer costs two more products however many adapters a batch mixes. An adapter
+that is not stacked is stacked at its next request, in the place of the one that was used least recently, by one
+concatenation. A row's columns of every *other* adapter are set to zero between the two products: what
 another tenant's adapter computes, infinities included, never reaches it.
 """
 
@@ -46,16 +47,20 @@ class _StackedLora(torch.nn.Module):
 
 @dataclass
 class AdapterBank:
-    """The adapters resident in `model`. Not thread-safe: only the inference thread may change or use it.
+    """The adapters in memory beside `model`. Not thread-safe: only the inference thread may change or use it.
 
-    `shapes` gives the (out, in) of every layer that an adapter may target.
+    `mixed`: adapters that are stacked, and so may be rows' of one batch, at most. `shapes` gives the (out, in) of
+    every layer that an adapter may target.
     """
 
     model: torch.nn.Module
+    mixed: int = 64
     shapes: dict[str, tuple[int, int]] = field(init=False)
     _layers: dict[str, _StackedLora] = field(default_factory=dict, init=False)
     _selection: _Selection = field(default_factory=_Selection, init=False)
     _resident: dict[int, AdapterWeights] = field(default_factory=dict, init=False)
+    _stacked: list[int] = field(default_factory=list, init=False)  # in the order of the columns
+    _used: dict[int, None] = field(default_factory=dict, init=False)  # those that are stacked, the least recent first
     _owner: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +73,11 @@ class AdapterBank:
             self._layers[name] = layer
 
     @property
+    def stacked(self) -> frozenset[int]:
+        """Handles of the adapters that the next batch may use as they are."""
+        return frozenset(self._stacked)
+
+    @property
     def resident(self) -> frozenset[int]:
         """Handles of the adapters that are loaded."""
         return frozenset(self._resident)
@@ -77,35 +87,51 @@ class AdapterBank:
         assert handle >= 0
         assert handle not in self._resident
         self._resident[handle] = weights
-        self._stack()
+        if len(self._stacked) < self.mixed:
+            self._stack([*self._stacked, handle])
 
     def remove(self, handle: int) -> None:
         """Frees an adapter that no row uses any more."""
         del self._resident[handle]
-        self._stack()
+        if handle in self._stacked:
+            self._stack([other for other in self._stacked if other != handle])
 
     def select(self, handles: list[int]) -> None:
-        """Chooses the adapter of each row of the next forward passes; `BASE` for none."""
-        if all(handle == BASE for handle in handles):
+        """Chooses the adapter of each row of the next forward passes; `BASE` for none.
+
+        Raises: KeyError: one is not in memory, or they are more than may be mixed.
+        """
+        wanted = dict.fromkeys(handle for handle in handles if handle != BASE)
+        if not wanted:
             self._selection.others = None
             return
-        unknown = set(handles) - self._resident.keys() - {BASE}
-        if unknown:
-            raise KeyError(f"adapters {sorted(unknown)} are not resident")
+        if wanted.keys() - self._resident.keys() or len(wanted) > self.mixed:
+            raise KeyError(f"adapters {sorted(wanted)} cannot be mixed: not in memory, or more than {self.mixed}")
+        if missing := [handle for handle in wanted if handle not in self._stacked]:
+            stay = [handle for handle in self._used if handle not in wanted]
+            gone = set(stay[: max(0, len(self._stacked) + len(missing) - self.mixed)])
+            self._stack([*(handle for handle in self._stacked if handle not in gone), *missing])
+        for handle in wanted:
+            self._used.pop(handle, None)
+            self._used[handle] = None
         rows = torch.tensor(handles)
         self._selection.others = (self._owner[None, :] != rows[:, None])[:, None, :]
 
-    def _stack(self) -> None:
+    def _stack(self, handles: list[int]) -> None:
+        """Puts the matrices of these adapters, and of no others, beside the model's."""
         self._selection.others = None
-        self._owner = torch.tensor([h for h, w in self._resident.items() for _ in range(w.rank)], dtype=torch.long)
+        self._stacked = handles
+        self._used = dict.fromkeys((*(h for h in self._used if h in handles), *handles))
+        stacked = {handle: self._resident[handle] for handle in handles}
+        self._owner = torch.tensor([h for h, w in stacked.items() for _ in range(w.rank)], dtype=torch.long)
         for name, layer in self._layers.items():
-            if not any(name in weights.modules for weights in self._resident.values()):
+            if not any(name in weights.modules for weights in stacked.values()):
                 layer.a = layer.b = None
                 continue
             out_features, in_features = layer.linear.weight.shape
             dtype = layer.linear.weight.dtype
             a, b = [], []
-            for weights in self._resident.values():
+            for weights in stacked.values():
                 # An adapter that leaves this layer alone still has its columns here, so that they line up everywhere.
                 none = (torch.zeros(weights.rank, in_features, dtype=dtype), torch.zeros(out_features, weights.rank))
                 pair = weights.modules.get(name, none)

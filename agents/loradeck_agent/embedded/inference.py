@@ -41,11 +41,13 @@ class Inference:
         model: a causal language model of transformers, in evaluation mode; it is changed in place.
         pad: id of the padding token.
         threads: threads that torch may use for one operation.
+        mixed: adapters that one batch mixes at most.
     """
 
-    def __init__(self, model: torch.nn.Module, pad: int, threads: int) -> None:
+    def __init__(self, model: torch.nn.Module, pad: int, threads: int, mixed: int = 64) -> None:
         self._dtype = next(model.parameters()).dtype
-        self._bank = AdapterBank(model)
+        self.mixed = mixed
+        self._bank = AdapterBank(model, mixed)
         # The head is given a strided slice of hidden states, for which torch would copy its weight (0.3 s in bf16).
         model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[operator]
         self._batch = Batch(model, self._bank, pad)
@@ -57,6 +59,7 @@ class Inference:
         self._wake = threading.Condition()
         self._stopping = False
         self._next_handle = 0
+        self._passed = 0  # requests that were taken before the oldest one, whose adapter found no place in the batch
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     def start(self) -> None:
@@ -173,14 +176,29 @@ class Inference:
         return True
 
     def _next_group(self) -> list[Sequence]:
-        """Requests to prefill now: in order of arrival, as many as fit the rows and the prefill budget."""
+        """Requests to prefill now: in order of arrival, as many as fit the rows, the prefill budget and the adapters.
+
+        While the oldest one's adapter finds no place in the batch, others whose adapter has one may pass it, a batch's
+        rows at most.
+        """
         group: list[Sequence] = []
         width = 0
-        while self._waiting and len(self._batch.rows) + len(group) < MAX_ROWS:
-            width = max(width, self._batch.to_compute(self._waiting[0]))
+        mixed = {row.adapter for row in self._batch.rows} | {BASE}
+        for row in list(self._waiting):
+            if len(self._batch.rows) + len(group) >= MAX_ROWS:
+                break
+            oldest = self._waiting[0] is row
+            if row.adapter not in mixed and len(mixed) > self.mixed:
+                continue
+            if not oldest and self._passed >= MAX_ROWS:
+                break
+            width = max(width, self._batch.to_compute(row))
             if group and width * (len(group) + 1) > PREFILL_TOKENS:
                 break
-            group.append(self._waiting.popleft())
+            self._passed = 0 if oldest else self._passed + 1
+            self._waiting.remove(row)
+            group.append(row)
+            mixed.add(row.adapter)
         return group
 
 

@@ -28,8 +28,8 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(end) for end in (*ends, tokenizer.eos_token_id) if end is not None)
 
 
-def load_model(base: Path, dtype: str, threads: int, max_length: int) -> LoadedModel:
-    """Reads the base, takes its digest and starts the inference thread.
+def load_model(base: Path, dtype: str, threads: int, max_length: int, mixed: int) -> LoadedModel:
+    """Reads the base, takes its digest and starts the inference thread. `mixed`: adapters of one batch at most.
 
     Raises: OSError, ValueError: the folder is no complete model.
     """
@@ -38,7 +38,7 @@ def load_model(base: Path, dtype: str, threads: int, max_length: int) -> LoadedM
     digest = base_manifest(base, "-", "-").digest  # the names are no part of it
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
-    inference = Inference(model, pad_token(tokenizer), threads)
+    inference = Inference(model, pad_token(tokenizer), threads, mixed)
     inference.start()
     length = min(max_length, int(model.config.max_position_embeddings))
     return LoadedModel(inference, tokenizer, digest, length, stop_tokens(model, tokenizer))

@@ -38,15 +38,17 @@ def parse(argv: Args[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--state", type=Path, required=True, help="folder for the socket and the lock")
     parser.add_argument("--base", type=Path, required=True, help="folder of the base model, in safetensors")
-    parser.add_argument("--slots", type=int, default=4, help="adapters resident at once (default 4)")
+    parser.add_argument("--slots", type=int, default=4, help="adapters in memory at once (default 4)")
+    parser.add_argument("--batch-slots", type=int, help="of them, those that one batch mixes (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="threads of one operation (default 1)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and computation")
     parser.add_argument(
         "--max-length", type=int, default=MAX_LENGTH, help=f"tokens of prompt and answer (default {MAX_LENGTH})"
     )
     args = parser.parse_args(argv)
-    if args.slots < 1 or args.threads < 1 or args.max_length < 2:
-        parser.error("--slots, --threads and --max-length must be positive")
+    args.batch_slots = args.slots if args.batch_slots is None else args.batch_slots
+    if min(args.slots, args.batch_slots, args.threads) < 1 or args.max_length < 2:
+        parser.error("--slots, --batch-slots, --threads and --max-length must be positive")
     if not (args.base / "config.json").is_file():
         parser.error(f"--base {args.base} is not the folder of a model")
     return args
@@ -75,7 +77,7 @@ async def serve(args: argparse.Namespace) -> None:
     log.info("listening on %s, loading %s", socket, args.base)
     load = gc_pause.paused()(load_model)
     loading = asyncio.create_task(
-        asyncio.to_thread(load, args.base, args.dtype, args.threads, args.max_length), name="load"
+        asyncio.to_thread(load, args.base, args.dtype, args.threads, args.max_length, args.batch_slots), name="load"
     )
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:

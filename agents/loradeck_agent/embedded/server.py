@@ -106,6 +106,7 @@ class EngineServer:
                 "base": model.base_digest,
                 "base_name": self.base_name,
                 "slots": self.slots,
+                "batch_slots": model.inference.mixed,
             }
         )
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck.schemas.link import Address
-from loradeck.schemas.route import NodeLimits
+from loradeck.schemas.route import ColdQueueLimits, NodeLimits
 from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, VllmEngine
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret
@@ -39,6 +39,7 @@ class RouterConfig(Strict):
     tls_key: Path | None = None
     client_ca: Path | None = Field(None, description="authority of the certificates that callers must show; PEM")
     limits: NodeLimits = Field(NodeLimits(), description="of each caller's key on this node, where a route sets none")
+    queue: ColdQueueLimits = Field(ColdQueueLimits(), description="of requests whose release is yet to be loaded")
 
     @field_validator("listen")
     @classmethod

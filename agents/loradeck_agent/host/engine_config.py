@@ -7,7 +7,7 @@ contradict the agent in a launched one's own flags is refused here, with what to
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -28,7 +28,7 @@ OUR_FLAGS = {
     "--api-key": "every user can read a command line, and the engine's socket needs no key",
     "--enable-lora": "the agent sets it",
     "--no-enable-lora": "the agent loads adapters",
-    "--max-loras": "write `slots`",
+    "--max-loras": "write `batch_slots`",
     "--max-cpu-loras": "write `slots`",
     "--max-lora-rank": "write `max_rank`",
     "--lora-modules": "adapters are loaded by the agent, after it has verified them",
@@ -53,22 +53,42 @@ OUR_VARIABLES = {
 GpuId = Annotated[str, Field(pattern=r"^GPU-[0-9A-Za-z-]+$", max_length=100)]
 """The UUID of a GPU, as `nvidia-smi -L` prints it."""
 
+MOST_SLOTS = 4096
+"""Most adapters that an engine is to keep in its memory."""
+
+MOST_MIXED = 64
+"""Adapters that a batch mixes at most where `batch_slots` is not set."""
+
 
 class EngineConfig(Strict):
     """The settings that every kind of engine has."""
 
     name: Name
     base: Path = Field(description="folder of the base model")
-    slots: int = Field(4, ge=1, le=64, description="adapters resident at once")
+    slots: int = Field(4, ge=1, le=MOST_SLOTS, description="adapters in its memory at once")
+    batch_slots: int | None = Field(
+        None, ge=1, le=MOST_SLOTS, description="of them, those that one batch mixes; None: all, at most 64"
+    )
     start: Literal["always", "wanted"] = Field(
         "always", description="wanted: it runs while something names its base, and for hold_prior_s after that"
     )
     memory_gb: float | None = Field(None, gt=0, description="what it takes of the node's memory_gb")
 
     @property
+    def mixed(self) -> int:
+        """Adapters that one batch mixes at most."""
+        return min(self.slots, MOST_MIXED) if self.batch_slots is None else self.batch_slots
+
+    @property
     def attached(self) -> bool:
         """Whether somebody else starts and ends the engine."""
         return False
+
+    @model_validator(mode="after")
+    def _what_a_batch_mixes_is_in_memory(self) -> Self:
+        if self.batch_slots is not None and self.batch_slots > self.slots:
+            raise ValueError(f"batch_slots ({self.batch_slots}) are among the slots ({self.slots}); raise `slots`")
+        return self
 
     @property
     def rank_limit(self) -> int | None:

@@ -13,7 +13,7 @@ from loradeck.schemas.jobs import JobAssignment
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.serving.canaries import Canaries
+from loradeck_agent.serving.engine_api import Canaries
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
 

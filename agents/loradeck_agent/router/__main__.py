@@ -16,7 +16,7 @@ import uvloop
 
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.fault import Fault
-from loradeck.schemas.route import NodeLimits
+from loradeck.schemas.route import ColdQueueLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck_agent.host.gc_pause import settle
 from loradeck_agent.host.open_files import allow_open_files
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--client-ca", type=Path, help="PEM of the authority whose certificates callers must show")
     parser.add_argument(
         "--limits", type=NodeLimits.model_validate_json, metavar="JSON", help="of each caller's key, on this node"
+    )
+    parser.add_argument(
+        "--queue", type=ColdQueueLimits.model_validate_json, metavar="JSON", help="of requests that wait for a load"
     )
     parser.add_argument(
         "--untold", nargs="*", default=(), metavar="TENANT/ROUTE", help="refused until the agent tells of them again"
@@ -67,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(
     options: argparse.Namespace, untold: list[tuple[str, str]], host: str, port: int, tls: ServerCertificate | None
 ) -> None:
-    router = Router(options.state, options.limits, untold, build=options.build, takes_over=options.take_over)
+    router = Router(
+        options.state, options.limits, untold, queue=options.queue, build=options.build, takes_over=options.take_over
+    )
     stop = router.drained
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

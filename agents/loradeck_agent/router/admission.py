@@ -18,6 +18,7 @@ from functools import lru_cache
 from loradeck.rules.quality.sampling import checked_share
 from loradeck.rules.serving import arms
 from loradeck.rules.serving import flip as rules
+from loradeck.rules.serving.cold_queue import is_awaited
 from loradeck.rules.serving.router_handover import Stage
 from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.ids import PointerKey
@@ -26,6 +27,7 @@ from loradeck.schemas.route import Callers, ResponseChecks, RouteResidency, Stre
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.arm_outcomes import Seat
 from loradeck_agent.router.caller_keys import CallerKeys
+from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Counter, End, Stats
 from loradeck_agent.router.engine_pools import EnginePool, Replicas
 from loradeck_agent.router.fences import FENCE, Fences, fence_of, fence_text
@@ -67,6 +69,8 @@ class Refusal:
     counter: Counter | None = None
     param: str | None = None
     """The parameter of the request that is at fault, as OpenAI's errors name it."""
+    awaits: str | None = None
+    """The release whose load the route's requests wait for, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ class Plan:
     """The route's response checks, those of what an answer says among them."""
     candidate: Plan | None = None
     """The arm that a share of the callers gets, where an engine here can answer with it."""
+    awaits: str | None = None
+    """The release whose load the route's requests wait for, before the base stands in for it; None: for none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -136,9 +142,10 @@ class _Route:
 class Admission:
     """The routes of this node, by tenant and route, and who may call them."""
 
-    def __init__(self, hub_silence: HubSilence, stats: Stats) -> None:
+    def __init__(self, hub_silence: HubSilence, stats: Stats, cold: ColdQueue) -> None:
         self._hub_silence = hub_silence
         self._stats = stats
+        self._cold = cold
         self._routes: dict[PointerKey, _Route] = {}
         self._turn = 0
         self._fences = Fences()
@@ -228,6 +235,21 @@ class Admission:
         route.open.add(admitted)
         return admitted
 
+    def refuse(self, key: PointerKey, retry_after_s: int | None = None) -> Refusal | None:
+        """Counts a request that waited in vain as refused. None: the route's gap policy answers it.
+
+        `retry_after_s`: it may not wait; None: its caller has left.
+        """
+        route = self._routes.get(key)
+        if route is None or isinstance(route.plan, Plan):
+            return None
+        if route.plan.counter is not None:
+            route.plan.counter.refuse()
+        if route.plan.awaits is None:
+            return route.plan
+        message = f"Too many requests wait on this node for releases that are yet to be loaded, {'/'.join(key)}'s too."
+        return Refusal(503, "cold_queue_full", message, "Try again.", retry_after_s)
+
     async def behind(self, key: PointerKey, seen: str | None) -> Refusal | None:
         """Why a request is refused whose gateway has seen a move that this router does not hold, not even soon.
 
@@ -282,6 +304,7 @@ class Admission:
         if route is None:
             route = self._routes[key] = _Route(plan)
         before, route.plan = route.plan, plan
+        self._cold.awaits(key, plan.awaits)
         if (others := _others(before)) and others != _others(plan):
             self.other_left(key)
         if isinstance(plan, Plan):
@@ -317,13 +340,20 @@ class Admission:
         candidates = (wanted if flipped else None, left.current if left else None)
         ready = {ref.id for ref in candidates if ref is not None and any(replica.serves(ref) for replica in replicas)}
         verdict = rules.in_force(entry, pin, ready, left=left)
+        awaits: str | None = None
+        if verdict.gap and entry.current is not None:
+            engine = any(replica.runs(entry.current.release.served_base) for replica in replicas)
+            if is_awaited(entry, flipped=flipped, pinned=pin is not None, engine=engine):
+                awaits = entry.current.id
         if verdict.code is not None:
-            return self._refusing(entry, wanted, replicas, verdict)
+            return replace(self._refusing(entry, wanted, replicas, verdict), awaits=awaits)
         ref = verdict.release
         if ref is None and wanted is not None:  # the gap policy says the base alone
             ref = base_alone(entry.tenant, wanted.release.base)
         exact = not verdict.gap and not verdict.pinned
         plan = self._plan(entry, verdict.generation, ref, replicas, exact=exact) if ref is not None else None
+        if plan is not None and awaits is not None:
+            plan = replace(plan, awaits=awaits)
         if plan is not None and exact and flipped and entry.candidate is not None and not entry.candidate.shadow:
             arm = self._plan(entry, verdict.generation, entry.candidate.release, replicas, exact=False)
             plan = replace(plan, candidate=arm)

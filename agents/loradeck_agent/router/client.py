@@ -1,7 +1,9 @@
 """The router's control socket, typed. Only the agent and its command line speak on it."""
 
 import asyncio
+import json
 import time
+from dataclasses import asdict
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -11,12 +13,14 @@ from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, SampleAsk, SampleRows, TraceAsk, TraceRows
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply, problem_of
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router.wire import (
     Acks,
+    ColdAsk,
     EngineAt,
     Engines,
     HubLink,
@@ -25,6 +29,8 @@ from loradeck_agent.router.wire import (
     RouterStats,
     TableUpdate,
     Unpin,
+    Use,
+    WantedLoads,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -75,6 +81,33 @@ class RouterControl:
         """Counters of the requests that the router admitted, within `timeout` seconds."""
         return _parsed(RouterStats, await self._ok("GET", "/control/stats", timeout=timeout))
 
+    async def use(self) -> Use:
+        """Asks what engines hold for somebody, and how much each pointer is asked for."""
+        reply = await self._call("GET", "/control/use", None, CALL_S)
+        return await self._use_of_earlier() if reply.status == 404 else Use(**_document(reply))
+
+    async def _use_of_earlier(self) -> Use:
+        """Gathers the same from a router that an earlier version started."""
+        stats, state = await self.stats(), await self.state()
+        on_demand = {entry.key for entry in state.entries if entry.residency is RouteResidency.ON_DEMAND}
+        forces = (force for force in state.in_force if force.pinned or force.key not in on_demand)
+        answering: dict[str, tuple[str, ...]] = {}
+        for row in stats.traffic:
+            if row.streams:
+                answering[row.replica] = (*answering.get(row.replica, ()), row.release)
+        return Use(
+            held=tuple(force.release.id for force in forces if force.release is not None),
+            answering=answering,
+            attempted=tuple((row.tenant, row.route, row.counts.attempted) for row in stats.traffic),
+        )
+
+    async def wanted(self, ask: ColdAsk) -> WantedLoads | None:
+        """The releases that requests wait for, once they are others. None: the router is an earlier version's, where
+        none waits.
+        """
+        reply = await self._call("POST", "/control/cold", json.dumps(asdict(ask)).encode(), CALL_S)
+        return None if reply.status == 404 else WantedLoads(**_document(reply))
+
     async def trace(self, query: str) -> dict[str, Any]:
         """Rows of the trace as JSON: `{"rows": [...]}`. `query`: `after` and `tenant`, encoded."""
         document: dict[str, Any] = (await self._ok("GET", f"/control/trace?{query}")).json()
@@ -117,6 +150,11 @@ def _checked(reply: Reply) -> Reply:
     if reply.status == 200:
         return reply
     raise problem_of(reply, "the router")
+
+
+def _document(reply: Reply) -> dict[str, Any]:
+    document: dict[str, Any] = _checked(reply).json()
+    return document
 
 
 def _parsed(model: type[Model], reply: Reply) -> Model:

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import aiohttp
@@ -13,11 +13,14 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from loradeck.rules.serving.router_handover import may_acknowledge, may_admit
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, SampleAsk, TraceAsk, TraceRows, Traffic
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
+from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin
 from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.predecessor import Predecessor
@@ -29,6 +32,7 @@ from loradeck_agent.router.wire import (
     Acks,
     AllAnswering,
     Answering,
+    ColdAsk,
     Cuts,
     Engines,
     HandOver,
@@ -38,6 +42,7 @@ from loradeck_agent.router.wire import (
     RouterStats,
     TableUpdate,
     Unpin,
+    Use,
 )
 
 _DRAIN = "/control/drain/"
@@ -76,6 +81,7 @@ class Control:
     _stats: Stats
     _trace: Trace
     _samples: Samples
+    _cold: ColdQueue
     _hands_over: Callable[[HandOver], None]
     _build: str
     predecessor: Predecessor | None = None
@@ -91,6 +97,7 @@ class Control:
         app = web.Application(client_max_size=256 * 2**20, middlewares=[self._answer_problems])
         app.router.add_get("/control/state", self._state)
         app.router.add_get("/control/stats", self._get_stats)
+        app.router.add_get("/control/use", self._use)
         app.router.add_get("/control/trace", self._get_trace)
         app.router.add_get("/control/trace/newest", self._get_newest)
         app.router.add_get("/control/samples", self._get_samples)
@@ -99,6 +106,7 @@ class Control:
         app.router.add_post("/control/pin", self._pin)
         app.router.add_post("/control/unpin", self._unpin)
         app.router.add_post("/control/hub", self._hub)
+        app.router.add_post("/control/cold", self._wanted)
         app.router.add_post("/control/proof", self._proof)
         app.router.add_post("/control/hand-over", self._hand_over)
         app.router.add_get(f"{_DRAIN}stats", self._get_drain_stats)
@@ -153,9 +161,35 @@ class Control:
 
     async def _get_stats(self, request: web.Request) -> web.Response:
         rows = self._stats.traffic()
+        asked = sum(row.attempted or 0 for row in rows if self._is_on_demand((row.tenant, row.route)))
         if self.predecessor is not None:
             rows = _with_streams(rows, await self.predecessor.streams())
-        return _answer(RouterStats(boot=self._boot, traffic=tuple(rows), trouble=self._switch.trouble))
+        cold = self._cold.figures(asked)
+        return _answer(RouterStats(boot=self._boot, traffic=tuple(rows), trouble=self._switch.trouble, cold=cold))
+
+    def _is_on_demand(self, key: PointerKey) -> bool:
+        entry = self._held.entries.get(key)
+        return entry is not None and entry.residency is RouteResidency.ON_DEMAND
+
+    async def _use(self, request: web.Request) -> web.Response:
+        """Answers `GET /control/use`, which the agent asks before it loads or unloads a release."""
+        held = {
+            force.release.id
+            for force in self._held.in_force.values()
+            if force.release is not None and (force.pinned or not self._is_on_demand(force.key))
+        }
+        answering, attempted = self._stats.in_use()
+        if self.predecessor is not None:
+            for row in await self.predecessor.streams():
+                answering.setdefault(row.replica, set()).add(row.release)
+        by_replica = {replica: tuple(sorted(releases)) for replica, releases in answering.items()}
+        asked = tuple((*key, n) for key, n in attempted.items())
+        return _json(asdict(Use(held=tuple(sorted(held)), answering=by_replica, attempted=asked)))
+
+    async def _wanted(self, request: web.Request) -> web.Response:
+        """Answers `POST /control/cold` once other releases are to be loaded for requests that wait."""
+        asked = ColdAsk(**json.loads(await request.read()))
+        return _json(asdict(await self._cold.wanted(asked)))
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:

@@ -17,6 +17,7 @@ from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.callers_api import CallersApi, body_of, cut_short, error_body, refused
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
+from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import EnginePool
 from loradeck_agent.router.feedback_files import FeedbackFiles
@@ -70,6 +71,7 @@ class Proxy(CallersApi):
     _judges: Judges
     _successor: Successor
     _feedback_files: FeedbackFiles
+    _cold: ColdQueue
     under_way: int = field(default=0, init=False)
     """Requests that are being answered."""
     _repetitions: Repetitions = field(default_factory=Repetitions, init=False)
@@ -110,6 +112,8 @@ class Proxy(CallersApi):
         )
         failed: EnginePool | None = None
         for _ in range(LOOK_UPS):
+            if key in self._cold.awaited and (refusal := await self._loaded(key)) is not None:
+                return refused(refusal, request_id)
             if not may_admit(self._admission.stage):
                 return await self._pass_on(request)
             found = self._admission.admit(key, request_id, who, streamed=asked.streamed, passed_by=failed)
@@ -145,6 +149,15 @@ class Proxy(CallersApi):
         if refusal is not None:
             return refused(refusal, given.request)
         return web.json_response({"request": given.request, "status": "taken"}, status=202)
+
+    async def _loaded(self, key: PointerKey) -> Refusal | None:
+        """Waits until a route's release is loaded, or its gap policy holds. Returns why the request may not wait."""
+        try:
+            retry_after_s = await self._cold.wait(key)
+        except asyncio.CancelledError:
+            self._admission.refuse(key)
+            raise
+        return self._admission.refuse(key, retry_after_s) if retry_after_s is not None else None
 
     # ---- one admission -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from loradeck.rules.serving.router_handover import may_admit, may_give_back, stage
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.route import KeyLimits, NodeLimits
+from loradeck.schemas.route import ColdQueueLimits, KeyLimits, NodeLimits
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import StrangerLimits, Strangers
 from loradeck_agent.host.body_reader import BodyReader
@@ -25,6 +25,7 @@ from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.callers_api import server_of
+from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
@@ -77,6 +78,7 @@ class Router:
         key_limits: KeyLimits | None = None,
         untold: Collection[PointerKey] = (),
         *,
+        queue: ColdQueueLimits | None = None,
         build: str = "",
         takes_over: bool = False,
     ) -> None:
@@ -85,6 +87,7 @@ class Router:
         Args:
             key_limits: of each caller's key, where a route sets none.
             untold: as in `Switch.start`.
+            queue: limits of the requests that wait for a load.
             build: which build of Loradeck this is.
 
         Raises: TableFault: another router runs here, or the table is damaged.
@@ -108,7 +111,8 @@ class Router:
         self._judges = Judges(self._checks, room, self._replicas)
         self._passed_on = state / _PASSED_ON
         self._successor = Successor(self._passed_on)
-        self._admission = Admission(self._hub_silence, self._stats)
+        self._cold = ColdQueue(queue)
+        self._admission = Admission(self._hub_silence, self._stats, self._cold)
         self._admission.other_left = self._again.end
         self._admission.stage = stage(locked=not takes_over, read=not takes_over, gave_back=False)
         self.switch = Switch(self._table, self._admission, self._replicas)
@@ -122,6 +126,7 @@ class Router:
             self._stats,
             self._trace,
             self._samples,
+            self._cold,
             self.hand_over,
             build,
         )
@@ -160,7 +165,7 @@ class Router:
         self.proxy = Proxy(
             *(self._admission, self._bodies, self._limits, self._checks, self._trace, self._faults),
             *(self._again, self._samples, self._judges, self._successor),
-            FeedbackFiles(self._state / FEEDBACK, self.boot),
+            *(FeedbackFiles(self._state / FEEDBACK, self.boot), self._cold),
         )
         server = server_of(self.proxy.handle)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
@@ -303,6 +308,7 @@ class Router:
         self._again.end_all()  # from here on this router is told of no move
         self._judges.hand_over()
         self._samples.hand_over()  # nor of the end of a consent
+        self._cold.end()
         self._accept_no_more()
         for task in self._tasks:
             task.cancel()

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from loradeck.schemas.ids import GENESIS, Digest, Name, PointerKey, Wire
-from loradeck.schemas.link import Ack, AckState, Traffic
+from loradeck.schemas.link import Ack, AckState, ColdFigures, Traffic
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef, TableEntry
 
@@ -91,6 +91,48 @@ class ProofRequest(Wire):
     generation: int
     replica: Name
     body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ColdAsk:
+    """Body of `POST /control/cold`: the agent asks which releases it is to load for requests that wait.
+
+    Attributes:
+        times: of the last answer; the next one comes when it is another, or after a while.
+        failing: releases that cannot be loaded now.
+        load_s: how long a load takes; None: none was measured.
+    """
+
+    times: int
+    failing: tuple[str, ...] = ()
+    load_s: float | None = None
+
+
+ColdRelease = tuple[Name, Name, Digest]
+"""The tenant and route of a pointer that requests wait for, and its release."""
+
+
+@dataclass(frozen=True)
+class WantedLoads:
+    """Answer to `POST /control/cold`: what is to be loaded, the first first. `times`: how often that has changed."""
+
+    times: int
+    releases: tuple[ColdRelease, ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """Answer to `GET /control/use`: what engines hold for somebody, and how much each pointer is asked for.
+
+    Attributes:
+        held: releases in force that are not unloaded; of on-demand routes only what a pin has chosen.
+        answering: by replica: releases with answers under way.
+        attempted: requests of each pointer since the router's start.
+    """
+
+    held: tuple[str, ...]
+    answering: dict[str, tuple[str, ...]]
+    attempted: tuple[tuple[str, str, int], ...]
 
 
 class HandOver(Wire):
@@ -229,3 +271,6 @@ class RouterStats(Wire):
     boot: str = ""
     traffic: tuple[Traffic, ...] = ()
     trouble: str = Field("", description="what the disk refuses the table; empty: nothing")
+    cold: ColdFigures | None = Field(
+        None, description="of requests that wait for a load; None: a router without a queue"
+    )

@@ -9,13 +9,11 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.serving.canary_records import CanaryRecords
-from loradeck_agent.serving.engine_api import Conversation, prompt_digest
+from loradeck_agent.serving.engine_api import Canaries, Conversation, prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
 
 DISPUTED = "canary_disputed"
 """Code of a judgement: nodes recorded answers that contradict each other, and none counts."""
-
-Canaries = tuple[tuple[dict[str, str], ...], ...]
 
 
 def base_ref(tenant: str, base: str) -> ReleaseRef:

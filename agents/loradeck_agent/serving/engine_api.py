@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import Digest, Wire, digest_of
@@ -19,6 +19,7 @@ CANARY_S = 300.0
 CANARY_TOKENS = 8
 
 Conversation = Sequence[dict[str, str]]
+Canaries = tuple[tuple[dict[str, str], ...], ...]
 
 
 class EngineVersion(Wire):
@@ -29,6 +30,7 @@ class EngineVersion(Wire):
     base: Digest
     base_name: str
     slots: int
+    batch_slots: int = Field(0, description="adapters that one batch mixes; 0: the engine does not say")
 
 
 @dataclass(frozen=True)

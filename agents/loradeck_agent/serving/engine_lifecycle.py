@@ -239,7 +239,7 @@ def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
     return (
         *(sys.executable, "-m", "loradeck_agent.embedded.serve"),
         *("--state", str(folder), "--base", str(config.base)),
-        *("--slots", str(config.slots), "--threads", str(config.threads)),
+        *("--slots", str(config.slots), "--batch-slots", str(config.mixed), "--threads", str(config.threads)),
     )
 
 

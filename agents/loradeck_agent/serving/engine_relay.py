@@ -22,7 +22,7 @@ from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.job_user import JobUser
-from loradeck_agent.serving.canaries import Canaries
+from loradeck_agent.serving.engine_api import Canaries
 from loradeck_agent.serving.engine_questions import LONGEST_LINE, EngineAnswer, EngineQuestion
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -23,10 +22,9 @@ from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
-from loradeck_agent.router.wire import RouterStats, ack_about
+from loradeck_agent.router.wire import ack_about
 from loradeck_agent.serving.canaries import (
     DISPUTED,
-    Canaries,
     base_ref,
     canaries_of,
     merged_on,
@@ -35,7 +33,8 @@ from loradeck_agent.serving.canaries import (
     verify_idle,
 )
 from loradeck_agent.serving.canary_records import CanaryRecords
-from loradeck_agent.serving.engine_api import same_folder
+from loradeck_agent.serving.cold_loads import Demand
+from loradeck_agent.serving.engine_api import Canaries, same_folder
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.uplink.acknowledgements import AckBoard
@@ -50,8 +49,10 @@ ROUND_S = 15.0
 """A round is made at least this often."""
 
 UNLOAD_RETRY_S = 1.0
+DRAIN_S = 0.1
 SHORT_S = 5.0
-"""How soon to look again when a wanted release has no slot."""
+"""How soon to look again: an unload did not come about; the release of a slot that is needed still answers; a wanted
+release has no slot."""
 
 RETRY_REACH_S = 10.0
 RETRY_FAULT_S = 60.0
@@ -77,6 +78,7 @@ class Reconciler:
     Attributes:
         acked: is given every acknowledgement of the router that follows from a change made here.
         missed: called when the router gave no answer: what it acknowledged by it, if it did, is not known.
+        demand: what pointers are asked for, and which releases requests wait for.
     """
 
     table: DesiredTable
@@ -87,6 +89,7 @@ class Reconciler:
     acks: AckBoard
     acked: Callable[[tuple[Ack, ...]], Awaitable[None]]
     missed: Callable[[], None]
+    demand: Demand = field(default_factory=Demand)
     _failures: dict[tuple[str, str], _Failure] = field(default_factory=dict)
     _prepared: dict[str, tuple[ReleaseRef, float]] = field(default_factory=dict)
     _evaluated: dict[str, ReleaseRef] = field(default_factory=dict)
@@ -119,14 +122,26 @@ class Reconciler:
         self.wake()
 
     def _named(self) -> tuple[TableEntry, ...]:
-        """Every entry, and one for each release that a job has prepared and no entry names yet."""
+        """Every entry, and one for each release that a job has prepared and no entry names yet, or evaluates."""
         now = time.monotonic()
         self._prepared = {release: kept for release, kept in self._prepared.items() if kept[1] > now}
         prepared = (
             TableEntry(tenant=ref.release.tenant, route="prepared", epoch=0, generation=0, current=None, preparing=ref)
-            for ref in (*(ref for ref, _ in self._prepared.values()), *self._evaluated.values())
+            for ref, _ in self._prepared.values()
         )
-        return (*self.table.named(), *prepared)
+        evaluated = (
+            TableEntry(
+                tenant=ref.release.tenant,
+                route="evaluated",
+                epoch=0,
+                generation=0,
+                current=None,
+                beneath=(ref,),
+                residency=RouteResidency.ON_DEMAND,
+            )
+            for ref in self._evaluated.values()
+        )
+        return (*self.table.named(), *prepared, *evaluated)
 
     def names(self) -> set[str]:
         """Ids of the releases that the table, a pin, a prepare or an engine holds on to."""
@@ -137,35 +152,20 @@ class Reconciler:
         return held
 
     async def _plan(self, engine: EngineReplica) -> residency.Residency:
-        stats = await self.router.stats()
-        traffic = Counter[PointerKey]()
-        for row in stats.traffic:
-            traffic[row.tenant, row.route] += row.counts.attempted
+        use = await self.router.use()
+        self.demand.count({(tenant, route): n for tenant, route, n in use.attempted}, time.monotonic())
         return residency.plan(
             self._named(),
             engine.slots,
             tuple(engine.loaded),
             base=engine.build.base,
             pins=tuple(self.table.pins.values()),
-            busy=await self._busy(engine, stats),
+            busy=use.held,
+            answering=use.answering.get(engine.name, ()),
             now_ms=int(time.time() * 1000),
-            traffic=traffic,
+            traffic=self.demand.traffic,
+            waiting=self.demand.waiting,
         )
-
-    async def _busy(self, engine: EngineReplica, stats: RouterStats) -> set[str]:
-        """Releases that are not unloaded: those that answer somebody on this engine, and those in force.
-
-        One that is in force on an on-demand route may go: the router is told first, and then admits nobody to it.
-        """
-        state = await self.router.state()
-        entries = {entry.key: entry for entry in state.entries}
-        busy = {row.release for row in stats.traffic if row.streams and row.replica == engine.name}
-        for force in state.in_force:
-            entry = entries.get((force.tenant, force.route))
-            on_demand = entry is not None and entry.residency is RouteResidency.ON_DEMAND and not force.pinned
-            if force.release is not None and not on_demand:
-                busy.add(force.release.id)
-        return busy
 
     # ---- rounds --------------------------------------------------------------------------------------------
 
@@ -201,12 +201,16 @@ class Reconciler:
             await self._hold(engine)
             plan = await self._plan(engine)
             self._alarm(engine, plan.short)
+            for release in plan.drain:
+                await self._close(engine, release)
             for release in plan.unload:
                 if not await self._unload(engine, release):
                     due = UNLOAD_RETRY_S
             if plan.short:
                 due = min(due, SHORT_S)
-            for ref in plan.load:
+            if plan.drain:
+                due = min(due, DRAIN_S)
+            for ref in (*plan.load, *self._closed(engine, plan)):
                 due = min(due, await self._attempt(engine, ref, self._load_wanted))
                 if self._wakes[engine.name].is_set():
                     return 0.05  # the table has changed: what has moved is loaded before the rest of this plan
@@ -244,15 +248,27 @@ class Reconciler:
         except AgentError as error:
             return await self._failed(engine, ref, error)
 
+    def _closed(self, engine: EngineReplica, plan: residency.Residency) -> list[ReleaseRef]:
+        """Releases that the engine holds, to which nobody is admitted, and that keep their slots."""
+        closed = engine.loaded.keys() - engine.ready - set(plan.drain)
+        refs = {ref.id: ref for entry in self._named() for ref in entry.refs if ref.id in closed} if closed else {}
+        return list(refs.values())
+
     def _moves_to(self, ref: ReleaseRef) -> frozenset[tuple[PointerKey, tuple[int, int]]]:
         """The moves by which pointers name a release as their current one."""
         entries = self.table.entries.values()
         return frozenset((e.key, e.fence) for e in entries if e.current is not None and e.current.id == ref.id)
 
+    def failing(self) -> set[str]:
+        """Releases that no engine here can answer with, and whose load has failed a moment ago."""
+        now, ready = time.monotonic(), {release for engine in self.engines for release in engine.ready}
+        return {ref for (_, ref), failure in self._failures.items() if failure.retry_at > now} - ready
+
     async def _load_wanted(self, engine: EngineReplica, ref: ReleaseRef) -> float:
         if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
             return UNLOAD_RETRY_S  # a slot comes free when the last stream on it ends
-        await self._load(engine, ref, canaries_of(self._named(), ref.id))
+        canaries = canaries_of(self._named(), ref.id)
+        await self._load(engine, ref, canaries, again=engine.verified.get(ref.id) == canaries)
         return ROUND_S
 
     async def _admit_merged(self, engine: EngineReplica, ref: ReleaseRef) -> float:
@@ -385,7 +401,10 @@ class Reconciler:
                 await self._may_be_asked(engine, ref)
             return _undisputed(verdict, ref)
 
-    async def _load(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
+    async def _load(
+        self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, *, again: bool = False
+    ) -> Judgement:
+        """Loads a release and verifies it. `again`: it answered these canaries in this lifetime of the engine."""
         name = ref.engine_name
         assert name is not None, "the base alone is never loaded"
         base, was_here = engine.build.base, ref.release.adapter in self.store.stored
@@ -408,24 +427,33 @@ class Reconciler:
                 "wrong_files", "the engine lists the release from another folder", f"{listed}, not {folder}"
             )
         engine.loaded[ref.id] = name
-        verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
+        verdict = Judgement(level=Level.PROVEN)
+        if not again:
+            verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
         if verdict.level is Level.FAILED:
             await engine.api.unload(name)
             del engine.loaded[ref.id]
             raise _wrong_answers(verdict)
+        if verdict.level is Level.PROVEN:
+            engine.verified[ref.id] = canaries
         engine.measured.note(base, load=time.monotonic() - began)
         engine.ready.add(ref.id)
         await self._may_be_asked(engine, ref)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)
         return verdict
 
-    async def _unload(self, engine: EngineReplica, release: str) -> bool:
-        """Unloads a release. False: an answer still comes from it, and it is tried again later."""
+    async def _close(self, engine: EngineReplica, release: str) -> None:
+        """From here on no request is admitted to a release."""
         if release in engine.ready:
             engine.ready.discard(release)
             await engine.keep_ready()
-            await self.push_engines()  # from here on no request is admitted to it
-        if release in await self._busy(engine, await self.router.stats()):
+            await self.push_engines()
+
+    async def _unload(self, engine: EngineReplica, release: str) -> bool:
+        """Unloads a release. False: an answer still comes from it, and it is tried again later."""
+        await self._close(engine, release)
+        use = await self.router.use()
+        if release in use.held or release in use.answering.get(engine.name, ()):
             return False
         await engine.api.unload(engine.loaded[release])
         del engine.loaded[release]

@@ -12,7 +12,7 @@ from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router.wire import EngineAt
-from loradeck_agent.serving.engine_api import EngineAddress, EngineApi, EngineVersion
+from loradeck_agent.serving.engine_api import Canaries, EngineAddress, EngineApi, EngineVersion
 from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
 from loradeck_agent.serving.vllm_api import VllmApi
 
@@ -55,6 +55,8 @@ class EngineReplica:
     """Release id -> how often it was loaded in this lifetime."""
     levels: dict[str, AckLevel] | None = None
     """Name -> how near the engine said it is, at the last round; None: it does not say."""
+    verified: dict[str, Canaries] = field(default_factory=dict)
+    """Release id -> canaries that it has answered as recorded in this lifetime, which is enough for later loads."""
     foreign: set[str] = field(default_factory=set)
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     fault: str = ""
@@ -140,6 +142,7 @@ class EngineReplica:
         self.merged_ready.clear()
         self.loads.clear()
         self.levels = None
+        self.verified.clear()
         self.foreign.clear()
         self.short = ()
         self.silent_since = None
@@ -150,9 +153,9 @@ class EngineReplica:
         """An acknowledgement with what is known of this engine: its boot, and of a flip which load it rests on, and how
         near the release is.
 
-        The embedded engine holds each of its adapters in a slot of the batch. Of vLLM it is known that it has the
-        adapter in memory, and not whether a slot of the batch holds it now. A base and merged weights are the engine's
-        own.
+        An embedded engine with a slot of the batch for each adapter in its memory holds all of them there. Of one with
+        fewer, and of vLLM, it is known that it has the adapter in memory, and not whether the batch holds it now. A
+        base and merged weights are the engine's own.
 
         `stored`: the release's verified files are on this node: what tells a cold one on the disk from an absent one.
         """
@@ -160,7 +163,8 @@ class EngineReplica:
             return ack
         known: dict[str, object] = {"boot": self.version.boot}
         if ack.release is not None and ack.state in (AckState.FLIPPED, AckState.PROVEN, AckState.LISTED):
-            paged = ack.release in self.loaded and isinstance(self.config, VllmEngine)
+            fewer = isinstance(self.config, VllmEngine) or 0 < self.version.batch_slots < self.version.slots
+            paged = ack.release in self.loaded and fewer
             level = AckLevel.HOST if paged else AckLevel.DEVICE
             if paged and self.levels is not None:
                 level = self.levels.get(self.loaded[ack.release], level)
@@ -207,6 +211,7 @@ class EngineReplica:
             base_name=version.base_name if version else "base",
             build=version.build if version else None,
             slots=self.slots if version and self.up else self.config.slots,
+            batch_slots=version.batch_slots if version and self.up else self.config.mixed,
             loaded=tuple(sorted(self.ready)),
             alarm=(unreached or "; ".join(filter(None, (self.alarm, trouble))))[:500],
             answers=not unreached and self.silent_since is None,

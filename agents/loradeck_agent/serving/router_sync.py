@@ -203,7 +203,7 @@ class RouterSync:
         argv: tuple[str, ...] = (
             *(sys.executable, "-m", "loradeck_agent.router"),
             *("--state", str(self.folder.router), "--listen", config.listen),
-            *("--limits", config.limits.model_dump_json()),
+            *("--limits", config.limits.model_dump_json(), "--queue", config.queue.model_dump_json()),
         )
         if config.tls:
             argv += ("--tls-cert", str(Identity(self.folder.root).certificate))

@@ -26,6 +26,8 @@ from loradeck_agent.serving.engine_api import (
     expect,
     same_folder,
 )
+from loradeck_agent.serving.vllm_cache import CpuCache
+from loradeck_agent.serving.vllm_command import cpu_slots
 from loradeck_agent.serving.vllm_plugin import VllmPlugin
 from loradeck_agent.store.fetch import as_agent_error
 
@@ -33,6 +35,9 @@ log = logging.getLogger(__name__)
 
 BOOT_READ_S = 10.0
 """The start time is read again after this long even over a kept connection: a proxy may stand between."""
+
+USED_AT_ONCE = 16
+"""Adapters that are used beside each other, so that they stay in memory."""
 
 _STARTED = re.compile(r"^process_start_time_seconds ([0-9.e+]+)\s*$", re.MULTILINE)
 _SLOTS = re.compile(r'^vllm:lora_requests_info\{[^}\n]*max_lora="(\d+)"', re.MULTILINE)
@@ -50,12 +55,13 @@ class VllmApi(EngineApi):
         self._boot = ""
         self._boot_at = 0.0
         self._boot_connections = -1
-        self._may_hold_unloaded = True
         self._plugin = VllmPlugin(self._http)
         self._plugged = False
         """Whether the running vLLM has Loradeck's plugin."""
         self._pinned: frozenset[str] | None = None
         """What was pinned last, and nothing was loaded since; None: not known."""
+        self._cache: CpuCache | None = None
+        """What is known of its CPU cache; None: nothing, since no adapter was loaded here yet."""
 
     async def boot(self) -> str:
         """Start time of the server's process, from its metrics. To be called after `healthy`.
@@ -92,7 +98,11 @@ class VllmApi(EngineApi):
         spare = 0
         if base_alone.NAME in await super().models():
             base_name, spare = base_alone.NAME, base_alone.SLOTS
-        room = memory.host_slots if memory is not None else int(slots[1]) if slots else None
+        mixed = memory.device_slots if memory is not None else int(slots[1]) if slots else config.mixed + spare
+        # Without the plugin nobody says how many it keeps in memory: as many as a batch mixes, or as is written.
+        room = memory.host_slots if memory is not None else config.slots + spare
+        if memory is None and slots and config.batch_slots is None:
+            room = mixed
         return EngineVersion(
             boot=_started(metrics),
             build=EngineBuild(
@@ -103,11 +113,13 @@ class VllmApi(EngineApi):
             ),
             base=base,
             base_name=base_name,
-            slots=max(1, min(config.slots, room - spare)) if room is not None else config.slots,
+            slots=max(1, min(config.slots, room - spare)),
+            batch_slots=max(1, min(config.mixed, mixed - spare)),
         )
 
     async def take_over(self) -> EngineVersion:
         """Loads the adapter of zeros on CPU, and asks one answer, so that the slots are among the metrics."""
+        self._cache = None
         base_name = await self._base_name()
         metrics = await self._metrics()
         if "vllm:lora_requests_info" in metrics and not _SLOTS.search(metrics):
@@ -156,27 +168,36 @@ class VllmApi(EngineApi):
             await self.load(base_alone.NAME, folder)
 
     async def load(self, name: str, path: Path) -> None:
-        """Loads an adapter: by the plugin beside vLLM's steps; else after each of ours was used, so that they stay.
-
-        vLLM's unloading takes an adapter from its list and leaves it in its caches, which give up what was used
-        least recently. Without this that would be a prior release, which nobody uses, and not the one unloaded.
+        """Loads an adapter: by the plugin beside vLLM's steps; else after those of ours were used that it would push
+        out of vLLM's memory.
         """
         if self._plugged and name != base_alone.NAME:
             self._pinned = None
             return await self._plugin.load(name, path)
-        if self._may_hold_unloaded:
+        if self._cache is None:
             state = self._digests.parent
             ours = [one for one, root in (await super().models()).items() if Path(root).is_relative_to(state)]
-            await asyncio.gather(*(self._use(one) for one in ours))
-            self._may_hold_unloaded = False
+            await self._use_all(ours)
+            config = self._config
+            self._cache = CpuCache(config.slots if config.attached else cpu_slots(config))
+            self._cache.found(ours)
+        names = self._cache.to_use()
+        await self._use_all(names)
+        self._cache.used(names)
         await super().load(name, path)
+        self._cache.loaded(name)
 
     async def unload(self, name: str) -> None:
         """Unloads an adapter. Without the plugin vLLM may still hold its weights, which is remembered."""
         if self._plugged:
             return await self._plugin.unload(name)
-        self._may_hold_unloaded = True
+        if self._cache is not None:
+            self._cache.unloaded(name)
         await super().unload(name)
+
+    async def _use_all(self, names: list[str]) -> None:
+        for first in range(0, len(names), USED_AT_ONCE):
+            await asyncio.gather(*(self._use(one) for one in names[first : first + USED_AT_ONCE]))
 
     async def _use(self, name: str) -> None:
         body = {"model": name, "messages": [{"role": "user", "content": "."}], "max_tokens": 1}

@@ -9,18 +9,28 @@ from loradeck_agent.serving import base_alone
 
 BASE_NAME = "base"
 
+_UNLOADED = 64
+"""Unloaded adapters for which the CPU cache has room at most, beside the ones in use."""
+
+
+def cpu_slots(config: VllmEngine) -> int:
+    """Adapters that a launched engine keeps in its memory, unloaded ones too: they stay until they are pushed out."""
+    return config.slots + _spare(config) + min(config.slots + _spare(config), _UNLOADED)
+
+
+def _spare(config: VllmEngine) -> int:
+    return base_alone.SLOTS if config.device == "cpu" else 0
+
 
 def vllm_argv(config: VllmEngine, folder: Path) -> tuple[str, ...]:
     """The command line that launches an engine in its folder."""
-    slots = config.slots + (base_alone.SLOTS if config.device == "cpu" else 0)
     return (
         *(sys.executable, "-m", "loradeck_agent.serving.vllm_launcher", "--state", str(folder), "--"),
         *(str(config.python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(config.base), "--served-model-name", BASE_NAME),
         *("--uds", str(folder / "engine.sock")),
-        *("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(config.max_rank)),
-        # Unloading takes an adapter from vLLM's list, not from its cache: room for those beside the ones in use.
-        *("--max-cpu-loras", str(2 * slots)),
+        *("--enable-lora", "--max-loras", str(config.mixed + _spare(config)), "--max-lora-rank", str(config.max_rank)),
+        *("--max-cpu-loras", str(cpu_slots(config))),
         *("--dtype", config.dtype, "--tensor-parallel-size", str(config.tensor_parallel)),
         *config.args,
     )

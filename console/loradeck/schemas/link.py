@@ -331,7 +331,10 @@ class Replica(Wire):
     base: Digest | None = None
     base_name: Line = Field("base", description="name under which the engine serves its own base")
     build: EngineBuild | None = None
-    slots: Whole = 0
+    slots: Whole = Field(0, description="adapters in its memory at once")
+    batch_slots: Whole = Field(
+        0, exclude_if=lambda slots: not slots, description="adapters that one batch mixes; 0: not known"
+    )
     loaded: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")
     start_s: FiniteFloat | None = Field(None, description="how long the last start took; None: none was measured here")
     load_s: FiniteFloat | None = Field(
@@ -649,6 +652,16 @@ TOKEN_BUCKETS_MS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
 """Upper bounds of the buckets of the mean time between two tokens of an answer, in milliseconds."""
 
 
+class ColdFigures(Wire):
+    """Requests for on-demand routes at one router since it started, and those of them whose release was not loaded."""
+
+    asked: Whole = Field(0, description="requests for on-demand routes")
+    cold: Whole = Field(0, description="those that were admitted once their release had been loaded")
+    refused: Whole = Field(0, description="those for which the queue had no room")
+    minute: Whole = Field(0, description="`cold` of the last minute")
+    waiting: Whole = Field(0, description="requests that wait now")
+
+
 COUNTERS = 100_000
 """Most rows of counters in a report."""
 
@@ -666,6 +679,9 @@ class Report(Wire):
     pins: tuple[Pin, ...] = Field((), max_length=PINS)
     rev: Whole
     epoch: Whole
+    cold: ColdFigures | None = Field(
+        None, exclude_if=lambda cold: cold is None, description="None: no on-demand route was asked for, or not known"
+    )
     stored: tuple[Digest, ...] | None = Field(None, max_length=STORED, description="as in the hello; None: unchanged")
 
 

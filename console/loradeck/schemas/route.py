@@ -144,6 +144,17 @@ class NodeLimits(KeyLimits):
     body_bytes: int | None = Field(64 * 2**20, ge=BODY_CAP, description="bodies of requests in the router's memory")
 
 
+class ColdQueueLimits(Strict):
+    """The limits of a node for requests that wait for their release to be loaded."""
+
+    waiting: int = Field(256, ge=0, le=10_000, description="requests that wait at once; 0: none does")
+    tenant: int = Field(32, ge=1, le=10_000, description="of them, those of one tenant")
+    seconds: float = Field(20.0, gt=0, le=600, description="how long one waits; then the route's gap policy answers it")
+    loads: int = Field(
+        4, ge=1, le=64, description="releases that are to be loaded at once; each engine loads one at a time"
+    )
+
+
 class Callers(KeyLimits):
     """What callers may ask of a route. Where it sets no limit, a node's counts (`[router.limits]` in agent.toml)."""
 

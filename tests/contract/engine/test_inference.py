@@ -12,7 +12,7 @@ import torch
 
 from loradeck_agent.embedded.adapter_bank import BASE, AdapterBank
 from loradeck_agent.embedded.batch import Batch
-from loradeck_agent.embedded.inference import MAX_WAITING, Inference, Overloaded
+from loradeck_agent.embedded.inference import MAX_ROWS, MAX_WAITING, Inference, Overloaded
 from loradeck_agent.embedded.sequence import Output, Sampling, Sequence
 
 EOS = frozenset({2})
@@ -223,13 +223,13 @@ def test_stopping_ends_answers_under_way_with_an_error(tiny_base: Path) -> None:
 class Direct:
     """A batch driven step by step, without a thread."""
 
-    def __init__(self, base: Path, adapters: dict[int, Path]) -> None:
+    def __init__(self, base: Path, adapters: dict[int, Path], mixed: int = 64) -> None:
         from transformers import AutoModelForCausalLM
 
         from loradeck_agent.embedded.adapter_files import read_adapter
 
         model = AutoModelForCausalLM.from_pretrained(base).eval().requires_grad_(False)
-        bank = AdapterBank(model)
+        bank = self.bank = AdapterBank(model, mixed)
         for handle, folder in adapters.items():
             bank.add(handle, read_adapter(folder, bank.shapes, torch.float32))
         self.batch = Batch(model, bank, 0)
@@ -244,6 +244,42 @@ class Direct:
 
     def row(self, adapter: int, prompt: list[int]) -> Sequence:
         return Sequence(prompt, adapter, Sampling(8, ignore_eos=True), lambda _: None, lambda _: "", EOS)
+
+
+def test_adapters_beyond_those_that_a_batch_mixes_answer_as_if_each_were_alone(
+    tiny_base: Path, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    folders = {n: make_adapter(tiny_base, tmp_path / f"a{n}", seed=n + 1) for n in range(4)}
+    few, prompt = Direct(tiny_base, folders, mixed=2), list(range(30, 40))
+    alone = {n: Direct(tiny_base, {n: folder}).answer((n, prompt))[0] for n, folder in folders.items()}
+    for pair in ((0, 1), (2, 3), (1, 2), (3, 0)):
+        assert few.answer(*((n, prompt) for n in pair)) == [alone[n] for n in pair]
+        assert few.bank.stacked == set(pair)
+    assert few.bank.resident == set(folders)
+    with pytest.raises(KeyError, match="more than 2"):
+        few.bank.select([0, 1, 2])
+
+
+def test_a_request_whose_adapter_has_no_place_in_the_batch_is_passed_by_as_many_as_a_batch_has_rows(
+    tiny_base: Path,
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    idle = Inference(AutoModelForCausalLM.from_pretrained(tiny_base).eval(), 0, 1, mixed=1)
+    asked = {n: Asked(1, adapter=n).sequence for n in (0, 1)}
+    rows = idle._batch.rows
+    rows.append(asked[0])
+    idle.submit(asked[1])
+    passing = [Asked(1, adapter=0).sequence for _ in range(MAX_ROWS + 3)]
+    for sequence in passing:
+        idle.submit(sequence)
+    idle._waiting.extend(idle._arrivals)
+    taken = []
+    while group := idle._next_group():
+        taken += group
+    assert taken == passing[:MAX_ROWS]
+    rows.clear()
+    assert idle._next_group() == [asked[1]], "its turn comes once the batch has a place"
 
 
 def test_a_shared_beginning_is_computed_once_per_adapter_and_changes_no_answer(

@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--batch-slots", type=int)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     os.umask(0o077)

@@ -38,6 +38,7 @@ class Bench(Reconciler):
             short=(),
             loaded={},
             api=EngineApi(EngineAddress()),
+            ready=set(),
         )
         router: Any = None
         super().__init__(

@@ -17,6 +17,7 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.hub_silence import HubSilence
@@ -45,7 +46,7 @@ class Router:
 
     def __init__(self, agent: Agent) -> None:
         self.table_ = Table(agent.folder.router)
-        self.switch = Switch(self.table_, Admission(HubSilence(self.table_), Stats()), Replicas())
+        self.switch = Switch(self.table_, Admission(HubSilence(self.table_), Stats(), ColdQueue()), Replicas())
         self.switch.start()
         self.refuses_pins = False
         self.protocol = PROTOCOL

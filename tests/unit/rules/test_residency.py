@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import digest, ref
 
-from loradeck.rules.serving.residency import PriorRoom, Residency, always_held, plan, prior_room, promote_asks, wanted
+from loradeck.rules.serving.residency import (
+    PriorRoom,
+    Residency,
+    always_held,
+    asked_lately,
+    plan,
+    prior_room,
+    promote_asks,
+    wanted,
+)
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
@@ -136,6 +147,33 @@ def test_on_demand_routes_that_have_just_moved_come_early_in_at_most_half_of_the
     assert [r.label for r in wanted(entries, slots=4, now_ms=DAY_MS)] == ["v2", "v1", "v2", "v2", "v1", "v1"]
 
 
+def test_what_requests_wait_for_turns_out_the_least_asked_and_nothing_that_is_always_there() -> None:
+    quiet = [asked(tenant, "v1") for tenant in ("cedar", "dune", "elm", "fir")]
+    loaded = ids("acme v3", "acme v2", "cedar v1", "dune v1")
+    traffic = {("cedar", "production"): 1.0, ("dune", "production"): 5.0, ("fir", "production"): 99.0}
+    how: dict[str, Any] = {"now_ms": DAY_MS, "traffic": traffic}
+    unasked = plan([ACME, *quiet], 4, loaded, **how)
+    assert (unasked.load, unasked.unload) == ((), ()), "nobody waits for fir, though it was asked for most"
+    elm = ("elm", "production")
+    cold = plan([ACME, *quiet], 4, loaded, waiting=[elm], **how)
+    assert ([ref.release.tenant for ref in cold.load], set(cold.unload)) == (["elm"], ids("cedar v1"))
+    answers = plan([ACME, *quiet], 4, loaded, waiting=[elm], answering=ids("cedar v1", "dune v1"), **how)
+    assert (answers.load, answers.unload, set(answers.drain)) == ((), (), ids("cedar v1"))
+    full = plan([ACME, *quiet], 2, ids("acme v3", "acme v2"), waiting=[elm], **how)
+    assert (full.load, full.unload, full.drain) == ((), (), ())
+
+
+def test_a_candidate_and_what_is_prepared_borrow_the_slot_of_the_current_that_is_asked_for_least() -> None:
+    on_demand = {"residency": RouteResidency.ON_DEMAND}
+    quiet = [asked("cedar", "v1"), at("dune", "v1", preparing="v2").model_copy(update=on_demand)]
+    residency = plan(quiet, 2, ids("cedar v1", "dune v1"), traffic={("dune", "production"): 1.0})
+    assert ([ref.label for ref in residency.load], set(residency.unload)) == (["v2"], ids("cedar v1"))
+
+
+def test_requests_count_half_after_ten_minutes() -> None:
+    assert [asked_lately(8, 0, 600), asked_lately(8, 3, 0), asked_lately(0, 5, 1e9)] == [4, 11, 5]
+
+
 def room(slots: int, residency: RouteResidency, *others: TableEntry) -> PriorRoom:
     moved = at("bolt", "v5", "v4").model_copy(update={"residency": residency, "moved_ms": DAY_MS})
     return prior_room(moved, others, slots, base=digest("B1"), now_ms=DAY_MS)
@@ -187,6 +225,35 @@ def test_without_entries_or_without_slots_nothing_is_loaded() -> None:
     assert named(plan([], 3, ())) == ([], 0, [])
     for slots in (0, -1):
         assert named(plan([ACME], slots, ())) == ([], 0, ["acme v3", "acme v2", "acme v1"])
+
+
+@given(
+    st.lists(st.sampled_from(RouteResidency), min_size=3, max_size=3),
+    st.lists(st.sampled_from([(tenant, "production") for tenant in TENANTS]), unique=True),
+    st.integers(0, 6),
+    some,
+    some,
+)
+def test_whoever_waits_no_always_route_and_no_way_back_of_one_is_turned_out_for_an_on_demand_one(
+    residencies: list[RouteResidency],
+    waiting: list[tuple[str, str]],
+    slots: int,
+    loaded: set[str],
+    answering: set[str],
+) -> None:
+    entries = [
+        at(tenant, "v3", "v2").model_copy(update={"residency": residency, "moved_ms": 0})
+        for tenant, residency in zip(TENANTS, residencies, strict=True)
+    ]
+    always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
+    kept = {ref.id for e in always for ref in (e.current, *e.beneath) if ref is not None}
+    loaded = set([*sorted(kept), *sorted(loaded - kept)][:slots])
+    found = plan(entries, slots, loaded, answering=answering, waiting=waiting, now_ms=DAY_MS + 1)
+    if kept <= loaded:
+        assert not kept & {*found.unload, *found.drain}
+    assert not answering & set(found.unload)
+    assert set(found.drain) <= answering & loaded
+    assert len((loaded - set(found.unload)) | {ref.id for ref in found.load}) <= slots
 
 
 kinds = st.lists(st.sampled_from(RouteResidency), min_size=3, max_size=3)

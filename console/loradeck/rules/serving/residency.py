@@ -1,12 +1,16 @@
 """Residency: which releases an engine keeps loaded, and whether a promote leaves room for the release that it leaves.
 
 Slots go to pins; `always` routes and where R would go there; on-demand routes of which that is true for a day after a
-move, in half of the slots; the currents of on-demand routes by their traffic; candidates; what is prepared; the rest.
+move, in half of the slots; the currents of on-demand routes that requests wait for; candidates; what is prepared; the
+currents of the other on-demand routes by their traffic; the rest. These others' currents take slots that are free and
+turn nothing out, since nobody waits for them; what stands before them may turn one of them out. What requests wait for,
+and what stands before that, turns one out that answers too, once its answers have ended.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form
@@ -21,16 +25,40 @@ PRIOR_COLD = "prior cold"
 class Residency:
     """What to unload, then load, on one engine.
 
-    `short`: releases that entries want and that get no slot, in the order in which slots would go to them.
+    Attributes:
+        short: releases that entries want and that get no slot, in the order in which slots would go to them.
+        drain: releases whose slots are needed and that answer somebody: nobody else is to be admitted to them.
     """
 
     load: tuple[ReleaseRef, ...]
     unload: tuple[str, ...]
     short: tuple[ReleaseRef, ...]
+    drain: tuple[str, ...] = ()
+
+
+class _Claim(IntEnum):
+    """How far a release may go for a slot."""
+
+    FREE = 0  # it takes one that is free
+    IDLE = 1  # it turns out a release behind it that answers nobody
+    ANY = 2  # it turns out one that answers too, once its answers have ended
 
 
 PRIOR_KEPT_MS = 24 * 3600 * 1000
 """How long after a move an on-demand route and its prior come before other routes' currents, in milliseconds."""
+
+HALF_LIFE_S = 600.0
+"""Seconds after which a request counts half in what a pointer is asked for."""
+
+
+def asked_lately(before: float, requests: int, seconds: float) -> float:
+    """Counts what a pointer is asked for: its requests, of which old ones count less.
+
+    Args:
+        before: the figure so many `seconds` ago.
+        requests: those that came since.
+    """
+    return before * math.exp2(-seconds / HALF_LIFE_S) + requests
 
 
 def wanted(
@@ -41,6 +69,7 @@ def wanted(
     slots: int = 0,
     now_ms: int = 0,
     traffic: Mapping[PointerKey, float] | None = None,
+    waiting: Sequence[PointerKey] = (),
 ) -> list[ReleaseRef]:
     """Adapter releases in the order in which slots go to them.
 
@@ -53,29 +82,46 @@ def wanted(
         slots: of the engine; on-demand routes that have just moved come early, with their priors, in half of them.
         now_ms: the wall clock, which the age of a move is counted by.
         traffic: requests of each pointer; those of on-demand routes that are missing come last.
+        waiting: on-demand pointers that requests wait for, in the order of their turns.
     """
+    return [ref for ref, _ in _ordered(entries, base, pins, slots, now_ms, traffic, waiting)]
+
+
+def _ordered(
+    entries: Sequence[TableEntry],
+    base: str | None,
+    pins: Iterable[Pin],
+    slots: int,
+    now_ms: int,
+    traffic: Mapping[PointerKey, float] | None,
+    waiting: Sequence[PointerKey],
+) -> list[tuple[ReleaseRef, _Claim]]:
+    """As `wanted`, each with its claim."""
     always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
     asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
     fresh = [e for e in asked if e.beneath and e.moved_ms is not None and now_ms - e.moved_ms < PRIOR_KEPT_MS]
+    turn = {key: number for number, key in enumerate(waiting)}
+    called = sorted((e for e in asked if e.key in turn), key=lambda e: turn[e.key])
+    others = [e for e in asked if e.key not in turn]
     if traffic is not None:
-        asked.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
-    refs: list[ReleaseRef] = [pin.release for pin in pins]
-    refs += [e.current for e in always if e.current is not None]
+        others.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
+    refs: list[ReleaseRef | None] = [pin.release for pin in pins]
+    refs += [e.current for e in always]
     refs += [e.beneath[0] for e in always if e.beneath]
-    refs += [ref for e in fresh[: slots // 4] for ref in (e.current, e.beneath[0]) if ref is not None]
-    refs += [e.current for e in asked if e.current is not None]
-    refs += [e.candidate.release for e in entries if e.candidate is not None]
-    refs += [e.preparing for e in entries if e.preparing is not None]
-    refs += [e.beneath[0] for e in asked if e.beneath]
+    refs += [ref for e in fresh[: slots // 4] for ref in (e.current, e.beneath[0])]
+    refs += [e.current for e in called]
+    coming: list[ReleaseRef | None] = [e.candidate.release for e in entries if e.candidate is not None]
+    coming += [e.preparing for e in entries]
+    rest: list[ReleaseRef | None] = [e.beneath[0] for e in (*called, *others) if e.beneath]
     for depth in range(1, max((len(e.beneath) for e in entries), default=0)):
-        refs += [e.beneath[depth] for e in entries if len(e.beneath) > depth]
-    unique = {ref.id: ref for ref in reversed(refs)}
-    order = dict.fromkeys(ref.id for ref in refs)
-    return [
-        unique[i]
-        for i in order
-        if unique[i].release.form is Form.ADAPTER and (base is None or unique[i].release.served_base == base)
-    ]
+        rest += [e.beneath[depth] for e in entries if len(e.beneath) > depth]
+    quiet = [e.current for e in others]
+    found: dict[str, tuple[ReleaseRef, _Claim]] = {}
+    for some, claim in ((refs, _Claim.ANY), (coming, _Claim.IDLE), (quiet, _Claim.FREE), (rest, _Claim.IDLE)):
+        for ref in some:
+            if ref is not None and ref.release.form is Form.ADAPTER and base in (None, ref.release.served_base):
+                found.setdefault(ref.id, (ref, claim))
+    return list(found.values())
 
 
 def plan(
@@ -86,8 +132,10 @@ def plan(
     base: str | None = None,
     pins: Iterable[Pin] = (),
     busy: Collection[str] = (),
+    answering: Collection[str] = (),
     now_ms: int = 0,
     traffic: Mapping[PointerKey, float] | None = None,
+    waiting: Sequence[PointerKey] = (),
 ) -> Residency:
     """Plans the loads and unloads of one engine.
 
@@ -96,28 +144,40 @@ def plan(
 
     Args:
         loaded: release ids that the engine lists.
-        busy: those with answers under way, which are not unloaded.
-        now_ms: as for `wanted`, like the traffic.
+        busy: those that are not to be unloaded, whatever needs a slot.
+        answering: those with answers under way.
+        now_ms: as for `wanted`, like the traffic and who waits.
     """
-    order = wanted(entries, base=base, pins=pins, slots=slots, now_ms=now_ms, traffic=traffic)
+    ordered = _ordered(entries, base, pins, slots, now_ms, traffic, waiting)
+    order = [ref for ref, _ in ordered]
     place = {ref.id: i for i, ref in enumerate(order)}
     nowhere = len(order)
-    victims = sorted((r for r in loaded if r not in busy), key=lambda r: (-place.get(r, nowhere), r))
+    spare = sorted((r for r in loaded if r not in busy), key=lambda r: (-place.get(r, nowhere), r))
+    victims = [r for r in spare if r not in answering]
+    answer = [r for r in spare if r in answering]
     free = slots - len(loaded)
     load: list[ReleaseRef] = []
     unload: list[str] = []
-    for ref in order[: max(0, slots)]:
+    drain: list[str] = []
+
+    def is_behind(some: list[str], ref: ReleaseRef) -> bool:
+        return bool(some) and place.get(some[0], nowhere) > place[ref.id]
+
+    for ref, claim in ordered[: max(0, slots)]:
         if ref.id in loaded:
             continue
         if free <= 0:
-            if not victims or place.get(victims[0], nowhere) <= place[ref.id]:
+            if claim is _Claim.ANY and not is_behind(victims, ref) and is_behind(answer, ref):
+                drain.append(answer.pop(0))
+            if claim is _Claim.FREE or not is_behind(victims, ref):
                 continue
             unload.append(victims.pop(0))
             free += 1
         load.append(ref)
         free -= 1
     held = (set(loaded) - set(unload)) | {ref.id for ref in load}
-    return Residency(load=tuple(load), unload=tuple(unload), short=tuple(ref for ref in order if ref.id not in held))
+    short = tuple(ref for ref in order if ref.id not in held)
+    return Residency(load=tuple(load), unload=tuple(unload), short=short, drain=tuple(drain))
 
 
 class PriorRoom(StrEnum):
@@ -138,8 +198,7 @@ def prior_room(
         others: of the other pointers on this engine.
     """
     entries = (moved, *sorted(others, key=lambda entry: -(entry.moved_ms or 0)))
-    asked_most = {moved.key: float("inf")}
-    order = wanted(entries, base=base, pins=pins, slots=slots, now_ms=now_ms, traffic=asked_most)
+    order = wanted(entries, base=base, pins=pins, slots=slots, now_ms=now_ms, waiting=(moved.key,))
     short = {ref.id for ref in order[max(0, slots) :]}
     assert moved.current is not None
     if moved.current.id in short:

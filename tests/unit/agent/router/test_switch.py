@@ -21,6 +21,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import Gap, ResponseChecks, RouteResidency
 from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.hub_silence import HubSilence
@@ -44,7 +45,7 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.table = Table(folder)
-        self.admission = Admission(HubSilence(self.table), Stats())
+        self.admission = Admission(HubSilence(self.table), Stats(), ColdQueue())
         self.replicas = Replicas()
         self.switch = Switch(self.table, self.admission, self.replicas)
         self.rev = 0

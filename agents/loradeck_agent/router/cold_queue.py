@@ -1,0 +1,179 @@
+"""Requests that wait for their release to be loaded, and the loads that the agent is told of.
+
+Who may wait, and in which order releases are loaded, is decided by `loradeck.rules.serving.cold_queue`. Who answers a
+request that has waited is decided by `Admission.admit`, as for any other.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass, field
+
+from loradeck.rules.serving import cold_queue as rules
+from loradeck.rules.serving.cold_queue import ColdRoute, Turns
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import ColdFigures
+from loradeck.schemas.route import ColdQueueLimits
+from loradeck_agent.router.wire import ColdAsk, ColdRelease, WantedLoads
+
+POLL_S = 2.0
+"""How long the agent waits at most to be told what is wanted. It says as often which loads fail."""
+
+_MINUTE_S = 60.0
+_KEPT = 10_000
+"""Most cold starts that are kept to count those of the last minute."""
+
+
+@dataclass(eq=False, slots=True)
+class _Route:
+    """A pointer that requests wait for, the oldest first. `named`: the agent was told to load its release."""
+
+    since: float
+    waiting: dict[asyncio.Future[bool], None] = field(default_factory=dict)
+    named: bool = False
+
+
+class ColdQueue:
+    """The requests that wait at one router."""
+
+    def __init__(self, limits: ColdQueueLimits | None = None) -> None:
+        self._limits = limits or ColdQueueLimits()
+        self.awaited: dict[PointerKey, str] = {}
+        """Pointers whose release is yet to be loaded, with its id. A request for any other pointer does not wait."""
+        self._routes: dict[PointerKey, _Route] = {}
+        self._of_tenant: dict[str, dict[asyncio.Future[bool], PointerKey]] = {}
+        self._turns = Turns()
+        self._failing: frozenset[str] = frozenset()
+        self._load_s: float | None = None
+        self._ended = False
+        self._named: tuple[ColdRelease, ...] = ()
+        self._times = 0
+        self._renamed = asyncio.Event()
+        self._cold = self._refused = 0
+        self._minute: deque[float] = deque(maxlen=_KEPT)
+
+    # ---- callers -------------------------------------------------------------------------------------------
+
+    async def wait(self, key: PointerKey) -> int | None:
+        """Waits until a pointer's release is loaded, or for as long as requests may.
+
+        Returns:
+            None: the request is to be admitted now, as the pointer's entry and its gap policy say. Otherwise it may
+            not wait, and its caller may try again after so many seconds.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._limits.seconds
+        while self._may_wait(key) and (left := until - loop.time()) > 0:
+            waiting = {tenant: len(futures) for tenant, futures in self._of_tenant.items()}
+            place = rules.place(waiting, key[0], self._limits)
+            if place.displaces is not None:
+                newest, its_key = next(reversed(self._of_tenant[place.displaces].items()))
+                self._leave(its_key, newest, goes_on=False)
+            if not (place.waits and await self._wait(key, left)):
+                self._refused += 1
+                return rules.retry_after_s(len(self._routes), self._load_s)
+        if key not in self.awaited:
+            self._cold += 1
+            self._minute.append(loop.time())
+        return None
+
+    def _may_wait(self, key: PointerKey) -> bool:
+        release = self.awaited.get(key)
+        return release is not None and release not in self._failing and not self._ended
+
+    async def _wait(self, key: PointerKey, seconds: float) -> bool:
+        """Waits for a load. False: another tenant's request has taken the place of this one."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._of_tenant.setdefault(key[0], {})[future] = key
+        if (route := self._routes.get(key)) is None:
+            route = self._routes[key] = _Route(loop.time())
+            self._name()
+        route.waiting[future] = None
+        try:
+            done, _ = await asyncio.wait([future], timeout=seconds)
+            return not done or future.result()
+        finally:
+            self._leave(key, future)
+
+    def _leave(self, key: PointerKey, future: asyncio.Future[bool], *, goes_on: bool = True) -> None:
+        """A request waits no more. The last one for a pointer ends its tenant's turn, if its load had begun."""
+        if not future.done():
+            future.set_result(goes_on)
+        of_tenant = self._of_tenant.get(key[0], {})
+        if of_tenant.pop(future, None) is None:
+            return
+        if not of_tenant:
+            del self._of_tenant[key[0]]
+        route = self._routes[key]
+        del route.waiting[future]
+        if not route.waiting:
+            del self._routes[key]
+            if route.named:
+                self._turns = self._turns.taken(key[0], self._of_tenant)
+            self._name()
+
+    # ---- the router ----------------------------------------------------------------------------------------
+
+    def awaits(self, key: PointerKey, release: str | None) -> None:
+        """A pointer's release is yet to be loaded, or (None) its requests have no load to wait for."""
+        if self.awaited.get(key) == release:
+            return
+        if release is not None:
+            self.awaited[key] = release
+            if key in self._routes:
+                self._name()
+            return
+        del self.awaited[key]
+        self._let_go(key)
+
+    def end(self) -> None:
+        """Lets all go: another router has the right to admit."""
+        self._ended = True
+        for key in list(self._routes):
+            self._let_go(key)
+
+    def _let_go(self, key: PointerKey) -> None:
+        for future in list(self._routes[key].waiting) if key in self._routes else ():
+            self._leave(key, future)
+
+    # ---- the agent -----------------------------------------------------------------------------------------
+
+    async def wanted(self, ask: ColdAsk) -> WantedLoads:
+        """The releases that are to be loaded, once they are others than the agent knows, or after POLL_S."""
+        self._load_s, self._failing = ask.load_s, frozenset(ask.failing)
+        for key in [key for key in self._routes if self.awaited.get(key) in self._failing]:
+            self._let_go(key)
+        if ask.times == self._times:
+            self._renamed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._renamed.wait()
+        return WantedLoads(times=self._times, releases=self._named)
+
+    def _name(self) -> None:
+        """Decides anew which releases the agent is to load."""
+        routes = (ColdRoute(key, route.since) for key, route in self._routes.items())
+        keys = rules.in_turn(routes, self._turns)[: self._limits.loads]
+        for key in keys:
+            self._routes[key].named = True
+        named = tuple((*key, self.awaited[key]) for key in keys)
+        if named != self._named:
+            self._named = named
+            self._times += 1
+            self._renamed.set()
+
+    def figures(self, asked: int) -> ColdFigures | None:
+        """Returns what has waited here and what waits now; None while no on-demand route was asked for.
+
+        `asked`: requests for on-demand routes since the router's start.
+        """
+        waiting = sum(map(len, self._of_tenant.values()))
+        if not (asked or waiting):
+            return None
+        since = asyncio.get_running_loop().time() - _MINUTE_S
+        while self._minute and self._minute[0] < since:
+            self._minute.popleft()
+        return ColdFigures(
+            asked=asked, cold=self._cold, refused=self._refused, minute=len(self._minute), waiting=waiting
+        )

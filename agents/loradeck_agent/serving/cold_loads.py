@@ -1,0 +1,78 @@
+"""What the node's pointers are asked for, and which of their releases requests wait for at the router."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from loradeck.rules.serving.residency import asked_lately
+from loradeck.schemas.ids import PointerKey
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.router.client import RouterControl
+from loradeck_agent.router.wire import ColdAsk
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+WITHOUT_QUEUE_S = 30.0
+"""Between two questions to a router that gave no answer, and to an earlier version's, where no request waits."""
+
+
+@dataclass(eq=False)
+class Demand:
+    """What each pointer is asked for lately, and for which releases requests wait."""
+
+    traffic: dict[PointerKey, float] = field(default_factory=dict)
+    waiting: tuple[PointerKey, ...] = ()
+    """On-demand pointers whose release requests wait for, in the order in which they are loaded."""
+    _counted: Mapping[PointerKey, int] = field(default_factory=dict)
+    _at: float = 0.0
+
+    def count(self, attempted: Mapping[PointerKey, int], now: float) -> None:
+        """Takes the router's counts, which begin again with it. `now`: monotonic seconds."""
+        before, seconds = self._counted, now - self._at
+        self._counted, self._at = attempted, now
+        self.traffic = {
+            key: asked_lately(
+                self.traffic.get(key, 0.0), n - before.get(key, 0) if n >= before.get(key, 0) else n, seconds
+            )
+            for key, n in attempted.items()
+        }
+
+
+@dataclass(eq=False, kw_only=True)
+class ColdLoads:
+    """Asks the router which releases are wanted, and has them loaded.
+
+    Attributes:
+        failing: gives the releases that cannot be loaded now.
+        load_s: gives how long a load takes here.
+        changed: called when other releases are wanted.
+    """
+
+    router: RouterControl
+    demand: Demand
+    failing: Callable[[], Iterable[str]]
+    load_s: Callable[[], float | None]
+    changed: Callable[[], None]
+
+    async def run(self) -> None:
+        """Asks for ever. The router's answer comes once something has changed."""
+        times = -1
+        while True:
+            ask = ColdAsk(times=times, failing=tuple(sorted(self.failing())), load_s=self.load_s())
+            try:
+                wanted = await self.router.wanted(ask)
+            except AgentError as error:
+                log.debug("which releases are waited for is not known: %s", error)
+                times = -1
+                await asyncio.sleep(RETRY_S)
+                continue
+            if wanted is None:
+                await asyncio.sleep(WITHOUT_QUEUE_S)
+                continue
+            times = wanted.times
+            waiting = tuple((tenant, route) for tenant, route, _ in wanted.releases)
+            if waiting != self.demand.waiting:
+                self.demand.waiting = waiting
+                self.changed()

@@ -1,0 +1,89 @@
+"""More on-demand routes than slots: every request is answered by its own release, which is loaded for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import aiohttp
+from tests.integration.agent.artifacts import Adapter, entry
+from tests.integration.agent.fake_hub import FakeHub
+from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node, until
+
+from loradeck.schemas.route import Gap, RouteResidency
+from loradeck.schemas.table import TableEntry
+
+
+def on_demand(adapter: Adapter, route: str, generation: int = 1) -> TableEntry:
+    made = entry(adapter.ref, generation, route=route, keys=(CALLER_HASH,))
+    how = {"residency": RouteResidency.ON_DEMAND, "needs": ("on_demand",), "gap": Gap.REFUSE}
+    return made.model_copy(update=how)
+
+
+async def test_three_routes_share_one_slot_and_each_release_answers_its_canaries_once(
+    stopped: Node, hub: FakeHub, v1: Adapter, v2: Adapter, v3: Adapter
+) -> None:
+    stopped.config.write_text(stopped.config.read_text().replace("slots = 4", "slots = 1"))
+    stopped.start()
+    await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
+    routes = {"one": v1, "two": v2, "three": v3}
+    entries = [on_demand(adapter, route) for route, adapter in routes.items()]
+    await hub.desire(*entries)
+    for made in entries:
+        await hub.ack(made, "flipped")
+    for _ in range(2):
+        answers = await asyncio.gather(*(stopped.ask("hello", f"acme/{route}") for route in routes))
+        assert [(status, tokens) for status, tokens, _ in answers] == [
+            (200, adapter.tokens("hello")) for adapter in routes.values()
+        ]
+    calls = Counter(call for call in stopped.engine_calls() if not call.endswith("hello"))
+    for name in (adapter.ref.engine_name for adapter in routes.values()):
+        asked = {call: n for call, n in calls.items() if call.startswith(f"chat {name} ")}
+        assert max(asked.values()) <= calls[f"load {name}"] + 1, "at its first load, and for each proof of a move"
+    report = await hub.report(lambda report: report.cold is not None and report.cold.cold >= 5)
+    assert (report.cold.waiting, report.cold.refused) == (0, 0)
+
+
+async def test_a_slot_whose_release_answers_without_a_pause_is_given_to_a_request_that_waits(
+    stopped: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    stopped.config.write_text(stopped.config.read_text().replace("slots = 4", "slots = 1"))
+    stopped.start()
+    await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
+    await hub.desire(on_demand(v1, "one"), on_demand(v2, "two"))
+    await hub.ack(on_demand(v1, "one"), "flipped")
+    await hub.ack(on_demand(v2, "two"), "flipped")
+    stop, counts = asyncio.Event(), Counter[int]()
+
+    async def flood() -> None:
+        while not stop.is_set():
+            counts[(await stopped.ask("slow 0.2", "acme/one"))[0]] += 1
+
+    floods = [asyncio.create_task(flood()) for _ in range(4)]
+    await until(lambda: counts[200] >= 2, "the flood is answered")
+    status, tokens, _ = await stopped.ask("hello", "acme/two")
+    stop.set()
+    await asyncio.gather(*floods)
+    assert (status, tokens) == (200, v2.tokens("hello"))
+    assert set(counts) == {200}, "and nobody of the flood failed for it"
+
+
+async def test_what_does_not_fit_the_queue_is_refused_as_openai_says_it_with_a_time_to_come_back(
+    stopped: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    queue = "[router.queue]\nwaiting = 0\n[[engine]]"
+    stopped.config.write_text(stopped.config.read_text().replace("[[engine]]", queue))
+    stopped.start()
+    await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
+    hub.giving.clear()
+    await hub.desire(on_demand(v1, "one"))
+    await hub.ack(on_demand(v1, "one"), "flipped")
+    body = {"model": "acme/one", "messages": [{"role": "user", "content": "hello"}]}
+    url = f"http://127.0.0.1:{stopped.port}/v1/chat/completions"
+    headers = {"Authorization": f"Bearer {CALLER_KEY}"}
+    async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers) as reply:
+        error = json.loads(await reply.read())["error"]
+        assert (reply.status, error["code"], error["type"]) == (503, "cold_queue_full", "cold_queue_full")
+        assert 1 <= int(reply.headers["Retry-After"]) <= 60
+    hub.giving.set()
