@@ -21,10 +21,11 @@ class Step(NamedTuple):
 
 
 def in_steps(history: RouteHistory, most: int) -> Sequence[Step]:
-    """A history in so many steps at most, oldest first, up to the last minute that is over."""
-    until = history.at_ms // 60_000
-    whole = max(1, until - history.since)
-    length = -(-whole // max(1, most))
+    """A history in so many steps at most, oldest first, up to the last minute, or hour, that is over."""
+    each = history.each
+    until = history.at_ms // 60_000 // each * each
+    whole = max(each, until - history.since)
+    length = -(-whole // (max(1, most) * each)) * each
     since = until - length * max(1, whole // length)
     sums: dict[int, Counts] = {}
     for minute, counts in history.minutes.items():

@@ -1,4 +1,4 @@
-"""History of a route: its requests by the minute, over the last week."""
+"""History of a route: its requests by the minute over the last week, and by the hour before that."""
 
 from pydantic import Field
 
@@ -6,13 +6,17 @@ from loradeck.schemas.counts import WireCounts
 from loradeck.schemas.ids import Name, Wire
 
 WEEK = 7 * 24 * 60
-"""Minutes of which there is history."""
+"""Minutes of which there is history by the minute."""
+
+HOURS = 400 * 24
+"""Hours of which there is history by the hour."""
 
 
 class RouteHistory(Wire):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/history`: requests by the minute in which the hub counted them.
 
-    The minute that runs is not over; what its routers have reported last is up to a few seconds late.
+    The minute that runs is not over; what its routers have reported last is up to a few seconds late. Of more than a
+    week there are hours, each under its first minute.
     """
 
     tenant: Name
@@ -21,4 +25,7 @@ class RouteHistory(Wire):
     since: int = Field(description="first minute that was asked for, in minutes since 1970 UTC")
     minutes: dict[int, WireCounts] = Field(
         default_factory=dict, description="minute -> counts, oldest first; minutes without requests are left out"
+    )
+    each: int = Field(
+        1, ge=1, exclude_if=lambda minutes: minutes == 1, description="minutes of which each entry has the counts"
     )

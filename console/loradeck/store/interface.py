@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.history import WEEK
+from loradeck.schemas.history import HOURS, WEEK
 from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.pool import PoolConfig
@@ -26,7 +26,7 @@ NOTICES_KEPT = 2000
 SEGMENT_SPAN_MS = 24 * HOUR_MS
 """Most time between the first and the last row of one segment of the answer ledger, milliseconds."""
 
-HOURS_KEPT = 400 * 24
+HOURS_KEPT = HOURS
 """Hours for which the counts of a route are kept."""
 
 MINUTES_KEPT = WEEK

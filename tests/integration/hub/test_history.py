@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.fakes.hub_in_process import Deck, running, until
 from tests.fakes.linked_agent import FakeAgent
 
+from loradeck.client.history import in_steps
 from loradeck.hub.progress.minutes import ROWS, PendingMinutes
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.history import RouteHistory
@@ -50,10 +51,26 @@ async def test_what_runs_is_written_where_the_hub_ends(data: Path) -> None:
         assert (await answered(deck)).finished == 7
 
 
-async def test_a_route_that_does_not_exist_has_no_history_and_none_has_more_than_a_week(deck: Deck) -> None:
+async def test_beyond_a_week_there_are_hours_each_under_its_first_minute(deck: Deck) -> None:
+    await deck.tenant()
+    hour, one = deck.hub.clock.now_ms() // 3_600_000, Counts.over(finished=5, checked=5, bad=1)
+    for back in (0, 200, 9000):
+        served = [Served(tenant="acme", route="production", release="a" * 64, counts=one)]
+        await deck.hub.store(lambda s, at=hour - back, served=served: s.add_served(served, at))
+    params = {"minutes": 60 * 9600}
+    found = RouteHistory.model_validate((await deck.local.get(HISTORY, params=params)).json())
+    assert (found.each, found.minutes) == (60, {60 * (hour - back): one for back in (9000, 200, 0)})
+    month = [step for step in in_steps(found, 18) if step.counts]
+    assert [step.counts for step in month] == [one, one]  # the hour that runs is not over
+    assert all(step.minutes % 60 == 0 for step in month)
+    week = RouteHistory.model_validate((await deck.local.get(HISTORY, params={"minutes": 10_080})).json())
+    assert (week.each, week.minutes) == (1, {})
+
+
+async def test_a_route_that_does_not_exist_has_no_history_and_none_has_more_than_400_days(deck: Deck) -> None:
     await deck.tenant()
     assert (await deck.local.get("tenants/nobody/routes/production/history")).status_code == 404
-    assert (await deck.local.get(HISTORY, params={"minutes": 10_081})).status_code == 422
+    assert (await deck.local.get(HISTORY, params={"minutes": 576_001})).status_code == 422
 
 
 def test_a_few_rows_are_written_at_once_of_minutes_that_are_over() -> None:

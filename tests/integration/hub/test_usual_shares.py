@@ -20,7 +20,7 @@ async def test_a_route_that_always_had_bad_answers_is_judged_by_its_own_past_and
     one = await deck.release(seed=1)
     await deck.promote(one)
     usual = deck.hub.usual_shares
-    assert usual.of(ACME) == (0.02, 0.02, None)
+    assert usual.of(ACME)[:3] == (0.02, 0.02, None)
     hour = deck.hub.clock.now_ms() // HOUR_MS
     past = Served(
         tenant="acme", route="production", release=one, counts=Counts.over(finished=980, failed=20, checked=500, bad=35)
@@ -32,6 +32,6 @@ async def test_a_route_that_always_had_bad_answers_is_judged_by_its_own_past_and
 
     await deck.hub.store(write)
     usual._read_in.clear()
-    await until(lambda: usual.of(ACME) == (0.07, 0.02, None), "the history is read")
+    await until(lambda: usual.of(ACME)[:3] == (0.07, 0.02, None), "the history is read")
     await deck.tenant(objectives={"bad": 0.01})
-    assert usual.of(ACME) == (0.01, 0.02, None)
+    assert usual.of(ACME)[:3] == (0.01, 0.02, None)

@@ -53,6 +53,22 @@ async def test_a_console_that_has_just_been_opened_draws_what_came_before(size: 
         assert "1.0/s   3 h" in shown
 
 
+async def test_where_the_pane_has_room_the_last_two_weeks_stand_below_by_the_hour() -> None:
+    hours = {BEGUN - 60 * n: Counts.over(finished=3600, checked=3600, bad=36) for n in range(1, 337)}
+    past = history().model_copy(
+        update={"since": BEGUN - 60 * 336, "at_ms": 60_000 * BEGUN, "minutes": hours, "each": 60}
+    )
+    async with stage(size=(100, 50)) as on:
+        on.hub.minutes = lambda tenant, route: past
+        await on.press("j")
+        await on.half_second()
+        lines = pane(on).splitlines()
+        at = next(number for number, line in enumerate(lines) if line.lstrip().startswith("TREND"))
+        assert "3 h" in lines[at]
+        assert "bad ▂" in lines[at + 1]
+        assert "1.0/s   14 d" in lines[at + 1]
+
+
 async def test_a_hub_that_keeps_no_minutes_leaves_the_pane_as_it_was() -> None:
     async with stage() as on:
         await on.half_second()

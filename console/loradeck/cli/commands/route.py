@@ -21,6 +21,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.candidate_words import of_pairs
 from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
+from loradeck.schemas.history import HOURS
 from loradeck.schemas.ids import GENESIS, short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.related import SHARED_WORDS
@@ -208,12 +209,15 @@ async def company(s: Session, at: Pointer) -> None:
 
 
 @route.command("history")
-@click.option("--hours", type=click.IntRange(1, 168), default=3, show_default=True, help="How far back.")
+@click.option("--hours", type=click.IntRange(1, HOURS), default=3, show_default=True, help="How far back.")
 @hub_command
 @on_pointer
 async def history(s: Session, at: Pointer, hours: int) -> None:
-    """List a route's requests over the last hours, in steps. The hub keeps them by the minute for a week."""
-    found = await s.api.route_history(at.tenant, at.route, minutes=60 * hours + 1)
+    """List a route's requests over the last hours, in steps.
+
+    The hub keeps them by the minute for a week, and by the hour for 400 days (--hours 9600).
+    """
+    found = await s.api.route_history(at.tenant, at.route, minutes=min(60 * hours + 1, 60 * HOURS))
     s.out.json(found)
     s.out.table(
         ("FROM", "REQ/S", "FAILED", "REFUSED", "BAD", "CHECKED"),

@@ -20,7 +20,7 @@ from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.residency import promote_asks
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.history import WEEK, RouteHistory
+from loradeck.schemas.history import HOURS, WEEK, RouteHistory
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
 from loradeck.schemas.log import Draft
 from loradeck.schemas.related import RelatedReleases
@@ -157,11 +157,13 @@ async def history(
     route: str,
     hub: ThisHub,
     caller: Viewer,
-    minutes: Annotated[int, Query(ge=1, le=WEEK, description="so many minutes, the one that runs included")] = 180,
+    minutes: Annotated[int, Query(ge=1, le=60 * HOURS, description="so many, the one that runs included")] = 180,
 ) -> RouteHistory:
-    """The requests of a route by the minute, up to a week back."""
+    """The requests of a route by the minute, up to a week back; of more by the hour, up to 400 days back."""
     hub.log.state.route(tenant, route)
     since = hub.clock.now_ms() // MINUTE_MS - minutes + 1
+    if minutes > WEEK:
+        return await hub.incident_reports.hours((tenant, route), since=since // 60)
     return await hub.incident_reports.history((tenant, route), since=since)
 
 

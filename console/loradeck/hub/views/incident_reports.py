@@ -58,6 +58,13 @@ class IncidentReports:
         end_ms = self._clock.now_ms() if until is None else min(self._clock.now_ms(), until * MINUTE_MS)
         return RouteHistory(tenant=key[0], route=key[1], at_ms=end_ms, since=since, minutes=minutes)
 
+    async def hours(self, key: PointerKey, *, since: int) -> RouteHistory:
+        """The requests of a route by the hour, from an hour on (since 1970)."""
+        found = await self._store(lambda s: s.hours(*key, since=since))
+        minutes = {60 * hour: counts for hour, counts in found.items()}
+        now_ms = self._clock.now_ms()
+        return RouteHistory(tenant=key[0], route=key[1], at_ms=now_ms, since=60 * since, minutes=minutes, each=60)
+
     async def of(self, incident: Incident, sees: Callable[[str], bool]) -> IncidentReport:
         """The report of an incident, with those of its pointers whose tenants one sees."""
         now_ms = self._clock.now_ms()

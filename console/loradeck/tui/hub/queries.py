@@ -24,7 +24,7 @@ from loradeck.tui.hub.release_labels import Labels
 from loradeck.tui.key_checks.promote import newest
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.outcome import error_line
-from loradeck.tui.lines.trend import TREND_MINUTES
+from loradeck.tui.lines.trend import PAST_MINUTES, TREND_MINUTES
 from loradeck.tui.model.feed_state import FETCHED, Link
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.registry import Fetch
@@ -44,6 +44,9 @@ RELATED_KEPT = 4
 
 TREND_S = 30.0
 """Seconds after which the history of the selected row is asked for again."""
+
+PAST_S = 1800.0
+"""Seconds after which its hours are asked for again."""
 
 RESTS_S = 0.4
 """Seconds after the last key until the selection rests: rows passed on the way are not asked about."""
@@ -80,6 +83,7 @@ class Queries:
     _shown: tuple[frozenset[PointerKey], frozenset[str]] | None = field(default=None, init=False)
     _related: tuple[PointerKey, int, float] | None = field(default=None, init=False)
     _trend: tuple[PointerKey, float] | None = field(default=None, init=False)
+    _past: tuple[PointerKey, float] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._labels = Labels(self._hub, self._state)
@@ -123,6 +127,9 @@ class Queries:
         if trend is None or trend[0] != row.key or now - trend[1] > TREND_S:
             self._trend = (row.key, now)
             self._start(self._learn_trend(row.key))
+        if self._past is None or self._past[0] != row.key or now - self._past[1] > PAST_S:
+            self._past = (row.key, now)
+            self._start(self._learn_past(row.key))
         if asked is None or asked[:2] != (row.key, generation) or now - asked[2] > RELATED_S:
             self._related = (row.key, generation, now)
             self._start(self._learn_related(row.key))
@@ -148,6 +155,15 @@ class Queries:
             self._state.trends.clear()
         else:
             self._state.trends = {key: found}
+        self._changed()
+
+    async def _learn_past(self, key: PointerKey) -> None:
+        try:
+            found = await self._api.route_history(*key, minutes=PAST_MINUTES)
+        except ClientError:  # a hub of the version before has no hours to show
+            self._state.pasts.clear()
+        else:
+            self._state.pasts = {key: found} if found.minutes else {}
         self._changed()
 
     async def history(self, key: PointerKey) -> None:

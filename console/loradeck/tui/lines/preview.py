@@ -21,7 +21,7 @@ from loradeck.tui.key_checks.promote import gate_says
 from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import Keys
-from loradeck.tui.lines.trend import trend_line
+from loradeck.tui.lines.trend import past_line, trend_line
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.progress import reached
 from loradeck.tui.model.sent_moves import Tell
@@ -105,6 +105,8 @@ def preview_lines(
         if not has_room and state.tell is None:  # in the place of what would say that there is nothing to tell
             return [*lines, trend]
         lines += [trend] if has_room else []
+    if (past := state.pasts.get(row.key)) is not None and height > len(lines) + 1:
+        lines.append(past_line(row, past, width))
     return [*lines, *tell_lines(state, state.tell, width, max(1, height - len(lines)))]
 
 

@@ -11,11 +11,19 @@ from loradeck.tui.text.spans import Line, Span, clock, line, percent
 TREND_MINUTES = 180
 """Minutes that the line shows."""
 
+PAST_MINUTES = 14 * 24 * 60
+"""Minutes that the line below it shows, by the hour: what is usual on a route is taken from as many."""
+
 _WORDS = 46  # cells of the line that are not bars
 _LEAST_HIGH = 0.05  # of the scale of shares: a few bad answers are no tower
 
 
-def trend_line(row: TenantRow, history: RouteHistory, width: int) -> Line:
+def past_line(row: TenantRow, history: RouteHistory, width: int) -> Line:
+    """Shares and requests of the last two weeks by the hour, as `trend_line` draws those of minutes."""
+    return trend_line(row, history, width, label="       ", over="14 d")
+
+
+def trend_line(row: TenantRow, history: RouteHistory, width: int, *, label: str = " TREND ", over: str = "3 h") -> Line:
     """Shares of bad answers and requests a second as bars; `|` stands where the live release went live."""
     steps = in_steps(history, max(8, (width - _WORDS) // 2))
     shares = [step.counts.bad_share for step in steps]
@@ -27,12 +35,12 @@ def trend_line(row: TenantRow, history: RouteHistory, width: int) -> Line:
     at = _step_of(steps, moved_ms) if moved_ms is not None else None
     mark = f", | gen {row.pointer.generation} {clock(moved_ms)}" if at is not None and moved_ms is not None else ""
     return line(
-        Span(" TREND ", "label"),
+        Span(label, "label"),
         "bad ",
         Span(_marked(bad, at), "bad" if now is not None and now > _LEAST_HIGH else "good"),
         f" {percent(now)}%   req " if now is not None else " -   req ",
         Span(_marked(req, at), "good"),
-        f" {rates[-1] if rates else 0:.1f}/s   3 h{mark}",
+        f" {rates[-1] if rates else 0:.1f}/s   {over}{mark}",
     )
 
 

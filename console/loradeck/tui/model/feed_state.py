@@ -84,6 +84,7 @@ class FeedState:
     """What other live releases share with a row's, of rows that were looked at."""
 
     trends: dict[PointerKey, RouteHistory] = field(default_factory=dict)
+    pasts: dict[PointerKey, RouteHistory] = field(default_factory=dict)
     """Requests by the minute of the row that is looked at."""
 
     received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
