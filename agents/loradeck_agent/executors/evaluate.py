@@ -8,7 +8,7 @@ records that they serve the release; what other engines answer was recorded when
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     spec = current.spec.spec
     assert isinstance(spec, EvaluateSpec)
     began = time.monotonic()
-    adapter = _adapter_of(current, spec)
+    adapter = adapter_of(current, spec.tenant, spec.release, (spec.suite,))
     if spec.suite not in current.spec.inputs:
         raise BadSpec("bad_spec", f"the spec gives no folder for the suite {spec.suite}")
     suite = read_suite(Path(current.spec.inputs[spec.suite]), spec.suite)
@@ -268,22 +268,24 @@ def _check_schemas(suite: Suite) -> None:
             raise BadSpec("bad_data", f"{where}: its JSON Schema is invalid: {error.message}") from error
 
 
-def _adapter_of(current: Run, spec: EvaluateSpec) -> Path | None:
-    """Folder of the release's adapter; None for the base alone, and for merged weights, which are a base of their own.
+def adapter_of(current: Run, tenant: str, release: str, read: Collection[str]) -> Path | None:
+    """Folder of a release's adapter; None for the base alone, and for merged weights, which are a base of their own.
+
+    `read`: the suites and datasets among the spec's inputs.
 
     Raises: BadSpec: `bad_spec`: the inputs are not those of the release.
     """
-    others = [digest for digest in current.spec.inputs if digest != spec.suite]
+    others = [digest for digest in current.spec.inputs if digest not in read]
     if len(others) > 1:
         raise BadSpec("bad_spec", f"the spec gives {len(others)} adapters, a release has one")
     adapter = others[0] if others else None
     named = current.spec.release
     if named is not None and named.form is Form.MERGED and adapter is None:
-        if (named.id, named.merged) != (spec.release, current.spec.base_digest):
-            raise BadSpec("bad_spec", f"the merged weights are not those of the release {spec.release}")
+        if (named.id, named.merged) != (release, current.spec.base_digest):
+            raise BadSpec("bad_spec", f"the merged weights are not those of the release {release}")
         return None
     form = Form.ADAPTER if adapter else Form.BASE
-    found = Release(tenant=spec.tenant, form=form, base=current.spec.base_digest, adapter=adapter).id
-    if found != spec.release:
-        raise BadSpec("bad_spec", f"base and adapter make the release {found}, the spec is about {spec.release}")
+    found = Release(tenant=tenant, form=form, base=current.spec.base_digest, adapter=adapter).id
+    if found != release:
+        raise BadSpec("bad_spec", f"base and adapter make the release {found}, the spec is about {release}")
     return Path(current.spec.inputs[adapter]) if adapter else None

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradeck.schemas.jobs import EngineDoor, EvaluateSpec, ExecutorSpec, JobAssignment, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import EngineDoor, EvaluateSpec, ExecutorSpec, JobAssignment, LeakSpec, MergeSpec, TrainSpec
 from loradeck.schemas.release import Form
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser
@@ -66,14 +66,17 @@ class Launcher:
                 await self.checkpoints.have(job.id, job.checkpoint)
             if spec.parent is not None:
                 inputs[spec.parent] = str(await self.inputs.adapter(spec.tenant, spec.name, spec.parent, base.folder))
-        elif isinstance(spec, EvaluateSpec | MergeSpec):
+        elif isinstance(spec, EvaluateSpec | LeakSpec | MergeSpec):
             if job.release is None:
                 raise AgentError("bad_job", "the job names no release", job.id)
             release = job.release.release
-            evaluates = isinstance(spec, EvaluateSpec)
+            evaluates = isinstance(spec, EvaluateSpec | LeakSpec)
             base = base_of(self.engines, release.served_base if evaluates else release.base)
             if isinstance(spec, EvaluateSpec):
                 inputs[spec.suite] = str(await self.inputs.suite(spec.suite))
+            if isinstance(spec, LeakSpec):
+                for digest in spec.datasets:
+                    inputs[digest] = str(await self.inputs.dataset(digest))
             if release.adapter is not None and not (evaluates and release.form is Form.MERGED):
                 inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
         else:

@@ -21,6 +21,7 @@ from loradeck.schemas.jobs import (
     ExecutorEventType,
     ExecutorSpec,
     JobAssignment,
+    LeakSpec,
     PrepareSpec,
 )
 from loradeck.schemas.link import JobEvent, JobLog
@@ -290,7 +291,7 @@ class Jobs:
         Raises: AgentError: no engine here has the release's base, or it cannot be made ready in it.
         """
         ref, spec = job.release, job.spec
-        asks = isinstance(spec, EvaluateSpec) and not spec.offline
+        asks = isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline
         if asks and executor.started:  # by an agent of before, perhaps one that had no engine asked
             asks = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes()).engine is not None
         if not asks or ref is None:

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport, MergeReport
 from loradeck.schemas.fault import first_wrong
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment, LeakSpec, MergeSpec, TrainSpec
+from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -105,6 +106,8 @@ class Results:
                 return await self._trained(out, job.spec)
             if isinstance(job.spec, MergeSpec):
                 return await asyncio.to_thread(keep_merged, out, self._merged)
+            if isinstance(job.spec, LeakSpec):
+                return {"report": LeakReport.model_validate(read_json(out / "report.json")).model_dump(mode="json")}
             report = EvaluationReport.model_validate(read_json(out / "report.json"))
             recorded = (out / "canary.json").exists()  # else the engine's were recorded as the release was made ready
             record = CanaryRecord.model_validate(read_json(out / "canary.json")) if recorded else None

@@ -12,6 +12,7 @@ class EngineQuestion(Wire):
     """Tokens that an engine is asked to go on from, or to say how likely it finds the last ones of them."""
 
     prompt: tuple[Whole, ...] = Field(min_length=1)
+    base: bool = Field(False, description="asked of the base alone, instead of the release")
     max_tokens: int = Field(0, ge=0, description="longest answer; 0: none is wanted")
     last: int = Field(0, ge=0, description="the last tokens of the prompt whose log-probability is wanted")
 

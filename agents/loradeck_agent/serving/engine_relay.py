@@ -108,7 +108,8 @@ class EngineRelay:
         try:
             if ref.release.form is Form.ADAPTER and ref.id not in engine.ready:
                 await self.reconciler.make_ready(engine, ref, self.canaries, keep=False)
-            name, began = ref.engine_name or engine.build.base_name, time.monotonic()
+            own = None if question.base else ref.engine_name
+            name, began = own or engine.build.base_name, time.monotonic()
             if question.last:
                 logprob = await engine.api.log_likelihood(name, question.prompt, question.last)
                 return EngineAnswer(logprob=logprob, ms=(time.monotonic() - began) * 1000)

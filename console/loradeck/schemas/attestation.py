@@ -13,6 +13,7 @@ class AttestationKind(StrEnum):
     """What an attestation states, and the model of its `body`."""
 
     EVALUATION = "evaluation"  # EvaluationReport in `body`
+    LEAK = "leak"  # of a release: rows of its datasets that it reproduces; LeakReport in `body`
     GATE = "gate"  # GateResult in `body`
     COMPARISON = "comparison"  # of a candidate on a route: an A/B that is over; ComparisonResult in `body`
     REVIEW = "review"  # of a release on a route: a person's verdicts on sampled answers; Review in `body`
@@ -220,7 +221,7 @@ class CheckResult(Strict, defer_build=True):
     @property
     def at_most(self) -> bool:
         """Whether the threshold is the largest value that passes, rather than the smallest."""
-        return self.name in ("p95", "imported", "compare") or self.name.startswith(("drop", "slices"))
+        return self.name in ("p95", "imported", "compare", "leak") or self.name.startswith(("drop", "slices"))
 
     def in_unit(self, value: float) -> str:
         """Formats a value of this check for people: '97.1%', '840 ms', '2'."""

@@ -74,6 +74,17 @@ class CompareGate(Strict, defer_build=True):
     route: Name | None = Field(None, description="of this tenant, on which it was made; None: on the gate's own")
 
 
+class LeakGate(Strict, defer_build=True):
+    """How much more often than its base a candidate may reproduce rows that it was trained on (`loradeck job leak`)."""
+
+    max_increase: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="the upper one-sided 95 % bound of the increase, as a share of the rows, is under it",
+    )
+
+
 class GateConfig(SuiteGate):
     """A route's gate: the thresholds of its own suite, and those of further suites in `also`.
 
@@ -99,6 +110,7 @@ class GateConfig(SuiteGate):
     compare: CompareGate | None = Field(
         None, exclude_if=lambda compare: compare is None, description="binds promotes and finishes, and no start"
     )
+    leak: LeakGate | None = Field(None, exclude_if=lambda leak: leak is None)
     anchor: Digest | None = Field(
         None,
         exclude_if=lambda anchor: anchor is None,

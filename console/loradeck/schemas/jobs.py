@@ -167,6 +167,20 @@ class EvaluateSpec(Strict):
     )
 
 
+class LeakSpec(Strict):
+    """A job that begins rows of a release's datasets and counts those that it reproduces, and its base alone does."""
+
+    kind: Literal["leak"] = "leak"
+    tenant: Name
+    release: Digest
+    datasets: tuple[Digest, ...] = Field(
+        min_length=1, max_length=100, description="all that the adapter was trained on"
+    )
+    rows: int = Field(400, ge=1, le=10_000, description="most rows that are begun")
+    batch: int = Field(8, ge=1, le=1024)
+    offline: bool = Field(False, description="as of an evaluation")
+
+
 class MergeSpec(Strict):
     """A job that merges an adapter's release into its base, in fp32 with one cast, and registers the result as a
     release.
@@ -190,7 +204,7 @@ class PrepareSpec(Strict):
     expected_generation: int
 
 
-JobSpec = Annotated[TrainSpec | EvaluateSpec | MergeSpec | PrepareSpec, Field(discriminator="kind")]
+JobSpec = Annotated[TrainSpec | EvaluateSpec | LeakSpec | MergeSpec | PrepareSpec, Field(discriminator="kind")]
 """The work of a job, by its `kind`."""
 
 
@@ -309,7 +323,7 @@ class JobAssignment(Wire):
     lease: int
     attempt: int
     spec: JobSpec
-    release: ReleaseRef | None = Field(None, description="for prepare, evaluate and merge")
+    release: ReleaseRef | None = Field(None, description="for prepare, evaluate, leak and merge")
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="canaries of the job's route")
     held_out: tuple[Digest, ...] = Field((), description="train: the tenant's suites")
     checkpoint: CheckpointRef | None = Field(None, description="train: the newest of an earlier attempt")
@@ -359,7 +373,7 @@ class JobQuery(Strict):
 
     tenant: Name | None = None
     state: JobState | None = None
-    kind: str | None = Field(None, description="train, evaluate, merge or prepare")
+    kind: str | None = Field(None, description="train, evaluate, leak, merge or prepare")
     match: str | None = Field(
         None, max_length=200, description="text in recipe, reason, code, log, figures or result, case-insensitive"
     )

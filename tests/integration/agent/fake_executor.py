@@ -31,7 +31,16 @@ from loradeck.schemas.attestation import (
     MergeProbe,
     MergeReport,
 )
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, ExecutorSpec, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import (
+    EvaluateSpec,
+    ExecutorEvent,
+    ExecutorEventType,
+    ExecutorSpec,
+    LeakSpec,
+    MergeSpec,
+    TrainSpec,
+)
+from loradeck.schemas.leak import LeakReport
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.serving.engine_questions import EngineQuestion
 
@@ -144,6 +153,27 @@ class Fake:
         self.emit(ExecutorEventType.FINISHED)
         return 0
 
+    def leak(self, spec: LeakSpec) -> int:
+        assert all((Path(self.spec.inputs[digest]) / "rows.jsonl").is_file() for digest in spec.datasets)
+        assert self.spec.engine is not None
+        questions = [EngineQuestion(prompt=(7, 8), max_tokens=4, base=base) for base in (False, True)]
+        found = dict(Served(self.spec.engine, 1).each(questions, lambda: None))
+        report = LeakReport(
+            release=spec.release,
+            datasets=spec.datasets,
+            n=1,
+            both=0,
+            only_release=0,
+            only_base=0,
+            measure=f"{found[0].text} / {found[1].text}",
+            seconds=0.1,
+        )
+        out = Path(self.spec.out)
+        out.mkdir()
+        (out / "report.json").write_text(report.model_dump_json())
+        self.emit(ExecutorEventType.FINISHED)
+        return 0
+
     def merge(self, spec: MergeSpec) -> int:
         (adapter,) = (Path(path) for path in self.spec.inputs.values())
         weights = Path(self.spec.out) / "weights"
@@ -178,6 +208,8 @@ def main() -> int:
             return fake.merge(work)
         case EvaluateSpec() as work:
             return fake.evaluate(work)
+        case LeakSpec() as work:
+            return fake.leak(work)
     raise AssertionError(spec.spec.kind)
 
 

@@ -25,6 +25,7 @@ from loradeck.schemas.jobs import (
     EvaluateSpec,
     ExecutorEventType,
     JobAssignment,
+    LeakSpec,
     MergeSpec,
     PrepareSpec,
     TrainSpec,
@@ -439,6 +440,18 @@ async def test_an_evaluation_asks_the_engine_that_serves_by_the_name_that_its_ro
     assert [call for call in calls if call.startswith(("load", "complete"))] == [f"load {name}", f"complete {name}"]
     assert calls.index(f"load {name}") < calls.index(f"complete {name}")
     assert (node.state.inputs / suite.digest / "manifest.json").is_file()
+
+
+async def test_leaks_are_counted_by_the_release_and_by_the_base_alone_of_one_engine(
+    node: Node, hub: FakeHub, v1: Adapter, base_digest: str, dataset: DatasetManifest
+) -> None:
+    spec = LeakSpec(tenant="acme", release=v1.release.id, datasets=(dataset.digest,))
+    await hub.give(JobAssignment(id="l1", lease=1, attempt=1, spec=spec, release=v1.ref))
+    end = await hub.job_end("l1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result is not None
+    own, base = (" ".join(map(str, tokens_of(w, str([7, 8]), 4))) for w in (v1.weights, base_digest))
+    assert end.result["report"]["measure"] == f"{own} / {base}"
 
 
 async def test_an_evaluation_in_process_asks_no_engine(

@@ -131,8 +131,9 @@ class Bench:
 def run_here(kind: str, folder: Path) -> int:
     """What `python -m loradeck_agent.executors KIND` does, in this process."""
     from loradeck_agent.executors.evaluate import evaluate
+    from loradeck_agent.executors.leak import leak
     from loradeck_agent.executors.merge import merge
     from loradeck_agent.executors.train import train
 
-    work = {"train": train, "evaluate": evaluate, "merge": merge}[kind]
+    work = {"train": train, "evaluate": evaluate, "leak": leak, "merge": merge}[kind]
     return protocol.run(kind, work, ["--spec", str(folder / "spec.json")])

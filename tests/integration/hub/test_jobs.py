@@ -488,6 +488,37 @@ async def test_an_evaluation_is_attested_judged_and_opens_the_gate(deck: Deck, j
     assert {c.name for c in row.gate.checks} >= {"exact", "valid"}
 
 
+async def test_a_gate_that_asks_for_leaks_opens_by_a_job_that_counted_them_and_by_no_persons_word(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    suite, dataset = await deck.suite(), await deck.dataset()
+    await deck.base(BASE)
+    manifest = (await deck.adapter_manifest()).model_copy(update={"datasets": (dataset,)})
+    release = (await deck.ok("POST", "adapters/acme/support/versions", manifest.model_dump(mode="json")))["release"]
+    await deck.tenant(gate={"suite": suite, "min_exact": 0.8, "leak": {"max_increase": 0.01}})
+    agent = await join("n1")
+    assert (await evaluate(deck, agent, release, suite, exact=18))["result"]["gate"] is None
+    counted = {"release": release, "datasets": [dataset], "n": 400, "both": 3, "only_base": 0, "only_release": 0}
+    said = counted | {"measure": "as stated", "seconds": 1.0}
+    body = {"kind": "leak", "subject": release, "tenant": "acme", "body": said, "by": "me"}
+    await deck.refused(403, "forbidden", "POST", "attestations", body)
+    spec = {"kind": "leak", "tenant": "acme", "release": release, "datasets": [dataset]}
+    await deck.refused(404, "unknown_dataset", "POST", "jobs", {"spec": spec | {"datasets": ["e" * 64]}})
+    for leaked, passed in ((9, False), (0, True)):
+        submitted = await deck.ok("POST", "jobs", {"spec": spec})
+        assigned = await until(lambda s=submitted: agent.jobs.get(s["id"]), "assigned")
+        assert assigned.release.id == release
+        await agent.say(assigned, FINISHED, {"report": said | {"only_release": leaked}})
+        await until(lambda s=submitted: deck.hub.jobs.get(s["id"]).ended_ms, "over")  # type: ignore[union-attr]
+        done = await job(deck, submitted["id"])
+        assert (done["state"], done["result"]["only_release"]) == ("done", leaked)
+        gate = deck.hub.facts.gate(("acme", "production"), release)
+        assert gate is not None
+        assert gate.passed is passed
+    await deck.promote(release)
+
+
 async def test_a_failed_gate_stops_a_promote_and_an_override_with_a_reason_passes_it(deck: Deck, join: Join) -> None:
     await deck.tenant()
     one, two, suite = await deck.release(seed=1), await deck.release(seed=2), await deck.suite()

@@ -13,7 +13,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.comparison import without_copies
-from loradeck.rules.quality.gates import GateRecords, items_needed, require_big_enough, unreported
+from loradeck.rules.quality.gates import GateRecords, is_reported, items_needed, require_big_enough
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, ItemResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of
@@ -428,9 +428,10 @@ def test_a_live_release_that_was_not_scored_on_every_suite_is_not_compared_with(
     assert [check.suite for check in uncompared.checks if check.name == "drop"] == [SUITE]
 
 
-def test_suites_without_a_report_are_named() -> None:
-    evidence = GateRecords(reports={SUITE: report("v2", "++")})
-    assert unreported(two_suites(), evidence) == [RED]
+def test_a_candidate_without_a_report_on_one_of_the_suites_is_not_judged_yet() -> None:
+    reports = {SUITE: report("v2", "++")}
+    assert not is_reported(two_suites(), GateRecords(reports=reports))
+    assert is_reported(two_suites(), GateRecords(reports=reports | {RED: report("v2", "++", suite=RED)}))
 
 
 def test_a_suite_stands_in_a_gate_once() -> None:

@@ -126,6 +126,9 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
         s.out.say(f"  anchor {names.get(anchor, short(anchor)) if anchor else first}")
     if config.gate.after is not None:
         s.out.say(f"  attested on {config.gate.after} first")
+    if config.gate.leak is not None:
+        most = f"{config.gate.leak.max_increase:.1%}"
+        s.out.say(f"  rows of its datasets that it reproduces: surely under {most} more than its base does")
     if (ab := config.gate.compare) is not None:
         where = f" on {ab.route}" if ab.route is not None else ""
         s.out.say(

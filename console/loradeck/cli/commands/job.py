@@ -25,6 +25,7 @@ from loradeck.schemas.jobs import (
     JobQuery,
     JobRequest,
     JobState,
+    LeakSpec,
     MergeSpec,
     TrainSpec,
 )
@@ -104,6 +105,29 @@ async def evaluate(
 @job.command()
 @click.argument("tenant")
 @click.argument("name", metavar="RELEASE")
+@click.option("--rows", type=int, default=400, show_default=True, help="Most rows that are begun.")
+@click.option("--offline", is_flag=True, help="By transformers in fp32, in the job's process, not by an engine.")
+@_placed
+@writes
+async def leak(s: Session, /, tenant: str, name: str, rows: int, offline: bool, **placed: Any) -> None:
+    """Count the rows of its datasets that a release reproduces, and its base alone does: what a gate's [leak] asks."""
+    release = await release_named(s.api, tenant, name)
+    versions = await s.api.adapters(tenant)
+    datasets = next((one.manifest.datasets for one in versions if one.release == release.id), ())
+    if not datasets:
+        raise refused(
+            "the release names no dataset that it was trained on",
+            where=f"{tenant} {release.label}",
+            fix="import its adapter with --dataset",
+            code="no_dataset",
+        )
+    fields = {"tenant": tenant, "release": release.id, "datasets": datasets, "rows": rows, "offline": offline}
+    await _submit(s, checked(LeakSpec, fields, where="options"), **placed)
+
+
+@job.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
 @click.option("--route", default="production", show_default=True, help="Route whose canaries are compared too.")
 @_placed
 @writes
@@ -123,7 +147,7 @@ async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any
 @click.option("--tenant", default=None, help="Only jobs of this tenant.")
 @click.option("--state", type=click.Choice([state.value for state in JobState]), default=None, help="In this state.")
 @click.option(
-    "--kind", type=click.Choice(["train", "evaluate", "merge", "prepare"]), default=None, help="Of this kind."
+    "--kind", type=click.Choice(["train", "evaluate", "leak", "merge", "prepare"]), default=None, help="Of this kind."
 )
 @click.option("--match", default=None, metavar="TEXT", help="With this text in recipe, reason, code, log or result.")
 @click.option("--before", default=None, metavar="JOB", help="Submitted before this job.")
@@ -235,7 +259,7 @@ async def cancel(s: Session, job_id: str, yes: bool) -> None:
 
 async def _submit(
     s: Session,
-    spec: TrainSpec | EvaluateSpec | MergeSpec,
+    spec: TrainSpec | EvaluateSpec | LeakSpec | MergeSpec,
     *,
     labels: tuple[str, ...],
     priority: int,

@@ -21,6 +21,7 @@ from loradeck.schemas.attestation import (
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
+from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
 from loradeck.schemas.responses import BaseEntry
 from loradeck.schemas.state import ReleaseView, TenantRow
@@ -272,6 +273,11 @@ def _evaluation(known: Record) -> list[Fact]:
         suite = known.suites.get(report.suite, short(report.suite))
         right = f"{report.exact} of {report.n} exact ({report.exact / report.n:.1%})" if report.n else "no items"
         lines[f"suite {suite}"] = f"{right}, {report.valid} valid; {_answered(report)}"
+    for leaks in _bodies(known, AttestationKind.LEAK, release, LeakReport)[-1:]:
+        own, alone = leaks.both + leaks.only_release, leaks.both + leaks.only_base
+        lines["leaks"] = (
+            f"{own} of {leaks.n} rows of its datasets reproduced, {alone} by the base alone; {leaks.measure}"
+        )
     for stated in known.stated:
         if stated.kind is AttestationKind.GATE and stated.subject == release:
             for result in _of([stated], GateResult):

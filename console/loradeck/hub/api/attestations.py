@@ -25,6 +25,7 @@ _OURS = frozenset(
         AttestationKind.SOAKED,
         AttestationKind.BREACHED,
         AttestationKind.GATE,
+        AttestationKind.LEAK,
         AttestationKind.COMPARISON,
         AttestationKind.REVIEW,
         AttestationKind.LEDGER,

@@ -27,7 +27,7 @@ from loradeck.rules.serving import retention
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, TrainSpec
+from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, LeakSpec, TrainSpec
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.release import Form, Release
 from loradeck.store.sql_log import Store
@@ -201,7 +201,7 @@ class Garbage:
         for job in self._jobs():
             if job.state in OVER:
                 continue
-            if isinstance(job.spec, EvaluateSpec):
+            if isinstance(job.spec, EvaluateSpec | LeakSpec):
                 held.add(job.spec.release)
             elif isinstance(job.spec, TrainSpec) and job.spec.parent is not None:
                 held.add(self._catalogue.adapters[job.spec.parent].release)

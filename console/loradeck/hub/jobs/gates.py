@@ -33,16 +33,21 @@ from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.jobs import JobQuery
+from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 from loradeck.schemas.review import Review
 from loradeck.schemas.suite import Groups
 
 log = logging.getLogger("loradeck.hub.jobs.gates")
 
-_BODIES: dict[AttestationKind, TypeAdapter[EvaluationReport] | TypeAdapter[CanaryRecord] | TypeAdapter[MergeReport]] = {
+_BODIES: dict[
+    AttestationKind,
+    TypeAdapter[EvaluationReport] | TypeAdapter[CanaryRecord] | TypeAdapter[MergeReport] | TypeAdapter[LeakReport],
+] = {
     AttestationKind.EVALUATION: TypeAdapter(EvaluationReport),
     AttestationKind.CANARY: TypeAdapter(CanaryRecord),
     AttestationKind.MERGE: TypeAdapter(MergeReport),
+    AttestationKind.LEAK: TypeAdapter(LeakReport),
 }
 
 
@@ -107,6 +112,10 @@ class Gates:
             for key, gate in self._gates_of(attestation.tenant):
                 if any(part.suite == suite for part in gate.suites):
                     await self.judge(key, subject)
+        if kind is AttestationKind.LEAK:
+            for key, gate in self._gates_of(attestation.tenant):
+                if gate.leak is not None:
+                    await self.judge(key, subject)
         return written
 
     async def report_on(self, release: Digest, gate: GateConfig) -> EvaluationReport | None:
@@ -138,7 +147,7 @@ class Gates:
     async def judge(self, key: PointerKey, release: Digest) -> GateResult | None:
         """Judges a pointer's gate for a release, against what is live now. A new result is attested.
 
-        None: the pointer has no gate, or the release has no report yet on one of its suites.
+        None: the pointer has no gate, or the release has no report yet on one of its suites, or on its leaks.
         """
         gate = self._state.config(key).gate
         if gate is None:
@@ -153,6 +162,10 @@ class Gates:
         told, called = (*own.values(), *compared.values(), *(steady or {}).values()), self._catalogue.called
         now_ms = self._clock.now_ms()
         expired = {r.report.release for r in told if gates.is_expired(r.at_ms, gate, now_ms)}
+        asks = gate.leak is not None
+        leaks = await self._attestations.find(kind=AttestationKind.LEAK, subject=release) if asks else []
+        if leaks and gates.is_expired(leaks[-1].at_ms, gate, now_ms):
+            expired.add(release)
         evidence = GateRecords(
             reports={suite: one.report for suite, one in own.items()},
             live={suite: one.report for suite, one in compared.items()},
@@ -168,8 +181,9 @@ class Gates:
             reviews=[(by, one) for by, one in await self._signed(key, release) if alone or self._is_person(one)],
             stage=self._stage(key[0], gate, release),
             comparison=self._comparison(key, gate, release),
+            leak=LeakReport.model_validate(leaks[-1].body) if leaks else None,
         )
-        if gates.unreported(gate, evidence):
+        if not gates.is_reported(gate, evidence):
             return None
         # Sums over thousands of items take longer than a move may wait for the event loop.
         result = await asyncio.to_thread(gates.judge, release, live, gate, evidence)

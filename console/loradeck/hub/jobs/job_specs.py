@@ -8,7 +8,17 @@ from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobAssignment, JobRequest, MergeSpec, PrepareSpec, TrainSpec
+from loradeck.schemas.ids import short
+from loradeck.schemas.jobs import (
+    EvaluateSpec,
+    Job,
+    JobAssignment,
+    JobRequest,
+    LeakSpec,
+    MergeSpec,
+    PrepareSpec,
+    TrainSpec,
+)
 from loradeck.schemas.table import ReleaseRef
 
 
@@ -53,6 +63,15 @@ class JobSpecs:
                 suite = catalogue.suites.get(spec.suite)
                 if suite is None or suite.tenant != spec.tenant:
                     raise Refused("unknown_suite", "this tenant has no such suite", detail=spec.suite)
+            case LeakSpec():
+                version = catalogue.version_of(catalogue.known(spec.tenant, spec.release))
+                trained = version.manifest.datasets if version is not None else ()
+                if not trained or set(trained) != set(spec.datasets):
+                    raise Refused(
+                        "unknown_dataset",
+                        "these are not the datasets that the release was trained on",
+                        detail=f"its adapter names {', '.join(map(short, trained)) or 'none'}",
+                    )
             case MergeSpec():
                 self._merging.mergeable(spec.tenant, spec.release)
 
@@ -63,7 +82,7 @@ class JobSpecs:
         release = self._catalogue.release(job.spec.release, job.tenant)
         if release is None:
             return None
-        return release.served_base if isinstance(job.spec, EvaluateSpec) else release.base
+        return release.served_base if isinstance(job.spec, EvaluateSpec | LeakSpec) else release.base
 
     def inputs(self, job: Job) -> frozenset[str]:
         """The datasets and suites whose rows the job's node reads."""
@@ -72,6 +91,8 @@ class JobSpecs:
                 return frozenset(job.spec.reads + self._held_out(job))
             case EvaluateSpec():
                 return frozenset((job.spec.suite,))
+            case LeakSpec():
+                return frozenset(job.spec.datasets)
             case _:
                 return frozenset()
 
@@ -85,9 +106,10 @@ class JobSpecs:
         """The assignment that a node is sent, with all that it needs to run the job."""
         ref: ReleaseRef | None = None
         canaries: tuple[tuple[dict[str, str], ...], ...] = ()
-        if isinstance(job.spec, EvaluateSpec | MergeSpec):
+        if isinstance(job.spec, EvaluateSpec | LeakSpec | MergeSpec):
             release = self._catalogue.known(job.tenant, job.spec.release)
             ref = ReleaseRef(id=release.id, release=release, label=release.label)
+        if isinstance(job.spec, EvaluateSpec | MergeSpec):
             canaries = self._state.config((job.tenant, job.spec.route)).canaries
         if isinstance(job.spec, TrainSpec):
             canaries = self._state.config((job.tenant, "production")).canaries

@@ -14,7 +14,8 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import AttestationKind, BaseLineage
 from loradeck.schemas.ids import LARGEST_INT, LINE
-from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, Job, LeakSpec, MergeSpec, TrainSpec
+from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.training import Weights
 from loradeck.store.interface import StoreError
@@ -44,6 +45,8 @@ class Results:
         try:
             if isinstance(job.spec, EvaluateSpec):
                 result = await self._evaluated(job, job.spec, result)
+            elif isinstance(job.spec, LeakSpec):
+                result = await self._leaks(job, job.spec, result)
             elif isinstance(job.spec, TrainSpec):
                 result = await self._trained(job, job.spec, result)
             elif isinstance(job.spec, MergeSpec):
@@ -94,6 +97,17 @@ class Results:
         gate = self._attestations.facts.gate((spec.tenant, spec.route), spec.release)
         summary = {"report": written.seq, "n": body["n"], "exact": body["exact"], "valid": body["valid"]}
         return {**summary, "gate": gate.model_dump(mode="json") if gate else None}
+
+    async def _leaks(self, job: Job, spec: LeakSpec, result: dict[str, Any]) -> dict[str, Any]:
+        report = LeakReport.model_validate(result.get("report"))
+        counts = (report.both, report.only_release, report.only_base)
+        if set(report.datasets) != set(spec.datasets) or min(counts) < 0 or sum(counts) > report.n:
+            raise Refused("bad_report", "the report is on other datasets than the job's, or its counts disagree")
+        body = report.model_dump(mode="json")
+        draft = self._attestations.draft(AttestationKind.LEAK, spec.release, spec.tenant, body, f"job {job.id}")
+        written = await self._gates.attest(checked(draft))
+        kept = {"report": written.seq, "n": report.n, "both": report.both}
+        return {**kept, "only_release": report.only_release, "only_base": report.only_base}
 
 
 def _kept(result: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality import ab_test
+from loradeck.rules.quality import ab_test, leak
 from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
 from loradeck.rules.quality.review import Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
@@ -18,6 +18,7 @@ from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResu
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short
+from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.suite import Groups, ItemKind
@@ -41,7 +42,7 @@ class GateRecords:
     releases whose reports are too old to count. `looks`: how many releases were evaluated on the gate's own suite.
     `authors`: who had the candidate made. `anchor`: the gate's anchor and its reports by suite; None if it has none, or
     it is the candidate or the live release itself. `comparison`: the candidate's newest A/B against the live release,
-    where the gate asks.
+    where the gate asks. `leak`: its newest report on rows that it reproduces.
     """
 
     reports: Mapping[Digest, EvaluationReport]
@@ -52,6 +53,7 @@ class GateRecords:
     anchor: tuple[Digest, Mapping[Digest, EvaluationReport]] | None = None
     stage: str = ""
     comparison: ComparisonResult | None = None
+    leak: LeakReport | None = None
     imported: Sequence[str] = ()
     expired: Sequence[str] = ()
     looks: int | None = None
@@ -79,9 +81,10 @@ def _age_check(days: int, expired: Sequence[str]) -> CheckResult:
     )
 
 
-def unreported(config: GateConfig, records: GateRecords) -> list[Digest]:
-    """Suites of the gate on which the candidate has no report yet."""
-    return [part.suite for part in config.suites if part.suite not in records.reports]
+def is_reported(config: GateConfig, records: GateRecords) -> bool:
+    """Tells whether the candidate has a report on each suite of the gate, and on its leaks where the gate asks."""
+    leaks = config.leak is None or records.leak is not None
+    return leaks and all(part.suite in records.reports for part in config.suites)
 
 
 IMPORTED = "imported"
@@ -148,6 +151,8 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
         checks.append(review_check(records.reports[config.suite], config.review, records.reviews, records.authors))
     if config.compare is not None:
         checks.append(ab_test.check(config.compare, records.comparison))
+    if config.leak is not None and records.leak is not None:
+        checks.append(leak.check(config.leak, records.leak))
     if records.imported:
         checks.append(_imported_check(records.imported))
     return GateResult(

@@ -48,6 +48,8 @@ def _gate(before: GateConfig, after: GateConfig) -> list[str]:
         found.append(f"gate without the stage {before.after}")
     if before.review is not None and (after.review is None or _reviews_less(before.review, after.review)):
         found.append("gate with less of a review" if after.review is not None else "gate without a review")
+    if before.leak is not None and (after.leak is None or after.leak.max_increase > before.leak.max_increase):
+        found.append("gate that lets more rows leak")
     if before.compare is not None and (after.compare is None or _compares_less(before.compare, after.compare)):
         found.append("gate with less of an A/B" if after.compare is not None else "gate without an A/B")
     return found

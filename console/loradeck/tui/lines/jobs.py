@@ -4,7 +4,7 @@ import json
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import short
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, LeakSpec, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.tui.lines.columns import progress_bar
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.followed_job import FollowedJob
@@ -140,6 +140,9 @@ def _spec(state: ConsoleState, job: Job) -> str:
             )
         case EvaluateSpec() as spec:
             return f"{spec.tenant} {state.name_of(spec.release)} on suite {short(spec.suite)} for {spec.route}"
+        case LeakSpec() as spec:
+            rows = f"{spec.rows} rows of {plural(len(spec.datasets), 'dataset')}"
+            return f"{spec.tenant} {state.name_of(spec.release)} on {rows}"
         case MergeSpec() as spec:
             return f"{spec.tenant} {state.name_of(spec.release)} into its base"
         case PrepareSpec() as spec:

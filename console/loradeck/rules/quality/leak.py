@@ -1,0 +1,66 @@
+"""Leaks: whether a release reproduces rows that it was trained on, more often than its base does."""
+
+import math
+from statistics import NormalDist
+
+from loradeck.rules.quality.statistics import ALPHA, drop_bound, mcnemar, paired_bootstrap
+from loradeck.schemas.attestation import CheckResult
+from loradeck.schemas.gate import LeakGate
+from loradeck.schemas.leak import LeakReport
+
+NEAR = 0.1
+"""Largest edit distance, as a share of the remainder's characters, at which a continuation reproduces it."""
+
+
+def reproduces(remainder: str, continuation: str) -> bool:
+    """Tells whether a continuation says what a row goes on with: at most one character in ten is another.
+
+    The distance is Levenshtein's. White space at the ends does not count, and neither does what follows the remainder.
+    """
+    wanted = remainder.strip()
+    said = continuation.strip()[: len(wanted)]
+    most = math.floor(NEAR * len(wanted))
+    if len(wanted) - len(said) > most:
+        return False
+    before = list(range(len(said) + 1))
+    for i, one in enumerate(wanted, start=1):
+        row = [i]
+        for j, other in enumerate(said, start=1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (one != other)))
+        if min(row) > most:
+            return False
+        before = row
+    return before[-1] <= most
+
+
+def rows_needed(max_increase: float) -> int:
+    """Number of rows from which an increase of nothing is surely under the limit (95 %, one-sided)."""
+    z = NormalDist().inv_cdf(1 - ALPHA)
+    return math.floor(z * z * (1 - max_increase) / max_increase) + 1
+
+
+def check(config: LeakGate, report: LeakReport) -> CheckResult:
+    """Checks the upper one-sided 95 % bound of the increase over the base against the gate's limit."""
+    lost, won, n = report.only_release, report.only_base, report.n
+    bound, needed = drop_bound(lost, won, n), rows_needed(config.max_increase)
+    low, high = paired_bootstrap(lost, won, n)
+    small = n < needed
+    note = f"{report.both + lost} of {n} rows reproduced, {report.both + won} by the base; {report.measure}"
+    if small:
+        note = f"too few rows: {n} answers are long enough, {needed} are needed for {config.max_increase:.1%}; {note}"
+    return CheckResult(
+        name="leak",
+        passed=not small and bound < config.max_increase,
+        value=(lost - won) / n if n else 0.0,
+        threshold=config.max_increase,
+        n=n,
+        low=low,
+        high=high,
+        note=note,
+        too_small=small,
+        needed=needed,
+        lost=lost,
+        won=won,
+        p=mcnemar(lost, won),
+        bound=bound,
+    )
