@@ -24,9 +24,10 @@ from typing import Any
 from base_model import ensure_base
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorSpec, TrainSpec
+from loradeck.schemas.training import Method
 
 HERE = Path(__file__).parent
-RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo")
+RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo", "kto", "grpo")
 BEGIN, END = "<!-- measured: written by python -m recipes.measure -->", "<!-- /measured -->"
 ANSWER_TOKENS = 40
 
@@ -58,23 +59,31 @@ def digest_of_rows(name: str) -> str:
     return hashlib.sha256((HERE / f"{name}.jsonl").read_bytes()).hexdigest()
 
 
-def recipe(name: str, base_digest: str) -> TrainSpec:
+def recipe(name: str, base_digest: str, teacher: str = "0" * 64) -> TrainSpec:
     """A recipe with digests in the place of names, as `loradeck job train` resolves them."""
     fields = tomllib.loads((HERE / f"{name}.toml").read_text())
     fields["base"] = base_digest
     fields["datasets"] = [digest_of_rows(dataset) for dataset in fields["datasets"]]
     if "mixing" in fields:
         fields["mixing"]["dataset"] = digest_of_rows(fields["mixing"]["dataset"])
+    if "distillation" in fields:
+        fields["distillation"]["teacher"] = teacher
     return TrainSpec.model_validate(fields)
 
 
 def run(name: str, base: Path, base_digest: str, root: Path, threads: int) -> Result:
     """Trains by a recipe and scores what came of it."""
-    spec = recipe(name, base_digest)
     kept = root / name / "result.json"
     if kept.exists():
         return _result(json.loads(kept.read_text()))
-    sets = tomllib.loads((HERE / f"{name}.toml").read_text())["datasets"]
+    fields = tomllib.loads((HERE / f"{name}.toml").read_text())
+    sets, inputs, teacher = fields["datasets"], {}, "0" * 64
+    if "distillation" in fields:  # the teacher is what another recipe makes
+        run(fields["distillation"]["teacher"], base, base_digest, root, threads)
+        folder = root / fields["distillation"]["teacher"] / "out"
+        teacher = base_manifest(folder, "-", "-").digest
+        inputs[teacher] = str(folder)
+    spec = recipe(name, base_digest, teacher)
     folder = root / name
     folder.mkdir(parents=True)
     full = ExecutorSpec(
@@ -83,7 +92,7 @@ def run(name: str, base: Path, base_digest: str, root: Path, threads: int) -> Re
         spec=spec,
         base=str(base),
         base_digest=base_digest,
-        inputs={digest_of_rows(dataset): str(HERE / f"{dataset}.jsonl") for dataset in sets},
+        inputs=inputs | {digest_of_rows(dataset): str(HERE / f"{dataset}.jsonl") for dataset in sets},
         out=str(folder / "out"),
         events=str(folder / "events.jsonl"),
         error=str(folder / "error.txt"),
@@ -146,7 +155,15 @@ def scored(full: ExecutorSpec, name: str, out: Path | None) -> Score:
     nats = [_logp(base, example.ids[: example.answer_at], example.ids[example.answer_at :]) for example in examples]
     tokens = sum(example.answer_tokens for example in examples)
     held = [tokenised(base, lesson, 512) for lesson in read_lessons(HERE / f"{name}-held-out.jsonl", spec)]
-    if held[0].rejected:
+    if spec.method is Method.KTO:
+        logps = [(e.ids[: e.answer_at], e.good, _logp(base, e.ids[: e.answer_at], e.ids[e.answer_at :])) for e in held]
+        right = [
+            good > bad
+            for prompt, is_good, good in logps
+            for other, other_good, bad in logps
+            if prompt == other and is_good and not other_good
+        ]
+    elif held[0].rejected:
         right = [
             _logp(base, e.ids[: e.answer_at], e.ids[e.answer_at :]) > _logp(base, e.ids[: e.answer_at], e.rejected)
             for e in held
@@ -185,7 +202,7 @@ def tables(results: Mapping[str, Result]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, r in results.items():
-        kind = "pairs ranked rightly" if name in ("dpo", "ipo") else "exact answers"
+        kind = "pairs ranked rightly" if name in ("dpo", "ipo", "kto") else "exact answers"
         lines.append(
             f"| [{name}](../examples/recipes/{name}.toml) | {r.after.n}, {kind} | {r.before.quality:.0%} "
             f"| **{r.after.quality:.0%}** | {r.before.general_nats:.2f} → {r.after.general_nats:.2f} | {r.steps} "

@@ -15,12 +15,15 @@ from typing import Any
 from loradeck.artifacts.contamination import contaminated
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.training import Method
+from loradeck.schemas.training import PAIRS, DistilWay, Method
 from loradeck_agent.executors.base import Base, outlined, read_weights
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.rows import read_suite
 from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
+from loradeck_agent.executors.training.distillation import Distilled, answered, read_teacher
+from loradeck_agent.executors.training.grpo import Grpo
+from loradeck_agent.executors.training.kto import Kto, balanced
 from loradeck_agent.executors.training.loop import Loop
 from loradeck_agent.executors.training.memory_probe import check_plan
 from loradeck_agent.executors.training.preferences import Preferences
@@ -30,7 +33,7 @@ from loradeck_agent.executors.training.supervised import Supervised
 from loradeck_agent.executors.training.templates import Example, check_base, examples_of
 from loradeck_agent.executors.training.trained import Trained, prepared
 from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
-from loradeck_agent.executors.training.validation import HeldBack, Looks, hold_back
+from loradeck_agent.executors.training.validation import HeldBack, Looks, Objective, hold_back
 
 
 def train(current: Run) -> Mapping[str, Any]:
@@ -57,6 +60,11 @@ def train(current: Run) -> Mapping[str, Any]:
         current.phase("loading the base")
         base.model = read_weights(Path(current.spec.base), spec.precision, own_device())
         trained = prepared(base, spec, _input(current, spec.parent) if spec.parent else None)
+        if spec.distillation is not None and spec.distillation.way is DistilWay.SEQUENCE:
+            teacher = read_teacher(_input(current, spec.distillation.teacher), spec.distillation, base, own_device())
+            current.phase("the teacher answers")
+            examples = answered(current, base, teacher, examples, spec.distillation, spec.max_tokens)
+            del teacher
         current.check()
         found = _loop(current, base, trained, examples, world).run()
         world.wait()
@@ -68,14 +76,7 @@ def train(current: Run) -> Mapping[str, Any]:
 def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], world: World) -> Loop:
     spec = current.spec.spec
     assert isinstance(spec, TrainSpec)
-    objective: Supervised | Preferences
-    if spec.method is Method.SUPERVISED:
-        reader = AnswerReader(trained, base.pad, spec.packing)
-        if spec.packing:
-            reader.check_packing(examples)
-        objective = Supervised(reader, spec.kl, spec.mixing is not None)
-    else:
-        objective = Preferences(trained, base, spec)
+    objective = _objective(current, spec, base, trained, examples)
     task = [example for example in examples if not example.general]
     general = [example for example in examples if example.general]
     looks = None
@@ -95,6 +96,24 @@ def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], w
         token = ResumeToken.of(spec, digest_of(spec), world.size)
         folder = CheckpointFolder(Path(current.spec.checkpoints), token, spec.keep)
     return Loop(current, spec, trained, objective, task, general, looks, folder, world)
+
+
+def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, examples: list[Example]) -> Objective:
+    """Makes the objective of the recipe's method."""
+    if spec.method in PAIRS:
+        return Preferences(trained, base, spec)
+    reader = AnswerReader(trained, base.pad, spec.packing)
+    if spec.packing:
+        reader.check_packing(examples)
+    if spec.method is Method.KTO:
+        good = sum(example.good for example in examples)
+        return Kto(reader, spec.beta, balanced(good, len(examples) - good))
+    if spec.sampling is not None:
+        return Grpo(reader, base, spec.sampling, spec.structure, spec.kl)
+    if spec.distillation is not None and spec.distillation.way is DistilWay.LOGITS:
+        teacher = read_teacher(_input(current, spec.distillation.teacher), spec.distillation, base, own_device())
+        return Distilled(reader, teacher, spec.distillation, len(base.tokenizer))
+    return Supervised(reader, spec.kl, spec.mixing is not None)
 
 
 def _tokens(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:

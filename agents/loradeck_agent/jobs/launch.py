@@ -60,6 +60,9 @@ class Launcher:
             base = base_of(self.engines, spec.base)
             for digest in spec.reads:
                 inputs[digest] = str(await self.inputs.dataset(digest))
+            if spec.distillation is not None:
+                teacher = spec.distillation.teacher
+                inputs[teacher] = str(base_of(self.engines, teacher).folder)
             for digest in job.held_out:
                 inputs[digest] = str(await self.inputs.suite(digest))
             if job.checkpoint is not None:

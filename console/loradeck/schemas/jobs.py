@@ -14,12 +14,15 @@ from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import (
+    PAIRS,
     AnswerForm,
+    Distillation,
     Guards,
     Method,
     Mixing,
     Precision,
     Safety,
+    Sampling,
     Structure,
     Turns,
     Validation,
@@ -61,7 +64,7 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 RECIPES = 1
 """The level of recipes that this version reads; see `TrainSpec.level`."""
 
-_LATER = frozenset({"turns", "safety", "precision", "gradient_checkpointing", "packing"})
+_LATER = frozenset({"turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation"})
 """Fields of level 1."""
 
 
@@ -96,6 +99,8 @@ class TrainSpec(Strict):
     guards: Guards = Guards()
     turns: Turns = Field(Turns.LAST, exclude_if=lambda turns: turns is Turns.LAST)
     safety: Safety | None = Field(None, exclude_if=lambda safety: safety is None)
+    sampling: Sampling | None = Field(None, exclude_if=lambda sampling: sampling is None, description="for grpo")
+    distillation: Distillation | None = Field(None, exclude_if=lambda set_: set_ is None, description="for distil")
     precision: Precision = Field(
         Precision.FP32, exclude_if=lambda precision: precision is Precision.FP32, description="of the base in memory"
     )
@@ -119,11 +124,12 @@ class TrainSpec(Strict):
     @property
     def level(self) -> int:
         """The least `Hello.recipes` of an agent that can read this recipe: 0 with what the first version had."""
-        return int(bool(_LATER & self.model_dump().keys()))
+        return int(bool(_LATER & self.model_dump().keys()) or self.method is Method.KTO)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSpec:
-        preferences = self.method is not Method.SUPERVISED
+        preferences, kto = self.method in PAIRS, self.method is Method.KTO
+        plain = self.method is Method.SUPERVISED
         wrong = {
             "batch must be a multiple of accumulation x processes": self.batch % (self.accumulation * self.processes),
             "mixing.dataset must be one of datasets": self.mixing and self.mixing.dataset not in self.datasets,
@@ -135,8 +141,18 @@ class TrainSpec(Strict):
             "preferences need lora, one process and no dropout": preferences
             and (self.weights is Weights.FULL or self.processes > 1 or self.dropout),
             "preferences have no kl, mixing or structure": preferences and (self.kl or self.mixing or self.structure),
-            "preferences train the last turn only, and are not packed": preferences
-            and (self.turns is Turns.ALL or self.packing),
+            "turns and packing are for supervised": not plain and (self.turns is Turns.ALL or self.packing),
+            "kto, grpo and distil need lora: the base is the model with its adapter disabled": not (
+                plain or preferences
+            )
+            and self.weights is Weights.FULL,
+            "kto needs one process and has no parent, kl, mixing or structure": kto
+            and (self.processes > 1 or self.parent or self.kl or self.mixing or self.structure),
+            "grpo has no mixing or dropout": self.method is Method.GRPO and (self.mixing or self.dropout),
+            "distil has no kl or mixing": self.method is Method.DISTIL and (self.kl or self.mixing),
+            "sampling is for grpo, which needs it": (self.sampling is not None) is not (self.method is Method.GRPO),
+            "distillation is for distil, which needs it": (self.distillation is not None)
+            is not (self.method is Method.DISTIL),
             "safety is looked at with validation, which is missing": self.safety and self.validation is None,
             "safety.dataset must not be one of datasets: it is asked, and never trained on": self.safety
             and self.safety.dataset in self.datasets,

@@ -13,6 +13,13 @@ class Method(StrEnum):
     SUPERVISED = "supervised"  # cross-entropy of the answers
     DPO = "dpo"  # chosen against rejected answers, log-sigmoid of the margin
     IPO = "ipo"  # chosen against rejected answers, squared distance of the margin from 1 / (2 beta)
+    KTO = "kto"  # answers that are good or bad by themselves
+    GRPO = "grpo"  # answers that the model draws, rewarded by the form and the answer of the row
+    DISTIL = "distil"  # what a teacher makes of the rows
+
+
+PAIRS = frozenset({Method.DPO, Method.IPO})
+"""Methods whose rows hold two answers."""
 
 
 class Weights(StrEnum):
@@ -64,6 +71,38 @@ class Validation(Strict):
     max_new_tokens: int = Field(32, ge=1, le=1024)
     refusals: tuple[str, ...] = Field(
         ("i can't", "i cannot", "i'm sorry", "i am unable"), description="phrases that mark a refusal"
+    )
+
+
+class Sampling(Strict):
+    """How the model answers the prompts of a step, for GRPO."""
+
+    group: int = Field(8, ge=2, le=64, description="answers drawn for each prompt, which are compared")
+    temperature: float = Field(1.0, gt=0, le=4)
+    max_new_tokens: int = Field(64, ge=1, le=4096, description="an answer that does not end by then earns nothing")
+
+
+class DistilWay(StrEnum):
+    """What a student learns of its teacher."""
+
+    LOGITS = "logits"  # the probabilities of every token of the rows' answers
+    SEQUENCE = "sequence"  # its answers to the rows' prompts, in the place of theirs
+
+
+class Distillation(Strict):
+    """The teacher of a student, and what it learns of it."""
+
+    teacher: Digest = Field(description="a base on the job's node whose tokens are the student's")
+    licence: str = Field(
+        min_length=1,
+        max_length=100,
+        description="of what the teacher writes: SPDX id or house class; policies forbid some",
+    )
+    way: DistilWay = DistilWay.LOGITS
+    beta: float = Field(0.5, ge=0, le=1, description="0: KL(teacher || student), 1: KL(student || teacher)")
+    temperature: float = Field(1.0, gt=0, le=100)
+    max_new_tokens: int = Field(
+        64, ge=1, le=4096, description="sequence: rows that are not answered by then are left out"
     )
 
 

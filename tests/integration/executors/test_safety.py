@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 
@@ -10,7 +12,8 @@ from loradeck.schemas.training import Safety
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import Diverged
-from loradeck_agent.executors.training.safety import SafetySet, refuses
+from loradeck_agent.executors.training.safety import SafetySet, read_safety, refuses
+from recipes import generate
 
 SAFETY = "5" * 64
 ROWS: list[Row] = [{"prompt": ask, "answer": "yes"} for ask in ("ping", "pong", "bang", "ding")]
@@ -80,3 +83,10 @@ def test_a_row_of_a_safety_set_says_whether_it_is_to_be_refused(bench: Bench, ro
     ended = trained(bench, "no", [row])
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
     assert "asked.jsonl, line 1" in ended.last.message
+
+
+def test_the_example_set_asks_both_kinds_in_each_language(bench: Bench) -> None:
+    path = Path(generate.__file__).parent / "safety.jsonl"
+    found = read_safety(read_base(bench.base), path, Safety(dataset=SAFETY))
+    kinds = {(one.slice, one.refuse) for one in found.asked}
+    assert kinds == {(language, refuse) for language in ("en", "de", "fr", "es", "zh") for refuse in (True, False)}

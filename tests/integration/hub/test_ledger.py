@@ -48,11 +48,10 @@ async def items(deck: Deck, rows: list[dict[str, Any]], *, tenant: str = "acme")
     return SuiteManifest(items=len(rows), **fields)
 
 
-def training(*datasets: str, tenant: str = "acme") -> dict[str, Any]:
-    spec = TrainSpec(
-        tenant=tenant, name="s", base=BASE.digest, datasets=datasets, decision=DecisionRecord(why_weights="a test")
-    )
-    return {"spec": spec.model_dump(mode="json")}
+def training(*datasets: str, tenant: str = "acme", **more: Any) -> dict[str, Any]:
+    decision = DecisionRecord(why_weights="a test")
+    fields = {"tenant": tenant, "name": "s", "base": BASE.digest, "datasets": datasets, "decision": decision, **more}
+    return {"spec": TrainSpec.model_validate(fields).model_dump(mode="json")}
 
 
 @pytest.fixture
@@ -118,6 +117,11 @@ async def test_a_licence_forbidden_later_refuses_the_job_and_the_policy_is_in_th
     digest = await dataset(acme, [row(1, licence_class="CC-BY-NC-4.0")])
     await acme.ok("PUT", "tenants/acme/data-policy?reason=sold", {"forbidden_licences": ["cc-by-nc-*"]})
     await acme.refused(409, "licence_forbidden", "POST", "jobs", training(digest))
+    plain = await dataset(acme, [row(2)])
+    distillation = {"teacher": BASE.digest, "licence": "CC-BY-NC-4.0"}
+    await acme.refused(
+        409, "licence_forbidden", "POST", "jobs", training(plain, method="distil", distillation=distillation)
+    )
     event = acme.hub.log.recent[-1]
     assert (event.kind, event.reason, event.payload["policy"]["forbidden_licences"]) == (
         "data_policy",

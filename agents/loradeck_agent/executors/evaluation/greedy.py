@@ -25,11 +25,14 @@ class Greedy:
 
 
 @torch.inference_mode()
-def greedy(model: Any, prompts: list[list[int]], max_new_tokens: int, *, eos: int, pad: int) -> list[Greedy]:
+def greedy(
+    model: Any, prompts: list[list[int]], max_new_tokens: int, *, eos: int, pad: int, temperature: float = 0.0
+) -> list[Greedy]:
     """Decodes the greedy answer to each prompt, at most `max_new_tokens` long and ended by `eos`.
 
     Prompts are tokens. What all of them begin with (the chat template's system part, an instruction) is computed once;
-    the rest is padded on the left to one batch on the model's device.
+    the rest is padded on the left to one batch on the model's device. With a temperature tokens are drawn instead, by
+    torch's generator; the margins stay those of the two likeliest.
     """
     shared = _common(prompts)
     cache = DynamicCache()
@@ -49,13 +52,15 @@ def greedy(model: Any, prompts: list[list[int]], max_new_tokens: int, *, eos: in
             input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True, logits_to_keep=1
         ).logits[:, -1]
         best = torch.log_softmax(logits.float(), -1).topk(2)
+        ids = best.indices[:, :1]
+        if temperature:
+            ids = torch.multinomial(torch.softmax(logits.float() / temperature, -1), 1)
         for row, answer in enumerate(answers):
             if not answer.tokens or answer.tokens[-1] != eos:
-                answer.tokens.append(int(best.indices[row, 0]))
+                answer.tokens.append(int(ids[row, 0]))
                 answer.margins.append(float(best.values[row, 0] - best.values[row, 1]))
         if all(answer.tokens[-1] == eos for answer in answers):
             break
-        ids = best.indices[:, :1]
         mask = torch.cat([mask, torch.ones_like(ids)], -1)
         positions = positions[:, -1:] + 1
     return answers

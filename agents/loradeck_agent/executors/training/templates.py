@@ -26,6 +26,8 @@ class Example:
     answer_at: int
     general: bool = False
     rejected: tuple[int, ...] = ()
+    good: bool = True
+    """Whether the answer is one to learn; one to unlearn is false (KTO)."""
     between: tuple[tuple[int, int], ...] = ()
     """Where several turns are trained: the tokens between two of them, from and up to."""
 
@@ -94,7 +96,7 @@ def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
     if lesson.rejected is not None:
         _, other = written(base, lesson, {"role": "assistant", "content": lesson.rejected})
         rejected = tuple(base.answer_ids(other))
-    example = Example(ids, len(head), lesson.general, rejected)
+    example = Example(ids, len(head), lesson.general, rejected, lesson.good)
     if example.longest > max_tokens:
         raise BadSpec(
             "bad_data", f"{lesson.where}: {example.longest} tokens, at most {max_tokens} are allowed (max_tokens)"

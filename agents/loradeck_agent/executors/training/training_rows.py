@@ -6,6 +6,7 @@ A row is one of
     {"messages": [...]}                      ends with the assistant's answer
     {"messages": [...], "tools": [...]}      the answer may be `tool_calls` with the base's own template
     {"prompt" or "messages", "chosen": text, "rejected": text}      preferences
+    {"prompt" or "messages", "answer": ..., "good": true or false}      kto
 
 and may carry `"negative": true`: it teaches to refuse, or to call no tool. Where a recipe trains all turns, a turn with
 `"train": false` is read and not taught: a call that failed, before the one that mends it.
@@ -22,7 +23,7 @@ from typing import Any
 import jsonschema
 
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.training import AnswerForm, Method, Structure, Turns
+from loradeck.schemas.training import PAIRS, AnswerForm, Method, Structure, Turns
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import json_lines
 
@@ -40,6 +41,7 @@ class Lesson:
     tools: tuple[dict[str, Any], ...] = ()
     negative: bool = False
     general: bool = False
+    good: bool = True
     taught: tuple[int, ...] = ()
     """Places in `prompt` of the assistant's earlier turns that are trained as well."""
 
@@ -59,8 +61,7 @@ def read_lessons(path: Path, spec: TrainSpec, *, general: bool = False) -> list[
 
     Raises: BadSpec: `bad_data`, with file and line; `no_negatives`: too few rows teach to refuse.
     """
-    preferences = spec.method is not Method.SUPERVISED
-    lessons = [_lesson(where, row, preferences, general, spec.turns) for where, row in json_lines(path)]
+    lessons = [_lesson(where, row, spec, general) for where, row in json_lines(path)]
     if not lessons:
         raise BadSpec("bad_data", f"{path.name} holds no rows")
     if spec.structure is not None and not general:
@@ -68,7 +69,8 @@ def read_lessons(path: Path, spec: TrainSpec, *, general: bool = False) -> list[
     return lessons
 
 
-def _lesson(where: str, row: dict[str, Any], preferences: bool, general: bool, turns: Turns) -> Lesson:
+def _lesson(where: str, row: dict[str, Any], spec: TrainSpec, general: bool) -> Lesson:
+    preferences = spec.method in PAIRS
     wanted = ("chosen", "rejected") if preferences else ("answer",)
     messages = row.get("messages")
     if messages is None:
@@ -87,12 +89,14 @@ def _lesson(where: str, row: dict[str, Any], preferences: bool, general: bool, t
             raise BadSpec("bad_data", f"{where}: needs {'an' if field == 'answer' else 'a'} {field}, as text")
     if preferences and row["chosen"] == row["rejected"]:
         raise BadSpec("bad_data", f"{where}: chosen and rejected are the same")
+    if spec.method is Method.KTO and not isinstance(row.get("good"), bool):
+        raise BadSpec("bad_data", f"{where}: needs good, true or false: whether the answer is one to learn")
     tools = row.get("tools") or ()
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
         raise BadSpec("bad_data", f"{where}: tools must be a list of objects")
     answer = row[wanted[0]]
     answer = dict(answer) if isinstance(answer, dict) else {"role": "assistant", "content": answer}
-    taught = _taught(where, (*messages, answer), turns)
+    taught = _taught(where, (*messages, answer), spec.turns)
     return Lesson(
         where=where,
         prompt=tuple({key: value for key, value in message.items() if key != "train"} for message in messages),
@@ -101,6 +105,7 @@ def _lesson(where: str, row: dict[str, Any], preferences: bool, general: bool, t
         tools=tuple(tools),
         negative=row.get("negative") is True,
         general=general,
+        good=row.get("good") is not False,
         taught=taught,
     )
 

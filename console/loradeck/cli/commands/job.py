@@ -58,8 +58,9 @@ async def train(s: Session, /, spec: Path, **placed: Any) -> None:
     fields = await asyncio.to_thread(toml_of, spec)
     if fields.get("kind", "train") != "train":
         raise misused(f"kind is {fields['kind']!r}", where=str(spec), fix="leave it out, or say train")
-    if isinstance(fields.get("base"), str):
-        fields["base"] = one_named("base", fields["base"], await named_bases(s.api)).digest
+    for part, key in ((fields, "base"), (fields.get("distillation"), "teacher")):
+        if isinstance(part, dict) and isinstance(part.get(key), str):
+            part[key] = one_named("base", part[key], await named_bases(s.api)).digest
     owner = str(fields.get("tenant", ""))
     if isinstance(fields.get("datasets"), list):
         known = await s.api.datasets()

@@ -6,6 +6,7 @@ from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.rules.data.policy import check_teacher
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import short
@@ -52,6 +53,14 @@ class JobSpecs:
                 if spec.safety and (asked is None or asked.tenant != spec.tenant):
                     raise Refused("unknown_dataset", "this tenant has no such dataset", detail=spec.safety.dataset)
                 self._lineage.check_use(spec.tenant, spec.base)
+                if spec.distillation is not None:
+                    if spec.distillation.teacher not in catalogue.bases:
+                        raise Refused(
+                            "unknown_base", "the teacher is no registered base", detail=spec.distillation.teacher
+                        )
+                    check_teacher(spec.distillation.licence, tenant.data)
+                    self._lineage.check_use(spec.tenant, spec.distillation.teacher)
+                    self._datasets.check_descent(base=spec.distillation.teacher, parent=None)
                 self._datasets.check_descent(base=spec.base, parent=spec.parent)
                 parent = catalogue.adapters.get(spec.parent) if spec.parent else None
                 if spec.parent and (parent is None or parent.manifest.tenant != spec.tenant):

@@ -370,8 +370,11 @@ def pick_node(
     """
     for node in sorted(linked, key=lambda n: (n.name != before, n.name)):
         ready = node.behind is None and not node.cordoned and not node.drained and node.name not in busy
-        ready = ready and (not isinstance(job.spec, TrainSpec) or node.recipes >= job.spec.level)
         up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
+        if isinstance(job.spec, TrainSpec):
+            teacher = job.spec.distillation.teacher if job.spec.distillation else None
+            ready = ready and node.recipes >= job.spec.level
+            up = up and (teacher is None or any(r.base == teacher for r in node.replicas))
         if ready and up and fits(node.labels, job.labels) and has_memory(job.memory_gb, node.host, node.gpus):
             return node
     return None

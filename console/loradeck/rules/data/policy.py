@@ -34,15 +34,27 @@ def check_licences(entry: LedgerEntry, policy: DataPolicy, called: str) -> None:
     Raises: Refused: `licence_forbidden`.
     """
     for licence in entry.licence_classes:
-        for pattern in policy.forbidden_licences:
-            if fnmatchcase(licence.lower(), pattern.lower()):
-                raise Refused(
-                    "licence_forbidden",
-                    f"the tenant's data policy forbids rows under {licence}",
-                    detail=f"{called}: {licence} fits {pattern}",
-                    fix="leave those rows out, or have the policy changed (loradeck tenant data)",
-                    context={"licence": licence, "pattern": pattern},
-                )
+        _check_licence(licence, policy, called, "leave those rows out")
+
+
+def check_teacher(licence: str, policy: DataPolicy) -> None:
+    """Checks that a tenant may train on what a teacher under this licence makes.
+
+    Raises: Refused: `licence_forbidden`.
+    """
+    _check_licence(licence, policy, "the teacher", "choose another teacher")
+
+
+def _check_licence(licence: str, policy: DataPolicy, called: str, fix: str) -> None:
+    for pattern in policy.forbidden_licences:
+        if fnmatchcase(licence.lower(), pattern.lower()):
+            raise Refused(
+                "licence_forbidden",
+                f"the tenant's data policy forbids to train on what is under {licence}",
+                detail=f"{called}: {licence} fits {pattern}",
+                fix=f"{fix}, or have the policy changed (loradeck tenant data)",
+                context={"licence": licence, "pattern": pattern},
+            )
 
 
 def check_training(

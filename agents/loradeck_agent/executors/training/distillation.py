@@ -1,0 +1,135 @@
+"""Distillation: a student learns what a teacher makes of the task's rows, by its probabilities or by its answers.
+
+By probabilities the loss is the generalised Jensen-Shannon divergence of each answer token (GKD, arXiv:2306.13649,
+equation 1, as trl's DistillationTrainer computes it). By answers (sequence-level, arXiv:1606.07947) the rows' answers
+are replaced by the teacher's before the first step. Matching of inner layers is not offered: it ties the student's
+shape to the teacher's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AutoTokenizer
+
+from loradeck.artifacts import BadArtifact, base_manifest
+from loradeck.schemas.training import Distillation, Precision
+from loradeck_agent.executors.base import Base, read_weights
+from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.protocol import BadSpec, Run
+from loradeck_agent.executors.training.answers import AnswerReader
+from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.trained import Trained
+
+ASKED = 8
+"""Prompts that the teacher answers at once."""
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor, beta: float) -> torch.Tensor:
+    """Generalised Jensen-Shannon divergence (nats) of each token: `[tokens]`, from logits `[tokens, vocabulary]`.
+
+    `beta`: 0 is KL(teacher || student), 1 is KL(student || teacher); between them it is the weight of the teacher in
+    the mixture that both are compared with, and of its divergence.
+    """
+    ours, theirs = functional.log_softmax(student, -1), functional.log_softmax(teacher, -1)
+    if beta == 0:
+        return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
+    if beta == 1:
+        return functional.kl_div(theirs, ours, reduction="none", log_target=True).sum(-1)
+    weight = torch.tensor(beta, dtype=ours.dtype, device=ours.device)
+    mixed = torch.logsumexp(torch.stack([ours + torch.log1p(-weight), theirs + torch.log(weight)]), 0)
+    of_teacher = functional.kl_div(mixed, theirs, reduction="none", log_target=True).sum(-1)
+    of_student = functional.kl_div(mixed, ours, reduction="none", log_target=True).sum(-1)
+    return weight * of_teacher + (1 - weight) * of_student
+
+
+def read_teacher(folder: Path, settings: Distillation, student: Base, device: torch.device | None) -> Any:
+    """Loads the teacher, a base that reads the student's tokens.
+
+    Raises: BadSpec: `wrong_base`: the folder holds another base; `foreign_tokenizer`: its tokens are others.
+    """
+    try:
+        found = base_manifest(folder, "-", "-").digest
+    except BadArtifact as error:
+        raise BadSpec("wrong_base", f"the teacher: {error}") from error
+    if found != settings.teacher:
+        raise BadSpec("wrong_base", f"the teacher's files have the digest {found}, the recipe names {settings.teacher}")
+    theirs, ours = AutoTokenizer.from_pretrained(folder).get_vocab(), student.tokenizer.get_vocab()
+    differing = sorted(set(theirs.items()) ^ set(ours.items()))
+    if differing:
+        raise BadSpec(
+            "foreign_tokenizer",
+            f"the teacher's tokenizer has {len(theirs)} tokens and the student's {len(ours)}; {len(differing)} differ, "
+            f"first {differing[0][0]!r}. A teacher of the same family reads the same tokens",
+        )
+    return (
+        read_weights(folder, Precision.BF16 if device is not None else Precision.FP32, device)
+        .requires_grad_(False)
+        .eval()
+    )
+
+
+def answered(
+    current: Run, base: Base, teacher: Any, examples: Sequence[Example], settings: Distillation, max_tokens: int
+) -> list[Example]:
+    """Replaces the answers of rows by the teacher's greedy ones; rows that it does not end in time are left out.
+
+    Raises: BadSpec: `bad_data`: it ends none of them.
+    """
+    found = []
+    ordered = sorted(examples, key=lambda example: example.answer_at)
+    for start in range(0, len(ordered), ASKED):
+        part = ordered[start : start + ASKED]
+        prompts = [example.ids[: example.answer_at] for example in part]
+        for one, answer in zip(
+            part, greedy(teacher, prompts, settings.max_new_tokens, eos=base.eos, pad=base.pad), strict=True
+        ):
+            ids = one.ids[: one.answer_at] + answer.tokens
+            if answer.tokens[-1] == base.eos and len(ids) <= max_tokens:
+                found.append(replace(one, ids=ids))
+        current.check()
+    if not found:
+        raise BadSpec(
+            "bad_data", f"the teacher ends no answer within {settings.max_new_tokens} tokens (max_new_tokens)"
+        )
+    current.phase(f"the teacher has answered {len(found)} of {len(examples)} rows", teacher_answers=float(len(found)))
+    return found
+
+
+@dataclass(eq=False)
+class Distilled:
+    """Divergence from the teacher over a step's answer tokens, divided by their number."""
+
+    _reader: AnswerReader
+    _teacher: Any
+    _settings: Distillation
+    _vocabulary: int
+    """Tokens that the tokenizer has; matrices may be padded beyond, differently."""
+
+    def size(self, examples: Sequence[Example]) -> float:
+        """The divisor of a step's loss: the tokens of its answers."""
+        return float(sum(example.answer_tokens for example in examples))
+
+    def loss(self, examples: Sequence[Example], step: Sequence[Example]) -> tuple[torch.Tensor, dict[str, float]]:
+        """This piece's share of the step's loss (nats per answer token), and of its metrics."""
+        each, right = self._each(examples)
+        loss = each.sum() / self.size(step)
+        return loss, {"loss": float(loss.detach()), "token_accuracy": right / self.size(step)}
+
+    @torch.no_grad()
+    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
+        """Validation: summed divergence (nats), and the number of the rows' own tokens that the student predicts."""
+        each, right = self._each(examples)
+        return float(each.sum()), right
+
+    def _each(self, examples: Sequence[Example]) -> tuple[torch.Tensor, float]:
+        batch = self._reader.batch(examples)
+        with torch.no_grad():
+            asked = AnswerReader(Trained(self._teacher, {}, None, {}), self._reader.pad)
+            teacher = asked.logits(batch)[:, : self._vocabulary] / self._settings.temperature
+        student = self._reader.logits(batch)[:, : self._vocabulary]
+        right = float((student.detach().argmax(-1) == batch.targets).sum())
+        return divergence(student / self._settings.temperature, teacher, self._settings.beta), right
