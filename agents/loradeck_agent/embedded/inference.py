@@ -123,6 +123,11 @@ class Inference:
         """Handles of the adapters in memory, retired ones that still answer included."""
         return self._bank.resident
 
+    @property
+    def stacked(self) -> frozenset[int]:
+        """Handles of the adapters that the next batch may use as they are."""
+        return self._bank.stacked
+
     # ---- the inference thread
 
     def _run(self) -> None:

@@ -115,10 +115,17 @@ class EngineServer:
         return web.Response(text=f"vllm:num_requests_waiting {self._require().inference.waiting}\n")
 
     async def models(self, _: web.Request) -> web.Response:
-        """Answers `GET /v1/models`: the base, and the loaded adapters with their folders as `root`."""
+        """Answers `GET /v1/models`: the base, and the loaded adapters with their folders as `root` and their levels."""
         base = {"id": self.base_name, "object": "model", "root": self.base_name, "parent": None}
+        stacked = self._model.inference.stacked if self._model is not None else frozenset()
         adapters = [
-            {"id": name, "object": "model", "root": listed.root, "parent": self.base_name}
+            {
+                "id": name,
+                "object": "model",
+                "root": listed.root,
+                "parent": self.base_name,
+                "level": "device" if listed.handle in stacked else "host",
+            }
             for name, listed in self._adapters.items()
         ]
         return web.json_response({"object": "list", "data": [base, *adapters]})

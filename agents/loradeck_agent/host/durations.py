@@ -1,4 +1,4 @@
-"""How long the slow steps took on this node, the last time each was done: an engine's start, a fetch, a load.
+"""How long the slow steps take on this node: an engine's start the last time, a fetch and a load in the mean.
 
 The hub shows from these how long a way back would take, so only measured times are ever written.
 """
@@ -14,11 +14,16 @@ from loradeck.schemas.ids import Wire
 log = logging.getLogger(__name__)
 
 
+NEWEST = 0.3
+"""The weight of the newest fetch or load in the mean of their durations, so that a disturbed one counts little."""
+
+
 class Took(Wire):
     """Seconds, for one base. None: not timed here yet.
 
-    `start_s`: from an engine's start until it answers. `fetch_s`: from the hub until an adapter lies on the disk
-    here, verified. `load_s`: from there until the engine has answered its canaries as recorded.
+    Of fetches and loads it is a mean in which the newest counts NEWEST. `start_s`: from an engine's start until it
+    answers. `fetch_s`: from the hub until an adapter lies on the disk here, verified. `load_s`: from there until the
+    engine has answered its canaries as recorded.
     """
 
     start_s: float | None = None
@@ -50,7 +55,8 @@ class Measured:
         self, base: str, *, start: float | None = None, fetch: float | None = None, load: float | None = None
     ) -> None:
         """Notes the seconds that a step has just taken; None leaves the known duration."""
-        new = {"start_s": start, "fetch_s": fetch, "load_s": load}
+        known = self.of(base)
+        new = {"start_s": start, "fetch_s": _mean(known.fetch_s, fetch), "load_s": _mean(known.load_s, load)}
         update = {name: round(seconds, 3) for name, seconds in new.items() if seconds is not None}
         self._took[base] = self.of(base).model_copy(update=update)
         staging = self._file.with_suffix(".new")
@@ -59,3 +65,7 @@ class Measured:
             staging.replace(self._file)
         except OSError as error:
             log.warning("%s cannot be written: %s", self._file, error)
+
+
+def _mean(known: float | None, newest: float | None) -> float | None:
+    return newest if known is None or newest is None else known + NEWEST * (newest - known)

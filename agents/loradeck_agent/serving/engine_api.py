@@ -169,6 +169,19 @@ class EngineApi:
         return canary_item(messages, await self._http.post("/v1/chat/completions", body, timeout=CANARY_S))
 
 
+class EmbeddedApi(EngineApi):
+    """Calls to the engine that comes with the agent, which says which adapters its batch holds."""
+
+    async def levels(self) -> dict[str, AckLevel] | None:
+        """The levels of the adapters that it holds, by name. None: it is an earlier version's, and does not say."""
+        reply = expect(await self._http.get("/v1/models", timeout=CALL_S))
+        try:
+            rows = [row for row in reply.json()["data"] if row.get("parent")]
+            return {row["id"]: AckLevel(row["level"]) for row in rows}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
 def same_folder(listed: str, path: Path) -> bool:
     """Tells whether the folder that an engine lists is this one."""
     return Path(listed).resolve() == path.resolve()

@@ -300,11 +300,12 @@ class Reconciler:
         lines = []
         for entry in self.table.named():
             candidate = entry.candidate.release if entry.candidate is not None else None
-            ways = (
-                ("the current release of", entry.current),
-                ("where R goes for", next(iter(entry.beneath), None)),
-                ("the candidate of", candidate),
-            )
+            ways = [("the candidate of", candidate)]
+            if entry.residency is RouteResidency.ALWAYS:  # those of the others come and go
+                ways += [
+                    ("the current release of", entry.current),
+                    ("where R goes for", next(iter(entry.beneath), None)),
+                ]
             for what, ref in ways:
                 if ref is not None and ref.id in without:
                     name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"
@@ -457,6 +458,7 @@ class Reconciler:
             return False
         await engine.api.unload(engine.loaded[release])
         del engine.loaded[release]
+        engine.evictions += 1
         return True
 
     async def push_engines(self) -> bool:

@@ -12,7 +12,7 @@ from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router.wire import EngineAt
-from loradeck_agent.serving.engine_api import Canaries, EngineAddress, EngineApi, EngineVersion
+from loradeck_agent.serving.engine_api import Canaries, EmbeddedApi, EngineAddress, EngineApi, EngineVersion
 from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
 from loradeck_agent.serving.vllm_api import VllmApi
 
@@ -23,7 +23,7 @@ def open_api(config: EngineConfig, state: StateFolder) -> EngineApi:
     """Calls to an engine as it is configured. Raises ConfigError when its key cannot be read."""
     address = EngineAddress(socket=str(state.engine_socket(config.name)))
     if not isinstance(config, VllmEngine):
-        return EngineApi(address)
+        return EmbeddedApi(address)
     if config.attached:
         address = EngineAddress(
             socket=str(config.socket or ""), url=config.url or "", key=str(config.key) if config.key else ""
@@ -55,6 +55,8 @@ class EngineReplica:
     """Release id -> how often it was loaded in this lifetime."""
     levels: dict[str, AckLevel] | None = None
     """Name -> how near the engine said it is, at the last round; None: it does not say."""
+    evictions: int = 0
+    """How many releases were unloaded to make room, in this lifetime."""
     verified: dict[str, Canaries] = field(default_factory=dict)
     """Release id -> canaries that it has answered as recorded in this lifetime, which is enough for later loads."""
     foreign: set[str] = field(default_factory=set)
@@ -98,6 +100,8 @@ class EngineReplica:
         releases = ReadyReleases(
             boot=self.version.boot if self.version else "",
             loaded=tuple(sorted(self.ready)),
+            on_device=self._on_device(),
+            evictions=self.evictions,
             merged=tuple(sorted(self.merged_ready)),
         )
         try:
@@ -141,6 +145,7 @@ class EngineReplica:
         self.ready.clear()
         self.merged_ready.clear()
         self.loads.clear()
+        self.evictions = 0
         self.levels = None
         self.verified.clear()
         self.foreign.clear()
@@ -193,6 +198,12 @@ class EngineReplica:
         if self.silent_since is not None:
             return f"engine {self.config.name} has not answered for {time.monotonic() - self.silent_since:.0f} s"
         return self.fault or "; ".join(self.short)
+
+    def _on_device(self) -> int | None:
+        """Counts its releases that the batch holds, as the engine says; None: it does not say."""
+        if self.levels is None:
+            return None
+        return sum(self.levels.get(self.loaded[release]) is AckLevel.DEVICE for release in self.ready)
 
     def report(self, unreached: str = "", trouble: str = "") -> Replica:
         """The engine as it is reported to the hub.

@@ -336,13 +336,15 @@ class Replica(Wire):
         0, exclude_if=lambda slots: not slots, description="adapters that one batch mixes; 0: not known"
     )
     loaded: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")
+    on_device: Whole | None = Field(
+        None, exclude_if=lambda n: n is None, description="how many of them the batch holds; None: not known"
+    )
+    evictions: Whole = Field(
+        0, exclude_if=lambda n: not n, description="releases unloaded to make room, in this engine's lifetime"
+    )
     start_s: FiniteFloat | None = Field(None, description="how long the last start took; None: none was measured here")
-    load_s: FiniteFloat | None = Field(
-        None, description="how long the last adapter took from disk to answering as recorded"
-    )
-    fetch_s: FiniteFloat | None = Field(
-        None, description="how long the last adapter took from the hub to this node's disk"
-    )
+    load_s: FiniteFloat | None = Field(None, description="how long an adapter takes from disk to answering as recorded")
+    fetch_s: FiniteFloat | None = Field(None, description="how long an adapter takes from the hub to this node's disk")
     memory_gb: FiniteFloat | None = Field(None, description="memory of its engine as configured; None: not configured")
     always: bool = Field(True, description="False: it runs only while something wants its base")
     gpus: tuple[Whole, ...] = Field(

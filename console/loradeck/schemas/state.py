@@ -14,7 +14,7 @@ from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
-from loradeck.schemas.link import AckLevel, AckState, AskedAgain, EngineState
+from loradeck.schemas.link import AckLevel, AckState, AskedAgain, ColdFigures, EngineState
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.route import Gap
@@ -325,6 +325,14 @@ class NodeReplica(Wire):
     build: str
     slots: int
     loaded: tuple[ReleaseView, ...]
+    batch_slots: int = Field(0, exclude_if=lambda n: not n, description="releases that one batch mixes; 0: not known")
+    on_device: int | None = Field(
+        None, exclude_if=lambda n: n is None, description="how many of `loaded` the batch holds; None: not known"
+    )
+    evictions: int = Field(0, exclude_if=lambda n: not n, description="releases unloaded to make room since its start")
+    load_s: float | None = Field(
+        None, exclude_if=lambda s: s is None, description="how long a load takes here; None: none was measured"
+    )
     gpus: tuple[int, ...] = Field((), description="indices of the node's GPUs on which its processes were seen")
     alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
     levels_known: bool = Field(
@@ -367,6 +375,9 @@ class NodeRow(Wire):
         description="its jobs run as the agent's own user, and could read its token or key",
     )
     replicas: tuple[NodeReplica, ...]
+    cold: ColdFigures | None = Field(
+        None, exclude_if=lambda cold: cold is None, description="None: no on-demand route was asked for, or not known"
+    )
     host: Host | None
     gpus: tuple[Gpu, ...]
     nvml: NvmlState

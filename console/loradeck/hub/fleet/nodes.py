@@ -18,7 +18,18 @@ from loradeck.rules.serving.counting import is_cold
 from loradeck.rules.serving.placement import Site, fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
-from loradeck.schemas.link import LINK_TTL_S, LOST_S, Ack, AckLevel, AckState, EngineState, Hello, Replica, Report
+from loradeck.schemas.link import (
+    LINK_TTL_S,
+    LOST_S,
+    Ack,
+    AckLevel,
+    AckState,
+    ColdFigures,
+    EngineState,
+    Hello,
+    Replica,
+    Report,
+)
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 
@@ -73,6 +84,8 @@ class Node:
     gpus_json: bytes = b"[]"
     """The newest report's GPUs as JSON: as models the figures of eight would take a fifth of a node's memory."""
     nvml: NvmlState = NvmlState.STARTING
+    cold: ColdFigures | None = None
+    """Requests that met a release which was not loaded, as the newest report has them."""
     stored: frozenset[str] = frozenset()
     """Adapters and merged weights in its agent's folders, by digest."""
     memory_gb: float | None = None
@@ -289,7 +302,7 @@ class Fleet:
 
     def report(self, node: Node, report: Report) -> Change:
         """Keeps a node's report. Returns its effect."""
-        node.nvml, node.rev = report.nvml, report.rev
+        node.nvml, node.rev, node.cold = report.nvml, report.rev, report.cold
         node.host = Host.model_construct(_HOST_FIELDS, **report.host.__dict__) if report.host is not None else None
         node.gpus_json = _gpus.dump_json(report.gpus, exclude_defaults=True)
         stored = node.stored if report.stored is None else frozenset(report.stored)

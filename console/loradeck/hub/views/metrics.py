@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DISK_FULL
@@ -118,6 +118,46 @@ def dated_metrics(near: Iterable[Dated]) -> bytes:
     for one in near:
         kind, *subject = one.subject
         gauge.labels(kind.value, *subject).set(one.at_ms / 1000)
+    return generate_latest(registry)
+
+
+def node_metrics(nodes: Iterable[Node]) -> bytes:
+    """The metrics of engines' memory and of requests that met a release which was not loaded, as Prometheus text."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"loradeck_{name}", text, labels, registry=registry)
+
+    slots = gauge(
+        "replica_slots", "Releases that an engine holds at most, in memory (host) or mixed.", "replica", "level"
+    )
+    held = gauge(
+        "replica_loaded", "Releases that an engine holds; those on its device where it says so.", "replica", "level"
+    )
+    evictions = gauge("replica_evictions", "Releases unloaded to make room, since the engine's start.", "replica")
+    load = gauge("replica_load_seconds", "How long a load takes, in the mean.", "replica")
+    requests = gauge(
+        "node_on_demand_requests",
+        "Requests for on-demand routes since the router's start; cold: after a load.",
+        "node",
+        "what",
+    )
+    waiting = gauge("node_cold_waiting", "Requests that wait for a load now.", "node")
+    for node in nodes:
+        for replica in node.replicas:
+            slots.labels(replica.replica, "host").set(replica.slots)
+            held.labels(replica.replica, "host").set(len(replica.loaded))
+            if replica.batch_slots:
+                slots.labels(replica.replica, "device").set(replica.batch_slots)
+            if replica.on_device is not None:
+                held.labels(replica.replica, "device").set(replica.on_device)
+            evictions.labels(replica.replica).set(replica.evictions)
+            if replica.load_s is not None:
+                load.labels(replica.replica).set(replica.load_s)
+        if (cold := node.cold) is not None:
+            for what, n in (("asked", cold.asked), ("cold", cold.cold), ("refused", cold.refused)):
+                requests.labels(node.name, what).set(n)
+            waiting.labels(node.name).set(cold.waiting)
     return generate_latest(registry)
 
 

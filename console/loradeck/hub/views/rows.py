@@ -325,12 +325,17 @@ class Rows:
                     build=r.build.key if r.build else "",
                     slots=r.slots,
                     loaded=tuple(catalogue.view(release) for release in r.loaded),
+                    batch_slots=r.batch_slots,
+                    on_device=r.on_device,
+                    evictions=r.evictions,
+                    load_s=r.load_s,
                     gpus=r.gpus,
                     alarm="; ".join(filter(None, (r.alarm, held_back))),
                     levels_known=r.levels_known,
                 )
                 for r in node.replicas
             ),
+            cold=node.cold,
             host=node.host,
             gpus=node.gpus,
             nvml=node.nvml,

@@ -1,0 +1,39 @@
+"""How console and commands say what an engine holds, and how requests for on-demand routes fared."""
+
+from __future__ import annotations
+
+import pytest
+
+from loradeck.client import residency
+from loradeck.schemas.link import ColdFigures, EngineState
+from loradeck.schemas.release import Form
+from loradeck.schemas.state import NodeReplica, ReleaseView
+
+
+def replica(**fields: object) -> NodeReplica:
+    view = ReleaseView(id="a" * 64, label="v1", form=Form.ADAPTER, base="b" * 64, base_label="B1", adapter=None)
+    known = {"replica": "gpu-01", "state": EngineState.UP, "base": None, "base_label": "B1", "build": "", "gpus": ()}
+    return NodeReplica.model_validate({**known, "slots": 4, "loaded": (view, view), **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "says", "paging"),
+    [
+        ({}, "2/4", ""),
+        ({"batch_slots": 4, "load_s": 0.254}, "2/4", "a load takes 0.25 s"),
+        ({"batch_slots": 2}, "2/4 in memory, unknown/2 on device", ""),
+        ({"batch_slots": 2, "on_device": 1, "evictions": 3}, "2/4 in memory, 1/2 on device", "3 turned out"),
+    ],
+)
+def test_the_levels_are_said_where_they_differ_and_as_unknown_where_nobody_says(
+    fields: dict[str, object], says: str, paging: str
+) -> None:
+    assert (residency.slots(replica(**fields)), residency.paging(replica(**fields))) == (says, paging)
+
+
+def test_the_hit_rate_is_of_the_requests_for_on_demand_routes() -> None:
+    said = residency.on_demand(ColdFigures(asked=200, cold=9, refused=1, minute=2, waiting=3))
+    assert (
+        said == "on demand: 95.0% of 200 met a loaded release, 2 cold starts in the last minute, 3 waiting, 1 refused"
+    )
+    assert residency.on_demand(ColdFigures(waiting=1)).startswith("on demand: none met")
