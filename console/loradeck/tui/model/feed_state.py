@@ -4,11 +4,13 @@ Times are seconds of one monotonic clock, given in, so that tests can turn it. T
 followed by its status messages and counted on by the monotonic clock in between.
 """
 
+import sys
 import time
 from collections import ChainMap
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from loradeck.client.state_list import StateRead
 from loradeck.client.terminal_text import clean
@@ -39,6 +41,8 @@ STEP = 40
 VIEWS_KEPT = 4000
 """Releases whose names are remembered; those seen last."""
 
+_SHOWN = tuple(ReleaseView.model_fields)
+
 FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA})
 """Screens whose rows the feed does not bring."""
 
@@ -50,6 +54,11 @@ class Link(StrEnum):
     LIVE = "live"
     STALE = "stale"  # connected, but silent for longer than STALE_S
     LOST = "lost"  # not connected; what is shown is from before
+
+
+def _key(row: TenantRow) -> PointerKey:
+    """A row's key, of strings that all rows share."""
+    return sys.intern(row.tenant), sys.intern(row.route)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,9 @@ class FeedState:
     _status_at: float = 0.0
     _listed_at: float = 0.0
     _bases: dict[str, str] = field(default_factory=dict)
-    _views: dict[str, ReleaseView] = field(default_factory=dict)
+    _views: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Release -> the fields of its view: as an object it would take four times as much."""
+
     _owners: dict[str, str] = field(default_factory=dict)
 
     # ---- the feed ------------------------------------------------------------------------------------------
@@ -116,7 +127,7 @@ class FeedState:
         tenants, nodes = tenant_rows(), node_rows()
         named = {event.tenant for event in state.events}
         for n, row in enumerate(state.tenants):
-            tenants[row.key] = row
+            tenants[_key(row)] = row
             if row.tenant in named:
                 self._learn(row)
             self._learn_bases(row)
@@ -143,8 +154,8 @@ class FeedState:
         match message:
             case feed.FeedTenants():
                 for row in message.rows:
-                    self.tenants[row.key] = row
-                    self.received["tenant", row.key] = now
+                    self.tenants[_key(row)] = row
+                    self.received["tenant", _key(row)] = now
                     self._learn(row)
                 gone = {(tenant, route) for tenant, route in message.gone}
                 for key in gone:
@@ -285,19 +296,22 @@ class FeedState:
 
     def view(self, digest: str | None) -> ReleaseView | None:
         """A release by its id, as far as any row has shown it."""
-        return self._views.get(digest) if digest else None
+        known = self._views.get(digest) if digest else None
+        return ReleaseView.model_construct(**dict(zip(_SHOWN, known, strict=True))) if known is not None else None
 
     def learn(self, tenant: str, views: Iterable[ReleaseView]) -> None:
         """Remember the labels of a tenant's releases."""
         found = tuple(views)
-        self._owners.update((view.id, tenant) for view in found)
+        self._owners.update((view.id, sys.intern(tenant)) for view in found)
         self._remember(found)
 
     def _remember(self, views: Iterable[ReleaseView]) -> None:
         """Keeps the newest releases' names, since those of a fleet that moves all day would grow without end."""
         for view in views:
-            self._views.pop(view.id, None)
-            self._views[view.id] = view
+            shown = (getattr(view, name) for name in _SHOWN)
+            known = tuple(sys.intern(value) if type(value) is str else value for value in shown)
+            before = self._views.pop(view.id, None)
+            self._views[view.id] = before if before == known else known
         while len(self._views) > VIEWS_KEPT:
             oldest = next(iter(self._views))
             del self._views[oldest]

@@ -119,7 +119,7 @@ class Rows(MutableMapping[K, M], Generic[K, M, B, CB]):
     def _compressed(self, row: M) -> bytes:
         text = row.model_dump_json().encode()
         self._sample = self._sample or text
-        packer = zlib.compressobj(1, zdict=self._sample)
+        packer = zlib.compressobj(6, zdict=self._sample)
         return packer.compress(text) + packer.flush()
 
     def _unpacked(self, packed: bytes) -> M:
