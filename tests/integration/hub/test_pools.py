@@ -103,6 +103,27 @@ async def test_a_node_that_comes_back_before_another_is_ready_keeps_its_route(de
     await placed(deck, first)
 
 
+async def test_what_a_node_proved_when_it_served_a_route_before_makes_it_not_ready_again(deck: Deck) -> None:
+    agents = await pooled(deck)
+    (first,) = assigned(deck)
+    await lose(deck, agents[first])
+    await until(lambda: deck.hub.pooled_routes.tick() or first not in assigned(deck), "another has taken over")
+    await agents[first].join()
+    assert agents[first].entry.current is None
+    await until(lambda: len(deck.hub.replicas.placed(KEY)) == 1, "its tombstone is acknowledged")
+    (second,) = assigned(deck)
+    agents[first].acknowledges = False
+    for name in {*agents} - {first}:
+        await deck.ok("POST", f"nodes/{name}/drain")
+    await until(lambda: deck.hub.pooled_routes.tick() or assigned(deck) == {first, second}, "it is to serve it again")
+    deck.hub.pooled_routes.tick()
+    assert deck.hub.replicas.ready(KEY) == {second}, "it has the same generation to load and prove anew"
+    await until(lambda: agents[first].entry.current is not None, "it has the entry")
+    agents[first].acknowledges = True
+    await agents[first].acknowledge(agents[first].entry)
+    await placed(deck, first)
+
+
 async def test_a_drained_nodes_route_is_served_elsewhere_before_it_leaves(deck: Deck) -> None:
     agents = await pooled(deck, replicas=2)
     before = assigned(deck)

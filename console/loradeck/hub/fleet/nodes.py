@@ -7,7 +7,7 @@ counted as unreachable, and not forgotten.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -561,6 +561,13 @@ class Fleet:
                 if record.first_proven is None:
                     record.first_proven = now
         return record
+
+    def joins(self, key: PointerKey, nodes: Collection[str]) -> None:
+        """Nodes are to serve a pointer: what they acknowledged when they served it before counts no more."""
+        records = self._acks.get(key, {})
+        for replica in [name for name in records if self._where.get(name) in nodes]:
+            del records[replica]
+            self.voids += 1
 
     def ack_of(self, key: PointerKey, replica: str, fence: Fence) -> AckRecord | None:
         """The newest acknowledgement of one replica for this (epoch, generation); None: it sent none."""

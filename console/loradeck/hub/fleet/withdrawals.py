@@ -61,7 +61,7 @@ class Withdrawals:
         """The withdrawals of the nodes that a pointer leaves when it is placed otherwise at a rev."""
         if before is None or after is None or before.where == after.where:
             return []
-        leaving = self._names(before) - self._names(after)
+        leaving = self.names(before) - self.names(after)
         return [self._begun(name, key, before, rev) for name in sorted(leaving)]
 
     def placed_otherwise(self, key: PointerKey, before: Placing | None, after: Placing | None) -> None:
@@ -69,7 +69,7 @@ class Withdrawals:
         for one in self.caused(key, before, after, self._state.rev):
             self._note(one.node, key, one)
         if after is not None and key in self._by_key:
-            for name in self._names(after) & self.of(key).keys():
+            for name in self.names(after) & self.of(key).keys():
                 self._note(name, key, None)
 
     def _begun(self, node: str, key: PointerKey, before: Placing, rev: int) -> Withdrawal:
@@ -83,7 +83,8 @@ class Withdrawals:
         for key, placing in left.items():
             self._note(node.name, key, self._begun(node.name, key, placing, self._state.rev))
 
-    def _names(self, placing: Placing) -> set[str]:
+    def names(self, placing: Placing) -> set[str]:
+        """The nodes that have an engine for a pointer where it is placed."""
         return {node.name for node, _ in self._fleet.placed(*placing.where)}
 
     # ---- how they end --------------------------------------------------------------------------------------
