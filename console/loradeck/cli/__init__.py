@@ -60,6 +60,10 @@ COMMANDS = {
     ),
     "node": ("loradeck.cli.commands.node:node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
     "pool": ("loradeck.cli.commands.pool:pool", "Set, list, show and remove pools of nodes."),
+    "placement": (
+        "loradeck.cli.commands.placement:placement",
+        "Explain where routes of pools are, and preview what would move.",
+    ),
     "notice": ("loradeck.cli.commands.notice:notice", "List what people were told; channels, tests and silences."),
     "event": (
         "loradeck.cli.commands.event:event",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
@@ -37,13 +37,13 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.membership import AuthorityState, Invitation, JoinToken, Revoked
 from loradeck.schemas.notice import ChannelRef, Notice, NoticeList, Silence, SilenceRequest
-from loradeck.schemas.pool import PoolConfig, PoolRow
+from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolConfig, PoolRow
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.sample import Sampled
 from loradeck.schemas.state import HubState, LeaseStatus, Me, NodeRow, RelabelRequest, ReleaseView, TenantRow
-from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
+from loradeck.schemas.tenant import Quota, QuotaUse, TenantCreate, TenantState, TokenCreate, TokenRecord
 from loradeck.schemas.trace import Traced
 
 T = TypeVar("T")
@@ -344,6 +344,15 @@ class HubApi:
         params = {"reason": reason or None}
         return await self.transport.ask(DataPolicy, "PUT", path, body=policy, params=params, repeatable=True)
 
+    async def quota(self, tenant: str) -> QuotaUse:
+        """Asks what a tenant may have at the hub, and what it has."""
+        return await self.transport.ask(QuotaUse, "GET", f"tenants/{segment(tenant)}/quota")
+
+    async def set_quota(self, tenant: str, quota: Quota, reason: str = "") -> QuotaUse:
+        """Replaces what a tenant may have at the hub."""
+        path, params = f"tenants/{segment(tenant)}/quota", {"reason": reason or None}
+        return await self.transport.ask(QuotaUse, "PUT", path, body=quota, params=params, repeatable=True)
+
     async def explain(self, request: str, *, tenant: str | None, at_ms: int | None) -> Explained:
         """Fetches what stood behind an answer, by its request id. The hub may have to read many files for it."""
         params: Params = {"tenant": tenant, "at_ms": at_ms}
@@ -525,8 +534,8 @@ class HubApi:
         return await self._write(NodeRow, f"nodes/{segment(node)}/relabel", request)
 
     async def drain_node(self, node: str) -> NodeRow:
-        """Drains a node: it gets no new jobs and frees its GPU driver, and its jobs and engines run on until it is
-        stopped.
+        """Drains a node: it gets no new jobs and frees its GPU driver, routes of pools go elsewhere, and its jobs and
+        engines run on until it is stopped.
 
         Once a drained node is silent, no move waits for it.
         """
@@ -558,6 +567,17 @@ class HubApi:
     async def remove_pool(self, pool: str, reason: str = "") -> None:
         """Removes a pool that no route is placed in."""
         await self._delete(f"pools/{segment(pool)}", {"reason": reason or None})
+
+    async def placement(self, tenant: str, route: str) -> PlacementExplained:
+        """Asks why a route of a pool is on its nodes."""
+        return await self.transport.ask(PlacementExplained, "GET", f"{_route(tenant, route)}/placement")
+
+    async def placement_preview(
+        self, *, without: Sequence[str] = (), slots: int | None = None, pool: str | None = None
+    ) -> PlacementPreview:
+        """Asks what would move if nodes were gone, or if one more with so many slots were in a pool."""
+        params: Params = {"without": ",".join(without) or None, "slots": slots, "pool": pool}
+        return await self.transport.ask(PlacementPreview, "GET", "placement", params=params)
 
     # ---- tokens and backup (own socket only) ---------------------------------------------------------------
 

@@ -98,6 +98,7 @@ from loradeck.hub.views.explained import Explanations
 from loradeck.hub.views.feed import Feed
 from loradeck.hub.views.incident_reports import IncidentReports
 from loradeck.hub.views.metrics import Metrics
+from loradeck.hub.views.placements import Placements
 from loradeck.hub.views.previews import Previews
 from loradeck.hub.views.related import RelatedIndex
 from loradeck.hub.views.rows import Rows
@@ -306,6 +307,7 @@ class Hub:
             *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
             *(self.arms, steps.said),
         )
+        self.placements = Placements(state, fleet, tables, self.pools, self.pooled_routes, clock)
         self.dated = DatedThings(state, catalogue, facts, fleet, clock)
         self.related = RelatedIndex(log_, catalogue, rows, self.incidents, self.relatives)
         self.traces = Traces(fleet, replicas, counts, clock)

@@ -175,6 +175,8 @@ STATUS: Mapping[str, int] = {
     "unknown_pool": 404,
     "pool_in_use": 409,
     "too_many_pools": 409,
+    "over_quota": 409,
+    "not_pooled": 409,
     # HTTP.
     "invalid_request": 422,
     "http_error": 400,

@@ -4,6 +4,9 @@ from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Label, Name, Strict, Wire
 
+MOST_MOVES = 1000
+"""Most routes that a list of a preview names."""
+
 
 class PoolConfig(Strict):
     """What makes a node one of a pool: its labels, the base that an engine of it runs, and its hardware."""
@@ -33,3 +36,62 @@ class PoolRow(Wire, defer_build=True):
     config: PoolConfig
     nodes: tuple[PoolNode, ...]
     routes: int
+
+
+class PlacementChoice(Wire, defer_build=True):
+    """A node of a route's pool, in the order in which the route prefers them.
+
+    `load` is what it has, in routes of usual weight, `room` the load from which it is full, and `full` whether it was
+    so for this route.
+    """
+
+    node: Name
+    distance: float = Field(description="by a hash of both names, and the node's slots: the nearest comes first")
+    load: float
+    room: float
+    serves: bool
+    assigned: bool = Field(description="it is assigned now; it may yet join, or leave once others are ready")
+    full: bool
+
+
+class PlacementExplained(Wire, defer_build=True):
+    """Why a route of a pool is where it is. `out`: nodes of the pool that are given nothing now, and why."""
+
+    tenant: Name
+    route: Name
+    pool: Name
+    replicas: int
+    weight: float = Field(description="of its requests, where a usual route has 1")
+    choices: tuple[PlacementChoice, ...]
+    out: dict[Name, str]
+
+
+class PlannedMove(Wire, defer_build=True):
+    """A route that would be served by other nodes."""
+
+    tenant: Name
+    route: Name
+    leaves: tuple[Name, ...]
+    joins: tuple[Name, ...]
+
+
+class PlannedNode(Wire, defer_build=True):
+    """A node before and after: the routes of pools on it, and those of its routes whose live release has no slot."""
+
+    node: Name
+    slots: int
+    routes: tuple[int, int]
+    cold: tuple[int, int]
+
+
+class PlacementPreview(Wire, defer_build=True):
+    """What would move, and who would be cold, if nodes were gone or one more were there. Nothing has moved.
+
+    `colder` and `warmer`: routes whose live release would lose its slot, or get one, on a node that serves it.
+    """
+
+    moves: tuple[PlannedMove, ...] = Field(description=f"the first {MOST_MOVES}")
+    total: int = Field(description="all that would move")
+    nodes: tuple[PlannedNode, ...]
+    colder: tuple[str, ...]
+    warmer: tuple[str, ...]

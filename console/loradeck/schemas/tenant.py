@@ -18,6 +18,24 @@ class CallerKey(Wire):
     sha256: Digest
 
 
+class Quota(Strict):
+    """What a tenant may have at the hub; deprecated versions do not count. None: no limit."""
+
+    adapters: int | None = Field(None, ge=0, le=LARGEST_INT, description="adapter versions")
+    bytes: int | None = Field(None, ge=0, le=LARGEST_INT, description="of their files")
+
+
+NO_QUOTA = Quota()
+
+
+class QuotaUse(Wire):
+    """A tenant's quota, and what it has."""
+
+    quota: Quota
+    adapters: int
+    bytes: int
+
+
 class TenantState(Wire):
     """A tenant as the log's events leave it."""
 
@@ -27,6 +45,7 @@ class TenantState(Wire):
     routes: dict[Name, RouteConfig] = Field(default_factory=dict)
     keys: tuple[CallerKey, ...] = ()
     data: DataPolicy = DataPolicy()
+    quota: Quota = Field(NO_QUOTA, exclude_if=lambda quota: quota == NO_QUOTA)
     assigned: dict[Name, tuple[Name, ...]] = Field(
         default_factory=dict,
         exclude_if=lambda assigned: not assigned,

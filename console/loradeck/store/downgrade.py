@@ -42,7 +42,7 @@ _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE '
 
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0011_ledger": (
-        Counted("events of pools and of the routes in them", _events("pool", "assign")),
+        Counted("events of quotas, of pools and of the routes in them", _events("pool", "assign", "quota")),
         Counted("events with a gate that asks for an A/B", _settings("compare")),
         Counted("records of A/B comparisons", "SELECT count(*) FROM attestations WHERE kind = 'comparison'"),
         Counted(

@@ -9,6 +9,7 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_counting import lose
 
 from loradeck.schemas.log import EventKind
+from loradeck.schemas.pool import PlacementExplained, PlacementPreview
 
 KEY = ("acme", "production")
 
@@ -155,3 +156,52 @@ async def test_a_route_that_comes_into_a_pool_stays_where_it_is_until_its_nodes_
     await deck.tenant()
     await until(lambda: all(agent.entry.current is not None for agent in agents.values()), "it is everywhere again")
     assert deck.hub.log.state.tenants["acme"].assigned == {}
+
+
+async def test_a_placement_is_explained_and_what_would_move_is_shown_before_it_does(deck: Deck) -> None:
+    agents = await pooled(deck)
+    (first,) = assigned(deck)
+    found = PlacementExplained.model_validate(await deck.ok("GET", "tenants/acme/routes/production/placement"))
+    assert [choice.node for choice in found.choices if choice.serves and choice.assigned] == [first]
+    assert {choice.node for choice in found.choices} == {*agents}
+    assert [choice.distance for choice in found.choices] == sorted(choice.distance for choice in found.choices)
+    await deck.ok("POST", f"nodes/{found.choices[-1].node}/cordon")
+    deck.hub.pooled_routes.tick()
+    found = PlacementExplained.model_validate(await deck.ok("GET", "tenants/acme/routes/production/placement"))
+    assert list(found.out.values()) == ["cordoned"]
+    await deck.tenant("bolt")
+    await deck.refused(409, "not_pooled", "GET", "tenants/bolt/routes/production/placement")
+    rev = deck.hub.log.state.rev
+    gone = PlacementPreview.model_validate(await deck.ok("GET", f"placement?without={first}"))
+    (move,) = gone.moves
+    assert (move.tenant, move.leaves, gone.total) == ("acme", (first,), 1)
+    assert {node.node: node.routes for node in gone.nodes}[move.joins[0]] == (0, 1)
+    more = PlacementPreview.model_validate(await deck.ok("GET", "placement?slots=1000&pool=eu"))
+    assert {node.node: node.slots for node in more.nodes}["one-more"] == 1000
+    await deck.refused(404, "unknown_node", "GET", "placement?without=n9")
+    await deck.refused(404, "unknown_pool", "GET", "placement?slots=4&pool=us")
+    assert deck.hub.log.state.rev == rev
+
+
+async def test_a_preview_says_who_would_be_cold_where_slots_are_short(deck: Deck) -> None:
+    for name in ("n1", "n2"):
+        await FakeAgent(deck, name, site="eu", slots=2).join()
+    await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
+    for n in range(4):
+        await deck.tenant(f"t{n}", pool={"pool": "eu"}, residency="on-demand")
+    await until(
+        lambda: (
+            deck.hub.pooled_routes.tick()
+            or all(deck.hub.log.state.tenants[f"t{n}"].assigned.get("production") for n in range(4))
+        ),
+        "all are assigned",
+    )
+    for n in range(4):
+        await deck.promote(await deck.release(f"t{n}"), f"t{n}")
+    deck.hub.pooled_routes.tick()
+    now = PlacementPreview.model_validate(await deck.ok("GET", "placement?slots=8"))
+    assert sum(node.cold[0] for node in now.nodes) == 0
+    gone = PlacementPreview.model_validate(await deck.ok("GET", "placement?without=n2"))
+    assert len(gone.colder) == 2, "four live releases on a node with two slots"
+    assert {node.node: node.cold for node in gone.nodes}["n1"] == (0, 2)
+    assert gone.warmer == ()

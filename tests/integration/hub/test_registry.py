@@ -251,3 +251,23 @@ async def test_the_published_description_names_every_call(deck: Deck) -> None:
     for path, calls in document["paths"].items():
         for method, call in calls.items():
             assert call.get("summary"), (method, path)
+
+
+async def test_a_tenant_over_its_quota_registers_no_further_version_until_one_is_deprecated(deck: Deck) -> None:
+    await deck.tenant()
+    first = await deck.release(seed=1)
+    use = await deck.ok("PUT", "tenants/acme/quota?reason=small", {"adapters": 1, "bytes": 10**9})
+    assert (use["adapters"], use["quota"]["adapters"]) == (1, 1)
+    assert use["bytes"] > 0
+    manifest = (await deck.adapter_manifest(seed=2)).model_dump(mode="json")
+    problem = await deck.refused(409, "over_quota", "POST", "adapters/acme/support/versions", manifest)
+    assert problem.detail == "1 adapter versions of 1"
+    assert await deck.release(seed=1) == first, "what is registered stays so"
+    adapter = deck.hub.catalogue.releases[first].adapter
+    stated = {"from_ms": 0, "reason": "old"}
+    deprecated = {"kind": "deprecation", "subject": adapter, "tenant": "acme", "body": stated, "by": ""}
+    await deck.ok("POST", "attestations", deprecated)
+    await deck.ok("POST", "adapters/acme/support/versions", manifest)
+    body = {"name": "own", "role": "releaser", "tenants": {"acme": "releaser"}}
+    own = deck.with_token((await deck.ok("POST", "tokens", body))["token"])
+    await deck.refused(403, "forbidden", "PUT", "tenants/acme/quota", {}, own)

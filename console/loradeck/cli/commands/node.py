@@ -135,6 +135,8 @@ async def show(s: Session, name: str) -> None:
 async def drain(s: Session, name: str, yes: bool) -> None:
     """Give a node no new jobs and free its GPU driver; its engines and jobs run on until you stop it.
 
+    Routes of pools are brought to other nodes first, and then leave it: loradeck pool show.
+
     Once a drained node is silent no move waits for it. Its replicas stay in the counts: they may answer.
     """
     s.confirm(f"Drain {name}? It gets no new jobs and reports no GPU figures; it serves on until you stop it.", yes=yes)

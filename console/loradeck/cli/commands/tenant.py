@@ -12,7 +12,7 @@ from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import short
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.tenant import TenantCreate, TenantState
+from loradeck.schemas.tenant import Quota, TenantCreate, TenantState
 
 
 @click.group(cls=Noun)
@@ -169,6 +169,29 @@ def _placed(config: RouteConfig, nodes: Sequence[str]) -> str:
     if config.pool is not None:
         return f"pool {config.pool.pool}: {' '.join(nodes) or 'no node yet'}"
     return " ".join(f"{k}={v}" for k, v in config.placement.items()) or "any node"
+
+
+@tenant.command()
+@click.argument("name")
+@click.option("--adapters", type=click.IntRange(min=0), help="Most adapter versions.")
+@click.option("--mb", type=click.IntRange(min=0), help="Most megabytes of their files.")
+@click.option("--no-limit", is_flag=True, help="End both limits.")
+@reason_option()
+@writes
+async def quota(s: Session, name: str, adapters: int | None, mb: int | None, no_limit: bool, reason: str) -> None:
+    """Show or set what a tenant may have at the hub: adapter versions, and the size of their files.
+
+    Deprecated versions do not count. What the tenant has already stays.
+    """
+    use = await s.api.quota(name)
+    given = {"adapters": adapters, "bytes": None if mb is None else mb * 10**6}
+    given = {key: value for key, value in given.items() if value is not None}
+    if given or no_limit:
+        kept = {} if no_limit else use.quota.model_dump()
+        use = await s.api.set_quota(name, checked(Quota, {**kept, **given}, where="options"), reason)
+    most, size = use.quota.adapters, use.quota.bytes
+    s.out.answer(use, f"{name}: {use.adapters} adapter versions of {'any number' if most is None else most}")
+    s.out.say(f"{use.bytes / 1e6:,.1f} MB of {'any size' if size is None else f'{size / 1e6:,.1f} MB'}")
 
 
 @tenant.group()

@@ -26,7 +26,10 @@ async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[NodeRow]:
 
 @router.post("/nodes/{node}/drain")
 async def drain(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
-    """Drains a node: it gets no new jobs and lets go of the GPU driver. Its replicas stay in the counts."""
+    """Drains a node: it gets no new jobs and lets go of the GPU driver, and routes of pools go elsewhere.
+
+    Its replicas stay in the counts of what they serve.
+    """
     return await _order(hub, node, cordoned=True, drained=True)
 
 

@@ -1,17 +1,18 @@
 """Pools: what makes a node one of them, and which nodes that are."""
 
 import secrets
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
-from loradeck.hub.api.parameters import Releaser, ThisHub, Viewer
+from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools
 from loradeck.schemas.ids import Name, Reason
-from loradeck.schemas.pool import PoolConfig, PoolRow
+from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolConfig, PoolRow
 
 router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
 
@@ -50,3 +51,34 @@ async def remove_pool(pool: str, hub: ThisHub, caller: Releaser, reason: Reason 
         lambda: [pools.remove_pool(state.pools, state.tenants, pool, actor_of(caller), reason=reason)],
     )
     return Response(status_code=204)
+
+
+@router.get(PAGE + "/placement")
+async def explain(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> PlacementExplained:
+    """Says why a route of a pool is on its nodes, and which come next.
+
+    Whoever sees some tenants is told of the nodes that serve it, and of no others.
+    """
+    found = hub.placements.explain((tenant, route))
+    if caller.tenants is None:
+        return found
+    mine = tuple(choice for choice in found.choices if choice.assigned)
+    return found.model_copy(update={"choices": mine, "out": {}})
+
+
+@router.get("/placement")
+async def preview(
+    hub: ThisHub,
+    caller: Viewer,
+    without: Annotated[str, Query(max_length=10_000, description="nodes by commas, as if they were gone")] = "",
+    slots: Annotated[int | None, Query(ge=1, le=100_000, description="of one more node")] = None,
+    pool: Annotated[Name | None, Query(description="that this one is of; none: each")] = None,
+) -> PlacementPreview:
+    """Says what would move, and which routes would be cold, if nodes were gone or one more were there."""
+    gone = list(filter(None, without.split(",")))
+    for name in gone:
+        if name not in hub.fleet.nodes:
+            raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
+    if pool is not None:
+        pools.known(hub.log.state.pools, pool)
+    return hub.placements.preview(gone, slots, pool)

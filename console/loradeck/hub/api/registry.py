@@ -10,6 +10,7 @@ from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Reader, ReaderOfEach, Releaser, ReleaserOfEach, ThisHub, ViewerOfEach
 from loradeck.hub.hub import Hub
+from loradeck.rules.data import quotas
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.ids import Name, Reason, Role
@@ -130,6 +131,7 @@ async def register_adapter(
     if known is None:
         hub.lineage.check_use(tenant, body.base)
         hub.datasets.check_descent(body.datasets, base=body.base, parent=body.parent)
+        quotas.check(state.quota, hub.catalogue.kept(tenant, hub.facts.deprecated), body)
         await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
         async with hub.blobs.local(file.sha256 for file in body.files) as paths:
             await asyncio.to_thread(verify_blobs, paths, hub.blobs.scratch, body)

@@ -13,6 +13,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.hub import Hub
+from loradeck.rules.data import quotas
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools, tenants
 from loradeck.rules.quality import gates
@@ -28,7 +29,7 @@ from loradeck.schemas.responses import KeyCreated
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.sample import SAMPLES, Sampled
 from loradeck.schemas.state import TenantRow
-from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState
+from loradeck.schemas.tenant import CallerKey, Quota, QuotaUse, TenantCreate, TenantState
 from loradeck.schemas.trace import Traced
 from loradeck.store.interface import MINUTE_MS
 
@@ -104,6 +105,26 @@ async def set_data_policy(
         lambda: tenants.set_data_policy(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason),
     )
     return hub.log.state.tenant(tenant).data
+
+
+@router.get("/tenants/{tenant}/quota")
+async def quota(tenant: str, hub: ThisHub, caller: Viewer) -> QuotaUse:
+    """The quota of a tenant, and what of it is used."""
+    return quotas.used(hub.log.state.tenant(tenant).quota, hub.catalogue.kept(tenant, hub.facts.deprecated))
+
+
+@router.put("/tenants/{tenant}/quota")
+async def set_quota(tenant: str, body: Quota, hub: ThisHub, caller: Releaser, reason: Reason = "") -> QuotaUse:
+    """Replaces what a tenant may have at the hub. Whoever is a releaser of some tenants sets none."""
+    if caller.tenants is not None:
+        raise Refused(
+            "forbidden", "a tenant's own releaser does not set its quota", fix="ask a releaser of all tenants"
+        )
+    await _change(
+        *(hub, caller),
+        lambda: tenants.set_quota(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason),
+    )
+    return await quota(tenant, hub, caller)
 
 
 @router.post("/tenants/{tenant}/keys")

@@ -55,7 +55,8 @@ class PooledRoutes:
     _allowed: MovesAllowed
     _background: Background
     _clock: Clock
-    _plans: dict[str, Planned] = field(default_factory=dict, init=False)
+    plans: dict[str, Planned] = field(default_factory=dict, init=False)
+    """By base, where its routes shall be."""
     _open: dict[PointerKey, tuple[Name, ...]] = field(default_factory=dict, init=False)
     """The wanted nodes of the routes that are not there yet."""
     _failed: dict[PointerKey, tuple[Fence, set[Name]]] = field(default_factory=dict, init=False)
@@ -87,10 +88,6 @@ class PooledRoutes:
         """The routes that are not where they shall be."""
         return self._open.keys()
 
-    def planned(self, base: str) -> Planned | None:
-        """The newest assignment of the routes that run a base; None: there are none."""
-        return self._plans.get(base)
-
     # ---- where routes shall be -----------------------------------------------------------------------------
 
     def _fleet_now(self) -> object:
@@ -106,18 +103,18 @@ class PooledRoutes:
 
     def _plan(self) -> None:
         routes = pooled(self._log.state.tenants)
-        self._plans = {
+        self.plans = {
             base: Planned(demands=demands, capacity=capacity, outcome=assign(demands, capacity))
-            for base, (demands, capacity) in self.demands(routes).items()
+            for base, (demands, capacity) in self._demands(routes).items()
         }
         self._open = {
             key: wanted
-            for plan in self._plans.values()
+            for plan in self.plans.values()
             for key, wanted in plan.outcome.serving.items()
             if wanted and set(wanted) != set(self._now(key))
         }
 
-    def demands(
+    def _demands(
         self, routes: Iterable[tuple[PointerKey, RouteConfig]]
     ) -> dict[str, tuple[dict[PointerKey, Demand], dict[Name, float]]]:
         """By base, what is asked of the pools and what their nodes can take. '': routes without a release, of any base.

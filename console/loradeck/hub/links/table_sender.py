@@ -49,10 +49,10 @@ class TableSender:
                 self._tables.settings_set((event.tenant, event.route), event.rev)
         changed = [key for key in published.touched if self._refresh(key)]
         for key in changed:
-            after = self._tables.placing(key)
-            self._withdrawals.placed_otherwise(key, before[key], after)
-            if before[key] is not None and after is not None and after.site.nodes is not None:
-                self._fleet.joins(key, after.site.nodes - self._withdrawals.names(before[key]))
+            was, now = before[key], self._tables.placing(key)
+            self._withdrawals.placed_otherwise(key, was, now)
+            if was is not None and now is not None and now.site.nodes is not None:
+                self._fleet.joins(key, now.site.nodes - self._withdrawals.names(was))
         self._links.put(changed)
         self._links.outbox.flush()  # nodes have work to do with it, and need not wait for the hub's other followers
         for event in published.events:

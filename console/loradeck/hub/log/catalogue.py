@@ -7,11 +7,11 @@ follows from the tenant and the base.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.state import ReleaseView
 from loradeck.schemas.table import ReleaseRef
@@ -151,6 +151,14 @@ class Catalogue:
         """A release as people name it: 'v3 (b81e07)'."""
         label = self.view(release_id).label if release_id is not None else short(release_id)
         return label if label == short(release_id) else f"{label} ({short(release_id)})"
+
+    def kept(self, tenant: str, deprecated: Container[str]) -> list[AdapterManifest]:
+        """The manifests of a tenant's adapter versions, but of deprecated ones."""
+        return [
+            version.manifest
+            for digest, version in self.adapters.items()
+            if version.manifest.tenant == tenant and digest not in deprecated
+        ]
 
     def version_of(self, release: Release) -> AdapterVersion | None:
         """The adapter version that a release serves; None for a base alone."""

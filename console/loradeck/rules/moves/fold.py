@@ -11,7 +11,7 @@ from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.tenant import CallerKey, TenantState
+from loradeck.schemas.tenant import CallerKey, Quota, TenantState
 
 
 class LogGap(ValueError):
@@ -163,6 +163,8 @@ def tenant_after(tenant: TenantState | None, event: Event | Draft) -> TenantStat
         update = {"routes": {**tenant.routes, event.route: config}}
         if config.pool is None and event.route in tenant.assigned:
             update["assigned"] = {route: nodes for route, nodes in tenant.assigned.items() if route != event.route}
+    elif kind is EventKind.QUOTA:
+        update = {"quota": Quota.model_validate(event.payload["quota"])}
     elif kind is EventKind.ASSIGN:
         update = {"assigned": {**tenant.assigned, str(event.route): tuple(map(str, event.payload["nodes"]))}}
     elif kind is EventKind.DATA_POLICY:
@@ -185,6 +187,7 @@ TENANT_KINDS = frozenset(
         EventKind.KEY,
         EventKind.DATA_POLICY,
         EventKind.ASSIGN,
+        EventKind.QUOTA,
     }
 )
 """Kinds of events that create or change a tenant; no other changes more than a pointer."""

@@ -10,7 +10,7 @@ from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.tenant import CallerKey, TenantState
+from loradeck.schemas.tenant import CallerKey, Quota, TenantState
 
 
 def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reason: str = "") -> Draft:
@@ -121,6 +121,17 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
         if not reason:
             raise Refused("reason_required", "; ".join(told.values()), fix="say why: --reason")
     return tenant_draft(EventKind.DATA_POLICY, tenant.name, actor, reason, payload)
+
+
+def set_quota(tenant: TenantState, quota: Quota, actor: Actor, *, reason: str = "") -> Draft:
+    """Replaces what the tenant may have at the hub. What it has already stays.
+
+    Raises: Refused: offboarded, no_change.
+    """
+    _exists(tenant)
+    if quota == tenant.quota:
+        raise Refused("no_change", f"this is the quota of {tenant.name} already")
+    return tenant_draft(EventKind.QUOTA, tenant.name, actor, reason, {"quota": quota.model_dump(mode="json")})
 
 
 def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:

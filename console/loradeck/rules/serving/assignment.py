@@ -134,6 +134,8 @@ class _Work:
         self.room = {name: max(1.0, math.ceil(share), SPARE * share) for name, share in self.share.items()}
         self.load = dict.fromkeys(capacity, 0.0)
         self.chosen: dict[PointerKey, list[Name]] = {key: [] for key in sorted(demands)}
+        self._farthest: dict[PointerKey, tuple[float, Name]] = {}
+        """The replica that a route prefers least of those that serve it."""
 
     def keep(self) -> None:
         """Keeps for each route what serves it, one in each zone where the pool has others."""
@@ -183,7 +185,9 @@ class _Work:
             if name not in self.pools[key] or name in chosen or not chosen:
                 continue
             distance = self._far(key, name)
-            farthest, left = max((self._far(key, other), other) for other in chosen)
+            if key not in self._farthest:
+                self._farthest[key] = max((self._far(key, other), other) for other in chosen)
+            farthest, left = self._farthest[key]
             if distance < farthest and self._spreads(key, left, name):
                 found.append((distance, key, left))
         return found
@@ -220,8 +224,10 @@ class _Work:
 
     def _add(self, key: PointerKey, name: Name) -> None:
         self.chosen[key].append(name)
+        self._farthest.pop(key, None)
         self.load[name] += self.demands[key].load
 
     def _remove(self, key: PointerKey, name: Name) -> None:
         self.chosen[key].remove(name)
+        self._farthest.pop(key, None)
         self.load[name] -= self.demands[key].load
