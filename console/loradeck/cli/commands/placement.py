@@ -12,7 +12,7 @@ _LISTED = 20
 
 @click.group(cls=Noun)
 def placement() -> None:
-    """Explain where the hub places routes of pools, and preview what would move."""
+    """Explain where routes of pools are, and preview what would move."""
 
 
 @placement.command()
