@@ -91,6 +91,9 @@ async def test_another_release_judges_where_it_is_loaded(
     await served.ask(answer="two")
     await counted(served, shed=1, passed=1)
     assert engine.seen[-1]["model"] == V2.engine_name
+    engine.unloaded = {str(V2.engine_name)}
+    await served.ask(answer="three")
+    await counted(served, shed=1, passed=1, unclear=1)
 
 
 async def test_another_tenants_release_judges_nothing(served: Running) -> None:

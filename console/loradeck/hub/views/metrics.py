@@ -15,6 +15,7 @@ from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting
 from loradeck.rules.quality.notices import Dated
+from loradeck.schemas.judge import Judgement
 from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.state import TenantRow
 
@@ -235,8 +236,9 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         for makes_bad, failed in (("1", row.cause.faults), ("0", row.cause.noticed)):
             for check, n in failed.items():
                 failing.labels(row.tenant, row.route, release, check, makes_bad).set(n)
-        for what, n in row.cause.judged.items():
-            judged.labels(row.tenant, row.route, release, what).set(n)
+        for outcome in Judgement:  # and nothing else that a node may call it
+            if said := row.cause.judged.get(outcome):
+                judged.labels(row.tenant, row.route, release, outcome.value).set(said)
         minute = row.minute
         for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
             if share is not None:
