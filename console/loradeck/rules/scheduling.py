@@ -21,8 +21,12 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
 def has_memory(need_gb: float | None, host: Host | None, gpus: Iterable[Gpu]) -> bool:
     """Tells whether `need_gb` (GB of 10^9 bytes) is free: on one GPU if the node has GPUs, else on the host.
 
-    A GPU that fails gets no job. Memory that a node did not report counts as absent. None needs nothing.
+    A GPU that fails gets no job, and a node whose GPUs all fail gets none either. Memory that a node did not report
+    counts as absent. None needs no memory.
     """
+    gpus = tuple(gpus)
+    if gpus and all(failing(gpu) is not None for gpu in gpus):
+        return False
     if need_gb is None:
         return True
     with_memory = [gpu for gpu in gpus if gpu.memory_total is not None]

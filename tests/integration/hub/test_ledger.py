@@ -113,6 +113,14 @@ async def test_what_a_dataset_may_not_be_used_for_refuses_the_job(acme: Deck) ->
     assert "evaluate" in problem.detail
 
 
+async def test_a_safety_set_is_a_dataset_of_the_tenant(acme: Deck) -> None:
+    digest, asked = await dataset(acme, [row(1)]), await dataset(acme, [row(2)])
+    validation = {"rows": 1}
+    missing = training(digest, validation=validation, safety={"dataset": "f" * 64})
+    await acme.refused(404, "unknown_dataset", "POST", "jobs", missing)
+    await acme.ok("POST", "jobs", training(digest, validation=validation, safety={"dataset": asked}))
+
+
 async def test_a_licence_forbidden_later_refuses_the_job_and_the_policy_is_in_the_log(acme: Deck) -> None:
     digest = await dataset(acme, [row(1, licence_class="CC-BY-NC-4.0")])
     await acme.ok("PUT", "tenants/acme/data-policy?reason=sold", {"forbidden_licences": ["cc-by-nc-*"]})

@@ -45,6 +45,7 @@ def test_a_gpu_that_fails_gets_no_job_even_where_the_node_gives_it_to_jobs(fault
         reserved([broken], 1, engines={}, running=(), shared=("a",))
     assert reserved([broken, gpu("b", 70)], 1, engines={}, running=()) == ("b",)
     assert not has_memory(1e-8, None, (broken,))
+    assert not has_memory(None, None, (broken, broken)), "there is no other on this node"
     assert has_memory(1e-8, None, (broken, gpu("b", 70)))
 
 
