@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field
 
 log = logging.getLogger("vllm.loradeck")
 
-FIRST_LOOK_S = 0.01
+FIRST_LOOK_S = 0.04
 LONGEST_LOOK_S = 0.32
 """How soon after its begin a read is looked at, and how seldom later: each look is a call between two steps."""
 
@@ -142,10 +142,10 @@ class AdapterRoutes:
                 number = self._models.lora_id_counter.inc(1)
                 request = LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
             number = request.lora_int_id
-            await self._call("loradeck_read", name, number, path)
+            alone = len(await self._call("loradeck_read", name, number, path)) == 1
             try:
-                await self._until_read(number)
-                if not all(await self._call("loradeck_insert", number)):
+                await self._until_read(number, alone)
+                if not alone and not all(await self._call("loradeck_insert", number)):
                     raise Refused("load_refused", "it was read, and is not held")
             except BaseException:
                 await asyncio.shield(self._call("loradeck_forget", number))
@@ -153,16 +153,19 @@ class AdapterRoutes:
             self._models.lora_requests[name] = request
             return {"name": name}
 
-    async def _until_read(self, number: int) -> None:
-        """Returns once every worker has read an adapter. Raises Refused: one refuses it, or it takes too long."""
+    async def _until_read(self, number: int, alone: bool) -> None:
+        """Returns once every worker has read an adapter, or the one that is alone holds it.
+
+        Raises: Refused: one refuses it, or it takes too long.
+        """
         pause, deadline = FIRST_LOOK_S, time.monotonic() + READ_S
         while True:
             await asyncio.sleep(pause)
-            states = await self._call("loradeck_state", number)
+            states = await self._call("loradeck_state", number, alone)
             for code, detail in states:
-                if code not in ("reading", "read"):
+                if code not in ("reading", "read", "held"):
                     raise Refused(code, detail)
-            if all(code == "read" for code, _ in states):
+            if all(code == ("held" if alone else "read") for code, _ in states):
                 return
             if time.monotonic() > deadline:
                 raise Refused("read_timeout", f"it was not read in {READ_S:.0f} s")

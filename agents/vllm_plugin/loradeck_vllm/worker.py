@@ -4,6 +4,8 @@ An adapter is read, checked and packed by a thread beside the loop, and put into
 vLLM by itself does both in its loop, and where a request asks for an adapter that was evicted, inside the step.
 """
 
+import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +27,7 @@ class Adapters:
         self._read_by_vllm: Callable[[Any], Any] = manager._load_adapter
         self._immutable: set[int] = set()
         self._reads: dict[int, Future[Any]] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loradeck-read")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loradeck-read", initializer=_stand_back)
         self.read_in_loop = 0
         manager._load_adapter = self._read_in_loop
 
@@ -36,12 +38,17 @@ class Adapters:
         if number not in self._cache.list_adapters() and number not in self._reads:
             self._reads[number] = self._thread.submit(self._whole, request)
 
-    def state(self, number: int) -> tuple[str, str]:
-        """How far an adapter is: `reading`, `read`, or the code of a refusal, with its detail."""
+    def state(self, number: int, *, insert: bool) -> tuple[str, str]:
+        """How far an adapter is: `reading`, `read`, `held`, or the code of a refusal, with its detail.
+
+        `insert`: no other worker is waited for, so that what was read is inserted at once, and no step later.
+        """
         read = self._reads.get(number)
         if read is not None and not read.done():
             return "reading", ""
         error = read.exception() if read is not None else None
+        if error is None and insert:
+            return ("held", "") if self.insert(number) else ("load_refused", "others pushed it out meanwhile")
         if error is None:
             return "read", ""
         if isinstance(error, WrongFiles):
@@ -118,6 +125,11 @@ class Adapters:
         return self._read_by_vllm(request)
 
 
+def _stand_back() -> None:
+    """Lets the model's step have the processor first: on Linux each thread has a niceness of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
 def _own(tensors: Any) -> Any:
     """A tensor, or a list of them, that no file lies under: one that is mapped is read page by page, in the step."""
     if isinstance(tensors, list):
@@ -141,7 +153,7 @@ def _read(worker: Any, name: str, number: int, path: str) -> None:
 
 CALLS: dict[str, Callable[..., Any]] = {
     "loradeck_read": _read,
-    "loradeck_state": lambda worker, number: list(_adapters(worker).state(number)),
+    "loradeck_state": lambda worker, number, insert: list(_adapters(worker).state(number, insert=insert)),
     "loradeck_insert": lambda worker, number: _adapters(worker).insert(number),
     "loradeck_forget": lambda worker, number: _adapters(worker).forget(number),
     "loradeck_remove": lambda worker, number: _adapters(worker).remove(number),

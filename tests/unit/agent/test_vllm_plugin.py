@@ -146,6 +146,15 @@ async def test_a_name_that_was_evicted_is_loaded_again_under_its_number(server: 
     assert [row[0] for row in await server.held()] == ["v2", "v3", "v0"]
 
 
+async def test_a_worker_that_is_alone_inserts_what_it_has_read_in_the_call_that_finds_it_read(
+    server: Server, tmp_path: Path
+) -> None:
+    server.engine.workers = server.engine.workers[:1]
+    assert await server.load("v1", stored(tmp_path)) == (200, "")
+    assert await server.held() == [("v1", "host", False)]
+    assert set(server.engine.calls) == {"loradeck_read", "loradeck_state", "loradeck_residency"}
+
+
 async def test_what_is_held_already_is_not_read_again(server: Server, tmp_path: Path) -> None:
     folder = stored(tmp_path)
     await server.load("v1", folder)
