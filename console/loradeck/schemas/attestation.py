@@ -13,6 +13,7 @@ class AttestationKind(StrEnum):
     """What an attestation states, and the model of its `body`."""
 
     EVALUATION = "evaluation"  # EvaluationReport in `body`
+    HARNESS = "harness"  # of a release: what another harness measured, as a person says; HarnessReport in `body`
     LEAK = "leak"  # of a release: rows of its datasets that it reproduces; LeakReport in `body`
     GATE = "gate"  # GateResult in `body`
     COMPARISON = "comparison"  # of a candidate on a route: an A/B that is over; ComparisonResult in `body`
@@ -35,9 +36,9 @@ class AttestationKind(StrEnum):
 class Attestation(Wire):
     """A statement about a release, base, adapter, suite or dataset, which the hub stores for ever.
 
-    The hub makes most of them itself; over its API it accepts canaries from agents, and evaluations, merges,
-    signatures, revocations and deprecations from releasers. It sets `seq`, `by` and `at_ms` (hub time, milliseconds
-    since 1970 UTC).
+    The hub makes most of them itself; over its API it accepts canaries from agents, and evaluations, results of
+    harnesses, merges, signatures, revocations and deprecations from releasers. It sets `seq`, `by` and `at_ms` (hub
+    time, milliseconds since 1970 UTC).
     """
 
     seq: int = 0

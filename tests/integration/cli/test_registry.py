@@ -331,8 +331,14 @@ def test_a_card_is_put_together_from_what_is_on_record_and_two_are_compared(
             await api.attest(Attestation(kind=kind, subject=made.release, tenant=tenant, body=report, by=""))
 
     asyncio.run(attest())
+    figures = {"arc_easy": {"acc,none": 0.5, "acc_stderr,none": 0.05}}
+    results = {"results": figures, "versions": {"arc_easy": 1.0}, "lm_eval_version": "0.4.13", "model_name": tenant}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    desk.json("release", "import-eval", tenant, "v4", tmp_path / "results.json")
+    desk.refused(2, "bad_report", "release", "import-eval", tenant, "v4", folder / "adapter_config.json")
     card = desk.run("adapter", "card", tenant, "words", "v4").stdout
     for line in (
+        "- lm-eval 0.4.13 arc_easy acc: 0.5 ± 0.05; imported by ",
         f"# {tenant}/words v4",
         "- why in weights: shorter",
         f"## Data: {tenant}/train",

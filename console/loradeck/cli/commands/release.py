@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from loradeck.artifacts import signing
+from loradeck.artifacts.harness_results import harness_report
 from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared import deprecating
 from loradeck.cli.shared import model_card as cards
@@ -52,6 +53,27 @@ async def add(s: Session, tenant: str, name: str, base: str) -> None:
     adapter = await release_named(s.api, tenant, name)
     view = await s.api.register_merged(MergedRelease(tenant=tenant, adapter=adapter.id, merged=merged))
     s.out.answer(view, f"release {view.label} {short(view.id)} on {view.base_label} {short(view.base)}")
+
+
+@release.command("import-eval")
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.argument("file", type=click.Path(path_type=Path))
+@writes
+async def import_eval(s: Session, tenant: str, name: str, file: Path) -> None:
+    """Keep with a release what lm-eval or inspect-ai measured, from the harness's own result file in JSON.
+
+    It stands on the release's card as imported by you. No gate counts it: evaluations of gates come from jobs.
+    """
+    view = await release_named(s.api, tenant, name)
+    report = await asyncio.to_thread(harness_report, file, view.id)
+    kind, body = AttestationKind.HARNESS, report.model_dump(mode="json")
+    stated = await s.api.attest(Attestation(kind=kind, subject=view.id, tenant=tenant, body=body, by=""))
+    tasks = len({figure.task for figure in report.figures})
+    named = f"{report.harness} {report.version}".strip()
+    s.out.answer(
+        stated, f"{len(report.figures)} figures of {tasks} tasks by {named} are kept with {tenant} {view.label}"
+    )
 
 
 @release.command()

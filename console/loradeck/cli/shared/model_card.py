@@ -19,6 +19,7 @@ from loradeck.schemas.attestation import (
     Signature,
 )
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry, ScanReport
+from loradeck.schemas.harness import HarnessReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
 from loradeck.schemas.leak import LeakReport
@@ -273,6 +274,15 @@ def _evaluation(known: Record) -> list[Fact]:
         suite = known.suites.get(report.suite, short(report.suite))
         right = f"{report.exact} of {report.n} exact ({report.exact / report.n:.1%})" if report.n else "no items"
         lines[f"suite {suite}"] = f"{right}, {report.valid} valid; {_answered(report)}"
+    for stated in known.stated:
+        if stated.kind is AttestationKind.HARNESS and stated.subject == release:
+            for told in _of([stated], HarnessReport):
+                for one in told.figures:
+                    error = f" ± {one.stderr:.4g}" if one.stderr is not None else ""
+                    n = f", n {one.n}" if one.n is not None else ""
+                    lines[f"{told.harness} {told.version} {one.task} {one.name}"] = (
+                        f"{one.value:.4g}{error}{n}; imported by {stated.by}, no gate counts it"
+                    )
     for leaks in _bodies(known, AttestationKind.LEAK, release, LeakReport)[-1:]:
         own, alone = leaks.both + leaks.only_release, leaks.both + leaks.only_base
         lines["leaks"] = (

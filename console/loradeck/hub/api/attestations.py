@@ -41,6 +41,11 @@ _AGENTS = frozenset({AttestationKind.CANARY})
 """Kinds that an agent may attest. Reports come with the job that made them, or one node could open any gate."""
 
 
+_OF_RELEASES = frozenset(
+    {AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.HARNESS, AttestationKind.REVOCATION}
+)
+
+
 @router.post("/attestations")
 async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attestation:
     """Attests something about a digest. The hub itself sets `by` and `at_ms`."""
@@ -50,7 +55,7 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
         raise Refused("forbidden", f"an agent does not state {body.kind.value}", detail="kind")
     caller.at(body.tenant)
     hub.log.state.tenant(body.tenant)
-    if body.kind in (AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.REVOCATION):
+    if body.kind in _OF_RELEASES:
         hub.catalogue.known(body.tenant, body.subject)
     if body.kind is AttestationKind.CANARY:
         _check_canary(hub, body, caller)

@@ -31,6 +31,7 @@ from loradeck.schemas.attestation import (
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.gate import GateConfig
+from loradeck.schemas.harness import HarnessReport
 from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.jobs import JobQuery
 from loradeck.schemas.leak import LeakReport
@@ -42,12 +43,17 @@ log = logging.getLogger("loradeck.hub.jobs.gates")
 
 _BODIES: dict[
     AttestationKind,
-    TypeAdapter[EvaluationReport] | TypeAdapter[CanaryRecord] | TypeAdapter[MergeReport] | TypeAdapter[LeakReport],
+    TypeAdapter[EvaluationReport]
+    | TypeAdapter[CanaryRecord]
+    | TypeAdapter[MergeReport]
+    | TypeAdapter[LeakReport]
+    | TypeAdapter[HarnessReport],
 ] = {
     AttestationKind.EVALUATION: TypeAdapter(EvaluationReport),
     AttestationKind.CANARY: TypeAdapter(CanaryRecord),
     AttestationKind.MERGE: TypeAdapter(MergeReport),
     AttestationKind.LEAK: TypeAdapter(LeakReport),
+    AttestationKind.HARNESS: TypeAdapter(HarnessReport),
 }
 
 
