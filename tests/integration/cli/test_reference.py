@@ -45,6 +45,7 @@ def test_every_command_has_help_and_the_common_options() -> None:
         "loradeck hub migrate",
         "loradeck hub rotate",
         "loradeck completion",
+        "loradeck check",
         "loradeck adapter key",
         "loradeck notice secret",
     }

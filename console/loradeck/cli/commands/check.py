@@ -45,7 +45,7 @@ _SHORT = {"-q": "quantization", "-tp": "tensor-parallel-size"}
 @json_option
 @click.pass_context
 def check(ctx: click.Context, /, adapter: Path, base: Path, *, strict: bool, **given: str | None) -> None:
-    """Check that an adapter, its base, the chat template and the engine fit together. Asks no hub: for CI.
+    """Check that adapter, base, chat template and engine fit together; asks no hub.
 
     MATCH is exit 0. What does not fit is exit 1, and so is what is not known, with --strict.
     """
