@@ -24,7 +24,7 @@ from loradeck.rules.moves import following
 from loradeck.rules.serving import gateway as rules
 from loradeck.rules.serving.assignment import ranked
 from loradeck.schemas.ids import Fence, PointerKey
-from loradeck.schemas.link import Bookmark, Hello
+from loradeck.schemas.link import AckLevel, Bookmark, Hello
 from loradeck.schemas.position import Position
 from loradeck.store.interface import StoreError
 from loradeck_agent.host.errors import Unreachable
@@ -65,6 +65,7 @@ class Gateway:
     seen: dict[PointerKey, Fence] = field(default_factory=dict)
     """The oracle's record: the highest fence that this gateway was told or shown, under its newest epoch or a later."""
     answered: dict[PointerKey, Fence | None] = field(default_factory=dict)
+    health: dict[str, rules.NodeHealth] = field(default_factory=lambda: defaultdict(rules.NodeHealth))
     turn: int = 0
 
     async def main(self) -> None:
@@ -114,16 +115,21 @@ class Gateway:
         if told is None or key not in told.pointers:
             return
         placed, tried, counts = told.pointers[key][1], list[str](), self.oracle.counts
-        two = placed[:2]
-        first = turn // len(TENANTS) % max(1, len(two))
-        nodes = two[first:] + two[:first] + placed[2:]
+        levels = {name: AckLevel.DEVICE if n < 2 else AckLevel.DISK for n, name in enumerate(placed)}
+        now, health = asyncio.get_running_loop().time(), self.health
+        avoided = [name for name in levels if health[name].is_avoided(now)]
+        nodes = rules.ranked(levels, {name: health[name].under_way for name in levels}, avoided, str(turn).encode())
         refusal = None
         while (node := rules.next_node(nodes, tried, refusal=refusal, begun=False)) is not None:
             tried.append(node)
-            began = await self._ask(node, key, turn)
-            if began is not None and began.code is None:
-                await self._rest(node, began, nodes, tried)
-                return
+            health[node].take(asyncio.get_running_loop().time())
+            try:
+                began = await self._ask(node, key, turn)
+                if began is not None and began.code is None:
+                    await self._rest(node, began, nodes, tried)
+                    return
+            finally:
+                health[node].give_back()
             refusal = began.code if began is not None else None
             counts[f"gateways refused {refusal or 'unreachable'}"] += 1
         self.answered[key] = None
@@ -138,19 +144,22 @@ class Gateway:
         try:
             began: Began = await self.process.host.network.call(node, "router", "POST", "", asked, timeout=FIRST_BYTE_S)
         except Unreachable:
+            self.health[node].failed(asyncio.get_running_loop().time())
             return None
+        self.health[node].heard(asyncio.get_running_loop().time())
         held = fence_of(began.fence) if began.fence is not None else None
         if held is not None:
             self._shows(key, held)
             self.answered[key] = held
         return began
 
-    async def _rest(self, node: str, began: Began, nodes: tuple[str, ...], tried: list[str]) -> None:
+    async def _rest(self, node: str, began: Began, nodes: list[str], tried: list[str]) -> None:
         """The rest of an answer that has begun. Where it breaks off, nobody else may be asked."""
         self.oracle.counts["answers through gateways"] += 1
         try:
             await self.process.host.network.call(node, "router", "REST", "", began.number, timeout=FIRST_BYTE_S)
         except Unreachable:
+            self.health[node].failed(asyncio.get_running_loop().time())
             self.oracle.counts["answers through gateways broken off"] += 1
             if rules.next_node(nodes, tried, refusal=None, begun=True) is not None:
                 self.oracle.fail("a caller was answered twice", self.process.name, *tried)

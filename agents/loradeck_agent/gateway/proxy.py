@@ -8,16 +8,17 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from loradeck.rules.serving.gateway import RETRIED, next_node
+from loradeck.rules.serving.gateway import RETRIED, followed, next_node
 from loradeck.schemas.feedback import FEEDBACK_PATH, CallerFeedback
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.table import ELSEWHERE as MOST_ELSEWHERE
 from loradeck.schemas.table import TableEntry
 from loradeck_agent.gateway.nodes import NodePool, Nodes
 from loradeck_agent.gateway.routes import GatewayRoutes
 from loradeck_agent.router.admission import Refusal, unknown_route
 from loradeck_agent.router.callers_api import CallersApi, cut_short, refused
 from loradeck_agent.router.cohort_keys import CONVERSATION
-from loradeck_agent.router.fences import FENCE, fence_of, fence_text
+from loradeck_agent.router.fences import ELSEWHERE, FENCE, fence_of, fence_text
 from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.successor import OF_THE_CONNECTION
 
@@ -73,6 +74,8 @@ class GatewayProxy(CallersApi):
                 passed, refusal = await self._ask(request, node, path, body, headers, entry)
             if passed is not None and refusal is None:
                 return passed
+            if passed is not None and refusal == "not_here":
+                names = self._follow(key, name, names, passed.headers.get(ELSEWHERE, ""))
             answer = passed if passed is not None else answer
         if answer is not None:
             return answer
@@ -94,6 +97,12 @@ class GatewayProxy(CallersApi):
             if passed is not None and passed.status < 500:
                 return passed
         return refused(_no_node(key), given.request)
+
+    def _follow(self, key: PointerKey, by: str, names: list[str], told: str) -> list[str]:
+        """The nodes that a request asks, once one of them has said which others serve its pointer."""
+        named = [name.strip() for name in told.split(",")[:MOST_ELSEWHERE]]
+        self._admission.moved(key, by, [name for name in named if name in self._nodes.by_name])
+        return followed(names, named, self._nodes.by_name)
 
     async def _ask(
         self,

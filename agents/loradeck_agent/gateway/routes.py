@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -45,6 +45,8 @@ class GatewayRoutes:
         """Those of them that the hub has lost."""
         self.is_served = False
         """True once a hub, or the file, has said where pointers are served."""
+        self.is_linked = False
+        """Whether a hub tells of changes."""
         self._served: dict[PointerKey, dict[Name, AckLevel]] = {}
         self._keys = CallerKeys()
         self._shown: Shown = {}
@@ -88,6 +90,16 @@ class GatewayRoutes:
     def served(self, key: PointerKey) -> Mapping[Name, AckLevel]:
         """The nodes that a pointer is placed on, and how near its release is to answering there."""
         return self._served.get(key, _NOWHERE)
+
+    def moved(self, key: PointerKey, node: Name, to: Iterable[Name]) -> None:
+        """A node has said that others serve a pointer, and no longer itself.
+
+        While no hub is linked that is remembered, until one tells where pointers are served. While one is, it knows
+        better than a node that a withdrawal has just reached.
+        """
+        if not self.is_linked and (found := dict.fromkeys(to, AckLevel.ABSENT)):
+            before = {name: level for name, level in self.served(key).items() if name != node}
+            self._served[key] = {**found, **before}
 
     def fence(self, entry: TableEntry) -> Fence:
         """The highest fence that is known of a pointer, which its nodes are sent."""

@@ -210,6 +210,7 @@ class Gateway:
             await self.link.send(Resync(why=why))
 
     async def _link_changed(self, connected: bool) -> None:
+        self.routes.is_linked = connected
         if not connected:
             log.warning("no hub is linked: callers are sent on by the last table")
 

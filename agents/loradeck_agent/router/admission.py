@@ -71,6 +71,8 @@ class Refusal:
     """The parameter of the request that is at fault, as OpenAI's errors name it."""
     awaits: str | None = None
     """The release whose load the route's requests wait for, if any."""
+    elsewhere: tuple[str, ...] = ()
+    """The nodes that serve the pointer, where this one does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +370,7 @@ class Admission:
         """The refusal of a route, with the counter of the release that was wanted on the engine that should have it."""
         refusal = _refusal(entry.key, verdict)
         if wanted is None:
-            return refusal
+            return replace(refusal, elsewhere=entry.elsewhere)
         route = self._routes.get(entry.key)
         runs = [replica.name for replica in replicas if replica.runs(wanted.release.served_base)]
         names = (*runs, route.replica if route else "", *(replica.name for replica in replicas))
@@ -457,7 +459,7 @@ def _arm(live: Plan, candidate: Plan, cohort: Cohort, stale_s: float | None) -> 
     return (candidate if arm.candidate else live), seat
 
 
-_STATUS = {"unknown_route": 404, "removed": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}
+_STATUS = {"unknown_route": 404, "removed": 404, "not_here": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}
 
 
 def _refusal(key: PointerKey, verdict: rules.AdmissionDecision) -> Refusal:
@@ -467,6 +469,7 @@ def _refusal(key: PointerKey, verdict: rules.AdmissionDecision) -> Refusal:
     message, fix = {
         "unknown_route": (f"No model {name} is routed here.", "GET /v1/models lists what this key may use."),
         "removed": (f"The model {name} has been removed.", "GET /v1/models lists what this key may use."),
+        "not_here": (f"The model {name} is served by other nodes, and not by this one.", "Ask one of them."),
         "suspended": (f"{key[0]} is suspended.", "Ask the operators of this fleet."),
         "hub_lost": (f"This node has lost its hub for longer than {name} allows.", "Try again."),
         "not_ready": (f"The release of {name} is not loaded on this node.", "Try again."),

@@ -26,6 +26,7 @@ from loradeck_agent.router.admission import DEFAULT_ROUTE, Refusal, unknown_rout
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest
 from loradeck_agent.router.engine_pools import COMPLETIONS
+from loradeck_agent.router.fences import ELSEWHERE
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
 from loradeck_agent.router.trace import now_ms
 
@@ -200,6 +201,8 @@ def refused(refusal: Refusal, request_id: str | None = None, headers: dict[str, 
         extra["x-request-id"] = request_id
     if refusal.retry_after_s is not None:
         extra["Retry-After"] = str(refusal.retry_after_s)
+    if refusal.elsewhere:
+        extra[ELSEWHERE] = ", ".join(refusal.elsewhere)
     if refusal.status == 401:
         extra["WWW-Authenticate"] = "Bearer"
     return web.json_response(

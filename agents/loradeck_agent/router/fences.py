@@ -15,6 +15,9 @@ from loradeck.schemas.ids import Fence, PointerKey
 FENCE = "x-loradeck-fence"
 """The header of requests that come through a gateway, and of answers."""
 
+ELSEWHERE = "x-loradeck-elsewhere"
+"""The header of a refusal `not_here`: the names of nodes that serve the pointer, with commas between them."""
+
 _FENCE = re.compile(r"(\d{1,16})\.(\d{1,16})", re.ASCII)
 
 

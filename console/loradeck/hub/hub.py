@@ -232,6 +232,7 @@ class Hub:
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
         self.gateways = Gateways(fleet, tables, replicas, changes, self.tokens)
+        tables.elsewhere = self.gateways.elsewhere
         self.capacity = Capacity(state, fleet, tables, replicas)
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
         self.usual_shares = usual = UsualShares(state, store, clock, self.background)

@@ -43,6 +43,9 @@ class CandidateRef(Split):
     release: ReleaseRef
 
 
+ELSEWHERE = 8
+"""Most nodes that a tombstone names."""
+
 ENTRY_CHARS = 2**20
 """Most characters of one entry's text that a node takes."""
 
@@ -103,6 +106,12 @@ class TableEntry(Wire):
         None,
         exclude_if=lambda until: until is None,
         description="until then (hub time) a sample of its requests is asked again of the release beneath; None: none",
+    )
+    elsewhere: tuple[Name, ...] = Field(
+        (),
+        max_length=ELSEWHERE,
+        exclude_if=lambda names: not names,
+        description="of a tombstone: nodes that serve the pointer, for gateways that have not heard of it",
     )
     needs: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="features a router must have, or it refuses the entry"
@@ -167,11 +176,11 @@ class TableEntry(Wire):
         candidate = self.candidate.release if self.candidate is not None else None
         return tuple(ref for ref in (self.current, candidate, self.preparing, *self.beneath) if ref is not None)
 
-    def tombstone(self) -> TableEntry:
-        """The entry under its fence without any release: the pointer is no longer placed there."""
+    def tombstone(self, elsewhere: tuple[Name, ...] = ()) -> TableEntry:
+        """The entry under its fence without any release: the pointer is no longer placed there, but `elsewhere`."""
         gone = {"current": None, "beneath": (), "preparing": None, "left": None, "candidate": None, "needs": ()}
         plain = {"residency": RouteResidency.ALWAYS, "asked_again_until_ms": None, "sample_hours": 0}
-        return self.model_copy(update={**gone, **plain})
+        return self.model_copy(update={**gone, **plain, "elsewhere": elsewhere})
 
     def for_router(self, features: Collection[str]) -> TableEntry:
         """The entry as a router with these features is given it: one that lacks `candidate` gives everybody the live

@@ -206,6 +206,41 @@ async def test_without_a_hub_it_goes_on_and_another_process_of_it_too(fleet: Fle
     assert said(await fleet.gateway.ask(fleet.key)) == name_of(fleet, fleet.v2)
 
 
+async def test_a_gateway_with_an_old_table_and_no_hub_is_told_by_a_node_who_serves_a_tenant_that_moved(
+    deck: Deck, folder: Path
+) -> None:
+    await deck.tenant(placement={"site": "a"}, **ROUTE)
+    nodes = [ServingNode(deck, folder, name) for name in ("n1", "n2")]
+    try:
+        for node, site in zip(nodes, "ab", strict=True):
+            node.labels = {"site": site}
+            await node.start()
+        key = (await deck.ok("POST", "tenants/acme/keys"))["key"]
+        await deck.promote(await deck.release(seed=1))
+        async with gateway(deck, folder) as made:
+            await made.knows("n1", "n2")
+            file = made.config.state / "gateway.json"
+            await until(lambda: file.exists() and '"n1":"device"' in file.read_text(), "its table is saved")
+            await made.stop()
+            made.config = made.config.model_copy(update={"hubs": ("https://127.0.0.1:1",)})
+            started = await made.start()
+            assert (await made.ask(key)).headers["x-loradeck-replica"] == "n1"
+            await deck.tenant(placement={"site": "b"}, **ROUTE)
+            for _ in range(200):
+                moved = await made.ask(key)
+                if moved.headers.get("x-loradeck-replica") == "n2":
+                    break
+                await asyncio.sleep(0.02)
+            followed = started.proxy.retries
+            assert followed >= 1
+            answers = [await made.ask(key, prompt=f"{n}") for n in range(4)]
+            assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n2"}
+            assert started.proxy.retries == followed  # it remembers where
+    finally:
+        for node in nodes:
+            await node.close()
+
+
 async def test_a_hub_that_lost_a_move_learns_of_it_from_a_gateway(folder: Path) -> None:
     async with hub_in_process.folder() as data:
         async with running(data, nodes=True) as deck:

@@ -115,6 +115,18 @@ def test_a_tombstone_names_no_candidate_and_needs_no_feature() -> None:
     assert gone.fence == (0, 2)
 
 
+def test_a_tombstone_names_the_nodes_that_serve_the_pointer_now() -> None:
+    tables = with_candidate()
+    table = tables.table({})
+    table.put(KEY, placed=False)
+    sent = {"epoch": 1, "rev": 2, "hash_": "0" * 64, "position": None, "prev_rev": 0, "keys": None}
+    for now in ((), ("n2", "n3"), ("n4",)):
+        tables.elsewhere = lambda key, now=now: now if key == KEY else ()
+        tables.forget_messages()
+        (entry,) = Desired.model_validate(body(tables.desired(table, **sent))).entries
+        assert (entry.current, entry.elsewhere) == (None, now)
+
+
 def test_a_route_of_a_pool_is_in_the_tables_of_its_nodes_alone_and_a_tombstone_where_it_was() -> None:
     tables = with_candidate()
     pointer = PointerState(tenant="acme", route="production", generation=2, release=LIVE)

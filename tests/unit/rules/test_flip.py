@@ -87,6 +87,8 @@ def test_a_pin_says_which_release_and_the_tenants_policies_say_whether() -> None
 def test_nobody_is_admitted_where_nothing_is_routed() -> None:
     assert in_force(None, None, ALL).code == "unknown_route"
     assert in_force(entry(None, 4), None, ALL).code == "removed"
+    assert in_force(NOW.tombstone(("n2",)), None, ALL).code == "not_here"
+    assert in_force(entry(None, 4), None, ALL).code == "removed"
     assert in_force(NOW.model_copy(update={"suspended": True}), None, ALL).code == "suspended"
 
 

@@ -14,6 +14,7 @@ from loradeck.rules.serving.gateway import (
     STALL_S,
     WAIT_S,
     FenceVerdict,
+    followed,
     highest,
     is_stalled,
     next_node,
@@ -75,6 +76,13 @@ def test_another_node_is_asked_only_where_nothing_was_answered_yet(
 @given(refusal=st.sampled_from(sorted(RETRIED)), tried=st.sets(st.sampled_from(["n0", "n1", "n2"])))
 def test_no_node_is_asked_twice_for_one_request(refusal: str, tried: set[str]) -> None:
     assert next_node(("n0", "n1", "n2"), tried, refusal=refusal, begun=False) not in tried
+
+
+def test_a_node_that_is_named_as_serving_is_asked_next_if_a_hub_has_told_its_address() -> None:
+    known = ("n1", "n2", "n3")
+    assert followed(["n1", "n2"], ["n3", "n3", "stranger"], known) == ["n3", "n1", "n2"]
+    assert followed(["n1", "n2"], ["n2", "n1"], known) == ["n2", "n1"]
+    assert followed(["n1"], [], known) == ["n1"]
 
 
 names = st.sampled_from(["n0", "n1", "n2", "n3"])

@@ -10,7 +10,7 @@ text alone, as the JSON object that it is.
 import hashlib
 import json
 from bisect import insort
-from collections.abc import Collection, Hashable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Set
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -116,7 +116,7 @@ class NodeTables:
         self.entries: dict[PointerKey, TableEntry] = {}
         self._sites: dict[PointerKey, Site] = {}
         self._texts: dict[PointerKey, dict[tuple[bool, tuple[str, ...], bool], str]] = {}
-        """By key, the entry in messages: (as its tombstone, without what a router lacks, signed) -> text."""
+        """By key, the entry in messages: (as its tombstone, what that names or what a router lacks, signed) -> text."""
         self._rows: dict[PointerKey, str] = {}
         self._tables: dict[tuple[frozenset[tuple[str, str]] | None, str, bool], Table] = {}
         self._own: dict[str, dict[PointerKey, TableEntry]] = {}
@@ -130,6 +130,8 @@ class NodeTables:
         self._known_from = 0
         self.refuse_afters: set[float] = set()
         """Every refuse-after that some route has, or had."""
+        self.elsewhere: Callable[[PointerKey], tuple[str, ...]] = lambda key: ()
+        """The nodes that serve a pointer, as its tombstones name them."""
         self.version = 0
         """Grows each time that the tables are made anew."""
         self._memo: dict[tuple[Hashable, ...], bytes] = {}
@@ -331,10 +333,11 @@ class NodeTables:
             given = own.for_router(features)  # its router may be of an earlier version than the one that took it
             return (given.signed if signed and given.signed is not None else given.unsigned()).model_dump_json()
         entry, withdrawn = self.entries[key], key in table.withdrawn
-        form = (withdrawn, () if withdrawn else tuple(unknown_features(entry.needs, features)), signed)
+        elsewhere = self.elsewhere(key) if withdrawn else ()
+        form = (withdrawn, elsewhere if withdrawn else tuple(unknown_features(entry.needs, features)), signed)
         texts = self._texts.setdefault(key, {})
         if form not in texts:
-            body = (entry.tombstone() if withdrawn else entry.for_router(features)).model_dump_json()
+            body = (entry.tombstone(elsewhere) if withdrawn else entry.for_router(features)).model_dump_json()
             texts[form] = self._signing.entry(body).model_dump_json() if signed else body
         return texts[form]
 

@@ -11,6 +11,7 @@ from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.rules.serving.gateway import NEARNESS
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.link import AckLevel, ServedRoute, Serving
+from loradeck.schemas.table import ELSEWHERE
 
 
 class GatewayLink(Protocol):
@@ -110,6 +111,11 @@ class Gateways:
         if lost:
             lost &= {record.node or "" for record in self._tokens.all() if self._tokens.is_valid(record)}
         return {n: node.address for n, node in nodes.items() if n in lost or not node.lost}, tuple(sorted(lost))
+
+    def elsewhere(self, key: PointerKey) -> tuple[str, ...]:
+        """The nodes that one which a pointer was withdrawn from names to gateways: the nearest ones."""
+        levels = self._served(key)
+        return tuple(sorted(levels, key=lambda name: (NEARNESS.index(levels[name]), name)))[:ELSEWHERE]
 
     def _served(self, key: PointerKey) -> dict[str, AckLevel]:
         """The nodes that a pointer is placed on, and how near its release is to answering there."""

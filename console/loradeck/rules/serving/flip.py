@@ -120,7 +120,8 @@ def in_force(
         hub_lost_s: seconds without a hub; None while there is one.
 
     Returns:
-        An admission, or a refusal with one of the codes unknown_route, suspended, removed, hub_lost, not_ready.
+        An admission, or a refusal with one of the codes unknown_route, suspended, removed, not_here (other nodes serve
+        it), hub_lost, not_ready.
     """
     if entry is None:
         return AdmissionDecision(code="unknown_route")
@@ -130,7 +131,7 @@ def in_force(
         return AdmissionDecision(generation=entry.generation, code="hub_lost", retry_after_s=RETRY_AFTER_S)
     wanted = pin.release if pin is not None else entry.current
     if wanted is None:
-        return AdmissionDecision(generation=entry.generation, code="removed")
+        return AdmissionDecision(generation=entry.generation, code="not_here" if entry.elsewhere else "removed")
     pinned = pin is not None
     if wanted.id in ready:
         return AdmissionDecision(release=wanted, generation=entry.generation, pinned=pinned)

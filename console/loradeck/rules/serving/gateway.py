@@ -6,7 +6,7 @@ it, answers nobody who comes through a gateway that has heard of it.
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ WAIT_S = 1.0
 
 RETRIED = frozenset(
     {
-        *("behind", "untold", "not_ready", "cold_queue_full", "hub_lost", "removed", "unknown_route"),
+        *("behind", "untold", "not_ready", "cold_queue_full", "hub_lost", "removed", "not_here", "unknown_route"),
         *("bad_key", "too_many_failed_logins", "engine_unreachable", "router_restarts"),
     }
 )
@@ -78,6 +78,17 @@ def next_node(nodes: Sequence[Name], tried: Iterable[Name], *, refusal: str | No
     if begun or len(asked) >= TRIES or (refusal is not None and refusal not in RETRIED):
         return None
     return next((node for node in nodes if node not in asked), None)
+
+
+def followed(nodes: Sequence[Name], told: Iterable[Name], known: Container[Name]) -> list[Name]:
+    """The nodes of a request once one of them has answered `not_here`: those that it names come first.
+
+    Args:
+        told: the nodes that serve the pointer, as that one says.
+        known: those whose addresses a hub has told. No other is asked: a caller's key goes with the request.
+    """
+    named = [name for name in dict.fromkeys(told) if name in known]
+    return [*named, *(name for name in nodes if name not in named)]
 
 
 NEARNESS = tuple(AckLevel)
@@ -141,7 +152,7 @@ class NodeHealth:
 
     def rest_s(self, now: float) -> float:
         """The seconds for which it is still asked last after its last failure."""
-        return max(0.0, self._failed_at + rest_s(self.failures) - now) if self.failures else 0.0
+        return max(0.0, rest_s(self.failures) - (now - self._failed_at))
 
     def is_stalled(self, now: float) -> bool:
         """Tells whether it has owed answers and sent nothing for too long."""
