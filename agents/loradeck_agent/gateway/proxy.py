@@ -63,7 +63,8 @@ class GatewayProxy(CallersApi):
         }
         if (conversation := request.headers.get(CONVERSATION)) is not None:
             headers[CONVERSATION] = conversation
-        body, tried, refusal = asked.body(asked.model), list[str](), None
+        body = await request.read()  # as it came: the node judges it by the same rules
+        tried, refusal = list[str](), None
         answer: web.StreamResponse | None = None
         while (name := next_node(names, tried, refusal=refusal, begun=False)) is not None:
             self.retries += bool(tried)

@@ -64,6 +64,7 @@ async def test_strangers_and_others_reach_nothing(fleet: Fleet) -> None:
     assert fleet.gateway.gateway is not None
     await until(lambda: fleet.gateway.gateway.routes.tenants_of(others), "the key is known")
     assert (await fleet.gateway.ask(others)).code == "unknown_route"
+    assert json.loads((await fleet.gateway.get("/v1/models", others)).raw)["data"] == []  # theirs has no release yet
     assert sum(len(node.engine.seen) for node in fleet.nodes) == seen
 
 

@@ -180,18 +180,17 @@ def ranked(
     """
     if len(nodes) < 2:
         return list(nodes)
-    groups: dict[int, list[Name]] = {}
+    groups: dict[int, dict[Name, int]] = {}
     for name, level in nodes.items():
-        groups.setdefault(_RANK[level] + (len(_RANK) if name in avoided else 0), []).append(name)
+        rank = _RANK[level] + (len(_RANK) if name in avoided else 0)
+        groups.setdefault(rank, {})[name] = under_way.get(name, 0)
     order: list[Name] = []
-    for _, alike in sorted(groups.items()):
-        if len(alike) > 1:
-            share = math.ceil(SPARE * (sum(under_way.get(name, 0) for name in alike) + 1) / len(alike))
-            keyed = []
-            for name in alike:
-                mine = under_way.get(name, 0)
-                hashed = hashlib.sha256(name.encode() + b"\0" + prompt).digest()
-                keyed.append((mine if mine >= share else -1, hashed, name))
-            alike = [name for _, _, name in sorted(keyed)]
-        order += alike
+    for _, alike in sorted(groups.items()) if len(groups) > 1 else groups.items():
+        share = math.ceil(SPARE * (sum(alike.values()) + 1) / len(alike))
+        keyed = [
+            (mine if mine >= share else -1, hashlib.sha256(name.encode() + b"\0" + prompt).digest(), name)
+            for name, mine in alike.items()
+        ]
+        keyed.sort()
+        order += [name for _, _, name in keyed]
     return order
