@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 
 import aiohttp
@@ -11,6 +12,7 @@ from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node, until
 
+from loradeck.schemas.link import AckLevel
 from loradeck.schemas.route import Gap, RouteResidency
 from loradeck.schemas.table import TableEntry
 
@@ -87,3 +89,29 @@ async def test_what_does_not_fit_the_queue_is_refused_as_openai_says_it_with_a_t
         assert (reply.status, error["code"], error["type"]) == (503, "cold_queue_full", "cold_queue_full")
         assert 1 <= int(reply.headers["Retry-After"]) <= 60
     hub.giving.set()
+
+
+async def test_r_to_a_release_that_was_turned_out_is_flipped_before_anything_is_loaded(
+    stopped: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    stopped.config.write_text(stopped.config.read_text().replace("slots = 4", "slots = 1"))
+    stopped.start()
+    await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
+    for generation, adapter in enumerate((v1, v2), 1):
+        await hub.desire(on_demand(adapter, "one", generation))
+        await hub.ack(on_demand(adapter, "one", generation), "proven")
+    held = stopped.state.engine("e0") / "held_models"
+    os.mkfifo(held)  # the engine says to nobody what it holds, and nothing is loaded before it does
+    loads = [call for call in stopped.engine_calls() if call.startswith("load ")]
+    back = on_demand(v1, "one", 3)
+    await hub.desire(back)
+    flipped = await hub.ack(back, "flipped")
+    assert (flipped.code, flipped.level) == ("not_ready", AckLevel.DISK)
+    assert [call for call in stopped.engine_calls() if call.startswith("load ")] == loads
+    waits = asyncio.create_task(stopped.ask("hello", "acme/one"))
+    await until(lambda: "models held" in stopped.engine_calls(), "the engine is asked")
+    release = await asyncio.to_thread(held.open, "wb")
+    held.unlink()
+    release.close()
+    assert (await waits)[:2] == (200, v1.tokens("hello")), "the first answer after R is by its target"
+    await hub.ack(back, "proven")

@@ -170,6 +170,16 @@ def test_a_candidate_and_what_is_prepared_borrow_the_slot_of_the_current_that_is
     assert ([ref.label for ref in residency.load], set(residency.unload)) == (["v2"], ids("cedar v1"))
 
 
+def test_a_move_is_loaded_at_once_in_the_place_of_what_it_left_or_of_the_current_that_is_asked_for_least() -> None:
+    left = plan([asked("cedar", "v2")], 1, ids("cedar v1"), now_ms=2 * DAY_MS)
+    assert ([ref.label for ref in left.load], set(left.unload)) == (["v2"], ids("cedar v1")), (
+        "no entry names what it left"
+    )
+    entries = [asked("dune", "v2", moved_ms=DAY_MS), asked("cedar", "v1"), asked("elm", "v1")]
+    full = plan(entries, 2, ids("cedar v1", "elm v1"), now_ms=DAY_MS, traffic={("elm", "production"): 1.0})
+    assert ([ref.release.tenant for ref in full.load], set(full.unload)) == (["dune"], ids("cedar v1"))
+
+
 def test_requests_count_half_after_ten_minutes() -> None:
     assert [asked_lately(8, 0, 600), asked_lately(8, 3, 0), asked_lately(0, 5, 1e9)] == [4, 11, 5]
 

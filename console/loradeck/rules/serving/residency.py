@@ -1,10 +1,10 @@
 """Residency: which releases an engine keeps loaded, and whether a promote leaves room for the release that it leaves.
 
 Slots go to pins; `always` routes and where R would go there; on-demand routes of which that is true for a day after a
-move, in half of the slots; the currents of on-demand routes that requests wait for; candidates; what is prepared; the
-currents of the other on-demand routes by their traffic; the rest. These others' currents take slots that are free and
-turn nothing out, since nobody waits for them; what stands before them may turn one of them out. What requests wait for,
-and what stands before that, turns one out that answers too, once its answers have ended.
+move, in half of the slots; the currents of on-demand routes that requests wait for; that of the next newest move;
+candidates; what is prepared; the currents of the other on-demand routes by their traffic; the rest. These others'
+currents turn no current out, since nobody waits for them; what stands before them may turn one of them out. What
+requests wait for, and what stands before that, turns one out that answers too, once its answers have ended.
 """
 
 import math
@@ -39,7 +39,7 @@ class Residency:
 class _Claim(IntEnum):
     """How far a release may go for a slot."""
 
-    FREE = 0  # it takes one that is free
+    FREE = 0  # it takes one that is free, or that no pointer's current release holds
     IDLE = 1  # it turns out a release behind it that answers nobody
     ANY = 2  # it turns out one that answers too, once its answers have ended
 
@@ -99,7 +99,7 @@ def _ordered(
     """As `wanted`, each with its claim."""
     always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
     asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
-    fresh = [e for e in asked if e.beneath and e.moved_ms is not None and now_ms - e.moved_ms < PRIOR_KEPT_MS]
+    fresh = [e for e in asked if e.moved_ms is not None and now_ms - e.moved_ms < PRIOR_KEPT_MS]
     turn = {key: number for number, key in enumerate(waiting)}
     called = sorted((e for e in asked if e.key in turn), key=lambda e: turn[e.key])
     others = [e for e in asked if e.key not in turn]
@@ -108,9 +108,10 @@ def _ordered(
     refs: list[ReleaseRef | None] = [pin.release for pin in pins]
     refs += [e.current for e in always]
     refs += [e.beneath[0] for e in always if e.beneath]
-    refs += [ref for e in fresh[: slots // 4] for ref in (e.current, e.beneath[0])]
+    refs += [ref for e in fresh[: slots // 4] for ref in (e.current, *e.beneath[:1])]
     refs += [e.current for e in called]
-    coming: list[ReleaseRef | None] = [e.candidate.release for e in entries if e.candidate is not None]
+    coming: list[ReleaseRef | None] = [e.current for e in fresh[slots // 4 : slots // 4 + 1]]
+    coming += [e.candidate.release for e in entries if e.candidate is not None]
     coming += [e.preparing for e in entries]
     rest: list[ReleaseRef | None] = [e.beneath[0] for e in (*called, *others) if e.beneath]
     for depth in range(1, max((len(e.beneath) for e in entries), default=0)):
@@ -153,6 +154,7 @@ def plan(
     place = {ref.id: i for i, ref in enumerate(order)}
     nowhere = len(order)
     spare = sorted((r for r in loaded if r not in busy), key=lambda r: (-place.get(r, nowhere), r))
+    currents = {ref.id for ref, claim in ordered if claim is not _Claim.IDLE}
     victims = [r for r in spare if r not in answering]
     answer = [r for r in spare if r in answering]
     free = slots - len(loaded)
@@ -169,7 +171,7 @@ def plan(
         if free <= 0:
             if claim is _Claim.ANY and not is_behind(victims, ref) and is_behind(answer, ref):
                 drain.append(answer.pop(0))
-            if claim is _Claim.FREE or not is_behind(victims, ref):
+            if not is_behind(victims, ref) or (claim is _Claim.FREE and victims[0] in currents):
                 continue
             unload.append(victims.pop(0))
             free += 1
