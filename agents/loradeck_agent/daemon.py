@@ -296,8 +296,8 @@ class Agent:
     def _is_stored(self, ack: Ack) -> bool:
         """Tells whether the verified files of an acknowledged release are on this node."""
         entry = self.table.entries.get((ack.tenant, ack.route))
-        ref = entry.current if entry is not None else None
-        return ref is not None and ref.id == ack.release and ref.release.adapter in self.store.stored
+        refs = entry.refs if entry is not None else ()  # the flip is acknowledged before its entry is the table's
+        return any(ref.id == ack.release and ref.release.adapter in self.store.stored for ref in refs)
 
     # ---- the hub -------------------------------------------------------------------------------------------
 

@@ -77,7 +77,8 @@ class Reconciler:
 
     Attributes:
         acked: is given every acknowledgement of the router that follows from a change made here.
-        missed: called when the router gave no answer: what it acknowledged by it, if it did, is not known.
+        missed: called when the router gave no answer, so that what it acknowledged by it, if it did, is not known; and
+            when its disk has refused it a flip.
         demand: what pointers are asked for, and which releases requests wait for.
     """
 
@@ -480,6 +481,8 @@ class Reconciler:
                 self.missed()
                 return False
         await self.acked(acks)
+        if any(ack.state is AckState.FAILED for ack in acks):
+            self.missed()  # its disk has refused a flip: it is asked again until that is made
         return True
 
     async def first_look(self) -> None:

@@ -97,9 +97,11 @@ async def test_r_to_a_release_that_was_turned_out_is_flipped_before_anything_is_
     stopped.config.write_text(stopped.config.read_text().replace("slots = 4", "slots = 1"))
     stopped.start()
     await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
-    for generation, adapter in enumerate((v1, v2), 1):
-        await hub.desire(on_demand(adapter, "one", generation))
-        await hub.ack(on_demand(adapter, "one", generation), "proven")
+    first = on_demand(v1, "one")
+    second = on_demand(v2, "one", 2).model_copy(update={"beneath": (v1.ref,)})
+    for made in (first, second):
+        await hub.desire(made)
+        await hub.ack(made, "proven")
     held = stopped.state.engine("e0") / "held_models"
     os.mkfifo(held)  # the engine says to nobody what it holds, and nothing is loaded before it does
     loads = [call for call in stopped.engine_calls() if call.startswith("load ")]

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from loradeck.rules.serving.residency import Residency
+from loradeck.schemas.link import Ack, AckState, EngineState
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.router.wire import ack_about
 from loradeck_agent.serving import reconciler as module
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.reconciler import Reconciler
@@ -105,3 +107,24 @@ async def test_a_release_that_failed_to_load_is_tried_again_at_the_move_to_it() 
     bench.desire(entry(0, ref(1), 2))
     await bench._round(bench.engine)
     assert bench.loaded == ["v1"]
+
+
+async def test_a_flip_that_the_routers_disk_refused_is_asked_for_again() -> None:
+    bench, missed = Bench(), list[str]()
+    ack = ack_about(entry(0, ref(1), 1), "gpu-01", AckState.FLIPPED)
+
+    async def engines(slots: Any) -> tuple[Ack, ...]:
+        return (ack,)
+
+    async def acked(acks: tuple[Ack, ...]) -> None: ...
+
+    bench.engine.slot = lambda: None
+    bench.router, bench.acked, bench.missed = SimpleNamespace(engines=engines), acked, lambda: missed.append("")  # type: ignore[assignment]
+    bench._router_up.set()
+    bench._look_until = 0.0
+    bench.engine.began, bench.engine.state = asyncio.Event(), EngineState.UP
+    assert await bench.push_engines()
+    assert missed == []
+    ack = ack.model_copy(update={"state": AckState.FAILED, "code": "table_write_failed"})
+    assert await bench.push_engines()
+    assert missed == [""]

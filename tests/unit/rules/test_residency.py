@@ -138,7 +138,7 @@ def test_on_demand_routes_come_after_the_others_by_their_traffic_and_priors_of_t
 
 def test_an_on_demand_route_without_any_request_comes_behind_one_with_few() -> None:
     entries = [asked("cedar", "v2"), asked("dune", "v8")]
-    order = wanted(entries, slots=8, traffic={("dune", "production"): 0.5})
+    order = wanted(entries, slots=8, now_ms=DAY_MS, traffic={("dune", "production"): 0.5})
     assert [ref.label for ref in order] == ["v8", "v2"]
 
 
@@ -166,7 +166,8 @@ def test_what_requests_wait_for_turns_out_the_least_asked_and_nothing_that_is_al
 def test_a_candidate_and_what_is_prepared_borrow_the_slot_of_the_current_that_is_asked_for_least() -> None:
     on_demand = {"residency": RouteResidency.ON_DEMAND}
     quiet = [asked("cedar", "v1"), at("dune", "v1", preparing="v2").model_copy(update=on_demand)]
-    residency = plan(quiet, 2, ids("cedar v1", "dune v1"), traffic={("dune", "production"): 1.0})
+    traffic = {("dune", "production"): 1.0}
+    residency = plan(quiet, 2, ids("cedar v1", "dune v1"), now_ms=DAY_MS, traffic=traffic)
     assert ([ref.label for ref in residency.load], set(residency.unload)) == (["v2"], ids("cedar v1"))
 
 
