@@ -14,6 +14,7 @@ from loradeck.rules.quality.detection import (
     ALERT_ONLY_PART,
     FALSE_FLAGS_A_WEEK,
     HORIZON_S,
+    KEPT_S,
     ROLLBACK_LEVEL,
     Detector,
     alert_level,
@@ -168,12 +169,14 @@ def test_limits_lie_well_above_what_is_usual() -> None:
 
 
 @pytest.mark.parametrize("restarting", [False, True])
-def test_a_detector_that_nobody_asks_keeps_two_minutes_and_knows_what_one_does_that_is_asked(restarting: bool) -> None:
+def test_a_detector_that_nobody_asks_keeps_little_more_than_a_minute_and_knows_what_one_does_that_is_asked(
+    restarting: bool,
+) -> None:
     asked, unasked = Detector(0.02, restarting=restarting), Detector(0.02, restarting=restarting)
     for second in range(5000):
         for one in (asked, unasked):
             one.add(second, 20, second % 2)
             one.add(second - 30, 0, second % 3 == 0)  # an outcome that comes later
         asked.evidence(second)
-    assert len(unasked._seconds) <= 2 * HORIZON_S + 2
+    assert len(unasked._seconds) <= KEPT_S + 2
     assert unasked.evidence(5000) == pytest.approx(asked.evidence(5000))

@@ -7,6 +7,7 @@ from math import floor
 from loradeck.hub.progress.request_counts import LARGEST, CountedRow, Stint
 from loradeck.rules.quality.detection import (
     HORIZON_S,
+    KEPT_S,
     ROLLBACK_LEVEL,
     SLOW_LIMIT,
     Detector,
@@ -141,7 +142,7 @@ class _OfStint:
         seconds = self.recent.setdefault(figure, {}).setdefault(node, {})
         k, n = seconds.get(at, (0, 0))
         seconds[at] = (k + bad, n + units)
-        if len(seconds) > 2 * HORIZON_S:  # nobody may ask for hours
+        if at - next(iter(seconds)) > KEPT_S:  # nobody may ask for hours
             _forget(seconds, max(seconds))
 
     def by_node(self, figure: str, now: int) -> dict[str, Units]:

@@ -31,6 +31,9 @@ ODDS = (1.5, 2.5, 4.0, 8.0, 16.0, 40.0)
 HORIZON_S = 60
 """Seconds after its admission in which a unit's outcome is waited for. After them it counts as good."""
 
+KEPT_S = HORIZON_S + 15
+"""Seconds for which units are kept at most where nobody asks."""
+
 FALSE_FLAGS_A_WEEK = 1.0
 """False flags that a whole fleet may show in a week."""
 
@@ -159,8 +162,8 @@ class Detector:
         """Adds units that were admitted in a second, and units of that second that have turned out to be bad."""
         known, known_bad = self._seconds.get(second, (0, 0))
         self._seconds[second] = (known + units, known_bad + bad)
-        if len(self._seconds) > 2 * HORIZON_S:  # nobody may ask for hours; a second more than `evidence` would keep
-            self._fold(max(self._seconds) - 1)
+        if second - next(iter(self._seconds)) > KEPT_S:  # nobody may ask for hours
+            self._fold(max(self._seconds) - 1)  # a second more is kept than `evidence` would
 
     def evidence(self, now: int) -> float:
         """The evidence at second `now`, in nats, or a bound above it where that is below one.
