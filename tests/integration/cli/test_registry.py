@@ -12,10 +12,10 @@ from tests.integration.cli.conftest import Desk, write_adapter, write_base
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterVersion
-from loradeck.schemas.pool import PoolRow
+from loradeck.schemas.pool import PlacementExplained, PoolRow
 from loradeck.schemas.responses import BaseEntry, DatasetEntry, SuiteEntry
 from loradeck.schemas.route import Pooled, RouteConfig
-from loradeck.schemas.tenant import TenantState
+from loradeck.schemas.tenant import Quota, QuotaUse, TenantState
 
 PROVENANCE = (
     *("--source", "a test", "--tier", "public", "--origin", "human"),
@@ -203,10 +203,28 @@ def test_a_pool_is_set_listed_and_removed_and_a_route_goes_into_it_and_out_again
     assert (kept.pool, kept.placement) == (Pooled(pool="eu", replicas=2, spread="zone"), {})
     assert "pool eu: no node yet" in desk.run("tenant", "show", tenant).stdout
     assert PoolRow.model_validate(desk.json("pool", "show", "eu")).routes == 1
+    desk.refused(1, "not_pooled", "placement", "explain", tenant)
+    explained = PlacementExplained.model_validate(desk.json("placement", "explain", f"{tenant}/pooled"))
+    assert (explained.replicas, explained.choices) == (2, ())
+    assert "no node of the pool" in desk.run("placement", "explain", f"{tenant}/pooled").stdout
+    assert desk.json("placement", "preview", "--with-slots", 4, "--pool", "eu")["total"] == 1
+    assert f"{tenant}/pooled: - > one-more" in desk.run("placement", "preview", "--with-slots", 4).stdout
+    desk.refused(2, "usage", "placement", "preview")
+    desk.refused(1, "unknown_node", "placement", "preview", "--without", "n9")
     desk.refused(1, "pool_in_use", "pool", "rm", "eu")
     assert RouteConfig.model_validate(desk.json("route", "set", tenant, "pooled", "--pool", "")).pool is None
     desk.json("pool", "rm", "eu", "--reason", "unused")
     desk.refused(1, "unknown_pool", "pool", "show", "eu")
+
+
+def test_a_quota_is_shown_set_in_part_and_ended(desk: Desk, tenant: str) -> None:
+    assert QuotaUse.model_validate(desk.json("tenant", "quota", tenant)).quota == Quota()
+    desk.json("tenant", "quota", tenant, "--adapters", 3, "--reason", "the small plan")
+    use = QuotaUse.model_validate(desk.json("tenant", "quota", tenant, "--mb", 500))
+    assert use.quota == Quota(adapters=3, bytes=500_000_000)
+    assert "adapter versions of 3" in desk.run("tenant", "quota", tenant).stdout
+    desk.refused(1, "no_change", "tenant", "quota", tenant, "--mb", 500)
+    assert QuotaUse.model_validate(desk.json("tenant", "quota", tenant, "--no-limit")).quota == Quota()
 
 
 def test_a_tenant_is_suspended_resumed_and_offboarded(desk: Desk, tenant: str) -> None:

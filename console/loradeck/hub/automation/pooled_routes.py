@@ -55,8 +55,7 @@ class PooledRoutes:
     _allowed: MovesAllowed
     _background: Background
     _clock: Clock
-    plans: dict[str, Planned] = field(default_factory=dict, init=False)
-    """By base, where its routes shall be."""
+    _plans: dict[str, Planned] = field(default_factory=dict, init=False)
     _open: dict[PointerKey, tuple[Name, ...]] = field(default_factory=dict, init=False)
     """The wanted nodes of the routes that are not there yet."""
     _failed: dict[PointerKey, tuple[Fence, set[Name]]] = field(default_factory=dict, init=False)
@@ -75,10 +74,7 @@ class PooledRoutes:
         if self._acting or not self._log.state.pools or not self._allowed.forward:
             return
         self._note_failed()
-        seen = self._fleet_now()
-        if self._stale or seen != self._seen:
-            self._stale, self._seen = False, seen
-            self._plan()
+        self.plan()
         if self._open and self._due():
             self._acting = True
             self._background.spawn(self._act())
@@ -101,15 +97,23 @@ class PooledRoutes:
         ]
         return nodes, self._clock.now_ms() // HOUR_MS
 
+    def plan(self) -> Mapping[str, Planned]:
+        """Says where routes shall be, by base, as the log and the fleet are now."""
+        seen = self._fleet_now()
+        if self._stale or seen != self._seen:
+            self._stale, self._seen = False, seen
+            self._plan()
+        return self._plans
+
     def _plan(self) -> None:
         routes = pooled(self._log.state.tenants)
-        self.plans = {
+        self._plans = {
             base: Planned(demands=demands, capacity=capacity, outcome=assign(demands, capacity))
             for base, (demands, capacity) in self._demands(routes).items()
         }
         self._open = {
             key: wanted
-            for plan in self.plans.values()
+            for plan in self._plans.values()
             for key, wanted in plan.outcome.serving.items()
             if wanted and set(wanted) != set(self._now(key))
         }
@@ -192,9 +196,7 @@ class PooledRoutes:
         """Assigns routes by what is true once no move is under way."""
         try:
             async with self._log.moving:
-                if self._stale:
-                    self._stale = False
-                    self._plan()
+                self.plan()
                 drafts = []
                 for key, (at, after) in self._due().items():
                     trouble = {name: self._pools.trouble(name) for name in at.now if self._pools.trouble(name)}

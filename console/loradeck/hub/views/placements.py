@@ -41,14 +41,14 @@ class Placements:
     _clock: Clock
 
     def explain(self, key: PointerKey) -> PlacementExplained:
-        """Says why a route is where it is. Raises: Refused: unknown_route, not_pooled, settling."""
+        """Says why a route is where it is. Raises: Refused: unknown_tenant, unknown_route, not_pooled, offboarded."""
         tenant, config, _ = self._state.route(*key)
         if config.pool is None:
             fix = f"loradeck route set {'/'.join(key)} --pool POOL"
             raise Refused("not_pooled", f"{'/'.join(key)} is placed by labels", detail=str(config.placement), fix=fix)
-        plan = next((plan for plan in self._routes.plans.values() if key in plan.demands), None)
+        plan = next((plan for plan in self._routes.plan().values() if key in plan.demands), None)
         if plan is None:
-            raise Refused("settling", "routes are not placed yet", fix="ask again in some seconds")
+            raise Refused("offboarded", f"{tenant.name} is offboarded")
         demand, now = plan.demands[key], tenant.assigned.get(key[1], ())
         choices = [
             PlacementChoice(
@@ -80,7 +80,7 @@ class Placements:
         before: dict[PointerKey, tuple[Name, ...]] = {}
         after: dict[PointerKey, tuple[Name, ...]] = {}
         capacity: dict[Name, int] = {} if slots is None else {NEW: slots}
-        for base, plan in self._routes.plans.items():
+        for base, plan in self._routes.plan().items():
             before |= plan.outcome.serving
             after |= self._otherwise(plan, without, slots, pool).outcome.serving
             for name in plan.capacity:
