@@ -136,6 +136,7 @@ async def test_a_drained_nodes_route_is_served_elsewhere_before_it_leaves(deck: 
     deck.hub.pooled_routes.tick()
     assert agents[drained].entry.current is not None, "and nobody leaves before it is ready"
     agents[spare].acknowledges = True
+    await until(lambda: KEY in agents[spare].entries, "it has the entry")
     await agents[spare].acknowledge(agents[spare].entry)
     await placed(deck, *({*agents} - {drained}))
     await until(lambda: agents[drained].entry.current is None, "it has its tombstone")
