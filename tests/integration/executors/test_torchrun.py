@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.integration.executors.running import DATASET, Bench, Row, read_events, write_rows
+from torch import distributed
 
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
+from loradeck_agent.executors.training.process_group import joined
 from loradeck_agent.jobs.executor import torchrun_argv
 
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(7)]
@@ -45,3 +47,18 @@ def test_a_recipe_for_two_processes_is_refused_by_one(bench: Bench, tmp_path: Pa
     ended = bench.train(ROWS, processes=2)
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_spec")
     assert "for 2 processes, 1 were started" in ended.last.message
+
+
+def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nccl calls its device is the current one: without this all ranks would meet on the first GPU."""
+    done: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(str(device)))
+    monkeypatch.setattr(distributed, "init_process_group", done.append)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: done.append("left"))
+    with joined(2) as world:
+        assert (world.rank, world.size) == (1, 2)
+    assert done == ["cuda:1", "nccl", "left"]
