@@ -10,7 +10,6 @@ import copy
 import hashlib
 import platform
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -247,13 +246,12 @@ class Loop:
             tensors = {
                 "weights": self.trained.weights(),
                 "optimizer": optimizer_tensors(self._optimiser, self.trained.names),
+                **({"best": self._best} if self._best is not None else {}),
             }
-            copies: dict[str, Mapping[str, torch.Tensor]] = {
-                group: {name: value.detach().to("cpu", copy=True) for name, value in values.items()}
+            copies = {  # of the writer's own, and none of them on a device that the next step uses
+                group: {name: value.detach().cpu().clone() for name, value in values.items()}
                 for group, values in tensors.items()
             }
-            if self._best is not None:
-                copies["best"] = self._best
             done = self._writer.submit(self.folder.save, step, copies, copy.deepcopy(self._state()))
             self._writing = _Writing(step, done, time.monotonic() - began)
             self._saved = step
