@@ -47,6 +47,9 @@ from loradeck_agent.uplink.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
+SETTLED_S = 5.0
+"""When what there is is left out of garbage collections: by then a hub has sent its table."""
+
 DRAIN_S = 10.0
 """How long answers under way may go on after SIGTERM."""
 
@@ -96,7 +99,6 @@ class Gateway:
                 async with self._listening(), asyncio.TaskGroup() as group:
                     parts = (self.link.run(), self._renewal.run(), self.routes.keep_saved(), service.feed())
                     tasks = [group.create_task(part) for part in parts]
-                    settle()
                     service.ready()
                     await self._stop.wait()
                     service.stopping()
@@ -220,4 +222,5 @@ async def serve(config: AgentConfig, metrics: str | None) -> None:
     gateway = Gateway(config, metrics)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, gateway.stop)
+    asyncio.get_running_loop().call_later(SETTLED_S, settle)
     await gateway.run()
