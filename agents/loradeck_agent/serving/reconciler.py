@@ -416,7 +416,8 @@ class Reconciler:
         if not was_here:
             engine.measured.note(base, fetch=time.monotonic() - began)
             began = time.monotonic()
-        if ref.id not in engine.loaded:
+        held = ref.id in engine.loaded
+        if not held:
             await engine.api.load(name, folder)
             engine.loads[ref.id] = engine.loads.get(ref.id, 0) + 1
         # "Loaded" is not "listed", and neither is "answers as it should".
@@ -438,7 +439,8 @@ class Reconciler:
             raise _wrong_answers(verdict)
         if verdict.level is Level.PROVEN:
             engine.verified[ref.id] = canaries
-        engine.measured.note(base, load=time.monotonic() - began)
+        if not held:
+            engine.measured.note(base, load=time.monotonic() - began)
         engine.ready.add(ref.id)
         await self._may_be_asked(engine, ref)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -128,3 +129,34 @@ async def test_a_flip_that_the_routers_disk_refused_is_asked_for_again() -> None
     ack = ack.model_copy(update={"state": AckState.FAILED, "code": "table_write_failed"})
     assert await bench.push_engines()
     assert missed == [""]
+
+
+async def test_a_release_is_loaded_and_timed_once_and_let_in_again_without_a_load_or_a_canary() -> None:
+    bench, calls, wanted = Bench(), list[str](), ref(1)
+    folder = Path("/releases/v1")
+
+    async def ensure(*unused: Any) -> Path:
+        return folder
+
+    async def load(name: str, path: Path) -> None:
+        calls.append("load")
+
+    async def models() -> dict[str, str]:
+        return {str(wanted.engine_name): str(folder)}
+
+    async def nothing(*unused: Any) -> None: ...
+
+    bench.engine.__dict__.update(
+        config=SimpleNamespace(base=Path("/base"), rank_limit=None),
+        api=SimpleNamespace(load=load, models=models),
+        measured=SimpleNamespace(note=lambda base, **took: calls.append(*took)),
+        loads={},
+        verified={},
+        keep_ready=nothing,
+    )
+    bench.store = SimpleNamespace(ensure=ensure, stored={wanted.release.adapter})  # type: ignore[assignment]
+    for _ in range(2):
+        await bench._load(bench.engine, wanted, (), again=True)
+        assert bench.engine.ready == {wanted.id}
+        bench.engine.ready.clear()  # its slot was needed, and is no more
+    assert (calls, bench.engine.loads) == (["load", "load"], {wanted.id: 1}), "one load, and one duration"
