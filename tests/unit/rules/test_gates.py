@@ -14,7 +14,7 @@ from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.comparison import without_copies
 from loradeck.rules.quality.gates import GateRecords, is_reported, items_needed, require_big_enough
-from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, ItemResult
+from loradeck.schemas.attestation import CheckResult, EngineBuild, EvaluationReport, GateResult, ItemResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import PointerState, Quarantine
@@ -609,3 +609,13 @@ def test_a_report_whose_choices_were_made_otherwise_does_not_count() -> None:
 def test_a_gate_that_does_not_name_an_accuracy_keeps_its_digest() -> None:
     assert "choice" not in GateConfig(suite=SUITE, choice="acc").model_dump()
     assert GateConfig(suite=SUITE, choice="acc_norm").model_dump()["choice"] == "acc_norm"
+
+
+def test_a_comparison_says_where_another_build_answered_the_other_release() -> None:
+    build = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
+    served = report("v2", "+" * 100).model_copy(update={"engine": build})
+    before = report("v1", "+" * 100)
+    apart = "answered by another build: vllm 0.32.0|cuda|bfloat16|tp1, and in process then"
+    assert apart in named(judge(served, before, max_drop=0.1), "drop").note
+    alike = judge(served, before.model_copy(update={"engine": build}), max_drop=0.1)
+    assert "build" not in named(alike, "drop").note

@@ -85,6 +85,9 @@ def drop_check(
         note += f"; they carry one of {carried:.2%}" if carried is not None else ""
     else:
         note = _note(part.max_drop, bound, within=passes, value=value, p=p)
+    if report.engine != other.engine:
+        one, before = (build.key if build is not None else "in process" for build in (report.engine, other.engine))
+        note = "; ".join(filter(None, (note, f"answered by another build: {one}, and {before} then")))
     return CheckResult(
         name=name,
         passed=not small and passes,
