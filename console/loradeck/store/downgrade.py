@@ -38,6 +38,8 @@ def _settings(*names: str) -> str:
     return "SELECT count(*) FROM events WHERE " + " OR ".join(f"body LIKE '%\"{name}\":%'" for name in names)
 
 
+_LATER_NOTICES = ("drift", "certificate_ends", "retention_ends", "deprecated")
+
 _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE 'job %'"
 
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
@@ -75,7 +77,14 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
 
 LOST: dict[str, tuple[Counted, ...]] = {
     "0012_feedback": (Counted("rows of feedback", "SELECT count(*) FROM feedback"),),
-    "0011_ledger": (Counted("segments of the answer ledger", "SELECT count(*) FROM ledger_segments"),),
+    "0011_ledger": (
+        Counted("segments of the answer ledger", "SELECT count(*) FROM ledger_segments"),
+        Counted(
+            "notices of kinds that came later",
+            "SELECT count(*) FROM notices WHERE "
+            + " OR ".join(f'body LIKE \'%"kind":"{kind}"%\'' for kind in _LATER_NOTICES),
+        ),
+    ),
     "0010_notices": (
         Counted("notices", "SELECT count(*) FROM notices"),
         Counted("deliveries of notices that are still to be made", "SELECT count(*) FROM deliveries"),

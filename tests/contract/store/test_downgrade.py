@@ -17,6 +17,7 @@ from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.gate import CompareGate, GateConfig
 from loradeck.schemas.log import EventKind
+from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.route import RouteConfig
 from loradeck.store import migrations
 from loradeck.store.database import Database, wall_ms
@@ -137,6 +138,20 @@ def test_a_gate_that_asks_for_an_ab_its_results_and_later_policies_keep_the_sche
         with pytest.raises(CannotGoBack) as refused:
             downgrade(where, "0010_notices", dry_run=False)
         assert "1 events with a gate that asks for an A/B; 1 records of A/B comparisons; 2 events" in str(refused.value)
+
+
+def test_notices_of_kinds_that_an_older_loradeck_does_not_know_go_and_the_others_stay(tmp_path: Path, url: str) -> None:
+    for where in (str(tmp_path / "hub.db"), url):
+        store = open_store(where)
+        store.take_lease("hub-a")
+        kinds = (NoticeKind.DRIFT, NoticeKind.BREACH)
+        told = [Notice(id=kind, kind=kind, severity=Severity.TICKET, at_ms=1, title=kind) for kind in kinds]
+        store.add_notices([(one, ["desk"]) for one in told])
+        store.close()
+        assert downgrade(where, "0010_notices", dry_run=False).lost == ("1 notices of kinds that came later",)
+        store = open_store(where)
+        assert [(row.notice.kind, len(row.waiting)) for row in store.notices(10)] == [(NoticeKind.BREACH, 1)]
+        store.close()
 
 
 def test_a_command_says_first_what_would_be_lost(tmp_path: Path) -> None:
