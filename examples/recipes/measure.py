@@ -27,7 +27,7 @@ from loradeck.schemas.jobs import ExecutorEvent, ExecutorSpec, TrainSpec
 from loradeck.schemas.training import Method
 
 HERE = Path(__file__).parent
-RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo", "kto", "grpo")
+RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo", "kto", "grpo", "distilled")
 BEGIN, END = "<!-- measured: written by python -m recipes.measure -->", "<!-- /measured -->"
 ANSWER_TOKENS = 40
 

@@ -20,7 +20,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["kto", "grpo"])
+@pytest.mark.parametrize("name", ["kto", "grpo", "distilled"])
 def test_a_recipe_improves_on_held_out_items_within_three_minutes(root: Path, name: str) -> None:
     base = ensure_base()
     result = measure.run(name, base, base_manifest(base, "-", "-").digest, root, threads=1)
