@@ -204,6 +204,8 @@ async def test_a_check_that_only_alerts_makes_no_answer_bad(router: Running, eng
         await router.ask(answer=text)
     counter = await judged(router, 2)
     assert (counter["checked"], counter["bad"], counter["noticed"]) == (2, 0, {"canary": 1})
+    ((_, units),) = counter["noticed_votes"]["canary"]
+    assert units == 1
     assert "faults" not in counter
 
 
