@@ -573,10 +573,10 @@ class HubApi:
         return await self.transport.ask(PlacementExplained, "GET", f"{_route(tenant, route)}/placement")
 
     async def placement_preview(
-        self, *, without: Sequence[str] = (), slots: int | None = None, pool: str | None = None
+        self, *, without: Sequence[str] = (), slots: int | None = None, pool: str | None = None, routes: int = 0
     ) -> PlacementPreview:
-        """Asks what would move if nodes were gone, or if one more with so many slots were in a pool."""
-        params: Params = {"without": ",".join(without) or None, "slots": slots, "pool": pool}
+        """Asks what would move if nodes were gone, or one more with so many slots, or new routes, were in a pool."""
+        params: Params = {"without": ",".join(without) or None, "slots": slots, "pool": pool, "routes": routes or None}
         return await self.transport.ask(PlacementPreview, "GET", "placement", params=params)
 
     # ---- tokens and backup (own socket only) ---------------------------------------------------------------

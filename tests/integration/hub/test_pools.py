@@ -206,3 +206,9 @@ async def test_a_preview_says_who_would_be_cold_where_slots_are_short(deck: Deck
     assert len(gone.colder) == 2, "four live releases on a node with two slots"
     assert {node.node: node.cold for node in gone.nodes}["n1"] == (0, 2)
     assert gone.warmer == ()
+    fits = PlacementPreview.model_validate(await deck.ok("GET", "placement?pool=eu&routes=0&slots=4"))
+    assert fits.colder == ()
+    new = PlacementPreview.model_validate(await deck.ok("GET", "placement?pool=eu&routes=2"))
+    assert sum(node.routes[1] - node.routes[0] for node in new.nodes) == 2
+    assert len(new.colder) == 2, "there was no free slot for them"
+    await deck.refused(422, "invalid_request", "GET", "placement?routes=2")

@@ -11,7 +11,7 @@ from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.serving.assignment import assign, explained
+from loradeck.rules.serving.assignment import Demand, assign, explained
 from loradeck.rules.serving.residency import wanted
 from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.pool import (
@@ -25,6 +25,9 @@ from loradeck.schemas.pool import (
 
 NEW = "one-more"
 """The name of the node that a preview adds."""
+
+NEW_ROUTES = "+"
+"""In place of a tenant: the routes that a preview adds. No tenant can have this name."""
 
 Serving = Mapping[PointerKey, tuple[Name, ...]]
 
@@ -75,14 +78,18 @@ class Placements:
             out={name: why for name, why in out.items() if name not in given},
         )
 
-    def preview(self, without: Collection[Name], slots: int | None, pool: Name | None) -> PlacementPreview:
-        """Computes anew without some nodes, and with one more that has so many slots, in a pool (None: in each)."""
+    def preview(
+        self, without: Collection[Name], slots: int | None, pool: Name | None, routes: int = 0
+    ) -> PlacementPreview:
+        """Computes anew without some nodes, with one more that has so many slots, in a pool (None: in each), and with
+        new routes in that pool, each on one node and in one slot before all others.
+        """
         before: dict[PointerKey, tuple[Name, ...]] = {}
         after: dict[PointerKey, tuple[Name, ...]] = {}
         capacity: dict[Name, int] = {} if slots is None else {NEW: slots}
         for base, plan in self._routes.plan().items():
             before |= plan.outcome.serving
-            after |= self._otherwise(plan, without, slots, pool).outcome.serving
+            after |= self._otherwise(plan, without, slots, pool, routes).outcome.serving
             for name in plan.capacity:
                 node = self._fleet.nodes[name]
                 capacity[name] = sum(one.slots for one in node.replicas if base in ("", one.base))
@@ -115,7 +122,9 @@ class Placements:
             warmer=_named(was - will),
         )
 
-    def _otherwise(self, plan: Planned, without: Collection[Name], slots: int | None, pool: Name | None) -> Planned:
+    def _otherwise(
+        self, plan: Planned, without: Collection[Name], slots: int | None, pool: Name | None, routes: int
+    ) -> Planned:
         capacity = {name: weight for name, weight in plan.capacity.items() if name not in without}
         demands = {}
         for key, demand in plan.demands.items():
@@ -125,6 +134,9 @@ class Placements:
                 there.append(NEW)
                 capacity[NEW] = float(max(1, slots))
             demands[key] = replace(demand, pool=there, now=plan.outcome.serving[key])
+            if config is not None and config.pool == pool:
+                for n in range(routes):
+                    demands.setdefault((NEW_ROUTES, str(n)), Demand(replicas=1, pool=there))
         return Planned(demands=demands, capacity=capacity, outcome=assign(demands, capacity))
 
     def _cold(self, serving: Serving, capacity: Mapping[Name, int]) -> dict[Name, set[PointerKey]]:
@@ -141,7 +153,7 @@ class Placements:
             here = [entries[key] for key in (*fixed, *by_node[name]) if key in entries]
             here.sort(key=lambda entry: -(entry.moved_ms or 0))
             order = [ref.id for ref in wanted(here, slots=slots, now_ms=self._clock.now_ms())]
-            short = set(order[slots:])
+            short = set(order[max(0, slots - sum(key[0] == NEW_ROUTES for key in by_node[name])) :])
             found[name] = {entry.key for entry in here if entry.current is not None and entry.current.id in short}
         return found
 
