@@ -11,6 +11,7 @@ from loradeck.rules.errors import STATUS, Refused
 FOLDER = Path(loradeck.rules.__file__).parent
 ALLOWED = {
     "__future__",
+    "collections",
     "collections.abc",
     "dataclasses",
     "datetime",
