@@ -65,6 +65,8 @@ class Oracle:
     flips: dict[tuple[str, PointerKey], set[tuple[Fence, str | None]]] = field(default_factory=lambda: defaultdict(set))
     """(node, pointer) -> every (fence, release) that its router has acknowledged as flipped."""
     newest_flip: dict[tuple[str, PointerKey], tuple[Fence, str | None]] = field(default_factory=dict)
+    placed: dict[tuple[str, PointerKey], bool] = field(default_factory=dict)
+    """Whether the newest order that a node's router was given of a pointer places it there, acknowledged or not."""
     pinned: set[tuple[str, PointerKey]] = field(default_factory=set)
     """Pins that were acknowledged and may be in force."""
     dropped: set[str] = field(default_factory=set)
@@ -225,6 +227,9 @@ class Oracle:
         node = process.name
 
         def wrapped(*args: Any) -> Any:
+            if name == "directive":
+                fresh = args[0] > held.cursor
+                self.placed.update({(node, e.key): e.current is not None for e in args[1] if fresh})
             answer = call(*args)
             for ack in answer if isinstance(answer, list) else answer.acks:
                 key = (ack.tenant, ack.route)
@@ -289,6 +294,8 @@ class Oracle:
         if acknowledged is None or (node, key) in self.pinned:
             return
         (_, generation), release = acknowledged
+        if release is None and self.placed.get((node, key)):
+            return  # placed here again by a later order, which its router has on the disk and died before it said so
         row, entry = admitted.row, router.table.contents.entries[key]
         stands_in = entry.gap is Gap.BASE and row.release == base_alone(key[0], BASE.digest).id
         if row.generation < generation or (
