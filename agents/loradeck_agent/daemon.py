@@ -330,6 +330,7 @@ class Agent:
                 await self.sync.bookmark(message)
             case Welcome():
                 self.table.welcome(message)
+                self.jobs.hub_reads = message.recipes
                 if message.refuse is not None:
                     log.error("the hub does not steer this node: %s; what was served is served on", message.refuse)
             case JobMessage():

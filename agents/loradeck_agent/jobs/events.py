@@ -3,6 +3,7 @@
 import time
 
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.link import JobEvent
 from loradeck_agent.host.errors import AgentError
 
 
@@ -19,3 +20,16 @@ def failure(job: JobAssignment, seq: int, error: AgentError) -> ExecutorEvent:
     """The event that ends an attempt with an error."""
     message = error.sentence
     return job_event(job, seq, ExecutorEventType.FAILED, message[:1000], error.code)
+
+
+def as_read(message: JobEvent, level: int) -> JobEvent:
+    """An event as a hub reads it that reads reports of `level`: one of 0 refuses a report with fields that came later.
+
+    It takes the evaluation then for one in process, as all of its own are.
+    """
+    report = (message.result or {}).get("report")
+    if level > 0 or not isinstance(report, dict) or "items" not in report:
+        return message
+    items = [{key: value for key, value in item.items() if key != "acc_norm"} for item in report["items"]]
+    known = {key: value for key, value in report.items() if key not in ("engine", "offline")} | {"items": items}
+    return message.model_copy(update={"result": {**(message.result or {}), "report": known}})

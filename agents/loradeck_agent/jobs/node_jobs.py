@@ -28,7 +28,7 @@ from loradeck.schemas.link import JobEvent, JobLog
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
-from loradeck_agent.jobs.events import failure, job_event
+from loradeck_agent.jobs.events import as_read, failure, job_event
 from loradeck_agent.jobs.executor import Attempt, Executor, ExecutorFolder, sweep
 from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher
@@ -88,6 +88,8 @@ class Jobs:
     launcher: Launcher
     results: Results
     send: Callable[[JobEvent | JobLog], Awaitable[bool]]
+    hub_reads: int = 0
+    """The level of reports that the hub reads which is followed; see `schemas.jobs.RECIPES`."""
     _running: dict[str, _Running] = field(default_factory=dict)
     _terminals: dict[str, _SentEvent] = field(default_factory=dict)
     _linked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -167,7 +169,7 @@ class Jobs:
                 self._aside(self._resend(sent.event))
 
     async def _resend(self, event: JobEvent) -> None:
-        await self.send(event)
+        await self.send(as_read(event, self.hub_reads))
 
     # ---- life ----------------------------------------------------------------------------------------------
 
@@ -219,7 +221,7 @@ class Jobs:
     async def _send_event(self, job: JobAssignment, event: ExecutorEvent, result: dict[str, Any] | None = None) -> None:
         """Sends one event, waiting for the link as long as it takes."""
         message = JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result)
-        while not await self.send(message):
+        while not await self.send(as_read(message, self.hub_reads)):
             self._linked.clear()
             await self._linked.wait()
         if event.type in TERMINAL:

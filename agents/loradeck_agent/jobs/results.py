@@ -113,7 +113,8 @@ class Results:
             record = CanaryRecord.model_validate(read_json(out / "canary.json")) if recorded else None
         except ValidationError as error:
             raise AgentError("result_unreadable", "the executor's result does not fit", first_wrong(error)) from error
-        return {"report": report.model_dump(mode="json"), "canary": record and record.model_dump(mode="json")}
+        canary = {"canary": record.model_dump(mode="json")} if record else {}  # a hub of before takes no null here
+        return {"report": report.model_dump(mode="json"), **canary}
 
     async def _trained(self, out: Path, spec: TrainSpec) -> dict[str, Any]:
         """Registers a trained adapter: its files first, so that no version is ever without them."""

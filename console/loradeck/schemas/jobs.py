@@ -62,13 +62,20 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
 RECIPES = 1
-"""The level of recipes that this version reads; see `TrainSpec.level`."""
+"""The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome."""
 
 _LATER = frozenset({"turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation"})
 """Fields of level 1."""
 
 
-class TrainSpec(Strict):
+class _Spec(Strict):
+    @property
+    def level(self) -> int:
+        """The least `Hello.recipes` of an agent that can read this: 0 with what the first version had."""
+        return 0
+
+
+class TrainSpec(_Spec):
     """A training recipe. The loss covers answers only; a step is `batch` rows, however they are split."""
 
     kind: Literal["train"] = "train"
@@ -123,7 +130,7 @@ class TrainSpec(Strict):
 
     @property
     def level(self) -> int:
-        """The least `Hello.recipes` of an agent that can read this recipe: 0 with what the first version had."""
+        """As of every spec: 1 with a method or field that came later."""
         return int(bool(_LATER & self.model_dump().keys()) or self.method is Method.KTO)
 
     @model_validator(mode="after")
@@ -166,7 +173,7 @@ class TrainSpec(Strict):
         return self
 
 
-class EvaluateSpec(Strict):
+class EvaluateSpec(_Spec):
     """A job that scores a release on a suite's held-out items and records its canaries."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -182,8 +189,13 @@ class EvaluateSpec(Strict):
         description="in process by transformers, instead of by an engine that serves the release's base",
     )
 
+    @property
+    def level(self) -> int:
+        """As of every spec: 1 in process."""
+        return int(self.offline)
 
-class LeakSpec(Strict):
+
+class LeakSpec(_Spec):
     """A job that begins rows of a release's datasets and counts those that it reproduces, and its base alone does."""
 
     kind: Literal["leak"] = "leak"
@@ -196,8 +208,13 @@ class LeakSpec(Strict):
     batch: int = Field(8, ge=1, le=1024)
     offline: bool = Field(False, description="as of an evaluation")
 
+    @property
+    def level(self) -> int:
+        """As of every spec: the first version has no such job."""
+        return 1
 
-class MergeSpec(Strict):
+
+class MergeSpec(_Spec):
     """A job that merges an adapter's release into its base, in fp32 with one cast, and registers the result as a
     release.
 
@@ -210,7 +227,7 @@ class MergeSpec(Strict):
     route: Name = "production"
 
 
-class PrepareSpec(Strict):
+class PrepareSpec(_Spec):
     """A job before a promote commits: fetch, verify, load and canary on every reachable placed replica of a node."""
 
     kind: Literal["prepare"] = "prepare"

@@ -263,6 +263,9 @@ class Welcome(Wire):
     keys: tuple[str, ...] = Field(
         (), description="public keys (Ed25519, hexadecimal) of the log's hubs; with any, entries come as signed texts"
     )
+    recipes: Whole = Field(
+        0, exclude_if=lambda level: not level, description="level of the reports of jobs it reads, as in the hello"
+    )
 
 
 PROOF = 128

@@ -134,7 +134,7 @@ class Fake:
             question = EngineQuestion(prompt=(7, 8), max_tokens=4)
             ((_, found),) = Served(door, 1).each([question], lambda: None)
             answer = found.text
-        item = ItemResult(id="a", answer=answer, exact=True, valid=True)
+        item = ItemResult(id="a", answer=answer, exact=True, valid=True, acc_norm=door is not None or None)
         report = EvaluationReport(
             release=spec.release,
             suite=spec.suite,
@@ -149,7 +149,8 @@ class Fake:
             release=spec.release, build=BUILD, items=(CanaryItem(prompt="a" * 64, tokens=(1,), margins=(2.0,)),)
         )
         (out / "report.json").write_text(report.model_dump_json())
-        (out / "canary.json").write_text(record.model_dump_json())
+        if door is None:
+            (out / "canary.json").write_text(record.model_dump_json())
         self.emit(ExecutorEventType.FINISHED)
         return 0
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import canonical_json
-from loradeck.schemas.jobs import TERMINAL, JobAssignment
+from loradeck.schemas.jobs import RECIPES, TERMINAL, JobAssignment
 from loradeck.schemas.link import (
     Ack,
     Bookmark,
@@ -57,6 +57,7 @@ class FakeHub:
         self.rev = 0
         self.entries: dict[tuple[str, str], TableEntry] = {}
         self.refuse: str | None = None
+        self.recipes = RECIPES
         self.send_full = True
         self.beating = True
         self.heard: list[BaseModel] = []
@@ -162,7 +163,8 @@ class FakeHub:
 
     async def _greet(self, socket: web.WebSocketResponse, hello: Hello) -> None:
         self.socket = socket
-        await self.send(Welcome(epoch=self.epoch, rev=self.rev, hash=hash_at(self.rev), refuse=self.refuse))
+        at, reads = hash_at(self.rev), self.recipes
+        await self.send(Welcome(epoch=self.epoch, rev=self.rev, hash=at, refuse=self.refuse, recipes=reads))
         if self.refuse is None and self.send_full:
             await self.send_table(full=True)
 

@@ -454,6 +454,23 @@ async def test_leaks_are_counted_by_the_release_and_by_the_base_alone_of_one_eng
     assert end.result["report"]["measure"] == f"{own} / {base}"
 
 
+async def test_a_hub_of_before_gets_the_report_of_an_evaluation_with_the_fields_that_it_knows(
+    node: Node, hub: FakeHub, v1: Adapter, suite: SuiteManifest
+) -> None:
+    await hub.stop()
+    hub.recipes, heard = 0, len(hub.heard)
+    await hub.start()
+    await hub.wait(Hello, after=heard)
+    await hub.give(evaluate(v1, suite))
+    end = await hub.job_end("e1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result is not None
+    report = end.result["report"]
+    assert report.keys() == {"release", "suite", "n", "exact", "valid", "items", "seconds"}
+    assert report["items"][0].keys() == {"id", "answer", "exact", "valid", "kind", "ms", "why"}
+    assert "canary" not in end.result, "its own agents always send one, and it reads its items"
+
+
 async def test_an_evaluation_in_process_asks_no_engine(
     node: Node, hub: FakeHub, v1: Adapter, suite: SuiteManifest
 ) -> None:

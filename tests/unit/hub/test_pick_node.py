@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from loradeck.hub.fleet.nodes import Node
-from loradeck.hub.jobs.queue import pick_node
-from loradeck.schemas.jobs import RECIPES, EvaluateSpec, Job, JobState, TrainSpec
+from loradeck.hub.jobs.queue import pick_node, too_old
+from loradeck.schemas.jobs import RECIPES, EvaluateSpec, Job, JobSpec, JobState, LeakSpec, MergeSpec, TrainSpec
 from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.telemetry import Host
 
@@ -78,3 +78,22 @@ def test_a_recipe_goes_to_a_node_whose_agent_can_read_it() -> None:
     n3.replicas = (*n3.replicas, with_teacher)
     assert picked(waiting, *nodes, n3) == "n3"
     assert "turns" not in plain.model_dump(), "an agent of the version before reads it, and its digest is what it was"
+
+
+@pytest.mark.parametrize(
+    ("spec", "level"),
+    [
+        (LeakSpec(tenant="acme", release="a" * 64, datasets=("d" * 64,)), 1),
+        (EvaluateSpec(tenant="acme", release="a" * 64, suite="d" * 64, offline=True), 1),
+        (EvaluateSpec(tenant="acme", release="a" * 64, suite="d" * 64), 0),
+        (MergeSpec(tenant="acme", release="a" * 64), 0),
+    ],
+)
+def test_a_job_that_an_older_agent_cannot_read_waits_for_a_newer_one_and_says_so(spec: JobSpec, level: int) -> None:
+    waiting = job().model_copy(update={"spec": spec, "kind": spec.kind})
+    old, older, new = node("n1"), node("n2"), node("n3", recipes=RECIPES)
+    assert picked(waiting, old, new) == ("n3" if level else "n1")
+    assert picked(waiting, old, older) == (None if level else "n1")
+    said = "waits for a newer agent: those of n1, n2 cannot read it"
+    assert too_old(waiting, BASE, [older, old, node("n4", cordoned=True)]) == (said if level else "")
+    assert too_old(waiting, BASE, [old, new]) == "", "it waits for n3, which is busy"

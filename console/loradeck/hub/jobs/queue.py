@@ -170,6 +170,10 @@ class Queue:
             if node is not None:
                 busy.add(node.name)
                 self._give(job, node)
+                continue
+            why = too_old(job, self._specs.base(job), self._fleet.linked())
+            if why != job.message and (why or job.message.startswith(_TOO_OLD)):
+                self._jobs.put(job.model_copy(update={"message": why}))
 
     def _give(self, job: Job, node: Node) -> None:
         given = job.model_copy(
@@ -354,6 +358,7 @@ class Queue:
             self.assign()
 
 
+_TOO_OLD = "waits for a newer agent"
 _GIVEN = frozenset({JobState.ASSIGNED, JobState.RUNNING})
 _ALIVE = frozenset({ExecutorEventType.STARTED, ExecutorEventType.PROGRESS, ExecutorEventType.HEARTBEAT})
 
@@ -369,12 +374,25 @@ def pick_node(
         before: the node of the job's last attempt, where its checkpoints lie: it comes first.
     """
     for node in sorted(linked, key=lambda n: (n.name != before, n.name)):
-        ready = node.behind is None and not node.cordoned and not node.drained and node.name not in busy
-        up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
-        if isinstance(job.spec, TrainSpec):
-            teacher = job.spec.distillation.teacher if job.spec.distillation else None
-            ready = ready and node.recipes >= job.spec.level
-            up = up and (teacher is None or any(r.base == teacher for r in node.replicas))
-        if ready and up and fits(node.labels, job.labels) and has_memory(job.memory_gb, node.host, node.gpus):
+        reads = node.recipes >= job.spec.level
+        if reads and node.name not in busy and _suits(job, base, node):
             return node
     return None
+
+
+def too_old(job: Job, base: str | None, linked: Iterable[Node]) -> str:
+    """Says which agents are to be updated before a queued job can run; empty: it waits for something else."""
+    suiting = [node for node in linked if _suits(job, base, node)]
+    if not suiting or any(node.recipes >= job.spec.level for node in suiting):
+        return ""
+    names = ", ".join(sorted(node.name for node in suiting))
+    return f"{_TOO_OLD}: those of {names} cannot read it"[:LINE]
+
+
+def _suits(job: Job, base: str | None, node: Node) -> bool:
+    """Whether a node that has nothing else to do, with an agent that can read the job, could run it now."""
+    ready = node.behind is None and not node.cordoned and not node.drained
+    up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
+    if isinstance(job.spec, TrainSpec) and job.spec.distillation is not None:
+        up = up and any(r.base == job.spec.distillation.teacher for r in node.replicas)
+    return ready and up and fits(node.labels, job.labels) and has_memory(job.memory_gb, node.host, node.gpus)

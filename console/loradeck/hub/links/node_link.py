@@ -27,6 +27,7 @@ from loradeck.hub.links.node_events import Greeting
 from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.link import (
     LINK_TTL_S,
     Ack,
@@ -402,6 +403,7 @@ class Link:
             refuse=refuse,
             protocol=PROTOCOL,
             keys=self._hub.log.signing.keys,
+            recipes=RECIPES,
         )
         self._welcome = welcome.model_dump_json()
         self._sent_rev = min(hello.rev, state.rev)
