@@ -33,9 +33,13 @@ def _events(*kinds: str) -> str:
     return f"SELECT count(*) FROM events WHERE body -> 'kind' IN ({listed})"
 
 
+def _written(table: str, *parts: str) -> str:
+    """The query that counts the rows whose JSON has any of these parts, which an older Loradeck reads strictly."""
+    return f"SELECT count(*) FROM {table} WHERE " + " OR ".join(f"body LIKE '%{part}%'" for part in parts)
+
+
 def _settings(*names: str) -> str:
-    """The query that counts events with any of these fields of settings, which are read strictly."""
-    return "SELECT count(*) FROM events WHERE " + " OR ".join(f"body LIKE '%\"{name}\":%'" for name in names)
+    return _written("events", *(f'"{name}":' for name in names))
 
 
 _LATER_NOTICES = ("drift", "certificate_ends", "retention_ends", "deprecated")
@@ -43,6 +47,21 @@ _LATER_NOTICES = ("drift", "certificate_ends", "retention_ends", "deprecated")
 _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE 'job %'"
 
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
+    "0012_feedback": (
+        Counted("events with gates for leaks or a policy for feedback", _settings("leak", "feedback_days")),
+        Counted(
+            "reports of engines, leaks or harnesses",
+            _written("attestations", '"engine":', '"acc_norm":') + " OR kind IN ('leak', 'harness')",
+        ),
+        Counted(
+            "jobs of kinds or with fields that came later",
+            _written(
+                "jobs",
+                *('"kind":"leak"', '"offline":true', '"method":"kto"', '"sampling":{', '"distillation":{'),
+                *('"turns":"', '"safety":{', '"precision":"', '"gradient_checkpointing":true', '"packing":true'),
+            ),
+        ),
+    ),
     "0011_ledger": (
         Counted("events of quotas, of pools and of the routes in them", _events("pool", "assign", "quota")),
         Counted("events with a gate that asks for an A/B", _settings("compare")),
@@ -81,8 +100,7 @@ LOST: dict[str, tuple[Counted, ...]] = {
         Counted("segments of the answer ledger", "SELECT count(*) FROM ledger_segments"),
         Counted(
             "notices of kinds that came later",
-            "SELECT count(*) FROM notices WHERE "
-            + " OR ".join(f'body LIKE \'%"kind":"{kind}"%\'' for kind in _LATER_NOTICES),
+            _written("notices", *(f'"kind":"{kind}"' for kind in _LATER_NOTICES)),
         ),
     ),
     "0010_notices": (

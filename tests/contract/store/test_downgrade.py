@@ -15,7 +15,8 @@ from tests.fakes.postgres_server import PostgresServer
 
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.gate import CompareGate, GateConfig
+from loradeck.schemas.gate import CompareGate, GateConfig, LeakGate
+from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.route import RouteConfig
@@ -26,6 +27,7 @@ from loradeck.store.interface import FleetChange, LeaseHeld, Unusable
 from loradeck.store.opening import open_store
 from loradeck.store.sqlite import SqliteStore
 
+LEAK = {"tenant": "acme", "release": digest(1), "datasets": [digest(3)]}
 LORADECK = Path(sys.executable).with_name("loradeck")
 NAMES = [name for name, _ in migrations.scripts()]
 LOST = ("2 hours of routes' counts by the minute", "1 hours of routes' counts")
@@ -138,6 +140,32 @@ def test_a_gate_that_asks_for_an_ab_its_results_and_later_policies_keep_the_sche
         with pytest.raises(CannotGoBack) as refused:
             downgrade(where, "0010_notices", dry_run=False)
         assert "1 events with a gate that asks for an A/B; 1 records of A/B comparisons; 2 events" in str(refused.value)
+
+
+def test_leak_gates_reports_by_engines_and_later_jobs_keep_the_schema(tmp_path: Path, url: str) -> None:
+    spec = {"kind": "evaluate", "tenant": "acme", "release": digest(1), "suite": digest(2)}
+    told = {"state": "done", "tenant": "acme", "created_ms": 1, "by": "ops", "metrics": {"precision": 0.5}}
+    jobs = {"j1": {**spec, "offline": True}, "j2": spec, "j3": {**LEAK, "kind": "leak"}}
+    for where in (str(tmp_path / "hub.db"), url):
+        store = open_store(where)
+        store.take_lease("hub-a")
+        config = RouteConfig(gate=GateConfig(suite=digest(1), leak=LeakGate())).model_dump(mode="json")
+        policy = note(EventKind.DATA_POLICY, policy=DataPolicy(feedback_days=7).model_dump(mode="json"))
+        asked = note(EventKind.ROUTE, route="production", config=config)
+        store.commit([note(EventKind.TENANT_CREATE), asked, policy], key="key-leak1")
+        for kind, body in (("leak", {}), ("harness", {}), ("evaluation", {"engine": {}}), ("evaluation", {"n": 1})):
+            result = {"kind": kind, "subject": digest(1), "tenant": "acme", "body": body, "by": "hub"}
+            store.attest(Attestation.model_validate(result))
+        for name, asks in jobs.items():
+            store.put_job(Job.model_validate({**told, "id": name, "kind": asks["kind"], "spec": asks}))
+        store.close()
+        with pytest.raises(CannotGoBack) as refused:
+            downgrade(where, "0011_ledger", dry_run=False)
+        assert (
+            "2 events with gates for leaks or a policy for feedback; 3 reports of engines, leaks or harnesses"
+            in str(refused.value)
+        )
+        assert "; 2 jobs of kinds or with fields that came later" in str(refused.value)
 
 
 def test_notices_of_kinds_that_an_older_loradeck_does_not_know_go_and_the_others_stay(tmp_path: Path, url: str) -> None:
