@@ -5,6 +5,7 @@ says something that ours cannot say is refused with its place: nothing is left o
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,17 @@ _SPEAKERS = {
 }
 """ShareGPT's names of who speaks -> roles."""
 
-_OURS = frozenset({"id", "provenance", "negative", "tools"})
+_OURS = frozenset({"id", "provenance", "negative", "good", "tools"})
 """Fields of a row that are kept as they are."""
 
 _KNOWN = ("conversations", "instruction", "completion", "chosen", "messages")
 """The fields by which formats are known, in this order. Fields that a format has beside its texts are left out."""
+
+_SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+"""How the names of files begin that are of one split."""
+
+_AT_ONCE = 1000
+"""Rows of a table that are in memory at once."""
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
 
@@ -122,6 +129,10 @@ def _alpaca(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _completion(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     prompt, answer = row.get("prompt"), row["completion"]
+    if row.get("label") is not None:  # trl's rows for KTO
+        if not isinstance(row["label"], bool):
+            raise _bad("label is neither true nor false", where, "true where the answer is one to learn")
+        return _completion({**row, "label": None}, where) | {"good": row["label"]}
     if isinstance(prompt, list) or isinstance(answer, list):
         if not isinstance(prompt, list) or not isinstance(answer, list):
             raise _bad("prompt and completion are not both texts or both messages", where, "write both the same way")
@@ -176,8 +187,10 @@ def _files(path: Path, split: str) -> list[Path]:
         return [path]
     folder = path / split if (path / split).is_dir() else path
     found = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES[:1] + SUFFIXES[2:])
-    found = [file for file in found if not any(part.startswith((".", "cache-")) for part in file.parts[-2:])]
-    if folder == path and (of_split := [file for file in found if file.name.startswith(f"{split}-")]):
+    parts = {file: file.relative_to(folder).parts for file in found}
+    found = [file for file in found if not any(part.startswith((".", "cache-")) for part in parts[file])]
+    of_split = [file for file in found if re.match(rf"{re.escape(split)}[-._]", file.name)]
+    if folder == path and (of_split or any(_SPLIT.match(file.name) for file in found)):
         found = of_split
     if not found:
         raise _bad("the folder holds no rows of this split", f"{path}, {split}", "name another with --split")
@@ -212,13 +225,14 @@ def _columns(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         if file.suffix == ".parquet":
-            batches: Any = pyarrow.parquet.ParquetFile(file).iter_batches()
+            batches: Any = pyarrow.parquet.ParquetFile(file).iter_batches(_AT_ONCE)
         else:
             batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(file)))
         for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file.name}, row {number}", _filled(row)
+            for start in range(0, batch.num_rows, _AT_ONCE):
+                for row in batch.slice(start, _AT_ONCE).to_pylist():
+                    number += 1
+                    yield f"{file.name}, row {number}", _filled(row)
     except (pyarrow.ArrowException, OSError) as error:
         raise _bad("the file cannot be read as a table", f"{file}: {error}", "write it anew") from None
 

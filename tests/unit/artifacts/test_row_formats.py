@@ -31,6 +31,9 @@ S = {"role": "system", "content": "s"}
         ({"instruction": "q", "output": "a", "system": "s"}, {"messages": [S, Q, A]}),
         ({"prompt": "q", "completion": "a"}, {"prompt": "q", "answer": "a"}),
         ({"prompt": [S, Q], "completion": [A]}, {"messages": [S, Q, A]}),
+        ({"prompt": "q", "completion": "a", "label": False}, {"prompt": "q", "answer": "a", "good": False}),
+        ({"prompt": [Q], "completion": [A], "label": True}, {"messages": [Q, A], "good": True}),
+        ({"prompt": "q", "completion": "a", "good": False}, {"prompt": "q", "answer": "a", "good": False}),
         (
             {"prompt": [Q], "chosen": [A], "rejected": [{"role": "assistant", "content": "b"}]},
             {"messages": [Q], "chosen": "a", "rejected": "b"},
@@ -57,6 +60,7 @@ def test_a_row_of_a_known_format_says_the_same_as_one_of_ours(row: dict[str, Any
         ({"instruction": "q", "output": "a", "history": [["x", "y"]]}, "with a history"),
         ({"instruction": "q"}, "no output"),
         ({"prompt": [Q], "completion": "a"}, "not both texts"),
+        ({"prompt": "q", "completion": "a", "label": 0}, "label is neither true nor false"),
         ({"chosen": [Q, A], "rejected": [Q, A]}, "a whole conversation"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "something other than text"),
     ],
@@ -89,6 +93,20 @@ def test_a_list_in_json_and_a_folder_of_parquet_are_read_row_by_row(tmp_path: Pa
     with pyarrow.ipc.new_stream(str(saved / "data-00000-of-00001.arrow"), table.schema) as stream:
         stream.write_table(table)
     assert [row for _, row in rows_of_any(tmp_path / "saved")] == ours
+
+
+def test_a_folder_gives_the_rows_of_one_split_alone(tmp_path: Path) -> None:
+    folder = tmp_path / ".mine"
+    (folder / "cache-1").mkdir(parents=True)
+    for name in ("train", "test", "cache-1/train", ".old-train"):
+        (folder / f"{name}.jsonl").write_text(f'{{"prompt": "{name}", "answer": "a"}}\n')
+    assert [row["prompt"] for _, row in rows_of_any(folder)] == ["train"]
+    assert [row["prompt"] for _, row in rows_of_any(folder, "test")] == ["test"]
+    with pytest.raises(BadArtifact, match="no rows of this split"):
+        list(rows_of_any(folder, "validation"))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "tickets.jsonl").write_text('{"prompt": "q", "answer": "a"}\n')
+    assert len(list(rows_of_any(tmp_path / "plain"))) == 1
 
 
 def test_only_rows_of_another_format_are_written_anew(tmp_path: Path) -> None:

@@ -227,8 +227,14 @@ def _as_ours(file: Path, split: str, folder: Path) -> Path:
         return file
     made = folder / f"{file.stem}.jsonl"
     with made.open("w", encoding="utf-8") as out:
-        for _, row in row_formats.rows_of_any(file, split):
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for where, row in row_formats.rows_of_any(file, split):
+            try:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            except (TypeError, ValueError) as error:
+                fix = "write it as text, or take it out"
+                raise refused(
+                    f"a row holds what JSON cannot say: {error}"[:300], where=where, fix=fix, code="bad_rows"
+                ) from None
     return made
 
 

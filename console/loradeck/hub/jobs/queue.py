@@ -390,7 +390,7 @@ def too_old(job: Job, base: str | None, linked: Iterable[Node]) -> str:
 
 
 def _suits(job: Job, base: str | None, node: Node) -> bool:
-    """Whether a node that has nothing else to do, with an agent that can read the job, could run it now."""
+    """Tells whether a node could run a job now, if it had nothing else to do and an agent that can read the job."""
     ready = node.behind is None and not node.cordoned and not node.drained
     up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
     if isinstance(job.spec, TrainSpec) and job.spec.distillation is not None:
