@@ -84,7 +84,7 @@ def test_every_call_of_the_hub_is_documented_and_every_documented_one_is_served(
 
 
 def test_every_call_on_the_routers_control_socket_is_documented() -> None:
-    parts: list[Any] = [mock.Mock() for _ in range(9)]
+    parts: list[Any] = [mock.Mock() for _ in range(10)]
     assert in_table("Router").keys() == of_aiohttp(Control("boot", *parts).app())
 
 

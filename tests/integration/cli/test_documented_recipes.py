@@ -52,6 +52,8 @@ def test_the_documented_recipe_fits_together_and_its_rows_are_not_refused() -> N
     digests = {name: f"{n:064x}" for n, name in enumerate(fields["datasets"])}
     fields |= {"base": "b" * 64, "datasets": list(digests.values())}
     fields["mixing"]["dataset"] = digests["talk"]
+    assert (ROWS / f"{fields['safety']['dataset']}.jsonl").exists()
+    fields["safety"]["dataset"] = "c" * 64
     spec = TrainSpec.model_validate(fields)
     for name in digests:
         assert read_lessons(ROWS / f"{name}.jsonl", spec, general=name == "talk")

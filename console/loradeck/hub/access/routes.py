@@ -4,12 +4,14 @@ A request with text that is none is refused: NUL, which PostgreSQL keeps in no t
 which are no Unicode and can only be written in JSON.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive
@@ -35,6 +37,16 @@ class Guarded(APIRoute):
         Role.AGENT: 16 * MIB,  # reports of evaluations
     }
     """Bytes that a body may have, by the caller's role."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
+        for given in inspect.get_annotations(endpoint).values():
+            body = getattr(given, "__origin__", given)  # of Annotated[body, ...]
+            if isinstance(body, type) and issubclass(body, BaseModel):
+                body.model_rebuild()
+                body.model_config["defer_build"] = (
+                    False  # else FastAPI's field is deferred too, and warns when it is built
+                )
+        super().__init__(path, endpoint, **settings)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, behind the checks."""
