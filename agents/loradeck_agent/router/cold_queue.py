@@ -26,11 +26,11 @@ _KEPT = 10_000
 
 @dataclass(eq=False, slots=True)
 class _Route:
-    """A pointer that requests wait for, the oldest first. `named`: the agent was told to load its release."""
+    """A pointer that requests wait for, the oldest first. `named_at`: when the agent was told to load its release."""
 
     since: float
     waiting: dict[asyncio.Future[bool], None] = field(default_factory=dict)
-    named: bool = False
+    named_at: float | None = None
 
 
 class ColdQueue:
@@ -92,9 +92,20 @@ class ColdQueue:
         route.waiting[future] = None
         try:
             done, _ = await asyncio.wait([future], timeout=seconds)
-            return not done or future.result()
         finally:
             self._leave(key, future)
+        if not done:
+            self._waited_in_vain(key)
+        return not done or future.result()
+
+    def _waited_in_vain(self, key: PointerKey) -> None:
+        """A request has waited for as long as requests may. Its pointer's turn may be over, though others wait on."""
+        route, now = self._routes.get(key), asyncio.get_running_loop().time()
+        if route is None or route.named_at is None or not rules.is_overdue(now - route.named_at, self._limits):
+            return
+        route.since, route.named_at = now, None
+        self._turns = self._turns.taken(key[0], self._of_tenant)
+        self._name()
 
     def _leave(self, key: PointerKey, future: asyncio.Future[bool], *, goes_on: bool = True) -> None:
         """A request waits no more. The last one for a pointer ends its tenant's turn, if its load had begun."""
@@ -109,7 +120,7 @@ class ColdQueue:
         del route.waiting[future]
         if not route.waiting:
             del self._routes[key]
-            if route.named:
+            if route.named_at is not None:
                 self._turns = self._turns.taken(key[0], self._of_tenant)
             self._name()
 
@@ -155,8 +166,10 @@ class ColdQueue:
         """Decides anew which releases the agent is to load."""
         routes = (ColdRoute(key, route.since) for key, route in self._routes.items())
         keys = rules.in_turn(routes, self._turns)[: self._limits.loads]
+        now = asyncio.get_running_loop().time()
         for key in keys:
-            self._routes[key].named = True
+            route = self._routes[key]
+            route.named_at = now if route.named_at is None else route.named_at
         named = tuple((*key, self.awaited[key]) for key in keys)
         if named != self._named:
             self._named = named

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import ref
 
-from loradeck.rules.serving.cold_queue import ColdRoute, Place, Turns, in_turn, is_awaited, place, retry_after_s
+from loradeck.rules.serving.cold_queue import (
+    ColdRoute,
+    Place,
+    Turns,
+    in_turn,
+    is_awaited,
+    is_overdue,
+    place,
+    retry_after_s,
+)
 from loradeck.schemas.route import ColdQueueLimits, RouteResidency
 from loradeck.schemas.table import TableEntry
 
@@ -106,3 +115,8 @@ def test_a_caller_is_told_to_come_back_once_what_is_before_it_should_be_loaded()
         3,
         60,
     ]
+
+
+def test_a_release_gives_its_turn_up_once_it_was_to_be_loaded_for_half_of_the_time_that_a_request_waits() -> None:
+    limits = ColdQueueLimits(seconds=20)
+    assert [is_overdue(named_s, limits) for named_s in (0.0, 9.9, 10.0, 20.0)] == [False, False, True, True]

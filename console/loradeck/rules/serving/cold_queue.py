@@ -100,6 +100,17 @@ def in_turn(routes: Iterable[ColdRoute], turns: Turns) -> list[PointerKey]:
     return [key for _, _, key in sorted(order)]
 
 
+def is_overdue(named_s: float, limits: ColdQueueLimits) -> bool:
+    """Tells whether a release gives its turn up, for which a request has waited in vain.
+
+    Otherwise one that no engine has a slot for, and that is asked for without a pause, kept others from being loaded.
+
+    Args:
+        named_s: how long the agent was told to load it: most of the time that a request waits, or it has just begun.
+    """
+    return named_s >= limits.seconds / 2
+
+
 def retry_after_s(ahead: int, load_s: float | None) -> int:
     """Seconds after which a caller is told to try again whose request may not wait.
 
