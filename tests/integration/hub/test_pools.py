@@ -212,3 +212,16 @@ async def test_a_preview_says_who_would_be_cold_where_slots_are_short(deck: Deck
     assert sum(node.routes[1] - node.routes[0] for node in new.nodes) == 2
     assert len(new.colder) == 2, "there was no free slot for them"
     await deck.refused(422, "invalid_request", "GET", "placement?routes=2")
+
+
+async def test_neither_a_move_nor_a_step_of_a_route_has_the_placement_of_all_computed_anew(deck: Deck) -> None:
+    agents = await pooled(deck)
+    (first,) = assigned(deck)
+    planned = deck.hub.pooled_routes.plan()
+    await deck.promote(await deck.release(seed=3))
+    assert deck.hub.pooled_routes.plan() is planned
+    await lose(deck, agents[first])
+    planned = deck.hub.pooled_routes.plan()
+    await until(lambda: deck.hub.pooled_routes.tick() or first not in assigned(deck), "another has taken over")
+    assert deck.hub.pooled_routes.plan() is planned
+    assert not deck.hub.pooled_routes.under_way

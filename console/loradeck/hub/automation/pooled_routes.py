@@ -28,9 +28,8 @@ log = logging.getLogger("loradeck.hub.automation.pooled_routes")
 
 ACTOR = Actor(name="placement", role=Role.OPERATOR, automation=True)
 
-CONCERNS = frozenset(
-    {EventKind.POOL, EventKind.ROUTE, EventKind.ASSIGN, EventKind.NODE_FORGET, EventKind.TENANT_OFFBOARD}
-)
+CONCERNS = frozenset({EventKind.POOL, EventKind.ROUTE, EventKind.NODE_FORGET, EventKind.TENANT_OFFBOARD})
+"""What has the plan made anew. A step that follows the plan does not, nor does a move that stays on its base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,8 @@ class PooledRoutes:
     _background: Background
     _clock: Clock
     _plans: dict[str, Planned] = field(default_factory=dict, init=False)
+    _bases: dict[PointerKey, str | None] = field(default_factory=dict, init=False)
+    """The base of each route, as it was planned with."""
     _open: dict[PointerKey, tuple[Name, ...]] = field(default_factory=dict, init=False)
     """The wanted nodes of the routes that are not there yet."""
     _failed: dict[PointerKey, tuple[Fence, set[Name]]] = field(default_factory=dict, init=False)
@@ -66,8 +67,11 @@ class PooledRoutes:
 
     def committed(self, published: Published) -> None:
         """Notes that routes, pools or pointers have changed; a follower of the log."""
-        if published.moves or any(event.kind in CONCERNS for event in published.events):
+        kinds = {event.kind for event in published.events}
+        if not kinds.isdisjoint(CONCERNS) or any(self._is_planned_otherwise(move.key) for move in published.moves):
             self._stale = True
+        elif EventKind.ASSIGN in kinds:
+            self._look()
 
     def tick(self) -> None:
         """Looks where routes shall be, and takes the steps that are due; called once a second."""
@@ -107,10 +111,19 @@ class PooledRoutes:
 
     def _plan(self) -> None:
         routes = pooled(self._log.state.tenants)
+        self._bases = {key: self._base(key) for key, _ in routes}
         self._plans = {
             base: Planned(demands=demands, capacity=capacity, outcome=assign(demands, capacity))
             for base, (demands, capacity) in self._demands(routes).items()
         }
+        self._look()
+
+    def _is_planned_otherwise(self, key: PointerKey) -> bool:
+        """Tells whether the plan rests on what a move of this route has changed: its base, or where it failed."""
+        return key in self._failed or (key in self._bases and self._bases[key] != self._base(key))
+
+    def _look(self) -> None:
+        """Notes the routes that are not where they shall be."""
         self._open = {
             key: wanted
             for plan in self._plans.values()
@@ -134,7 +147,7 @@ class PooledRoutes:
             pool = state.pools.get(config.pool.pool)
             if pool is None:
                 continue
-            base = self._base(key) or pool.base or ""
+            base = self._bases[key] or pool.base or ""
             if (config.pool.pool, base) not in slots:
                 slots[config.pool.pool, base] = self._pools.slots(pool, base or None)
             there, now = slots[config.pool.pool, base], self._now(key)
