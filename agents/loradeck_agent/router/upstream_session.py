@@ -24,7 +24,7 @@ class _AsGiven(aiohttp.ClientRequest):
         # loop, and a twentieth of what a request costs.
         async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             """Sends the head, and a small body with it."""
-            body, protocol = self._body, conn.protocol
+            body, protocol = getattr(self, "_body", None), conn.protocol  # an aiohttp without it sends bodies itself
             size = body.size if isinstance(body, aiohttp.BytesPayload) else None
             if size is None or size > _SMALL or protocol is None or protocol.writing_paused:
                 return await super().send(conn)
