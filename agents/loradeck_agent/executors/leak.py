@@ -86,7 +86,8 @@ def begun(base: Base, paths: Iterable[Path], most: int) -> list[Begun]:
 def _long_enough(base: Base, paths: Iterable[Path]) -> Iterable[Begun]:
     for path in paths:
         for _, row in json_lines(path):
-            messages, answer = prompt_of(row), _answer(row)
+            messages = prompt_of(row)
+            answer = _answer(row) if messages else None
             tokens = base.tokenizer(answer, add_special_tokens=False)["input_ids"] if messages and answer else []
             if messages is None or len(tokens) < SHORTEST:
                 continue

@@ -1,10 +1,16 @@
 """Readers of JSONL inputs: the rows of a dataset, and the items of a suite with its answer schema."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jsonschema
+from jsonschema.exceptions import UnknownType
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.suite_items import items_in
@@ -65,17 +71,29 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     for file in files:
         try:
-            text = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            data = file.read_bytes()
+        except OSError as error:
             raise BadSpec("bad_data", f"{file.name} cannot be read: {error}") from error
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(data.split(b"\n"), 1):  # as the hub counts them
             if not line.strip():
                 continue
             where = f"{file.name}, line {number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadSpec("bad_data", f"{where}: not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise BadSpec("bad_data", f"{where}: not a JSON object")
             yield where, row
+
+
+def violation(document: Any, schema: Mapping[str, Any]) -> jsonschema.ValidationError | None:
+    """Finds the first violation of a schema by a document; None if there is none.
+
+    Raises: BadSpec: `bad_data`: the schema cannot be used. One that refers elsewhere is never fetched.
+    """
+    try:
+        checks = jsonschema.validators.validator_for(schema)(schema, registry=Registry())
+        return next(checks.iter_errors(document), None)
+    except (UnknownType, Unresolvable, RecursionError, re.error) as error:
+        raise BadSpec("bad_data", f"the schema cannot be used: {type(error).__name__}: {error}"[:500]) from error

@@ -23,14 +23,11 @@ from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.serving.engine_api import Canaries
-from loradeck_agent.serving.engine_questions import LONGEST_LINE, EngineAnswer, EngineQuestion
+from loradeck_agent.serving.engine_questions import AT_ONCE, LONGEST_LINE, EngineAnswer, EngineQuestion
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
 
 log = logging.getLogger(__name__)
-
-AT_ONCE = 64
-"""Most questions that are with an engine at once, whatever the job asks for: callers use it, too."""
 
 SLOT_S = 600.0
 """How long an evaluation waits for a slot of the engine."""

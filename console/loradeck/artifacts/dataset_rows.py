@@ -313,6 +313,8 @@ LONGEST_PROMPT = 2000
 def prompt_of(row: Mapping[str, Any]) -> Conversation | None:
     """The messages of a row before its answer, as a caller would send them; None: none, with tools, or too long."""
     messages = row.get("messages") or [{"role": "user", "content": row.get("prompt")}]
+    if not isinstance(messages, list):
+        return None
     if "answer" not in row and "chosen" not in row:
         messages = messages[:-1]
     plain = all(isinstance(m, Mapping) and m.keys() == {"role", "content"} for m in messages)

@@ -41,7 +41,7 @@ def harness_report(path: Path, release: Digest) -> HarnessReport:
         return HarnessReport(release=release, file=hashlib.sha256(data).hexdigest(), **fields)
     except ValidationError as error:
         raise _bad("the file's figures cannot be read", f"{path}: {first_wrong(error)}") from None
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
         raise _bad("the file is not of the form that is known", f"{path}: {error!r}") from None
 
 

@@ -173,6 +173,7 @@ def test_a_row_longer_than_max_tokens_is_refused_by_file_and_line_and_never_cut(
         {"answer": "no prompt"},
         {"prompt": 1, "answer": "x"},
         {"prompt": "x", "answer": ""},
+        {"prompt": "x", "answer": "y", "good": False},
         {"messages": [{"role": "user", "content": "only one"}]},
         {"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "ends with the user"}]},
         ["not an object"],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loradeck.schemas.suite import SuiteItem
-from loradeck_agent.executors.evaluation.scoring import calls_in, chosen, scored
+from loradeck_agent.executors.evaluation.scoring import calls_in, chosen, is_valid, scored
+from loradeck_agent.executors.protocol import BadSpec
+from loradeck_agent.executors.rows import json_lines
 
 TOOLS = [
     {
@@ -149,3 +153,22 @@ def test_a_choice_is_right_by_both_of_lm_evals_accuracies(
     result = chosen(asked, logs, 3.5)
     assert (result.exact, result.acc_norm, result.valid, result.ms) == (acc, acc_norm, True, 3.5)
     assert result.answer == choices[max(range(len(logs)), key=logs.__getitem__)]
+
+
+@pytest.mark.parametrize("kind", ["json", "tool_call", "exact"])
+def test_an_answer_that_opens_bracket_after_bracket_is_wrong_and_ends_no_evaluation(kind: str) -> None:
+    fields: dict[str, Any] = {"tools": TOOLS, "call": {"name": "close"}} if kind == "tool_call" else {"answer": "{}"}
+    assert verdict(item(kind, **fields), "[" * 100_000) == (False, False)
+
+
+def test_a_schema_reads_no_file_and_no_address(tmp_path: Path) -> None:
+    (tmp_path / "string.json").write_text('{"type": "string"}')
+    for schema in ({"$ref": (tmp_path / "string.json").as_uri()}, {"$ref": "#"}, {"type": "sentence"}):
+        with pytest.raises(BadSpec, match="the schema cannot be used"):
+            is_valid("{}", schema)
+
+
+def test_a_row_goes_on_over_what_python_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
+    row = {"prompt": "a\u2028b\u0085c", "answer": "d"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\r\n\n{}\n", "utf-8", newline="")
+    assert list(json_lines(tmp_path)) == [("rows.jsonl, line 1", row), ("rows.jsonl, line 3", {})]

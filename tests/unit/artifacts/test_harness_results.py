@@ -88,6 +88,7 @@ def test_inspect_ais_figures_have_theirs(tmp_path: Path) -> None:
         ({"results": {}}, "figures"),
         ({"results": {"a": {"acc,none": "N/A"}}}, "figures"),
         ({"results": {"a": 3}}, "form that is known"),
+        ({"results": {"a": {"acc,none": 10**400}}}, "form that is known"),
         (INSPECT | {"status": "error"}, "did not come to its end"),
         ({"results": {"t" * 201: {"acc,none": 1}}}, "cannot be read"),
     ],

@@ -5,10 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jsonschema
-
 from loradeck.schemas.attestation import ItemResult
 from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
+from loradeck_agent.executors.rows import violation
 
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 """A tool call as chat templates with tools write it; an answer that was cut off lacks the end mark."""
@@ -63,7 +62,7 @@ def is_valid(answer: str, schema: Mapping[str, Any] | None) -> bool:
     """Tells whether an answer is JSON and satisfies the schema, if there is one."""
     try:
         document = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return _broken(document, schema) == ""
 
@@ -100,7 +99,7 @@ def _call(document: Any) -> dict[str, Any]:
 def _tool_call(item: SuiteItem, answer: str) -> tuple[bool, bool, str]:
     try:
         calls = calls_in(answer)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return False, False, f"no call: {error}"
     tools = {name_of(tool): tool.get("function", tool) for tool in item.tools}
     for call in calls:
@@ -120,7 +119,7 @@ def _tool_call(item: SuiteItem, answer: str) -> tuple[bool, bool, str]:
 def _json(item: SuiteItem, answer: str, schema: Mapping[str, Any] | None) -> tuple[bool, bool, str]:
     try:
         document = json.loads(answer)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return False, False, f"not JSON: {error}"
     broken = _broken(document, schema)
     if broken:
@@ -154,5 +153,5 @@ def _broken(document: Any, schema: Mapping[str, Any] | None) -> str:
     """First violation of a schema by a document, as `path: message`; '' for none or without a schema."""
     if schema is None:
         return ""
-    error = next(jsonschema.validators.validator_for(schema)(schema).iter_errors(document), None)
+    error = violation(document, schema)
     return f"{error.json_path}: {error.message}" if error is not None else ""

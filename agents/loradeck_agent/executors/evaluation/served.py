@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from loradeck.schemas.jobs import EngineDoor
 from loradeck_agent.executors.protocol import HEARTBEAT_S, ExecutorFailure
-from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
+from loradeck_agent.serving.engine_questions import AT_ONCE, EngineAnswer, EngineQuestion
 
 AWAY_S = 600.0
 """How long an engine or the agent may be away before the evaluation fails."""
@@ -23,7 +23,7 @@ PAUSE_S = 1.0
 
 @dataclass
 class Served:
-    """The engine behind the agent's socket, asked `at_once` questions at a time."""
+    """The engine behind the agent's socket, asked `at_once` questions at a time, and `AT_ONCE` at most."""
 
     door: EngineDoor
     at_once: int
@@ -38,7 +38,7 @@ class Served:
 
         Raises: ExecutorFailure: `engine_failed`: a question was refused, or nobody answered for `AWAY_S` seconds.
         """
-        pool = ThreadPoolExecutor(self.at_once)
+        pool = ThreadPoolExecutor(min(self.at_once, AT_ONCE))
         numbers = {pool.submit(self._answer, question): number for number, question in enumerate(questions)}
         waiting = set(numbers)
         try:

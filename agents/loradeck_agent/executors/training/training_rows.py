@@ -20,12 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import PAIRS, AnswerForm, Method, Structure, Turns
 from loradeck_agent.executors.protocol import BadSpec
-from loradeck_agent.executors.rows import json_lines
+from loradeck_agent.executors.rows import json_lines, violation
 
 Message = dict[str, Any]
 
@@ -89,6 +87,8 @@ def _lesson(where: str, row: dict[str, Any], spec: TrainSpec, general: bool) -> 
             raise BadSpec("bad_data", f"{where}: needs {'an' if field == 'answer' else 'a'} {field}, as text")
     if preferences and row["chosen"] == row["rejected"]:
         raise BadSpec("bad_data", f"{where}: chosen and rejected are the same")
+    if spec.method is not Method.KTO and not preferences and row.get("good") is False:
+        raise BadSpec("bad_data", f"{where}: its answer is not one to learn (good); kto alone learns from such rows")
     if spec.method is Method.KTO and not isinstance(row.get("good"), bool):
         raise BadSpec("bad_data", f"{where}: needs good, true or false: whether the answer is one to learn")
     tools = row.get("tools") or ()
@@ -168,7 +168,7 @@ def _json_fault(lesson: Lesson, schema: Mapping[str, Any] | None) -> str | None:
         return f"the answer is not JSON: {error}"
     if schema is None:
         return None
-    broken = next(jsonschema.validators.validator_for(schema)(schema).iter_errors(document), None)
+    broken = violation(document, schema)
     return f"the answer does not satisfy the schema: {broken.message}" if broken else None
 
 
@@ -189,7 +189,7 @@ def _call_fault(lesson: Lesson) -> str | None:
         except ValueError as error:
             return f"the arguments of {function['name']} are not JSON: {error}"
         schema = tool.get("parameters") or {}
-        broken = next(jsonschema.validators.validator_for(schema)(schema).iter_errors(arguments), None)
+        broken = violation(arguments, schema)
         if broken:
             return f"the arguments of {function['name']} do not fit: {broken.message}"
     return None

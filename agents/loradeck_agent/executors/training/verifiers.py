@@ -8,9 +8,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jsonschema
-
 from loradeck.schemas.training import AnswerForm
+from loradeck_agent.executors.rows import violation
 
 FORM = 0.2
 """Reward of an answer that is JSON, or calls the right tool, and has nothing else right."""
@@ -60,7 +59,7 @@ def _of_json(schema: Mapping[str, Any] | None, wanted: Any, found: Any, answer: 
         return float(found is None and bool(answer.strip()))
     if found is None:
         return 0.0
-    if schema is not None and not jsonschema.validators.validator_for(schema)(schema).is_valid(found):
+    if schema is not None and violation(found, schema) is not None:
         return FORM / 2
     return FORM + (1 - FORM) * _same(wanted, found)
 
