@@ -5,6 +5,7 @@ A caller is answered once its feedback is on the disk, and nothing of a completi
 
 import asyncio
 import logging
+import os
 import time
 from itertools import count
 from pathlib import Path
@@ -16,7 +17,9 @@ from loradeck_agent.router.admission import Refusal
 log = logging.getLogger(__name__)
 
 MOST = 10_000
-"""Files that wait for the agent at most. Beyond them callers are told to come later."""
+"""Files that wait for the agent at most. A tenant may have as many of them as there is room left, so that none takes
+all of it. Beyond that callers are told to come later.
+"""
 
 _FULL = Refusal(503, "feedback_full", "This node cannot keep more feedback now.", "Send it again later.", 60)
 
@@ -33,12 +36,14 @@ class FeedbackFiles:
     async def keep(self, tenant: str, row: FeedbackRow) -> Refusal | None:
         """Puts feedback on the disk. Returns why not, if it could not."""
         name = f"{time.time_ns() // 1_000_000:013d}-{self._boot}-{next(self._numbers)}.{tenant}{FEEDBACK_SUFFIX}"
-        return await asyncio.to_thread(self._write, name, row.model_dump_json().encode())
+        return await asyncio.to_thread(self._write, tenant, name, row.model_dump_json().encode())
 
-    def _write(self, name: str, data: bytes) -> Refusal | None:
+    def _write(self, tenant: str, name: str, data: bytes) -> Refusal | None:
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            if sum(1 for _ in self._folder.iterdir()) >= MOST:
+            there = os.listdir(self._folder)
+            own = sum(one.partition(".")[2] == f"{tenant}{FEEDBACK_SUFFIX}" for one in there)
+            if own >= MOST - len(there):
                 return _FULL
             write_durably(self._folder / name, data)
         except OSError as error:

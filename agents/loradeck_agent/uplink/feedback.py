@@ -54,9 +54,17 @@ class FeedbackSender:
         by_tenant: dict[str, list[Path]] = {}
         for path in sorted(self.folder.glob(f"*{FEEDBACK_SUFFIX}")):
             by_tenant.setdefault(path.name.removesuffix(FEEDBACK_SUFFIX).partition(".")[2], []).append(path)
+        full: AgentError | None = None
         for tenant, paths in by_tenant.items():
-            for at in range(0, len(paths), BATCH):
-                await self._send(tenant, paths[at : at + BATCH])
+            try:
+                for at in range(0, len(paths), BATCH):
+                    await self._send(tenant, paths[at : at + BATCH])
+            except AgentError as error:
+                if error.code != "feedback_full":
+                    raise
+                full = error  # of this tenant, and the others do not wait for it
+        if full is not None:
+            raise full
 
     async def _send(self, tenant: str, paths: list[Path]) -> None:
         from loradeck.schemas.feedback import FeedbackRows, FeedbackTaken

@@ -17,6 +17,9 @@ BODY_BYTES = 64 << 10
 BATCH = 200
 """Most rows that a node or a person gives the hub in one call."""
 
+_TEXT = r"^[^\x00]*$"
+"""NUL is kept in no text of PostgreSQL, and a hub refuses the whole batch that it is in."""
+
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=64)]
 
 
@@ -34,9 +37,9 @@ class Said(Strict):
 
     request: RequestId = Field(description="x-request-id of the answer")
     kind: FeedbackKind
-    value: Annotated[str, StringConstraints(max_length=200)] = ""
-    text: Annotated[str, StringConstraints(max_length=16_384)] = ""
-    consent: Annotated[str, StringConstraints(max_length=64)] = Field(
+    value: Annotated[str, StringConstraints(pattern=_TEXT, max_length=200)] = ""
+    text: Annotated[str, StringConstraints(pattern=_TEXT, max_length=16_384)] = ""
+    consent: Annotated[str, StringConstraints(pattern=_TEXT, max_length=64)] = Field(
         "", description="class of the caller's consent, in the tenant's words; empty: none was given"
     )
 
@@ -52,7 +55,7 @@ class FeedbackRow(Said):
 
     route: Name
     at_ms: Moment = Field(description="when it was given, milliseconds since 1970 UTC")
-    caller: Annotated[str, StringConstraints(max_length=16)] = Field(
+    caller: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]*$", max_length=16)] = Field(
         "", description="the beginning of the digest of its caller's key; empty: imported"
     )
     release: Digest | None = Field(None, description="what answered, where the router still remembers the request")

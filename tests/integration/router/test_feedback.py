@@ -57,7 +57,7 @@ async def test_strangers_other_tenants_and_malformed_feedback_are_refused(proces
     await router.table(entry(V1))
     assert (await say(router, key="nobody's"))[0] == 401
     assert (await say(router, model="bolt"))[0] == 404
-    wrong = ({"value": "sideways"}, {"kind": "poem"}, {"request": "../../x"}, {"more": 1}, {"text": "x" * 20_000})
+    wrong = ({"value": "sideways"}, {"kind": "poem"}, {"request": "../../x"}, {"more": 1}, {"kind": "label", "value": "a\0b"}, {"text": "x" * 20_000})
     for fields in wrong:
         status, problem = await say(router, **fields)
         assert (status, problem["error"]["code"]) == (400, "invalid_feedback")
@@ -70,10 +70,13 @@ class Hub:
     def __init__(self) -> None:
         self.taken: list[tuple[str, list[str]]] = []
         self.refuses: AgentError | None = None
+        self.full = ""
 
     async def give_feedback(self, tenant: str, rows: bytes) -> bytes:
         if self.refuses is not None:
             raise self.refuses
+        if tenant == self.full:
+            raise AgentError("feedback_full", f"{tenant} has given as much feedback as an hour takes")
         self.taken.append((tenant, [row.request for row in FeedbackRows.model_validate_json(rows).rows]))
         return FeedbackTaken(kept=1).model_dump_json().encode()
 
@@ -98,6 +101,17 @@ async def test_the_agent_sends_what_waits_by_tenant_and_keeps_it_until_the_hub_h
     assert list(sender.folder.iterdir()) == []
 
 
+async def test_a_tenant_whose_hour_is_full_holds_up_no_other(tmp_path: Path) -> None:
+    kept, hub = FeedbackFiles(tmp_path / "feedback", "b1"), Hub()
+    for tenant, request in (("acme", "r-1"), ("bolt", "r-2")):
+        await kept.keep(tenant, row(request))
+    hub.full = "acme"
+    with pytest.raises(AgentError, match="as much feedback"):
+        await FeedbackSender(tmp_path / "feedback", hub).send()  # type: ignore[arg-type]
+    assert hub.taken == [("bolt", ["r-2"])]
+    assert [path.name.partition(".")[2] for path in (tmp_path / "feedback").iterdir()] == ["acme.feedback"]
+
+
 async def test_what_the_hub_will_never_take_and_what_cannot_be_read_goes(tmp_path: Path) -> None:
     kept, hub = FeedbackFiles(tmp_path / "feedback", "b1"), Hub()
     await kept.keep("acme", row("r-1"))
@@ -118,3 +132,13 @@ async def test_a_full_folder_or_disk_tells_callers_to_come_later(
     assert (refusal.status, refusal.code, refusal.retry_after_s) == (503, "feedback_full", 60)
     (tmp_path / "file").write_text("")
     assert await FeedbackFiles(tmp_path / "file", "b1").keep("acme", row("r-3")) == refusal
+
+
+async def test_a_tenant_that_floods_a_node_leaves_room_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feedback_files, "MOST", 6)
+    kept = FeedbackFiles(tmp_path / "feedback", "b1")
+    flood = [await kept.keep("acme", row(f"r-{i}")) is None for i in range(5)]
+    assert flood == [True, True, True, False, False]
+    assert await kept.keep("me", row("r-9")) is None
