@@ -183,3 +183,47 @@ async def test_feedback_is_erased_by_its_words_and_by_its_request(deck: Deck, re
     assert await deck.ok("POST", f"{PATH}/erase", {"request": "r-2"}, client=releaser) == {"removed": 1}
     assert [one["request"] for one in await kept(deck)] == ["r-1"]
     assert (await releaser.post(f"{PATH}/erase", json={})).status_code == 422
+
+
+async def test_forged_ids_of_long_ago_do_not_hide_what_was_answered_now(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "SEGMENTS", 1)
+    node, old, new = Node(deck), row(release, admitted_ms=now() - 5 * DAY_MS), row(release)
+    for one in (old, new):
+        await node.put(node.segment(one))
+    forged = request_id(now() - 5 * DAY_MS, b"9876543210")
+    assert (await give(deck, given(forged), given(new.request)))[1] == {"kept": 2, "waiting": 1, "refused": []}
+    assert [one["request"] for one in await kept(deck)] == [new.request]
+
+
+async def test_however_much_waits_all_of_it_is_looked_for(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "WAITING", 1)
+    node, asked = Node(deck), row(release)
+    await give(deck, given("forged-1"), given("forged-2"), given(asked.request))
+    await node.put(node.segment(asked))
+    await deck.hub.feedback.keep()
+    assert [one["request"] for one in await kept(deck)] == [asked.request]
+    assert len(await kept(deck, "?waiting=true")) == 2
+
+
+async def test_so_much_of_a_tenant_waits_and_no_more(deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "TENANT_WAITING", 2)
+    await give(deck, given("forged-1"), given("forged-2"))
+    status, problem = await give(deck, given("forged-3"))
+    assert (status, problem["code"]) == (429, "feedback_full")
+    later = now() + WAIT_MS + 1
+    monkeypatch.setattr(deck.hub.clock, "now_ms", lambda: later)
+    await deck.hub.feedback.keep()
+    assert (await give(deck, given("forged-3", at_ms=later)))[0] == 200
+
+
+async def test_a_node_cannot_pass_off_feedback_as_imported(deck: Deck, release: str) -> None:
+    node, asked = Node(deck), row(release)
+    await node.put(node.segment(asked))
+    await give(deck, given(asked.request, value="up"), role="releaser")
+    _, answer = await give(deck, given(asked.request, caller=""))
+    assert answer == {"kept": 0, "waiting": 0, "refused": [[asked.request, "a node says whose feedback it is"]]}
+    assert [(one["value"], one["caller"]) for one in await kept(deck)] == [("up", "")]

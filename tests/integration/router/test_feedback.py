@@ -57,7 +57,14 @@ async def test_strangers_other_tenants_and_malformed_feedback_are_refused(proces
     await router.table(entry(V1))
     assert (await say(router, key="nobody's"))[0] == 401
     assert (await say(router, model="bolt"))[0] == 404
-    wrong = ({"value": "sideways"}, {"kind": "poem"}, {"request": "../../x"}, {"more": 1}, {"kind": "label", "value": "a\0b"}, {"text": "x" * 20_000})
+    wrong = (
+        {"value": "sideways"},
+        {"kind": "poem"},
+        {"request": "../../x"},
+        {"more": 1},
+        {"kind": "label", "value": "a\0b"},
+        {"text": "x" * 20_000},
+    )
     for fields in wrong:
         status, problem = await say(router, **fields)
         assert (status, problem["error"]["code"]) == (400, "invalid_feedback")

@@ -1,6 +1,7 @@
 """What the chain of a ledger shows, where a request is looked for, and the ids that carry their time."""
 
 import uuid
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -126,3 +127,15 @@ def test_an_anchor_holds_for_its_own_segment_alone() -> None:
     assert rules.anchor_holds(links[1].model_copy(update={"anchor": anchor}))
     assert not rules.anchor_holds(links[2].model_copy(update={"anchor": anchor}))
     assert not rules.anchor_holds(links[1])
+
+
+def test_many_requests_are_looked_for_newest_first_once_and_not_in_the_future() -> None:
+    ids = [request_id(ms, b"0123456789") for ms in (NOW, NOW + 30 * DAY_MS, NOW - 9 * DAY_MS, 0)]
+    spans = rules.spans([*ids, "r-1"], NOW)
+    assert all(later[0] > earlier[1] for later, earlier in pairwise(spans))
+    assert all(until - since < rules.SPAN_MS for since, until in spans)
+    assert spans[0][0] <= NOW <= spans[0][1] < NOW + 2 * rules.HOUR_MS
+    for one in [ids[0], ids[2], ids[3], "r-1"]:
+        since, until = rules.window(one, None, NOW)
+        looked = sum(max(0, min(until, b) - max(since, a) + 1) for a, b in spans)
+        assert looked >= min(until, NOW) - since

@@ -14,7 +14,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.data import feedback as rules
-from loradeck.rules.data.answer_ledger import HOUR_MS, kept_from, window
+from loradeck.rules.data.answer_ledger import HOUR_MS, kept_from, spans
 from loradeck.rules.errors import Refused
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.feedback import Feedback, FeedbackPage, FeedbackRow, FeedbackTaken
@@ -28,11 +28,16 @@ TIE_S = 600.0
 HOUR_ROWS = 20_000
 """Rows of one tenant that are taken in an hour, from all nodes and people together."""
 
-WAITING = 5_000
-"""Rows that one round ties at most."""
+TENANT_WAITING = 50_000
+"""Rows of one tenant that wait for the answer ledger at most."""
 
-SEGMENTS = 500
-"""Segments that are read at most for the rows of one tenant in one round."""
+WAITING = 5_000
+"""Rows that are tied together at most."""
+
+SEGMENTS, SPANS = 500, 500
+"""Segments that are read at most for rows that are tied together, and spans of time that they are looked for in."""
+
+_TENANTS = 100
 
 
 @dataclass(eq=False)
@@ -45,6 +50,8 @@ class FeedbackBook:
     _clock: Clock
     _taken: Counter[str] = field(default_factory=Counter, init=False)
     """Rows of each tenant in the hour that runs."""
+    _waits: Counter[str] = field(default_factory=Counter, init=False)
+    """Rows of each tenant that waited in the last round, and those that came since."""
     _hour: int = field(default=0, init=False)
 
     def days(self, tenant: str) -> int:
@@ -71,6 +78,8 @@ class FeedbackBook:
         kept, refused = [], list[tuple[str, str]]()
         for row in rows:
             flaw = rules.flaw_of(row)
+            if flaw is None and node and not row.caller:
+                flaw = "a node says whose feedback it is"  # it would replace what a person has imported
             if flaw is None and row.route not in state.routes:
                 flaw = f"{tenant} has no route {row.route}"
             if flaw is None and not kept_from(days, now_ms) <= row.at_ms <= now_ms + HOUR_MS:
@@ -85,12 +94,20 @@ class FeedbackBook:
         tied, waiting, untied = await self._tie(tenant, kept, node=node)
         if tied or waiting:
             await self._store(partial(_put, [*tied, *waiting]), background=True)
+        self._waits[tenant] += len(waiting)
         refused += untied
         return FeedbackTaken(kept=len(tied) + len(waiting), waiting=len(waiting), refused=tuple(refused))
 
     def _count(self, tenant: str, rows: int, now_ms: int) -> None:
         if now_ms // HOUR_MS != self._hour:
             self._hour, self._taken = now_ms // HOUR_MS, Counter()
+        if self._waits[tenant] + rows > TENANT_WAITING:
+            raise Refused(
+                "feedback_full",
+                f"as much feedback of {tenant} waits for the answer ledger as is kept",
+                detail=f"{TENANT_WAITING} rows",
+                fix="send it later; loradeck feedback ls --waiting says what waits",
+            )
         if self._taken[tenant] + rows > HOUR_ROWS:
             raise Refused(
                 "feedback_full",
@@ -138,15 +155,27 @@ class FeedbackBook:
 
     async def keep(self) -> None:
         """Ties what waits, and removes what nothing vouches for and what no policy keeps any more."""
-        found = await self._store(lambda s: s.feedback_waiting(limit=WAITING), background=True)
+        after, self._waits = 0, Counter()
+        while found := await self._store(partial(_waiting, after), background=True):
+            after = found[-1][0]
+            await self._tie_waiting([row for _, row in found])
+        now_ms, names = self._clock.now_ms(), list(self._log.state.tenants)
+        for at in range(0, len(names), _TENANTS):
+            part = names[at : at + _TENANTS]
+            before = {name: kept_from(days, now_ms) if (days := self.days(name)) else now_ms for name in part}
+            if gone_by_age := await self._store(partial(_expire, before), background=True):
+                log.info("%d rows of feedback are over and removed", gone_by_age)
+
+    async def _tie_waiting(self, waiting: Sequence[Feedback]) -> None:
         by_tenant = defaultdict[str, list[Feedback]](list)
-        for _, row in found:
+        for row in waiting:
             by_tenant[row.tenant].append(row)
         for tenant, rows in by_tenant.items():
             over_node = [row for row in rows if row.caller]
             imported = [row for row in rows if not row.caller]
             for part, node in ((over_node, True), (imported, False)):
-                tied, _, untied = await self._tie(tenant, part, node=node)
+                tied, still, untied = await self._tie(tenant, part, node=node)
+                self._waits[tenant] += len(still)
                 forged = {request for request, _ in untied}
                 gone = [row for row in part if row.request in forged]
                 if gone:
@@ -154,10 +183,6 @@ class FeedbackBook:
                     await self._store(partial(_drop, gone), background=True)
                 if tied:
                     await self._store(partial(_put, tied), background=True)
-        now_ms, names = self._clock.now_ms(), list(self._log.state.tenants)
-        before = {name: kept_from(days, now_ms) if (days := self.days(name)) else now_ms for name in names}
-        if gone_by_age := await self._store(lambda s: s.expire_feedback(before), background=True):
-            log.info("%d rows of feedback are over and removed", gone_by_age)
 
     async def _tie(
         self, tenant: str, rows: Sequence[Feedback], *, node: bool
@@ -188,20 +213,32 @@ class FeedbackBook:
         return tied, waiting, refused
 
     async def _found(self, tenant: str, rows: Sequence[Feedback]) -> dict[str, list[LedgerRow]]:
-        """The ledger's rows of the requests of some feedback, by request. Each segment is read once."""
-        now_ms, asked = self._clock.now_ms(), {row.request for row in rows}
-        times = [window(request, None, now_ms) for request in asked]
-        found = defaultdict[str, list[LedgerRow]](list)
-        since_ms, until_ms = min(t[0] for t in times), max(t[1] for t in times)
-        for segment in await self._ledger.at([tenant], since_ms, until_ms, limit=SEGMENTS):
-            if not any(segment.first_ms <= until and since <= segment.last_ms for since, until in times):
-                continue
-            try:
-                for one in await asyncio.to_thread(self._ledger.rows, segment, asked):
-                    found[one.request].append(one)
-            except BadArtifact as bad:
-                log.warning("segment %s of %s cannot be read: %s", segment.sha256, segment.node, bad)
+        """The ledger's rows of the requests of some feedback, by request. Each segment is read once, the newest first,
+        so that ids of long ago that somebody makes up do not hide what was answered today.
+        """
+        asked = {row.request for row in rows}
+        found, read = defaultdict[str, list[LedgerRow]](list), set[str]()
+        for since_ms, until_ms in spans(asked, self._clock.now_ms())[:SPANS]:
+            if len(read) >= SEGMENTS:
+                break
+            for segment in await self._ledger.at([tenant], since_ms, until_ms, limit=SEGMENTS):
+                if segment.sha256 in read or segment.first_ms > until_ms or len(read) >= SEGMENTS:
+                    continue
+                read.add(segment.sha256)
+                try:
+                    for one in await asyncio.to_thread(self._ledger.rows, segment, asked):
+                        found[one.request].append(one)
+                except BadArtifact as bad:
+                    log.warning("segment %s of %s cannot be read: %s", segment.sha256, segment.node, bad)
         return found
+
+
+def _waiting(after: int, store: Store) -> list[tuple[int, Feedback]]:
+    return store.feedback_waiting(after=after, limit=WAITING)
+
+
+def _expire(before: dict[str, int], store: Store) -> int:
+    return store.expire_feedback(before)
 
 
 def _put(rows: Sequence[Feedback], store: Store) -> None:

@@ -1,6 +1,6 @@
 """Rules of the answer ledger: how long its segments are kept, where a request is looked for, and what a chain shows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.merkle import is_in
@@ -35,6 +35,31 @@ def window(request: str, at_ms: int | None, now_ms: int) -> tuple[int, int]:
         # It is admitted after it got its id: a request may wait for a gateway, or be tried again.
         return said - SKEW_MS, said + HOUR_MS + SKEW_MS
     return now_ms - LOOK_BACK_DAYS * DAY_MS, now_ms + SKEW_MS
+
+
+SPAN_MS = 6 * HOUR_MS
+"""Length of a span in which many requests are looked for, at most."""
+
+
+def spans(requests: Iterable[str], now_ms: int) -> list[tuple[int, int]]:
+    """The times in which requests are looked for, as `window` says, in spans of whole hours, the newest first.
+
+    None begins in the future. They do not overlap, so whoever reads so many segments and no more reads the newest.
+    """
+    windows = (window(request, None, now_ms) for request in requests)
+    latest = (now_ms + SKEW_MS) // HOUR_MS
+    hours = {
+        hour
+        for since_ms, until_ms in windows
+        for hour in range(since_ms // HOUR_MS, min(until_ms // HOUR_MS, latest) + 1)
+    }
+    found: list[tuple[int, int]] = []
+    for hour in sorted(hours, reverse=True):
+        since_ms, until_ms = hour * HOUR_MS, (hour + 1) * HOUR_MS - 1
+        if found and found[-1][0] == until_ms + 1 and found[-1][1] - since_ms < SPAN_MS:
+            until_ms = found.pop()[1]
+        found.append((since_ms, until_ms))
+    return found
 
 
 def flaw_of(head: SegmentHead, node: str, tenant: str, now_ms: int) -> str | None:
