@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
@@ -379,6 +380,8 @@ class Reconciler:
         """
         if keep:
             self._prepared[ref.id] = (ref, time.monotonic() + PREPARED_S)
+        if ref.release.form is Form.ADAPTER and ref.release.adapter not in self.store.stored:
+            await self._files(engine, ref)  # however slow the network is, other releases are loaded meanwhile
         async with engine.changing:
             if ref.id not in engine.ready and ref.release.form is Form.ADAPTER:
                 plan = await self._plan(engine)
@@ -411,10 +414,8 @@ class Reconciler:
         assert name is not None, "the base alone is never loaded"
         base, was_here = engine.build.base, ref.release.adapter in self.store.stored
         began = time.monotonic()
-        signers = self._signers(ref)
-        folder = await self.store.ensure(ref, base, engine.config.base, engine.config.rank_limit, signers)
+        folder = await self._files(engine, ref)
         if not was_here:
-            engine.measured.note(base, fetch=time.monotonic() - began)
             began = time.monotonic()
         held = ref.id in engine.loaded
         if not held:
@@ -445,6 +446,15 @@ class Reconciler:
         await self._may_be_asked(engine, ref)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)
         return verdict
+
+    async def _files(self, engine: EngineReplica, ref: ReleaseRef) -> Path:
+        """The folder of a release's verified files, fetched where they are not here."""
+        base, was_here = engine.build.base, ref.release.adapter in self.store.stored
+        began, config = time.monotonic(), engine.config
+        folder = await self.store.ensure(ref, base, config.base, config.rank_limit, self._signers(ref))
+        if not was_here:
+            engine.measured.note(base, fetch=time.monotonic() - began)
+        return folder
 
     async def _close(self, engine: EngineReplica, release: str) -> None:
         """From here on no request is admitted to a release."""

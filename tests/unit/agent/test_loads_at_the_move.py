@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from loradeck.rules.serving.residency import Residency
 from loradeck.schemas.link import Ack, AckState, EngineState
 from loradeck.schemas.release import Form, Release
@@ -160,3 +162,23 @@ async def test_a_release_is_loaded_and_timed_once_and_let_in_again_without_a_loa
         assert bench.engine.ready == {wanted.id}
         bench.engine.ready.clear()  # its slot was needed, and is no more
     assert (calls, bench.engine.loads) == (["load", "load"], {wanted.id: 1}), "one load, and one duration"
+
+
+async def test_while_a_promote_fetches_its_release_others_are_loaded_on_that_engine() -> None:
+    bench, fetching, fetched = Bench(), asyncio.Event(), asyncio.Event()
+
+    async def ensure(*unused: Any) -> Path:
+        fetching.set()
+        await fetched.wait()
+        raise AgentError("manifest_mismatch", "the files are not those of the manifest")
+
+    bench.store = SimpleNamespace(ensure=ensure, stored=frozenset())  # type: ignore[assignment]
+    bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
+    bench.engine.slots = 4
+    bench.desire(entry(0, ref(1), 1))
+    promote = asyncio.create_task(bench.make_ready(bench.engine, ref(2), ()))
+    await fetching.wait()
+    await rounds(bench, {"v1"})
+    fetched.set()
+    with pytest.raises(AgentError, match="not those of the manifest"):
+        await promote
