@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -268,6 +269,11 @@ async def test_a_tenant_over_its_quota_registers_no_further_version_until_one_is
     deprecated = {"kind": "deprecation", "subject": adapter, "tenant": "acme", "body": stated, "by": ""}
     await deck.ok("POST", "attestations", deprecated)
     await deck.ok("POST", "adapters/acme/support/versions", manifest)
+    await deck.ok("PUT", "tenants/acme/quota?reason=one+more", {"adapters": 2})
+    beside = [(await deck.adapter_manifest(seed=seed)).model_dump(mode="json") for seed in (3, 4)]
+    path = "adapters/acme/support/versions"
+    replies = await asyncio.gather(*(deck.local.post(path, json=one) for one in beside))
+    assert sorted(reply.status_code for reply in replies) == [200, 409], "what is asked at once counts, too"
     body = {"name": "own", "role": "releaser", "tenants": {"acme": "releaser"}}
     own = deck.with_token((await deck.ok("POST", "tokens", body))["token"])
     await deck.refused(403, "forbidden", "PUT", "tenants/acme/quota", {}, own)

@@ -136,7 +136,10 @@ async def register_adapter(
         async with hub.blobs.local(file.sha256 for file in body.files) as paths:
             await asyncio.to_thread(verify_blobs, paths, hub.blobs.scratch, body)
     release = Release(tenant=tenant, form=Form.ADAPTER, base=body.base, adapter=body.digest)
-    return await hub.registry.register_adapter(body, release, caller.node or caller.actor)
+    async with hub.registry.one_more:
+        if body.digest not in hub.catalogue.adapters:  # others may have been registered since the first look
+            quotas.check(hub.log.state.tenant(tenant).quota, hub.catalogue.kept(tenant, hub.facts.deprecated), body)
+        return await hub.registry.register_adapter(body, release, caller.node or caller.actor)
 
 
 def _only_own_job(hub: Hub, caller: Caller, manifest: AdapterManifest) -> None:

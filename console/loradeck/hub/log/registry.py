@@ -1,6 +1,7 @@
 """The only way to register documents: written to the store first, then added to the catalogue in memory."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Any
 
 from loradeck.hub.log.catalogue import Catalogue
@@ -16,6 +17,8 @@ class Registry:
 
     _store: StoreThread
     catalogue: Catalogue
+    one_more: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    """Held from the look at a tenant's quota until its adapter version is registered."""
 
     async def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> None:
         """Registers a document. The same digest once more changes nothing."""
