@@ -9,8 +9,9 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import loradeck_agent
 from loradeck.schemas.jobs import RECIPES
-from loradeck.schemas.link import ColdFigures, Hello, Report, Traffic
+from loradeck.schemas.link import Hello, Report
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.traffic import ColdFigures, Traffic
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.errors import AgentError, Unreachable

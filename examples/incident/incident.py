@@ -15,7 +15,6 @@ from incident.traffic import Answer, Callers, Prompt
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.request import rollback_request
-from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import (
     CandidateAbortRequest,
     HoldRequest,
@@ -24,6 +23,7 @@ from loradeck.schemas.moves import (
     PromoteRequest,
     UndoRequest,
 )
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import PreviewAction, TenantRow
 
 ROUTE = "production"

@@ -26,9 +26,10 @@ from websockets.exceptions import ConnectionClosed
 
 from loradeck.rules.moves import chain
 from loradeck.schemas.feed import FeedTenants, feed_adapter
-from loradeck.schemas.link import Ack, AckState, Resync, TableState
+from loradeck.schemas.link import Ack, Resync, TableState
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import Pin
 

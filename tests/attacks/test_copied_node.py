@@ -9,7 +9,8 @@ import pytest
 from tests.fakes.hub_in_process import Deck, running, until
 from tests.fakes.linked_agent import FakeAgent
 
-from loradeck.schemas.link import AckState, NodeOrder
+from loradeck.schemas.link import NodeOrder
+from loradeck.schemas.replica_state import AckState
 
 
 @pytest.fixture

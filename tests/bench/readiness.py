@@ -23,8 +23,8 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.request import rollback_request
-from loradeck.schemas.link import EngineState
 from loradeck.schemas.moves import UndoRequest
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import Preview, Readiness
 from loradeck_agent.host.state_folder import StateFolder
 

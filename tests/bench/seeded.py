@@ -34,13 +34,15 @@ from loradeck.hub.hub import Hub
 from loradeck.hub.views.status import VERSION
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Role, digest_of
-from loradeck.schemas.link import Ack, AckState, EngineState, Hello, Replica, Report, Traffic
+from loradeck.schemas.link import Ack, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS, Draft, EventKind, PointerState
 from loradeck.schemas.manifest import BaseManifest, FileEntry
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.schemas.traffic import Traffic
 from loradeck.store.interface import Doc
 from loradeck.store.sqlite import SqliteStore
 from loradeck.testing.simulated_fleet import FLEET, RACK, ROUTE

@@ -31,8 +31,9 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
-from loradeck.schemas.link import Ack, AckState, EngineState, Hello, Replica
+from loradeck.schemas.link import Ack, Hello, Replica
 from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.state import TenantRow
 from loradeck_agent.host.state_folder import StateFolder
 

@@ -15,16 +15,13 @@ from websockets.exceptions import ConnectionClosed
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
-    HEARTBEAT_S,
     Ack,
-    AckState,
     CanaryAnswers,
     CanaryAsk,
     Challenge,
     ChallengeAnswer,
     Desired,
     DownMessage,
-    EngineState,
     Heartbeat,
     Hello,
     JobCancel,
@@ -39,16 +36,17 @@ from loradeck.schemas.link import (
     TableState,
     TraceAsk,
     TraceRows,
-    Traffic,
     Welcome,
     down_adapter,
 )
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
+from loradeck.schemas.replica_state import HEARTBEAT_S, AckState, EngineState
 from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.schemas.trace import TraceRow
+from loradeck.schemas.traffic import Traffic
 
 BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
 

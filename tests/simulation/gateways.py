@@ -24,8 +24,9 @@ from loradeck.rules.moves import following
 from loradeck.rules.serving import gateway as rules
 from loradeck.rules.serving.assignment import ranked
 from loradeck.schemas.ids import Fence, PointerKey
-from loradeck.schemas.link import AckLevel, Bookmark, Hello
+from loradeck.schemas.link import Bookmark, Hello
 from loradeck.schemas.position import Position
+from loradeck.schemas.replica_state import AckLevel
 from loradeck.store.interface import StoreError
 from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.router.fences import fence_of, fence_text

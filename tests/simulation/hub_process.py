@@ -29,7 +29,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Role
-from loradeck.schemas.link import Hello, Traffic
+from loradeck.schemas.link import Hello
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.position import Position
@@ -37,6 +37,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import RouteConfig, RouteResidency, Soak, Streams
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TokenRecord
+from loradeck.schemas.traffic import Traffic
 from loradeck.store.database import Database
 from loradeck.store.interface import DiskFull, Doc, LeaseHeld, OutcomeUnknown, StoreError
 from loradeck.store.sqlite import SqliteStore

@@ -33,8 +33,10 @@ from tests.simulation.network import Host, Network
 from tests.simulation.node_process import NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
 
-from loradeck.schemas.link import LINK_TTL_S, Hello, Report, Traffic
+from loradeck.schemas.link import Hello, Report
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.replica_state import LINK_TTL_S
+from loradeck.schemas.traffic import Traffic
 
 SETTLE_S = 150.0
 """Simulated seconds in which everything settles once faults have ended."""

@@ -24,7 +24,7 @@ from tests.vllm.conftest import WORKER_CALLS, Expendable
 from tests.vllm_server import Server
 
 from incident.fleet import wait_for
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving import base_alone

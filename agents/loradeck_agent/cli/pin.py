@@ -10,8 +10,9 @@ import time
 import click
 
 from loradeck.schemas.ids import short
-from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.cli.shared import config_option
 from loradeck_agent.host.config import AgentConfig

@@ -11,7 +11,7 @@ import click
 
 from loradeck.artifacts.notes import KeyKind, verifier_key, witness_of
 from loradeck.schemas.ids import PointerKey, short
-from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.replica_state import LINK_TTL_S
 from loradeck_agent.cli.shared import EXIT_NOT_RUNNING, config_option
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.cosigner import Cosigner

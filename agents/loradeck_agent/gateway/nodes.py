@@ -13,7 +13,7 @@ from yarl import URL
 from loradeck.rules.serving.gateway import NodeHealth, ranked
 from loradeck.schemas.feedback import FEEDBACK_PATH
 from loradeck.schemas.ids import Name
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.router.engine_pools import COMPLETIONS
 from loradeck_agent.router.upstream_session import upstream_session
 

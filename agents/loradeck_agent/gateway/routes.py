@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from loradeck.rules.serving.gateway import highest
 from loradeck.schemas.ids import GENESIS, Fence, Name, PointerKey
-from loradeck.schemas.link import AckLevel, Bookmark, Desired, ServedRoute, Serving
+from loradeck.schemas.link import Bookmark, Desired, ServedRoute, Serving
+from loradeck.schemas.replica_state import AckLevel
 from loradeck.schemas.route import Callers
 from loradeck.schemas.table import TableEntry
 from loradeck_agent.gateway.status import Saved

@@ -10,7 +10,7 @@ from typing import Any
 
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import JobAssignment
-from loradeck.schemas.link import EngineState
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.engine_api import Canaries

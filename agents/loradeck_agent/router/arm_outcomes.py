@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loradeck.schemas.link import ArmOutcomes
+from loradeck.schemas.traffic import ArmOutcomes
 
 
 class Seat(NamedTuple):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from loradeck.rules.serving import cold_queue as rules
 from loradeck.rules.serving.cold_queue import ColdRoute, Turns
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import ColdFigures
 from loradeck.schemas.route import ColdQueueLimits
+from loradeck.schemas.traffic import ColdFigures
 from loradeck_agent.router.wire import ColdAsk, ColdRelease, WantedLoads
 
 POLL_S = 2.0

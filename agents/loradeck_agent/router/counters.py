@@ -6,7 +6,7 @@ from typing import Literal
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE, Judgement
-from loradeck.schemas.link import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
+from loradeck.schemas.traffic import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.arm_outcomes import Outcomes
 from loradeck_agent.router.pairs import Pairs
 from loradeck_agent.router.response_checks import Verdict

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Traffic
+from loradeck.schemas.traffic import Traffic
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply, problem_of
 from loradeck_agent.host.state_folder import holder_of

@@ -14,9 +14,10 @@ from functools import lru_cache
 from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.link import Ack
 from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import RouteResidency, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission, untold

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import Digest, Wire, digest_of
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loradeck.schemas.link import AckState, EngineState, Replica
+from loradeck.schemas.link import Replica
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.telemetry import Gpu
 from loradeck_agent.host.engine_config import EmbeddedEngine, EngineConfig, VllmEngine
 from loradeck_agent.host.errors import AgentError, Unreachable

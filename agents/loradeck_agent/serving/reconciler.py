@@ -17,8 +17,9 @@ from pathlib import Path
 from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, AckState, EngineState
+from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable

@@ -5,7 +5,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from loradeck.schemas.link import Ack, AckLevel, AckState, EngineState, Replica
+from loradeck.schemas.link import Ack, Replica
+from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine

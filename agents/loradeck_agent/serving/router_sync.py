@@ -17,8 +17,9 @@ from pydantic import BaseModel
 
 from loradeck.client.build import build
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, AckState, Bookmark, Desired, Resync
+from loradeck.schemas.link import Ack, Bookmark, Desired, Resync
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.config import RouterConfig
 from loradeck_agent.host.errors import AgentError, Unreachable

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loradeck import artifacts
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving import base_alone

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from loradeck.schemas.ids import Wire
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import HttpClient, Reply
 from loradeck_agent.serving.engine_api import CALL_S, LOAD_S, expect

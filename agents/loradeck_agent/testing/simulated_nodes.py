@@ -34,8 +34,10 @@ from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Name, PointerKey, Strict
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.schemas.traffic import Traffic
 from loradeck_agent.host.config import AgentConfig, RouterConfig
 from loradeck_agent.host.login import Login
 from loradeck_agent.host.open_files import allow_open_files
@@ -173,7 +175,7 @@ class Node:
             held = self.table.entries.get(entry.key)
             if held is None or entry.fence >= held.fence:
                 rev = message.rev if entry.current is None else None
-                flip = ack_about(entry, self.name, wire.AckState.FLIPPED, rev=rev)
+                flip = ack_about(entry, self.name, AckState.FLIPPED, rev=rev)
                 await self.acks.post(flip.model_copy(update={"mono_ns": time.monotonic_ns()}))
         # A fleet's nodes do not share a core. Here they do: all acknowledge before any goes through its table, which
         # comes before this node's next message, and before a proof.
@@ -199,7 +201,7 @@ class Node:
         async def prove() -> None:
             await asyncio.sleep(random.uniform(*PROOF_S))
             await self._take_in()
-            await self.acks.post(ack_about(entry, self.name, wire.AckState.PROVEN))
+            await self.acks.post(ack_about(entry, self.name, AckState.PROVEN))
 
         self._proofs[entry.key] = asyncio.create_task(prove())
 
@@ -225,7 +227,7 @@ class Node:
         loaded = {ref.id for entry in self.table.entries.values() for ref in entry.refs}
         return wire.Replica(
             replica=self.name,
-            state=wire.EngineState.UP,
+            state=EngineState.UP,
             boot=self._boot,
             base=self._base,
             build=BUILD,
@@ -262,7 +264,7 @@ class Node:
             epoch=cursor.epoch,
         )
 
-    def _traffic(self) -> Iterator[wire.Traffic]:
+    def _traffic(self) -> Iterator[Traffic]:
         now_ms = time.time_ns() // 1_000_000
         entries = [entry for entry in self.table.entries.values() if entry.current is not None]
         for entry in entries:
@@ -271,7 +273,7 @@ class Node:
             n = self._answered[name] = self._answered.get(name, 0) + max(
                 1, round(REQUESTS_S * self._report_s / len(entries))
             )
-            yield wire.Traffic(
+            yield Traffic(
                 tenant=entry.tenant,
                 route=entry.route,
                 generation=entry.generation,

@@ -7,7 +7,8 @@ it counts only acknowledgements that it has received.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.link import Ack
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import TableEntry
 
 ReplicaPointer = tuple[str, str, str]

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from loradeck.client.backoff import Backoff
 from loradeck.rules.moves.steering import Offer, steering
-from loradeck.schemas.link import NOT_ACTIVE, Bookmark, Desired, DownMessage, Hello, Welcome
+from loradeck.schemas.link import Bookmark, Desired, DownMessage, Hello, Welcome
+from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.login import Login
 from loradeck_agent.uplink.link import Link, LinkStatus

@@ -18,19 +18,10 @@ from websockets.frames import CloseCode
 
 from loradeck.client.backoff import Backoff
 from loradeck.schemas.fault import first_wrong
-from loradeck.schemas.link import (
-    HEARTBEAT_S,
-    LINK_TTL_S,
-    Challenge,
-    ChallengeAnswer,
-    DownMessage,
-    Heartbeat,
-    Hello,
-    Welcome,
-    down_adapter,
-)
+from loradeck.schemas.link import Challenge, ChallengeAnswer, DownMessage, Heartbeat, Hello, Welcome, down_adapter
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.protocol import PROTOCOL, agreed
+from loradeck.schemas.replica_state import HEARTBEAT_S, LINK_TTL_S
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.login import Login

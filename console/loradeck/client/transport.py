@@ -18,8 +18,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from loradeck.client.connect import CONNECT_S, READ_S, Endpoint, Hubs
 from loradeck.client.errors import ApiError, ClientError, HubUnreachable, NotUnderstood, not_understood
 from loradeck.schemas.fault import first_wrong
-from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.problem import Problem
+from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck.schemas.state import LeaseStatus
 
 T = TypeVar("T")

@@ -109,7 +109,6 @@ from loradeck.hub.views.traces import Traces
 from loradeck.rules.moves.lease import RENEW_S
 from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.link import (
-    HEARTBEAT_S,
     Ack,
     CanaryAnswers,
     Countersigned,
@@ -122,6 +121,7 @@ from loradeck.schemas.link import (
     TraceRows,
     TrustRoots,
 )
+from loradeck.schemas.replica_state import HEARTBEAT_S
 from loradeck.schemas.sign_in import OidcSettings
 from loradeck.store.interface import StoreError
 from loradeck.strangers.failed_logins import FailedLogins

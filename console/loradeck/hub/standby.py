@@ -29,8 +29,9 @@ from loradeck.hub.views.status import lease_status
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import Role
-from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S, NOT_ACTIVE, Bookmark, Hello, Welcome
+from loradeck.schemas.link import Bookmark, Hello, Welcome
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.replica_state import HEARTBEAT_S, LINK_TTL_S, NOT_ACTIVE
 from loradeck.schemas.state import LeaseStatus
 from loradeck.store.interface import StoreError
 from loradeck.strangers.failed_logins import FailedLogins

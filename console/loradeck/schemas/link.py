@@ -5,52 +5,27 @@ Every message is one JSON object with a `type`. `DownMessage` travels from hub t
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
-from loradeck.schemas.content_checks import FaultName
-from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.position import Position
+from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.sample import MOST_KEPT, SAMPLES, Sample
 from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.trace import TraceRow
-
-LINK_TTL_S = 10.0
-"""Seconds of silence after which either side gives a link up, and a node its jobs."""
-
-LOST_S = 6.0
-"""Seconds of silence after which a node counts as lost: nothing that it acknowledged is counted then. It is given
-`LINK_TTL_S` from the hub's start.
-"""
-
-HEARTBEAT_S = 2.0
-"""Seconds between heartbeats of either side."""
-
-NOT_ACTIVE = "not_active"
-"""The problem code of a hub that stands by, or that another one has succeeded: it steers nobody and moves nothing."""
-
+from loradeck.schemas.traffic import ColdFigures, Traffic
 
 Address = Annotated[
     str, StringConstraints(max_length=262, pattern=r"^(\[[0-9a-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*):[0-9]{1,5}$")
 ]
 """HOST:PORT of a router: a name, an IPv4 address, or an IPv6 address in brackets."""
-
-
-class AckLevel(StrEnum):
-    """How near the acknowledged release is to answering on a replica. It is resident at `device` and at `host`."""
-
-    DEVICE = "device"  # in a batch slot of the engine
-    HOST = "host"  # in the engine's memory
-    DISK = "disk"  # verified files on the node
-    ABSENT = "absent"  # none of these
 
 
 # ---- down ------------------------------------------------------------------------------------------------
@@ -316,15 +291,6 @@ DownMessage = Annotated[
 # ---- up --------------------------------------------------------------------------------------------------
 
 
-class EngineState(StrEnum):
-    """The state of an engine process, as its agent sees it."""
-
-    STARTING = "starting"
-    UP = "up"
-    DOWN = "down"
-    STOPPED = "stopped"  # nothing wants its base; it is started when an entry does
-
-
 class Replica(Wire):
     """One engine process, as its agent reports it in `Hello` and `Report`."""
 
@@ -458,16 +424,6 @@ class Hello(Wire):
     )
 
 
-class AckState(StrEnum):
-    """How far a replica is with an entry."""
-
-    FLIPPED = "flipped"
-    PROVEN = "proven"
-    LISTED = "listed"
-    WAITING = "waiting"  # the release is not ready; the gap policy applies
-    FAILED = "failed"
-
-
 class Ack(Wire):
     """An acknowledgement: how far one replica is with an entry, sent by the agent whenever that changes."""
 
@@ -491,180 +447,6 @@ class Ack(Wire):
     rev: Whole | None = Field(
         None, exclude_if=lambda rev: rev is None, description="of the hub's log, up to which the router's table follows"
     )
-
-
-SECONDS_OF_VOTES = 128
-"""Most seconds of votes in one row of a report."""
-
-SecondOfVotes = tuple[Whole, Whole, Whole, Whole, Whole]
-"""A second of a router's monotonic clock, and the units that were admitted in it: all, those that have failed, those
-whose answers are to be checked, and those of them that are bad.
-
-A unit is a request with its repetitions: the same caller, route and body, apart from digits and case, within a minute.
-"""
-
-
-SecondsNoticed = Annotated[tuple[tuple[Whole, Whole], ...], Field(max_length=SECONDS_OF_VOTES)]
-"""Seconds of a router's monotonic clock, and of the units that were admitted in each, how many a check has noticed."""
-
-
-class AskedAgain(Wire):
-    """What another release than the live one made of requests that it was asked again; nobody got its answers.
-
-    The other one lies beneath the live one, or is a candidate that shadows it. Pairs of answers to the same units, in
-    the order of their admission: (of the live release, of the other one). They only grow while that is the same.
-    """
-
-    release: Digest = Field(description="the other one")
-    asked: Whole = Field(0, description="units that it was asked")
-    shed: Whole = Field(0, description="units that it was not asked, since callers came first")
-    pairs: Whole = Field(0, description="units that both have answered, or failed to")
-    failed: tuple[Whole, Whole] = (0, 0)
-    checked: Whole = Field(0, description="pairs of which both answers were checked")
-    bad: tuple[Whole, Whole] = (0, 0)
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether no count is negative or larger than the one that it is part of."""
-        parts = (*self.failed, self.checked)
-        return (
-            min(*parts, *self.bad, self.shed) >= 0
-            and max(parts) <= self.pairs <= self.asked
-            and max(self.bad) <= self.checked
-        )
-
-
-FAULTS = 64
-"""Most checks by whose name bad answers are counted."""
-
-BINS = 64
-"""Bins into which the keys of an arm are put by a hash, so that sums tell how far the answers to one key are alike."""
-
-Bin = tuple[Whole, Whole, Whole, Whole]
-"""The units of a bin: all that were admitted, those that have failed, those whose answers are to be checked, and those
-of them that are bad."""
-
-
-class ArmOutcomes(Wire):
-    """What became of the requests of one arm of a candidate's pointer since its share was changed last.
-
-    Sums only grow during a step. Keys that are named, and requests that could not have been given either arm, do not
-    count.
-    """
-
-    step: Whole = Field(description="of the split under which the requests were admitted")
-    keys: Whole = Field(description="different keys, at least: they are told apart by their places")
-    bins: tuple[tuple[Whole, Bin], ...] = Field((), max_length=BINS, description="(number, sums) of those with units")
-
-
-class Traffic(Wire):
-    """Counters of one (route, generation, release, replica) since the router started; they only grow."""
-
-    tenant: Name
-    route: Name
-    generation: Whole
-    release: Digest
-    replica: Name
-    attempted: Whole | None = Field(None, description="None: from a router of version 0.1.0, which refused in silence")
-    refused: Whole = 0
-    admitted: Whole = Field(0, description="given to an engine, also those that were then taken back unanswered")
-    finished: Whole = 0
-    errors: Whole = Field(0, description="failed requests, under the name that version 0.1.0 reads; never bad answers")
-    checked: Whole = 0
-    bad: Whole = 0
-    faults: dict[FaultName, Whole] = Field(
-        default_factory=dict,
-        max_length=FAULTS,
-        exclude_if=lambda faults: not faults,
-        description="the bad ones by the check that they failed",
-    )
-    noticed: dict[FaultName, Whole] = Field(
-        default_factory=dict,
-        max_length=FAULTS,
-        exclude_if=lambda noticed: not noticed,
-        description="checked answers by the checks that they failed which make none bad; one may have failed several",
-    )
-    judged: dict[FaultName, Whole] = Field(
-        default_factory=dict,
-        max_length=FAULTS,
-        exclude_if=lambda judged: not judged,
-        description="checked answers by what came of asking the route's judge (`schemas.judge.Judgement`)",
-    )
-    streams: Whole = Field(0, description="open right now (a gauge)")
-    first_ms: Whole = 0
-    last_admitted_ms: Whole = 0
-    last_token_ms: Whole = 0
-    keys: Whole = Field(
-        0,
-        exclude_if=lambda keys: not keys,
-        description="of a candidate: different keys that asked for its pointer since its start, at least",
-    )
-    ttft_ms: tuple[Whole, ...] = Field(
-        (), max_length=64, description="counts by TTFT_BUCKETS_MS, the last one unbounded"
-    )
-    token_ms: tuple[Whole, ...] = Field(
-        (),
-        max_length=64,
-        exclude_if=lambda counts: not any(counts),
-        description="of streamed answers with several tokens: counts by TOKEN_BUCKETS_MS, the last one unbounded",
-    )
-    votes: tuple[SecondOfVotes, ...] = Field(
-        (),
-        max_length=SECONDS_OF_VOTES,
-        exclude_if=lambda votes: not votes,
-        description="the seconds that have changed of late, each whole: it replaces what was said of it before",
-    )
-    noticed_votes: dict[FaultName, SecondsNoticed] = Field(
-        default_factory=dict,
-        max_length=FAULTS,
-        exclude_if=lambda noticed: not noticed,
-        description="of the seconds in `votes`: units that a check has noticed which makes none bad",
-    )
-    callers: Whole = Field(
-        0, exclude_if=lambda callers: not callers, description="different callers who had a unit, up to a hundred"
-    )
-    again: AskedAgain | None = Field(
-        None,
-        exclude_if=lambda again: again is None,
-        description="what the release beneath it, or a candidate in its shadow, made of a sample of its requests",
-    )
-    noise: AskedAgain | None = Field(
-        None,
-        exclude_if=lambda noise: noise is None,
-        description="beside a shadow: what it made itself of a sample of its own requests, asked a second time (A/A)",
-    )
-    tokens: Whole = Field(
-        0,
-        exclude_if=lambda tokens: not tokens,
-        description="of its admitted requests, as callers' limits count them: at most",
-    )
-    arm: ArmOutcomes | None = Field(
-        None, exclude_if=lambda arm: arm is None, description="while a candidate is out: outcomes by key, of either arm"
-    )
-
-    @property
-    def counts(self) -> Counts:
-        """The six counts. A router that does not know of them is taken to have none in flight."""
-        over = self.refused + self.errors + self.finished
-        attempted = over if self.attempted is None else self.attempted
-        return Counts(attempted, self.refused, self.errors, self.finished, self.checked, self.bad)
-
-
-TTFT_BUCKETS_MS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
-"""Upper bounds of the buckets of time to first token, in milliseconds."""
-
-TOKEN_BUCKETS_MS = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
-"""Upper bounds of the buckets of the mean time between two tokens of an answer, in milliseconds."""
-
-
-class ColdFigures(Wire):
-    """Requests for on-demand routes at one router since it started, and those of them whose release was not loaded."""
-
-    asked: Whole = Field(0, description="requests for on-demand routes")
-    cold: Whole = Field(0, description="those that were admitted once their release had been loaded")
-    refused: Whole = Field(0, description="those for which the queue had no room")
-    minute: Whole = Field(0, description="`cold` of the last minute")
-    waiting: Whole = Field(0, description="requests that wait now")
 
 
 COUNTERS = 100_000

@@ -14,12 +14,13 @@ from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
-from loradeck.schemas.link import AckLevel, AckState, AskedAgain, ColdFigures, EngineState
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.release import Form
+from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.route import Gap
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.schemas.traffic import AskedAgain, ColdFigures
 
 
 class ReleaseView(Wire):

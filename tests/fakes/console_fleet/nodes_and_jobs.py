@@ -17,10 +17,10 @@ from loradeck.schemas.jobs import (
     PrepareSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import EngineState
 from loradeck.schemas.manifest import (
     DecisionRecord,
 )
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import (
     NodeReplica,
     NodeRow,

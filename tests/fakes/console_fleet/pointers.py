@@ -9,9 +9,9 @@ from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Role
-from loradeck.schemas.link import AckState
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState, Quarantine
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import (
     Cause,
     Preview,

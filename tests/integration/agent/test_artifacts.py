@@ -18,8 +18,9 @@ from loradeck.artifacts import base_manifest
 from loradeck.artifacts.signing import new_key, sign, sign_weights
 from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.jobs import ExecutorEventType, JobAssignment, PrepareSpec
-from loradeck.schemas.link import EngineState, Hello
+from loradeck.schemas.link import Hello
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
 KEYS = (CALLER_HASH,)

@@ -11,7 +11,8 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.schemas.jobs import JobAssignment, PrepareSpec
-from loradeck.schemas.link import EngineState, Hello, Report
+from loradeck.schemas.link import Hello, Report
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import TableEntry
 from loradeck_agent.host.state_folder import holder_of
 

@@ -9,7 +9,8 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.schemas.attestation import AttestationKind, CanaryRecord
-from loradeck.schemas.link import Ack, AckLevel
+from loradeck.schemas.link import Ack
+from loradeck.schemas.replica_state import AckLevel
 from loradeck.schemas.route import RouteResidency
 
 KEYS = (CALLER_HASH,)

@@ -9,7 +9,8 @@ from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node
 
-from loradeck.schemas.link import EngineState, Hello
+from loradeck.schemas.link import Hello
+from loradeck.schemas.replica_state import EngineState
 
 KEYS = (CALLER_HASH,)
 

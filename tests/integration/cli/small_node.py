@@ -19,11 +19,9 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
     Ack,
-    AckState,
     CanaryAnswers,
     CanaryAsk,
     Desired,
-    EngineState,
     Hello,
     JobCancel,
     JobEvent,
@@ -33,14 +31,15 @@ from loradeck.schemas.link import (
     Report,
     SampleAsk,
     SampleRows,
-    Traffic,
     down_adapter,
 )
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import SUPPORTED
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.sample import Sample
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck.schemas.telemetry import NvmlState
+from loradeck.schemas.traffic import Traffic
 
 BUILD = EngineBuild(engine="small", device="cpu", dtype="float32")
 

@@ -23,19 +23,9 @@ from tests.integration.router.upstream import Upstream
 from loradeck.client.backoff import Backoff
 from loradeck.schemas.ids import GENESIS
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
-from loradeck.schemas.link import (
-    Ack,
-    AckLevel,
-    AckState,
-    Desired,
-    DownMessage,
-    EngineState,
-    Hello,
-    JobEvent,
-    JobMessage,
-    Replica,
-)
+from loradeck.schemas.link import Ack, Desired, DownMessage, Hello, JobEvent, JobMessage, Replica
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
+from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.table import ReleaseRef
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck_agent.gateway.serve import Gateway

@@ -21,7 +21,8 @@ from tests.integration.gateway.serving_node import RunningGateway, ServingNode, 
 from tests.integration.router.running import Answer, free_port
 from yarl import URL
 
-from loradeck.schemas.link import AckLevel, Desired, Serving
+from loradeck.schemas.link import Desired, Serving
+from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.cli.gateway_status import collect, lines
 
 ACME = ("acme", "production")

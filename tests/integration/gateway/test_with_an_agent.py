@@ -10,7 +10,7 @@ from tests.integration.agent.node import Node
 from tests.integration.gateway.serving_node import gateway
 
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 
 ACME = ("acme", "production")
 

@@ -16,7 +16,7 @@ from tests.integration.hub.conftest import Join
 
 from loradeck.cli import cli
 from loradeck.client.times import moment
-from loradeck.schemas.link import AckState
+from loradeck.schemas.replica_state import AckState
 
 RULES: list[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[3] / "docs" / "alerts.yml").read_text(encoding="utf-8")

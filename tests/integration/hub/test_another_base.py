@@ -6,8 +6,8 @@ from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
-from loradeck.schemas.link import AckState, EngineState
 from loradeck.schemas.moves import PromoteRequest
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.state import PreviewAction, Readiness, ReplicaReadiness
 
 PROMOTE = "tenants/acme/routes/production/promote"

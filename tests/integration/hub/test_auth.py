@@ -178,7 +178,7 @@ async def test_an_ack_for_another_nodes_replica_is_refused_and_counts_for_nothin
     honest.flips = False
     await deck.promote(release, wait="committed")
     await until(lambda: ("acme", "production") in honest.entries and honest.entry.current, "n1 has the entry")
-    from loradeck.schemas.link import AckState
+    from loradeck.schemas.replica_state import AckState
 
     await liar.ack(honest.entry, AckState.FLIPPED, replica="n1")
     await until(lambda: liar.closed, "the link ended")

@@ -13,8 +13,8 @@ from tests.integration.hub.test_jobs import train
 from tests.integration.hub.test_serve import process
 
 from loradeck.hub.hub import Hub
-from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.log import Event
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 
 async def test_a_hub_that_was_stopped_for_longer_than_the_ttl_loses_no_node_and_takes_no_job_away(data: Path) -> None:

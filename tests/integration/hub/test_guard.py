@@ -13,9 +13,9 @@ from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.link import AskedAgain
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.traffic import AskedAgain
 
 
 async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str, str]:

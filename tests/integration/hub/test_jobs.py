@@ -15,10 +15,11 @@ from tests.integration.hub.conftest import Join
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
-from loradeck.schemas.link import LINK_TTL_S, LOST_S, EngineState, JobCancel, JobLog, JobNoted
+from loradeck.schemas.link import JobCancel, JobLog, JobNoted
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, EngineState
 from loradeck.schemas.telemetry import Host
 from loradeck.schemas.training import Weights
 from loradeck.store.sql_log import Store

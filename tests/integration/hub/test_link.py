@@ -14,9 +14,10 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
 from loradeck.rules.serving.one_link import CHALLENGE_S
-from loradeck.schemas.link import AckState, Bookmark, Desired, EngineState, NodeOrder, Welcome
+from loradeck.schemas.link import Bookmark, Desired, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.table import table_digest
 
 ROUTE = "tenants/acme/routes/production"

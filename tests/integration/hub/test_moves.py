@@ -11,9 +11,9 @@ from tests.integration.hub.conftest import Join
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.log.log import FollowerOrder, Published
 from loradeck.schemas.jobs import JobState
-from loradeck.schemas.link import AckState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, PromoteRequest
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import PreviewAction, Readiness
 
 ROUTE = "tenants/acme/routes/production"

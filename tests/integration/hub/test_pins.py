@@ -13,9 +13,10 @@ from tests.integration.hub.conftest import Join
 from loradeck.hub.links.pins import AT_MOST
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import Role
-from loradeck.schemas.link import AckState, Desired
+from loradeck.schemas.link import Desired
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Pin
 
 ROUTE = "tenants/acme/routes/production"

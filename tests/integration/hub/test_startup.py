@@ -12,9 +12,9 @@ from tests.fakes.hub_in_process import Deck, key, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.hub.recovery.startup import HOLD_S
-from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.release import Form
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 ROUTE = "tenants/acme/routes/production"
 

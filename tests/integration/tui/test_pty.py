@@ -10,7 +10,7 @@ import pytest
 from tests.integration.tui.conftest import Site
 from tests.integration.tui.terminal import Terminal, console
 
-from loradeck.schemas.link import AckState
+from loradeck.schemas.replica_state import AckState
 
 ARMED = "R ARMED"
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.link import Ack, AckLevel, AckState
+from loradeck.schemas.link import Ack
+from loradeck.schemas.replica_state import AckLevel, AckState
 from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.engine_config import EmbeddedEngine, VllmEngine
 from loradeck_agent.serving.engine_api import EngineVersion

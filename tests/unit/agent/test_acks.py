@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.link import Ack
+from loradeck.schemas.replica_state import AckState
 from loradeck_agent.uplink.acknowledgements import AckBoard
 
 REPLICAS = frozenset({"gpu-01", "gpu-02"})

@@ -15,8 +15,8 @@ import pytest
 from tests.integration.agent.artifacts import Adapter, entry, make_adapter
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage
-from loradeck.schemas.link import EngineState
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import Pin
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.errors import AgentError, Unreachable

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from loradeck.rules.serving.residency import Residency
-from loradeck.schemas.link import Ack, AckState, EngineState
+from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import ack_about

@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from loradeck.rules.serving.proof import Judgement, Level
-from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.serving import proof
 from loradeck_agent.serving.proof import AT_ONCE, Prover

@@ -10,9 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, AckState, Bookmark, Desired
+from loradeck.schemas.link import Ack, Bookmark, Desired
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.errors import AgentError, Unreachable

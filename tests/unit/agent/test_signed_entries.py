@@ -10,9 +10,10 @@ from nacl.signing import SigningKey
 from tests.unit.agent.test_router_sync import Router, entry
 
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
-from loradeck.schemas.link import Ack, AckState, Bookmark, Desired, TableState, Welcome
+from loradeck.schemas.link import Ack, Bookmark, Desired, TableState, Welcome
 from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import ENTRY_CHARS, SignedText, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
 from loradeck_agent.router.table import Change, Table, read_contents

@@ -19,8 +19,8 @@ from tests.fakes import fake_vllm
 
 import loradeck_vllm
 from loradeck.schemas.ids import canonical_json
-from loradeck.schemas.link import AckLevel
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
+from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import Reply

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from loradeck.client import residency
-from loradeck.schemas.link import ColdFigures, EngineState
 from loradeck.schemas.release import Form
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeReplica, ReleaseView
+from loradeck.schemas.traffic import ColdFigures
 
 
 def replica(**fields: object) -> NodeReplica:

@@ -14,8 +14,9 @@ from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.acknowledgements import AckEffect, PlacedReplicas
 from loradeck.hub.progress.replica_counts import ReplicaCounts
 from loradeck.rules.serving.placement import Site
-from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
+from loradeck.schemas.link import Ack, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.replica_state import LINK_TTL_S, AckState, EngineState
 from loradeck.schemas.telemetry import NvmlState
 
 BASES = ("b" * 64, "c" * 64)

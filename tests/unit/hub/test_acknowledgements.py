@@ -10,8 +10,9 @@ import pytest
 from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
 from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.serving.proof import Reached
-from loradeck.schemas.link import LINK_TTL_S, LOST_S, Ack, AckState, EngineState, Hello, Replica
+from loradeck.schemas.link import Ack, Hello, Replica
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, AckState, EngineState
 
 KEY = ("acme", "production")
 BASE = "b" * 64

@@ -9,7 +9,7 @@ from loradeck.hub.progress.bookings import Bookings
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import WINDOW_S
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.link import Traffic
+from loradeck.schemas.traffic import Traffic
 
 KEY = ("acme", "production")
 RELEASE = "a" * 64

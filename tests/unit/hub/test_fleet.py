@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.schemas.link import Ack, AckState, EngineState, Hello, Replica
+from loradeck.schemas.link import Ack, Hello, Replica
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.replica_state import AckState, EngineState
 
 KEY = ("acme", "production")
 V1, V2 = "1" * 64, "2" * 64

@@ -6,7 +6,7 @@ import pytest
 
 from loradeck.hub.links.all_links import Heartbeats
 from loradeck.hub.links.node_link import PARTS
-from loradeck.schemas.link import HEARTBEAT_S
+from loradeck.schemas.replica_state import HEARTBEAT_S
 
 
 @pytest.mark.parametrize("every_s", [0.01, 0.1, 0.17, 0.5, 1.3, 2.0])

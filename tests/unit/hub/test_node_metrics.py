@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.views.metrics import node_metrics
-from loradeck.schemas.link import ColdFigures, EngineState, Replica
+from loradeck.schemas.link import Replica
+from loradeck.schemas.replica_state import EngineState
+from loradeck.schemas.traffic import ColdFigures
 
 
 def test_slots_by_level_evictions_and_cold_starts_are_metrics_and_what_is_not_known_is_not_there() -> None:

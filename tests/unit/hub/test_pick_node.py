@@ -9,7 +9,8 @@ import pytest
 from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.jobs.queue import pick_node, too_old
 from loradeck.schemas.jobs import RECIPES, EvaluateSpec, Job, JobSpec, JobState, LeakSpec, MergeSpec, TrainSpec
-from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.link import Replica
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.telemetry import Host
 
 BASE = "b" * 64

@@ -11,7 +11,7 @@ from loradeck.rules.quality.detection import Limits
 from loradeck.rules.quality.guard import Control
 from loradeck.rules.quality.health import Judged
 from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.link import AskedAgain, SecondOfVotes, Traffic
+from loradeck.schemas.traffic import AskedAgain, SecondOfVotes, Traffic
 
 KEY, RELEASE = ("acme", "production"), "a" * 64
 STINT = (1, RELEASE)

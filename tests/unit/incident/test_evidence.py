@@ -63,7 +63,7 @@ class Router:
 
     def answered(self, number: int) -> Answer:
         row = dict.fromkeys(TraceRow.model_fields, 0) | {"seq": len(self.rows) + 1, "request": f"r{number}"}
-        row |= dict.fromkeys(("tenant", "route", "replica", "fault"), "x") | {
+        row |= dict.fromkeys(("tenant", "route", "replica", "fault", "judge"), "x") | {
             "release": V2,
             "admitted_mono_ns": ACK + number,
         }

@@ -14,7 +14,7 @@ from incident.incident import TRIES, Cast, Incident, Seen
 from incident.progress import Progress
 from incident.report import Move, Report
 from incident.traffic import Prompt
-from loradeck.schemas.link import AckState
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import PreviewAction
 
 ENOUGH = (window("gpu-01"), window("gpu-02"))

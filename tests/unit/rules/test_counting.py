@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.serving.counting import flip_counts, is_cold, leaves_at, share, sources
-from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
+from loradeck.schemas.replica_state import LINK_TTL_S, AckLevel, AckState
 from loradeck.schemas.state import ReplicaRow, TenantRow
 
 states = st.sampled_from([None, *AckState])

@@ -23,7 +23,7 @@ from loradeck.rules.serving.gateway import (
     standing,
 )
 from loradeck.schemas.ids import Fence
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 
 fences = st.tuples(st.integers(0, 4), st.integers(0, 4))
 shown = st.lists(fences, max_size=4)

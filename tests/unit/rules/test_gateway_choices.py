@@ -24,7 +24,7 @@ from loradeck.rules.serving.gateway import (
     standing,
 )
 from loradeck.schemas.ids import Fence
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 
 NODES = tuple(f"n{number}" for number in range(6))
 GATEWAYS = 2

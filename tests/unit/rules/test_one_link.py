@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.serving.one_link import CHALLENGE_S, Linked, who_counts
-from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 times = st.none() | st.floats(0, 20)
 links = st.lists(st.builds(Linked, st.sampled_from("ab"), times, st.booleans()), min_size=1, max_size=4)

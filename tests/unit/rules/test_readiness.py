@@ -8,8 +8,9 @@ import pytest
 
 from loradeck.rules.serving import readiness
 from loradeck.rules.serving.readiness import Wanted
-from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.link import Replica
 from loradeck.schemas.release import Form
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 

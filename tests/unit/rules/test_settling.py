@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.moves.settling import settled
-from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 counts = st.integers(0, 1000)
 times = st.floats(0, 4 * LINK_TTL_S)

@@ -11,11 +11,12 @@ from tests.fakes.console_stage import Clock
 from loradeck.schemas.candidate import Candidate, CohortUnit
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import JobState
-from loradeck.schemas.link import AckState, AskedAgain
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import AskedAgainRow, CandidateRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
+from loradeck.schemas.traffic import AskedAgain
 from loradeck.tui.key_checks.decide import decide
 from loradeck.tui.key_checks.seen_frames import Frame
 from loradeck.tui.key_checks.verdict import Act

@@ -22,8 +22,8 @@ from loradeck.rules.serving import proof
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.jobs import Job
-from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import ReplicaRow, TenantRow
 
 _POLL_S = 0.1

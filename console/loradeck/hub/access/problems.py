@@ -13,8 +13,8 @@ from starlette.responses import Response
 from loradeck.artifacts import BadArtifact
 from loradeck.rules.errors import STATUS, Refused
 from loradeck.schemas.fault import Fault
-from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
+from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck.store.interface import Moved, StoreError
 
 log = logging.getLogger("loradeck.hub")

@@ -19,8 +19,8 @@ from loradeck.rules.moves.pools import assigned, pooled
 from loradeck.rules.serving.assignment import Assignment, Demand, assign, loads
 from loradeck.rules.serving.reassignment import Standing, steps, why
 from loradeck.schemas.ids import Fence, Name, PointerKey, Role
-from loradeck.schemas.link import AckState
 from loradeck.schemas.log import Draft, EventKind
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import HOUR_MS, StoreError
 

@@ -18,20 +18,11 @@ from loradeck.rules.serving.counting import is_cold
 from loradeck.rules.serving.placement import Site, fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
-from loradeck.schemas.link import (
-    LINK_TTL_S,
-    LOST_S,
-    Ack,
-    AckLevel,
-    AckState,
-    ColdFigures,
-    EngineState,
-    Hello,
-    Replica,
-    Report,
-)
+from loradeck.schemas.link import Ack, Hello, Replica, Report
+from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, AckLevel, AckState, EngineState
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.schemas.traffic import ColdFigures
 
 Placement = tuple[dict[str, str], tuple[tuple[str, str | None], ...]]
 

@@ -37,7 +37,8 @@ from loradeck.schemas.jobs import (
     JobState,
     TrainSpec,
 )
-from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted
+from loradeck.schemas.link import Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted
+from loradeck.schemas.replica_state import LINK_TTL_S, EngineState
 
 log = logging.getLogger("loradeck.hub.jobs.queue")
 

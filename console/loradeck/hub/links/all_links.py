@@ -14,7 +14,7 @@ from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, SUCCEEDED, WRONG_NODE, Link, LinkOutbox, Uplink
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey, Role
-from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S
+from loradeck.schemas.replica_state import HEARTBEAT_S, LINK_TTL_S
 
 log = logging.getLogger("loradeck.hub.links.all_links")
 

@@ -8,9 +8,10 @@ from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving.residency import PriorRoom, prior_room
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.link import Replica
 from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import ReleaseRef
 
 

@@ -10,7 +10,8 @@ from loradeck.hub.log.changes import Changes, Subscriber
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.rules.serving.gateway import NEARNESS
 from loradeck.schemas.ids import PointerKey, Role
-from loradeck.schemas.link import AckLevel, ServedRoute, Serving
+from loradeck.schemas.link import ServedRoute, Serving
+from loradeck.schemas.replica_state import AckLevel
 from loradeck.schemas.table import ELSEWHERE
 
 

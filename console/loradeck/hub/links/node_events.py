@@ -20,8 +20,10 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.serving.placement import believed
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import LINK_TTL_S, Hello, NodeOrder, Report, Traffic
+from loradeck.schemas.link import Hello, NodeOrder, Report
+from loradeck.schemas.replica_state import LINK_TTL_S
 from loradeck.schemas.table import TableEntry
+from loradeck.schemas.traffic import Traffic
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.links.node_events")

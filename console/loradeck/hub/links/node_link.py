@@ -29,7 +29,6 @@ from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.link import (
-    LINK_TTL_S,
     Ack,
     Bookmark,
     ChallengeAnswer,
@@ -46,6 +45,7 @@ from loradeck.schemas.link import (
 )
 from loradeck.schemas.membership import GATEWAY_NAME
 from loradeck.schemas.protocol import PROTOCOL, agreed
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 log = logging.getLogger("loradeck.hub.links.node_link")
 

@@ -20,9 +20,9 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.copies import marked
 from loradeck.rules.moves.lease import TTL_S, must_step_down
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import NOT_ACTIVE
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.position import Position
+from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, StoreError
 from loradeck.store.sql_log import Store
 

@@ -11,7 +11,8 @@ from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import counting
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, AckState, Replica
+from loradeck.schemas.link import Ack, Replica
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 

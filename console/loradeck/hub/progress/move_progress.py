@@ -18,8 +18,9 @@ from loradeck.hub.progress.replica_counts import Progress
 from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Fence, PointerKey
-from loradeck.schemas.link import LINK_TTL_S, Ack
+from loradeck.schemas.link import Ack
 from loradeck.schemas.log import EventKind
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 TOGETHER_S = 0.02
 """Nodes that link, leave, are lost or acknowledge within this many seconds are handled together."""

@@ -11,8 +11,8 @@ from loradeck.rules.moves.rollback_target import lifted_of
 from loradeck.rules.quality import health
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import AskedAgain
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.traffic import AskedAgain
 
 
 @dataclass(eq=False)

@@ -19,7 +19,8 @@ from loradeck.hub.progress.bookings import Bookings
 from loradeck.hub.progress.windows import WINDOW_S, Recent, Window
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import FAULTS, AskedAgain, Traffic, belongs
+from loradeck.schemas.link import belongs
+from loradeck.schemas.traffic import FAULTS, AskedAgain, Traffic
 from loradeck.store.interface import Served
 
 log = logging.getLogger("loradeck.hub.progress.request_counts")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from loradeck.schemas.counts import NO_COUNTS, Counts
-from loradeck.schemas.link import TTFT_BUCKETS_MS
+from loradeck.schemas.traffic import TTFT_BUCKETS_MS
 
 WINDOW_S = 60.0
 """Length of every window, seconds. Shares and rates that are shown as current are taken over it.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.settling import settled
-from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 log = logging.getLogger("loradeck.hub.recovery.startup")
 

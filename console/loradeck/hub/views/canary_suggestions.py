@@ -17,9 +17,10 @@ from loradeck.rules.serving.placement import Site
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.canaries import RowPrompt, Suggestion, Suggestions, SuggestRequest
 from loradeck.schemas.ids import Digest, PointerKey, short
-from loradeck.schemas.link import CanaryAnswers, CanaryAsk, EngineState, Replica
+from loradeck.schemas.link import CanaryAnswers, CanaryAsk, Replica
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import ReleaseRef
 
 ANSWER_S = 120.0

@@ -16,7 +16,7 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting
 from loradeck.rules.quality.notices import Dated
 from loradeck.schemas.judge import Judgement
-from loradeck.schemas.link import NOT_ACTIVE
+from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck.schemas.state import TenantRow
 
 _ACTIVE = "1 while this hub holds the lease, 0 while it stands by."

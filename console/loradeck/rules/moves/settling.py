@@ -4,7 +4,7 @@ A database that was restored from an older copy looks like any other until a nod
 was linked when the log was last written followed it then, and so would have seen whatever is missing now.
 """
 
-from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 
 def settled(awaited: int, greeted: int, waited_s: float) -> bool:

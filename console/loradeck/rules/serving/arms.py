@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 
 from loradeck.schemas.candidate import Split
-from loradeck.schemas.link import BINS
+from loradeck.schemas.traffic import BINS
 
 PLACES = 1000
 

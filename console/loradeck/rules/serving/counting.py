@@ -7,7 +7,7 @@ and add to none of the counts of what was reached. Replicas that their own node 
 import math
 from collections.abc import Iterable
 
-from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
+from loradeck.schemas.replica_state import LINK_TTL_S, AckLevel, AckState
 from loradeck.schemas.state import CountSource, ReplicaRow, TenantRow
 
 Share = tuple[int, int, int, int, int, int, int]

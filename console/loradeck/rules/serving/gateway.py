@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from loradeck.schemas.ids import Fence, Name
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 
 WAIT_S = 1.0
 """How long a router that holds less than a gateway has seen waits for the entry, in seconds, before it refuses."""

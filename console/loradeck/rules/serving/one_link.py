@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.replica_state import LINK_TTL_S
 
 CHALLENGE_S = 2.0
 """Seconds that a link has to answer its first challenge. One that has answered before has the TTL of any link."""

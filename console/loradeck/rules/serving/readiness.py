@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from loradeck.rules.serving.residency import PRIOR_COLD
-from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.link import Replica
 from loradeck.schemas.release import Form
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 

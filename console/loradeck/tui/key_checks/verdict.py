@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import Role
-from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.replica_state import LINK_TTL_S
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.keys.action import ORDERS, Action
 from loradeck.tui.model.feed_state import Link

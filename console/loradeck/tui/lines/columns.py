@@ -9,8 +9,8 @@ from loradeck.rules.quality.attention import WORST
 from loradeck.rules.serving.counting import PROVEN_STALE_S
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.jobs import Job, JobState
-from loradeck.schemas.link import EngineState
 from loradeck.schemas.log import Event
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.lines.preview import WIDE, ready

@@ -3,7 +3,7 @@
 from loradeck.client import residency
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import short
-from loradeck.schemas.link import EngineState
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.schemas.telemetry import Gpu, NvmlState
 from loradeck.tui.keys.action import Action

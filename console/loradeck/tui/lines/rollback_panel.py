@@ -6,8 +6,8 @@ from loradeck.client.terminal_text import clean
 from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import short
-from loradeck.schemas.link import AckState
 from loradeck.schemas.log import Event, EventKind
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.state import ReplicaRow, TenantRow
 from loradeck.tui.key_checks.verdict import Verdict
 from loradeck.tui.keys.action import Action

@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.hub_in_process import until
 
 from loradeck.rules.serving.gateway import REST_S, STALL_S
-from loradeck.schemas.link import AckLevel
+from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.gateway import nodes as module
 from loradeck_agent.gateway.nodes import Nodes
 

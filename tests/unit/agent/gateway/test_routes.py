@@ -8,7 +8,8 @@ import pytest
 from tests.integration.router.running import KEY, entry, release
 
 from loradeck.schemas.ids import GENESIS
-from loradeck.schemas.link import AckLevel, Bookmark, Desired, ServedRoute, Serving
+from loradeck.schemas.link import Bookmark, Desired, ServedRoute, Serving
+from loradeck.schemas.replica_state import AckLevel
 from loradeck.schemas.table import TableEntry, table_digest
 from loradeck_agent.gateway.routes import GatewayRoutes
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.integration.router.running import BASE, entry, release
 
 from loradeck.rules.serving import residency
-from loradeck.schemas.link import AckState
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import ColdQueueLimits, Gap, RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal

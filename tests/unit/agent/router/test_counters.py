@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from loradeck.schemas.link import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS
+from loradeck.schemas.traffic import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS
 from loradeck_agent.router.counters import Counter
 from loradeck_agent.router.response_checks import Verdict
 from loradeck_agent.router.trace import Row

@@ -14,10 +14,11 @@ import pytest
 from tests.disks import read_only
 from tests.integration.router.running import BASE, OTHER_BASE, entry, pin, release, sha
 
-from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.link import Ack
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import Gap, ResponseChecks, RouteResidency
 from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
