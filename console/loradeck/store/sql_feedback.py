@@ -11,6 +11,11 @@ _PUT = (
     " DO UPDATE SET n = excluded.n, at_ms = excluded.at_ms, tied = excluded.tied, body = excluded.body"
 )
 
+_TIE = (
+    "UPDATE feedback SET n = ?, tied = ?, body = ?"
+    " WHERE n = ? AND tenant = ? AND request = ? AND kind = ? AND caller = ? AND at_ms = ?"
+)
+
 
 class SqlFeedback(SqlRecords):
     """The part of the store in SQL that holds feedback."""
@@ -24,6 +29,18 @@ class SqlFeedback(SqlRecords):
                 for i, f in enumerate(rows, start=1)
             ]
             connection.executemany(_PUT, values)
+
+    def tie_feedback(self, rows: Sequence[tuple[int, Feedback]]) -> None:
+        """Writes what vouches for feedback that waited, by the number that it had, in one transaction. What was removed
+        or said anew meanwhile stays as it is.
+        """
+        with self._writing() as (connection, _):
+            (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM feedback").fetchone()
+            values = [
+                (last + i, f.tied, f.model_dump_json(), n, f.tenant, f.request, f.kind.value, f.caller, f.at_ms)
+                for i, (n, f) in enumerate(rows, start=1)
+            ]
+            connection.executemany(_TIE, values)
 
     def feedback(self, tenant: str, *, after: int = 0, tied: bool = True, limit: int) -> list[tuple[int, Feedback]]:
         """A tenant's feedback after a number, in the order in which it came, with the number of each.

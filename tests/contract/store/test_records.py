@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contract.store.conftest import Backend
@@ -11,6 +12,7 @@ from tests.contract.store.whole_log import verify_log
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts
+from loradeck.schemas.feedback import Feedback
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.ledger_segment import Anchor, Segment
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
@@ -353,3 +355,44 @@ def test_an_anchored_segment_is_not_anchored_again_and_one_that_ended_can_go(sto
     assert store.segments_ended("acme", 2000, limit=10) == [anchored]
     store.drop_segments([first.sha256, digest(1)])
     assert store.segments_at("acme", 0, 9000, limit=10) == [second]
+
+
+def said(request: str, tied: str = "", **fields: Any) -> Feedback:
+    told = {"request": request, "kind": "thumb", "value": "up", "route": "production", "at_ms": 1, "caller": "c"}
+    return Feedback.model_validate(told | {"tenant": "acme", "by": "n1", "received_ms": 1, "tied": tied} | fields)
+
+
+def test_feedback_waits_is_tied_replaced_and_removed(store: Store) -> None:
+    mine, other = [said(f"r-{n}") for n in range(3)], said("r-0", tenant="globex")
+    store.put_feedback([*mine, other])
+    assert store.feedback_waiting(limit=10) == [*enumerate(mine, start=1), (4, other)]
+    assert store.feedback_waiting(after=1, limit=1) == [(2, mine[1])]
+
+    tied = said("r-0", "ledger", bad=True)
+    store.tie_feedback([(1, tied)])
+    assert store.feedback("acme", limit=10) == [(5, tied)]
+    assert [row.request for _, row in store.feedback("acme", tied=False, limit=10)] == ["r-1", "r-2"]
+
+    again = said("r-0", "ledger", value="down", at_ms=9)
+    store.put_feedback([again])
+    assert store.feedback("acme", limit=10) == [(6, again)]
+    store.drop_feedback([mine[1], said("never")])
+    assert store.expire_feedback({"acme": 9, "globex": 0}) == 1
+    assert store.feedback_waiting(limit=10) == [(4, other)]
+    assert store.feedback("acme", after=5, limit=10) == [(6, again)]
+
+
+def test_feedback_that_was_erased_or_said_again_while_it_was_tied_stays_so(store: Store) -> None:
+    erased, replaced, now = said("r-1"), said("r-2"), said("r-2", value="down")
+    store.put_feedback([erased, replaced])
+    store.drop_feedback([erased])
+    store.put_feedback([now])
+    store.tie_feedback([(1, said("r-1", "ledger")), (2, said("r-2", "ledger"))])
+    assert store.feedback("acme", limit=10) == []
+    assert store.feedback_waiting(limit=10) == [(3, now)]
+
+    store.drop_feedback([now])
+    other = said("r-3")
+    store.put_feedback([other])  # under a number that was another's
+    store.tie_feedback([(1, said("r-1", "ledger"))])
+    assert store.feedback_waiting(limit=10) == [(1, other)]

@@ -74,6 +74,8 @@ def test_samples_are_kept_or_kept_longer_with_a_reason_and_less_long_without_one
         draft = tenants.set_data_policy(tenant, wanted, RELEASER, reason="they agreed")
         assert draft.payload["loosened"] == ["sample_hours"]
     assert "loosened" not in tenants.set_data_policy(kept, DataPolicy(), RELEASER).payload
+    said = tenants.set_data_policy(TENANT, DataPolicy(feedback_days=7), RELEASER, reason="asked")
+    assert said.payload["loosened"] == ["feedback_days"]
     both = DataPolicy(sample_hours=1, shadow=True)
     draft = tenants.set_data_policy(TENANT, both, RELEASER, reason="they agreed")
     assert draft.payload["loosened"] == ["shadow", "sample_hours"]

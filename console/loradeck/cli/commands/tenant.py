@@ -87,7 +87,8 @@ async def data(
     samples.
 
     To allow shadows needs a reason: callers' requests then go to candidates as well, whose answers nobody gets. So do
-    samples, which `loradeck route samples` reads; where they are not kept any more, nodes remove those that there are.
+    feedback and samples, which `loradeck route samples` reads; where samples are not kept any more, nodes remove those
+    that there are.
     """
     policy = (await s.api.tenant(name)).data
     given = {

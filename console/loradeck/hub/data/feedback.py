@@ -136,7 +136,7 @@ class FeedbackBook:
         if not request and not containing:
             raise Refused("invalid_request", "which feedback?", detail="request, containing", fix="give one of them")
         sought, removed = (containing or "").casefold(), 0
-        for waiting in (False, True):
+        for waiting in (True, False):  # what is tied meanwhile moves from the first to the end of the second
             after: int | None = 0
             while after is not None:
                 page = await self.page(tenant, after=after, waiting=waiting, limit=500)
@@ -158,7 +158,7 @@ class FeedbackBook:
         after, self._waits = 0, Counter()
         while found := await self._store(partial(_waiting, after), background=True):
             after = found[-1][0]
-            await self._tie_waiting([row for _, row in found])
+            await self._tie_waiting(found)
         now_ms, names = self._clock.now_ms(), list(self._log.state.tenants)
         for at in range(0, len(names), _TENANTS):
             part = names[at : at + _TENANTS]
@@ -166,10 +166,11 @@ class FeedbackBook:
             if gone_by_age := await self._store(partial(_expire, before), background=True):
                 log.info("%d rows of feedback are over and removed", gone_by_age)
 
-    async def _tie_waiting(self, waiting: Sequence[Feedback]) -> None:
-        by_tenant = defaultdict[str, list[Feedback]](list)
-        for row in waiting:
+    async def _tie_waiting(self, waiting: Sequence[tuple[int, Feedback]]) -> None:
+        by_tenant, number = defaultdict[str, list[Feedback]](list), dict[tuple[str, ...], int]()
+        for n, row in waiting:
             by_tenant[row.tenant].append(row)
+            number[_key(row)] = n
         for tenant, rows in by_tenant.items():
             over_node = [row for row in rows if row.caller]
             imported = [row for row in rows if not row.caller]
@@ -182,7 +183,7 @@ class FeedbackBook:
                     log.warning("%d rows of feedback of %s are dropped: %s", len(gone), tenant, untied[0][1])
                     await self._store(partial(_drop, gone), background=True)
                 if tied:
-                    await self._store(partial(_put, tied), background=True)
+                    await self._store(partial(_tied, [(number[_key(row)], row) for row in tied]), background=True)
 
     async def _tie(
         self, tenant: str, rows: Sequence[Feedback], *, node: bool
@@ -239,6 +240,14 @@ def _waiting(after: int, store: Store) -> list[tuple[int, Feedback]]:
 
 def _expire(before: dict[str, int], store: Store) -> int:
     return store.expire_feedback(before)
+
+
+def _key(row: Feedback) -> tuple[str, ...]:
+    return row.tenant, row.request, row.kind.value, row.caller
+
+
+def _tied(rows: Sequence[tuple[int, Feedback]], store: Store) -> None:
+    store.tie_feedback(rows)
 
 
 def _put(rows: Sequence[Feedback], store: Store) -> None:

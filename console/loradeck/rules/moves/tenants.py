@@ -115,6 +115,9 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
         "sample_hours": "what callers ask is kept on nodes, or kept longer, then"
         if policy.sample_hours > tenant.data.sample_hours
         else "",
+        "feedback_days": "what callers say of answers is kept, or kept longer, then"
+        if policy.feedback_days > tenant.data.feedback_days
+        else "",
     }
     if told := {name: what for name, what in loose.items() if what}:
         payload["loosened"] = list(told)
