@@ -23,6 +23,9 @@ ANSWER_CAP = 2**20
 
 _QUEUE_CAP = 1000
 _BYTES_CAP = 16 * 2**20
+_LINE_BYTES = 2**20
+"""Most bytes of a line of the child's. Two texts of a sample have twelve bytes for each character at most."""
+
 _RESTART_S = 1.0
 _FLUSH_S = 0.02
 
@@ -165,6 +168,7 @@ class Checks:
                 "loradeck_agent.router.check_worker",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                limit=_LINE_BYTES,
                 start_new_session=True,
             )
             try:

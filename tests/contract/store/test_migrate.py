@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.contract.store.conftest import PostgresBackend, rewrite
 from tests.contract.store.drafts import digest, move, note
-from tests.contract.store.test_records import attested, job, manifest
+from tests.contract.store.test_records import attested, job, manifest, said
 from tests.fakes.postgres_server import PostgresServer
 
 from loradeck.schemas.audit import AuditDraft
@@ -40,6 +40,7 @@ def fill(store: Store) -> None:
     store.append_audit([AuditDraft(actor="ann", call="begin", subject={"tokens": "t1 t2"})])
     left = Withdrawal(node="n1", tenant="acme", route="production", rev=3, refuse_after_s=30.0)
     store.save_fleet(FleetChange(nodes={"n1": {"labels": {}}}, withdrawals={("n1", left.key): left}))
+    store.put_feedback([said(f"r-{number}", "ledger") for number in range(3)])
     store.set_meta("name", "prod")
 
 
@@ -48,7 +49,7 @@ def everything(store: Store) -> list[object]:
         *(store.snapshot(), store.since(0), store.incarnations(), store.last_revs(), store.lookup("key-1003")),
         *(store.registry(Doc.DATASET), store.registry(Doc.ADAPTER), store.attestations(), store.served()),
         *(store.jobs(), store.tokens(), store.audit_texts(0, 10), store.audit_head(), store.nodes()),
-        *(store.withdrawals(), store.meta("name")),
+        *(store.withdrawals(), store.meta("name"), store.feedback("acme", limit=10)),
     ]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+
 from loradeck.schemas.route import ResponseChecks
+from loradeck.schemas.sample import SAMPLE_CHARS
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.trace import Row, Trace
@@ -46,3 +50,15 @@ async def test_answers_beyond_the_queues_bound_go_unchecked() -> None:
         assert len(settled) == 0
     await checks.close()
     assert settled == [None] * 1000
+
+
+async def test_texts_of_four_bytes_a_character_do_not_end_the_checks() -> None:
+    checks, texts = Checks(), asyncio.get_running_loop().create_future()
+    checks.start()
+    question = json.dumps({"prompt": "🦊" * 2 * SAMPLE_CHARS}).encode()
+    answer = json.dumps({"choices": [{"text": "🦊" * 2 * SAMPLE_CHARS}]}).encode()
+    checks.texts(question, answer, streamed=False, redacted=True, done=texts.set_result)
+    async with asyncio.timeout(10):
+        asked, answered = await texts
+    assert (len(asked), len(answered)) == (SAMPLE_CHARS, SAMPLE_CHARS)
+    await checks.close()
