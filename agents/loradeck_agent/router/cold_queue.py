@@ -19,6 +19,9 @@ from loradeck_agent.router.wire import ColdAsk, ColdRelease, WantedLoads
 POLL_S = 2.0
 """How long the agent waits at most to be told what is wanted. It says as often which loads fail."""
 
+SILENT_S = 10.0
+"""An agent that has not asked for so long loads nothing: it is gone, or stopped. Its restart takes less."""
+
 _MINUTE_S = 60.0
 _KEPT = 10_000
 """Most cold starts that are kept to count those of the last minute."""
@@ -46,6 +49,8 @@ class ColdQueue:
         self._failing: frozenset[str] = frozenset()
         self._load_s: float | None = None
         self._ended = False
+        self._heard_at: float | None = None
+        """When the agent asked last; None: nobody has waited yet, and it has not asked."""
         self._named: tuple[ColdRelease, ...] = ()
         self._times = 0
         self._renamed = asyncio.Event()
@@ -63,6 +68,8 @@ class ColdQueue:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._limits.seconds
+        if self._heard_at is None:
+            self._heard_at = loop.time()
         while self._may_wait(key) and (left := until - loop.time()) > 0:
             waiting = {tenant: len(futures) for tenant, futures in self._of_tenant.items()}
             place = rules.place(waiting, key[0], self._limits)
@@ -79,7 +86,9 @@ class ColdQueue:
 
     def _may_wait(self, key: PointerKey) -> bool:
         release = self.awaited.get(key)
-        return release is not None and release not in self._failing and not self._ended
+        assert self._heard_at is not None
+        silent_s = asyncio.get_running_loop().time() - self._heard_at
+        return release is not None and release not in self._failing and not self._ended and silent_s < SILENT_S
 
     async def _wait(self, key: PointerKey, seconds: float) -> bool:
         """Waits for a load. False: another tenant's request has taken the place of this one."""
@@ -153,6 +162,7 @@ class ColdQueue:
     async def wanted(self, ask: ColdAsk) -> WantedLoads:
         """The releases that are to be loaded, once they are others than the agent knows, or after POLL_S."""
         self._load_s, self._failing = ask.load_s, frozenset(ask.failing)
+        self._heard_at = asyncio.get_running_loop().time()
         for key in [key for key in self._routes if self.awaited.get(key) in self._failing]:
             self._let_go(key)
         if ask.times == self._times:

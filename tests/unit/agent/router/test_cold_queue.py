@@ -18,6 +18,7 @@ from loradeck.schemas.log import GENESIS
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import ColdQueueLimits, Gap, RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck_agent.router import cold_queue
 from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.cold_queue import ColdQueue
 from loradeck_agent.router.counters import Stats
@@ -201,6 +202,22 @@ async def test_a_release_that_does_not_come_gives_its_turn_up_though_requests_fo
     await settled()
     assert await node.wanted() == []
     await node.replicas.close()
+
+
+async def test_nobody_waits_for_the_load_of_an_agent_that_asks_no_more(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        later.setattr(cold_queue, "SILENT_S", 0.0)
+        found = await asyncio.wait_for(node.ask("acme"), 1)
+    assert isinstance(found, Refusal)
+    assert found.code == "not_ready", "the gap policy answers"
+    await node.wanted()
+    waits = asyncio.create_task(node.ask("acme"))
+    await settled()
+    assert not waits.done(), "it asks again"
+    waits.cancel()
+    await settled()
 
 
 async def test_whoever_waits_goes_on_when_another_router_has_the_right_to_admit(node: Node) -> None:
