@@ -226,8 +226,13 @@ def _told(task: dict[str, Any]) -> dict[str, Any]:
     if texts is not None and task["redacted"]:
         texts = redacted(texts[0]), redacted(texts[1])
     if texts is not None:
-        texts = end_of(texts[0]), beginning_of(texts[1])
+        texts = _unicode(end_of(texts[0])), _unicode(beginning_of(texts[1]))
     return dict(zip(("question", "answer"), texts or (None, None), strict=True))
+
+
+def _unicode(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON can write and no file or message can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def texts_of(question: str, answer: str, *, streamed: bool) -> tuple[str, str] | None:

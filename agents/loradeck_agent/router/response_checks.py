@@ -201,7 +201,10 @@ class Checks:
     def _finish(self, n: int, said: dict[str, Any] | None) -> _Costly:
         pending = self._pending.pop(n)
         self._bytes -= len(pending.line)
-        pending.done(pending.read(said) if said is not None else None)
+        try:
+            pending.done(pending.read(said) if said is not None else None)
+        except Exception:  # of whoever waits for one answer: the others are checked still
+            log.exception("what comes after the checks of an answer failed")
         return pending.costly
 
     def _blame_oldest(self, returncode: int | None) -> None:

@@ -62,3 +62,27 @@ async def test_texts_of_four_bytes_a_character_do_not_end_the_checks() -> None:
         asked, answered = await texts
     assert (len(asked), len(answered)) == (SAMPLE_CHARS, SAMPLE_CHARS)
     await checks.close()
+
+
+async def test_halves_of_surrogate_pairs_are_no_part_of_the_texts_of_a_sample() -> None:
+    checks, texts = Checks(), asyncio.get_running_loop().create_future()
+    checks.start()
+    question, answer = b'{"prompt": "a\\ud83eb"}', b'{"choices": [{"text": "\\udd8a"}]}'
+    checks.texts(question, answer, streamed=False, redacted=True, done=texts.set_result)
+    async with asyncio.timeout(10):
+        assert await texts == ("a?b", "?")
+    await checks.close()
+
+
+async def test_a_failure_of_whoever_waits_for_one_answer_does_not_end_the_checks_of_the_next() -> None:
+    checks, verdict = Checks(), asyncio.get_running_loop().create_future()
+    checks.start()
+
+    def fails(_: object) -> None:
+        raise ValueError("no sample")
+
+    checks.texts(b'{"prompt": "a"}', b"{}", streamed=False, redacted=True, done=fails)
+    checks.submit(b"{}", streamed=False, checks=ResponseChecks(), done=verdict.set_result)
+    async with asyncio.timeout(10):
+        assert await verdict is not None
+    await checks.close()
