@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.jobs import RECIPES, ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
     Ack,
     CanaryAnswers,
@@ -97,6 +97,7 @@ class FakeAgent:
         self.has_served: set[tuple[str, str]] = set()
         self.closed: tuple[int, str] | None = None
         self.welcome: Welcome | None = None
+        self.recipes = RECIPES
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._beat: asyncio.Task[None] | None = None
@@ -159,6 +160,7 @@ class FakeAgent:
             jobs=self.running_jobs,
             stored=self.stored,
             memory_gb=self.memory_gb,
+            recipes=self.recipes,
         )
 
     async def leave(self) -> None:

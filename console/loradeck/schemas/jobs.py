@@ -155,6 +155,8 @@ class TrainSpec(_Spec):
             and self.weights is Weights.FULL,
             "kto needs one process and has no parent, kl, mixing or structure": kto
             and (self.processes > 1 or self.parent or self.kl or self.mixing or self.structure),
+            "kto needs at least two rows in a batch: the drift is that of each prompt with another's answer": kto
+            and self.batch < 2,
             "grpo has no mixing or dropout": self.method is Method.GRPO and (self.mixing or self.dropout),
             "distil has no kl or mixing": self.method is Method.DISTIL and (self.kl or self.mixing),
             "sampling is for grpo, which needs it": (self.sampling is not None) is not (self.method is Method.GRPO),

@@ -80,6 +80,7 @@ def asking(answer: Any, **more: Any) -> Row:
         ({"method": "kto", "packing": True}, "turns and packing are for supervised"),
         ({"method": "kto", "weights": "full"}, "need lora"),
         ({"method": "kto", "parent": "a" * 64}, "kto needs one process and has no parent"),
+        ({"method": "kto", "batch": 1}, "kto needs at least two rows in a batch"),
         ({"method": "grpo"}, "sampling is for grpo"),
         ({"sampling": {}}, "sampling is for grpo"),
         ({"method": "distil"}, "distillation is for distil"),

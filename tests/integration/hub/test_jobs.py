@@ -14,7 +14,7 @@ from tests.integration.hub.conftest import Join
 
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
+from loradeck.schemas.jobs import RECIPES, EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
 from loradeck.schemas.link import JobCancel, JobLog, JobNoted
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
@@ -506,6 +506,16 @@ async def test_a_gate_that_asks_for_leaks_opens_by_a_job_that_counted_them_and_b
     await deck.refused(403, "forbidden", "POST", "attestations", body)
     spec = {"kind": "leak", "tenant": "acme", "release": release, "datasets": [dataset]}
     await deck.refused(404, "unknown_dataset", "POST", "jobs", {"spec": spec | {"datasets": ["e" * 64]}})
+    await agent.leave()
+    agent.recipes = 0
+    await agent.join()
+    waits = (await deck.ok("POST", "jobs", {"spec": spec}))["id"]
+    assert (await job(deck, waits))["state"] == "queued"
+    assert (await job(deck, waits))["message"] == "waits for a newer agent: those of n1 cannot read it"
+    await deck.ok("POST", f"jobs/{waits}/cancel", {})
+    await agent.leave()
+    agent.recipes = RECIPES
+    await agent.join()
     for leaked, passed in ((9, False), (0, True)):
         submitted = await deck.ok("POST", "jobs", {"spec": spec})
         assigned = await until(lambda s=submitted: agent.jobs.get(s["id"]), "assigned")
@@ -546,7 +556,8 @@ async def test_a_report_on_another_suite_or_with_wrong_counts_fails_its_job(deck
     release, suite = await deck.release(), await deck.suite()
     await deck.tenant(gate={"suite": suite, "min_exact": 0.5})
     agent = await join("n1")
-    for change in ({"suite": "e" * 64}, {"exact": 3}, {"items": "nothing"}):
+    chosen = [item | {"kind": "choice"} for item in report(release, suite, 18)["items"]]
+    for change in ({"suite": "e" * 64}, {"exact": 3}, {"items": "nothing"}, {"items": chosen}):
         request = JobRequest(spec=EvaluateSpec(tenant="acme", release=release, suite=suite))
         submitted = await deck.ok("POST", "jobs", request.model_dump(mode="json"))
         assigned = await until(lambda s=submitted: agent.jobs.get(s["id"]), "assigned")
@@ -555,6 +566,7 @@ async def test_a_report_on_another_suite_or_with_wrong_counts_fails_its_job(deck
         failed = await job(deck, submitted["id"])
         assert failed["state"] == "failed", change
         assert failed["code"] in ("bad_report", "invalid_request"), change
+    assert "update the agent of n1" in failed["message"], "it scores choices as no gate counts them"
     assert deck.hub.facts.gate(("acme", "production"), release) is None
 
 

@@ -12,7 +12,8 @@ from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
-from loradeck.schemas.attestation import AttestationKind, BaseLineage
+from loradeck.rules.quality.gates import counts
+from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport
 from loradeck.schemas.ids import LARGEST_INT, LINE
 from loradeck.schemas.jobs import EvaluateSpec, Job, LeakSpec, MergeSpec, TrainSpec
 from loradeck.schemas.leak import LeakReport
@@ -87,6 +88,9 @@ class Results:
         report = checked(draft(AttestationKind.EVALUATION, spec.release, spec.tenant, body, by, spec.route))
         if report.body["suite"] != spec.suite:
             raise Refused("bad_report", "the report is on another suite than the job's")
+        if not counts(EvaluationReport.model_validate(report.body)):
+            why = "the report scores choices as agents of before do, and no gate counts it;"
+            raise Refused("bad_report", why, detail=f"update the agent of {job.node}, and evaluate again")
         if result.get("canary") is not None:
             canary = checked(draft(AttestationKind.CANARY, spec.release, spec.tenant, result["canary"], by))
             if canary.body.get("reason") or canary.body.get("withdraws"):  # a person's word counts above all nodes
