@@ -77,6 +77,7 @@ def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], w
     spec = current.spec.spec
     assert isinstance(spec, TrainSpec)
     objective = _objective(current, spec, base, trained, examples)
+    AnswerReader(trained, base.pad).check_logits(examples[0])
     task = [example for example in examples if not example.general]
     general = [example for example in examples if example.general]
     looks = None

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.integration.executors.running import Bench, Ended, Row
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_OUT_OF_MEMORY, ExecutorEventType, ExecutorSpec
 from loradeck.schemas.training import Precision
 from loradeck_agent.executors import base as bases
 from loradeck_agent.executors.base import outlined, read_weights
+from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.training import memory_probe
 from loradeck_agent.executors.training.answers import AnswerReader
+from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.trained import Trained
 
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(6)]
 
@@ -91,3 +97,40 @@ def test_nf4_without_its_library_is_refused_with_what_to_install(bench: Bench, m
     ended = bench.train(ROWS, precision="nf4")
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_spec")
     assert "pip install 'loradeck[nf4]'" in ended.last.message
+
+
+def headed(family: str, **more: Any) -> AnswerReader:
+    size = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **size, **heads, **more)).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(100)
+    return AnswerReader(Trained(model, dict(model.named_parameters()), None, {}), 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("llama", {}), ("gemma2", {"final_logit_softcapping": 5.0}), ("granite", {"logits_scaling": 8.0}), ("cohere", {})],
+)
+def test_logits_are_those_of_the_models_own_forward_scaled_or_capped(family: str, more: dict[str, float]) -> None:
+    reader, row = headed(family, **more), Example(list(range(1, 12)), 4)
+    with torch.no_grad():
+        own = reader.trained.causal(torch.tensor([row.ids])).logits[0, 3:-1]
+        assert torch.allclose(reader.logits(reader.batch([row])), own, atol=1e-4)
+    reader.check_logits(row)
+
+
+def test_a_base_that_does_something_else_to_its_logits_is_refused() -> None:
+    reader = headed("granite", logits_scaling=8.0)
+    reader.trained.causal.config.logits_scaling = 1.0
+    own = reader.trained.causal.forward
+
+    def doubled(*args: Any, **given: Any) -> Any:
+        found = own(*args, **given)
+        found.logits = found.logits * 2
+        return found
+
+    reader.trained.causal.forward = doubled
+    with pytest.raises(BadSpec, match="changes its logits"):
+        reader.check_logits(Example(list(range(1, 12)), 4))

@@ -13,6 +13,9 @@ from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import Trained
 
+SAME = 0.05
+"""Largest difference of two logits that are the same, as a share of the largest: what bf16 may leave, and no scale."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -83,12 +86,31 @@ class AnswerReader:
     def logits(self, batch: Batch) -> torch.Tensor:
         """Logits of the answer tokens, fp32: `[tokens, vocabulary]`."""
         hidden = self.hidden(batch)[batch.places[0], batch.places[1]]
-        logits: torch.Tensor = self.trained.causal.get_output_embeddings()(hidden)
-        return logits.float()
+        logits: torch.Tensor = self.trained.causal.get_output_embeddings()(hidden).float()
+        config = self.trained.causal.config.get_text_config()
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+            logits = cap * torch.tanh(logits / cap)
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+        return logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
 
     def logps(self, batch: Batch) -> torch.Tensor:
         """Log-probability (nats) of each answer token: `[tokens]`."""
         return torch.log_softmax(self.logits(batch), -1).gather(1, batch.targets[:, None])[:, 0]
+
+    @torch.no_grad()
+    def check_logits(self, example: Example) -> None:
+        """Checks that `logits` are those that the model's own forward computes, on the beginning of a row.
+
+        Raises: BadSpec: `bad_spec`: this base does more to them than is known here.
+        """
+        batch = AnswerReader(self.trained, self.pad).batch([Example(example.ids[:64], 1)])
+        with self.trained.evaluating():
+            ours = self.logits(batch)
+            theirs = self.trained.causal(input_ids=batch.ids, use_cache=False).logits[0, :-1].float()
+        if (ours - theirs).abs().max() > SAME * theirs.abs().max():
+            raise BadSpec(
+                "bad_spec", "this base changes its logits after its head, in a way that is not known: choose another"
+            )
 
     @torch.no_grad()
     def check_packing(self, examples: Sequence[Example]) -> None:
