@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -88,6 +89,16 @@ async def test_personal_data_is_taken_out_before_anything_is_kept(deck: Deck, re
     (one,) = await kept(deck)
     assert one["text"] == "Write to [e-mail] or call [number], card [number]."
     assert one["redacted"] is True
+
+
+async def test_no_move_waits_for_personal_data_to_be_taken_out(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, redacted = set[int](), book.redacted
+    monkeypatch.setattr(book, "redacted", lambda text: (threads.add(threading.get_ident()), redacted(text))[1])
+    await give(deck, given("r-1"))
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_saying_it_again_replaces_what_the_same_caller_said(deck: Deck, release: str) -> None:
