@@ -32,6 +32,9 @@ class Pools:
             ]
             if engines and not node.gateway:
                 found[name] = min(LOADED, sum(one.slots for one in engines))  # a node says so itself
+        there = {one.replica for node in self._fleet.nodes.values() for one in node.replicas}
+        if len(self._devices) > len(there):
+            self._devices = {name: device for name, device in self._devices.items() if name in there}
         return found
 
     def _device(self, node: Node, replica: Replica) -> str:
