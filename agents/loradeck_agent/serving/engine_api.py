@@ -1,5 +1,6 @@
 """The engine contract, typed: the calls of vLLM's that Loradeck uses, over a Unix socket or HTTP."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,10 @@ class EngineApi:
         try:
             said = reply.json()["choices"][0]["prompt_logprobs"][-last:]
             pairs = zip(said, prompt[-last:], strict=True)
-            return sum(float(position[str(token)]["logprob"]) for position, token in pairs)
+            found = sum(float(position[str(token)]["logprob"]) for position, token in pairs)
+            if not math.isfinite(found):
+                raise ValueError(f"a sum of {found}")
+            return found
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise AgentError("engine_error", "the engine says no log-probabilities", repr(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from loradeck.schemas.jobs import EngineDoor
 from loradeck_agent.executors.evaluation import served as module
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import ExecutorFailure, Preempted
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.http_client import Reply
+from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.engine_questions import EngineQuestion
 
 BUILD = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
@@ -95,3 +99,18 @@ def test_a_preemption_does_not_wait_for_answers_that_are_under_way(agent: Callab
             thread.join(10)
             assert not thread.is_alive()
     never.set()
+
+
+async def test_a_log_probability_that_is_no_finite_number_is_an_error_and_not_the_likeliest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = EngineApi(EngineAddress(socket="engine.sock"))
+    for said in (float("-inf"), float("nan")):
+        body = json.dumps({"choices": [{"prompt_logprobs": [None, {"8": {"logprob": said}}]}]}).encode()
+
+        async def post(*_: Any, body: bytes = body, **__: Any) -> Reply:
+            return Reply(200, {}, body)
+
+        monkeypatch.setattr(api, "_http", type("Http", (), {"post": staticmethod(post)}))
+        with pytest.raises(AgentError, match="no log-probabilities"):
+            await api.log_likelihood("a", [7, 8], 1)
