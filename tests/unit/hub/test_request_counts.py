@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.schemas.traffic import Traffic
+from loradeck.schemas.traffic import FAULTS, Traffic
 
 KEY = ("acme", "production")
 RELEASE = "a" * 64
@@ -117,6 +117,16 @@ def test_what_came_of_asking_a_judge_is_added_up_and_is_of_checked_answers_alone
         counts.report("gpu-01", "r1", [counted(40).model_copy(update={"judged": said})], now=at)
     assert counts.faults(KEY, 1, RELEASE).judged == {"passed": 5, "failed": 2}
     assert "to be judged" in counts.fault("gpu-01")
+
+
+def test_a_node_that_makes_up_checks_takes_no_more_memory_with_the_hours() -> None:
+    counts = RequestCounts((), {}, started=0.0)
+    for at in range(10):
+        made_up = {f"check-{at}-{n}": 0 for n in range(FAULTS)}
+        rows = [counted(40).model_copy(update={"faults": made_up, "noticed": made_up, "judged": made_up})]
+        counts.report("gpu-01", f"r{at}", rows, now=100.0 + at)
+    (counter,) = counts.counters(KEY)
+    assert [len(sums) for sums in (counter.faults, counter.noticed, counter.judged)] == [FAULTS] * 3
 
 
 def test_checks_that_do_not_add_up_to_the_bad_answers_hold_the_figures_back() -> None:
