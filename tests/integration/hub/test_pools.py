@@ -225,3 +225,11 @@ async def test_neither_a_move_nor_a_step_of_a_route_has_the_placement_of_all_com
     await until(lambda: deck.hub.pooled_routes.tick() or first not in assigned(deck), "another has taken over")
     assert deck.hub.pooled_routes.plan() is planned
     assert not deck.hub.pooled_routes.under_way
+
+
+async def test_a_preview_with_new_routes_says_how_they_fit_a_pool_that_has_none_yet(deck: Deck) -> None:
+    for name in ("n1", "n2"):
+        await FakeAgent(deck, name, site="eu", slots=2).join()
+    await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
+    found = PlacementPreview.model_validate(await deck.ok("GET", "placement?pool=eu&routes=4"))
+    assert {node.node: node.routes for node in found.nodes} == {"n1": (0, 2), "n2": (0, 2)}

@@ -87,12 +87,15 @@ class Placements:
         before: dict[PointerKey, tuple[Name, ...]] = {}
         after: dict[PointerKey, tuple[Name, ...]] = {}
         capacity: dict[Name, int] = {} if slots is None else {NEW: slots}
-        for base, plan in self._routes.plan().items():
+        plans = dict(self._routes.plan())
+        if pool is not None and not any(self._is_in(pool, key) for plan in plans.values() for key in plan.demands):
+            plans[NEW_ROUTES] = self._without_routes(pool)
+        for base, plan in plans.items():
             before |= plan.outcome.serving
             after |= self._otherwise(plan, without, slots, pool, routes).outcome.serving
             for name in plan.capacity:
                 node = self._fleet.nodes[name]
-                capacity[name] = sum(one.slots for one in node.replicas if base in ("", one.base))
+                capacity[name] = sum(one.slots for one in node.replicas if base in ("", NEW_ROUTES, one.base))
         moves = [
             PlannedMove(
                 tenant=key[0],
@@ -122,11 +125,25 @@ class Placements:
             warmer=_named(was - will),
         )
 
+    def _is_in(self, pool: Name, key: PointerKey) -> bool:
+        placed = self._state.config(key).pool
+        return placed is not None and placed.pool == pool
+
+    def _without_routes(self, pool: Name) -> Planned:
+        """The plan of a pool in which no route is yet."""
+        config = self._state.pools[pool]
+        slots = self._pools.slots(config, config.base)
+        capacity = {name: float(max(1, count)) for name, count in slots.items() if not self._pools.trouble(name)}
+        return Planned(demands={}, capacity=capacity, outcome=assign({}, capacity))
+
     def _otherwise(
         self, plan: Planned, without: Collection[Name], slots: int | None, pool: Name | None, routes: int
     ) -> Planned:
         capacity = {name: weight for name, weight in plan.capacity.items() if name not in without}
         demands = {}
+        if not plan.demands:  # of a pool without routes
+            capacity |= {NEW: float(max(1, slots))} if slots is not None else {}
+            demands = {(NEW_ROUTES, str(n)): Demand(replicas=1, pool=tuple(capacity)) for n in range(routes)}
         for key, demand in plan.demands.items():
             there = [name for name in demand.pool if name in capacity]
             config = self._state.config(key).pool
