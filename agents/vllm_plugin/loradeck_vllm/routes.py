@@ -81,7 +81,7 @@ class AdapterRoutes:
         if not self._enabled:
             return
         if why := unfit(app.state.args, os.environ):
-            log.warning("loradeck adds no routes: %s", why)
+            log.warning("the plugin of Loradeck adds no routes: %s", why)
             return
 
         async def residency() -> JSONResponse:

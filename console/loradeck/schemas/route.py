@@ -114,6 +114,13 @@ class Objectives(Strict, defer_build=True):
         exclude_if=lambda share: share is None,
         description="of the answers that are checked, by each check that makes none bad; None: 2 %",
     )
+    corrected: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST_SHARE,
+        exclude_if=lambda share: share is None,
+        description="of the feedback on answers, thumbs down and corrections; None: no promise",
+    )
 
 
 class BreachLimit(Strict, defer_build=True):

@@ -303,7 +303,7 @@ class TenantRow(Wire):
     drift: tuple[str, ...] = Field(
         (),
         exclude_if=lambda checks: not checks,
-        description="checks that make no answer bad and notice more than they may, with the share of the last minute",
+        description="checks that make no answer bad, and corrections: those above their promise, in the last minute",
     )
 
     @property

@@ -30,7 +30,7 @@ from loradeck.store.sqlite import SqliteStore
 LEAK = {"tenant": "acme", "release": digest(1), "datasets": [digest(3)]}
 LORADECK = Path(sys.executable).with_name("loradeck")
 NAMES = [name for name, _ in migrations.scripts()]
-LOST = ("2 hours of routes' counts by the minute", "1 hours of routes' counts")
+LOST = ("3 rows of feedback", "2 hours of routes' counts by the minute", "1 hours of routes' counts")
 """What a filled store has that there was no place for."""
 
 

@@ -238,3 +238,23 @@ async def test_a_node_cannot_pass_off_feedback_as_imported(deck: Deck, release: 
     _, answer = await give(deck, given(asked.request, caller=""))
     assert answer == {"kept": 0, "waiting": 0, "refused": [[asked.request, "a node says whose feedback it is"]]}
     assert [(one["value"], one["caller"]) for one in await kept(deck)] == [("up", "")]
+
+
+async def test_a_release_that_callers_correct_more_than_is_promised_reads_drift_and_each_caller_counts_once_a_minute(
+    deck: Deck, join: Join
+) -> None:
+    agent = await join("n1")
+    await deck.tenant(objectives={"corrected": 0.1})
+    release = await deck.release()
+    await deck.promote(release)
+    await allow(deck, 30)
+    counted = dict.fromkeys(("attempted", "admitted", "finished"), 60)
+    await agent.report(agent.served().model_copy(update={"release": release, **counted}))
+    node, rows = Node(deck), [row(release, f"r-{i}") for i in range(60)]
+    await node.put(node.segment(*rows))
+    for i in range(60):  # one caller who is not content with anything
+        await give(deck, given(f"r-{i}"))
+    assert "DRIFT" not in (await deck.row()).flags
+    await give(deck, *(given(f"r-{i}", caller=f"{i:016x}") for i in range(60)))
+    found = await deck.row()
+    assert ("DRIFT" in found.flags, found.drift, found.guard) == (True, ("corrected 100.0% of 61, by n1 alone",), "")

@@ -348,3 +348,29 @@ def _entries(votes: Votes) -> int:
             left += [getattr(one, name) for name in names if hasattr(one, name)]
             left += vars(one).values() if hasattr(one, "__dict__") else ()
     return found
+
+
+def test_callers_who_correct_more_than_is_promised_are_drift_and_change_no_other_verdict() -> None:
+    fleet = Fleet(limits=PROMISED._replace(corrected=0.2))
+    fleet.second("one", 20, 0)
+    fleet.second("two", 20, 0)
+    for second in range(40):
+        for node in fleet.nodes:
+            fleet.votes.told(KEY, STINT, node, corrected=second % 5 == 0)
+        fleet.now += 1
+    assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == ()
+    for _ in range(40):
+        for node in fleet.nodes:
+            fleet.votes.told(KEY, STINT, node, corrected=True)
+        fleet.now += 1
+    (said,) = fleet.votes.drift(KEY, STINT, lambda: fleet.nodes)
+    assert said.startswith("corrected ")
+    assert fleet.judged() is NOTHING
+
+
+def test_what_callers_say_counts_nowhere_where_nothing_is_promised() -> None:
+    fleet = Fleet()
+    fleet.second("one", 20, 0)
+    for _ in range(100):
+        fleet.votes.told(KEY, STINT, "one", corrected=True)
+    assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == ()

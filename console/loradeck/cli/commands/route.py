@@ -69,6 +69,11 @@ def route() -> None:
     type=float,
     help="Promised share of answers that a check notices which makes none bad, 0 to 0.4; well above it reads DRIFT.",
 )
+@click.option(
+    "--promise-corrected",
+    type=float,
+    help="Promised share of callers' feedback that corrects answers, 0 to 0.4; well above it reads DRIFT.",
+)
 @click.option("--guard", type=click.Choice([g.value for g in Guard]), help="What happens by itself to a bad release.")
 @click.option("--breach-bad", type=float, help="Share of bad answers over all its time that breaches a release.")
 @click.option("--breach-n", type=int, help="Checked answers needed for that.")
@@ -381,6 +386,7 @@ async def _put(
     into("objectives", "ttft_ms", flags["promise_ttft_ms"])
     into("objectives", "token_ms", flags["promise_token_ms"])
     into("objectives", "noticed", flags["promise_noticed"])
+    into("objectives", "corrected", flags["promise_corrected"])
     into("breach", "bad", flags["breach_bad"])
     into("breach", "n", flags["breach_n"])
     if flags["answer_schema"] is not None:

@@ -14,11 +14,13 @@ from loradeck.hub.data.answer_ledger import AnswerLedger
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.votes import Votes
 from loradeck.rules.data import feedback as rules
 from loradeck.rules.data.answer_ledger import HOUR_MS, kept_from, spans
 from loradeck.rules.errors import Refused
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.feedback import Feedback, FeedbackPage, FeedbackRow, FeedbackTaken
+from loradeck.store.interface import MINUTE_MS
 from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.feedback")
@@ -48,12 +50,16 @@ class FeedbackBook:
     _log: Log
     _store: StoreThread
     _ledger: AnswerLedger
+    _votes: Votes
     _clock: Clock
     _taken: Counter[str] = field(default_factory=Counter, init=False)
     """Rows of each tenant in the hour that runs."""
     _waits: Counter[str] = field(default_factory=Counter, init=False)
     """Rows of each tenant that waited in the last round, and those that came since."""
     _hour: int = field(default=0, init=False)
+    _minute: int = field(default=0, init=False)
+    _heard: set[tuple[str, ...]] = field(default_factory=set, init=False)
+    """Whose feedback has counted in the minute that runs."""
 
     def days(self, tenant: str) -> int:
         """The days for which a tenant keeps feedback; 0: it takes none. Raises: Refused `unknown_tenant`."""
@@ -94,6 +100,7 @@ class FeedbackBook:
         tied, waiting, untied = await self._tie(tenant, kept, node=node)
         if tied or waiting:
             await self._store(partial(_put, [*tied, *waiting]), background=True)
+        self._judge(tied)
         self._waits[tenant] += len(waiting)
         refused += untied
         return FeedbackTaken(kept=len(tied) + len(waiting), waiting=len(waiting), refused=tuple(refused))
@@ -182,8 +189,23 @@ class FeedbackBook:
                 if gone:
                     log.warning("%d rows of feedback of %s are dropped: %s", len(gone), tenant, untied[0][1])
                     await self._store(partial(_drop, gone), background=True)
+                self._judge(tied)
                 if tied:
                     await self._store(partial(_tied, [(number[_key(row)], row) for row in tied]), background=True)
+
+    def _judge(self, rows: Sequence[Feedback]) -> None:
+        """Counts what callers say of answers that the ledger has, each caller once a minute, whatever it repeats."""
+        minute = self._clock.now_ms() // MINUTE_MS
+        if minute != self._minute:
+            self._minute, self._heard = minute, set()
+        for row in rows:
+            who = (row.tenant, row.route, row.caller)
+            if row.generation is None or row.release is None or not row.caller or who in self._heard:
+                continue
+            if (corrected := rules.corrects(row)) is not None:
+                self._heard.add(who)
+                key = (row.tenant, row.route)
+                self._votes.told(key, (row.generation, row.release), row.by, corrected=corrected)
 
     async def _tie(
         self, tenant: str, rows: Sequence[Feedback], *, node: bool

@@ -54,6 +54,7 @@ class UsualShares:
             promised.token_ms,
             promised.noticed if promised.noticed is not None else DEFAULT,
             config.checks.content.watched,
+            promised.corrected,
         )
 
     def requests(self, key: PointerKey) -> float | None:

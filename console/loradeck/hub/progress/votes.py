@@ -30,6 +30,10 @@ NOTHING = Judged()
 """There is no evidence against a release."""
 
 
+CORRECTED = "corrected"
+"""The figure of feedback that says that an answer was not right."""
+
+
 @dataclass(slots=True)
 class _Heard:
     """What one router has said of one stint. `offset`: from its seconds to the hub's; None before its first votes."""
@@ -103,6 +107,8 @@ class _OfStint:
     """What is promised in time -> the evidence that it comes late."""
     noticed: dict[str, Detector] = field(default_factory=dict)
     """Check that makes no answer bad -> the evidence that it notices more than it may."""
+    said: dict[str, Detector] = field(default_factory=dict)
+    """What callers say -> the evidence that they say it more often than is promised."""
     totals: dict[str, dict[str, Units]] = field(default_factory=dict)
     """Figure -> node -> its units in all this time."""
     recent: dict[str, dict[str, dict[int, Units]]] = field(default_factory=dict)
@@ -124,6 +130,8 @@ class _OfStint:
         promised = {FIRST_TOKENS: limits.ttft_ms, FURTHER_TOKENS: limits.token_ms}
         self.late = {what: Detector(SLOW_LIMIT, restarting=True) for what, ms in promised.items() if ms is not None}
         self.noticed = {name: Detector(flag_limit(limits.noticed), restarting=True) for name in limits.watched}
+        share = limits.corrected
+        self.said = {} if share is None else {CORRECTED: Detector(flag_limit(share), restarting=True)}
 
     def add(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
         """Adds units of a second, and how many of that second have turned out to be bad."""
@@ -131,14 +139,15 @@ class _OfStint:
         self.since_move[figure].add(at, units, bad)
         k, n = self.totals[figure].get(node, (0, 0))
         self.totals[figure][node] = (k + bad, n + units)
-        self._keep(node, at, figure, units, bad)
+        self.keep(node, at, figure, units, bad)
 
     def notice(self, node: str, at: int, check: str, units: int, noticed: int) -> None:
         """Adds units of a second whose answers are checked, and how many of that second a check has noticed."""
         self.noticed[check].add(at, units, noticed)
-        self._keep(node, at, check, units, noticed)
+        self.keep(node, at, check, units, noticed)
 
-    def _keep(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
+    def keep(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
+        """Adds units of a second to those of a node's last minute."""
         seconds = self.recent.setdefault(figure, {}).setdefault(node, {})
         k, n = seconds.get(at, (0, 0))
         seconds[at] = (k + bad, n + units)
@@ -235,24 +244,33 @@ class Votes:
         for known in [known for known in heard.noticed if known[0] < now - HORIZON_S]:
             del heard.noticed[known]
 
+    def told(self, key: PointerKey, stint: Stint, node: str, *, corrected: bool) -> None:
+        """Adds what a caller said of an answer, over a node. It counts in the second in which the hub heard of it."""
+        found, now = self._stints.get(key, {}).get(stint), floor(self._clock())
+        if found is not None and CORRECTED in found.said:
+            found.said[CORRECTED].add(now, 1, int(corrected))
+            found.keep(node, now, CORRECTED, 1, int(corrected))
+
     def slow(self, key: PointerKey, stint: Stint) -> tuple[str, ...]:
         """Says what of a release's answers comes later than its route promises; (): nothing."""
         found, second = self._stints.get(key, {}).get(stint), floor(self._clock())
         if found is None or not found.late:
             return ()
-        level = alert_level(len(self._stints), len(found.late) + len(found.noticed))
+        level = alert_level(len(self._stints), len(found.late) + len(found.noticed) + len(found.said))
         return tuple(what for what, detector in found.late.items() if detector.evidence(second) >= level)
 
     def drift(self, key: PointerKey, stint: Stint, placed: Callable[[], Iterable[str]]) -> tuple[str, ...]:
-        """Says which checks that make no answer bad notice more of a release than they may; (): none does.
+        """Says which checks that make no answer bad notice more of a release than they may, and whether its callers
+        correct more; (): none does.
 
         `placed`: gives the nodes that the pointer is placed on.
         """
         found, second = self._stints.get(key, {}).get(stint), floor(self._clock())
-        if found is None or not found.noticed:
+        alerts = found.noticed | found.said if found is not None else {}
+        if found is None or not alerts:
             return ()
-        level, said = alert_level(len(self._stints), len(found.late) + len(found.noticed)), []
-        for check, detector in found.noticed.items():
+        level, said = alert_level(len(self._stints), len(found.late) + len(alerts)), []
+        for check, detector in alerts.items():
             if detector.evidence(second) >= level:
                 judged = breach_of_votes(check, found.by_node(check, second), placed(), detector.limit)
                 said.append(str(judged.breach) if judged.breach is not None else f"{check}, by {judged.alone} alone")

@@ -46,6 +46,17 @@ def flaw_of(said: Said) -> str | None:
             return None if said.value and not said.text else f"{said.kind.value} has a value, and no text"
 
 
+def corrects(said: Said) -> bool | None:
+    """Tells whether feedback says that an answer was not right; None: it says neither."""
+    match said.kind:
+        case FeedbackKind.THUMB:
+            return said.value == "down"
+        case FeedbackKind.CORRECTION:
+            return True
+        case _:
+            return None
+
+
 def tie(
     row: FeedbackRow, found: Iterable[LedgerRow], *, ledger: bool, node: bool, received_ms: int, now_ms: int
 ) -> Tie:

@@ -130,7 +130,8 @@ class Limits(NamedTuple):
     """What a route's release is judged by: usual or promised shares, and milliseconds that are promised for 95 % of
     streamed answers; None: nothing is.
 
-    `noticed`: of each check in `watched`, which makes no answer bad. `token_ms`: between two tokens of one answer.
+    `noticed`: of each check in `watched`, which makes no answer bad. `corrected`: of the feedback on answers.
+    `token_ms`: between two tokens of one answer.
     """
 
     bad: float
@@ -139,6 +140,7 @@ class Limits(NamedTuple):
     token_ms: int | None = None
     noticed: float = 0.02
     watched: tuple[str, ...] = ()
+    corrected: float | None = None
 
 
 class Detector:
