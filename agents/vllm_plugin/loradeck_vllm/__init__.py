@@ -24,7 +24,9 @@ def _on_tested_version() -> bool:
     from vllm.version import __version__
 
     if not tested(__version__):
-        log.warning("the plugin of Loradeck adds nothing to vLLM %s: it was tried on %s", __version__, ", ".join(TESTED))
+        log.warning(
+            "the plugin of Loradeck adds nothing to vLLM %s: it was tried on %s", __version__, ", ".join(TESTED)
+        )
     return tested(__version__)
 
 
