@@ -14,6 +14,8 @@ from loradeck.hub.data import feedback as book
 from loradeck.rules.data.feedback import WAIT_MS
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.serving.request_ids import request_id
+from loradeck.schemas.audit import AuditDraft
+from loradeck.store.interface import DiskFull
 
 PATH = "tenants/acme/feedback"
 
@@ -162,6 +164,20 @@ async def test_each_reading_is_in_the_audit_trail(deck: Deck, release: str) -> N
     await deck.hub.audit.flush()
     lines = await deck.ok("GET", "audit?limit=50")
     assert any("GET /v1/tenants/{tenant}/feedback" in str(line) for line in lines if "acme" in str(line))
+
+
+async def test_nothing_is_read_that_cannot_be_audited(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await give(deck, given("r-1"))
+    releaser = await deck.as_role("releaser")
+
+    async def full(_: AuditDraft) -> int:
+        raise DiskFull("the disk is full")
+
+    monkeypatch.setattr(deck.hub.audit, "write", full)
+    answer = await releaser.get(PATH, params={"waiting": True})
+    assert (answer.status_code, "r-1" in answer.text) == (507, False)
 
 
 async def test_an_imported_request_that_is_too_old_to_come_is_refused_by_its_id(deck: Deck, release: str) -> None:

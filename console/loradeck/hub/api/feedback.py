@@ -2,16 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Releaser, ThisHub
-from loradeck.hub.log.audited_calls import mark
+from loradeck.hub.log.audit import draft_of
 from loradeck.rules.errors import Refused
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.ids import LARGEST_INT, Name
 
 router = APIRouter(prefix="/v1", tags=["feedback"], route_class=Guarded)
+
+READING = "GET /v1/tenants/{tenant}/feedback"
+"""The call of the audit trail's line about a reading."""
 
 
 @router.post("/tenants/{tenant}/feedback")
@@ -32,15 +35,14 @@ async def put(tenant: Name, body: FeedbackRows, hub: ThisHub, caller: Maker) -> 
 async def listed(
     tenant: Name,
     hub: ThisHub,
-    request: Request,
-    _: Releaser,
+    caller: Releaser,
     after: Annotated[int, Query(ge=0, le=LARGEST_INT, description="of the page before")] = 0,
     waiting: Annotated[bool, Query(description="only what nothing vouches for yet")] = False,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> FeedbackPage:
-    """Lists a tenant's feedback, with its texts, oldest first. Each reading stands in the audit trail."""
+    """Lists a tenant's feedback, with its texts, oldest first. The audit trail has a reading before its answer goes."""
     page = await hub.feedback.page(tenant, after=after, waiting=waiting, limit=limit)
-    mark(request, rows=str(len(page.rows)))
+    await hub.audit.write(draft_of(caller, READING, {"tenant": tenant, "rows": str(len(page.rows))}))
     return page
 
 
