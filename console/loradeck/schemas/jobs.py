@@ -302,7 +302,7 @@ class ExecutorEvent(Wire):
     data: Annotated[dict[str, Any], json_bytes(DATA_BYTES)] = Field(default_factory=dict)
 
 
-class JobLogLine(Wire):
+class JobLogLine(Wire, defer_build=True):
     """A line that an executor printed. `number` counts the lines of its attempt from 1; lines skipped were not
     sent.
     """

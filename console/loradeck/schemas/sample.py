@@ -31,13 +31,13 @@ class Sample(Wire):
     answer: str = Field(max_length=SAMPLE_CHARS)
 
 
-class NodeSample(Sample):
+class NodeSample(Sample, defer_build=True):
     """A sample, and the node that keeps it."""
 
     node: Name
 
 
-class NodeSampled(Wire):
+class NodeSampled(Wire, defer_build=True):
     """One node's part in an answer. `kept`: what it keeps of what was asked for; `why`: why it may be incomplete."""
 
     node: Name
@@ -45,7 +45,7 @@ class NodeSampled(Wire):
     why: Line = ""
 
 
-class Sampled(Wire):
+class Sampled(Wire, defer_build=True):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/samples`, as the nodes keep them now. The hub keeps none."""
 
     tenant: Name

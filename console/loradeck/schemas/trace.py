@@ -5,7 +5,7 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire
 
 
-class NodeTraced(Wire):
+class NodeTraced(Wire, defer_build=True):
     """One node's part in a trace. Not `complete`: its router has dropped older requests, or did not answer."""
 
     node: Name
@@ -43,7 +43,7 @@ class TraceRow(Wire):
     )
 
 
-class Traced(Wire):
+class Traced(Wire, defer_build=True):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/traces`: a pointer's newest requests, as the routers hold
     them now.
     """
