@@ -166,6 +166,16 @@ async def test_each_reading_is_in_the_audit_trail(deck: Deck, release: str) -> N
     assert any("GET /v1/tenants/{tenant}/feedback" in str(line) for line in lines if "acme" in str(line))
 
 
+async def test_who_imports_is_in_the_audit_trail_and_callers_do_not_make_it_grow(deck: Deck, release: str) -> None:
+    await give(deck, given("r-1"))
+    await give(deck, given("r-2"), role="releaser")
+    await deck.hub.audit.flush()
+    lines = [
+        line for line in await deck.ok("GET", "audit?limit=50") if "POST /v1/tenants/{tenant}/feedback" in str(line)
+    ]
+    assert [line["role"] for line in lines] == ["releaser"]
+
+
 async def test_nothing_is_read_that_cannot_be_audited(
     deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Releaser, ThisHub
 from loradeck.hub.log.audit import draft_of
+from loradeck.hub.log.audited_calls import pass_over
 from loradeck.rules.errors import Refused
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.ids import LARGEST_INT, Name
@@ -18,7 +19,7 @@ READING = "GET /v1/tenants/{tenant}/feedback"
 
 
 @router.post("/tenants/{tenant}/feedback")
-async def put(tenant: Name, body: FeedbackRows, hub: ThisHub, caller: Maker) -> FeedbackTaken:
+async def put(tenant: Name, body: FeedbackRows, hub: ThisHub, request: Request, caller: Maker) -> FeedbackTaken:
     """Takes feedback that a router was given, or that a person imports. Taking it again changes nothing.
 
     It counts once the answer ledger has its request. What has none is dropped after a day.
@@ -28,6 +29,7 @@ async def put(tenant: Name, body: FeedbackRows, hub: ThisHub, caller: Maker) -> 
         keys = [key for key in hub.log.state.pointers if key[0] == tenant]
         if all(at.name != node for key in keys for at, _ in hub.replicas.placed(key)):
             raise Refused("forbidden", f"{node} serves no route of {tenant}", fix="only nodes that do bring feedback")
+        pass_over(request)  # each row says which node it came over
     return await hub.feedback.take(tenant, body.rows, node or caller.actor, node=node is not None)
 
 
