@@ -11,6 +11,7 @@ _PUT = (
     " DO UPDATE SET n = excluded.n, at_ms = excluded.at_ms, tied = excluded.tied, body = excluded.body"
 )
 
+_KNOWN = "SELECT 1 FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?"
 _TIE = (
     "UPDATE feedback SET n = ?, tied = ?, body = ?"
     " WHERE n = ? AND tenant = ? AND request = ? AND kind = ? AND caller = ? AND at_ms = ?"
@@ -20,15 +21,20 @@ _TIE = (
 class SqlFeedback(SqlRecords):
     """The part of the store in SQL that holds feedback."""
 
-    def put_feedback(self, rows: Sequence[Feedback]) -> None:
-        """Writes feedback, in one transaction. What a caller says again of one answer replaces what it said before."""
+    def put_feedback(self, rows: Sequence[Feedback]) -> list[Feedback]:
+        """Writes feedback, in one transaction. What a caller says again of one answer replaces what it said before.
+
+        Returns the rows that replace nothing.
+        """
         with self._writing() as (connection, _):
             (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM feedback").fetchone()
             values = [
                 (last + i, f.tenant, f.request, f.kind.value, f.caller, f.at_ms, f.tied, f.model_dump_json())
                 for i, f in enumerate(rows, start=1)
             ]
+            new = [row for row in rows if connection.execute(_KNOWN, _key(row)).fetchone() is None]
             connection.executemany(_PUT, values)
+        return new
 
     def tie_feedback(self, rows: Sequence[tuple[int, Feedback]]) -> None:
         """Writes what vouches for feedback that waited, by the number that it had, in one transaction. What was removed
@@ -59,7 +65,7 @@ class SqlFeedback(SqlRecords):
         with self._writing() as (connection, _):
             connection.executemany(
                 "DELETE FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?",
-                [(f.tenant, f.request, f.kind.value, f.caller) for f in rows],
+                [_key(f) for f in rows],
             )
 
     def expire_feedback(self, before: dict[str, int]) -> int:
@@ -79,3 +85,7 @@ class SqlFeedback(SqlRecords):
         with self.database.reading() as connection:
             rows = connection.execute(f"SELECT n, body FROM feedback WHERE {where}", args).fetchall()
         return [(n, Feedback.model_validate_json(body)) for n, body in rows]
+
+
+def _key(row: Feedback) -> tuple[str, ...]:
+    return row.tenant, row.request, row.kind.value, row.caller

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -284,3 +285,16 @@ async def test_a_release_that_callers_correct_more_than_is_promised_reads_drift_
     await give(deck, *(given(f"r-{i}", caller=f"{i:016x}") for i in range(60)))
     found = await deck.row()
     assert ("DRIFT" in found.flags, found.drift, found.guard) == (True, ("corrected 100.0% of 61, by n1 alone",), "")
+
+
+async def test_what_a_caller_repeats_of_one_answer_counts_once_however_late(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(deck.hub.votes, "told", lambda key, stint, node, corrected: counted.append(stint[1]))
+    node, rows = Node(deck), [row(release, "r-1"), row(release, "r-2")]
+    await node.put(node.segment(*rows))
+    for minute, request in enumerate(("r-1", "r-1", "r-2")):
+        monkeypatch.setattr(deck.hub.clock, "now_ms", partial(int, now() + 120_000 * minute))
+        await give(deck, given(request))
+    assert counted == [release] * 2

@@ -99,8 +99,8 @@ class FeedbackBook:
         kept = await asyncio.to_thread(_without_personal_data, fitting, told)  # a batch of long texts takes a second
         tied, waiting, untied = await self._tie(tenant, kept, node=node)
         if tied or waiting:
-            await self._store(partial(_put, [*tied, *waiting]), background=True)
-        self._judge(tied)
+            new = await self._store(partial(_put, [*tied, *waiting]), background=True)
+            self._judge([row for row in new if row.tied])
         self._waits[tenant] += len(waiting)
         refused += untied
         return FeedbackTaken(kept=len(tied) + len(waiting), waiting=len(waiting), refused=tuple(refused))
@@ -194,7 +194,9 @@ class FeedbackBook:
                     await self._store(partial(_tied, [(number[_key(row)], row) for row in tied]), background=True)
 
     def _judge(self, rows: Sequence[Feedback]) -> None:
-        """Counts what callers say of answers that the ledger has, each caller once a minute, whatever it repeats."""
+        """Counts what callers say of answers that the ledger has, each caller once a minute; what it repeats is not
+        among them.
+        """
         minute = self._clock.now_ms() // MINUTE_MS
         if minute != self._minute:
             self._minute, self._heard = minute, set()
@@ -281,8 +283,8 @@ def _tied(rows: Sequence[tuple[int, Feedback]], store: Store) -> None:
     store.tie_feedback(rows)
 
 
-def _put(rows: Sequence[Feedback], store: Store) -> None:
-    store.put_feedback(rows)
+def _put(rows: Sequence[Feedback], store: Store) -> list[Feedback]:
+    return store.put_feedback(rows)
 
 
 def _drop(rows: Sequence[Feedback], store: Store) -> None:
