@@ -31,8 +31,8 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it back
 	@PYTHONPATH=examples $(BIN)/python -m incident $(if $(FRESH),--fresh) $(ARGS)
 
-# Whole fleets of real processes, and what needs servers.
-SERVICES := tests/e2e tests/contract/skew tests/services
+# Whole fleets of real processes, what needs servers, and what takes a minute by itself.
+SERVICES := tests/e2e tests/contract/skew tests/services tests/faults/test_partition.py tests/simulation/test_mutations.py
 PROVIDER_STAMP := tests/services/node_modules/.installed
 SEAWEED := .venv-seaweed
 SEAWEED_STAMP := $(SEAWEED)/.installed
@@ -117,7 +117,7 @@ exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rul
 bench: $(STAMP) $(VLLM_STAMP) $(HAPROXY_STAMP) ## the budgets, measured beside floors and peers
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench $(ARGS)
 
-bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (18 minutes)
+bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (half an hour)
 	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only console --full $(ARGS)
 
 bench-executors: $(STAMP) ## merge and train executors beside the bare libraries and cp + fsync (three minutes)

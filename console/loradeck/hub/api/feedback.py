@@ -33,7 +33,7 @@ async def put(tenant: Name, body: FeedbackRows, hub: ThisHub, request: Request, 
     return await hub.feedback.take(tenant, body.rows, node or caller.actor, node=node is not None)
 
 
-@router.get("/tenants/{tenant}/feedback")
+@router.get("/tenants/{tenant}/feedback", responses={503: {}, 507: {}})
 async def listed(
     tenant: Name,
     hub: ThisHub,

@@ -22,7 +22,7 @@ async def put(tenant: Name, sha256: Digest, hub: ThisHub, request: Request, call
     return SegmentKept(kept=await hub.ledger.take(caller.node, tenant, sha256, await request.body()))
 
 
-@router.get("/requests/{request_id}")
+@router.get("/requests/{request_id}", responses={409: {}})
 async def explain(
     request_id: Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")],
     hub: ThisHub,

@@ -53,7 +53,7 @@ async def remove_pool(pool: str, hub: ThisHub, caller: Releaser, reason: Reason 
     return Response(status_code=204)
 
 
-@router.get(PAGE + "/placement")
+@router.get(PAGE + "/placement", responses={409: {}})
 async def explain(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> PlacementExplained:
     """Says why a route of a pool is on its nodes, and which come next.
 

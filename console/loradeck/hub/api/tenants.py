@@ -197,7 +197,7 @@ async def traces(
     return await hub.traces.collect((tenant, route), release, last)
 
 
-@router.get(f"{PAGE}/samples")
+@router.get(f"{PAGE}/samples", responses={409: {}, 503: {}, 507: {}})
 async def samples(
     tenant: str,
     route: str,
