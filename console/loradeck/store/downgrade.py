@@ -48,10 +48,14 @@ _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE '
 
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0012_feedback": (
-        Counted("events with gates for leaks or a policy for feedback", _settings("leak", "feedback_days")),
+        Counted(
+            "events with gates for leaks, a policy for feedback or a promise about it",
+            _settings("leak", "feedback_days", "corrected"),
+        ),
         Counted(
             "reports of engines, leaks or harnesses",
-            _written("attestations", '"engine":', '"acc_norm":') + " OR kind IN ('leak', 'harness')",
+            "SELECT count(*) FROM attestations WHERE kind IN ('leak', 'harness') OR kind = 'evaluation'"
+            """ AND (body LIKE '%"engine":%' OR body LIKE '%"acc_norm":%')""",
         ),
         Counted(
             "jobs of kinds or with fields that came later",

@@ -162,8 +162,8 @@ def test_leak_gates_reports_by_engines_and_later_jobs_keep_the_schema(tmp_path: 
         with pytest.raises(CannotGoBack) as refused:
             downgrade(where, "0011_ledger", dry_run=False)
         assert (
-            "2 events with gates for leaks or a policy for feedback; 3 reports of engines, leaks or harnesses"
-            in str(refused.value)
+            "2 events with gates for leaks, a policy for feedback or a promise about it; "
+            "3 reports of engines, leaks or harnesses" in str(refused.value)
         )
         assert "; 2 jobs of kinds or with fields that came later" in str(refused.value)
 

@@ -97,9 +97,11 @@ class AnswerReader:
         """Log-probability (nats) of each answer token: `[tokens]`."""
         return torch.log_softmax(self.logits(batch), -1).gather(1, batch.targets[:, None])[:, 0]
 
-    @torch.no_grad()
     def check_logits(self, example: Example) -> None:
         """Checks that `logits` are those that the model's own forward computes, on the beginning of a row.
+
+        With gradients, as in training: without them bitsandbytes computes four bits on a CPU by another way, which does
+        not take every shape.
 
         Raises: BadSpec: `bad_spec`: this base does more to them than is known here.
         """
