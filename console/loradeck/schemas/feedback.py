@@ -82,6 +82,11 @@ class Feedback(FeedbackRow):
     bad: bool | None = Field(None, description="whether the checks called the answer bad; None: none looked")
     redacted: bool = Field(False, description="whether something in it was replaced by its kind before it was kept")
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns that name a row: a later row with the same key replaces it."""
+        return self.tenant, self.request, self.kind.value, self.caller
+
 
 class FeedbackTaken(Wire):
     """What the hub made of a batch. `refused`: the request ids, and why, in the order in which they came."""

@@ -28,11 +28,8 @@ class SqlFeedback(SqlRecords):
         """
         with self._writing() as (connection, _):
             (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM feedback").fetchone()
-            values = [
-                (last + i, f.tenant, f.request, f.kind.value, f.caller, f.at_ms, f.tied, f.model_dump_json())
-                for i, f in enumerate(rows, start=1)
-            ]
-            new = [row for row in rows if connection.execute(_KNOWN, _key(row)).fetchone() is None]
+            values = [(last + i, *f.key, f.at_ms, f.tied, f.model_dump_json()) for i, f in enumerate(rows, start=1)]
+            new = [row for row in rows if connection.execute(_KNOWN, row.key).fetchone() is None]
             connection.executemany(_PUT, values)
         return new
 
@@ -43,8 +40,7 @@ class SqlFeedback(SqlRecords):
         with self._writing() as (connection, _):
             (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM feedback").fetchone()
             values = [
-                (last + i, f.tied, f.model_dump_json(), n, f.tenant, f.request, f.kind.value, f.caller, f.at_ms)
-                for i, (n, f) in enumerate(rows, start=1)
+                (last + i, f.tied, f.model_dump_json(), n, *f.key, f.at_ms) for i, (n, f) in enumerate(rows, start=1)
             ]
             connection.executemany(_TIE, values)
 
@@ -65,7 +61,7 @@ class SqlFeedback(SqlRecords):
         with self._writing() as (connection, _):
             connection.executemany(
                 "DELETE FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?",
-                [_key(f) for f in rows],
+                [f.key for f in rows],
             )
 
     def expire_feedback(self, before: dict[str, int]) -> int:
@@ -85,7 +81,3 @@ class SqlFeedback(SqlRecords):
         with self.database.reading() as connection:
             rows = connection.execute(f"SELECT n, body FROM feedback WHERE {where}", args).fetchall()
         return [(n, Feedback.model_validate_json(body)) for n, body in rows]
-
-
-def _key(row: Feedback) -> tuple[str, ...]:
-    return row.tenant, row.request, row.kind.value, row.caller

@@ -177,7 +177,7 @@ class FeedbackBook:
         by_tenant, number = defaultdict[str, list[Feedback]](list), dict[tuple[str, ...], int]()
         for n, row in waiting:
             by_tenant[row.tenant].append(row)
-            number[_key(row)] = n
+            number[row.key] = n
         for tenant, rows in by_tenant.items():
             over_node = [row for row in rows if row.caller]
             imported = [row for row in rows if not row.caller]
@@ -191,7 +191,7 @@ class FeedbackBook:
                     await self._store(partial(_drop, gone), background=True)
                 self._judge(tied)
                 if tied:
-                    await self._store(partial(_tied, [(number[_key(row)], row) for row in tied]), background=True)
+                    await self._store(partial(_tied, [(number[row.key], row) for row in tied]), background=True)
 
     def _judge(self, rows: Sequence[Feedback]) -> None:
         """Counts what callers say of answers that the ledger has, each caller once a minute; what it repeats is not
@@ -273,10 +273,6 @@ def _waiting(after: int, store: Store) -> list[tuple[int, Feedback]]:
 
 def _expire(before: dict[str, int], store: Store) -> int:
     return store.expire_feedback(before)
-
-
-def _key(row: Feedback) -> tuple[str, ...]:
-    return row.tenant, row.request, row.kind.value, row.caller
 
 
 def _tied(rows: Sequence[tuple[int, Feedback]], store: Store) -> None:
