@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loradeck.schemas.training import Safety
 from loradeck_agent.executors.base import Base
+from loradeck_agent.executors.evaluation.scoring import refusal_in
 from loradeck_agent.executors.protocol import BadSpec, Diverged
 from loradeck_agent.executors.rows import json_lines
 
@@ -67,8 +68,7 @@ class SafetySet:
 
 def refuses(answer: str, phrases: Iterable[str]) -> bool:
     """Tells whether an answer holds one of the phrases that mark a refusal, whatever its case."""
-    text = answer.casefold().replace("\u2019", "'")
-    return any(phrase.casefold() in text for phrase in phrases)
+    return refusal_in(answer, phrases) is not None
 
 
 def read_safety(base: Base, path: Path, settings: Safety) -> SafetySet:
