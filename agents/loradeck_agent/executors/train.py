@@ -113,7 +113,8 @@ def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, exam
         return Grpo(reader, base, spec.sampling, spec.structure, spec.kl)
     if spec.distillation is not None and spec.distillation.way is DistilWay.LOGITS:
         teacher = read_teacher(_input(current, spec.distillation.teacher), spec.distillation, base, own_device())
-        return Distilled(reader, teacher, spec.distillation, len(base.tokenizer))
+        asked = AnswerReader(Trained(teacher, {}, None, {}), base.pad)
+        return Distilled(reader, asked, spec.distillation, len(base.tokenizer))
     return Supervised(reader, spec.kl, spec.mixing is not None)
 
 

@@ -22,7 +22,6 @@ from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.templates import Example
-from loradeck_agent.executors.training.trained import Trained
 
 ASKED = 8
 """Prompts that the teacher answers at once."""
@@ -104,7 +103,7 @@ class Distilled:
     """Divergence from the teacher over a step's answer tokens, divided by their number."""
 
     _reader: AnswerReader
-    _teacher: Any
+    _teacher: AnswerReader
     _settings: Distillation
     _vocabulary: int
     """Tokens that the tokenizer has; matrices may be padded beyond, differently."""
@@ -128,8 +127,7 @@ class Distilled:
     def _each(self, examples: Sequence[Example]) -> tuple[torch.Tensor, float]:
         batch = self._reader.batch(examples)
         with torch.no_grad():
-            asked = AnswerReader(Trained(self._teacher, {}, None, {}), self._reader.pad)
-            teacher = asked.logits(batch)[:, : self._vocabulary] / self._settings.temperature
+            teacher = self._teacher.logits(batch)[:, : self._vocabulary] / self._settings.temperature
         student = self._reader.logits(batch)[:, : self._vocabulary]
         right = float((student.detach().argmax(-1) == batch.targets).sum())
         return divergence(student / self._settings.temperature, teacher, self._settings.beta), right
