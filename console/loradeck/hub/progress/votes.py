@@ -73,7 +73,7 @@ class _Again:
         return _added(self.before, self.last)
 
 
-def _forget(seconds: dict[int, Units], now: int) -> None:
+def _forget(seconds: dict[int, Units] | dict[int, SecondOfVotes], now: int) -> None:
     for at in [at for at in seconds if at < now - HORIZON_S]:
         del seconds[at]
 
@@ -228,8 +228,7 @@ class Votes:
                 nothing = AskedAgain(release=twice.release)
                 of_replica = known_twice.setdefault(row.replica, _Again(node, boot, nothing, nothing))
                 of_replica.says(boot, twice, row.admitted)
-        for at in [at for at in heard.seconds if at < now - HORIZON_S]:
-            del heard.seconds[at]
+        _forget(heard.seconds, now)
         return found
 
     @staticmethod
