@@ -47,7 +47,7 @@ class GatewayRoutes:
         self.is_served = False
         """True once a hub, or the file, has said where pointers are served."""
         self.is_linked = False
-        """Whether a hub tells of changes."""
+        """True while the gateway has a connection to a hub, which sends it changes of the table."""
         self._served: dict[PointerKey, dict[Name, AckLevel]] = {}
         self._keys = CallerKeys()
         self._shown: Shown = {}

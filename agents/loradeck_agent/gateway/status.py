@@ -1,4 +1,4 @@
-"""What a gateway serves, and by which table: as it keeps it in its file, and as `loradeck-agent status` shows it."""
+"""The file in which a gateway keeps its table, and the status that `loradeck-agent status` shows of it."""
 
 import time
 from collections.abc import Mapping

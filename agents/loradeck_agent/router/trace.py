@@ -35,7 +35,7 @@ class Row:
     fault: str = ""
     """The check that its answer failed, which makes it bad; empty: none."""
     judge: str = ""
-    """What came of asking the route's judge; empty: it was not drawn, or is not over."""
+    """A `Judgement` of the answer by the route's judge; empty: the answer was not drawn, or is not judged yet."""
     sampled: bool = False
     """Its answer is to be checked."""
     voter: bool = False

@@ -1,4 +1,4 @@
-"""What the node's pointers are asked for, and which of their releases requests wait for at the router."""
+"""Requests per pointer of this node, and the loading of releases that requests at its router wait for."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ WITHOUT_QUEUE_S = 30.0
 
 @dataclass(eq=False)
 class Demand:
-    """What each pointer is asked for lately, and for which releases requests wait."""
+    """Recent requests per pointer, and the pointers whose release is not loaded while requests wait for it."""
 
     traffic: dict[PointerKey, float] = field(default_factory=dict)
     waiting: tuple[PointerKey, ...] = ()

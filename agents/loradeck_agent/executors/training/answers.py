@@ -1,4 +1,4 @@
-"""What a model says of the answers in rows: logits and log-probabilities at the places of their tokens alone.
+"""Logits and log-probabilities of a model at the tokens of the answers in training rows, and at no others.
 
 The head is the largest matrix of a small model, and only answers need it.
 """

@@ -17,7 +17,7 @@ SLICES = 16
 """Most slices of a set: each is a measurement or two of every look."""
 
 NAMES = {True: "refused_", False: "overrefused_"}
-"""What a slice's measurement begins with, by whether its prompts are to be refused."""
+"""Prefix of the name of a slice's measurement, by whether the slice's prompts are to be refused."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Example:
     general: bool = False
     rejected: tuple[int, ...] = ()
     good: bool = True
-    """Whether the answer is one to learn; one to unlearn is false (KTO)."""
+    """True: the model is to learn the answer; false: it is to unlearn it, as only the method KTO does."""
     between: tuple[tuple[int, int], ...] = ()
     """Where several turns are trained: the tokens between two of them, from and up to."""
 
