@@ -184,16 +184,23 @@ async def test_a_load_that_fails_or_takes_too_long_leaves_requests_to_the_gap_po
     assert decided(await asyncio.wait_for(node.ask("acme"), 0.01)), "and nobody waits for it again"
 
 
-async def test_a_release_that_does_not_come_gives_its_turn_up_though_requests_for_it_go_on_waiting() -> None:
-    node = Node(ColdQueueLimits(seconds=0.1, loads=1))
+async def test_a_release_that_does_not_come_gives_its_turn_up_though_requests_for_it_go_on_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, passed = asyncio.get_running_loop(), 0.0
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + passed)
+    node = Node(ColdQueueLimits(seconds=8, loads=1))
     node.engine()
     for tenant in TENANTS[:2]:
         node.move(tenant, "v1")
     first = asyncio.create_task(node.ask("acme"))
-    await asyncio.sleep(0.06)
+    await settled()
+    passed = 4.0
     others = [asyncio.create_task(node.ask(tenant)) for tenant in ("acme", "bolt")]
     await settled()
     assert await node.wanted() == ["acme"]
+    passed = 8.0
     await first
     assert [other.done() for other in others] == [False, False]
     assert await node.wanted() == ["bolt"]
