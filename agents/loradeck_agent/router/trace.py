@@ -104,6 +104,8 @@ class Trace:
     def __init__(self, kept: int = KEPT, follower: Callable[[Row], None] = lambda row: None) -> None:
         self._follower = follower
         self._rows: deque[Row] = deque(maxlen=kept)
+        self._by_request: dict[tuple[str, str, str], Row] = {}
+        """(tenant, route, request) -> the newest row of it."""
         self._seq = 0
         self.since_ms = now_ms()
         """Wall clock when it began: requests before that are in no trace."""
@@ -112,7 +114,12 @@ class Trace:
         """Adds a complete row, which pushes the oldest one out of a full ring."""
         self._seq += 1
         row.seq = self._seq
+        if len(self._rows) == self._rows.maxlen:
+            oldest = self._rows[0]
+            if self._by_request.get(key := (oldest.tenant, oldest.route, oldest.request)) is oldest:
+                del self._by_request[key]
         self._rows.append(row)
+        self._by_request[row.tenant, row.route, row.request] = row
         self._follower(row)
 
     def after(self, seq: int, tenant: str | None = None) -> list[TraceRow]:
@@ -153,8 +160,8 @@ class Trace:
 
     def release_of(self, tenant: str, route: str, request: str) -> str | None:
         """The release that answered a pointer's request last; None: it is not remembered here."""
-        found, _ = self.newest(tenant, route, request=request, before=None, last=1)
-        return found[-1].release if found else None
+        row = self._by_request.get((tenant, route, request))
+        return row.release if row is not None else None
 
     @property
     def turned_over(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,14 @@ log = logging.getLogger(__name__)
 LOOK_S = 5.0
 """Seconds between two looks for feedback."""
 
-_NEVER = frozenset({"feedback_off", "forbidden", "unknown_tenant", "invalid_request"})
+STAGED_S = 600.0
+"""Seconds after which a file that a router has begun to write is taken for one of a router that was killed."""
+
+_NEVER = frozenset({"feedback_off", "forbidden", "unknown_tenant", "invalid_request", "too_large"})
 """Refusals of a hub that will not take the same feedback later either: it is dropped, and so said in the log."""
+
+_OF_A_ROW = frozenset({"invalid_request", "too_large"})
+"""Of them, those that a single row can bring upon a whole batch."""
 
 
 @dataclass(eq=False)
@@ -51,6 +58,7 @@ class FeedbackSender:
         """Sends everything that waits. Raises: AgentError: the hub does not take it now; OSError."""
         from loradeck.schemas.feedback import BATCH  # most nodes never have any: its models take a third of a megabyte
 
+        self._sweep()
         by_tenant: dict[str, list[Path]] = {}
         for path in sorted(self.folder.glob(f"*{FEEDBACK_SUFFIX}")):
             by_tenant.setdefault(path.name.removesuffix(FEEDBACK_SUFFIX).partition(".")[2], []).append(path)
@@ -66,6 +74,12 @@ class FeedbackSender:
         if full is not None:
             raise full
 
+    def _sweep(self) -> None:
+        """Removes what a router that was killed has left half written. Its caller was promised nothing."""
+        for path in self.folder.glob(f".*{FEEDBACK_SUFFIX}.*"):
+            if time.time() - path.stat().st_mtime > STAGED_S:
+                path.unlink(missing_ok=True)
+
     async def _send(self, tenant: str, paths: list[Path]) -> None:
         from loradeck.schemas.feedback import FeedbackRows, FeedbackTaken
 
@@ -79,7 +93,13 @@ class FeedbackSender:
         except AgentError as error:
             if error.code not in _NEVER:
                 raise
-            log.warning("%d rows of feedback of %s are dropped: %s", len(rows), tenant, error)
+            if error.code in _OF_A_ROW and len(paths) > 1:  # the others are taken without it
+                half = len(paths) // 2
+                await self._send(tenant, paths[:half])
+                await self._send(tenant, paths[half:])
+                return
+            which = f"{rows[0].kind} on {rows[0].request}" if len(rows) == 1 else f"{len(rows)} rows"
+            log.warning("feedback of %s is dropped (%s): %s", tenant, which, error)
         for path in paths:
             path.unlink(missing_ok=True)
 

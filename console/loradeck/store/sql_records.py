@@ -136,15 +136,23 @@ class SqlRecords:
 
     def add_served(self, deltas: Iterable[Served], hour: int) -> None:
         """Adds to the seconds and counts of releases, and to those of their routes in an hour (hours since 1970), in
-        one transaction. Hours are kept for HOURS_KEPT.
+        one transaction.
         """
         sums = [_sums(delta) for delta in deltas]
         by_hour = [(tenant, route, hour, *counts) for tenant, route, _, _, *counts in sums if any(counts)]
-        over = [(tenant, route, hour - HOURS_KEPT) for tenant, route, *_ in by_hour]
         with self._writing() as (connection, _):
             connection.executemany(_adding("served", "release", ("seconds", *_COUNTS)), sums)
             connection.executemany(_adding("hours", "hour", _COUNTS), by_hour)
-            connection.executemany("DELETE FROM hours WHERE tenant = ? AND route = ? AND hour <= ?", over)
+
+    def expire_hours(self, keys: Iterable[PointerKey], hour: int) -> None:
+        """Removes of these routes the hours that are not kept any more in an hour; they are kept for HOURS_KEPT."""
+        sought = "FROM hours WHERE tenant = ? AND route = ? AND hour <= ?"
+        with self.database.reading() as connection:
+            asked = [(*key, hour - HOURS_KEPT) for key in keys]
+            over = [one for one in asked if connection.execute(f"SELECT 1 {sought} LIMIT 1", one).fetchone()]
+        if over:  # mostly there are none, and then nothing is written
+            with self._writing() as (connection, _):
+                connection.executemany(f"DELETE {sought}", over)
 
     def served(self) -> list[Served]:
         """Lists all sums of `add_served`, one for each release on a pointer, sorted by tenant, route and release."""

@@ -162,8 +162,8 @@ def test_requests_of_a_route_are_kept_by_the_hour_for_four_hundred_days(store: S
     }
     assert list(store.hours("acme", "production", since=101)) == [101]
     assert store.hours("bolt", "production", since=0) == {}
-    store.add_served([one], hour=100 + HOURS_KEPT)
-    assert list(store.hours("acme", "production", since=0)) == [101, 100 + HOURS_KEPT]
+    store.expire_hours([("acme", "production")], 100 + HOURS_KEPT)
+    assert list(store.hours("acme", "production", since=0)) == [101]
 
 
 def test_requests_of_a_route_are_kept_by_the_minute_for_a_week(store: Store) -> None:

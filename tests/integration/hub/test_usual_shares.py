@@ -6,7 +6,7 @@ from tests.fakes.hub_in_process import Deck, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.counts import Counts
-from loradeck.store.interface import HOUR_MS, Served
+from loradeck.store.interface import HOUR_MS, HOURS_KEPT, Served
 from loradeck.store.sql_log import Store
 
 ACME = ("acme", "production")
@@ -29,9 +29,14 @@ async def test_a_route_that_always_had_bad_answers_is_judged_by_its_own_past_and
     def write(store: Store) -> None:
         for ago in range(30):
             store.add_served([past], hour - ago)
+        store.add_served([past], hour - HOURS_KEPT)
 
     await deck.hub.store(write)
     usual._read_in.clear()
     await until(lambda: usual.of(ACME)[:3] == (0.07, 0.02, None), "the history is read")
     await deck.tenant(objectives={"bad": 0.01})
     assert usual.of(ACME)[:3] == (0.01, 0.02, None)
+
+    # What is too old goes without another request.
+    kept = await deck.hub.store(lambda s: s.hours(*ACME, since=0))
+    assert len(kept) == 30

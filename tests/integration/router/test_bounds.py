@@ -26,6 +26,21 @@ def test_the_trace_keeps_the_newest_rows_and_reads_on_from_any_of_them() -> None
     assert [r.seq for r in trace.after(0, "acme")] == [9, 11]
 
 
+def test_who_answered_a_request_last_is_known_for_as_long_as_its_row_is_kept() -> None:
+    trace = Trace(kept=2)
+    trace.add(row(1))
+    again = row(1)
+    again.release = "1" * 64
+    trace.add(again)  # a caller names its requests, and may use a name twice
+    trace.add(row(1, "globex"))
+    assert trace.release_of("acme", "production", "r1") == "1" * 64
+    assert trace.release_of("globex", "production", "r1") == "0" * 64
+    trace.add(row(2))
+    assert trace.release_of("acme", "production", "r1") is None
+    trace.add(row(3))
+    assert trace.release_of("globex", "production", "r1") is None
+
+
 def test_counters_of_old_generations_are_let_go_but_never_one_with_an_answer_under_way() -> None:
     stats = Stats()
     first = stats.counter("acme", "production", 1, "a" * 64, "e0")

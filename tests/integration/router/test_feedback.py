@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,17 @@ class Hub:
         self.taken: list[tuple[str, list[str]]] = []
         self.refuses: AgentError | None = None
         self.full = ""
+        self.poison = ""
 
     async def give_feedback(self, tenant: str, rows: bytes) -> bytes:
         if self.refuses is not None:
             raise self.refuses
         if tenant == self.full:
             raise AgentError("feedback_full", f"{tenant} has given as much feedback as an hour takes")
-        self.taken.append((tenant, [row.request for row in FeedbackRows.model_validate_json(rows).rows]))
+        requests = [row.request for row in FeedbackRows.model_validate_json(rows).rows]
+        if self.poison in requests:
+            raise AgentError("invalid_request", "the body is not what this call takes")
+        self.taken.append((tenant, requests))
         return FeedbackTaken(kept=1).model_dump_json().encode()
 
 
@@ -126,6 +131,32 @@ async def test_what_the_hub_will_never_take_and_what_cannot_be_read_goes(tmp_pat
     hub.refuses = AgentError("feedback_off", "acme keeps no feedback")
     await FeedbackSender(tmp_path / "feedback", hub).send()  # type: ignore[arg-type]
     assert list((tmp_path / "feedback").iterdir()) == []
+
+
+async def test_a_row_that_the_hub_cannot_read_takes_no_other_with_it_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, hub = FeedbackFiles(tmp_path / "feedback", "b1"), Hub()
+    for i in range(7):
+        await kept.keep("acme", row(f"r-{i}"))
+    hub.poison = "r-4"
+    await FeedbackSender(tmp_path / "feedback", hub).send()  # type: ignore[arg-type]
+    assert sorted(request for _, batch in hub.taken for request in batch) == [f"r-{i}" for i in (0, 1, 2, 3, 5, 6)]
+    assert [record.message for record in caplog.records if "dropped" in record.message] == [
+        "feedback of acme is dropped (thumb on r-4): invalid_request: the body is not what this call takes"
+    ]
+    assert list((tmp_path / "feedback").iterdir()) == []
+
+
+async def test_what_a_killed_router_has_half_written_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    folder = tmp_path / "feedback"
+    folder.mkdir()
+    old, new = folder / ".1-b1-0.acme.feedback.77", folder / ".2-b2-0.acme.feedback.78"
+    for path in (old, new):
+        path.write_bytes(b"{")
+    os.utime(old, (1, 1))
+    await FeedbackSender(folder, Hub()).send()  # type: ignore[arg-type]
+    assert list(folder.iterdir()) == [new]
 
 
 async def test_a_full_folder_or_disk_tells_callers_to_come_later(

@@ -67,16 +67,20 @@ class UsualShares:
         keys = list(islice((key for key in self._state.pointers if self._read_in.get(key) != hour), a_tick))
         self._read_in.update(dict.fromkeys(keys, hour))
         if keys:
-            self._background.spawn(self._read(keys, hour - HOURS))
+            self._background.spawn(self._read(keys, hour))
 
-    async def _read(self, keys: Sequence[PointerKey], since: int) -> None:
+    async def _read(self, keys: Sequence[PointerKey], hour: int) -> None:
+        """Reads histories, and removes what is too old to be kept: also of routes that nobody asks any more."""
         try:
+            since = hour - HOURS
             found = await self._store(lambda s: {key: s.hours(*key, since=since) for key in keys}, background=True)
+            await self._store(lambda s: s.expire_hours(keys, hour), background=True)
         except StoreError as error:
             log.error("histories not read code=%s %s", error.code, error)
             return
         for key, hours in found.items():
             counts = list(hours.values())
+            self._hourly.pop(key, None)
             if counts:
                 self._hourly[key] = sum(c.attempted for c in counts) / len(counts)
             self._known[key] = Shares(
