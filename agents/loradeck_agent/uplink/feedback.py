@@ -31,7 +31,7 @@ _NEVER = frozenset({"feedback_off", "forbidden", "unknown_tenant", "invalid_requ
 """Refusals of a hub that will not take the same feedback later either: it is dropped, and so said in the log."""
 
 _OF_A_ROW = frozenset({"invalid_request", "too_large"})
-"""Of them, those that a single row can bring upon a whole batch."""
+"""Refusals that a single row can bring upon a whole batch."""
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
-from loradeck.schemas.ids import Digest, Name, Wire, json_bytes
+from loradeck.schemas.ids import Digest, Name, Wire, added, json_bytes
 from loradeck.schemas.ledger_segment import Moment, Request, Segment, Short
 
 ROW_BYTES = 8192
@@ -33,7 +33,7 @@ class LedgerRow(Wire):
     streamed: bool = False
     checked: bool = False
     bad: bool = False
-    fault: Short = Field("", exclude_if=lambda fault: not fault, description="the check that made it bad")
+    fault: Short = added("", "the check that made it bad")
     parameters: Parameters = Field(
         default_factory=dict, description="numbers, switches and known words that the request set, no text of it"
     )

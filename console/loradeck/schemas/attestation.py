@@ -5,7 +5,7 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import Field, FiniteFloat
 
-from loradeck.schemas.ids import Digest, Line, Name, Strict, Whole, Wire
+from loradeck.schemas.ids import Digest, Line, Name, Strict, Whole, Wire, added
 from loradeck.schemas.suite import ItemKind
 
 
@@ -112,10 +112,8 @@ class CanaryRecord(Strict):
     release: Digest
     build: EngineBuild
     items: tuple[CanaryItem, ...]
-    withdraws: tuple[int, ...] = Field(
-        (), max_length=1000, exclude_if=lambda seqs: not seqs, description="`seq` of records that count no more"
-    )
-    reason: str = Field("", max_length=500, exclude_if=lambda reason: not reason)
+    withdraws: tuple[int, ...] = added((), "`seq` of records that count no more", max_length=1000)
+    reason: str = added("", max_length=500)
 
 
 class ItemResult(Strict, defer_build=True):
@@ -128,10 +126,9 @@ class ItemResult(Strict, defer_build=True):
     kind: ItemKind = ItemKind.EXACT
     ms: float | None = Field(None, ge=0, description="time of the batch that answered it; None in older reports")
     why: str = Field("", max_length=300, description="why it is not exact, in words")
-    acc_norm: bool | None = Field(
+    acc_norm: bool | None = added(
         None,
-        exclude_if=lambda right: right is None,
-        description="choice: whether the likeliest choice by its length is right, lm-eval's acc_norm; `exact` is its "
+        "choice: whether the likeliest choice by its length is right, lm-eval's acc_norm; `exact` is its "
         "acc. None in reports of before, whose `exact` was by the mean over tokens",
     )
 
@@ -146,16 +143,11 @@ class EvaluationReport(Strict, defer_build=True):
     valid: int = Field(description="items whose answer satisfies the schema")
     items: tuple[ItemResult, ...]
     seconds: float
-    engine: EngineBuild | None = Field(
-        None,
-        exclude_if=lambda build: build is None,
-        description="the engine build that answered; None: transformers, in process and in fp32",
+    engine: EngineBuild | None = added(
+        None, "the engine build that answered; None: transformers, in process and in fp32"
     )
-    offline: int = Field(
-        0,
-        ge=0,
-        exclude_if=lambda items: not items,
-        description="items that were answered in process though an engine answered the others: it scores no choices",
+    offline: int = added(
+        0, "items that were answered in process though an engine answered the others: it scores no choices", ge=0
     )
 
 
@@ -215,9 +207,7 @@ class CheckResult(Strict, defer_build=True):
     won: int | None = Field(None, description="drop: the reverse")
     p: float | None = Field(None, description="drop: McNemar's exact one-sided p, for a drop of nothing")
     visible: float | None = Field(None, description="drop: the smallest one that n items see with 80 % power")
-    bound: float | None = Field(
-        None, exclude_if=lambda bound: bound is None, description="drop: its upper one-sided 95 % bound, which decides"
-    )
+    bound: float | None = added(None, "drop: its upper one-sided 95 % bound, which decides")
 
     @property
     def at_most(self) -> bool:
@@ -234,13 +224,10 @@ class GateResult(Strict, defer_build=True):
 
     release: Digest
     against: Digest | None = Field(description="the live release it was compared with")
-    anchor: Digest | None = Field(
-        None, exclude_if=lambda anchor: anchor is None, description="the fixed release it was compared with, too"
-    )
-    looks: int | None = Field(
+    anchor: Digest | None = added(None, "the fixed release it was compared with, too")
+    looks: int | None = added(
         None,
-        exclude_if=lambda looks: looks is None,
-        description="different releases that were evaluated on the gate's own suite by then: the more, the likelier "
+        "different releases that were evaluated on the gate's own suite by then: the more, the likelier "
         "one of them looks good by chance",
     )
     suite: Digest = Field(description="the gate's own suite; a check on another suite names it")

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
-from loradeck.schemas.ids import Digest, Wire
+from loradeck.schemas.ids import Digest, Wire, added
 
 LEASE_S = 300.0
 """Seconds without a hub after which a router gives a candidate to nobody."""
@@ -134,12 +134,8 @@ class Candidate(Split):
     model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     release: Digest
-    plan: StepPlan | None = Field(
-        None, exclude_if=lambda plan: plan is None, description="by which the hub steps it by itself; None: it does not"
-    )
-    comparison: Comparison | None = Field(
-        None, exclude_if=lambda comparison: comparison is None, description="the A/B that was begun last"
-    )
+    plan: StepPlan | None = added(None, "by which the hub steps it by itself; None: it does not")
+    comparison: Comparison | None = added(None, "the A/B that was begun last")
 
     def with_plan_held(self, why: str) -> Self:
         """Returns the candidate with its plan held; `why` '': with its plan going on."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
+from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire, added
 from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import Tier
 from loradeck.schemas.sample import LONGEST_HOURS
@@ -50,31 +50,21 @@ class DataPolicy(Strict):
     lift_erasures: Reason = Field(
         "", description="why rows that other tenants had erased may be used here; empty: they are refused"
     )
-    ledger_days: int = Field(
+    ledger_days: int = added(
         LEDGER_DAYS,
+        "days for which the answer ledger keeps what answered its requests; 0: it keeps nothing",
         ge=0,
         le=36_500,
-        exclude_if=lambda days: days == LEDGER_DAYS,
-        description="days for which the answer ledger keeps what answered its requests; 0: it keeps nothing",
     )
-    feedback_days: int = Field(
+    feedback_days: int = added(
+        0, "days for which feedback on its answers is kept, with its texts; 0: none is taken", ge=0, le=3_650
+    )
+    shadow: bool = added(False, "a candidate may be asked what callers ask; nobody gets its answers")
+    sample_hours: int = added(
         0,
-        ge=0,
-        le=3_650,
-        exclude_if=lambda days: not days,
-        description="days for which feedback on its answers is kept, with its texts; 0: none is taken",
-    )
-    shadow: bool = Field(
-        False,
-        exclude_if=lambda shadow: not shadow,
-        description="a candidate may be asked what callers ask; nobody gets its answers",
-    )
-    sample_hours: int = Field(
-        0,
+        "hours for which nodes keep redacted samples of bad answers with their questions; 0: none",
         ge=0,
         le=LONGEST_HOURS,
-        exclude_if=lambda hours: not hours,
-        description="hours for which nodes keep redacted samples of bad answers with their questions; 0: none",
     )
 
     @model_serializer(mode="wrap")

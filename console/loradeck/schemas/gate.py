@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from loradeck.schemas.candidate import Figure
-from loradeck.schemas.ids import Digest, Name, Strict
+from loradeck.schemas.ids import Digest, Name, Strict, added
 
 
 class SuiteGate(Strict, defer_build=True):
@@ -26,22 +26,17 @@ class SuiteGate(Strict, defer_build=True):
         description="largest net share of items lost against the live release; 1 compares nothing. The suite must "
         "have the items to see such a drop; 0 forbids any drop on these items and promises nothing about others",
     )
-    bound_drop: bool = Field(
-        False,
-        exclude_if=lambda bound: not bound,
-        description="the upper one-sided 95 % bound of the loss must be under max_drop, not the loss alone",
+    bound_drop: bool = added(
+        False, "the upper one-sided 95 % bound of the loss must be under max_drop, not the loss alone"
     )
-    min_slice: int | None = Field(
+    min_slice: int | None = added(
         None,
-        ge=1,
-        exclude_if=lambda items: items is None,
-        description="each slice that items of the suite name is compared by itself, too, and must have so many items; "
+        "each slice that items of the suite name is compared by itself, too, and must have so many items; "
         "null: none is",
+        ge=1,
     )
-    choice: Literal["acc", "acc_norm"] = Field(
-        "acc",
-        exclude_if=lambda measure: measure == "acc",
-        description="which of lm-eval's accuracies counts for items of the kind choice",
+    choice: Literal["acc", "acc_norm"] = added(
+        "acc", "which of lm-eval's accuracies counts for items of the kind choice"
     )
     canaries: bool = Field(False, description="every canary of the suite must be answered as its kind requires")
     max_p95_ms: float | None = Field(None, gt=0, description="95th percentile of the executor's time for an item, ms")
@@ -97,24 +92,16 @@ class GateConfig(SuiteGate):
     discordant: float = Field(
         0.10, gt=0, le=1, description="share of items on which two releases are assumed to differ, to size a suite"
     )
-    max_age_days: int = Field(
-        0,
-        ge=0,
-        exclude_if=lambda days: not days,
-        description="days for which an evaluation counts, from when it was attested; 0: for ever",
-    )
+    max_age_days: int = added(0, "days for which an evaluation counts, from when it was attested; 0: for ever", ge=0)
     after: Name | None = Field(
         None, description="route of this tenant on which a candidate must be attested first: staging"
     )
     review: ReviewGate | None = None
-    compare: CompareGate | None = Field(
-        None, exclude_if=lambda compare: compare is None, description="binds promotes and finishes, and no start"
-    )
-    leak: LeakGate | None = Field(None, exclude_if=lambda leak: leak is None)
-    anchor: Digest | None = Field(
+    compare: CompareGate | None = added(None, "binds promotes and finishes, and no start")
+    leak: LeakGate | None = added(None)
+    anchor: Digest | None = added(
         None,
-        exclude_if=lambda anchor: anchor is None,
-        description="release that candidates are compared with beside the live one. Where a suite bounds its drop and "
+        "release that candidates are compared with beside the live one. Where a suite bounds its drop and "
         "this is left out, the hub puts in the one that stands, or the attested live release; with none live it is the "
         "first that is attested on the route",
     )

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from loradeck.schemas.counts import WireCounts
-from loradeck.schemas.ids import Name, Wire
+from loradeck.schemas.ids import Name, Wire, added
 
 WEEK = 7 * 24 * 60
 """Minutes of which there is history by the minute."""
@@ -26,6 +26,4 @@ class RouteHistory(Wire):
     minutes: dict[int, WireCounts] = Field(
         default_factory=dict, description="minute -> counts, oldest first; minutes without requests are left out"
     )
-    each: int = Field(
-        1, ge=1, exclude_if=lambda minutes: minutes == 1, description="minutes of which each entry has the counts"
-    )
+    each: int = added(1, "minutes of which each entry has the counts", ge=1)

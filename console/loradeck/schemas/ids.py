@@ -11,6 +11,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
+from operator import eq, not_
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -114,6 +116,22 @@ class Strict(BaseModel):
     """Base of models that a person or a digest depends on: unknown fields are an error, never dropped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def added(default: Any, description: str | None = None, **limits: Any) -> Any:
+    """Declares a field that a document got after its first version, and leaves it out where it has its default.
+
+    A reader of the version before may refuse what it does not know, and digests of what is stored must stay. `default`:
+    `dict` stands for an empty one. `limits`: as of pydantic's `Field`.
+    """
+    if default is dict:
+        return Field(default_factory=dict, exclude_if=not_, description=description, **limits)
+    absent = _is_none if default is None else partial(eq, default) if default else not_
+    return Field(default, exclude_if=absent, description=description, **limits)
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from loradeck.schemas.history import RouteHistory
-from loradeck.schemas.ids import Digest, IncidentId, Name, PointerKey, Reason, Strict, Wire
+from loradeck.schemas.ids import Digest, IncidentId, Name, PointerKey, Reason, Strict, Wire, added
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import IDEMPOTENCY_KEY
 from loradeck.schemas.notice import Notice
@@ -113,8 +113,6 @@ class IncidentReport(Wire):
     histories: tuple[RouteHistory, ...] = Field((), description="of its first pointers")
     notices: tuple[Notice, ...] = Field((), description="oldest first")
     releases: dict[Digest, ReleaseView] = Field(default_factory=dict, description="those that the events name")
-    samples: int | None = Field(
-        None,
-        exclude_if=lambda samples: samples is None,
-        description="samples that nodes which answer keep of the releases it is about; None: no tenant has any kept",
+    samples: int | None = added(
+        None, "samples that nodes which answer keep of the releases it is about; None: no tenant has any kept"
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.ids import Digest, Label, Line, Name, Strict, Whole, Wire, json_bytes
+from loradeck.schemas.ids import Digest, Label, Line, Name, Strict, Whole, Wire, added, json_bytes
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
@@ -104,19 +104,13 @@ class TrainSpec(_Spec):
     structure: Structure | None = None
     validation: Validation | None = None
     guards: Guards = Guards()
-    turns: Turns = Field(Turns.LAST, exclude_if=lambda turns: turns is Turns.LAST)
-    safety: Safety | None = Field(None, exclude_if=lambda safety: safety is None)
-    sampling: Sampling | None = Field(None, exclude_if=lambda sampling: sampling is None, description="for grpo")
-    distillation: Distillation | None = Field(None, exclude_if=lambda set_: set_ is None, description="for distil")
-    precision: Precision = Field(
-        Precision.FP32, exclude_if=lambda precision: precision is Precision.FP32, description="of the base in memory"
-    )
-    gradient_checkpointing: bool = Field(
-        False, exclude_if=lambda on: not on, description="compute activations again in the backward pass"
-    )
-    packing: bool = Field(
-        False, exclude_if=lambda on: not on, description="the rows of a piece in one sequence, without padding"
-    )
+    turns: Turns = added(Turns.LAST)
+    safety: Safety | None = added(None)
+    sampling: Sampling | None = added(None, "for grpo")
+    distillation: Distillation | None = added(None, "for distil")
+    precision: Precision = added(Precision.FP32, "of the base in memory")
+    gradient_checkpointing: bool = added(False, "compute activations again in the backward pass")
+    packing: bool = added(False, "the rows of a piece in one sequence, without padding")
     chat_template: Digest | None = Field(
         None, description="SHA-256 of the chat template the rows were written for; another one is refused"
     )
@@ -185,11 +179,7 @@ class EvaluateSpec(_Spec):
     route: Name = "production"
     max_new_tokens: int = Field(48, ge=1, le=1024)
     batch: int = Field(8, ge=1)
-    offline: bool = Field(
-        False,
-        exclude_if=lambda offline: not offline,
-        description="in process by transformers, instead of by an engine that serves the release's base",
-    )
+    offline: bool = added(False, "in process by transformers, instead of by an engine that serves the release's base")
 
     @property
     def level(self) -> int:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, Type
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
-from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, json_bytes
+from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, added, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.position import Position
@@ -101,7 +101,7 @@ class TableAsk(Wire):
     """
 
     type: Literal["table_ask"] = "table_ask"
-    adapters: tuple[Digest, ...] = Field((), max_length=MOST_ADAPTERS, exclude_if=lambda digests: not digests)
+    adapters: tuple[Digest, ...] = added((), max_length=MOST_ADAPTERS)
 
 
 TRACE_ROWS = 200
@@ -119,12 +119,7 @@ class TraceAsk(Wire):
     tenant: Name
     route: Name
     release: Digest | None = Field(None, description="only requests that this release served")
-    request: str | None = Field(
-        None,
-        max_length=64,
-        exclude_if=lambda request: request is None,
-        description="only this request; a node of the version before sends all",
-    )
+    request: str | None = added(None, "only this request; a node of the version before sends all", max_length=64)
     before: int | None = Field(None, ge=1)
     last: int = Field(TRACE_ROWS, ge=1, le=TRACE_ROWS)
 
@@ -194,11 +189,7 @@ class NodeOrder(Order):
     type: Literal["node_order"] = "node_order"
     cordoned: bool = False
     drained: bool = False
-    contested: bool = Field(
-        False,
-        exclude_if=lambda contested: not contested,
-        description="another agent is linked under this node's name: neither counts",
-    )
+    contested: bool = added(False, "another agent is linked under this node's name: neither counts")
 
 
 class Challenge(Wire):
@@ -238,9 +229,7 @@ class Welcome(Wire):
     keys: tuple[str, ...] = Field(
         (), description="public keys (Ed25519, hexadecimal) of the log's hubs; with any, entries come as signed texts"
     )
-    recipes: Whole = Field(
-        0, exclude_if=lambda level: not level, description="level of the reports of jobs it reads, as in the hello"
-    )
+    recipes: Whole = added(0, "level of the reports of jobs it reads, as in the hello")
 
 
 PROOF = 128
@@ -301,16 +290,10 @@ class Replica(Wire):
     base_name: Line = Field("base", description="name under which the engine serves its own base")
     build: EngineBuild | None = None
     slots: Whole = Field(0, description="adapters in its memory at once")
-    batch_slots: Whole = Field(
-        0, exclude_if=lambda slots: not slots, description="adapters that one batch mixes; 0: not known"
-    )
+    batch_slots: Whole = added(0, "adapters that one batch mixes; 0: not known")
     loaded: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")
-    on_device: Whole | None = Field(
-        None, exclude_if=lambda n: n is None, description="how many of them the batch holds; None: not known"
-    )
-    evictions: Whole = Field(
-        0, exclude_if=lambda n: not n, description="releases unloaded to make room, in this engine's lifetime"
-    )
+    on_device: Whole | None = added(None, "how many of them the batch holds; None: not known")
+    evictions: Whole = added(0, "releases unloaded to make room, in this engine's lifetime")
     start_s: FiniteFloat | None = Field(None, description="how long the last start took; None: none was measured here")
     load_s: FiniteFloat | None = Field(None, description="how long an adapter takes from disk to answering as recorded")
     fetch_s: FiniteFloat | None = Field(None, description="how long an adapter takes from the hub to this node's disk")
@@ -320,16 +303,8 @@ class Replica(Wire):
         (), max_length=64, description="indices of GPUs on which its processes were seen; (): on none"
     )
     alarm: Line = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
-    answers: bool = Field(
-        True,
-        exclude_if=lambda answers: answers,
-        description="False: the engine, or the node's router, is silent: acknowledgements do not count now",
-    )
-    levels_known: bool = Field(
-        True,
-        exclude_if=lambda known: known,
-        description="False: residency unknown; the engine does not say which adapters it holds",
-    )
+    answers: bool = added(True, "False: the engine, or the node's router, is silent: acknowledgements do not count now")
+    levels_known: bool = added(True, "False: residency unknown; the engine does not say which adapters it holds")
 
 
 LOADED = 10_000
@@ -371,7 +346,7 @@ class Countersigned(Wire):
     root: Digest = EMPTY_ROOT
     at_s: int = Field(0, ge=0, lt=2**53, description="node's wall clock, seconds since 1970 UTC")
     signature: str = Field("", max_length=128)
-    refuses: Line = Field("", exclude_if=lambda why: not why)
+    refuses: Line = added("")
 
     @property
     def head(self) -> AuditHead:
@@ -404,24 +379,14 @@ class Hello(Wire):
     features: tuple[Line, ...] = Field(
         (), max_length=64, description="what its router acts on in entries; see `schemas.protocol`"
     )
-    cosigned: Countersigned | None = Field(
-        None,
-        exclude_if=lambda cosigned: cosigned is None,
-        description="of a node that has joined, which signs heads of the audit trail: the newest that it has signed",
+    cosigned: Countersigned | None = added(
+        None, "of a node that has joined, which signs heads of the audit trail: the newest that it has signed"
     )
-    address: Address | Literal[""] = Field(
-        "",
-        exclude_if=lambda address: not address,
-        description="where its router takes gateways, over TLS with the node's certificate; '': it takes none",
+    address: Address | Literal[""] = added(
+        "", "where its router takes gateways, over TLS with the node's certificate; '': it takes none"
     )
-    jobs_as_agent: bool = Field(
-        False,
-        exclude_if=lambda as_agent: not as_agent,
-        description="executors run as the agent's own user, and could read its token or key",
-    )
-    recipes: Whole = Field(
-        0, exclude_if=lambda level: not level, description="level of the recipes it reads; see `schemas.jobs.RECIPES`"
-    )
+    jobs_as_agent: bool = added(False, "executors run as the agent's own user, and could read its token or key")
+    recipes: Whole = added(0, "level of the recipes it reads; see `schemas.jobs.RECIPES`")
 
 
 class Ack(Wire):
@@ -439,14 +404,10 @@ class Ack(Wire):
     detail: Line = ""
     at_ms: Whole = Field(description="node's wall clock; the hub counts by its own receive time")
     mono_ns: Whole = Field(0, description="router's CLOCK_MONOTONIC at the swap, comparable on one host only")
-    level: AckLevel | None = Field(None, exclude_if=lambda level: level is None, description="None: not reported")
-    boot: Line = Field("", exclude_if=lambda boot: not boot, description="of the engine that it speaks of")
-    load: Whole | None = Field(
-        None, exclude_if=lambda load: load is None, description="which load of the release in that engine's lifetime"
-    )
-    rev: Whole | None = Field(
-        None, exclude_if=lambda rev: rev is None, description="of the hub's log, up to which the router's table follows"
-    )
+    level: AckLevel | None = added(None, "None: not reported")
+    boot: Line = added("", "of the engine that it speaks of")
+    load: Whole | None = added(None, "which load of the release in that engine's lifetime")
+    rev: Whole | None = added(None, "of the hub's log, up to which the router's table follows")
 
 
 COUNTERS = 100_000
@@ -466,9 +427,7 @@ class Report(Wire):
     pins: tuple[Pin, ...] = Field((), max_length=PINS)
     rev: Whole
     epoch: Whole
-    cold: ColdFigures | None = Field(
-        None, exclude_if=lambda cold: cold is None, description="None: no on-demand route was asked for, or not known"
-    )
+    cold: ColdFigures | None = added(None, "None: no on-demand route was asked for, or not known")
     stored: tuple[Digest, ...] | None = Field(None, max_length=STORED, description="as in the hello; None: unchanged")
 
 
@@ -487,12 +446,7 @@ class TableState(Wire):
     rev: Whole
     hash: Digest
     entries: tuple[EntryOnWire, ...]
-    adapters: tuple[AdapterManifest, ...] = Field(
-        (),
-        max_length=MOST_ADAPTERS,
-        exclude_if=lambda manifests: not manifests,
-        description="those that were asked for",
-    )
+    adapters: tuple[AdapterManifest, ...] = added((), "those that were asked for", max_length=MOST_ADAPTERS)
 
 
 RESULT_BYTES = 16 * 2**20

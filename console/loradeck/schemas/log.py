@@ -8,7 +8,7 @@ from pydantic import Field
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.counts import Counts, LoggedCounts
 from loradeck.schemas.ids import GENESIS as GENESIS
-from loradeck.schemas.ids import Digest, Name, PointerKey, Role, Wire
+from loradeck.schemas.ids import Digest, Name, PointerKey, Role, Wire, added
 
 
 class EventKind(StrEnum):
@@ -105,11 +105,7 @@ class PointerState(Wire):
     last_move: str | None = Field(None, description="id of the event that last moved it")
     moved_ms: int | None = Field(None, description="hub time of that event")
     moved_epoch: int = Field(0, description="epoch of that event")
-    candidate: Candidate | None = Field(
-        None,
-        exclude_if=lambda candidate: candidate is None,
-        description="a second release, that a share of callers gets",
-    )
+    candidate: Candidate | None = added(None, "a second release, that a share of callers gets")
 
     @property
     def key(self) -> PointerKey:
@@ -164,10 +160,8 @@ class Event(Wire):
     override: bool
     undoes: tuple[str, ...]
     payload: dict[str, Any]
-    token: str | None = Field(
-        None,
-        exclude_if=lambda token: token is None,
-        description="id of the actor's token; None: the hub itself, its own socket, or an earlier version",
+    token: str | None = added(
+        None, "id of the actor's token; None: the hub itself, its own socket, or an earlier version"
     )
     at_ms: int = Field(description="hub's wall clock, milliseconds since 1970 UTC")
     prev_hash: Digest

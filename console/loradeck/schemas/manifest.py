@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from loradeck.schemas.ids import Digest, Name, Strict, canonical_json, digest_of
+from loradeck.schemas.ids import Digest, Name, Strict, added, canonical_json, digest_of
 
 
 class FileEntry(Strict):
@@ -145,7 +145,7 @@ class SuiteManifest(Strict):
     files: tuple[FileEntry, ...] = Field(min_length=1)
     answer_schema: str | None = Field(None, description="JSON Schema, as text, so that it is digested as written")
     canaries: tuple[str, ...] = ()
-    use: SuiteUse = Field(SuiteUse.GATE, exclude_if=lambda use: use is SuiteUse.GATE)
+    use: SuiteUse = added(SuiteUse.GATE)
     provenance: Provenance
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from loradeck.schemas.candidate import LEASE_S, CohortUnit, Figure, StepPlan
-from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire
+from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire, added
 from loradeck.schemas.log import Event
 
 IncidentName = Annotated[str, StringConstraints(max_length=200)]
@@ -32,11 +32,7 @@ class PromoteRequest(Strict):
     override: bool = False
     reason: Reason = ""
     incident: IncidentName | None = None
-    break_glass: bool = Field(
-        False,
-        exclude_if=lambda broken: not broken,
-        description="on the hub's host: nobody else is asked where the route asks for two people",
-    )
+    break_glass: bool = added(False, "on the hub's host: nobody else is asked where the route asks for two people")
 
 
 class CandidateStartRequest(PromoteRequest):
@@ -50,14 +46,10 @@ class CandidateStartRequest(PromoteRequest):
         description="get it whatever the share is: users, conversations, or ids of callers' keys",
     )
     lease_s: float = Field(LEASE_S, ge=10, le=86_400, description="seconds without a hub after which nobody gets it")
-    shadow: bool = Field(
-        False,
-        exclude_if=lambda shadow: not shadow,
-        description="nobody gets it: the share is of the requests, which it is asked too, behind the callers",
+    shadow: bool = added(
+        False, "nobody gets it: the share is of the requests, which it is asked too, behind the callers"
     )
-    plan: StepPlan | None = Field(
-        None, exclude_if=lambda plan: plan is None, description="by which the hub steps the share by itself"
-    )
+    plan: StepPlan | None = added(None, "by which the hub steps the share by itself")
 
 
 class _OfShare(Strict):
@@ -67,8 +59,8 @@ class _OfShare(Strict):
     expected_step: int = Field(description="the step that the caller saw")
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
-    override: bool = Field(False, exclude_if=lambda override: not override)
-    break_glass: bool = Field(False, exclude_if=lambda broken: not broken, description="as of a promote")
+    override: bool = added(False)
+    break_glass: bool = added(False, "as of a promote")
 
 
 class CandidateStepRequest(_OfShare):
@@ -227,9 +219,7 @@ class RewindStep(Wire):
     to_release: Digest | None
     from_label: str | None = Field(None, description="the release's label: 'v9/B2'")
     to_label: str | None = None
-    candidate: Digest | None = Field(
-        None, exclude_if=lambda candidate: candidate is None, description="ends with it: all callers get `to_release`"
-    )
+    candidate: Digest | None = added(None, "ends with it: all callers get `to_release`")
     skipped: str | None = Field(None, description="why it stays; None: it moves")
 
 
@@ -308,21 +298,15 @@ class MoveResult(Wire):
     epoch: int
     replayed: bool = Field(False, description="the key was used before: this repeats that move's result")
     cancelled: str | None = Field(None, description="the prepare that was cancelled")
-    already: Event | None = Field(
-        None,
-        exclude_if=lambda event: event is None,
-        description="of R: the hub's own move that put all callers on the target before it; nothing more moved",
+    already: Event | None = added(
+        None, "of R: the hub's own move that put all callers on the target before it; nothing more moved"
     )
     pending: str | None = Field(None, description="the promote's prepare, when the wait ended before its commit")
     skipped: tuple[RewindStep, ...] = Field((), description="of a rewind: pointers that stayed, and why")
     reached: str | None = Field(
         None, description="the level that all its replicas have reached: committed, flipped, listed or proven"
     )
-    copies: int | None = Field(
-        None,
-        exclude_if=lambda copies: copies is None,
-        description="1: the database's standby was gone, and one server alone has it",
-    )
+    copies: int | None = added(None, "1: the database's standby was gone, and one server alone has it")
     commit_ms: float | None = Field(None, description="request received to committed, hub's monotonic clock")
     flipped_ms: float | None = Field(None, description="committed to the last router's acknowledgement")
     proven_ms: float | None = Field(None, description="committed to the last replica's proof; None: not proven on all")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from loradeck.schemas.address import is_safe_url
-from loradeck.schemas.ids import Name, Strict, Wire
+from loradeck.schemas.ids import Name, Strict, Wire, added
 
 LONGEST = 2000
 """Characters of a text in a notice."""
@@ -52,7 +52,7 @@ class Notice(Wire):
     tenant: Name | None = None
     route: Name | None = None
     node: Name | None = None
-    dataset: Name | None = Field(None, exclude_if=lambda name: name is None)
+    dataset: Name | None = added(None)
     title: str = Field(max_length=LONGEST)
     detail: str = Field("", max_length=LONGEST)
     command: str = Field("", max_length=LONGEST, description="what to type first")

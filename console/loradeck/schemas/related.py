@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Name, Wire
+from loradeck.schemas.ids import Name, Wire, added
 from loradeck.schemas.state import ReleaseView
 
 
@@ -64,8 +64,6 @@ class RelatedReleases(Wire):
     route: Name
     generation: int
     total: int = 0
-    incident: str | None = Field(None, exclude_if=lambda one: one is None, description="the open incident it is of")
-    about: str | None = Field(
-        None, exclude_if=lambda one: one is None, description="the label of the release that the incident is about"
-    )
+    incident: str | None = added(None, "the open incident it is of")
+    about: str | None = added(None, "the label of the release that the incident is about")
     companions: tuple[RelatedRelease, ...] = Field((), description="likelier carriers of a fault first, then by name")

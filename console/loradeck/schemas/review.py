@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
+from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire, added
 
 
 class ReviewedItem(Strict):
@@ -23,12 +23,7 @@ class Review(Strict):
     answers: Digest = Field(description="digest of the answers that were reviewed; it counts for no others")
     items: tuple[ReviewedItem, ...] = Field(min_length=1)
     note: Reason = ""
-    person: str = Field(
-        "",
-        max_length=300,
-        exclude_if=lambda person: not person,
-        description="set by the hub: who the reviewer is where two people are asked for",
-    )
+    person: str = added("", "set by the hub: who the reviewer is where two people are asked for", max_length=300)
 
     @property
     def bad(self) -> int:

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.gate import GateConfig
-from loradeck.schemas.ids import Label, Name, Strict
+from loradeck.schemas.ids import Label, Name, Strict, added
 from loradeck.schemas.judge import JUDGE, Judge
 
 BODY_CAP = 4 * 2**20
@@ -65,12 +65,8 @@ class ResponseChecks(Strict):
         description="finish reasons that are fine. Without 'length' an answer that was cut off is bad, also where "
         "the caller's own max_tokens cut it",
     )
-    content: ContentChecks = Field(
-        ContentChecks(), exclude_if=lambda content: content == ContentChecks(), description="checks of what it says"
-    )
-    judge: Judge | None = Field(
-        None, exclude_if=lambda judge: judge is None, description="a model that some answers are shown to; alerts only"
-    )
+    content: ContentChecks = added(ContentChecks(), "checks of what it says")
+    judge: Judge | None = added(None, "a model that some answers are shown to; alerts only")
 
     @model_validator(mode="after")
     def _judge_has_a_name_of_its_own(self) -> Self:
@@ -101,25 +97,14 @@ class Objectives(Strict, defer_build=True):
     ttft_ms: int | None = Field(
         None, gt=0, description="95 % of streamed answers begin within so many; None: no promise"
     )
-    token_ms: int | None = Field(
-        None,
-        gt=0,
-        exclude_if=lambda ms: ms is None,
-        description="95 % of streamed answers have so many between two tokens at most, on average; None: no promise",
+    token_ms: int | None = added(
+        None, "95 % of streamed answers have so many between two tokens at most, on average; None: no promise", gt=0
     )
-    noticed: float | None = Field(
-        None,
-        gt=0,
-        le=LARGEST_SHARE,
-        exclude_if=lambda share: share is None,
-        description="of the answers that are checked, by each check that makes none bad; None: 2 %",
+    noticed: float | None = added(
+        None, "of the answers that are checked, by each check that makes none bad; None: 2 %", gt=0, le=LARGEST_SHARE
     )
-    corrected: float | None = Field(
-        None,
-        gt=0,
-        le=LARGEST_SHARE,
-        exclude_if=lambda share: share is None,
-        description="of the feedback on answers, thumbs down and corrections; None: no promise",
+    corrected: float | None = added(
+        None, "of the feedback on answers, thumbs down and corrections; None: no promise", gt=0, le=LARGEST_SHARE
     )
 
 
@@ -184,24 +169,16 @@ class RouteConfig(Strict):
     model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     placement: dict[str, str] = Field(default_factory=dict, description="labels a node must carry; {} is any node")
-    pool: Pooled | None = Field(
-        None, exclude_if=lambda pool: pool is None, description="placed in a pool; None: by the labels"
-    )
+    pool: Pooled | None = added(None, "placed in a pool; None: by the labels")
     min_replicas: int = Field(1, ge=1, description="proven replicas a generation needs to be attested")
     soak: Soak = Soak()
     gate: GateConfig | None = None
     breach: BreachLimit = BreachLimit()
-    objectives: Objectives = Field(Objectives(), exclude_if=lambda objectives: objectives == Objectives())
-    guard: Guard = Field(
-        Guard.OFF,
-        exclude_if=lambda guard: guard is Guard.OFF,
-        description="what happens by itself when a new release breaks the objectives",
-    )
+    objectives: Objectives = added(Objectives())
+    guard: Guard = added(Guard.OFF, "what happens by itself when a new release breaks the objectives")
     checks: ResponseChecks = ResponseChecks()
     gap: Gap = Gap.LEFT
-    residency: RouteResidency = Field(
-        RouteResidency.ALWAYS, exclude_if=lambda residency: residency is RouteResidency.ALWAYS
-    )
+    residency: RouteResidency = added(RouteResidency.ALWAYS)
     streams: Streams = Streams.FINISH
     fallback: bool = Field(True, description="F may move the route to the base alone")
     refuse_after_s: float | None = Field(None, ge=0, description="on hub loss: None serves on; else refuse after")
@@ -209,7 +186,7 @@ class RouteConfig(Strict):
     signers: tuple[str, ...] = Field(
         (), description="public keys (PEM); if there are any, only releases signed by one of them are served"
     )
-    callers: Callers = Field(Callers(), exclude_if=lambda callers: callers == Callers())
+    callers: Callers = added(Callers())
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field(
         (), description="fixed conversations, each a list of {role, content}, that fingerprint a release here"
     )

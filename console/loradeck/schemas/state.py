@@ -11,7 +11,7 @@ from pydantic import Field
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import ArmsCompared
 from loradeck.schemas.counts import Counts, WireCounts
-from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire
+from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire, added
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
 from loradeck.schemas.log import Event, EventKind, PointerState
@@ -134,24 +134,12 @@ class Cause(Wire):
     base: WireCounts | None = None
     verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
     figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
-    faults: dict[str, int] = Field(
-        default_factory=dict,
-        exclude_if=lambda faults: not faults,
-        description="the live release's bad answers by the check that they failed, most of them first",
+    faults: dict[str, int] = added(
+        dict, "the live release's bad answers by the check that they failed, most of them first"
     )
-    noticed: dict[str, int] = Field(
-        default_factory=dict,
-        exclude_if=lambda noticed: not noticed,
-        description="its answers by the checks that they failed which make none bad",
-    )
-    judged: dict[str, int] = Field(
-        default_factory=dict,
-        exclude_if=lambda judged: not judged,
-        description="its answers by what came of asking the route's judge",
-    )
-    alone: str = Field(
-        "", exclude_if=lambda alone: not alone, description="the node by whose word alone the release is past its limit"
-    )
+    noticed: dict[str, int] = added(dict, "its answers by the checks that they failed which make none bad")
+    judged: dict[str, int] = added(dict, "its answers by what came of asking the route's judge")
+    alone: str = added("", "the node by whose word alone the release is past its limit")
 
     @property
     def why(self) -> str:
@@ -173,10 +161,8 @@ class CandidateRow(Wire):
     release: ReleaseView
     minute: WireCounts = Field(Counts(), description="its requests in the last minute")
     keys: int = Field(0, description="keys that the share is drawn from, as far as they are known")
-    arms: tuple[ArmsCompared, ...] = Field((), exclude_if=lambda arms: not arms)
-    waits: tuple[str, ...] = Field(
-        (), exclude_if=lambda waits: not waits, description="what its next step by the hub waits for, in words"
-    )
+    arms: tuple[ArmsCompared, ...] = added(())
+    waits: tuple[str, ...] = added((), "what its next step by the hub waits for, in words")
 
 
 class ActedAlone(Wire):
@@ -206,7 +192,7 @@ class AskedAgainRow(Wire):
 
     release: ReleaseView
     counts: AskedAgain
-    noise: AskedAgain | None = Field(None, exclude_if=lambda noise: noise is None)
+    noise: AskedAgain | None = added(None)
 
 
 class ShadowLoad(Wire):
@@ -242,9 +228,7 @@ class TenantRow(Wire):
     pointer: PointerState
     epoch: int
     live: ReleaseView | None
-    candidate: CandidateRow | None = Field(
-        None, exclude_if=lambda candidate: candidate is None, description="what a share of callers gets beside it"
-    )
+    candidate: CandidateRow | None = added(None, "what a share of callers gets beside it")
     suspended: bool = False
     held_back: tuple[str, ...] = Field(
         (), description="nodes that have seen moves of it which the log lacks: it waits for a recover"
@@ -256,9 +240,7 @@ class TenantRow(Wire):
     proven: int
     listed: int
     placed: int
-    sources: tuple[CountSource, ...] = Field(
-        (), exclude_if=lambda sources: not sources, description="of `flipped`, `proven` and `minute`"
-    )
+    sources: tuple[CountSource, ...] = added((), "of `flipped`, `proven` and `minute`")
     attested: tuple[int, int] | None = Field(None, description="(n, m) once this generation was attested")
     settled: bool = Field(description="no reachable replica is still on its way to the current generation")
     cause: Cause = Cause()
@@ -274,36 +256,18 @@ class TenantRow(Wire):
     gate: GateResult | None = None
     last_event: Event | None = None
     undo_asks: str | None = Field(None, description="why the undo of the last move is asked about; None: it is not")
-    promote_asks: str | None = Field(
-        None,
-        exclude_if=lambda asks: asks is None,
-        description="why the promote is asked about that this row was asked for with; None: it is not, or of none",
+    promote_asks: str | None = added(
+        None, "why the promote is asked about that this row was asked for with; None: it is not, or of none"
     )
     soak: tuple[float, int] = Field((600, 200), description="seconds and requests of this route's soak")
-    guard: str = Field(
-        "", exclude_if=lambda said: not said, description="what guard found since the last move, and did"
-    )
-    alone: tuple[ActedAlone, ...] = Field(
-        (), exclude_if=lambda alone: not alone, description="what nobody else has countersigned yet"
-    )
-    incident: OpenIncident | None = Field(None, exclude_if=lambda one: one is None, description="the newest open one")
-    again: AskedAgainRow | None = Field(
-        None,
-        exclude_if=lambda again: again is None,
-        description="the release beneath, or a shadow, that is asked again",
-    )
-    shadow_load: ShadowLoad | None = Field(
-        None,
-        exclude_if=lambda load: load is None,
-        description="of the share that this row was asked for with; None: of none",
-    )
-    slow: tuple[str, ...] = Field(
-        (), exclude_if=lambda what: not what, description="what of its answers comes later than the route promises"
-    )
-    drift: tuple[str, ...] = Field(
-        (),
-        exclude_if=lambda checks: not checks,
-        description="checks that make no answer bad, and corrections: those above their promise, in the last minute",
+    guard: str = added("", "what guard found since the last move, and did")
+    alone: tuple[ActedAlone, ...] = added((), "what nobody else has countersigned yet")
+    incident: OpenIncident | None = added(None, "the newest open one")
+    again: AskedAgainRow | None = added(None, "the release beneath, or a shadow, that is asked again")
+    shadow_load: ShadowLoad | None = added(None, "of the share that this row was asked for with; None: of none")
+    slow: tuple[str, ...] = added((), "what of its answers comes later than the route promises")
+    drift: tuple[str, ...] = added(
+        (), "checks that make no answer bad, and corrections: those above their promise, in the last minute"
     )
 
     @property
@@ -326,19 +290,13 @@ class NodeReplica(Wire):
     build: str
     slots: int
     loaded: tuple[ReleaseView, ...]
-    batch_slots: int = Field(0, exclude_if=lambda n: not n, description="releases that one batch mixes; 0: not known")
-    on_device: int | None = Field(
-        None, exclude_if=lambda n: n is None, description="how many of `loaded` the batch holds; None: not known"
-    )
-    evictions: int = Field(0, exclude_if=lambda n: not n, description="releases unloaded to make room since its start")
-    load_s: float | None = Field(
-        None, exclude_if=lambda s: s is None, description="how long a load takes here; None: none was measured"
-    )
+    batch_slots: int = added(0, "releases that one batch mixes; 0: not known")
+    on_device: int | None = added(None, "how many of `loaded` the batch holds; None: not known")
+    evictions: int = added(0, "releases unloaded to make room since its start")
+    load_s: float | None = added(None, "how long a load takes here; None: none was measured")
     gpus: tuple[int, ...] = Field((), description="indices of the node's GPUs on which its processes were seen")
     alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
-    levels_known: bool = Field(
-        True, exclude_if=lambda known: known, description="False: the engine does not say which adapters it holds"
-    )
+    levels_known: bool = added(True, "False: the engine does not say which adapters it holds")
 
 
 class RelabelRequest(Strict):
@@ -353,32 +311,20 @@ class NodeRow(Wire):
     node: Name
     version: str
     labels: dict[str, str] = Field(description="what it is placed by")
-    says: dict[str, str] | None = Field(
-        None, exclude_if=lambda says: says is None, description="the labels of its hello, where they are others"
-    )
+    says: dict[str, str] | None = added(None, "the labels of its hello, where they are others")
     linked: bool
     heard_age_s: float | None
     lost: bool
     cordoned: bool = False
     drained: bool = False
     behind: str | None = Field(None, description="problem code: log_behind, ...")
-    contested: tuple[str, ...] = Field(
-        (),
-        exclude_if=lambda contested: not contested,
-        description="addresses of agents that are linked under this name at once: none of them counts",
+    contested: tuple[str, ...] = added(
+        (), "addresses of agents that are linked under this name at once: none of them counts"
     )
-    gateway: bool = Field(
-        False, exclude_if=lambda gateway: not gateway, description="it has no engine, and sends callers on to nodes"
-    )
-    jobs_as_agent: bool = Field(
-        False,
-        exclude_if=lambda as_agent: not as_agent,
-        description="its jobs run as the agent's own user, and could read its token or key",
-    )
+    gateway: bool = added(False, "it has no engine, and sends callers on to nodes")
+    jobs_as_agent: bool = added(False, "its jobs run as the agent's own user, and could read its token or key")
     replicas: tuple[NodeReplica, ...]
-    cold: ColdFigures | None = Field(
-        None, exclude_if=lambda cold: cold is None, description="None: no on-demand route was asked for, or not known"
-    )
+    cold: ColdFigures | None = added(None, "None: no on-demand route was asked for, or not known")
     host: Host | None
     gpus: tuple[Gpu, ...]
     nvml: NvmlState
@@ -391,16 +337,12 @@ class Me(Wire):
     actor: str
     role: Role
     local: bool = Field(description="over the hub's own socket: may create tokens and recover")
-    tenants: dict[Name, Role] | None = Field(
-        None,
-        exclude_if=lambda tenants: tenants is None,
-        description="the role at each tenant that is shown, of which `role` is the highest; None: `role` at all",
+    tenants: dict[Name, Role] | None = added(
+        None, "the role at each tenant that is shown, of which `role` is the highest; None: `role` at all"
     )
 
-    backward: bool = Field(
-        False,
-        exclude_if=lambda backward: not backward,
-        description="the sign-in has expired and its provider is silent: of the role R, F and hold are left",
+    backward: bool = added(
+        False, "the sign-in has expired and its provider is silent: of the role R, F and hold are left"
     )
 
     def role_at(self, tenant: str) -> Role:
@@ -424,10 +366,8 @@ class HubStatus(Wire):
         None,
         description="of forward moves: disk_full, one_copy; log_behind, also of each move of a row that is `held_back`",
     )
-    last_backup_ms: int | None = Field(
-        None, exclude_if=lambda ms: ms is None, description="of a hub that makes backups: when it made the newest"
-    )
-    backup_late: bool = Field(False, exclude_if=lambda late: not late, description="two backups are overdue")
+    last_backup_ms: int | None = added(None, "of a hub that makes backups: when it made the newest")
+    backup_late: bool = added(False, "two backups are overdue")
     sqlite: str = ""
     seq: int = Field(0, description="changes of rows since this hub started; with the epoch, a cursor for the feed")
 

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.content_checks import ContentChecks
-from loradeck.schemas.ids import Digest, Line, Name, PointerKey, Whole, Wire, digest_of
+from loradeck.schemas.ids import Digest, Line, Name, PointerKey, Whole, Wire, added, digest_of
 from loradeck.schemas.judge import Judge
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
@@ -78,58 +78,33 @@ class TableEntry(Wire):
     gap: Gap = Gap.LEFT
     streams: Streams = Streams.FINISH
     checks: ResponseChecks = Field(ResponseChecks(), description="without `content`, which earlier nodes do not know")
-    content: ContentChecks = Field(ContentChecks(), exclude_if=lambda content: content == ContentChecks())
-    judge: Judge | None = Field(None, exclude_if=lambda judge: judge is None)
-    judge_release: ReleaseRef | None = Field(
-        None, exclude_if=lambda ref: ref is None, description="what judges; None: the base that answered"
-    )
+    content: ContentChecks = added(ContentChecks())
+    judge: Judge | None = added(None)
+    judge_release: ReleaseRef | None = added(None, "what judges; None: the base that answered")
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     signers: tuple[str, ...] = Field((), description="public keys (PEM); if any, only releases they signed are served")
     refuse_after_s: float | None = None
-    callers: Callers = Field(Callers(), exclude_if=lambda callers: callers == Callers())
+    callers: Callers = added(Callers())
     suspended: bool = False
     keys: tuple[Digest, ...] = Field((), description="SHA-256 of the callers' keys that may use this tenant")
     left: ReleaseRef | None = Field(None, description="release that the last move left; its engine stops later")
     moved_ms: int | None = Field(None, description="hub time of the last move, from which that delay is counted")
-    candidate: CandidateRef | None = Field(
-        None, exclude_if=lambda candidate: candidate is None, description="needs the feature `candidate`"
+    candidate: CandidateRef | None = added(None, "needs the feature `candidate`")
+    residency: RouteResidency = added(RouteResidency.ALWAYS, "on-demand needs the feature `on_demand`")
+    assignment: tuple[Name, ...] = added((), "replicas of a pool that serve the pointer; (): all of them")
+    asked_again_until_ms: int | None = added(
+        None, "until then (hub time) a sample of its requests is asked again of the release beneath; None: none"
     )
-    residency: RouteResidency = Field(
-        RouteResidency.ALWAYS,
-        exclude_if=lambda residency: residency is RouteResidency.ALWAYS,
-        description="on-demand needs the feature `on_demand`",
+    elsewhere: tuple[Name, ...] = added(
+        (), "of a tombstone: nodes that serve the pointer, for gateways that have not heard of it", max_length=ELSEWHERE
     )
-    assignment: tuple[Name, ...] = Field(
-        (), exclude_if=lambda names: not names, description="replicas of a pool that serve the pointer; (): all of them"
+    needs: tuple[str, ...] = added((), "features a router must have, or it refuses the entry")
+    sample_hours: int = added(
+        0, "for how long samples of bad answers are kept on the node; 0: none are", ge=0, le=LONGEST_HOURS
     )
-    asked_again_until_ms: int | None = Field(
-        None,
-        exclude_if=lambda until: until is None,
-        description="until then (hub time) a sample of its requests is asked again of the release beneath; None: none",
-    )
-    elsewhere: tuple[Name, ...] = Field(
-        (),
-        max_length=ELSEWHERE,
-        exclude_if=lambda names: not names,
-        description="of a tombstone: nodes that serve the pointer, for gateways that have not heard of it",
-    )
-    needs: tuple[str, ...] = Field(
-        (), exclude_if=lambda names: not names, description="features a router must have, or it refuses the entry"
-    )
-    sample_hours: int = Field(
-        0,
-        ge=0,
-        le=LONGEST_HOURS,
-        exclude_if=lambda hours: not hours,
-        description="for how long samples of bad answers are kept on the node; 0: none are",
-    )
-    log: str = Field("", exclude_if=lambda log: not log, description="the log of the hub that wrote it")
-    incarnation: str = Field(
-        "", exclude_if=lambda name: not name, description="of the hold of the lease under which its pointer last moved"
-    )
-    rev: int = Field(
-        0, ge=0, lt=2**53, exclude_if=lambda rev: not rev, description="of the log's newest event about the pointer"
-    )
+    log: str = added("", "the log of the hub that wrote it")
+    incarnation: str = added("", "of the hold of the lease under which its pointer last moved")
+    rev: int = added(0, "of the log's newest event about the pointer", ge=0, lt=2**53)
     _signed: SignedText | None = PrivateAttr(None)
 
     @classmethod
@@ -226,8 +201,6 @@ class Pin(Wire):
     over: tuple[Whole, Whole] = Field(description="(epoch, generation) that it overrides")
     actor: Line = Field(description="who says to have made it")
     reason: Line
-    uid: Whole | None = Field(
-        None, exclude_if=lambda uid: uid is None, description="user that made it, as the node's kernel tells its router"
-    )
+    uid: Whole | None = added(None, "user that made it, as the node's kernel tells its router")
     at_ms: Whole = Field(description="node's wall clock")
     left: Digest | None = Field(None, description="release in force there before it; None: unknown or none")

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.ids import LARGEST_INT, Digest, Label, Name, Resource, Role, Strict, Wire
+from loradeck.schemas.ids import LARGEST_INT, Digest, Label, Name, Resource, Role, Strict, Wire, added
 from loradeck.schemas.route import RouteConfig
 
 
@@ -45,12 +45,8 @@ class TenantState(Wire):
     routes: dict[Name, RouteConfig] = Field(default_factory=dict)
     keys: tuple[CallerKey, ...] = ()
     data: DataPolicy = DataPolicy()
-    quota: Quota = Field(NO_QUOTA, exclude_if=lambda quota: quota == NO_QUOTA)
-    assigned: dict[Name, tuple[Name, ...]] = Field(
-        default_factory=dict,
-        exclude_if=lambda assigned: not assigned,
-        description="the nodes of each route that is placed in a pool",
-    )
+    quota: Quota = added(NO_QUOTA)
+    assigned: dict[Name, tuple[Name, ...]] = added(dict, "the nodes of each route that is placed in a pool")
 
 
 class TenantCreate(Strict):
@@ -59,33 +55,19 @@ class TenantCreate(Strict):
     name: Name
 
 
-def _absent(value: object) -> bool:
-    return value is None
-
-
 class TokenCreate(Strict):
     """Create a token for a person, a program or an agent. `node` is required for agents and forbidden for others."""
 
     name: Name = Field(description="no valid token may have it yet")
     role: str
     node: Name | None = None
-    # A hub of the version before refuses fields that it does not know: what was not asked for is not sent.
-    tenants: dict[Name, Role] | None = Field(
-        None,
-        exclude_if=_absent,
-        description="its role at each of these tenants, of which `role` is the highest; None: `role` at all",
+    tenants: dict[Name, Role] | None = added(
+        None, "its role at each of these tenants, of which `role` is the highest; None: `role` at all"
     )
-    resources: tuple[Resource, ...] | None = Field(
-        None, exclude_if=_absent, description="what it is for; None: everything"
-    )
-    expires_ms: int | None = Field(
-        None, exclude_if=_absent, ge=0, le=LARGEST_INT, description="hub time; None: it does not expire"
-    )
-    labels: dict[Label, Label] | None = Field(
-        None,
-        exclude_if=_absent,
-        max_length=64,
-        description="what its node is placed by, whatever that says; None: what it says first",
+    resources: tuple[Resource, ...] | None = added(None, "what it is for; None: everything")
+    expires_ms: int | None = added(None, "hub time; None: it does not expire", ge=0, le=LARGEST_INT)
+    labels: dict[Label, Label] | None = added(
+        None, "what its node is placed by, whatever that says; None: what it says first", max_length=64
     )
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire
+from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire, added
 
 
 class NodeTraced(Wire, defer_build=True):
@@ -37,10 +37,8 @@ class TraceRow(Wire):
     streamed: bool = False
     checked: bool = False
     bad: bool = False
-    fault: Line = Field("", exclude_if=lambda fault: not fault, description="the check that made it bad")
-    judge: Line = Field(
-        "", exclude_if=lambda said: not said, description="what came of asking the route's judge; '': it was not drawn"
-    )
+    fault: Line = added("", "the check that made it bad")
+    judge: Line = added("", "what came of asking the route's judge; '': it was not drawn")
 
 
 class Traced(Wire, defer_build=True):

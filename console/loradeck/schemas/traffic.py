@@ -6,7 +6,7 @@ from pydantic import Field
 
 from loradeck.schemas.content_checks import FaultName
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.ids import Digest, Name, Whole, Wire
+from loradeck.schemas.ids import Digest, Name, Whole, Wire, added
 
 SECONDS_OF_VOTES = 128
 """Most seconds of votes in one row of a report."""
@@ -90,33 +90,20 @@ class Traffic(Wire):
     errors: Whole = Field(0, description="failed requests, under the name that version 0.1.0 reads; never bad answers")
     checked: Whole = 0
     bad: Whole = 0
-    faults: dict[FaultName, Whole] = Field(
-        default_factory=dict,
+    faults: dict[FaultName, Whole] = added(dict, "the bad ones by the check that they failed", max_length=FAULTS)
+    noticed: dict[FaultName, Whole] = added(
+        dict,
+        "checked answers by the checks that they failed which make none bad; one may have failed several",
         max_length=FAULTS,
-        exclude_if=lambda faults: not faults,
-        description="the bad ones by the check that they failed",
     )
-    noticed: dict[FaultName, Whole] = Field(
-        default_factory=dict,
-        max_length=FAULTS,
-        exclude_if=lambda noticed: not noticed,
-        description="checked answers by the checks that they failed which make none bad; one may have failed several",
-    )
-    judged: dict[FaultName, Whole] = Field(
-        default_factory=dict,
-        max_length=FAULTS,
-        exclude_if=lambda judged: not judged,
-        description="checked answers by what came of asking the route's judge (`schemas.judge.Judgement`)",
+    judged: dict[FaultName, Whole] = added(
+        dict, "checked answers by what came of asking the route's judge (`schemas.judge.Judgement`)", max_length=FAULTS
     )
     streams: Whole = Field(0, description="open right now (a gauge)")
     first_ms: Whole = 0
     last_admitted_ms: Whole = 0
     last_token_ms: Whole = 0
-    keys: Whole = Field(
-        0,
-        exclude_if=lambda keys: not keys,
-        description="of a candidate: different keys that asked for its pointer since its start, at least",
-    )
+    keys: Whole = added(0, "of a candidate: different keys that asked for its pointer since its start, at least")
     ttft_ms: tuple[Whole, ...] = Field(
         (), max_length=64, description="counts by TTFT_BUCKETS_MS, the last one unbounded"
     )
@@ -126,39 +113,23 @@ class Traffic(Wire):
         exclude_if=lambda counts: not any(counts),
         description="of streamed answers with several tokens: counts by TOKEN_BUCKETS_MS, the last one unbounded",
     )
-    votes: tuple[SecondOfVotes, ...] = Field(
+    votes: tuple[SecondOfVotes, ...] = added(
         (),
+        "the seconds that have changed of late, each whole: it replaces what was said of it before",
         max_length=SECONDS_OF_VOTES,
-        exclude_if=lambda votes: not votes,
-        description="the seconds that have changed of late, each whole: it replaces what was said of it before",
     )
-    noticed_votes: dict[FaultName, SecondsNoticed] = Field(
-        default_factory=dict,
-        max_length=FAULTS,
-        exclude_if=lambda noticed: not noticed,
-        description="of the seconds in `votes`: units that a check has noticed which makes none bad",
+    noticed_votes: dict[FaultName, SecondsNoticed] = added(
+        dict, "of the seconds in `votes`: units that a check has noticed which makes none bad", max_length=FAULTS
     )
-    callers: Whole = Field(
-        0, exclude_if=lambda callers: not callers, description="different callers who had a unit, up to a hundred"
+    callers: Whole = added(0, "different callers who had a unit, up to a hundred")
+    again: AskedAgain | None = added(
+        None, "what the release beneath it, or a candidate in its shadow, made of a sample of its requests"
     )
-    again: AskedAgain | None = Field(
-        None,
-        exclude_if=lambda again: again is None,
-        description="what the release beneath it, or a candidate in its shadow, made of a sample of its requests",
+    noise: AskedAgain | None = added(
+        None, "beside a shadow: what it made itself of a sample of its own requests, asked a second time (A/A)"
     )
-    noise: AskedAgain | None = Field(
-        None,
-        exclude_if=lambda noise: noise is None,
-        description="beside a shadow: what it made itself of a sample of its own requests, asked a second time (A/A)",
-    )
-    tokens: Whole = Field(
-        0,
-        exclude_if=lambda tokens: not tokens,
-        description="of its admitted requests, as callers' limits count them: at most",
-    )
-    arm: ArmOutcomes | None = Field(
-        None, exclude_if=lambda arm: arm is None, description="while a candidate is out: outcomes by key, of either arm"
-    )
+    tokens: Whole = added(0, "of its admitted requests, as callers' limits count them: at most")
+    arm: ArmOutcomes | None = added(None, "while a candidate is out: outcomes by key, of either arm")
 
     @property
     def counts(self) -> Counts:
