@@ -274,7 +274,7 @@ class Hub:
             *(log_, registry, fleet, capacity, check, jobs, failed, prepares, table_sender, allowed),
             *(changes, background, clock),
         )
-        specs = JobSpecs(state, catalogue, datasets, lineage, merging)
+        specs = JobSpecs(state, catalogue, datasets, lineage, merging, self.incidents, facts, clock)
         results = Results(catalogue, attestations, gates, lineage, merging)
         self.uploads = Uploads()
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)

@@ -1,4 +1,6 @@
-"""Clocks that cannot be trusted: a process that did not run for a while, and a wall clock that was set."""
+"""Clocks that cannot be trusted: a process that did not run for a while, a wall clock that was set. Times in words."""
+
+from datetime import UTC, datetime
 
 PAUSE_S = 2.0
 """Seconds without a look at the clock from which on the process itself did not run. It looks several times a second."""
@@ -29,3 +31,11 @@ def step(wall_ms: int, passed_s: float) -> int:
     """
     off = wall_ms - round(passed_s * 1000)
     return off if abs(off) > STEP_MS else 0
+
+
+def utc(ms: int) -> str:
+    """Formats a time as '2026-12-24 18:00 UTC'; a time beyond the calendar in milliseconds since 1970."""
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"

@@ -16,6 +16,7 @@ STATUS: Mapping[str, int] = {
     "quarantined": 409,
     "revoked": 409,
     "frozen": 409,
+    "training_frozen": 409,
     "related_incident": 409,
     "incident_closed": 409,
     "incident_exists": 409,

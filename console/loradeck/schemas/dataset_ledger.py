@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from loradeck.schemas.freshness import MOST_DATES, MOST_FREEZES, ExpectedChange, TrainingFreeze
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire, added
 from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import Tier
@@ -40,7 +41,7 @@ class LedgerEntry(Strict):
 
 class DataPolicy(Strict):
     """The tenant's rules for its data: rows that its adapters are trained on, how long its answer ledger, feedback and
-    samples of its answers are kept, and whether candidates are asked what its callers ask.
+    samples of its answers are kept, whether candidates are asked what its callers ask, and when nothing is trained.
     """
 
     forbidden_licences: tuple[str, ...] = Field(
@@ -66,6 +67,8 @@ class DataPolicy(Strict):
         ge=0,
         le=LONGEST_HOURS,
     )
+    training_freezes: tuple[TrainingFreeze, ...] = added((), "when nothing is trained", max_length=MOST_FREEZES)
+    expected_changes: tuple[ExpectedChange, ...] = added((), "what its adapters may not know", max_length=MOST_DATES)
 
     @model_serializer(mode="wrap")
     def _digested_as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.ids import Digest, Label, Line, Name, Strict, Whole, Wire, added, json_bytes
+from loradeck.schemas.ids import Digest, Label, Line, Name, Reason, Strict, Whole, Wire, added, json_bytes
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
@@ -243,6 +243,7 @@ class JobRequest(Strict):
     priority: int = Field(0, ge=-100, le=100, description="higher goes first, then the older")
     memory_gb: float | None = Field(None, gt=0, description="GB that must be free on one GPU, or on a host without one")
     idempotency_key: str | None = None
+    override: Reason = added("", "train: why it is queued although training is frozen")
 
 
 class ExecutorEventType(StrEnum):
@@ -377,6 +378,7 @@ class Job(Wire):
     started_ms: int | None = None
     ended_ms: int | None = None
     by: str
+    override: str = added("", "why no training freeze holds it")
     step: int | None = None
     of: int | None = None
     metrics: dict[str, float] = Field(default_factory=dict)

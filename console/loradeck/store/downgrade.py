@@ -49,8 +49,8 @@ _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE '
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0012_feedback": (
         Counted(
-            "events with gates for leaks, a policy for feedback or a promise about it",
-            _settings("leak", "feedback_days", "corrected"),
+            "events with gates for leaks, a policy for feedback or training freezes, or a promise about it",
+            _settings("leak", "feedback_days", "corrected", "training_freezes", "expected_changes"),
         ),
         Counted(
             "reports of engines, leaks or harnesses",

@@ -238,3 +238,47 @@ async def test_a_suite_that_is_clean_says_what_was_looked_for(acme: Deck) -> Non
     scan = ScanReport.model_validate(found["body"])
     assert (scan.rows, scan.findings, scan.accepted) == (1, (), None)
     assert "names" in scan.not_looked_for
+
+
+async def frozen(acme: Deck, *freezes: dict[str, Any], reason: str = "") -> None:
+    policy = {"training_freezes": freezes}
+    await acme.ok("PUT", f"tenants/acme/data-policy?reason={reason}", policy)
+
+
+async def test_a_job_of_a_frozen_tenant_is_refused_and_says_why_and_until_when(acme: Deck) -> None:
+    digest = await dataset(acme, [row(1)])
+    now = acme.hub.clock.now_ms()
+    await frozen(acme, {"from_ms": now, "until_ms": now + DAY_MS, "reason": "peak week"})
+    problem = await acme.refused(409, "training_frozen", "POST", "jobs", training(digest))
+    assert "training of acme is frozen until 20" in problem.title
+    assert problem.detail == "peak week"
+    await acme.refused(422, "reason_required", "PUT", "tenants/acme/data-policy", {})
+    await frozen(acme, reason="over")
+    await acme.ok("POST", "jobs", training(digest))
+
+
+async def test_an_override_of_a_freeze_is_one_event_with_its_reason(acme: Deck) -> None:
+    digest = await dataset(acme, [row(1)])
+    await frozen(acme, {"from_ms": 0, "source": "*", "reason": "legal hold"})
+    passed = training(digest) | {"override": "the court has agreed", "idempotency_key": "once"}
+    job = await acme.ok("POST", "jobs", passed)
+    assert (await acme.ok("POST", "jobs", passed))["id"] == job["id"]
+    (event,) = [one for one in await acme.ok("GET", "events?tenant=acme") if one["override"]]
+    assert (event["reason"], event["payload"]["training"]["job"]) == ("the court has agreed", job["id"])
+    assert job["override"] == "the court has agreed"
+
+
+async def test_a_queued_job_waits_for_the_end_of_a_freeze(acme: Deck) -> None:
+    job = await acme.ok("POST", "jobs", training(await dataset(acme, [row(1)])))
+    body = {
+        "pointers": [{"tenant": "acme", "route": "production"}],
+        "reason": "31 % bad",
+        "idempotency_key": "open-key-1",
+    }
+    incident = (await acme.ok("POST", "incidents", body))["events"][0]["incident"]
+    acme.hub.queue.assign()
+    waits = (await acme.ok("GET", f"jobs/{job['id']}"))["message"]
+    assert f"until incident {incident} is closed" in waits
+    await acme.ok("POST", f"incidents/{incident}/close", {"text": "mended", "idempotency_key": "close-key-1"})
+    acme.hub.queue.assign()
+    assert (await acme.ok("GET", f"jobs/{job['id']}"))["message"] == ""

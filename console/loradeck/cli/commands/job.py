@@ -51,9 +51,10 @@ _placed = together(
 
 @job.command()
 @click.argument("spec", metavar="SPEC.toml", type=click.Path(path_type=Path))
+@click.option("--override", metavar="WHY", default="", help="Pass a training freeze; an event keeps why.")
 @_placed
 @writes
-async def train(s: Session, /, spec: Path, **placed: Any) -> None:
+async def train(s: Session, /, spec: Path, override: str, **placed: Any) -> None:
     """Train by a recipe, a TOML file: base and datasets by name or digest. See docs/training.md."""
     fields = await asyncio.to_thread(toml_of, spec)
     if fields.get("kind", "train") != "train":
@@ -68,7 +69,7 @@ async def train(s: Session, /, spec: Path, **placed: Any) -> None:
         for part in (fields.get("mixing"), fields.get("safety")):
             if isinstance(part, dict) and isinstance(part.get("dataset"), str):
                 part["dataset"] = owned_named("dataset", part["dataset"], owner, known)
-    await _submit(s, checked(TrainSpec, fields, where=str(spec), file=spec), **placed)
+    await _submit(s, checked(TrainSpec, fields, where=str(spec), file=spec), override=override, **placed)
 
 
 @job.command()
@@ -266,8 +267,9 @@ async def _submit(
     priority: int,
     memory_gb: float | None,
     follow: bool,
+    override: str = "",
 ) -> None:
-    fields = {"labels": labels_of(labels), "priority": priority, "memory_gb": memory_gb}
+    fields = {"labels": labels_of(labels), "priority": priority, "memory_gb": memory_gb, "override": override}
     request = checked(JobRequest, {"spec": spec, "idempotency_key": new_key(), **fields}, where="options")
     submitted = await s.api.submit_job(request)
     if follow:

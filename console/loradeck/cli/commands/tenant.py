@@ -1,15 +1,20 @@
 """Commands on tenants and the keys of their callers."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked
+from loradeck.cli.shared.naming import moment
 from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.freshness import ExpectedChange, TrainingFreeze
 from loradeck.schemas.ids import short
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import Quota, TenantCreate, TenantState
@@ -115,6 +120,69 @@ async def data(
     s.out.say(f"candidates in the shadow of live releases are {'allowed' if policy.shadow else 'not allowed'}")
     sampled = f"for {policy.sample_hours} hours" if policy.sample_hours else "not at all"
     s.out.say(f"samples of its bad answers are kept on nodes {sampled}")
+    for freeze in policy.training_freezes:
+        s.out.say(f"training is frozen: {_frozen(freeze)}")
+    for change in policy.expected_changes:
+        s.out.say(f"from {utc(change.at_ms)}: {change.what}")
+
+
+@tenant.command()
+@click.argument("name")
+@click.option("--from", "start", metavar="TIME", help="With a zone: 2026-12-24T18:00Z; now, where it is left out.")
+@click.option("--until", "end", metavar="TIME", help="With a zone; until it is lifted, where it is left out.")
+@click.option("--source", default="", help="Hold data of this source alone, * for any characters: a legal hold.")
+@reason_option(required=True)
+@writes
+async def freeze(s: Session, name: str, start: str | None, end: str | None, source: str, reason: str) -> None:
+    """Freeze a tenant's training: no train job is begun, and those that run go on. Open incidents freeze it, too."""
+    policy = (await s.api.tenant(name)).data
+    window = [moment(text, interactive=False, ahead=True) if text else None for text in (start, end)]
+    given = {"from_ms": window[0] or int(time.time() * 1000), "until_ms": window[1], "source": source, "reason": reason}
+    added = checked(TrainingFreeze, given, where="options", fix="give dates, too")
+    wanted = policy.model_copy(update={"training_freezes": (*policy.training_freezes, added)})
+    s.out.answer(await s.api.set_data_policy(name, wanted, reason), f"training of {name} is frozen: {_frozen(added)}")
+
+
+@tenant.command()
+@click.argument("name")
+@click.option("--source", metavar="SOURCE", help="Only the freezes of this source, as it was given.")
+@reason_option(required=True)
+@writes
+async def thaw(s: Session, name: str, source: str | None, reason: str) -> None:
+    """End a tenant's training freezes, future ones included. What an incident freezes goes on when it is closed."""
+    policy = (await s.api.tenant(name)).data
+    left = tuple(freeze for freeze in policy.training_freezes if source is not None and freeze.source != source)
+    if left == policy.training_freezes:
+        raise misused(f"{name} has no such freeze", fix=f"loradeck tenant data {name} lists them", code="no_change")
+    kept = await s.api.set_data_policy(name, policy.model_copy(update={"training_freezes": left}), reason)
+    s.out.answer(kept, f"{len(policy.training_freezes) - len(left)} freezes of {name} end, {len(left)} stay")
+
+
+@tenant.command()
+@click.argument("name")
+@click.option("--on", "at", metavar="TIME", required=True, help="With a zone: 2027-01-01T00:00Z.")
+@click.option("--what", required=True, help="What its adapters may not know from then on; '' forgets the day.")
+@reason_option()
+@writes
+async def expect(s: Session, name: str, at: str, what: str, reason: str) -> None:
+    """Enter a day from which a tenant's adapters may be wrong: a regulation, a new taxonomy, the end of a licence.
+
+    `loradeck freshness` counts down to it.
+    """
+    policy = (await s.api.tenant(name)).data
+    at_ms = moment(at, interactive=False, ahead=True)
+    changes = [change for change in policy.expected_changes if change.at_ms != at_ms]
+    if what:
+        changes.append(checked(ExpectedChange, {"at_ms": at_ms, "what": what}, where="options"))
+    wanted = policy.model_copy(update={"expected_changes": tuple(sorted(changes, key=lambda change: change.at_ms))})
+    kept = await s.api.set_data_policy(name, wanted, reason)
+    s.out.answer(kept, f"{len(kept.expected_changes)} days are entered for {name}")
+
+
+def _frozen(freeze: TrainingFreeze) -> str:
+    end = "until it is lifted" if freeze.until_ms is None else f"to {utc(freeze.until_ms)}"
+    about = f", data of {freeze.source}" if freeze.source else ""
+    return f"from {utc(freeze.from_ms)} {end}{about}: {freeze.reason}"
 
 
 @tenant.command()

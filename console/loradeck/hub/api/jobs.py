@@ -1,11 +1,15 @@
 """Jobs: submit, look, cancel, resume."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from loradeck.hub.access.routes import Guarded
+from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import OperatorOfEach, ReleaserOfEach, ThisHub, ViewerOfEach
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.tenants import override_training
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Guarded)
@@ -15,9 +19,15 @@ Attempt = Annotated[int, Query(ge=0)]
 
 @router.post("/jobs")
 async def submit(body: JobRequest, hub: ThisHub, caller: ReleaserOfEach) -> Job:
-    """Queues a train, evaluate or merge job."""
+    """Queues a train, evaluate or merge job. An `override` passes a training freeze, and is an event."""
     caller.at(body.spec.tenant)
-    return await hub.queue.submit(body, caller.actor)
+
+    async def overridden(job: str, frozen: Refused) -> None:
+        tenant, actor = hub.log.state.tenant(body.spec.tenant), actor_of(caller)
+        drafted = partial(override_training, tenant, job, frozen, actor, reason=body.override)
+        await move(hub, caller, f"training {job}", lambda: [drafted()])
+
+    return await hub.queue.submit(body, caller.actor, overridden)
 
 
 @router.get("/jobs")

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
-from loradeck.hub.data.datasets import Datasets
+from loradeck.hub.data.datasets import Datasets, called
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.incidents import Incidents
 from loradeck.rules.data.policy import check_teacher
+from loradeck.rules.data.training_freeze import freeze_of_training
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import short
@@ -15,6 +19,7 @@ from loradeck.schemas.jobs import (
     Job,
     JobAssignment,
     JobRequest,
+    JobSpec,
     LeakSpec,
     MergeSpec,
     PrepareSpec,
@@ -32,6 +37,21 @@ class JobSpecs:
     _datasets: Datasets
     _lineage: Lineage
     _merging: Merging
+    _incidents: Incidents
+    _facts: Facts
+    _clock: Clock
+
+    def frozen(self, spec: JobSpec) -> Refused | None:
+        """The training freeze that holds a job now, as the refusal of it; None: none does."""
+        if not isinstance(spec, TrainSpec):
+            return None
+        named = {
+            called(manifest): self._facts.ledger[digest].entry
+            for digest in spec.reads
+            if digest in self._facts.ledger and (manifest := self._catalogue.datasets.get(digest)) is not None
+        }
+        tenant = self._state.tenant(spec.tenant)
+        return freeze_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms())
 
     def check(self, request: JobRequest) -> None:
         """Tells whether a job may be queued now.

@@ -7,7 +7,7 @@ time on each. A lease fences: messages under an older one are refused. Prepares 
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,9 @@ from loradeck.schemas.replica_state import LINK_TTL_S, EngineState
 
 log = logging.getLogger("loradeck.hub.jobs.queue")
 
+Overridden = Callable[[str, Refused], Awaitable[None]]
+"""Records that a job, by its id, is queued although it is refused for a training freeze."""
+
 LOG_CHARS = 2000
 """Characters of a failed job's log that are kept with the job."""
 
@@ -69,21 +72,27 @@ class Queue:
 
     # ---- submitting ----------------------------------------------------------------------------------------
 
-    async def submit(self, request: JobRequest, by: str) -> Job:
+    async def submit(self, request: JobRequest, by: str, overridden: Overridden) -> Job:
         """Queues a job. The same idempotency key once more gives the same job.
 
-        Raises: Refused when the spec names something that is not registered.
+        `overridden`: records that the request passes a training freeze, before the job is queued.
+
+        Raises: Refused when the spec names something that is not registered, or `training_frozen`.
         """
+        job_id = f"j{secrets.token_hex(8)}"
         if request.idempotency_key:
             digest = hashlib.sha256(request.idempotency_key.encode()).hexdigest()
             job_id = f"j{digest[:16]}"
             known = await self._jobs.find_one(job_id)
             if known is not None:
                 return known
-        else:
-            job_id = f"j{secrets.token_hex(8)}"
         spec = request.spec
         self._specs.check(request)
+        frozen = self._specs.frozen(spec)
+        if frozen is not None and not request.override:
+            raise frozen
+        if frozen is not None:
+            await overridden(job_id, frozen)
         job = Job(
             id=job_id,
             kind=spec.kind,
@@ -95,6 +104,7 @@ class Queue:
             state=JobState.QUEUED,
             created_ms=self._clock.now_ms(),
             by=by,
+            override=request.override if frozen is not None else "",
         )
         await self._jobs.add(job)
         self.assign()
@@ -131,6 +141,8 @@ class Queue:
         if job.state not in OVER:
             return job
         self._specs.check(JobRequest(spec=job.spec, labels=job.labels))
+        if (frozen := self._frozen(job)) is not None:
+            raise frozen
         self._counted_from[job.id] = job.attempt
         fresh: dict[str, Any] = dict.fromkeys(("node", "started_ms", "ended_ms", "code", "step", "of", "result"))
         update = {
@@ -161,19 +173,23 @@ class Queue:
 
     # ---- assigning -----------------------------------------------------------------------------------------
 
+    def _frozen(self, job: Job) -> Refused | None:
+        return None if job.override else self._specs.frozen(job.spec)
+
     def assign(self) -> None:
         """Assigns queued jobs to nodes that can run them, by priority and age, after taking back lost ones."""
         self._take_from_lost()
         self._take_back()
         busy = {job.node for job in self._jobs if job.kind != "prepare" and job.state in _GIVEN}
         for job in in_order(job for job in self._jobs if job.state is JobState.QUEUED and job.kind != "prepare"):
-            node = pick_node(job, self._specs.base(job), self._fleet.linked(), busy, self._was_on.get(job.id))
-            if node is not None:
+            base, frozen = self._specs.base(job), self._frozen(job)
+            node = pick_node(job, base, self._fleet.linked(), busy, self._was_on.get(job.id))
+            if node is not None and frozen is None:
                 busy.add(node.name)
                 self._give(job, node)
                 continue
-            why = too_old(job, self._specs.base(job), self._fleet.linked())
-            if why != job.message and (why or job.message.startswith(_TOO_OLD)):
+            why = f"{_WAITS} {frozen}"[:LINE] if frozen is not None else too_old(job, base, self._fleet.linked())
+            if why != job.message and (why or job.message.startswith((_TOO_OLD, _WAITS))):
                 self._jobs.put(job.model_copy(update={"message": why}))
 
     def _give(self, job: Job, node: Node) -> None:
@@ -359,7 +375,7 @@ class Queue:
             self.assign()
 
 
-_TOO_OLD = "waits for a newer agent"
+_TOO_OLD, _WAITS = "waits for a newer agent", "waits:"
 _GIVEN = frozenset({JobState.ASSIGNED, JobState.RUNNING})
 _ALIVE = frozenset({ExecutorEventType.STARTED, ExecutorEventType.PROGRESS, ExecutorEventType.HEARTBEAT})
 

@@ -86,6 +86,11 @@ class Incidents:
         """The newest open incident of a pointer; None: it has none."""
         return self._known.incidents.get(self._open.get(key, ""))
 
+    def on(self, tenant: str) -> Incident | None:
+        """The newest open incident with a pointer of a tenant; None: there is none."""
+        here = (one for one in self.all() if one.closed_ms is None)
+        return next((one for one in here if any(at.tenant == tenant for at in one.pointers)), None)
+
     def open_at(self, tenant: str) -> int:
         """Says how many open incidents belong to a tenant."""
         return sum(one.closed_ms is None and one.tenant == tenant for one in self._known.incidents.values())

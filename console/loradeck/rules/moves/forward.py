@@ -1,8 +1,8 @@
 """Forward moves: the conditions of a promote, and the promote itself."""
 
 from collections.abc import Collection, Container, Iterable, Sequence
-from datetime import UTC, datetime
 
+from loradeck.rules.clocks import utc
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
 from loradeck.rules.moves.rollback_target import PointerFacts
@@ -215,19 +215,11 @@ def freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:
             return Refused(
                 "frozen",
                 "this route is in a freeze window",
-                detail=f"{_utc(start)} to {_utc(end)}",
+                detail=f"{utc(start)} to {utc(end)}",
                 fix="wait until it ends, or override with a reason",
                 context={"from_ms": start, "to_ms": end},
             )
     return None
-
-
-def _utc(ms: int) -> str:
-    """Formats a time as '2026-12-24 18:00 UTC'; a time beyond the calendar in milliseconds since 1970."""
-    try:
-        return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-    except (OverflowError, ValueError, OSError):
-        return f"{ms} ms"
 
 
 def _memory_refusal(memory_short: str) -> Refused | None:

@@ -118,12 +118,22 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
         "feedback_days": "what callers say of answers is kept, or kept longer, then"
         if policy.feedback_days > tenant.data.feedback_days
         else "",
+        "training_freezes": "a training freeze ends then"
+        if set(tenant.data.training_freezes) - set(policy.training_freezes)
+        else "",
     }
     if told := {name: what for name, what in loose.items() if what}:
         payload["loosened"] = list(told)
         if not reason:
             raise Refused("reason_required", "; ".join(told.values()), fix="say why: --reason")
     return tenant_draft(EventKind.DATA_POLICY, tenant.name, actor, reason, payload)
+
+
+def override_training(tenant: TenantState, job: str, frozen: Refused, actor: Actor, *, reason: str) -> Draft:
+    """Records that a job is queued although training is frozen. Raises: Refused: offboarded."""
+    _exists(tenant)
+    payload: dict[str, object] = {"training": {"job": job, "frozen": frozen.context}}
+    return tenant_draft(EventKind.ANNOTATE, tenant.name, actor, reason, payload).model_copy(update={"override": True})
 
 
 def set_quota(tenant: TenantState, quota: Quota, actor: Actor, *, reason: str = "") -> Draft:
