@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from loradeck.schemas.ids import GENESIS, Digest, Name, PointerKey, Wire
+from loradeck.schemas.ids import GENESIS, Digest, Name, OfPointer, PointerKey, Wire
 from loradeck.schemas.link import Ack
 from loradeck.schemas.position import Position
 from loradeck.schemas.replica_state import AckState
@@ -70,11 +70,8 @@ class Engines(Wire):
     )
 
 
-class Unpin(Wire):
+class Unpin(OfPointer):
     """Body of `POST /control/unpin`."""
-
-    tenant: Name
-    route: Name
 
 
 class HubLink(Wire):
@@ -84,11 +81,9 @@ class HubLink(Wire):
     silent_s: float = Field(0.0, ge=0, description="with connected false: seconds since the hub's last message")
 
 
-class ProofRequest(Wire):
+class ProofRequest(OfPointer):
     """Body of `POST /control/proof`: a canary, through the look-up of a caller, under exactly this generation."""
 
-    tenant: Name
-    route: Name
     epoch: int
     generation: int
     replica: Name
@@ -143,11 +138,9 @@ class HandOver(Wire):
     until_ns: int = Field(description="CLOCK_MONOTONIC: it has given up by then, and nothing is to be handed over")
 
 
-class Cut(Wire):
+class Cut(OfPointer):
     """A route whose answers are cut, but for those of the releases that stay."""
 
-    tenant: Name
-    route: Name
     stays: tuple[Digest, ...]
 
 
@@ -157,11 +150,9 @@ class Cuts(Wire):
     routes: tuple[Cut, ...]
 
 
-class Answering(Wire):
+class Answering(OfPointer):
     """The releases of a route's answers that are under way."""
 
-    tenant: Name
-    route: Name
     releases: tuple[Digest, ...]
 
 
@@ -210,23 +201,16 @@ def ack_about(
     )
 
 
-class InForce(Wire):
+class InForce(OfPointer):
     """The release that a router last flipped a pointer to. It never goes back behind it on its own.
 
     `release` None: the pointer was withdrawn, and the release before it is no longer there to go on with.
     """
 
-    tenant: Name
-    route: Name
     epoch: int
     generation: int
     release: ReleaseRef | None
     pinned: bool = False
-
-    @property
-    def key(self) -> PointerKey:
-        """Tenant and route of the pointer."""
-        return (self.tenant, self.route)
 
     def as_entry(self) -> TableEntry:
         """The entry that was flipped to, with the fields that the rules compare."""

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from loradeck.schemas.freshness import MOST_DATES, MOST_FREEZES, ExpectedChange, TrainingFreeze
-from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire, added
+from loradeck.schemas.ids import Digest, Name, OfPointer, Reason, Strict, Wire, added
 from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import Tier
 from loradeck.schemas.sample import LONGEST_HOURS
@@ -149,13 +149,11 @@ class Named(Wire):
     label: str
 
 
-class ErasurePointer(Wire):
+class ErasurePointer(OfPointer):
     """A pointer that an erasure affects. `way_back`: the target of R now, and `way_back_after`: after it; None:
     none.
     """
 
-    tenant: Name
-    route: Name
     generation: int
     live: str | None = Field(None, description="the release it serves, or its candidate, that descends from the rows")
     way_back: str | None

@@ -112,6 +112,18 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class OfPointer(Wire):
+    """Base of what is said of one pointer."""
+
+    tenant: Name
+    route: Name
+
+    @property
+    def key(self) -> PointerKey:
+        """The pointer, (tenant, route)."""
+        return (self.tenant, self.route)
+
+
 class Strict(BaseModel):
     """Base of models that a person or a digest depends on: unknown fields are an error, never dropped."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from loradeck.schemas.history import RouteHistory
-from loradeck.schemas.ids import Digest, IncidentId, Name, PointerKey, Reason, Strict, Wire, added
+from loradeck.schemas.ids import Digest, IncidentId, Name, OfPointer, PointerKey, Reason, Strict, Wire, added
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import IDEMPOTENCY_KEY
 from loradeck.schemas.notice import Notice
@@ -34,18 +34,11 @@ class Suspect(Wire):
     at_ms: int | None = None
 
 
-class IncidentPointer(Wire):
+class IncidentPointer(OfPointer):
     """A pointer of an incident, and since when it is one of its."""
 
-    tenant: Name
-    route: Name
     suspect: Suspect | None = None
     added_ms: int
-
-    @property
-    def key(self) -> PointerKey:
-        """(tenant, route)."""
-        return (self.tenant, self.route)
 
 
 class Incident(Wire):

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, Type
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
-from loradeck.schemas.ids import Digest, Label, Line, Name, PointerKey, Whole, Wire, added, json_bytes
+from loradeck.schemas.ids import Digest, Label, Line, Name, OfPointer, PointerKey, Whole, Wire, added, json_bytes
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.position import Position
@@ -155,17 +155,10 @@ class CanaryAsk(Wire):
     messages: tuple[dict[str, str], ...]
 
 
-class ServedRoute(Wire):
+class ServedRoute(OfPointer):
     """The nodes that a pointer is placed on, and how near its release is to answering there."""
 
-    tenant: Name
-    route: Name
     nodes: dict[Name, AckLevel]
-
-    @property
-    def key(self) -> PointerKey:
-        """(tenant, route)."""
-        return (self.tenant, self.route)
 
 
 class Serving(Wire):

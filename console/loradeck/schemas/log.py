@@ -8,7 +8,7 @@ from pydantic import Field
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.counts import Counts, LoggedCounts
 from loradeck.schemas.ids import GENESIS as GENESIS
-from loradeck.schemas.ids import Digest, Name, PointerKey, Role, Wire, added
+from loradeck.schemas.ids import Digest, Name, OfPointer, Role, Wire, added
 
 
 class EventKind(StrEnum):
@@ -91,11 +91,9 @@ class Lifted(Wire):
     total: LoggedCounts = Field(Counts(), description="counted in all the time that the release was current here")
 
 
-class PointerState(Wire):
+class PointerState(OfPointer):
     """One pointer, (tenant, route): a stack of releases with a generation that only grows, as after its last event."""
 
-    tenant: Name
-    route: Name
     generation: int = 0
     release: Digest | None = None
     beneath: tuple[Digest, ...] = Field((), description="newest first: where R goes")
@@ -106,11 +104,6 @@ class PointerState(Wire):
     moved_ms: int | None = Field(None, description="hub time of that event")
     moved_epoch: int = Field(0, description="epoch of that event")
     candidate: Candidate | None = added(None, "a second release, that a share of callers gets")
-
-    @property
-    def key(self) -> PointerKey:
-        """(tenant, route)."""
-        return (self.tenant, self.route)
 
 
 class Draft(Wire):

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Label, Name, Strict, Wire
+from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Strict, Wire
 
 MOST_MOVES = 1000
 """Most routes that a list of a preview names."""
@@ -54,11 +54,9 @@ class PlacementChoice(Wire, defer_build=True):
     full: bool
 
 
-class PlacementExplained(Wire, defer_build=True):
+class PlacementExplained(OfPointer, defer_build=True):
     """Why a route of a pool is where it is. `out`: nodes of the pool that are given nothing now, and why."""
 
-    tenant: Name
-    route: Name
     pool: Name
     replicas: int
     weight: float = Field(description="of its requests, where a usual route has 1")
@@ -66,11 +64,9 @@ class PlacementExplained(Wire, defer_build=True):
     out: dict[Name, str]
 
 
-class PlannedMove(Wire, defer_build=True):
+class PlannedMove(OfPointer, defer_build=True):
     """A route that would be served by other nodes."""
 
-    tenant: Name
-    route: Name
     leaves: tuple[Name, ...]
     joins: tuple[Name, ...]
 

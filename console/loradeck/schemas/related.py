@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Name, Wire, added
+from loradeck.schemas.ids import OfPointer, Wire, added
 from loradeck.schemas.state import ReleaseView
 
 
@@ -39,13 +39,11 @@ class Tie(Wire):
     name: str
 
 
-class RelatedRelease(Wire):
+class RelatedRelease(OfPointer):
     """A pointer whose live release shares something with another. `flags` and figures are present ones, as on its own
     row.
     """
 
-    tenant: Name
-    route: Name
     live: ReleaseView
     ties: tuple[Tie, ...]
     flags: tuple[str, ...] = ()
@@ -53,15 +51,13 @@ class RelatedRelease(Wire):
     bad_n: int = 0
 
 
-class RelatedReleases(Wire):
+class RelatedReleases(OfPointer):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/company`: the pointers with related releases.
 
     `total` counts all of them, if not all are listed. While an incident is open on the pointer they are those of the
     release that it is about.
     """
 
-    tenant: Name
-    route: Name
     generation: int
     total: int = 0
     incident: str | None = added(None, "the open incident it is of")

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire, added
+from loradeck.schemas.ids import Digest, OfPointer, Reason, Strict, Wire, added
 
 
 class ReviewedItem(Strict):
@@ -51,11 +51,9 @@ class SignedReview(Wire):
     current: bool
 
 
-class ReviewSheet(Wire):
+class ReviewSheet(OfPointer):
     """The review that a route's gate requires of one candidate: the sampled items, and the reviews signed so far."""
 
-    tenant: Name
-    route: Name
     release: Digest
     suite: Digest
     answers: Digest

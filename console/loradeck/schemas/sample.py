@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire
+from loradeck.schemas.ids import Digest, Line, Name, OfPointer, Whole, Wire
 
 LONGEST_HOURS = 168
 """Longest time for which samples are kept, hours."""
@@ -45,11 +45,9 @@ class NodeSampled(Wire, defer_build=True):
     why: Line = ""
 
 
-class Sampled(Wire, defer_build=True):
+class Sampled(OfPointer, defer_build=True):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/samples`, as the nodes keep them now. The hub keeps none."""
 
-    tenant: Name
-    route: Name
     release: Digest | None = Field(None, description="only its answers")
     at_ms: int = Field(description="hub's wall clock")
     hours: int = Field(description="how long the tenant has them kept")

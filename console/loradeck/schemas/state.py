@@ -11,7 +11,7 @@ from pydantic import Field
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import ArmsCompared
 from loradeck.schemas.counts import Counts, WireCounts
-from loradeck.schemas.ids import Digest, Label, Name, PointerKey, Role, Strict, Wire, added
+from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Role, Strict, Wire, added
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
 from loradeck.schemas.log import Event, EventKind, PointerState
@@ -217,14 +217,12 @@ class CountSource(Wire):
     age_s: float = Field(description="of that word")
 
 
-class TenantRow(Wire):
+class TenantRow(OfPointer):
     """One pointer, as a console shows it.
 
     `flags`: BAD OVR UNPRVN FAILED SLOW GLASS AHEAD NOPRIOR DRIFT HELD PIN PREP CAND SUSP.
     """
 
-    tenant: Name
-    route: Name
     pointer: PointerState
     epoch: int
     live: ReleaseView | None
@@ -269,11 +267,6 @@ class TenantRow(Wire):
     drift: tuple[str, ...] = added(
         (), "checks that make no answer bad, and corrections: those above their promise, in the last minute"
     )
-
-    @property
-    def key(self) -> PointerKey:
-        """(tenant, route)."""
-        return (self.tenant, self.route)
 
     def source(self, count: str) -> CountSource | None:
         """Returns where one of its counts comes from; None: it counts nothing."""

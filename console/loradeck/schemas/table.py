@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.content_checks import ContentChecks
-from loradeck.schemas.ids import Digest, Line, Name, PointerKey, Whole, Wire, added, digest_of
+from loradeck.schemas.ids import Digest, Line, Name, OfPointer, Whole, Wire, added, digest_of
 from loradeck.schemas.judge import Judge
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
@@ -61,13 +61,11 @@ class SignedText(Wire):
         return b"loradeck/entry/1\n" + self.body.encode()
 
 
-class TableEntry(Wire):
+class TableEntry(OfPointer):
     """One pointer in a node's table: its release, those to keep loaded beside it, and the route's settings for
     routers.
     """
 
-    tenant: Name
-    route: Name
     epoch: int = Field(ge=0, lt=2**53)
     generation: int = Field(ge=0, lt=2**53)
     current: ReleaseRef | None = Field(description="None: a tombstone, requests are refused")
@@ -141,11 +139,6 @@ class TableEntry(Wire):
         return (self.epoch, self.generation)
 
     @property
-    def key(self) -> PointerKey:
-        """(tenant, route)."""
-        return (self.tenant, self.route)
-
-    @property
     def refs(self) -> tuple[ReleaseRef, ...]:
         """The releases that a node holds ready for this pointer: live, candidate, under preparation, beneath."""
         candidate = self.candidate.release if self.candidate is not None else None
@@ -192,11 +185,9 @@ def table_digest(entries: Iterable[TableEntry]) -> str:
     return digest_of({"entries": rows})
 
 
-class Pin(Wire):
+class Pin(OfPointer):
     """A release chosen on the node, without the hub. It ends only by an `unpin` event of the hub."""
 
-    tenant: Name
-    route: Name
     release: ReleaseRef
     over: tuple[Whole, Whole] = Field(description="(epoch, generation) that it overrides")
     actor: Line = Field(description="who says to have made it")

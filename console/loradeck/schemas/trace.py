@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Line, Name, Whole, Wire, added
+from loradeck.schemas.ids import Digest, Line, Name, OfPointer, Whole, Wire, added
 
 
 class NodeTraced(Wire, defer_build=True):
@@ -41,13 +41,11 @@ class TraceRow(Wire):
     judge: Line = added("", "what came of asking the route's judge; '': it was not drawn")
 
 
-class Traced(Wire, defer_build=True):
+class Traced(OfPointer, defer_build=True):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/traces`: a pointer's newest requests, as the routers hold
     them now.
     """
 
-    tenant: Name
-    route: Name
     release: Digest | None = Field(None, description="only requests that this release served")
     at_ms: int = Field(description="hub's wall clock")
     rows: tuple[TraceRow, ...] = Field(description="oldest first, by the nodes' wall clocks")

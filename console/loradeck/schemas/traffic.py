@@ -6,7 +6,7 @@ from pydantic import Field
 
 from loradeck.schemas.content_checks import FaultName
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.ids import Digest, Name, Whole, Wire, added
+from loradeck.schemas.ids import Digest, Name, OfPointer, Whole, Wire, added
 
 SECONDS_OF_VOTES = 128
 """Most seconds of votes in one row of a report."""
@@ -75,11 +75,9 @@ class ArmOutcomes(Wire):
     bins: tuple[tuple[Whole, Bin], ...] = Field((), max_length=BINS, description="(number, sums) of those with units")
 
 
-class Traffic(Wire):
+class Traffic(OfPointer):
     """Counters of one (route, generation, release, replica) since the router started; they only grow."""
 
-    tenant: Name
-    route: Name
     generation: Whole
     release: Digest
     replica: Name
