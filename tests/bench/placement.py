@@ -12,8 +12,9 @@ from bisect import bisect
 from collections.abc import Mapping
 
 from tests.bench.rows import Row
+from tests.fakes.assigned import assign
 
-from loradeck.rules.serving.assignment import Demand, assign, loads
+from loradeck.rules.serving.assignment import Demand, loads
 from loradeck.schemas.ids import PointerKey
 
 TENANTS, NODES = 10_000, 100

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
+import pytest
 from tests.fakes.hub_in_process import Deck, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_counting import lose
 
+from loradeck.hub.automation import pooled_routes
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview
 
@@ -217,14 +221,44 @@ async def test_a_preview_says_who_would_be_cold_where_slots_are_short(deck: Deck
 async def test_neither_a_move_nor_a_step_of_a_route_has_the_placement_of_all_computed_anew(deck: Deck) -> None:
     agents = await pooled(deck)
     (first,) = assigned(deck)
-    planned = deck.hub.pooled_routes.plan()
+    planned = await deck.hub.pooled_routes.plan()
     await deck.promote(await deck.release(seed=3))
-    assert deck.hub.pooled_routes.plan() is planned
+    assert await deck.hub.pooled_routes.plan() is planned
     await lose(deck, agents[first])
-    planned = deck.hub.pooled_routes.plan()
+    planned = await deck.hub.pooled_routes.plan()
     await until(lambda: deck.hub.pooled_routes.tick() or first not in assigned(deck), "another has taken over")
-    assert deck.hub.pooled_routes.plan() is planned
+    assert await deck.hub.pooled_routes.plan() is planned
     assert not deck.hub.pooled_routes.under_way
+
+
+@pytest.mark.parametrize("overtaken", ["its nodes are drained", "it leaves the pool"])
+async def test_a_plan_that_is_overtaken_while_it_is_made_is_not_carried_out(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch, overtaken: str
+) -> None:
+    agents = await pooled(deck)
+    (first,) = assigned(deck)
+    begun, go_on, compute = asyncio.Event(), asyncio.Event(), pooled_routes.assigned_beside
+
+    async def held(*asked: Any) -> Any:
+        begun.set()
+        found = await compute(*asked)
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(pooled_routes, "assigned_beside", held)
+    await lose(deck, agents[first])
+    deck.hub.pooled_routes.tick()
+    await begun.wait()
+    if overtaken == "it leaves the pool":
+        await deck.tenant()
+    else:
+        for name in {*agents} - {first}:
+            await deck.ok("POST", f"nodes/{name}/drain")
+    count, there = deck.hub.log.state.rev, assigned(deck)
+    go_on.set()
+    await until(lambda: deck.hub.pooled_routes.tick() or not deck.hub.pooled_routes._is_old, "it was planned anew")
+    await until(lambda: not deck.hub.pooled_routes._acting, "what was to be done is done")
+    assert (deck.hub.log.state.rev, assigned(deck)) == (count, there)
 
 
 async def test_a_preview_with_new_routes_says_how_they_fit_a_pool_that_has_none_yet(deck: Deck) -> None:

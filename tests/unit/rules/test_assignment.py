@@ -7,8 +7,9 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.assigned import assign
 
-from loradeck.rules.serving.assignment import HEAVY, SPARE, Demand, assign, explained, loads, ranked
+from loradeck.rules.serving.assignment import HEAVY, SPARE, Demand, assigning, explained, loads, ranked
 from loradeck.schemas.ids import PointerKey
 
 names = st.lists(st.sampled_from([f"n{i}" for i in range(8)]), min_size=1, unique=True)
@@ -150,3 +151,9 @@ def test_a_route_weighs_by_its_requests_within_bounds_and_one_without_a_history_
     assert loads({a: 10, b: 30, c: None, d: 0}) == {a: 0.88, b: 1.62, c: 1.0, d: 0.5}
     assert loads({a: 0.0, b: None}) == {a: 1.0, b: 1.0}
     assert loads(dict.fromkeys(routes(99), 0.0) | {("big", "production"): 1e6})["big", "production"] == HEAVY
+
+
+def test_it_pauses_at_each_look_at_a_route() -> None:
+    demands = demanded(50, 4)
+    first = sum(1 for _ in assigning(demands, dict.fromkeys(("n0", "n1", "n2", "n3"), 1.0)))
+    assert first >= 2 * len(demands), "once where it keeps what there is, once where it gives"

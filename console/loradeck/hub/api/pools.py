@@ -59,7 +59,7 @@ async def explain(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> Plac
 
     Whoever sees some tenants is told of the nodes that serve it, and of no others.
     """
-    found = hub.placements.explain((tenant, route))
+    found = await hub.placements.explain((tenant, route))
     if caller.tenants is None:
         return found
     mine = tuple(choice for choice in found.choices if choice.assigned)
@@ -84,4 +84,4 @@ async def preview(
         pools.known(hub.log.state.pools, pool)
     if routes and pool is None:
         raise Refused("invalid_request", "in which pool are the new routes?", fix="name it: --pool POOL")
-    return hub.placements.preview(gone, slots, pool, routes)
+    return await hub.placements.preview(gone, slots, pool, routes)

@@ -1,7 +1,8 @@
 """Pooled routes: the hub assigns them to nodes of their pools, and moves them as nodes come, go, drain and fill."""
 
+import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node_tables import NodeTables
@@ -16,12 +17,13 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.pools import assigned, pooled
-from loradeck.rules.serving.assignment import Assignment, Demand, assign, loads
+from loradeck.rules.serving.assignment import Assignment, Demand, assigning, loads
 from loradeck.rules.serving.reassignment import Standing, steps, why
 from loradeck.schemas.ids import Fence, Name, PointerKey, Role
 from loradeck.schemas.log import Draft, EventKind
+from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.route import Pooled, RouteConfig
 from loradeck.store.interface import HOUR_MS, StoreError
 
 log = logging.getLogger("loradeck.hub.automation.pooled_routes")
@@ -32,13 +34,40 @@ CONCERNS = frozenset({EventKind.POOL, EventKind.ROUTE, EventKind.NODE_FORGET, Ev
 """What has the plan made anew. A step that follows the plan does not, nor does a move that stays on its base."""
 
 
+SLICE = 16
+"""Looks at a route between two turns of the event loop: some two milliseconds at most, with 100 nodes."""
+
+
+async def assigned_beside(demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]) -> Assignment:
+    """Assigns every route as `assigning` does, while the hub goes on with everything else."""
+    steps, looks = assigning(demands, capacity), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: Assignment = done.value
+            return found
+        looks += 1
+        if looks % SLICE == 0:
+            await asyncio.sleep(0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """The assignment of the routes that run one base: what it is computed from, and the outcome."""
+    """The assignment of the routes that run one base: what it is computed from, and the outcome.
 
+    Attributes:
+        asked: what each route asks of its pool, and what makes a node one of that.
+    """
+
+    asked: Mapping[PointerKey, tuple[Pooled, PoolConfig]]
     demands: Mapping[PointerKey, Demand]
     capacity: Mapping[Name, float]
     outcome: Assignment
+
+
+_Asked = tuple[dict[PointerKey, tuple[Pooled, PoolConfig]], dict[PointerKey, Demand], dict[Name, float]]
+"""As in `Planned`: asked, demands and capacity."""
 
 
 @dataclass(eq=False)
@@ -56,7 +85,7 @@ class PooledRoutes:
     _clock: Clock
     _plans: dict[str, Planned] = field(default_factory=dict, init=False)
     _bases: dict[PointerKey, str | None] = field(default_factory=dict, init=False)
-    """The base of each route, as it was planned with."""
+    """The base of each route that the newest plan is made with."""
     _open: dict[PointerKey, tuple[Name, ...]] = field(default_factory=dict, init=False)
     """The wanted nodes of the routes that are not there yet."""
     _failed: dict[PointerKey, tuple[Fence, set[Name]]] = field(default_factory=dict, init=False)
@@ -64,6 +93,7 @@ class PooledRoutes:
     _stale: bool = field(default=True, init=False)
     _seen: object = field(default=None, init=False)
     _acting: bool = field(default=False, init=False)
+    _planning: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def committed(self, published: Published) -> None:
         """Notes that routes, pools or pointers have changed; a follower of the log."""
@@ -78,8 +108,7 @@ class PooledRoutes:
         if self._acting or not self._log.state.pools or not self._allowed.forward:
             return
         self._note_failed()
-        self.plan()
-        if self._open and self._due():
+        if self._is_old or (self._open and self._due()):
             self._acting = True
             self._background.spawn(self._act())
 
@@ -101,21 +130,34 @@ class PooledRoutes:
         ]
         return nodes, self._clock.now_ms() // HOUR_MS
 
-    def plan(self) -> Mapping[str, Planned]:
-        """Says where routes shall be, by base, as the log and the fleet are now."""
-        seen = self._fleet_now()
-        if self._stale or seen != self._seen:
-            self._stale, self._seen = False, seen
-            self._plan()
-        return self._plans
+    @property
+    def _is_old(self) -> bool:
+        """Whether the plan is of other routes, pools or nodes than there are now."""
+        return self._stale or self._fleet_now() != self._seen
 
-    def _plan(self) -> None:
-        routes = pooled(self._log.state.tenants)
-        self._bases = {key: self._base(key) for key, _ in routes}
-        self._plans = {
-            base: Planned(demands=demands, capacity=capacity, outcome=assign(demands, capacity))
-            for base, (demands, capacity) in self._demands(routes).items()
-        }
+    async def plan(self) -> Mapping[str, Planned]:
+        """Says where routes shall be, by base, as the log and the fleet were when it was asked, or later.
+
+        It is computed beside everything else, so that what it is of may have changed by the time it is there.
+        """
+        async with self._planning:
+            if self._is_old:
+                await self._plan()
+            return self._plans
+
+    async def _plan(self) -> None:
+        self._stale, self._seen = False, self._fleet_now()
+        try:
+            routes = pooled(self._log.state.tenants)
+            self._bases = {key: self._base(key) for key, _ in routes}
+            plans = {}
+            for base, (asked, demands, capacity) in (await self._demands(routes, self._bases)).items():
+                outcome = await assigned_beside(demands, capacity)
+                plans[base] = Planned(asked=asked, demands=demands, capacity=capacity, outcome=outcome)
+            self._plans = plans
+        except BaseException:
+            self._stale = True
+            raise
         self._look()
 
     def _is_planned_otherwise(self, key: PointerKey) -> bool:
@@ -126,42 +168,62 @@ class PooledRoutes:
         """Notes the routes that are not where they shall be."""
         self._open = {
             key: wanted
-            for plan in self._plans.values()
+            for base, plan in self._plans.items()
             for key, wanted in plan.outcome.serving.items()
-            if wanted and set(wanted) != set(self._now(key))
+            if wanted and set(wanted) != set(self._now(key)) and self._is_as_planned(base, plan, key)
         }
 
-    def _demands(
-        self, routes: Iterable[tuple[PointerKey, RouteConfig]]
-    ) -> dict[str, tuple[dict[PointerKey, Demand], dict[Name, float]]]:
-        """By base, what is asked of the pools and what their nodes can take. '': routes without a release, of any base.
+    def _is_as_planned(self, base: str, plan: Planned, key: PointerKey) -> bool:
+        """Tells whether a route, its base, and the nodes that it is to be on, are as they were when it was planned."""
+        state, (asked, pool) = self._log.state, plan.asked[key]
+        tenant = state.tenants.get(key[0])
+        config = tenant.routes.get(key[1]) if tenant is not None and not tenant.offboarded else None
+        if config is None or config.pool != asked or state.pools.get(asked.pool) != pool:
+            return False
+        usable = all(self._usable(name, self._now(key)) for name in plan.outcome.serving[key])
+        return usable and base == (self._base(key) or pool.base or "")
+
+    async def _demands(
+        self, routes: Sequence[tuple[PointerKey, RouteConfig]], bases: Mapping[PointerKey, str | None]
+    ) -> dict[str, _Asked]:
+        """By base, what routes ask for, and what their nodes can take. '': routes without a release, of any base.
 
         A node that is lost or drained can take nothing; one that is cordoned keeps what it has.
         """
-        routes = list(routes)
         state, load = self._log.state, loads({key: self._usual.requests(key) for key, _ in routes})
-        slots: dict[tuple[Name, str], dict[Name, int]] = {}
-        found: dict[str, tuple[dict[PointerKey, Demand], dict[Name, float]]] = {}
-        for key, config in routes:
+        slots: dict[tuple[Name, str], tuple[dict[Name, int], tuple[Name, ...]]] = {}
+        found: dict[str, _Asked] = {}
+        zones: dict[tuple[str, tuple[Name, ...]], dict[Name, str]] = {}
+        counted = set[tuple[str, tuple[Name, ...]]]()
+        for number, (key, config) in enumerate(routes):
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
             assert config.pool is not None
             pool = state.pools.get(config.pool.pool)
-            if pool is None:
+            if pool is None or key[0] not in state.tenants:
                 continue
-            base = self._bases[key] or pool.base or ""
+            base = bases[key] or pool.base or ""
             if (config.pool.pool, base) not in slots:
-                slots[config.pool.pool, base] = self._pools.slots(pool, base or None)
-            there, now = slots[config.pool.pool, base], self._now(key)
-            demands, capacity = found.setdefault(base, ({}, {}))
-            usable = [name for name in there if self._usable(name, now)]
-            failed = self._failed_of(key)
-            usable = [name for name in usable if name not in failed] or usable
-            capacity.update({name: float(max(1, there[name])) for name in usable})
+                there = self._pools.slots(pool, base or None)
+                slots[config.pool.pool, base] = there, tuple(name for name in there if self._usable(name, ()))
+            (there, given), now = slots[config.pool.pool, base], self._now(key)
+            kept = tuple(name for name in now if name in there and name not in given and self._usable(name, now))
+            usable = (*given, *kept) if kept else given
+            if failed := self._failed_of(key):
+                usable = tuple(name for name in usable if name not in failed) or usable
+            asked, demands, capacity = found.setdefault(base, ({}, {}, {}))
+            if (base, usable) not in counted:
+                counted.add((base, usable))
+                capacity.update({name: float(max(1, there[name])) for name in usable})
             ready, spread = self._replicas.ready(key), config.pool.spread
+            if spread and (spread, usable) not in zones:
+                zones[spread, usable] = {name: self._fleet.nodes[name].labels.get(spread, "") for name in usable}
+            asked[key] = config.pool, pool
             demands[key] = Demand(
                 replicas=config.pool.replicas,
                 pool=usable,
                 load=load[key],
-                zones={name: self._fleet.nodes[name].labels.get(spread, "") for name in usable} if spread else {},
+                zones=zones[spread, usable] if spread else {},
                 now=sorted(now, key=lambda name: name not in ready),
             )
         return found
@@ -206,10 +268,13 @@ class PooledRoutes:
         return Standing(now=now, wanted=wanted, ready=ready, live=live)
 
     async def _act(self) -> None:
-        """Assigns routes by what is true once no move is under way."""
+        """Assigns routes as planned, as far as that is true once no move is under way."""
         try:
+            await self.plan()
+            if not self._due():
+                return
             async with self._log.moving:
-                self.plan()
+                self._look()
                 drafts = []
                 for key, (at, after) in self._due().items():
                     trouble = {name: self._pools.trouble(name) for name in at.now if self._pools.trouble(name)}

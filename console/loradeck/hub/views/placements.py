@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from loradeck.hub.automation.pooled_routes import Planned, PooledRoutes
+from loradeck.hub.automation.pooled_routes import Planned, PooledRoutes, assigned_beside
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.serving.assignment import Demand, assign, explained
+from loradeck.rules.serving.assignment import Assignment, Demand, explained
 from loradeck.rules.serving.residency import wanted
 from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.pool import (
@@ -43,13 +43,13 @@ class Placements:
     _routes: PooledRoutes
     _clock: Clock
 
-    def explain(self, key: PointerKey) -> PlacementExplained:
+    async def explain(self, key: PointerKey) -> PlacementExplained:
         """Says why a route is where it is. Raises: Refused: unknown_tenant, unknown_route, not_pooled, offboarded."""
         tenant, config, _ = self._state.route(*key)
         if config.pool is None:
             fix = f"loradeck route set {'/'.join(key)} --pool POOL"
             raise Refused("not_pooled", f"{'/'.join(key)} is placed by labels", detail=str(config.placement), fix=fix)
-        plan = next((plan for plan in self._routes.plan().values() if key in plan.demands), None)
+        plan = next((plan for plan in (await self._routes.plan()).values() if key in plan.demands), None)
         if plan is None:
             raise Refused("offboarded", f"{tenant.name} is offboarded")
         demand, now = plan.demands[key], tenant.assigned.get(key[1], ())
@@ -78,7 +78,7 @@ class Placements:
             out={name: why for name, why in out.items() if name not in given},
         )
 
-    def preview(
+    async def preview(
         self, without: Collection[Name], slots: int | None, pool: Name | None, routes: int = 0
     ) -> PlacementPreview:
         """Computes anew without some nodes, with one more that has so many slots, in a pool (None: in each), and with
@@ -87,12 +87,12 @@ class Placements:
         before: dict[PointerKey, tuple[Name, ...]] = {}
         after: dict[PointerKey, tuple[Name, ...]] = {}
         capacity: dict[Name, int] = {} if slots is None else {NEW: slots}
-        plans = dict(self._routes.plan())
+        plans = dict(await self._routes.plan())
         if pool is not None and not any(self._is_in(pool, key) for plan in plans.values() for key in plan.demands):
-            plans[NEW_ROUTES] = self._without_routes(pool)
+            plans[NEW_ROUTES] = await self._without_routes(pool)
         for base, plan in plans.items():
             before |= plan.outcome.serving
-            after |= self._otherwise(plan, without, slots, pool, routes).outcome.serving
+            after |= (await self._otherwise(plan, without, slots, pool, routes)).serving
             for name in plan.capacity:
                 node = self._fleet.nodes[name]
                 capacity[name] = sum(one.slots for one in node.replicas if base in ("", NEW_ROUTES, one.base))
@@ -129,32 +129,30 @@ class Placements:
         placed = self._state.config(key).pool
         return placed is not None and placed.pool == pool
 
-    def _without_routes(self, pool: Name) -> Planned:
+    async def _without_routes(self, pool: Name) -> Planned:
         """The plan of a pool in which no route is yet."""
         config = self._state.pools[pool]
         slots = self._pools.slots(config, config.base)
         capacity = {name: float(max(1, count)) for name, count in slots.items() if not self._pools.trouble(name)}
-        return Planned(demands={}, capacity=capacity, outcome=assign({}, capacity))
+        return Planned(asked={}, demands={}, capacity=capacity, outcome=await assigned_beside({}, capacity))
 
-    def _otherwise(
+    async def _otherwise(
         self, plan: Planned, without: Collection[Name], slots: int | None, pool: Name | None, routes: int
-    ) -> Planned:
+    ) -> Assignment:
         capacity = {name: weight for name, weight in plan.capacity.items() if name not in without}
+        more = {NEW: float(max(1, slots))} if slots is not None else {}
+        pools: dict[tuple[bool, tuple[Name, ...]], tuple[Name, ...]] = {}
         demands = {}
-        if not plan.demands:  # of a pool without routes
-            capacity |= {NEW: float(max(1, slots))} if slots is not None else {}
-            demands = {(NEW_ROUTES, str(n)): Demand(replicas=1, pool=tuple(capacity)) for n in range(routes)}
         for key, demand in plan.demands.items():
-            there = [name for name in demand.pool if name in capacity]
-            config = self._state.config(key).pool
-            if slots is not None and config is not None and pool in (None, config.pool):
-                there.append(NEW)
-                capacity[NEW] = float(max(1, slots))
-            demands[key] = replace(demand, pool=there, now=plan.outcome.serving[key])
-            if config is not None and config.pool == pool:
-                for n in range(routes):
-                    demands.setdefault((NEW_ROUTES, str(n)), Demand(replicas=1, pool=there))
-        return Planned(demands=demands, capacity=capacity, outcome=assign(demands, capacity))
+            in_pool = plan.asked[key][0].pool == pool
+            name = (in_pool or pool is None, tuple(demand.pool))
+            if name not in pools:
+                pools[name] = (*(one for one in name[1] if one in capacity), *(more if name[0] else ()))
+            demands[key] = replace(demand, pool=pools[name], now=plan.outcome.serving[key])
+        there = next((names for (here, _), names in pools.items() if here), () if demands else (*capacity, *more))
+        if pool is not None and there:
+            demands |= {(NEW_ROUTES, str(n)): Demand(replicas=1, pool=there) for n in range(routes)}
+        return await assigned_beside(demands, capacity | (more if there else {}))
 
     def _cold(self, serving: Serving, capacity: Mapping[Name, int]) -> dict[Name, set[PointerKey]]:
         """By node, the routes whose live release would have no slot there."""

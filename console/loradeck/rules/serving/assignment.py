@@ -9,7 +9,7 @@ or goes moves about its own share of the routes.
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.schemas.ids import Name, PointerKey
@@ -106,18 +106,26 @@ def _distance(key: PointerKey, replica: Name, weight: float) -> float:
     return -math.log((int.from_bytes(digest[:8], "big") + 0.5) / 2**64) / weight
 
 
-def assign(demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]) -> Assignment:
+Steps = Generator[None, None, None]
+"""Work that pauses after each look at a route, for others to have a turn."""
+
+
+def assigning(
+    demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]
+) -> Generator[None, None, Assignment]:
     """Assigns every route. One whose pool has too few replicas with room takes full ones rather than none.
+
+    It pauses after each look at a route, some microseconds: with 10,000 of them it takes some tenths of a second, in
+    which others have their turns. What it is given must not change meanwhile.
 
     The same again, with its outcome as what serves now, changes less each time, until it changes nothing.
 
     `capacity`: of every replica that is there: its weight, above 0. Replicas of a pool that are missing get nothing.
     """
     work = _Work(demands, capacity)
-    work.keep()
-    work.relieve()
-    work.place()
-    work.fill()
+    yield
+    for part in (work.keep, work.relieve, work.place, work.fill):
+        yield from part()
     return Assignment(
         serving={key: tuple(chosen) for key, chosen in work.chosen.items()}, load=work.load, room=work.room
     )
@@ -127,7 +135,11 @@ class _Work:
     def __init__(self, demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]) -> None:
         self.demands = demands
         self.capacity = capacity
-        self.pools = {key: frozenset(demand.pool) & capacity.keys() for key, demand in demands.items()}
+        shared: dict[int, frozenset[Name]] = {}  # most routes of a pool have the same nodes to choose from
+        for demand in demands.values():
+            if id(demand.pool) not in shared:
+                shared[id(demand.pool)] = frozenset(demand.pool) & capacity.keys()
+        self.pools = {key: shared[id(demand.pool)] for key, demand in demands.items()}
         asked = sum(demand.load * min(demand.replicas, len(self.pools[key])) for key, demand in demands.items())
         total = sum(capacity.values())
         self.share = {name: asked * weight / total for name, weight in capacity.items()}
@@ -137,31 +149,37 @@ class _Work:
         self._farthest: dict[PointerKey, tuple[float, Name]] = {}
         """The replica that a route prefers least of those that serve it."""
 
-    def keep(self) -> None:
+    def keep(self) -> Steps:
         """Keeps for each route what serves it, one in each zone where the pool has others."""
         for key, chosen in self.chosen.items():
             demand, pool = self.demands[key], self.pools[key]
-            others = len({demand.zones.get(name) for name in pool}) > 1
+            others = bool(demand.zones) and len({demand.zones.get(name) for name in pool}) > 1
             for name in demand.now:
                 doubled = others and self._doubled(demand, chosen, name)
                 if name in pool and len(chosen) < demand.replicas and not doubled:
                     self._add(key, name)
+            yield
 
-    def relieve(self) -> None:
+    def relieve(self) -> Steps:
         """Takes from those that are too full the routes that prefer them least, as far as others have room."""
         for name in sorted(self.capacity):
             if self.load[name] <= self.room[name]:
                 continue
-            mine = [key for key, chosen in self.chosen.items() if name in chosen]
-            for key in sorted(mine, key=lambda key: self._far(key, name), reverse=True):
+            mine = []
+            for key, chosen in self.chosen.items():
+                if name in chosen:
+                    mine.append((self._far(key, name), key))
+                yield
+            for _, key in sorted(mine, key=lambda one: one[0], reverse=True):
                 if self.load[name] <= self.room[name]:
                     break
                 self._remove(key, name)
                 found = self._best(key, self.pools[key] - {name})
                 moves = found is not None and self._fits(key, found) and self._spreads(key, name, found)
                 self._add(key, found if found is not None and moves else name)
+                yield
 
-    def place(self) -> None:
+    def place(self) -> Steps:
         """Gives each route what it lacks."""
         for key, chosen in self.chosen.items():
             while len(chosen) < self.demands[key].replicas:
@@ -169,19 +187,22 @@ class _Work:
                 if found is None:
                     break
                 self._add(key, found)
+            yield
 
-    def fill(self) -> None:
+    def fill(self) -> Steps:
         """Gives to those that have little the routes that prefer them to what they have."""
         for name in sorted(name for name, load in self.load.items() if load * SPARE < self.share[name]):
-            for _, key, left in sorted(self._who_prefer(name)):
+            prefer = yield from self._who_prefer(name)
+            for _, key, left in sorted(prefer):
                 if self.load[name] + self.demands[key].load > self.share[name]:
                     break
                 self._remove(key, left)
                 self._add(key, name)
 
-    def _who_prefer(self, name: Name) -> list[tuple[float, PointerKey, Name]]:
+    def _who_prefer(self, name: Name) -> Generator[None, None, list[tuple[float, PointerKey, Name]]]:
         found = []
         for key, chosen in self.chosen.items():
+            yield
             if name not in self.pools[key] or name in chosen or not chosen:
                 continue
             distance = self._far(key, name)
