@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from loradeck.rules.quality.sampling import keeps_sample, sample_stays
+from loradeck.rules.quality.sampling import Consent, keeps_sample, sample_stays
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import SampleAsk, SampleRows
 from loradeck.schemas.sample import MOST_KEPT, SAMPLES, Sample
@@ -49,11 +49,11 @@ class Samples:
     Args:
         folder: made when there is something to keep.
         checks: whose process redacts.
-        hours: the routes of which samples are kept, and for how long.
+        consents: the routes of which samples are kept, and for how long.
     """
 
-    def __init__(self, folder: Path, checks: Checks, hours: Callable[[], Mapping[PointerKey, int]]) -> None:
-        self._folder, self._checks, self._hours = folder, checks, hours
+    def __init__(self, folder: Path, checks: Checks, consents: Callable[[], Mapping[PointerKey, Consent]]) -> None:
+        self._folder, self._checks, self._consents = folder, checks, consents
         self._disk = asyncio.Lock()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -101,9 +101,9 @@ class Samples:
 
     async def read(self, ask: SampleAsk) -> SampleRows:
         """The newest samples of a route, oldest first; none where its tenant has none kept."""
-        hours = self._hours().get((ask.tenant, ask.route), 0)
+        consent = self._consents().get((ask.tenant, ask.route), Consent())
         async with self._disk:
-            return await asyncio.to_thread(_read, self._folder / ask.tenant / ask.route, ask, hours)
+            return await asyncio.to_thread(_read, self._folder / ask.tenant / ask.route, ask, consent)
 
     def _redacted(self, row: Row, texts: _Texts | None) -> None:
         self._under_way -= 1
@@ -126,7 +126,7 @@ class Samples:
 
     async def _keep(self, sample: Sample) -> None:
         async with self._disk:
-            if not self._takes or (sample.tenant, sample.route) not in self._hours():  # the consent may have ended
+            if not self._takes or (sample.tenant, sample.route) not in self._consents():  # the consent may have ended
                 return
             try:
                 await asyncio.to_thread(_write, self._folder, sample)
@@ -142,7 +142,7 @@ class Samples:
             self._changed.clear()
             async with self._disk:
                 try:
-                    await asyncio.to_thread(sweep, self._folder, self._hours(), now_ms())
+                    await asyncio.to_thread(sweep, self._folder, self._consents(), now_ms())
                 except OSError as error:
                     log.error("samples that are not to be kept are not removed yet: %s", error)
             with suppress(TimeoutError):
@@ -169,9 +169,9 @@ def _write(root: Path, sample: Sample) -> None:
         old.unlink(missing_ok=True)
 
 
-def _read(folder: Path, ask: SampleAsk, hours: int) -> SampleRows:
+def _read(folder: Path, ask: SampleAsk, consent: Consent) -> SampleRows:
     now = now_ms()
-    files = [path for path in _files(folder, ask.release or "*") if sample_stays(_at_ms(path), hours, now)]
+    files = [path for path in _files(folder, ask.release or "*") if sample_stays(_at_ms(path), consent, now)]
     found: list[Sample] = []
     for path in sorted(files, key=lambda path: path.name, reverse=True):
         if len(found) >= ask.last:
@@ -181,17 +181,18 @@ def _read(folder: Path, ask: SampleAsk, hours: int) -> SampleRows:
     return SampleRows(ask=ask.ask, samples=tuple(reversed(found)), kept=len(files))
 
 
-def sweep(root: Path, hours: Mapping[PointerKey, int], now: int) -> None:
+def sweep(root: Path, consents: Mapping[PointerKey, Consent], now: int) -> None:
     """Removes the samples that are not to be kept any more, and the oldest where there are too many.
 
     Args:
-        hours: for how long those of a route are kept; of a route that is not named none are.
+        consents: for how long those of a route are kept; of a route that is not named none are.
         now: milliseconds since 1970 UTC.
     """
     left: list[Path] = []
     for route in root.glob("*/*"):
+        consent = consents.get((route.parent.name, route.name), Consent())
         for path in _files(route, "*"):
-            if sample_stays(_at_ms(path), hours.get((route.parent.name, route.name), 0), now):
+            if sample_stays(_at_ms(path), consent, now):
                 left.append(path)
             else:
                 path.unlink(missing_ok=True)

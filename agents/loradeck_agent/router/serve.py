@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from loradeck.rules.quality.sampling import Consent
 from loradeck.rules.serving.router_handover import may_admit, may_give_back, stage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import ColdQueueLimits, KeyLimits, NodeLimits
@@ -230,10 +231,14 @@ class Router:
         """Tells whether a key is a caller's. Once handed over, the router that has the right to admit judges it."""
         return not may_admit(self._admission.stage) or self._admission.tenants_of(bearer) is not None
 
-    def _sampled(self) -> dict[PointerKey, int]:
-        """The routes of which samples are kept, and for how many hours."""
+    def _sampled(self) -> dict[PointerKey, Consent]:
+        """The routes of which samples are kept, and for how long."""
         entries = self._table.contents.entries.values()
-        return {entry.key: entry.sample_hours for entry in entries if entry.sample_hours and entry.current is not None}
+        return {
+            entry.key: Consent(entry.sample_hours, entry.samples_from_ms)
+            for entry in entries
+            if entry.sample_hours and entry.current is not None
+        }
 
     def _accept_no_more(self) -> None:
         for server in self._listening:

@@ -292,7 +292,9 @@ class Switch:
         for entry in change.entries:
             before = self._held.entries.get(entry.key)
             self._admission.set_callers(entry.key, before.keys if before else (), entry.keys)
-            shorter = shorter or (before is not None and before.sample_hours > entry.sample_hours)
+            if before is not None:
+                erased = before.samples_from_ms < entry.samples_from_ms
+                shorter = shorter or erased or before.sample_hours > entry.sample_hours
         self._held.apply(change)
         for key in keys:
             self._recompile(key)

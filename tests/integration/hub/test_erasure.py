@@ -10,6 +10,7 @@ from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, unt
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
+from tests.integration.hub.test_samples import keep
 
 from loradeck.artifacts.dataset_rows import row_digest
 from loradeck.schemas.attestation import BaseLineage
@@ -86,6 +87,18 @@ async def test_a_plan_that_is_no_longer_true_is_refused_with_the_new_one(acme: D
     await version(acme, 1, holding)
     problem = await acme.refused(409, "plan_changed", "POST", "erasures", execution(found))
     assert len(ErasurePlan.model_validate(problem.context["plan"]).adapters) == 1
+
+
+async def test_an_erasure_tells_nodes_to_remove_the_tenants_samples_of_before(acme: Deck, join: Join) -> None:
+    agent = await join("n1")
+    await acme.promote(await acme.release(seed=1))
+    await keep(acme)
+    await until(lambda: agent.entry.sample_hours == 24, "the node keeps samples")
+    assert not agent.entry.samples_from_ms
+    await dataset(acme, [ROW])
+    await acme.ok("POST", "erasures", execution(await plan(acme, rows=[DIGEST])))
+    (stated,) = await acme.ok("GET", "attestations?kind=erasure")
+    await until(lambda: agent.entry.samples_from_ms == stated["at_ms"], "samples of before go")
 
 
 async def test_after_an_erasure_nothing_that_descends_goes_forward(acme: Deck, join: Join) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.integration.router.running import Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
+from loradeck.rules.quality.sampling import Consent
 from loradeck.schemas.link import SampleRows
 from loradeck.schemas.route import ResponseChecks
 from loradeck.schemas.sample import SAMPLES, Sample
@@ -92,6 +93,16 @@ async def test_they_are_gone_as_soon_as_the_consent_is(router: Running, engine: 
     assert not files(router)
 
 
+async def test_an_erasure_of_rows_takes_the_samples_of_before_with_it(router: Running, engine: Upstream) -> None:
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(told())
+    before, after = put(router, age_h=1), put(router, age_h=0.25, n=1)
+    erased_ms = time.time_ns() // 1_000_000 - HOUR_MS // 2
+    await router.table(told(hours=48).model_copy(update={"samples_from_ms": erased_ms}))
+    await until(lambda: not before.exists())
+    assert after.exists()
+
+
 async def test_a_router_that_starts_removes_what_was_to_be_gone_meanwhile(stopped: Running, engine: Upstream) -> None:
     await stopped.start_here()
     await stopped.table(told(hours=24))
@@ -161,6 +172,6 @@ def test_a_node_has_a_bounded_number_too(tmp_path: Path, monkeypatch: pytest.Mon
         folder = tmp_path / "acme" / "production" / f"{n:064x}"
         folder.mkdir(parents=True)
         (folder / f"{1000 + n:013d}-{n:08x}.json").write_text("{}")
-    samples.sweep(tmp_path, {("acme", "production"): 1}, 2000)
+    samples.sweep(tmp_path, {("acme", "production"): Consent(1)}, 2000)
     assert [path.name[:13].lstrip("0") for path in sorted(tmp_path.glob("*/*/*/*"))] == ["1002", "1003"]
     assert os.listdir(tmp_path / "acme") == ["production"]

@@ -12,6 +12,7 @@ from loradeck.rules.quality.sampling import (
     OPENING,
     TWICE,
     Arm,
+    Consent,
     asked_again_share,
     checked_share,
     keeps_sample,
@@ -116,4 +117,10 @@ def test_the_first_bad_answers_of_a_release_are_kept_and_then_one_a_minute() -> 
     ],
 )
 def test_a_sample_stays_for_its_hours_and_none_from_a_time_to_come(at_ms: int, hours: int, stays: bool) -> None:
-    assert sample_stays(at_ms, hours, NOW_MS) is stays
+    assert sample_stays(at_ms, Consent(hours), NOW_MS) is stays
+    assert not sample_stays(at_ms, Consent(hours, from_ms=NOW_MS + 60_002), NOW_MS)
+
+
+def test_a_sample_from_before_an_erasure_does_not_stay_and_one_of_that_moment_does() -> None:
+    assert not sample_stays(NOW_MS - 1, Consent(1, from_ms=NOW_MS), NOW_MS)
+    assert sample_stays(NOW_MS, Consent(1, from_ms=NOW_MS), NOW_MS)

@@ -183,6 +183,7 @@ class NodeTables:
             if live
             else None,
             sample_hours=tenant.data.sample_hours if live else 0,
+            samples_from_ms=self._facts.erased_ms.get(key[0], 0) if live and tenant.data.sample_hours else 0,
             needs=_needs(candidate, config.residency),
             log=self._signing.log,
             incarnation=self._signing.incarnations.get(epoch, ""),

@@ -14,7 +14,7 @@ from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log, Published
 from loradeck.rules.moves.fold import tenant_after
 from loradeck.rules.serving.placement import site_of
-from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind
 from loradeck.schemas.tenant import TenantState
@@ -108,6 +108,8 @@ class TableSender:
         """Sends the entries that an attestation changed: where R goes may be another release now."""
         if attestation.kind in CHANGES_TARGET:
             self.refresh(keys)
+        elif attestation.kind is AttestationKind.ERASURE:  # samples of before go with the rows
+            self.refresh(key for key in self._log.state.routes() if key[0] == attestation.tenant)
 
     def refresh(self, keys: Iterable[PointerKey]) -> None:
         """Sends the entries that something beside the log changed, such as a prepare, and shows their rows."""

@@ -70,6 +70,9 @@ class Facts:
         self.erased_of: dict[str, set[str]] = defaultdict(set)
         """Tenant -> digests of rows that may not come back."""
 
+        self.erased_ms: dict[str, int] = {}
+        """Tenant -> when rows of it were erased last, milliseconds since 1970 UTC."""
+
     @classmethod
     def load(cls, store: Store) -> Facts:
         """The facts that the store's attestations add up to."""
@@ -98,6 +101,7 @@ class Facts:
             rows = Erasure.model_validate(body).rows
             self.erased[subject].update(rows)
             self.erased_of[attestation.tenant].update(rows)
+            self.erased_ms[attestation.tenant] = attestation.at_ms
         elif attestation.kind is AttestationKind.ERASED_ELSEWHERE:
             self.erased_elsewhere[subject].update(Erasure.model_validate(body).rows)
         if attestation.route is None:

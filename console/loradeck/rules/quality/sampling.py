@@ -9,6 +9,7 @@ And of bad answers it may keep a few, for people to read.
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from loradeck.schemas.sample import SAMPLES
 
@@ -134,6 +135,14 @@ def keeps_sample(taken: int, since_s: float) -> bool:
     return since_s >= (_SOON_S if taken < SAMPLES else _LATER_S)
 
 
-def sample_stays(at_ms: int, hours: int, now_ms: int) -> bool:
-    """Tells whether a sample of a time stays for now, where samples are kept for so many hours."""
-    return 0 <= at_ms <= now_ms + _AHEAD_MS and now_ms - at_ms < hours * _HOUR_MS
+class Consent(NamedTuple):
+    """For how many hours samples of a route are kept; those from before `from_ms` are not, whatever their age."""
+
+    hours: int = 0
+    from_ms: int = 0
+
+
+def sample_stays(at_ms: int, consent: Consent, now_ms: int) -> bool:
+    """Tells whether a sample of a time stays for now under its route's consent."""
+    young = 0 <= at_ms <= now_ms + _AHEAD_MS and now_ms - at_ms < consent.hours * _HOUR_MS
+    return young and at_ms >= consent.from_ms
