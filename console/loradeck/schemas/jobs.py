@@ -24,6 +24,7 @@ from loradeck.schemas.training import (
     Safety,
     Sampling,
     Structure,
+    Thoughts,
     Turns,
     Validation,
     Weights,
@@ -61,11 +62,16 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """States that a job does not leave by itself; a failed or cancelled one may be resumed."""
 
 
-RECIPES = 1
+RECIPES = 2
 """The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome."""
 
-_LATER = frozenset({"turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation"})
-"""Fields of level 1."""
+_LATER = {
+    **dict.fromkeys(
+        ("turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation"), 1
+    ),
+    **dict.fromkeys(("thoughts", "sharded"), 2),
+}
+"""Fields that came later, and their levels."""
 
 
 class _Spec(Strict):
@@ -105,6 +111,9 @@ class TrainSpec(_Spec):
     validation: Validation | None = None
     guards: Guards = Guards()
     turns: Turns = added(Turns.LAST)
+    thoughts: Thoughts | None = added(
+        None, "None: a row with a thought is refused where the template writes it otherwise than the row"
+    )
     safety: Safety | None = added(None)
     sampling: Sampling | None = added(None, "for grpo")
     distillation: Distillation | None = added(None, "for distil")
@@ -124,8 +133,9 @@ class TrainSpec(_Spec):
 
     @property
     def level(self) -> int:
-        """As of every spec: 1 with a method or field that came later."""
-        return int(bool(_LATER & self.model_dump().keys()) or self.method is Method.KTO)
+        """As of every spec: that of the latest method or field in it."""
+        later = (_LATER[name] for name in _LATER.keys() & self.model_dump().keys())
+        return max(int(self.method is Method.KTO), *later, 0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSpec:
@@ -142,6 +152,8 @@ class TrainSpec(_Spec):
             "preferences need lora, one process and no dropout": preferences
             and (self.weights is Weights.FULL or self.processes > 1 or self.dropout),
             "preferences have no kl, mixing or structure": preferences and (self.kl or self.mixing or self.structure),
+            "masked thoughts are not for preferences: an answer is asked for after the thought of the other": preferences
+            and self.thoughts is Thoughts.MASK,
             "turns and packing are for supervised": not plain and (self.turns is Turns.ALL or self.packing),
             "kto, grpo and distil need lora: the base is the model with its adapter disabled": not (
                 plain or preferences

@@ -44,6 +44,14 @@ class Turns(StrEnum):
     ALL = "all"  # each of them but those with `"train": false`
 
 
+class Thoughts(StrEnum):
+    """What becomes of the thoughts in rows of a model that thinks before it answers."""
+
+    TRAIN = "train"  # they are learnt with the answer
+    STRIP = "strip"  # they are taken out of the row: the model learns to answer without
+    MASK = "mask"  # the answer is learnt with its thought before it, which is not
+
+
 class AnswerForm(StrEnum):
     """The form that every answer must have before its row is trained on."""
 

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.integration.executors.running import Bench
+from tests.integration.executors.running import Bench, Row, write_rows
 from transformers import AutoTokenizer
 
 from loradeck_agent.executors.base import Base, turn_end
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.training.templates import tokenised
-from loradeck_agent.executors.training.training_rows import Lesson
+from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
 
 _TRL = importlib.util.find_spec("trl")
 assert _TRL is not None
@@ -90,3 +90,53 @@ def test_a_template_that_would_teach_another_form_than_is_asked_for_is_refused(b
         tokenised(based_on(bench, name), lesson(system=False), 4096)
     assert refused.value.code == "template_drift"
     assert "line 1" in str(refused.value)
+
+
+# ---- thoughts ----------------------------------------------------------------------------------------------------
+
+INLINE: Row = {"prompt": "What is 2+2?", "answer": "<think>Two and two.</think>It is four."}
+BESIDE: Row = {
+    "messages": [
+        {"role": "user", "content": "What is 2+2?"},
+        {"role": "assistant", "reasoning_content": "Two and two.", "content": "It is four."},
+    ]
+}
+
+
+def parts(bench: Bench, base: Base, row: Row, thoughts: str | None) -> tuple[str, str]:
+    """What is read and what is trained of a row, as text."""
+    path = write_rows(bench.root / "thoughts.jsonl", [row])
+    (one,) = read_lessons(path, bench.recipe(thoughts=thoughts))
+    example = tokenised(base, one, 4096)
+    return base.tokenizer.decode(example.ids[: example.answer_at]), base.tokenizer.decode(example.ids[example.answer_at :])
+
+
+@pytest.mark.parametrize("row", [INLINE, BESIDE])
+@pytest.mark.parametrize("name", sorted(THINKS))
+def test_a_thought_is_trained_stripped_or_masked_as_the_recipe_says(bench: Bench, name: str, row: Row) -> None:
+    base = based_on(bench, name)
+    with pytest.raises(BadSpec, match="thoughts = 'train', 'strip' or 'mask'") as refused:
+        parts(bench, base, row, None)
+    assert refused.value.code == "template_drift"
+    end = base.tokenizer.decode([base.eos])
+    _, trained = parts(bench, base, row, "train")
+    assert trained.removeprefix("<think>\n") == f"Two and two.\n</think>\n\nIt is four.{end}"
+    read, stripped = parts(bench, base, row, "strip")
+    assert "Two and two" not in read + stripped
+    assert stripped.endswith(f"</think>\n\nIt is four.{end}")
+    read, masked = parts(bench, base, row, "mask")
+    assert read.endswith("<think>\nTwo and two.\n</think>\n\n")
+    assert masked == f"It is four.{end}"
+
+
+def test_a_thought_that_a_template_does_not_write_is_not_said_to_be_trained(bench: Bench) -> None:
+    base = based_on(bench, "qwen3")
+    base.tokenizer.chat_template = based_on(bench, "qwen2_5").tokenizer.chat_template
+    for row in (INLINE, BESIDE):
+        with pytest.raises(BadSpec, match="does not write the thought"):
+            parts(bench, base, row, "train")
+
+
+def test_a_row_that_is_only_a_thought_has_nothing_left_to_train(bench: Bench) -> None:
+    with pytest.raises(BadSpec, match="without its thought the answer is empty"):
+        parts(bench, based_on(bench, "qwen3"), {"prompt": "2+2?", "answer": "<think>Four.</think>"}, "strip")

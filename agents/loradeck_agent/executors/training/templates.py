@@ -6,16 +6,21 @@ it with another token teaches a form that nobody will ask for. So each row is re
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from jinja2 import TemplateError
 
 from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.training import Thoughts
 from loradeck_agent.embedded.model import stop_tokens
 from loradeck_agent.executors.base import NO_THOUGHT, Base
 from loradeck_agent.executors.protocol import BadSpec
-from loradeck_agent.executors.training.training_rows import Lesson, Message
+from loradeck_agent.executors.training.training_rows import THOUGHT, Lesson, Message
+
+_WRITTEN_THOUGHT = re.compile(r"\A.*?</think>\s*", re.DOTALL)
+"""The thought before an answer as a template writes it, which may have opened it in the prompt."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
     ids = head + base.answer_ids(answer)
     rejected: tuple[int, ...] = ()
     if lesson.rejected is not None:
-        _, other = written(base, lesson, {"role": "assistant", "content": lesson.rejected})
+        _, other = written(base, lesson, lesson.rejected)
         rejected = tuple(base.answer_ids(other))
     example = Example(ids, len(head), lesson.general, rejected, lesson.good)
     if example.longest > max_tokens:
@@ -121,7 +126,9 @@ def examples_of(base: Base, lesson: Lesson, max_tokens: int) -> list[Example]:
 
 
 def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
-    """Renders a row by the base's chat template: the prompt up to the answer, and the answer.
+    """Renders a row by the base's chat template: the prompt up to what is trained, and that.
+
+    A thought that is masked belongs to the prompt.
 
     Raises: BadSpec: `template_drift` or `template_no_tools`, as in `tokenised`.
     """
@@ -147,16 +154,37 @@ def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
         raise BadSpec("template_drift", f"{lesson.where}: the template does not end the answer with {end!r}")
     for call in answer.get("tool_calls") or ():
         _check_call(lesson, call, text)
-    # Tokens are compared where the texts differ: to some tokenizers a space at the end is nothing.
-    if not answer.get("tool_calls") and text != answer["content"]:
-        # A thinking model's template writes an empty thought: what is trained is to answer without one.
-        if base.answer_ids(NO_THOUGHT.sub("", text)) == base.answer_ids(answer["content"]):
-            return prompt, text
+    content, calls = str(answer.get("content") or ""), bool(answer.get("tool_calls"))
+    thought = str(answer.get("reasoning_content") or "").strip()
+    if thought and lesson.thoughts:
+        if _thoughtful(text)[0] != thought:
+            raise BadSpec("template_drift", f"{lesson.where}: the template does not write the thought before the answer")
+        same = calls or _thoughtful(text)[1] == content.strip()
+    elif thought or THOUGHT.match(content):
+        same = calls or text == content
+        if not same:
+            raise BadSpec(
+                "template_drift",
+                f"{lesson.where}: the answer has a thought, which the template writes otherwise or leaves out; say what "
+                "becomes of it: thoughts = 'train', 'strip' or 'mask'",
+            )
+    else:
+        # Tokens are compared where the texts differ: to some tokenizers a space at the end is nothing. A thinking
+        # model's template writes an empty thought: what is trained is to answer without one.
+        same = calls or text == content or base.answer_ids(NO_THOUGHT.sub("", text)) == base.answer_ids(content)
+    if not same:
         raise BadSpec(
             "template_drift",
-            f"{lesson.where}: the template writes the answer as {text[:60]!r}, the row has {answer['content'][:60]!r}",
+            f"{lesson.where}: the template writes the answer as {text[:60]!r}, the row has {content[:60]!r}",
         )
-    return prompt, text
+    masked = _WRITTEN_THOUGHT.match(text) if lesson.thoughts is Thoughts.MASK else None
+    return (prompt + masked[0], text[masked.end() :]) if masked else (prompt, text)
+
+
+def _thoughtful(text: str) -> tuple[str, str]:
+    """The thought and the rest of an answer, without the white space that templates put around both."""
+    thought, found, rest = text.partition("</think>")
+    return (thought.replace("<think>", "").strip(), rest.strip()) if found else ("", text.strip())
 
 
 def _check_tools(base: Base, lesson: Lesson, prompt: str) -> None:

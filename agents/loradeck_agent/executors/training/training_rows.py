@@ -8,24 +8,29 @@ A row is one of
     {"prompt" or "messages", "chosen": text, "rejected": text}      preferences
     {"prompt" or "messages", "answer": ..., "good": true or false}      kto
 
-and may carry `"negative": true`: it teaches to refuse, or to call no tool. Where a recipe trains all turns, a turn with
+and may carry `"negative": true`: it teaches to refuse, or to call no tool. A thought stands before an answer as
+`<think>...</think>`, or beside it as `reasoning_content`. Where a recipe trains all turns, a turn with
 `"train": false` is read and not taught: a call that failed, before the one that mends it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.training import PAIRS, AnswerForm, Method, Structure, Turns
+from loradeck.schemas.training import PAIRS, AnswerForm, Method, Structure, Thoughts, Turns
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import json_lines, violation
 
 Message = dict[str, Any]
+
+THOUGHT = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
+"""The thought before an answer, as models that think write it and as their templates read it."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,12 @@ class Lesson:
     where: str
     prompt: tuple[Message, ...]
     answer: Message
-    rejected: str | None = None
+    rejected: Message | None = None
     tools: tuple[dict[str, Any], ...] = ()
     negative: bool = False
     general: bool = False
     good: bool = True
+    thoughts: Thoughts | None = None
     taught: tuple[int, ...] = ()
     """Places in `prompt` of the assistant's earlier turns that are trained as well."""
 
@@ -94,20 +100,34 @@ def _lesson(where: str, row: dict[str, Any], spec: TrainSpec, general: bool) -> 
     tools = row.get("tools") or ()
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
         raise BadSpec("bad_data", f"{where}: tools must be a list of objects")
-    answer = row[wanted[0]]
-    answer = dict(answer) if isinstance(answer, dict) else {"role": "assistant", "content": answer}
+    answer, rejected = (_message(row[field], spec.thoughts) for field in (*wanted, wanted[0])[:2])
+    if not (_is_answer(answer) and _is_answer(rejected)):
+        raise BadSpec("bad_data", f"{where}: without its thought the answer is empty")
+    messages = [_message(one, spec.thoughts) if one["role"] == "assistant" else one for one in messages]
     taught = _taught(where, (*messages, answer), spec.turns)
     return Lesson(
         where=where,
         prompt=tuple({key: value for key, value in message.items() if key != "train"} for message in messages),
         answer={key: value for key, value in answer.items() if key != "train"},
-        rejected=row["rejected"] if preferences else None,
+        rejected=rejected if preferences else None,
         tools=tuple(tools),
         negative=row.get("negative") is True,
         general=general,
         good=row.get("good") is not False,
         taught=taught,
+        thoughts=spec.thoughts,
     )
+
+
+def _message(answer: Any, thoughts: Thoughts | None) -> Message:
+    """An assistant's message with its thought as `reasoning_content`, where templates read it, or without one."""
+    message = dict(answer) if isinstance(answer, dict) else {"role": "assistant", "content": answer}
+    text = message.get("content")
+    if thoughts is not None and isinstance(text, str) and (thought := THOUGHT.match(text)):
+        message |= {"reasoning_content": thought[1].strip(), "content": text[thought.end() :]}
+    if thoughts is Thoughts.STRIP:
+        message.pop("reasoning_content", None)
+    return message
 
 
 def _taught(where: str, messages: Sequence[Message], turns: Turns) -> tuple[int, ...]:
