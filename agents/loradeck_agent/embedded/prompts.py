@@ -33,9 +33,10 @@ class Prompts:
         self._short = ThreadPoolExecutor(1, "short-prompts")
         self._long = ThreadPoolExecutor(1, "long-prompts")
 
-    async def of_messages(self, messages: list[dict[str, str]]) -> list[int]:
-        """Tokens of a conversation under the base's chat template. Raises PromptRefused."""
-        return await self._read(sum(len(message["content"]) for message in messages), lambda: self._rendered(messages))
+    async def of_messages(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> list[int]:
+        """Tokens of a conversation, with its tools, under the base's chat template. Raises PromptRefused."""
+        size = sum(len(message.get("content") or "") for message in messages)
+        return await self._read(size, lambda: self._rendered(messages, tools))
 
     async def of_prompt(self, prompt: str | list[int]) -> list[int]:
         """Tokens of a text, or the token ids that stand for one. Raises PromptRefused."""
@@ -51,9 +52,10 @@ class Prompts:
         thread = self._short if characters < LONG else self._long
         return self._some(await asyncio.get_running_loop().run_in_executor(thread, read))
 
-    def _rendered(self, messages: list[dict[str, str]]) -> list[int]:
+    def _rendered(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> list[int]:
         try:
-            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            template = self._tokenizer.apply_chat_template
+            text = template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # a template is a program of the base's and may raise anything on what it dislikes
             raise PromptRefused(f"the chat template refused the messages: {error}") from error
         self._fit(len(text), "characters", self._longest_token)  # the template's own among them

@@ -81,6 +81,7 @@ class EngineServer:
                 web.get("/v1/models", self.models),
                 web.post("/v1/load_lora_adapter", self.load),
                 web.post("/v1/unload_lora_adapter", self.unload),
+                web.post("/tokenize", self.tokenize),
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.completion),
             ]
@@ -171,6 +172,19 @@ class EngineServer:
         model.inference.retire(listed.handle)
         log.info("unloaded adapter %s", name)
         return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """Answers `POST /tokenize`: the tokens of `messages`, with their `tools`, up to where an answer begins."""
+        body, model = await _json(request), self._require()
+        assert self._prompts is not None
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
+            return _error(400, "BadRequestError", "messages are needed, as a list of objects")
+        try:
+            tokens = await self._prompts.of_messages(messages, body.get("tools"))
+        except PromptRefused as refused:
+            return _error(400, "BadRequestError", str(refused))
+        return web.json_response({"count": len(tokens), "max_model_len": model.max_length, "tokens": tokens})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answers `POST /v1/chat/completions`."""

@@ -17,6 +17,7 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import PAIRS, DistilWay, Method
 from loradeck_agent.executors.base import Base, outlined, read_weights
+from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.rows import read_suite
 from loradeck_agent.executors.training.answers import AnswerReader
@@ -30,10 +31,13 @@ from loradeck_agent.executors.training.preferences import Preferences
 from loradeck_agent.executors.training.process_group import World, joined, own_device
 from loradeck_agent.executors.training.safety import read_safety
 from loradeck_agent.executors.training.supervised import Supervised
-from loradeck_agent.executors.training.templates import Example, check_base, examples_of
+from loradeck_agent.executors.training.templates import Example, check_base, check_served, examples_of
 from loradeck_agent.executors.training.trained import Trained, prepared
 from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
 from loradeck_agent.executors.training.validation import HeldBack, Looks, Objective, hold_back
+
+AT_ONCE = 8
+"""Rows that the engine which serves is asked about at once."""
 
 
 def train(current: Run) -> Mapping[str, Any]:
@@ -55,7 +59,10 @@ def train(current: Run) -> Mapping[str, Any]:
     with joined(spec.processes) as world:
         base = outlined(current.spec)
         check_base(base, spec)
-        examples = [one for lesson in lessons for one in examples_of(base, lesson, spec.max_tokens)]
+        made = [(lesson, examples_of(base, lesson, spec.max_tokens)) for lesson in lessons]
+        if current.spec.engine is not None and world.first:
+            check_served(current, base, Served(current.spec.engine, AT_ONCE), made)
+        examples = [one for _, each in made for one in each]
         check_plan(base.model, spec, examples)
         current.phase("loading the base")
         base.model = read_weights(Path(current.spec.base), spec.precision, own_device())

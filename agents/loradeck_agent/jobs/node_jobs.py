@@ -23,6 +23,7 @@ from loradeck.schemas.jobs import (
     JobAssignment,
     LeakSpec,
     PrepareSpec,
+    TrainSpec,
 )
 from loradeck.schemas.link import JobEvent, JobLog
 from loradeck_agent.host.engine_config import VllmEngine
@@ -32,7 +33,7 @@ from loradeck_agent.jobs.events import as_read, failure, job_event
 from loradeck_agent.jobs.executor import Attempt, Executor, ExecutorFolder, sweep
 from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher
-from loradeck_agent.jobs.prepare import prepare, up_with
+from loradeck_agent.jobs.prepare import prepare, up_with_base
 from loradeck_agent.jobs.results import Results
 from loradeck_agent.serving.engine_relay import EngineRelay
 from loradeck_agent.serving.engine_schedule import EngineSchedule
@@ -288,18 +289,21 @@ class Jobs:
 
     @asynccontextmanager
     async def _asked(self, job: JobAssignment, executor: Executor) -> AsyncIterator[EngineDoor | None]:
-        """The engine that an evaluation asks, for as long as it runs; None for other jobs, and for one in process.
+        """The engine that a job asks while it runs: an evaluation for answers, a training for the tokens of rows.
+
+        None for other jobs, and for one in process.
 
         Raises: AgentError: no engine here has the release's base, or it cannot be made ready in it.
         """
         ref, spec = job.release, job.spec
-        asks = isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline
+        asks = isinstance(spec, TrainSpec) or (isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline)
         if asks and executor.started:  # by an agent of before, perhaps one that had no engine asked
             asks = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes()).engine is not None
-        if not asks or ref is None:
+        base = spec.base if isinstance(spec, TrainSpec) else ref.release.served_base if ref is not None else None
+        if not asks or base is None:
             yield None
             return
-        engine = (await up_with(self.engines, ref))[0]
+        engine = (await up_with_base(self.engines, base))[0]
         socket, relay = self.folder.evaluation_socket, EngineRelay(engine, ref, job.canaries, self.reconciler)
         async with relay.listening(socket, self.launcher.user):
             scores = isinstance(engine.config, VllmEngine)

@@ -38,12 +38,17 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
 
 
 async def up_with(engines: Sequence[EngineReplica], ref: ReleaseRef) -> list[EngineReplica]:
-    """The engines of a release's base that are up, once those that are starting are.
+    """The engines of a release's base that are up, once those that are starting are; see `up_with_base`."""
+    return await up_with_base(engines, ref.release.served_base)
+
+
+async def up_with_base(engines: Sequence[EngineReplica], base: str) -> list[EngineReplica]:
+    """The engines of a base that are up, once those that are starting are.
 
     Raises: AgentError: `no_replica`: there is none.
     """
     await _until_known(engines)
-    placed = [engine for engine in engines if engine.runs(ref)]
+    placed = [engine for engine in engines if engine.base == base]
     await _until_up(placed)
     placed = [engine for engine in placed if engine.up]
     if not placed:
@@ -54,7 +59,7 @@ async def up_with(engines: Sequence[EngineReplica], ref: ReleaseRef) -> list[Eng
         raise AgentError(
             "no_replica",
             "no engine of this node runs the release's base",
-            f"base {short(ref.release.served_base)}; {others or 'there is no engine here'}",
+            f"base {short(base)}; {others or 'there is no engine here'}",
         )
     return placed
 

@@ -160,6 +160,19 @@ class EngineApi:
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise AgentError("engine_error", "the engine says no log-probabilities", repr(error)) from error
 
+    async def tokens(self, model: str, messages: Sequence[Any], tools: Sequence[Any]) -> tuple[int, ...]:
+        """Tokens that the engine makes of a conversation, with its tools, up to where an answer begins.
+
+        Raises: AgentError: `engine_busy`: it may be asked again; `engine_error`.
+        """
+        body = {"model": model, "messages": list(messages), **({"tools": list(tools)} if tools else {})}
+        reply = await self._http.post("/tokenize", body, timeout=CALL_S)
+        try:
+            reply = expect(reply) if reply.status == 404 else _answered(reply)  # it has no such call
+            return tuple(map(int, reply.json()["tokens"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise AgentError("engine_error", "the engine's tokens cannot be read", repr(error)) from error
+
     async def levels(self) -> dict[str, AckLevel] | None:
         """The levels of the adapters that it holds, by name, as the engine itself says. None: it does not say."""
         return None

@@ -1,4 +1,6 @@
-"""What the executor of an evaluation asks the engine that serves, a line of JSON each, and what it is answered."""
+"""What an executor asks the engine that serves, a line of JSON each, and what it is answered."""
+
+from typing import Any
 
 from pydantic import Field
 
@@ -13,9 +15,14 @@ AT_ONCE = 64
 
 
 class EngineQuestion(Wire):
-    """Tokens that an engine is asked to go on from, or to say how likely it finds the last ones of them."""
+    """Tokens that an engine is asked to go on from, or to say how likely it finds the last ones of them.
 
-    prompt: tuple[Whole, ...] = Field(min_length=1)
+    Or a conversation that it is asked to turn into tokens, as it does before it answers.
+    """
+
+    prompt: tuple[Whole, ...] = ()
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
     base: bool = Field(False, description="asked of the base alone, instead of the release")
     max_tokens: int = Field(0, ge=0, description="longest answer; 0: none is wanted")
     last: int = Field(0, ge=0, description="the last tokens of the prompt whose log-probability is wanted")
@@ -26,6 +33,7 @@ class EngineAnswer(Wire):
 
     text: str = ""
     tokens: int = 0
+    ids: tuple[Whole, ...] = Field((), description="of a conversation, up to where an answer begins")
     logprob: float | None = Field(None, description="of the last tokens, in nats, summed")
     ms: float = 0.0
     error: str = ""

@@ -1,4 +1,4 @@
-"""The engine that serves, for the executor of an evaluation: a socket on which it is asked for one release.
+"""The engine that serves, for an executor: a socket on which it is asked for one release, or to read conversations.
 
 An executor may run as a user that reaches no engine, and an engine's own socket also loads and unloads. So the agent
 asks for it, under the name by which the router asks for the release. The release is made ready as for a promote, and
@@ -37,10 +37,10 @@ SLOT_RETRY_S = 5.0
 
 @dataclass(frozen=True)
 class EngineRelay:
-    """Passes questions about one release on to one engine."""
+    """Passes questions about one release on to one engine. Without a release: about the tokens of conversations."""
 
     engine: EngineReplica
-    ref: ReleaseRef
+    ref: ReleaseRef | None
     canaries: Canaries
     reconciler: Reconciler
 
@@ -63,8 +63,9 @@ class EngineRelay:
                 asking.discard(task)
                 writer.close()
 
-        with self.reconciler.evaluating(self.ref):
-            await self._until_ready()
+        with contextlib.nullcontext() if self.ref is None else self.reconciler.evaluating(self.ref):
+            if self.ref is not None:
+                await self._until_ready(self.ref)
             server = await asyncio.start_unix_server(asked, sock=_bound(address, user), limit=LONGEST_LINE)
             try:
                 yield
@@ -73,12 +74,12 @@ class EngineRelay:
                 for task in asking:
                     task.cancel()
 
-    async def _until_ready(self) -> None:
+    async def _until_ready(self, ref: ReleaseRef) -> None:
         """Makes the release ready; waits a while for a slot where all are needed by what is served."""
         until = time.monotonic() + SLOT_S
         while True:
             try:
-                await self.reconciler.make_ready(self.engine, self.ref, self.canaries, keep=False)
+                await self.reconciler.make_ready(self.engine, ref, self.canaries, keep=False)
             except AgentError as error:
                 if error.code != "no_slot" or time.monotonic() > until:
                     raise
@@ -103,6 +104,12 @@ class EngineRelay:
             return EngineAnswer(error=f"the question cannot be read: {error.errors()[0]['msg']}")
         engine, ref = self.engine, self.ref
         try:
+            if question.messages:
+                return EngineAnswer(
+                    ids=await engine.api.tokens(engine.build.base_name, question.messages, question.tools)
+                )
+            if ref is None or not question.prompt:
+                return EngineAnswer(error="nothing that may be asked here")
             if ref.release.form is Form.ADAPTER and ref.id not in engine.ready:
                 await self.reconciler.make_ready(engine, ref, self.canaries, keep=False)
             own = None if question.base else ref.engine_name

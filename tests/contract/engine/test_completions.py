@@ -351,3 +351,17 @@ async def test_an_evaluation_gets_the_text_that_a_caller_gets_and_vllm_says_how_
         expected = sum(float(logs[len(prompt) - 1 + at, token]) for at, token in enumerate(answer))
         assert await api.log_likelihood("a", [*prompt, *answer], len(answer)) == pytest.approx(expected, abs=1e-2)
     api.close()
+
+
+async def test_a_conversation_is_told_in_the_tokens_in_which_it_is_answered(engine: Engine) -> None:
+    messages = [{"role": "system", "content": "w1"}, {"role": "user", "content": "w2 w3"}]
+    told = engine.http.post("/tokenize", json={"model": "base", "messages": messages}).json()
+    asked = engine.http.post(
+        "/v1/chat/completions", json={"model": "base", "messages": messages, "max_tokens": 1}
+    ).json()
+    assert told["count"] == len(told["tokens"]) == asked["usage"]["prompt_tokens"]
+    api = EngineApi(EngineAddress(socket=str(engine.socket)))
+    assert await api.tokens("base", messages, ()) == tuple(told["tokens"])
+    api.close()
+    refused = engine.http.post("/tokenize", json={"model": "base", "messages": "w2"})
+    assert refused.status_code in (400, 422)

@@ -72,6 +72,7 @@ class FakeEngine:
                 web.get("/v1/models", self.models),
                 web.post("/v1/load_lora_adapter", self.load),
                 web.post("/v1/unload_lora_adapter", self.unload),
+                web.post("/tokenize", self.tokenize),
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.completion),
             ]
@@ -82,6 +83,12 @@ class FakeEngine:
         """One line for each call that changes something or answers somebody, for tests that check an order."""
         with suppress(OSError), (self.state / "calls.log").open("a") as file:  # its disk may be full or read-only
             file.write(what + "\n")
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        return web.json_response(
+            {"tokens": [len(m["content"]) for m in body["messages"]] + [len(body.get("tools", []))]}
+        )
 
     async def health(self, _: web.Request) -> web.Response:
         return web.Response(status=503 if (self.state / "unhealthy").exists() else 200)

@@ -118,6 +118,11 @@ class Fake:
                 return 1
             case "silent":
                 return 0
+            case "reads":
+                assert self.spec.engine is not None
+                asked = EngineQuestion(messages=({"role": "user", "content": "four"},), tools=({"name": "t"},))
+                ((_, found),) = Served(self.spec.engine, 1).each([asked], lambda: None)
+                self.emit(ExecutorEventType.HEARTBEAT, message=f"the engine reads {found.ids}")
         for step in range(1, 4):
             self.emit(ExecutorEventType.PROGRESS, step=step, of=3, metrics={"loss": 1.0 / step})
         self.adapter(spec, lie=spec.name == "lies")

@@ -97,6 +97,15 @@ async def test_a_trained_adapter_is_registered_before_the_job_says_it_is_finishe
     assert [call.split()[0] for call in posts] == ["PUT", "PUT", "POST"]
 
 
+async def test_a_training_asks_the_engine_that_serves_its_base_how_it_reads_a_row(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "reads"))
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert "the engine reads (4, 1)" in [e.event.message for e in hub.of(JobEvent)]
+
+
 async def test_a_dataset_with_erased_rows_is_removed_from_the_node_and_not_trained_on(
     node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
 ) -> None:

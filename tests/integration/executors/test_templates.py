@@ -108,7 +108,9 @@ def parts(bench: Bench, base: Base, row: Row, thoughts: str | None) -> tuple[str
     path = write_rows(bench.root / "thoughts.jsonl", [row])
     (one,) = read_lessons(path, bench.recipe(thoughts=thoughts))
     example = tokenised(base, one, 4096)
-    return base.tokenizer.decode(example.ids[: example.answer_at]), base.tokenizer.decode(example.ids[example.answer_at :])
+    return base.tokenizer.decode(example.ids[: example.answer_at]), base.tokenizer.decode(
+        example.ids[example.answer_at :]
+    )
 
 
 @pytest.mark.parametrize("row", [INLINE, BESIDE])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.fakes.engine_relay import EngineRelay
 from tests.fakes.word_model import TEMPLATE, write_base
 from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
 
@@ -20,9 +21,12 @@ from loradeck.schemas.jobs import (
     EXIT_DIVERGED,
     EXIT_OK,
     EXIT_OUT_OF_MEMORY,
+    EngineDoor,
     ExecutorEventType,
 )
 from loradeck.schemas.training import Guards
+from loradeck_agent.embedded.build import embedded_build
+from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.protocol import Diverged, OutOfMemory
 from loradeck_agent.executors.training import memory_probe
 from loradeck_agent.executors.training.guards import BASELINE_STEPS, Watch
@@ -234,3 +238,32 @@ def test_a_spike_in_a_run_ends_it_with_70_and_publishes_nothing(bench: Bench) ->
     assert ended.status == EXIT_DIVERGED, ended.last
     assert ended.last.code == "loss_spike"
     assert not ended.out.exists()
+
+
+# ---- the engine that serves ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_rows_that_the_engine_which_serves_would_read_otherwise_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, other: bool
+) -> None:
+    base, asked = read_base(bench.base), list[dict[str, Any]]()
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        asked.append(question)
+        ids = base.prompt_ids(question["messages"])
+        return {"ids": [*ids, ids[0]] if other and "second" in str(question) else ids}
+
+    monkeypatch.chdir(bench.root)
+    relay = EngineRelay(Path("ask.sock"), answer)
+    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=embedded_build("float32"), scores=False)
+    rows = [{"prompt": "first?", "answer": "1"}, {"prompt": "second?", "answer": "2"}]
+    inputs = {DATASET: str(write_rows(bench.root / "read.jsonl", rows))}
+    ended = bench.run(bench.recipe(steps=1), inputs, engine=door)
+    relay.listener.close()
+    assert sorted(str(question["messages"][-1]["content"]) for question in asked) == ["first?", "second?"]
+    if not other:
+        assert ended.status == EXIT_OK, ended.last
+        return
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "template_drift")
+    assert "read.jsonl, line 2: the engine that serves reads the row in other tokens" in ended.last.message

@@ -7,6 +7,7 @@ it with another token teaches a form that nobody will ask for. So each row is re
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -16,8 +17,10 @@ from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Thoughts
 from loradeck_agent.embedded.model import stop_tokens
 from loradeck_agent.executors.base import NO_THOUGHT, Base
-from loradeck_agent.executors.protocol import BadSpec
+from loradeck_agent.executors.evaluation.served import Served
+from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.training.training_rows import THOUGHT, Lesson, Message
+from loradeck_agent.serving.engine_questions import EngineQuestion
 
 _WRITTEN_THOUGHT = re.compile(r"\A.*?</think>\s*", re.DOTALL)
 """The thought before an answer as a template writes it, which may have opened it in the prompt."""
@@ -125,6 +128,35 @@ def examples_of(base: Base, lesson: Lesson, max_tokens: int) -> list[Example]:
     return [replace(turns[-1], answer_at=turns[0].answer_at, between=between)]
 
 
+def check_served(current: Run, base: Base, engine: Served, made: Sequence[tuple[Lesson, Sequence[Example]]]) -> None:
+    """Checks that the engine which serves reads each row's conversation in the tokens that are trained on.
+
+    Raises:
+        BadSpec: `template_drift`: it makes other tokens of the same messages and tools.
+        ExecutorFailure: `engine_failed`: it refuses a row's messages or tools, or does not answer.
+    """
+    current.phase("asking the engine how it reads the rows")
+    turns = [
+        (turn, example)
+        for lesson, examples in made
+        for turn, example in zip(lesson.turns() if len(examples) > 1 else [lesson], examples, strict=True)
+    ]
+    questions = [EngineQuestion(messages=turn.prompt, tools=turn.tools) for turn, _ in turns]
+    for number, answer in engine.each(questions, current.check):
+        turn, example = turns[number]
+        ours = example.ids[: example.last_answer_at]
+        if turn.thoughts is Thoughts.MASK:  # which the model thinks itself
+            ours = ours[: len(answer.ids)]
+        if ours != list(answer.ids):
+            at = next((i for i, (a, b) in enumerate(zip(ours, answer.ids, strict=False)) if a != b), len(ours))
+            here, there = (base.tokenizer.decode(list(ids)[max(0, at - 4) : at + 8]) for ids in (ours, answer.ids))
+            raise BadSpec(
+                "template_drift",
+                f"{turn.where}: the engine that serves reads the row in other tokens from number {at} on: {there!r} "
+                f"and not {here!r}. Give both one chat template and tokenizer, and write calls and tools as callers do",
+            )
+
+
 def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
     """Renders a row by the base's chat template: the prompt up to what is trained, and that.
 
@@ -158,15 +190,17 @@ def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
     thought = str(answer.get("reasoning_content") or "").strip()
     if thought and lesson.thoughts:
         if _thoughtful(text)[0] != thought:
-            raise BadSpec("template_drift", f"{lesson.where}: the template does not write the thought before the answer")
+            raise BadSpec(
+                "template_drift", f"{lesson.where}: the template does not write its thought before the answer"
+            )
         same = calls or _thoughtful(text)[1] == content.strip()
     elif thought or THOUGHT.match(content):
         same = calls or text == content
         if not same:
             raise BadSpec(
                 "template_drift",
-                f"{lesson.where}: the answer has a thought, which the template writes otherwise or leaves out; say what "
-                "becomes of it: thoughts = 'train', 'strip' or 'mask'",
+                f"{lesson.where}: the answer has a thought, which the template writes otherwise or leaves out; say "
+                "what becomes of it: thoughts = 'train', 'strip' or 'mask'",
             )
     else:
         # Tokens are compared where the texts differ: to some tokenizers a space at the end is nothing. A thinking
