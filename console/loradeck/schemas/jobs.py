@@ -152,7 +152,7 @@ class TrainSpec(_Spec):
             "preferences need lora, one process and no dropout": preferences
             and (self.weights is Weights.FULL or self.processes > 1 or self.dropout),
             "preferences have no kl, mixing or structure": preferences and (self.kl or self.mixing or self.structure),
-            "masked thoughts are not for preferences: an answer is asked for after the thought of the other": preferences
+            "masked thoughts are not for preferences: either answer has one of its own": preferences
             and self.thoughts is Thoughts.MASK,
             "turns and packing are for supervised": not plain and (self.turns is Turns.ALL or self.packing),
             "kto, grpo and distil need lora: the base is the model with its adapter disabled": not (
@@ -336,7 +336,7 @@ class ExecutorSpec(Strict):
     inputs: dict[str, str] = Field(description="digest of a dataset, suite or adapter -> its folder or file")
     release: Release | None = Field(None, description="evaluate and merge: the release of the job, by its parts")
     engine: EngineDoor | None = Field(
-        None, description="evaluate, leak, train: the engine that is asked; None: none is"
+        None, description="evaluate, leak, train: the engine that is asked; None: none"
     )
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
