@@ -335,9 +335,7 @@ class ExecutorSpec(Strict):
     base_digest: Digest
     inputs: dict[str, str] = Field(description="digest of a dataset, suite or adapter -> its folder or file")
     release: Release | None = Field(None, description="evaluate and merge: the release of the job, by its parts")
-    engine: EngineDoor | None = Field(
-        None, description="evaluate, leak, train: the engine that is asked; None: none"
-    )
+    engine: EngineDoor | None = Field(None, description="evaluate, leak, train: the engine that is asked; None: none")
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
     events: str = Field(description="file to append events to")
