@@ -32,7 +32,7 @@ from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.jobs.events import as_read, failure, job_event
 from loradeck_agent.jobs.executor import Attempt, Executor, ExecutorFolder, sweep
 from loradeck_agent.jobs.job_log import LogTail
-from loradeck_agent.jobs.launch import Launcher
+from loradeck_agent.jobs.launch import Launcher, base_of
 from loradeck_agent.jobs.prepare import prepare, up_with_base
 from loradeck_agent.jobs.results import Results
 from loradeck_agent.serving.engine_relay import EngineRelay
@@ -299,7 +299,10 @@ class Jobs:
         asks = isinstance(spec, TrainSpec) or (isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline)
         if asks and executor.started:  # by an agent of before, perhaps one that had no engine asked
             asks = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes()).engine is not None
-        base = spec.base if isinstance(spec, TrainSpec) else ref.release.served_base if ref is not None else None
+        if isinstance(spec, TrainSpec):
+            base: str | None = base_of(self.engines, spec.base).digest
+        else:
+            base = ref.release.served_base if ref is not None else None
         if not asks or base is None:
             yield None
             return

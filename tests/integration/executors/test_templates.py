@@ -135,7 +135,7 @@ def test_a_thought_that_a_template_does_not_write_is_not_said_to_be_trained(benc
     base = based_on(bench, "qwen3")
     base.tokenizer.chat_template = based_on(bench, "qwen2_5").tokenizer.chat_template
     for row in (INLINE, BESIDE):
-        with pytest.raises(BadSpec, match="does not write the answer's thought"):
+        with pytest.raises(BadSpec, match="does not write its thought before"):
             parts(bench, base, row, "train")
 
 
