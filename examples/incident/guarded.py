@@ -88,7 +88,7 @@ async def _half(api: HubApi, callers: Callers, cast: Cast, node: str, bad: str, 
     """The candidate is out, first without a share: routers count its users from then on. Then it gets half of them."""
     row = await clear_the_way(api, cast.tenant, bad)
     start = promotion(row, bad, override=reason).model_dump() | {"unit": CohortUnit.USER}
-    await api.start_candidate(cast.tenant, ROUTE, CandidateStartRequest(**start), wait="proven", timeout=60)
+    await api.send(cast.tenant, ROUTE, CandidateStartRequest(**start), wait="proven", timeout=60)
     step.update("each user asks once")
     for turn in range(_TURNS):
         await _ask(callers, cast, (node,), bad, row.pointer.release or "", turn)
@@ -105,7 +105,7 @@ async def _half(api: HubApi, callers: Callers, cast: Cast, node: str, bad: str, 
         reason=reason,
         override=True,  # as its start: an incident about a related release may be open by now
     )
-    await api.step_candidate(cast.tenant, ROUTE, wider)
+    await api.send(cast.tenant, ROUTE, wider)
 
 
 async def _ask(callers: Callers, cast: Cast, nodes: Sequence[str], bad: str, live: str, turn: int) -> list[Answer]:

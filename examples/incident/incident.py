@@ -163,7 +163,7 @@ class Incident:
             request = promotion(row, release, override=override)
 
             # Answered at the commit, just before the routers flip: what is sent then is admitted around that.
-            send = self._sent(lambda: self._api.promote(*self._at, request, timeout=60), prepared=True)
+            send = self._sent(lambda: self._api.send(*self._at, request, timeout=60), prepared=True)
             return await self._around("promote", row, release, send, of)
 
         await self._with_evidence(promoted, back=self._rollback)
@@ -171,7 +171,7 @@ class Incident:
     async def _rollback(self, of: int | None) -> Move:
         row = await self.row()
         request = rollback_request(row.preview, key=new_key(), reason="bad answers")
-        send = self._sent(lambda: self._api.rollback(*self._at, request, wait="flipped", timeout=10))
+        send = self._sent(lambda: self._api.send(*self._at, request, wait="flipped", timeout=10))
         return await self._around("R", row, _target(row), send, of)
 
     async def _undo(self, of: int | None) -> Move:
@@ -183,7 +183,7 @@ class Incident:
         request = UndoRequest(
             event=row.pointer.last_move, idempotency_key=new_key(), reason="second look", confirmed=True
         )
-        send = self._sent(lambda: self._api.undo(*self._at, request, wait="flipped", timeout=10))
+        send = self._sent(lambda: self._api.send(*self._at, request, wait="flipped", timeout=10))
         return await self._around("u", row, event.from_release, send, of)
 
     async def _with_evidence(self, make: Make, *, back: Make, again: Make | None = None) -> None:
@@ -343,7 +343,7 @@ async def clear_the_way(api: HubApi, tenant: str, release: str) -> TenantRow:
         abort = CandidateAbortRequest(
             expected_generation=row.pointer.generation, idempotency_key=new_key(), reason="left by an earlier run"
         )
-        await api.abort_candidate(tenant, ROUTE, abort)
+        await api.send(tenant, ROUTE, abort)
         row = await api.row(tenant, ROUTE)
     if row.pointer.held:
         hold = HoldRequest(
@@ -352,10 +352,10 @@ async def clear_the_way(api: HubApi, tenant: str, release: str) -> TenantRow:
             idempotency_key=new_key(),
             reason="looked at; going forward again",
         )
-        await api.hold(tenant, ROUTE, hold)
+        await api.send(tenant, ROUTE, hold)
     if any(entry.release == release for entry in row.pointer.quarantined):
         lift = LiftRequest(release=release, idempotency_key=new_key(), reason="rolled back from for the demo only")
-        await api.lift(tenant, ROUTE, lift)
+        await api.send(tenant, ROUTE, lift)
     return await api.row(tenant, ROUTE)
 
 

@@ -95,7 +95,7 @@ async def promote(api: HubApi, tenant: str, release: str, *, override: str = "")
     """
     row = await clear_the_way(api, tenant, release)
     request = promotion(row, release, override=override)
-    result = await api.promote(tenant, ROUTE, request, wait="proven", timeout=PROMOTE_S)
+    result = await api.send(tenant, ROUTE, request, wait="proven", timeout=PROMOTE_S)
     if result.reached != "proven":
         raise NotReady(f"the promote of {tenant} reached {result.reached}, not proven, within {PROMOTE_S:.0f} s")
 
@@ -106,7 +106,7 @@ async def _back(api: HubApi, tenant: str, row: TenantRow) -> None:
     if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
         raise NotReady(f"an earlier run left v3 live with no way back: {preview.refused}; start over with FRESH=1")
     request = rollback_request(preview, key=new_key(), reason="left by an earlier run")
-    await api.rollback(tenant, ROUTE, request, wait="proven", timeout=60)
+    await api.send(tenant, ROUTE, request, wait="proven", timeout=60)
 
 
 def not_soaked(row: TenantRow) -> str | None:

@@ -276,11 +276,11 @@ async def _flips(fleet: Simulated, nodes: int, moves: int, hub: int) -> tuple[li
             row = await api.row(EVERYWHERE, ROUTE)
             request = rollback_request(row.preview, key=new_key(), reason="bench")
             before, began = cpu_s(hub), time.perf_counter()
-            result = await api.rollback(EVERYWHERE, ROUTE, request, wait="flipped", timeout=30)
+            result = await api.send(EVERYWHERE, ROUTE, request, wait="flipped", timeout=30)
             ms = (time.perf_counter() - began) * 1000
             assert result.reached in ("flipped", "listed", "proven"), result
             undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
-            await api.undo(EVERYWHERE, ROUTE, undo, wait="flipped", timeout=30)
+            await api.send(EVERYWHERE, ROUTE, undo, wait="flipped", timeout=30)
             used, took = cpu_s(hub) - before, time.perf_counter() - began
             below = await floor()
             if turn >= WARM:

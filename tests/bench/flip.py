@@ -103,11 +103,11 @@ async def back_and_forth(api: HubApi) -> float:
     row = await api.row(TENANT, ROUTE)
     back = rollback_request(row.preview, key=new_key(), reason="bench")
     began = time.perf_counter()
-    result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=10)
+    result = await api.send(TENANT, ROUTE, back, wait="flipped", timeout=10)
     ms = (time.perf_counter() - began) * 1000
     assert result.reached in ("flipped", "proven"), result  # the answer may be late
     undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
-    await api.undo(TENANT, ROUTE, undo, wait="proven", timeout=10)
+    await api.send(TENANT, ROUTE, undo, wait="proven", timeout=10)
     return ms
 
 

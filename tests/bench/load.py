@@ -229,13 +229,11 @@ class _Run:
         """R, or the undo of the R before. The router's clock at its swap is kept."""
         if last is not None:
             undo = UndoRequest(event=last.id, confirmed=True, idempotency_key=new_key())
-            result = await api.undo(TENANT, ROUTE, undo, wait="proven" if wait == "proven" else "flipped", timeout=10)
+            result = await api.send(TENANT, ROUTE, undo, wait="proven" if wait == "proven" else "flipped", timeout=10)
         else:
             row = await api.row(TENANT, ROUTE)
             back = rollback_request(row.preview, key=new_key(), reason="bench")
-            result = await api.rollback(
-                TENANT, ROUTE, back, wait="proven" if wait == "proven" else "flipped", timeout=10
-            )
+            result = await api.send(TENANT, ROUTE, back, wait="proven" if wait == "proven" else "flipped", timeout=10)
         row = await api.row(TENANT, ROUTE)
         (replica,) = row.replicas
         assert replica.flipped_mono_ns is not None, replica

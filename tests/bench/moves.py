@@ -59,7 +59,7 @@ async def _moves(fleet: Simulated, tenant: str, begins: float, ends: float, take
         while (began := time.perf_counter()) < ends:
             undo = await _back(api, tenant)
             middle = time.perf_counter()
-            await api.undo(tenant, ROUTE, undo)
+            await api.send(tenant, ROUTE, undo)
             ended = time.perf_counter()
             taken += [(to - at) * 1000 for at, to in ((began, middle), (middle, ended)) if begins <= to < ends]
 
@@ -67,5 +67,5 @@ async def _moves(fleet: Simulated, tenant: str, begins: float, ends: float, take
 async def _back(api: HubApi, tenant: str) -> UndoRequest:
     """R, with the row that it needs; what undoes it."""
     row = await api.row(tenant, ROUTE)
-    result = await api.rollback(tenant, ROUTE, rollback_request(row.preview, key=new_key(), reason="bench"))
+    result = await api.send(tenant, ROUTE, rollback_request(row.preview, key=new_key(), reason="bench"))
     return UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())

@@ -123,11 +123,11 @@ async def _there_and_back(api: HubApi, route: str, preview: Preview | None = Non
     preview = preview or (await api.row(TENANT, route)).preview
     request = rollback_request(preview, key=new_key(), reason="bench")
     began = time.perf_counter()
-    result = await api.rollback(TENANT, route, request, wait="flipped", timeout=PATIENCE_S)
+    result = await api.send(TENANT, route, request, wait="flipped", timeout=PATIENCE_S)
     ms = (time.perf_counter() - began) * 1000
     assert result.reached in ("flipped", "proven"), result
     undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
-    await api.undo(TENANT, route, undo, wait="proven", timeout=PATIENCE_S)
+    await api.send(TENANT, route, undo, wait="proven", timeout=PATIENCE_S)
     return ms
 
 

@@ -101,7 +101,7 @@ async def _ask(fleet: Simulated, asked: int, tenants: int) -> tuple[list[float],
             if undo is None:
                 undo = await _back(api, tenant, row.preview)
             else:
-                await api.undo(tenant, ROUTE, undo, wait="flipped", timeout=10)
+                await api.send(tenant, ROUTE, undo, wait="flipped", timeout=10)
                 undo = None
             moves.append((time.perf_counter() - began) * 1000)
             bare.append(await floor())
@@ -111,7 +111,7 @@ async def _ask(fleet: Simulated, asked: int, tenants: int) -> tuple[list[float],
 
 async def _back(api: HubApi, tenant: str, preview: Preview) -> UndoRequest:
     """R; what undoes it."""
-    result = await api.rollback(
+    result = await api.send(
         tenant, ROUTE, rollback_request(preview, key=new_key(), reason="bench"), wait="flipped", timeout=10
     )
     assert result.reached in ("flipped", "proven"), result

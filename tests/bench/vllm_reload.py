@@ -210,10 +210,10 @@ async def _ours(fleet: Fleet, key: str, rounds: int) -> Seen:
             began = time.perf_counter()
             if undo is None:
                 back = rollback_request(row.preview, key=new_key(), reason="bench")
-                result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=30)
+                result = await api.send(TENANT, ROUTE, back, wait="flipped", timeout=30)
                 undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
             else:
-                result = await api.undo(TENANT, ROUTE, undo, wait="flipped", timeout=30)
+                result = await api.send(TENANT, ROUTE, undo, wait="flipped", timeout=30)
                 undo = None
             seen.took.append((time.perf_counter() - began) * 1000)
             assert result.reached in ("flipped", "proven"), result

@@ -58,7 +58,7 @@ async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and
             undo = UndoRequest(
                 event=row.pointer.last_move, confirmed=True, idempotency_key=new_key(), reason="v4 was innocent"
             )
-            await api.undo(TENANT, ROUTE, undo, wait="proven", timeout=WITHIN_S)
+            await api.send(TENANT, ROUTE, undo, wait="proven", timeout=WITHIN_S)
             newest = await settled(api, fleet)
         before = await tables(fleet)
         for table in before.values():
@@ -136,14 +136,14 @@ def hub(fleet: Fleet) -> HubApi:
 
 async def promote(api: HubApi, release: str) -> None:
     row = await clear_the_way(api, TENANT, release)
-    await api.promote(TENANT, ROUTE, promotion(row, release), wait="proven", timeout=WITHIN_S)
+    await api.send(TENANT, ROUTE, promotion(row, release), wait="proven", timeout=WITHIN_S)
 
 
 async def roll_back(api: HubApi) -> str:
     """R, as the row's preview says; the key it was sent under."""
     preview = (await api.row(TENANT, ROUTE)).preview
     request = rollback_request(preview, key=new_key(), reason="bad answers")
-    await api.rollback(TENANT, ROUTE, request, wait="proven", timeout=WITHIN_S)
+    await api.send(TENANT, ROUTE, request, wait="proven", timeout=WITHIN_S)
     return request.idempotency_key
 
 

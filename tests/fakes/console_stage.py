@@ -12,7 +12,7 @@ from tests.fakes import console_fleet as seed
 from textual import events
 from textual.keys import _character_to_key
 
-from loradeck.client.api import HubApi
+from loradeck.client.api import HubApi, PointerRequest
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
@@ -44,7 +44,7 @@ from loradeck.tui.key_checks.verdict import Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import DEFAULT, Keys
 from loradeck.tui.model.hardware_history import SLOT_S
-from loradeck.tui.model.sent_moves import Move, Order, Request
+from loradeck.tui.model.sent_moves import Move, Order
 from loradeck.tui.model.session import Session
 from loradeck.tui.widgets.page import Page
 
@@ -68,6 +68,16 @@ class NewKeys:
     def __call__(self) -> str:
         self.made += 1
         return seed.digest(f"key {self.made}")[:32]
+
+
+KINDS = {
+    RollbackRequest: Action.ROLLBACK,
+    UndoRequest: Action.UNDO,
+    FallbackRequest: Action.FALLBACK,
+    HoldRequest: Action.HOLD,
+    PromoteRequest: Action.PROMOTE,
+    AnnotateRequest: Action.ANNOTATE,
+}
 
 
 class SeededHub(HubApi):
@@ -107,26 +117,11 @@ class SeededHub(HubApi):
 
     # ---- moves and orders ----------------------------------------------------------------------------------
 
-    async def rollback(self, tenant: str, route: str, request: RollbackRequest, **_: Any) -> MoveResult:
-        return self._moved(Action.ROLLBACK, tenant, route, request)
-
-    async def undo(self, tenant: str, route: str, request: UndoRequest, **_: Any) -> MoveResult:
-        return self._moved(Action.UNDO, tenant, route, request)
+    async def send(self, tenant: str, route: str, request: PointerRequest, **_: Any) -> MoveResult:
+        return self._moved(KINDS[type(request)], tenant, route, request)
 
     async def undo_together(self, request: UndoRequest, **_: Any) -> MoveResult:
         return self._moved(Action.UNDO, "", "", request)
-
-    async def fallback(self, tenant: str, route: str, request: FallbackRequest, **_: Any) -> MoveResult:
-        return self._moved(Action.FALLBACK, tenant, route, request)
-
-    async def hold(self, tenant: str, route: str, request: HoldRequest) -> MoveResult:
-        return self._moved(Action.HOLD, tenant, route, request)
-
-    async def promote(self, tenant: str, route: str, request: PromoteRequest, **_: Any) -> MoveResult:
-        return self._moved(Action.PROMOTE, tenant, route, request)
-
-    async def annotate(self, tenant: str, route: str, request: AnnotateRequest) -> MoveResult:
-        return self._moved(Action.ANNOTATE, tenant, route, request)
 
     async def open_incident(self, request: IncidentOpen) -> MoveResult:
         return self._moved(Action.ANNOTATE, request.pointers[0].tenant, request.pointers[0].route, request)
@@ -134,7 +129,7 @@ class SeededHub(HubApi):
     async def rewind(self, request: RewindRequest, **_: Any) -> MoveResult:
         return self._moved(Action.REWIND, "", "", request)
 
-    def _moved(self, kind: Action, tenant: str, route: str, request: Request) -> MoveResult:
+    def _moved(self, kind: Action, tenant: str, route: str, request: Any) -> MoveResult:
         move = Move(kind, tenant, route, request, "")
         self.sent.append(move)
         if self.answer is None:
@@ -151,20 +146,11 @@ class SeededHub(HubApi):
             raise HubUnreachable("the hub cannot be reached", detail="https://hub.eu-1.example:7400")
         return self.plan
 
-    async def drain_node(self, node: str) -> NodeRow:
-        return self._ordered(Action.DRAIN, node)
+    async def order_node(self, node: str, order: str) -> NodeRow:
+        return self._ordered(Action(order), node)
 
-    async def cordon_node(self, node: str) -> NodeRow:
-        return self._ordered(Action.CORDON, node)
-
-    async def uncordon_node(self, node: str) -> NodeRow:
-        return self._ordered(Action.UNCORDON, node)
-
-    async def cancel_job(self, job: str) -> Job:
-        return self._ordered(Action.CANCEL, job)
-
-    async def resume_job(self, job: str) -> Job:
-        return self._ordered(Action.RESUME, job)
+    async def order_job(self, job: str, order: str) -> Job:
+        return self._ordered(Action(order), job)
 
     def _ordered(self, action: Action, subject: str) -> Any:
         order = Order(action, subject, "", "")

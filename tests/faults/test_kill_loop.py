@@ -131,14 +131,14 @@ async def _move_under(
     if left == cast.releases["v2"]:
         to = cast.releases["v3"]
         request = promotion(await clear_the_way(api, TENANT, to), to)
-        move = asyncio.create_task(api.promote(TENANT, ROUTE, request, wait="flipped", timeout=20))
+        move = asyncio.create_task(api.send(TENANT, ROUTE, request, wait="flipped", timeout=20))
     else:
         preview = row.preview
         assert preview.action is PreviewAction.ROLLBACK, preview
         assert preview.target is not None
         to = preview.target.id
         back = rollback_request(preview, key=new_key(), reason="fault loop")
-        move = asyncio.create_task(api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=20))
+        move = asyncio.create_task(api.send(TENANT, ROUTE, back, wait="flipped", timeout=20))
     await asyncio.sleep(pause)
     await asyncio.to_thread(kill)
     try:

@@ -100,12 +100,12 @@ class Scene:
     async def promote(self, label: str, route: str = ROUTE) -> None:
         release = self.cast.releases[label]
         row = await (clear_the_way(self.api, TENANT, release) if route == ROUTE else self.row(route))
-        await self.api.promote(TENANT, route, promotion(row, release), wait="proven", timeout=WITHIN_S)
+        await self.api.send(TENANT, route, promotion(row, release), wait="proven", timeout=WITHIN_S)
 
     async def roll_back(self, *, wait: str, timeout: float = WITHIN_S) -> MoveResult:
         preview = (await self.row()).preview
         request = rollback_request(preview, key=new_key(), reason="v3 answers nonsense")
-        return await self.api.rollback(TENANT, ROUTE, request, wait=wait, timeout=timeout)  # type: ignore[arg-type]
+        return await self.api.send(TENANT, ROUTE, request, wait=wait, timeout=timeout)  # type: ignore[arg-type]
 
     async def pin(self, to: str) -> str:
         """`loradeck-agent pin` on the node that is cut off; what it says."""
@@ -287,7 +287,7 @@ async def test_a_pin_against_the_hub_outlasts_reconnection_moves_and_a_dead_agen
 
     # Neither later moves nor a new agent undo it.
     undo = UndoRequest(event=rolled.events[0].id, confirmed=True, idempotency_key=new_key(), reason="again")
-    await scene.api.undo(TENANT, ROUTE, undo, wait="committed", timeout=0)
+    await scene.api.send(TENANT, ROUTE, undo, wait="committed", timeout=0)
     await scene.until("the near node is back on v3", lambda row: (row.flipped, row.proven) == (1, 1))
     fleet.kill_agent(fleet.far)
     fleet.start_agent(fleet.far)

@@ -171,9 +171,9 @@ class Mover:
             self.made[-1].until_ns = time.monotonic_ns()
         if left == self._live:
             back = rollback_request(row.preview, key=new_key(), reason="a thousand moves")
-            return left, await self._api.rollback(TENANT, self._route, back, **how)
+            return left, await self._api.send(TENANT, self._route, back, **how)
         undo = UndoRequest(event=last, confirmed=True, idempotency_key=new_key())
-        return left, await self._api.undo(TENANT, self._route, undo, **how)
+        return left, await self._api.send(TENANT, self._route, undo, **how)
 
 
 def lay_routes(fleet: ReplicatedFleet, material: Material) -> tuple[Cast, str]:

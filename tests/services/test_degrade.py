@@ -86,7 +86,7 @@ async def test_ways_back_are_made_and_say_so_forward_moves_are_refused_with_the_
             request = HoldRequest(
                 expected_generation=row.pointer.generation, held=True, idempotency_key=new_key(), reason="a test"
             )
-            held = await api.hold("t0", "production", request)
+            held = await api.send("t0", "production", request)
             assert (held.copies, [event.payload for event in held.events]) == (1, [{"copies": 1}])
             lease = await api.lease()
             assert lease.active

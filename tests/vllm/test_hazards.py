@@ -190,7 +190,7 @@ async def test_3_a_stream_ends_under_the_weights_it_began_with_whatever_moves(te
         preview = (await api.row(TENANT, ROUTE)).preview
         request = rollback_request(preview, key=new_key(), reason="tests")
         said, went_on = await streamed(
-            http, TENANT, lambda: api.rollback(TENANT, ROUTE, request, wait="flipped", timeout=60)
+            http, TENANT, lambda: api.send(TENANT, ROUTE, request, wait="flipped", timeout=60)
         )
     assert went_on > 0
     assert said == alone

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter
@@ -55,6 +55,43 @@ LOOKUP_S = 10.0
 
 
 _gate_result: TypeAdapter[GateResult | None] = TypeAdapter(GateResult | None)
+
+
+PointerRequest: TypeAlias = (
+    moves.PromoteRequest
+    | moves.CandidateStepRequest
+    | moves.CandidateCompareRequest
+    | moves.CandidateHoldRequest
+    | moves.CandidateAbortRequest
+    | moves.RollbackRequest
+    | moves.UndoRequest
+    | moves.FallbackRequest
+    | moves.HoldRequest
+    | moves.LiftRequest
+    | moves.UnpinRequest
+    | moves.AnnotateRequest
+    | moves.CountersignRequest
+)
+"""A request about one pointer. A start and a finish of a candidate are promotes, too."""
+
+_POSTED_TO: Mapping[type[PointerRequest], str] = {
+    moves.PromoteRequest: "promote",
+    moves.CandidateStartRequest: "candidate/start",
+    moves.CandidateStepRequest: "candidate/step",
+    moves.CandidateCompareRequest: "candidate/compare",
+    moves.CandidateHoldRequest: "candidate/hold",
+    moves.CandidateFinishRequest: "candidate/finish",
+    moves.CandidateAbortRequest: "candidate/abort",
+    moves.RollbackRequest: "rollback",
+    moves.UndoRequest: "undo",
+    moves.FallbackRequest: "fallback",
+    moves.HoldRequest: "hold",
+    moves.LiftRequest: "lift",
+    moves.UnpinRequest: "unpin",
+    moves.AnnotateRequest: "annotate",
+    moves.CountersignRequest: "countersign",
+}
+"""Type of a request -> what it is posted to, below the pointer's path."""
 
 
 class Waiting(TypedDict, total=False):
@@ -101,7 +138,7 @@ class HubApi:
 
     async def me(self) -> Me:
         """Asks who the caller is at the hub, and for its roles."""
-        return await self.transport.ask(Me, "GET", "me")
+        return await self._get(Me, "me")
 
     async def sign_out(self) -> None:
         """Ends the sign-in whose token the caller shows, at the hub."""
@@ -109,13 +146,13 @@ class HubApi:
 
     async def lease(self) -> LeaseStatus:
         """Tells whether the hub that answers is active or stands by, and who holds the lease."""
-        return await self.transport.ask(LeaseStatus, "GET", "lease")
+        return await self._get(LeaseStatus, "lease")
 
     # ---- state ---------------------------------------------------------------------------------------------
 
     async def state(self) -> HubState:
         """Fetches all that a console lists, at one rev."""
-        return await self.transport.ask(HubState, "GET", "state")
+        return await self._get(HubState, "state")
 
     async def listed(self) -> Listed:
         """Fetches all that a console lists, to be read row by row: a tenth of the memory, for a large fleet."""
@@ -129,43 +166,38 @@ class HubApi:
             promote: a release, to learn what is to be asked before its promote.
             shadow: a share in thousandths, to learn what a shadow of it would cost.
         """
-        params = {"promote": promote, "shadow": shadow}
-        return await self.transport.ask(TenantRow, "GET", _route(tenant, route), params=params)
+        return await self._get(TenantRow, _route(tenant, route), promote=promote, shadow=shadow)
 
     async def related(self, tenant: str, route: str) -> RelatedReleases:
         """The related releases of a pointer: other live ones that share something with its own."""
-        return await self.transport.ask(RelatedReleases, "GET", f"{_route(tenant, route)}/company")
+        return await self._get(RelatedReleases, f"{_route(tenant, route)}/company")
 
     async def route_history(self, tenant: str, route: str, *, minutes: int = 180) -> RouteHistory:
         """A pointer's requests by the minute, so many minutes back."""
-        params = {"minutes": minutes}
-        return await self.transport.ask(RouteHistory, "GET", f"{_route(tenant, route)}/history", params=params)
+        return await self._get(RouteHistory, f"{_route(tenant, route)}/history", minutes=minutes)
 
     async def traces(self, tenant: str, route: str, *, release: str | None = None, last: int = 200) -> Traced:
         """A pointer's newest requests on each router, `last` at most; with `release`, only those it served."""
-        params = {"release": release, "last": last}
-        return await self.transport.ask(Traced, "GET", f"{_route(tenant, route)}/traces", params=params, extra_s=60)
+        return await self._get(Traced, f"{_route(tenant, route)}/traces", release=release, last=last, extra_s=60)
 
     async def samples(self, tenant: str, route: str, *, release: str | None, last: int) -> Sampled:
         """Samples of a pointer's bad answers with their questions, `last` of each node at most. It is audited."""
-        params: Params = {"release": release, "last": last}
-        return await self.transport.ask(Sampled, "GET", f"{_route(tenant, route)}/samples", params=params)
+        return await self._get(Sampled, f"{_route(tenant, route)}/samples", release=release, last=last)
 
     async def suggest_canaries(self, tenant: str, route: str, request: SuggestRequest) -> Suggestions:
         """Rows of a dataset as canaries of a release, tried on an engine that serves, best first."""
         path = f"{_route(tenant, route)}/canaries/suggest"
-        return await self.transport.ask(Suggestions, "POST", path, body=request, repeatable=True, extra_s=1200)
+        return await self._post(Suggestions, path, request, extra_s=1200)
 
     async def events(
         self, *, tenant: str | None = None, route: str | None = None, before: int | None = None, limit: int = 100
     ) -> list[Event]:
         """Events of the log, newest first; `before` is a rev."""
-        params = {"tenant": tenant, "route": route, "before": before, "limit": limit}
-        return await self.transport.ask(list[Event], "GET", "events", params=params)
+        return await self._get(list[Event], "events", tenant=tenant, route=route, before=before, limit=limit)
 
     async def audit_trail(self, *, after: int = 0, limit: int = 1000) -> list[AuditLine]:
         """Lines of the audit trail after the one with the number `after`, oldest first."""
-        return await self.transport.ask(list[AuditLine], "GET", "audit", params={"after": after, "limit": limit})
+        return await self._get(list[AuditLine], "audit", after=after, limit=limit)
 
     async def audit_checkpoint(self) -> str:
         """The head of the audit trail as a signed note (C2SP tlog-checkpoint)."""
@@ -177,93 +209,28 @@ class HubApi:
 
     async def verify_audit(self) -> AuditVerdict:
         """Has the hub verify the log's hash chain and the state it folds to, and the audit trail."""
-        return await self.transport.ask(AuditVerdict, "GET", "audit/verify", extra_s=120)
+        return await self._get(AuditVerdict, "audit/verify", extra_s=120)
 
     # ---- moves ---------------------------------------------------------------------------------------------
 
-    async def promote(
-        self, tenant: str, route: str, request: moves.PromoteRequest, **how: Unpack[Waiting]
-    ) -> moves.MoveResult:
-        """Promotes a release; returns once the move is as far as `wait`, or after `timeout` seconds."""
-        return await self._move(f"{_route(tenant, route)}/promote", request, **how)
+    async def send(self, tenant: str, route: str, request: PointerRequest, **how: Unpack[Waiting]) -> moves.MoveResult:
+        """Sends a request about one pointer: its type says what becomes of the pointer, or what the log gets about it.
 
-    async def start_candidate(
-        self, tenant: str, route: str, request: moves.CandidateStartRequest, **how: Unpack[Waiting]
-    ) -> moves.MoveResult:
-        """Gives a release to a share of the callers, after preparing it as a promote does."""
-        return await self._move(f"{_route(tenant, route)}/candidate/start", request, **how)
-
-    async def step_candidate(self, tenant: str, route: str, request: moves.CandidateStepRequest) -> moves.MoveResult:
-        """Changes the share of the candidate."""
-        return await self._move(f"{_route(tenant, route)}/candidate/step", request)
-
-    async def compare_candidate(
-        self, tenant: str, route: str, request: moves.CandidateCompareRequest
-    ) -> moves.MoveResult:
-        """Begins an A/B on a candidate that is out."""
-        return await self._move(f"{_route(tenant, route)}/candidate/compare", request)
-
-    async def hold_candidate(self, tenant: str, route: str, request: moves.CandidateHoldRequest) -> moves.MoveResult:
-        """Holds or resumes the steps that the hub makes by itself."""
-        return await self._move(f"{_route(tenant, route)}/candidate/hold", request)
-
-    async def finish_candidate(
-        self, tenant: str, route: str, request: moves.CandidateFinishRequest, **how: Unpack[Waiting]
-    ) -> moves.MoveResult:
-        """Makes the candidate the live release."""
-        return await self._move(f"{_route(tenant, route)}/candidate/finish", request, **how)
-
-    async def abort_candidate(
-        self, tenant: str, route: str, request: moves.CandidateAbortRequest, **how: Unpack[Waiting]
-    ) -> moves.MoveResult:
-        """Ends the candidate: all callers get the live release."""
-        return await self._move(f"{_route(tenant, route)}/candidate/abort", request, **how)
-
-    async def rollback(
-        self, tenant: str, route: str, request: moves.RollbackRequest, **how: Unpack[Waiting]
-    ) -> moves.MoveResult:
-        """Rolls a pointer back (R), or cancels its pending prepare."""
-        return await self._move(f"{_route(tenant, route)}/rollback", request, **how)
-
-    async def undo(
-        self, tenant: str, route: str, request: moves.UndoRequest, **how: Unpack[Waiting]
-    ) -> moves.MoveResult:
-        """Undoes one event of this route."""
-        return await self._move(f"{_route(tenant, route)}/undo", request, **how)
+        Returns once a move is as far as `wait`, or after `timeout` seconds.
+        """
+        return await self._move(f"{_route(tenant, route)}/{_POSTED_TO[type(request)]}", request, **how)
 
     async def undo_together(self, request: moves.UndoRequest, **how: Unpack[Waiting]) -> moves.MoveResult:
         """Undoes every event of a transaction, or several events of different pointers: all of them or none."""
         return await self._move("undo", request, **how)
 
-    async def fallback(
-        self, tenant: str, route: str, request: moves.FallbackRequest, **how: Unpack[Waiting]
-    ) -> moves.MoveResult:
-        """Falls back to the base alone (F)."""
-        return await self._move(f"{_route(tenant, route)}/fallback", request, **how)
-
-    async def hold(self, tenant: str, route: str, request: moves.HoldRequest) -> moves.MoveResult:
-        """Sets or clears a pointer's hold."""
-        return await self._move(f"{_route(tenant, route)}/hold", request)
-
-    async def lift(self, tenant: str, route: str, request: moves.LiftRequest) -> moves.MoveResult:
-        """Lifts the quarantine and the breach of a release."""
-        return await self._move(f"{_route(tenant, route)}/lift", request)
-
-    async def unpin(self, tenant: str, route: str, request: moves.UnpinRequest) -> moves.MoveResult:
-        """Ends a node's pin of a pointer."""
-        return await self._move(f"{_route(tenant, route)}/unpin", request)
-
-    async def annotate(self, tenant: str, route: str, request: moves.AnnotateRequest) -> moves.MoveResult:
-        """Adds an incident or a reason to a past event."""
-        return await self._move(f"{_route(tenant, route)}/annotate", request)
-
     async def incidents(self) -> list[Incident]:
         """The open incidents, and the newest closed ones, newest first."""
-        return await self.transport.ask(list[Incident], "GET", "incidents")
+        return await self._get(list[Incident], "incidents")
 
     async def incident(self, incident: str) -> IncidentReport:
         """An incident with the events, the minutes and the notices of its time."""
-        return await self.transport.ask(IncidentReport, "GET", f"incidents/{segment(incident)}")
+        return await self._get(IncidentReport, f"incidents/{segment(incident)}")
 
     async def open_incident(self, request: IncidentOpen) -> moves.MoveResult:
         """Opens an incident, or adds pointers to one."""
@@ -277,14 +244,9 @@ class HubApi:
         """Closes an incident."""
         return await self._move(f"incidents/{segment(incident)}/close", request)
 
-    async def countersign(self, tenant: str, route: str, request: moves.CountersignRequest) -> moves.MoveResult:
-        """Says that the caller has seen what somebody else did alone."""
-        return await self._move(f"{_route(tenant, route)}/countersign", request)
-
     async def plan_rewind(self, request: moves.RewindRequest) -> moves.RewindPlan:
         """Plans a rewind and changes nothing."""
-        plan = request.model_copy(update={"dry_run": True})
-        return await self.transport.ask(moves.RewindPlan, "POST", "rewind", body=plan, repeatable=True)
+        return await self._post(moves.RewindPlan, "rewind", request.model_copy(update={"dry_run": True}))
 
     async def rewind(self, request: moves.RewindRequest, **how: Unpack[Waiting]) -> moves.MoveResult:
         """Executes a plan, whose `generations` the request carries."""
@@ -293,7 +255,7 @@ class HubApi:
     async def plan_recover(self, request: moves.RecoverRequest) -> moves.RecoveryPlan:
         """Plans a recover and changes nothing. Only over the hub's own socket."""
         plan = request.model_copy(update={"dry_run": True})
-        return await self.transport.ask(moves.RecoveryPlan, "POST", "recover", body=plan, repeatable=True, extra_s=15)
+        return await self._post(moves.RecoveryPlan, "recover", plan, extra_s=15)
 
     async def recover(self, request: moves.RecoverRequest) -> moves.MoveResult:
         """Executes a plan, whose digest the request carries."""
@@ -301,12 +263,12 @@ class HubApi:
 
     async def recover_files(self) -> responses.LostAdapters:
         """Has nodes send adapters that the hub lacks; what has come, and what is lacking. Only over its own socket."""
-        return await self.transport.ask(responses.LostAdapters, "POST", "recover/files", repeatable=True, extra_s=30)
+        return await self._post(responses.LostAdapters, "recover/files", extra_s=30)
 
     async def move(self, key: str) -> moves.MoveResult | None:
         """The result of the move that was sent under a key; None if nothing was moved under it."""
         try:
-            return await self.transport.ask(moves.MoveResult, "GET", f"moves/{segment(key)}")
+            return await self._get(moves.MoveResult, f"moves/{segment(key)}")
         except ApiError as error:
             if error.code == "unknown_key":
                 return None
@@ -316,62 +278,55 @@ class HubApi:
 
     async def tenants(self) -> list[TenantState]:
         """Lists all tenants, offboarded ones included."""
-        return await self.transport.ask(list[TenantState], "GET", "tenants")
+        return await self._get(list[TenantState], "tenants")
 
     async def tenant(self, tenant: str) -> TenantState:
         """Fetches one tenant with its routes, keys and policy."""
-        return await self.transport.ask(TenantState, "GET", f"tenants/{segment(tenant)}")
+        return await self._get(TenantState, f"tenants/{segment(tenant)}")
 
     async def create_tenant(self, request: TenantCreate) -> TenantState:
         """Creates a tenant without routes."""
         return await self._write(TenantState, "tenants", request)
 
-    async def suspend_tenant(self, tenant: str, reason: str = "") -> TenantState:
-        """Suspends a tenant: routers refuse its callers, and nothing is promoted."""
-        return await self._write(TenantState, f"tenants/{segment(tenant)}/suspend", {"reason": reason})
+    async def order_tenant(
+        self, tenant: str, order: Literal["suspend", "resume", "offboard"], reason: str = ""
+    ) -> TenantState:
+        """Suspends a tenant, serves it again, or ends it for ever.
 
-    async def resume_tenant(self, tenant: str, reason: str = "") -> TenantState:
-        """Ends a tenant's suspension."""
-        return await self._write(TenantState, f"tenants/{segment(tenant)}/resume", {"reason": reason})
-
-    async def offboard_tenant(self, tenant: str, reason: str = "") -> TenantState:
-        """Offboards a tenant for ever."""
-        return await self._write(TenantState, f"tenants/{segment(tenant)}/offboard", {"reason": reason})
+        While it is suspended, routers refuse its callers, and nothing is promoted.
+        """
+        return await self._write(TenantState, f"tenants/{segment(tenant)}/{order}", {"reason": reason})
 
     async def set_data_policy(self, tenant: str, policy: DataPolicy, reason: str = "") -> DataPolicy:
         """Replaces the tenant's data policy, which decides the rows that its adapters may be trained on."""
-        path = f"tenants/{segment(tenant)}/data-policy"
-        params = {"reason": reason or None}
-        return await self.transport.ask(DataPolicy, "PUT", path, body=policy, params=params, repeatable=True)
+        return await self._put(DataPolicy, f"tenants/{segment(tenant)}/data-policy", policy, reason)
 
     async def quota(self, tenant: str) -> QuotaUse:
         """Asks what a tenant may have at the hub, and what it has."""
-        return await self.transport.ask(QuotaUse, "GET", f"tenants/{segment(tenant)}/quota")
+        return await self._get(QuotaUse, f"tenants/{segment(tenant)}/quota")
 
     async def set_quota(self, tenant: str, quota: Quota, reason: str = "") -> QuotaUse:
         """Replaces what a tenant may have at the hub."""
-        path, params = f"tenants/{segment(tenant)}/quota", {"reason": reason or None}
-        return await self.transport.ask(QuotaUse, "PUT", path, body=quota, params=params, repeatable=True)
+        return await self._put(QuotaUse, f"tenants/{segment(tenant)}/quota", quota, reason)
 
     async def explain(self, request: str, *, tenant: str | None, at_ms: int | None) -> Explained:
         """Fetches what stood behind an answer, by its request id. The hub may have to read many files for it."""
-        params: Params = {"tenant": tenant, "at_ms": at_ms}
-        return await self.transport.ask(Explained, "GET", f"requests/{segment(request)}", params=params, extra_s=600)
+        return await self._get(Explained, f"requests/{segment(request)}", tenant=tenant, at_ms=at_ms, extra_s=600)
 
     async def give_feedback(self, tenant: str, rows: FeedbackRows) -> FeedbackTaken:
         """Imports feedback on answers of a tenant."""
         path = f"tenants/{segment(tenant)}/feedback"
-        return await self.transport.ask(FeedbackTaken, "POST", path, body=rows, repeatable=True, extra_s=60)
+        return await self._post(FeedbackTaken, path, rows, extra_s=60)
 
     async def feedback(self, tenant: str, *, after: int = 0, waiting: bool = False, limit: int = 100) -> FeedbackPage:
         """Fetches a page of a tenant's feedback after a number, with its texts. Each reading is recorded."""
-        params: Params = {"after": after, "waiting": waiting or None, "limit": limit}
-        return await self.transport.ask(FeedbackPage, "GET", f"tenants/{segment(tenant)}/feedback", params=params)
+        path = f"tenants/{segment(tenant)}/feedback"
+        return await self._get(FeedbackPage, path, after=after, waiting=waiting or None, limit=limit)
 
     async def erase_feedback(self, tenant: str, what: FeedbackErase) -> FeedbackErased:
         """Removes feedback of a tenant, and returns how many rows went."""
         path = f"tenants/{segment(tenant)}/feedback/erase"
-        return await self.transport.ask(FeedbackErased, "POST", path, body=what, repeatable=True)
+        return await self._post(FeedbackErased, path, what)
 
     async def create_key(self, tenant: str) -> responses.KeyCreated:
         """Creates a key for the tenant's own callers."""
@@ -388,96 +343,84 @@ class HubApi:
 
         `break_glass`: on the hub's host nobody else is asked where the route asks for two people.
         """
-        params = {"reason": reason or None, "break_glass": "true" if break_glass else None}
-        return await self.transport.ask(
-            RouteConfig, "PUT", _route(tenant, route), body=config, params=params, repeatable=True
-        )
+        return await self._put(RouteConfig, _route(tenant, route), config, reason, break_glass=break_glass)
 
     async def review_sheet(self, tenant: str, route: str, release: str) -> ReviewSheet:
         """The sampled answers of a candidate that the route's gate wants reviewed."""
-        return await self.transport.ask(ReviewSheet, "GET", f"{_route(tenant, route)}/reviews/{segment(release)}")
+        return await self._get(ReviewSheet, f"{_route(tenant, route)}/reviews/{segment(release)}")
 
     async def sign_review(self, tenant: str, route: str, review: Review) -> GateResult | None:
         """Signs a review by the caller's name; returns the gate's new result, if any. Repeating changes nothing."""
         path = f"{_route(tenant, route)}/reviews"
-        return await self.transport.ask(_gate_result, "POST", path, body=review, repeatable=True)
+        return await self._post(_gate_result, path, review)
 
     # ---- registry ------------------------------------------------------------------------------------------
 
     async def register_base(self, manifest: BaseManifest, tenant: str | None = None) -> responses.Registered:
         """Registers a base's manifest, for one tenant or for all."""
-        params = {"tenant": tenant}
-        return await self.transport.ask(
-            responses.Registered, "POST", "bases", body=manifest, params=params, repeatable=True
-        )
+        return await self._post(responses.Registered, "bases", manifest, tenant=tenant)
 
     async def bases(self) -> list[responses.BaseEntry]:
         """Lists all bases, in the order of registration."""
-        return await self.transport.ask(list[responses.BaseEntry], "GET", "bases")
+        return await self._get(list[responses.BaseEntry], "bases")
 
     async def register_dataset(self, manifest: DatasetManifest, *, accept: str = "") -> responses.Registered:
         """Registers a dataset whose files the hub has; it reads all rows before it answers.
 
         `accept`: why the dataset is registered although the scan has findings.
         """
-        params = {"accept": accept or None}
-        return await self.transport.ask(
-            responses.Registered, "POST", "datasets", body=manifest, params=params, repeatable=True, extra_s=600
-        )
+        return await self._post(responses.Registered, "datasets", manifest, extra_s=600, accept=accept or None)
 
     async def datasets(self) -> list[responses.DatasetEntry]:
         """Lists all datasets, in the order of registration."""
-        return await self.transport.ask(list[responses.DatasetEntry], "GET", "datasets")
+        return await self._get(list[responses.DatasetEntry], "datasets")
 
     async def plan_erasure(self, request: ErasureRequest) -> ErasurePlan:
         """Plans an erasure of rows and changes nothing."""
         plan = request.model_copy(update={"dry_run": True})
-        return await self.transport.ask(ErasurePlan, "POST", "erasures", body=plan, repeatable=True, extra_s=600)
+        return await self._post(ErasurePlan, "erasures", plan, extra_s=600)
 
     async def erase(self, request: ErasureRequest) -> ErasurePlan:
         """Executes a plan, whose rows and digest the request carries. Repeating it changes nothing."""
         sent = request.model_copy(update={"dry_run": False})
-        return await self.transport.ask(ErasurePlan, "POST", "erasures", body=sent, repeatable=True, extra_s=600)
+        return await self._post(ErasurePlan, "erasures", sent, extra_s=600)
 
     async def register_suite(self, manifest: SuiteManifest, *, accept: str = "") -> responses.Registered:
         """Registers a suite whose files the hub has; it reads all items before it answers.
 
         `accept`: why the suite is registered although the scan has findings.
         """
-        params = {"accept": accept or None}
-        return await self.transport.ask(
-            responses.Registered, "POST", "suites", body=manifest, params=params, repeatable=True, extra_s=600
-        )
+        return await self._post(responses.Registered, "suites", manifest, extra_s=600, accept=accept or None)
 
     async def suites(self) -> list[responses.SuiteEntry]:
         """Lists all suites, in the order of registration."""
-        return await self.transport.ask(list[responses.SuiteEntry], "GET", "suites")
+        return await self._get(list[responses.SuiteEntry], "suites")
 
     async def register_adapter(self, manifest: AdapterManifest) -> AdapterVersion:
         """Registers an adapter version whose files the hub has; a known digest returns its version."""
         path = f"adapters/{segment(manifest.tenant)}/{segment(manifest.name)}/versions"
-        return await self.transport.ask(AdapterVersion, "POST", path, body=manifest, repeatable=True)
+        return await self._post(AdapterVersion, path, manifest)
 
     async def adapters(self, tenant: str | None = None) -> list[AdapterVersion]:
         """Lists all adapter versions, or those of one tenant."""
-        return await self.transport.ask(list[AdapterVersion], "GET", "adapters", params={"tenant": tenant})
+        return await self._get(list[AdapterVersion], "adapters", tenant=tenant)
 
     async def adapter_versions(self, tenant: str, name: str) -> list[AdapterVersion]:
         """Lists all versions of one adapter."""
         path = f"adapters/{segment(tenant)}/{segment(name)}/versions"
-        return await self.transport.ask(list[AdapterVersion], "GET", path)
+        return await self._get(list[AdapterVersion], path)
 
     async def register_merged(self, release: moves.MergedRelease) -> ReleaseView:
         """Registers merged weights as a release; adapter's release and weights must be registered."""
-        return await self.transport.ask(ReleaseView, "POST", "releases", body=release, repeatable=True)
+        return await self._post(ReleaseView, "releases", release)
 
     async def release(self, release: str) -> responses.ReleaseDetail:
         """Fetches one release, with the manifest of its adapter."""
-        return await self.transport.ask(responses.ReleaseDetail, "GET", f"releases/{segment(release)}")
+        return await self._get(responses.ReleaseDetail, f"releases/{segment(release)}")
 
     async def releases(self, tenant: str | None = None) -> list[ReleaseView]:
         """Lists all registered releases, or those of one tenant, its base alone on every base included."""
-        return await self.transport.ask(list[ReleaseView], "GET", "releases", params={"tenant": tenant})
+        return await self._get(list[ReleaseView], "releases", tenant=tenant)
 
     async def attest(self, attestation: Attestation) -> Attestation:
         """Stores an attestation; returns it with its seq, author and time."""
@@ -485,7 +428,7 @@ class HubApi:
 
     async def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """Attestations that match all given conditions, oldest first."""
-        return await self.transport.ask(list[Attestation], "GET", "attestations", params=cast(Params, wanted))
+        return await self._get(list[Attestation], "attestations", **wanted)
 
     # ---- jobs and nodes ------------------------------------------------------------------------------------
 
@@ -497,33 +440,27 @@ class HubApi:
     async def jobs(self, query: JobQuery | None = None) -> list[Job]:
         """Jobs that match a query, newest first; the newest ones without a query."""
         params = query.model_dump(mode="json", exclude_none=True) if query is not None else {}
-        return await self.transport.ask(list[Job], "GET", "jobs", params=params)
+        return await self._get(list[Job], "jobs", **params)
 
     async def job(self, job: str) -> Job:
         """Fetches one job as it is now."""
-        return await self.transport.ask(Job, "GET", f"jobs/{segment(job)}")
+        return await self._get(Job, f"jobs/{segment(job)}")
 
     async def job_events(self, job: str, *, attempt: int = 0, seq: int = -1) -> list[ExecutorEvent]:
         """Events of a job's executor after the event (attempt, seq)."""
-        params = {"attempt": attempt, "seq": seq}
-        return await self.transport.ask(list[ExecutorEvent], "GET", f"jobs/{segment(job)}/events", params=params)
+        return await self._get(list[ExecutorEvent], f"jobs/{segment(job)}/events", attempt=attempt, seq=seq)
 
     async def job_log(self, job: str, *, attempt: int = 0, number: int = 0) -> list[JobLogLine]:
         """Lines that a job's executor printed after the line (attempt, number)."""
-        params = {"attempt": attempt, "number": number}
-        return await self.transport.ask(list[JobLogLine], "GET", f"jobs/{segment(job)}/log", params=params)
+        return await self._get(list[JobLogLine], f"jobs/{segment(job)}/log", attempt=attempt, number=number)
 
-    async def cancel_job(self, job: str) -> Job:
-        """Cancels a job that has not ended."""
-        return await self._write(Job, f"jobs/{segment(job)}/cancel", repeatable=True)
-
-    async def resume_job(self, job: str) -> Job:
-        """Queues a failed or cancelled job again, as its next attempt."""
-        return await self._write(Job, f"jobs/{segment(job)}/resume", repeatable=True)
+    async def order_job(self, job: str, order: Literal["cancel", "resume"]) -> Job:
+        """Cancels a job that has not ended, or queues one that failed or was cancelled again, as its next attempt."""
+        return await self._write(Job, f"jobs/{segment(job)}/{order}", repeatable=True)
 
     async def nodes(self) -> list[NodeRow]:
         """Lists all nodes."""
-        return await self.transport.ask(list[NodeRow], "GET", "nodes")
+        return await self._get(list[NodeRow], "nodes")
 
     async def forget_node(self, node: str, request: moves.ForgetRequest) -> moves.MoveResult:
         """Forgets a node that is not linked: its replicas leave all counts, for the caller vouches for it."""
@@ -533,36 +470,25 @@ class HubApi:
         """Has a node placed by the labels that it says. It links again for it, and serves on meanwhile."""
         return await self._write(NodeRow, f"nodes/{segment(node)}/relabel", request)
 
-    async def drain_node(self, node: str) -> NodeRow:
-        """Drains a node: it gets no new jobs and frees its GPU driver, routes of pools go elsewhere, and its jobs and
-        engines run on until it is stopped.
+    async def order_node(self, node: str, order: Literal["drain", "cordon", "uncordon"]) -> NodeRow:
+        """Cordons a node (it gets no new jobs), drains it, or ends both.
 
-        Once a drained node is silent, no move waits for it.
+        A drained node frees its GPU driver too, and routes of pools go elsewhere; its jobs and engines run on until it
+        is stopped. Once it is silent, no move waits for it.
         """
-        return await self._write(NodeRow, f"nodes/{segment(node)}/drain", repeatable=True)
-
-    async def cordon_node(self, node: str) -> NodeRow:
-        """Cordons a node: it gets no new jobs."""
-        return await self._write(NodeRow, f"nodes/{segment(node)}/cordon", repeatable=True)
-
-    async def uncordon_node(self, node: str) -> NodeRow:
-        """Ends a node's cordon and drain."""
-        return await self._write(NodeRow, f"nodes/{segment(node)}/uncordon", repeatable=True)
+        return await self._write(NodeRow, f"nodes/{segment(node)}/{order}", repeatable=True)
 
     async def pools(self) -> list[PoolRow]:
         """Lists the pools with their nodes."""
-        return await self.transport.ask(list[PoolRow], "GET", "pools")
+        return await self._get(list[PoolRow], "pools")
 
     async def pool(self, pool: str) -> PoolRow:
         """Fetches one pool with its nodes."""
-        return await self.transport.ask(PoolRow, "GET", f"pools/{segment(pool)}")
+        return await self._get(PoolRow, f"pools/{segment(pool)}")
 
     async def set_pool(self, pool: str, config: PoolConfig, reason: str = "") -> PoolRow:
         """Sets what makes a node one of a pool, or makes the pool."""
-        params = {"reason": reason or None}
-        return await self.transport.ask(
-            PoolRow, "PUT", f"pools/{segment(pool)}", body=config, params=params, repeatable=True
-        )
+        return await self._put(PoolRow, f"pools/{segment(pool)}", config, reason)
 
     async def remove_pool(self, pool: str, reason: str = "") -> None:
         """Removes a pool that no route is placed in."""
@@ -570,14 +496,16 @@ class HubApi:
 
     async def placement(self, tenant: str, route: str) -> PlacementExplained:
         """Asks why a route of a pool is on its nodes."""
-        return await self.transport.ask(PlacementExplained, "GET", f"{_route(tenant, route)}/placement")
+        return await self._get(PlacementExplained, f"{_route(tenant, route)}/placement")
 
     async def placement_preview(
         self, *, without: Sequence[str] = (), slots: int | None = None, pool: str | None = None, routes: int = 0
     ) -> PlacementPreview:
         """Asks what would move if nodes were gone, or one more with so many slots, or new routes, were in a pool."""
-        params: Params = {"without": ",".join(without) or None, "slots": slots, "pool": pool, "routes": routes or None}
-        return await self.transport.ask(PlacementPreview, "GET", "placement", params=params)
+        gone = ",".join(without) or None
+        return await self._get(
+            PlacementPreview, "placement", without=gone, slots=slots, pool=pool, routes=routes or None
+        )
 
     # ---- tokens and backup (own socket only) ---------------------------------------------------------------
 
@@ -599,7 +527,7 @@ class HubApi:
 
     async def tokens(self) -> list[TokenRecord]:
         """Lists all token records ever made, without the tokens. Only over the hub's own socket."""
-        return await self.transport.ask(list[TokenRecord], "GET", "tokens")
+        return await self._get(list[TokenRecord], "tokens")
 
     async def revoke_token(self, token_id: str) -> None:
         """Revokes a token. Only over the hub's own socket."""
@@ -610,7 +538,7 @@ class HubApi:
 
     async def notices(self, *, limit: int = 50) -> NoticeList:
         """The newest notices, newest first, the channels and the silences."""
-        return await self.transport.ask(NoticeList, "GET", "notices", params={"limit": limit})
+        return await self._get(NoticeList, "notices", limit=limit)
 
     async def test_notice(self, channel: str) -> Notice:
         """Has one channel be told that this is a test."""
@@ -678,6 +606,27 @@ class HubApi:
             if time.monotonic() > deadline:
                 break
         raise OutcomeUnknown(key, detail=self.where)
+
+    async def _get(self, kind: type[T], path: str, /, *, extra_s: float = 0.0, **params: Any) -> T:
+        """Asks for what lies under a path. A parameter that is None is not sent."""
+        return await self.transport.ask(kind, "GET", path, params=params, extra_s=extra_s)
+
+    async def _post(
+        self,
+        kind: type[T] | TypeAdapter[T],
+        path: str,
+        body: BaseModel | None = None,
+        *,
+        extra_s: float = 0.0,
+        **params: str | None,
+    ) -> T:
+        """Sends a POST that may be sent twice, once more when the answer was lost."""
+        return await self.transport.ask(kind, "POST", path, body=body, params=params, extra_s=extra_s, repeatable=True)
+
+    async def _put(self, kind: type[T], path: str, body: BaseModel, reason: str, *, break_glass: bool = False) -> T:
+        """Replaces settings, once more when the answer was lost."""
+        params = {"reason": reason or None, "break_glass": "true" if break_glass else None}
+        return await self.transport.ask(kind, "PUT", path, body=body, params=params, repeatable=True)
 
     async def _write(
         self,

@@ -292,7 +292,7 @@ class _Fleet:
             request = PromoteRequest(
                 release=release, expected_generation=generation, idempotency_key=new_key(), reason="sim fleet"
             )
-            result = await self._api.promote(tenant, ROUTE, request, wait="proven", timeout=120)
+            result = await self._api.send(tenant, ROUTE, request, wait="proven", timeout=120)
             if result.reached != "proven":
                 raise CliError(
                     "a promote was not proven in 120 s",

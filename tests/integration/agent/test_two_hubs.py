@@ -72,13 +72,13 @@ async def pair(folder: Path, base: Path) -> AsyncIterator[Pair]:
 async def promoted(api: HubApi, release: str) -> MoveResult:
     generation = (await api.row(*ACME)).pointer.generation
     request = PromoteRequest(release=release, expected_generation=generation, idempotency_key=key())
-    return await api.promote(*ACME, request, wait="flipped", timeout=60)
+    return await api.send(*ACME, request, wait="flipped", timeout=60)
 
 
 async def rolled_back(api: HubApi, wait: Wait) -> str:
     """R; returns the release that it went to."""
     request = rollback_request((await api.row(*ACME)).preview, key=key(), reason="a test")
-    result = await api.rollback(*ACME, request, wait=wait, timeout=60)
+    result = await api.send(*ACME, request, wait=wait, timeout=60)
     assert result.reached == wait or (wait, result.reached) == ("flipped", "proven"), "an answer may be further already"
     return result.events[0].to_release or ""
 

@@ -284,7 +284,7 @@ async def tenant(desk: Desk, node: SmallNode, base: str, tmp_path: Path) -> str:
             releases.append((await api.register_adapter(manifest)).release)
         for generation, release in enumerate(releases[:2]):
             request = PromoteRequest(release=release, expected_generation=generation, idempotency_key=new_key())
-            result = await api.promote(name, "production", request, wait="proven", timeout=20)
+            result = await api.send(name, "production", request, wait="proven", timeout=20)
             assert result.reached == "proven"
             deadline = time.monotonic() + 20
             while (await api.row(name, "production")).attested is None:

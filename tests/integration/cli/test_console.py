@@ -41,7 +41,7 @@ async def test_the_feed_lists_and_then_says_what_happens(desk: Desk, tenant: str
                     request = HoldRequest(
                         held=True, expected_generation=row.pointer.generation, idempotency_key="k" * 32
                     )
-                    await api.hold(tenant, "production", request)
+                    await api.send(tenant, "production", request)
                 case FeedEvents() if item.events[-1].kind is EventKind.HOLD:
                     seen.append("event")
                 case FeedTenants() if any(row.tenant == tenant and row.pointer.held for row in item.rows):

@@ -75,7 +75,7 @@ def test_a_fleet_stands_answers_moves_and_is_gone_when_interrupted(own: Desk, nu
         async def back() -> Any:
             request = rollback_request(row.preview, key="sim-everywhere-back", confirmed=True)
             async with own.api() as api:
-                return await api.rollback("sim-everywhere", "production", request, wait="proven", timeout=30)
+                return await api.send("sim-everywhere", "production", request, wait="proven", timeout=30)
 
         assert asyncio.run(back()).reached == "proven"
         assert sim.until(lambda status: status["reports"] > stands["reports"])

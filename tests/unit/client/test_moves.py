@@ -35,7 +35,7 @@ def away() -> Exception:
 
 
 async def move(hub: HubApi) -> MoveResult:
-    return await hub.rollback("acme", "production", REQUEST, wait="flipped", timeout=10)
+    return await hub.send("acme", "production", REQUEST, wait="flipped", timeout=10)
 
 
 async def test_a_move_that_is_answered_is_sent_once_with_its_key_and_wait(hub_of: Hubs) -> None:

@@ -12,6 +12,7 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Stage, notice, pane, stage
 from textual import events
 
+from loradeck.client.api import PointerRequest
 from loradeck.client.errors import ApiError, HubUnreachable
 from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.client.terminal_text import clean
@@ -317,13 +318,14 @@ async def test_a_promote_of_ours_shows_its_prepare_and_R_cancels_it() -> None:
         ready = before.model_copy(update={"flags": (), "preview": preview})
         await on.says(FeedTenants(rows=(ready,)))
         on.deck.state.tenant_list.choose(key)
-        waits, held = asyncio.Event(), on.hub.promote
+        waits, held = asyncio.Event(), on.hub.send
 
-        async def promote(tenant: str, route: str, request: PromoteRequest, **how: object) -> MoveResult:
-            await waits.wait()
+        async def send(tenant: str, route: str, request: PointerRequest, **how: object) -> MoveResult:
+            if isinstance(request, PromoteRequest):
+                await waits.wait()
             return await held(tenant, route, request)
 
-        on.hub.promote = promote  # type: ignore[method-assign]
+        on.hub.send = send  # type: ignore[method-assign]
         await press(on, "p")
         await on.half_second()
         await press(on, "y")

@@ -130,7 +130,7 @@ async def start(
     if row.shadow_load is not None:
         s.out.say(f" COST       {costs(row.shadow_load)}")
     s.confirm(f"Start {name(release)} as the candidate of {at}?", yes=how.yes)
-    await move(s, at, how, s.api.start_candidate, request, prepares=True)
+    await move(s, at, how, request, prepares=True)
 
 
 @candidate.command("step")
@@ -170,7 +170,7 @@ async def step(
         idempotency_key=key,
         **said,
     )
-    result = await sent(s.api.step_candidate(at.tenant, at.route, request), key)
+    result = await sent(s.api.send(at.tenant, at.route, request), key)
     after = result.events[0].pointer
     who = gets(after.candidate) if after is not None and after.candidate is not None else "nobody"
     s.out.answer(result, f"{at}: {shown.release.label} for {who}, rev {result.rev}")
@@ -224,7 +224,7 @@ async def compare(
         idempotency_key=key,
         **_overriding(override, break_glass, reason),
     )
-    result = await sent(s.api.compare_candidate(at.tenant, at.route, request), key)
+    result = await sent(s.api.send(at.tenant, at.route, request), key)
     s.out.answer(result, f"{at}: {shown.release.label} is compared by {metric} {ends}, rev {result.rev}")
 
 
@@ -253,7 +253,7 @@ async def _hold(s: Session, at: Pointer, *, held: bool, reason: str) -> None:
     request = moves.CandidateHoldRequest(
         held=held, expected_generation=row.pointer.generation, idempotency_key=key, reason=reason
     )
-    result = await sent(s.api.hold_candidate(at.tenant, at.route, request), key)
+    result = await sent(s.api.send(at.tenant, at.route, request), key)
     s.out.answer(result, f"{at}: steps of {shown.release.label} {'held' if held else 'resumed'}, rev {result.rev}")
 
 
@@ -275,7 +275,7 @@ async def finish(
     found = await s.api.row(at.tenant, at.route, promote=out.release)
     s.confirm(f"Give {name(shown.release)} to all callers of {at}?{because(found.promote_asks)}", yes=how.yes)
     request = moves.CandidateFinishRequest(release=out.release, incident=incident, **said)
-    await move(s, at, how, s.api.finish_candidate, request)
+    await move(s, at, how, request)
 
 
 @candidate.command("abort")
@@ -288,7 +288,7 @@ async def abort(s: Session, how: MoveOptions, at: Pointer) -> None:
     s.out.heading(title(s, at, row))
     s.out.say(changes(shown.release, row.live))
     s.confirm(f"End the candidate {name(shown.release)} of {at}?", yes=how.yes)
-    await move(s, at, how, s.api.abort_candidate, moves.CandidateAbortRequest(**how.on(row)))
+    await move(s, at, how, moves.CandidateAbortRequest(**how.on(row)))
 
 
 @candidate.command("show")

@@ -69,7 +69,7 @@ async def annotate(s: Session, at: Pointer, event_id: str | None, incident: str 
         raise refused("there is nothing to add", where=str(at), fix="give --incident ID, --reason TEXT or both")
     about = await event_named(s.api, at, event_id)
     request = AnnotateRequest(event=about.id, incident=incident, reason=reason, idempotency_key=new_key())
-    result = await s.api.annotate(at.tenant, at.route, request)
+    result = await s.api.send(at.tenant, at.route, request)
     when = f"{utc(about.at_ms)} ({ago(about.at_ms)})"
     s.out.answer(result, f"{at}: added to the {about.kind.value} of {when}   rev {result.rev}")
 
@@ -90,7 +90,7 @@ async def countersign(s: Session, event_id: str, reason: str, yes: bool) -> None
     s.out.say(f"{where}: {one.kind.value} by {one.actor} alone, {utc(one.at_ms)}: {one.reason}")
     s.confirm(f"Say that you have seen it, as {(await s.api.me()).actor}?", yes=yes)
     request = CountersignRequest(event=one.event, reason=reason, idempotency_key=new_key())
-    result = await sent(s.api.countersign(row.tenant, row.route, request), request.idempotency_key)
+    result = await sent(s.api.send(row.tenant, row.route, request), request.idempotency_key)
     s.out.answer(result, f"countersigned; {where} keeps the event")
 
 

@@ -243,7 +243,7 @@ async def resume(s: Session, job_id: str, yes: bool) -> None:
     """
     found = await s.api.job(job_id)
     s.confirm(f"Resume this {found.kind} job of {found.tenant} ({found.state.value})?", yes=yes)
-    resumed = await s.api.resume_job(job_id)
+    resumed = await s.api.order_job(job_id, "resume")
     s.out.answer(resumed, f"job {resumed.id} is {resumed.state.value}; loradeck job follow {resumed.id}")
 
 
@@ -255,7 +255,7 @@ async def cancel(s: Session, job_id: str, yes: bool) -> None:
     """Stop a job."""
     found = await s.api.job(job_id)
     s.confirm(f"Cancel this {found.kind} job of {found.tenant} by {found.by} ({found.state.value})?", yes=yes)
-    cancelled = await s.api.cancel_job(job_id)
+    cancelled = await s.api.order_job(job_id, "cancel")
     s.out.answer(cancelled, f"job {cancelled.id} is {cancelled.state.value}")
 
 

@@ -37,7 +37,7 @@ async def promote(
     s.out.say(changes(row.live, release, override=said["override"]))
     s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?{because(row.promote_asks)}", yes=how.yes)
     request = PromoteRequest(release=release.id, incident=incident, **said)
-    await move(s, at, how, s.api.promote, request, prepares=True)
+    await move(s, at, how, request, prepares=True)
 
 
 @click.command()
@@ -63,7 +63,7 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
     else:
         question = f"Roll back {at} from {name(leaves(row))} to {name(preview.target)}?"
     s.confirm(question + because(preview.asks), yes=how.yes)
-    await move(s, at, how, s.api.rollback, request)
+    await move(s, at, how, request)
 
 
 @click.command()
@@ -101,7 +101,7 @@ async def undo(
         s.out.alarm(f"it would serve again what is {row.undo_asks}")
     s.confirm(f"Undo this {last.kind.value} of {at}?", yes=how.yes)
     request = UndoRequest(event=last.id, confirmed=True, idempotency_key=new_key(), reason=how.reason)
-    await move(s, at, how, s.api.undo, request)
+    await move(s, at, how, request)
 
 
 @click.command()
@@ -114,7 +114,7 @@ async def fallback(s: Session, how: MoveOptions, at: Pointer) -> None:
     base = f"the base {row.live.base_label} alone" if row.live else "the base alone"
     s.out.say(f" {full(row.live)} -> {base}")
     s.confirm(f"Put {at} from {name(row.live)} on {base}?", yes=how.yes)
-    await move(s, at, how, s.api.fallback, FallbackRequest(**how.on(row)))
+    await move(s, at, how, FallbackRequest(**how.on(row)))
 
 
 @click.command("move")

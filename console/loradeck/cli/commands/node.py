@@ -140,7 +140,7 @@ async def drain(s: Session, name: str, yes: bool) -> None:
     Once a drained node is silent no move waits for it. Its replicas stay in the counts: they may answer.
     """
     s.confirm(f"Drain {name}? It gets no new jobs and reports no GPU figures; it serves on until you stop it.", yes=yes)
-    _print_state(s, await s.api.drain_node(name))
+    _print_state(s, await s.api.order_node(name, "drain"))
 
 
 @node.command()
@@ -150,7 +150,7 @@ async def drain(s: Session, name: str, yes: bool) -> None:
 async def cordon(s: Session, name: str, yes: bool) -> None:
     """Give a node no new jobs; it goes on serving."""
     s.confirm(f"Cordon {name}?", yes=yes)
-    _print_state(s, await s.api.cordon_node(name))
+    _print_state(s, await s.api.order_node(name, "cordon"))
 
 
 @node.command()
@@ -158,7 +158,7 @@ async def cordon(s: Session, name: str, yes: bool) -> None:
 @writes
 async def uncordon(s: Session, name: str) -> None:
     """End a cordon or a drain."""
-    _print_state(s, await s.api.uncordon_node(name))
+    _print_state(s, await s.api.order_node(name, "uncordon"))
 
 
 @node.command()
@@ -246,7 +246,7 @@ async def unpin(s: Session, at: Pointer, name: str, reason: str, yes: bool) -> N
     """End a pin that was made on a node; the node follows the hub again."""
     s.confirm(f"End the pin of {at} on {name}? The node goes back to the hub's release.", yes=yes)
     request = UnpinRequest(node=name, idempotency_key=new_key(), reason=reason)
-    result = await s.api.unpin(at.tenant, at.route, request)
+    result = await s.api.send(at.tenant, at.route, request)
     s.out.answer(result, f"the pin of {at} on {name} has ended   rev {result.rev}")
     s.out.say("a node without a link ends the pin when it is back")
 

@@ -44,7 +44,7 @@ async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> No
     release = await release_named(s.api, at.tenant, name)
     s.confirm(f"Lift quarantine and breach of {release.label} {short(release.id)} on {at}?", yes=yes)
     request = LiftRequest(release=release.id, idempotency_key=new_key(), reason=reason)
-    result = await s.api.lift(at.tenant, at.route, request)
+    result = await s.api.send(at.tenant, at.route, request)
     ended = {what for event in result.events for what in ("events", "breach") if event.payload.get(what)}
     words_for = {"events": "quarantined", "breach": "breached"}
     lifted = " or ".join(word for what, word in words_for.items() if what in ended)
@@ -58,7 +58,7 @@ async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) 
     request = HoldRequest(
         held=held, expected_generation=row.pointer.generation, idempotency_key=new_key(), reason=reason
     )
-    result = await s.api.hold(at.tenant, at.route, request)
+    result = await s.api.send(at.tenant, at.route, request)
     _print_result(s, result, f"{at}: {'HELD: pipelines cannot promote' if held else 'hold released'}")
 
 

@@ -43,7 +43,7 @@ async def create(s: Session, name: str) -> None:
 async def suspend(s: Session, name: str, reason: str, yes: bool) -> None:
     """Refuse a tenant's requests on every router, until it is resumed."""
     s.confirm(f"Suspend {name}? Its requests are refused at once.", yes=yes)
-    _print(s, await s.api.suspend_tenant(name, reason), "suspended")
+    _print(s, await s.api.order_tenant(name, "suspend", reason), "suspended")
 
 
 @tenant.command()
@@ -52,7 +52,7 @@ async def suspend(s: Session, name: str, reason: str, yes: bool) -> None:
 @writes
 async def resume(s: Session, name: str, reason: str) -> None:
     """Serve a suspended tenant again."""
-    _print(s, await s.api.resume_tenant(name, reason), "served again")
+    _print(s, await s.api.order_tenant(name, "resume", reason), "served again")
 
 
 @tenant.command()
@@ -193,7 +193,7 @@ def _frozen(freeze: TrainingFreeze) -> str:
 async def offboard(s: Session, name: str, reason: str, yes: bool) -> None:
     """End a tenant: its routes are taken down and its keys withdrawn."""
     s.confirm(f"Offboard {name}? Its routes are taken down; this is not undone by `undo`.", yes=yes)
-    _print(s, await s.api.offboard_tenant(name, reason), "offboarded")
+    _print(s, await s.api.order_tenant(name, "offboard", reason), "offboarded")
 
 
 @tenant.command("ls")

@@ -2,28 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Concatenate, Protocol, TypeVar
+from collections.abc import Awaitable, Sequence
 
 import click
 
 from loradeck.cli.shared.naming import Pointer, pointer_and_release, release_named
 from loradeck.cli.shared.progress import MoveOptions, report, watched
 from loradeck.cli.shared.session import Session
+from loradeck.client.api import PointerRequest
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import ReleaseView, TenantRow
-
-
-class Keyed(Protocol):
-    """A request that is sent under a key of its own."""
-
-    @property
-    def idempotency_key(self) -> str:
-        """Chosen before the first attempt and kept for every further one."""
-
-
-Q = TypeVar("Q", bound=Keyed)
 
 
 def title(s: Session, at: Pointer, row: TenantRow) -> str:
@@ -63,23 +52,13 @@ async def to_place(s: Session, words: Sequence[str]) -> tuple[Pointer, TenantRow
     return at, await s.api.row(at.tenant, at.route, promote=release.id), release
 
 
-async def move(
-    s: Session,
-    at: Pointer,
-    how: MoveOptions,
-    send: Callable[Concatenate[str, str, Q, ...], Coroutine[Any, Any, MoveResult]],
-    request: Q,
-    *,
-    prepares: bool = False,
-) -> None:
+async def move(s: Session, at: Pointer, how: MoveOptions, request: PointerRequest, *, prepares: bool = False) -> None:
     """Sends a move of one pointer, and prints how far it gets in the time given.
 
-    Args:
-        send: the hub's call for it.
-        prepares: the hub prepares a release first; meanwhile it is printed how far that is.
+    `prepares`: the hub prepares a release first; meanwhile it is printed how far that is.
     """
     deadline, key = time.monotonic() + how.timeout, request.idempotency_key
-    sending = send(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
+    sending = s.api.send(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
     result = await sent(watched(s, key, sending) if prepares else sending, key)
     await report(s, at, result, wait=how.wait, deadline=deadline)
 

@@ -169,27 +169,23 @@ class MoveSender:
                 return await api.rewind(request)
             case IncidentOpen() as request:
                 return await api.open_incident(request)
-        of_one_pointer: dict[Action, Callable[..., Awaitable[MoveResult]]] = {
-            Action.ROLLBACK: api.rollback,
-            Action.UNDO: api.undo,
-            Action.FALLBACK: api.fallback,
-            Action.HOLD: api.hold,
-            Action.PROMOTE: api.promote,
-            Action.ANNOTATE: api.annotate,
-        }
-        return await of_one_pointer[move.kind](move.tenant, move.route, move.request)
+            case request:
+                return await api.send(move.tenant, move.route, request)
 
     async def _order(self, order: Order) -> NodeRow | Job:
         """Raises the errors of `_send`; an order may be sent twice."""
         api = self._hub.api
-        calls: dict[Action, Callable[[str], Awaitable[NodeRow | Job]]] = {
-            Action.DRAIN: api.drain_node,
-            Action.CORDON: api.cordon_node,
-            Action.UNCORDON: api.uncordon_node,
-            Action.CANCEL: api.cancel_job,
-            Action.RESUME: api.resume_job,
-        }
-        return await calls[order.action](order.subject)
+        match order.action:
+            case Action.DRAIN:
+                return await api.order_node(order.subject, "drain")
+            case Action.CORDON:
+                return await api.order_node(order.subject, "cordon")
+            case Action.UNCORDON:
+                return await api.order_node(order.subject, "uncordon")
+            case Action.CANCEL:
+                return await api.order_job(order.subject, "cancel")
+            case _:
+                return await api.order_job(order.subject, "resume")
 
     async def _look_up(self, own: OwnMove) -> None:
         """Ask by a move's key, now and until the hub knows its outcome. Two answers 'never seen' make it unmoved."""
