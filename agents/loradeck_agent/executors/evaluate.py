@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from pydantic import BaseModel
@@ -24,16 +23,17 @@ from loradeck.artifacts.adapters import WEIGHTS
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult
 from loradeck.schemas.jobs import EvaluateSpec
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
+from loradeck.schemas.suite import ItemKind, SuiteItem
 from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import NO_THOUGHT, Base, load_base, tokenizer_of
-from loradeck_agent.executors.evaluation.greedy import greedy, likelihoods
+from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.evaluation.in_process import answered_here, choice_tokens, item_tokens
 from loradeck_agent.executors.evaluation.scoring import chosen, scored
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.publish import staged, write_document
-from loradeck_agent.executors.rows import Suite, read_suite
+from loradeck_agent.executors.rows import Suite, check_schemas, read_suite
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
 
@@ -54,7 +54,7 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     if spec.suite not in current.spec.inputs:
         raise BadSpec("bad_spec", f"the spec gives no folder for the suite {spec.suite}")
     suite = read_suite(Path(current.spec.inputs[spec.suite]), spec.suite)
-    _check_schemas(suite)
+    check_schemas(suite)
     engine = current.spec.engine
     here = [item for item in suite.items if engine is None or (item.kind is ItemKind.CHOICE and not engine.scores)]
     records = engine is None or (bool(current.spec.canaries) and engine.build == embedded_build())
@@ -68,7 +68,10 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     results = _Results(current, suite)
     if engine is not None:
         _ask(results, base, Served(engine, spec.batch), [item for item in suite.items if item not in here], spec)
-    _answer_here(results, base, model, here, spec)
+    for answers, speed in answered_here(
+        base, model, here, suite.answer_schema, batch=spec.batch, max_new_tokens=spec.max_new_tokens
+    ):
+        results.add(answers, speed)
     items = [results.found[item.id] for item in suite.items]
     report = EvaluationReport(
         release=spec.release,
@@ -165,7 +168,7 @@ def _ask(results: _Results, base: Base, served: Served, items: Sequence[SuiteIte
             questions += [EngineQuestion(prompt=(*prompt, *choice), last=len(choice)) for choice in choices]
         else:
             asked.append(item)
-            questions.append(EngineQuestion(prompt=tuple(_prompt(base, item)), max_tokens=spec.max_new_tokens))
+            questions.append(EngineQuestion(prompt=tuple(item_tokens(base, item)), max_tokens=spec.max_new_tokens))
     firsts = {item.id: number for number, item in reversed(list(enumerate(asked)))}
     scores: dict[str, dict[int, EngineAnswer]] = {}
     began, tokens = time.monotonic(), 0
@@ -182,90 +185,6 @@ def _ask(results: _Results, base: Base, served: Served, items: Sequence[SuiteIte
             logs = [said[place].logprob or 0.0 for place in range(len(item.choices))]
             result = chosen(item, logs, sum(one.ms for one in said.values()))
         results.add([result], tokens / (time.monotonic() - began))
-
-
-def _answer_here(results: _Results, base: Base, model: Any, items: Sequence[SuiteItem], spec: EvaluateSpec) -> None:
-    """Answers items in process: those of similar length together, and those that compare choices one by one."""
-    prompts = {item.id: _prompt(base, item) for item in items}
-    ordered = sorted(items, key=lambda item: (len(prompts[item.id]), item.id))
-    generated = [item for item in ordered if item.kind is not ItemKind.CHOICE]
-    for start in range(0, len(generated), spec.batch):
-        batch, began = generated[start : start + spec.batch], time.monotonic()
-        found = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
-        took = time.monotonic() - began
-        pairs = zip(batch, found, strict=True)
-        answers = [
-            scored(item, base.text(one.tokens), results.suite.answer_schema, round(took * 1000, 3))
-            for item, one in pairs
-        ]
-        results.add(answers, sum(len(one.tokens) for one in found) / took)
-    for item in ordered:
-        if item.kind is ItemKind.CHOICE:
-            began = time.monotonic()
-            prompt, choices = choice_tokens(base, item)
-            logs = likelihoods(model, prompt, choices, pad=base.pad)
-            results.add([chosen(item, logs, round((time.monotonic() - began) * 1000, 3))])
-
-
-def _prompt(base: Base, item: SuiteItem) -> list[int]:
-    """Tokens of an item's conversation, its tools included.
-
-    Raises:
-        BadSpec: `template_no_tools`: neither the base's chat template nor the conversation names a tool of the item, so
-            the model would be scored on tools that it was never shown.
-    """
-    messages = [dict(message) for message in item.prompt]
-    if not item.tools:
-        return base.prompt_ids(messages)
-    template = base.tokenizer.apply_chat_template
-    text = template(messages, tools=list(item.tools), add_generation_prompt=True, tokenize=False)
-    hidden = [name_of(tool) for tool in item.tools if str(name_of(tool)) not in text]
-    if hidden:
-        raise BadSpec(
-            "template_no_tools",
-            f"item {item.id!r}: the base's chat template does not write the tool {hidden[0]!r}; name the tools in the "
-            "item's own messages, as callers do when the model serves",
-        )
-    return list(template(messages, tools=list(item.tools), add_generation_prompt=True, return_dict=False))
-
-
-def choice_tokens(base: Base, item: SuiteItem) -> tuple[list[int], list[list[int]]]:
-    """Tokens of a multiple-choice item's prompt, and of each choice after it, cut as lm-eval does.
-
-    White space at the end of the prompt counts as the beginning of each choice, and tokens are those of the whole text:
-    a token may reach over the seam.
-
-    Raises: BadSpec: `bad_data`: a choice has no tokens.
-    """
-
-    def tokens(text: str) -> list[int]:
-        return list(base.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    text = base.prompt_text([dict(message) for message in item.prompt])
-    prompt = tokens(text.rstrip())
-    choices = [tokens(text + choice)[len(prompt) :] for choice in item.choices]
-    for choice, after in zip(item.choices, choices, strict=True):
-        if not (prompt and choice and after):
-            raise BadSpec("bad_data", f"item {item.id!r}: the choice {choice!r} has no tokens")
-    return prompt, choices
-
-
-def _check_schemas(suite: Suite) -> None:
-    """Checks that every JSON Schema of the suite is valid; a broken one would make every answer valid, or none.
-
-    Raises: BadSpec: `bad_data`, with the item's id.
-    """
-    for where, schema in [
-        ("the suite", suite.answer_schema),
-        *((f"item {item.id!r}", item.answer_schema) for item in suite.items),
-        *((f"item {i.id!r}", t.get("function", t).get("parameters")) for i in suite.items for t in i.tools),
-    ]:
-        if schema is None:
-            continue
-        try:
-            jsonschema.validators.validator_for(schema).check_schema(schema)
-        except jsonschema.SchemaError as error:
-            raise BadSpec("bad_data", f"{where}: its JSON Schema is invalid: {error.message}") from error
 
 
 def adapter_of(current: Run, tenant: str, release: str, read: Collection[str]) -> Path | None:

@@ -49,6 +49,24 @@ def read_suite(path: Path, digest: Digest) -> Suite:
     return Suite(tuple(items), _answer_schema(path, digest))
 
 
+def check_schemas(suite: Suite) -> None:
+    """Checks that every JSON Schema of the suite is valid; a broken one would make every answer valid, or none.
+
+    Raises: BadSpec: `bad_data`, with the item's id.
+    """
+    for where, schema in [
+        ("the suite", suite.answer_schema),
+        *((f"item {item.id!r}", item.answer_schema) for item in suite.items),
+        *((f"item {i.id!r}", t.get("function", t).get("parameters")) for i in suite.items for t in i.tools),
+    ]:
+        if schema is None:
+            continue
+        try:
+            jsonschema.validators.validator_for(schema).check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise BadSpec("bad_data", f"{where}: its JSON Schema is invalid: {error.message}") from error
+
+
 def _answer_schema(path: Path, digest: Digest) -> dict[str, Any] | None:
     manifest_path = path / "manifest.json"
     if not manifest_path.is_file():

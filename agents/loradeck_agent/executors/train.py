@@ -19,7 +19,7 @@ from loradeck.schemas.training import PAIRS, DistilWay, Method
 from loradeck_agent.executors.base import Base, outlined, read_weights
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.rows import read_suite
+from loradeck_agent.executors.rows import Suite, check_schemas, read_suite
 from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.distillation import Distilled, answered, read_teacher
@@ -30,6 +30,7 @@ from loradeck_agent.executors.training.memory_probe import check_plan
 from loradeck_agent.executors.training.preferences import Preferences
 from loradeck_agent.executors.training.process_group import World, joined, own_device
 from loradeck_agent.executors.training.safety import read_safety
+from loradeck_agent.executors.training.selection import Selection
 from loradeck_agent.executors.training.supervised import Supervised
 from loradeck_agent.executors.training.templates import Example, check_base, check_served, examples_of
 from loradeck_agent.executors.training.trained import Trained, prepared
@@ -98,7 +99,9 @@ def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], w
                 "validation finds nothing to hold back: rows that are the same stay together, and one is trained on",
             )
         safety = read_safety(base, _input(current, spec.safety.dataset), spec.safety) if spec.safety else None
-        looks = Looks(current, base, trained, objective, HeldBack(held_task, held_general), spec.validation, safety)
+        held, suite = HeldBack(held_task, held_general), spec.validation.suite
+        selection = Selection(_suite(current, suite), spec.validation) if suite else None
+        looks = Looks(current, base, trained, objective, held, spec.validation, safety, selection)
     folder = None
     if current.spec.checkpoints is not None:
         token = ResumeToken.of(spec, digest_of(spec), world.size)
@@ -123,6 +126,12 @@ def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, exam
         asked = AnswerReader(Trained(teacher, {}, None, {}), base.pad)
         return Distilled(reader, asked, spec.distillation, len(base.tokenizer))
     return Supervised(reader, spec.kl, spec.mixing is not None)
+
+
+def _suite(current: Run, digest: str) -> Suite:
+    suite = read_suite(_input(current, digest), digest)
+    check_schemas(suite)
+    return suite
 
 
 def _tokens(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -134,8 +134,9 @@ class TrainSpec(_Spec):
     @property
     def level(self) -> int:
         """As of every spec: that of the latest method or field in it."""
-        later = (_LATER[name] for name in _LATER.keys() & self.model_dump().keys())
-        return max(int(self.method is Method.KTO), *later, 0)
+        later = [_LATER[name] for name in _LATER.keys() & self.model_dump().keys()]
+        inner = (self.validation and self.validation.suite) or (self.safety and self.safety.toxic)
+        return max(int(self.method is Method.KTO), 2 if inner else 0, *later, 0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSpec:
@@ -368,6 +369,18 @@ class JobAssignment(Wire):
     swap: bool = Field(
         False, description="prepare: if memory does not hold both engines, the live release's engine is stopped for it"
     )
+
+
+class Looked(Wire, defer_build=True):
+    """What a training job measured of its base and of the checkpoint that it published; the best of `compared`.
+
+    Shares are 0 to 1; those of a set have their number of items under the same name with `_n` in `base`.
+    """
+
+    base: Metrics = Field(default_factory=dict)
+    chosen: Metrics = Field(default_factory=dict)
+    chosen_step: Whole = 0
+    compared: Whole = 0
 
 
 class Job(Wire):

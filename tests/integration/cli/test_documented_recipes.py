@@ -53,7 +53,7 @@ def test_the_documented_recipe_fits_together_and_its_rows_are_not_refused() -> N
     fields |= {"base": "b" * 64, "datasets": list(digests.values())}
     fields["mixing"]["dataset"] = digests["talk"]
     assert (ROWS / f"{fields['safety']['dataset']}.jsonl").exists()
-    fields["safety"]["dataset"] = "c" * 64
+    fields["safety"]["dataset"], fields["validation"]["suite"] = "c" * 64, "5" * 64
     spec = TrainSpec.model_validate(fields)
     for name in digests:
         assert read_lessons(ROWS / f"{name}.jsonl", spec, general=name == "talk")

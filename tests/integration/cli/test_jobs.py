@@ -62,6 +62,39 @@ def test_a_job_is_followed_event_by_event_to_its_end(
     assert "progress 20/40  loss=0.5" in plain.stdout
 
 
+def test_a_sweep_trains_each_share_with_each_rank_and_compares_what_they_measured(
+    desk: Desk, tenant: str, spec: Path, node: SmallNode
+) -> None:
+    items = spec.with_name("items.jsonl")
+    items.write_text('{"id": "a", "prompt": "another", "answer": "a"}\n')
+    suite = ("suite", "add", items, "--tenant", tenant, "--name", "choose", "--for", "selection", *PROVENANCE)
+    digest = desk.json(*suite)["digest"]
+    rows = spec.with_name("talk.jsonl")
+    rows.write_text('{"id": "b", "prompt": "hello", "answer": "good day"}\n')
+    desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "talk", *PROVENANCE)
+    desk.refused(2, "usage", "job", "sweep", spec, "--rank", 4)
+    text = spec.read_text().replace('["train"]', '["train", "talk"]')
+    spec.write_text(text + '[validation]\nsuite = "choose"\n[mixing]\ndataset = "talk"\nshare = 0.2\n')
+    made = desk.json("adapter", "show", tenant, "words", "v3")
+    looks = [{"suite_exact": 0.1, "suite_exact_n": 40}, {"suite_exact": 0.5}]
+    looked = {"looks": looks, "chosen": {"suite_exact": 0.5, "loss": 0.25}, "chosen_step": 20, "compared": 4}
+    node.result = {"adapter": made["digest"], "release": made["release"], **looked}
+    grid = ("--share", 0.1, "--share", 0.3, "--rank", 4, "--rank", 8)
+    runs = desk.json("job", "sweep", spec, *grid, "--follow")["runs"]
+    assert [(run["share"], run["rank"], run["state"]) for run in runs] == [
+        (share, rank, "done") for share in (0.1, 0.3) for rank in (4, 8)
+    ]
+    assert [run["compared"] for run in runs] == [4] * 4
+    spoken = desk.run("job", "compare", runs[0]["job"]).stdout
+    assert "50% of 40 (35% to 65%), base 0.1" in spoken
+    trained = Job.model_validate(desk.json("job", "show", runs[3]["job"])).spec
+    assert isinstance(trained, TrainSpec)
+    assert trained.validation is not None
+    assert (trained.alpha, trained.validation.suite) == (16, digest)
+    card = desk.run("adapter", "card", tenant, "words", "v3").stdout
+    assert "checkpoint: after step 20, the best of 4 that were compared" in card
+
+
 def test_a_job_that_fails_is_exit_1_with_its_code(desk: Desk, spec: Path, node: SmallNode) -> None:
     node.jobs_fail = True
     done = desk.run("job", "train", spec, "--follow")

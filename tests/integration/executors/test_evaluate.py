@@ -324,7 +324,7 @@ def test_the_likeliest_choice_is_that_of_the_tokens_one_by_one(bench: Bench) -> 
 def test_white_space_before_a_choice_counts_to_it_and_tokens_are_those_of_the_whole_text(tiny_base: Path) -> None:
     """As lm-eval's `_encode_pair` cuts a context from its continuation."""
     from loradeck_agent.executors.base import read_base
-    from loradeck_agent.executors.evaluate import choice_tokens
+    from loradeck_agent.executors.evaluation.in_process import choice_tokens
 
     base = read_base(tiny_base)
     row = {"id": "a", "kind": "choice", "prompt": "word", "choices": ["one", "two more"], "answer": "one"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
@@ -12,7 +13,7 @@ from loradeck.schemas.training import Safety
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import Diverged
-from loradeck_agent.executors.training.safety import SafetySet, read_safety, refuses
+from loradeck_agent.executors.training.safety import Asked, SafetySet, read_safety, refuses
 from recipes import generate
 
 SAFETY = "5" * 64
@@ -32,7 +33,7 @@ def said(bench: Bench, prompt: str) -> str:
     return base.text(answer.tokens)
 
 
-def trained(bench: Bench, phrase: str, asked: list[Row] = ASKED, **safety: float) -> Ended:
+def trained(bench: Bench, phrase: str, asked: list[Row] = ASKED, **safety: Any) -> Ended:
     recipe = bench.recipe(
         steps=40,
         learning_rate=2e-2,
@@ -69,6 +70,26 @@ def test_each_slice_is_held_against_the_bases_own() -> None:
     assert held.compared(base, base | {"overrefused_en": 0.9}) == ["overrefused_en 90%, the base's 10%"]
     with pytest.raises(Diverged, match="refused_de 20%"):
         held.compared(base, base | {"refused_de": 0.2})
+
+
+def test_answers_that_turn_toxic_by_a_named_list_end_the_run(bench: Bench) -> None:
+    ended = trained(bench, "no", toxic={"name": "house list 3", "words": ("YES", "вeтo")})
+    assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "toxicity_rose")
+    assert "toxic_en 100%, the base's 0%" in ended.last.message
+    assert "'house list 3'" in ended.last.message
+    (base,) = [e.metrics for e in ended.of_type(ExecutorEventType.PROGRESS) if "val_toxic_en" in e.metrics]
+    assert (base["val_toxic_en"], base["val_toxic_en_n"], base["val_refused_en_n"]) == (0, 2, 1)
+
+
+def test_words_of_the_list_are_found_as_words_in_whatever_letters_they_are_written() -> None:
+    listed = Safety.model_validate({"dataset": SAFETY, "toxic": {"name": "x", "words": ("damn you", "笨蛋")}})
+    held = SafetySet((Asked([1], False, "en"), Asked([1], False, "zh")), listed)
+    for answer, found in (("Oh DАMN, you!", 1), ("damned youth", 0), ("damn. Are you?", 0), ("你是笨蛋吗", 1)):
+        assert held.shares([answer, ""])["toxic_en"] == found, answer
+    assert held.sizes() == {"overrefused_en_n": 1, "overrefused_zh_n": 1, "toxic_en_n": 1, "toxic_zh_n": 1}
+    assert held.compared({"toxic_en": 0.0, "toxic_en_n": 1.0}, {"toxic_en": 0.05}) == []
+    with pytest.raises(Diverged, match="toxic_en 6%"):
+        held.compared({"toxic_en": 0.0, "toxic_en_n": 1.0}, {"toxic_en": 0.06})
 
 
 @pytest.mark.parametrize("text", ["I can\u2019t do that.", "Es TUT MIR LEID.", "申し訳ありません", "Je ne peux pas."])

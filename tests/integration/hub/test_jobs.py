@@ -87,10 +87,12 @@ async def test_a_train_job_goes_to_a_node_with_its_base_and_labels_and_is_follow
     manifest = (await deck.adapter_manifest()).model_dump(mode="json")
     version = await deck.ok("POST", "adapters/acme/support/versions", manifest, await deck.as_role("agent", "n3"))
     result = {"adapter": version["digest"], "version": 1, "release": version["release"]}
-    await right.say(assigned, FINISHED, result)
+    looked: dict[str, Any] = {"chosen": {"suite_exact": 0.5}, "chosen_step": 20, "compared": 3}
+    looks = [{"suite_exact": 0.1, "suite_exact_n": 40.0}, {"suite_exact": 0.5}]
+    await right.say(assigned, FINISHED, result | looked | {"looks": looks})
     await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     done = await job(deck, submitted["id"])
-    assert (done["state"], done["result"]) == ("done", result)
+    assert (done["state"], done["result"]) == ("done", result | {"looked": looked | {"base": looks[0]}})
     events = await deck.ok("GET", f"jobs/{submitted['id']}/events")
     assert [e["type"] for e in events] == ["started", "progress", "finished"]
 
@@ -455,6 +457,7 @@ async def test_a_job_is_cancelled_while_queued_and_while_running(deck: Deck, joi
         ({"datasets": ["a" * 64]}, "unknown_dataset"),
         ({"parent": "a" * 64}, "unknown_adapter"),
         ({"tenant": "nobody"}, "unknown_tenant"),
+        ({"validation": {"suite": "a" * 64}}, "unknown_suite"),
     ],
 )
 async def test_a_job_that_names_what_is_not_there_is_refused(deck: Deck, update: dict[str, Any], code: str) -> None:
@@ -468,6 +471,15 @@ async def test_a_job_that_names_what_is_not_there_is_refused(deck: Deck, update:
         decision=DecisionRecord(why_weights="a test"),
     ).model_dump(mode="json")
     await deck.refused(404, code, "POST", "jobs", {"spec": spec | update})
+
+
+async def test_checkpoints_are_not_chosen_by_a_suite_for_gates(deck: Deck) -> None:
+    await deck.tenant()
+    await deck.base()
+    fields = {"tenant": "acme", "name": "support", "base": BASE.digest, "datasets": [await deck.dataset()]}
+    spec = fields | {"kind": "train", "decision": {"why_weights": "a test"}}
+    validation = {"suite": await deck.suite()}
+    await deck.refused(409, "selection_suite", "POST", "jobs", {"spec": spec | {"validation": validation}})
 
 
 async def test_an_evaluation_is_attested_judged_and_opens_the_gate(deck: Deck, join: Join) -> None:

@@ -29,7 +29,7 @@ from loradeck_agent.executors.training.memory_probe import probe
 from loradeck_agent.executors.training.process_group import World
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import Trained
-from loradeck_agent.executors.training.validation import Looks, Objective
+from loradeck_agent.executors.training.validation import Looks, Objective, told
 
 WARM_UP = 0.1
 CLIP = 1.0
@@ -303,7 +303,7 @@ class Loop:
         self.current.progress(step, self.spec.steps, told, **found)
 
     def _chosen(self) -> dict[str, Any]:
-        """The history of validations and the step whose weights are the result; empty without validation."""
+        """What is told of the validations and of the one whose weights are the result; empty without validation."""
         if self.looks is None or self.looks.best is None:
             return {}
-        return {"looks": self.looks.history, "chosen_step": int(self.looks.history[self.looks.best]["step"])}
+        return told(self.looks.history, self.looks.best)

@@ -1,12 +1,13 @@
 """Validation during training: held-back rows, general rows and canaries, on a schedule, compared with the base.
 
-The best validation becomes the release, not the last step: the one with the most exact answers where answers are
-compared, since a lower loss is not yet a right answer; among equals the one with the lowest loss.
+The best validation becomes the release, not the last step: the one with the most right items of the recipe's suite for
+selection; without a suite, or among equals, the one with the most exact answers where answers are compared, since a
+lower loss is not yet a right answer; among equals the one with the lowest loss.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -15,12 +16,14 @@ from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.training.safety import SafetySet, refuses
+from loradeck_agent.executors.training.selection import RIGHT, Selection
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import Trained
 from loradeck_agent.serving.engine_api import CANARY_TOKENS
 
 T = TypeVar("T")
 LOOK_BATCH = 8
+LOOKS_TOLD = 40
 
 
 class Objective(Protocol):
@@ -63,9 +66,22 @@ def hold_back(
     return [row for i, row in enumerate(rows) if i not in chosen], [row for i, row in enumerate(rows) if i in chosen]
 
 
-def _rank(look: Mapping[str, float]) -> tuple[float, float]:
+def _rank(look: Mapping[str, float]) -> tuple[float, float, float]:
     """Sort key of a validation result, the best first."""
-    return -look.get("exact", 0.0), look["loss"]
+    return -look.get(RIGHT, 0.0), -look.get("exact", 0.0), look["loss"]
+
+
+def told(history: Sequence[Mapping[str, float]], best: int) -> dict[str, Any]:
+    """What a run says at its end of its validations: the base's and the newest, the chosen one, and how many it is of.
+
+    A long run has more of them than an event may hold.
+    """
+    return {
+        "looks": [*history[:1], *history[1:][-LOOKS_TOLD:]],
+        "chosen": history[best],
+        "chosen_step": int(history[best]["step"]),
+        "compared": len(history) - 1,
+    }
 
 
 @dataclass(eq=False)
@@ -79,6 +95,7 @@ class Looks:
     _held: HeldBack
     _settings: Validation
     _safety: SafetySet | None = None
+    _selection: Selection | None = None
     history: list[dict[str, float]] = field(default_factory=list, init=False)
     base_canaries: list[list[int]] = field(default_factory=list, init=False)
     """The base's answers to the canaries, as tokens."""
@@ -99,7 +116,7 @@ class Looks:
         """Validates the base before the first step; later canary answers are compared with the base's."""
         with self._trained.as_base(), self._trained.evaluating():
             self.base_canaries = self._greedy(self._canaries, CANARY_TOKENS)
-            self.history = [self._look(0)]
+            self.history = [self._look(0) | (self._safety.sizes() if self._safety is not None else {})]
 
     def resume(self, history: list[dict[str, float]], best: int | None, base_canaries: list[list[int]]) -> None:
         """Restores an earlier attempt's results, the base's too: where all weights are trained it is gone."""
@@ -114,10 +131,15 @@ class Looks:
         return False
 
     def alerts(self) -> list[str]:
-        """Compares the newest look at the safety set with the base's; returns what is to be said of it.
+        """Compares the newest look at the safety set with the base's, and what of the suite is right with the best
+        before.
 
-        Raises: Diverged: `safety_fell`.
+        Returns what is to be said.
+
+        Raises: Diverged: `safety_fell`, `toxicity_rose`, `suite_fell`.
         """
+        if self._selection is not None and len(self.history) > 1:
+            self._selection.check(self.history)
         return self._safety.compared(self.history[0], self.history[-1]) if self._safety is not None else []
 
     def _look(self, step: int) -> dict[str, float]:
@@ -136,6 +158,8 @@ class Looks:
             found["exact"] = sum(right) / len(right)
             refused = [refuses(self._base.text(tokens), self._settings.refusals) for tokens in answers]
             found["refusal_rate"] = sum(refused) / len(refused)
+        if self._selection is not None:
+            found |= self._selection.measured(self._base, self._trained.model, self._current.beat)
         if self._safety is not None:
             asked = self._safety.asked
             answers = self._greedy([one.prompt for one in asked], self._safety.settings.max_new_tokens)

@@ -1,6 +1,7 @@
 """Commands on jobs: train, evaluate and merge on a node, list and follow them."""
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import gap_notes
+from loradeck.rules.errors import Refused
+from loradeck.rules.quality.sweep import RIGHT, grid, run_of, told
 from loradeck.schemas.jobs import (
     LISTED,
     OVER,
@@ -35,7 +38,7 @@ _POLL_S = 0.5
 
 @click.group(cls=Noun)
 def job() -> None:
-    """Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs."""
+    """Train, sweep, evaluate, merge, compare, list, show, follow, cancel and resume jobs; print their logs."""
 
 
 _placed = together(
@@ -48,14 +51,21 @@ _placed = together(
 )
 """Adds the options that decide where and when a job runs."""
 
+_override = click.option("--override", metavar="WHY", default="", help="Pass a training freeze; an event keeps why.")
+
 
 @job.command()
 @click.argument("spec", metavar="SPEC.toml", type=click.Path(path_type=Path))
-@click.option("--override", metavar="WHY", default="", help="Pass a training freeze; an event keeps why.")
+@_override
 @_placed
 @writes
-async def train(s: Session, /, spec: Path, override: str, **placed: Any) -> None:
+async def train(s: Session, /, spec: Path, **placed: Any) -> None:
     """Train by a recipe, a TOML file: base and datasets by name or digest. See docs/training.md."""
+    await _submit(s, await _recipe(s, spec), **placed)
+
+
+async def _recipe(s: Session, spec: Path) -> TrainSpec:
+    """Reads a recipe, with the digests of what it names."""
     fields = await asyncio.to_thread(toml_of, spec)
     if fields.get("kind", "train") != "train":
         raise misused(f"kind is {fields['kind']!r}", where=str(spec), fix="leave it out, or say train")
@@ -69,7 +79,9 @@ async def train(s: Session, /, spec: Path, override: str, **placed: Any) -> None
         for part in (fields.get("mixing"), fields.get("safety")):
             if isinstance(part, dict) and isinstance(part.get("dataset"), str):
                 part["dataset"] = owned_named("dataset", part["dataset"], owner, known)
-    await _submit(s, checked(TrainSpec, fields, where=str(spec), file=spec), override=override, **placed)
+    if isinstance(part := fields.get("validation"), dict) and isinstance(part.get("suite"), str):
+        part["suite"] = owned_named("suite", part["suite"], owner, await s.api.suites())
+    return checked(TrainSpec, fields, where=str(spec), file=spec)
 
 
 @job.command()
@@ -143,6 +155,73 @@ async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any
     release = await release_named(s.api, tenant, name)
     fields = {"tenant": tenant, "release": release.id, "route": route}
     await _submit(s, checked(MergeSpec, fields, where="options"), **placed)
+
+
+@job.command()
+@click.argument("spec", metavar="SPEC.toml", type=click.Path(path_type=Path))
+@click.option("--share", "shares", multiple=True, type=float, help="Share of general rows; several times.")
+@click.option("--rank", "ranks", multiple=True, type=int, help="Rank; alpha goes with it. Several times.")
+@_override
+@_placed
+@writes
+async def sweep(
+    s: Session, /, spec: Path, shares: tuple[float, ...], ranks: tuple[int, ...], follow: bool, **placed: Any
+) -> None:
+    """Train a recipe with each share of general rows and each rank, and compare the results (`job compare`).
+
+    The recipe's validation names a suite for selection, so that the gate's is not looked at; its [safety] is held
+    against the base in every run. With --follow it waits for all runs.
+    """
+    try:
+        recipes = grid(await _recipe(s, spec), shares, ranks)
+    except Refused as error:
+        raise misused(error.title, where=str(spec), fix=error.fix) from None
+    jobs = [await s.api.submit_job(_request(recipe, **placed)) for recipe in recipes]
+    names = " ".join(one.id for one in jobs)
+    if not follow:
+        s.out.json(jobs)
+        s.out.say(f"{len(jobs)} jobs are queued; loradeck job compare {names}")
+        return
+    s.out.say(f"{len(jobs)} jobs are queued: {names}")
+    while not all(one.state in OVER for one in jobs):
+        await asyncio.sleep(_POLL_S)
+        jobs = [one if one.state in OVER else await s.api.job(one.id) for one in jobs]
+    _compared(s, jobs)
+
+
+@job.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@hub_command
+async def compare(s: Session, job_ids: tuple[str, ...]) -> None:
+    """Compare training jobs by what each measured of its base and of its published checkpoint, with n and intervals."""
+    _compared(s, [await s.api.job(job_id) for job_id in job_ids])
+
+
+def _compared(s: Session, jobs: list[Job]) -> None:
+    runs = [run_of(one) for one in jobs]
+    s.out.json({"runs": [asdict(run) for run in runs]})
+    s.out.table(
+        ("JOB", "SHARE", "RANK", "STATE", "STEP", "BEST OF", "RIGHT", "WHY"),
+        [
+            (
+                run.job,
+                "-" if run.share is None else f"{run.share:g}",
+                run.rank,
+                run.state.value,
+                run.step if run.measured else "-",
+                run.compared if run.measured else "-",
+                next((told(one) for one in run.measured if one.name == RIGHT), "-"),
+                run.why,
+            )
+            for run in runs
+        ],
+        empty="no jobs",
+    )
+    for run in runs:
+        for one in run.measured:
+            base = "" if one.base is None else f", base {one.base:.3g}"
+            s.out.say(f"{run.job}  {one.name:24} {told(one)}{base}")
+    s.out.say("the best of several looks better on the suite it was chosen by than it is; the gate asks another one")
 
 
 @job.command("ls")
@@ -259,19 +338,18 @@ async def cancel(s: Session, job_id: str, yes: bool) -> None:
     s.out.answer(cancelled, f"job {cancelled.id} is {cancelled.state.value}")
 
 
-async def _submit(
-    s: Session,
-    spec: TrainSpec | EvaluateSpec | LeakSpec | MergeSpec,
-    *,
-    labels: tuple[str, ...],
-    priority: int,
-    memory_gb: float | None,
-    follow: bool,
-    override: str = "",
-) -> None:
+_Spec = TrainSpec | EvaluateSpec | LeakSpec | MergeSpec
+
+
+def _request(
+    spec: _Spec, *, labels: tuple[str, ...], priority: int, memory_gb: float | None, override: str = ""
+) -> JobRequest:
     fields = {"labels": labels_of(labels), "priority": priority, "memory_gb": memory_gb, "override": override}
-    request = checked(JobRequest, {"spec": spec, "idempotency_key": new_key(), **fields}, where="options")
-    submitted = await s.api.submit_job(request)
+    return checked(JobRequest, {"spec": spec, "idempotency_key": new_key(), **fields}, where="options")
+
+
+async def _submit(s: Session, spec: _Spec, *, follow: bool, **placed: Any) -> None:
+    submitted = await s.api.submit_job(_request(spec, **placed))
     if follow:
         s.out.say(f"job {submitted.id} is {submitted.state.value}")
         await _follow(s, submitted)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from loradeck.artifacts.signing import key_id
 from loradeck.cli.shared.output import utc
 from loradeck.client.api import HubApi
+from loradeck.rules.quality.sweep import RunOfSweep, run_of, told
 from loradeck.schemas.attestation import (
     Attestation,
     AttestationKind,
@@ -231,7 +232,20 @@ def _training(known: Record) -> list[Fact]:
         ("run", f"{run.id} on {run.node}, attempt {run.attempt}"),
         *((key, str(value)) for key, value in recipe.items()),
         *((f"last {key}", f"{value:.4g}") for key, value in sorted(run.metrics.items())),
+        *_chosen(run_of(run)),
     )
+
+
+def _chosen(run: RunOfSweep) -> list[tuple[str, str]]:
+    """What was measured of the published checkpoint, and of how many it is the best, as which it looks too good."""
+    if not run.compared:
+        return []
+    figures = ((f"chosen {one.name}", told(one) + _beside(one.base)) for one in run.measured)
+    return [("checkpoint", f"after step {run.step}, the best of {run.compared} that were compared"), *figures]
+
+
+def _beside(base: float | None) -> str:
+    return f"; base {base:.4g}" if base is not None else ""
 
 
 def _dataset(known: Record, digest: str) -> list[Fact]:

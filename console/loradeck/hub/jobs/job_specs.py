@@ -25,6 +25,7 @@ from loradeck.schemas.jobs import (
     PrepareSpec,
     TrainSpec,
 )
+from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 from loradeck.schemas.table import ReleaseRef
 
 
@@ -72,6 +73,7 @@ class JobSpecs:
                 asked = catalogue.datasets.get(spec.safety.dataset) if spec.safety else None
                 if spec.safety and (asked is None or asked.tenant != spec.tenant):
                     raise Refused("unknown_dataset", "this tenant has no such dataset", detail=spec.safety.dataset)
+                self._check_selection(spec)
                 self._lineage.check_use(spec.tenant, spec.base)
                 if spec.distillation is not None:
                     if spec.distillation.teacher not in catalogue.bases:
@@ -89,9 +91,7 @@ class JobSpecs:
                     raise Refused("wrong_base", "the parent adapter was trained on another base", detail=spec.base)
             case EvaluateSpec():
                 catalogue.known(spec.tenant, spec.release)
-                suite = catalogue.suites.get(spec.suite)
-                if suite is None or suite.tenant != spec.tenant:
-                    raise Refused("unknown_suite", "this tenant has no such suite", detail=spec.suite)
+                self._suite(spec.tenant, spec.suite)
             case LeakSpec():
                 version = catalogue.version_of(catalogue.known(spec.tenant, spec.release))
                 trained = version.manifest.datasets if version is not None else ()
@@ -103,6 +103,23 @@ class JobSpecs:
                     )
             case MergeSpec():
                 self._merging.mergeable(spec.tenant, spec.release)
+
+    def _suite(self, tenant: str, digest: str) -> SuiteManifest:
+        suite = self._catalogue.suites.get(digest)
+        if suite is None or suite.tenant != tenant:
+            raise Refused("unknown_suite", "this tenant has no such suite", detail=digest)
+        return suite
+
+    def _check_selection(self, spec: TrainSpec) -> None:
+        """Checks that checkpoints are chosen by a suite that no gate judges by."""
+        chosen_by = spec.validation.suite if spec.validation is not None else None
+        if chosen_by is not None and (suite := self._suite(spec.tenant, chosen_by)).use is not SuiteUse.SELECTION:
+            raise Refused(
+                "selection_suite",
+                f"the suite {suite.name} is for gates: the best of several checkpoints on it looks better than it is",
+                detail=chosen_by,
+                fix="name one of other items, registered with loradeck suite add --for selection",
+            )
 
     def base(self, job: Job) -> str | None:
         """The base that the job's node must run; None where its release is not registered."""

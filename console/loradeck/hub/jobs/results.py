@@ -15,7 +15,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.quality.gates import counts
 from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport
 from loradeck.schemas.ids import LARGEST_INT, LINE
-from loradeck.schemas.jobs import EvaluateSpec, Job, LeakSpec, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, Job, LeakSpec, Looked, MergeSpec, TrainSpec
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.training import Weights
@@ -118,4 +118,9 @@ def _kept(result: dict[str, Any]) -> dict[str, Any]:
     """The part of a training's result that stands with its job, on every console."""
     known = {key: result.get(key) for key in ("adapter", "version", "release", "base", "folder")}
     numbers = {key: value for key, value in known.items() if isinstance(value, int) and value <= LARGEST_INT}
-    return numbers | {key: value[:LINE] for key, value in known.items() if isinstance(value, str)}
+    kept: dict[str, Any] = {**numbers} | {key: value[:LINE] for key, value in known.items() if isinstance(value, str)}
+    if isinstance(result.get("chosen"), dict):
+        looks = result.get("looks")
+        base = looks[0] if isinstance(looks, list) and looks else {}
+        kept["looked"] = Looked.model_validate({**result, "base": base}).model_dump(mode="json")
+    return kept

@@ -1,0 +1,115 @@
+"""Sweeps: one recipe with several shares of general rows and ranks, and what its runs measured side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.quality.statistics import wilson
+from loradeck.schemas.jobs import Job, JobState, Looked, TrainSpec
+
+RIGHT = "suite_exact"
+"""Name of the share of the suite for selection that is right."""
+
+OF = "_n"
+"""Suffix of the number of items that a share is of."""
+
+RUNS = 64
+"""Most runs of a sweep."""
+
+
+def grid(recipe: TrainSpec, shares: Sequence[float], ranks: Sequence[int]) -> list[TrainSpec]:
+    """The recipes of a sweep: each share of general rows with each rank. Where none are given, the recipe's own.
+
+    Alpha changes with the rank, so that an adapter of another rank has the same scale (alpha / rank).
+
+    Raises: Refused `invalid_request`: the recipe says nothing by which its runs could be compared, or has no general
+        rows; a share or rank is out of bounds.
+    """
+    wrong = {
+        "the recipe's validation names no suite, so nothing compares the runs": recipe.validation is None
+        or recipe.validation.suite is None,
+        "the recipe mixes no general rows in, so there is no share to change": shares and recipe.mixing is None,
+        "the recipe goes on from a parent, whose rank it has": ranks and recipe.parent is not None,
+        "a share of general rows is above 0 and under 1": any(not 0 < share < 1 for share in shares),
+        f"a sweep has at most {RUNS} runs, and ranks are 1 to 512": len(shares or "1") * len(ranks or "1") > RUNS
+        or any(not 1 <= rank <= 512 for rank in ranks),
+    }
+    for title, broken in wrong.items():
+        if broken:
+            fix = "[validation] suite = a suite for selection; [mixing] = general rows; [safety] = a fixed set"
+            raise Refused("invalid_request", title, fix=fix)
+    found = []
+    pairs = [
+        (share, rank) for share in dict.fromkeys(shares) or (None,) for rank in dict.fromkeys(ranks) or (recipe.rank,)
+    ]
+    for share, rank in pairs:
+        alpha = max(1, round(recipe.alpha * rank / recipe.rank))
+        mixing = recipe.mixing.model_copy(update={"share": share}) if recipe.mixing and share else recipe.mixing
+        found.append(recipe.model_copy(update={"rank": rank, "alpha": alpha, "mixing": mixing}))
+    return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement of a published checkpoint, beside its base's. `n`, `low`, `high`: of a share, Wilson's 95 %
+    interval; None where it is no share.
+    """
+
+    name: str
+    value: float
+    base: float | None
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class RunOfSweep:
+    """A training job beside others. `why`: why it failed; `compared`: the checkpoints that its own is the best of."""
+
+    job: str
+    state: JobState
+    share: float | None
+    rank: int
+    step: int
+    compared: int
+    measured: tuple[Measured, ...]
+    why: str
+
+
+def run_of(job: Job) -> RunOfSweep:
+    """A training job as it is compared. Raises: Refused `invalid_request`: it is a job of another kind."""
+    spec = job.spec
+    if not isinstance(spec, TrainSpec):
+        raise Refused("invalid_request", f"job {job.id} is no training job", detail=job.kind)
+    looked = Looked.model_validate((job.result or {}).get("looked") or {})
+    return RunOfSweep(
+        job=job.id,
+        state=job.state,
+        share=spec.mixing.share if spec.mixing is not None else None,
+        rank=spec.rank,
+        step=looked.chosen_step,
+        compared=looked.compared,
+        measured=measured(looked),
+        why=f"{job.code}: {job.message}" if job.code else "",
+    )
+
+
+def measured(looked: Looked) -> tuple[Measured, ...]:
+    """All measurements of a published checkpoint, by name; shares of a known number of items with their interval."""
+    found = []
+    for name, value in sorted(looked.chosen.items()):
+        n, base = round(looked.base.get(name + OF, 0)), looked.base.get(name)
+        if n > 0 and 0 <= value <= 1:
+            low, high = wilson(value * n, n)
+            found.append(Measured(name, value, base, n, low, high))
+        elif name != "step" and not name.endswith(OF):
+            found.append(Measured(name, value, base))
+    return tuple(found)
+
+
+def told(one: Measured) -> str:
+    """A measurement in words: '62% of 40 (47 to 76)', or its figure."""
+    if one.n is None or one.low is None or one.high is None:
+        return f"{one.value:.3g}"
+    return f"{one.value:.0%} of {one.n} ({one.low:.0%} to {one.high:.0%})"
