@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, unix_connect
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.jobs import RECIPES, ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
     Ack,
     CanaryAnswers,
@@ -140,6 +140,7 @@ class SmallNode:
                     replicas=(self._replica(),),
                     features=tuple(SUPPORTED),
                     jobs_as_agent=True,
+                    recipes=RECIPES,
                 )
             )
             heard = 0.0

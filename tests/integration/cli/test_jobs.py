@@ -72,7 +72,7 @@ def test_a_sweep_trains_each_share_with_each_rank_and_compares_what_they_measure
     rows = spec.with_name("talk.jsonl")
     rows.write_text('{"id": "b", "prompt": "hello", "answer": "good day"}\n')
     desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "talk", *PROVENANCE)
-    desk.refused(2, "usage", "job", "sweep", spec, "--rank", 4)
+    desk.refused(1, "invalid_request", "job", "sweep", spec, "--rank", 4)
     text = spec.read_text().replace('["train"]', '["train", "talk"]')
     spec.write_text(text + '[validation]\nsuite = "choose"\n[mixing]\ndataset = "talk"\nshare = 0.2\n')
     made = desk.json("adapter", "show", tenant, "words", "v3")

@@ -16,7 +16,6 @@ from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import gap_notes
-from loradeck.rules.errors import Refused
 from loradeck.rules.quality.sweep import RIGHT, grid, run_of, told
 from loradeck.schemas.jobs import (
     LISTED,
@@ -172,10 +171,7 @@ async def sweep(
     The recipe's validation names a suite for selection, so that the gate's is not looked at; its [safety] is held
     against the base in every run. With --follow it waits for all runs.
     """
-    try:
-        recipes = grid(await _recipe(s, spec), shares, ranks)
-    except Refused as error:
-        raise misused(error.title, where=str(spec), fix=error.fix) from None
+    recipes = grid(await _recipe(s, spec), shares, ranks)
     jobs = [await s.api.submit_job(_request(recipe, **placed)) for recipe in recipes]
     names = " ".join(one.id for one in jobs)
     if not follow:
@@ -185,7 +181,10 @@ async def sweep(
     s.out.say(f"{len(jobs)} jobs are queued: {names}")
     while not all(one.state in OVER for one in jobs):
         await asyncio.sleep(_POLL_S)
-        jobs = [one if one.state in OVER else await s.api.job(one.id) for one in jobs]
+        before, jobs = jobs, [one if one.state in OVER else await s.api.job(one.id) for one in jobs]
+        for old, new in zip(before, jobs, strict=True):
+            if (old.state, old.node) != (new.state, new.node) or (new.node is None and old.message != new.message):
+                s.out.say(f"{new.id} {new.state.value}  {new.node or '-'}  {new.message}")
     _compared(s, jobs)
 
 

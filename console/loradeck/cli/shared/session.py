@@ -10,13 +10,14 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
-from loradeck.cli.shared.exits import Exit, misused
+from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.options import chosen_context, connection_options, exit_on_error, wants_json
 from loradeck.cli.shared.output import Output
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ClientError
 from loradeck.client.setting_errors import did_you_mean
+from loradeck.rules.errors import Refused
 
 P = ParamSpec("P")
 
@@ -95,6 +96,8 @@ def hub_command(body: Callable[Concatenate[Session, P], Coroutine[Any, Any, None
                     await body(session, *args, **kwargs)
                 except ApiError as error:
                     raise await _with_nearest_tenant(api, error) from None
+                except Refused as error:  # by a rule that was asked here
+                    raise refused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
 
         exit_on_error(lambda: asyncio.run(work()), as_json=wants_json(ctx))
 
