@@ -51,7 +51,7 @@ COMMANDS = {
     "canary": ("loradeck.cli.commands.canary:canary", "Suggest canaries; see and withdraw what nodes recorded."),
     "job": (
         "loradeck.cli.commands.job:job",
-        "Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs.",
+        "Train, sweep, evaluate, merge, compare, list, show, follow, cancel and resume jobs; print their logs.",
     ),
     "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
     "check": (

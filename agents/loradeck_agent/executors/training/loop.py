@@ -303,7 +303,7 @@ class Loop:
         self.current.progress(step, self.spec.steps, told, **found)
 
     def _chosen(self) -> dict[str, Any]:
-        """What is told of the validations and of the one whose weights are the result; empty without validation."""
+        """Tells of the validations and of the one whose weights are the result; empty without validation."""
         if self.looks is None or self.looks.best is None:
             return {}
         return told(self.looks.history, self.looks.best)

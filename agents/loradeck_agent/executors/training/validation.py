@@ -72,7 +72,7 @@ def _rank(look: Mapping[str, float]) -> tuple[float, float, float]:
 
 
 def told(history: Sequence[Mapping[str, float]], best: int) -> dict[str, Any]:
-    """What a run says at its end of its validations: the base's and the newest, the chosen one, and how many it is of.
+    """Tells of a run's validations at its end: the base's and the newest, the chosen one, and how many it is of.
 
     A long run has more of them than an event may hold.
     """

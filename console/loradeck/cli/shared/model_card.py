@@ -237,7 +237,7 @@ def _training(known: Record) -> list[Fact]:
 
 
 def _chosen(run: RunOfSweep) -> list[tuple[str, str]]:
-    """What was measured of the published checkpoint, and of how many it is the best, as which it looks too good."""
+    """Lines on the published checkpoint: what was measured of it, and of how many it is the best."""
     if not run.compared:
         return []
     figures = ((f"chosen {one.name}", told(one) + _beside(one.base)) for one in run.measured)
