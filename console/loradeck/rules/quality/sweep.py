@@ -96,7 +96,7 @@ def run_of(job: Job) -> RunOfSweep:
 
 
 def measured(looked: Looked) -> tuple[Measured, ...]:
-    """Reads the measurements of a published checkpoint, by name; shares of a known number of items with their interval."""
+    """Reads what was measured of a published checkpoint, by name; shares of a known n with their interval."""
     found = []
     for name, value in sorted(looked.chosen.items()):
         n, base = round(looked.base.get(name + OF, 0)), looked.base.get(name)
