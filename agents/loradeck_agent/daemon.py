@@ -128,6 +128,7 @@ class Agent:
             router=router,
             demand=self.reconciler.demand,
             failing=self.reconciler.failing,
+            without_room=self.reconciler.without_room,
             load_s=self._load_s,
             changed=self.reconciler.wake,
         )

@@ -237,10 +237,10 @@ class Admission:
         route.open.add(admitted)
         return admitted
 
-    def refuse(self, key: PointerKey, retry_after_s: int | None = None) -> Refusal | None:
+    def refuse(self, key: PointerKey, retry_after_s: int | None = None, *, full: bool = False) -> Refusal | None:
         """Counts a request that waited in vain as refused. None: the route's gap policy answers it.
 
-        `retry_after_s`: it may not wait; None: its caller has left.
+        `retry_after_s`: it may not wait; None: its caller has left. `full`: no slot here can come free for it.
         """
         route = self._routes.get(key)
         if route is None or isinstance(route.plan, Plan):
@@ -249,6 +249,9 @@ class Admission:
             route.plan.counter.refuse()
         if route.plan.awaits is None:
             return route.plan
+        if full:
+            message = f"Pins and routes that are always in memory take every slot here: {'/'.join(key)} gets none."
+            return Refusal(503, "no_slot", message, "Try again later, or have this node given more.", retry_after_s)
         message = f"Too many requests wait on this node for releases that are yet to be loaded, {'/'.join(key)}'s too."
         return Refusal(503, "cold_queue_full", message, "Try again.", retry_after_s)
 

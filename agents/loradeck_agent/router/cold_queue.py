@@ -47,6 +47,7 @@ class ColdQueue:
         self._of_tenant: dict[str, dict[asyncio.Future[bool], PointerKey]] = {}
         self._turns = Turns()
         self._failing: frozenset[str] = frozenset()
+        self._full: frozenset[str] = frozenset()
         self._load_s: float | None = None
         self._ended = False
         self._heard_at: float | None = None
@@ -64,13 +65,16 @@ class ColdQueue:
 
         Returns:
             None: the request is to be admitted now, as the pointer's entry and its gap policy say. Otherwise it may
-            not wait, and its caller may try again after so many seconds.
+            not wait, or in vain (`is_full`), and its caller may try again after so many seconds.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._limits.seconds
         if self._heard_at is None:
             self._heard_at = loop.time()
         while self._may_wait(key) and (left := until - loop.time()) > 0:
+            if self.is_full(key):
+                self._refused += 1
+                return rules.LONGEST_RETRY_S
             waiting = {tenant: len(futures) for tenant, futures in self._of_tenant.items()}
             place = rules.place(waiting, key[0], self._limits)
             if place.displaces is not None:
@@ -83,6 +87,10 @@ class ColdQueue:
             self._cold += 1
             self._minute.append(loop.time())
         return None
+
+    def is_full(self, key: PointerKey) -> bool:
+        """Tells whether a pointer's release gets no slot here, however long a request waits."""
+        return self.awaited.get(key) in self._full
 
     def _may_wait(self, key: PointerKey) -> bool:
         release = self.awaited.get(key)
@@ -161,9 +169,9 @@ class ColdQueue:
 
     async def wanted(self, ask: ColdAsk) -> WantedLoads:
         """The releases that are to be loaded, once they are others than the agent knows, or after POLL_S."""
-        self._load_s, self._failing = ask.load_s, frozenset(ask.failing)
+        self._load_s, self._failing, self._full = ask.load_s, frozenset(ask.failing), frozenset(ask.full)
         self._heard_at = asyncio.get_running_loop().time()
-        for key in [key for key in self._routes if self.awaited.get(key) in self._failing]:
+        for key in [key for key in self._routes if self.awaited.get(key) in self._failing | self._full]:
             self._let_go(key)
         if ask.times == self._times:
             self._renamed.clear()

@@ -157,7 +157,9 @@ class Proxy(CallersApi):
         except asyncio.CancelledError:
             self._admission.refuse(key)
             raise
-        return self._admission.refuse(key, retry_after_s) if retry_after_s is not None else None
+        if retry_after_s is None:
+            return None
+        return self._admission.refuse(key, retry_after_s, full=self._cold.is_full(key))
 
     # ---- one admission -------------------------------------------------------------------------------------
 

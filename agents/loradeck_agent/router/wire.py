@@ -98,11 +98,13 @@ class ColdAsk:
         times: of the last answer; the next one comes when it is another, or after a while.
         failing: releases that cannot be loaded now.
         load_s: how long a load takes; None: none was measured.
+        full: releases that get no slot here, however long a request waits.
     """
 
     times: int
     failing: tuple[str, ...] = ()
     load_s: float | None = None
+    full: tuple[str, ...] = ()
 
 
 ColdRelease = tuple[Name, Name, Digest]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from loradeck.rules.serving.residency import asked_lately
@@ -46,6 +46,7 @@ class ColdLoads:
 
     Attributes:
         failing: gives the releases that cannot be loaded now.
+        without_room: gives those of some releases that get no slot here, however long a request waits.
         load_s: gives how long a load takes here.
         changed: called when other releases are wanted.
     """
@@ -53,14 +54,17 @@ class ColdLoads:
     router: RouterControl
     demand: Demand
     failing: Callable[[], Iterable[str]]
+    without_room: Callable[[Collection[str]], set[str]]
     load_s: Callable[[], float | None]
     changed: Callable[[], None]
 
     async def run(self) -> None:
         """Asks for ever. The router's answer comes once something has changed."""
-        times = -1
+        times, full, asked = -1, set[str](), set[str]()
         while True:
-            ask = ColdAsk(times=times, failing=tuple(sorted(self.failing())), load_s=self.load_s())
+            full = self.without_room(full | asked)  # one that had no room is asked for again and again
+            failing = tuple(sorted(self.failing()))
+            ask = ColdAsk(times=times, failing=failing, load_s=self.load_s(), full=tuple(sorted(full)))
             try:
                 wanted = await self.router.wanted(ask)
             except AgentError as error:
@@ -72,6 +76,7 @@ class ColdLoads:
                 await asyncio.sleep(WITHOUT_QUEUE_S)
                 continue
             times = wanted.times
+            asked = {release for _, _, release in wanted.releases}
             waiting = tuple((tenant, route) for tenant, route, _ in wanted.releases)
             if waiting != self.demand.waiting:
                 self.demand.waiting = waiting

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,9 @@ RETRY_REACH_S = 10.0
 RETRY_FAULT_S = 60.0
 """Longest pauses after a failed load: where the hub did not answer; where the artifact or the engine is at fault."""
 
+FETCHES = 4
+"""How many releases are fetched for one engine's rounds at a time."""
+
 PREPARED_S = 120.0
 """How long a prepared release is kept when no entry names it: its commit is on the way, or never comes."""
 
@@ -97,6 +100,8 @@ class Reconciler:
     _prepared: dict[str, tuple[ReleaseRef, float]] = field(default_factory=dict)
     _evaluated: dict[str, ReleaseRef] = field(default_factory=dict)
     """Releases that an evaluation asks, which give way to everything that is served or prepared."""
+    _fetching: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
+    """By engine and release: the files that are fetched beside the rounds."""
     _pushing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _router_up: asyncio.Event = field(default_factory=asyncio.Event)
     _look_until: float = field(default_factory=lambda: time.monotonic() + LOOK_S)
@@ -168,7 +173,23 @@ class Reconciler:
             now_ms=int(time.time() * 1000),
             traffic=self.demand.traffic,
             waiting=self.demand.waiting,
+            stored=self.store.stored,
         )
+
+    def without_room(self, releases: Collection[str]) -> set[str]:
+        """Those of these releases that no running engine here gives a slot to, however long a request waits."""
+        named, now_ms = self._named(), int(time.time() * 1000)
+        refs = {ref.id: ref for entry in named if (ref := entry.current) is not None and ref.id in releases}
+        full = set[str]()
+        for engine in (engine for engine in self.engines if engine.up):
+            base, pins = engine.build.base, tuple(self.table.pins.values())
+            mine = {release for release, ref in refs.items() if engine.runs(ref)}
+            free = {
+                r for r in mine if residency.can_come_free(r, named, engine.slots, base=base, pins=pins, now_ms=now_ms)
+            }
+            full = (full | mine) - free
+            refs = {release: ref for release, ref in refs.items() if release not in free}
+        return full
 
     # ---- rounds --------------------------------------------------------------------------------------------
 
@@ -176,22 +197,26 @@ class Reconciler:
         """Makes rounds for one engine until cancelled."""
         wake = self._wakes[engine.name]
         pause = ROUND_S
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await wake.wait()
-            await self._router_up.wait()
-            wake.clear()
-            pause = ROUND_S
-            if engine.up:
-                try:
-                    pause = min(ROUND_S, await self._round(engine))
-                except AgentError as error:
-                    log.warning("%s: %s", engine.name, error)
-                    pause = UNLOAD_RETRY_S
-                except Exception:
-                    log.exception("a round on %s broke", engine.name)
-                    pause = SHORT_S
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await wake.wait()
+                await self._router_up.wait()
+                wake.clear()
+                pause = ROUND_S
+                if engine.up:
+                    try:
+                        pause = min(ROUND_S, await self._round(engine))
+                    except AgentError as error:
+                        log.warning("%s: %s", engine.name, error)
+                        pause = UNLOAD_RETRY_S
+                    except Exception:
+                        log.exception("a round on %s broke", engine.name)
+                        pause = SHORT_S
+        finally:
+            for task in self._fetching.values():
+                task.cancel()
 
     async def _round(self, engine: EngineReplica) -> float:
         """Runs one round. Returns seconds until the next one is due."""
@@ -213,6 +238,8 @@ class Reconciler:
                 due = min(due, SHORT_S)
             if plan.drain:
                 due = min(due, DRAIN_S)
+            for ref in plan.fetch:
+                due = min(due, self._begin_fetch(engine, ref))
             for ref in (*plan.load, *self._closed(engine, plan)):
                 due = min(due, await self._attempt(engine, ref, self._load_wanted))
                 if self._wakes[engine.name].is_set():
@@ -242,14 +269,44 @@ class Reconciler:
         self, engine: EngineReplica, ref: ReleaseRef, step: Callable[[EngineReplica, ReleaseRef], Awaitable[float]]
     ) -> float:
         """A step towards serving a release, unless it failed a moment ago. Returns seconds until it is due again."""
-        failure = self._failures.get((engine.name, ref.id))
-        waits = failure is not None and failure.retry_at > time.monotonic()
-        if failure is not None and waits and failure.moves >= self._moves_to(ref):
-            return failure.retry_at - time.monotonic()
+        if (pause := self._pause(engine, ref)) > 0:
+            return pause
         try:
             return await step(engine, ref)
         except AgentError as error:
             return await self._failed(engine, ref, error)
+
+    def _pause(self, engine: EngineReplica, ref: ReleaseRef) -> float:
+        """Seconds for which a release is not tried that failed a moment ago, unless a pointer has moved to it since."""
+        failure = self._failures.get((engine.name, ref.id))
+        if failure is None or not failure.moves >= self._moves_to(ref):
+            return 0.0
+        return failure.retry_at - time.monotonic()
+
+    def _begin_fetch(self, engine: EngineReplica, ref: ReleaseRef) -> float:
+        """Has a release's files fetched beside the rounds, however slow the hub is. A round follows once they are here.
+
+        Returns seconds until it is due again.
+        """
+        key, pause = (engine.name, ref.id), self._pause(engine, ref)
+        if pause > 0:
+            return pause
+
+        async def fetch() -> None:
+            try:
+                await self._files(engine, ref)
+            except AgentError as error:
+                await self._failed(engine, ref, error)
+            except Exception:
+                log.exception("the files of %s %s cannot be fetched", ref.release.tenant, ref.label or ref.id[:6])
+                await asyncio.sleep(SHORT_S)
+            finally:
+                del self._fetching[key]
+                self._wakes[engine.name].set()
+
+        if key not in self._fetching and sum(name == engine.name for name, _ in self._fetching) < FETCHES:
+            self._fetching[key] = asyncio.create_task(fetch())
+        return ROUND_S
 
     def _closed(self, engine: EngineReplica, plan: residency.Residency) -> list[ReleaseRef]:
         """Releases that the engine holds, to which nobody is admitted, and that keep their slots."""

@@ -15,7 +15,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.router.wire import ack_about
+from loradeck_agent.router.wire import Use, ack_about
 from loradeck_agent.serving import reconciler as module
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.reconciler import Reconciler
@@ -60,6 +60,8 @@ class Bench(Reconciler):
         self.loaded: list[str] = []
         self.move: TableEntry | None = None
         self.fails: set[str] = set()
+        self.reads = False
+        """Whether a load looks at its files first."""
 
     def desire(self, *entries: TableEntry) -> None:
         """The hub's entries have come, as `RouterSync` hands them on."""
@@ -73,6 +75,8 @@ class Bench(Reconciler):
         return Residency(load=tuple(one for one in named if one.label not in self.loaded), unload=(), short=())
 
     async def _load_wanted(self, engine: Any, wanted: ReleaseRef) -> float:
+        if self.reads:
+            await self._files(engine, wanted)
         if wanted.label in self.fails:
             raise AgentError("manifest_mismatch", "the files are not those of the manifest")
         self.loaded.append(wanted.label)
@@ -88,6 +92,7 @@ async def rounds(bench: Bench, labels: set[str]) -> None:
         while not labels <= set(bench.loaded):
             bench._wakes["gpu-01"].clear()
             await bench._round(bench.engine)
+            await asyncio.sleep(0)
 
 
 async def test_a_move_that_comes_while_much_is_loaded_is_loaded_next() -> None:
@@ -183,3 +188,34 @@ async def test_while_a_promote_fetches_its_release_others_are_loaded_on_that_eng
     fetched.set()
     with pytest.raises(AgentError, match="not those of the manifest"):
         await promote
+
+
+async def test_while_a_round_fetches_a_release_its_engine_is_free_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, fetching, fetched = Bench(), asyncio.Event(), asyncio.Event()
+    stored = {ref(2).release.adapter}
+
+    async def ensure(wanted: ReleaseRef, *unused: Any) -> Path:
+        if wanted.release.adapter not in stored:
+            fetching.set()
+            await fetched.wait()
+            stored.add(wanted.release.adapter)
+        return Path("/releases")
+
+    async def use() -> Use:
+        return Use(held=(), answering={}, attempted=())
+
+    bench.store = SimpleNamespace(ensure=ensure, stored=stored)  # type: ignore[assignment]
+    bench.router, bench.reads = SimpleNamespace(use=use), True  # type: ignore[assignment]
+    bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
+    bench.engine.measured = SimpleNamespace(note=lambda base, **took: None)
+    bench.engine.slots = 4
+    monkeypatch.setattr(Bench, "_plan", Reconciler._plan)
+    bench.desire(entry(0, ref(1), 1), entry(1, ref(2), 1))
+    async with asyncio.timeout(5):
+        await bench._round(bench.engine)
+        await fetching.wait()
+        assert bench.loaded == ["v2"], "its files are here"
+        assert not bench.engine.changing.locked(), "a promote, say, gets on meanwhile"
+        fetched.set()
+        await bench._wakes["gpu-01"].wait()
+        await rounds(bench, {"v1"})

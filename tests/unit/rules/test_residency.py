@@ -13,6 +13,7 @@ from loradeck.rules.serving.residency import (
     Residency,
     always_held,
     asked_lately,
+    can_come_free,
     plan,
     prior_room,
     promote_asks,
@@ -115,6 +116,29 @@ def test_pins_come_first() -> None:
 def test_the_base_alone_and_releases_of_other_bases_need_no_slot_here() -> None:
     entries = [at("acme", "base", "v2"), at("bolt", "v5", base="B2"), at("cedar", None)]
     assert named(plan(entries, 4, (), base=digest("B1")))[0] == ["acme v2"]
+
+
+def test_nothing_makes_room_for_what_is_yet_to_be_fetched_and_its_place_is_nobody_elses() -> None:
+    loaded = ids("acme v1", "cedar v1")
+    one = plan([ACME], 2, loaded, stored=[ref("v2", "acme").release.adapter])
+    assert [r.label for r in one.fetch] == ["v3"]
+    assert (named(one)[0], set(one.unload)) == (["v2"], ids("acme v1"))
+    free = plan([ACME, BOLT], 2, (), stored=[ref("v5", "bolt").release.adapter, ref("v2", "acme").release.adapter])
+    assert ([r.label for r in free.fetch], named(free)[0]) == (["v3"], ["bolt v5"])
+    assert plan([ACME], 2, ids("acme v3", "acme v2"), stored=()).fetch == ()
+
+
+def test_a_slot_can_come_free_unless_pins_always_routes_and_fresh_moves_hold_them_all() -> None:
+    asked = at("core", "v1").model_copy(update={"residency": RouteResidency.ON_DEMAND})
+    wants = ref("v1", "core").id
+    entries = [ACME, BOLT, asked]  # two currents and where R goes of each
+    assert [can_come_free(wants, entries, slots) for slots in (3, 4, 5)] == [False, False, True]
+    assert can_come_free(ref("v5", "bolt").id, entries, 4), "it has one itself"
+    pin = Pin(tenant="core", route="x", release=ref("v9", "core"), over=(1, 1), reason="r", actor="a", at_ms=0)
+    assert not can_come_free(wants, entries, 5, pins=[pin])
+    assert can_come_free(wants, [at("acme", "v3", "v2", base="B2"), asked], 1, base=digest("B1"))
+    moved = asked.model_copy(update={"moved_ms": 1})
+    assert can_come_free(wants, [BOLT, moved], 4, now_ms=2)
 
 
 DAY_MS = 24 * 3600 * 1000

@@ -26,6 +26,7 @@ class Residency:
     """What to unload, then load, on one engine.
 
     Attributes:
+        fetch: releases that are to have a slot once their files are on the node. What holds it now stays until then.
         short: releases that entries want and that get no slot, in the order in which slots would go to them.
         drain: releases whose slots are needed and that answer somebody: nobody else is to be admitted to them.
     """
@@ -34,6 +35,7 @@ class Residency:
     unload: tuple[str, ...]
     short: tuple[ReleaseRef, ...]
     drain: tuple[str, ...] = ()
+    fetch: tuple[ReleaseRef, ...] = ()
 
 
 class _Claim(IntEnum):
@@ -97,19 +99,14 @@ def _ordered(
     waiting: Sequence[PointerKey],
 ) -> list[tuple[ReleaseRef, _Claim]]:
     """As `wanted`, each with its claim."""
-    always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
     asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
-    fresh = [e for e in asked if e.moved_ms is not None and now_ms - e.moved_ms < PRIOR_KEPT_MS]
+    fresh = _fresh(asked, now_ms)
     turn = {key: number for number, key in enumerate(waiting)}
     called = sorted((e for e in asked if e.key in turn), key=lambda e: turn[e.key])
     others = [e for e in asked if e.key not in turn]
     if traffic is not None:
         others.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
-    refs: list[ReleaseRef | None] = [pin.release for pin in pins]
-    refs += [e.current for e in always]
-    refs += [e.beneath[0] for e in always if e.beneath]
-    refs += [ref for e in fresh[: slots // 4] for ref in (e.current, *e.beneath[:1])]
-    refs += [e.current for e in called]
+    refs = [*_unyielding(entries, pins, slots, now_ms), *(e.current for e in called)]
     coming: list[ReleaseRef | None] = [e.current for e in fresh[slots // 4 : slots // 4 + 1]]
     coming += [e.candidate.release for e in entries if e.candidate is not None]
     coming += [e.preparing for e in entries]
@@ -120,9 +117,44 @@ def _ordered(
     found: dict[str, tuple[ReleaseRef, _Claim]] = {}
     for some, claim in ((refs, _Claim.ANY), (coming, _Claim.IDLE), (quiet, _Claim.FREE), (rest, _Claim.IDLE)):
         for ref in some:
-            if ref is not None and ref.release.form is Form.ADAPTER and base in (None, ref.release.served_base):
+            if ref is not None and _is_for(ref, base):
                 found.setdefault(ref.id, (ref, claim))
     return list(found.values())
+
+
+def _fresh(entries: Iterable[TableEntry], now_ms: int) -> list[TableEntry]:
+    return [e for e in entries if e.moved_ms is not None and now_ms - e.moved_ms < PRIOR_KEPT_MS]
+
+
+def _unyielding(entries: Sequence[TableEntry], pins: Iterable[Pin], slots: int, now_ms: int) -> list[ReleaseRef | None]:
+    """What comes before the releases that requests wait for."""
+    always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
+    fresh = _fresh((e for e in entries if e.residency is RouteResidency.ON_DEMAND), now_ms)
+    refs: list[ReleaseRef | None] = [pin.release for pin in pins]
+    refs += [e.current for e in always]
+    refs += [e.beneath[0] for e in always if e.beneath]
+    return refs + [ref for e in fresh[: slots // 4] for ref in (e.current, *e.beneath[:1])]
+
+
+def can_come_free(
+    release: str,
+    entries: Sequence[TableEntry],
+    slots: int,
+    *,
+    base: str | None = None,
+    pins: Iterable[Pin] = (),
+    now_ms: int = 0,
+) -> bool:
+    """Tells whether a release that a request waits for gets a slot of an engine in the end, if it is waited for.
+
+    It gets none where what comes before such releases takes all of them. Arguments as for `plan`.
+    """
+    before = {ref.id for ref in _unyielding(entries, pins, slots, now_ms) if ref is not None and _is_for(ref, base)}
+    return release in before or len(before) < slots
+
+
+def _is_for(ref: ReleaseRef, base: str | None) -> bool:
+    return ref.release.form is Form.ADAPTER and base in (None, ref.release.served_base)
 
 
 def plan(
@@ -137,6 +169,7 @@ def plan(
     now_ms: int = 0,
     traffic: Mapping[PointerKey, float] | None = None,
     waiting: Sequence[PointerKey] = (),
+    stored: Collection[str] | None = None,
 ) -> Residency:
     """Plans the loads and unloads of one engine.
 
@@ -148,6 +181,7 @@ def plan(
         busy: those that are not to be unloaded, whatever needs a slot.
         answering: those with answers under way.
         now_ms: as for `wanted`, like the traffic and who waits.
+        stored: digests of the adapters whose files are on the node; None: all are. Nothing makes room for another one.
     """
     ordered = _ordered(entries, base, pins, slots, now_ms, traffic, waiting)
     order = [ref for ref, _ in ordered]
@@ -159,6 +193,7 @@ def plan(
     answer = [r for r in spare if r in answering]
     free = slots - len(loaded)
     load: list[ReleaseRef] = []
+    fetch: list[ReleaseRef] = []
     unload: list[str] = []
     drain: list[str] = []
 
@@ -168,18 +203,24 @@ def plan(
     for ref, claim in ordered[: max(0, slots)]:
         if ref.id in loaded:
             continue
+        absent = stored is not None and ref.release.adapter not in stored
         if free <= 0:
             if claim is _Claim.ANY and not is_behind(victims, ref) and is_behind(answer, ref):
-                drain.append(answer.pop(0))
+                if absent:
+                    fetch.append(ref)
+                else:
+                    drain.append(answer.pop(0))
             if not is_behind(victims, ref) or (claim is _Claim.FREE and victims[0] in currents):
                 continue
-            unload.append(victims.pop(0))
+            victim = victims.pop(0)
+            if not absent:
+                unload.append(victim)
             free += 1
-        load.append(ref)
+        (fetch if absent else load).append(ref)
         free -= 1
-    held = (set(loaded) - set(unload)) | {ref.id for ref in load}
+    held = (set(loaded) - set(unload)) | {ref.id for ref in (*load, *fetch)}
     short = tuple(ref for ref in order if ref.id not in held)
-    return Residency(load=tuple(load), unload=tuple(unload), short=short, drain=tuple(drain))
+    return Residency(load=tuple(load), unload=tuple(unload), short=short, drain=tuple(drain), fetch=tuple(fetch))
 
 
 class PriorRoom(StrEnum):
@@ -215,12 +256,8 @@ def promote_asks(room: PriorRoom) -> str | None:
     return PRIOR_COLD if room is PriorRoom.COLD else None
 
 
-def always_held(entries: Iterable[TableEntry], pins: Iterable[Pin]) -> frozenset[str]:
+def always_held(entries: Sequence[TableEntry], pins: Iterable[Pin]) -> frozenset[str]:
     """The releases that stay in memory whatever else is asked for: what persons pinned, what `always` routes serve, and
     where R would go there.
     """
-    refs = [pin.release for pin in pins]
-    for entry in entries:
-        if entry.residency is RouteResidency.ALWAYS:
-            refs += [ref for ref in (entry.current, next(iter(entry.beneath), None)) if ref is not None]
-    return frozenset(ref.id for ref in refs)
+    return frozenset(ref.id for ref in _unyielding(entries, pins, 0, 0) if ref is not None)

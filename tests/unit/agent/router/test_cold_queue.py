@@ -79,7 +79,7 @@ class Node:
         """A caller's request, as the proxy has it admitted."""
         key = (tenant, "production")
         if key in self.cold.awaited and (retry_s := await self.cold.wait(key)) is not None:
-            refusal = self.admission.refuse(key, retry_s)
+            refusal = self.admission.refuse(key, retry_s, full=self.cold.is_full(key))
             if refusal is not None:
                 return refusal
         return self.admission.admit(key, "r", CALLER, streamed=False, passed_by=None)
@@ -182,6 +182,33 @@ async def test_a_load_that_fails_or_takes_too_long_leaves_requests_to_the_gap_po
     await settled()
     assert decided(waits.result()), "it failed"
     assert decided(await asyncio.wait_for(node.ask("acme"), 0.01)), "and nobody waits for it again"
+
+
+@pytest.mark.parametrize("gap", [Gap.REFUSE, Gap.BASE])
+async def test_nobody_waits_for_a_release_that_gets_no_slot_and_the_refusal_says_why(gap: Gap) -> None:
+    node = Node()
+    node.engine()
+    node.move("acme", "v1", gap=gap)
+    waits = asyncio.create_task(node.ask("acme"))
+    await settled()
+    assert await node.wanted() == ["acme"]
+    full = ColdAsk(times=-1, full=(release("v1").id,))
+    await node.cold.wanted(full)
+    await settled()
+    for found in (waits.result(), await asyncio.wait_for(node.ask("acme"), 0.01)):
+        if gap is Gap.BASE:
+            assert isinstance(found, Admitted), "the base answers"
+        else:
+            assert isinstance(found, Refusal)
+            assert (found.status, found.code, found.retry_after_s) == (503, "no_slot", 60)
+            assert "acme/production" in found.message
+    await node.cold.wanted(ColdAsk(times=-1))
+    waits = asyncio.create_task(node.ask("acme"))
+    await settled()
+    assert not waits.done(), "a slot may come free again"
+    waits.cancel()
+    await settled()
+    await node.replicas.close()
 
 
 async def test_a_release_that_does_not_come_gives_its_turn_up_though_requests_for_it_go_on_waiting(
