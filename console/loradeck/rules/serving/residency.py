@@ -127,7 +127,7 @@ def _fresh(entries: Iterable[TableEntry], now_ms: int) -> list[TableEntry]:
 
 
 def _unyielding(entries: Sequence[TableEntry], pins: Iterable[Pin], slots: int, now_ms: int) -> list[ReleaseRef | None]:
-    """What comes before the releases that requests wait for."""
+    """Returns the releases whose slots none that requests wait for is given."""
     always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
     fresh = _fresh((e for e in entries if e.residency is RouteResidency.ON_DEMAND), now_ms)
     refs: list[ReleaseRef | None] = [pin.release for pin in pins]
