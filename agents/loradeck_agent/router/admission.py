@@ -131,6 +131,12 @@ class Admitted:
     question: bytes | None = None
     """The request's body, where its answer may be kept as a sample or judged."""
 
+    @property
+    def checks(self) -> ResponseChecks:
+        """The checks that its answer is to go through."""
+        checks = self.plan.checks
+        return checks if self.row.plugins or not checks.content.plugins else checks.without_plugins
+
 
 @dataclass(slots=True)
 class _Route:
@@ -157,6 +163,8 @@ class Admission:
         self.cuts: dict[PointerKey, tuple[str, ...]] | None = None
         """Where a router before this one drains: the routes that were cut here and not there yet, with the releases
         that stay."""
+        self.draw_models: Callable[[Plan, Row], None] = lambda plan, row: None
+        """Decides which models are to look at a request's answer, before anybody knows what that will be."""
         self.other_left: Callable[[PointerKey], None] = lambda key: None
         """Called where a pointer's requests may no longer be asked again of the release that they were."""
 
@@ -231,6 +239,8 @@ class Admission:
             voter=not caller.repeats,
             seat=seat,
         )
+        if row.sampled and (plan.checks.content.plugins or plan.entry.judge is not None):
+            self.draw_models(plan, row)
         admitted = Admitted(plan, target, row, asyncio.current_task(), stale_s)
         target.replica.take()
         target.counter.admit(row, caller.name, caller.tokens)

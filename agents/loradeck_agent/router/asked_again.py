@@ -65,7 +65,7 @@ class AskAgain:
             pairs.shed()
             return
         admitted.pair = pair = pairs.begin(row.admitted_ns)
-        key, checks = (row.tenant, row.route), admitted.plan.checks
+        key, checks = (row.tenant, row.route), admitted.checks
         task = asyncio.get_running_loop().create_task(self._ask(pair, pairs, other, path, body, checks))
         self._tasks.setdefault(key, set()).add(task)
         self._number += 1

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -127,14 +128,19 @@ def _content(text: str, checks: ContentChecks) -> Iterator[str]:
     if checks.languages and language(text) not in (None, *checks.languages):
         yield "language"
     for name in checks.plugins:
+        check, begun_s = _plugin(name), time.process_time()
         try:
-            passes = _plugin(name)(text)
-        except PluginFault:
-            raise
+            passes = check(text)
         except Exception as error:
             raise PluginFault(f"{name}: {type(error).__name__}") from error
+        finally:
+            _spent.append(time.process_time() - begun_s)
         if not passes:
             yield name
+
+
+_spent: list[float] = []
+"""What each plug-in took for the answer that is judged now: processor seconds of all threads, without its loading."""
 
 
 class PluginFault(Exception):
@@ -147,7 +153,10 @@ def _plugin(name: str) -> Callable[[str], bool]:
     found = next(iter(entry_points(group=PLUGINS, name=name)), None)
     if found is None:
         raise PluginFault(f"no {name} is installed here under the entry point {PLUGINS}")
-    loaded: Callable[[str], bool] = found.load()
+    try:
+        loaded: Callable[[str], bool] = found.load()
+    except Exception as error:
+        raise PluginFault(f"{name}: {type(error).__name__}") from error
     return loaded
 
 
@@ -217,17 +226,20 @@ def main() -> None:
 
 def _judged(task: dict[str, Any]) -> dict[str, Any]:
     checks = ResponseChecks.model_validate(task["checks"])
+    _spent.clear()
     fault, noticed = judge(task["answer"], streamed=task["sse"], checks=checks) or (None, ())
-    return {"fault": fault, "noticed": noticed}
+    return {"fault": fault, "noticed": noticed} | ({"model_s": sum(_spent)} if _spent else {})
 
 
 def _told(task: dict[str, Any]) -> dict[str, Any]:
+    begun_s = time.process_time()
     texts = texts_of(task["question"], task["answer"], streamed=task["sse"])
     if texts is not None and task["redacted"]:
         texts = redacted(texts[0]), redacted(texts[1])
     if texts is not None:
         texts = _unicode(end_of(texts[0])), _unicode(beginning_of(texts[1]))
-    return dict(zip(("question", "answer"), texts or (None, None), strict=True))
+    said: dict[str, Any] = dict(zip(("question", "answer"), texts or (None, None), strict=True))
+    return said | ({} if task["redacted"] else {"model_s": time.process_time() - begun_s})  # a judge is shown it
 
 
 def _unicode(text: str) -> str:

@@ -1,6 +1,7 @@
 """Counters by (tenant, route, generation, release, replica). They only grow while the router runs."""
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -57,6 +58,8 @@ class Counter:
     """The bad answers by the check that they failed."""
     noticed: dict[str, int] = field(default_factory=dict)
     """Answers by the checks that they failed which make none bad."""
+    asked: dict[str, int] = field(default_factory=dict)
+    """Checked answers by the plug-ins that have looked at them."""
     by_judge: dict[str, int] = field(default_factory=dict)
     """Checked answers by what came of asking the judge."""
     places: set[int] = field(default_factory=set)
@@ -90,7 +93,7 @@ class Counter:
         self.first_ms = self.first_ms or row.admitted_ms
         self.last_admitted_ms = row.admitted_ms
         if row.voter:
-            self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled)
+            self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled, asked=row.asked)
         if row.seat is not None:
             self.arm = self.arm or Outcomes()
             self.arm.admitted(row.seat, voter=row.voter, sampled=row.sampled)
@@ -123,10 +126,12 @@ class Counter:
                     mean_ms = (row.finished_ns - row.first_token_ns) / (row.events - 2) / 1e6
                     self.pace[bisect_left(TOKEN_BUCKETS_MS, mean_ms)] += 1
 
-    def judged(self, row: Row, verdict: Verdict) -> None:
-        """The answer of a request was checked."""
+    def judged(self, row: Row, verdict: Verdict, plugins: Iterable[str] = ()) -> None:
+        """The answer of a request was checked. `plugins`: those that have looked at it."""
         row.checked, row.fault = True, verdict.fault
         self.checked += 1
+        for name in plugins:
+            self.asked[name] = self.asked.get(name, 0) + 1
         for name in verdict.noticed:
             self.noticed[name] = self.noticed.get(name, 0) + 1
         if verdict.noticed and row.voter:
@@ -140,11 +145,14 @@ class Counter:
             if row.seat is not None and self.arm is not None:
                 self.arm.bad(row.seat)
 
-    def judge_said(self, what: Judgement) -> None:
+    def judge_said(self, row: Row, what: Judgement) -> None:
         """The judge was to be asked of an answer that was checked, and this came of it."""
+        row.judge = what
         self.by_judge[what] = self.by_judge.get(what, 0) + 1
         if what is Judgement.FAILED:
             self.noticed[JUDGE] = self.noticed.get(JUDGE, 0) + 1
+            if row.voter:
+                self.votes.noticed(row.admitted_ns, (JUDGE,))
 
     def typed(self) -> Traffic:
         """The counter as it is reported to the hub."""
@@ -164,6 +172,7 @@ class Counter:
             faults=dict(self.faults),
             noticed=dict(self.noticed),
             judged=dict(self.by_judge),
+            asked=dict(self.asked),
             streams=self.streams,
             first_ms=self.first_ms,
             last_admitted_ms=self.last_admitted_ms,
@@ -173,6 +182,7 @@ class Counter:
             token_ms=tuple(self.pace),
             votes=self.votes.changed(),
             noticed_votes=self.votes.changed_noticed(),
+            asked_votes=self.votes.changed_asked(),
             callers=len(self.votes.callers),
             arm=self.arm.typed() if self.arm is not None else None,
             again=self.pairs.typed() if self.pairs is not None else None,

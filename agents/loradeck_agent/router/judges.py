@@ -17,13 +17,14 @@ from functools import partial
 import aiohttp
 
 from loradeck.rules.quality.judge import MINUTE_S, may_judge, verdict_of
-from loradeck.rules.quality.sampling import ASKED_AGAIN
+from loradeck.rules.quality.sampling import ASKED_AGAIN, ModelTime
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.judge import Judge, Judgement
-from loradeck_agent.router.admission import Admitted
+from loradeck.schemas.judge import JUDGE, Judge, Judgement
+from loradeck_agent.router.admission import Admitted, Plan
 from loradeck_agent.router.engine_pools import EnginePool, Replicas
 from loradeck_agent.router.engine_room import EngineRoom
 from loradeck_agent.router.response_checks import Checks, Texts
+from loradeck_agent.router.trace import Row
 
 log = logging.getLogger(__name__)
 
@@ -42,34 +43,56 @@ Reply with one word and nothing else: PASS if the answer does what the rubric sa
 
 @dataclass(eq=False)
 class Judges:
-    """Asks judges, and counts what they say with the release that gave the answer."""
+    """Asks judges, and counts what they say with the release that gave the answer.
+
+    `_time`: the processor time that they and plug-ins have on this node.
+    """
 
     _checks: Checks
     _room: EngineRoom
     _replicas: Replicas
+    _time: ModelTime
     _draw: Callable[[], float] = random.random
     _asked: dict[PointerKey, deque[float]] = field(default_factory=dict, init=False)
     _under_way: int = field(default=0, init=False)
     _takes: bool = field(default=True, init=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
-    def offer(self, admitted: Admitted, question: bytes, answer: bytes) -> None:
-        """Has an answer judged that its checks have seen, if it is drawn and the budget allows it.
+    def draw(self, plan: Plan, row: Row) -> None:
+        """Decides which models are to look at the answer of a request that is admitted now, within their budgets.
 
-        `question`: the request's body.
+        Before anybody knows what it will be: of answers as they end, the short ones would be asked of first.
         """
-        judge, row, now = admitted.plan.entry.judge, admitted.row, time.monotonic()
-        if judge is None or not self._takes or admitted.stale_s is not None:
+        content, now = plan.checks.content, time.monotonic()
+        row.plugins = bool(content.plugins) and self._time.take(now)
+        if row.plugins:
+            row.asked = tuple(name for name in content.plugins if name in content.alert_only)
+        judge = plan.entry.judge
+        if judge is None or not self._takes:
             return
         asked = self._asked.setdefault((row.tenant, row.route), deque())
         while asked and now - asked[0] >= MINUTE_S:
             asked.popleft()
-        if not may_judge(judge.sample, self._draw(), judge.per_minute, asked, now):
+        if may_judge(judge.sample, self._draw(), judge.per_minute, asked, now) and self._time.has_room(now):
+            asked.append(now)
+            row.asked = (*row.asked, JUDGE)
+
+    def plugins_over(self, row: Row) -> None:
+        """The answer of a request went through its checks, or through none."""
+        if row.plugins:
+            self._time.over()
+
+    def offer(self, admitted: Admitted, question: bytes, answer: bytes) -> None:
+        """Has an answer judged that its checks have seen, if it was drawn.
+
+        `question`: the request's body.
+        """
+        judge, row = admitted.plan.entry.judge, admitted.row
+        if judge is None or JUDGE not in row.asked or not self._takes:
             return
-        if self._under_way >= AT_ONCE:
+        if self._under_way >= AT_ONCE or admitted.stale_s is not None:
             _count(admitted, Judgement.SHED)
             return
-        asked.append(now)
         self._under_way += 1
         done = partial(self._begin, admitted, judge)
         self._checks.texts(question, answer, streamed=row.streamed, redacted=False, done=done)
@@ -148,5 +171,4 @@ async def _reply(replica: EnginePool, body: dict[str, object], timeout_s: float)
 
 
 def _count(admitted: Admitted, what: Judgement) -> None:
-    admitted.row.judge = what
-    admitted.target.counter.judge_said(what)
+    admitted.target.counter.judge_said(admitted.row, what)

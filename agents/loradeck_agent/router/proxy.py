@@ -289,23 +289,25 @@ class Proxy(CallersApi):
     def _end(self, admitted: Admitted, status: int, end: End, *, answer: bytes | None = None) -> None:
         """Counts the end of an admission and has its answer judged, if there is one and the route asks for it."""
         self._admission.left(admitted, status, end)
-        checks, pair = admitted.plan.checks, admitted.pair
+        checks, pair = admitted.checks, admitted.pair
         if answer is None or not admitted.row.sampled or not self._checks.has_room(checks):
             if pair is not None and end in ("failed", "answered"):
                 pair.given = Outcome(failed=end == "failed")
             elif pair is not None:
                 pair.dropped = True
             self._trace.add(admitted.row)
+            self._judges.plugins_over(admitted.row)
             return
 
         def judged(verdict: Verdict | None) -> None:
             if verdict is not None:
-                admitted.target.counter.judged(admitted.row, verdict)
+                admitted.target.counter.judged(admitted.row, verdict, checks.content.plugins)
                 if admitted.question is not None:
                     self._look_closer(admitted, verdict, admitted.question, answer)
             if pair is not None:
                 pair.given = Outcome(failed=False, bad=None if verdict is None else verdict.bad)
             self._trace.add(admitted.row)
+            self._judges.plugins_over(admitted.row)
 
         self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)
 

@@ -83,10 +83,13 @@ class Checks:
     """The bounded queue in front of the child, and the child.
 
     Routes with plug-ins have a child of their own, so that no plug-in holds up the checks of others.
+
+    `charge`: told of the processor time that plug-ins took, and what a judge is shown, in seconds.
     """
 
-    def __init__(self, *, of_plugins: bool = False) -> None:
-        self._of_plugins = None if of_plugins else Checks(of_plugins=True)
+    def __init__(self, charge: Callable[[float], None] = lambda seconds: None, *, of_plugins: bool = False) -> None:
+        self._of_plugins = None if of_plugins else Checks(charge, of_plugins=True)
+        self._charge = charge
         self._pending: dict[int, _Pending] = {}
         self._bytes = 0
         self._unsent: list[bytes] = []
@@ -196,6 +199,8 @@ class Checks:
         self._flush()
         while line := await child.stdout.readline():
             said = json.loads(line)
+            if "model_s" in said:
+                self._charge(said["model_s"])
             self._finish(said["n"], said)
 
     def _finish(self, n: int, said: dict[str, Any] | None) -> _Costly:

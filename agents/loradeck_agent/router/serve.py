@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from loradeck.rules.quality.sampling import Consent
+from loradeck.rules.quality.sampling import Consent, ModelTime
 from loradeck.rules.serving.router_handover import may_admit, may_give_back, stage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import ColdQueueLimits, KeyLimits, NodeLimits
@@ -100,7 +100,8 @@ class Router:
         self._stats = Stats()
         self._ledger = LedgerFiles(state / FOLDER, self.boot)
         self._trace = Trace(follower=self._ledger.add)
-        self._checks = Checks()
+        self._model_time = ModelTime(time.monotonic())
+        self._checks = Checks(self._model_time.charge)
         self._samples = Samples(state / SAMPLES, self._checks, self._sampled)
         room = EngineRoom()
         self._again = AskAgain(self._checks, room)
@@ -109,11 +110,12 @@ class Router:
         self._faults = RequestFaults()
         self._hub_silence = HubSilence(self._table)
         self._replicas = Replicas()
-        self._judges = Judges(self._checks, room, self._replicas)
+        self._judges = Judges(self._checks, room, self._replicas, self._model_time)
         self._passed_on = state / _PASSED_ON
         self._successor = Successor(self._passed_on)
         self._cold = ColdQueue(queue)
         self._admission = Admission(self._hub_silence, self._stats, self._cold)
+        self._admission.draw_models = self._judges.draw
         self._admission.other_left = self._again.end
         self._admission.stage = stage(locked=not takes_over, read=not takes_over, gave_back=False)
         self.switch = Switch(self._table, self._admission, self._replicas)

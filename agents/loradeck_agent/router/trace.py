@@ -38,6 +38,10 @@ class Row:
     """A `Judgement` of the answer by the route's judge; empty: the answer was not drawn, or is not judged yet."""
     sampled: bool = False
     """Its answer is to be checked."""
+    plugins: bool = False
+    """The route's plug-ins are to look at its answer: there was time for them."""
+    asked: tuple[str, ...] = ()
+    """The checks that make none bad and see only some answers, which are to be asked of its answer."""
     voter: bool = False
     """It is a unit of its own, and no repetition."""
     seat: Seat | None = None

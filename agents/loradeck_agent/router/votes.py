@@ -66,6 +66,8 @@ class _Second:
     bad: int = 0
     changed: int = 0
     noticed: dict[str, int] | None = None
+    asked: dict[str, list[int]] | None = None
+    """Check -> the units that it is asked of, and those of them that it has noticed."""
 
 
 class Votes:
@@ -81,11 +83,14 @@ class Votes:
         self.callers: set[str] = set()
         """Callers who had a unit, up to CALLERS: by their key, and by the user whom their requests name."""
 
-    def admitted(self, at_ns: int, caller: str, *, sampled: bool) -> None:
-        """A unit was admitted. `sampled`: its answer is to be checked."""
+    def admitted(self, at_ns: int, caller: str, *, sampled: bool, asked: Iterable[str] = ()) -> None:
+        """A unit was admitted. `sampled`: its answer is to be checked, and by `asked`, which do not see all."""
         second = self._at(at_ns)
         second.units += 1
         second.sampled += sampled
+        for name in asked:
+            second.asked = second.asked or {}
+            second.asked.setdefault(name, [0, 0])[0] += 1
         if len(self.callers) < CALLERS:
             self.callers.add(caller)
 
@@ -103,6 +108,8 @@ class Votes:
         second.noticed = second.noticed or {}
         for name in checks:
             second.noticed[name] = second.noticed.get(name, 0) + 1
+            if second.asked is not None and name in second.asked:
+                second.asked[name][1] += 1
 
     def _at(self, at_ns: int) -> _Second:
         at, now = at_ns // 10**9, time.monotonic_ns() // 10**9
@@ -130,4 +137,15 @@ class Votes:
             if one.noticed is not None and one.changed >= since:
                 for name, n in one.noticed.items():
                     found[name] = (*found.get(name, ()), (at, n))
+        return found
+
+    def changed_asked(self) -> dict[str, tuple[tuple[int, int, int], ...]]:
+        """The seconds that have changed of late in which a check that does not see all was asked of any units, how
+        many, and how many of these it has noticed, by check.
+        """
+        since, found = time.monotonic_ns() // 10**9 - _REPORTED_S, dict[str, tuple[tuple[int, int, int], ...]]()
+        for at, one in self._seconds.items():
+            if one.asked is not None and one.changed >= since:
+                for name, (n, noticed) in one.asked.items():
+                    found[name] = (*found.get(name, ()), (at, n, noticed))
         return found

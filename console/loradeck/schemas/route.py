@@ -68,6 +68,16 @@ class ResponseChecks(Strict):
     content: ContentChecks = added(ContentChecks(), "checks of what it says")
     judge: Judge | None = added(None, "a model that some answers are shown to; alerts only")
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The checks that make no answer bad and that this route has."""
+        return (*self.content.watched, *((JUDGE,) if self.judge is not None else ()))
+
+    @property
+    def without_plugins(self) -> Self:
+        """Checks as these, without those of plug-ins."""
+        return self.model_copy(update={"content": self.content.model_copy(update={"plugins": ()})})
+
     @model_validator(mode="after")
     def _judge_has_a_name_of_its_own(self) -> Self:
         if self.judge is not None and JUDGE in self.content.plugins:
@@ -103,6 +113,7 @@ class Objectives(Strict, defer_build=True):
     noticed: float | None = added(
         None, "of the answers that are checked, by each check that makes none bad; None: 2 %", gt=0, le=LARGEST_SHARE
     )
+    judged: float | None = added(None, "of the verdicts of its judge; None: as `noticed`", gt=0, le=LARGEST_SHARE)
     corrected: float | None = added(
         None, "of the feedback on answers, thumbs down and corrections; None: no promise", gt=0, le=LARGEST_SHARE
     )

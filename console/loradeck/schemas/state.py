@@ -139,15 +139,16 @@ class Cause(Wire):
     )
     noticed: dict[str, int] = added(dict, "its answers by the checks that they failed which make none bad")
     judged: dict[str, int] = added(dict, "its answers by what came of asking the route's judge")
+    asked: dict[str, int] = added(dict, "its answers that went to a check which may not see all of them")
     alone: str = added("", "the node by whose word alone the release is past its limit")
 
     @property
     def why(self) -> str:
         """The checks that most answers fail, for people: 'schema 28, empty 3; noticed language 4, judge 2 of 40'."""
-        verdicts = sum(self.judged.get(verdict, 0) for verdict in VERDICTS)
+        asked = {**self.asked, JUDGE: sum(self.judged.get(verdict, 0) for verdict in VERDICTS)}
         faults, noticed = (
             ", ".join(
-                f"{name} {n:,}" + (f" of {verdicts:,}" if name == JUDGE and verdicts else "")
+                f"{name} {n:,}" + (f" of {asked[name]:,}" if asked.get(name) else "")
                 for name, n in list(found.items())[:3]
             )
             for found in (self.faults, self.noticed)

@@ -24,6 +24,11 @@ SecondsNoticed = Annotated[tuple[tuple[Whole, Whole], ...], Field(max_length=SEC
 """Seconds of a router's monotonic clock, and of the units that were admitted in each, how many a check has noticed."""
 
 
+SecondsAsked = Annotated[tuple[tuple[Whole, Whole, Whole], ...], Field(max_length=SECONDS_OF_VOTES)]
+"""Seconds of a router's monotonic clock, and of the units that were admitted in each, how many a check that sees only
+some is asked of, and how many of these it has noticed."""
+
+
 class AskedAgain(Wire):
     """What another release than the live one made of requests that it was asked again; nobody got its answers.
 
@@ -118,6 +123,12 @@ class Traffic(OfPointer):
     )
     noticed_votes: dict[FaultName, SecondsNoticed] = added(
         dict, "of the seconds in `votes`: units that a check has noticed which makes none bad", max_length=FAULTS
+    )
+    asked: dict[FaultName, Whole] = added(
+        dict, "checked answers that went to a check which may not see all of them", max_length=FAULTS
+    )
+    asked_votes: dict[FaultName, SecondsAsked] = added(
+        dict, "of the seconds in `votes`: units of checks that make none bad and do not see all", max_length=FAULTS
     )
     callers: Whole = added(0, "different callers who had a unit, up to a hundred")
     again: AskedAgain | None = added(

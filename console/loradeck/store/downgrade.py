@@ -50,7 +50,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0012_feedback": (
         Counted(
             "events with gates for leaks, a policy for feedback or training freezes, or a promise about it",
-            _settings("leak", "feedback_days", "corrected", "training_freezes", "expected_changes"),
+            _settings("leak", "feedback_days", "corrected", "judged", "training_freezes", "expected_changes"),
         ),
         Counted(
             "reports of engines, leaks or harnesses",

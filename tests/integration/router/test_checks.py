@@ -209,6 +209,23 @@ async def test_a_check_that_only_alerts_makes_no_answer_bad(router: Running, eng
     assert "faults" not in counter
 
 
+async def test_plug_ins_have_a_share_of_a_core_and_the_other_checks_see_all(
+    plugins: None, router: Running, engine: Upstream
+) -> None:
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1, **plugged("polite")))
+    assert router.here is not None
+    await router.ask(answer="no")
+    counter = await judged(router, 1)
+    assert (counter["bad"], counter["asked"]) == (1, {"polite": 1})
+    router.here._model_time.charge(100.0)
+    await router.ask(answer="no")
+    await router.ask(answer="")
+    counter = await judged(router, 3)
+    assert counter["faults"] == {"polite": 1, "empty": 1}
+    assert counter["asked"] == {"polite": 1}
+
+
 async def test_a_plug_in_that_never_ends_or_fails_or_is_not_there_leaves_its_own_route_unchecked(
     plugins: None, router: Running, engine: Upstream
 ) -> None:

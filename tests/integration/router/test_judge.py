@@ -54,6 +54,8 @@ async def test_its_word_is_counted_with_its_n_and_makes_nothing_bad(
     counter = await counted(served, **{what: 1})
     assert (counter["release"], counter["checked"], counter["bad"]) == (V1.id, 1, 0)
     assert counter.get("noticed") == noticed
+    ((_, asked_of, failed),) = counter["asked_votes"]["judge"]
+    assert (asked_of, failed) == (1, int(what == "failed"))
     assert [row["judge"] for row in await served.trace(1)] == [what]
     asked = engine.seen[1]
     assert (asked["model"], asked["temperature"], asked.get("stream")) == ("base", 0, None)

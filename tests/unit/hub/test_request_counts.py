@@ -97,10 +97,10 @@ def test_the_checks_that_bad_answers_failed_are_added_up_over_replicas_and_resta
     failed(5, "r2", 102.0, empty=5)
     failed(1, "r9", 103.0, "gpu-02", schema=1)
 
-    faults, noticed, _ = counts.faults(KEY, 1, RELEASE)
+    faults, noticed, *_ = counts.faults(KEY, 1, RELEASE)
     assert list(faults.items()) == [("schema", 29), ("empty", 8)]
     assert noticed == {}
-    assert counts.faults(KEY, 2, RELEASE) == ({}, {}, {})
+    assert counts.faults(KEY, 2, RELEASE) == ({}, {}, {}, {})
 
 
 def test_checks_that_make_no_answer_bad_are_added_up_beside_the_others() -> None:
@@ -108,7 +108,7 @@ def test_checks_that_make_no_answer_bad_are_added_up_beside_the_others() -> None
     for at, n in ((100.0, 3), (101.0, 7)):
         row = counted(40, bad=2).model_copy(update={"faults": {"schema": 2}, "noticed": {"language": n, "canary": 1}})
         counts.report("gpu-01", "r1", [row], now=at)
-    assert counts.faults(KEY, 1, RELEASE) == ({"schema": 2}, {"language": 7, "canary": 1}, {})
+    assert counts.faults(KEY, 1, RELEASE) == ({"schema": 2}, {"language": 7, "canary": 1}, {}, {})
 
 
 def test_what_came_of_asking_a_judge_is_added_up_and_is_of_checked_answers_alone() -> None:
@@ -123,10 +123,12 @@ def test_a_node_that_makes_up_checks_takes_no_more_memory_with_the_hours() -> No
     counts = RequestCounts((), {}, started=0.0)
     for at in range(10):
         made_up = {f"check-{at}-{n}": 0 for n in range(FAULTS)}
-        rows = [counted(40).model_copy(update={"faults": made_up, "noticed": made_up, "judged": made_up})]
+        rows = [
+            counted(40).model_copy(update={"faults": made_up, "noticed": made_up, "judged": made_up, "asked": made_up})
+        ]
         counts.report("gpu-01", f"r{at}", rows, now=100.0 + at)
     (counter,) = counts.counters(KEY)
-    assert [len(sums) for sums in (counter.faults, counter.noticed, counter.judged)] == [FAULTS] * 3
+    assert [len(sums) for sums in (counter.faults, counter.noticed, counter.judged, counter.asked)] == [FAULTS] * 4
 
 
 def test_checks_that_do_not_add_up_to_the_bad_answers_hold_the_figures_back() -> None:
@@ -134,6 +136,8 @@ def test_checks_that_do_not_add_up_to_the_bad_answers_hold_the_figures_back() ->
     for bad, faults in ((3, {"schema": 4}), (3, {"schema": 5, "empty": -2})):
         counts.report("gpu-01", "r1", [counted(40, bad=bad).model_copy(update={"faults": faults})], now=100.0)
         assert "do not add up" in counts.fault("gpu-01")
-    counts.report("gpu-01", "r1", [counted(40).model_copy(update={"noticed": {"language": 41}})], now=100.0)
-    assert "do not add up" in counts.fault("gpu-01")
-    assert counts.faults(KEY, 1, RELEASE) == ({}, {}, {})
+    for more in ("noticed", "asked"):
+        counts.report("gpu-01", "r1", [counted(40).model_copy(update={more: {"language": 41}})], now=100.0)
+        assert "do not add up" in counts.fault("gpu-01")
+        counts.report("gpu-01", "r1", [], now=100.0)
+    assert counts.faults(KEY, 1, RELEASE) == ({}, {}, {}, {})

@@ -47,8 +47,11 @@ class Fleet:
         ttft: tuple[int, ...] = (),
         pace: tuple[int, ...] = (),
         language: int | None = None,
+        judge: tuple[int, int] | None = None,
     ) -> None:
-        """A router reports the seconds that it has. `language`: so many of each second's are in another language."""
+        """A router reports the seconds that it has. `language`: so many of each second's are in another language.
+        `judge`: of each second's, it was asked of so many, and fails so many.
+        """
         said = self.said.get(node, {})
         row = Traffic(
             tenant=KEY[0],
@@ -59,6 +62,7 @@ class Fleet:
             votes=tuple(said.values()) if callers else (),
             callers=callers,
             noticed_votes={} if language is None else {"language": tuple((at, language) for at in said)},
+            asked_votes={} if judge is None else {"judge": tuple((at, *judge) for at in said)},
         )
         self.votes.counted(node, f"boot of {node}")(row, growth, ttft, pace)
 
@@ -200,6 +204,45 @@ def test_checks_that_only_alert_say_so_when_they_notice_more_than_they_may(
     assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == drift
     assert fleet.judged() is NOTHING
     assert fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes) is None
+
+
+JUDGED = Limits(0.02, 0.02, watched=("judge",))
+
+
+@pytest.mark.parametrize(
+    ("limits", "said", "drift"),
+    [
+        (JUDGED, {"one": (2, 1), "two": (2, 1)}, ("judge 50.0% of 80",)),  # of 800 that were checked
+        (JUDGED._replace(judged=0.4), {"one": (2, 1), "two": (2, 1)}, ()),
+        (JUDGED, {"one": (2, 0), "two": (2, 2)}, ("judge, by two alone",)),
+        (JUDGED, {"one": (2, 3), "two": (2, 3)}, ()),  # more than it was asked of
+        (JUDGED, {"one": (21, 20), "two": (21, 20)}, ()),  # of more than were checked
+        (JUDGED, {"one": (0, 0), "two": (0, 0)}, ()),
+    ],
+)
+def test_what_a_judge_fails_is_a_share_of_what_it_was_asked_of(
+    limits: Limits, said: dict[str, tuple[int, int]], drift: tuple[str, ...]
+) -> None:
+    fleet = Fleet(limits=limits)
+    for _ in range(20):
+        for node, judge in said.items():
+            fleet.second(node, 20, 0)
+            fleet.report(node, judge=(judge[0], 0))  # it is asked first, and says so later
+            fleet.report(node, judge=judge)
+            fleet.report(node, judge=judge)
+        fleet.now += 1
+    assert fleet.votes.drift(KEY, STINT, lambda: fleet.nodes) == drift
+    assert fleet.judged() is NOTHING
+    assert fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes) is None
+
+
+def test_a_judge_of_a_router_that_does_not_say_what_it_was_asked_of_is_no_drift() -> None:
+    fleet = Fleet(limits=JUDGED)
+    for _ in range(20):
+        fleet.second("one", 20, 0)
+        fleet.report("one")
+        fleet.now += 1
+    assert fleet.votes.drift(KEY, STINT, lambda: ("one",)) == ()
 
 
 def test_more_noticed_than_were_checked_is_passed_over() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 
 from loradeck.rules.quality.sampling import (
     CHECKED_WHOLLY_S,
+    MODELS_SHARE,
     MOST_UNDER_WAY,
     OPENING,
     TWICE,
     Arm,
     Consent,
+    ModelTime,
     asked_again_share,
     checked_share,
     keeps_sample,
@@ -124,3 +127,31 @@ def test_a_sample_stays_for_its_hours_and_none_from_a_time_to_come(at_ms: int, h
 def test_a_sample_from_before_an_erasure_does_not_stay_and_one_of_that_moment_does() -> None:
     assert not sample_stays(NOW_MS - 1, Consent(1, from_ms=NOW_MS), NOW_MS)
     assert sample_stays(NOW_MS, Consent(1, from_ms=NOW_MS), NOW_MS)
+
+
+def test_models_take_a_twentieth_of_a_core_whatever_each_costs_and_however_late_that_is_known() -> None:
+    for cost, rate in ((0.2, 40), (0.002, 40), (1.5, 2)):
+        time, spent, under_way = ModelTime(0.0), 0.0, list[float]()
+        for tick in range(rate * 600):
+            now = tick / rate
+            while under_way and under_way[0] <= now - 4:  # an answer takes four seconds
+                under_way.pop(0)
+                time.over()
+                time.charge(cost)
+                spent += cost
+            if time.take(now):
+                under_way.append(now)
+        assert 0.9 * min(600 * MODELS_SHARE, 600 * rate * cost) <= spent <= 600 * MODELS_SHARE + 3 + cost, cost
+
+
+def test_what_was_let_in_and_not_done_costs_nothing_and_a_debt_is_paid_back_before_the_next() -> None:
+    time = ModelTime(0.0)
+    let_in = list(iter(partial(time.take, 0.0), False))
+    assert len(let_in) == 30
+    for _ in let_in:
+        time.over()
+    assert time.take(0.5)
+    time.over()
+    time.charge(4.0)
+    assert not time.has_room(20.0)
+    assert time.has_room(21.0)

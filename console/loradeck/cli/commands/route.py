@@ -70,6 +70,11 @@ def route() -> None:
     help="Promised share of answers that a check notices which makes none bad, 0 to 0.4; well above it reads DRIFT.",
 )
 @click.option(
+    "--promise-judged",
+    type=float,
+    help="Promised share of a judge's verdicts that are FAIL, likewise. Default: that of --promise-noticed.",
+)
+@click.option(
     "--promise-corrected",
     type=float,
     help="Promised share of callers' feedback that corrects answers, 0 to 0.4; well above it reads DRIFT.",
@@ -386,6 +391,7 @@ async def _put(
     into("objectives", "ttft_ms", flags["promise_ttft_ms"])
     into("objectives", "token_ms", flags["promise_token_ms"])
     into("objectives", "noticed", flags["promise_noticed"])
+    into("objectives", "judged", flags["promise_judged"])
     into("objectives", "corrected", flags["promise_corrected"])
     into("breach", "bad", flags["breach_bad"])
     into("breach", "n", flags["breach_n"])

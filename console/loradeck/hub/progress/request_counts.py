@@ -44,6 +44,7 @@ class CounterReading(NamedTuple):
     faults: Mapping[str, int] = MappingProxyType({})
     noticed: Mapping[str, int] = MappingProxyType({})
     judged: Mapping[str, int] = MappingProxyType({})
+    asked: Mapping[str, int] = MappingProxyType({})
     again: AskedAgain | None = None
     noise: AskedAgain | None = None
 
@@ -61,6 +62,7 @@ class CheckFigures(NamedTuple):
     faults: dict[str, int]
     noticed: dict[str, int]
     judged: dict[str, int]
+    asked: dict[str, int]
 
 
 _counted = attrgetter(*CounterReading._fields)
@@ -102,6 +104,8 @@ def figures_fault(row: Traffic, read: CounterReading, before: CounterReading, no
         return f"the checks that answers failed do not add up to {counts.bad} bad ones"
     if max(read.noticed.values(), default=0) > counts.checked or not _grew(read.noticed, before.noticed):
         return f"the checks that answers failed do not add up to {counts.checked} checked ones"
+    if max(read.asked.values(), default=0) > counts.checked or not _grew(read.asked, before.asked):
+        return f"the answers that checks were asked of do not add up to {counts.checked} checked ones"
     if sum(read.judged.values()) > counts.checked or not _grew(read.judged, before.judged):
         return f"the answers that were to be judged do not add up to {counts.checked} checked ones"
     return ""
@@ -129,6 +133,7 @@ class Counter:
     faults: dict[str, int] = field(default_factory=dict)
     noticed: dict[str, int] = field(default_factory=dict)
     judged: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
     streams: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
@@ -251,6 +256,7 @@ class RequestCounts:
             (counter.faults, read.faults, before.faults),
             (counter.noticed, read.noticed, before.noticed),
             (counter.judged, read.judged, before.judged),
+            (counter.asked, read.asked, before.asked),
         ):
             for name, n in now_.items():
                 if name in sums or len(sums) < FAULTS:  # a node may send others each time
@@ -357,7 +363,7 @@ class RequestCounts:
         stint = (generation, release)
         replicas = self._counters.get(key, {}).values()
         found = [counters[stint] for counters in replicas if stint in counters]
-        parts = ("faults", "noticed", "judged")
+        parts = ("faults", "noticed", "judged", "asked")
         return CheckFigures(*(_summed(getattr(counter, part) for counter in found) for part in parts))
 
     def minute(self, key: PointerKey, generation: int, release: str, now: float) -> Counts:

@@ -53,8 +53,9 @@ class UsualShares:
             promised.ttft_ms,
             promised.token_ms,
             promised.noticed if promised.noticed is not None else DEFAULT,
-            config.checks.content.watched,
+            config.checks.watched,
             promised.corrected,
+            promised.judged,
         )
 
     def requests(self, key: PointerKey) -> float | None:

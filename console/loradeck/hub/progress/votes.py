@@ -22,6 +22,7 @@ from loradeck.rules.quality.guard import Arms, Evidence, compared
 from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes, seen
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.judge import JUDGE
 from loradeck.schemas.traffic import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, AskedAgain, SecondOfVotes, Traffic
 
 FIRST_TOKENS, FURTHER_TOKENS = "first tokens", "further tokens"
@@ -45,6 +46,10 @@ class _Heard:
     """Second on the hub's clock -> what was said of it last."""
     noticed: dict[tuple[int, str], int] = field(default_factory=dict)
     """(second, check) -> the units of which it was said last that the check has noticed them."""
+    asked: dict[tuple[int, str], Units] = field(default_factory=dict)
+    """(second, check) -> likewise, of a check that sees only some of the units: the noticed ones, and all of these."""
+    sampling: set[str] = field(default_factory=lambda: {JUDGE})
+    """The checks that see only some of the units here: judges, and what the router says so of."""
     callers: int = 0
 
 
@@ -129,7 +134,10 @@ class _OfStint:
         self.detectors = {figure: Detector(flag_limit(share), restarting=True) for figure, share in by_figure}
         promised = {FIRST_TOKENS: limits.ttft_ms, FURTHER_TOKENS: limits.token_ms}
         self.late = {what: Detector(SLOW_LIMIT, restarting=True) for what, ms in promised.items() if ms is not None}
-        self.noticed = {name: Detector(flag_limit(limits.noticed), restarting=True) for name in limits.watched}
+        shares = dict.fromkeys(limits.watched, limits.noticed)
+        if limits.judged is not None and JUDGE in shares:
+            shares[JUDGE] = limits.judged
+        self.noticed = {name: Detector(flag_limit(share), restarting=True) for name, share in shares.items()}
         share = limits.corrected
         self.said = {} if share is None else {CORRECTED: Detector(flag_limit(share), restarting=True)}
 
@@ -207,6 +215,7 @@ class Votes:
         if heard.offset is None and row.votes:
             heard.offset = now - max(at for at, *_ in row.votes)
         offset = heard.offset or 0
+        heard.sampling |= found.noticed.keys() & row.asked_votes.keys()
         said = [(v[0] + offset, v[1], v[2], v[3], v[4]) for v in row.votes] if row.callers else _of(growth, heard, now)
         for one in said:
             at, units, failed, sampled, bad = one
@@ -219,9 +228,10 @@ class Votes:
             if at >= found.since:
                 found.add(node, at, "bad", grown[2], grown[3])
                 found.add(node, at, "errors", grown[0], grown[1])
-                for check in found.noticed:
+                for check in found.noticed.keys() - heard.sampling:
                     found.notice(node, at, check, grown[2], 0)
         self._count_noticed(found, heard, now, row)
+        self._count_asked(found, heard, now, row)
         heard.callers = row.callers
         for twice, known_twice in ((row.again, found.again), (row.noise, found.noise)):
             if twice is not None:
@@ -233,7 +243,7 @@ class Votes:
 
     @staticmethod
     def _count_noticed(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
-        for check in found.noticed.keys() & row.noticed_votes.keys():
+        for check in found.noticed.keys() & row.noticed_votes.keys() - heard.sampling:
             for second, n in row.noticed_votes[check]:
                 at = second + (heard.offset or 0)
                 grown, checked = n - heard.noticed.get((at, check), 0), heard.seconds.get(at, (at, 0, 0, 0, 0))[3]
@@ -242,6 +252,20 @@ class Votes:
                     found.notice(heard.node, at, check, 0, grown)
         for known in [known for known in heard.noticed if known[0] < now - HORIZON_S]:
             del heard.noticed[known]
+
+    @staticmethod
+    def _count_asked(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
+        """Counts what checks say that see only some of the units: of those that they were asked of."""
+        for check in found.noticed.keys() & row.asked_votes.keys():
+            for second, n, noticed in row.asked_votes[check]:
+                at = second + (heard.offset or 0)
+                known, most = heard.asked.get((at, check), (0, 0)), heard.seconds.get(at, (at, 0, 0, 0, 0))[3]
+                in_time = max(found.since, now - HORIZON_S) <= at
+                if in_time and known[0] <= noticed <= n <= most and n >= known[1]:
+                    heard.asked[at, check] = noticed, n
+                    found.notice(heard.node, at, check, n - known[1], noticed - known[0])
+        for old in [old for old in heard.asked if old[0] < now - HORIZON_S]:
+            del heard.asked[old]
 
     def told(self, key: PointerKey, stint: Stint, node: str, *, corrected: bool) -> None:
         """Adds what a caller said of an answer, over a node. It counts in the second in which the hub heard of it."""

@@ -282,7 +282,7 @@ class Rows:
         base = _some(self._health.total(pointer, base_id)) if base_id and base_id not in (live, prior_id) else None
         others = _some(self._counts.others(key, (r.replica for _, r in placed), self._fleet.clock()))
         fault = health.cause(total, prior, by_replica, others, base)
-        figures = self._counts.faults(key, pointer.generation, live) if by_replica else CheckFigures({}, {}, {})
+        figures = self._counts.faults(key, pointer.generation, live) if by_replica else CheckFigures({}, {}, {}, {})
         return Cause(
             live=total,
             prior=prior,
@@ -294,6 +294,7 @@ class Rows:
             faults=figures.faults,
             noticed=figures.noticed,
             judged=figures.judged,
+            asked=figures.asked,
             alone=self._health.judged(pointer).alone,
         )
 

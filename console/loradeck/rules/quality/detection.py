@@ -131,7 +131,7 @@ class Limits(NamedTuple):
     streamed answers; None: nothing is.
 
     `noticed`: of each check in `watched`, which makes no answer bad. `corrected`: of the feedback on answers.
-    `token_ms`: between two tokens of one answer.
+    `token_ms`: between two tokens of one answer. `judged`: of what a judge is asked of, where not as `noticed`.
     """
 
     bad: float
@@ -141,6 +141,7 @@ class Limits(NamedTuple):
     noticed: float = 0.02
     watched: tuple[str, ...] = ()
     corrected: float | None = None
+    judged: float | None = None
 
 
 class Detector:

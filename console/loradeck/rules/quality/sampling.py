@@ -58,6 +58,48 @@ def checked_share(sample: float, since_move_s: float, rate: float, *, candidate:
     return max(sample, min(1.0, CHECKED_A_SECOND / max(rate, 1e-9)))
 
 
+MODELS_SHARE = 0.05
+"""Processor seconds a second that checks by models (plug-ins, and what a judge is shown) take on a node, in the long
+run."""
+
+_SAVED_S = 3.0
+_FIRST_COST_S = 0.1
+_LEARNT = 0.1
+
+
+class ModelTime:
+    """The processor time that checks by models have on a node: a bucket into which MODELS_SHARE of a core flows.
+
+    A check is let in while the bucket has more than those under way will take, each by what such checks have cost of
+    late, and is charged what it was measured to cost. All times in seconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._left, self._at, self._cost, self._under_way = _SAVED_S, now, _FIRST_COST_S, 0
+
+    def has_room(self, now: float) -> bool:
+        """Tells whether one more may be done."""
+        self._left = min(_SAVED_S, self._left + MODELS_SHARE * max(0.0, now - self._at))
+        self._at = now
+        return self._left > self._under_way * self._cost
+
+    def take(self, now: float) -> bool:
+        """Lets one in, which is under way until `over`. Returns whether there was room."""
+        if not self.has_room(now):
+            return False
+        self._under_way += 1
+        return True
+
+    def over(self) -> None:
+        """Takes note that a check which was let in is over, or was not done."""
+        self._under_way -= 1
+
+    def charge(self, seconds: float) -> None:
+        """Takes what one has cost, measured."""
+        self._left -= seconds
+        self._cost += _LEARNT * (seconds - self._cost)
+
+
 def asked_again_share(rate: float, drawn: int) -> float:
     """The share (0 to 1) of a release's requests that are asked again.
 

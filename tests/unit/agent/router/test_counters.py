@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from loradeck.schemas.judge import Judgement
 from loradeck.schemas.traffic import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS
 from loradeck_agent.router.counters import Counter
 from loradeck_agent.router.response_checks import Verdict
@@ -44,3 +45,23 @@ def test_what_a_check_has_noticed_is_said_of_the_second_of_admission_and_of_no_r
     assert sum(n for _, n in said.noticed_votes["language"]) == 2
     assert {at for at, _ in said.noticed_votes["language"]} <= {vote[0] for vote in said.votes}
     assert said.bad == 0
+
+
+def test_a_judge_is_counted_in_the_second_of_admission_with_what_it_was_asked_of_and_without_repetitions() -> None:
+    of = counter()
+    rows = [row(voter=voter, sampled=True, asked=("judge",)) for voter in (True, True, True, False)]
+    for one in rows:
+        of.admit(one, "ann")
+    for one, what in zip(rows, (Judgement.FAILED, Judgement.PASSED, Judgement.SHED, Judgement.FAILED), strict=True):
+        of.judge_said(one, what)
+    said = of.typed()
+    ((_, asked, failed),) = said.asked_votes["judge"]
+    assert (asked, failed) == (3, 1)
+    assert said.noticed == {"judge": 2}
+
+
+def test_what_plug_ins_have_looked_at_is_counted_beside_what_was_checked() -> None:
+    of = counter()
+    for plugins in (("polite",), ()):
+        of.judged(row(), Verdict(), plugins)
+    assert (of.typed().checked, of.typed().asked) == (2, {"polite": 1})
