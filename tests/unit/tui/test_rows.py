@@ -9,7 +9,7 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Clock
 from tests.unit.tui.conftest import put
 
-from loradeck.schemas.feed import FeedTenants
+from loradeck.schemas.feed import FeedNodes, FeedTenants
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.model import list_order, packed_rows
 from loradeck.tui.model.row_summaries import TenantRows, node_rows, tenant_rows
@@ -42,6 +42,28 @@ def test_a_row_that_was_packed_is_opened_as_it_was(many: list[TenantRow]) -> Non
     assert [held[row.key] for row in many] == many
     assert list(held) == [row.key for row in many]
     assert len(held._open) == packed_rows.OPEN
+
+
+def test_only_rows_that_are_looked_at_or_were_read_are_held_open(many: list[TenantRow]) -> None:
+    held = tenant_rows()
+    held.near = {many[0].key}
+    for row in many:
+        held[row.key] = row
+    assert list(held._open) == [many[0].key]
+    read = held[many[1].key]
+    held[many[1].key] = changed = read.model_copy(update={"requests_per_s": 4711.0})
+    assert list(held._open) == [many[0].key, many[1].key]
+    assert held[many[1].key] is changed
+
+
+def test_rows_that_the_hub_was_asked_for_stay_open_over_a_new_list(state: ConsoleState) -> None:
+    listed = seed.hub_state()
+    row, node = listed.tenants[0], listed.nodes[0]
+    state.ask_for([row.key], [node.node])
+    list(state.loading(listed))
+    state.apply(FeedTenants(rows=listed.tenants))
+    state.apply(FeedNodes(rows=listed.nodes))
+    assert (list(state.tenants._open), list(state.nodes._open)) == ([row.key], [node.node])
 
 
 def test_a_row_that_changes_while_it_is_packed_is_not_opened_as_it_was_before(many: list[TenantRow]) -> None:
@@ -156,7 +178,8 @@ def test_what_stays_of_a_list_is_not_gone_through_by_the_collector_again() -> No
 
 
 def test_ten_thousand_rows_moved_at_once_stay_packed(state: ConsoleState, many: list[TenantRow]) -> None:
+    opened = len(state.tenants._open)
     state.apply(FeedTenants(rows=tuple(many)))
-    assert len(state.tenants._open) <= packed_rows.OPEN
+    assert len(state.tenants._open) == opened
     packed = sum(len(text) for text in state.tenants._packed.values()) / len(state.tenants._packed)
     assert packed < len(many[0].model_dump_json()) / 4

@@ -137,7 +137,7 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
     level = reached(row)
     proven = f"{row.proven}/{row.placed}{'L' if level is Reached.LISTED else ''}"
     proof = row.source("proven")
-    proof_age = (proof.age_s if proof is not None else 0.0) + state.since_received("tenant", row.key)
+    proof_age = (proof.age_s if proof is not None else 0.0) + state.since_received(row.key)
     stale = proof is not None and proof_age > PROVEN_STALE_S
     proven = f"{proven}·{age(proof_age)}" if stale else proven
     name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
@@ -172,7 +172,7 @@ def node_heard(state: ConsoleState, node: NodeRow) -> float | None:
     """Seconds since a node's last message, counted on while the link is down; None: never, or not asked for."""
     if node.heard_age_s is None or not (node.lost or state.is_fresh_node(node.node)):
         return None
-    return node.heard_age_s + state.since_received("node", node.node)
+    return node.heard_age_s + state.since_received(node.node)
 
 
 def node_state(node: NodeRow) -> Span:

@@ -176,7 +176,7 @@ def replica_table(state: ConsoleState, row: TenantRow, left: str, room: int, *, 
         replicas = replicas[: fits - 1]
     else:
         rest = []
-    since = state.since_received("tenant", row.key)
+    since = state.since_received(row.key)
     lines += [_replica(state, replica, since, not_done=not_done) for replica in replicas]
     if rest:
         good = sum(replica.state is AckState.PROVEN for replica in rest)
@@ -270,7 +270,7 @@ def _done(state: ConsoleState, row: TenantRow, width: int, height: int, rollback
     proof_ages = [r.proof_age_s for r in row.replicas if r.proof_age_s is not None]
     oldest = ""
     if proof_ages:
-        oldest = f" oldest {age(max(proof_ages) + state.since_received('tenant', row.key))}"
+        oldest = f" oldest {age(max(proof_ages) + state.since_received(row.key))}"
     tally = [Span(f" {flip_counts(row)}   {proof_counts(row)}{oldest}", style)]
     if row.last_left_ms:
         tally.append(Span(f"   last {left} token {clock(row.last_left_ms, seconds=True)}"))

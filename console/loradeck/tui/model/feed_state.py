@@ -42,6 +42,9 @@ VIEWS_KEPT = 4000
 """Releases whose names are remembered; those seen last."""
 
 _SHOWN = tuple(ReleaseView.model_fields)
+_ID = _SHOWN.index("id")
+_SHARED = frozenset({"label", "base", "base_label"})
+"""Fields whose strings many releases have in common."""
 
 FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA})
 """Screens whose rows the feed does not bring."""
@@ -96,8 +99,8 @@ class FeedState:
     pasts: dict[PointerKey, RouteHistory] = field(default_factory=dict)
     """Requests by the minute of the row that is looked at."""
 
-    received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
-    """When a row came since the whole was listed: ("tenant", key) or ("node", name) to monotonic seconds."""
+    received: dict[Hashable, float] = field(default_factory=dict)
+    """When a row came since the whole was listed: a pointer's key, or a node's name, to monotonic seconds."""
 
     asked: dict[PointerKey, float] | None = None
     """Rows whose figures the hub was asked for, and since when figures of theirs are new enough; None: of all."""
@@ -140,6 +143,7 @@ class FeedState:
                 yield
         now = self._heard()
         self.me = state.me
+        tenants.near, nodes.near = self.tenants.near, self.nodes.near
         self.tenants, self.nodes = tenants, nodes
         self.jobs = {job.id: job for job in state.jobs}
         self.received = {}
@@ -155,21 +159,21 @@ class FeedState:
             case feed.FeedTenants():
                 for row in message.rows:
                     self.tenants[_key(row)] = row
-                    self.received["tenant", _key(row)] = now
+                    self.received[_key(row)] = now
                     self._learn(row)
                 gone = {(tenant, route) for tenant, route in message.gone}
                 for key in gone:
                     self.tenants.pop(key, None)
-                    self.received.pop(("tenant", key), None)
+                    self.received.pop(key, None)
                 return Changed(frozenset({row.key for row in message.rows} | gone))
             case feed.FeedNodes():
                 for node in message.rows:
                     self.nodes[node.node] = node
-                    self.received["node", node.node] = now
+                    self.received[node.node] = now
                     self._learn_node(node)
                 for name in message.gone:
                     self.nodes.pop(name, None)
-                    self.received.pop(("node", name), None)
+                    self.received.pop(name, None)
             case feed.FeedJobs():
                 for job in message.rows:
                     self.jobs[job.id] = job
@@ -260,11 +264,11 @@ class FeedState:
         old = self.age_of(ms)
         return clock(ms, seconds=seconds) if old is None or old < DAY_S else dated(ms)
 
-    def since_received(self, kind: str, key: Hashable) -> float:
-        """Seconds a row's own ages have to be counted on by."""
+    def since_received(self, key: Hashable) -> float:
+        """Seconds a row's own ages have to be counted on by. `key`: a pointer's key, or a node's name."""
         if self.status is None:
             return 0.0
-        return self.clock() - self.received.get((kind, key), self._listed_at)
+        return self.clock() - self.received.get(key, self._listed_at)
 
     def ask_for(self, rows: Collection[PointerKey], nodes: Collection[str]) -> None:
         """The hub has been asked for the figures of these rows and nodes, and of no others."""
@@ -272,20 +276,21 @@ class FeedState:
         # What came within the last seconds is as new as what a live row shows.
         self.asked = {key: (self.asked or {}).get(key, now - STALE_S) for key in rows}
         self.asked_nodes = {name: (self.asked_nodes or {}).get(name, now - STALE_S) for name in nodes}
+        self.tenants.near, self.nodes.near = self.asked, self.asked_nodes
 
     def is_fresh_node(self, name: str) -> bool:
         """Tells whether a node's figures are current; those of a node that nobody looked at may be hours old."""
         if self.asked_nodes is None:
             return True
         since = self.asked_nodes.get(name)
-        return since is not None and self.received.get(("node", name), self._listed_at) >= since
+        return since is not None and self.received.get(name, self._listed_at) >= since
 
     def is_fresh(self, key: PointerKey) -> bool:
         """Tells whether a row's figures are of now; those of a row that nobody looked at may be hours old."""
         if self.asked is None:
             return True
         since = self.asked.get(key)
-        return since is not None and self.received.get(("tenant", key), self._listed_at) >= since
+        return since is not None and self.received.get(key, self._listed_at) >= since
 
     def age_of(self, at_ms: int | None) -> float | None:
         """Seconds since a moment of the hub's clock."""
@@ -308,10 +313,11 @@ class FeedState:
     def _remember(self, views: Iterable[ReleaseView]) -> None:
         """Keeps the newest releases' names, since those of a fleet that moves all day would grow without end."""
         for view in views:
-            shown = (getattr(view, name) for name in _SHOWN)
-            known = tuple(sys.intern(value) if type(value) is str else value for value in shown)
+            shown = ((name, getattr(view, name)) for name in _SHOWN)
+            known = tuple(sys.intern(value) if name in _SHARED else value for name, value in shown)
             before = self._views.pop(view.id, None)
-            self._views[view.id] = before if before == known else known
+            held = before if before == known else known
+            self._views[held[_ID]] = held  # by the string that is in it
         while len(self._views) > VIEWS_KEPT:
             oldest = next(iter(self._views))
             del self._views[oldest]
