@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loradeck.artifacts.contamination import contaminated
+from loradeck.artifacts.rows.contamination import contaminated
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SEED = 16

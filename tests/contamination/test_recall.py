@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.contamination.recall import false_alarms, table
 
-from loradeck.artifacts.contamination import contaminated, folded_words, found_in
+from loradeck.artifacts.rows.contamination import contaminated, folded_words, found_in
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loradeck.artifacts.dataset_rows import prompt_of, row_digest
+from loradeck.artifacts.rows.dataset_rows import prompt_of, row_digest
 from loradeck.rules.quality.leak import NEAR, reproduces
 from loradeck.schemas.jobs import LeakSpec
 from loradeck.schemas.leak import NAMED, LeakReport

@@ -13,7 +13,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.suite_items import items_in
+from loradeck.artifacts.rows.suite_items import items_in
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.manifest import SuiteManifest
 from loradeck.schemas.suite import SuiteItem

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loradeck.artifacts.contamination import contaminated
+from loradeck.artifacts.rows.contamination import contaminated
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import PAIRS, DistilWay, Method

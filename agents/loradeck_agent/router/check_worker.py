@@ -20,7 +20,7 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from loradeck.artifacts.personal_data import personal, redacted
+from loradeck.artifacts.rows.personal_data import personal, redacted
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.route import ResponseChecks
 from loradeck_agent.router.answer_text import language, runs_in_a_circle

@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.ledger_segments import head_of, sealed
+from loradeck.artifacts.rows.ledger_segments import head_of, sealed
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import GENESIS, LARGEST_INT, Name
 from loradeck.schemas.ledger_segment import SEGMENT_ROWS, SegmentHead

@@ -4,7 +4,7 @@ Nothing here imports torch, and nothing reads a pickle.
 """
 
 from loradeck.artifacts.adapters import verify_adapter
-from loradeck.artifacts.blobs import Blobs
+from loradeck.artifacts.blobs.store import Blobs
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import verify_folder
 from loradeck.artifacts.install import installing

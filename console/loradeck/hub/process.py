@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loradeck.artifacts.opening import open_blobs
+from loradeck.artifacts.blobs.opening import open_blobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from loradeck.artifacts.folder_blobs import FolderBlobs
+from loradeck.artifacts.blobs.folder import FolderBlobs
 from loradeck.store.interface import Doc, StoreError
 from loradeck.store.opening import verified
 from loradeck.store.sqlite import SqliteStore

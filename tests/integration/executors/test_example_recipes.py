@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.artifacts.contamination import contaminated
+from loradeck.artifacts.rows.contamination import contaminated
 from loradeck_agent.executors.training.training_rows import read_lessons
 from recipes import generate, measure
 

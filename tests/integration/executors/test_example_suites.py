@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.artifacts.contamination import contaminated
-from loradeck.artifacts.dataset_rows import Scan, rows_in
-from loradeck.artifacts.suite_items import items_in
+from loradeck.artifacts.rows.contamination import contaminated
+from loradeck.artifacts.rows.dataset_rows import Scan, rows_in
+from loradeck.artifacts.rows.suite_items import items_in
 from loradeck.rules.quality.gates import require_big_enough
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.manifest import Provenance

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.engine_relay import EngineRelay
 from tests.integration.executors.running import DATASET, Bench, write_rows
 
-from loradeck.artifacts.dataset_rows import row_digest
+from loradeck.artifacts.rows.dataset_rows import row_digest
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, LeakSpec
 from loradeck.schemas.leak import LeakReport

@@ -15,7 +15,7 @@ from tests.fakes.word_model import TEMPLATE, write_base
 from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
 
 from loradeck.artifacts import base_manifest
-from loradeck.artifacts.contamination import contaminated
+from loradeck.artifacts.rows.contamination import contaminated
 from loradeck.schemas.jobs import (
     EXIT_BAD_SPEC,
     EXIT_DIVERGED,

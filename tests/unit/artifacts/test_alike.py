@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loradeck.artifacts import near_duplicates
+from loradeck.artifacts.rows import near_duplicates
 
 LONG = "my parcel with the blue lamp and the two chairs has not come although your page says it was brought yesterday"
 

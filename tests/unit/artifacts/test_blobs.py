@@ -16,10 +16,10 @@ import pytest
 from obstore.store import MemoryStore
 
 from loradeck.artifacts import BadArtifact, Blobs, staging
-from loradeck.artifacts.folder_blobs import FolderBlobs
-from loradeck.artifacts.object_blobs import ObjectBlobs
-from loradeck.artifacts.object_store import PART
-from loradeck.artifacts.opening import copy
+from loradeck.artifacts.blobs.folder import FolderBlobs
+from loradeck.artifacts.blobs.object_store import PART
+from loradeck.artifacts.blobs.objects import ObjectBlobs
+from loradeck.artifacts.blobs.opening import copy
 
 
 def digest(data: bytes) -> str:
@@ -164,7 +164,7 @@ def test_a_full_disk_keeps_nothing_and_says_so(blobs: Blobs, monkeypatch: pytest
 
 def test_what_a_crash_left_half_written_is_cleaned_and_what_is_in_use_is_not(folder: FolderBlobs) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from loradeck.artifacts.folder_blobs import FolderBlobs\n"
+        "import os, sys; from pathlib import Path; from loradeck.artifacts.blobs.folder import FolderBlobs\n"
         "FolderBlobs(Path(sys.argv[1])).receive(sys.argv[2]).write(b'half')\n"
         "os.kill(os.getpid(), 9)\n"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.row_formats import as_ours, is_foreign, rows_of_any
+from loradeck.artifacts.rows.row_formats import as_ours, is_foreign, rows_of_any
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 S = {"role": "system", "content": "s"}

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.dataset_rows import Held, Task, entry_of, find, row_digest
+from loradeck.artifacts.rows.dataset_rows import Held, Task, entry_of, find, row_digest
 from loradeck.schemas.manifest import DatasetManifest, FileEntry, Provenance
 
 HUMAN: dict[str, Any] = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.unit.artifacts.test_rows import dataset, row
 
-from loradeck.artifacts.dataset_rows import reading_of
-from loradeck.artifacts.personal_data import iban, luhn, personal, redacted
+from loradeck.artifacts.rows.dataset_rows import reading_of
+from loradeck.artifacts.rows.personal_data import iban, luhn, personal, redacted
 
 
 @pytest.mark.parametrize(

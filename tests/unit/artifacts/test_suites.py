@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loradeck.artifacts import BadArtifact, scan
-from loradeck.artifacts.suite_items import groups_in, items_in, verify_suite
+from loradeck.artifacts.rows.suite_items import groups_in, items_in, verify_suite
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import ItemKind
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradeck.artifacts.contamination import folded_words
+from loradeck.artifacts.rows.contamination import folded_words
 from loradeck.schemas.training import Safety
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.scoring import refusal_in

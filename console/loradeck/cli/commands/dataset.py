@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from loradeck.artifacts import near_duplicates, row_formats
-from loradeck.artifacts.contamination import found_in
+from loradeck.artifacts.rows import near_duplicates, row_formats
+from loradeck.artifacts.rows.contamination import found_in
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, rows_of
 from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option

@@ -378,7 +378,7 @@ def check_artifacts(url: str) -> None:
     """
 
     def work() -> None:
-        from loradeck.artifacts.object_store import opened, probe
+        from loradeck.artifacts.blobs.object_store import opened, probe
 
         probe(opened(url, retry_s=3))
         click.echo(f"{url}: keeps its promises")
@@ -396,7 +396,7 @@ def copy_artifacts(source: str, target: str) -> None:
     """
 
     def work() -> None:
-        from loradeck.artifacts.opening import copy, open_blobs
+        from loradeck.artifacts.blobs.opening import copy, open_blobs
 
         with tempfile.TemporaryDirectory(prefix="loradeck-copy-") as scratch:
             stores = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from loradeck.artifacts.suite_items import items_in, verify_suite
+from loradeck.artifacts.rows.suite_items import items_in, verify_suite
 from loradeck.cli.shared.files import checked, entry_of, json_of, text_of
 from loradeck.cli.shared.provenance import accept_option, print_scan, provenance_of, provenance_options
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes

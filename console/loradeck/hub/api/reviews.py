@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter
 
-from loradeck.artifacts.suite_items import items_in
+from loradeck.artifacts.rows.suite_items import items_in
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import PAGE, Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub

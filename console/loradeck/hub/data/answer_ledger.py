@@ -10,8 +10,8 @@ from functools import partial
 
 from loradeck.artifacts import Blobs
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.ledger_rows import rows_of
-from loradeck.artifacts.ledger_segments import head_of
+from loradeck.artifacts.rows.ledger_rows import rows_of
+from loradeck.artifacts.rows.ledger_segments import head_of
 from loradeck.hub.log.audit import HUB, AuditTrail
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log

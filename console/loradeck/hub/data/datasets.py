@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, TypeAdapter
 
-from loradeck.artifacts import Blobs, child_process, dataset_rows
-from loradeck.artifacts.dataset_rows import Held, Task
-from loradeck.artifacts.suite_items import verify_suite
+from loradeck.artifacts import Blobs, child_process
+from loradeck.artifacts.rows import dataset_rows
+from loradeck.artifacts.rows.dataset_rows import Held, Task
+from loradeck.artifacts.rows.suite_items import verify_suite
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.personal_data import redacted
+from loradeck.artifacts.rows.personal_data import redacted
 from loradeck.hub.data.answer_ledger import AnswerLedger
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from loradeck.artifacts import BadArtifact, Blobs
-from loradeck.artifacts.suite_items import groups_in
+from loradeck.artifacts.rows.suite_items import groups_in
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
 from loradeck.hub.log.background import Background

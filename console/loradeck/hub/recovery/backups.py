@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loradeck.artifacts import BadArtifact, Blobs
-from loradeck.artifacts.folder_blobs import FolderBlobs
+from loradeck.artifacts.blobs.folder import FolderBlobs
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.store.interface import StoreError

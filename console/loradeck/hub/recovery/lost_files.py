@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from loradeck.artifacts.adapters import verify_blobs
-from loradeck.artifacts.blobs import Blobs
+from loradeck.artifacts.blobs.store import Blobs
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.log.registry import Registry

@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from loradeck.artifacts.blobs import Blobs
+from loradeck.artifacts.blobs.folder import FolderBlobs
+from loradeck.artifacts.blobs.store import Blobs
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.folder_blobs import FolderBlobs
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ def open_blobs(url: str | None, folder: Path) -> Blobs:
     """
     if url is None:
         return FolderBlobs(folder)
-    from loradeck.artifacts.object_blobs import ObjectBlobs
-    from loradeck.artifacts.object_store import opened
+    from loradeck.artifacts.blobs.object_store import opened
+    from loradeck.artifacts.blobs.objects import ObjectBlobs
 
     blobs = ObjectBlobs(opened(url), folder, probed=opened(url, retry_s=3))
     try:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from loradeck.artifacts import child_process
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.personal_data import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
+from loradeck.artifacts.rows.personal_data import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.canaries import Conversation, RowPrompt
 from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.fault import first_wrong

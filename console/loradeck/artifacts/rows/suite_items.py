@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from loradeck.artifacts.dataset_rows import rows_in
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.rows.dataset_rows import rows_in
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.manifest import SuiteManifest
 from loradeck.schemas.suite import Groups, ItemKind, SuiteItem

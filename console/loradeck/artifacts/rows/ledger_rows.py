@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 
 from pydantic import ValidationError
 
-from loradeck.artifacts.ledger_segments import HEAD_BYTES, bad_segment
+from loradeck.artifacts.rows.ledger_segments import HEAD_BYTES, bad_segment
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.ledger_segment import SEGMENT_ROWS
 

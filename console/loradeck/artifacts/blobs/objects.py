@@ -19,10 +19,10 @@ from typing import Any
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from loradeck.artifacts.blobs import KEY, Blobs, key, unknown
+from loradeck.artifacts.blobs.object_store import PART, PARTS, answered, probe
+from loradeck.artifacts.blobs.store import KEY, Blobs, key, unknown
 from loradeck.artifacts.errors import BadArtifact, room_on
 from loradeck.artifacts.hash_checks import check_digest
-from loradeck.artifacts.object_store import PART, PARTS, answered, probe
 
 SIGNED = timedelta(minutes=5)
 """How long a signed URL may be used."""

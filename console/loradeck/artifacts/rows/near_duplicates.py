@@ -8,7 +8,7 @@ found about every second time. Rows that hold items of a suite are found by `con
 import importlib.util
 from collections.abc import Sequence
 
-from loradeck.artifacts.contamination import folded_words
+from loradeck.artifacts.rows.contamination import folded_words
 
 SHARE = 0.9
 """Share of word triples (Jaccard) from which two texts count as near duplicates."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loradeck.artifacts.dataset_rows import rows_in
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.rows.dataset_rows import rows_in
 
 _SPEAKERS = {
     "human": "user",

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from loradeck.artifacts.blobs import CHUNK, KEY, Blobs, key, unknown
+from loradeck.artifacts.blobs.store import CHUNK, KEY, Blobs, key, unknown
 from loradeck.artifacts.errors import room_on
 from loradeck.artifacts.staging import fsync_folder
 

@@ -1,6 +1,6 @@
 """Blobs: files that the hub keeps under the SHA-256 of their content.
 
-A store of blobs is a folder of the hub (`folder_blobs`) or an object store (`object_blobs`). In both, a blob appears
+A store of blobs is a folder of the hub (`blobs.folder`) or an object store (`blobs.objects`). In both, a blob appears
 under its name only when it is complete, verified and durable, lies at `ab/abcdef...`, and is never overwritten.
 """
 

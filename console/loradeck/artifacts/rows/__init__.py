@@ -1,0 +1,1 @@
+"""Rows of datasets, suites and the answer ledger: their formats, their provenance, and searches and scans of them."""
