@@ -31,6 +31,7 @@ from loradeck_agent.executors.training.preferences import Preferences
 from loradeck_agent.executors.training.process_group import World, joined, own_device
 from loradeck_agent.executors.training.safety import read_safety
 from loradeck_agent.executors.training.selection import Selection
+from loradeck_agent.executors.training.sharded import read_sharded
 from loradeck_agent.executors.training.supervised import Supervised
 from loradeck_agent.executors.training.templates import Example, check_base, check_served, examples_of
 from loradeck_agent.executors.training.trained import Trained, prepared
@@ -57,16 +58,21 @@ def train(current: Run) -> Mapping[str, Any]:
         raise BadSpec("wrong_base", f"the recipe is for the base {spec.base}, this one is {current.spec.base_digest}")
     lessons = _lessons(current, spec)
     _check_contamination(current, lessons)
-    with joined(spec.processes) as world:
+    with joined(current.spec.processes or spec.processes) as world:
+        if spec.pieces % world.size:
+            raise BadSpec("bad_spec", f"{world.size} processes cannot share the {spec.pieces} pieces of a step evenly")
         base = outlined(current.spec)
         check_base(base, spec)
         made = [(lesson, examples_of(base, lesson, spec.max_tokens)) for lesson in lessons]
         if current.spec.engine is not None and world.first:
             check_served(current, base, Served(current.spec.engine, AT_ONCE), made)
         examples = [one for _, each in made for one in each]
-        check_plan(base.model, spec, examples)
+        check_plan(base.model, spec, examples, world=world.size)
         current.phase("loading the base")
-        base.model = read_weights(Path(current.spec.base), spec.precision, own_device())
+        if spec.sharded and world.size > 1:
+            base.model = read_sharded(Path(current.spec.base), spec.precision, world, own_device())
+        else:
+            base.model = read_weights(Path(current.spec.base), spec.precision, own_device())
         trained = prepared(base, spec, _input(current, spec.parent) if spec.parent else None)
         if spec.distillation is not None and spec.distillation.way is DistilWay.SEQUENCE:
             teacher = read_teacher(_input(current, spec.distillation.teacher), spec.distillation, base, own_device())

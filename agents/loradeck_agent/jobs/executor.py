@@ -182,7 +182,7 @@ class Executor:
         Raises: AgentError: the disk refused the folder, or the process could not be started.
         """
         folder = self.folder
-        processes = spec.spec.processes if isinstance(spec.spec, TrainSpec) else 1
+        processes = spec.processes or (spec.spec.processes if isinstance(spec.spec, TrainSpec) else 1)
         argv = executor_argv(kind, folder.spec) if processes == 1 else torchrun_argv(kind, folder.spec, processes)
         user = folder.user
         env = dict(os.environ) if user is None else {**os.environ, "HOME": str(folder.work)}

@@ -1,7 +1,7 @@
 """The GPUs that an executor sees: those that are reserved for it, and no others."""
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from loradeck.rules.serving.gpu_reservation import NoFreeGpu, reserved
@@ -17,12 +17,12 @@ FIX = "free one, or name in `gpus` under [jobs] those that jobs may share with a
 
 
 async def visible_gpus(
-    count: int, telemetry: Telemetry, engines: Iterable[EngineConfig], given: Collection[str]
+    counts: Sequence[int], telemetry: Telemetry, engines: Iterable[EngineConfig], given: Collection[str]
 ) -> str | None:
     """Reserves GPUs for an executor. Returns its CUDA_VISIBLE_DEVICES; None on a node without any: it is left alone.
 
     Args:
-        count: of GPUs, one for each process that trains; 0: it computes on the CPU.
+        counts: of GPUs, one for each process that trains, the most wanted first; empty: it computes on the CPU.
         engines: of this node; those that name their GPUs keep them.
         given: UUIDs of those that jobs may use beside an engine.
 
@@ -33,7 +33,7 @@ async def visible_gpus(
             break
         await asyncio.sleep(1)
     state, gpus = telemetry.current()
-    if count == 0:
+    if not counts:
         return "" if gpus else None
     if state is NvmlState.NO_GPU or (state is NvmlState.FAILED and not gpus):
         return None
@@ -41,7 +41,7 @@ async def visible_gpus(
         raise AgentError("gpus_taken", "nobody can say which GPUs are free", f"NVML: {state}", "see the agent's log")
     held = {uuid: engine.name for engine in engines if isinstance(engine, VllmEngine) for uuid in engine.gpus}
     try:
-        return ",".join(reserved(gpus, count, engines=held, running=_running(gpus), shared=given))
+        return ",".join(reserved(gpus, counts, engines=held, running=_running(gpus), shared=given))
     except NoFreeGpu as error:
         raise AgentError("gpus_taken", "the job finds no GPU", str(error), FIX) from error
 

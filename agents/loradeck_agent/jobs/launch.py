@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from loradeck.rules.serving.gpu_reservation import world_sizes
 from loradeck.schemas.jobs import EngineDoor, EvaluateSpec, ExecutorSpec, JobAssignment, LeakSpec, MergeSpec, TrainSpec
 from loradeck.schemas.release import Form
 from loradeck_agent.host.errors import AgentError
@@ -90,11 +91,14 @@ class Launcher:
             with as_agent_error(folder.path):
                 for path in (*map(Path, inputs.values()), *base_here):
                     await asyncio.to_thread(self.user.may_read, path)
-        devices = None
+        devices, processes = None, None
         if self.telemetry is not None:
-            processes = spec.processes if isinstance(spec, TrainSpec) else 0
+            sizes: tuple[int, ...] = ()
+            if isinstance(spec, TrainSpec):
+                sizes = world_sizes(spec.processes, spec.pieces, resumed=job.checkpoint is not None)
             configs = [engine.config for engine in self.engines]
-            devices = await visible_gpus(processes, self.telemetry, configs, self.gpus)
+            devices = await visible_gpus(sizes, self.telemetry, configs, self.gpus)
+            processes = len(devices.split(",")) if devices else None
         await asyncio.to_thread(self.checkpoints.begin, job.id)
         executor.start(
             spec.kind,
@@ -114,6 +118,7 @@ class Launcher:
                 checkpoints=str(self.checkpoints.folder(job.id)),
                 held_out=job.held_out,
                 threads=self.threads,
+                processes=processes,
             ),
             devices,
         )

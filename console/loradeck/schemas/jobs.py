@@ -119,6 +119,7 @@ class TrainSpec(_Spec):
     distillation: Distillation | None = added(None, "for distil")
     precision: Precision = added(Precision.FP32, "of the base in memory")
     gradient_checkpointing: bool = added(False, "compute activations again in the backward pass")
+    sharded: bool = added(False, "the base in parts, one in each process (FSDP2)")
     packing: bool = added(False, "the rows of a piece in one sequence, without padding")
     chat_template: Digest | None = Field(
         None, description="SHA-256 of the chat template the rows were written for; another one is refused"
@@ -132,6 +133,11 @@ class TrainSpec(_Spec):
         return self.datasets + ((self.safety.dataset,) if self.safety is not None else ())
 
     @property
+    def pieces(self) -> int:
+        """Into how many pieces the rows of a step are split, over all processes."""
+        return self.accumulation * self.processes
+
+    @property
     def level(self) -> int:
         """As of every spec: that of the latest method or field in it."""
         later = [_LATER[name] for name in _LATER.keys() & self.model_dump().keys()]
@@ -143,7 +149,7 @@ class TrainSpec(_Spec):
         preferences, kto = self.method in PAIRS, self.method is Method.KTO
         plain = self.method is Method.SUPERVISED
         wrong = {
-            "batch must be a multiple of accumulation x processes": self.batch % (self.accumulation * self.processes),
+            "batch must be a multiple of accumulation x processes": self.batch % self.pieces,
             "mixing.dataset must be one of datasets": self.mixing and self.mixing.dataset not in self.datasets,
             "mixing needs a dataset of the task beside the general one": self.mixing and len(set(self.datasets)) < 2,
             "kl needs lora: the base is the model with its adapter disabled": self.kl and self.weights is Weights.FULL,
@@ -155,6 +161,13 @@ class TrainSpec(_Spec):
             "preferences have no kl, mixing or structure": preferences and (self.kl or self.mixing or self.structure),
             "masked thoughts are not for preferences: either answer has one of its own": preferences
             and self.thoughts is Thoughts.MASK,
+            "sharded is for supervised and lora, and for more than one process": self.sharded
+            and (not plain or self.weights is Weights.FULL or self.processes < 2),
+            "sharded has no nf4: its four bits and their scales lie apart, and a part of one without the other is no "
+            "weight. Use bf16, or nf4 whole on each GPU": self.sharded and self.precision is Precision.NF4,
+            "sharded has no kl with mixing: a process without general rows would keep the others waiting": self.sharded
+            and self.kl
+            and self.mixing,
             "turns and packing are for supervised": not plain and (self.turns is Turns.ALL or self.packing),
             "kto, grpo and distil need lora: the base is the model with its adapter disabled": not (
                 plain or preferences
@@ -346,6 +359,9 @@ class ExecutorSpec(Strict):
     )
     held_out: tuple[Digest, ...] = Field((), description="train: suites among the inputs; no row may hold their items")
     threads: int = Field(1, ge=1)
+    processes: int | None = Field(
+        None, ge=1, le=64, description="train: how many were started; fewer than the recipe's after a preemption"
+    )
 
 
 class CheckpointRef(Wire):

@@ -1,52 +1,84 @@
-"""The train executor in two processes under torchrun, as an agent starts it."""
+"""Recipes for several processes, in this one; under torchrun they are run by tests/services/test_many_processes.py."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tests.integration.executors.running import DATASET, Bench, Row, read_events, write_rows
+from pydantic import ValidationError
+from tests.integration.executors.running import DATASET, Bench, Row, write_rows
 from torch import distributed
 
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
-from loradeck_agent.executors.training.process_group import joined
-from loradeck_agent.jobs.executor import torchrun_argv
+from loradeck_agent.executors import train as train_executor
+from loradeck_agent.executors.training.process_group import World, joined
 
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(7)]
+TALK = "e" * 64
 WEIGHTS = "out/adapter_model.safetensors"
-
-
-def test_two_processes_take_the_steps_that_one_would(bench: Bench) -> None:
-    rows = str(write_rows(bench.root / "rows.jsonl", ROWS))
-    alone = bench.run(bench.recipe(steps=4, batch=4, learning_rate=1e-2), {DATASET: rows})
-    assert alone.status == EXIT_OK
-    folder = bench.write(bench.recipe(steps=4, batch=4, learning_rate=1e-2, processes=2), {DATASET: rows})
-    command = torchrun_argv("train", folder / "spec.json", 2)
-    log = folder / "log.txt"
-    with log.open("wb") as file:
-        done = subprocess.run(
-            command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=150
-        )
-    assert done.returncode == 0, log.read_text()
-    events = read_events(folder)
-    assert events[-1].type is ExecutorEventType.FINISHED
-    assert [e.seq for e in events] == list(range(len(events)))
-    ours = [e.metrics["loss"] for e in events if e.type is ExecutorEventType.PROGRESS]
-    theirs = [e.metrics["loss"] for e in alone.of_type(ExecutorEventType.PROGRESS)]
-    assert ours == pytest.approx(theirs, rel=1e-4)
-    one, two = load_file(alone.folder / WEIGHTS), load_file(folder / WEIGHTS)
-    assert one.keys() == two.keys()
-    assert all(torch.allclose(one[key], two[key], atol=2e-3) for key in one)
+SHARDED = {"batch": 4, "processes": 2, "sharded": True, "precision": "bf16"}
 
 
 def test_a_recipe_for_two_processes_is_refused_by_one(bench: Bench, tmp_path: Path) -> None:
     ended = bench.train(ROWS, processes=2)
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_spec")
     assert "for 2 processes, 1 were started" in ended.last.message
+
+
+def test_the_pieces_of_a_step_are_the_same_for_any_number_of_processes() -> None:
+    rows = list(range(24))
+    whole = dict(World().share(rows, 12))
+    for size in (2, 3, 4, 6, 12):
+        shares = [World(rank, size).share(rows, 12) for rank in range(size)]
+        assert {len(share) for share in shares} == {12 // size}
+        assert {number: piece for share in shares for number, piece in share} == whole
+
+
+def test_a_run_of_two_processes_goes_on_in_one_with_the_same_rows_pieces_and_dropout(bench: Bench) -> None:
+    """In one process from the start it is, byte for byte, the recipe of one process with twice the accumulation."""
+    inputs = {DATASET: str(write_rows(bench.root / "rows.jsonl", ROWS))}
+    settings = {"steps": 4, "batch": 4, "learning_rate": 1e-2, "dropout": 0.1}
+    alone = bench.run(bench.recipe(accumulation=2, **settings), inputs)
+    fewer = bench.run(bench.recipe(processes=2, **settings), inputs, processes=1)
+    assert (alone.status, fewer.status) == (EXIT_OK, EXIT_OK), fewer.last
+    one, two = ([e.metrics["loss"] for e in run.of_type(ExecutorEventType.PROGRESS)] for run in (alone, fewer))
+    assert one == two
+    assert (alone.folder / WEIGHTS).read_bytes() == (fewer.folder / WEIGHTS).read_bytes()
+
+
+def test_processes_that_cannot_share_a_step_evenly_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = bench.train(ROWS, batch=3, processes=3)
+    assert "for 3 processes, 1 were started" in ended.last.message
+    monkeypatch.setattr(train_executor, "joined", lambda _: nullcontext(World(0, 2)))
+    ended = bench.train(ROWS, batch=3, processes=3)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_spec")
+    assert "2 processes cannot share the 3 pieces" in ended.last.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"precision": "nf4"}, "its four bits and their scales lie apart"),
+        ({"processes": 1}, "for more than one process"),
+        ({"weights": "full", "precision": "fp32"}, "for supervised and lora"),
+        (
+            {"kl": 0.1, "datasets": (DATASET, TALK), "mixing": {"dataset": TALK, "share": 0.5}},
+            "keep the others",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_divided_says_why(bench: Bench, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        bench.recipe(**{**SHARDED, **changes})
+    assert bench.recipe(**SHARDED).level == 2, "an agent of before would hold the whole base in each process"
+
+
+def test_a_divided_base_that_goes_on_in_one_process_is_read_whole(bench: Bench) -> None:
+    inputs = {DATASET: str(write_rows(bench.root / "rows.jsonl", ROWS))}
+    assert bench.run(bench.recipe(steps=1, **SHARDED), inputs, processes=1).status == EXIT_OK
 
 
 def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

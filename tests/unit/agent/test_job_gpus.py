@@ -39,7 +39,7 @@ def gpu(number: int, *pids: int) -> Gpu:
 
 
 async def seen(count: int, state: NvmlState, *gpus: Gpu, given: tuple[str, ...] = ()) -> str | None:
-    return await visible_gpus(count, cast(Telemetry, Sampled((state, gpus))), [ENGINE], given)
+    return await visible_gpus((count,) if count else (), cast(Telemetry, Sampled((state, gpus))), [ENGINE], given)
 
 
 async def test_a_job_sees_its_own_gpus_and_neither_an_engines_nor_one_that_a_process_holds() -> None:

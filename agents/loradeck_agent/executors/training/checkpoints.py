@@ -35,7 +35,10 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class ResumeToken(Strict):
-    """The facts that must be equal for a run to resume from a checkpoint; stored in each checkpoint's manifest."""
+    """The facts that must be equal for a run to resume from a checkpoint; stored in each checkpoint's manifest.
+
+    All but `world`, the processes that took its steps: with others rounding differs.
+    """
 
     base: Digest
     datasets: tuple[Digest, ...]
@@ -52,11 +55,11 @@ class ResumeToken(Strict):
         return ResumeToken(recipe=recipe, world=world, **own)
 
     def check(self, saved: ResumeToken) -> None:
-        """Compares this run's token with the one saved in a checkpoint.
+        """Compares this run's token with the one saved in a checkpoint; another number of processes may go on.
 
         Raises: BadSpec: `resume_mismatch`, naming each field that differs.
         """
-        ours, theirs = self.model_dump(mode="json"), saved.model_dump(mode="json")
+        ours, theirs = (token.model_dump(mode="json", exclude={"world"}) for token in (self, saved))
         differing = [f"{field} was {theirs[field]}, is {ours[field]}" for field in ours if ours[field] != theirs[field]]
         if differing:
             raise BadSpec(

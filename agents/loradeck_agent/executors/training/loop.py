@@ -1,9 +1,9 @@
 """The training loop of every recipe: steps, guards, validation and checkpoints.
 
-A recipe gives identical bytes on every machine of one kind, interrupted or not: rows are drawn from the seed, and a
-step's random numbers (dropout) depend on seed, step and process alone, so that a step does not depend on which process
-ran the one before. The learning rate rises over the first tenth of the steps and falls to zero over the rest; gradients
-are clipped at norm 1.
+A recipe gives identical bytes on every machine of one kind, interrupted or not: rows are drawn from the seed, and the
+random numbers of a piece of a step (dropout) depend on seed, step and piece alone. So a run may also go on with another
+number of processes, each with more or fewer of the same pieces; then only the order of additions is another. The
+learning rate rises over the first tenth of the steps and falls to zero over the rest; gradients are clipped at norm 1.
 """
 
 import copy
@@ -43,9 +43,9 @@ def learning_rate(spec: TrainSpec, step: int) -> float:
     return spec.learning_rate * min(1.0, rising, falling)
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of a step's random numbers in the process `rank`, for torch's generator."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7])
+def piece_seed(seed: int, step: int, piece: int) -> int:
+    """Seed of the random numbers of one piece of a step, for torch's generator."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{piece}".encode()).digest()[:7])
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,7 @@ class Loop:
         rate = learning_rate(self.spec, step - 1)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        torch.manual_seed(step_seed(self.spec.seed, step, self.world.rank))
-        metrics = self._gradients(rows)
+        metrics = self._gradients(step, rows)
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, CLIP))
         self._watch.look(step, metrics["loss"], norm)
         if "logps_chosen" in metrics:
@@ -162,9 +161,10 @@ class Loop:
         self.current.progress(step, self.spec.steps, "", **found)
         return found
 
-    def _gradients(self, rows: list[Example]) -> dict[str, float]:
+    def _gradients(self, step: int, rows: list[Example]) -> dict[str, float]:
         total: dict[str, float] = {}
-        for piece in self.world.share(rows, self.spec.accumulation):
+        for number, piece in self.world.share(rows, self.spec.pieces):
+            torch.manual_seed(piece_seed(self.spec.seed, step, number))
             loss, metrics = self.objective.loss(piece, rows)
             loss.backward()  # type: ignore[no-untyped-call]
             for key, value in metrics.items():
@@ -185,7 +185,7 @@ class Loop:
     def _probe(self) -> dict[str, float]:
         """Probes the memory with the longest rows that a process may have to hold at once, forward and backward."""
         everything = sorted([*self.task, *self.general], key=lambda example: example.longest, reverse=True)
-        rows = everything[: max(1, self.spec.batch // (self.spec.accumulation * self.world.size))]
+        rows = everything[: max(1, self.spec.batch // self.spec.pieces)]
 
         def step() -> None:
             self.trained.model.train()
@@ -221,7 +221,7 @@ class Loop:
         differing = [
             f"{k} {state['made_by'].get(k)}, now {v}"
             for k, v in self._made_by().items()
-            if state["made_by"].get(k) != v
+            if state["made_by"].get(k, v) != v
         ]
         exact = f"other rounding is possible: {'; '.join(differing)}" if differing else "bit for bit"
         self.current.phase(f"resumed after step {checkpoint.step}, {exact}")
@@ -290,6 +290,7 @@ class Loop:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "peft": peft.__version__,
+            "processes": self.world.size,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

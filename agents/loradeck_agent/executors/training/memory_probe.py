@@ -18,12 +18,15 @@ from loradeck_agent.executors.training.templates import Example
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_plan(outline: Any, spec: TrainSpec, examples: Sequence[Example], available: int | None = None) -> None:
+def check_plan(
+    outline: Any, spec: TrainSpec, examples: Sequence[Example], available: int | None = None, *, world: int = 1
+) -> None:
     """Checks that this process may have what a step needs at least, before any weight is read.
 
     Args:
         outline: the base on torch's meta device.
         available: bytes that this process may still take; measured if None.
+        world: processes over which a sharded base is divided.
 
     Raises: OutOfMemory: with what is needed for what.
     """
@@ -40,7 +43,7 @@ def check_plan(outline: Any, spec: TrainSpec, examples: Sequence[Example], avail
         vocabulary=config.vocab_size,
     )
     targets = [shape for name, shape in linear.items() if name.rpartition(".")[2] in spec.target_modules]
-    own = spec.batch // (spec.accumulation * spec.processes)
+    own = spec.batch // spec.pieces
     longest = sorted(examples, key=lambda example: len(example.ids), reverse=True)[:own]
     needed = training_memory(
         size,
@@ -49,12 +52,13 @@ def check_plan(outline: Any, spec: TrainSpec, examples: Sequence[Example], avail
         tokens=sum(len(example.ids) for example in longest),
         answer_tokens=sum(example.answer_tokens for example in longest),
         recomputed=spec.gradient_checkpointing,
+        parts=world if spec.sharded else 1,
     )
     if available is None:
         available = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else memory_available()
     if needed.total > available:
         parts = {
-            f"weights in {spec.precision}": needed.weights,
+            f"weights in {spec.precision}{f', a part of {world}' * (spec.sharded and world > 1)}": needed.weights,
             "what is trained, with gradients and moments": needed.states,
         }
         parts["the longest rows"] = needed.activations

@@ -30,10 +30,9 @@ class World:
         """Whether this process is the one that writes results and checkpoints."""
         return self.rank == 0
 
-    def share(self, rows: Sequence[T], pieces: int) -> list[Sequence[T]]:
-        """This process's rows of a step, split into `pieces`."""
-        own = rows[self.rank :: self.size]
-        return [own[piece::pieces] for piece in range(pieces)]
+    def share(self, rows: Sequence[T], pieces: int) -> list[tuple[int, Sequence[T]]]:
+        """This process's pieces of a step of so many `pieces`, with their numbers; they are alike for any world."""
+        return [(piece, rows[piece::pieces]) for piece in range(self.rank, pieces, self.size)]
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sums a tensor over all processes, in place."""
@@ -72,7 +71,7 @@ def own_device() -> torch.device | None:
 def joined(processes: int) -> Iterator[World]:
     """Joins the processes that torchrun started: gloo on a CPU, nccl on GPUs. Alone, it joins nothing.
 
-    Raises: BadSpec: `bad_spec`: the recipe asks for another number of processes.
+    Raises: BadSpec: `bad_spec`: another number of processes was started than is told.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != processes:

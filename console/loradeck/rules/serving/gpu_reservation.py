@@ -31,9 +31,17 @@ def failing(gpu: Gpu) -> str | None:
     return None
 
 
+def world_sizes(processes: int, pieces: int, *, resumed: bool) -> tuple[int, ...]:
+    """The numbers of processes that a run may be given, the most wanted first; fewer only where it goes on.
+
+    Each is to have as many of a step's `pieces` as every other, so that a step stays the recipe's.
+    """
+    return tuple(n for n in range(processes, 0 if resumed else processes - 1, -1) if pieces % n == 0)
+
+
 def reserved(
     gpus: Sequence[Gpu],
-    count: int,
+    counts: Sequence[int],
     *,
     engines: Mapping[str, str],
     running: Collection[int],
@@ -42,7 +50,7 @@ def reserved(
     """Chooses the GPUs of a job by UUID: those with the most free memory first.
 
     Args:
-        count: one for each process of the job.
+        counts: one for each process of the job; the first of several that can be had.
         engines: UUID -> the engine that is configured to compute on it.
         running: ids of the processes on GPUs that still exist; what NVML lists may have ended since.
         shared: UUIDs that the node's configuration gives to jobs, whatever else computes there.
@@ -62,7 +70,8 @@ def reserved(
             why.append(f"{gpu.uuid}: {taken}")
         else:
             free.append(gpu)
-    if len(free) < count:
-        raise NoFreeGpu(f"{len(free)} of {count} GPUs are free; {'; '.join(why) or 'the node has no more'}")
+    count = next((count for count in counts if count <= len(free)), None)
+    if count is None:
+        raise NoFreeGpu(f"{len(free)} of {min(counts)} GPUs are free; {'; '.join(why) or 'the node has no more'}")
     ranked = sorted(free, key=lambda gpu: (gpu.memory_used or 0) - (gpu.memory_total or 0))
     return tuple(gpu.uuid for gpu in ranked[:count])

@@ -50,7 +50,14 @@ class TrainingMemory:
 
 
 def training_memory(
-    base: BaseSize, precision: Precision, *, adapter: int | None, tokens: int, answer_tokens: int, recomputed: bool
+    base: BaseSize,
+    precision: Precision,
+    *,
+    adapter: int | None,
+    tokens: int,
+    answer_tokens: int,
+    recomputed: bool,
+    parts: int = 1,
 ) -> TrainingMemory:
     """Computes what a step needs at least.
 
@@ -58,6 +65,7 @@ def training_memory(
         adapter: values of the adapter that is trained, in fp32; None: every weight of the base is.
         tokens: tokens that a process holds at once.
         answer_tokens: those of them that have logits, in fp32, and their gradient.
+        parts: of the base, one in each process.
         recomputed: activations are computed again in the backward pass: only each layer's input is kept.
     """
     item = _BYTES[precision]
@@ -66,4 +74,4 @@ def training_memory(
         weights -= round(base.linear * (item - _NF4))
     states = base.values * _STATES if adapter is None else adapter * (4 + _STATES)
     kept = base.layers * base.hidden + base.kept if recomputed else base.layers * base.kept
-    return TrainingMemory(weights, states, tokens * kept * item + answer_tokens * base.vocabulary * 8)
+    return TrainingMemory(weights // parts, states, tokens * kept * item + answer_tokens * base.vocabulary * 8)
