@@ -2,7 +2,7 @@
 
 Each process keeps a part of every layer and gathers a layer while it computes with it. The adapter is no part of that:
 it is whole in each process, as its gradients, optimiser and checkpoints are, so that a run may go on with another
-number of processes. A head and an embedding that share their weights stay whole too, as does a head outside the decoder.
+number of processes. A head outside the decoder stays whole too, as does an embedding that shares its weights.
 """
 
 from collections.abc import Iterable
