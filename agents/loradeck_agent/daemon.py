@@ -181,7 +181,7 @@ class Agent:
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more
         )
         self.ledger = LedgerSegments(self.folder, self.hub, config.node, self._builds)
-        self.feedback = FeedbackSender(self.folder.feedback, self.hub)
+        self.feedback = FeedbackSender(self.folder.feedback, self.hub, self.folder.input_counts)
         self.reports = Reports(
             self.boot,
             config=config,

@@ -18,6 +18,9 @@ from loradeck_agent.host.job_user import JobUser
 FEEDBACK, FEEDBACK_SUFFIX = "feedback", ".feedback"
 """The folder below the router's, and the end of the names of its files, for feedback that the hub does not have yet."""
 
+INPUTS, INPUTS_SUFFIX = "input-counts", ".inputs"
+"""The folder below the router's, and the end of the names of its files, for counts of what is asked."""
+
 
 class StateFolder:
     """Paths below the configured `state`, as docs/architecture.md lists them."""
@@ -44,6 +47,8 @@ class StateFolder:
         """Files of rows for the answer ledger, as routers write them."""
         self.feedback = self.router / FEEDBACK
         """Feedback that routers took and the hub does not have yet."""
+        self.input_counts = self.router / INPUTS
+        """Counts of what is asked that the hub does not have yet."""
         self.ledger = root / "ledger"
         """Segments of the answer ledger that the hub does not have yet, and where their chain stands."""
         self.measured = root / "measured.json"

@@ -22,6 +22,7 @@ from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import EnginePool
 from loradeck_agent.router.feedback_files import FeedbackFiles
 from loradeck_agent.router.fences import FENCE
+from loradeck_agent.router.input_counts import InputCounter
 from loradeck_agent.router.judges import Judges
 from loradeck_agent.router.pairs import Outcome
 from loradeck_agent.router.request_body import Asked
@@ -68,6 +69,7 @@ class Proxy(CallersApi):
     _faults: RequestFaults
     _again: AskAgain
     _samples: Samples
+    _inputs: InputCounter
     _judges: Judges
     _successor: Successor
     _feedback_files: FeedbackFiles
@@ -121,7 +123,8 @@ class Proxy(CallersApi):
                 return refused(found, request_id)
             found.row.parameters = asked.recorded
             entry = found.plan.entry
-            if (entry.sample_hours or entry.judge is not None) and len(asked.rest) <= QUESTION_BYTES:
+            looked_at = entry.sample_hours or entry.judge is not None or entry.count_inputs
+            if looked_at and len(asked.rest) <= QUESTION_BYTES:
                 found.question = asked.rest
             self._again.offer(found, path, asked)
             try:
@@ -289,6 +292,8 @@ class Proxy(CallersApi):
     def _end(self, admitted: Admitted, status: int, end: End, *, answer: bytes | None = None) -> None:
         """Counts the end of an admission and has its answer judged, if there is one and the route asks for it."""
         self._admission.left(admitted, status, end)
+        if end == "answered" and admitted.question is not None and admitted.plan.entry.count_inputs:
+            self._inputs.offer(admitted.row, admitted.question, answer or b"")
         checks, pair = admitted.checks, admitted.pair
         if answer is None or not admitted.row.sampled or not self._checks.has_room(checks):
             if pair is not None and end in ("failed", "answered"):

@@ -21,7 +21,7 @@ from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import StrangerLimits, Strangers
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.host.listening import BACKLOG, Giver
-from loradeck_agent.host.state_folder import FEEDBACK, open_lock, spare_address
+from loradeck_agent.host.state_folder import FEEDBACK, INPUTS, open_lock, spare_address
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.caller_limits import CallerLimits
@@ -33,6 +33,7 @@ from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.engine_room import EngineRoom
 from loradeck_agent.router.feedback_files import FeedbackFiles
 from loradeck_agent.router.hub_silence import HubSilence
+from loradeck_agent.router.input_counts import InputCounter
 from loradeck_agent.router.judges import Judges
 from loradeck_agent.router.ledger_files import LedgerFiles
 from loradeck_agent.router.ledger_folder import FOLDER
@@ -103,6 +104,7 @@ class Router:
         self._model_time = ModelTime(time.monotonic())
         self._checks = Checks(self._model_time.charge)
         self._samples = Samples(state / SAMPLES, self._checks, self._sampled)
+        self._inputs = InputCounter(state / INPUTS, self._checks, self.boot)
         room = EngineRoom()
         self._again = AskAgain(self._checks, room)
         self._bodies = BodyReader(read)
@@ -167,7 +169,7 @@ class Router:
         self._ledger.start()
         self.proxy = Proxy(
             *(self._admission, self._bodies, self._limits, self._checks, self._trace, self._faults),
-            *(self._again, self._samples, self._judges, self._successor),
+            *(self._again, self._samples, self._inputs, self._judges, self._successor),
             *(FeedbackFiles(self._state / FEEDBACK, self.boot), self._cold),
         )
         server = server_of(self.proxy.handle)
@@ -181,6 +183,7 @@ class Router:
 
         await self._admit()
         self._samples.start()
+        self._inputs.start()
         loop = asyncio.get_running_loop()
         if sockets:
             for sock in sockets:
@@ -217,6 +220,7 @@ class Router:
         await self._judges.close()
         await self._checks.close()
         await self._samples.close()
+        await self._inputs.close()
         await self._ledger.close()
         await self._bodies.close()
         await self._faults.close()

@@ -1,4 +1,4 @@
-"""The way of feedback from this node's routers to the hub."""
+"""The way of feedback from this node's routers to the hub, and of counts of what is asked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from loradeck.schemas.fault import Fault
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.state_folder import FEEDBACK_SUFFIX
+from loradeck_agent.host.state_folder import FEEDBACK_SUFFIX, INPUTS_SUFFIX
 from loradeck_agent.uplink.hub_api import HubApi
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class FeedbackSender:
 
     folder: Path
     hub: HubApi
+    counts: Path
+    """The folder of counts: a file whose answer was lost is given again, and counts twice."""
     _warned: str = field(default="", init=False)
 
     async def run(self) -> None:
@@ -47,6 +49,7 @@ class FeedbackSender:
         while True:
             try:
                 await self.send()
+                await self.send_counts()
                 self._warned = ""
             except (OSError, Fault) as error:
                 if str(error) != self._warned:
@@ -73,6 +76,18 @@ class FeedbackSender:
                 full = error  # of this tenant, and the others do not wait for it
         if full is not None:
             raise full
+
+    async def send_counts(self) -> None:
+        """Sends every file of counts. Raises: AgentError: the hub does not take one now; OSError."""
+        for path in sorted(self.counts.glob(f"*{INPUTS_SUFFIX}")):
+            tenant = path.name.removesuffix(INPUTS_SUFFIX).partition(".")[2]
+            try:
+                await self.hub.give_inputs(tenant, path.read_bytes())
+            except AgentError as error:
+                if error.code not in _NEVER | {"inputs_off", "unknown_route", "not_found"}:  # a hub of before has none
+                    raise
+                log.warning("counts of inputs of %s are dropped: %s", tenant, error)
+            path.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Removes what a router that was killed has left half written. Its caller was promised nothing."""

@@ -172,6 +172,10 @@ class HubApi:
         """Gives the hub feedback that this node's routers took, a `FeedbackRows` as JSON. Returns a `FeedbackTaken`."""
         return checked(await self._http.call("POST", f"/v1/tenants/{tenant}/feedback", rows, timeout=BLOB_S)).body
 
+    async def give_inputs(self, tenant: str, counts: bytes) -> None:
+        """Gives the hub counts of what a tenant's callers ask, an `InputCounts` as JSON."""
+        checked(await self._http.call("POST", f"/v1/tenants/{tenant}/inputs", counts, timeout=BLOB_S))
+
     async def register(self, manifest: AdapterManifest) -> AdapterVersion:
         """Registers an adapter whose files the hub has. Returns its version."""
         reply = checked(

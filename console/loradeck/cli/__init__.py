@@ -35,6 +35,10 @@ COMMANDS = {
     "lift": ("loradeck.cli.commands.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
     "incident": ("loradeck.cli.commands.incident:incident", "Open, list, show, note, close and export incidents."),
     "feedback": ("loradeck.cli.commands.feedback:feedback", "List, import and erase feedback on answers."),
+    "freshness": (
+        "loradeck.cli.commands.freshness:freshness",
+        "Say what the freshness meters of a tenant's live releases show, and whether to train again.",
+    ),
     "open": ("loradeck.cli.commands.tui:open_", "Start the console on a tenant's row."),
     "tenant": ("loradeck.cli.commands.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
     "route": ("loradeck.cli.commands.route:route", "List, set and show tenants' routes."),

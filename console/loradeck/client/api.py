@@ -30,6 +30,7 @@ from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
+from loradeck.schemas.freshness import Freshness
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
@@ -308,6 +309,10 @@ class HubApi:
     async def set_quota(self, tenant: str, quota: Quota, reason: str = "") -> QuotaUse:
         """Replaces what a tenant may have at the hub."""
         return await self._put(QuotaUse, f"tenants/{segment(tenant)}/quota", quota, reason)
+
+    async def freshness(self, tenant: str) -> Freshness:
+        """Reads what the freshness meters of a tenant's live releases show, and what is recommended."""
+        return await self.transport.ask(Freshness, "GET", f"tenants/{segment(tenant)}/freshness")
 
     async def explain(self, request: str, *, tenant: str | None, at_ms: int | None) -> Explained:
         """Fetches what stood behind an answer, by its request id. The hub may have to read many files for it."""

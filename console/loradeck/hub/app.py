@@ -19,6 +19,7 @@ from loradeck.hub.api import (
     events,
     feed,
     feedback,
+    freshness,
     health,
     incidents,
     jobs,
@@ -44,7 +45,7 @@ from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, pools, events,
-    incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger, feedback,
+    incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger, feedback, freshness,
 )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.feedback import TIE_S, FeedbackBook
 from loradeck.hub.data.garbage import Garbage
+from loradeck.hub.data.input_days import KEEP_S as INPUTS_KEEP_S
+from loradeck.hub.data.input_days import InputDays
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.data.uploads import Uploads
 from loradeck.hub.fleet.node_tables import NodeTables
@@ -96,6 +98,7 @@ from loradeck.hub.views import feed
 from loradeck.hub.views.canary_suggestions import CanarySuggestions
 from loradeck.hub.views.explained import Explanations
 from loradeck.hub.views.feed import Feed
+from loradeck.hub.views.freshness import FreshnessView
 from loradeck.hub.views.incident_reports import IncidentReports
 from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.placements import Placements
@@ -283,6 +286,7 @@ class Hub:
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
         self.ledger = AnswerLedger(log_, self.store, blobs, self.audit, clock)
         self.feedback = FeedbackBook(log_, self.store, self.ledger, self.votes, clock)
+        self.input_days = InputDays(log_, self.store, clock)
         drop = self.garbage.drop_erased
         self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)
 
@@ -316,6 +320,7 @@ class Hub:
         minutes = self.saved_state.minutes
         self.incident_reports = IncidentReports(log_, self.store, catalogue, minutes, self.samples, clock)
         self.explanations = Explanations(self.ledger, log_, self.store, catalogue, facts, self.traces, clock)
+        self.freshness = FreshnessView(log_, self.store, catalogue, facts, self.jobs, self.incidents, clock)
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
         self.seen = seen = Seen(catalogue, self.attestations, self.lineage, fleet, tables, replicas, rows)
         self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, seen, status.now)
@@ -373,6 +378,7 @@ class Hub:
             group.create_task(_every(ERASED_S, self.garbage.drop_erased, first=0))
             group.create_task(_every(KEEP_S, self.ledger.keep))
             group.create_task(_every(TIE_S, self.feedback.keep))
+            group.create_task(_every(INPUTS_KEEP_S, self.input_days.keep))
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
             group.create_task(_every(gateways.TICK_S, self._tell_gateways))

@@ -116,6 +116,7 @@ STATUS: Mapping[str, int] = {
     "bad_segment": 422,
     "ledger_full": 429,
     "feedback_off": 409,
+    "inputs_off": 409,
     "feedback_full": 429,
     "too_many_segments": 409,
     # The caller may not.

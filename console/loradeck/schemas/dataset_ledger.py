@@ -67,6 +67,9 @@ class DataPolicy(Strict):
         ge=0,
         le=LONGEST_HOURS,
     )
+    input_days: int = added(
+        0, "days for which counts of what callers ask are kept, without text; 0: nodes count none", ge=0, le=3_650
+    )
     training_freezes: tuple[TrainingFreeze, ...] = added((), "when nothing is trained", max_length=MOST_FREEZES)
     expected_changes: tuple[ExpectedChange, ...] = added((), "what its adapters may not know", max_length=MOST_DATES)
 

@@ -1,10 +1,11 @@
-"""Freshness of what a tenant's adapters were trained on: what people enter, and when training is stopped."""
+"""Freshness of adapters: what people enter, when training is stopped, what the meters say, and what is recommended."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from loradeck.schemas.ids import LARGEST_INT, Reason, Strict
+from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire
 
 MOST_FREEZES = 50
 """Training freezes of one tenant."""
@@ -40,3 +41,88 @@ class ExpectedChange(Strict):
 
     at_ms: Time
     what: Why
+
+
+class MeterKind(StrEnum):
+    """What a freshness meter looks at."""
+
+    LABELS = "labels"  # the age of the rows that the live adapter was trained on
+    CORRECTED = "corrected"  # callers whose feedback corrects answers
+    BAD = "bad"  # checked answers that are bad
+    REFUSED = "refused"  # requests that no engine was given
+    INPUTS = "inputs"  # how far words and lengths are from the first days'
+    TERMS = "terms"  # the word, or bucket of words, that has become more frequent than any other
+    CLASSES = "classes"  # how far the shares of short answers are from the first days'
+    BASE = "base"  # another revision of the base, or another chat template, is registered
+    RETENTION = "retention"  # rows that may not be kept for much longer
+    EXPECTED = "expected"  # a day that a person has entered
+
+
+class Figure(Wire):
+    """A mean over days, or over jobs or refreshes, and its 95 % interval. `of`: requests or rows behind it."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    of: int = 0
+
+
+class Meter(Wire):
+    """One meter of a route. `p`: how likely the latest days would rank as they do, if all days were alike."""
+
+    kind: MeterKind
+    signal: bool = False
+    before: Figure | None = None
+    now: Figure | None = None
+    p: float | None = None
+    says: str = Field(description="what it found, or why it says nothing")
+
+
+class Sizing(Wire):
+    """What training again would take and bring, by what was measured here; None: nothing was."""
+
+    rows: Figure | None = Field(None, description="rows that past refreshes added")
+    items: int = Field(description="held-out items that a gate needs to see the gain, or to bound a loss of 5 points")
+    corrections: int = Field(0, description="corrections that callers have given since the live rows came in")
+    gpu_hours: Figure | None = Field(None, description="of the live recipe, at the speed of past jobs on its base")
+    gain: Figure | None = Field(None, description="share of items that past refreshes won over what was live")
+    prompt: Figure | None = Field(None, description="what a better prompt wins over the live release, if measured")
+
+
+class Remedy(StrEnum):
+    """What is recommended."""
+
+    NOTHING = "nothing"
+    PROMPT = "prompt"
+    RETRIEVAL = "retrieval"
+    TRAIN = "train"
+
+
+class Recommendation(Wire):
+    """What to do about a route, and why, and why not. Nothing follows from it by itself."""
+
+    remedy: Remedy
+    reasons: tuple[str, ...]
+    against: tuple[str, ...] = ()
+
+
+class RouteFreshness(Wire):
+    """The meters of a route's live release."""
+
+    route: Name
+    release: Digest | None
+    label: str = ""
+    since_ms: int | None = Field(None, description="when the release became live")
+    meters: tuple[Meter, ...] = ()
+    sizing: Sizing | None = Field(None, description="None: no meter has a signal")
+    recommendation: Recommendation
+
+
+class Freshness(Wire):
+    """The answer to `GET /v1/tenants/{t}/freshness`."""
+
+    tenant: Name
+    at_ms: int
+    frozen: str = Field("", description="why no training is begun now, and until when; empty: it is not frozen")
+    routes: tuple[RouteFreshness, ...]

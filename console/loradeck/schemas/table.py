@@ -101,6 +101,7 @@ class TableEntry(OfPointer):
         0, "for how long samples of bad answers are kept on the node; 0: none are", ge=0, le=LONGEST_HOURS
     )
     samples_from_ms: int = added(0, "those of before are removed: rows were erased then", ge=0, lt=2**53)
+    count_inputs: bool = added(False, "whether what is asked is counted on the node, without text")
     log: str = added("", "the log of the hub that wrote it")
     incarnation: str = added("", "of the hold of the lease under which its pointer last moved")
     rev: int = added(0, "of the log's newest event about the pointer", ge=0, lt=2**53)
@@ -149,7 +150,8 @@ class TableEntry(OfPointer):
         """The entry under its fence without any release: the pointer is no longer placed there, but `elsewhere`."""
         gone = {"current": None, "beneath": (), "preparing": None, "left": None, "candidate": None, "needs": ()}
         plain = {"residency": RouteResidency.ALWAYS, "asked_again_until_ms": None, "sample_hours": 0}
-        return self.model_copy(update={**gone, **plain, "samples_from_ms": 0, "elsewhere": elsewhere})
+        plain |= {"samples_from_ms": 0, "count_inputs": False}
+        return self.model_copy(update={**gone, **plain, "elsewhere": elsewhere})
 
     def for_router(self, features: Collection[str]) -> TableEntry:
         """The entry as a router with these features is given it: one that lacks `candidate` gives everybody the live

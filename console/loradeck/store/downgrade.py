@@ -47,10 +47,16 @@ _LATER_NOTICES = ("drift", "certificate_ends", "retention_ends", "deprecated")
 _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE 'job %'"
 
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
+    "0013_input_days": (
+        Counted(
+            "events with training freezes, expected changes or counts of inputs",
+            _settings("training_freezes", "expected_changes", "input_days"),
+        ),
+    ),
     "0012_feedback": (
         Counted(
-            "events with gates for leaks, a policy for feedback or training freezes, or a promise about it",
-            _settings("leak", "feedback_days", "corrected", "judged", "training_freezes", "expected_changes"),
+            "events with gates for leaks, a policy for feedback or a promise about it",
+            _settings("leak", "feedback_days", "corrected", "judged"),
         ),
         Counted(
             "reports of engines, leaks or harnesses",
@@ -99,6 +105,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
 """Migration -> what a Loradeck from before it does not know and cannot pass over."""
 
 LOST: dict[str, tuple[Counted, ...]] = {
+    "0013_input_days": (Counted("days of counts of what is asked", "SELECT count(*) FROM input_days"),),
     "0012_feedback": (Counted("rows of feedback", "SELECT count(*) FROM feedback"),),
     "0011_ledger": (
         Counted("segments of the answer ledger", "SELECT count(*) FROM ledger_segments"),

@@ -35,6 +35,7 @@ from loradeck.store.lease import check_lease, extend_log, read_head, release_lea
 from loradeck.store.sql_audit import SqlAudit
 from loradeck.store.sql_database import Connection
 from loradeck.store.sql_feedback import SqlFeedback
+from loradeck.store.sql_input_days import SqlInputDays
 from loradeck.store.sql_ledger import SqlLedger
 from loradeck.store.sql_notices import SqlNotices
 from loradeck.store.sql_records import read_meta, write_fleet, write_meta
@@ -43,7 +44,7 @@ _POOLS = "pools"
 _pools_adapter = TypeAdapter(dict[Name, PoolConfig])
 
 
-class Store(SqlAudit, SqlNotices, SqlLedger, SqlFeedback):
+class Store(SqlAudit, SqlNotices, SqlLedger, SqlFeedback, SqlInputDays):
     """The hub's durable store, in whichever SQL database.
 
     Every write is one transaction, durable when the call returns, and raises LeaseLost, DiskFull or OutcomeUnknown as

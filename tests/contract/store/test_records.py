@@ -13,6 +13,7 @@ from tests.contract.store.whole_log import verify_log
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.feedback import Feedback
+from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS, InputCounts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.ledger_segment import Anchor, Segment
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
@@ -360,6 +361,23 @@ def test_an_anchored_segment_is_not_anchored_again_and_one_that_ended_can_go(sto
 def said(request: str, tied: str = "", **fields: Any) -> Feedback:
     told = {"request": request, "kind": "thumb", "value": "up", "route": "production", "at_ms": 1, "caller": "c"}
     return Feedback.model_validate(told | {"tenant": "acme", "by": "n1", "received_ms": 1, "tied": tied} | fields)
+
+
+def test_counts_of_inputs_add_up_by_the_day_and_expire(store: Store) -> None:
+    def day(number: int, n: int = 3) -> InputCounts:
+        words, lengths = (n, *[0] * (WORDS - 1)), (n, *[0] * (LENGTHS - 1))
+        return InputCounts(
+            route="production", day=number, requests=n, words=words, lengths=lengths, classes=(0,) * CLASSES
+        )
+
+    for number in (10, 11, 20, 30):
+        store.add_inputs("acme", day(number))
+    store.add_inputs("acme", day(11, 4))
+    store.add_inputs("bolt", day(5))
+    assert [(one.day, one.requests, one.words[0]) for one in store.inputs("acme", "production")][1] == (11, 7, 7)
+    store.expire_inputs({"acme": 11})
+    assert [one.day for one in store.inputs("acme", "production")] == [11, 20, 30]
+    assert [one.day for one in store.inputs("bolt", "production")] == [5]
 
 
 def test_feedback_waits_is_tied_replaced_and_removed(store: Store) -> None:

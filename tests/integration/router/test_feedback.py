@@ -101,7 +101,7 @@ async def test_the_agent_sends_what_waits_by_tenant_and_keeps_it_until_the_hub_h
     kept, hub = FeedbackFiles(tmp_path / "feedback", "b1"), Hub()
     for tenant, request in (("acme", "r-1"), ("bolt.eu", "r-2"), ("acme", "r-3")):
         assert await kept.keep(tenant, row(request)) is None
-    sender = FeedbackSender(tmp_path / "feedback", hub)  # type: ignore[arg-type]
+    sender = FeedbackSender(tmp_path / "feedback", hub, tmp_path)  # type: ignore[arg-type]
     hub.refuses = AgentError("unreachable", "the hub is away")
     with pytest.raises(AgentError):
         await sender.send()
@@ -119,7 +119,7 @@ async def test_a_tenant_whose_hour_is_full_holds_up_no_other(tmp_path: Path) -> 
         await kept.keep(tenant, row(request))
     hub.full = "acme"
     with pytest.raises(AgentError, match="as much feedback"):
-        await FeedbackSender(tmp_path / "feedback", hub).send()  # type: ignore[arg-type]
+        await FeedbackSender(tmp_path / "feedback", hub, tmp_path).send()  # type: ignore[arg-type]
     assert hub.taken == [("bolt", ["r-2"])]
     assert [path.name.partition(".")[2] for path in (tmp_path / "feedback").iterdir()] == ["acme.feedback"]
 
@@ -129,7 +129,7 @@ async def test_what_the_hub_will_never_take_and_what_cannot_be_read_goes(tmp_pat
     await kept.keep("acme", row("r-1"))
     (tmp_path / "feedback" / "1-b1-9.acme.feedback").write_bytes(b"{torn")
     hub.refuses = AgentError("feedback_off", "acme keeps no feedback")
-    await FeedbackSender(tmp_path / "feedback", hub).send()  # type: ignore[arg-type]
+    await FeedbackSender(tmp_path / "feedback", hub, tmp_path).send()  # type: ignore[arg-type]
     assert list((tmp_path / "feedback").iterdir()) == []
 
 
@@ -140,7 +140,7 @@ async def test_a_row_that_the_hub_cannot_read_takes_no_other_with_it_and_is_name
     for i in range(7):
         await kept.keep("acme", row(f"r-{i}"))
     hub.poison = "r-4"
-    await FeedbackSender(tmp_path / "feedback", hub).send()  # type: ignore[arg-type]
+    await FeedbackSender(tmp_path / "feedback", hub, tmp_path).send()  # type: ignore[arg-type]
     assert sorted(request for _, batch in hub.taken for request in batch) == [f"r-{i}" for i in (0, 1, 2, 3, 5, 6)]
     assert [record.message for record in caplog.records if "dropped" in record.message] == [
         "feedback of acme is dropped (thumb on r-4): invalid_request: the body is not what this call takes"
@@ -155,7 +155,7 @@ async def test_what_a_killed_router_has_half_written_is_removed_once_it_is_old(t
     for path in (old, new):
         path.write_bytes(b"{")
     os.utime(old, (1, 1))
-    await FeedbackSender(folder, Hub()).send()  # type: ignore[arg-type]
+    await FeedbackSender(folder, Hub(), tmp_path).send()  # type: ignore[arg-type]
     assert list(folder.iterdir()) == [new]
 
 

@@ -66,6 +66,7 @@ async def resume(s: Session, name: str, reason: str) -> None:
 )
 @click.option("--ledger-days", type=int, help="Days for which the answer ledger is kept; 0 keeps none.")
 @click.option("--feedback-days", type=int, help="Days for which feedback on answers is kept, with its texts; 0: none.")
+@click.option("--input-days", type=int, help="Days for which what callers ask is counted, without text; 0: not at all.")
 @click.option("--shadow/--no-shadow", default=None, help="Whether a candidate may be asked what callers ask too.")
 @click.option(
     "--sample-hours",
@@ -84,6 +85,7 @@ async def data(
     lift_erasures: str | None,
     ledger_days: int | None,
     feedback_days: int | None,
+    input_days: int | None,
     shadow: bool | None,
     sample_hours: int | None,
     reason: str,
@@ -102,6 +104,7 @@ async def data(
         "lift_erasures": lift_erasures,
         "ledger_days": ledger_days,
         "feedback_days": feedback_days,
+        "input_days": input_days,
         "shadow": shadow,
         "sample_hours": sample_hours,
     }
@@ -117,6 +120,8 @@ async def data(
     s.out.say(f"what answered its requests is kept {kept}")
     kept = f"kept for {policy.feedback_days} days" if policy.feedback_days else "not taken"
     s.out.say(f"feedback on its answers is {kept}")
+    kept = f"kept for {policy.input_days} days" if policy.input_days else "not made"
+    s.out.say(f"counts of what its callers ask, without text, are {kept}")
     s.out.say(f"candidates in the shadow of live releases are {'allowed' if policy.shadow else 'not allowed'}")
     sampled = f"for {policy.sample_hours} hours" if policy.sample_hours else "not at all"
     s.out.say(f"samples of its bad answers are kept on nodes {sampled}")

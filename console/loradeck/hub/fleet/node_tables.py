@@ -184,6 +184,7 @@ class NodeTables:
             else None,
             sample_hours=tenant.data.sample_hours if live else 0,
             samples_from_ms=self._facts.erased_ms.get(key[0], 0) if live and tenant.data.sample_hours else 0,
+            count_inputs=bool(live and tenant.data.input_days),
             needs=_needs(candidate, config.residency),
             log=self._signing.log,
             incarnation=self._signing.incarnations.get(epoch, ""),

@@ -188,7 +188,11 @@ class Queue:
                 busy.add(node.name)
                 self._give(job, node)
                 continue
-            why = f"{_WAITS} {frozen}"[:LINE] if frozen is not None else too_old(job, base, self._fleet.linked())
+            why = (
+                f"{_WAITS} {frozen.title}: {frozen.detail}"[:LINE]
+                if frozen is not None
+                else too_old(job, base, self._fleet.linked())
+            )
             if why != job.message and (why or job.message.startswith((_TOO_OLD, _WAITS))):
                 self._jobs.put(job.model_copy(update={"message": why}))
 

@@ -133,6 +133,20 @@ class Log:
             before_rev = page[-1].rev
         return None
 
+    async def live_since(self, pointer: PointerState) -> int | None:
+        """When the live release of a pointer became live, milliseconds since 1970 UTC; None: nothing is live.
+
+        Candidates that came and went meanwhile are stepped over, a hundred moves at most.
+        """
+        since, at = pointer.moved_ms, self.last_move(pointer)
+        for _ in range(100):
+            if at is None or at.from_release != pointer.release:
+                break
+            before = await self.pointer_before(at)
+            at = await self.event(before.last_move) if before is not None and before.last_move else None
+            since = at.at_ms if at is not None else since
+        return since if pointer.release is not None else None
+
     async def after_generation(self, key: PointerKey, generation: int) -> list[Event]:
         """The newest events of a pointer after one of its generations, oldest first; more than a page are not read."""
         page = await self._store(partial(_history, key, self.state.rev + 1))

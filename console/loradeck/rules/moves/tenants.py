@@ -118,6 +118,9 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
         "feedback_days": "what callers say of answers is kept, or kept longer, then"
         if policy.feedback_days > tenant.data.feedback_days
         else "",
+        "input_days": "what callers ask is counted on nodes, or kept longer, then"
+        if policy.input_days > tenant.data.input_days
+        else "",
         "training_freezes": "a training freeze ends then"
         if set(tenant.data.training_freezes) - set(policy.training_freezes)
         else "",

@@ -1,0 +1,135 @@
+"""What is asked on a route, as counts without text: buckets of words, lengths, and short answers by the day.
+
+A sample of the requests, of the tenants that have them counted. The checker's process reads the texts, and what is left
+of them here are counts, which go to a file for the agent every quarter of an hour. A router that is killed loses those
+of its last quarter.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Iterable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from zlib import crc32
+
+from loradeck.schemas.ids import PointerKey
+from loradeck_agent.host.state_folder import INPUTS_SUFFIX, write_durably
+from loradeck_agent.router.response_checks import Checks
+from loradeck_agent.router.trace import Row
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 2.0
+"""Seconds between two requests of a route that are counted."""
+
+WRITE_S = 900.0
+"""Seconds between two files."""
+
+MOST_FILES = 2_000
+"""Files that wait for the agent at most. Counts beyond that are lost, and the log says so."""
+
+CLASS_CHARS = 40
+"""Characters that an answer has at most to count as a class."""
+
+_AT_ONCE = 8
+_DAY_MS = 86_400_000
+_WORD = re.compile(r"\w+")
+
+
+class DayCounts:
+    """The counts of one route on one day so far."""
+
+    def __init__(self) -> None:
+        from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS  # most nodes never count any
+
+        self.requests = 0
+        self.words, self.lengths, self.classes = [0] * WORDS, [0] * LENGTHS, [0] * CLASSES
+
+    def add(self, question: str, answer: str) -> None:
+        """Counts a request, and its answer where it is one short line."""
+        self.requests += 1
+        for bucket in {crc32(word.encode()) % len(self.words) for word in _words(question)}:
+            self.words[bucket] += 1
+        self.lengths[min(len(question).bit_length(), len(self.lengths) - 1)] += 1
+        said = answer.strip().casefold()
+        if said and len(said) <= CLASS_CHARS and "\n" not in said:
+            self.classes[crc32(said.encode()) % len(self.classes)] += 1
+
+
+def _words(text: str) -> Iterable[str]:
+    return (found[0] for found in _WORD.finditer(text.casefold()))
+
+
+class InputCounter:
+    """Counts, and writes files to a folder, which is made where it is missing.
+
+    `boot`: tells the files of this router from those of the one before it.
+    """
+
+    def __init__(self, folder: Path, checks: Checks, boot: str) -> None:
+        self._folder, self._checks, self._boot, self._numbers = folder, checks, boot, count()
+        self._counts: dict[tuple[PointerKey, int], DayCounts] = {}
+        self._last: dict[PointerKey, float] = {}
+        self._under_way = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Writes what there is every quarter of an hour, until `close`."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="input counts")
+
+    async def close(self) -> None:
+        """Writes what was counted, and ends."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.write()
+
+    def offer(self, row: Row, question: bytes, answer: bytes) -> None:
+        """Counts an answered request and its answer, if its route has had none counted just now."""
+        key, now = (row.tenant, row.route), time.monotonic()
+        if self._under_way >= _AT_ONCE or now - self._last.get(key, -EVERY_S) < EVERY_S:
+            return
+        self._last[key] = now
+        self._under_way += 1
+        done = partial(self._count, key, row.admitted_ms // _DAY_MS)
+        self._checks.texts(question, answer, streamed=row.streamed, redacted=False, done=done)
+
+    def _count(self, key: PointerKey, day: int, texts: tuple[str, str] | None) -> None:
+        self._under_way -= 1
+        if texts is not None:
+            if (key, day) not in self._counts:
+                self._counts[key, day] = DayCounts()
+            self._counts[key, day].add(*texts)
+
+    async def write(self) -> None:
+        """Writes what was counted since the last time, a file for each route and day."""
+        counts, self._counts = self._counts, {}
+        if counts:
+            await asyncio.to_thread(self._write, counts)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_S)
+            await self.write()
+
+    def _write(self, counts: dict[tuple[PointerKey, int], DayCounts]) -> None:
+        from loradeck.schemas.input_counts import InputCounts
+
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            room = MOST_FILES - sum(1 for _ in self._folder.iterdir())
+            for ((tenant, route), day), of in list(counts.items())[: max(0, room)]:
+                made = InputCounts(route=route, day=day, **{name: _kept(value) for name, value in vars(of).items()})
+                name = f"{self._boot}-{next(self._numbers)}.{tenant}{INPUTS_SUFFIX}"
+                write_durably(self._folder / name, made.model_dump_json().encode())
+            if room < len(counts):
+                log.error("counts of inputs of %d routes are lost: no hub takes them", len(counts) - max(0, room))
+        except OSError as error:
+            log.error("counts of inputs are lost: the disk: %s", error)
+
+
+def _kept(value: int | list[int]) -> int | tuple[int, ...]:
+    return value if isinstance(value, int) else tuple(value)

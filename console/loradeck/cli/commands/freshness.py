@@ -1,0 +1,65 @@
+"""Whether a tenant's adapters are still fresh: `loradeck freshness TENANT`."""
+
+import click
+
+from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.session import Session, hub_command
+from loradeck.schemas.freshness import Figure, RouteFreshness, Sizing
+
+
+@click.command()
+@click.argument("tenant")
+@hub_command
+async def freshness(s: Session, tenant: str) -> None:
+    """Say what the freshness meters of a tenant's live releases show, and whether to train again.
+
+    The unit is the day: the latest seven are compared with the first fourteen after the release became live. A
+    recommendation is "nothing", "prompt", "retrieval" or "train"; nothing follows from it by itself.
+    """
+    found = await s.api.freshness(tenant)
+    s.out.json(found)
+    if found.frozen:
+        s.out.say(found.frozen)
+    for one in found.routes:
+        _print(s, tenant, one)
+    if not found.routes:
+        s.out.say(f"nothing of {tenant} is live")
+
+
+def _print(s: Session, tenant: str, one: RouteFreshness) -> None:
+    s.out.heading(f"{tenant}/{one.route}: {one.label}, live since {utc(one.since_ms)}")
+    s.out.table(
+        ("METER", "", "SAYS", "FIRST DAYS", "LATEST DAYS", "P"),
+        [
+            (
+                meter.kind.value,
+                "SIGNAL" if meter.signal else "",
+                meter.says,
+                _figure(meter.before),
+                _figure(meter.now),
+                "-" if meter.p is None else f"{meter.p:.2g}",
+            )
+            for meter in one.meters
+        ],
+        empty="nothing is measured",
+    )
+    if one.sizing is not None:
+        s.out.say(_sized(one.sizing))
+    s.out.say(f"recommended: {one.recommendation.remedy.value}")
+    for reason in one.recommendation.reasons:
+        s.out.say(f"  for: {reason}")
+    for reason in one.recommendation.against:
+        s.out.say(f"  against: {reason}")
+
+
+def _figure(of: Figure | None) -> str:
+    return "-" if of is None else f"{of.mean:.4g} ({of.low:.4g} to {of.high:.4g}, n = {of.n})"
+
+
+def _sized(sizing: Sizing) -> str:
+    rows = f"rows past refreshes added: {_figure(sizing.rows)}"
+    hours = f"GPU hours: {_figure(sizing.gpu_hours)}"
+    gain = f"share of items past refreshes won: {_figure(sizing.gain)}"
+    prompt = f"a better prompt wins: {_figure(sizing.prompt)}"
+    here = f"{sizing.corrections} corrections since its rows came in; {sizing.items} held-out items"
+    return "training again: " + "; ".join((rows, hours, gain, prompt, here)) + " (-: not measured here)"

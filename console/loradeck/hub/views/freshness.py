@@ -1,0 +1,250 @@
+"""Freshness of live releases: the days that the meters judge, gathered from what the hub and its nodes count."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from statistics import fmean
+
+from loradeck.hub.jobs.job_records import JobRecords
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.incidents import Incidents
+from loradeck.hub.log.log import Log
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.clocks import utc
+from loradeck.rules.data.feedback import corrects
+from loradeck.rules.data.policy import DAY_MS, DatedEntry
+from loradeck.rules.data.training_freeze import freeze_of_training
+from loradeck.rules.quality.freshness import (
+    LEAST_SAID,
+    Day,
+    Histogram,
+    against_the_first,
+    compared,
+    distance,
+    figure,
+    largest_rise,
+)
+from loradeck.rules.quality.refresh import items_to_see, recommend
+from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.feedback import Feedback, FeedbackKind
+from loradeck.schemas.freshness import Figure, Freshness, Meter, MeterKind, RouteFreshness, Sizing
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.input_counts import InputCounts
+from loradeck.schemas.jobs import JobQuery, JobState, TrainSpec
+from loradeck.schemas.manifest import AdapterVersion
+from loradeck.schemas.release import Release
+from loradeck.schemas.tenant import TenantState
+from loradeck.store.sql_log import Store
+
+PAGE, PAGES = 5_000, 40
+"""Rows of feedback that are read at once, and how often: the oldest rows of a tenant that has more are what counts."""
+
+SOON_DAYS = 30
+"""Days before the end of a retention from which on it is a signal: a refresh takes weeks."""
+
+
+@dataclass(eq=False)
+class FreshnessView:
+    """Gathers what is counted of a tenant's live releases, and has the rules judge it."""
+
+    _log: Log
+    _store: StoreThread
+    _catalogue: Catalogue
+    _facts: Facts
+    _jobs: JobRecords
+    _incidents: Incidents
+    _clock: Clock
+
+    async def of(self, tenant: str) -> Freshness:
+        """Judges all routes of a tenant that have a live release. Raises: Refused `unknown_tenant`."""
+        state, now_ms = self._log.state.tenant(tenant), self._clock.now_ms()
+        frozen = freeze_of_training(state, {}, self._incidents.on(tenant), now_ms)
+        said = await self._store(partial(_feedback, tenant), background=True)
+        routes = [await self._route(state, route, said, now_ms) for route in sorted(state.routes)]
+        return Freshness(
+            tenant=tenant,
+            at_ms=now_ms,
+            frozen=f"{frozen.title}: {frozen.detail}" if frozen is not None else "",
+            routes=tuple(one for one in routes if one is not None),
+        )
+
+    async def _route(
+        self, tenant: TenantState, route: str, said: Sequence[Feedback], now_ms: int
+    ) -> RouteFreshness | None:
+        key = (tenant.name, route)
+        pointer = self._log.state.pointers[key]
+        since_ms = await self._log.live_since(pointer)
+        release = self._catalogue.release(pointer.release, tenant.name) if pointer.release is not None else None
+        if since_ms is None or release is None:
+            return None
+        days = range(since_ms // DAY_MS + 1, now_ms // DAY_MS)  # whole ones
+        since = days.start * 24
+        hours, inputs = await self._store(lambda s: (s.hours(*key, since=since), s.inputs(*key)), background=True)
+        version = self._catalogue.version_of(release)
+        rows = self._rows(version)
+        here = [one for one in said if one.route == route]
+        meters = (
+            *_of_rows(rows, tenant, now_ms),
+            *_of_base(release, self._catalogue),
+            _corrected(here, days),
+            *_of_counts(hours, days),
+            *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in days]),
+        )
+        newest_ms = max((entry.at_ms for entry in rows.values()), default=since_ms)
+        corrections = sum(one.kind is FeedbackKind.CORRECTION and one.at_ms > newest_ms for one in here)
+        signals = any(meter.signal for meter in meters)
+        sizing = await self._sizing(key, version, corrections) if signals else None
+        return RouteFreshness(
+            route=route,
+            release=pointer.release,
+            label=self._catalogue.view(release.id, tenant.name).label,
+            since_ms=since_ms,
+            meters=meters,
+            sizing=sizing,
+            recommendation=recommend(meters, sizing),
+        )
+
+    def _rows(self, version: AdapterVersion | None) -> dict[str, DatedEntry]:
+        """The ledger entries of what an adapter was trained on, by the names of the datasets."""
+        digests = version.manifest.datasets if version is not None else ()
+        named = {one: self._catalogue.datasets[one].name for one in digests if one in self._catalogue.datasets}
+        return {name: self._facts.ledger[digest] for digest, name in named.items() if digest in self._facts.ledger}
+
+    async def _sizing(self, key: PointerKey, version: AdapterVersion | None, corrections: int) -> Sizing:
+        gain = self._gain(key)
+        query = JobQuery(tenant=key[0], state=JobState.DONE, kind="train")
+        specs = [
+            (job.spec, ((job.ended_ms or 0) - job.started_ms) / 3_600_000 * job.spec.processes)
+            for job in await self._jobs.find(query, lambda tenant: tenant == key[0])
+            if isinstance(job.spec, TrainSpec) and job.started_ms is not None
+        ]
+        hours: list[float] = []
+        if version is not None:
+            alike = [(spec, took) for spec, took in specs if spec.base == version.manifest.base]
+            recipe = next((spec for spec, _ in alike if spec.name == version.manifest.name), None)
+            if recipe is not None:
+                rows = recipe.steps * recipe.batch
+                hours = [took * rows / (spec.steps * spec.batch) for spec, took in alike]
+        return Sizing(
+            rows=_figure(list(map(float, self._added(version)))),
+            items=items_to_see(gain),
+            corrections=corrections,
+            gpu_hours=_figure(hours),
+            gain=gain,
+        )
+
+    def _added(self, version: AdapterVersion | None) -> list[int]:
+        """The rows that each version of an adapter was trained on and the one before it was not."""
+        if version is None:
+            return []
+        named = (version.manifest.tenant, version.manifest.name)
+        every = [one for one in self._catalogue.adapters.values() if (one.manifest.tenant, one.manifest.name) == named]
+        every.sort(key=lambda one: one.version)
+        found = []
+        for before, after in pairwise(every):
+            new = set(after.manifest.datasets) - set(before.manifest.datasets)
+            found.append(sum(self._facts.ledger[one].entry.rows for one in new if one in self._facts.ledger))
+        return [rows for rows in found if rows]
+
+    def _gain(self, key: PointerKey) -> Figure | None:
+        """Averages what releases that became live won over the one before them on their gate's suite."""
+        gains, items, last = list[float](), 0, None
+        for release in self._facts.of(key).attested:
+            result = self._facts.gate(key, release)
+            check = next((one for one in result.checks if one.lost is not None), None) if result is not None else None
+            if result is not None and result.against is not None and check is not None and check.n:
+                gains.append(-check.value)
+                items, last = items + check.n, last or check
+        if len(gains) == 1 and last is not None:
+            return Figure(mean=gains[0], low=-last.high, high=-last.low, n=1, of=items)
+        return _figure(gains, items)
+
+
+def _figure(values: Sequence[float], of: int = 0) -> Figure | None:
+    """Their mean and its interval; of fewer than three the lowest and the highest. None: there are none."""
+    if not values:
+        return None
+    return figure(values, of) or Figure(mean=fmean(values), low=min(values), high=max(values), n=len(values), of=of)
+
+
+def _of_rows(rows: dict[str, DatedEntry], tenant: TenantState, now_ms: int) -> Iterator[Meter]:
+    newest_ms = max((entry.at_ms for entry in rows.values()), default=0)
+    if rows:
+        many, age = sum(entry.entry.rows for entry in rows.values()), (now_ms - newest_ms) // DAY_MS
+        yield Meter(kind=MeterKind.LABELS, says=f"its {many:,} rows came in {age} days ago and before")
+    ends = {
+        name: kept.at_ms + kept.entry.retention_days * DAY_MS
+        for name, kept in rows.items()
+        if kept.entry.retention_days is not None
+    }
+    if ends:
+        name, end = min(ends.items(), key=lambda one: one[1])
+        soon = end - now_ms <= SOON_DAYS * DAY_MS
+        yield Meter(kind=MeterKind.RETENTION, signal=soon, says=f"rows of {name} may be kept until {utc(end)}")
+    for change in tenant.data.expected_changes:
+        past = newest_ms < change.at_ms <= now_ms
+        yield Meter(kind=MeterKind.EXPECTED, signal=past, says=f"{change.what}, from {utc(change.at_ms)}")
+
+
+def _of_base(release: Release, catalogue: Catalogue) -> Iterator[Meter]:
+    own = catalogue.bases.get(release.served_base)
+    if own is None or catalogue.base_tenants.get(own.digest) is not None:
+        return
+    order = list(catalogue.bases)
+    later = [catalogue.bases[one] for one in order[order.index(own.digest) + 1 :]]
+    newer = [one for one in later if one.model_id == own.model_id and one.digest not in catalogue.base_tenants]
+    if newer:
+        same = {file.path: file.sha256 for file in own.files}
+        changed = [file.path for file in newer[-1].files if same.get(file.path) != file.sha256]
+        template = " and another chat template" if any("template" in path for path in changed) else ""
+        says = f"{catalogue.base_label(newer[-1].digest)} is another revision of {own.model_id}{template}"
+        yield Meter(kind=MeterKind.BASE, signal=True, says=says)
+
+
+def _corrected(said: Sequence[Feedback], days: range) -> Meter:
+    by_day: dict[int, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for one in said:
+        if (corrected := corrects(one)) is not None and one.at_ms // DAY_MS in days:
+            by_day[one.at_ms // DAY_MS][one.caller or one.request].append(corrected)
+    found = [Day(at, fmean(map(fmean, who.values())), len(who)) for at, who in sorted(by_day.items())]
+    return compared(MeterKind.CORRECTED, found, "callers who correct, of those who say anything", least=LEAST_SAID)
+
+
+def _of_counts(hours: dict[int, Counts], days: range) -> Iterator[Meter]:
+    by_day: dict[int, Counts] = defaultdict(lambda: NO_COUNTS)
+    for hour, counts in hours.items():
+        by_day[hour // 24] += counts
+    counted = [(day, counts) for day, counts in sorted(by_day.items()) if day in days]
+    bad = [Day(day, counts.bad_share or 0.0, counts.checked) for day, counts in counted]
+    refused = [Day(day, counts.refused_share or 0.0, counts.attempted) for day, counts in counted]
+    yield compared(MeterKind.BAD, bad, "checked answers that are bad")
+    yield compared(MeterKind.REFUSED, refused, "requests that no engine was given")
+
+
+def _of_inputs(days: Sequence[InputCounts]) -> list[Meter]:
+    asked = [Histogram(one.day, (*one.words, *one.lengths), one.requests) for one in days]
+    words = [Histogram(one.day, one.words, one.requests) for one in days]
+    classes = [Histogram(one.day, one.classes, sum(one.classes)) for one in days]
+    apart, risen = against_the_first(asked, distance), against_the_first(words, largest_rise)
+    said = against_the_first(classes, distance)
+    return [
+        compared(MeterKind.INPUTS, apart, "squared distance of words and lengths", share=False),
+        compared(MeterKind.TERMS, risen, "the word that has risen most, in standard errors", share=False),
+        compared(MeterKind.CLASSES, said, "squared distance of the shares of short answers", share=False),
+    ]
+
+
+def _feedback(tenant: str, store: Store) -> list[Feedback]:
+    found, after = list[Feedback](), 0
+    for _ in range(PAGES):
+        page = store.feedback(tenant, after=after, limit=PAGE)
+        found += (row for _, row in page)
+        if len(page) < PAGE:
+            break
+        after = page[-1][0]
+    return found

@@ -1,0 +1,120 @@
+"""Freshness at a hub: counts that nodes bring in, by the day, and what the meters say of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.fakes.hub_in_process import Deck
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.test_feedback import allow
+
+from loradeck.rules.data.policy import DAY_MS
+from loradeck.schemas.counts import Counts
+from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS
+from loradeck.store.interface import Served
+
+PATH = "tenants/acme/freshness"
+
+
+def counted(day: int, *, route: str = "production", n: int = 400, bucket: int = 0) -> dict[str, Any]:
+    words, lengths, classes = [0] * WORDS, [0] * LENGTHS, [0] * CLASSES
+    words[bucket], words[7 + day % 3], lengths[6], classes[0] = n // 2, n // 4 + day % 5, n, n
+    return {"route": route, "day": day, "requests": n, "words": words, "lengths": lengths, "classes": classes}
+
+
+@pytest.fixture
+async def release(deck: Deck, join: Join) -> str:
+    await join("n1")
+    await deck.tenant()
+    made = await deck.release()
+    await deck.promote(made)
+    await allow(deck, 0, input_days=60)
+    return made
+
+
+async def at_day(deck: Deck, monkeypatch: pytest.MonkeyPatch, day: int) -> None:
+    monkeypatch.setattr(deck.hub.clock, "now_ms", lambda: day * DAY_MS + 1000)
+
+
+async def meters(deck: Deck) -> dict[str, dict[str, Any]]:
+    (one,) = (await deck.ok("GET", PATH))["routes"]
+    return {meter["kind"]: meter for meter in one["meters"]} | {"route": one}
+
+
+async def test_counts_of_nodes_add_up_by_the_day_and_show_a_shift_of_the_inputs(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, today = await deck.as_role("agent", "n1"), deck.hub.clock.now_ms() // DAY_MS
+    for day in range(1, 23):
+        await at_day(deck, monkeypatch, today + day)
+        for _ in range(2):
+            body = counted(today + day, bucket=0 if day <= 15 else 500)
+            await deck.ok("POST", "tenants/acme/inputs", body, client=node)
+    await at_day(deck, monkeypatch, today + 23)
+    found = await meters(deck)
+    assert found["inputs"]["before"]["of"] == 14 * 800
+    assert [found[kind]["signal"] for kind in ("inputs", "terms", "classes")] == [True, True, False]
+    assert found["route"]["recommendation"]["remedy"] == "retrieval"
+    assert found["route"]["sizing"]["gain"] is None
+    assert "words" not in str(found["route"]["sizing"])
+
+
+async def test_days_go_when_the_policy_keeps_them_no_longer(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, today = await deck.as_role("agent", "n1"), deck.hub.clock.now_ms() // DAY_MS
+    for day in (today - 1, today):
+        await deck.ok("POST", "tenants/acme/inputs", counted(day), client=node)
+    await at_day(deck, monkeypatch, today + 60)
+    await deck.hub.input_days.keep()
+    assert [one.day for one in deck.hub.store.now(lambda s: s.inputs("acme", "production"))] == [today]
+    await allow(deck, 0, input_days=0)
+    await deck.hub.input_days.keep()
+    assert deck.hub.store.now(lambda s: s.inputs("acme", "production")) == []
+
+
+async def test_answers_that_are_bad_more_often_than_in_the_first_days_are_a_signal(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = deck.hub.clock.now_ms() // DAY_MS
+    for day in range(1, 23):
+        counts = Counts.over(finished=400, checked=400, bad=8 + day % 3 if day <= 15 else 60)
+        served = Served(tenant="acme", route="production", release=release, seconds=1.0, counts=counts)
+        hour = (today + day) * 24 + 5
+        await deck.hub.store(lambda s, served=served, hour=hour: s.add_served([served], hour))
+    await at_day(deck, monkeypatch, today + 23)
+    found = await meters(deck)
+    assert found["bad"]["signal"]
+    assert found["bad"]["now"]["mean"] == pytest.approx(0.15)
+    assert found["route"]["recommendation"]["remedy"] == "prompt"  # what a refresh gains was never measured
+    assert found["route"]["sizing"]["items"] == 246  # to bound a loss of five points
+
+
+async def test_a_day_that_a_person_entered_is_a_signal_once_it_has_come(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = deck.hub.clock.now_ms() // DAY_MS
+    await allow(deck, 0, expected_changes=[{"at_ms": (today + 5) * DAY_MS, "what": "new tax codes"}])
+    assert not (await meters(deck))["expected"]["signal"]
+    await at_day(deck, monkeypatch, today + 6)
+    found = await meters(deck)
+    assert found["expected"]["signal"]
+    assert found["route"]["recommendation"]["remedy"] == "retrieval"
+
+
+async def test_nothing_of_a_tenant_is_read_or_brought_in_by_others(deck: Deck, release: str) -> None:
+    await deck.ok("POST", "tenants", {"name": "bolt"})
+    made = await deck.ok("POST", "tokens", {"name": "of-bolt", "role": "releaser", "tenants": {"bolt": "releaser"}})
+    theirs = deck.with_token(made["token"])
+    await deck.refused(403, "forbidden", "GET", PATH, client=theirs)
+    body = counted(deck.hub.clock.now_ms() // DAY_MS)
+    await deck.refused(403, "forbidden", "POST", "tenants/acme/inputs", body)
+    other = await deck.as_role("agent", "n2")
+    await deck.refused(403, "forbidden", "POST", "tenants/acme/inputs", body, client=other)
+
+
+async def test_where_a_tenant_has_none_counted_counts_are_refused(deck: Deck, release: str) -> None:
+    await allow(deck, 0, input_days=0)
+    body = counted(deck.hub.clock.now_ms() // DAY_MS)
+    await deck.refused(409, "inputs_off", "POST", "tenants/acme/inputs", body, client=await deck.as_role("agent", "n1"))

@@ -1,0 +1,142 @@
+"""Freshness meters and what follows from them."""
+
+from __future__ import annotations
+
+import random
+from math import comb
+
+import pytest
+from scipy import stats
+
+from loradeck.rules.quality.freshness import (
+    ALPHA,
+    RECENT_DAYS,
+    REFERENCE_DAYS,
+    Day,
+    Histogram,
+    against_the_first,
+    compared,
+    distance,
+    figure,
+    largest_rise,
+    rank_sum,
+)
+from loradeck.rules.quality.refresh import items_to_see, recommend
+from loradeck.rules.quality.statistics import paired_items
+from loradeck.schemas.freshness import Figure, Meter, MeterKind, Remedy, Sizing
+
+FIRST = [0.02, 0.021, 0.019, 0.022, 0.018, 0.02, 0.021, 0.019, 0.0205, 0.0195, 0.02, 0.021, 0.019, 0.02]
+
+
+def days(values: list[float], n: int = 400) -> list[Day]:
+    return [Day(at, value, n) for at, value in enumerate(values)]
+
+
+def test_the_rank_sum_is_scipys_exact_one() -> None:
+    draw = random.Random(5)
+    for _ in range(20):
+        first, last = ([draw.gauss(mean, 1) for _ in range(n)] for mean, n in ((0, REFERENCE_DAYS), (1, RECENT_DAYS)))
+        exact = stats.mannwhitneyu(last, first, alternative="greater", method="exact").pvalue
+        assert rank_sum(first, last) == pytest.approx(exact, rel=1e-12)
+    assert rank_sum([0.0] * 14, [1.0] * 7) == pytest.approx(1 / comb(21, 7))
+    assert rank_sum([1.0] * 14, [1.0] * 7) == 1.0
+
+
+@pytest.mark.parametrize("n", [3, 7, 14, 40])
+def test_the_interval_of_a_mean_is_students(n: int) -> None:
+    draw = random.Random(n)
+    values = [draw.gauss(3, 2) for _ in range(n)]
+    found = figure(values)
+    low, high = stats.t.interval(0.95, n - 1, loc=sum(values) / n, scale=stats.sem(values))
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(low, rel=0.03, abs=0.02), pytest.approx(high, rel=0.03, abs=0.02))
+    assert figure(values[:2]) is None
+
+
+def test_seven_days_that_are_all_higher_are_a_signal_and_six_are_none() -> None:
+    assert not compared(MeterKind.BAD, days(FIRST + [0.05] * 6), "").signal
+    found = compared(MeterKind.BAD, days(FIRST + [0.05] * 7), "bad")
+    assert found.signal
+    assert found.p is not None
+    assert found.p <= ALPHA
+    assert found.before is not None
+    assert (found.before.n, found.before.of) == (14, 5600)
+    assert found.says == "bad: 5.0% in the latest days, 2.0% in the first"
+
+
+def test_one_day_however_bad_is_no_signal() -> None:
+    assert not compared(MeterKind.BAD, days(FIRST + [0.02] * 6 + [0.9]), "").signal
+
+
+def test_a_change_under_a_point_is_no_signal() -> None:
+    found = compared(MeterKind.BAD, days(FIRST + [0.028] * 7), "")
+    assert found.p is not None
+    assert found.p <= ALPHA
+    assert not found.signal
+
+
+def test_days_with_too_few_requests_are_passed_over_and_said() -> None:
+    quiet = [Day(99, 0.9, 3)] * 7
+    assert "0 of 7 later days" in compared(MeterKind.BAD, days(FIRST) + quiet, "bad").says
+    assert "3 of 14 first days have 50 and more" in compared(MeterKind.BAD, days(FIRST[:3]), "bad").says
+
+
+def test_days_alike_are_at_no_distance_on_average_however_few_requests_they_have() -> None:
+    draw, found = random.Random(1), list[float]()
+    for _ in range(200):
+        many, few = ([sum(draw.random() < 0.3 for _ in range(n)) for _ in range(8)] for n in (500, 50))
+        found.append(distance(few, 50, many, 500))
+    assert abs(sum(found) / 200) < 0.003
+    assert distance([500] * 8, 500, [0] * 8, 500) == pytest.approx(8.0)
+
+
+def test_a_day_of_the_reference_is_held_against_the_others_of_it() -> None:
+    alike = [Histogram(day, [40, 10, 50], 100) for day in range(REFERENCE_DAYS)]
+    odd = Histogram(99, [10, 80, 10], 100)
+    found = against_the_first([*alike, odd], distance)
+    assert max(day.value for day in found[:-1]) < 0 < found[-1].value
+    assert against_the_first(alike[:1], distance) == []
+
+
+def test_a_word_that_is_new_raises_one_bucket() -> None:
+    assert largest_rise([0, 30, 50], 100, [0, 20, 500], 1000) > 5
+    assert largest_rise([0, 2, 50], 100, [0, 20, 500], 1000) == 0.0
+
+
+def seen(*kinds: MeterKind) -> list[Meter]:
+    return [Meter(kind=kind, signal=True, says=kind.value) for kind in kinds]
+
+
+def sized(gain: float | None = None, prompt: float | None = None) -> Sizing:
+    figures = [
+        None if mean is None else Figure(mean=mean, low=mean - 0.01, high=mean + 0.01, n=4) for mean in (gain, prompt)
+    ]
+    return Sizing(items=248, gain=figures[0], prompt=figures[1])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "sizing", "remedy"),
+    [
+        ((), None, Remedy.NOTHING),
+        ((MeterKind.INPUTS, MeterKind.CLASSES), sized(0.05), Remedy.NOTHING),
+        ((MeterKind.BAD, MeterKind.INPUTS), sized(0.05), Remedy.TRAIN),
+        ((MeterKind.BAD,), sized(0.005), Remedy.PROMPT),
+        ((MeterKind.CORRECTED,), sized(), Remedy.PROMPT),
+        ((MeterKind.CORRECTED,), sized(0.05, 0.08), Remedy.PROMPT),
+        ((MeterKind.CORRECTED, MeterKind.TERMS), sized(0.05), Remedy.RETRIEVAL),
+        ((MeterKind.EXPECTED,), sized(), Remedy.RETRIEVAL),
+        ((MeterKind.RETENTION,), sized(), Remedy.TRAIN),
+        ((MeterKind.BASE, MeterKind.BAD), sized(0.05, 0.08), Remedy.TRAIN),
+    ],
+)
+def test_what_is_recommended_follows_from_what_was_measured(
+    kinds: tuple[MeterKind, ...], sizing: Sizing | None, remedy: Remedy
+) -> None:
+    said = recommend(seen(*kinds), sizing)
+    assert said.remedy is remedy
+    assert said.reasons
+
+
+def test_the_items_are_those_that_show_what_past_refreshes_gained() -> None:
+    assert items_to_see(None) == paired_items(0.05)
+    assert items_to_see(sized(0.1).gain) == paired_items(0.1)
