@@ -16,7 +16,8 @@ from tests.integration.agent.artifacts import CANARIES
 from tests.integration.agent.node import Node, until
 from tests.integration.agent.test_with_a_hub import ACME, registered
 
-from loradeck.client.api import HubApi, Wait
+from loradeck.client.api import HubApi
+from loradeck.client.calls import Wait
 from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.moves import MoveResult, PromoteRequest
 

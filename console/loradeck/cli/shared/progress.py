@@ -14,7 +14,8 @@ from loradeck.cli.shared.naming import Pointer
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import millis, span, utc
 from loradeck.cli.shared.session import Session, writes
-from loradeck.client.api import HubApi, Wait
+from loradeck.client.api import HubApi
+from loradeck.client.calls import Wait
 from loradeck.client.errors import ClientError
 from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import prepare_progress
