@@ -19,6 +19,7 @@ class NoticeKind(StrEnum):
     BREACH = "breach"  # a live release answers badly, past its route's limit
     SLOW = "slow"
     DRIFT = "drift"  # checks that make no answer bad notice more than they may
+    REFUSED = "refused"  # routers refuse requests
     UNPROVEN = "unproven"
     PROMOTE_FAILED = "promote_failed"
     NO_WAY_BACK = "no_way_back"
@@ -28,8 +29,10 @@ class NoticeKind(StrEnum):
     CERTIFICATE_ENDS = "certificate_ends"
     RETENTION_ENDS = "retention_ends"  # rows of a dataset may not be kept any longer
     DEPRECATED = "deprecated"  # a live release is not to be promoted any more
+    ACTED_ALONE = "acted_alone"  # somebody broke the glass where two people are asked for
     JOB_FAILED = "job_failed"
     GATE_FAILED = "gate_failed"
+    GATE_PASSED = "gate_passed"
     TEST = "test"
 
 

@@ -42,7 +42,7 @@ def _settings(*names: str) -> str:
     return _written("events", *(f'"{name}":' for name in names))
 
 
-_LATER_NOTICES = ("drift", "certificate_ends", "retention_ends", "deprecated")
+_LATER_NOTICES = ("drift", "refused", "acted_alone", "gate_passed", "certificate_ends", "retention_ends", "deprecated")
 
 _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE 'job %'"
 

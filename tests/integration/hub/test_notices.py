@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -20,6 +21,8 @@ from tests.integration.hub.test_candidates import call
 from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_guard import votes
 
+from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import DatasetManifest
 
 KEY = bytes(range(32))
@@ -115,6 +118,32 @@ async def test_what_guard_does_is_told_with_its_evidence(deck: Deck, receiver: R
     event = next(event for event in receiver.got if event["type"] == "loradeck.notice.guard")
     assert event["subject"] == "acme/production"
     assert event["data"]["detail"].startswith("guard: bad 40.0% of 100 votes of 24 callers")
+    await agent.leave()
+
+
+async def test_what_happens_once_is_told_by_its_kind_and_severity(deck: Deck) -> None:
+    await deck.tenant()
+    agent = await FakeAgent(deck, "n1").join()
+    one = await deck.release(seed=1)
+    await deck.promote(one)
+    hub, notifier = deck.hub, deck.hub.notifier
+    assert notifier is not None
+    held = {"held": True, "reason": "wait", "expected_generation": 1, "idempotency_key": key()}
+    await deck.ok("POST", "tenants/acme/routes/production/hold", held)
+    for seq, passed in ((901, True), (902, False)):
+        gate = hub.attestations.draft(AttestationKind.GATE, one, "acme", {"passed": passed}, "hub", "production")
+        notifier.attested(gate.model_copy(update={"seq": seq}), ())
+    notifier.job_changed(
+        Job.model_construct(id="j1", kind="train", tenant="acme", state=JobState.FAILED, message="no disk")
+    )
+    want = {("hold", "info"), ("gate_passed", "info"), ("gate_failed", "ticket"), ("job_failed", "ticket")}
+    found = set[tuple[str, str]]()
+    async with asyncio.timeout(10):
+        while not want <= found:
+            rows = (await notifier.listed(50)).notices
+            found = {(row.notice.kind.value, row.notice.severity.value) for row in rows}
+            await asyncio.sleep(0.05)
+    assert any(row.notice.title == f"acme/production: {one[:12]} passed its gate" for row in rows)
     await agent.leave()
 
 

@@ -14,16 +14,21 @@ from loradeck.rules.quality.notices import (
     GIVEN_UP_S,
     MOST,
     NEAR_MS,
+    REFUSED_SHARE,
     RETRIES_S,
     Conditions,
     Dated,
     Subject,
     coming,
+    conditions,
     grouped,
     near,
     next_attempt_ms,
 )
+from loradeck.schemas.counts import Counts
+from loradeck.schemas.log import PointerState
 from loradeck.schemas.notice import Notice, NoticeKind, Severity, Silence
+from loradeck.schemas.state import TenantRow
 
 ACME = Subject(NoticeKind.UNPROVEN, "acme", "chat")
 BAD = Subject(NoticeKind.BREACH, "acme", "chat")
@@ -137,15 +142,36 @@ def test_what_is_dated_is_told_two_weeks_before_and_over_once_it_is_later() -> N
 def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
     text = (Path(__file__).parents[3] / "docs" / "alerts.yml").read_text(encoding="utf-8")
     seconds = {"s": 1, "m": 60, "h": 3600}
-    found = {}
+    found, alone = {}, set()
     for rule in yaml.safe_load(text)["groups"][0]["rules"]:
         said = {f'flag="{flag}"': kind for flag, kind in FLAGS.items()} | {f'kind="{kind}"': kind for kind in DATED}
-        for words, kind in said.items():
-            if words in rule["expr"]:
-                held = rule.get("for", "0s")
-                found[kind] = (rule["labels"]["severity"], float(held[:-1]) * seconds[held[-1]])
-    told = {kind: (CONDITIONS[kind].severity.value, CONDITIONS[kind].after_s) for kind in (*FLAGS.values(), *DATED)}
+        said[f"refused_share > {REFUSED_SHARE}"] = NoticeKind.REFUSED
+        kinds = [kind for words, kind in said.items() if words in rule["expr"]]
+        for kind in kinds:
+            held = rule.get("for", "0s")
+            found[kind] = (rule["labels"]["severity"], float(held[:-1]) * seconds[held[-1]])
+        if not kinds:
+            alone.add(rule["alert"].removeprefix("Loradeck"))
+    told = {kind: (kind_.severity.value, kind_.after_s) for kind, kind_ in CONDITIONS.items()}
+    assert told.pop(NoticeKind.NODE_LOST) == ("page", 0)  # alerts name its pointers: Unheard
     assert found == told
+    of_the_hub = {"HubDiskFull", "OneCopy", "BackupLate", "HubClockBehind", "RefusingMoves"}
+    assert alone == of_the_hub | {"Unheard", "OnlyListed"}
+
+
+def test_refused_requests_are_told_above_one_in_twenty_and_looked_at_until_they_are_over() -> None:
+    at = {"tenant": "acme", "route": "chat"}
+    none, few, many = (
+        TenantRow.model_construct(**at, pointer=PointerState(**at), live=None, minute=minute)
+        for minute in (Counts(), Counts(100, 5), Counts(100, 6))
+    )
+    assert conditions(none) == conditions(few) == {}
+    subject = Subject(NoticeKind.REFUSED, "acme", "chat")
+    assert conditions(many) == {subject: "routers refuse 6% of the requests for nothing"}
+    held = Conditions()
+    held.changed([], conditions(many), 0)
+    assert held.passing() == [("acme", "chat")]
+    assert held.of("acme", "chat") == {subject}
 
 
 def test_what_ended_while_no_hub_ran_is_told_in_the_words_of_its_beginning() -> None:

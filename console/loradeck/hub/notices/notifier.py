@@ -71,17 +71,17 @@ class Notifier:
 
     def attested(self, written: Attestation, _: object) -> None:
         """Takes in the results of gates."""
-        if written.kind is AttestationKind.GATE and not written.body.get("passed"):
-            where = "/".join(filter(None, (written.tenant, written.route)))
+        if written.kind is AttestationKind.GATE:
+            where, passed = "/".join(filter(None, (written.tenant, written.route))), bool(written.body.get("passed"))
             self._news.append(
                 Notice(
                     id=f"gate-{written.seq}",
-                    kind=NoticeKind.GATE_FAILED,
-                    severity=Severity.TICKET,
+                    kind=NoticeKind.GATE_PASSED if passed else NoticeKind.GATE_FAILED,
+                    severity=Severity.INFO if passed else Severity.TICKET,
                     at_ms=written.at_ms,
                     tenant=written.tenant,
                     route=written.route,
-                    title=f"{where}: {written.subject[:12]} did not pass its gate",
+                    title=f"{where}: {written.subject[:12]} {'passed' if passed else 'did not pass'} its gate",
                     command=f"loradeck gate show {where.replace('/', ' ')}",
                 )
             )
@@ -114,6 +114,7 @@ class Notifier:
         for node in self._fleet.nodes.values():
             news += self._node(node, now)
         seen, self._seen = self._seen, self._changes.seq
+        self._owed.update(dict.fromkeys(self._conditions.passing()))
         self._owed.update((key, None) for key, mark in self._changes.touched.items() if mark[1] > seen)
         for key in list(self._owed)[:ROWS_A_TICK]:
             del self._owed[key]

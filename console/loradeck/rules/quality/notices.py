@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from loradeck.rules.quality.attention import alerting
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.notice import LONGEST, Notice, NoticeKind, Severity
 from loradeck.schemas.state import TenantRow
 
@@ -29,6 +30,8 @@ CONDITIONS = {
     NoticeKind.UNPROVEN: Kind(Severity.PAGE, 60, "a replica is neither proven nor listed; it may serve another one"),
     NoticeKind.SLOW: Kind(Severity.PAGE, 60, "answers of {release} begin or go on later than the route promises"),
     NoticeKind.DRIFT: Kind(Severity.TICKET, 60, "checks that only alert notice more of {release} than is promised"),
+    NoticeKind.REFUSED: Kind(Severity.PAGE, 60, "routers refuse {refused:.0%} of the requests for {release}"),
+    NoticeKind.ACTED_ALONE: Kind(Severity.TICKET, 0, "somebody acted alone on the hub's host where two are asked for"),
     NoticeKind.PROMOTE_FAILED: Kind(Severity.TICKET, 0, "the last promote failed, and nobody has answered it"),
     NoticeKind.NO_WAY_BACK: Kind(Severity.TICKET, 3600, "each release beneath {release} is ruled out: R has no target"),
     NoticeKind.NODE_LOST: Kind(Severity.PAGE, 0, "not heard for longer than its TTL"),
@@ -45,8 +48,12 @@ FLAGS = {
     "FAILED": NoticeKind.PROMOTE_FAILED,
     "NOPRIOR": NoticeKind.NO_WAY_BACK,
     "DRIFT": NoticeKind.DRIFT,
+    "GLASS": NoticeKind.ACTED_ALONE,
 }
 """Flag of a pointer -> kind of the condition."""
+
+REFUSED_SHARE = 0.05
+"""Share of a pointer's requests of the last minute above which it is told that routers refuse them."""
 
 DATED = frozenset({NoticeKind.CERTIFICATE_ENDS, NoticeKind.RETENTION_ENDS, NoticeKind.DEPRECATED})
 """Kinds whose time is known beforehand."""
@@ -119,8 +126,10 @@ def coming(near: Iterable[Dated]) -> dict[Subject, str]:
 def conditions(row: TenantRow) -> dict[Subject, str]:
     """The conditions of a pointer, each with its words."""
     release = row.live.label if row.live is not None else "nothing"
-    kinds = (FLAGS[flag] for flag in alerting(row) if flag in FLAGS)
-    return {Subject(kind, *row.key): CONDITIONS[kind].words.format(release=release) for kind in kinds}
+    refused = row.minute.refused_share or 0.0
+    kinds = [*(FLAGS[flag] for flag in alerting(row)), *([NoticeKind.REFUSED] if refused > REFUSED_SHARE else [])]
+    said = {kind: CONDITIONS[kind].words.format(release=release, refused=refused) for kind in kinds}
+    return {Subject(kind, *row.key): words for kind, words in said.items()}
 
 
 @dataclass
@@ -153,7 +162,11 @@ class Conditions:
 
     def of(self, tenant: str, route: str) -> set[Subject]:
         """The conditions of a pointer that held when it was last looked at."""
-        return {Subject(kind, tenant, route) for kind in FLAGS.values()} & self._held.keys()
+        return {Subject(kind, tenant, route) for kind in (*FLAGS.values(), NoticeKind.REFUSED)} & self._held.keys()
+
+    def passing(self) -> list[PointerKey]:
+        """The pointers of conditions that are over as time goes by, and not only when something happens."""
+        return [(one.tenant, one.route) for one in self._held if one.kind is NoticeKind.REFUSED]
 
     def of_nodes(self) -> list[Subject]:
         """The conditions of nodes that held when they were last looked at."""
