@@ -60,7 +60,7 @@ def test_what_is_no_hub_is_3(desk: Desk, tmp_path: Path) -> None:
 def test_a_lost_answer_that_cannot_be_settled_is_4_and_names_the_key(
     desk: Desk, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loradeck.client.api.LOOKUP_S", 0.5)
+    monkeypatch.setattr("loradeck.client.calls.LOOKUP_S", 0.5)
     row = desk.row(tenant).model_dump_json().encode()
     with other_program(200, row, hang_up_on_posts=True) as url:
         where = ("--hub", url, "--token-file", loose_token(tmp_path))
