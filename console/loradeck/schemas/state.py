@@ -132,7 +132,7 @@ class Cause(Wire):
     by_replica: dict[str, WireCounts] = Field(default_factory=dict)
     others: WireCounts | None = Field(None, description="other tenants on the replicas this one is placed on")
     base: WireCounts | None = None
-    verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
+    verdict: str = Field("unknown", description="release | requests | node | base | fine | too_few | unknown")
     figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
     faults: dict[str, int] = added(
         dict, "the live release's bad answers by the check that they failed, most of them first"

@@ -10,6 +10,7 @@ from loradeck.rules.quality.health import Judged, breach_by_node, breached, caus
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
+from loradeck.schemas.traffic import AskedAgain
 
 LIMIT = BreachLimit(bad=0.10, errors=0.05, n=50)
 
@@ -155,6 +156,27 @@ def test_the_cause_is_what_the_figures_tell_apart(
     verdict: str,
 ) -> None:
     assert cause(live, prior, by_replica, others, base).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("pairs", "bad", "prior", "verdict"),
+    [
+        (200, (60, 58), FINE, "requests"),  # what was good for years is as bad on what is asked now
+        (200, (60, 2), FINE, "release"),
+        (200, (60, 25), FINE, "release"),
+        (49, (15, 15), FINE, "release"),  # too few pairs
+        (200, (60, 58), None, "release"),  # how it was before is not known
+    ],
+)
+def test_where_the_release_beneath_is_as_bad_on_the_same_requests_they_are_the_cause(
+    pairs: int, bad: tuple[int, int], prior: Counts | None, verdict: str
+) -> None:
+    again = AskedAgain(release="b" * 64, asked=pairs, pairs=pairs, checked=pairs, bad=bad)
+    assert cause(BAD, prior, ALIKE, FINE, None, again).verdict == verdict
+    if verdict == "requests":
+        assert cause(BAD, prior, ONE_SIDED, FINE, None, again).verdict == "node"
+        assert cause(BAD, prior, ALIKE, BAD, None, again).verdict == "base"
+        assert cause(FINE, prior, ALIKE, FINE, None, again).verdict == "fine"
 
 
 def test_only_releases_that_have_served_enough_and_were_not_known_to_have_soaked_are_new() -> None:

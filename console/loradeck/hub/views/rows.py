@@ -88,7 +88,8 @@ class Rows:
         left = last.left if last else None
         last_left, left_answered = self._left(key, pointer, left)
         pinned = any(pin.tenant == key[0] and pin.route == key[1] for node, _ in placed for pin in node.pins)
-        cause, alone = self._cause(key, pointer, preview, placed), self._broken_glass.on(key)
+        again = self._again(pointer, entry)
+        cause, alone = self._cause(key, pointer, preview, placed, again), self._broken_glass.on(key)
         slow, drift = (self._health.slow(pointer), self._health.drift(pointer)) if live else ((), ())
         flags = {
             "BAD": bool(cause.alone) or (live is not None and self._facts.is_breached(pointer, live)),
@@ -151,7 +152,7 @@ class Rows:
             guard=self._guard_said.get(key, ""),
             alone=alone,
             incident=self._incident(key),
-            again=self._again(pointer, entry),
+            again=again,
             slow=slow,
             drift=drift,
         )
@@ -267,7 +268,9 @@ class Rows:
             pinned=pin.release.id if pin else None,
         )
 
-    def _cause(self, key: PointerKey, pointer: PointerState, preview: Preview, placed: Placed) -> Cause:
+    def _cause(
+        self, key: PointerKey, pointer: PointerState, preview: Preview, placed: Placed, again: AskedAgainRow | None
+    ) -> Cause:
         live = pointer.release
         if live is None:
             return Cause()
@@ -281,7 +284,8 @@ class Rows:
         prior = _some(self._health.total(pointer, prior_id)) if prior_id and prior_id != live else None
         base = _some(self._health.total(pointer, base_id)) if base_id and base_id not in (live, prior_id) else None
         others = _some(self._counts.others(key, (r.replica for _, r in placed), self._fleet.clock()))
-        fault = health.cause(total, prior, by_replica, others, base)
+        pairs = again.counts if again is not None and again.release.id == prior_id else None
+        fault = health.cause(total, prior, by_replica, others, base, pairs)
         figures = self._counts.faults(key, pointer.generation, live) if by_replica else CheckFigures({}, {}, {}, {})
         return Cause(
             live=total,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
+from loradeck.schemas.traffic import AskedAgain
 
 Units = tuple[int, int]
 """Units of requests that were bad, and all of them."""
@@ -149,8 +150,8 @@ FIGURES = ("bad", "errors")
 class AtFault(NamedTuple):
     """What is at fault for bad answers or errors.
 
-    `verdict`: 'release', 'node', 'base', 'fine', 'too_few' or 'unknown'. `figure`: 'bad' or 'errors', the counts it was
-    decided by.
+    `verdict`: 'release', 'requests', 'node', 'base', 'fine', 'too_few' or 'unknown'. `figure`: 'bad' or 'errors', the
+    counts it was decided by.
     """
 
     verdict: str
@@ -158,7 +159,12 @@ class AtFault(NamedTuple):
 
 
 def cause(
-    live: Counts, prior: Counts | None, by_replica: Mapping[str, Counts], others: Counts | None, base: Counts | None
+    live: Counts,
+    prior: Counts | None,
+    by_replica: Mapping[str, Counts],
+    others: Counts | None,
+    base: Counts | None,
+    again: AskedAgain | None = None,
 ) -> AtFault:
     """Finds out what is at fault for the answers of a live release, and by which figure.
 
@@ -166,17 +172,31 @@ def cause(
     replicas and with the base alone; where neither the prior nor the base has enough answers, being worse than those
     other tenants is enough. Two shares differ only where their 95 % intervals do not overlap. A fault in bad
     answers comes before one in errors; without a fault, bad answers give the verdict if any answers were checked.
+
+    `again`: what the prior made of the same requests since the move. Where it is as bad on them as the live release,
+    and worse than it was in its time, what is asked has changed, and going back to it mends nothing.
     """
     verdicts = []
     for figure in (_bad, _errors):
-        replicas = [figure(h) for h in by_replica.values()]
-        verdicts.append(
-            _verdict(figure(live), _usable(prior, figure), replicas, _usable(others, figure), _usable(base, figure))
-        )
-    faults = [AtFault(v, f) for v, f in zip(verdicts, FIGURES, strict=True) if v in ("release", "node", "base")]
+        replicas, before = [figure(h) for h in by_replica.values()], _usable(prior, figure)
+        verdict = _verdict(figure(live), before, replicas, _usable(others, figure), _usable(base, figure))
+        if verdict == "release" and _as_bad(again, before, of_bad=figure is _bad):
+            verdict = "requests"
+        verdicts.append(verdict)
+    faulty = ("release", "requests", "node", "base")
+    faults = [AtFault(v, f) for v, f in zip(verdicts, FIGURES, strict=True) if v in faulty]
     if faults:
         return faults[0]
     return AtFault(verdicts[0], "bad") if live.checked else AtFault(verdicts[1], "errors")
+
+
+def _as_bad(again: AskedAgain | None, before: _Share | None, *, of_bad: bool) -> bool:
+    """Tells whether the prior is as bad on the same requests as the live release, and worse than it was before."""
+    if again is None or before is None:
+        return False
+    pairs, n = (again.bad, again.checked) if of_bad else (again.failed, again.pairs)
+    live, beneath = (_Share(k, n) for k in pairs)
+    return n >= ENOUGH and not live.worse_than(beneath) and beneath.worse_than(before)
 
 
 def _bad(health: Counts) -> _Share:

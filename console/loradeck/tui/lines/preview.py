@@ -1,5 +1,6 @@
 """The pinned preview of the selected pointer: NOW, CAUSE, SHADOW, ALSO, R ->, MOVES, TELL. Lines without a toolkit."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -191,6 +192,7 @@ def _said(health: Counts | None, figure: _Figure) -> str:
 
 _VERDICTS = {
     "release": ("the release; node and base clear", "bad"),
+    "requests": ("what is asked: the release beneath does no better on the same", "warn"),
     "node": ("a node, not the release", "warn"),
     "base": ("the base, not the release", "warn"),
     "fine": ("nothing wrong here", "good"),
@@ -230,7 +232,7 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     second = f"{name} | {base} {_said(cause.base, figure)}   "
     verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
     if not wide:
-        verdict = verdict.partition(";")[0].partition(",")[0]
+        verdict = re.split("[;,:]", verdict, maxsplit=1)[0]
     return [labelled(" CAUSE ", *first_words, first), line("       ", second, Span(f"=> {verdict}", style))]
 
 
