@@ -68,6 +68,10 @@ COMMANDS = {
         "loradeck.cli.commands.placement:placement",
         "Explain where routes of pools are, and preview what would move.",
     ),
+    "capacity": (
+        "loradeck.cli.commands.capacity:capacity",
+        "Show what nodes and pools hold at each level; plan a promote or new customers.",
+    ),
     "notice": ("loradeck.cli.commands.notice:notice", "List what people were told; channels, tests and silences."),
     "event": (
         "loradeck.cli.commands.event:event",

@@ -25,6 +25,7 @@ from loradeck.schemas.answer_ledger import Explained
 from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
+from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.freshness import Freshness
@@ -463,6 +464,20 @@ class HubApi(Calls):
         return await self._get(
             PlacementPreview, "placement", without=gone, slots=slots, pool=pool, routes=routes or None
         )
+
+    async def capacity(self) -> list[CapacityRow]:
+        """Reads what pools and nodes hold at each level."""
+        return await self.transport.ask(list[CapacityRow], "GET", "capacity")
+
+    async def capacity_for_routes(self, pool: str, routes: int, *, always: bool) -> CapacityPlan:
+        """Asks whether so many new routes fit into a pool."""
+        params: Params = {"routes": routes, "always": "true" if always else None}
+        return await self.transport.ask(CapacityPlan, "GET", f"pools/{segment(pool)}/capacity", params=params)
+
+    async def capacity_for_promote(self, tenant: str, route: str, release: str) -> CapacityPlan:
+        """Asks whether a promote fits."""
+        path = f"{_route(tenant, route)}/capacity"
+        return await self.transport.ask(CapacityPlan, "GET", path, params={"promote": release})
 
     # ---- tokens and backup (own socket only) ---------------------------------------------------------------
 

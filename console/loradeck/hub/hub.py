@@ -96,6 +96,7 @@ from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views import feed
 from loradeck.hub.views.canary_suggestions import CanarySuggestions
+from loradeck.hub.views.capacity import Capacities
 from loradeck.hub.views.explained import Explanations
 from loradeck.hub.views.feed import Feed
 from loradeck.hub.views.freshness import FreshnessView
@@ -312,7 +313,8 @@ class Hub:
             *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
             *(self.arms, steps.said),
         )
-        self.placements = Placements(state, fleet, tables, self.pools, self.pooled_routes, clock)
+        self.placements = Placements(state, fleet, tables, self.pools, self.pooled_routes, self.usual_shares, clock)
+        self.capacities = Capacities(state, fleet, self.pools, self.capacity, self.placements)
         self.dated = DatedThings(state, catalogue, facts, fleet, clock)
         self.related = RelatedIndex(log_, catalogue, rows, self.incidents, self.relatives)
         self.traces = Traces(fleet, replicas, counts, clock)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import ArmsCompared
+from loradeck.schemas.capacity import CapacityPlan
 from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Role, Strict, Wire, added
 from loradeck.schemas.jobs import Job
@@ -257,6 +258,11 @@ class TenantRow(OfPointer):
     undo_asks: str | None = Field(None, description="why the undo of the last move is asked about; None: it is not")
     promote_asks: str | None = added(
         None, "why the promote is asked about that this row was asked for with; None: it is not, or of none"
+    )
+    promote_fits: CapacityPlan | None = Field(
+        None,
+        exclude_if=lambda plan: plan is None,
+        description="whether that promote fits, and who would be colder for it; None: the hub does not say",
     )
     soak: tuple[float, int] = Field((600, 200), description="seconds and requests of this route's soak")
     guard: str = added("", "what guard found since the last move, and did")

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from tests.integration.cli.conftest import Desk, write_adapter, write_base
+from tests.integration.cli.small_node import SmallNode
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.pool import PlacementExplained, PoolRow
 from loradeck.schemas.responses import BaseEntry, DatasetEntry, SuiteEntry
@@ -215,6 +217,30 @@ def test_a_pool_is_set_listed_and_removed_and_a_route_goes_into_it_and_out_again
     assert RouteConfig.model_validate(desk.json("route", "set", tenant, "pooled", "--pool", "")).pool is None
     desk.json("pool", "rm", "eu", "--reason", "unused")
     desk.refused(1, "unknown_pool", "pool", "show", "eu")
+
+
+def test_capacity_is_listed_and_new_customers_and_a_promote_are_planned(
+    desk: Desk, tenant: str, node: SmallNode
+) -> None:
+    desk.json("pool", "set", "every")
+    rows = [CapacityRow.model_validate(row) for row in desk.json("capacity")]
+    assert [(row.name, row.pool) for row in rows] == [("every", True), (node.name, False)]
+    assert rows == [CapacityRow.model_validate(row) for row in desk.json("capacity", "ls")]
+    listed = desk.run("capacity").stdout.splitlines()
+    assert listed[0].split()[:3] == ["NAME", "NODES", "ROUTES"]
+    assert listed[1].split()[:3] == ["pool", "every", "1/1"]
+    found = CapacityPlan.model_validate(desk.json("capacity", "plan", "--pool", "every"))
+    assert (found.fits, found.total) == (True, 0)
+    slots = rows[0].host[1] if rows[0].host is not None else 0
+    short = desk.run("capacity", "plan", "--pool", "every", "--routes", slots, "--always")
+    assert short.returncode == 1
+    assert short.stdout.startswith(f"{slots} new in every: does not fit on {node.name}; ")
+    assert f"with one more node of {slots} slots: " in short.stdout
+    fits = desk.run("capacity", "plan", tenant, "v1").stdout
+    assert fits.startswith(f"{tenant}/production to v1: fits; no route would be colder")
+    for wrong in ((), ("--pool", "every", tenant, "v1"), (tenant, "v1", "--routes", 2)):
+        desk.refused(2, "usage", "capacity", "plan", *wrong)
+    desk.json("pool", "rm", "every")
 
 
 def test_a_quota_is_shown_set_in_part_and_ended(desk: Desk, tenant: str) -> None:

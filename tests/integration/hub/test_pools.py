@@ -12,8 +12,11 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_counting import lose
 
 from loradeck.hub.automation import pooled_routes
+from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview
+from loradeck.schemas.state import TenantRow
+from loradeck.schemas.traffic import ColdFigures
 
 KEY = ("acme", "production")
 
@@ -267,3 +270,84 @@ async def test_a_preview_with_new_routes_says_how_they_fit_a_pool_that_has_none_
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
     found = PlacementPreview.model_validate(await deck.ok("GET", "placement?pool=eu&routes=4"))
     assert {node.node: node.routes for node in found.nodes} == {"n1": (0, 2), "n2": (0, 2)}
+
+
+async def on_demand(deck: Deck, count: int, slots: int, *nodes: str) -> dict[str, FakeAgent]:
+    """So many tenants on demand, with a live release each, in a pool of these nodes."""
+    agents = {name: await FakeAgent(deck, name, site="eu", slots=slots).join() for name in nodes}
+    await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
+    names = [f"t{n}" for n in range(count)]
+    for name in names:
+        await deck.tenant(name, pool={"pool": "eu"}, residency="on-demand")
+    tenants = deck.hub.log.state.tenants
+    await until(
+        lambda: deck.hub.pooled_routes.tick() or all(tenants[name].assigned for name in names), "all are assigned"
+    )
+    for name in names:
+        await deck.promote(await deck.release(name), name)
+    return agents
+
+
+async def test_new_customers_are_planned_with_who_pays_by_measured_traffic_and_what_a_node_would_buy(
+    deck: Deck,
+) -> None:
+    await on_demand(deck, 4, 4, "n1")
+    deck.hub.usual_shares._hourly |= {(f"t{n}", "production"): 10.0 * (n + 1) for n in range(4)}
+    entries = deck.hub.tables.entries
+    for key, entry in list(entries.items()):  # as if they had moved long ago
+        entries[key] = entry.model_copy(update={"moved_ms": 0})
+    rev = deck.hub.log.state.rev
+    found = CapacityPlan.model_validate(await deck.ok("GET", "pools/eu/capacity?routes=2"))
+    assert found.fits
+    assert [(one.tenant, one.requests_h) for one in found.colder] == [("t1", 20.0), ("t0", 10.0)]
+    assert found.resident == (1.0, 0.7)
+    assert found.more is not None
+    assert (found.more.slots, found.more.short, found.more.colder, found.more.resident) == (4, (), 0, 1.0)
+    full = CapacityPlan.model_validate(await deck.ok("GET", "pools/eu/capacity?routes=3&always=true"))
+    assert (full.short, full.fits) == (("n1",), False)
+    await deck.ok("POST", "nodes/n1/drain")
+    await deck.refused(409, "no_replica", "GET", "pools/eu/capacity?routes=1")
+    await deck.refused(404, "unknown_pool", "GET", "pools/us/capacity?routes=1")
+    assert deck.hub.log.state.rev == rev
+
+
+async def test_a_promote_is_planned_and_its_preview_says_who_would_be_colder(deck: Deck) -> None:
+    await on_demand(deck, 2, 2, "n1")
+    await deck.tenant("new", pool={"pool": "eu"}, residency="on-demand")
+    release = await deck.release("new")
+    await until(
+        lambda: deck.hub.pooled_routes.tick() or deck.hub.log.state.tenants["new"].assigned, "the new one is assigned"
+    )
+    found = CapacityPlan.model_validate(
+        await deck.ok("GET", f"tenants/new/routes/production/capacity?promote={release}")
+    )
+    assert found.fits
+    assert (found.total, [one.requests_h for one in found.colder], found.resident) == (1, [None], (None, None))
+    assert found.more is not None
+    assert (found.more.colder, found.more.slots) == (0, 2)
+    path = f"tenants/new/routes/production?promote={release}"
+    row = TenantRow.model_validate(await deck.ok("GET", path))
+    assert row.promote_fits is not None
+    assert (row.promote_fits.total, row.promote_fits.more) == (1, None)
+    made = await deck.ok("POST", "tokens", {"name": "theirs", "role": "viewer", "tenants": {"new": "viewer"}})
+    theirs = TenantRow.model_validate(await deck.ok("GET", path, client=deck.with_token(made["token"])))
+    assert theirs.promote_fits is not None
+    assert (theirs.promote_fits.total, theirs.promote_fits.colder) == (1, ()), "a tenant is told of no other by name"
+
+
+async def test_capacity_is_what_nodes_and_pools_measured_and_unknown_where_nobody_says(deck: Deck) -> None:
+    agents = await on_demand(deck, 2, 4, "n1", "n2")
+    rows = [CapacityRow.model_validate(row) for row in await deck.ok("GET", "capacity")]
+    assert [(row.name, row.pool, row.nodes, row.host) for row in rows] == [
+        ("eu", True, (2, 2), (0, 8)),
+        ("n1", False, (1, 1), (0, 4)),
+        ("n2", False, (1, 1), (0, 4)),
+    ]
+    assert {(row.device, row.asked, row.hit_rate, row.minute) for row in rows} == {(None, None, None, None)}
+    node = deck.hub.fleet.nodes["n1"]
+    node.cold = ColdFigures(asked=100, cold=7, refused=3, minute=2, waiting=1)
+    await lose(deck, agents["n2"])
+    pool, first, second = [CapacityRow.model_validate(row) for row in await deck.ok("GET", "capacity")]
+    assert (pool.nodes, pool.host, pool.minute, pool.waiting) == ((1, 2), (0, 4), 2, 1)
+    assert pool.hit_rate == first.hit_rate == 0.9
+    assert (second.nodes, second.of, second.host) == ((0, 1), "lost", (0, 4)), "what it said last"

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from loradeck.hub.fleet.nodes import Node
-from loradeck.hub.views.metrics import node_metrics
+from loradeck.hub.views.metrics import node_metrics, pool_metrics
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.link import Replica
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.traffic import ColdFigures
+
+
+def figures(text: bytes) -> dict[str, float]:
+    said = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in text.decode().splitlines()}
+    return {name.removeprefix("loradeck_"): float(n) for name, n in said.items() if not name.startswith("#")}
 
 
 def test_slots_by_level_evictions_and_cold_starts_are_metrics_and_what_is_not_known_is_not_there() -> None:
@@ -25,9 +31,7 @@ def test_slots_by_level_evictions_and_cold_starts_are_metrics_and_what_is_not_kn
         Node("gpu-01", replicas=(paged,), cold=cold),
         Node("gpu-02", replicas=(Replica(replica="gpu-02", state=EngineState.UP, slots=4),)),
     ]
-    said = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in node_metrics(nodes).decode().splitlines()}
-    found = {name.removeprefix("loradeck_"): float(n) for name, n in said.items() if not name.startswith("#")}
-    assert found == {
+    assert figures(node_metrics(nodes)) == {
         'replica_slots{level="host",replica="gpu-01"}': 128,
         'replica_slots{level="device",replica="gpu-01"}': 8,
         'replica_slots{level="host",replica="gpu-02"}': 4,
@@ -41,4 +45,27 @@ def test_slots_by_level_evictions_and_cold_starts_are_metrics_and_what_is_not_kn
         'node_on_demand_requests{node="gpu-01",what="cold"}': 9,
         'node_on_demand_requests{node="gpu-01",what="refused"}': 1,
         'node_cold_waiting{node="gpu-01"}': 3,
+    }
+
+
+def test_a_pools_capacity_is_metrics_and_what_is_not_known_is_not_there() -> None:
+    nobody = dict.fromkeys(
+        ("device", "host", "disk", "asked", "cold", "refused", "minute", "waiting", "evictions", "load_s")
+    )
+    known = {**nobody, "device": (3, 8), "host": (40, 256), "minute": 2, "evictions": 7}
+    rows = [
+        CapacityRow(name="eu", pool=True, nodes=(1, 2), routes=5, **known),
+        CapacityRow(name="us", pool=True, nodes=(0, 0), routes=0, **nobody),
+    ]
+    assert figures(pool_metrics(rows)) == {
+        'pool_nodes{pool="eu"}': 2,
+        'pool_nodes_heard{pool="eu"}': 1,
+        'pool_routes{pool="eu"}': 5,
+        'pool_loaded{level="device",pool="eu"}': 3,
+        'pool_slots{level="device",pool="eu"}': 8,
+        'pool_loaded{level="host",pool="eu"}': 40,
+        'pool_slots{level="host",pool="eu"}': 256,
+        'pool_cold_starts_minute{pool="eu"}': 2,
+        'pool_evictions{pool="eu"}': 7,
+        **{f'pool_{name}{{pool="us"}}': 0 for name in ("nodes", "nodes_heard", "routes")},
     }

@@ -11,6 +11,7 @@ from loradeck.cli.shared.options import break_glass_option, dry_run_option, inci
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
 from loradeck.cli.shared.progress import MoveOptions, in_time, move_command
 from loradeck.cli.shared.session import Session, hub_command
+from loradeck.client import capacity_words
 from loradeck.client.candidate_words import gets, leaves, who_goes_where
 from loradeck.client.idempotency import new_key
 from loradeck.rules.errors import Refused
@@ -35,6 +36,10 @@ async def promote(
     s.out.heading(title(s, at, row))
     said = how.forward(row, override=override, break_glass=break_glass)
     s.out.say(changes(row.live, release, override=said["override"]))
+    if row.promote_fits is not None:
+        s.out.say(f" capacity  {capacity_words.verdict(row.promote_fits)}")
+        for line in capacity_words.lines(row.promote_fits, 3):
+            s.out.say(f"           {line}")
     s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?{because(row.promote_asks)}", yes=how.yes)
     request = PromoteRequest(release=release.id, incident=incident, **said)
     await move(s, at, how, request, prepares=True)

@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import ThisHub, ViewerOfEach
-from loradeck.hub.views.metrics import dated_metrics, node_metrics, pointer_metrics
+from loradeck.hub.views.metrics import dated_metrics, node_metrics, pointer_metrics, pool_metrics
 from loradeck.hub.views.status import lease_status
 from loradeck.schemas.log import FLEET
 from loradeck.schemas.state import LeaseStatus
@@ -46,6 +46,9 @@ async def metrics(hub: ThisHub, caller: ViewerOfEach) -> Response:
     entries = hub.tables.entries
     seen = tuple(key for key in entries if caller.sees(key[0]))
     pointers = await pointer_metrics(hub.rows.tenant(key) for key in seen if key in entries)
-    own = hub.metrics.text() + node_metrics(hub.fleet.nodes.values()) if caller.sees(FLEET) else b""
+    own = b""
+    if caller.sees(FLEET):
+        fleet = hub.fleet.nodes.values(), hub.capacities.pools()
+        own = hub.metrics.text() + node_metrics(fleet[0]) + pool_metrics(fleet[1])
     dated = dated_metrics(one for one in hub.dated.near() if caller.sees(one.subject.tenant or FLEET))
     return Response(own + dated + pointers, media_type="text/plain; version=0.0.4; charset=utf-8")

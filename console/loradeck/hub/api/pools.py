@@ -1,4 +1,4 @@
-"""Pools: what makes a node one of them, and which nodes that are."""
+"""Pools: what makes a node one of them, which nodes that are, what they hold, and where routes are placed in them."""
 
 import secrets
 from typing import Annotated
@@ -11,7 +11,8 @@ from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools
-from loradeck.schemas.ids import Name, Reason
+from loradeck.schemas.capacity import CapacityPlan, CapacityRow
+from loradeck.schemas.ids import Digest, Name, Reason
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolConfig, PoolRow
 
 router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
@@ -51,6 +52,33 @@ async def remove_pool(pool: str, hub: ThisHub, caller: Releaser, reason: Reason 
         lambda: [pools.remove_pool(state.pools, state.tenants, pool, actor_of(caller), reason=reason)],
     )
     return Response(status_code=204)
+
+
+@router.get("/capacity")
+async def capacity(hub: ThisHub, caller: Viewer) -> list[CapacityRow]:
+    """What pools, then nodes, hold at each level, and how requests for on-demand routes fared there."""
+    return hub.capacities.rows()
+
+
+@router.get("/pools/{pool}/capacity", responses={409: {}})
+async def customers(
+    pool: str,
+    hub: ThisHub,
+    caller: Viewer,
+    routes: Annotated[int, Query(ge=1, le=10_000, description="new ones, each on one node")] = 1,
+    always: Annotated[bool, Query(description="with two slots each; otherwise on demand, with one")] = False,
+) -> CapacityPlan:
+    """Says whether new routes fit into a pool, who would be colder for them, and what one more node would buy."""
+    pools.known(hub.log.state.pools, pool)
+    return await hub.capacities.customers(pool, routes, caller.sees, always=always)
+
+
+@router.get(PAGE + "/capacity")
+async def promote(tenant: str, route: str, promote: Digest, hub: ThisHub, caller: Viewer) -> CapacityPlan:
+    """Says whether a promote fits, which routes would be colder for it, and what one more node would buy."""
+    hub.log.state.route(tenant, route)
+    release, now_ms = hub.catalogue.known(tenant, promote), hub.clock.now_ms()
+    return await hub.capacities.promote((tenant, route), release, now_ms, caller.sees, more=True)
 
 
 @router.get(PAGE + "/placement", responses={409: {}})

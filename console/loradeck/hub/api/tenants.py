@@ -160,7 +160,8 @@ async def row(
     candidate = hub.catalogue.release(promote, tenant) if promote is not None else None
     if candidate is not None:
         room = hub.capacity.prior_room(row.key, candidate, hub.clock.now_ms())
-        row = row.model_copy(update={"promote_asks": promote_asks(room)})
+        fits = await hub.capacities.promote(row.key, candidate, hub.clock.now_ms(), caller.sees, more=False)
+        row = row.model_copy(update={"promote_asks": promote_asks(room), "promote_fits": fits})
     if shadow is not None:
         row = row.model_copy(update={"shadow_load": hub.rows.shadow_load(row, shadow)})
     return Response(row.model_dump_json(), media_type="application/json")

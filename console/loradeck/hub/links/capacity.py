@@ -12,7 +12,7 @@ from loradeck.schemas.link import Replica
 from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.table import ReleaseRef
+from loradeck.schemas.table import ReleaseRef, TableEntry
 
 
 @dataclass(eq=False)
@@ -60,15 +60,22 @@ class Capacity:
                 short_of.append(f"{node.name}: {needed:g} of {node.memory_gb:g} GB")
         return ", ".join(short_of[:8])
 
+    def moved(self, key: PointerKey, candidate: Release, now_ms: int) -> TableEntry:
+        """A pointer's entry as a promote of the candidate would leave it."""
+        ref, entry = ReleaseRef(id=candidate.id, release=candidate), self._tables.entries.get(key)
+        if entry is None:
+            residency = self._state.config(key).residency
+            made = {"epoch": 0, "generation": 0, "current": ref, "residency": residency, "moved_ms": now_ms}
+            return TableEntry(tenant=key[0], route=key[1], **made)
+        live = (entry.current,) if entry.current is not None else ()
+        after = {"current": ref, "beneath": (*live, *entry.beneath), "preparing": None, "candidate": None}
+        return entry.model_copy(update={**after, "moved_ms": now_ms})
+
     def prior_room(self, key: PointerKey, candidate: Release, now_ms: int) -> PriorRoom:
         """The slots for a candidate and for what it would leave, on the placed replica that has the fewest."""
-        entry = self._tables.entries.get(key)
-        if candidate.form is not Form.ADAPTER or entry is None:
+        if candidate.form is not Form.ADAPTER or key not in self._tables.entries:
             return PriorRoom.FITS
-        live = (entry.current,) if entry.current is not None else ()
-        ref = ReleaseRef(id=candidate.id, release=candidate)
-        after = {"current": ref, "beneath": (*live, *entry.beneath), "preparing": None, "candidate": None}
-        moved = entry.model_copy(update={**after, "moved_ms": now_ms})
+        moved = self.moved(key, candidate, now_ms)
         base, found = candidate.served_base, dict[tuple[object, ...], PriorRoom]()
         for node, replica in self.placed(key, candidate):
             if node.lost or not replica.slots:

@@ -1,7 +1,7 @@
 """The hub's metrics, and those of all pointers that alerts are made from, as Prometheus text."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -15,6 +15,7 @@ from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting
 from loradeck.rules.quality.notices import Dated
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.judge import Judgement
 from loradeck.schemas.replica_state import NOT_ACTIVE
 from loradeck.schemas.state import TenantRow
@@ -159,6 +160,45 @@ def node_metrics(nodes: Iterable[Node]) -> bytes:
             for what, n in (("asked", cold.asked), ("cold", cold.cold), ("refused", cold.refused)):
                 requests.labels(node.name, what).set(n)
             waiting.labels(node.name).set(cold.waiting)
+    return generate_latest(registry)
+
+
+_POOLED: Mapping[str, tuple[str, Callable[[CapacityRow], int | float | None]]] = {
+    "nodes": ("Nodes of a pool.", lambda row: row.nodes[1]),
+    "nodes_heard": ("Nodes of a pool that are heard now.", lambda row: row.nodes[0]),
+    "routes": ("Routes with a release that are placed in a pool.", lambda row: row.routes),
+    "on_disk": ("Releases whose files lie on nodes of a pool.", lambda row: row.disk),
+    "on_demand_requests": (
+        "Requests for on-demand routes since the start of a pool's routers.",
+        lambda row: row.asked,
+    ),
+    "on_demand_cold": ("Of them, those that waited for a load.", lambda row: row.cold),
+    "on_demand_refused": ("Of them, those for which a queue had no room.", lambda row: row.refused),
+    "cold_starts_minute": ("Requests of the last minute that waited for a load.", lambda row: row.minute),
+    "cold_waiting": ("Requests that wait for a load now.", lambda row: row.waiting),
+    "evictions": ("Releases unloaded to make room since the engines' start.", lambda row: row.evictions),
+    "load_seconds": ("How long a load takes on the slowest engine, in the mean.", lambda row: row.load_s),
+}
+
+
+def pool_metrics(pools: Iterable[CapacityRow]) -> bytes:
+    """The metrics of pools as Prometheus text: of nodes that are heard now, and only what they measure."""
+    registry = CollectorRegistry()
+    gauges = {
+        name: Gauge(f"loradeck_pool_{name}", text, ["pool"], registry=registry) for name, (text, _) in _POOLED.items()
+    }
+    slots = Gauge(
+        "loradeck_pool_slots", "Releases that a pool's engines hold at most.", ["pool", "level"], registry=registry
+    )
+    held = Gauge("loradeck_pool_loaded", "Releases that a pool's engines hold.", ["pool", "level"], registry=registry)
+    for row in pools:
+        for name, (_, read) in _POOLED.items():
+            if (figure := read(row)) is not None:
+                gauges[name].labels(row.name).set(figure)
+        for level, of in (("device", row.device), ("host", row.host)):
+            if of is not None:
+                held.labels(row.name, level).set(of[0])
+                slots.labels(row.name, level).set(of[1])
     return generate_latest(registry)
 
 

@@ -16,6 +16,7 @@ from loradeck.client.errors import ClientError
 from loradeck.client.lineage import ancestors
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import AttestationKind, GateResult
+from loradeck.schemas.capacity import CapacityPlan
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import ReleaseView
@@ -262,8 +263,9 @@ class Queries:
 
     async def candidate(
         self, key: PointerKey, label: str | None
-    ) -> tuple[ReleaseView, GateResult | None, str | None] | None:
-        """The release that `p` would offer on a row, its newest gate result, and what the hub says to ask about it.
+    ) -> tuple[ReleaseView, GateResult | None, str | None, CapacityPlan | None] | None:
+        """The release that `p` would offer on a row, its newest gate result, what the hub says to ask about it, and
+        whether it fits.
 
         None after a notice that says why there is none.
 
@@ -281,7 +283,7 @@ class Queries:
             self._off(Action.PROMOTE, f"no release {what} (known: {known})", "warn")
             return None
         now = await self._api.row(*key, promote=found.id)
-        return found, await self._gate(key, found.id, row.pointer.release), now.promote_asks
+        return found, await self._gate(key, found.id, row.pointer.release), now.promote_asks, now.promote_fits
 
     def _off(self, action: Action, why: str, style: str) -> None:
         self._notice(f"{self._state.keys.shown(action)} off: {why}", style)

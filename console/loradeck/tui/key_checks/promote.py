@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from loradeck.client import capacity_words
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import CheckResult, GateResult
+from loradeck.schemas.capacity import CapacityPlan
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.state import ReleaseView, TenantRow
 from loradeck.tui.key_checks.rollback import lock
@@ -31,6 +33,7 @@ def offer(
     candidate: ReleaseView,
     gate: GateResult | None,
     asks: str | None = None,
+    fits: CapacityPlan | None = None,
     *,
     override: bool,
 ) -> Verdict:
@@ -39,6 +42,7 @@ def offer(
     Only the reasons known here are checked here; the hub decides.
 
     `asks`: what the hub says to ask about this promote (`TenantRow.promote_asks`).
+    `fits`: whether it fits, and who would be colder for it; None: the hub does not say.
     """
     barred = barrier(Action.PROMOTE, state)
     if barred is not None:
@@ -71,10 +75,12 @@ def offer(
     line = f"{key} {row.tenant}/{row.route} {release(row.live)} > {release(candidate)}: "
     if trouble and not override:
         return off(state, Action.PROMOTE, f"{trouble}; :promote! {clean(candidate.label)} overrides, with a reason")
-    asked = f"; asks: {clean(asks)}" if asks else ""
+    asked = f"; {clean(capacity_words.verdict(fits))}" if fits is not None else ""
+    asked += f"; asks: {clean(asks)}" if asks else ""
+    colder = tuple(clean(said) for said in capacity_words.lines(fits, 3)) if fits is not None and fits.total else ()
     if override:
-        return Ask(f"{line}OVERRIDE, {trouble or gate_says(gate)}{asked}", (move,), wants_reason=True)
-    return Ask(f"{line}{gate_says(gate)}{live_by(state, row)}{asked}", (move,))
+        return Ask(f"{line}OVERRIDE, {trouble or gate_says(gate)}{asked}", (move,), wants_reason=True, listed=colder)
+    return Ask(f"{line}{gate_says(gate)}{live_by(state, row)}{asked}", (move,), listed=colder)
 
 
 def gate_says(gate: GateResult | None) -> str:
