@@ -142,6 +142,11 @@ async def data(stage: Stage) -> None:
     await stage.half_second()
 
 
+async def capacity(stage: Stage) -> None:
+    await stage.press("8")
+    await stage.half_second()
+
+
 async def rewind(stage: Stage) -> None:
     stays = {"cedar": "v2 is quarantined here", "delta": "as it was then"}
     steps = [
@@ -193,6 +198,7 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "adapters-compared": (compared, WIDE),
     "events": (events, WIDE),
     "data": (data, WIDE),
+    "capacity": (capacity, WIDE),
     "rewind": (rewind, WIDE),
     "help": (help_page, WIDE),
 }

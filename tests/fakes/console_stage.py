@@ -16,6 +16,7 @@ from loradeck.client.api import HubApi, PointerRequest
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
@@ -216,6 +217,10 @@ class SeededHub(HubApi):
     async def adapters(self, tenant: str | None = None) -> list[AdapterVersion]:
         self._reachable()
         return seed.adapters()
+
+    async def capacity(self) -> list[CapacityRow]:
+        self._reachable()
+        return seed.capacity()
 
     async def datasets(self) -> list[DatasetEntry]:
         self._reachable()

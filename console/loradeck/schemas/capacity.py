@@ -31,6 +31,11 @@ class CapacityRow(Wire, defer_build=True):
     load_s: float | None = Field(description="how long a load takes, on the slowest")
 
     @property
+    def key(self) -> str:
+        """What tells it from others: a pool and a node may have the same name."""
+        return f"{'pool' if self.pool else 'node'} {self.name}"
+
+    @property
     def hit_rate(self) -> float | None:
         """The share of requests for on-demand routes that met a loaded release; None: nobody asked, or not known."""
         if not self.asked or self.cold is None or self.refused is None:

@@ -35,7 +35,15 @@ from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.session import Session
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen
-from loradeck.tui.screens.lists import AdaptersScreen, DataScreen, EventsScreen, GatesScreen, JobsScreen, NodesScreen
+from loradeck.tui.screens.lists import (
+    AdaptersScreen,
+    CapacityScreen,
+    DataScreen,
+    EventsScreen,
+    GatesScreen,
+    JobsScreen,
+    NodesScreen,
+)
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.terminal.console_log import keep_log, report_end
 from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone
@@ -114,6 +122,7 @@ class Deck(App[Context], inherit_bindings=False):
             Screen.ADAPTERS: AdaptersScreen(*shared),
             Screen.EVENTS: EventsScreen(*shared),
             Screen.DATA: DataScreen(*shared),
+            Screen.CAPACITY: CapacityScreen(*shared),
         }
 
     def session(self, now_ms: int, *, cut: bool) -> Session:

@@ -25,6 +25,7 @@ from tests.fakes.console_fleet.pointers import (
 from tests.fakes.console_fleet.registry import (
     ANSWERED,
     adapters,
+    capacity,
     data,
     gates,
     related,
@@ -48,6 +49,7 @@ __all__ = [
     "acme",
     "adapters",
     "at_work",
+    "capacity",
     "data",
     "digest",
     "gates",

@@ -7,6 +7,7 @@ import json
 from tests.fakes.console_fleet.pointers import DAY, HOUR, MINUTE, NOW_MS, digest, view
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.manifest import (
     AdapterManifest,
     AdapterVersion,
@@ -92,6 +93,29 @@ def review_sheet(tenant: str, route: str, release: str) -> ReviewSheet:
         ),
         signed=(SignedReview(by="op2", at_ms=NOW_MS - DAY, bad=0, n=4, current=False),),
     )  # fmt: skip
+
+
+def capacity() -> list[CapacityRow]:
+    """Two pools and four nodes. One engine does not say what its batch holds, and one node is lost."""
+    nobody = dict.fromkeys(
+        ("device", "host", "disk", "asked", "cold", "refused", "minute", "waiting", "evictions", "load_s")
+    )
+    busy = {"asked": 21_400, "cold": 390, "refused": 2, "minute": 9, "waiting": 3, "evictions": 207, "load_s": 0.31}
+    calm = {"asked": 19_800, "cold": 598, "refused": 0, "minute": 5, "waiting": 0, "evictions": 205, "load_s": 0.27}
+    both = {"asked": 41_200, "cold": 988, "refused": 2, "minute": 14, "waiting": 3, "evictions": 412, "load_s": 0.31}
+
+    def row(name: str, nodes: tuple[int, int], routes: int, **more: object) -> CapacityRow:
+        fields = {"name": name, "pool": False, "nodes": nodes, "routes": routes}
+        return CapacityRow.model_validate({**fields, **nobody, **more})
+
+    return [
+        row("eu-shared", (2, 2), 640, pool=True, device=(14, 16), host=(256, 256), disk=811, **both),
+        row("us-shared", (1, 2), 118, pool=True, host=(41, 128), disk=130, evictions=0),
+        row("gpu-01", (1, 1), 322, device=(8, 8), host=(128, 128), disk=407, **busy),
+        row("gpu-02", (1, 1), 318, device=(6, 8), host=(128, 128), disk=404, **calm),
+        row("gpu-03", (1, 1), 118, host=(41, 128), disk=130, evictions=0),
+        row("gpu-04", (0, 1), 0, of="lost", host=(12, 128), disk=98, evictions=3, load_s=0.4),
+    ]
 
 
 def adapters() -> list[AdapterVersion]:

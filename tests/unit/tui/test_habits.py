@@ -138,7 +138,16 @@ async def test_i_is_off_in_a_read_only_console() -> None:
 
 @pytest.mark.parametrize(
     ("key", "which"),
-    [("1", "tenant"), ("2", "node"), ("3", "kind"), ("4", "body"), ("5", "manifest"), ("6", "rev"), ("7", "digest")],
+    [
+        ("1", "tenant"),
+        ("2", "node"),
+        ("3", "kind"),
+        ("4", "body"),
+        ("5", "manifest"),
+        ("6", "rev"),
+        ("7", "digest"),
+        ("8", "host"),
+    ],
 )
 async def test_J_shows_the_selected_row_as_json(key: str, which: str) -> None:
     async with stage() as on:

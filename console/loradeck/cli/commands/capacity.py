@@ -14,7 +14,10 @@ from loradeck.schemas.capacity import CapacityRow
 @connection_options
 @click.pass_context
 def capacity(ctx: click.Context) -> None:
-    """Show what nodes and pools hold; plan a promote or new customers. Without a command: `ls`."""
+    """Show what nodes and pools hold at each level; plan a promote or new customers.
+
+    Without a command: `ls`.
+    """
     if ctx.invoked_subcommand is None:
         ctx.invoke(ls)
 

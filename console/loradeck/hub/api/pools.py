@@ -56,7 +56,7 @@ async def remove_pool(pool: str, hub: ThisHub, caller: Releaser, reason: Reason 
 
 @router.get("/capacity")
 async def capacity(hub: ThisHub, caller: Viewer) -> list[CapacityRow]:
-    """What pools, then nodes, hold at each level, and how requests for on-demand routes fared there."""
+    """Lists what pools, then nodes, hold at each level, and how requests for on-demand routes fared there."""
     return hub.capacities.rows()
 
 

@@ -200,6 +200,12 @@ class Queries:
     async def _fetch(self, which: Screen) -> None:
         state, registry = self._state, self._state.registry
         with state.fetches[which].trying(state.clock):
+            if which is Screen.CAPACITY:
+                registry.capacity = {row.key: row for row in await self._api.capacity()}
+                state.fetched(which)
+                state.arrange()
+                self._changed()
+                return
             gates = await self._api.attestations(kind=AttestationKind.GATE) if which is not Screen.DATA else None
             # Each of the three screens names what is on the others.
             adapters = await self._api.adapters()

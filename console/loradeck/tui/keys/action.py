@@ -51,6 +51,7 @@ class Action(StrEnum):
     ADAPTERS = "adapters"
     EVENTS = "events"
     DATA = "data"
+    CAPACITY = "capacity"
     # The selection.
     DOWN = "down"
     UP = "up"
@@ -74,3 +75,4 @@ class Screen(StrEnum):
     ADAPTERS = "adapters"
     EVENTS = "events"
     DATA = "data"
+    CAPACITY = "capacity"

@@ -8,6 +8,7 @@ COMMANDS: dict[str, str] = {
     "adapters": "the adapters screen",
     "events": "the events screen; with a word: filtered by it",
     "data": "the data screen",
+    "capacity": "the capacity screen",
     "promote": "promote vN on the selected row",
     "promote!": "the same against its gate, with a typed reason",
     "rollback": "what {rollback} does",

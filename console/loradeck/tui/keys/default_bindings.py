@@ -145,6 +145,8 @@ BINDINGS: tuple[Binding, ...] = (
         (Action.ADAPTERS, "5", "adapters", 0, "Adapter versions: origin, scores, where each is live."),
         (Action.EVENTS, "6", "events", 0, "The log, newest first, and whether its chain holds."),
         (Action.DATA, "7", "data", 0, "Datasets and suites: origin, consent, licence, purpose."),
+        (Action.CAPACITY, "8", "capacity", 0,
+         "What pools and nodes hold at each level, hit rate, cold starts, who waits, and what was turned out."),
     ),
     Binding(Action.DOWN, ("j", "down"), "", "Next row.", repeats=True),
     Binding(Action.UP, ("k", "up"), "", "Previous row.", repeats=True),

@@ -134,7 +134,7 @@ class Keys:
         return template.format_map(self._shown)
 
     def screens(self) -> str:
-        """The keys of the screens in a few characters: '1-7'."""
+        """The keys of the screens in a few characters: '1-8'."""
         shown = [self.shown(Action(screen.value)) for screen in Screen]
         run = "".join(shown)
         return f"{shown[0]}-{shown[-1]}" if len(run) == len(shown) and run in "123456789" else " ".join(shown)

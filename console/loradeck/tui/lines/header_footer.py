@@ -87,6 +87,7 @@ def summary_line(state: ConsoleState, width: int) -> Line:
         Screen.GATES: _gates,
         Screen.ADAPTERS: _adapters,
         Screen.DATA: _data,
+        Screen.CAPACITY: _capacity,
     }[state.screen](state)
     spans += _fetched(state)
     if state.link is Link.LOST:
@@ -171,6 +172,15 @@ def _adapters(state: ConsoleState) -> list[Span]:
 def _data(state: ConsoleState) -> list[Span]:
     kinds = [entry.kind for entry in state.registry.data.values()]
     return [Span(f" {plural(kinds.count('dataset'), 'dataset')}   {plural(kinds.count('suite'), 'suite')}")]
+
+
+def _capacity(state: ConsoleState) -> list[Span]:
+    nodes = [row for row in state.registry.capacity.values() if not row.pool]
+    waiting = [row.waiting for row in nodes if row.waiting is not None]
+    spans = [Span(f" {plural(len(state.registry.capacity) - len(nodes), 'pool')}   {plural(len(nodes), 'node')}")]
+    if waiting:
+        spans.append(Span(f"   {sum(waiting)} waiting for a load", "warn" if any(waiting) else "dim"))
+    return spans
 
 
 def _fetched(state: ConsoleState) -> list[Span]:

@@ -44,10 +44,21 @@ NODE_WORDS = (
 
 DATA_WORDS = (("d2", "a model wrote the rows, itself trained on rows that a model wrote; d3 is one further"),)
 
+CAPACITY_WORDS = (
+    ("DEVICE", "releases in batch slots, and the slots; unknown where an engine does not say"),
+    ("HOST", "releases in the engines' memory, and the slots there"),
+    ("DISK", "releases whose verified files lie on the nodes"),
+    ("HIT", "requests for on-demand routes that met a loaded release, since the routers' start"),
+    ("COLD/MIN", "of the last minute, those that waited until theirs was loaded"),
+    ("TURNED OUT", "releases unloaded to make room, since the engines' start"),
+    ("2/3", "nodes heard now, of those the pool has; only these count for its figures"),
+)
+
 LEGENDS: dict[Screen, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     Screen.TENANTS: (("Flags", FLAGS), ("READY", READY)),
     Screen.NODES: (("What stands in the columns", NODE_WORDS),),
     Screen.DATA: (("ORIGIN", DATA_WORDS),),
+    Screen.CAPACITY: (("What stands in the columns", CAPACITY_WORDS),),
 }
 """What a screen abbreviates."""
 
@@ -59,6 +70,7 @@ TWINS: dict[Screen, tuple[str, ...]] = {
     Screen.ADAPTERS: ("adapter ls",),
     Screen.EVENTS: ("event ls",),
     Screen.DATA: ("dataset ls", "suite ls"),
+    Screen.CAPACITY: ("capacity ls",),
 }
 """The commands that print what a screen lists; with --json for programs."""
 

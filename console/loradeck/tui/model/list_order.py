@@ -141,6 +141,12 @@ def data(state: FeedState, digest: str) -> tuple[str, str, str, str]:
     return (entry.manifest.tenant, entry.kind, entry.manifest.name, digest)
 
 
+def capacity(state: FeedState, key: str) -> tuple[bool, str]:
+    """Pools first, each by name."""
+    row = state.registry.capacity[key]
+    return (not row.pool, row.name)
+
+
 # ---- what a filter finds -----------------------------------------------------------------------------------
 
 
@@ -195,3 +201,8 @@ def data_text(state: FeedState, digest: str) -> str:
         f"{entry.manifest.tenant}/{entry.manifest.name} {entry.kind} {provenance.origin.value} {digest} "
         f"{provenance.licence_class} {provenance.consent} {' '.join(provenance.purpose)}"
     )
+
+
+def capacity_text(state: FeedState, key: str) -> str:
+    """The text that a filter of pools and nodes searches."""
+    return f"{key} {state.registry.capacity[key].of}"

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from loradeck.client.errors import ClientError
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import Attestation, EvaluationReport, GateResult
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest, SuiteManifest
 from loradeck.schemas.responses import DatasetEntry, SuiteEntry
 
@@ -86,6 +87,9 @@ class Registry:
     """Evaluations by release, without their items; only of releases that were looked at."""
 
     score_fetches: dict[str, Fetch] = field(default_factory=dict)
+    capacity: dict[str, CapacityRow] = field(default_factory=dict)
+    """Pools and nodes by `CapacityRow.key`."""
+
     unreadable: int = 0
     """Gate results of another version of the hub, left out."""
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import StateRead
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedMessage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job, PrepareSpec
@@ -71,6 +72,7 @@ class ConsoleState(FeedState):
     gate_list: Listing[int] = field(default_factory=Listing)
     adapter_list: Listing[str] = field(default_factory=Listing)
     data_list: Listing[str] = field(default_factory=Listing)
+    capacity_list: Listing[str] = field(default_factory=Listing)
     reviews: dict[Candidate, Reviewing] = field(default_factory=dict)
     """Candidates whose answers were looked at here."""
 
@@ -105,6 +107,9 @@ class ConsoleState(FeedState):
                     self.event_list, lambda: self.listed_events, order.newest_first, order.event_text
                 ),
                 Screen.DATA: ordered(self.data_list, lambda: kept.data, order.data, order.data_text),
+                Screen.CAPACITY: ordered(
+                    self.capacity_list, lambda: kept.capacity, order.capacity, order.capacity_text
+                ),
             }
         )
 
@@ -231,6 +236,8 @@ class ConsoleState(FeedState):
                 return event
             case Gate(result=result):
                 return result.release
+            case CapacityRow(name=name):
+                return name
         return selected if isinstance(selected, str) else None
 
     # ---- own moves -------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""The lists of nodes, jobs, gate results, adapter versions, events and data; tenants have a module of their own."""
+"""The lists of nodes, jobs, gates, adapters, events, data and capacity; tenants have a module of their own."""
 
 from collections.abc import Hashable
 from functools import partial
 
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
@@ -13,7 +14,7 @@ from loradeck.schemas.state import NodeRow
 from loradeck.tui.actions.window import Handlers
 from loradeck.tui.key_checks.sign import signing_of
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.lines import columns, registry
+from loradeck.tui.lines import capacity, columns, registry
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.jobs import job_lines
@@ -202,6 +203,16 @@ class DataScreen(ListScreen[DataEntry]):
     CELLS = registry.data_cells
     DETAILS = registry.data_lines
     EMPTY = "no dataset or suite yet: loradeck dataset add, loradeck suite add"
+
+
+class CapacityScreen(ListScreen[CapacityRow]):
+    """The list of pools, then nodes, with what they hold at each level."""
+
+    WHICH = Screen.CAPACITY
+    COLUMNS = capacity.COLUMNS
+    CELLS = capacity.cells
+    DETAILS = capacity.lines
+    EMPTY = "no node has connected: loradeck-agent run --config agent.toml"
 
 
 def _adapter(version: AdapterVersion) -> str:
