@@ -259,10 +259,8 @@ class TenantRow(OfPointer):
     promote_asks: str | None = added(
         None, "why the promote is asked about that this row was asked for with; None: it is not, or of none"
     )
-    promote_fits: CapacityPlan | None = Field(
-        None,
-        exclude_if=lambda plan: plan is None,
-        description="whether that promote fits, and who would be colder for it; None: the hub does not say",
+    promote_fits: CapacityPlan | None = added(
+        None, "whether that promote fits, and who would be colder for it; None: the hub does not say"
     )
     soak: tuple[float, int] = Field((600, 200), description="seconds and requests of this route's soak")
     guard: str = added("", "what guard found since the last move, and did")

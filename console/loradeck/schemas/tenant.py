@@ -19,10 +19,14 @@ class CallerKey(Wire):
 
 
 class Quota(Strict):
-    """What a tenant may have at the hub; deprecated versions do not count. None: no limit."""
+    """What a tenant may have; deprecated versions and revoked weights do not count. None: no limit."""
 
     adapters: int | None = Field(None, ge=0, le=LARGEST_INT, description="adapter versions")
-    bytes: int | None = Field(None, ge=0, le=LARGEST_INT, description="of their files")
+    bytes: int | None = Field(None, ge=0, le=LARGEST_INT, description="of their files at the hub")
+    weights: int | None = added(
+        None, "bytes of the whole weights that its jobs merge or train, on nodes", ge=0, le=LARGEST_INT
+    )
+    slots: int | None = added(None, "that its `always` routes keep, on all nodes", ge=0, le=LARGEST_INT)
 
 
 NO_QUOTA = Quota()
@@ -34,6 +38,8 @@ class QuotaUse(Wire):
     quota: Quota
     adapters: int
     bytes: int
+    weights: int = 0
+    slots: int = 0
 
 
 class TenantState(Wire):

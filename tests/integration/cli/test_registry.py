@@ -248,6 +248,9 @@ def test_a_quota_is_shown_set_in_part_and_ended(desk: Desk, tenant: str) -> None
     desk.json("tenant", "quota", tenant, "--adapters", 3, "--reason", "the small plan")
     use = QuotaUse.model_validate(desk.json("tenant", "quota", tenant, "--mb", 500))
     assert use.quota == Quota(adapters=3, bytes=500_000_000)
+    use = QuotaUse.model_validate(desk.json("tenant", "quota", tenant, "--slots", 6, "--weights-mb", 1))
+    assert use.quota == Quota(adapters=3, bytes=500_000_000, slots=6, weights=1_000_000)
+    assert f"{use.slots} slots of 6" in desk.run("tenant", "quota", tenant).stdout
     assert "adapter versions of 3" in desk.run("tenant", "quota", tenant).stdout
     desk.refused(1, "no_change", "tenant", "quota", tenant, "--mb", 500)
     assert QuotaUse.model_validate(desk.json("tenant", "quota", tenant, "--no-limit")).quota == Quota()

@@ -643,6 +643,13 @@ async def test_a_merge_goes_from_the_queue_to_a_registered_release_with_its_prob
     assert (await merge(deck, agent, release, said))["result"]["release"] == made
     assert len(await deck.ok("GET", f"attestations?kind=lineage&subject={view['base']}")) == 1
     assert len(await deck.ok("GET", f"attestations?subject={made}")) == 1, "the same again is once"
+    size = sum(entry.size for entry in BASE.files)
+    use = await deck.ok("PUT", "tenants/acme/quota", {"weights": 2 * size - 1})
+    assert use["weights"] == size
+    another = {"spec": {"kind": "merge", "tenant": "acme", "release": release}}
+    await deck.refused(409, "over_quota", "POST", "jobs", another)
+    await deck.ok("PUT", "tenants/acme/quota", {"weights": 2 * size})
+    await deck.ok("POST", "jobs", another)
 
 
 async def test_a_merged_release_is_evaluated_where_an_engine_has_its_weights(deck: Deck, join: Join) -> None:

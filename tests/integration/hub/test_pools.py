@@ -351,3 +351,19 @@ async def test_capacity_is_what_nodes_and_pools_measured_and_unknown_where_nobod
     assert (pool.nodes, pool.host, pool.minute, pool.waiting) == ((1, 2), (0, 4), 2, 1)
     assert pool.hit_rate == first.hit_rate == 0.9
     assert (second.nodes, second.of, second.host) == ((0, 1), "lost", (0, 4)), "what it said last"
+
+
+async def test_a_tenant_over_its_quota_of_slots_sets_no_further_always_route(deck: Deck) -> None:
+    for name in ("n1", "n2", "n3"):
+        await FakeAgent(deck, name, site="eu").join()
+    await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
+    await deck.tenant(pool={"pool": "eu", "replicas": 2})
+    use = await deck.ok("PUT", "tenants/acme/quota?reason=small", {"slots": 4})
+    assert (use["slots"], use["quota"]["slots"]) == (4, 4)
+    path, three = "tenants/acme/routes/staging", {"placement": {"site": "eu"}}
+    problem = await deck.refused(409, "over_quota", "PUT", path, three)
+    assert problem.detail == "10 slots of 4: 2 on each node of each `always` route, and 4 until now"
+    await deck.ok("PUT", path, {**three, "residency": "on-demand"})
+    await deck.refused(409, "over_quota", "PUT", path, three)
+    await deck.tenant(pool={"pool": "eu", "replicas": 1})
+    assert (await deck.ok("GET", "tenants/acme/quota"))["slots"] == 2

@@ -249,23 +249,42 @@ def _placed(config: RouteConfig, nodes: Sequence[str]) -> str:
 @click.argument("name")
 @click.option("--adapters", type=click.IntRange(min=0), help="Most adapter versions.")
 @click.option("--mb", type=click.IntRange(min=0), help="Most megabytes of their files.")
-@click.option("--no-limit", is_flag=True, help="End both limits.")
+@click.option("--weights-mb", type=click.IntRange(min=0), help="Size of whole weights that its jobs make, on nodes.")
+@click.option("--slots", type=click.IntRange(min=0), help="Slots of its `always` routes: two on each node of each.")
+@click.option("--no-limit", is_flag=True, help="End all limits.")
 @reason_option()
 @writes
-async def quota(s: Session, name: str, adapters: int | None, mb: int | None, no_limit: bool, reason: str) -> None:
-    """Show or set what a tenant may have at the hub: adapter versions, and the size of their files.
+async def quota(
+    s: Session,
+    name: str,
+    adapters: int | None,
+    mb: int | None,
+    weights_mb: int | None,
+    slots: int | None,
+    no_limit: bool,
+    reason: str,
+) -> None:
+    """Show or set what a tenant may have: adapter versions and their files at the hub, whole weights on nodes, slots.
 
-    Deprecated versions do not count. What the tenant has already stays.
+    Deprecated versions and revoked weights do not count. What the tenant has already stays. Routes on demand keep no
+    slot, and take one when they are asked for.
     """
     use = await s.api.quota(name)
-    given = {"adapters": adapters, "bytes": None if mb is None else mb * 10**6}
+    sizes = {"bytes": mb, "weights": weights_mb}
+    given = {"adapters": adapters, "slots": slots, **{key: n and n * 10**6 for key, n in sizes.items()}}
     given = {key: value for key, value in given.items() if value is not None}
     if given or no_limit:
         kept = {} if no_limit else use.quota.model_dump()
         use = await s.api.set_quota(name, checked(Quota, {**kept, **given}, where="options"), reason)
-    most, size = use.quota.adapters, use.quota.bytes
-    s.out.answer(use, f"{name}: {use.adapters} adapter versions of {'any number' if most is None else most}")
-    s.out.say(f"{use.bytes / 1e6:,.1f} MB of {'any size' if size is None else f'{size / 1e6:,.1f} MB'}")
+    most = use.quota
+    s.out.answer(use, f"{name}: {use.adapters} adapter versions of {_most(most.adapters)}")
+    for what, has, size in (("", use.bytes, most.bytes), (" of whole weights on nodes", use.weights, most.weights)):
+        s.out.say(f"{has / 1e6:,.1f} MB{what} of {'any size' if size is None else f'{size / 1e6:,.1f} MB'}")
+    s.out.say(f"{use.slots} slots of {_most(most.slots)}")
+
+
+def _most(count: int | None) -> str:
+    return "any number" if count is None else str(count)
 
 
 @tenant.group()

@@ -110,12 +110,15 @@ async def set_data_policy(
 @router.get("/tenants/{tenant}/quota")
 async def quota(tenant: str, hub: ThisHub, caller: Viewer) -> QuotaUse:
     """The quota of a tenant, and what of it is used."""
-    return quotas.used(hub.log.state.tenant(tenant).quota, hub.catalogue.kept(tenant, hub.facts.deprecated))
+    state = hub.log.state.tenant(tenant)
+    weights = quotas.weights(hub.catalogue.weights(tenant, hub.facts.revoked))
+    more = {"weights": weights, "slots": quotas.slots(state.routes, hub.fleet.placed_on)}
+    return quotas.used(state.quota, hub.catalogue.kept(tenant, hub.facts.deprecated)).model_copy(update=more)
 
 
 @router.put("/tenants/{tenant}/quota")
 async def set_quota(tenant: str, body: Quota, hub: ThisHub, caller: Releaser, reason: Reason = "") -> QuotaUse:
-    """Replaces what a tenant may have at the hub. Whoever is a releaser of some tenants sets none."""
+    """Replaces what a tenant may have. Whoever is a releaser of some tenants sets none."""
     if caller.tenants is not None:
         raise Refused(
             "forbidden", "a tenant's own releaser does not set its quota", fix="ask a releaser of all tenants"
@@ -272,6 +275,7 @@ async def set_route(
     def decide() -> list[Draft]:
         known, actor = hub.log.state.tenant(tenant), actor_of(caller)
         pools.check(hub.log.state.pools, body)
+        quotas.check_slots(known, route, body, hub.fleet.placed_on)
         drafted = tenants.set_route(
             *(known, route, body, actor),
             pointer=hub.log.state.pointers.get(key),

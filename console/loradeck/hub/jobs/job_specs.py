@@ -9,6 +9,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.incidents import Incidents
+from loradeck.rules.data import quotas
 from loradeck.rules.data.policy import check_teacher
 from loradeck.rules.data.training_freeze import freeze_of_training
 from loradeck.rules.errors import Refused
@@ -27,6 +28,7 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 from loradeck.schemas.table import ReleaseRef
+from loradeck.schemas.training import Weights
 
 
 @dataclass(eq=False)
@@ -103,6 +105,15 @@ class JobSpecs:
                     )
             case MergeSpec():
                 self._merging.mergeable(spec.tenant, spec.release)
+        made = self._base_of_weights(spec)
+        if made is not None:
+            quotas.check_weights(tenant, catalogue.weights(tenant.name, self._facts.revoked), catalogue.bases[made])
+
+    def _base_of_weights(self, spec: JobSpec) -> str | None:
+        """The base of which a job makes whole weights; None: it makes none."""
+        if isinstance(spec, MergeSpec):
+            return self._catalogue.known(spec.tenant, spec.release).base
+        return spec.base if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL else None
 
     def _suite(self, tenant: str, digest: str) -> SuiteManifest:
         suite = self._catalogue.suites.get(digest)

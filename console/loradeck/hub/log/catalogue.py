@@ -36,6 +36,9 @@ class Catalogue:
         self.base_tenants: dict[str, str] = {}
         """Base -> the tenant that it was registered for; none where it is for all."""
 
+        self.whole: dict[str, list[str]] = defaultdict(list)
+        """Weights that are a tenant's own, or merged -> the releases that are these weights."""
+
         self._base_labels: dict[str, str] = {}
         self._views: dict[str, ReleaseView] = {}
         self._refs: dict[str, ReleaseRef] = {}
@@ -65,7 +68,10 @@ class Catalogue:
                 for file in version.manifest.files:
                     self.adapters_with[file.sha256].add(digest)
             case Doc.RELEASE:
-                self.releases[digest] = Release.model_validate(body)
+                known, self.releases[digest] = digest in self.releases, (release := Release.model_validate(body))
+                own = release.form is Form.BASE and release.base in self.base_tenants
+                if not known and (own or release.form is Form.MERGED):
+                    self.whole[release.served_base].append(digest)
             case Doc.DATASET:
                 self.datasets[digest] = dataset = DatasetManifest.model_validate(body)
                 self._index(digest, dataset)
@@ -159,6 +165,12 @@ class Catalogue:
             for digest, version in self.adapters.items()
             if version.manifest.tenant == tenant and digest not in deprecated
         ]
+
+    def weights(self, tenant: str, revoked: Container[str]) -> list[BaseManifest]:
+        """The whole weights that a tenant's jobs have made, but those of which every release is revoked."""
+        own = [base for base, owner in self.base_tenants.items() if owner == tenant]
+        gone = {base for base in own if self.whole.get(base) and all(one in revoked for one in self.whole[base])}
+        return [self.bases[base] for base in own if base not in gone]
 
     def version_of(self, release: Release) -> AdapterVersion | None:
         """The adapter version that a release serves; None for a base alone."""
