@@ -7,6 +7,7 @@ from pydantic import BaseModel, TypeAdapter
 from tests.integration.cli.conftest import Desk
 
 from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
@@ -24,6 +25,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "event ls": Event,
     "dataset ls": DatasetEntry,
     "suite ls": SuiteEntry,
+    "capacity ls": CapacityRow,
 }
 """What stands in a line of each."""
 

@@ -486,7 +486,7 @@ class Fleet:
         return group.placed
 
     def placed_on(self, config: RouteConfig) -> int:
-        """How many nodes a route of these settings is placed on, lost ones too; one where there is none yet."""
+        """Counts the nodes that a route of these settings is placed on, lost ones too; one where there is none yet."""
         if config.pool is not None:
             return config.pool.replicas
         nodes = [node for node in self.nodes.values() if node.replicas and fits(node.labels, config.placement)]

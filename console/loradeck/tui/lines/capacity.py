@@ -54,16 +54,15 @@ def lines(state: ConsoleState, row: CapacityRow, width: int) -> list[Line]:
     found.append(labelled(" LEVELS    ", held))
     hit = f"{words.share(row.hit_rate)} of {row.asked:,} met a loaded release" if row.asked else ""
     met = hit or "nobody asked, or not known"
-    counts = f"{words.count(row.minute)} cold starts in the last minute   {words.count(row.waiting)} waiting"
-    found.append(labelled(" ON DEMAND ", f"{met}   {counts}"))
-    said = f"{words.count(row.evictions)} turned out   a load takes {words.load(row)}"
-    said += f"   {words.count(row.refused)} requests refused, the queue was full"
-    found.append(labelled(" LOADS     ", said))
+    found.append(labelled(" ON DEMAND ", met))
+    queue = f"{words.count(row.waiting)} waiting   {words.count(row.refused)} refused, it was full"
+    found.append(labelled(" QUEUE     ", f"{queue}   {words.count(row.minute)} cold starts in the last minute"))
+    found.append(labelled(" LOADS     ", f"{words.count(row.evictions)} turned out   a load takes {words.load(row)}"))
     node = state.nodes.get(row.name) if not row.pool else None
     found += [
         labelled(f" {clean(engine.replica)}  ", f"{engine.state.value}   {residency.slots(engine)}")
         for engine in (node.replicas if node is not None else ())
     ]
     if row.pool:
-        found.append(line(Span(f" loradeck pool show {name}   loradeck capacity plan --pool {name} --routes N", "dim")))
+        found.append(line(Span(f" loradeck capacity plan --pool {name} --routes N", "dim")))
     return found
