@@ -467,17 +467,16 @@ class HubApi(Calls):
 
     async def capacity(self) -> list[CapacityRow]:
         """Reads what pools and nodes hold at each level."""
-        return await self.transport.ask(list[CapacityRow], "GET", "capacity")
+        return await self._get(list[CapacityRow], "capacity")
 
     async def capacity_for_routes(self, pool: str, routes: int, *, always: bool) -> CapacityPlan:
         """Asks whether so many new routes fit into a pool."""
-        params: Params = {"routes": routes, "always": "true" if always else None}
-        return await self.transport.ask(CapacityPlan, "GET", f"pools/{segment(pool)}/capacity", params=params)
+        path, kind = f"pools/{segment(pool)}/capacity", "true" if always else None
+        return await self._get(CapacityPlan, path, routes=routes, always=kind)
 
     async def capacity_for_promote(self, tenant: str, route: str, release: str) -> CapacityPlan:
         """Asks whether a promote fits."""
-        path = f"{_route(tenant, route)}/capacity"
-        return await self.transport.ask(CapacityPlan, "GET", path, params={"promote": release})
+        return await self._get(CapacityPlan, f"{_route(tenant, route)}/capacity", promote=release)
 
     # ---- tokens and backup (own socket only) ---------------------------------------------------------------
 
