@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from loradeck.artifacts.adapters import WEIGHTS
-from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult
+from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult, ServedSpeed
 from loradeck.schemas.jobs import EvaluateSpec
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.suite import ItemKind, SuiteItem
@@ -35,7 +35,7 @@ from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.executors.rows import Suite, check_schemas, read_suite
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
-from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
+from loradeck_agent.serving.engine_questions import AT_ONCE, EngineAnswer, EngineQuestion
 
 
 def evaluate(current: Run) -> Mapping[str, Any]:
@@ -66,12 +66,14 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     else:
         base = tokenizer_of(Path(current.spec.base))
     results = _Results(current, suite)
+    speed = None
     if engine is not None:
-        _ask(results, base, Served(engine, spec.batch), [item for item in suite.items if item not in here], spec)
-    for answers, speed in answered_here(
+        asked = [item for item in suite.items if item not in here]
+        speed = _ask(results, base, Served(engine, spec.batch), asked, spec)
+    for answers, pace in answered_here(
         base, model, here, suite.answer_schema, batch=spec.batch, max_new_tokens=spec.max_new_tokens
     ):
-        results.add(answers, speed)
+        results.add(answers, pace)
     items = [results.found[item.id] for item in suite.items]
     report = EvaluationReport(
         release=spec.release,
@@ -83,6 +85,7 @@ def evaluate(current: Run) -> Mapping[str, Any]:
         seconds=round(time.monotonic() - began, 3),
         engine=engine.build if engine is not None else None,
         offline=len(here) if engine is not None else 0,
+        speed=speed if not any(item.kind is ItemKind.CHOICE for item in suite.items) else None,
     )
     current.check()
     documents: dict[str, BaseModel] = {"report.json": report}
@@ -158,8 +161,10 @@ class _Results:
         self.current.check()
 
 
-def _ask(results: _Results, base: Base, served: Served, items: Sequence[SuiteItem], spec: EvaluateSpec) -> None:
-    """Has the engine that serves answer items, several at once."""
+def _ask(
+    results: _Results, base: Base, served: Served, items: Sequence[SuiteItem], spec: EvaluateSpec
+) -> ServedSpeed | None:
+    """Has the engine that serves answer items, several at once. Returns how fast; None: it wrote nothing."""
     asked, questions = [], []
     for item in items:
         if item.kind is ItemKind.CHOICE:
@@ -171,7 +176,7 @@ def _ask(results: _Results, base: Base, served: Served, items: Sequence[SuiteIte
             questions.append(EngineQuestion(prompt=tuple(item_tokens(base, item)), max_tokens=spec.max_new_tokens))
     firsts = {item.id: number for number, item in reversed(list(enumerate(asked)))}
     scores: dict[str, dict[int, EngineAnswer]] = {}
-    began, tokens = time.monotonic(), 0
+    began, tokens, took = time.monotonic(), 0, 0.0
     for number, answer in served.each(questions, results.current.check):
         item, ms = asked[number], round(answer.ms, 3)
         tokens += answer.tokens
@@ -184,7 +189,10 @@ def _ask(results: _Results, base: Base, served: Served, items: Sequence[SuiteIte
                 continue
             logs = [said[place].logprob or 0.0 for place in range(len(item.choices))]
             result = chosen(item, logs, sum(one.ms for one in said.values()))
-        results.add([result], tokens / (time.monotonic() - began))
+        took = time.monotonic() - began
+        results.add([result], tokens / took)
+    at_once = min(spec.batch, AT_ONCE)
+    return ServedSpeed(tokens=tokens, seconds=round(took, 3) or 0.001, at_once=at_once) if tokens else None
 
 
 def adapter_of(current: Run, tenant: str, release: str, read: Collection[str]) -> Path | None:

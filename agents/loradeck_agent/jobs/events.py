@@ -6,6 +6,9 @@ from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignmen
 from loradeck.schemas.link import JobEvent
 from loradeck_agent.host.errors import AgentError
 
+_LATER = ("engine", "offline", "speed")
+"""Fields of an evaluation's report that came after level 0; the last of them after level 1."""
+
 
 def job_event(
     job: JobAssignment, seq: int, type_: ExecutorEventType, message: str = "", code: str | None = None
@@ -23,13 +26,15 @@ def failure(job: JobAssignment, seq: int, error: AgentError) -> ExecutorEvent:
 
 
 def as_read(message: JobEvent, level: int) -> JobEvent:
-    """An event as a hub reads it that reads reports of `level`: one of 0 refuses a report with fields that came later.
+    """An event as a hub reads it that reads reports of `level`: one of before refuses a report with fields that came
+    later.
 
-    It takes the evaluation then for one in process, as all of its own are.
+    One of level 0 takes the evaluation then for one in process, as all of its own are.
     """
     report = (message.result or {}).get("report")
-    if level > 0 or not isinstance(report, dict) or "items" not in report:
+    if level > 1 or not isinstance(report, dict) or "items" not in report:
         return message
-    items = [{key: value for key, value in item.items() if key != "acc_norm"} for item in report["items"]]
-    known = {key: value for key, value in report.items() if key not in ("engine", "offline")} | {"items": items}
+    known = {key: value for key, value in report.items() if key not in _LATER[2 * level :]}
+    if level == 0:
+        known["items"] = [{key: value for key, value in item.items() if key != "acc_norm"} for item in report["items"]]
     return message.model_copy(update={"result": {**(message.result or {}), "report": known}})

@@ -104,6 +104,7 @@ STATUS: Mapping[str, int] = {
     "reason_required": 422,
     "plan_required": 422,
     "bad_report": 422,
+    "incomparable": 409,
     "bad_review": 422,
     "bad_artifact": 422,
     "bad_rows": 422,

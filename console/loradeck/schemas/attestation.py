@@ -133,6 +133,14 @@ class ItemResult(Strict, defer_build=True):
     )
 
 
+class ServedSpeed(Strict, defer_build=True):
+    """How fast an engine answered the items of a suite, so many of them at once: what a price a token is made from."""
+
+    tokens: int = Field(ge=1, description="of all answers")
+    seconds: FiniteFloat = Field(gt=0, description="from the first question to the last answer")
+    at_once: int = Field(ge=1, description="questions that were with the engine at a time")
+
+
 class EvaluationReport(Strict, defer_build=True):
     """Scores of one release on one suite, item by item, so that two releases can be compared in pairs."""
 
@@ -148,6 +156,9 @@ class EvaluationReport(Strict, defer_build=True):
     )
     offline: int = added(
         0, "items that were answered in process though an engine answered the others: it scores no choices", ge=0
+    )
+    speed: ServedSpeed | None = added(
+        None, "of an engine that wrote every answer; None where choices are among the items, which are only read"
     )
 
 

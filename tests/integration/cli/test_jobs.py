@@ -141,6 +141,37 @@ def test_an_evaluation_names_release_and_suite(desk: Desk, tenant: str, spec: Pa
     desk.refused(1, "unknown_suite", "job", "evaluate", tenant, "v2", "--suite", "none")
 
 
+def test_a_student_is_held_against_its_teacher_by_what_an_engine_took_for_both(
+    desk: Desk, tenant: str, spec: Path, node: SmallNode, tmp_path: Path
+) -> None:
+    suite = ("suite", "add", spec.with_name("rows.jsonl"), "--tenant", tenant, "--name", "task", *PROVENANCE)
+    digest = desk.json(*suite)["digest"]
+    prices = tmp_path / "prices.toml"
+    prices.write_text(
+        'currency = "EUR"\ndevice_hour = 3.6\ntokens_per_month = 1e8\nmade_once = 1200\nmonths = 12\n'
+        "upkeep_per_month = 150\n"
+    )
+    build = {"engine": "vllm 0.32.0", "device": "cuda", "dtype": "bfloat16"}
+    words = ("release", "payoff", tenant, "v2", "v1", "--suite", "task", "--prices", prices)
+    for name, tokens in (("v1", 100), ("v2", 1000)):
+        if name == "v2":
+            desk.refused(1, "gate_missing", *words)
+        item = {"id": "a", "answer": "a", "exact": True, "valid": True, "ms": 1000 - tokens / 2}
+        counts = {"suite": digest, "n": 1, "exact": 1, "valid": 1, "items": [item], "seconds": 1.0, "engine": build}
+        release = desk.json("adapter", "show", tenant, "words", name)["release"]
+        node.result = {"report": counts | {"release": release, "speed": {"tokens": tokens, "seconds": 1, "at_once": 8}}}
+        assert desk.run("job", "evaluate", tenant, name, "--suite", "task", "--follow").returncode == 0
+    found = desk.json(*words)
+    assert (found["pays"], round(found["saved"]), found["costs"]) == (True, 900, 250)
+    assert (found["teacher"]["p99_ms"], found["student"]["p99_ms"], found["currency"]) == (950, 500, "EUR")
+    prices.write_text(prices.read_text().replace("1e8", "1e7"))
+    no = desk.run(*words)
+    assert no.returncode == 1
+    assert "SAVES LESS THAN IT COSTS: 90.00 saved a month, 250.00 it costs (EUR)" in no.stdout
+    prices.write_text("device_hour = 1\n")
+    desk.refused(2, "usage", *words)
+
+
 def test_a_merge_names_an_adapters_release(desk: Desk, tenant: str) -> None:
     job = Job.model_validate(desk.json("job", "merge", tenant, "v2", "--priority", 3, "--memory-gb", 1.5))
     assert (job.priority, job.memory_gb) == (3, 1.5)

@@ -253,9 +253,28 @@ def test_the_engine_that_serves_answers_and_the_base_is_not_even_loaded(
         ("y", "yes", False),
     ]
     assert (report.engine, report.offline, report.items[0].ms) == (build, 0, 2.5)
+    assert report.speed is None, "choices are read, and the time is theirs, too"
     assert sorted(question.get("max_tokens", 0) for question in asked) == [0, 0, 9, 9]
     assert not (ended.out / "canary.json").exists(), "the engine's canaries were recorded when it was made ready"
     assert "loading the base" not in [event.message for event in ended.events]
+
+
+def test_a_report_by_an_engine_says_how_fast_it_wrote_and_with_how_many_questions_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [{"id": str(n), "prompt": f"one {n}", "answer": "yes"} for n in range(5)]
+    monkeypatch.chdir(bench.root)
+    relay = EngineRelay(Path("ask.sock"), lambda _: {"text": "yes", "tokens": 3, "ms": 2.5})
+    build = EngineBuild(engine="embedded", device="cpu", dtype="float32")
+    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=build, scores=False)
+    spec = EvaluateSpec(tenant="acme", release=bench.release(None), suite=SUITE, batch=2)
+    ended = bench.run(spec, {SUITE: str(write_rows(bench.root / "asked.jsonl", items))}, engine=door)
+    relay.listener.close()
+    speed = report_of(ended).speed
+    assert speed is not None
+    assert (speed.tokens, speed.at_once) == (15, 2)
+    assert speed.seconds > 0
+    assert report_of(bench.evaluate(items)).speed is None, "in process nothing is served"
 
 
 def test_choices_are_scored_in_process_where_the_engine_says_no_log_probabilities(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ from loradeck.artifacts.harness_results import harness_report
 from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared import deprecating
 from loradeck.cli.shared import model_card as cards
-from loradeck.cli.shared.exits import refused
-from loradeck.cli.shared.naming import one_named, release_named
+from loradeck.cli.shared.exits import Exit, refused
+from loradeck.cli.shared.files import checked, toml_of
+from loradeck.cli.shared.naming import one_named, owned_named, release_named
 from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.release_difference import parts
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.rules.quality.payoff import payoff
+from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MergedRelease
+from loradeck.schemas.payoff import Prices
 from loradeck.schemas.release import Form
 from loradeck.schemas.state import ReleaseView
 
@@ -74,6 +78,58 @@ async def import_eval(s: Session, tenant: str, name: str, file: Path) -> None:
     s.out.answer(
         stated, f"{len(report.figures)} figures of {tasks} tasks by {named} are kept with {tenant} {view.label}"
     )
+
+
+@release.command("payoff")
+@click.argument("tenant")
+@click.argument("student", metavar="STUDENT")
+@click.argument("teacher", metavar="TEACHER")
+@click.option(
+    "--suite", "suite_name", required=True, metavar="SUITE", help="By name or digest; both were evaluated on it."
+)
+@click.option(
+    "--prices", required=True, type=click.Path(path_type=Path), help="TOML file of prices (docs/training.md)."
+)
+@hub_command
+async def compare_payoff(s: Session, tenant: str, student: str, teacher: str, suite_name: str, prices: Path) -> None:
+    """Say whether a student saves more than it costs: p99 and price of 1,000 tokens beside its teacher's.
+
+    Both are from the newest evaluations that jobs made of them, by engines of one build. Exit 1: it saves less.
+    """
+    stated = checked(Prices, await asyncio.to_thread(toml_of, prices), where=str(prices), file=prices)
+    suite = owned_named("suite", suite_name, tenant, await s.api.suites())
+    found = payoff(await _evaluated(s, tenant, teacher, suite), await _evaluated(s, tenant, student, suite), stated)
+    s.out.json(asdict(found) | {"pays": found.pays, "currency": stated.currency})
+    s.out.table(
+        ("", "P99 MS", "95 %", "N", f"{stated.currency}/1K TOKENS"),
+        [
+            (name, f"{one.p99_ms:.0f}", f"{one.low:.0f} to {one.high:.0f}", one.n, f"{one.per_1k:.4g}")
+            for name, one in ((teacher, found.teacher), (student, found.student))
+        ],
+        empty="",
+    )
+    s.out.say(
+        f"{student} has {found.lost} items wrong that {teacher} has right, and {found.won} right that it has wrong;"
+    )
+    s.out.say(f"a loss of up to {found.bound:.1%} is not ruled out (95 %). The gate judges it, this does not.")
+    s.out.heading(f"{found.verdict} ({stated.currency})")
+    if not found.pays:
+        raise click.exceptions.Exit(Exit.REFUSED)
+
+
+async def _evaluated(s: Session, tenant: str, name: str, suite: str) -> EvaluationReport:
+    """The newest evaluation of a release on a suite that a job made."""
+    view = await release_named(s.api, tenant, name)
+    stated = await s.api.attestations(kind=AttestationKind.EVALUATION, subject=view.id)
+    bodies = [one.body for one in stated if one.is_from_a_job and one.body.get("suite") == suite]
+    if not bodies:
+        raise refused(
+            "no job has evaluated it on this suite",
+            where=f"{tenant} {view.label}",
+            fix=f"loradeck job evaluate {tenant} {name} --suite {suite[:12]}",
+            code="gate_missing",
+        )
+    return EvaluationReport.model_validate(bodies[-1])
 
 
 @release.command()
