@@ -77,7 +77,7 @@ def train(current: Run) -> Mapping[str, Any]:
         if spec.distillation is not None and spec.distillation.way is DistilWay.SEQUENCE:
             teacher = read_teacher(_input(current, spec.distillation.teacher), spec.distillation, base, own_device())
             current.phase("the teacher answers")
-            examples = answered(current, base, teacher, examples, spec.distillation, spec.max_tokens)
+            examples = answered(current, base, teacher, examples, spec)
             del teacher
         current.check()
         found = _loop(current, base, trained, examples, world).run()

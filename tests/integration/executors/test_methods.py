@@ -18,7 +18,7 @@ from loradeck.schemas.training import AnswerForm
 from loradeck_agent.executors.training.distillation import divergence
 from loradeck_agent.executors.training.grpo import advantages, policy_losses
 from loradeck_agent.executors.training.kto import balanced, kto_losses
-from loradeck_agent.executors.training.verifiers import calls, reward
+from loradeck_agent.executors.training.verifiers import calls, reward, well_formed
 
 VERDICTS: list[Row] = [
     {"prompt": f"{n} is?", "answer": f"{word} {n}", "good": word == "even"}
@@ -249,11 +249,43 @@ def test_a_student_comes_to_say_what_its_teacher_says(bench: Bench, teacher: Pat
 
 def test_a_student_learns_its_teachers_answers_where_rows_have_others(bench: Bench, teacher: Path) -> None:
     rows = [{**row, "answer": "-"} for row in ROWS]
-    ended = distilled(bench, teacher, rows, steps=2, distillation={"way": "sequence", "max_new_tokens": 16})
+    settings = {"way": "sequence", "max_new_tokens": 16}
+    ended = distilled(bench, teacher, rows + rows[:2], steps=2, distillation=settings)
     assert ended.status == EXIT_OK, ended.last
     (told,) = [e for e in ended.events if "teacher_answers" in e.metrics]
     assert told.metrics["teacher_answers"] > 0
+    assert "of 8 rows; 2 asked what others ask, 0 answers have another form" in told.message
     assert metrics(ended)[0]["loss"] > 1
+
+
+def test_a_teachers_answers_that_have_not_the_recipes_form_are_left_out(bench: Bench, teacher: Path) -> None:
+    rows = [{**row, "answer": "{}"} for row in ROWS]
+    form = {"form": "json", "negatives": 0}
+    settings = {"way": "sequence", "max_new_tokens": 16}
+    ended = distilled(bench, teacher, rows, distillation=settings, structure=form)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
+    assert "in the recipe's form (6 have another)" in ended.last.message
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted", "answer", "fits"),
+    [
+        (AnswerForm.TEXT, "yes", "no", True),
+        (AnswerForm.TEXT, "yes", " ", False),
+        (AnswerForm.JSON, '{"city": "Oslo"}', '{"city": "Rome", "n": 2}', True),
+        (AnswerForm.JSON, '{"city": "Oslo"}', '{"town": "Rome"}', False),
+        (AnswerForm.JSON, '{"city": "Oslo"}', "Rome", False),
+        (AnswerForm.JSON, "I cannot.", "No.", True),
+        (AnswerForm.JSON, "I cannot.", '{"city": "Rome"}', False),
+        (AnswerForm.TOOL_CALL, '{"name": "rain", "arguments": {}}', '{"name": "snow", "arguments": {}}', True),
+        (AnswerForm.TOOL_CALL, '{"name": "rain", "arguments": {}}', "It rains.", False),
+        (AnswerForm.TOOL_CALL, "Nothing to call.", '{"name": "rain", "arguments": {}}', False),
+    ],
+)
+def test_an_answer_has_the_form_of_the_rows_own_whatever_it_says(
+    form: AnswerForm, wanted: str, answer: str, fits: bool
+) -> None:
+    assert well_formed(form, SCHEMA if form is AnswerForm.JSON else None, wanted, answer) is fits
 
 
 def test_a_teacher_whose_tokens_are_others_is_refused(bench: Bench, teacher: Path) -> None:

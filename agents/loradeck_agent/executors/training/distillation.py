@@ -6,6 +6,7 @@ are replaced by the teacher's before the first step. Matching of inner layers is
 shape to the teacher's.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from torch.nn import functional
 from transformers import AutoTokenizer
 
 from loradeck.artifacts import BadArtifact, base_manifest
-from loradeck.schemas.training import Distillation, Precision
+from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.training import AnswerForm, Distillation, Precision
 from loradeck_agent.executors.base import Base, read_weights
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.verifiers import well_formed
 
 ASKED = 8
 """Prompts that the teacher answers at once."""
@@ -71,15 +74,20 @@ def read_teacher(folder: Path, settings: Distillation, student: Base, device: to
     )
 
 
-def answered(
-    current: Run, base: Base, teacher: Any, examples: Sequence[Example], settings: Distillation, max_tokens: int
-) -> list[Example]:
-    """Replaces the answers of rows by the teacher's greedy ones; rows that it does not end in time are left out.
+def answered(current: Run, base: Base, teacher: Any, examples: Sequence[Example], spec: TrainSpec) -> list[Example]:
+    """Replaces the answers of rows by the teacher's greedy ones.
 
-    Raises: BadSpec: `bad_data`: it ends none of them.
+    Rows that ask what an earlier one asks are left out, and so are answers that it does not end in time or that have
+    another form than the recipe's structure asks for.
+
+    Raises: BadSpec: `bad_data`: none is left.
     """
-    found = []
-    ordered = sorted(examples, key=lambda example: example.answer_at)
+    settings, found, formless = spec.distillation, [], 0
+    assert settings is not None
+    form = spec.structure.form if spec.structure is not None else AnswerForm.TEXT
+    schema = json.loads(spec.structure.answer_schema) if spec.structure and spec.structure.answer_schema else None
+    once = {tuple(example.ids[: example.answer_at]): example for example in reversed(examples)}
+    ordered = sorted(once.values(), key=lambda example: example.answer_at)
     for start in range(0, len(ordered), ASKED):
         part = ordered[start : start + ASKED]
         prompts = [example.ids[: example.answer_at] for example in part]
@@ -87,14 +95,23 @@ def answered(
             part, greedy(teacher, prompts, settings.max_new_tokens, eos=base.eos, pad=base.pad), strict=True
         ):
             ids = one.ids[: one.answer_at] + answer.tokens
-            if answer.tokens[-1] == base.eos and len(ids) <= max_tokens:
+            if answer.tokens[-1] != base.eos or len(ids) > spec.max_tokens:
+                continue
+            if well_formed(form, schema, base.text(one.ids[one.answer_at :]), base.text(answer.tokens)):
                 found.append(replace(one, ids=ids))
+            else:
+                formless += 1
         current.check()
     if not found:
         raise BadSpec(
-            "bad_data", f"the teacher ends no answer within {settings.max_new_tokens} tokens (max_new_tokens)"
+            "bad_data",
+            f"the teacher ends no answer within {settings.max_new_tokens} tokens (max_new_tokens) in the recipe's form "
+            f"({formless} have another)",
         )
-    current.phase(f"the teacher has answered {len(found)} of {len(examples)} rows", teacher_answers=float(len(found)))
+    left_out = f"{len(examples) - len(ordered)} asked what others ask, {formless} answers have another form"
+    current.phase(
+        f"the teacher has answered {len(found)} of {len(examples)} rows; {left_out}", teacher_answers=float(len(found))
+    )
     return found
 
 

@@ -27,6 +27,18 @@ def reward(form: AnswerForm, schema: Mapping[str, Any] | None, wanted: str, answ
     return _of_calls(calls(wanted), calls(answer), answer)
 
 
+def well_formed(form: AnswerForm, schema: Mapping[str, Any] | None, wanted: str, answer: str) -> bool:
+    """Tells whether an answer has the form of the row's own, `wanted`, whatever it says: JSON of the schema, calls, or
+    text. Where the row refuses or calls nothing, so does the answer.
+    """
+    if not answer.strip():
+        return False
+    if form is AnswerForm.JSON:
+        found, asked = parsed(answer), parsed(wanted) is not None
+        return (found is not None) is asked and (found is None or schema is None or violation(found, schema) is None)
+    return form is AnswerForm.TEXT or bool(calls(answer)) is bool(calls(wanted))
+
+
 def parsed(text: str) -> Any:
     """The JSON object or array that a text is, as a whole; None if it is none."""
     try:
