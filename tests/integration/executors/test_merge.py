@@ -213,7 +213,7 @@ def test_a_merge_with_the_wrong_scale_does_not_pass_its_probe(
 
     def doubled(*args: Any) -> Any:
         found = right(*args)
-        return merge_weights._Adapter(found.path, found.pairs, found.scale * 2)
+        return merge_weights.AdapterOfBase(found.path, found.pairs, found.scale * 2)
 
     monkeypatch.setattr(merge_weights, "_adapter", doubled)
     ended = run_merge(bench, adapter)

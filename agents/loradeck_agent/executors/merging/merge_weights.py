@@ -38,7 +38,7 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class _Adapter:
+class AdapterOfBase:
     """Where the pairs of an adapter lie in its file, by the base's name of the weight they change."""
 
     path: Path
@@ -90,13 +90,13 @@ def _merge(base: Path, adapter: Path, out: Path, between: Between) -> Merged:
     return Merged(tuple(read), tuple(written), done)
 
 
-def _sum(name: str, data: bytearray, tensor: Tensor, lora: _Adapter) -> memoryview:
+def _sum(name: str, data: bytearray, tensor: Tensor, lora: AdapterOfBase) -> memoryview:
     """Adds a pair's product to its weight, and returns the bytes of the sum.
 
     Raises: BadArtifact: `bad_values`: the sum is not finite.
     """
     dtype = DTYPES[tensor.dtype]
-    a, b = (_read(lora.path, side) for side in lora.pairs[name])
+    a, b = (read_side(lora.path, side) for side in lora.pairs[name])
     merged = b @ a
     merged *= lora.scale
     merged += torch.frombuffer(data, dtype=dtype).reshape(tensor.shape)  # `data` is being hashed: it stays as it is
@@ -112,7 +112,7 @@ def _sum(name: str, data: bytearray, tensor: Tensor, lora: _Adapter) -> memoryvi
     return memoryview(cast.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def _read(path: Path, tensor: Tensor) -> torch.Tensor:
+def read_side(path: Path, tensor: Tensor) -> torch.Tensor:
     """Reads a tensor of an adapter as fp32."""
     with path.open("rb") as file:
         file.seek(tensor.begin)
@@ -120,7 +120,16 @@ def _read(path: Path, tensor: Tensor) -> torch.Tensor:
     return torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).reshape(tensor.shape).float()
 
 
-def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> _Adapter:
+def adapter_of_base(base: Path, adapter: Path) -> AdapterOfBase:
+    """Reads where the pairs of an adapter lie, after checking that they are exactly those of the base's target modules.
+
+    Raises: BadArtifact: as of `merge_weights`.
+    """
+    shards = [path for path in base_files(base) if path.suffix == ".safetensors"]
+    return _adapter(adapter, {name: tensor for path in shards for name, tensor in read_header(path).items()})
+
+
+def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> AdapterOfBase:
     """Reads an adapter and checks that its tensors are exactly an A and a B for every target module of the base.
 
     Raises: BadArtifact: `unsupported_adapter`, `wrong_base` or `unsupported_base`.
@@ -149,7 +158,7 @@ def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> _Adapter:
     pairs = {
         name: (tensors[f"{place}.lora_A.weight"], tensors[f"{place}.lora_B.weight"]) for name, place in module.items()
     }
-    return _Adapter(folder / WEIGHTS, pairs, alpha / rank)
+    return AdapterOfBase(folder / WEIGHTS, pairs, alpha / rank)
 
 
 def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping[str, Tensor]]) -> None:
