@@ -249,7 +249,9 @@ async def test_guard_rolls_nothing_back(
     deck.hub.guard.tick()
     await until(lambda: pointer(deck).held == holds, "guard has done what it may")
     assert pointer(deck).candidate is not None
-    assert says in deck.hub.guard.said.get(pointer(deck).key, "")
+    said = deck.hub.guard.said.get(pointer(deck).key, "")
+    assert says in said
+    assert bool(said) == bool(says), "while the hub settles it does not even look"
 
 
 async def test_guard_rolls_nothing_back_while_half_of_the_placement_is_silent(deck: Deck, join: Join) -> None:

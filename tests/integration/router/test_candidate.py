@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.integration.router.running import Running, entry, pin, release, sha, until
+from tests.integration.router.running import BASE, OTHER_BASE, Running, entry, pin, release, sha, until
 from tests.integration.router.upstream import Upstream
 
 from loradeck.rules.serving.arms import place, seat
@@ -23,7 +23,8 @@ USERS = [f"user-{n}" for n in range(60)]
 def split(permille: int = 0, *, generation: int = 2, step: int = 0, **fields: Any) -> TableEntry:
     fields.setdefault("unit", CohortUnit.USER)
     live, streams = fields.pop("live", V1), fields.pop("streams", Streams.FINISH)
-    candidate = CandidateRef(release=V2, generation=generation, step=step, permille=permille, salt=SALT, **fields)
+    ref = fields.pop("ref", V2)
+    candidate = CandidateRef(release=ref, generation=generation, step=step, permille=permille, salt=SALT, **fields)
     return entry(live, generation, candidate=candidate, needs=("candidate",), streams=streams)
 
 
@@ -65,6 +66,27 @@ async def test_a_share_of_the_users_gets_the_candidate_and_a_wider_one_takes_nob
     assert counts[V2.id]["admitted"] == len(first) + 1 + 2 * len(second)
     assert counts[V1.id]["admitted"] + counts[V2.id]["admitted"] == 4 * len(USERS) + 1
     assert counts[V2.id]["keys"] == len({place(SALT, user) for user in USERS})
+
+
+async def test_a_candidate_of_another_base_is_answered_by_the_engine_of_that_base(
+    served: Running, engine: Upstream
+) -> None:
+    other = release("v9", base=OTHER_BASE)
+    engines = [
+        {"replica": name, "socket": engine.socket, "base": base, "base_name": "base", "ready": [ref.id]}
+        for name, base, ref in (("e0", BASE, V1), ("e1", OTHER_BASE, other))
+    ]
+    await served.post("/control/engines", {"replicas": engines})
+    (ack, *_) = await served.table(split(500, ref=other))
+    assert (ack["state"], ack["release"]) == ("flipped", V1.id)
+    said = set()
+    for user in USERS:
+        headers = (await served.ask(also={"user": user})).headers
+        said.add((user in by_share(500), *(headers[f"x-loradeck-{what}"] for what in ("release", "base", "replica"))))
+    assert said == {(True, other.id, OTHER_BASE, "e1"), (False, V1.id, BASE, "e0")}
+    await served.post("/control/engines", {"replicas": engines[:1]})
+    answers = [(await served.ask(also={"user": user})).headers["x-loradeck-release"] for user in USERS]
+    assert set(answers) == {V1.id}, "where its engine is gone nobody is exposed"
 
 
 async def test_outcomes_are_counted_by_bins_of_keys_in_each_arm_and_anew_after_each_step(
