@@ -25,7 +25,16 @@ from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import GENESIS, Draft, Event, PointerState
-from loradeck.schemas.moves import FallbackRequest, PromoteRequest, RollbackRequest, UndoRequest
+from loradeck.schemas.moves import (
+    CandidateAbortRequest,
+    CandidateFinishRequest,
+    CandidateStartRequest,
+    CandidateStepRequest,
+    FallbackRequest,
+    PromoteRequest,
+    RollbackRequest,
+    UndoRequest,
+)
 from loradeck.schemas.route import RouteResidency
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import CandidateRef, TableEntry
@@ -246,13 +255,9 @@ class Check:
                 moves.append((f"promotes {label}", partial(self._promote, pointer, label)))
             moves.append((f"starts {label}", partial(self._start, pointer, label)))
         moves += [(f"gives {permille}", partial(self._step, pointer, permille)) for permille in (0, 500, 1000)]
-        moves.append(
-            (
-                "finishes",
-                partial(candidate.finish, pointer, self.facts, RELEASER, expected_generation=generation),
-            )
-        )
-        moves.append(("aborts", partial(candidate.abort, pointer, RELEASER, expected_generation=generation)))
+        moves.append(("finishes", partial(self._finish, pointer)))
+        end = CandidateAbortRequest(expected_generation=generation, idempotency_key="abort-key")
+        moves.append(("aborts", partial(candidate.abort, pointer, end, RELEASER)))
         moves.append(("rolls back", partial(self._rollback, pointer)))
         fall = FallbackRequest(expected_generation=generation, idempotency_key="fallback-key")
         moves.append(("falls back", partial(rollbacks.fallback, pointer, fall, OPERATOR, rid("base"), allowed=True)))
@@ -273,19 +278,24 @@ class Check:
     def _start(self, pointer: PointerState, label: str) -> Draft:
         one = Candidate(generation=1, permille=100, salt="5a1c02b7", release=rid(label))
         candidate.check_start(pointer, self.facts, one, TenantState(name=pointer.tenant), lacking=())
-        return candidate.start(pointer, one, RELEASER, expected_generation=pointer.generation, keys=1000)
+        request = CandidateStartRequest(
+            release=one.release, expected_generation=pointer.generation, idempotency_key="start-key"
+        )
+        return candidate.start(pointer, one, request, RELEASER, keys=1000)
 
     def _step(self, pointer: PointerState, permille: int) -> Draft:
         step = pointer.candidate.step if pointer.candidate is not None else 0
-        return candidate.step(
-            pointer,
-            self.facts,
-            RELEASER,
-            expected_generation=pointer.generation,
-            expected_step=step,
-            permille=permille,
-            keys=1000,
+        request = CandidateStepRequest(
+            expected_generation=pointer.generation, expected_step=step, permille=permille, idempotency_key="step-key"
         )
+        return candidate.step(pointer, self.facts, request, RELEASER, keys=1000)
+
+    def _finish(self, pointer: PointerState) -> Draft:
+        out = pointer.candidate.release if pointer.candidate is not None else rid("none")
+        request = CandidateFinishRequest(
+            release=out, expected_generation=pointer.generation, idempotency_key="finish-key"
+        )
+        return candidate.finish(pointer, self.facts, request, RELEASER)
 
     def _target(self, pointer: PointerState) -> Target:
         live_is_base = pointer.release == rid("base")

@@ -281,13 +281,14 @@ async def _by_itself(hub: Hub, key: PointerKey, what: str, permille: int, name: 
 
     def decide() -> list[Draft]:
         pointer, facts = hub.log.state.pointer(key), hub.facts.of(key)
-        at: dict[str, Any] = {"expected_generation": pointer.generation}
+        at: dict[str, Any] = {"expected_generation": pointer.generation, "idempotency_key": name}
         if what == "abort" or pointer.candidate is None:
-            return [rules.abort(pointer, SCHEDULE, **at)]
+            return [rules.abort(pointer, CandidateAbortRequest(**at), SCHEDULE)]
         if what == "finish":
-            return [rules.finish(pointer, facts, SCHEDULE, **at)]
-        at |= {"expected_step": pointer.candidate.step, "keys": rules.FEWEST_KEYS}
-        return [rules.step(pointer, facts, SCHEDULE, permille=permille, **at)]
+            last = CandidateFinishRequest(release=pointer.candidate.release, **at)
+            return [rules.finish(pointer, facts, last, SCHEDULE)]
+        share = CandidateStepRequest(expected_step=pointer.candidate.step, permille=permille, **at)
+        return [rules.step(pointer, facts, share, SCHEDULE, keys=rules.FEWEST_KEYS)]
 
     return moves.answer(await moves.move(hub, PERSON, name, decide))
 

@@ -15,7 +15,7 @@ from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, Event, EventKind, PointerState
-from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.moves import CandidateAbortRequest, CandidateFinishRequest, MoveResult
 from loradeck.schemas.state import PreviewAction
 
 SCHEDULE = Actor(name="schedule", role=Role.RELEASER, automation=True)
@@ -248,7 +248,8 @@ async def test_a_press_that_was_decided_before_the_hubs_own_move_stands_where_it
     await call(deck, "start", release=other)
     pressed = await deck.rollback_body()
     now = pointer(deck)
-    finished = rules.finish(now, deck.hub.facts.of(now.key), SCHEDULE, expected_generation=now.generation)
+    request = CandidateFinishRequest(release=other, **body(deck))
+    finished = rules.finish(now, deck.hub.facts.of(now.key), request, SCHEDULE)
     await as_automation(deck, finished)
     result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", pressed))
     assert result.events[0].kind is EventKind.ROLLBACK
@@ -261,9 +262,7 @@ async def test_where_the_hub_was_first_r_has_succeeded_says_by_which_move_and_go
     *_, two, other = await three(deck, join)
     await call(deck, "start", release=other)
     pressed = await deck.rollback_body()
-    ended = await as_automation(
-        deck, rules.abort(pointer(deck), SCHEDULE, expected_generation=pointer(deck).generation)
-    )
+    ended = await as_automation(deck, rules.abort(pointer(deck), CandidateAbortRequest(**body(deck)), SCHEDULE))
     result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", pressed))
     assert (result.events, result.already) == ((), ended)
     assert (pointer(deck).release, pointer(deck).generation) == (two, ended.generation)

@@ -25,8 +25,17 @@ from loradeck.schemas.candidate import Candidate, Comparison, Figure, StepPlan
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.gate import CompareGate, GateConfig
 from loradeck.schemas.ids import Role, digest_of
-from loradeck.schemas.log import MOVES, Draft, Event, EventKind
-from loradeck.schemas.moves import HoldRequest, RollbackRequest
+from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState
+from loradeck.schemas.moves import (
+    CandidateAbortRequest,
+    CandidateCompareRequest,
+    CandidateFinishRequest,
+    CandidateHoldRequest,
+    CandidateStartRequest,
+    CandidateStepRequest,
+    HoldRequest,
+    RollbackRequest,
+)
 from loradeck.schemas.route import Gap, RouteConfig, RouteResidency
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import CandidateRef
@@ -42,35 +51,50 @@ def of(label: str, permille: int = 50, **changes: object) -> Candidate:
     return Candidate(generation=1, permille=permille, salt=SALT, release=rid(label)).model_copy(update=changes)
 
 
+def seen(pointer: PointerState) -> dict[str, Any]:
+    return {"expected_generation": pointer.generation, "idempotency_key": "candidate-key"}
+
+
+def seen_share(pointer: PointerState) -> dict[str, Any]:
+    return {**seen(pointer), "expected_step": pointer.candidate.step if pointer.candidate else 0}
+
+
+def start_request(pointer: PointerState, label: str) -> CandidateStartRequest:
+    return CandidateStartRequest(release=rid(label), **seen(pointer))
+
+
+def step_request(pointer: PointerState, permille: int) -> CandidateStepRequest:
+    return CandidateStepRequest(permille=permille, **seen_share(pointer))
+
+
+def hold_request(pointer: PointerState, *, held: bool, reason: str = "") -> CandidateHoldRequest:
+    return CandidateHoldRequest(held=held, reason=reason, **seen(pointer))
+
+
+def finish_request(pointer: PointerState) -> CandidateFinishRequest:
+    release = pointer.candidate.release if pointer.candidate else rid("none")
+    return CandidateFinishRequest(release=release, **seen(pointer))
+
+
 class Deck(Acme):
     """acme's pointer, with candidates."""
 
     def start(self, label: str, permille: int = 50, actor: Actor = RELEASER) -> Event:
         candidate.check_start(self.pointer, self.facts, of(label), TENANT, lacking=())
-        draft = candidate.start(
-            self.pointer, of(label, permille), actor, expected_generation=self.pointer.generation, keys=MANY
-        )
-        return self.commit(draft)
+        request = start_request(self.pointer, label)
+        return self.commit(candidate.start(self.pointer, of(label, permille), request, actor, keys=MANY))
 
     def step(self, permille: int, actor: Actor = RELEASER) -> Event:
-        out = self.pointer.candidate
-        draft = candidate.step(
-            self.pointer,
-            self.facts,
-            actor,
-            expected_generation=self.pointer.generation,
-            expected_step=out.step if out else 0,
-            permille=permille,
-            keys=MANY,
+        return self.commit(
+            candidate.step(self.pointer, self.facts, step_request(self.pointer, permille), actor, keys=MANY)
         )
-        return self.commit(draft)
 
     def finish(self, actor: Actor = RELEASER) -> Event:
-        generation = self.pointer.generation
-        return self.commit(candidate.finish(self.pointer, self.facts, actor, expected_generation=generation))
+        return self.commit(candidate.finish(self.pointer, self.facts, finish_request(self.pointer), actor))
 
     def abort(self, actor: Actor = RELEASER) -> Event:
-        return self.commit(candidate.abort(self.pointer, actor, expected_generation=self.pointer.generation))
+        request = CandidateAbortRequest(**seen(self.pointer))
+        return self.commit(candidate.abort(self.pointer, request, actor))
 
     def roll_back_as(self, actor: Actor) -> Event:
         draft = rollbacks.rollback(self.pointer, self.rollback_request(), self.target(), actor)
@@ -160,8 +184,8 @@ def test_steps_name_the_step_that_was_seen(deck: Deck) -> None:
     deck.step(100)
     pointer = deck.pointer
     for generation, step in ((pointer.generation, 0), (pointer.generation - 1, 1)):
-        seen = {"expected_generation": generation, "expected_step": step}
-        late = partial(candidate.step, pointer, deck.facts, RELEASER, **seen, permille=7, keys=MANY)
+        request = step_request(pointer, 7).model_copy(update={"expected_generation": generation, "expected_step": step})
+        late = partial(candidate.step, pointer, deck.facts, request, RELEASER, keys=MANY)
         assert code(late) == "moved"
     assert code(lambda: deck.step(100)) == "no_change"
     deck.abort()
@@ -247,16 +271,13 @@ def test_with_nothing_fit_beneath_a_breached_live_release_r_asks_before_it_pops(
 
 
 def test_a_start_and_a_finish_say_which_gates_were_overridden(deck: Deck) -> None:
-    overridden: dict[str, Any] = {
-        "expected_generation": deck.pointer.generation,
-        "override": True,
-        "overridden": ("gate_failed",),
-    }
-    started = candidate.start(deck.pointer, of("v3"), RELEASER, keys=MANY, **overridden)
+    over, passed = {"override": True}, ("gate_failed",)
+    request = start_request(deck.pointer, "v3").model_copy(update=over)
+    started = candidate.start(deck.pointer, of("v3"), request, RELEASER, keys=MANY, overridden=passed)
     assert (started.override, started.payload) == (True, {"overridden": ["gate_failed"]})
     deck.start("v3")
-    overridden["expected_generation"] = deck.pointer.generation
-    finished = candidate.finish(deck.pointer, deck.facts, RELEASER, **overridden)
+    last = finish_request(deck.pointer).model_copy(update=over)
+    finished = candidate.finish(deck.pointer, deck.facts, last, RELEASER, overridden=passed)
     assert (finished.override, finished.payload) == (True, {"overridden": ["gate_failed"]})
 
 
@@ -575,9 +596,7 @@ def held(deck: Deck) -> str:
 def test_steps_are_held_and_resumed_below_the_generation_and_the_share_stays() -> None:
     deck = with_plan()
     before = deck.pointer
-    event = deck.commit(
-        candidate.hold(before, RELEASER, expected_generation=before.generation, held=True, reason="dinner")
-    )
+    event = deck.commit(candidate.hold(before, hold_request(before, held=True, reason="dinner"), RELEASER))
     assert (event.kind, event.payload["steps"], deck.pointer.generation) == (
         *(EventKind.CANDIDATE_STEP, "held"),
         before.generation,
@@ -586,9 +605,9 @@ def test_steps_are_held_and_resumed_below_the_generation_and_the_share_stays() -
     assert out is not None
     assert (out.permille, out.step, held(deck)) == (50, 0, f"{RELEASER.name}: dinner")
     with pytest.raises(Refused) as refused:
-        candidate.hold(deck.pointer, RELEASER, expected_generation=before.generation, held=True)
+        candidate.hold(deck.pointer, hold_request(before, held=True), RELEASER)
     assert refused.value.code == "no_change"
-    deck.commit(candidate.hold(deck.pointer, RELEASER, expected_generation=before.generation, held=False))
+    deck.commit(candidate.hold(deck.pointer, hold_request(before, held=False), RELEASER))
     assert held(deck) == ""
 
 
@@ -614,7 +633,7 @@ def test_a_shadow_is_not_stepped() -> None:
 def test_a_candidate_without_a_plan_is_not_held() -> None:
     deck = with_plan(plan=None)
     with pytest.raises(Refused) as refused:
-        candidate.hold(deck.pointer, RELEASER, expected_generation=deck.pointer.generation, held=True)
+        candidate.hold(deck.pointer, hold_request(deck.pointer, held=True), RELEASER)
     assert refused.value.code == "no_plan"
 
 
@@ -624,8 +643,8 @@ STEPS = Actor(name="steps", role=Role.RELEASER, automation=True)
 def with_plan(plan: StepPlan | None = PLAN) -> Deck:
     deck = Deck()
     deck.promote("v1")
-    generation = deck.pointer.generation
-    deck.commit(candidate.start(deck.pointer, of("v2", plan=plan), RELEASER, expected_generation=generation, keys=MANY))
+    request = start_request(deck.pointer, "v2")
+    deck.commit(candidate.start(deck.pointer, of("v2", plan=plan), request, RELEASER, keys=MANY))
     return deck
 
 
@@ -673,13 +692,10 @@ def test_a_hold_that_the_hub_sets_by_itself_ends_the_plan_and_that_of_a_person_d
         assert (deck.pointer.held, held(deck)) == (True, ends)
 
 
-def begin_ab(deck: Deck, **changes: Any) -> Event:
-    out = deck.pointer.candidate
-    asked: dict[str, Any] = {
-        **{"figure": Figure.BAD, "until_ms": 2_000, "of_each": None, "permille": None, "keys": MANY, "now_ms": 1_000},
-        **{"expected_generation": deck.pointer.generation, "expected_step": out.step if out is not None else 0},
-    }
-    return deck.commit(candidate.compare(deck.pointer, deck.facts, RELEASER, **asked | changes))
+def begin_ab(deck: Deck, *, seen_keys: int = MANY, **changes: Any) -> Event:
+    asked: dict[str, Any] = {"figure": Figure.BAD, "until_ms": 2_000, **seen_share(deck.pointer)}
+    request = CandidateCompareRequest(**asked).model_copy(update=changes)
+    return deck.commit(candidate.compare(deck.pointer, deck.facts, request, RELEASER, keys=seen_keys, now_ms=1_000))
 
 
 def test_an_ab_begins_with_a_step_so_that_routers_count_anew_and_holds_the_plan() -> None:
@@ -700,14 +716,14 @@ def test_an_ab_begins_with_a_step_so_that_routers_count_anew_and_holds_the_plan(
     ("asked", "code"),
     [
         ({"until_ms": None}, "bad_horizon"),
-        ({"of_each": 20}, "bad_horizon"),
+        ({"keys": 20}, "bad_horizon"),
         ({"until_ms": 999}, "bad_horizon"),
         ({"until_ms": 10**15}, "bad_horizon"),
-        ({"until_ms": None, "of_each": 26}, "bad_horizon"),  # an arm of 5 % has fifty places
+        ({"until_ms": None, "keys": 26}, "bad_horizon"),  # an arm of 5 % has fifty places
         ({"permille": 0}, "no_arms"),
         ({"permille": 1000}, "no_arms"),
         ({"expected_step": 7}, "moved"),
-        ({"permille": 500, "keys": 3}, "too_few_keys"),
+        ({"permille": 500, "seen_keys": 3}, "too_few_keys"),
     ],
 )
 def test_an_ab_needs_two_arms_and_a_horizon_that_is_stated_before(asked: dict[str, Any], code: str) -> None:
@@ -715,4 +731,4 @@ def test_an_ab_needs_two_arms_and_a_horizon_that_is_stated_before(asked: dict[st
     with pytest.raises(Refused) as refused:
         begin_ab(deck, **asked)
     assert refused.value.code == code
-    assert begin_ab(deck, until_ms=None, of_each=25).kind is EventKind.CANDIDATE_STEP
+    assert begin_ab(deck, until_ms=None, keys=25).kind is EventKind.CANDIDATE_STEP

@@ -60,10 +60,7 @@ async def hold(tenant: str, route: str, body: moves.CandidateHoldRequest, hub: T
             raise Refused(
                 "forbidden", "to resume steps needs the releaser role", detail=f"{caller.actor}: {caller.role}"
             )
-        drafted = candidate.hold(
-            pointer, actor_of(caller), expected_generation=body.expected_generation, held=body.held, reason=body.reason
-        )
-        return [drafted]
+        return [candidate.hold(pointer, body, actor_of(caller))]
 
     return answer(await move(hub, caller, body.idempotency_key, decide))
 
@@ -88,10 +85,6 @@ async def abort(
     """Ends the candidate: all callers get the live release."""
 
     def decide() -> Sequence[Draft]:
-        pointer = hub.log.state.route(tenant, route)[2]
-        drafted = candidate.abort(
-            pointer, actor_of(caller), expected_generation=body.expected_generation, reason=body.reason
-        )
-        return [drafted]
+        return [candidate.abort(hub.log.state.route(tenant, route)[2], body, actor_of(caller))]
 
     return answer(await move(hub, caller, body.idempotency_key, decide, wait))

@@ -41,7 +41,7 @@ from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import JobCancel, JobEvent, JobMessage
-from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.log import Draft, EventKind
 from loradeck.schemas.moves import (
     CandidateCompareRequest,
     CandidateFinishRequest,
@@ -179,42 +179,24 @@ class PromoteCheck:
             placed: as for `Cohorts.keys`.
             evidence: why the hub makes the step by itself.
         """
-        passed, agreed = await self._wider(key, request, actor)
-        pointer, how = self._of_share(key, request, passed, placed)
-        drafted = candidate.step(
-            pointer, self._facts.of(key), actor, permille=request.permille, evidence=evidence, **how
-        )
+        overridden, agreed = await self._wider(key, request, actor)
+        pointer, facts, keys = self._state.pointer(key), self._facts.of(key), self._keys(key, placed)
+        drafted = candidate.step(pointer, facts, request, actor, keys=keys, evidence=evidence, overridden=overridden)
         return _with(drafted, agreed)
 
     async def compared(self, key: PointerKey, request: CandidateCompareRequest, actor: Actor) -> Draft:
         """The event that begins an A/B. Raises: Refused."""
-        passed, agreed = await self._wider(key, request, actor)
-        pointer, how = self._of_share(key, request, passed)
+        overridden, agreed = await self._wider(key, request, actor)
+        pointer, facts, now_ms = self._state.pointer(key), self._facts.of(key), self._clock.now_ms()
         drafted = candidate.compare(
-            pointer,
-            self._facts.of(key),
-            actor,
-            figure=request.figure,
-            until_ms=request.until_ms,
-            of_each=request.keys,
-            permille=request.permille,
-            now_ms=self._clock.now_ms(),
-            **how,
+            pointer, facts, request, actor, keys=self._keys(key), now_ms=now_ms, overridden=overridden
         )
         return _with(drafted, agreed)
 
-    def _of_share(
-        self,
-        key: PointerKey,
-        request: CandidateStepRequest | CandidateCompareRequest,
-        overridden: tuple[str, ...],
-        placed: frozenset[str] | None = None,
-    ) -> tuple[PointerState, dict[str, Any]]:
-        """A pointer, and what its candidate's rules are told of each change of the share."""
-        pointer = self._state.pointer(key)
-        seen = {"expected_generation": request.expected_generation, "expected_step": request.expected_step}
-        keys = self._cohorts.keys(key, pointer.candidate, placed) if pointer.candidate is not None else 0
-        return pointer, {"keys": keys, "reason": request.reason, "overridden": overridden, **seen}
+    def _keys(self, key: PointerKey, placed: frozenset[str] | None = None) -> int:
+        """The count of different keys that its candidate could have had lately; 0 without one."""
+        out = self._state.pointer(key).candidate
+        return self._cohorts.keys(key, out, placed) if out is not None else 0
 
     async def _wider(
         self, key: PointerKey, request: CandidateStepRequest | CandidateCompareRequest, actor: Actor
@@ -275,16 +257,15 @@ class PromoteCheck:
 
     def _draft(self, key: PointerKey, request: PromoteRequest, actor: Actor, overridden: tuple[str, ...]) -> Draft:
         pointer, facts = self._state.pointer(key), self._facts.of(key)
-        said = {"reason": request.reason, "incident": request.incident, "override": request.override}
-        how: dict[str, Any] = {"expected_generation": request.expected_generation, "overridden": overridden, **said}
         if isinstance(request, CandidateFinishRequest):
-            candidate.check_is(pointer, request.release, name=self._catalogue.called)
-            return candidate.finish(pointer, facts, actor, name=self._catalogue.called, **how)
+            name = self._catalogue.called
+            return candidate.finish(pointer, facts, request, actor, overridden=overridden, name=name)
         if isinstance(request, CandidateStartRequest):
             begun = self._candidate(key, request)
             lacking = self._capacity.lacking(key, self._catalogue.releases[request.release], Feature.CANDIDATE)
             candidate.check_start(pointer, facts, begun, self._state.tenant(key[0]), lacking=lacking)
-            return candidate.start(pointer, begun, actor, keys=self._cohorts.keys(key, begun), **how)
+            keys = self._cohorts.keys(key, begun)
+            return candidate.start(pointer, begun, request, actor, keys=keys, overridden=overridden)
         return forward.promote(pointer, request, actor, attested=facts.attested, overridden=overridden)
 
     def _candidate(self, key: PointerKey, request: CandidateStartRequest) -> Candidate:

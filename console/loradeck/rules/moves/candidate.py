@@ -15,6 +15,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
 from loradeck.rules.moves.forward import (
     check_none_out,
+    forward_draft,
     freeze_refusal,
     gate_refusal,
     overridden_payload,
@@ -23,9 +24,17 @@ from loradeck.rules.moves.forward import (
 )
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.schemas.attestation import GateResult
-from loradeck.schemas.candidate import Candidate, Comparison, Figure, Split
+from loradeck.schemas.candidate import Candidate, Comparison, Split
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.moves import (
+    CandidateAbortRequest,
+    CandidateCompareRequest,
+    CandidateFinishRequest,
+    CandidateHoldRequest,
+    CandidateStartRequest,
+    CandidateStepRequest,
+)
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantState
 
@@ -62,18 +71,6 @@ def check_start(
             detail=", ".join(lacking[:8]) + (f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""),
             fix="upgrade their nodes first",
             context={"nodes": list(lacking)},
-        )
-
-
-def check_is(pointer: PointerState, release: str, *, name: Named = short) -> None:
-    """Checks that a release is the pointer's candidate. Raises: Refused: no_candidate."""
-    candidate = _candidate_of(pointer)
-    if candidate.release != release:
-        raise Refused(
-            "no_candidate",
-            f"{name(release)} is not the candidate of {pointer.tenant}/{pointer.route}",
-            detail=f"{name(candidate.release)} is",
-            fix="look at it again and decide anew",
         )
 
 
@@ -150,20 +147,17 @@ def check_wider(
 def start(
     pointer: PointerState,
     candidate: Candidate,
+    request: CandidateStartRequest,
     actor: Actor,
     *,
-    expected_generation: int,
     keys: int,
-    reason: str = "",
-    incident: str | None = None,
-    override: bool = False,
     overridden: Sequence[str] = (),
 ) -> Draft:
     """Puts a candidate on top of the stack; its generation is the one that this move gives the pointer.
 
     Raises: Refused: moved, nothing_live, already_live, candidate_out, held, too_few_keys.
     """
-    expect_generation(pointer, expected_generation)
+    expect_generation(pointer, request.expected_generation)
     where = f"{pointer.tenant}/{pointer.route}"
     if pointer.release is None:
         raise Refused("nothing_live", f"nothing is live on {where}", fix="promote a release")
@@ -173,28 +167,18 @@ def start(
     _check_not_held(pointer)
     check_keys(candidate, keys)
     begun = candidate.model_copy(update={"generation": pointer.generation + 1, "step": 0})
-    return drafted(
-        EventKind.CANDIDATE_START,
-        pointer,
-        moved(pointer, candidate=begun),
-        actor,
-        reason=reason,
-        incident=incident,
-        override=override,
-        payload=overridden_payload(overridden),
+    return forward_draft(
+        EventKind.CANDIDATE_START, pointer, moved(pointer, candidate=begun), request, actor, overridden
     )
 
 
 def step(
     pointer: PointerState,
     facts: PointerFacts,
+    request: CandidateStepRequest,
     actor: Actor,
     *,
-    expected_generation: int,
-    expected_step: int,
-    permille: int,
     keys: int,
-    reason: str = "",
     evidence: Mapping[str, object] | None = None,
     overridden: Sequence[str] = (),
 ) -> Draft:
@@ -208,25 +192,26 @@ def step(
 
     Raises: Refused: moved, no_candidate, no_change; to widen also held, candidate_unfit, too_few_keys.
     """
-    expect_generation(pointer, expected_generation)
-    candidate = _candidate_of(pointer)
-    _expect_step(pointer, candidate, expected_step)
+    expect_generation(pointer, request.expected_generation)
+    candidate, permille = _candidate_of(pointer), request.permille
+    _expect_step(pointer, candidate, request.expected_step)
     if permille == candidate.permille:
         raise Refused("no_change", f"the share is {permille / 10:g} % already")
     after = candidate.model_copy(update={"permille": permille, "step": candidate.step + 1, "comparison": None})
     if permille < candidate.permille and candidate.plan is not None and not actor.automation:
         after = after.with_plan_held(f"{actor.name} has narrowed the share")
     _check_room(pointer, facts, candidate, after, keys)
-    return _changed(pointer, after, actor, reason, {"evidence": evidence} if evidence is not None else {}, overridden)
+    said: dict[str, object] = {"evidence": evidence} if evidence is not None else {}
+    return _changed(pointer, after, actor, request.reason, said, overridden)
 
 
-def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held: bool, reason: str = "") -> Draft:
+def hold(pointer: PointerState, request: CandidateHoldRequest, actor: Actor) -> Draft:
     """Has the hub step a candidate no more by its plan, or again. Share, step and generation stay.
 
     Raises: Refused: moved, no_candidate, no_plan, no_change.
     """
-    expect_generation(pointer, expected_generation)
-    candidate = _candidate_of(pointer)
+    expect_generation(pointer, request.expected_generation)
+    candidate, held = _candidate_of(pointer), request.held
     if candidate.plan is None:
         raise Refused(
             "no_plan",
@@ -235,8 +220,8 @@ def hold(pointer: PointerState, actor: Actor, *, expected_generation: int, held:
         )
     if bool(candidate.plan.held) == held:
         raise Refused("no_change", "its steps are held already" if held else "its steps are not held")
-    after = candidate.with_plan_held(f"{actor.name}: {reason}" if held else "")
-    return _changed(pointer, after, actor, reason, {"steps": "held" if held else "resumed"})
+    after = candidate.with_plan_held(f"{actor.name}: {request.reason}" if held else "")
+    return _changed(pointer, after, actor, request.reason, {"steps": "held" if held else "resumed"})
 
 
 MOST_MS = 90 * 86_400_000
@@ -246,17 +231,11 @@ MOST_MS = 90 * 86_400_000
 def compare(
     pointer: PointerState,
     facts: PointerFacts,
+    request: CandidateCompareRequest,
     actor: Actor,
     *,
-    expected_generation: int,
-    expected_step: int,
-    figure: Figure,
-    until_ms: int | None,
-    of_each: int | None,
-    permille: int | None,
     keys: int,
     now_ms: int,
-    reason: str = "",
     overridden: Sequence[str] = (),
 ) -> Draft:
     """Begins an A/B: routers count both arms anew, and at a horizon that is stated now the hub attests what it sees.
@@ -264,16 +243,15 @@ def compare(
     A plan of the candidate is held, since its steps would end the comparison.
 
     Args:
-        until_ms: when it is over; None: once each arm has `of_each` keys.
-        permille: the share from now on; None: as it is.
+        keys: how many different ones were seen lately.
         overridden: the codes that `check_wider` returned; the event keeps them.
 
     Raises: Refused: moved, no_candidate, no_arms, bad_horizon; to widen also held, candidate_unfit, too_few_keys.
     """
-    expect_generation(pointer, expected_generation)
-    candidate = _candidate_of(pointer)
-    _expect_step(pointer, candidate, expected_step)
-    share = candidate.permille if permille is None else permille
+    expect_generation(pointer, request.expected_generation)
+    candidate, until_ms, of_each = _candidate_of(pointer), request.until_ms, request.keys
+    _expect_step(pointer, candidate, request.expected_step)
+    share = candidate.permille if request.permille is None else request.permille
     if candidate.shadow or not 0 < share < 1000:
         raise Refused(
             "no_arms",
@@ -291,23 +269,20 @@ def compare(
             fix="give --until TIME or --keys N",
         )
     step_ = candidate.step + 1
-    begun = Comparison(figure=figure, step=step_, from_ms=now_ms, until_ms=until_ms, keys=of_each)
+    begun = Comparison(figure=request.figure, step=step_, from_ms=now_ms, until_ms=until_ms, keys=of_each)
     after = candidate.model_copy(update={"permille": share, "step": step_, "comparison": begun})
     if candidate.plan is not None and not candidate.plan.held:
         after = after.with_plan_held(f"{actor.name} has begun an A/B")
     _check_room(pointer, facts, candidate, after, keys)
-    return _changed(pointer, after, actor, reason, {"compares": figure.value}, overridden)
+    return _changed(pointer, after, actor, request.reason, {"compares": request.figure.value}, overridden)
 
 
 def finish(
     pointer: PointerState,
     facts: PointerFacts,
+    request: CandidateFinishRequest,
     actor: Actor,
     *,
-    expected_generation: int,
-    reason: str = "",
-    incident: str | None = None,
-    override: bool = False,
     overridden: Sequence[str] = (),
     name: Named = short,
 ) -> Draft:
@@ -315,32 +290,30 @@ def finish(
 
     Raises: Refused: moved, no_candidate, held, candidate_unfit.
     """
-    expect_generation(pointer, expected_generation)
     candidate = _candidate_of(pointer)
+    if candidate.release != request.release:
+        raise Refused(
+            "no_candidate",
+            f"{name(request.release)} is not the candidate of {pointer.tenant}/{pointer.route}",
+            detail=f"{name(candidate.release)} is",
+            fix="look at it again and decide anew",
+        )
+    expect_generation(pointer, request.expected_generation)
     _check_not_held(pointer)
     _check_fit(pointer, facts, candidate.release, name)
     beneath = stack_beneath(pointer, candidate.release, facts.attested)
     after = moved(pointer, release=candidate.release, beneath=beneath)
-    return drafted(
-        EventKind.CANDIDATE_FINISH,
-        pointer,
-        after,
-        actor,
-        reason=reason,
-        incident=incident,
-        override=override,
-        payload=overridden_payload(overridden),
-    )
+    return forward_draft(EventKind.CANDIDATE_FINISH, pointer, after, request, actor, overridden)
 
 
-def abort(pointer: PointerState, actor: Actor, *, expected_generation: int, reason: str = "") -> Draft:
+def abort(pointer: PointerState, request: CandidateAbortRequest, actor: Actor) -> Draft:
     """Ends the candidate: all callers get the live release. Nothing is held or quarantined, unlike with R.
 
     Raises: Refused: moved, no_candidate.
     """
-    expect_generation(pointer, expected_generation)
+    expect_generation(pointer, request.expected_generation)
     _candidate_of(pointer)
-    return drafted(EventKind.CANDIDATE_ABORT, pointer, moved(pointer), actor, reason=reason)
+    return drafted(EventKind.CANDIDATE_ABORT, pointer, moved(pointer), actor, reason=request.reason)
 
 
 def _expect_step(pointer: PointerState, candidate: Candidate, expected_step: int) -> None:

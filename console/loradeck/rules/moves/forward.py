@@ -160,9 +160,21 @@ def promote(
     expect_generation(pointer, request.expected_generation)
     beneath = stack_beneath(pointer, request.release, attested)
     after = moved(pointer, release=request.release, beneath=beneath)
+    return forward_draft(EventKind.PROMOTE, pointer, after, request, actor, overridden)
+
+
+def forward_draft(
+    kind: EventKind,
+    before: PointerState,
+    after: PointerState,
+    request: PromoteRequest,
+    actor: Actor,
+    overridden: Sequence[str],
+) -> Draft:
+    """The draft of a promote, or of a candidate's start or finish. `overridden`: the codes that its override passed."""
     return drafted(
-        EventKind.PROMOTE,
-        pointer,
+        kind,
+        before,
         after,
         actor,
         reason=request.reason,
