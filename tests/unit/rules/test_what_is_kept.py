@@ -7,9 +7,9 @@ import time
 import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, rid
 
+from loradeck.rules.clocks import utc
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import holds, rewind, rollbacks
-from loradeck.rules.moves.forward import _utc
 from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.moves.rollbacks import _quarantined_before
 from loradeck.schemas.counts import NO_COUNTS, Counts
@@ -151,9 +151,9 @@ def test_a_freeze_window_is_shown_in_utc_wherever_the_hub_is(monkeypatch: pytest
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
-        assert _utc(1_798_135_200_000) == "2026-12-24 18:00 UTC"
-        assert _utc(1_798_135_199_999) == "2026-12-24 17:59 UTC"
-        assert _utc(10**18) == "1000000000000000000 ms"
+        assert utc(1_798_135_200_000) == "2026-12-24 18:00 UTC"
+        assert utc(1_798_135_199_999) == "2026-12-24 17:59 UTC"
+        assert utc(10**18) == "1000000000000000000 ms"
     finally:
         monkeypatch.undo()
         time.tzset()
