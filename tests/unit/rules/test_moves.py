@@ -110,7 +110,6 @@ def check(acme: Acme, label: str = "v2", **changes: Any) -> tuple[str, ...]:
         "now_ms": 1000,
         "slots_ok": True,
         "base_placed": True,
-        "revoked": None,
     }
     request = PromoteRequest(
         release=rid(label),
@@ -119,7 +118,8 @@ def check(acme: Acme, label: str = "v2", **changes: Any) -> tuple[str, ...]:
         override=changes.pop("override", False),
         reason=changes.pop("reason", ""),
     )
-    return forward.check_promote(acme.pointer, request, acme.facts, acme.config, **{**asked, **changes})
+    facts = changes.pop("facts", acme.facts)
+    return forward.check_promote(acme.pointer, request, facts, acme.config, **{**asked, **changes})
 
 
 NEVER_OVERRIDDEN: dict[str, dict[str, Any]] = {
@@ -128,7 +128,7 @@ NEVER_OVERRIDDEN: dict[str, dict[str, Any]] = {
     "unknown_release": {"release": None},
     "wrong_base": {"base_placed": False},
     "no_slot": {"slots_ok": False},
-    "revoked": {"revoked": "leaks a customer's name"},
+    "revoked": {"facts": PointerFacts(revoked={rid("v2"): "leaks a customer's name"})},
 }
 
 

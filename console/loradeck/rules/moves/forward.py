@@ -32,7 +32,6 @@ def check_promote(
     now_ms: int,
     slots_ok: bool,
     base_placed: bool,
-    revoked: str | None = None,
     memory_short: str = "",
     left_behind: Sequence[str] = (),
     held_up: Refused | None = None,
@@ -51,7 +50,6 @@ def check_promote(
         slots_ok: every placed replica has a slot for the candidate and, on an `always` route, for the release it would
             leave (`rules.serving.residency.prior_room`).
         base_placed: a placed replica runs the candidate's base.
-        revoked: why the candidate was revoked.
         memory_short: which nodes lack memory for the candidate's engine beside those that must run; '' if none.
         left_behind: nodes that serve the pointer now and have no engine of the candidate's base.
         held_up: `related_incident`, where an open incident is about a related release (`rules.data.related.freezes`).
@@ -87,7 +85,7 @@ def check_promote(
                 fix=f"loradeck lift {where} {short(request.release)} --reason WHY; no override passes it",
                 context={"event": quarantine.event},
             )
-    why_revoked = revoked if revoked is not None else facts.revoked.get(request.release)
+    why_revoked = facts.revoked.get(request.release)
     if why_revoked is not None:
         raise Refused("revoked", f"{name(request.release)} is revoked", detail=why_revoked, fix="promote another one")
     if pointer.held:
