@@ -8,6 +8,7 @@ and how far it has moved, and shows the hub the position that it was given last,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
@@ -120,6 +121,10 @@ class Gateway:
         now, health = asyncio.get_running_loop().time(), self.health
         avoided = [name for name in levels if health[name].is_avoided(now)]
         nodes = rules.ranked(levels, {name: health[name].under_way for name in levels}, avoided, str(turn).encode())
+        only = dict.fromkeys(placed[:1], AckLevel.DISK)
+        if turn % 2 and (ahead := rules.told_ahead(only, avoided)) is not None:
+            with contextlib.suppress(Unreachable):
+                await self.process.host.network.call(ahead, "router", "HINT", "", key, timeout=FIRST_BYTE_S)
         refusal = None
         while (node := rules.next_node(nodes, tried, refusal=refusal, begun=False)) is not None:
             tried.append(node)

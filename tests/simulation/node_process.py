@@ -301,6 +301,9 @@ class RouterProcess:
 
     async def _pass_on(self, method: str, path: str, body: Any) -> Began:
         """A request that comes through a gateway: the beginning of its answer, and then the rest."""
+        if method == "HINT":
+            self._router._cold.hint(body)
+            return Began()
         if method == "REST":
             of_all = {number: answer for router in self.node.routers for number, answer in router.answers.items()}
             rest = of_all.get(body)
@@ -347,8 +350,9 @@ class RouterProcess:
         if not self.waits(key):
             return None
         self.node.oracle.counts["requests that wait for a load"] += 1
-        retry_s = await self._router._cold.wait(key)
-        return self.admission.refuse(key, retry_s) if retry_s is not None else None
+        cold = self._router._cold
+        retry_s = await cold.wait(key)
+        return self.admission.refuse(key, retry_s, full=cold.is_full(key)) if retry_s is not None else None
 
     async def admit_once_loaded(self, key: tuple[str, str], user: str) -> None:
         """A request of a user that waits for a load first."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 import aiohttp
 from yarl import URL
 
-from loradeck.rules.serving.gateway import NodeHealth, ranked
+from loradeck.rules.serving.gateway import NodeHealth, ranked, told_ahead
 from loradeck.schemas.feedback import FEEDBACK_PATH
 from loradeck.schemas.ids import Name
 from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.router.engine_pools import COMPLETIONS
+from loradeck_agent.router.hints import HINT_PATH
 from loradeck_agent.router.upstream_session import upstream_session
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class NodePool:
 
     def __init__(self, name: Name, address: str) -> None:
         self.name, self.address = name, address
-        self.urls = {path: URL(f"https://{address}{path}") for path in (*COMPLETIONS, FEEDBACK_PATH)}
+        self.urls = {path: URL(f"https://{address}{path}") for path in (*COMPLETIONS, FEEDBACK_PATH, HINT_PATH)}
         self.health = NodeHealth()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, socket_factory=_lively)
         self.session = upstream_session(connector, _TIMEOUT)
@@ -110,6 +111,14 @@ class Nodes:
             if name in self._lost or health.is_avoided(now):
                 avoided.append(name)
         return ranked(known, under_way, avoided, prompt)
+
+    def told_ahead(self, served: Mapping[Name, AckLevel]) -> NodePool | None:
+        """The node that is told of a request which is coming; None: none is."""
+        now = time.monotonic()
+        known = {name: level for name, level in served.items() if name in self.by_name}
+        avoided = [name for name in known if name in self._lost or self.by_name[name].health.is_avoided(now)]
+        name = told_ahead(known, avoided)
+        return self.by_name[name] if name is not None else None
 
     @property
     def context(self) -> ssl.SSLContext | bool:

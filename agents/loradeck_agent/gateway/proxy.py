@@ -1,6 +1,9 @@
 """The proxy of a gateway: callers' requests, sent on to a node that serves them, and its answers back as they come."""
 
+import asyncio
+import contextlib
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -8,6 +11,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from loradeck.rules.serving.cold_queue import heeded
 from loradeck.rules.serving.gateway import RETRIED, followed, next_node
 from loradeck.schemas.feedback import FEEDBACK_PATH, CallerFeedback
 from loradeck.schemas.ids import PointerKey
@@ -19,6 +23,7 @@ from loradeck_agent.router.admission import Refusal, unknown_route
 from loradeck_agent.router.callers_api import CallersApi, cut_short, refused
 from loradeck_agent.router.cohort_keys import CONVERSATION
 from loradeck_agent.router.fences import ELSEWHERE, FENCE, fence_of, fence_text
+from loradeck_agent.router.hints import HINT, HINT_PATH
 from loradeck_agent.router.request_body import Asked
 from loradeck_agent.router.successor import OF_THE_CONNECTION
 
@@ -27,6 +32,10 @@ PREFIX_BYTES = 256
 
 WHOLE_BYTES = 1 << 20
 """An answer of more than this is passed on as it comes, so that no node can fill a gateway's memory."""
+
+MOST_HINTS = 64
+HINT_S = 2.0
+"""How many requests are said to be coming at a time at most, and how long a node may take to hear of one."""
 
 _MAY_BE_REFUSED = frozenset({401, 404, 429, 502, 503})
 """Statuses with which a node refuses what another one may answer."""
@@ -41,12 +50,40 @@ class GatewayProxy(CallersApi):
     counts: Counter[str] = field(default_factory=Counter, init=False)
     """Requests by what became of them: a status, or a code of the gateway's own."""
     retries: int = field(default=0, init=False)
+    hints: int = field(default=0, init=False)
+    """How often a node was told that a request is coming."""
+    _coming: dict[PointerKey, float] = field(default_factory=dict, init=False)
+    _hinting: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
         response = await self._handle(request)
         self.counts[str(response.status)] += 1
         return response
+
+    def _comes(self, request: web.BaseRequest, caller: str) -> None:
+        """Tells the node of a key's only route to load its release while the body comes, where it has it on disk."""
+        routes = self._admission.routes_of(caller)
+        if len(routes) != 1 or len(self._hinting) >= MOST_HINTS:
+            return
+        (key,) = routes
+        node = self._nodes.told_ahead(self._admission.served(key))
+        if node is None or (coming := heeded(self._coming, key, time.monotonic(), MOST_HINTS)) is None:
+            return
+        self._coming = coming
+        self.hints += 1
+        task = asyncio.create_task(self._hint(node, key, request.headers["Authorization"]))
+        self._hinting.add(task)
+        task.add_done_callback(self._hinting.discard)
+
+    async def _hint(self, node: NodePool, key: PointerKey, bearer: str) -> None:
+        headers = {"Authorization": bearer, HINT: "/".join(key)}
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the request itself will say
+            async with (
+                asyncio.timeout(HINT_S),
+                node.session.post(node.urls[HINT_PATH], headers=headers, ssl=self._nodes.context),
+            ):
+                pass
 
     async def _answer(
         self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -65,6 +65,10 @@ class GatewayRoutes:
     def callers_of(self, caller: str) -> list[Callers]:
         """The settings for callers of every route that a caller may use. `caller`: digest of its key."""
         return [self.callers(key) for key in self._keys.routes_of(caller)]
+
+    def routes_of(self, caller: str) -> Collection[PointerKey]:
+        """The routes that a caller may use. `caller`: digest of its key."""
+        return self._keys.routes_of(caller)
 
     def callers(self, key: PointerKey) -> Callers:
         """A route's settings for its callers."""

@@ -154,6 +154,8 @@ class Gateway:
         lines += [
             "# TYPE loradeck_gateway_retries_total counter",
             f"loradeck_gateway_retries_total {self.proxy.retries}",
+            "# TYPE loradeck_gateway_hints_total counter",
+            f"loradeck_gateway_hints_total {self.proxy.hints}",
         ]
         lines += ["# TYPE loradeck_gateway_hub_silent_seconds gauge"]
         lines += [f"loradeck_gateway_hub_silent_seconds {self.link.silent_s:.1f}"]

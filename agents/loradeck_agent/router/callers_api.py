@@ -127,6 +127,8 @@ class CallersApi:
             return refused(tenants)
         caller = caller_digest(bearer_of(request.headers))
         with self._limits.request(caller, self._admission.callers_of(caller), _size(request)) as refusal:
+            if refusal is None and not request.content.is_eof():
+                self._comes(request, caller)
             asked = refusal or await self._asked(request)
             if isinstance(asked, Refusal):
                 return refused(asked)
@@ -139,6 +141,9 @@ class CallersApi:
             if (refusal := self._forbidden(caller, key, asked)) is not None:
                 return refused(refusal, request_id)
             return await self._answer(request, path, asked, key, request_id)
+
+    def _comes(self, request: web.BaseRequest, caller: str) -> None:
+        """A caller's request has begun, and its body is yet to come. `caller`: digest of its key."""
 
     async def _answer(
         self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str

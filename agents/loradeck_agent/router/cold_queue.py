@@ -53,9 +53,11 @@ class ColdQueue:
         self._heard_at: float | None = None
         """When the agent asked last; None: nobody has waited yet, and it has not asked."""
         self._named: tuple[ColdRelease, ...] = ()
+        self._coming: dict[PointerKey, float] = {}
+        self._hinted: tuple[ColdRelease, ...] = ()
         self._times = 0
         self._renamed = asyncio.Event()
-        self._cold = self._refused = 0
+        self._cold = self._refused = self._hints = 0
         self._minute: deque[float] = deque(maxlen=_KEPT)
 
     # ---- callers -------------------------------------------------------------------------------------------
@@ -69,8 +71,6 @@ class ColdQueue:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._limits.seconds
-        if self._heard_at is None:
-            self._heard_at = loop.time()
         while self._may_wait(key) and (left := until - loop.time()) > 0:
             if self.is_full(key):
                 self._refused += 1
@@ -93,10 +93,24 @@ class ColdQueue:
         return self.awaited.get(key) in self._full
 
     def _may_wait(self, key: PointerKey) -> bool:
-        release = self.awaited.get(key)
-        assert self._heard_at is not None
-        silent_s = asyncio.get_running_loop().time() - self._heard_at
+        release, now = self.awaited.get(key), asyncio.get_running_loop().time()
+        if self._heard_at is None:
+            self._heard_at = now
+        silent_s = now - self._heard_at
         return release is not None and release not in self._failing and not self._ended and silent_s < SILENT_S
+
+    def hint(self, key: PointerKey) -> None:
+        """A gateway says that a request for a pointer is coming: its release is wanted for a while, if few others are.
+
+        It is loaded after those that requests wait for, and turns out nothing that answers somebody.
+        """
+        if key in self._routes or not self._may_wait(key) or self.is_full(key):
+            return
+        coming = rules.heeded(self._coming, key, asyncio.get_running_loop().time())
+        if coming is not None:
+            self._coming = coming
+            self._hints += 1
+            self._name()
 
     async def _wait(self, key: PointerKey, seconds: float) -> bool:
         """Waits for a load. False: another tenant's request has taken the place of this one."""
@@ -149,11 +163,13 @@ class ColdQueue:
             return
         if release is not None:
             self.awaited[key] = release
-            if key in self._routes:
+            if key in self._routes or key in self._coming:
                 self._name()
             return
         del self.awaited[key]
         self._let_go(key)
+        if key in self._coming:
+            self._name()
 
     def end(self) -> None:
         """Lets all go: another router has the right to admit."""
@@ -173,12 +189,13 @@ class ColdQueue:
         self._heard_at = asyncio.get_running_loop().time()
         for key in [key for key in self._routes if self.awaited.get(key) in self._failing | self._full]:
             self._let_go(key)
+        self._name()  # without what has not come in time
         if ask.times == self._times:
             self._renamed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await self._renamed.wait()
-        return WantedLoads(times=self._times, releases=self._named)
+        return WantedLoads(times=self._times, releases=self._named, hinted=self._hinted)
 
     def _name(self) -> None:
         """Decides anew which releases the agent is to load."""
@@ -188,9 +205,15 @@ class ColdQueue:
         for key in keys:
             route = self._routes[key]
             route.named_at = now if route.named_at is None else route.named_at
+        self._coming = {
+            key: until
+            for key, until in self._coming.items()
+            if until > now and key in self.awaited and key not in self._routes
+        }
         named = tuple((*key, self.awaited[key]) for key in keys)
-        if named != self._named:
-            self._named = named
+        hinted = tuple((*key, self.awaited[key]) for key in self._coming)
+        if (named, hinted) != (self._named, self._hinted):
+            self._named, self._hinted = named, hinted
             self._times += 1
             self._renamed.set()
 
@@ -206,5 +229,10 @@ class ColdQueue:
         while self._minute and self._minute[0] < since:
             self._minute.popleft()
         return ColdFigures(
-            asked=asked, cold=self._cold, refused=self._refused, minute=len(self._minute), waiting=waiting
+            asked=asked,
+            cold=self._cold,
+            refused=self._refused,
+            minute=len(self._minute),
+            waiting=waiting,
+            hinted=self._hints,
         )

@@ -190,7 +190,10 @@ class Control:
     async def _wanted(self, request: web.Request) -> web.Response:
         """Answers `POST /control/cold` once other releases are to be loaded for requests that wait."""
         asked = ColdAsk(**json.loads(await request.read()))
-        return _json(asdict(await self._cold.wanted(asked)))
+        answer = asdict(await self._cold.wanted(asked))
+        if not answer["hinted"]:
+            del answer["hinted"]  # which an agent of the version before does not know
+        return _json(answer)
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:

@@ -22,6 +22,7 @@ from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import EnginePool
 from loradeck_agent.router.feedback_files import FeedbackFiles
 from loradeck_agent.router.fences import FENCE
+from loradeck_agent.router.hints import HINT, HINT_PATH, hinted, is_gateway
 from loradeck_agent.router.input_counts import InputCounter
 from loradeck_agent.router.judges import Judges
 from loradeck_agent.router.pairs import Outcome
@@ -88,6 +89,15 @@ class Proxy(CallersApi):
             return response
         finally:
             self.under_way -= 1
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == HINT_PATH and request.method == "POST" and request.transport is not None:
+            tenants, key = self._tenants(request), hinted(request.headers.get(HINT, ""))
+            tls = request.transport.get_extra_info("ssl_object")
+            if not isinstance(tenants, Refusal) and key[0] in tenants and is_gateway(tls):
+                self._cold.hint(key)
+                return web.Response(status=204)
+        return await super()._handle(request)
 
     async def _pass_on(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer of the router that has the right to admit now."""

@@ -113,10 +113,14 @@ ColdRelease = tuple[Name, Name, Digest]
 
 @dataclass(frozen=True)
 class WantedLoads:
-    """Answer to `POST /control/cold`: what is to be loaded, the first first. `times`: how often that has changed."""
+    """Answer to `POST /control/cold`: what is to be loaded, the first first. `times`: how often that has changed.
+
+    `hinted`: what will be asked for, as gateways say.
+    """
 
     times: int
     releases: tuple[ColdRelease, ...]
+    hinted: tuple[ColdRelease, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class Demand:
     traffic: dict[PointerKey, float] = field(default_factory=dict)
     waiting: tuple[PointerKey, ...] = ()
     """On-demand pointers whose release requests wait for, in the order in which they are loaded."""
+    hinted: frozenset[PointerKey] = frozenset()
+    """On-demand pointers whose requests are coming, as gateways say."""
     _counted: Mapping[PointerKey, int] = field(default_factory=dict)
     _at: float = 0.0
 
@@ -78,6 +80,7 @@ class ColdLoads:
             times = wanted.times
             asked = {release for _, _, release in wanted.releases}
             waiting = tuple((tenant, route) for tenant, route, _ in wanted.releases)
-            if waiting != self.demand.waiting:
-                self.demand.waiting = waiting
+            hinted = frozenset((tenant, route) for tenant, route, _ in wanted.hinted)
+            if (waiting, hinted) != (self.demand.waiting, self.demand.hinted):
+                self.demand.waiting, self.demand.hinted = waiting, hinted
                 self.changed()

@@ -173,6 +173,7 @@ class Reconciler:
             now_ms=int(time.time() * 1000),
             traffic=self.demand.traffic,
             waiting=self.demand.waiting,
+            hinted=self.demand.hinted,
             stored=self.store.stored,
         )
 

@@ -164,3 +164,4 @@ class ColdFigures(Wire):
     refused: Whole = Field(0, description="those for which the queue had no room")
     minute: Whole = Field(0, description="`cold` of the last minute")
     waiting: Whole = Field(0, description="requests that wait now")
+    hinted: Whole = added(0, "loads that a gateway has asked for, as a request was coming")

@@ -8,6 +8,7 @@ import os
 import signal
 import ssl
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -24,6 +25,8 @@ from yarl import URL
 from loradeck.schemas.link import Desired, Serving
 from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.cli.gateway_status import collect, lines
+from loradeck_agent.router.hints import HINT, HINT_PATH
+from loradeck_agent.router.wire import ColdAsk
 
 ACME = ("acme", "production")
 
@@ -67,6 +70,44 @@ async def test_strangers_and_others_reach_nothing(fleet: Fleet) -> None:
     assert (await fleet.gateway.ask(others)).code == "unknown_route"
     assert json.loads((await fleet.gateway.get("/v1/models", others)).raw)["data"] == []  # theirs has no release yet
     assert sum(len(node.engine.seen) for node in fleet.nodes) == seen
+
+
+async def test_a_node_hears_of_a_request_whose_body_is_yet_to_come_from_a_gateway_and_from_nobody_else(
+    fleet: Fleet,
+) -> None:
+    node, here, front = fleet.nodes[0], fleet.nodes[0].router.here, fleet.gateway.gateway
+    assert here is not None
+    assert front is not None
+    cold, whole = here._cold, asyncio.Event()
+    cold.awaits(ACME, fleet.v1)
+    front.routes._served[ACME] = {"n1": AckLevel.DISK}
+    url, headers = f"https://{node.address}{HINT_PATH}", {"Authorization": f"Bearer {fleet.key}", HINT: "acme"}
+    for member, bearer, status in ((node, fleet.key, 404), (fleet.gateway.member, "sk-guessed", 401)):
+        mine = ssl.create_default_context(cafile=str(node.identity.authority))
+        mine.load_cert_chain(member.identity.certificate)
+        shown = headers | {"Authorization": f"Bearer {bearer}"}
+        async with aiohttp.ClientSession() as session, session.post(url, headers=shown, ssl=mine) as reply:
+            assert reply.status == status
+    assert (await cold.wanted(ColdAsk(times=-1))).hinted == ()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"model": "acme", "messages": [{"role": "user", '
+        await whole.wait()
+        yield b'"content": "hello"}]}'
+
+    where = f"http://127.0.0.1:{fleet.gateway.port}/v1/chat/completions"
+    asked = asyncio.create_task(fleet.gateway.callers.post(where, data=body(), headers=headers))
+    await until(lambda: cold._hinted != (), "the node is told")
+    wanted = await cold.wanted(ColdAsk(times=-1))
+    assert (wanted.releases, wanted.hinted) == ((), ((*ACME, fleet.v1),)), "it has not come yet"
+    whole.set()
+    await until(lambda: cold._named != (), "it waits")
+    wanted = await cold.wanted(ColdAsk(times=-1))
+    assert (wanted.releases, wanted.hinted) == (((*ACME, fleet.v1),), ())
+    cold.awaits(ACME, None)
+    async with await asked as answer:
+        assert answer.status == 200
+    assert front.proxy.hints == 1
 
 
 async def test_feedback_reaches_a_node_that_serves_the_route_even_where_another_is_gone(fleet: Fleet) -> None:

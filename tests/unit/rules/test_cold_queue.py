@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import ref
 
 from loradeck.rules.serving.cold_queue import (
+    COMING_S,
+    MOST_COMING,
     ColdRoute,
     Place,
     Turns,
+    heeded,
     in_turn,
     is_awaited,
     is_overdue,
@@ -54,6 +57,18 @@ def test_whoever_comes_in_whatever_order_the_queue_keeps_its_limits_and_no_tenan
         assert max(waiting.values(), default=0) <= LIMITS.tenant
         if not decided.waits and before[tenant] < LIMITS.tenant:
             assert max(before.values(), default=0) <= before[tenant] + 1, "a fair share was free for it"
+
+
+def test_few_requests_are_said_to_be_coming_at_a_time_one_of_a_tenant_and_each_for_a_moment() -> None:
+    coming: dict[tuple[str, str], float] = {}
+    for number in range(MOST_COMING):
+        found = heeded(coming, (f"t{number}", "a"), 1.0)
+        assert found is not None
+        coming = found
+    assert heeded(coming, ("late", "a"), 1.0) is None
+    assert heeded({("acme", "a"): 2.0}, ("acme", "b"), 1.0) is None, "one of a tenant"
+    assert heeded({("acme", "a"): 2.0}, ("acme", "a"), 1.0) is None, "and no longer for being said again"
+    assert heeded(coming, ("late", "a"), 1.0 + COMING_S) == {("late", "a"): 1.0 + 2 * COMING_S}
 
 
 def routes(*names: str) -> list[ColdRoute]:

@@ -22,6 +22,7 @@ from loradeck.rules.serving.gateway import (
     next_node,
     ranked,
     standing,
+    told_ahead,
 )
 from loradeck.schemas.ids import Fence
 from loradeck.schemas.replica_state import AckLevel
@@ -199,3 +200,13 @@ class Choices(RuleBasedStateMachine):
 
 Choices.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestChoices = Choices.TestCase
+
+
+def test_the_only_node_that_is_nearest_is_told_of_a_coming_request_where_the_release_lies_on_its_disk_alone() -> None:
+    disk, host, absent = AckLevel.DISK, AckLevel.HOST, AckLevel.ABSENT
+    assert told_ahead({"n0": disk, "n1": absent}, ()) == "n0"
+    assert told_ahead({"n0": disk, "n1": host}, ()) is None, "it is in memory elsewhere"
+    assert told_ahead({"n0": disk, "n1": host}, ("n1",)) == "n0", "which is asked last"
+    assert told_ahead({"n0": disk, "n1": disk}, ()) is None, "the prompt decides"
+    assert told_ahead({"n0": absent}, ()) is None, "it would be fetched for a guess"
+    assert told_ahead({}, ()) is None

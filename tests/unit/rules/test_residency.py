@@ -128,6 +128,19 @@ def test_nothing_makes_room_for_what_is_yet_to_be_fetched_and_its_place_is_nobod
     assert plan([ACME], 2, ids("acme v3", "acme v2"), stored=()).fetch == ()
 
 
+def test_what_is_coming_turns_out_an_idle_current_of_less_traffic_and_nothing_that_answers_or_is_awaited() -> None:
+    asked = [at(t, "v1").model_copy(update={"residency": RouteResidency.ON_DEMAND}) for t in ("acme", "bolt", "core")]
+    traffic = {("acme", "production"): 5.0, ("bolt", "production"): 1.0}
+    coming = {("core", "production")}
+    loaded = ids("acme v1", "bolt v1")
+    one = plan(asked, 2, loaded, traffic=traffic, hinted=coming)
+    assert (named(one)[0], set(one.unload), one.drain) == (["core v1"], ids("bolt v1"), ())
+    busy = plan(asked, 2, loaded, traffic=traffic, hinted=coming, answering=loaded)
+    assert (busy.load, busy.unload, busy.drain) == ((), (), ())
+    waits = plan(asked, 1, (), traffic=traffic, hinted=coming, waiting=[("bolt", "production")])
+    assert named(waits)[0] == ["bolt v1"]
+
+
 def test_a_slot_can_come_free_unless_pins_always_routes_and_fresh_moves_hold_them_all() -> None:
     asked = at("core", "v1").model_copy(update={"residency": RouteResidency.ON_DEMAND})
     wants = ref("v1", "core").id

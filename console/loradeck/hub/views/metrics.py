@@ -140,7 +140,7 @@ def node_metrics(nodes: Iterable[Node]) -> bytes:
     load = gauge("replica_load_seconds", "How long a load takes, in the mean.", "replica")
     requests = gauge(
         "node_on_demand_requests",
-        "Requests for on-demand routes since the router's start; cold: after a load.",
+        "Requests for on-demand routes since the router's start; cold: after a load; hinted: loads before.",
         "node",
         "what",
     )
@@ -157,7 +157,8 @@ def node_metrics(nodes: Iterable[Node]) -> bytes:
             if replica.load_s is not None:
                 load.labels(replica.replica).set(replica.load_s)
         if (cold := node.cold) is not None:
-            for what, n in (("asked", cold.asked), ("cold", cold.cold), ("refused", cold.refused)):
+            for what in ("asked", "cold", "refused", "hinted"):
+                n = getattr(cold, what)
                 requests.labels(node.name, what).set(n)
             waiting.labels(node.name).set(cold.waiting)
     return generate_latest(registry)

@@ -20,6 +20,30 @@ LONGEST_RETRY_S = 60
 """Most seconds after which a caller is told to try again."""
 
 
+COMING_S = 5.0
+"""How long a release is wanted because its request is said to be coming."""
+
+MOST_COMING = 4
+"""Pointers of one node whose requests are said to be coming, at most."""
+
+
+def heeded(
+    coming: Mapping[PointerKey, float], key: PointerKey, now: float, most: int = MOST_COMING
+) -> dict[PointerKey, float] | None:
+    """Returns the pointers whose requests are coming, once one more is said to be; None: that counts for nothing.
+
+    One of a tenant is heeded at a time, so that nobody's many routes keep others out.
+
+    Args:
+        coming: those that were said to be before, each with the time until which it is wanted, in seconds.
+        most: how many there are at most.
+    """
+    left = {other: until for other, until in coming.items() if until > now}
+    if len(left) >= most or any(other[0] == key[0] for other in left):
+        return None
+    return {**left, key: now + COMING_S}
+
+
 def is_awaited(entry: TableEntry, *, flipped: bool, pinned: bool, engine: bool) -> bool:
     """Tells whether requests for a pointer whose release is not loaded wait for its load.
 

@@ -173,6 +173,17 @@ class NodeHealth:
         return self.rest_s(now) > 0 or self.is_stalled(now)
 
 
+def told_ahead(nodes: Mapping[Name, AckLevel], avoided: Collection[Name]) -> Name | None:
+    """The node that is told of a request which is coming, so that it loads the release meanwhile.
+
+    It is the one that is asked first, where the release lies on its disk alone. None: the release is nearer somewhere,
+    or it is not known yet which of several nodes is asked. Arguments as for `ranked`.
+    """
+    near = {name: _RANK[level] for name, level in nodes.items() if name not in avoided}
+    nearest = [name for name, rank in near.items() if rank == min(near.values())]
+    return nearest[0] if len(nearest) == 1 and nodes[nearest[0]] is AckLevel.DISK else None
+
+
 def ranked(
     nodes: Mapping[Name, AckLevel], under_way: Mapping[Name, int], avoided: Collection[Name], prompt: bytes
 ) -> list[Name]:

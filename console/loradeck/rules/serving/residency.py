@@ -2,9 +2,10 @@
 
 Slots go to pins; `always` routes and where R would go there; on-demand routes of which that is true for a day after a
 move, in half of the slots; the currents of on-demand routes that requests wait for; that of the next newest move;
-candidates; what is prepared; the currents of the other on-demand routes by their traffic; the rest. These others'
-currents turn no current out, since nobody waits for them; what stands before them may turn one of them out. What
-requests wait for, and what stands before that, turns one out that answers too, once its answers have ended.
+candidates; what is prepared; what gateways say will be asked for; the currents of the other on-demand routes by their
+traffic; the rest. These others' currents turn no current out, since nobody waits for them; what stands before them may
+turn one of them out. What requests wait for, and what stands before that, turns one out that answers too, once its
+answers have ended.
 """
 
 import math
@@ -72,6 +73,7 @@ def wanted(
     now_ms: int = 0,
     traffic: Mapping[PointerKey, float] | None = None,
     waiting: Sequence[PointerKey] = (),
+    hinted: Collection[PointerKey] = (),
 ) -> list[ReleaseRef]:
     """Adapter releases in the order in which slots go to them.
 
@@ -85,8 +87,9 @@ def wanted(
         now_ms: the wall clock, which the age of a move is counted by.
         traffic: requests of each pointer; those of on-demand routes that are missing come last.
         waiting: on-demand pointers that requests wait for, in the order of their turns.
+        hinted: on-demand pointers whose requests are coming.
     """
-    return [ref for ref, _ in _ordered(entries, base, pins, slots, now_ms, traffic, waiting)]
+    return [ref for ref, _ in _ordered(entries, base, pins, slots, now_ms, traffic, waiting, hinted)]
 
 
 def _ordered(
@@ -97,6 +100,7 @@ def _ordered(
     now_ms: int,
     traffic: Mapping[PointerKey, float] | None,
     waiting: Sequence[PointerKey],
+    hinted: Collection[PointerKey],
 ) -> list[tuple[ReleaseRef, _Claim]]:
     """As `wanted`, each with its claim."""
     asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
@@ -110,6 +114,7 @@ def _ordered(
     coming: list[ReleaseRef | None] = [e.current for e in fresh[slots // 4 : slots // 4 + 1]]
     coming += [e.candidate.release for e in entries if e.candidate is not None]
     coming += [e.preparing for e in entries]
+    coming += [e.current for e in others if e.key in hinted]
     rest: list[ReleaseRef | None] = [e.beneath[0] for e in (*called, *others) if e.beneath]
     for depth in range(1, max((len(e.beneath) for e in entries), default=0)):
         rest += [e.beneath[depth] for e in entries if len(e.beneath) > depth]
@@ -169,6 +174,7 @@ def plan(
     now_ms: int = 0,
     traffic: Mapping[PointerKey, float] | None = None,
     waiting: Sequence[PointerKey] = (),
+    hinted: Collection[PointerKey] = (),
     stored: Collection[str] | None = None,
 ) -> Residency:
     """Plans the loads and unloads of one engine.
@@ -180,10 +186,10 @@ def plan(
         loaded: release ids that the engine lists.
         busy: those that are not to be unloaded, whatever needs a slot.
         answering: those with answers under way.
-        now_ms: as for `wanted`, like the traffic and who waits.
+        now_ms: as for `wanted`, like the traffic, who waits and whose requests are coming.
         stored: digests of the adapters whose files are on the node; None: all are. Nothing makes room for another one.
     """
-    ordered = _ordered(entries, base, pins, slots, now_ms, traffic, waiting)
+    ordered = _ordered(entries, base, pins, slots, now_ms, traffic, waiting, hinted)
     order = [ref for ref, _ in ordered]
     place = {ref.id: i for i, ref in enumerate(order)}
     nowhere = len(order)

@@ -54,6 +54,8 @@ class Node:
     up: bool = True
     rev: int = 0
     entries: dict[str, TableEntry] = field(default_factory=dict)
+    beneath: dict[str, str] = field(default_factory=dict)
+    """Tenant -> label of the release that it left last, which R goes to."""
 
     def __post_init__(self) -> None:
         table: Any = TableInMemory()
@@ -69,7 +71,15 @@ class Node:
         made = entry(release(label, tenant), self.rev, tenant=tenant, moved_ms=0, **fields)
         (ack,) = self.switch.directive(Cursor(1, self.rev, GENESIS), [made]).acks or (None,)
         assert ack is None or made.residency is RouteResidency.ALWAYS or ack.state is AckState.FLIPPED
+        if tenant in self.entries and (left := self.entries[tenant].current) is not None:
+            self.beneath[tenant] = left.release.label
         self.entries[tenant] = made
+
+    def full(self) -> list[str]:
+        """The releases that no slot can come free for, as the agent finds them."""
+        entries, now_ms = list(self.entries.values()), residency.PRIOR_KEPT_MS + 1
+        currents = [one.current.id for one in entries if one.current is not None]
+        return [one for one in currents if not residency.can_come_free(one, entries, SLOTS, now_ms=now_ms)]
 
     def engine(self) -> None:
         ready = tuple(ref.id for ref in self.loaded)
@@ -91,12 +101,14 @@ class Node:
     async def load_next(self, answering: set[str]) -> None:
         """What the agent does: plans, drains or unloads, then loads one release."""
         waiting = [(tenant, "production") for tenant in await self.wanted()]
+        coming = [(tenant, route) for tenant, route, _ in self.cold._hinted]
         found = residency.plan(
             list(self.entries.values()),
             SLOTS,
             [ref.id for ref in self.loaded],
             answering=answering,
             waiting=waiting,
+            hinted=coming,
             now_ms=residency.PRIOR_KEPT_MS + 1,
         )
         for tenant, one in self.entries.items():
@@ -211,6 +223,35 @@ async def test_nobody_waits_for_a_release_that_gets_no_slot_and_the_refusal_says
     await node.replicas.close()
 
 
+async def test_a_release_whose_request_is_coming_is_wanted_after_those_that_are_waited_for_and_not_for_ever(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, passed = asyncio.get_running_loop(), 0.0
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + passed)
+    waits = asyncio.create_task(node.ask("bolt"))
+    await settled()
+    for tenant in (*TENANTS, "nobody"):
+        node.cold.hint((tenant, "production"))
+    found = await node.cold.wanted(ColdAsk(times=-1))
+    assert [tenant for tenant, _, _ in found.releases] == ["bolt"]
+    assert [tenant for tenant, _, _ in found.hinted] == ["acme", "cedar"]
+    later = asyncio.create_task(node.ask("acme"))
+    await settled()
+    found = await node.cold.wanted(ColdAsk(times=found.times))
+    assert [tenant for tenant, _, _ in found.releases] == ["bolt", "acme"], "it has come"
+    assert [tenant for tenant, _, _ in found.hinted] == ["cedar"]
+    passed = 5.5
+    found = await node.cold.wanted(ColdAsk(times=found.times))
+    assert found.hinted == (), "it has not come in time"
+    figures = node.cold.figures(1)
+    assert figures is not None
+    assert (figures.hinted, figures.waiting) == (2, 2)
+    for task in (waits, later):
+        task.cancel()
+    await settled()
+
+
 async def test_a_release_that_does_not_come_gives_its_turn_up_though_requests_for_it_go_on_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -271,7 +312,10 @@ async def test_an_always_route_and_a_resident_release_have_nothing_to_do_with_th
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            ("ask", "ask", "ask", "load", "load", "evict", "move", "always", "die", "return", "end", "leave")
+            (
+                *("ask", "ask", "ask", "hint", "load", "load", "evict", "full", "move", "back", "always"),
+                *("die", "return", "end", "leave"),
+            )
         ),
         st.integers(0, 2),
     ),
@@ -318,6 +362,12 @@ async def _play(order: list[tuple[str, int]]) -> None:
                 node.engine()
             case "move":
                 node.move(tenant, f"v{node.rev}", residency=node.entries[tenant].residency)
+            case "back" if (left := node.beneath.get(tenant)) is not None:
+                node.move(tenant, left, residency=node.entries[tenant].residency)
+            case "hint":
+                node.cold.hint((tenant, "production"))
+            case "full":
+                await node.cold.wanted(ColdAsk(times=-1, full=tuple(node.full())))
             case "always":
                 node.move(tenant, f"v{node.rev}", residency=RouteResidency.ALWAYS) if number == 0 else None
             case "die":

@@ -1,0 +1,30 @@
+"""Hints of gateways: a request is coming whose release this node has on its disk alone, so that its load begins before.
+
+A hint is believed of a gateway, by the certificate that its connection has proven, and about routes that the key of the
+coming request may ask for. A caller's own counts for nothing: that path is none that it knows of.
+"""
+
+from typing import Any
+
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.membership import GATEWAY_NAME
+from loradeck_agent.router.admission import DEFAULT_ROUTE
+
+HINT_PATH = "/v1/loradeck/coming"
+HINT = "x-loradeck-coming"
+"""The header of a hint, which has no body: TENANT/ROUTE."""
+
+
+def is_gateway(tls: Any) -> bool:
+    """Tells whether a connection's other end has proven a certificate that makes it a gateway.
+
+    `tls`: the connection's `ssl.SSLObject`; None: it has no TLS.
+    """
+    shown = tls.getpeercert() if tls is not None else None
+    return ("DNS", GATEWAY_NAME) in shown.get("subjectAltName", ()) if shown else False
+
+
+def hinted(text: str) -> PointerKey:
+    """The pointer that a hint's header names."""
+    tenant, _, route = text.partition("/")
+    return tenant, route or DEFAULT_ROUTE
