@@ -16,6 +16,7 @@ from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.cosigner import Cosigner
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.host.training_versions import training_versions
 from loradeck_agent.jobs.node_jobs import Jobs
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.router_sync import RouterSync
@@ -76,6 +77,7 @@ class Reports:
             address=self.config.router.address or "",
             jobs_as_agent=self.config.jobs.user is None,
             recipes=RECIPES,
+            training=training_versions(),
         )
 
     def _stored(self) -> frozenset[str]:

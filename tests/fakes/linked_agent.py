@@ -44,7 +44,7 @@ from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.replica_state import HEARTBEAT_S, AckState, EngineState
 from loradeck.schemas.table import Pin, TableEntry, table_digest
-from loradeck.schemas.telemetry import NvmlState
+from loradeck.schemas.telemetry import Gpu, NvmlState
 from loradeck.schemas.trace import TraceRow
 from loradeck.schemas.traffic import Traffic
 
@@ -98,6 +98,8 @@ class FakeAgent:
         self.closed: tuple[int, str] | None = None
         self.welcome: Welcome | None = None
         self.recipes = RECIPES
+        self.training: dict[str, str] = {}
+        self.gpus: tuple[Gpu, ...] = ()
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._beat: asyncio.Task[None] | None = None
@@ -161,6 +163,7 @@ class FakeAgent:
             stored=self.stored,
             memory_gb=self.memory_gb,
             recipes=self.recipes,
+            training=self.training,
         )
 
     async def leave(self) -> None:
@@ -299,6 +302,7 @@ class FakeAgent:
                 replicas=(self.replica, *self.others),
                 router_boot=router_boot,
                 traffic=traffic,
+                gpus=self.gpus,
                 nvml=NvmlState.NO_GPU,
                 pins=self.pins,
                 rev=self.rev,

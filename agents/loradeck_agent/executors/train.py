@@ -67,7 +67,7 @@ def train(current: Run) -> Mapping[str, Any]:
         if current.spec.engine is not None and world.first:
             check_served(current, base, Served(current.spec.engine, AT_ONCE), made)
         examples = [one for _, each in made for one in each]
-        check_plan(base.model, spec, examples, world=world.size)
+        planned = check_plan(base.model, spec, examples, world=world.size)
         current.phase("loading the base")
         if spec.sharded and world.size > 1:
             base.model = read_sharded(Path(current.spec.base), spec.precision, world, own_device())
@@ -84,7 +84,7 @@ def train(current: Run) -> Mapping[str, Any]:
         world.wait()
         digest = trained.publish(Path(current.spec.out), Path(current.spec.base), spec) if world.first else ""
     kind = "adapter" if trained.config is not None else "base"
-    return {kind: digest, "rows": len(lessons), **found}
+    return {kind: digest, "rows": len(lessons), "planned_memory_bytes": planned.total, **found}
 
 
 def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], world: World) -> Loop:

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.rules.serving.gpu_reservation import world_sizes
-from loradeck.schemas.jobs import EngineDoor, EvaluateSpec, ExecutorSpec, JobAssignment, LeakSpec, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import (
+    EngineDoor,
+    EvaluateSpec,
+    ExecutorSpec,
+    JobAssignment,
+    LeakSpec,
+    MergeSpec,
+    ProveSpec,
+    TrainSpec,
+)
 from loradeck.schemas.release import Form
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser
@@ -83,6 +92,8 @@ class Launcher:
                     inputs[digest] = str(await self.inputs.dataset(digest))
             if release.adapter is not None and not (evaluates and release.form is Form.MERGED):
                 inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
+        elif isinstance(spec, ProveSpec):
+            base = base_of(self.engines, spec.base)
         else:
             raise AgentError("bad_job", f"{spec.kind} has no executor", job.id)
         if self.user is not None:
@@ -94,7 +105,9 @@ class Launcher:
         devices, processes = None, None
         if self.telemetry is not None:
             sizes: tuple[int, ...] = ()
-            if isinstance(spec, TrainSpec):
+            if isinstance(spec, ProveSpec):
+                sizes = (1,)
+            elif isinstance(spec, TrainSpec):
                 sizes = world_sizes(spec.processes, spec.pieces, resumed=job.checkpoint is not None)
             configs = [engine.config for engine in self.engines]
             devices = await visible_gpus(sizes, self.telemetry, configs, self.gpus)

@@ -18,10 +18,19 @@ from pydantic import ValidationError
 from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport, MergeReport
 from loradeck.schemas.fault import first_wrong
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment, LeakSpec, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import (
+    ExecutorEvent,
+    ExecutorEventType,
+    JobAssignment,
+    LeakSpec,
+    MergeSpec,
+    ProveSpec,
+    TrainSpec,
+)
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
+from loradeck.schemas.training_proof import TrainingProof
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import fsync_folder, write_durably
 from loradeck_agent.jobs.events import failure, job_event
@@ -108,6 +117,8 @@ class Results:
                 return await asyncio.to_thread(keep_merged, out, self._merged)
             if isinstance(job.spec, LeakSpec):
                 return {"report": LeakReport.model_validate(read_json(out / "report.json")).model_dump(mode="json")}
+            if isinstance(job.spec, ProveSpec):
+                return {"proof": TrainingProof.model_validate(read_json(out / "proof.json")).model_dump(mode="json")}
             report = EvaluationReport.model_validate(read_json(out / "report.json"))
             recorded = (out / "canary.json").exists()  # else the engine's were recorded as the release was made ready
             record = CanaryRecord.model_validate(read_json(out / "canary.json")) if recorded else None

@@ -279,7 +279,7 @@ class Hub:
             *(changes, background, clock),
         )
         specs = JobSpecs(state, catalogue, datasets, lineage, merging, self.incidents, facts, clock)
-        results = Results(catalogue, attestations, gates, lineage, merging)
+        results = Results(catalogue, attestations, gates, lineage, merging, fleet, clock)
         self.uploads = Uploads()
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         every, cancel = jobs.every, queue.cancel
@@ -311,7 +311,7 @@ class Hub:
         self.rows = rows = Rows(
             *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
             *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
-            *(self.arms, steps.said),
+            *(self.arms, steps.said, clock),
         )
         self.placements = Placements(state, fleet, tables, self.pools, self.pooled_routes, self.usual_shares, clock)
         self.capacities = Capacities(state, fleet, self.pools, self.capacity, self.placements)

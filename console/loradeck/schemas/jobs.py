@@ -245,6 +245,25 @@ class MergeSpec(_Spec):
     route: Name = "production"
 
 
+FLEET = "fleet"
+"""The tenant that jobs name which are about a node and no tenant: who may see and submit them sees all tenants."""
+
+
+class ProveSpec(_Spec):
+    """A job that shows whether training on one node is right, by some steps of a small recipe; see `TrainingProof`."""
+
+    kind: Literal["prove"] = "prove"
+    tenant: Name = FLEET
+    node: Name
+    base: Digest = Field(description="of an engine of the node")
+    steps: int = Field(20, ge=4, le=1000)
+
+    @property
+    def level(self) -> int:
+        """As of every spec: 2."""
+        return 2
+
+
 class PrepareSpec(_Spec):
     """A job before a promote commits: fetch, verify, load and canary on every reachable placed replica of a node."""
 
@@ -255,7 +274,9 @@ class PrepareSpec(_Spec):
     expected_generation: int
 
 
-JobSpec = Annotated[TrainSpec | EvaluateSpec | LeakSpec | MergeSpec | PrepareSpec, Field(discriminator="kind")]
+JobSpec = Annotated[
+    TrainSpec | EvaluateSpec | LeakSpec | MergeSpec | ProveSpec | PrepareSpec, Field(discriminator="kind")
+]
 """The work of a job, by its `kind`."""
 
 
@@ -441,7 +462,7 @@ class JobQuery(Strict):
 
     tenant: Name | None = None
     state: JobState | None = None
-    kind: str | None = Field(None, description="train, evaluate, leak, merge or prepare")
+    kind: str | None = Field(None, description="train, evaluate, leak, merge, prove or prepare")
     match: str | None = Field(
         None, max_length=200, description="text in recipe, reason, code, log, figures or result, case-insensitive"
     )

@@ -379,6 +379,9 @@ class Hello(Wire):
         "", "where its router takes gateways, over TLS with the node's certificate; '': it takes none"
     )
     jobs_as_agent: bool = added(False, "executors run as the agent's own user, and could read its token or key")
+    training: dict[Line, Line] = added(
+        dict, "versions of the libraries that training there uses, and of its GPUs' driver, by name", max_length=16
+    )
     recipes: Whole = added(0, "level of the recipes it reads; see `schemas.jobs.RECIPES`")
 
 

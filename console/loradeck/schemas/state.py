@@ -22,6 +22,7 @@ from loradeck.schemas.route import Gap
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.traffic import AskedAgain, ColdFigures
+from loradeck.schemas.training_proof import TrainingProof
 
 
 class ReleaseView(Wire):
@@ -315,12 +316,15 @@ class NodeRow(Wire):
     lost: bool
     cordoned: bool = False
     drained: bool = False
+    cordoned_for: tuple[str, ...] = added((), "GPUs that fail, and why: for these the hub cordoned it by itself")
     behind: str | None = Field(None, description="problem code: log_behind, ...")
     contested: tuple[str, ...] = added(
         (), "addresses of agents that are linked under this name at once: none of them counts"
     )
     gateway: bool = added(False, "it has no engine, and sends callers on to nodes")
     jobs_as_agent: bool = added(False, "its jobs run as the agent's own user, and could read its token or key")
+    training: str = added("", "whether training on it is proven, in a line; '': it cannot train, or does not say")
+    proof: TrainingProof | None = added(None, "what the newest trial of training on it has measured")
     replicas: tuple[NodeReplica, ...]
     cold: ColdFigures | None = added(None, "None: no on-demand route was asked for, or not known")
     host: Host | None

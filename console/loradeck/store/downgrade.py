@@ -69,6 +69,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
                 "jobs",
                 *('"kind":"leak"', '"offline":true', '"method":"kto"', '"sampling":{', '"distillation":{'),
                 *('"turns":"', '"safety":{', '"precision":"', '"gradient_checkpointing":true', '"packing":true'),
+                *('"kind":"prove"', '"thoughts":"', '"sharded":true'),
             ),
         ),
     ),

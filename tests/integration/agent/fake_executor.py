@@ -38,9 +38,11 @@ from loradeck.schemas.jobs import (
     ExecutorSpec,
     LeakSpec,
     MergeSpec,
+    ProveSpec,
     TrainSpec,
 )
 from loradeck.schemas.leak import LeakReport
+from loradeck.schemas.training_proof import TrainingProof
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.serving.engine_questions import EngineQuestion
 
@@ -159,6 +161,16 @@ class Fake:
         self.emit(ExecutorEventType.FINISHED)
         return 0
 
+    def prove(self, spec: ProveSpec) -> int:
+        assert self.spec.base_digest == spec.base
+        measured = {"planned_bytes": 1, "peak_bytes": 2, "tokens_per_second": 9.0, "seconds": 1.0, "loss": 1.0}
+        same = {"straight": True, "resumed": True, "versions": {}, "device": "cpu", "base": spec.base}
+        proof = TrainingProof.model_validate(measured | same | {"steps": spec.steps})
+        Path(self.spec.out).mkdir()
+        (Path(self.spec.out) / "proof.json").write_text(proof.model_dump_json())
+        self.emit(ExecutorEventType.FINISHED)
+        return 0
+
     def leak(self, spec: LeakSpec) -> int:
         assert all((Path(self.spec.inputs[digest]) / "rows.jsonl").is_file() for digest in spec.datasets)
         assert self.spec.engine is not None
@@ -216,6 +228,8 @@ def main() -> int:
             return fake.evaluate(work)
         case LeakSpec() as work:
             return fake.leak(work)
+        case ProveSpec() as work:
+            return fake.prove(work)
     raise AssertionError(spec.spec.kind)
 
 

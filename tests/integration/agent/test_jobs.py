@@ -28,6 +28,7 @@ from loradeck.schemas.jobs import (
     LeakSpec,
     MergeSpec,
     PrepareSpec,
+    ProveSpec,
     TrainSpec,
 )
 from loradeck.schemas.link import Ack, Hello, JobEvent, JobLog
@@ -449,6 +450,15 @@ async def test_an_evaluation_asks_the_engine_that_serves_by_the_name_that_its_ro
     assert [call for call in calls if call.startswith(("load", "complete"))] == [f"load {name}", f"complete {name}"]
     assert calls.index(f"load {name}") < calls.index(f"complete {name}")
     assert (node.state.inputs / suite.digest / "manifest.json").is_file()
+
+
+async def test_a_trial_of_training_hands_over_what_it_measured(node: Node, hub: FakeHub, base_digest: str) -> None:
+    spec = ProveSpec(node="n1", base=base_digest)
+    await hub.give(JobAssignment(id="p1", lease=1, attempt=1, spec=spec))
+    end = await hub.job_end("p1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result is not None
+    assert end.result["proof"]["base"] == base_digest
 
 
 async def test_leaks_are_counted_by_the_release_and_by_the_base_alone_of_one_engine(

@@ -12,6 +12,7 @@ from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, until
 from tests.fakes.linked_agent import BUILD, FakeAgent
 from tests.integration.hub.conftest import Join
 
+from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import RECIPES, EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
@@ -839,3 +840,30 @@ async def test_pages_of_jobs_leave_none_out_and_give_none_twice(deck: Deck) -> N
 )
 async def test_a_search_for_what_there_is_not_is_refused(deck: Deck, query: str, status: int, code: str) -> None:
     await deck.refused(status, code, "GET", f"jobs?{query}")
+
+
+async def test_a_trial_of_training_is_kept_with_its_node_until_its_versions_are_others(deck: Deck, join: Join) -> None:
+    agent = await join("n1")
+    await agent.leave()
+    agent.training = {"torch": "2.15.0"}
+    await agent.join()
+
+    async def says() -> str:
+        (row,) = await deck.ok("GET", "nodes")
+        return str(row["training"])
+
+    assert await says() == "UNPROVEN HERE"
+    submitted = await deck.ok("POST", "jobs", {"spec": {"kind": "prove", "node": "n1", "base": BASE.digest}})
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    measured = {"planned_bytes": 1, "peak_bytes": 2, "tokens_per_second": 9.0, "seconds": 1.0, "steps": 20, "loss": 1.0}
+    same = {"straight": True, "resumed": True, "versions": agent.training, "device": "cpu", "base": BASE.digest}
+    await agent.say(assigned, FINISHED, {"proof": measured | same})
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    assert (await job(deck, submitted["id"]))["result"]["standing"] == "proven"
+    assert await says() == "proven today on its CPU, which says nothing of a GPU"
+    kept = deck.hub.fleet.nodes["n1"].kept()
+    assert Node.of("n1", kept).proof == deck.hub.fleet.nodes["n1"].proof
+    await agent.leave()
+    agent.training = {"torch": "2.16.0"}
+    await agent.join()
+    assert await says() == "UNPROVEN HERE: torch was 2.15.0 and is 2.16.0"

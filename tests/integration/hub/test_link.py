@@ -19,6 +19,7 @@ from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.table import table_digest
+from loradeck.schemas.telemetry import Gpu
 
 ROUTE = "tenants/acme/routes/production"
 ACME = ("acme", "production")
@@ -465,6 +466,34 @@ def _order(agent: FakeAgent) -> tuple[bool, bool] | None:
     """The newest order of a node: cordoned, drained."""
     orders = [m for m in agent.received if isinstance(m, NodeOrder)]
     return (orders[-1].cordoned, orders[-1].drained) if orders else None
+
+
+async def test_a_gpu_that_fails_cordons_its_node_until_a_person_has_seen_it_and_again_for_another(data: Path) -> None:
+    fallen, worn = (Gpu(index=n, uuid=f"GPU-{n}", name="H100") for n in (0, 1))
+    fallen, worn = fallen.model_copy(update={"xids": (13, 79)}), worn.model_copy(update={"ecc_uncorrected": 1})
+    async with running(data) as deck:
+        agent = await FakeAgent(deck, "n1").join()
+        agent.gpus = (fallen,)
+        await agent.report()
+        await until(lambda: _order(agent) == (True, False), "the order came")
+        token = await deck.token("agent", "n1")
+        await agent.leave()
+    async with running(data) as deck:
+        (node,) = await deck.ok("GET", "nodes")
+        assert (node["cordoned"], node["cordoned_for"]) == (True, ["GPU-0: XID 79"])
+        agent.deck = deck
+        await agent.join(token)
+        freed = await deck.ok("POST", "nodes/n1/uncordon")
+        assert "cordoned_for" not in freed
+        await agent.report()
+        await agent.report()
+        assert not (await deck.ok("GET", "nodes"))[0]["cordoned"], "it was seen"
+        agent.gpus = (fallen, worn)
+        await agent.report()
+        await until(lambda: _order(agent) == (True, False), "another one fails")
+        (node,) = await deck.ok("GET", "nodes")
+        assert node["cordoned_for"] == ["GPU-1: 1 uncorrected memory errors"]
+        await agent.leave()
 
 
 async def test_callers_keys_and_settings_reach_the_node_and_an_offboarding_leaves_a_tombstone(

@@ -8,7 +8,17 @@ import pytest
 
 from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.jobs.queue import pick_node, too_old
-from loradeck.schemas.jobs import RECIPES, EvaluateSpec, Job, JobSpec, JobState, LeakSpec, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import (
+    RECIPES,
+    EvaluateSpec,
+    Job,
+    JobSpec,
+    JobState,
+    LeakSpec,
+    MergeSpec,
+    ProveSpec,
+    TrainSpec,
+)
 from loradeck.schemas.link import Replica
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.telemetry import Host
@@ -57,6 +67,12 @@ def test_a_job_waits_for_the_labels_and_the_memory_that_it_asks_for() -> None:
     assert picked(job(labels={"gpu": "h100"}), node("n1"), node("n2", labels={"gpu": "h100"})) == "n2"
     small, large = (Host(cpu_percent=0, memory_used=0, memory_total=gb * 10**9, load1=0) for gb in (32, 64))
     assert picked(job(memory_gb=40), node("n1"), node("n2", host=small), node("n3", host=large)) == "n3"
+
+
+def test_a_trial_of_training_goes_to_its_own_node_also_where_that_is_cordoned_until_it_is_proven() -> None:
+    trial = job().model_copy(update={"spec": ProveSpec(node="n2", base=BASE), "kind": "prove"})
+    assert picked(trial, node("n1", recipes=RECIPES), node("n2", recipes=RECIPES, cordoned=True)) == "n2"
+    assert picked(trial, node("n1", recipes=RECIPES), node("n2", recipes=RECIPES, drained=True)) is None
 
 
 def test_a_recipe_goes_to_a_node_whose_agent_can_read_it() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from loradeck.rules.serving.training_memory import BaseSize, training_memory
+from loradeck.rules.serving.training_memory import BaseSize, TrainingMemory, training_memory
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Weights
 from loradeck_agent.embedded.adapter_files import linear_shapes
@@ -20,8 +20,8 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def check_plan(
     outline: Any, spec: TrainSpec, examples: Sequence[Example], available: int | None = None, *, world: int = 1
-) -> None:
-    """Checks that this process may have what a step needs at least, before any weight is read.
+) -> TrainingMemory:
+    """Checks that this process may have what a step needs at least, before any weight is read, and returns that.
 
     Args:
         outline: the base on torch's meta device.
@@ -68,6 +68,7 @@ def check_plan(
             f"{available / 1e9:,.2f} GB. Choose a node with more (--memory-gb), bf16 or nf4 (precision), "
             "gradient_checkpointing, more accumulation, shorter rows (max_tokens) or a lower rank"
         )
+    return needed
 
 
 def probe(step: Callable[[], None], optimizer_bytes: int, available: int | None = None) -> dict[str, float]:

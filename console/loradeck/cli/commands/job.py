@@ -266,9 +266,12 @@ async def show(s: Session, job_id: str) -> None:
     """Show a job, its specification and its result."""
     found = await s.api.job(job_id)
     s.out.json(found)
+    rows = await s.api.nodes() if isinstance(found.spec, TrainSpec) and found.node and not s.out.as_json else []
+    unproven = next((n.training for n in rows if n.node == found.node and not n.training.startswith("proven")), "")
     s.out.heading(f"{found.kind} {found.tenant}  {found.state.value}  {found.id}")
     for label, value in (
         ("node", found.node or "-"),
+        *([("training", unproven)] if unproven else []),
         ("step", _step(found)),
         ("took", _took(found)),
         ("attempt", str(found.attempt)),

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from loradeck.cli.shared.exits import refused
+from loradeck.cli.shared.files import checked
 from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
@@ -13,8 +14,10 @@ from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client import residency
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
+from loradeck.schemas.jobs import JobRequest, ProveSpec
 from loradeck.schemas.membership import Invitation
 from loradeck.schemas.moves import ForgetRequest, UnpinRequest
+from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.state import NodeRow, RelabelRequest
 
 
@@ -29,7 +32,20 @@ async def ls(s: Session) -> None:
     """List nodes."""
     s.out.listed(
         await s.api.nodes(),
-        ("NODE", "STATE", "HEARD", "REPLICAS", "LOADED", "GPUS", "NVML", "CPU", "PINS", "LABELS", "VERSION"),
+        (
+            "NODE",
+            "STATE",
+            "HEARD",
+            "REPLICAS",
+            "LOADED",
+            "GPUS",
+            "NVML",
+            "CPU",
+            "PINS",
+            "LABELS",
+            "VERSION",
+            "TRAINING",
+        ),
         lambda n: (
             n.node,
             _state(n),
@@ -45,6 +61,7 @@ async def ls(s: Session) -> None:
             len(n.pins),
             _labels(n),
             n.version,
+            n.training.partition(":")[0] or "-",
         ),
         empty="no nodes have connected",
     )
@@ -60,6 +77,9 @@ async def show(s: Session, name: str) -> None:
         raise refused(f"the hub knows no node {name!r}", fix="loradeck node ls", code="unknown_node")
     s.out.json(found)
     s.out.heading(f"{found.node}  {_state(found)}  heard {span(found.heard_age_s)} ago  {_labels(found)}")
+    if found.cordoned_for:
+        s.out.alarm(f"cordoned by itself: {'; '.join(found.cordoned_for)}")
+        s.out.say(f"reset or replace the GPU, loradeck node prove-training {name}, and loradeck node uncordon {name}")
     if found.behind:
         s.out.alarm(f"not steered: {found.behind}")
     if found.contested:
@@ -70,6 +90,8 @@ async def show(s: Session, name: str) -> None:
         s.out.alarm(f"jobs on {name} run as its agent's own user: what a job runs could read the agent's token or key")
         s.out.say("run the agent as root, name a user without rights of its own as `user` under [jobs] in agent.toml,")
         s.out.say("and start the agent again; its router and engines go on meanwhile")
+    if found.training:
+        (s.out.say if found.training.startswith("proven") else s.out.alarm)(f"training: {found.training}")
     s.out.table(
         ("REPLICA", "STATE", "BASE", "SLOTS", "LOADED", "BUILD"),
         [
@@ -125,6 +147,30 @@ async def show(s: Session, name: str) -> None:
             for p in found.pins
         ],
         empty="no pins",
+    )
+
+
+@node.command("prove-training")
+@click.argument("name", metavar="NODE")
+@click.option("--base", metavar="BASE", help="Digest of an engine's base there. [default: the first that is up]")
+@click.option("--steps", type=int, default=20, show_default=True)
+@writes
+async def prove_training(s: Session, name: str, base: str | None, steps: int) -> None:
+    """Show on a node that training there is right: a job of a few minutes on one of its GPUs.
+
+    A small recipe runs twice in bf16, once more through a stop and a resume, and once in fp32; what is compared are the
+    bytes of the adapters, the losses, and the peak memory with the plan. The hub keeps it, with the versions of torch
+    and of the driver. A node without it, or with other versions since, reads UNPROVEN HERE, and STALE after 30 days.
+    """
+    row = next((row for row in await s.api.nodes() if row.node == name), None)
+    up = [r.base for r in row.replicas if r.base and r.state is EngineState.UP] if row is not None else []
+    if not up:
+        why = f"no engine of a node {name!r} is up, whose base could be trained on"
+        raise refused(why, fix="loradeck node ls", code="no_replica")
+    spec = checked(ProveSpec, {"node": name, "base": base or up[0], "steps": steps}, where="options")
+    job = await s.api.submit_job(JobRequest(spec=spec, idempotency_key=new_key()))
+    s.out.answer(
+        job, f"job {job.id} is {job.state.value}; loradeck job follow {job.id}, then loradeck node show {name}"
     )
 
 

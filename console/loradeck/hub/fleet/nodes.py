@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, TypeAdapter
 
 from loradeck.rules.serving.counting import is_cold
+from loradeck.rules.serving.gpu_reservation import failing
 from loradeck.rules.serving.placement import Site, fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
@@ -24,6 +25,7 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.traffic import ColdFigures
+from loradeck.schemas.training_proof import TrainingProof
 
 Placement = tuple[dict[str, str], tuple[tuple[str, str | None], ...]]
 
@@ -92,6 +94,10 @@ class Node:
     """It was lost when the hub's last life ended."""
     cordoned: bool = False
     drained: bool = False
+    failing: frozenset[str] = frozenset()
+    """Its GPUs that fail and why, as last reported."""
+    cordoned_for: frozenset[str] = frozenset()
+    """Those of them for which the hub has cordoned it; empty: it has not."""
     behind: str | None = None
     contested: tuple[str, ...] = ()
     """The addresses of agents that are linked under its name at once; then none of them counts, and it is lost."""
@@ -103,6 +109,10 @@ class Node:
     """Its jobs run as its agent's own user."""
     recipes: int = 0
     """The level of recipes that its agent reads; see `schemas.jobs.RECIPES`."""
+    training: dict[str, str] = field(default_factory=dict)
+    """Versions of the libraries that training there uses, and of its driver, by name."""
+    proof: TrainingProof | None = None
+    """What the newest trial of training on it has measured."""
     boot: str = ""
     features: frozenset[str] = frozenset()
     """The features of table entries that its router acts on; see `schemas.protocol`."""
@@ -133,11 +143,14 @@ class Node:
             "replicas": [[r.replica, r.base, r.slots] for r in self.replicas],
             "cordoned": self.cordoned,
             "drained": self.drained,
+            "failing": sorted(self.failing),
+            "cordoned_for": sorted(self.cordoned_for),
             "lost": self.lost,
             "pins": [pin.model_dump(mode="json") for pin in self.pins],
             "features": sorted(self.features),
             "gateway": self.gateway,
             "address": self.address,
+            "proof": self.proof.model_dump(mode="json") if self.proof is not None else None,
         }
 
     @classmethod
@@ -154,11 +167,14 @@ class Node:
             ),
             cordoned=kept["cordoned"],
             drained=kept["drained"],
+            failing=frozenset(kept.get("failing", ())),
+            cordoned_for=frozenset(kept.get("cordoned_for", ())),
             was_lost=kept.get("lost", False),
             pins=tuple(Pin.model_validate(pin) for pin in kept.get("pins", ())),
             features=frozenset(kept.get("features", ())),
             gateway=kept.get("gateway", False),
             address=kept.get("address", ""),
+            proof=TrainingProof.model_validate(kept["proof"]) if kept.get("proof") else None,
         )
         node.saved = node.placement
         return node
@@ -280,6 +296,7 @@ class Fleet:
         node.link, node.contested = link, ()
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
         node.rev, node.jobs_as_agent, node.recipes = hello.rev, hello.jobs_as_agent, hello.recipes
+        node.training = dict(hello.training)
         self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)
@@ -421,10 +438,32 @@ class Fleet:
         node.allowed = labels
         self.unsaved.add(node.name)
 
+    def cordon_failing(self, node: Node, gpus: Iterable[Gpu]) -> frozenset[str]:
+        """Cordons a node for GPUs that fail and did not at its last report; returns them, with why.
+
+        Whoever ends the cordon has seen these; it comes again for others, or once they were well in between.
+        """
+        now = frozenset(f"{gpu.uuid}: {why}" for gpu in gpus if (why := failing(gpu)))
+        new = now - node.failing
+        if now != node.failing:
+            node.failing = now
+            self.unsaved.add(node.name)
+        if new:
+            node.cordoned_for |= new
+            self.order(node, cordoned=True, drained=None)
+        return new
+
+    def prove(self, name: str, proof: TrainingProof) -> None:
+        """Keeps what a trial of training on a node has measured."""
+        if node := self.nodes.get(name):
+            node.proof = proof
+            self.unsaved.add(name)
+
     def order(self, node: Node, *, cordoned: bool, drained: bool | None) -> None:
         """Cordons or drains a node, or ends that. `drained` None leaves it as it is."""
         node.cordoned = cordoned
         node.drained = node.drained if drained is None else drained
+        node.cordoned_for = node.cordoned_for if cordoned else frozenset()
         self.unsaved.add(node.name)
         self._members_changed(node)
 

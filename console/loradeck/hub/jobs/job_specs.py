@@ -24,6 +24,7 @@ from loradeck.schemas.jobs import (
     LeakSpec,
     MergeSpec,
     PrepareSpec,
+    ProveSpec,
     TrainSpec,
 )
 from loradeck.schemas.manifest import SuiteManifest, SuiteUse
@@ -62,6 +63,8 @@ class JobSpecs:
         Raises: Refused, for everything that its spec names and that is not registered, or may not be used.
         """
         catalogue, spec = self._catalogue, request.spec
+        if isinstance(spec, ProveSpec):
+            return
         tenant = self._state.tenant(spec.tenant)
         if tenant.offboarded:
             raise Refused("offboarded", f"{tenant.name} is offboarded")
@@ -134,7 +137,7 @@ class JobSpecs:
 
     def base(self, job: Job) -> str | None:
         """The base that the job's node must run; None where its release is not registered."""
-        if isinstance(job.spec, TrainSpec):
+        if isinstance(job.spec, TrainSpec | ProveSpec):
             return job.spec.base
         release = self._catalogue.release(job.spec.release, job.tenant)
         if release is None:

@@ -35,6 +35,7 @@ from loradeck.schemas.jobs import (
     Job,
     JobRequest,
     JobState,
+    ProveSpec,
     TrainSpec,
 )
 from loradeck.schemas.link import Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted
@@ -412,7 +413,10 @@ def too_old(job: Job, base: str | None, linked: Iterable[Node]) -> str:
 
 def _suits(job: Job, base: str | None, node: Node) -> bool:
     """Tells whether a node could run a job now, if it had nothing else to do and an agent that can read the job."""
-    ready = node.behind is None and not node.cordoned and not node.drained
+    proves = isinstance(job.spec, ProveSpec)  # also on a node that is cordoned until it is proven
+    ready = node.behind is None and not node.drained and (proves or not node.cordoned)
+    if isinstance(job.spec, ProveSpec) and job.spec.node != node.name:
+        return False
     up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
     if isinstance(job.spec, TrainSpec) and job.spec.distillation is not None:
         up = up and any(r.base == job.spec.distillation.teacher for r in node.replicas)

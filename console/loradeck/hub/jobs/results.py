@@ -7,18 +7,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from loradeck.hub.data.lineage import Lineage
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.gates import Gates, checked
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.gates import counts
+from loradeck.rules.serving.training_proof import faults
 from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport
 from loradeck.schemas.ids import LARGEST_INT, LINE
-from loradeck.schemas.jobs import EvaluateSpec, Job, LeakSpec, Looked, MergeSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, Job, LeakSpec, Looked, MergeSpec, ProveSpec, TrainSpec
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.training import Weights
+from loradeck.schemas.training_proof import TrainingProof
 from loradeck.store.interface import StoreError
 
 
@@ -40,6 +44,8 @@ class Results:
     _gates: Gates
     _lineage: Lineage
     _merging: Merging
+    _fleet: Fleet
+    _clock: Clock
 
     async def register(self, job: Job, result: dict[str, Any]) -> Outcome:
         """Makes a job's result durable."""
@@ -50,6 +56,8 @@ class Results:
                 result = await self._leaks(job, job.spec, result)
             elif isinstance(job.spec, TrainSpec):
                 result = await self._trained(job, job.spec, result)
+            elif isinstance(job.spec, ProveSpec):
+                result = self._proven(job, job.spec, result)
             elif isinstance(job.spec, MergeSpec):
                 result = await self._merging.merged(job, job.spec, result)
         except Refused as refused:
@@ -101,6 +109,13 @@ class Results:
         gate = self._attestations.facts.gate((spec.tenant, spec.route), spec.release)
         summary = {"report": written.seq, "n": body["n"], "exact": body["exact"], "valid": body["valid"]}
         return {**summary, "gate": gate.model_dump(mode="json") if gate else None}
+
+    def _proven(self, job: Job, spec: ProveSpec, result: dict[str, Any]) -> dict[str, Any]:
+        proof = TrainingProof.model_validate(result.get("proof")).model_copy(update={"at_ms": self._clock.now_ms()})
+        if job.node != spec.node or proof.base != spec.base:
+            raise Refused("bad_report", "the trial was of another node or base than the job's")
+        self._fleet.prove(spec.node, proof)
+        return {"standing": "; ".join(faults(proof)) or "proven", "proof": proof.model_dump(mode="json")}
 
     async def _leaks(self, job: Job, spec: LeakSpec, result: dict[str, Any]) -> dict[str, Any]:
         report = LeakReport.model_validate(result.get("report"))

@@ -140,6 +140,11 @@ class NodeEvents:
     def reported(self, node: Node, report: Report) -> None:
         """A node has sent its telemetry and its router's counters."""
         change = self._fleet.report(node, report)
+        if failing := self._fleet.cordon_failing(node, report.gpus):
+            log.error("node cordoned node=%s: %s", node.name, "; ".join(sorted(failing)))
+            if node.link is not None:
+                node.link.put_message(NodeOrder(cordoned=True, drained=node.drained))
+            change = Change.PLACED
         fault = self._counts.fault(node.name)
         now, unserved, entries = self._fleet.clock(), self._unserved(node), self._tables.entries
         rows = [row for row in report.traffic if (row.tenant, row.route) in entries]

@@ -8,6 +8,7 @@ from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.log.broken_glass import BrokenGlass
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
@@ -24,6 +25,7 @@ from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
 from loradeck.rules.serving.counting import is_cold, sources
 from loradeck.rules.serving.proof import Reached
+from loradeck.rules.serving.training_proof import standing
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
@@ -69,6 +71,7 @@ class Rows:
     _incidents: Incidents
     _arms: ArmsSaid
     _steps_said: Mapping[PointerKey, tuple[str, ...]]
+    _clock: Clock
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
@@ -317,10 +320,13 @@ class Rows:
             lost=node.lost,
             cordoned=node.cordoned,
             drained=node.drained,
+            cordoned_for=tuple(sorted(node.cordoned_for)),
             behind=node.behind,
             contested=node.contested,
             gateway=node.gateway,
             jobs_as_agent=node.jobs_as_agent,
+            training=standing(node.proof, node.training, {gpu.name for gpu in node.gpus}, self._clock.now_ms()),
+            proof=node.proof,
             replicas=tuple(
                 NodeReplica(
                     replica=r.replica,

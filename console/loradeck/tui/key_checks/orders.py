@@ -4,7 +4,17 @@ They move no pointer and may be sent again: an order asks for a state, not for a
 """
 
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
+from loradeck.schemas.jobs import (
+    OVER,
+    EvaluateSpec,
+    Job,
+    JobState,
+    LeakSpec,
+    MergeSpec,
+    PrepareSpec,
+    ProveSpec,
+    TrainSpec,
+)
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.tui.key_checks.verdict import Ask, Verdict, off
 from loradeck.tui.keys.action import Action
@@ -114,7 +124,9 @@ def _cancel(state: ConsoleState, job: Job) -> Verdict:
             effect = "it stops at its next step; no adapter comes of it"
         case MergeSpec():
             effect = "it stops at its next file; no merged release comes of it"
-        case EvaluateSpec():
+        case ProveSpec():
+            effect = "it stops at its next step; what is known of training there stays as it is"
+        case EvaluateSpec() | LeakSpec():
             effect = "it stops at its next item; no report and no gate result come of it"
     where = f" on {clean(job.node)}" if job.node else ""
     far = f", {job.step}/{job.of or '?'}" if job.step is not None else ""

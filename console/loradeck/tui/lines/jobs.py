@@ -4,7 +4,7 @@ import json
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import short
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, LeakSpec, MergeSpec, PrepareSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, LeakSpec, MergeSpec, PrepareSpec, ProveSpec, TrainSpec
 from loradeck.tui.lines.columns import progress_bar
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.followed_job import FollowedJob
@@ -40,6 +40,12 @@ def _where(job: Job) -> str:
     if job.node:
         return f"on {clean(job.node)}"
     return "on all placed nodes" if isinstance(job.spec, PrepareSpec) else "not on a node yet"
+
+
+def _unproven(state: ConsoleState, job: Job) -> str:
+    """That training on the job's node is not proven, where it trains."""
+    node = state.nodes.get(job.node or "") if isinstance(job.spec, TrainSpec) else None
+    return f"   {clean(node.training)}" if node is not None and not node.training.startswith("proven") else ""
 
 
 def _progress(job: Job, following: FollowedJob) -> Line:
@@ -101,7 +107,8 @@ def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
         until = job.ended_ms or state.hub_now_ms or job.started_ms
         ran = f"   ran {age((until - job.started_ms) / 1000)}"
     asked = f"asked by {clean(job.by)} {state.when(job.created_ms)}"
-    lines.append(labelled(" WHERE ", f"{_where(job)}   attempt {job.attempt}{ran}   {asked}"))
+    unproven = _unproven(state, job)
+    lines.append(labelled(" WHERE ", f"{_where(job)}   attempt {job.attempt}{ran}   {asked}", Span(unproven, "warn")))
     lines.append(labelled(" AT    ", progress_bar(job.step, job.of, 48), f"   {_left(state, job)}"))
     lines.append(_figures(job))
     code = f"{clean(job.code)}: " if job.code else ""
@@ -145,5 +152,7 @@ def _spec(state: ConsoleState, job: Job) -> str:
             return f"{spec.tenant} {state.name_of(spec.release)} on {rows}"
         case MergeSpec() as spec:
             return f"{spec.tenant} {state.name_of(spec.release)} into its base"
+        case ProveSpec() as spec:
+            return f"training on {spec.node}   {spec.steps} steps   base {short(spec.base)}"
         case PrepareSpec() as spec:
             return f"{spec.tenant}/{spec.route} {state.name_of(spec.release)} before its promote commits"

@@ -78,11 +78,16 @@ def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
         lines.append(line(Span(f" or loradeck node revoke {node.node} and let the true one join anew", "bad")))
     elif not now:
         lines.append(line(Span(" it is away: this is what it said last", "bad")))
+    if node.cordoned_for:
+        lines.append(line(Span(f" cordoned by itself: {clean('; '.join(node.cordoned_for))}", "bad")))
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
     cells = max(12, min(SLOTS, (width - 44) // 2))
     says = " ".join(f"{key}={value}" for key, value in sorted((node.says or {}).items()))
     other = [Span(f" it says {clean(says) or '-'}: loradeck node relabel {node.node}", "warn")]
     lines.append(line(Span(" LABELS ", "label"), clean(labels) or "-", *(other if node.says is not None else [])))
+    if node.training:
+        proven = node.training.startswith("proven")
+        lines.append(line(Span(" TRAINS ", "label"), Span(clean(node.training), "" if proven else "warn")))
     for replica in node.replicas:
         lines.append(_engine(state, replica, now=now, loaded=False))
         lines += _alarm(replica, now=now)
