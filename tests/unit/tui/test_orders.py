@@ -10,7 +10,7 @@ from loradeck.client.errors import ApiError
 from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.schemas.feed import FeedJobs, FeedNodes, FeedStatus
 from loradeck.schemas.ids import Role
-from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.jobs import Job, JobState, LeakSpec, ProveSpec
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.keys.action import Action
@@ -155,6 +155,23 @@ async def test_cancel_says_what_does_not_come_of_it() -> None:
         await at_job(on, "job-0c77e1b9")
         await on.press("X")
         assert "X off: job-0c77e1b9 is done already" in notice(on)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (LeakSpec(tenant="acme", release="a" * 64, datasets=("d" * 64,)), "no report and no gate result come of it"),
+        (ProveSpec(node="gpu-01", base="b" * 64), "what is known of training there stays as it is"),
+    ],
+)
+async def test_every_kind_of_job_says_what_does_not_come_of_it(spec: LeakSpec | ProveSpec, says: str) -> None:
+    async with stage() as on:
+        other = on.deck.state.jobs["job-7be10c44"].model_copy(update={"spec": spec, "kind": spec.kind})
+        await on.says(FeedJobs(rows=(other,)))
+        await at_job(on, "job-7be10c44")
+        await on.press("X")
+        await on.half_second()
+        assert says in pane(on)
 
 
 async def test_a_cancel_of_a_job_that_ended_meanwhile_is_dropped() -> None:
