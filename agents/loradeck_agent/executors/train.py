@@ -22,7 +22,7 @@ from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.rows import Suite, check_schemas, read_suite
 from loradeck_agent.executors.training.answers import AnswerReader
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
-from loradeck_agent.executors.training.distillation import Distilled, answered, read_teacher
+from loradeck_agent.executors.training.distillation import Distilled, answered, check_teacher, read_teacher
 from loradeck_agent.executors.training.grpo import Grpo
 from loradeck_agent.executors.training.kto import Kto, balanced
 from loradeck_agent.executors.training.loop import Loop
@@ -31,6 +31,7 @@ from loradeck_agent.executors.training.preferences import Preferences
 from loradeck_agent.executors.training.process_group import World, joined, own_device
 from loradeck_agent.executors.training.safety import read_safety
 from loradeck_agent.executors.training.selection import Selection
+from loradeck_agent.executors.training.served_teacher import DistilledByTop, ask_teacher
 from loradeck_agent.executors.training.sharded import read_sharded
 from loradeck_agent.executors.training.supervised import Supervised
 from loradeck_agent.executors.training.templates import Example, check_base, check_served, examples_of
@@ -127,8 +128,15 @@ def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, exam
         return Kto(reader, spec.beta, balanced(good, len(examples) - good))
     if spec.sampling is not None:
         return Grpo(reader, base, spec.sampling, spec.structure, spec.kl)
+    if spec.distillation is not None and spec.distillation.way is DistilWay.TOP:
+        check_teacher(_input(current, spec.distillation.teacher), spec.distillation, base)
+        if current.spec.teacher is None:
+            raise BadSpec("bad_spec", "the spec names no engine that serves the teacher")
+        said = ask_teacher(current, Served(current.spec.teacher, AT_ONCE), examples, spec.distillation)
+        return DistilledByTop(reader, said, spec.distillation)
     if spec.distillation is not None and spec.distillation.way is DistilWay.LOGITS:
-        teacher = read_teacher(_input(current, spec.distillation.teacher), spec.distillation, base, own_device())
+        folder = _input(current, spec.distillation.teacher)
+        teacher = read_teacher(folder, spec.distillation, base, own_device())
         asked = AnswerReader(Trained(teacher, {}, None, {}), base.pad)
         return Distilled(reader, asked, spec.distillation, len(base.tokenizer))
     return Supervised(reader, spec.kl, spec.mixing is not None)

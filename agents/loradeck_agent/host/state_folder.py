@@ -65,6 +65,8 @@ class StateFolder:
         """Datasets and suites that jobs were given, by digest."""
         self.evaluation_socket = root / "evaluation.sock"
         """Where the executor of an evaluation asks an engine."""
+        self.teacher_socket = root / "teacher.sock"
+        """Where the executor of a distillation asks the engine that serves the teacher."""
         self.jobs = root / "jobs"
         """Folders of the attempts at jobs."""
         self.checkpoints = root / "checkpoints"

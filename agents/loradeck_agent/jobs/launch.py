@@ -58,7 +58,13 @@ class Launcher:
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs that the node's configuration gives to jobs."""
 
-    async def launch(self, job: JobAssignment, executor: Executor, engine: EngineDoor | None = None) -> None:
+    async def launch(
+        self,
+        job: JobAssignment,
+        executor: Executor,
+        engine: EngineDoor | None = None,
+        teacher: EngineDoor | None = None,
+    ) -> None:
         """Fetches what the job reads, by digest, and starts its executor. `engine`: that an evaluation asks.
 
         Raises: AgentError: `unknown_base`, `bad_job`, `gpus_taken`, or why an input could not be had.
@@ -71,8 +77,7 @@ class Launcher:
             for digest in spec.reads:
                 inputs[digest] = str(await self.inputs.dataset(digest))
             if spec.distillation is not None:
-                teacher = spec.distillation.teacher
-                inputs[teacher] = str(base_of(self.engines, teacher).folder)
+                inputs[spec.distillation.teacher] = str(base_of(self.engines, spec.distillation.teacher).folder)
             for digest in job.held_out:
                 inputs[digest] = str(await self.inputs.suite(digest))
             if job.checkpoint is not None:
@@ -124,6 +129,7 @@ class Launcher:
                 inputs=inputs,
                 release=job.release.release if job.release is not None else None,
                 engine=engine,
+                teacher=teacher,
                 canaries=job.canaries,
                 out=str(folder.out),
                 events=str(folder.events),

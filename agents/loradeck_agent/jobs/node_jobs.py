@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from loradeck.schemas.jobs import (
@@ -26,6 +27,8 @@ from loradeck.schemas.jobs import (
     TrainSpec,
 )
 from loradeck.schemas.link import JobEvent, JobLog
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
@@ -260,9 +263,9 @@ class Jobs:
             folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)
             executor = running.executor = Executor(folder, Attempt(job=job))
         try:
-            async with self._turn, self._asked(job, executor) as engine:
+            async with self._turn, self._asked(job, executor) as engine, self._teacher(job) as teacher:
                 if not executor.started:
-                    await self.launcher.launch(job, executor, engine)
+                    await self.launcher.launch(job, executor, engine, teacher)
                 terminal = await self._tail(running, executor)
             event, result = await self.results.outcome(job, executor, terminal)
         except asyncio.CancelledError as cancelled:
@@ -309,8 +312,24 @@ class Jobs:
         engine = (await up_with_base(self.engines, base))[0]
         socket, relay = self.folder.evaluation_socket, EngineRelay(engine, ref, job.canaries, self.reconciler)
         async with relay.listening(socket, self.launcher.user):
-            scores = isinstance(engine.config, VllmEngine)
-            yield EngineDoor(replica=engine.name, socket=str(socket), build=engine.build.build, scores=scores)
+            yield _door(engine, socket)
+
+    @asynccontextmanager
+    async def _teacher(self, job: JobAssignment) -> AsyncIterator[EngineDoor | None]:
+        """The engine that serves a distillation's teacher, where it is asked; None for other jobs.
+
+        Raises: AgentError: no engine here has the teacher up.
+        """
+        spec = job.spec
+        if not isinstance(spec, TrainSpec) or spec.distillation is None or not spec.asks_teacher:
+            yield None
+            return
+        release = Release(tenant=spec.tenant, form=Form.BASE, base=spec.distillation.teacher, label="base")
+        ref = ReleaseRef(id=release.id, release=release, label=release.label)
+        engine = (await up_with_base(self.engines, release.base))[0]
+        socket, relay = self.folder.teacher_socket, EngineRelay(engine, ref, (), self.reconciler)
+        async with relay.listening(socket, self.launcher.user):
+            yield _door(engine, socket)
 
     async def _tail(self, running: _Running, executor: Executor) -> ExecutorEvent | None:
         """Forwards events until the process has ended and the hub has them. Returns its terminal event.
@@ -363,3 +382,8 @@ class Jobs:
             self._linked.clear()
             await self._linked.wait()
         return not running.again
+
+
+def _door(engine: EngineReplica, socket: Path) -> EngineDoor:
+    scores = isinstance(engine.config, VllmEngine)
+    return EngineDoor(replica=engine.name, socket=str(socket), build=engine.build.build, scores=scores)

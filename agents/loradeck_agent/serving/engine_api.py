@@ -160,6 +160,31 @@ class EngineApi:
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise AgentError("engine_error", "the engine says no log-probabilities", repr(error)) from error
 
+    async def likeliest(
+        self, model: str, prompt: Sequence[int], last: int, top: int
+    ) -> tuple[tuple[tuple[int, float], ...], ...]:
+        """The `top` likeliest tokens at each of the last ones of a prompt, with their log-probabilities (nats).
+
+        Of vLLM's engines alone.
+
+        Raises: AgentError: `engine_busy`: it may be asked again; `engine_error`.
+        """
+        body = {"model": model, "prompt": list(prompt), "temperature": 0, "max_tokens": 1, "prompt_logprobs": top}
+        reply = _answered(await self._http.post("/v1/completions", body, timeout=CANARY_S))
+        try:
+            found = []
+            for position in reply.json()["choices"][0]["prompt_logprobs"][-last:]:
+                pairs = [(int(token), float(said["logprob"])) for token, said in position.items()]
+                ordered = sorted(pairs, key=lambda pair: -pair[1])[:top]  # the prompt's own token is among them
+                if len(ordered) < top or not all(math.isfinite(log) for _, log in ordered):
+                    raise ValueError(f"{len(ordered)} tokens, or one without a probability")
+                found.append(tuple(ordered))
+            if len(found) != last:
+                raise ValueError(f"{len(found)} positions")
+            return tuple(found)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise AgentError("engine_error", "the engine says no log-probabilities", repr(error)) from error
+
     async def tokens(self, model: str, messages: Sequence[Any], tools: Sequence[Any]) -> tuple[int, ...]:
         """Tokens that the engine makes of a conversation, with its tools, up to where an answer begins.
 

@@ -26,6 +26,7 @@ class EngineQuestion(Wire):
     base: bool = Field(False, description="asked of the base alone, instead of the release")
     max_tokens: int = Field(0, ge=0, description="longest answer; 0: none is wanted")
     last: int = Field(0, ge=0, description="the last tokens of the prompt whose log-probability is wanted")
+    top: int = Field(0, ge=0, le=100, description="at each of them the likeliest tokens that are wanted instead")
 
 
 class EngineAnswer(Wire):
@@ -35,6 +36,9 @@ class EngineAnswer(Wire):
     tokens: int = 0
     ids: tuple[Whole, ...] = Field((), description="of a conversation, up to where an answer begins")
     logprob: float | None = Field(None, description="of the last tokens, in nats, summed")
+    top: tuple[tuple[tuple[Whole, float], ...], ...] = Field(
+        (), description="at each of the last tokens the likeliest ones, likeliest first, with their log-probabilities"
+    )
     ms: float = 0.0
     error: str = ""
     again: bool = False

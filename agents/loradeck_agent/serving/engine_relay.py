@@ -114,6 +114,9 @@ class EngineRelay:
                 await self.reconciler.make_ready(engine, ref, self.canaries, keep=False)
             own = None if question.base else ref.engine_name
             name, began = own or engine.build.base_name, time.monotonic()
+            if question.top:
+                top = await engine.api.likeliest(name, question.prompt, question.last, question.top)
+                return EngineAnswer(top=top, ms=(time.monotonic() - began) * 1000)
             if question.last:
                 logprob = await engine.api.log_likelihood(name, question.prompt, question.last)
                 return EngineAnswer(logprob=logprob, ms=(time.monotonic() - began) * 1000)

@@ -17,6 +17,7 @@ from loradeck.schemas.training import (
     PAIRS,
     AnswerForm,
     Distillation,
+    DistilWay,
     Guards,
     Method,
     Mixing,
@@ -138,10 +139,15 @@ class TrainSpec(_Spec):
         return self.accumulation * self.processes
 
     @property
+    def asks_teacher(self) -> bool:
+        """Whether an engine is asked what the teacher finds likely."""
+        return self.distillation is not None and self.distillation.way is DistilWay.TOP
+
+    @property
     def level(self) -> int:
         """As of every spec: that of the latest method or field in it."""
         later = [_LATER[name] for name in _LATER.keys() & self.model_dump().keys()]
-        inner = (self.validation and self.validation.suite) or (self.safety and self.safety.toxic)
+        inner = (self.validation and self.validation.suite) or (self.safety and self.safety.toxic) or self.asks_teacher
         return max(int(self.method is Method.KTO), 2 if inner else 0, *later, 0)
 
     @model_validator(mode="after")
@@ -182,6 +188,11 @@ class TrainSpec(_Spec):
             "sampling is for grpo, which needs it": (self.sampling is not None) is not (self.method is Method.GRPO),
             "distillation is for distil, which needs it": (self.distillation is not None)
             is not (self.method is Method.DISTIL),
+            'the way "top" needs one process, and temperature 1: its engine says what it finds likely as it is': (
+                self.distillation is not None
+                and self.asks_teacher
+                and (self.processes > 1 or self.distillation.temperature != 1)
+            ),
             "safety is looked at with validation, which is missing": self.safety and self.validation is None,
             "safety.dataset must not be one of datasets: it is asked, and never trained on": self.safety
             and self.safety.dataset in self.datasets,
@@ -371,6 +382,7 @@ class ExecutorSpec(Strict):
     inputs: dict[str, str] = Field(description="digest of a dataset, suite or adapter -> its folder or file")
     release: Release | None = Field(None, description="evaluate and merge: the release of the job, by its parts")
     engine: EngineDoor | None = Field(None, description="evaluate, leak, train: the engine that is asked; None: none")
+    teacher: EngineDoor | None = Field(None, description="train: the engine that serves the teacher")
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
     events: str = Field(description="file to append events to")

@@ -110,6 +110,7 @@ class DistilWay(StrEnum):
 
     LOGITS = "logits"  # the probabilities of every token of the rows' answers
     SEQUENCE = "sequence"  # its answers to the rows' prompts, in the place of theirs
+    TOP = "top"  # the probabilities of its likeliest tokens, as an engine that serves it says them
 
 
 class Distillation(Strict):
@@ -127,6 +128,7 @@ class Distillation(Strict):
     max_new_tokens: int = Field(
         64, ge=1, le=4096, description="sequence: rows that are not answered by then are left out"
     )
+    top: int = added(20, "top: so many of its likeliest tokens are asked for; vLLM says 20", ge=1, le=100)
 
 
 REFUSALS = (

@@ -168,6 +168,9 @@ class FakeEngine:
         weights = self.base if model == "base" else self.adapters[model][1]
         tokens = tokens_of(weights, str(body["prompt"]), body["max_tokens"])
         choice = {"index": 0, "text": " ".join(map(str, tokens)), "finish_reason": "length"}
+        if "prompt_logprobs" in body:  # as vLLM says them: of the likeliest tokens, and of the prompt's own
+            said = [{str(n): {"logprob": -float(n)} for n in range(1, body["prompt_logprobs"] + 2)}] * 2
+            choice["prompt_logprobs"] = [None, *said]
         return web.json_response({"choices": [choice], "usage": {"completion_tokens": len(tokens)}})
 
 

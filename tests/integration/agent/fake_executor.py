@@ -125,6 +125,11 @@ class Fake:
                 asked = EngineQuestion(messages=({"role": "user", "content": "four"},), tools=({"name": "t"},))
                 ((_, found),) = Served(self.spec.engine, 1).each([asked], lambda: None)
                 self.emit(ExecutorEventType.HEARTBEAT, message=f"the engine reads {found.ids}")
+            case "distils":
+                assert self.spec.teacher is not None
+                asked = EngineQuestion(prompt=(7, 8, 9), last=2, top=2)
+                ((_, found),) = Served(self.spec.teacher, 1).each([asked], lambda: None)
+                self.emit(ExecutorEventType.HEARTBEAT, message=f"the teacher says {found.top}")
         for step in range(1, 4):
             self.emit(ExecutorEventType.PROGRESS, step=step, of=3, metrics={"loss": 1.0 / step})
         self.adapter(spec, lie=spec.name == "lies")

@@ -98,6 +98,19 @@ async def test_a_trained_adapter_is_registered_before_the_job_says_it_is_finishe
     assert [call.split()[0] for call in posts] == ["PUT", "PUT", "POST"]
 
 
+async def test_a_distillation_asks_the_engine_that_serves_its_teacher_which_tokens_are_likely(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    settings = {"teacher": base_digest, "licence": "MIT", "way": "top"}
+    job = train(base_digest, dataset, "distils")
+    spec = TrainSpec.model_validate(job.spec.model_dump() | {"method": "distil", "distillation": settings})
+    await hub.give(job.model_copy(update={"spec": spec}))
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    told = [e.event.message for e in hub.of(JobEvent)]
+    assert "the teacher says (((1, -1.0), (2, -2.0)), ((1, -1.0), (2, -2.0)))" in told
+
+
 async def test_a_training_asks_the_engine_that_serves_its_base_how_it_reads_a_row(
     node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
 ) -> None:

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from tests.fakes.engine_relay import EngineRelay
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
+from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, ExecutorEventType
 from loradeck.schemas.training import AnswerForm
+from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.training.distillation import divergence
 from loradeck_agent.executors.training.grpo import advantages, policy_losses
 from loradeck_agent.executors.training.kto import balanced, kto_losses
+from loradeck_agent.executors.training.served_teacher import bucketed
 from loradeck_agent.executors.training.verifiers import calls, reward, well_formed
 
 VERDICTS: list[Row] = [
@@ -233,12 +237,12 @@ def teacher(bench: Bench) -> Path:
     return ended.out
 
 
-def distilled(bench: Bench, teacher: Path, rows: list[Row], **changes: Any) -> Ended:
+def distilled(bench: Bench, teacher: Path, rows: list[Row], door: EngineDoor | None = None, **changes: Any) -> Ended:
     digest = base_manifest(teacher, "-", "-").digest
     settings = {"teacher": digest, "licence": "Apache-2.0", **changes.pop("distillation", {})}
     recipe = bench.recipe(method="distil", batch=6, learning_rate=1e-2, distillation=settings, **changes)
     inputs = {DATASET: str(write_rows(bench.root / "asked.jsonl", rows)), digest: str(teacher)}
-    return bench.run(recipe, inputs)
+    return bench.run(recipe, inputs, teacher=door)
 
 
 def test_a_student_comes_to_say_what_its_teacher_says(bench: Bench, teacher: Path) -> None:
@@ -288,11 +292,58 @@ def test_an_answer_has_the_form_of_the_rows_own_whatever_it_says(
     assert well_formed(form, SCHEMA if form is AnswerForm.JSON else None, wanted, answer) is fits
 
 
-def test_a_teacher_whose_tokens_are_others_is_refused(bench: Bench, teacher: Path) -> None:
+@pytest.mark.parametrize("way", ["logits", "top"])
+def test_a_teacher_whose_tokens_are_others_is_refused(bench: Bench, teacher: Path, way: str) -> None:
     path = teacher / "tokenizer.json"
     path.write_text(path.read_text().replace('"<|im_start|>"', '"<|IM_START|>"'))
-    ended = distilled(bench, teacher, ROWS)
+    ended = distilled(bench, teacher, ROWS, distillation={"way": way})
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "foreign_tokenizer")
+
+
+def test_a_student_learns_of_a_served_teacher_what_its_engine_finds_likely(
+    bench: Bench, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = read_base(teacher).model.eval(), []
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        asked.append(question)
+        with torch.no_grad():
+            logs = torch.log_softmax(model(torch.tensor([question["prompt"]])).logits[0], -1)[:-1]
+        top = logs[-question["last"] :].topk(question["top"])
+        pairs = [list(zip(*each, strict=True)) for each in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+        return {"top": pairs, "ms": 1.0}
+
+    monkeypatch.chdir(bench.root)
+    relay = EngineRelay(Path("teacher.sock"), answer)
+    build = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
+    door = EngineDoor(replica="n1/t0", socket="teacher.sock", build=build, scores=True)
+    rows = ROWS + ROWS[:1]
+    served = metrics(distilled(bench, teacher, rows, door, steps=30, distillation={"way": "top", "top": 8}))
+    assert len(asked) == len(ROWS), "a row that stands twice is asked about once"
+    assert served[-1]["loss"] < served[0]["loss"] / 2
+    whole = metrics(distilled(bench, teacher, rows, steps=30))
+    for ours, theirs in zip(served, whole, strict=True):
+        assert 0 <= ours["loss"] <= theirs["loss"] + 0.05, "of fewer buckets it is a lower bound"
+    assert served[-1]["token_accuracy"] > whole[0]["token_accuracy"]
+    silent = distilled(bench, teacher, ROWS, door.model_copy(update={"scores": False}), distillation={"way": "top"})
+    assert (silent.status, silent.last.code) == (EXIT_BAD_SPEC, "bad_spec")
+    assert "serve it by vLLM" in silent.last.message
+    relay.listener.close()
+
+
+def test_the_rest_is_a_bucket_of_its_own_and_with_all_tokens_the_divergence_is_the_whole_one() -> None:
+    torch.manual_seed(0)
+    student, teacher = (torch.log_softmax(torch.randn(5, 12), -1) for _ in range(2))
+    order = teacher.argsort(-1, descending=True)
+    for beta in (0.0, 0.5, 1.0):
+        whole, found = divergence(student, teacher, beta), []
+        for top in (1, 4, 11):
+            ids = order[:, :top]
+            found.append(divergence(bucketed(student.gather(1, ids)), bucketed(teacher.gather(1, ids)), beta))
+        assert torch.allclose(found[-1], whole, atol=1e-5), "eleven and the rest are all twelve"
+        assert bool((found[0] <= found[1] + 1e-6).all())
+        assert bool((found[1] <= whole + 1e-6).all())
+    assert torch.isfinite(divergence(bucketed(torch.tensor([[0.0]])), bucketed(torch.tensor([[0.0]])), 0.5)).all()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 1.0])

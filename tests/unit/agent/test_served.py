@@ -101,6 +101,27 @@ def test_a_preemption_does_not_wait_for_answers_that_are_under_way(agent: Callab
     never.set()
 
 
+async def test_the_likeliest_tokens_are_asked_for_as_vllm_says_them_and_the_prompts_own_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api, sent = EngineApi(EngineAddress(socket="engine.sock")), []
+    own = {"9": {"logprob": -7.0, "rank": 40}}  # vLLM adds the prompt's own token
+    said = {"4": {"logprob": -1.5}, "2": {"logprob": -0.5}, **own}
+    answer: dict[str, Any] = {"choices": [{"prompt_logprobs": [None, said, said]}]}
+
+    async def post(_: str, body: dict[str, Any], **__: Any) -> Reply:
+        sent.append(body)
+        return Reply(200, {}, json.dumps(answer).encode())
+
+    monkeypatch.setattr(api, "_http", type("Http", (), {"post": staticmethod(post)}))
+    assert await api.likeliest("base", [7, 8, 9], 2, 2) == (((2, -0.5), (4, -1.5)),) * 2
+    assert (sent[0]["prompt_logprobs"], sent[0]["prompt"]) == (2, [7, 8, 9])
+    for broken in ([None, said], [None, own, own], [None, None, said], [None, said, {"2": {"logprob": 1e999}}]):
+        answer["choices"][0]["prompt_logprobs"] = broken
+        with pytest.raises(AgentError, match="no log-probabilities"):
+            await api.likeliest("base", [7, 8, 9], 2, 2)
+
+
 async def test_a_log_probability_that_is_no_finite_number_is_an_error_and_not_the_likeliest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

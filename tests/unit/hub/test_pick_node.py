@@ -87,13 +87,17 @@ def test_a_recipe_goes_to_a_node_whose_agent_can_read_it() -> None:
     nodes = node("n1"), node("n2", recipes=RECIPES)
     assert picked(job().model_copy(update={"spec": plain}), *nodes) == "n1"
     assert picked(job().model_copy(update={"spec": later}), *nodes) == "n2"
-    distilled = fields | {"method": "distil", "distillation": {"teacher": "e" * 64, "licence": "MIT"}}
+    distilled: dict[str, Any] = fields | {"method": "distil", "distillation": {"teacher": "e" * 64, "licence": "MIT"}}
     with_teacher = Replica(replica="n3.t", state=EngineState.DOWN, base="e" * 64, slots=4)
     n3 = node("n3", recipes=RECIPES)
     waiting = job().model_copy(update={"spec": TrainSpec.model_validate(distilled)})
     assert picked(waiting, *nodes, n3) is None, "no node has the teacher"
     n3.replicas = (*n3.replicas, with_teacher)
     assert picked(waiting, *nodes, n3) == "n3"
+    by_top = distilled | {"distillation": {**distilled["distillation"], "way": "top"}}
+    served = job().model_copy(update={"spec": TrainSpec.model_validate(by_top)})
+    assert picked(served, *nodes, n3) is None, "its engine is asked, and is not up"
+    assert served.spec.level == 2
     assert "turns" not in plain.model_dump(), "an agent of the version before reads it, and its digest is what it was"
 
 

@@ -7,6 +7,7 @@ shape to the teacher's.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,19 @@ def read_teacher(folder: Path, settings: Distillation, student: Base, device: to
 
     Raises: BadSpec: `wrong_base`: the folder holds another base; `foreign_tokenizer`: its tokens are others.
     """
+    check_teacher(folder, settings, student)
+    return (
+        read_weights(folder, Precision.BF16 if device is not None else Precision.FP32, device)
+        .requires_grad_(False)
+        .eval()
+    )
+
+
+def check_teacher(folder: Path, settings: Distillation, student: Base) -> None:
+    """Checks that a folder holds the recipe's teacher, and that it reads the student's tokens.
+
+    Raises: BadSpec: as of `read_teacher`.
+    """
     try:
         found = base_manifest(folder, "-", "-").digest
     except BadArtifact as error:
@@ -67,11 +81,6 @@ def read_teacher(folder: Path, settings: Distillation, student: Base, device: to
             f"the teacher's tokenizer has {len(theirs)} tokens and the student's {len(ours)}; {len(differing)} differ, "
             f"first {differing[0][0]!r}. A teacher of the same family reads the same tokens",
         )
-    return (
-        read_weights(folder, Precision.BF16 if device is not None else Precision.FP32, device)
-        .requires_grad_(False)
-        .eval()
-    )
 
 
 def answered(current: Run, base: Base, teacher: Any, examples: Sequence[Example], spec: TrainSpec) -> list[Example]:
@@ -115,15 +124,8 @@ def answered(current: Run, base: Base, teacher: Any, examples: Sequence[Example]
     return found
 
 
-@dataclass(eq=False)
-class Distilled:
-    """Divergence from the teacher over a step's answer tokens, divided by their number."""
-
-    _reader: AnswerReader
-    _teacher: AnswerReader
-    _settings: Distillation
-    _vocabulary: int
-    """Tokens that the tokenizer has; matrices may be padded beyond, differently."""
+class ByTeacher(ABC):
+    """Divergence from a teacher over a step's answer tokens, divided by their number."""
 
     def size(self, examples: Sequence[Example]) -> float:
         """The divisor of a step's loss: the tokens of its answers."""
@@ -140,6 +142,21 @@ class Distilled:
         """Validation: summed divergence (nats), and the number of the rows' own tokens that the student predicts."""
         each, right = self._each(examples)
         return float(each.sum()), right
+
+    @abstractmethod
+    def _each(self, examples: Sequence[Example]) -> tuple[torch.Tensor, float]:
+        """The divergence (nats) of each answer token, and how many of these tokens the student predicts."""
+
+
+@dataclass(eq=False)
+class Distilled(ByTeacher):
+    """Divergence from a teacher that this process holds, over the whole vocabulary."""
+
+    _reader: AnswerReader
+    _teacher: AnswerReader
+    _settings: Distillation
+    _vocabulary: int
+    """Tokens that the tokenizer has; matrices may be padded beyond, differently."""
 
     def _each(self, examples: Sequence[Example]) -> tuple[torch.Tensor, float]:
         batch = self._reader.batch(examples)

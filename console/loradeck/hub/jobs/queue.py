@@ -419,5 +419,6 @@ def _suits(job: Job, base: str | None, node: Node) -> bool:
         return False
     up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
     if isinstance(job.spec, TrainSpec) and job.spec.distillation is not None:
-        up = up and any(r.base == job.spec.distillation.teacher for r in node.replicas)
+        teachers = [r.state for r in node.replicas if r.base == job.spec.distillation.teacher]
+        up = up and (EngineState.UP in teachers if job.spec.asks_teacher else bool(teachers))
     return ready and up and fits(node.labels, job.labels) and has_memory(job.memory_gb, node.host, node.gpus)
