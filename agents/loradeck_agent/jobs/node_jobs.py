@@ -302,13 +302,12 @@ class Jobs:
         asks = isinstance(spec, TrainSpec) or (isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline)
         if asks and executor.started:  # by an agent of before, perhaps one that had no engine asked
             asks = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes()).engine is not None
-        if isinstance(spec, TrainSpec):
-            base: str | None = base_of(self.engines, spec.base).digest
-        else:
-            base = ref.release.served_base if ref is not None else None
+        base = spec.base if isinstance(spec, TrainSpec) else ref.release.served_base if ref is not None else None
         if not asks or base is None:
             yield None
             return
+        if isinstance(spec, TrainSpec) and not executor.started:  # else the engines may not have said their bases yet
+            base_of(self.engines, base)
         engine = (await up_with_base(self.engines, base))[0]
         socket, relay = self.folder.evaluation_socket, EngineRelay(engine, ref, job.canaries, self.reconciler)
         async with relay.listening(socket, self.launcher.user):

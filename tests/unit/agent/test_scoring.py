@@ -112,6 +112,11 @@ def test_a_tool_call_item_may_want_no_call_or_any_valid_one() -> None:
     assert verdict(anyone, "Your order is on its way.") == (False, False)
 
 
+def test_arguments_are_read_under_the_name_that_a_template_gives_them() -> None:
+    asked = item("tool_call", tools=TOOLS, call={"name": "refund", "arguments": {"order": 7}})
+    assert verdict(asked, '{"name": "refund", "parameters": {"order": 7}}') == (True, True), "as Llama 3 writes calls"
+
+
 def test_no_call_is_read_out_of_prose() -> None:
     assert calls_in("the function refund(order=7) would do") == []
     with pytest.raises(ValueError, match="without a name"):

@@ -88,7 +88,7 @@ def _call(document: Any) -> dict[str, Any]:
     function = document.get("function", document) if isinstance(document, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ValueError("a call without a name")
-    arguments = function.get("arguments", {})
+    arguments = function.get("arguments", function.get("parameters", {}))  # the latter is Llama 3's
     if isinstance(arguments, str):
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict):
