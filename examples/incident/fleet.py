@@ -347,14 +347,14 @@ class Fleet:
             finally:
                 self.stop()
 
-    def cli(self, *words: str, check: bool = True) -> Any:
+    def cli(self, *words: str, check: bool = True, seconds: float = 300) -> Any:
         """`loradeck … --json` over the hub's own socket, as the person who started it; its JSON.
 
         Raises:
             CommandFailed: it left with another status than 0 (and `check`).
         """
         command = [str(BIN / "loradeck"), "--hub", f"unix:{self.socket}", *words, "--json"]
-        status, written, error = self._run(command)
+        status, written, error = self._run(command, seconds)
         if status != 0 and check:
             raise CommandFailed(["loradeck", *words], status, error)
         return json.loads(written) if written.strip() else None
@@ -371,12 +371,12 @@ class Fleet:
             if status != 0:
                 raise CommandFailed(command[1:3], status, error)
 
-    def _run(self, command: Sequence[str]) -> tuple[int, str, str]:
+    def _run(self, command: Sequence[str], seconds: float = 300) -> tuple[int, str, str]:
         """Runs a command that `interrupt` ends; its exit status, and what it wrote to stdout and stderr."""
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             self._commands.add(process)
             try:
-                written, error = process.communicate(timeout=300)
+                written, error = process.communicate(timeout=seconds)
             finally:
                 process.kill()
                 self._commands.discard(process)

@@ -9,7 +9,7 @@ records that they serve the release; what other engines answer was recorded when
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from loradeck.schemas.suite import ItemKind, SuiteItem
 from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import NO_THOUGHT, Base, load_base, tokenizer_of
+from loradeck_agent.executors.evaluation.arms import measured, posed
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.evaluation.in_process import answered_here, choice_tokens, item_tokens
 from loradeck_agent.executors.evaluation.scoring import chosen, scored
@@ -54,10 +55,13 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     if spec.suite not in current.spec.inputs:
         raise BadSpec("bad_spec", f"the spec gives no folder for the suite {spec.suite}")
     suite = read_suite(Path(current.spec.inputs[spec.suite]), spec.suite)
+    if spec.arm is not None:
+        suite = replace(suite, items=tuple(posed(item, spec.arm) for item in suite.items))
     check_schemas(suite)
     engine = current.spec.engine
     here = [item for item in suite.items if engine is None or (item.kind is ItemKind.CHOICE and not engine.scores)]
     records = engine is None or (bool(current.spec.canaries) and engine.build == embedded_build())
+    records = records and spec.arm is None
     model = None
     if here or records:
         current.phase("loading the base")
@@ -75,6 +79,8 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     ):
         results.add(answers, pace)
     items = [results.found[item.id] for item in suite.items]
+    if spec.arm is not None:
+        items = [measured(i, r, spec.arm, base, suite.answer_schema) for i, r in zip(suite.items, items, strict=True)]
     report = EvaluationReport(
         release=spec.release,
         suite=spec.suite,

@@ -39,6 +39,10 @@ COMMANDS = {
         "loradeck.cli.commands.freshness:freshness",
         "Say what the freshness meters of a tenant's live releases show, and whether to train again.",
     ),
+    "decide": (
+        "loradeck.cli.commands.decide:decide",
+        "Measure prompts, retrieved text and weights on one suite, and say whether to train: see docs/decide.md.",
+    ),
     "open": ("loradeck.cli.commands.tui:open_", "Start the console on a tenant's row."),
     "tenant": ("loradeck.cli.commands.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
     "route": ("loradeck.cli.commands.route:route", "List, set and show tenants' routes."),

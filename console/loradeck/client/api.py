@@ -27,6 +27,7 @@ from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
+from loradeck.schemas.decision import Decided, DecideRequest
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.freshness import Freshness
 from loradeck.schemas.history import RouteHistory
@@ -262,6 +263,11 @@ class HubApi(Calls):
     async def set_quota(self, tenant: str, quota: Quota, reason: str = "") -> QuotaUse:
         """Replaces what a tenant may have at the hub."""
         return await self._put(QuotaUse, f"tenants/{segment(tenant)}/quota", quota, reason)
+
+    async def decide(self, tenant: str, request: DecideRequest) -> Decided:
+        """Has a worksheet made of evaluate jobs that are done."""
+        path = f"tenants/{segment(tenant)}/decisions"
+        return await self.transport.ask(Decided, "POST", path, body=request, repeatable=True)
 
     async def freshness(self, tenant: str) -> Freshness:
         """Reads what the freshness meters of a tenant's live releases show, and what is recommended."""

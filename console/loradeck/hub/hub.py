@@ -39,6 +39,7 @@ from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.jobs.checkpoints import Checkpoints
+from loradeck.hub.jobs.decisions import Decisions
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
@@ -279,6 +280,7 @@ class Hub:
             *(changes, background, clock),
         )
         specs = JobSpecs(state, catalogue, datasets, lineage, merging, self.incidents, facts, clock)
+        self.decisions = Decisions(catalogue, attestations, jobs, gates)
         results = Results(catalogue, attestations, gates, lineage, merging, fleet, clock)
         self.uploads = Uploads()
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
@@ -322,7 +324,9 @@ class Hub:
         minutes = self.saved_state.minutes
         self.incident_reports = IncidentReports(log_, self.store, catalogue, minutes, self.samples, clock)
         self.explanations = Explanations(self.ledger, log_, self.store, catalogue, facts, self.traces, clock)
-        self.freshness = FreshnessView(log_, self.store, catalogue, facts, self.jobs, self.incidents, clock)
+        self.freshness = FreshnessView(
+            *(log_, self.store, catalogue, facts, self.attestations, self.jobs, self.incidents, clock),
+        )
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
         self.seen = seen = Seen(catalogue, self.attestations, self.lineage, fleet, tables, replicas, rows)
         self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, seen, status.now)

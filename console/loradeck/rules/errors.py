@@ -118,6 +118,7 @@ STATUS: Mapping[str, int] = {
     "ledger_full": 429,
     "feedback_off": 409,
     "inputs_off": 409,
+    "no_worksheet": 409,
     "feedback_full": 429,
     "too_many_segments": 409,
     # The caller may not.

@@ -13,6 +13,8 @@ class AttestationKind(StrEnum):
     """What an attestation states, and the model of its `body`."""
 
     EVALUATION = "evaluation"  # EvaluationReport in `body`
+    ARM = "arm"  # of a release: as an evaluation, of the items as an arm of a worksheet asks them; no gate counts it
+    DECISION = "decision"  # of a worksheet's digest: Worksheet in `body`
     HARNESS = "harness"  # of a release: what another harness measured, as a person says; HarnessReport in `body`
     LEAK = "leak"  # of a release: rows of its datasets that it reproduces; LeakReport in `body`
     GATE = "gate"  # GateResult in `body`
@@ -131,6 +133,8 @@ class ItemResult(Strict, defer_build=True):
         "choice: whether the likeliest choice by its length is right, lm-eval's acc_norm; `exact` is its "
         "acc. None in reports of before, whose `exact` was by the mean over tokens",
     )
+    cited: bool | None = added(None, "of an arm: whether it cites the text with the truth, and none that was not shown")
+    tokens: tuple[int, int] | None = added(None, "of an arm: of the prompt, and of the answer")
 
 
 class ServedSpeed(Strict, defer_build=True):

@@ -70,6 +70,7 @@ class DataPolicy(Strict):
     input_days: int = added(
         0, "days for which counts of what callers ask are kept, without text; 0: nodes count none", ge=0, le=3_650
     )
+    worksheet_required: bool = added(False, "recipes name a worksheet of `loradeck decide`")
     training_freezes: tuple[TrainingFreeze, ...] = added((), "when nothing is trained", max_length=MOST_FREEZES)
     expected_changes: tuple[ExpectedChange, ...] = added((), "what its adapters may not know", max_length=MOST_DATES)
 

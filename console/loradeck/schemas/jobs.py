@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.decision import Arm
 from loradeck.schemas.ids import Digest, Label, Line, Name, Reason, Strict, Whole, Wire, added, json_bytes
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
@@ -217,11 +218,12 @@ class EvaluateSpec(_Spec):
     max_new_tokens: int = Field(48, ge=1, le=1024)
     batch: int = Field(8, ge=1)
     offline: bool = added(False, "in process by transformers, instead of by an engine that serves the release's base")
+    arm: Arm | None = added(None, "how items are put to it for a worksheet: no gate counts the report")
 
     @property
     def level(self) -> int:
-        """As of every spec: 1 in process."""
-        return int(self.offline)
+        """As of every spec: 1 in process, 2 as an arm."""
+        return 2 if self.arm is not None else int(self.offline)
 
 
 class LeakSpec(_Spec):

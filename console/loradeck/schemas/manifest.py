@@ -160,6 +160,7 @@ class DecisionRecord(Strict):
     why_weights: str = Field(min_length=1, max_length=2000)
     alternatives: str = Field("", max_length=2000, description="alternatives tried or set aside: prompt, retrieval")
     cost: str = Field("", max_length=500, description="cost of training and serving it, in the owner's words")
+    worksheet: Digest | None = added(None, "of `loradeck decide`: what prompts and weights scored before")
 
 
 class AdapterManifest(Strict):

@@ -8,6 +8,9 @@
 
 `messages` may replace `prompt`: a conversation, which for exact items may end with the assistant's answer. `slice` may
 name the part of the suite that an item belongs to: a language, a product, a group of customers.
+
+`contexts` may hold the texts that the customer's own retriever has found for an item, each {"id", "text"}; `cites` the
+id of the one that has the truth, and `changed_on` the day on which that truth has changed, as 2026-05-01.
 """
 
 import json
@@ -44,12 +47,13 @@ class Groups:
     """How the items of a suite belong together, by their ids.
 
     `copies`: an item that asks what an earlier one asks -> the first that does. `slices`: an item -> its slice.
-    `asked`: a digest of what is asked -> the first item that asks it.
+    `asked`: a digest of what is asked -> the first item that asks it. `changed`: the items whose truth has changed.
     """
 
     copies: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, str] = field(default_factory=dict)
+    changed: frozenset[str] = frozenset()
 
 
 class ItemKind(StrEnum):
@@ -60,6 +64,13 @@ class ItemKind(StrEnum):
     TOOL_CALL = "tool_call"  # calls of the item's tools with valid arguments; the expected one, or none, if given
     REFUSAL = "refusal"  # a refusal; with `refuse` false, no refusal
     CHOICE = "choice"  # the likeliest of the item's choices is its answer
+
+
+class Context(Wire, defer_build=True):
+    """A text that a retriever has found for an item."""
+
+    id: str = Field(min_length=1, max_length=200, pattern=r"^[^\[\]]+$")
+    text: str = Field(min_length=1, max_length=100_000)
 
 
 class SuiteItem(Wire, defer_build=True):
@@ -77,6 +88,9 @@ class SuiteItem(Wire, defer_build=True):
     refuse: bool = True
     phrases: tuple[str, ...] = Field(REFUSALS, min_length=1)
     choices: tuple[str, ...] = ()
+    contexts: tuple[Context, ...] = Field((), max_length=100)
+    cites: str | None = None
+    changed_on: str | None = Field(None, pattern=r"^\d{4}-\d\d-\d\d$", description="a day")
     slice: str | None = Field(None, description="part of the suite that it belongs to, of 100 characters at most")
 
     @model_validator(mode="before")
@@ -102,6 +116,8 @@ class SuiteItem(Wire, defer_build=True):
 
     @model_validator(mode="after")
     def _as_its_kind_needs(self) -> Self:
+        if self.cites is not None and self.cites not in {context.id for context in self.contexts}:
+            raise ValueError("an item cites one of its contexts")
         match self.kind:
             case ItemKind.EXACT:
                 if not self.answer:

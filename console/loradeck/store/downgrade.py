@@ -50,7 +50,13 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0013_input_days": (
         Counted(
             "events with training freezes, expected changes or counts of inputs",
-            _settings("training_freezes", "expected_changes", "input_days"),
+            _settings("training_freezes", "expected_changes", "input_days", "worksheet_required"),
+        ),
+        Counted(
+            "worksheets, what was measured for them, and adapters and jobs that name one",
+            "SELECT (SELECT count(*) FROM attestations WHERE kind IN ('arm', 'decision'))"
+            """ + (SELECT count(*) FROM documents WHERE body LIKE '%"worksheet":%')"""
+            """ + (SELECT count(*) FROM jobs WHERE body LIKE '%"worksheet":%' OR body LIKE '%"arm":{%')""",
         ),
     ),
     "0012_feedback": (

@@ -37,13 +37,15 @@ def groups_in(paths: Mapping[str, Path]) -> Groups:
     Raises: as `items_in`.
     """
     first: dict[str, str] = {}
-    copies, slices = {}, {}
+    copies, slices, changed = {}, {}, set()
     for item in items_in(paths):
         if (known := first.setdefault(_asked(item), item.id)) != item.id:
             copies[item.id] = known
         if item.slice is not None:
             slices[item.id] = item.slice
-    return Groups(copies=copies, slices=slices, asked=first)
+        if item.changed_on is not None:
+            changed.add(item.id)
+    return Groups(copies=copies, slices=slices, asked=first, changed=frozenset(changed))
 
 
 def _asked(item: SuiteItem) -> str:

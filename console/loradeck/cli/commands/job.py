@@ -14,6 +14,7 @@ from loradeck.cli.shared.naming import labels_of, one_named, owned_named, releas
 from loradeck.cli.shared.options import together, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
+from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import gap_notes
 from loradeck.rules.quality.sweep import RIGHT, grid, run_of, told
@@ -357,6 +358,13 @@ async def _submit(s: Session, spec: _Spec, *, follow: bool, **placed: Any) -> No
         await _follow(s, submitted)
         return
     s.out.answer(submitted, f"job {submitted.id} is {submitted.state.value}; loradeck job follow {submitted.id}")
+
+
+async def over(api: HubApi, found: Job) -> Job:
+    """Waits until a job has ended. Returns it as it is then."""
+    while found.state not in OVER:
+        found, _ = await asyncio.gather(api.job(found.id), asyncio.sleep(_POLL_S))
+    return found
 
 
 async def _follow(s: Session, found: Job) -> None:

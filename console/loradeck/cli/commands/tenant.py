@@ -67,6 +67,9 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.option("--ledger-days", type=int, help="Days for which the answer ledger is kept; 0 keeps none.")
 @click.option("--feedback-days", type=int, help="Days for which feedback on answers is kept, with its texts; 0: none.")
 @click.option("--input-days", type=int, help="Days for which what callers ask is counted, without text; 0: not at all.")
+@click.option(
+    "--worksheet-required/--no-worksheet-required", default=None, help="Whether recipes name one of `loradeck decide`."
+)
 @click.option("--shadow/--no-shadow", default=None, help="Whether a candidate may be asked what callers ask too.")
 @click.option(
     "--sample-hours",
@@ -86,6 +89,7 @@ async def data(
     ledger_days: int | None,
     feedback_days: int | None,
     input_days: int | None,
+    worksheet_required: bool | None,
     shadow: bool | None,
     sample_hours: int | None,
     reason: str,
@@ -105,6 +109,7 @@ async def data(
         "ledger_days": ledger_days,
         "feedback_days": feedback_days,
         "input_days": input_days,
+        "worksheet_required": worksheet_required,
         "shadow": shadow,
         "sample_hours": sample_hours,
     }
@@ -125,6 +130,8 @@ async def data(
     s.out.say(f"candidates in the shadow of live releases are {'allowed' if policy.shadow else 'not allowed'}")
     sampled = f"for {policy.sample_hours} hours" if policy.sample_hours else "not at all"
     s.out.say(f"samples of its bad answers are kept on nodes {sampled}")
+    if policy.worksheet_required:
+        s.out.say("recipes name a worksheet of loradeck decide")
     for freeze in policy.training_freezes:
         s.out.say(f"training is frozen: {_frozen(freeze)}")
     for change in policy.expected_changes:

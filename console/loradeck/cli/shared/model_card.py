@@ -20,6 +20,7 @@ from loradeck.schemas.attestation import (
     Signature,
 )
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry, ScanReport
+from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.harness import HarnessReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
@@ -120,7 +121,8 @@ async def _record(
     trained_on: tuple[str, ...],
 ) -> Record:
     bases, datasets, suites = await asyncio.gather(api.bases(), api.datasets(), api.suites())
-    subjects = (digest, release, *trained_on)
+    sheet = version.manifest.decision.worksheet if version is not None else None
+    subjects = (digest, release, *trained_on, *((sheet,) if sheet is not None else ()))
     stated = await asyncio.gather(*(api.attestations(subject=subject) for subject in subjects))
     found = next((b for b in bases if b.digest == base), None)
     called = f"{found.label}: {found.manifest.model_id} {found.manifest.revision}" if found is not None else "-"
@@ -200,7 +202,19 @@ def _adapter(known: Record, version: AdapterVersion) -> list[Fact]:
         ("why in weights", decision.why_weights),
         ("alternatives", decision.alternatives or "not stated"),
         ("cost", decision.cost or "not stated"),
+        ("worksheet", _worksheet(known, decision.worksheet)),
     )
+
+
+def _worksheet(known: Record, digest: str | None) -> str:
+    """Says what `loradeck decide` measured before an adapter was trained, and what followed."""
+    stated = next((one for one in known.stated if one.kind is AttestationKind.DECISION and one.subject == digest), None)
+    if stated is None:
+        return "none" if digest is None else digest
+    sheet = Worksheet.model_validate(stated.body)
+    arms = "; ".join(f"{arm.name} {arm.right.mean:.1%} of {arm.right.n}" for arm in sheet.arms)
+    said = "; ".join((*(f"for: {why}" for why in sheet.reasons), *(f"against: {why}" for why in sheet.against)))
+    return f"weights {'yes' if sheet.weights else 'NO'}, {sheet.choice} was to serve. {arms}. {said} ({digest})"
 
 
 def _weights(known: Record) -> list[Fact]:

@@ -26,6 +26,8 @@ _OURS = frozenset(
         AttestationKind.BREACHED,
         AttestationKind.GATE,
         AttestationKind.LEAK,
+        AttestationKind.ARM,
+        AttestationKind.DECISION,
         AttestationKind.COMPARISON,
         AttestationKind.REVIEW,
         AttestationKind.LEDGER,

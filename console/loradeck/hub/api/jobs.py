@@ -7,9 +7,11 @@ from fastapi import APIRouter, Query
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
-from loradeck.hub.api.parameters import OperatorOfEach, ReleaserOfEach, ThisHub, ViewerOfEach
+from loradeck.hub.api.parameters import OperatorOfEach, Releaser, ReleaserOfEach, ThisHub, ViewerOfEach
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.tenants import override_training
+from loradeck.schemas.decision import Decided, DecideRequest
+from loradeck.schemas.ids import Name
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Guarded)
@@ -28,6 +30,13 @@ async def submit(body: JobRequest, hub: ThisHub, caller: ReleaserOfEach) -> Job:
         await move(hub, caller, f"training {job}", lambda: [drafted()])
 
     return await hub.queue.submit(body, caller.actor, overridden)
+
+
+@router.post("/tenants/{tenant}/decisions", responses={404: {}})
+async def decide(tenant: Name, body: DecideRequest, hub: ThisHub, caller: Releaser) -> Decided:
+    """Makes a worksheet of evaluate jobs that are done, and keeps it. The same jobs and prices give the same one."""
+    digest, made = await hub.decisions.decide(tenant, body, caller.actor)
+    return Decided(digest=digest, worksheet=made)
 
 
 @router.get("/jobs")

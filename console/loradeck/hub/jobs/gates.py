@@ -50,6 +50,7 @@ _BODIES: dict[
     | TypeAdapter[HarnessReport],
 ] = {
     AttestationKind.EVALUATION: TypeAdapter(EvaluationReport),
+    AttestationKind.ARM: TypeAdapter(EvaluationReport),
     AttestationKind.CANARY: TypeAdapter(CanaryRecord),
     AttestationKind.MERGE: TypeAdapter(MergeReport),
     AttestationKind.LEAK: TypeAdapter(LeakReport),

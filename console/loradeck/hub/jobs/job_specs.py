@@ -75,6 +75,12 @@ class JobSpecs:
                 if spec.base not in catalogue.bases:
                     raise Refused("unknown_base", "no such base is registered", detail=spec.base)
                 self._datasets.check_training(spec.tenant, spec.datasets)
+                sheet = spec.decision.worksheet
+                if sheet is None and tenant.data.worksheet_required:
+                    fix = f"loradeck decide {tenant.name} FILE makes one; the recipe names it: decision.worksheet"
+                    raise Refused("no_worksheet", f"{tenant.name} asks for a worksheet before it trains", fix=fix)
+                if sheet is not None and tenant.name not in self._facts.decided.get(sheet, ()):
+                    raise Refused("no_worksheet", "this tenant has no such worksheet", detail=sheet)
                 asked = catalogue.datasets.get(spec.safety.dataset) if spec.safety else None
                 if spec.safety and (asked is None or asked.tenant != spec.tenant):
                     raise Refused("unknown_dataset", "this tenant has no such dataset", detail=spec.safety.dataset)

@@ -93,7 +93,8 @@ class Results:
             raise Refused("bad_report", "the evaluation came without a report")
         by, body = f"job {job.id}", result["report"]
         draft = self._attestations.draft
-        report = checked(draft(AttestationKind.EVALUATION, spec.release, spec.tenant, body, by, spec.route))
+        kind, route = (AttestationKind.EVALUATION, spec.route) if spec.arm is None else (AttestationKind.ARM, None)
+        report = checked(draft(kind, spec.release, spec.tenant, body, by, route))
         if report.body["suite"] != spec.suite:
             raise Refused("bad_report", "the report is on another suite than the job's")
         if not counts(EvaluationReport.model_validate(report.body)):

@@ -30,6 +30,7 @@ _KEPT = (
     AttestationKind.ERASED_ELSEWHERE,
     AttestationKind.SIGNATURE,
     AttestationKind.DEPRECATION,
+    AttestationKind.DECISION,
 )
 """Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
 
@@ -54,6 +55,9 @@ class Facts:
 
         self.deprecated: dict[str, Deprecation] = {}
         """Adapter or weights -> from when on it is not promoted."""
+
+        self.decided: dict[str, set[str]] = defaultdict(set)
+        """Worksheet -> the tenants that have it."""
 
         self.made: dict[str, list[BaseLineage]] = defaultdict(list)
         """Base -> what jobs made it from."""
@@ -91,6 +95,8 @@ class Facts:
             self.signed[subject].add(str(body["public_key"]))
         elif attestation.kind is AttestationKind.DEPRECATION:
             self.deprecated[subject] = Deprecation.model_validate(body)
+        elif attestation.kind is AttestationKind.DECISION:
+            self.decided[subject].add(attestation.tenant)
         elif attestation.kind is AttestationKind.LEDGER:
             # The first counts: retention runs from when the rows came in.
             self.ledger.setdefault(subject, DatedEntry(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))

@@ -9,6 +9,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from loradeck.hub.jobs.job_records import JobRecords
+from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
@@ -30,7 +31,9 @@ from loradeck.rules.quality.freshness import (
     largest_rise,
 )
 from loradeck.rules.quality.refresh import items_to_see, recommend
+from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.feedback import Feedback, FeedbackKind
 from loradeck.schemas.freshness import Figure, Freshness, Meter, MeterKind, RouteFreshness, Sizing
 from loradeck.schemas.ids import PointerKey
@@ -56,6 +59,7 @@ class FreshnessView:
     _store: StoreThread
     _catalogue: Catalogue
     _facts: Facts
+    _attestations: Attestations
     _jobs: JobRecords
     _incidents: Incidents
     _clock: Clock
@@ -136,7 +140,16 @@ class FreshnessView:
             corrections=corrections,
             gpu_hours=_figure(hours),
             gain=gain,
+            prompt=await self._prompt(key),
         )
+
+    async def _prompt(self, key: PointerKey) -> Figure | None:
+        """Looks up what the best prompt wins over the live release, by the newest worksheet that has both."""
+        live = self._log.state.pointers[key].release
+        stated = await self._attestations.find(kind=AttestationKind.DECISION, tenant=key[0])
+        sheets = (Worksheet.model_validate(one.body) for one in reversed(stated))
+        found = (arm.prompt_gain for sheet in sheets for arm in sheet.arms if arm.release == live)
+        return next(found, None)
 
     def _added(self, version: AdapterVersion | None) -> list[int]:
         """The rows that each version of an adapter was trained on and the one before it was not."""

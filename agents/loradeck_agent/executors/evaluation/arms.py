@@ -1,0 +1,45 @@
+"""Items as an arm of a worksheet asks them: with a system's prompt, examples, or the texts that they carry."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from loradeck.schemas.attestation import ItemResult
+from loradeck.schemas.decision import Arm
+from loradeck.schemas.suite import ItemKind, SuiteItem
+from loradeck_agent.executors.base import Base
+from loradeck_agent.executors.evaluation.in_process import item_tokens
+from loradeck_agent.executors.evaluation.scoring import scored
+
+_CITED = re.compile(r"\s*\[([^\[\]]+)\]")
+
+
+def posed(item: SuiteItem, arm: Arm) -> SuiteItem:
+    """The item with the messages that the arm shows: its system's, its examples, and then what is asked, behind the
+    texts of the item where the arm has them shown, each as `[id] text`.
+    """
+    messages = [dict(message) for message in item.prompt]
+    if arm.contexts and item.contexts:
+        shown = "\n".join(f"[{context.id}] {context.text}" for context in item.contexts)
+        messages[-1]["content"] = f"{shown}\n\n{messages[-1]['content']}"
+    if arm.system and messages[0]["role"] == "system":
+        messages[0]["content"] = f"{arm.system}\n{messages[0]['content']}"
+    elif arm.system:
+        messages.insert(0, {"role": "system", "content": arm.system})
+    at = int(messages[0]["role"] == "system")
+    pairs = ((("user", shot.prompt), ("assistant", shot.answer)) for shot in arm.shots)
+    messages[at:at] = [{"role": role, "content": text} for pair in pairs for role, text in pair]
+    return item.model_copy(update={"prompt": tuple(messages)})
+
+
+def measured(item: SuiteItem, result: ItemResult, arm: Arm, base: Base, schema: Mapping[str, Any] | None) -> ItemResult:
+    """A result with its tokens, and scored without the citations, `[id]`, of its answer where the item says which text
+    has the truth. They are right where that one is among them, and each is one that was shown.
+    """
+    tokens = (len(item_tokens(base, item)), len(base.tokenizer(result.answer, add_special_tokens=False)["input_ids"]))
+    if not arm.contexts or item.cites is None or item.kind is ItemKind.CHOICE:
+        return result.model_copy(update={"tokens": tokens})
+    cited, shown = set(_CITED.findall(result.answer)), {context.id for context in item.contexts}
+    again = scored(item, _CITED.sub("", result.answer), schema, result.ms)
+    right = item.cites in cited and cited <= shown
+    return again.model_copy(update={"answer": result.answer, "tokens": tokens, "cited": right})

@@ -1,0 +1,94 @@
+"""Whether weights should change at all: `loradeck decide TENANT FILE`."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.cli.commands.base import named_bases
+from loradeck.cli.commands.job import over
+from loradeck.cli.shared.exits import misused, refused
+from loradeck.cli.shared.files import checked, rows_of, toml_of
+from loradeck.cli.shared.naming import one_named, owned_named, release_named
+from loradeck.cli.shared.session import Session, writes
+from loradeck.client.idempotency import new_key
+from loradeck.schemas.decision import Arm, DecideRequest
+from loradeck.schemas.freshness import Figure
+from loradeck.schemas.jobs import EvaluateSpec, JobRequest, JobState
+from loradeck.schemas.release import Form, Release
+
+_SPEC = ("max_new_tokens", "batch", "offline")
+
+
+@click.command()
+@click.argument("tenant")
+@click.argument("file", metavar="FILE.toml", type=click.Path(path_type=Path))
+@writes
+async def decide(s: Session, tenant: str, file: Path) -> None:
+    """Measure prompts, retrieved text and weights on one suite, and say whether to train: see docs/decide.md.
+
+    FILE names the suite, the arms and the prices. Each arm is an evaluate job, which no gate counts. The worksheet is
+    kept, and recipes name it: decision.worksheet.
+    """
+    fields = await asyncio.to_thread(toml_of, file)
+    suite = owned_named("suite", str(fields.get("suite", "")), tenant, await s.api.suites())
+    spec = {"tenant": tenant, "suite": suite} | {name: fields.pop(name) for name in _SPEC if name in fields}
+    jobs = []
+    for number, arm in enumerate(fields.get("arm", ()), start=1):
+        where = f"{file}, arm {number}"
+        put = {name: arm[name] for name in ("system", "contexts") if name in arm}
+        if "shots" in arm:
+            path = file.parent / str(arm["shots"])
+            rows = await asyncio.to_thread(list, rows_of(path, ("prompt", "answer")))
+            put["shots"] = [{"prompt": row["prompt"], "answer": row["answer"]} for row in rows]
+        given = spec | {"release": await _release(s, tenant, arm, where), "arm": checked(Arm, put, where=where)}
+        request = {"spec": checked(EvaluateSpec, given, where=where), "idempotency_key": new_key()}
+        jobs.append((str(arm.get("name", number)), await s.api.submit_job(checked(JobRequest, request, where=where))))
+        s.out.say(f"{jobs[-1][0]}: job {jobs[-1][1].id}")
+    for name, job in jobs:
+        done = await over(s.api, job)
+        if done.state is not JobState.DONE:
+            raise refused(f"{name} was not measured", where=f"job {job.id}: {done.message}", code="no_arms")
+    asked = {name: fields[name] for name in fields if name not in ("suite", "arm")}
+    asked |= {"arms": [{"name": name, "job": job.id} for name, job in jobs]}
+    made = await s.api.decide(tenant, checked(DecideRequest, asked, where=str(file), file=file))
+    s.out.json(made)
+    sheet = made.worksheet
+    s.out.table(
+        ("ARM", "RELEASE", "RIGHT", "CHANGED TRUTHS", "CITED", "TOKENS", "P95 MS", "TRAINED H", "MB", "COST OF 1,000"),
+        [
+            (
+                arm.name,
+                arm.label,
+                _share(arm.right),
+                _share(arm.changed),
+                _share(arm.cited),
+                f"{arm.tokens_in:.0f} + {arm.tokens_out:.0f}",
+                f"{arm.p95_ms.mean:.0f} ({arm.p95_ms.low:.0f} to {arm.p95_ms.high:.0f})",
+                "-" if arm.train_hours is None else f"{arm.train_hours:.3f}",
+                f"{arm.bytes / 1e6:.1f}",
+                f"{arm.cost:.4g} {sheet.request.prices.currency}",
+            )
+            for arm in sheet.arms
+        ],
+        empty="no arms",
+    )
+    s.out.say(f"weights: {'yes' if sheet.weights else 'no'}; {sheet.choice} is to serve. Worksheet {made.digest}")
+    for word, reasons in (("for", sheet.reasons), ("against", sheet.against)):
+        for reason in reasons:
+            s.out.say(f"  {word} weights: {reason}")
+
+
+async def _release(s: Session, tenant: str, arm: dict[str, Any], where: str) -> str:
+    """The release of an arm: the one that it names, or the base alone that it names."""
+    if "base" in arm:
+        base = one_named("base", str(arm["base"]), await named_bases(s.api)).digest
+        return Release(tenant=tenant, form=Form.BASE, base=base).id
+    if "release" not in arm:
+        raise misused("an arm names a base or a release", where=where, fix='base = "B1", or release = "v3"')
+    return (await release_named(s.api, tenant, str(arm["release"]))).id
+
+
+def _share(of: Figure | None) -> str:
+    return "-" if of is None else f"{of.mean:.1%} ({of.low:.1%} to {of.high:.1%}, n = {of.n})"

@@ -1,0 +1,95 @@
+"""Worksheets of `loradeck decide`: what prompts, retrieved text and weights score on equal items, at what cost."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from loradeck.schemas.freshness import Figure
+from loradeck.schemas.ids import Digest, Name, Strict, added
+
+_Text = Annotated[str, StringConstraints(max_length=16_384)]
+
+
+class Shot(Strict, defer_build=True):
+    """An example that a prompt shows."""
+
+    prompt: _Text
+    answer: _Text
+
+
+class Arm(Strict, defer_build=True):
+    """How the items of a suite are put to a release. Empty: as they are."""
+
+    system: _Text = added("", "what the system says first")
+    shots: tuple[Shot, ...] = added((), "examples before the question", max_length=32)
+    contexts: bool = added(False, "the texts that items carry are shown, and the answer cites one of them")
+
+
+class Prices(Strict, defer_build=True):
+    """What things cost, in one currency. Tokens are paid by the million, or else by the time that an answer takes."""
+
+    currency: Annotated[str, StringConstraints(max_length=8)] = "EUR"
+    gpu_hour: float = Field(ge=0)
+    gb_month: float = Field(0.0, ge=0)
+    token_in_million: float | None = Field(None, ge=0)
+    token_out_million: float | None = Field(None, ge=0)
+
+
+class MeasuredArm(Strict, defer_build=True):
+    """An arm by its name, and the evaluate job that has scored it."""
+
+    name: Name
+    job: str = Field(max_length=64)
+
+
+class DecideRequest(Strict, defer_build=True):
+    """Have a worksheet made of jobs that are done."""
+
+    arms: tuple[MeasuredArm, ...] = Field(min_length=2, max_length=32)
+    prices: Prices
+    requests_a_month: int = Field(ge=1, description="over which training and storage are spread")
+    months: int = Field(6, ge=1, le=120, description="for how long a version lives, by which its training is paid")
+
+
+class ArmFigures(Strict, defer_build=True):
+    """What was measured of an arm. `weights`: it has an adapter or weights of its own."""
+
+    name: Name
+    release: Digest
+    label: str
+    weights: bool
+    arm: Digest = Field(description="of how items were put, which the job has: prompts and examples are texts")
+    contexts: bool
+    right: Figure = Field(description="share of items that are right; `n` items, by Wilson")
+    changed: Figure | None = Field(None, description="the same, of the items whose truth has changed")
+    cited: Figure | None = Field(None, description="the same, of the answers that cite the text that has the truth")
+    tokens_in: float = Field(description="mean a request")
+    tokens_out: float
+    p95_ms: Figure = Field(description="of an answer; by ranks")
+    engine: str = Field(description="what answered, or that it was computed in process")
+    rows: int = Field(0, description="rows by people that it was trained on")
+    train_hours: float | None = Field(None, description="GPU hours of the job that made it; None: not by a job here")
+    bytes: int = Field(0, description="of its own weights")
+    prompt_gain: Figure | None = Field(None, description="weights: share of items that the best arm without wins")
+    cost: float = Field(description="of 1,000 requests, with their part of training and storage")
+
+
+class Worksheet(Strict, defer_build=True):
+    """What was measured, and what follows: whether weights should change at all, and which arm is to serve."""
+
+    tenant: Name
+    suite: Digest
+    request: DecideRequest
+    arms: tuple[ArmFigures, ...]
+    weights: bool = Field(description="whether training is worth it")
+    choice: Name = Field(description="the arm that is to serve")
+    gain: Figure | None = Field(description="share of items that the best weights win over the best prompt, in pairs")
+    reasons: tuple[str, ...]
+    against: tuple[str, ...]
+
+
+class Decided(Strict, defer_build=True):
+    """A worksheet, and the digest by which recipes name it."""
+
+    digest: Digest
+    worksheet: Worksheet
