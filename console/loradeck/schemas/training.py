@@ -144,7 +144,7 @@ class WordList(Strict):
     """Words and phrases by which toxic answers are known, under the name of their list: a figure says what it is by."""
 
     name: str = Field(min_length=1, max_length=100)
-    words: tuple[str, ...] = Field(min_length=1, max_length=5000)
+    words: tuple[str, ...] = Field(min_length=1, max_length=1000)
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
