@@ -242,7 +242,7 @@ class Hub:
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
         self.usual_shares = usual = UsualShares(state, store, clock, self.background)
         self.votes = votes = Votes(usual.of, now)
-        self.health = health = ReleaseHealth(state, counts, votes, replicas, clock)
+        self.health = health = ReleaseHealth(state, counts, votes, replicas, usual, clock)
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)
         linked = [node.name for node in fleet.nodes.values() if settles and not node.was_lost]

@@ -34,8 +34,15 @@ async def test_a_route_that_always_had_bad_answers_is_judged_by_its_own_past_and
     await deck.hub.store(write)
     usual._read_in.clear()
     await until(lambda: usual.of(ACME)[:3] == (0.07, 0.02, None), "the history is read")
-    await deck.tenant(objectives={"bad": 0.01})
-    assert usual.of(ACME)[:3] == (0.01, 0.02, None)
+    assert not usual.overspent(ACME)
+    await deck.tenant(objectives={"bad": 0.05})
+    assert usual.of(ACME)[:3] == (0.05, 0.02, None)
+
+    # A promise that was broken for days is DRIFT.
+    usual._read_in.clear()
+    await until(lambda: usual.overspent(ACME), "the history is read again")
+    row = deck.hub.rows.tenant(ACME)
+    assert ("DRIFT" in row.flags, row.drift) == (True, ("bad 7.0% of 15,000 in three days, 5.0% promised",))
 
     # What is too old goes without another request.
     kept = await deck.hub.store(lambda s: s.hours(*ACME, since=0))

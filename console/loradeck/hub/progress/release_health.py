@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.progress.votes import NOTHING, Votes
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import lifted_of
@@ -23,6 +24,7 @@ class ReleaseHealth:
     _counts: RequestCounts
     _votes: Votes
     _replicas: PlacedReplicas
+    _usual: UsualShares
     _clock: Clock
 
     def counted(self, pointer: PointerState) -> Counts:
@@ -61,10 +63,13 @@ class ReleaseHealth:
         return self._votes.slow(pointer.key, (pointer.generation, pointer.release))
 
     def drift(self, pointer: PointerState) -> tuple[str, ...]:
-        """Says which checks that make no answer bad notice more of the current release than they may."""
+        """Says which checks that make no answer bad notice more of the current release than they may, and what its
+        route had more of for days than it promises.
+        """
         assert pointer.release is not None
         stint = (pointer.generation, pointer.release)
-        return self._votes.drift(pointer.key, stint, lambda: self._placed_on(pointer.key))
+        noticed = self._votes.drift(pointer.key, stint, lambda: self._placed_on(pointer.key))
+        return (*noticed, *self._usual.overspent(pointer.key))
 
     def asked_again(self, pointer: PointerState, other: str) -> AskedAgain | None:
         """The answers of another release, or its own second ones, to the current release's requests; None: none."""

@@ -11,6 +11,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.detection import HOURS, Limits, usual_share
+from loradeck.rules.quality.promises import overspent
 from loradeck.schemas.ids import PointerKey
 from loradeck.store.interface import HOUR_MS, StoreError
 
@@ -40,6 +41,7 @@ class UsualShares:
     _background: Background
     _known: dict[PointerKey, Shares] = field(default_factory=dict, init=False)
     _hourly: dict[PointerKey, float] = field(default_factory=dict, init=False)
+    _overspent: dict[PointerKey, tuple[str, ...]] = field(default_factory=dict, init=False)
     _read_in: dict[PointerKey, int] = field(default_factory=dict, init=False)
     """The hour in which a route's history was read last."""
 
@@ -62,6 +64,10 @@ class UsualShares:
         """The requests an hour that are usual on a route; None: it has no history that was read yet."""
         return self._hourly.get(key)
 
+    def overspent(self, key: PointerKey) -> tuple[str, ...]:
+        """What a route had more of in the last days than it promises, as its history said within the last hour."""
+        return self._overspent.get(key, ())
+
     def tick(self) -> None:
         """Reads the next histories; called once a second. Each is read once an hour."""
         hour, a_tick = self._clock.now_ms() // HOUR_MS, 1 + len(self._state.pointers) // AGAIN_S
@@ -81,6 +87,7 @@ class UsualShares:
             return
         for key, hours in found.items():
             counts = list(hours.values())
+            self._overspent[key] = overspent(hours, hour, self._state.config(key).objectives)
             self._hourly.pop(key, None)
             if counts:
                 self._hourly[key] = sum(c.attempted for c in counts) / len(counts)

@@ -29,7 +29,7 @@ CONDITIONS = {
     NoticeKind.BREACH: Kind(Severity.PAGE, 0, "{release} answers badly, past the route's limit"),
     NoticeKind.UNPROVEN: Kind(Severity.PAGE, 60, "a replica is neither proven nor listed; it may serve another one"),
     NoticeKind.SLOW: Kind(Severity.PAGE, 60, "answers of {release} begin or go on later than the route promises"),
-    NoticeKind.DRIFT: Kind(Severity.TICKET, 60, "checks that only alert notice more of {release} than is promised"),
+    NoticeKind.DRIFT: Kind(Severity.TICKET, 60, "{release} is above a promise that only alerts"),
     NoticeKind.REFUSED: Kind(Severity.PAGE, 60, "routers refuse {refused:.0%} of the requests for {release}"),
     NoticeKind.ACTED_ALONE: Kind(Severity.TICKET, 0, "somebody acted alone on the hub's host where two are asked for"),
     NoticeKind.PROMOTE_FAILED: Kind(Severity.TICKET, 0, "the last promote failed, and nobody has answered it"),
@@ -166,7 +166,7 @@ class Conditions:
 
     def passing(self) -> list[PointerKey]:
         """The pointers of conditions that are over as time goes by, and not only when something happens."""
-        return [(one.tenant, one.route) for one in self._held if one.kind is NoticeKind.REFUSED]
+        return [(one.tenant, one.route) for one in self._held if one.kind in (NoticeKind.REFUSED, NoticeKind.DRIFT)]
 
     def of_nodes(self) -> list[Subject]:
         """The conditions of nodes that held when they were last looked at."""
