@@ -12,7 +12,7 @@ from tests.integration.hub.test_candidates import call, pointer
 from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.traffic import AskedAgain
@@ -213,7 +213,8 @@ def _settling(_: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _bad_neighbours(deck: Deck, _: Any) -> None:
-    deck.hub.counts.others = lambda *_: Counts.over(finished=300, checked=300, bad=150)  # type: ignore[method-assign]
+    bad = Counts.over(finished=300, checked=300, bad=150)
+    deck.hub.counts.others = lambda _, replicas, now: bad if "n1" in replicas else NO_COUNTS  # type: ignore[method-assign]
 
 
 def _three_within_the_hour(deck: Deck, _: Any) -> None:

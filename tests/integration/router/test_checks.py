@@ -224,6 +224,7 @@ async def test_plug_ins_have_a_share_of_a_core_and_the_other_checks_see_all(
     counter = await judged(router, 3)
     assert counter["faults"] == {"polite": 1, "empty": 1}
     assert counter["asked"] == {"polite": 1}
+    assert router.here._model_time._under_way == 0
 
 
 async def test_a_plug_in_that_never_ends_or_fails_or_is_not_there_leaves_its_own_route_unchecked(

@@ -206,6 +206,18 @@ def test_checks_that_only_alert_say_so_when_they_notice_more_than_they_may(
     assert fleet.votes.since_move(KEY, STINT, None, lambda: fleet.nodes) is None
 
 
+@pytest.mark.parametrize("second", [(10, 0, 5, 10), (10, 0, 11, 10), (10, 11, 10, 0), (-10, -10, 0, 0)])
+def test_a_second_whose_parts_are_more_than_the_whole_counts_nowhere(second: tuple[int, int, int, int]) -> None:
+    fleet = Fleet(nodes=("one",))
+    for _ in range(30):
+        at = int(fleet.now)
+        fleet.said["one"] = {at: (at, *second)}
+        fleet.report("one")
+        fleet.now += 1
+    assert fleet.judged() is NOTHING
+    assert fleet.votes._stints[KEY][STINT].totals == {"bad": {}, "errors": {}}
+
+
 JUDGED = Limits(0.02, 0.02, watched=("judge",))
 
 

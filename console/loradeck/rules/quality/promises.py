@@ -17,7 +17,7 @@ LONG, SHORT = 72, 6
 
 
 def overspent(hours: Mapping[int, Counts], now: int, promised: Objectives) -> tuple[str, ...]:
-    """Says of which share a route has had more than it promises, over both windows: 'bad 1.4% of 120,000 in ...'.
+    """Says which share of a route has been above its promise, over both windows: 'bad 1.4% of 120,000 in three ...'.
 
     `hours`: its counts by the hour; `now`: the hour that runs.
     """
