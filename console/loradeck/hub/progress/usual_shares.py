@@ -65,7 +65,7 @@ class UsualShares:
         return self._hourly.get(key)
 
     def overspent(self, key: PointerKey) -> tuple[str, ...]:
-        """What a route had more of in the last days than it promises, as its history said within the last hour."""
+        """Says what a route has had more of for days than it promises, by its history of an hour ago at most."""
         return self._overspent.get(key, ())
 
     def tick(self) -> None:
