@@ -15,11 +15,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.fakes import held_bodies
 from tests.integration.router.running import KEY, Running, entry, pin, release, sha
 from tests.integration.router.running import until as eventually
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import BODY_CAP, Callers, NodeLimits
+from loradeck_agent.host import body_reader
 from loradeck_agent.router.request_body import read
 
 TEST = Callers(parameters=("test",))
@@ -104,10 +106,13 @@ async def test_json_that_is_nested_as_deep_as_tools_need_passes(attacked: Attack
     assert (await attacked.post(nested(64)))[0] == 200
 
 
-async def test_small_requests_are_served_while_a_large_body_is_read(attacked: Attacked, tmp_path: Path) -> None:
+async def test_small_requests_are_served_while_a_large_body_is_read(
+    attacked: Attacked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The child that reads large bodies opens a pipe that nobody has opened yet, and so stands still."""
+    monkeypatch.setattr(body_reader, "DEADLINE_S", held_bodies.PATIENCE_S)
     assert attacked.router.here is not None
-    attacked.router.here.proxy._bodies._read = stands_still
+    attacked.router.here.proxy._bodies._read = held_bodies.router_body
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     order: list[str] = []
@@ -119,21 +124,13 @@ async def test_small_requests_are_served_while_a_large_body_is_read(attacked: At
 
     large = {"model": "acme", "prompt": "x" * 2**20, "user": str(gate)}
     first = asyncio.create_task(ask("large", large, KEY))
-    begun = await asyncio.to_thread(gate.open, "wb")  # returns once the child has opened its side
+    begun = await held_bodies.held(gate, first)
     assert [await ask("small", {"model": "globex"}, "globex-key") for _ in range(5)] == [200] * 5
     assert [await ask("own", {"model": "acme"}, KEY) for _ in range(5)] == [200] * 5
     assert not first.done()
-    begun.close()
+    os.close(begun)
     assert await first == 200
     assert order == ["small"] * 5 + ["own"] * 5 + ["large"]
-
-
-def stands_still(raw: bytes) -> bytes:
-    """Reads a body in the child, once the pipe that it names has been opened and closed."""
-    gate = json.loads(raw).get("user")
-    if gate is not None:
-        Path(gate).read_bytes()
-    return read(raw)
 
 
 async def test_a_body_that_ends_its_reader_harms_nobody_else(attacked: Attacked) -> None:

@@ -34,7 +34,9 @@ MEASURED = (
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", default="0:500", metavar="A:B", help="seeds A up to, not including, B")
+    parser.add_argument(
+        "--seeds", default="0:500", metavar="A:B,…", help="seeds A up to, not including, B; one is named by its number"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="one seed")
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--shrink", action="store_true", help="make the plan of a failing seed smaller first")
@@ -66,10 +68,13 @@ def main() -> int:
         return mutations(asked) if asked.mutations else seeds(asked)
 
 
-def range_of(asked: argparse.Namespace) -> range:
+def range_of(asked: argparse.Namespace) -> list[int]:
     """The seeds that the command line names."""
-    first, _, last = asked.seeds.partition(":")
-    return range(int(first), int(last)) if asked.seed is None else range(asked.seed, asked.seed + 1)
+    named: list[int] = []
+    for part in asked.seeds.split(",") if asked.seed is None else [str(asked.seed)]:
+        first, colon, last = part.partition(":")
+        named += range(int(first), int(last) if colon else int(first) + 1)
+    return named
 
 
 def seeds(asked: argparse.Namespace) -> int:

@@ -8,17 +8,18 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from tests.fakes import held_bodies
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck_agent.embedded.openai import read_chat, read_completion
 from loradeck_agent.embedded.sequence import Output, Sequence, TokenOut
 from loradeck_agent.embedded.server import EngineServer, LoadedModel
+from loradeck_agent.host import body_reader
 from loradeck_agent.host.body_reader import BodyReader
 
 CONTEXT = 1024
@@ -156,13 +157,14 @@ async def test_more_messages_than_any_context_holds_are_refused_before_they_are_
 
 @BOTH
 async def test_small_requests_are_answered_while_a_large_body_is_read(
-    engine: TestClient[Any, Any], server: EngineServer, path: str, tmp_path: Path
+    engine: TestClient[Any, Any], server: EngineServer, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child that reads large bodies opens a pipe that nobody has opened yet, and so stands still."""
+    monkeypatch.setattr(body_reader, "DEADLINE_S", held_bodies.PATIENCE_S)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    server._chats = BodyReader(stands_still_over_chats)
-    server._completions = BodyReader(stands_still_over_completions)
+    server._chats = BodyReader(held_bodies.chat)
+    server._completions = BodyReader(held_bodies.completion)
     order: list[str] = []
 
     async def ask(who: str, asked: dict[str, Any]) -> int:
@@ -171,27 +173,12 @@ async def test_small_requests_are_answered_while_a_large_body_is_read(
             return answer.status
 
     large = asyncio.create_task(ask("large", body(path, "x" * 2**20) | {"user": str(gate)}))
-    begun = await asyncio.to_thread(gate.open, "wb")  # returns once the child has opened its side
+    begun = await held_bodies.held(gate, large)
     assert [await ask("small", body(path, "a short one")) for _ in range(5)] == [200] * 5
     assert not large.done()
-    begun.close()
+    os.close(begun)
     assert await large == 400
     assert order == ["small"] * 5 + ["large"]
-
-
-def stands_still_over_chats(raw: bytes) -> bytes:
-    return _stands_still(raw, read_chat)
-
-
-def stands_still_over_completions(raw: bytes) -> bytes:
-    return _stands_still(raw, read_completion)
-
-
-def _stands_still(raw: bytes, read: Callable[[bytes], bytes]) -> bytes:
-    gate = json.loads(raw).get("user")
-    if gate is not None:
-        Path(gate).read_bytes()
-    return read(raw)
 
 
 @BOTH
