@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.attacks.raw import post
 from tests.fakes.hub_in_process import folder
-from tests.integration.router.running import KEY, Running, entry, release
+from tests.integration.router.running import KEY, Running, release
+from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
 from loradeck.hub.access.authority import Authority

@@ -16,7 +16,8 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.fakes import held_bodies
-from tests.integration.router.running import KEY, Running, entry, pin, release, sha
+from tests.integration.router.running import KEY, Running, pin, release, sha
+from tests.integration.router.running import unchecked as entry
 from tests.integration.router.running import until as eventually
 from tests.integration.router.upstream import Upstream
 

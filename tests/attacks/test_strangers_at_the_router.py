@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tests.attacks.raw import Raw, connected, get, post, refused
 from tests.fakes.hub_in_process import folder
-from tests.integration.router.running import KEY, Running, entry, release
+from tests.integration.router.running import KEY, Running, release
+from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
 from loradeck.strangers.protocol import StrangerLimits

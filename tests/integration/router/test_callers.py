@@ -9,7 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.integration.router.running import KEY, Answer, Running, entry, release, until
+from tests.integration.router.running import KEY, Answer, Running, release, until
+from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import BODY_CAP, RouteResidency, Streams

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.integration.router.running import OTHER_BASE, Running, entry, pin, release
+from tests.integration.router.running import OTHER_BASE, Running, pin, release
+from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import Gap

@@ -8,7 +8,8 @@ import ssl
 import time
 from pathlib import Path
 
-from tests.integration.router.running import KEY, Running, entry, release
+from tests.integration.router.running import KEY, Running, release
+from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
 from loradeck.hub.access.authority import Authority
