@@ -68,6 +68,7 @@ COMMANDS = {
     ),
     "node": ("loradeck.cli.commands.node:node", "List, let in, drain, cordon, relabel, revoke, forget nodes."),
     "pool": ("loradeck.cli.commands.pool:pool", "Set, list, show and remove pools of nodes."),
+    "sku": ("loradeck.cli.commands.sku:sku", "Serve merged or fully trained weights under a name of their own."),
     "placement": (
         "loradeck.cli.commands.placement:placement",
         "Explain where routes of pools are, and preview what would move.",

@@ -463,13 +463,11 @@ class HubApi(Calls):
         return await self._get(PlacementExplained, f"{_route(tenant, route)}/placement")
 
     async def placement_preview(
-        self, *, without: Sequence[str] = (), slots: int | None = None, pool: str | None = None, routes: int = 0
+        self, *, without: Sequence[str] = (), slots: int | None = None, pool: str | None = None
     ) -> PlacementPreview:
-        """Asks what would move if nodes were gone, or one more with so many slots, or new routes, were in a pool."""
+        """Asks what would move if nodes were gone, or one more with so many slots were in a pool."""
         gone = ",".join(without) or None
-        return await self._get(
-            PlacementPreview, "placement", without=gone, slots=slots, pool=pool, routes=routes or None
-        )
+        return await self._get(PlacementPreview, "placement", without=gone, slots=slots, pool=pool)
 
     async def capacity(self) -> list[CapacityRow]:
         """Reads what pools and nodes hold at each level."""

@@ -253,7 +253,7 @@ class Hub:
         kept = saved.ended_pins()
         self.pins = Pins(log_, fleet, allowed, self.background, kept=kept, clock=clock.monotonic)
         self.arms = arms = ArmsSaid()
-        self.pools = pools = Pools(state, fleet)
+        self.pools = pools = Pools(state, fleet, self.catalogue)
         self.pooled_routes = PooledRoutes(log_, fleet, tables, pools, replicas, usual, allowed, self.background, clock)
         self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, arms, self.progress, changes)
 

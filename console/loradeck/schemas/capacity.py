@@ -16,7 +16,7 @@ class CapacityRow(Wire, defer_build=True):
 
     name: Name
     pool: bool = Field(description="of a pool; False: of a node")
-    of: str = Field("", description="of a pool: what it serves as a SKU; of a node: why it is given no routes")
+    of: str = Field("", description="of a pool: the SKU that it is; of a node: why it is given no routes")
     nodes: tuple[int, int] = Field(description="those that are heard now, and all")
     routes: int = Field(description="with a release, that are placed there")
     device: tuple[int, int] | None = Field(description="releases in batch slots, and the slots")

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Strict, Wire
+from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Strict, Wire, added
 
 MOST_MOVES = 1000
 """Most routes that a list of a preview names."""
@@ -36,6 +36,7 @@ class PoolRow(Wire, defer_build=True):
     config: PoolConfig
     nodes: tuple[PoolNode, ...]
     routes: int
+    sku: str = added("", "tenant and label of the merged or trained weights that are its base; '': an ordinary pool")
 
 
 class PlacementChoice(Wire, defer_build=True):

@@ -355,6 +355,18 @@ def test_merged_weights_are_signed_by_their_listing_and_the_release_says_by_whom
     (folder / "model.safetensors").write_bytes(tenant.encode())
     desk.json("base", "add", folder, "--model-id", f"{tenant}/merged", "--revision", "1")
     desk.json("release", "add", tenant, "v2", "--merged", f"{tenant}/merged")
+    for other in ("v2", "base"):
+        desk.refused(1, "not_merged", "sku", "set", "support", tenant, other)
+    made_sku = desk.run("sku", "set", "support", tenant, "v2m", "--label", "site=eu", "--replicas", 2)
+    assert f"SKU support is {tenant} v2m: 0 nodes run its weights" in made_sku.stdout
+    assert f"next: loradeck promote {tenant} support v2m; callers ask for the model {tenant}/support" in made_sku.stdout
+    (row,) = [PoolRow.model_validate(row) for row in desk.json("sku", "ls")]
+    assert (row.pool, row.sku, row.routes, row.config.labels) == ("support", f"{tenant} v2m", 1, {"site": "eu"})
+    assert f"SKU {tenant} v2m" in desk.run("pool", "show", "support").stdout
+    desk.json("sku", "set", "support", tenant, "v2m", "--label", "site=eu", "--replicas", 1)
+    assert desk.json("route", "show", f"{tenant}/support", "--settings")["pool"]["replicas"] == 1
+    desk.json("route", "set", tenant, "support", "--pool", "")
+    desk.json("pool", "rm", "support")
     assert "signed by   nobody" in desk.run("release", "show", tenant, "v2m").stdout
     desk.refused(1, "not_merged", "release", "sign", tenant, "v2", "--key", key)
     desk.json("release", "sign", tenant, "v2m", "--key", key)

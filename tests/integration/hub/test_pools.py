@@ -10,11 +10,13 @@ import pytest
 from tests.fakes.hub_in_process import Deck, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_counting import lose
+from tests.integration.hub.test_jobs import merge, merged
 
 from loradeck.hub.automation import pooled_routes
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.log import EventKind
-from loradeck.schemas.pool import PlacementExplained, PlacementPreview
+from loradeck.schemas.moves import PromoteRequest
+from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolRow
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.traffic import ColdFigures
 
@@ -213,12 +215,8 @@ async def test_a_preview_says_who_would_be_cold_where_slots_are_short(deck: Deck
     assert len(gone.colder) == 2, "four live releases on a node with two slots"
     assert {node.node: node.cold for node in gone.nodes}["n1"] == (0, 2)
     assert gone.warmer == ()
-    fits = PlacementPreview.model_validate(await deck.ok("GET", "placement?pool=eu&routes=0&slots=4"))
-    assert fits.colder == ()
-    new = PlacementPreview.model_validate(await deck.ok("GET", "placement?pool=eu&routes=2"))
-    assert sum(node.routes[1] - node.routes[0] for node in new.nodes) == 2
-    assert len(new.colder) == 2, "there was no free slot for them"
-    await deck.refused(422, "invalid_request", "GET", "placement?routes=2")
+    more = PlacementPreview.model_validate(await deck.ok("GET", "placement?pool=eu&slots=4"))
+    assert more.colder == ()
 
 
 async def test_neither_a_move_nor_a_step_of_a_route_has_the_placement_of_all_computed_anew(deck: Deck) -> None:
@@ -264,12 +262,13 @@ async def test_a_plan_that_is_overtaken_while_it_is_made_is_not_carried_out(
     assert (deck.hub.log.state.rev, assigned(deck)) == (count, there)
 
 
-async def test_a_preview_with_new_routes_says_how_they_fit_a_pool_that_has_none_yet(deck: Deck) -> None:
+async def test_new_customers_of_a_pool_that_has_no_route_yet_are_planned(deck: Deck) -> None:
     for name in ("n1", "n2"):
         await FakeAgent(deck, name, site="eu", slots=2).join()
     await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
-    found = PlacementPreview.model_validate(await deck.ok("GET", "placement?pool=eu&routes=4"))
-    assert {node.node: node.routes for node in found.nodes} == {"n1": (0, 2), "n2": (0, 2)}
+    for routes, short in ((4, ()), (6, ("n1", "n2"))):
+        found = CapacityPlan.model_validate(await deck.ok("GET", f"pools/eu/capacity?routes={routes}"))
+        assert (found.short, found.total, found.resident) == (short, 0, (None, None))
 
 
 async def on_demand(deck: Deck, count: int, slots: int, *nodes: str) -> dict[str, FakeAgent]:
@@ -367,3 +366,31 @@ async def test_a_tenant_over_its_quota_of_slots_sets_no_further_always_route(dec
     await deck.refused(409, "over_quota", "PUT", path, three)
     await deck.tenant(pool={"pool": "eu", "replicas": 1})
     assert (await deck.ok("GET", "tenants/acme/quota"))["slots"] == 2
+
+
+async def test_merged_weights_are_served_as_a_SKU_on_the_replicas_that_run_them_and_take_no_slot(deck: Deck) -> None:
+    await deck.tenant()
+    release = await deck.release()
+    adapter = deck.hub.catalogue.releases[release].adapter
+    assert adapter is not None
+    merging = await FakeAgent(deck, "n1", site="eu").join()
+    said = merged(release, adapter)
+    sku, weights = said["report"]["release"], said["report"]["merged"]
+    assert (await merge(deck, merging, release, said))["result"]["label"] == "v1m"
+    runs = {name: await FakeAgent(deck, name, site="eu", base=weights, slots=0).join() for name in ("m1", "m2")}
+    row = PoolRow.model_validate(await deck.ok("PUT", "pools/support", {"labels": {"site": "eu"}, "base": weights}))
+    assert (row.sku, [node.node for node in row.nodes]) == ("acme v1m", ["m1", "m2"])
+    await deck.ok("PUT", "tenants/acme/quota", {"slots": 2})  # what its production keeps on n1
+    await deck.tenant(route="support", pool={"pool": "support", "replicas": 2})
+    tenant = deck.hub.log.state.tenants
+    await until(lambda: deck.hub.pooled_routes.tick() or tenant["acme"].assigned.get("support"), "it is assigned")
+    assert set(tenant["acme"].assigned["support"]) == {*runs}
+    body = PromoteRequest(release=sku, expected_generation=0, idempotency_key="k1").model_dump(mode="json")
+    await deck.ok("POST", "tenants/acme/routes/support/promote?wait=proven&timeout=20", body)
+    assert all(agent.entries["acme", "support"].current is not None for agent in runs.values())
+    (shown,) = [row for row in await deck.ok("GET", "capacity") if row["name"] == "support"]
+    assert (shown["of"], shown["routes"], shown["host"]) == ("acme v1m", 1, [0, 0])
+    await lose(deck, runs["m1"])
+    explained = await deck.ok("GET", "tenants/acme/routes/support/placement")
+    assert [choice["node"] for choice in explained["choices"]] == ["m2"]
+    assert explained["out"] == {"m1": "lost"}

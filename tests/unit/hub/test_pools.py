@@ -26,7 +26,7 @@ def node(replica: str, *, starts: bool = False) -> Any:
 def test_the_device_of_an_engine_that_starts_is_remembered_and_that_of_a_replica_that_is_gone_is_not() -> None:
     fleet: Any = SimpleNamespace(nodes={f"n{n}": node(f"n{n}") for n in range(3)})
     state: Any = None
-    pools = Pools(state, fleet)
+    pools = Pools(state, fleet, state)
     assert [*pools.slots(H100)] == ["n0", "n1", "n2"]
     fleet.nodes = {"n0": node("n0", starts=True), "n3": node("n3")}
     assert pools.slots(H100) == {"n0": 4, "n3": 4}

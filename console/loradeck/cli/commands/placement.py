@@ -41,18 +41,13 @@ async def explain(s: Session, at: Pointer) -> None:
 @click.option(
     "--with-slots", type=click.IntRange(1, 100_000), help="As if one more node with so many slots were there."
 )
-@click.option("--with-routes", type=click.IntRange(1, 10_000), help="As if so many new routes were in --pool.")
 @click.option("--pool", metavar="POOL", help="The pool that it is of; without: each.")
 @hub_command
-async def preview(
-    s: Session, without: tuple[str, ...], with_slots: int | None, with_routes: int | None, pool: str | None
-) -> None:
-    """Show what would move, and which routes would be cold, without a node, or with one more, or more routes."""
-    if not without and with_slots is None and with_routes is None:
-        raise misused(
-            "what is to be different?", where="no arguments", fix="--without NODE, --with-slots N, or --with-routes N"
-        )
-    found = await s.api.placement_preview(without=without, slots=with_slots, pool=pool, routes=with_routes or 0)
+async def preview(s: Session, without: tuple[str, ...], with_slots: int | None, pool: str | None) -> None:
+    """Show what would move, and which routes would be cold, without a node, or with one more."""
+    if not without and with_slots is None:
+        raise misused("what is to be different?", where="no arguments", fix="--without NODE, or --with-slots N")
+    found = await s.api.placement_preview(without=without, slots=with_slots, pool=pool)
     s.out.json(found)
     s.out.heading(f"{found.total} routes would move; {len(found.colder)} would be colder, {len(found.warmer)} warmer")
     s.out.table(

@@ -47,7 +47,7 @@ async def ls(s: Session) -> None:
             sum(not node.trouble for node in row.nodes),
             sum(node.slots for node in row.nodes),
             row.routes,
-            _of(row),
+            of(row),
         ),
         empty="no pools; loradeck pool set POOL --label KEY=VALUE",
     )
@@ -60,7 +60,7 @@ async def show(s: Session, name: str) -> None:
     """Show a pool's nodes, and how many routes each is assigned."""
     row = await s.api.pool(name)
     s.out.json(row)
-    s.out.heading(f"{row.pool}  {row.routes} routes  {_of(row)}")
+    s.out.heading(f"{row.pool}  {row.routes} routes  {of(row)}{f'  SKU {row.sku}' if row.sku else ''}")
     s.out.table(
         ("NODE", "SLOTS", "ROUTES", "TROUBLE"),
         [(node.node, node.slots, node.routes, node.trouble or "-") for node in row.nodes],
@@ -78,7 +78,8 @@ async def rm(s: Session, name: str, reason: str) -> None:
     s.out.answer({"pool": name, "removed": True}, f"pool {name} is removed")
 
 
-def _of(row: PoolRow) -> str:
+def of(row: PoolRow) -> str:
+    """Says what makes a node one of a pool."""
     config = row.config
     words = [f"{key}={value}" for key, value in sorted(config.labels.items())]
     words += [f"base {short(config.base)}"] if config.base else []

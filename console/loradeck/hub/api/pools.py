@@ -101,7 +101,6 @@ async def preview(
     without: Annotated[str, Query(max_length=10_000, description="nodes by commas, as if they were gone")] = "",
     slots: Annotated[int | None, Query(ge=1, le=100_000, description="of one more node")] = None,
     pool: Annotated[Name | None, Query(description="that this one is of; none: each")] = None,
-    routes: Annotated[int, Query(ge=0, le=10_000, description="new ones in this pool")] = 0,
 ) -> PlacementPreview:
     """Says what would move, and which routes would be cold, if nodes were gone or one more were there."""
     gone = list(filter(None, without.split(",")))
@@ -110,6 +109,4 @@ async def preview(
             raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
     if pool is not None:
         pools.known(hub.log.state.pools, pool)
-    if routes and pool is None:
-        raise Refused("invalid_request", "in which pool are the new routes?", fix="name it: --pool POOL")
-    return await hub.placements.preview(gone, slots, pool, routes)
+    return await hub.placements.preview(gone, slots, pool)

@@ -112,7 +112,7 @@ async def quota(tenant: str, hub: ThisHub, caller: Viewer) -> QuotaUse:
     """The quota of a tenant, and what of it is used."""
     state = hub.log.state.tenant(tenant)
     weights = quotas.weights(hub.catalogue.weights(tenant, hub.facts.revoked))
-    more = {"weights": weights, "slots": quotas.slots(state.routes, hub.fleet.placed_on)}
+    more = {"weights": weights, "slots": quotas.slots(state.routes, hub.pools.slotted)}
     return quotas.used(state.quota, hub.catalogue.kept(tenant, hub.facts.deprecated)).model_copy(update=more)
 
 
@@ -275,7 +275,7 @@ async def set_route(
     def decide() -> list[Draft]:
         known, actor = hub.log.state.tenant(tenant), actor_of(caller)
         pools.check(hub.log.state.pools, body)
-        quotas.check_slots(known, route, body, hub.fleet.placed_on)
+        quotas.check_slots(known, route, body, hub.pools.slotted)
         drafted = tenants.set_route(
             *(known, route, body, actor),
             pointer=hub.log.state.pointers.get(key),

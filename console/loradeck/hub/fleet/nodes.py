@@ -21,7 +21,6 @@ from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import Ack, Hello, Replica, Report
 from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, AckLevel, AckState, EngineState
-from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.traffic import ColdFigures
@@ -523,13 +522,6 @@ class Fleet:
                 if replica.base == base
             )
         return group.placed
-
-    def placed_on(self, config: RouteConfig) -> int:
-        """Counts the nodes that a route of these settings is placed on, lost ones too; one where there is none yet."""
-        if config.pool is not None:
-            return config.pool.replicas
-        nodes = [node for node in self.nodes.values() if node.replicas and fits(node.labels, config.placement)]
-        return max(1, len(nodes))
 
     def one_base(self, base: str) -> bool:
         """Tells whether every engine of the fleet runs this base, so that no move leaves a replica behind."""

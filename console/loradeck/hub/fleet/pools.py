@@ -4,12 +4,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.pools import pooled
-from loradeck.rules.serving.placement import belongs
+from loradeck.rules.serving.placement import belongs, fits
 from loradeck.schemas.ids import Name
 from loradeck.schemas.link import LOADED, Replica
 from loradeck.schemas.pool import PoolConfig, PoolNode, PoolRow
+from loradeck.schemas.route import RouteConfig
 
 
 @dataclass(eq=False)
@@ -18,6 +20,7 @@ class Pools:
 
     _state: FoldedLog
     _fleet: Fleet
+    _catalogue: Catalogue
     _devices: dict[Name, str] = field(default_factory=dict, init=False)
     """What was last known of each replica's device: one whose engine starts does not say it."""
 
@@ -61,4 +64,19 @@ class Pools:
             PoolNode(node=node, slots=count, routes=assigned[node], trouble=self.trouble(node))
             for node, count in sorted(slots.items())
         )
-        return PoolRow(pool=name, config=config, nodes=nodes, routes=len(routes))
+        return PoolRow(pool=name, config=config, nodes=nodes, routes=len(routes), sku=self.sku(name))
+
+    def sku(self, name: Name) -> str:
+        """Names the whole weights that are a pool's base, 'acme v7m'; '': they are none that a job has made."""
+        pool = self._state.pools.get(name)
+        return self._catalogue.sku(pool.base) if pool is not None else ""
+
+    def slotted(self, config: RouteConfig) -> int:
+        """Counts the nodes on which a route of these settings needs slots, lost ones too; one where there is none yet.
+
+        A SKU's weights are their engine's base and need none.
+        """
+        if config.pool is not None:
+            return 0 if self.sku(config.pool.pool) else config.pool.replicas
+        nodes = [node for node in self._fleet.nodes.values() if fits(node.labels, config.placement)]
+        return max(1, sum(any(one.slots for one in node.replicas) for node in nodes))

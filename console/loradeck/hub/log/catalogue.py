@@ -172,6 +172,11 @@ class Catalogue:
         gone = {base for base in own if self.whole.get(base) and all(one in revoked for one in self.whole[base])}
         return [self.bases[base] for base in own if base not in gone]
 
+    def sku(self, base: str | None) -> str:
+        """Names the releases that are whole weights, 'acme v7m'; '' for a base that no job has made."""
+        found = [self.releases[release] for release in self.whole.get(base or "", ())]
+        return ", ".join(f"{release.tenant} {release.label}" for release in found)
+
     def version_of(self, release: Release) -> AdapterVersion | None:
         """The adapter version that a release serves; None for a base alone."""
         return self.adapters.get(release.adapter) if release.adapter else None

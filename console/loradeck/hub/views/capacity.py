@@ -52,7 +52,7 @@ class Capacities:
     def _row(self, name: Name, nodes: Sequence[Node], *, pool: bool = False) -> CapacityRow:
         heard = [node for node in nodes if node.link is not None and not node.lost]
         told = heard if pool else nodes  # of a node what it said last is worth more than nothing
-        engines = [one for node in told for one in node.replicas if one.state is not EngineState.STOPPED and one.slots]
+        engines = [one for node in told for one in node.replicas if one.state is not EngineState.STOPPED]
         knows = bool(engines) and all(one.levels_known for one in engines)
         batch = [(one.on_device, one.batch_slots) for one in engines]
         mixed = [(held, slots) for held, slots in batch if held is not None and slots]
@@ -65,7 +65,7 @@ class Capacities:
         return CapacityRow(
             name=name,
             pool=pool,
-            of="" if pool else self._pools.trouble(name),
+            of=self._pools.sku(name) if pool else self._pools.trouble(name),
             nodes=(len(heard), len(nodes)),
             routes=routes,
             device=(sum(held for held, _ in mixed), sum(n for _, n in mixed)) if mixed and mixed == batch else None,
@@ -122,7 +122,7 @@ class Capacities:
     def _usual_slots(self, pool: Name) -> int:
         """The slots of most nodes of a pool that are given routes; 0: there are none."""
         config = self._state.pools[pool]
-        given = [n for name, n in self._pools.slots(config, config.base).items() if not self._pools.trouble(name) and n]
+        given = [n for name, n in self._pools.slots(config, config.base).items() if not self._pools.trouble(name)]
         return mode(sorted(given)) if given else 0
 
     def _plan(self, found: Outlook[By], sees: Sees, more: OneMoreNode | None) -> CapacityPlan:

@@ -1,7 +1,7 @@
 """The hub's metrics, and those of all pointers that alerts are made from, as Prometheus text."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -164,42 +164,40 @@ def node_metrics(nodes: Iterable[Node]) -> bytes:
     return generate_latest(registry)
 
 
-_POOLED: Mapping[str, tuple[str, Callable[[CapacityRow], int | float | None]]] = {
-    "nodes": ("Nodes of a pool.", lambda row: row.nodes[1]),
-    "nodes_heard": ("Nodes of a pool that are heard now.", lambda row: row.nodes[0]),
-    "routes": ("Routes with a release that are placed in a pool.", lambda row: row.routes),
-    "on_disk": ("Releases whose files lie on nodes of a pool.", lambda row: row.disk),
-    "on_demand_requests": (
-        "Requests for on-demand routes since the start of a pool's routers.",
-        lambda row: row.asked,
-    ),
-    "on_demand_cold": ("Of them, those that waited for a load.", lambda row: row.cold),
-    "on_demand_refused": ("Of them, those for which a queue had no room.", lambda row: row.refused),
-    "cold_starts_minute": ("Requests of the last minute that waited for a load.", lambda row: row.minute),
-    "cold_waiting": ("Requests that wait for a load now.", lambda row: row.waiting),
-    "evictions": ("Releases unloaded to make room since the engines' start.", lambda row: row.evictions),
-    "load_seconds": ("How long a load takes on the slowest engine, in the mean.", lambda row: row.load_s),
+_POOLED = {
+    "routes": "routes",
+    "on_disk": "disk",
+    "on_demand_requests": "asked",
+    "on_demand_cold": "cold",
+    "on_demand_refused": "refused",
+    "cold_starts_minute": "minute",
+    "cold_waiting": "waiting",
+    "evictions": "evictions",
+    "load_seconds": "load_s",
 }
+"""Metrics of pools -> the fields of `CapacityRow`, whose descriptions they have."""
 
 
 def pool_metrics(pools: Iterable[CapacityRow]) -> bytes:
     """The metrics of pools as Prometheus text: of nodes that are heard now, and only what they measure."""
     registry = CollectorRegistry()
-    gauges = {
-        name: Gauge(f"loradeck_pool_{name}", text, ["pool"], registry=registry) for name, (text, _) in _POOLED.items()
-    }
-    slots = Gauge(
-        "loradeck_pool_slots", "Releases that a pool's engines hold at most.", ["pool", "level"], registry=registry
-    )
-    held = Gauge("loradeck_pool_loaded", "Releases that a pool's engines hold.", ["pool", "level"], registry=registry)
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"loradeck_pool_{name}", text, ("pool", *labels), registry=registry)
+
+    known, heard = gauge("nodes", "Nodes of a pool."), gauge("nodes_heard", "Those that are heard now.")
+    levels = gauge("slots", "Releases its engines hold at most.", "level"), gauge("loaded", "That they hold.", "level")
+    gauges = {field: gauge(name, str(CapacityRow.model_fields[field].description)) for name, field in _POOLED.items()}
     for row in pools:
-        for name, (_, read) in _POOLED.items():
-            if (figure := read(row)) is not None:
-                gauges[name].labels(row.name).set(figure)
-        for level, of in (("device", row.device), ("host", row.host)):
-            if of is not None:
-                held.labels(row.name, level).set(of[0])
-                slots.labels(row.name, level).set(of[1])
+        heard.labels(row.name).set(row.nodes[0])
+        known.labels(row.name).set(row.nodes[1])
+        for field, one in gauges.items():
+            if (figure := getattr(row, field)) is not None:
+                one.labels(row.name).set(figure)
+        for level, held in (("device", row.device), ("host", row.host)):
+            if held is not None:
+                for one, figure in zip(levels, reversed(held), strict=True):
+                    one.labels(row.name, level).set(figure)
     return generate_latest(registry)
 
 

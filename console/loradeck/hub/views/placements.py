@@ -90,13 +90,9 @@ class Placements:
             out={name: why for name, why in out.items() if name not in given},
         )
 
-    async def preview(
-        self, without: Collection[Name], slots: int | None, pool: Name | None, routes: int = 0
-    ) -> PlacementPreview:
-        """Computes anew without some nodes, with one more that has so many slots, in a pool (None: in each), and with
-        new routes in that pool, each on one node and in one slot before all others.
-        """
-        before, after = await self.otherwise(pool, without=without, slots=slots, routes=routes)
+    async def preview(self, without: Collection[Name], slots: int | None, pool: Name | None) -> PlacementPreview:
+        """Computes anew without some nodes, or with one more that has so many slots, in a pool (None: in each)."""
+        before, after = await self.otherwise(pool, without=without, slots=slots)
         found = await self.outlook(before, after)
         moves = [
             PlannedMove(

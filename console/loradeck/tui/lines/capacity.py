@@ -48,7 +48,8 @@ def lines(state: ConsoleState, row: CapacityRow, width: int) -> list[Line]:
     """A pool or a node in the pane: its levels, how requests for on-demand routes fared, engines, what to ask next."""
     name, (heard, nodes) = clean(row.name), row.nodes
     up = clean(row.of) or ("up" if heard else "unlinked")
-    where = f"{heard} of {plural(nodes, 'node')} heard" if row.pool else up
+    sku = f"   SKU {clean(row.of)}" if row.of else ""
+    where = f"{heard} of {plural(nodes, 'node')} heard{sku}" if row.pool else up
     found = [title(f"{'pool ' if row.pool else ''}{name}   {where}   {plural(row.routes, 'route')}", width)]
     held = f"device {words.of(row.device)}   host {words.of(row.host)}   disk {words.count(row.disk)}"
     found.append(labelled(" LEVELS    ", held))
