@@ -5,12 +5,12 @@ from loradeck.schemas.traffic import ColdFigures
 
 
 def slots(replica: NodeReplica) -> str:
-    """Says what an engine holds: `12/128 in memory, 3/8 on device`, or `4/4` where a batch mixes all that it holds."""
+    """Says what an engine holds: `host 12/128, device 3/8`, or `4/4` where a batch mixes all that it holds."""
     held = f"{len(replica.loaded)}/{replica.slots}"
     if not replica.batch_slots or replica.batch_slots >= replica.slots:
         return held
     device = "unknown" if replica.on_device is None else replica.on_device
-    return f"{held} in memory, {device}/{replica.batch_slots} on device"
+    return f"host {held}, device {device}/{replica.batch_slots}"
 
 
 def paging(replica: NodeReplica) -> str:

@@ -17,6 +17,7 @@ from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolRow
+from loradeck.schemas.replica_state import AckLevel, AckState
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.traffic import ColdFigures
 
@@ -150,6 +151,30 @@ async def test_a_drained_nodes_route_is_served_elsewhere_before_it_leaves(deck: 
     await placed(deck, *({*agents} - {drained}))
     await until(lambda: agents[drained].entry.current is None, "it has its tombstone")
     assert [n["trouble"] for n in (await deck.ok("GET", "pools/eu"))["nodes"] if n["node"] == drained] == ["drained"]
+
+
+@pytest.mark.parametrize("slots", [4, 0])
+async def test_an_on_demand_route_leaves_a_drained_node_loaded_and_proven_if_a_slot_is_free_for_it(
+    deck: Deck, slots: int
+) -> None:
+    agents = {name: await FakeAgent(deck, name, site="eu", slots=slots).join() for name in ("n1", "n2")}
+    await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
+    await deck.tenant(pool={"pool": "eu"}, residency="on-demand")
+    await until(lambda: deck.hub.pooled_routes.tick() or len(assigned(deck)) == 1, "it is assigned")
+    await deck.promote(await deck.release())
+    (first,) = assigned(deck)
+    (second,) = {*agents} - {first}
+    agents[second].acknowledges = False
+    await deck.ok("POST", f"nodes/{first}/drain")
+    await until(lambda: deck.hub.pooled_routes.tick() or assigned(deck) == {*agents}, "the other joins")
+    await until(lambda: KEY in agents[second].entries, "it has the entry")
+    await agents[second].ack(agents[second].entry, AckState.FLIPPED, level=AckLevel.DISK, code="not_ready")
+    await until(lambda: deck.hub.replicas.acks(KEY).get(second), "it has flipped cold")
+    if slots:
+        assert deck.hub.replicas.ready(KEY) == {first}
+        deck.hub.pooled_routes.tick()
+        await agents[second].acknowledge(agents[second].entry)
+    await placed(deck, second)
 
 
 async def test_a_route_that_comes_into_a_pool_stays_where_it_is_until_its_nodes_are_ready(deck: Deck) -> None:

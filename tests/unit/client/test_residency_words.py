@@ -22,8 +22,8 @@ def replica(**fields: object) -> NodeReplica:
     [
         ({}, "2/4", ""),
         ({"batch_slots": 4, "load_s": 0.254}, "2/4", "a load takes 0.25 s"),
-        ({"batch_slots": 2}, "2/4 in memory, unknown/2 on device", ""),
-        ({"batch_slots": 2, "on_device": 1, "evictions": 3}, "2/4 in memory, 1/2 on device", "3 turned out"),
+        ({"batch_slots": 2}, "host 2/4, device unknown/2", ""),
+        ({"batch_slots": 2, "on_device": 1, "evictions": 3}, "host 2/4, device 1/2", "3 turned out"),
     ],
 )
 def test_the_levels_are_said_where_they_differ_and_as_unknown_where_nobody_says(

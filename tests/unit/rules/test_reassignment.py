@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.serving.reassignment import A_COMMIT, AT_ONCE, Standing, step, steps, why
+from loradeck.rules.serving.reassignment import (
+    A_COMMIT,
+    AT_ONCE,
+    LOADS_WITHIN_S,
+    Standing,
+    has_joined,
+    step,
+    steps,
+    why,
+)
+from loradeck.schemas.replica_state import AckState
 
 
 def standing(now: str, wanted: str, ready: str = "", lost: str = "") -> Standing:
@@ -60,3 +70,12 @@ def test_a_step_says_why() -> None:
     assert why(standing("ba", "b", "ab"), ("b",), {}) == "a to leave it: b ready"
     shared = standing("a", "b", "a")
     assert why(shared, step(shared), {}) == "b to serve it: the pool is shared out"
+
+
+@pytest.mark.parametrize("state", AckState)
+def test_a_node_has_joined_once_it_has_proven_and_on_demand_where_it_will_not_load_unasked(state: AckState) -> None:
+    proven = state in (AckState.PROVEN, AckState.LISTED)
+    assert has_joined(state, on_demand=False, free=0, flipped_s=1e9) is proven
+    assert has_joined(state, on_demand=True, free=1, flipped_s=LOADS_WITHIN_S) is proven
+    assert has_joined(state, on_demand=True, free=0, flipped_s=0)
+    assert has_joined(state, on_demand=True, free=1, flipped_s=LOADS_WITHIN_S + 1)

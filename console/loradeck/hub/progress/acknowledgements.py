@@ -10,6 +10,7 @@ from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import counting
+from loradeck.rules.serving.reassignment import has_joined
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, Replica
 from loradeck.schemas.replica_state import AckState
@@ -92,7 +93,7 @@ class PlacedReplicas:
     def ready(self, key: PointerKey) -> set[str]:
         """The nodes that answer with a pointer's current release as they should: it is loaded, and proven or listed.
 
-        On demand it may be loaded later.
+        On demand it may be loaded later, where no slot is free.
         """
         on_demand = self._state.config(key).residency is RouteResidency.ON_DEMAND
         acks, found = self.acks(key), set[str]()
@@ -100,7 +101,8 @@ class PlacedReplicas:
             ack = acks.get(replica.replica)
             if ack is None or node.lost or replica.replica in node.silent or not ack.is_flipped:
                 continue
-            if on_demand or ack.state in (AckState.PROVEN, AckState.LISTED):
+            free, since = replica.slots - len(replica.loaded), self._fleet.clock() - (ack.flipped or 0.0)
+            if has_joined(ack.state, on_demand=on_demand, free=free, flipped_s=since):
                 found.add(node.name)
         return found
 

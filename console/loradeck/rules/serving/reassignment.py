@@ -8,12 +8,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from loradeck.schemas.ids import Name, PointerKey
+from loradeck.schemas.replica_state import AckState
 
 AT_ONCE = 32
 """Most routes that are on their way because others shall serve them; those that lack a live node are not counted."""
 
 A_COMMIT = 256
 """Most routes that take a step in one commit, so that no press of R waits long behind it."""
+
+
+LOADS_WITHIN_S = 60.0
+"""Seconds that a node which has flipped to a release on demand is waited for until it has loaded and proven it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,17 @@ class Standing:
     def is_under_way(self) -> bool:
         """Whether the wanted nodes are assigned, and others are to leave."""
         return set(self.wanted) < set(self.now)
+
+
+def has_joined(state: AckState, *, on_demand: bool, free: int, flipped_s: float) -> bool:
+    """Tells whether a node that has flipped to a route's release serves it well enough for others to leave.
+
+    It has loaded and proven it. On demand that is not waited for where no slot is `free`, since it would be loaded once
+    it is asked for, nor for ever: `flipped_s` is since when it has flipped, in seconds.
+    """
+    if state in (AckState.PROVEN, AckState.LISTED):
+        return True
+    return on_demand and (free <= 0 or flipped_s > LOADS_WITHIN_S)
 
 
 def step(at: Standing) -> tuple[Name, ...]:

@@ -25,10 +25,10 @@ FLAGS = (
 )
 
 READY = (
-    ("res", "loaded and listed in a running engine: R is a pointer move"),
-    ("warm", "the engine runs, the adapter is on disk"),
-    ("cached", "on disk only"),
-    ("absent", "has to be fetched first"),
+    ("res", "resident, at the level device or host of a running engine: R is a pointer move"),
+    ("warm", "at the level disk; the engine of its base runs"),
+    ("cached", "at the level disk; an engine of its base is to be started first"),
+    ("absent", "no files on the node: they have to be fetched first"),
     ("prep 2/3", "a promote is being prepared: done on two of three nodes; R cancels it"),
     ("y?", "R asks for y first"),
 )
