@@ -240,6 +240,11 @@ def test_capacity_is_listed_and_new_customers_and_a_promote_are_planned(
     assert fits.startswith(f"{tenant}/production to v1: fits; no route would be colder")
     for wrong in ((), ("--pool", "every", tenant, "v1"), (tenant, "v1", "--routes", 2)):
         desk.refused(2, "usage", "capacity", "plan", *wrong)
+    desk.json("route", "set", tenant, "pooled", "--pool", "every")
+    told = desk.run("node", "drain", node.name, "--yes").stdout
+    desk.json("node", "uncordon", node.name)
+    assert told.startswith("1 routes of pools leave it once others serve them; 0 would be colder")
+    desk.json("route", "set", tenant, "pooled", "--pool", "")
     desk.json("pool", "rm", "every")
 
 

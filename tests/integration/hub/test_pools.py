@@ -129,6 +129,10 @@ async def test_what_a_node_proved_when_it_served_a_route_before_makes_it_not_rea
     await until(lambda: deck.hub.pooled_routes.tick() or assigned(deck) == {first, second}, "it is to serve it again")
     deck.hub.pooled_routes.tick()
     assert deck.hub.replicas.ready(KEY) == {second}, "it has the same generation to load and prove anew"
+    for name in (first, second):
+        deck.hub.fleet.nodes[name].address = f"{name}:8000"
+    served = deck.hub.gateways._served(KEY)
+    assert (served[first], served[second]) == (AckLevel.ABSENT, AckLevel.HOST), "gateways ask it last meanwhile"
     await until(lambda: agents[first].entry.current is not None, "it has the entry")
     agents[first].acknowledges = True
     await agents[first].acknowledge(agents[first].entry)

@@ -185,6 +185,12 @@ async def drain(s: Session, name: str, yes: bool) -> None:
 
     Once a drained node is silent no move waits for it. Its replicas stay in the counts: they may answer.
     """
+    moving = await s.api.placement_preview(without=[name])
+    if moving.total and not s.out.as_json:
+        s.out.say(
+            f"{moving.total} routes of pools leave it once others serve them; {len(moving.colder)} would be colder"
+        )
+        s.out.say(f"see loradeck placement preview --without {name}")
     s.confirm(f"Drain {name}? It gets no new jobs and reports no GPU figures; it serves on until you stop it.", yes=yes)
     _print_state(s, await s.api.order_node(name, "drain"))
 
