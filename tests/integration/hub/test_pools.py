@@ -423,3 +423,15 @@ async def test_merged_weights_are_served_as_a_SKU_on_the_replicas_that_run_them_
     explained = await deck.ok("GET", "tenants/acme/routes/support/placement")
     assert [choice["node"] for choice in explained["choices"]] == ["m2"]
     assert explained["out"] == {"m1": "lost"}
+
+
+async def test_a_promote_that_does_not_fit_names_every_node_and_one_more_node_would_hold_the_same(deck: Deck) -> None:
+    for name in ("n1", "n2"):
+        await FakeAgent(deck, name, slots=2).join()
+    for tenant in ("acme", "bolt"):
+        await deck.tenant(tenant)
+        await deck.promote(await deck.release(tenant), tenant)
+    release = await deck.release("acme", seed=2)
+    path = f"tenants/acme/routes/production/capacity?promote={release}"
+    found = CapacityPlan.model_validate(await deck.ok("GET", path))
+    assert (found.short, found.fits, found.more) == (("n1", "n2"), False, None)

@@ -293,6 +293,10 @@ class NodeTables:
         """The pointers that are placed on the nodes with this table."""
         return table.members - table.withdrawn
 
+    def count(self, table: Table) -> int:
+        """Counts the pointers that are placed on the nodes with this table."""
+        return len(table.members) - len(table.withdrawn)
+
     def named(self, labels: Mapping[str, str], node: str, tenant: str) -> set[str]:
         """The releases of a tenant that a node's table names, and the base alone of each: what it was told to hold."""
         table, found = self.table(labels, node), set[str]()

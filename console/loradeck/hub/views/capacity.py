@@ -1,5 +1,6 @@
 """Capacity as it is shown: what nodes and pools hold at each level, and whether a promote or new customers fit."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mode
@@ -39,17 +40,22 @@ class Capacities:
     def rows(self) -> list[CapacityRow]:
         """Every pool, then every node that is no gateway, by name."""
         nodes = {name: node for name, node in sorted(self._fleet.nodes.items()) if not node.gateway}
-        return [*self.pools(), *(self._row(name, [node]) for name, node in nodes.items())]
+        return [*self.pools(), *(self._row(name, [node], self._placements.count(name)) for name, node in nodes.items())]
 
     def pools(self) -> list[CapacityRow]:
         """Every pool by name."""
+        routes = Counter(
+            config.pool.pool
+            for key, config in pooled(self._state.tenants)
+            if config.pool is not None and self._state.pointer(key).release is not None
+        )
         found = []
         for name, config in sorted(self._state.pools.items()):
             nodes = [self._fleet.nodes[node] for node in self._pools.slots(config)]
-            found.append(self._row(name, nodes, pool=True))
+            found.append(self._row(name, nodes, routes[name], pool=True))
         return found
 
-    def _row(self, name: Name, nodes: Sequence[Node], *, pool: bool = False) -> CapacityRow:
+    def _row(self, name: Name, nodes: Sequence[Node], routes: int, *, pool: bool = False) -> CapacityRow:
         heard = [node for node in nodes if node.link is not None and not node.lost]
         told = heard if pool else nodes  # of a node what it said last is worth more than nothing
         engines = [one for node in told for one in node.replicas if one.state is not EngineState.STOPPED]
@@ -58,10 +64,6 @@ class Capacities:
         mixed = [(held, slots) for held, slots in batch if held is not None and slots]
         cold = [node.cold for node in told if node.cold is not None]
         loads = [one.load_s for one in engines if one.load_s is not None]
-        if pool:
-            routes = sum(self._state.pointer(key).release is not None for key, _ in pooled(self._state.tenants, name))
-        else:
-            routes = len(self._placements.placed(name))
         return CapacityRow(
             name=name,
             pool=pool,
@@ -92,17 +94,23 @@ class Capacities:
         config, instead = self._state.config(key), {key: self._capacity.moved(key, candidate, now_ms)}
         before, after = Served({}, {}), Served({}, {})
         called = (key,) if config.residency is RouteResidency.ON_DEMAND else ()
+        alike: dict[tuple[object, ...], list[Name]] = {}  # nodes that hold the same
         for node, replica in self._capacity.placed(key, candidate):
             if not node.lost and replica.slots:
-                at, keys = (node.name, candidate.served_base), self._placements.placed(node.name)
-                before.held[at] = self._placements.held(*at, keys)
-                after.held[at] = replace(self._placements.held(*at, {*keys, key}, instead=instead), called=called)
+                same = (id(self._placements.table(node.name)), replica.slots, *(pin.release.id for pin in node.pins))
+                alike.setdefault(same, []).append(node.name)
+        names = {some[0]: some for some in alike.values()}
+        for first in names:
+            at, keys = (first, candidate.served_base), self._placements.placed(first)
+            before.held[at] = self._placements.held(*at, keys)
+            after.held[at] = replace(self._placements.held(*at, {*keys, key}, instead=instead), called=called)
         found = await self._placements.outlook(before, after)
+        short = tuple((name, base) for first, base in found.short for name in names[first])
         bought = None
         if more and config.pool is not None and (slots := self._usual_slots(config.pool.pool)):
             now, then = await self._placements.otherwise(config.pool.pool, slots=slots, instead=instead)
             bought = _bought(slots, await self._placements.outlook(now, then))
-        return self._plan(found, sees, bought)
+        return self._plan(replace(found, short=short), sees, bought)
 
     async def customers(self, pool: Name, routes: int, sees: Sees, *, always: bool) -> CapacityPlan:
         """Says whether so many new routes fit into a pool, and who would be colder for them.
@@ -110,7 +118,7 @@ class Capacities:
         Raises: Refused: no_replica, where no node of the pool can be given routes.
         """
         slots = self._usual_slots(pool)
-        if not slots:
+        if slots is None:
             fix = f"loradeck pool show {pool}"
             raise Refused("no_replica", f"no node of the pool {pool} can be given routes now", fix=fix)
         each = ALWAYS_SLOTS if always else ON_DEMAND_SLOTS
@@ -119,11 +127,11 @@ class Capacities:
         now, then = await self._placements.otherwise(pool, slots=slots, routes=routes, each=each)
         return self._plan(found, sees, _bought(slots, await self._placements.outlook(now, then)))
 
-    def _usual_slots(self, pool: Name) -> int:
-        """The slots of most nodes of a pool that are given routes; 0: there are none."""
+    def _usual_slots(self, pool: Name) -> int | None:
+        """The slots of most nodes of a pool that are given routes; None: there is no such node."""
         config = self._state.pools[pool]
         given = [n for name, n in self._pools.slots(config, config.base).items() if not self._pools.trouble(name)]
-        return mode(sorted(given)) if given else 0
+        return mode(sorted(given)) if given else None
 
     def _plan(self, found: Outlook[By], sees: Sees, more: OneMoreNode | None) -> CapacityPlan:
         colder = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from loradeck.hub.automation.pooled_routes import Planned, PooledRoutes, assigned_beside
-from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.fleet.node_tables import NodeTables, Table
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.log.clock import Clock
@@ -171,10 +171,17 @@ class Placements:
         traffic = {key: n for key in self._tables.entries if (n := self._usual.requests(key)) is not None}
         return await asyncio.to_thread(outlook, before.held, after.held, traffic, self._clock.now_ms())
 
+    def table(self, name: Name) -> Table:
+        """What is placed on a node now; nodes with the same labels share it."""
+        return self._tables.table(self._fleet.nodes[name].labels, name, own=False)
+
     def placed(self, name: Name) -> set[PointerKey]:
         """The routes with a release that a node serves now."""
-        node = self._fleet.nodes[name]
-        return self._tables.placed(self._tables.table(node.labels, name, own=False))
+        return self._tables.placed(self.table(name))
+
+    def count(self, name: Name) -> int:
+        """Counts the routes with a release that a node serves now."""
+        return self._tables.count(self.table(name))
 
     def requests(self, key: PointerKey) -> float | None:
         """The requests an hour that are usual on a route; None: not known yet."""
