@@ -63,6 +63,7 @@ class PlacementExplained(OfPointer, defer_build=True):
     weight: float = Field(description="of its requests, where a usual route has 1")
     choices: tuple[PlacementChoice, ...]
     out: dict[Name, str]
+    sku: str = added("", "as of the pool")
 
 
 class PlannedMove(OfPointer, defer_build=True):

@@ -422,7 +422,7 @@ async def test_merged_weights_are_served_as_a_SKU_on_the_replicas_that_run_them_
     await lose(deck, runs["m1"])
     explained = await deck.ok("GET", "tenants/acme/routes/support/placement")
     assert [choice["node"] for choice in explained["choices"]] == ["m2"]
-    assert explained["out"] == {"m1": "lost"}
+    assert (explained["out"], explained["sku"]) == ({"m1": "lost"}, "acme v1m")
 
 
 async def test_a_promote_that_does_not_fit_names_every_node_and_one_more_node_would_hold_the_same(deck: Deck) -> None:

@@ -26,7 +26,8 @@ async def explain(s: Session, at: Pointer) -> None:
     """
     found = await s.api.placement(at.tenant, at.route)
     s.out.json(found)
-    s.out.heading(f"{at} in pool {found.pool}: {found.replicas} of its nodes, weight {found.weight:g}")
+    pool = f"{found.pool}, SKU {found.sku}" if found.sku else found.pool
+    s.out.heading(f"{at} in pool {pool}: {found.replicas} of its nodes, weight {found.weight:g}")
     s.out.table(
         ("NODE", "DISTANCE", "LOAD", "FULL AT", "WHY"),
         [(c.node, f"{c.distance:.4f}", f"{c.load:g}", f"{c.room:g}", _why(c)) for c in found.choices],

@@ -88,6 +88,7 @@ class Placements:
             weight=demand.load,
             choices=tuple(choices),
             out={name: why for name, why in out.items() if name not in given},
+            sku=self._pools.sku(config.pool.pool),
         )
 
     async def preview(self, without: Collection[Name], slots: int | None, pool: Name | None) -> PlacementPreview:
