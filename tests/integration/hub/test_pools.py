@@ -129,10 +129,6 @@ async def test_what_a_node_proved_when_it_served_a_route_before_makes_it_not_rea
     await until(lambda: deck.hub.pooled_routes.tick() or assigned(deck) == {first, second}, "it is to serve it again")
     deck.hub.pooled_routes.tick()
     assert deck.hub.replicas.ready(KEY) == {second}, "it has the same generation to load and prove anew"
-    for name in (first, second):
-        deck.hub.fleet.nodes[name].address = f"{name}:8000"
-    served = deck.hub.gateways._served(KEY)
-    assert (served[first], served[second]) == (AckLevel.ABSENT, AckLevel.HOST), "gateways ask it last meanwhile"
     await until(lambda: agents[first].entry.current is not None, "it has the entry")
     agents[first].acknowledges = True
     await agents[first].acknowledge(agents[first].entry)
@@ -149,6 +145,11 @@ async def test_a_drained_nodes_route_is_served_elsewhere_before_it_leaves(deck: 
     await until(lambda: deck.hub.pooled_routes.tick() or assigned(deck) == {*agents}, "the spare joins")
     deck.hub.pooled_routes.tick()
     assert agents[drained].entry.current is not None, "and nobody leaves before it is ready"
+    for name in agents:
+        deck.hub.fleet.nodes[name].address = f"{name}:8000"
+    (stays,) = before - {drained}
+    served = deck.hub.gateways._served(KEY)
+    assert (served[stays], served[spare]) == (AckLevel.HOST, AckLevel.ABSENT), "gateways ask it last until then"
     agents[spare].acknowledges = True
     await until(lambda: KEY in agents[spare].entries, "it has the entry")
     await agents[spare].acknowledge(agents[spare].entry)
@@ -176,7 +177,7 @@ async def test_an_on_demand_route_leaves_a_drained_node_loaded_and_proven_if_a_s
     await until(lambda: deck.hub.replicas.acks(KEY).get(second), "it has flipped cold")
     if slots:
         assert deck.hub.replicas.ready(KEY) == {first}
-        deck.hub.pooled_routes.tick()
+        agents[second].acknowledges = True
         await agents[second].acknowledge(agents[second].entry)
     await placed(deck, second)
 
@@ -317,10 +318,11 @@ async def on_demand(deck: Deck, count: int, slots: int, *nodes: str) -> dict[str
 
 
 async def test_new_customers_are_planned_with_who_pays_by_measured_traffic_and_what_a_node_would_buy(
-    deck: Deck,
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await on_demand(deck, 4, 4, "n1")
-    deck.hub.usual_shares._hourly |= {(f"t{n}", "production"): 10.0 * (n + 1) for n in range(4)}
+    traffic = {(f"t{n}", "production"): 10.0 * (n + 1) for n in range(4)}
+    monkeypatch.setattr(deck.hub.usual_shares, "requests", traffic.get)
     entries = deck.hub.tables.entries
     for key, entry in list(entries.items()):  # as if they had moved long ago
         entries[key] = entry.model_copy(update={"moved_ms": 0})
@@ -414,7 +416,7 @@ async def test_merged_weights_are_served_as_a_SKU_on_the_replicas_that_run_them_
     tenant = deck.hub.log.state.tenants
     await until(lambda: deck.hub.pooled_routes.tick() or tenant["acme"].assigned.get("support"), "it is assigned")
     assert set(tenant["acme"].assigned["support"]) == {*runs}
-    body = PromoteRequest(release=sku, expected_generation=0, idempotency_key="k1").model_dump(mode="json")
+    body = PromoteRequest(release=sku, expected_generation=0, idempotency_key="key-of-sku").model_dump(mode="json")
     await deck.ok("POST", "tenants/acme/routes/support/promote?wait=proven&timeout=20", body)
     assert all(agent.entries["acme", "support"].current is not None for agent in runs.values())
     (shown,) = [row for row in await deck.ok("GET", "capacity") if row["name"] == "support"]

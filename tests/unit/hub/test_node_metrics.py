@@ -44,6 +44,7 @@ def test_slots_by_level_evictions_and_cold_starts_are_metrics_and_what_is_not_kn
         'node_on_demand_requests{node="gpu-01",what="asked"}': 100,
         'node_on_demand_requests{node="gpu-01",what="cold"}': 9,
         'node_on_demand_requests{node="gpu-01",what="refused"}': 1,
+        'node_on_demand_requests{node="gpu-01",what="hinted"}': 0,
         'node_cold_waiting{node="gpu-01"}': 3,
     }
 

@@ -173,7 +173,7 @@ class Placements:
         return await asyncio.to_thread(outlook, before.held, after.held, traffic, self._clock.now_ms())
 
     def table(self, name: Name) -> Table:
-        """What is placed on a node now; nodes with the same labels share it."""
+        """Returns what is placed on a node now; nodes with the same labels share it."""
         return self._tables.table(self._fleet.nodes[name].labels, name, own=False)
 
     def placed(self, name: Name) -> set[PointerKey]:
