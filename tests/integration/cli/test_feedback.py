@@ -1,11 +1,17 @@
-"""`loradeck feedback` against a real hub: imported, listed and erased."""
+"""`loradeck feedback` and `loradeck backlog` against a real hub: imported, listed, erased, and chosen for labelling."""
 
 from __future__ import annotations
 
 import json
+import re
+import time
+from pathlib import Path
 
+import httpx
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
+
+from loradeck.schemas.sample import Sample
 
 
 def test_feedback_is_imported_listed_and_erased(desk: Desk, tenant: str, node: SmallNode) -> None:
@@ -41,3 +47,80 @@ def test_a_malformed_file_is_refused_with_its_row_and_nothing_is_imported(
     assert done.returncode == 2
     assert "row 2" in done.stderr
     assert "up or down" in done.stderr
+
+
+def test_bad_answers_are_chosen_for_labelling_where_tenant_and_caller_agreed(
+    desk: Desk, tenant: str, node: SmallNode, tmp_path: Path
+) -> None:
+    release = give_feedback(desk, tenant, node)
+    tasks, held = tmp_path / "tasks.json", tmp_path / "held.jsonl"
+    held.write_text(
+        json.dumps({"id": "i1", "prompt": "How long does the refund take at your shop in Rome?", "answer": "a"})
+    )
+    provenance = ("--licence", "customer-owned", "--consent", "contract", "--purpose", "evaluate", "--origin", "human")
+    desk.json("suite", "add", held, "--tenant", tenant, "--name", "heldout", *provenance)
+
+    found = desk.json("backlog", "ls", tenant, "--consent", "improve")
+    assert [(one["request"], one["proposed"], one["release"]) for one in found["rows"]] == [
+        ("r-2", "Five days.", release)
+    ]
+    assert {tuple(one["requests"]): one["why"].split(":")[0] for one in found["left_out"]} == {
+        ("r-1",): "no consent to training",
+        ("r-5",): "no consent to training",
+        ("r-3",): "contaminated",
+        ("r-4",): "no question",
+    }
+    done = desk.run("backlog", "export", tenant, tasks, "--consent", "improve", "--sample-consent", "contract")
+    assert done.returncode == 0, done.stderr
+    assert f"2 tasks are in {tasks}" in done.stdout
+    assert (tasks.stat().st_mode & 0o777, tasks.with_suffix(".xml").stat().st_mode & 0o777) == (0o600, 0o600)
+    made = {one["data"]["request"]: one for one in json.loads(tasks.read_text())}
+    assert made["r-2"]["predictions"][0]["result"][0]["value"] == {"text": ["Five days."]}
+    assert (made["r-2"]["data"]["question"], made["r-2"]["data"]["answered"]) == ("How long does it take?", "no")
+    assert (made["r-5"]["data"]["alone"], made["r-5"]["data"]["consent"]) == (True, "contract")
+    named = set(re.findall(r"\$(\w+)", tasks.with_suffix(".xml").read_text()))
+    assert named <= made["r-2"]["data"].keys()
+
+
+def test_a_backlog_is_for_nobody_of_another_tenant_and_an_empty_one_is_not_written(
+    desk: Desk, tenant: str, node: SmallNode, tmp_path: Path
+) -> None:
+    give_feedback(desk, tenant, node)
+    other = f"{tenant}-other"
+    desk.json("tenant", "create", other)
+    for token in (desk.token("releaser", "--tenant", other), desk.token("viewer")):
+        for words in (("ls", tenant), ("export", tenant, tmp_path / "tasks.json")):
+            asked = ("backlog", *words, "--consent", "improve", "--hub", desk.url, "--token-file", token)
+            assert desk.refused(6, "forbidden", *asked)
+    problem = desk.refused(1, "no_backlog", "backlog", "export", tenant, tmp_path / "tasks.json")
+    assert "no consent to training" in problem["detail"]
+    assert not list(tmp_path.glob("tasks*"))
+
+
+def give_feedback(desk: Desk, tenant: str, node: SmallNode) -> str:
+    """r-1 is corrected without a consent, r-2 to r-4 with one; nobody says anything of r-5. Returns their release."""
+    policy = ("--ledger-days", "0", "--feedback-days", "30", "--sample-hours", "48", "--reason", "asked")
+    assert desk.run("tenant", "data", tenant, *policy).returncode == 0
+    release, at_ms = desk.row(tenant).live.id, time.time_ns() // 1_000_000
+    told = {"kind": "correction", "route": "production", "at_ms": at_ms, "caller": "c" * 16, "release": release}
+    rows = [
+        told | {"request": "r-1", "text": "Six days."},
+        told | {"request": "r-2", "text": "Five days.", "consent": "improve"},
+        told | {"request": "r-3", "text": "Four days.", "consent": "improve"},
+        told | {"request": "r-4", "text": "Three days.", "consent": "improve"},
+    ]
+    asked = {
+        "r-1": "And now?",
+        "r-2": "How long does it take?",
+        "r-3": "how long does the refund take at your shop in rome",
+        "r-5": "Where is my parcel?",
+    }
+    bearer = {"authorization": f"Bearer {desk.token('agent', '--node', node.name).read_text().strip()}"}
+    answer = httpx.post(f"{desk.url}/v1/tenants/{tenant}/feedback", json={"rows": rows}, headers=bearer)
+    assert answer.json() == {"kept": 4, "waiting": 0, "refused": []}
+    told = {"tenant": tenant, "route": "production", "release": release, "at_ms": at_ms, "fault": "schema"}
+    node.samples = tuple(
+        Sample.model_validate(told | {"request": request, "question": f"user: {question}", "answer": "no"})
+        for request, question in asked.items()
+    )
+    return release

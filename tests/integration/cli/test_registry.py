@@ -320,7 +320,8 @@ def test_rows_that_are_almost_items_of_a_suite_are_not_registered_without_a_reas
     desk: Desk, tenant: str, rows: Path, tmp_path: Path
 ) -> None:
     question = "my parcel with the blue lamp and both chairs has not come although your page says it was brought"
-    rows.write_text(json.dumps({"id": "i1", "prompt": question, "answer": "a"}) + "\n")
+    asked = [{"role": "user", "content": question}]
+    rows.write_text(json.dumps({"id": "i1", "messages": asked, "answer": "a"}) + "\n")
     desk.json("suite", "add", rows, "--tenant", tenant, "--name", "heldout", *PROVENANCE)
     copy = tmp_path / "copy.jsonl"
     copy.write_text(json.dumps({"prompt": question.upper() + "?", "answer": "b"}) + "\n")

@@ -15,6 +15,7 @@ OWN = {
     "combination": "parts are compared on this machine",
     "contaminated": "rows are compared with suites before anything is sent",
     "feedback_refused": "rows of a file, of which the hub says each by itself why",
+    "no_backlog": "an empty file of tasks is not written",
     "no_dataset": "a job without datasets is not sent",
     "no_gate": "a route without a gate has none to show",
     "no_hub": "nothing answers at this machine's socket",

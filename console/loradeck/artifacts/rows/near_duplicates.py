@@ -21,8 +21,8 @@ def available() -> bool:
     return importlib.util.find_spec("datasketch") is not None
 
 
-def doubles(texts: Sequence[str]) -> int:
-    """Counts the texts that nearly repeat an earlier one, in one pass, a few thousand a second."""
+def doubles(texts: Sequence[str]) -> list[int]:
+    """Returns the places, from 0, of texts that nearly repeat an earlier one, in one pass, a few thousand a second."""
     from datasketch import MinHash, MinHashLSH
 
     def sketch(text: str) -> MinHash:
@@ -34,11 +34,12 @@ def doubles(texts: Sequence[str]) -> int:
 
     before = MinHashLSH(threshold=SHARE, num_perm=PERMUTATIONS)
     earlier: dict[int, MinHash] = {}
-    found = 0
-    for line, text in enumerate(texts, start=1):
+    found = []
+    for line, text in enumerate(texts):
         made = sketch(text)
         # The index also returns texts somewhat below the share, so each one is compared.
-        found += any(made.jaccard(earlier[other]) >= SHARE for other in before.query(made))
+        if any(made.jaccard(earlier[other]) >= SHARE for other in before.query(made)):
+            found.append(line)
         before.insert(line, made)
         earlier[line] = made
     return found

@@ -3,23 +3,20 @@
 import asyncio
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from loradeck.artifacts.rows import near_duplicates, row_formats
-from loradeck.artifacts.rows.contamination import found_in
+from loradeck.artifacts.rows import row_formats
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.files import checked, entry_of, rows_of
+from loradeck.cli.shared.files import checked
 from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option
-from loradeck.cli.shared.provenance import accept_option, print_scan, provenance_of, provenance_options
+from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
+from loradeck.cli.shared.registered_rows import register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.client.blobs import download, upload
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import DatasetManifest, Provenance
 
 
 @click.group(cls=Noun)
@@ -49,46 +46,9 @@ async def add(
     provenance = provenance_of(file, sidecar, given)
     with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
         rows = await asyncio.to_thread(_as_ours, file, split, Path(folder))
-        manifest = await asyncio.to_thread(_described, rows, tenant, name, provenance)
         if rows != file:
-            s.out.say(f" {manifest.rows:,} rows of another format are registered as {rows.name}")
-        await _alike(s, rows, tenant, accept)
-        await upload(s.api, rows)
-        registered = await s.api.register_dataset(manifest, accept=accept)
-    s.out.answer(registered, f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
-    await print_scan(s, registered.digest)
-
-
-async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
-    """Looks for rows that hold an item of one of the tenant's suites, and for near-duplicate rows.
-
-    Raises: CliError: `contaminated`, unless that was accepted.
-    """
-    suites = [e for e in await s.api.suites() if e.manifest.tenant == tenant]
-    items: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
-        for suite in suites:
-            for entry in suite.manifest.files:
-                path = Path(folder, entry.sha256)
-                await download(s.api, entry.sha256, path)
-                for item in rows_of(path, ("id",)):
-                    items[f"{suite.manifest.name} {item['id']}"] = _question(item)
-    questions = [_question(row) for row in rows_of(file, ())]
-    if not near_duplicates.available():
-        s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
-    elif doubles := await asyncio.to_thread(near_duplicates.doubles, questions):
-        s.out.say(f" {doubles} rows are almost the same as one before them")
-    found = await asyncio.to_thread(lambda: list(found_in(questions, items)))
-    if found:
-        places = ", ".join(f"line {line}: {item} ({how})" for line, item, how in found[:5])
-        if not accept:
-            raise refused(
-                f"{len({line for line, *_ in found})} rows hold items of the tenant's suites",
-                where=places,
-                fix="take them out, or give the reason why they may stay (--accept-findings WHY)",
-                code="contaminated",
-            )
-        s.out.alarm(f" {len({line for line, *_ in found})} rows hold items of the tenant's suites: {places}")
+            s.out.say(f" rows of another format are registered as {rows.name}")
+        await register(s, rows, tenant, name, provenance, accept)
 
 
 @dataset.command("ls")
@@ -202,20 +162,6 @@ def _fate(place: WeightsPlace, plan: ErasurePlan) -> str:
     return "it removes them within ten minutes of the erasure, once nothing serves them"
 
 
-def _needed(row: dict[str, Any]) -> Sequence[str]:
-    """Fields that a row needs: a conversation, a pair of answers to compare, or a prompt with its answer."""
-    if "messages" in row:
-        return ("messages",)
-    return ("prompt", "chosen", "rejected") if "chosen" in row else ("prompt", "answer")
-
-
-def _question(row: dict[str, Any]) -> str:
-    """The question of a row: its prompt, or its conversation up to the answer."""
-    if "messages" in row and isinstance(row["messages"], list):
-        return " ".join(str(turn.get("content")) for turn in row["messages"][:-1] if isinstance(turn, dict))
-    return str(row.get("prompt", ""))
-
-
 def _as_ours(file: Path, split: str, folder: Path) -> Path:
     """The file itself, or its rows written anew into `folder` where they are of another format.
 
@@ -236,15 +182,3 @@ def _as_ours(file: Path, split: str, folder: Path) -> Path:
                     f"a row holds what JSON cannot say: {error}"[:300], where=where, fix=fix, code="bad_rows"
                 ) from None
     return made
-
-
-def _described(file: Path, tenant: str, name: str, provenance: Provenance) -> DatasetManifest:
-    """Reads every row before anything is sent, and builds the dataset's manifest.
-
-    Raises: CliError: a row is wrong, with its line.
-    """
-    rows = sum(1 for _ in rows_of(file, _needed))
-    if rows == 0:
-        raise misused("the file has no rows", where=str(file), fix="one JSON object a line")
-    fields = {"tenant": tenant, "name": name, "rows": rows, "files": [entry_of(file)], "provenance": provenance}
-    return checked(DatasetManifest, fields, where=str(file))

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import click
 
+from loradeck.cli.shared.backlog_sources import feedback_of
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, rows_of
 from loradeck.cli.shared.naming import moment
 from loradeck.cli.shared.options import yes_option
-from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.output import cut, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.rules.data.feedback import flaw_of
 from loradeck.schemas.feedback import (
     BATCH,
-    Feedback,
     FeedbackErase,
     FeedbackErased,
     FeedbackRow,
@@ -39,22 +39,15 @@ def feedback() -> None:
 async def ls(s: Session, tenant: str, waiting: bool, since: str | None) -> None:
     """List a tenant's feedback, oldest first. Each reading is recorded in the audit trail."""
     since_ms = moment(since, interactive=s.interactive) if since is not None else 0
-    found, after = list[Feedback](), 0
-    while True:
-        page = await s.api.feedback(tenant, after=after, waiting=waiting, limit=500)
-        found += (row for row in page.rows if row.at_ms >= since_ms)
-        if page.after is None:
-            break
-        after = page.after
     s.out.listed(
-        found,
+        [row async for row in feedback_of(s, tenant, waiting=waiting) if row.at_ms >= since_ms],
         ("GIVEN", "REQUEST", "ROUTE", "KIND", "SAYS", "RELEASE", "CHECKS", "CONSENT"),
         lambda f: (
             utc(f.at_ms),
             f.request,
             f.route,
             f.kind.value,
-            _cut(f.value or f.text),
+            cut(f.value or f.text, WIDTH),
             short(f.release) if f.release else "-",
             {True: "bad", False: "passed", None: "-"}[f.bad],
             f.consent or "-",
@@ -104,11 +97,6 @@ async def erase(s: Session, tenant: str, request_: str | None, containing: str |
     s.confirm(f"Remove feedback of {tenant} for good?", yes=yes)
     gone: FeedbackErased = await s.api.erase_feedback(tenant, FeedbackErase(request=request_, containing=containing))
     s.out.answer(gone, f"{gone.removed} rows are removed")
-
-
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 
 
 def _rows(file: Path, route: str) -> list[FeedbackRow]:

@@ -103,6 +103,12 @@ class Output:
         return f"{style}{text}{_PLAIN}" if self._colour else text
 
 
+def cut(text: str, most: int) -> str:
+    """A text on one line of so many characters at most."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def width(text: str) -> int:
     """Columns that a text takes in a terminal."""
     if text.isascii():

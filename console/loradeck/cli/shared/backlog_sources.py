@@ -1,0 +1,204 @@
+"""What a tenant's backlog is made of: feedback and samples from the hub, and questions from the customer's own records.
+
+Every reading of feedback and of samples stands in the hub's audit trail, and takes the role releaser at the tenant.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loradeck.artifacts.rows import near_duplicates
+from loradeck.artifacts.rows.contamination import folded_words, found_in
+from loradeck.cli.shared.exits import misused
+from loradeck.cli.shared.files import checked, rows_of
+from loradeck.cli.shared.registered_rows import suite_questions
+from loradeck.cli.shared.session import Session
+from loradeck.rules.data import backlog as rules
+from loradeck.schemas.backlog import BacklogRow, LeftOut, Recorded
+from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.feedback import Feedback
+from loradeck.schemas.sample import SAMPLES, NodeSample
+
+MOST = 5_000
+"""Most questions that are compared with each other; the newest are."""
+
+_NAMED = 5
+
+Request = tuple[str, str]
+"""A route, and the id of a request on it: callers may use an id twice."""
+
+
+@dataclass
+class Aside:
+    """What is left out of a backlog, and why."""
+
+    _requests: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def put(self, why: str, request: str) -> None:
+        """Notes why a request is left out."""
+        self._requests[why].append(request)
+
+    def summary(self) -> tuple[LeftOut, ...]:
+        """Returns the reasons, the most frequent first."""
+        found = sorted(self._requests.items(), key=lambda item: (-len(item[1]), item[0]))
+        return tuple(LeftOut(why=why, rows=len(ids), requests=tuple(ids[:_NAMED])) for why, ids in found)
+
+
+async def policy_of(s: Session, tenant: str) -> DataPolicy:
+    """Returns a tenant's data policy, by which nothing more is kept where it was offboarded."""
+    state = await s.api.tenant(tenant)
+    gone = {"feedback_days": 0, "sample_hours": 0} if state.offboarded else {}
+    return state.data.model_copy(update=gone)
+
+
+async def feedback_of(s: Session, tenant: str, *, waiting: bool = False) -> AsyncIterator[Feedback]:
+    """Yields a tenant's feedback, oldest first. `waiting`: what nothing vouches for yet, instead of what counts."""
+    after: int | None = 0
+    while after is not None:
+        page = await s.api.feedback(tenant, after=after, waiting=waiting, limit=500)
+        after = page.after
+        for row in page.rows:
+            yield row
+
+
+async def said_of(s: Session, tenant: str) -> dict[Request, list[Feedback]]:
+    """Returns the feedback that counts, by request."""
+    found = defaultdict[Request, list[Feedback]](list)
+    async for row in feedback_of(s, tenant):
+        found[row.route, row.request].append(row)
+    return found
+
+
+def recorded_in(file: Path | None) -> dict[str, Recorded]:
+    """Reads the customer's own records of what was asked. Raises: CliError: with the row that is wrong."""
+    found: dict[str, Recorded] = {}
+    for number, row in enumerate(rows_of(file, ("request", "question")) if file is not None else (), start=1):
+        one = checked(Recorded, row, where=f"{file}, row {number}")
+        if one.request in found:
+            raise misused("a request stands there twice", where=f"{file}, row {number}", fix="leave one out")
+        found[one.request] = one
+    return found
+
+
+async def gathered(
+    s: Session,
+    tenant: str,
+    routes: Sequence[str],
+    recorded: dict[str, Recorded],
+    *,
+    consents: Collection[str],
+    sample_basis: str,
+    now_ms: int,
+) -> tuple[list[BacklogRow], Aside]:
+    """Joins what is said of a tenant's answers with what was asked and answered, and leaves out what may not be used.
+
+    Questions come from the customer's records, and else from samples. The rows ask different things, and none holds an
+    item of the tenant's suites.
+    """
+    policy, aside = await policy_of(s, tenant), Aside()
+    said, samples = await said_of(s, tenant), await _samples(s, tenant, routes, policy)
+    rows = []
+    for key in sorted(said.keys() | samples.keys()):
+        route, request = key
+        if route not in routes:
+            continue
+        sample = samples.get(key)
+        known = next((one.release for one in said.get(key, []) if one.release is not None), None)
+        if sample is not None and known not in (None, sample.release):
+            sample = None  # another request with the same id
+        if not rules.asks(said.get(key, []), sample.fault if sample is not None else ""):
+            continue
+        own = recorded.get(request)
+        sample_ms = sample.at_ms if sample is not None and (own is None or key not in said) else None
+        at = rules.standing(
+            said.get(key, []),
+            sample_ms,
+            policy,
+            consents=consents,
+            sample_basis=sample_basis,
+            now_ms=now_ms,
+        )
+        row = at.why_not or _row(tenant, key, at, own, sample, sample_ms)
+        if isinstance(row, str):
+            aside.put(row, request)
+        elif rules.asks(at.counting, row.fault):
+            rows.append(row)
+        else:
+            aside.put("no consent to training: its callers gave none that counts", request)
+    return await _different(s, tenant, rows, aside), aside
+
+
+def _row(
+    tenant: str,
+    key: Request,
+    at: rules.Standing,
+    own: Recorded | None,
+    sample: NodeSample | None,
+    sample_ms: int | None,
+) -> BacklogRow | str:
+    """The row of a request, or why there is none."""
+    fault = sample.fault if sample is not None else ""
+    if own is None:
+        if sample is None:
+            return "no question: it has no sample, and --questions does not have it"
+        asked = rules.conversation(sample)
+        if isinstance(asked, str):
+            return asked
+        own = Recorded(request=key[1], system=asked[0], question=asked[1] or " ", answered=sample.answer)
+    if not own.question.strip():
+        return "no question: it is empty"
+    wrong, right = rules.votes(at.counting, fault)
+    releases = [one.release for one in at.counting] + [sample.release if sample is not None else None]
+    return BacklogRow(
+        **own.model_dump(),
+        tenant=tenant,
+        route=key[0],
+        at_ms=at.counting[-1].at_ms if at.counting else sample_ms or 0,
+        proposed=rules.proposed(at.counting),
+        release=next(filter(None, releases), None),
+        fault=fault,
+        consent=at.consent,
+        alone=not at.counting,
+        sample_ms=sample_ms,
+        kept_until_ms=at.until_ms,
+        wrong=wrong,
+        right=right,
+    )
+
+
+async def _different(s: Session, tenant: str, rows: Sequence[BacklogRow], aside: Aside) -> list[BacklogRow]:
+    """Leaves out rows that ask what another one asks, and rows that hold an item of one of the tenant's suites."""
+    apart = rules.once(rows, folded_words)
+    apart.sort(key=lambda row: (not row.proposed, -row.at_ms, row.request))
+    for row in apart[MOST:]:
+        aside.put(f"too many: the newest {MOST:,} questions are compared", row.request)
+    del apart[MOST:]
+    questions = [row.question for row in apart]
+    held = {
+        line - 1 for line, *_ in await asyncio.to_thread(list, found_in(questions, await suite_questions(s, tenant)))
+    }
+    alike = set[int]()
+    if near_duplicates.available():
+        alike = set(await asyncio.to_thread(near_duplicates.doubles, questions))
+    else:
+        s.out.say(" questions that are almost the same were not looked for: pip install 'loradeck[data]'")
+    for at, row in enumerate(apart):
+        if at in held:
+            aside.put("contaminated: it holds an item of the tenant's suites", row.request)
+        elif at in alike:
+            aside.put("asked already: another row asks almost the same", row.request)
+    return [row for at, row in enumerate(apart) if at not in held | alike]
+
+
+async def _samples(s: Session, tenant: str, routes: Sequence[str], policy: DataPolicy) -> dict[Request, NodeSample]:
+    """The samples of bad answers that nodes keep now; none where the tenant has none kept."""
+    found: dict[Request, NodeSample] = {}
+    for route in routes if policy.sample_hours else ():
+        sampled = await s.api.samples(tenant, route, release=None, last=SAMPLES)
+        found |= {(route, row.request): row for row in sampled.rows}
+        for node in sampled.nodes:
+            if node.why:
+                s.out.say(f" not all samples of {route}: {node.node}: {node.why}")
+    return found

@@ -1,0 +1,97 @@
+"""Rows that become a dataset: checked on this machine, compared with the tenant's suites, sent and registered."""
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loradeck.artifacts.rows import near_duplicates
+from loradeck.artifacts.rows.contamination import found_in
+from loradeck.artifacts.rows.suite_items import items_in
+from loradeck.cli.shared.exits import misused, refused
+from loradeck.cli.shared.files import checked, entry_of, rows_of
+from loradeck.cli.shared.provenance import print_scan
+from loradeck.cli.shared.session import Session
+from loradeck.client.blobs import download, upload
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import DatasetManifest, Provenance
+
+
+async def register(s: Session, rows: Path, tenant: str, name: str, provenance: Provenance, accept: str) -> None:
+    """Checks a file of rows of ours, sends it, registers it as a dataset, and prints what the scan found.
+
+    `accept`: why rows may stay that hold items of suites, or that the hub's scan finds; empty: they are refused.
+
+    Raises: CliError: a row is wrong, or `contaminated`. ApiError: the hub refuses it.
+    """
+    manifest = await asyncio.to_thread(_described, rows, tenant, name, provenance)
+    await _alike(s, rows, tenant, accept)
+    await upload(s.api, rows)
+    registered = await s.api.register_dataset(manifest, accept=accept)
+    s.out.answer(registered, f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
+    await print_scan(s, registered.digest)
+
+
+async def suite_questions(s: Session, tenant: str) -> dict[str, str]:
+    """Returns the questions of a tenant's suites: the suite's name and the item's id -> question."""
+    items: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
+        for suite in [e for e in await s.api.suites() if e.manifest.tenant == tenant]:
+            for entry in suite.manifest.files:
+                path = Path(folder, entry.sha256)
+                await download(s.api, entry.sha256, path)
+                for item in items_in({entry.path: path}):
+                    said = "\n".join(message["content"] for message in item.prompt if message["role"] == "user")
+                    items[f"{suite.manifest.name} {item.id}"] = said
+    return items
+
+
+async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
+    """Looks for rows that hold an item of one of the tenant's suites, and for near-duplicate rows.
+
+    Raises: CliError: `contaminated`, unless that was accepted.
+    """
+    items = await suite_questions(s, tenant)
+    questions = [_question(row) for row in rows_of(file, ())]
+    if not near_duplicates.available():
+        s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
+    elif doubles := await asyncio.to_thread(near_duplicates.doubles, questions):
+        s.out.say(f" {len(doubles)} rows are almost the same as one before them")
+    found = await asyncio.to_thread(lambda: list(found_in(questions, items)))
+    if found:
+        places = ", ".join(f"line {line}: {item} ({how})" for line, item, how in found[:5])
+        if not accept:
+            raise refused(
+                f"{len({line for line, *_ in found})} rows hold items of the tenant's suites",
+                where=places,
+                fix="take them out, or give the reason why they may stay (--accept-findings WHY)",
+                code="contaminated",
+            )
+        s.out.alarm(f" {len({line for line, *_ in found})} rows hold items of the tenant's suites: {places}")
+
+
+def _needed(row: dict[str, Any]) -> Sequence[str]:
+    """Fields that a row needs: a conversation, a pair of answers to compare, or a prompt with its answer."""
+    if "messages" in row:
+        return ("messages",)
+    return ("prompt", "chosen", "rejected") if "chosen" in row else ("prompt", "answer")
+
+
+def _question(row: dict[str, Any]) -> str:
+    """The question of a row: its prompt, or its conversation up to the answer."""
+    if "messages" in row and isinstance(row["messages"], list):
+        return " ".join(str(turn.get("content")) for turn in row["messages"][:-1] if isinstance(turn, dict))
+    return str(row.get("prompt", ""))
+
+
+def _described(file: Path, tenant: str, name: str, provenance: Provenance) -> DatasetManifest:
+    """Reads every row before anything is sent, and builds the dataset's manifest.
+
+    Raises: CliError: a row is wrong, with its line.
+    """
+    rows = sum(1 for _ in rows_of(file, _needed))
+    if rows == 0:
+        raise misused("the file has no rows", where=str(file), fix="one JSON object a line")
+    fields = {"tenant": tenant, "name": name, "rows": rows, "files": [entry_of(file)], "provenance": provenance}
+    return checked(DatasetManifest, fields, where=str(file))

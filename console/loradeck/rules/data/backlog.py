@@ -1,0 +1,182 @@
+"""Rules of the backlog: which answers may be labelled and trained on, which ask the same, and which are labelled first.
+
+Three metrics choose, in turns, and each is between 0 and 1:
+
+- uncertain: the entropy, in bits, of the votes on an answer, of callers and of the route's checks, with one vote added
+  on either side (vote entropy, Dagan and Engelson 1995; Laplace's rule);
+- diverse: the Jaccard distance of a question's words to the nearest row that is chosen already (the greedy of Gonzalez
+  1985, which is at most twice as far from every row as the best choice of that many);
+- edge: how rare a question's words are, as the mean of log(rows / rows with the word) / log(rows).
+
+Equal rows go by how diverse they are, and then by their request ids.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from loradeck.rules.data.feedback import corrects
+from loradeck.rules.data.policy import DAY_MS
+from loradeck.schemas.backlog import BacklogRow, Chosen
+from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.feedback import Feedback, FeedbackKind
+from loradeck.schemas.sample import Sample
+
+HOUR_MS = 3_600_000
+
+
+class Standing(NamedTuple):
+    """Whether a request may be used: why not, or by which consent and until when. Times in ms since 1970 UTC."""
+
+    why_not: str = ""
+    consent: str = ""
+    until_ms: int = 0
+    counting: tuple[Feedback, ...] = ()
+
+
+def standing(
+    said: Sequence[Feedback],
+    sampled_ms: int | None,
+    policy: DataPolicy,
+    *,
+    consents: Collection[str],
+    sample_basis: str,
+    now_ms: int,
+) -> Standing:
+    """Decides whether what is known of one request may be labelled and trained on.
+
+    Args:
+        said: the feedback on it. What came without a consent that counts is passed over.
+        sampled_ms: when it was asked, where a sample says what, or nobody said anything; None: neither.
+        consents: classes of callers' consent that allow training.
+        sample_basis: on which basis samples are used that nobody said anything of; empty: they are not.
+    """
+    counting = tuple(sorted((one for one in said if one.consent in consents), key=lambda one: one.at_ms))
+    if said and not counting:
+        return Standing("no consent to training: its callers gave none that counts")
+    if not said and not sample_basis:
+        return Standing("no consent to training: nobody said anything of it, and --sample-consent names no basis")
+    ends = [one.at_ms + policy.feedback_days * DAY_MS for one in counting[-1:]]
+    if sampled_ms is not None:
+        ends.append(sampled_ms + policy.sample_hours * HOUR_MS)
+    if (said and not policy.feedback_days) or (sampled_ms is not None and not policy.sample_hours):
+        return Standing("opted out: the tenant has no such data kept any more")
+    if min(ends) <= now_ms:
+        return Standing("retention over: it is older than the tenant lets it be kept")
+    return Standing("", counting[-1].consent if counting else sample_basis, min(ends), counting)
+
+
+def votes(said: Iterable[Feedback], fault: str) -> tuple[int, int]:
+    """Counts who says that an answer was wrong, and who that it was right; the route's checks have one vote.
+
+    `fault`: the check that a sample of it failed; empty: there is none.
+    """
+    told = [verdict for one in said if (verdict := corrects(one)) is not None]
+    checks = {one.bad for one in said if one.bad is not None} | ({True} if fault else set())
+    told += [True] if True in checks else [False] if checks else []
+    return sum(told), len(told) - sum(told)
+
+
+def proposed(said: Sequence[Feedback]) -> str:
+    """The newest correction, or the newest class that an answer should have been given; empty: there is none."""
+    for kind in (FeedbackKind.CORRECTION, FeedbackKind.LABEL):
+        if found := [one for one in said if one.kind is kind]:
+            newest = max(found, key=lambda one: one.at_ms)
+            return newest.text or newest.value
+    return ""
+
+
+def asks(said: Sequence[Feedback], fault: str) -> bool:
+    """Tells whether an answer belongs to the backlog: somebody or a check calls it wrong, or says what it should be."""
+    return votes(said, fault)[0] > 0 or bool(proposed(said))
+
+
+def conversation(sample: Sample) -> tuple[str, str] | str:
+    """Returns (system message, question) of a sample's text, or why it is none that can be trained on.
+
+    A sample has a line "role: text" for each message, and "[...]" where its beginning was cut off.
+    """
+    if sample.question.startswith("[...]"):
+        return "cut: the sample has only the end of its question"
+    parts: list[tuple[str, str]] = []
+    for line in sample.question.split("\n"):
+        role, colon, rest = line.partition(": ")
+        if colon and role in ("system", "developer", "user", "assistant", "tool", "function"):
+            parts.append((role, rest))
+        elif parts:
+            parts[-1] = (parts[-1][0], f"{parts[-1][1]}\n{line}")
+        else:
+            parts.append(("user", line))
+    match [role for role, _ in parts]:
+        case ["user"]:
+            return "", parts[0][1]
+        case ["system" | "developer", "user"]:
+            return parts[0][1], parts[1][1]
+        case _:
+            return "several turns: a sample does not say for certain where each begins"
+
+
+def once(rows: Sequence[BacklogRow], words: Callable[[str], Sequence[str]]) -> list[BacklogRow]:
+    """Joins rows that ask the same: one row of each question, with the votes of all.
+
+    The newest that proposes an answer stands for them, else the newest. `words`: the folded words of a text.
+    """
+    same: dict[tuple[str, ...], list[BacklogRow]] = defaultdict(list)
+    for row in rows:
+        same[(*words(row.system), "\n", *(words(row.question) or (row.question,)))].append(row)
+    return [
+        max(group, key=lambda row: (bool(row.proposed), row.at_ms, row.request)).model_copy(
+            update={
+                "times": sum(row.times for row in group),
+                "wrong": sum(row.wrong for row in group),
+                "right": sum(row.right for row in group),
+            }
+        )
+        for group in same.values()
+    ]
+
+
+def uncertainty(wrong: int, right: int) -> float:
+    """The entropy of the votes on an answer, in bits, with one vote added on either side."""
+    share = (wrong + 1) / (wrong + right + 2)
+    return -share * math.log2(share) - (1 - share) * math.log2(1 - share)
+
+
+def rarity(words: Sequence[frozenset[str]]) -> list[float]:
+    """Tells how rare each question's words are, from 0 (they are in every question) to 1 (in this one alone)."""
+    having = Counter(word for one in words for word in one)
+    most = math.log(max(2, len(words)))
+    return [sum(math.log(len(words) / having[word]) / most for word in one) / max(1, len(one)) for one in words]
+
+
+def choose(rows: Sequence[BacklogRow], words: Sequence[frozenset[str]], most: int) -> list[BacklogRow]:
+    """Chooses the rows that are labelled first, `most` at most: an uncertain, a diverse, and an edge one, in turns.
+
+    `words`: the distinct words of each row's question.
+    """
+    edge, apart = rarity(words), [1.0] * len(rows)
+    left, chosen = set(range(len(rows))), list[BacklogRow]()
+    turns = tuple(Chosen)
+    while left and len(chosen) < most:
+        turn = turns[len(chosen) % len(turns)]
+
+        def rank(at: int, turn: Chosen = turn) -> tuple[float, float, str]:
+            row = rows[at]
+            metric = {
+                Chosen.UNCERTAIN: uncertainty(row.wrong, row.right),
+                Chosen.DIVERSE: apart[at],
+                Chosen.EDGE: edge[at],
+            }
+            return -metric[turn], -apart[at], row.request
+
+        best = min(left, key=rank)
+        left.remove(best)
+        chosen.append(rows[best].model_copy(update={"chosen": turn}))
+        for at in left:
+            apart[at] = min(apart[at], _distance(words[at], words[best]))
+    return chosen
+
+
+def _distance(one: frozenset[str], other: frozenset[str]) -> float:
+    return 1 - len(one & other) / max(1, len(one | other))

@@ -1,0 +1,92 @@
+"""The backlog: answers to be labelled, as tasks of Label Studio's JSON format, and what was left out of them."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from loradeck.schemas.feedback import RequestId
+from loradeck.schemas.ids import Digest, Name, Strict, Whole, Wire
+
+LONGEST = 1 << 18
+"""Most characters of a question or an answer."""
+
+
+class Recorded(Strict):
+    """One request from a customer's own records, for `--questions`: what was asked under a request id, and answered."""
+
+    request: RequestId
+    question: str = Field(min_length=1, max_length=LONGEST)
+    system: str = Field("", max_length=LONGEST, description="the system message before the question")
+    answered: str = Field("", max_length=LONGEST)
+
+
+class Chosen(StrEnum):
+    """Why a row was chosen to be labelled."""
+
+    UNCERTAIN = "uncertain"
+    DIVERSE = "diverse"
+    EDGE = "edge"
+
+
+class BacklogRow(Recorded):
+    """An answer that somebody should label: the `data` of a task.
+
+    `proposed`: the caller's correction or class; empty: none was given.
+    """
+
+    tenant: Name
+    route: Name
+    at_ms: Whole
+    proposed: str = Field("", max_length=LONGEST)
+    release: Digest | None = Field(None, description="what answered, where that is known")
+    fault: str = Field("", max_length=40, description="the check that called the answer bad, where a sample says so")
+    consent: str = Field(max_length=64, description="class of the caller's consent, or basis of the sample's use")
+    alone: bool = Field(description="nobody said anything of it: it is a sample of a bad answer alone")
+    sample_ms: Whole | None = Field(description="when it was asked, where a sample says what; None: your records do")
+    kept_until_ms: Whole = Field(description="until when the tenant's policy lets it be kept")
+    wrong: int = Field(0, ge=0, description="callers and checks that say it was wrong")
+    right: int = Field(0, ge=0, description="callers and checks that say it was right")
+    times: int = Field(1, ge=1, description="requests that asked the same")
+    chosen: Chosen | None = None
+
+
+class LeftOut(Wire):
+    """What was left out for one reason. `requests`: the first few ids."""
+
+    why: str
+    rows: int
+    requests: tuple[str, ...]
+
+
+class Backlog(Wire):
+    """A tenant's backlog: rows in the order in which they were chosen, and what was left out."""
+
+    tenant: Name
+    rows: tuple[BacklogRow, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """The rows as Label Studio imports them. A proposed answer stands in the answer's field, to be accepted."""
+        return [
+            {"data": row.model_dump(mode="json"), "predictions": [_prediction(row.proposed)] if row.proposed else []}
+            for row in self.rows
+        ]
+
+
+def _prediction(text: str) -> dict[str, Any]:
+    value = {"from_name": "label", "to_name": "question", "type": "textarea", "value": {"text": [text]}}
+    return {"model_version": "caller", "result": [value]}
+
+
+LABELLING = """<View>
+  <Text name="system" value="$system"/>
+  <Header value="Asked"/>
+  <Text name="question" value="$question"/>
+  <Header value="Answered"/>
+  <Text name="answered" value="$answered"/>
+  <Header value="The right answer"/>
+  <TextArea name="label" toName="question" maxSubmissions="1" editable="true" required="true" rows="6"/>
+</View>
+"""
+"""The labelling configuration of a Label Studio project for these tasks."""
