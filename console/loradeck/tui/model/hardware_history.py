@@ -30,34 +30,31 @@ class Figure(IntEnum):
 
 
 class Ring:
-    """The last SLOTS values of a few figures."""
+    """The last SLOTS values of a few figures. It takes as much memory as it has values: most nodes are seen once."""
+
+    __slots__ = ("_figures", "_values", "last")
 
     def __init__(self, figures: int) -> None:
         self._figures = figures
-        self._values = array("h", [_GAP]) * (SLOTS * figures)
+        self._values = array("h")
         self.last = -SLOTS
 
     def put(self, slot: int, values: Sequence[float | None]) -> None:
         """A slot's values; slots that were passed over become gaps. A slot that has some keeps them."""
         if slot <= self.last:
             return
-        for passed in range(max(self.last + 1, slot - SLOTS + 1), slot):
-            self._write(passed, [None] * self._figures)
-        self._write(slot, values)
+        passed = min(slot - self.last - 1, SLOTS) if self._values else 0
+        self._values.extend([_GAP] * (passed * self._figures))
+        self._values.extend(_GAP if value is None else max(0, min(32_767, round(value))) for value in values)
+        del self._values[: -SLOTS * self._figures]
         self.last = slot
-
-    def _write(self, slot: int, values: Sequence[float | None]) -> None:
-        at = slot % SLOTS * self._figures
-        for i, value in enumerate(values):
-            self._values[at + i] = _GAP if value is None else max(0, min(32_767, round(value)))
 
     def series(self, figure: int, slot: int) -> list[float | None]:
         """SLOTS values up to a slot, oldest first."""
-        found: list[float | None] = []
-        for at in range(slot - SLOTS + 1, slot + 1):
-            value = self._values[at % SLOTS * self._figures + figure] if self.last - SLOTS < at <= self.last else _GAP
-            found.append(None if value == _GAP else value)
-        return found
+        values = self._values[figure :: self._figures]
+        first = self.last - len(values) + 1
+        found = (values[at - first] if first <= at <= self.last else _GAP for at in range(slot - SLOTS + 1, slot + 1))
+        return [None if value == _GAP else value for value in found]
 
 
 @dataclass
