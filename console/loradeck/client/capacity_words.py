@@ -44,5 +44,5 @@ def lines(plan: CapacityPlan, most: int = 10) -> Iterator[str]:
         yield f"requests that meet a loaded release, by the last 14 days: {share(now)} now, {share(then)} then"
     if (more := plan.more) is not None:
         still = f"does not fit on {', '.join(more.short)}" if more.short else "fits"
-        met = "" if more.resident is None else f", {share(more.resident)} meet a loaded release"
-        yield (f"with one more node of {more.slots} slots: {still}; {more.colder} colder, {more.warmer} warmer{met}")
+        met = "" if more.resident[1] is None else f", {share(more.resident[1])} meet a loaded release"
+        yield (f"with one more node of {more.slots} slots: {still}; {more.total} colder, {more.warmer} warmer{met}")

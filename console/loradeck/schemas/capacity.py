@@ -1,5 +1,7 @@
 """Capacity: what nodes and pools hold at each level, and what a promote or new customers would change for others."""
 
+from __future__ import annotations
+
 from pydantic import Field
 
 from loradeck.schemas.ids import Name, Wire
@@ -51,16 +53,6 @@ class ColderRoute(Wire):
     requests_h: float | None
 
 
-class OneMoreNode(Wire):
-    """What the same would be with one more node in the pool, of as many slots as most of its nodes have."""
-
-    slots: int
-    short: tuple[Name, ...]
-    colder: int
-    warmer: int = Field(description="routes whose live release would have a slot that has none now")
-    resident: float | None
-
-
 class CapacityPlan(Wire, defer_build=True):
     """Whether a promote, or new routes, fit, and who would be colder for it. Nothing has moved.
 
@@ -76,8 +68,12 @@ class CapacityPlan(Wire, defer_build=True):
     resident: tuple[float | None, float | None] = Field(
         description="shares of the measured requests that meet a loaded release, now and then; None: none was measured"
     )
-    more: OneMoreNode | None = Field(
-        None, description="None: not asked for, or the route is placed by labels, so that one more node holds the same"
+    warmer: int = Field(description="routes whose live release would have a slot that has none now")
+    slots: int = Field(0, description="of one more node, as many as most of the pool's have; 0: it is without one")
+    more: CapacityPlan | None = Field(
+        None,
+        description="with one more node; None: not asked for, or the route is placed by labels, so that one more holds "
+        "the same",
     )
 
     @property

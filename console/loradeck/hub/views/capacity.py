@@ -13,7 +13,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.pools import pooled
 from loradeck.rules.serving.capacity import ALWAYS_SLOTS, ON_DEMAND_SLOTS, Outlook
-from loradeck.schemas.capacity import MOST_NAMED, CapacityPlan, CapacityRow, ColderRoute, OneMoreNode
+from loradeck.schemas.capacity import MOST_NAMED, CapacityPlan, CapacityRow, ColderRoute
 from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.release import Release
 from loradeck.schemas.replica_state import EngineState
@@ -109,7 +109,7 @@ class Capacities:
         bought = None
         if more and config.pool is not None and (slots := self._usual_slots(config.pool.pool)):
             now, then = await self._placements.otherwise(config.pool.pool, slots=slots, instead=instead)
-            bought = _bought(slots, await self._placements.outlook(now, then))
+            bought = self._plan(await self._placements.outlook(now, then), sees, None, slots)
         return self._plan(replace(found, short=short), sees, bought)
 
     async def customers(self, pool: Name, routes: int, sees: Sees, *, always: bool) -> CapacityPlan:
@@ -125,7 +125,8 @@ class Capacities:
         now, then = await self._placements.otherwise(pool, routes=routes, each=each)
         found = await self._placements.outlook(now, then)
         now, then = await self._placements.otherwise(pool, slots=slots, routes=routes, each=each)
-        return self._plan(found, sees, _bought(slots, await self._placements.outlook(now, then)))
+        more = self._plan(await self._placements.outlook(now, then), sees, None, slots)
+        return self._plan(found, sees, more)
 
     def _usual_slots(self, pool: Name) -> int | None:
         """The slots of most nodes of a pool that are given routes; None: there is no such node."""
@@ -133,33 +134,21 @@ class Capacities:
         given = [n for name, n in self._pools.slots(config, config.base).items() if not self._pools.trouble(name)]
         return mode(sorted(given)) if given else None
 
-    def _plan(self, found: Outlook[By], sees: Sees, more: OneMoreNode | None) -> CapacityPlan:
+    def _plan(self, found: Outlook[By], sees: Sees, more: CapacityPlan | None, slots: int = 0) -> CapacityPlan:
         colder = [
             ColderRoute(tenant=key[0], route=key[1], requests_h=self._placements.requests(key))
             for key in found.colder
             if sees(key[0])
         ]
         return CapacityPlan(
-            short=_names(found),
+            short=tuple(sorted({node for node, _ in found.short})),
             colder=tuple(colder[:MOST_NAMED]),
             total=len(found.colder),
             resident=found.resident,
+            warmer=len(found.warmer),
+            slots=slots,
             more=more,
         )
-
-
-def _bought(slots: int, found: Outlook[By]) -> OneMoreNode:
-    return OneMoreNode(
-        slots=slots,
-        short=_names(found),
-        colder=len(found.colder),
-        warmer=len(found.warmer),
-        resident=found.resident[1],
-    )
-
-
-def _names(found: Outlook[By]) -> tuple[Name, ...]:
-    return tuple(sorted({node for node, _ in found.short}))
 
 
 def _sum(figures: Iterable[int]) -> int | None:
