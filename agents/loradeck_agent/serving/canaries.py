@@ -72,7 +72,10 @@ async def take(engine: EngineReplica, model: str, canaries: Sequence[Conversatio
 async def recorded_base(
     engine: EngineReplica, records: CanaryRecords, tenant: str, canaries: Canaries
 ) -> CanaryRecord | None:
-    """The base's own record for these canaries; taken now where nobody has recorded them."""
+    """The base's own record for these canaries; taken now where nobody has recorded them.
+
+    The base answers each tenant alike: what it was asked for one is not asked again for another.
+    """
     build = engine.build
     ref = base_ref(tenant, build.base)
     record = await records.find(ref.id, build.build, map(prompt_digest, canaries))
@@ -80,7 +83,10 @@ async def recorded_base(
     missing = [messages for messages in canaries if prompt_digest(messages) not in have]
     if not missing:
         return record
-    return await records.add(ref, build.build, await take(engine, build.base_name, missing))
+    said = records.said_by_bases.setdefault((build.base, build.build.key), {})
+    unasked = [messages for messages in missing if prompt_digest(messages) not in said]
+    said.update((item.prompt, item) for item in await take(engine, build.base_name, unasked))
+    return await records.add(ref, build.build, [said[prompt_digest(messages)] for messages in missing])
 
 
 async def verify_idle(

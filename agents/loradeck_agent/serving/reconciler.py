@@ -8,15 +8,14 @@ files were verified, the engine lists it, and its canaries were answered as reco
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
-from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import AckState, EngineState
@@ -37,7 +36,9 @@ from loradeck_agent.serving.canaries import (
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.cold_loads import Demand
 from loradeck_agent.serving.engine_api import Canaries, same_folder
+from loradeck_agent.serving.load_failures import LoadFailures
 from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.serving.steps_beside import StepsBeside
 from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
@@ -56,24 +57,16 @@ SHORT_S = 5.0
 """How soon to look again: an unload did not come about; the release of a slot that is needed still answers; a wanted
 release has no slot."""
 
-RETRY_REACH_S = 10.0
-RETRY_FAULT_S = 60.0
-"""Longest pauses after a failed load: where the hub did not answer; where the artifact or the engine is at fault."""
-
-FETCHES = 4
-"""How many releases are fetched for one engine's rounds at a time."""
-
 PREPARED_S = 120.0
 """How long a prepared release is kept when no entry names it: its commit is on the way, or never comes."""
 
 
-@dataclass
-class _Failure:
-    error: AgentError
-    times: int
-    retry_at: float
-    moves: frozenset[tuple[PointerKey, tuple[int, int]]]
-    """Pointers that named the release as their current one, with their fences. A later move to it does not wait."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A release that an engine holds. `boot`: of the engine; `began`: when its load did, None: it was held before."""
+
+    boot: str
+    began: float | None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -96,18 +89,17 @@ class Reconciler:
     acked: Callable[[tuple[Ack, ...]], Awaitable[None]]
     missed: Callable[[], None]
     demand: Demand = field(default_factory=Demand)
-    _failures: dict[tuple[str, str], _Failure] = field(default_factory=dict)
     _prepared: dict[str, tuple[ReleaseRef, float]] = field(default_factory=dict)
     _evaluated: dict[str, ReleaseRef] = field(default_factory=dict)
     """Releases that an evaluation asks, which give way to everything that is served or prepared."""
-    _fetching: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
-    """By engine and release: the files that are fetched beside the rounds."""
     _pushing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _router_up: asyncio.Event = field(default_factory=asyncio.Event)
     _look_until: float = field(default_factory=lambda: time.monotonic() + LOOK_S)
 
     def __post_init__(self) -> None:
+        self._failures = LoadFailures(self.table, self.acks)
         self._wakes = {engine.name: asyncio.Event() for engine in self.engines}
+        self._fetching, self._asking = (StepsBeside(self._failures, lambda name: self._wakes[name].set()) for _ in "fa")
 
     # ---- what is wanted ------------------------------------------------------------------------------------
 
@@ -168,7 +160,7 @@ class Reconciler:
             tuple(engine.loaded),
             base=engine.build.base,
             pins=tuple(self.table.pins.values()),
-            busy=use.held,
+            busy=(*use.held, *self._asking.releases(engine.name)),
             answering=use.answering.get(engine.name, ()),
             now_ms=int(time.time() * 1000),
             traffic=self.demand.traffic,
@@ -216,8 +208,8 @@ class Reconciler:
                         log.exception("a round on %s broke", engine.name)
                         pause = SHORT_S
         finally:
-            for task in self._fetching.values():
-                task.cancel()
+            self._fetching.cancel(engine.name)
+            self._asking.cancel(engine.name)
 
     async def _round(self, engine: EngineReplica) -> float:
         """Runs one round. Returns seconds until the next one is due."""
@@ -240,7 +232,7 @@ class Reconciler:
             if plan.drain:
                 due = min(due, DRAIN_S)
             for ref in plan.fetch:
-                due = min(due, self._begin_fetch(engine, ref))
+                due = min(due, self._fetch(engine, ref))
             for ref in (*plan.load, *self._closed(engine, plan)):
                 due = min(due, await self._attempt(engine, ref, self._load_wanted))
                 if self._wakes[engine.name].is_set():
@@ -270,66 +262,39 @@ class Reconciler:
         self, engine: EngineReplica, ref: ReleaseRef, step: Callable[[EngineReplica, ReleaseRef], Awaitable[float]]
     ) -> float:
         """A step towards serving a release, unless it failed a moment ago. Returns seconds until it is due again."""
-        if (pause := self._pause(engine, ref)) > 0:
+        if (pause := self._failures.pause(engine.name, ref)) > 0:
             return pause
         try:
             return await step(engine, ref)
         except AgentError as error:
-            return await self._failed(engine, ref, error)
+            return await self._failures.note(engine.name, ref, error)
 
-    def _pause(self, engine: EngineReplica, ref: ReleaseRef) -> float:
-        """Seconds for which a release is not tried that failed a moment ago, unless a pointer has moved to it since."""
-        failure = self._failures.get((engine.name, ref.id))
-        if failure is None or not failure.moves >= self._moves_to(ref):
-            return 0.0
-        return failure.retry_at - time.monotonic()
-
-    def _begin_fetch(self, engine: EngineReplica, ref: ReleaseRef) -> float:
-        """Has a release's files fetched beside the rounds, however slow the hub is. A round follows once they are here.
-
-        Returns seconds until it is due again.
-        """
-        key, pause = (engine.name, ref.id), self._pause(engine, ref)
-        if pause > 0:
+    def _fetch(self, engine: EngineReplica, ref: ReleaseRef) -> float:
+        """Has a release's files fetched beside the rounds. Returns seconds until it is due again."""
+        if (pause := self._failures.pause(engine.name, ref)) > 0:
             return pause
-
-        async def fetch() -> None:
-            try:
-                await self._files(engine, ref)
-            except AgentError as error:
-                await self._failed(engine, ref, error)
-            except Exception:
-                log.exception("the files of %s %s cannot be fetched", ref.release.tenant, ref.label or ref.id[:6])
-                await asyncio.sleep(SHORT_S)
-            finally:
-                del self._fetching[key]
-                self._wakes[engine.name].set()
-
-        if key not in self._fetching and sum(name == engine.name for name, _ in self._fetching) < FETCHES:
-            self._fetching[key] = asyncio.create_task(fetch())
+        self._fetching.begin(engine.name, ref, partial(self._files, engine, ref))
         return ROUND_S
 
     def _closed(self, engine: EngineReplica, plan: residency.Residency) -> list[ReleaseRef]:
         """Releases that the engine holds, to which nobody is admitted, and that keep their slots."""
-        closed = engine.loaded.keys() - engine.ready - set(plan.drain)
+        closed = engine.loaded.keys() - engine.ready - set(plan.drain) - self._asking.releases(engine.name)
         refs = {ref.id: ref for entry in self._named() for ref in entry.refs if ref.id in closed} if closed else {}
         return list(refs.values())
 
-    def _moves_to(self, ref: ReleaseRef) -> frozenset[tuple[PointerKey, tuple[int, int]]]:
-        """The moves by which pointers name a release as their current one."""
-        entries = self.table.entries.values()
-        return frozenset((e.key, e.fence) for e in entries if e.current is not None and e.current.id == ref.id)
-
     def failing(self) -> set[str]:
         """Releases that no engine here can answer with, and whose load has failed a moment ago."""
-        now, ready = time.monotonic(), {release for engine in self.engines for release in engine.ready}
-        return {ref for (_, ref), failure in self._failures.items() if failure.retry_at > now} - ready
+        return self._failures.now() - {release for engine in self.engines for release in engine.ready}
 
     async def _load_wanted(self, engine: EngineReplica, ref: ReleaseRef) -> float:
         if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
             return UNLOAD_RETRY_S  # a slot comes free when the last stream on it ends
         canaries = canaries_of(self._named(), ref.id)
-        await self._load(engine, ref, canaries, again=engine.verified.get(ref.id) == canaries)
+        loaded = await self._bring_in(engine, ref)
+        if engine.verified.get(ref.id) == canaries:  # it has answered them in this lifetime of the engine
+            await self._let_in(engine, ref, loaded)
+        else:
+            self._asking.begin(engine.name, ref, partial(self._verify, engine, ref, canaries, loaded))
         return ROUND_S
 
     async def _admit_merged(self, engine: EngineReplica, ref: ReleaseRef) -> float:
@@ -352,7 +317,7 @@ class Reconciler:
     async def _may_be_asked(self, engine: EngineReplica, ref: ReleaseRef) -> None:
         """Makes a release that was added to an engine durable, and gives the router the engines."""
         await engine.keep_ready()
-        self._failures.pop((engine.name, ref.id), None)
+        self._failures.over(engine.name, ref.id)
         await self.push_engines()
 
     def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
@@ -397,24 +362,6 @@ class Reconciler:
             if entry.current is not None and engine.runs(entry.current):
                 await self.acks.post(ack_about(entry, engine.name, AckState.FAILED, verdict.code, verdict.detail))
 
-    async def _failed(self, engine: EngineReplica, ref: ReleaseRef, error: AgentError) -> float:
-        """Notes a failed load and reports it where the release is to be served. Returns seconds until the next try."""
-        key = (engine.name, ref.id)
-        before = self._failures.get(key)
-        times = before.times + 1 if before else 1
-        cap = RETRY_REACH_S if isinstance(error, Unreachable) else RETRY_FAULT_S
-        pause = random.uniform(0.2, min(cap, 0.5 * 2**times))
-        self._failures[key] = _Failure(error, times, time.monotonic() + pause, self._moves_to(ref))
-        if before is None or before.error.code != error.code:
-            log.error("%s cannot serve %s %s: %s", engine.name, ref.release.tenant, ref.label or ref.id[:6], error)
-        for entry in self.table.entries.values():
-            if entry.current is not None and entry.current.id == ref.id:
-                waits = self.acks.flips.get((*entry.key, engine.name))  # it says who answers meanwhile
-                gap = waits.detail if waits is not None and waits.state is AckState.WAITING else ""
-                detail = "; ".join(part for part in (gap, error.sentence) if part)
-                await self.acks.post(ack_about(entry, engine.name, AckState.FAILED, error.code, detail))
-        return pause
-
     # ---- steps ---------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -454,7 +401,8 @@ class Reconciler:
                         + (f", {len(engine.foreign)} more hold adapters that others loaded" if engine.foreign else ""),
                         "give the engine more slots, or move a tenant away",
                     )
-                return _undisputed(await self._load(engine, ref, canaries), ref)
+                loaded = await self._bring_in(engine, ref)
+                return _undisputed(await self._verify(engine, ref, canaries, loaded, locked=True), ref)
             if ref.release.form is not Form.ADAPTER:
                 await self._check_signed(engine, ref)
             verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
@@ -465,13 +413,11 @@ class Reconciler:
                 await self._may_be_asked(engine, ref)
             return _undisputed(verdict, ref)
 
-    async def _load(
-        self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, *, again: bool = False
-    ) -> Judgement:
-        """Loads a release and verifies it. `again`: it answered these canaries in this lifetime of the engine."""
+    async def _bring_in(self, engine: EngineReplica, ref: ReleaseRef) -> _Loaded:
+        """Loads a release, unless the engine holds it, to which nobody is admitted yet."""
         name = ref.engine_name
         assert name is not None, "the base alone is never loaded"
-        base, was_here = engine.build.base, ref.release.adapter in self.store.stored
+        was_here = ref.release.adapter in self.store.stored
         began = time.monotonic()
         folder = await self._files(engine, ref)
         if not was_here:
@@ -490,21 +436,36 @@ class Reconciler:
                 "wrong_files", "the engine lists the release from another folder", f"{listed}, not {folder}"
             )
         engine.loaded[ref.id] = name
-        verdict = Judgement(level=Level.PROVEN)
-        if not again:
-            verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
+        return _Loaded(engine.build.boot, None if held else began)
+
+    async def _verify(
+        self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, loaded: _Loaded, *, locked: bool = False
+    ) -> Judgement:
+        """Asks a release that was brought in its canaries, and lets callers in; one that answers otherwise is unloaded.
+
+        `locked`: the caller holds the engine's lock.
+        """
+        verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
         if verdict.level is Level.FAILED:
-            await engine.api.unload(name)
-            del engine.loaded[ref.id]
+            async with contextlib.nullcontext() if locked else engine.changing:
+                if (name := engine.loaded.get(ref.id)) is not None and engine.build.boot == loaded.boot:
+                    await engine.api.unload(name)
+                    del engine.loaded[ref.id]
             raise _wrong_answers(verdict)
         if verdict.level is Level.PROVEN:
             engine.verified[ref.id] = canaries
-        if not held:
-            engine.measured.note(base, load=time.monotonic() - began)
-        engine.ready.add(ref.id)
-        await self._may_be_asked(engine, ref)
+        await self._let_in(engine, ref, loaded)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)
         return verdict
+
+    async def _let_in(self, engine: EngineReplica, ref: ReleaseRef, loaded: _Loaded) -> None:
+        """Has the router admit callers to a release, unless the engine has ended or lost it since it was loaded."""
+        if ref.id not in engine.loaded or engine.build.boot != loaded.boot:
+            raise AgentError("engine_down", "the engine has lost the release since it was loaded", engine.name)
+        if loaded.began is not None:
+            engine.measured.note(engine.build.base, load=time.monotonic() - loaded.began)
+        engine.ready.add(ref.id)
+        await self._may_be_asked(engine, ref)
 
     async def _files(self, engine: EngineReplica, ref: ReleaseRef) -> Path:
         """The folder of a release's verified files, fetched where they are not here."""

@@ -17,7 +17,7 @@ from loradeck_agent.cli import main
 from loradeck_agent.host import supervisor
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.jobs import executor
-from loradeck_agent.serving import engine_lifecycle, proof, reconciler, router_sync
+from loradeck_agent.serving import engine_lifecycle, load_failures, proof, reconciler, router_sync
 from loradeck_agent.serving.vllm_command import vllm_argv
 from loradeck_agent.store import releases
 from loradeck_agent.uplink import ledger, link
@@ -44,7 +44,7 @@ def short_times() -> None:
     supervisor.Backoff.pause = lambda self, failures: min(0.2, 0.05 * failures)  # type: ignore[method-assign]
     proof.REPEAT_S = float(os.environ.get("LD_TEST_REPEAT_S", "60"))
     proof.RETRY_S = proof.PACE_S = 0.2
-    reconciler.RETRY_FAULT_S = reconciler.RETRY_REACH_S = 1.0
+    load_failures.RETRY_FAULT_S = load_failures.RETRY_REACH_S = 1.0
     reconciler.UNLOAD_RETRY_S = 0.2
     reconciler.SHORT_S = 0.5
     link.LINK_TTL_S = 3.0

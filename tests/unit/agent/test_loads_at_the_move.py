@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.rules.serving.residency import Residency
 from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form, Release
@@ -18,7 +19,9 @@ from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import Use, ack_about
 from loradeck_agent.serving import reconciler as module
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
+from loradeck_agent.serving.load_failures import RETRY_FAULT_S
 from loradeck_agent.serving.reconciler import Reconciler
+from loradeck_agent.serving.steps_beside import BESIDE
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 
@@ -39,7 +42,8 @@ class Bench(Reconciler):
         self.engine: Any = SimpleNamespace(
             name="gpu-01",
             changing=asyncio.Lock(),
-            build=SimpleNamespace(base="b" * 64),
+            build=SimpleNamespace(base="b" * 64, boot="boot"),
+            slots=4,
             listed_in_router=True,
             short=(),
             loaded={},
@@ -109,7 +113,7 @@ async def test_a_release_that_failed_to_load_is_tried_again_at_the_move_to_it() 
     bench.fails = {"v1"}
     bench.desire(entry(0, ref(1), 1))
     await bench._round(bench.engine)
-    bench._failures["gpu-01", ref(1).id].retry_at += module.RETRY_FAULT_S
+    bench._failures.kept["gpu-01", ref(1).id].retry_at += RETRY_FAULT_S
     bench.fails.clear()
     await bench._round(bench.engine)
     assert bench.loaded == [], "nothing has moved: it waits"
@@ -159,12 +163,12 @@ async def test_a_release_is_loaded_and_timed_once_and_let_in_again_without_a_loa
         api=SimpleNamespace(load=load, models=models),
         measured=SimpleNamespace(note=lambda base, **took: calls.append(*took)),
         loads={},
-        verified={},
+        verified={wanted.id: ()},
         keep_ready=nothing,
     )
     bench.store = SimpleNamespace(ensure=ensure, stored={wanted.release.adapter})  # type: ignore[assignment]
     for _ in range(2):
-        await bench._load(bench.engine, wanted, (), again=True)
+        await Reconciler._load_wanted(bench, bench.engine, wanted)
         assert bench.engine.ready == {wanted.id}
         bench.engine.ready.clear()  # its slot was needed, and is no more
     assert (calls, bench.engine.loads) == (["load", "load"], {wanted.id: 1}), "one load, and one duration"
@@ -180,7 +184,6 @@ async def test_while_a_promote_fetches_its_release_others_are_loaded_on_that_eng
 
     bench.store = SimpleNamespace(ensure=ensure, stored=frozenset())  # type: ignore[assignment]
     bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
-    bench.engine.slots = 4
     bench.desire(entry(0, ref(1), 1))
     promote = asyncio.create_task(bench.make_ready(bench.engine, ref(2), ()))
     await fetching.wait()
@@ -208,7 +211,6 @@ async def test_while_a_round_fetches_a_release_its_engine_is_free_for_others(mon
     bench.router, bench.reads = SimpleNamespace(use=use), True  # type: ignore[assignment]
     bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
     bench.engine.measured = SimpleNamespace(note=lambda base, **took: None)
-    bench.engine.slots = 4
     monkeypatch.setattr(Bench, "_plan", Reconciler._plan)
     bench.desire(entry(0, ref(1), 1), entry(1, ref(2), 1))
     async with asyncio.timeout(5):
@@ -219,3 +221,63 @@ async def test_while_a_round_fetches_a_release_its_engine_is_free_for_others(mon
         fetched.set()
         await bench._wakes["gpu-01"].wait()
         await rounds(bench, {"v1"})
+
+
+async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_that_the_engine_has_lost_is_not_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, asked, answered = Bench(), list[str](), asyncio.Event()
+    folders: dict[str, str] = {}
+
+    async def ensure(wanted: ReleaseRef, *unused: Any) -> Path:
+        return Path("/releases") / wanted.label
+
+    async def use() -> Use:
+        return Use(held=(), answering={}, attempted=())
+
+    async def load(name: str, path: Path) -> None:
+        folders[name] = str(path)
+
+    async def models() -> dict[str, str]:
+        return folders
+
+    async def verify(engine: Any, records: Any, wanted: ReleaseRef, *unused: Any) -> Judgement:
+        asked.append(wanted.label)
+        await answered.wait()
+        return Judgement(level=Level.PROVEN)
+
+    async def nothing(*unused: Any) -> None: ...
+
+    bench.engine.__dict__.update(
+        config=SimpleNamespace(base=Path("/base"), rank_limit=None),
+        api=SimpleNamespace(load=load, models=models, pin=nothing, levels=nothing),
+        measured=SimpleNamespace(note=lambda base, **took: None),
+        loads={},
+        verified={},
+        keep_ready=nothing,
+        slots=8,
+    )
+    stored = {ref(number).release.adapter for number in range(6)}
+    bench.store = SimpleNamespace(ensure=ensure, stored=stored)  # type: ignore[assignment]
+    bench.router = SimpleNamespace(use=use)  # type: ignore[assignment]
+    monkeypatch.setattr(Bench, "_plan", Reconciler._plan)
+    monkeypatch.setattr(Bench, "_load_wanted", Reconciler._load_wanted)
+    monkeypatch.setattr(module, "verify_idle", verify)
+    bench.desire(*(entry(number, ref(number), 1) for number in range(6)))
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            bench._wakes["gpu-01"].clear()
+            await bench._round(bench.engine)
+            await asyncio.sleep(0)
+        assert len(asked) == BESIDE, "so many at a time"
+        assert len(bench.engine.loaded) == 6, "the others are loaded meanwhile"
+        assert not bench.engine.changing.locked()
+        lost = next(wanted for number in range(6) if (wanted := ref(number)).label == asked[0])
+        del bench.engine.loaded[lost.id]
+        answered.set()
+        while len(bench.engine.ready) < 5:
+            bench._wakes["gpu-01"].clear()
+            await bench._round(bench.engine)
+            await asyncio.sleep(0)
+    assert lost.id not in bench.engine.ready
+    assert ("gpu-01", lost.id) in bench._failures.kept
