@@ -61,9 +61,14 @@ def start(
     max_len: int = 512,
     key: str = "",
     env: Mapping[str, str] = {},
+    more: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """Starts a server in a session of its own, so that `end` reaches its engine core too. `key`: callers need it."""
+    """Starts a server in a session of its own, so that `end` reaches its engine core too. `key`: callers need it.
+
+    `more`: further flags.
+    """
     words = command(base, slots=slots, cpu_slots=cpu_slots, rank=rank, dtype=dtype, max_len=max_len, listen=listen)
+    words += more
     variables = os.environ | ENV | ({"VLLM_API_KEY": key} if key else {}) | env
     with log.open("wb") as out:
         return subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True, env=variables)

@@ -23,6 +23,7 @@ from tests.bench import (
     backup,
     console,
     daemon,
+    density,
     failover,
     fleet,
     flip,
@@ -84,6 +85,11 @@ PARTS = {
         {"sizes": (100, 1_000, 10_000), "hours": 8},
     ),
     "strangers": Part("Strangers", strangers.measure, {"seconds": 3.0}),
+    "density": Part(
+        "A thousand tenants on one engine",
+        density.measure,
+        {"tenants": 60, "seconds": 10.0, "rounds": 1, "loads": 10},
+    ),
     "scale": Part("Hub with 5,000 nodes", scale.measure, {"nodes": 200, "tenants": 20, "asked": 40}),
 }
 
@@ -95,14 +101,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     how.add_argument("--quick", action="store_true", help="few rounds; the figures say nothing")
     how.add_argument("--full", action="store_true", help="what takes long as well, where a part has such")
     parser.add_argument("--write", action="store_true", help="write the parts of --only into the documents")
+    parser.add_argument("--tenants", type=int, help="of the part density, for a look at fewer than a thousand")
     given = parser.parse_args(argv)
-    names = given.only.split(",") if given.only else list(PARTS)
+    names = given.only.split(",") if given.only else [name for name in PARTS if name != "density"]
     if unknown := set(names) - PARTS.keys():
         parser.error(f"no part is called {', '.join(sorted(unknown))}")
     sections: dict[str, report.Section] = {}
     for name in names:
         part = PARTS[name]
-        sections[name] = _run(part, part.quick if given.quick else part.full if given.full else {})
+        arguments = part.quick if given.quick else part.full if given.full else {}
+        if name == "density" and given.tenants is not None:
+            arguments = {**arguments, "tenants": given.tenants}
+        sections[name] = _run(part, arguments)
         if given.write or not (given.only or given.quick):
             report.write({name: sections[name]}, order=list(PARTS))  # at once: the next part may not come to its end
     missed = [row for section in sections.values() for row in section.rows if row.missed]
