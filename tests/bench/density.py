@@ -257,6 +257,7 @@ def _beside_paging(material: Material, seconds: float, rounds: int, loads: int) 
             plain.load(folder.name, folder).raise_for_status()
         table = {"name": "e0", "kind": "vllm", "base": str(material.base), "socket": str(engine.socket)}
         table |= {"slots": material.host, "batch_slots": DEVICE, "max_rank": RANK, "device": "cpu", "dtype": "float32"}
+        engine.http.get("/v1/loradeck/residency").raise_for_status()  # the plugin is there
         with _fleet(material, VllmFleet, engine=table) as fleet:
             return asyncio.run(_in_turns(plain, fleet, material, seconds, rounds, loads))
 

@@ -32,7 +32,7 @@ from loradeck.store.sqlite import SqliteStore
 from loradeck_agent.host.state_folder import StateFolder
 
 ROUTE = "production"
-RANK, ALPHA, SPREAD = 8, 16, 0.05
+RANK, ALPHA, SPREAD = 8, 16, 0.2
 """Of the adapters: with numbers so large, nearly each one answers with words of its own."""
 
 FRESH = 50

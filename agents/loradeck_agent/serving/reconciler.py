@@ -63,9 +63,13 @@ PREPARED_S = 120.0
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A release that an engine holds. `boot`: of the engine; `began`: when its load did, None: it was held before."""
+    """A release that an engine holds, by which load in which lifetime of the engine.
+
+    `began`: when that load did; None: it was held before.
+    """
 
     boot: str
+    load: int | None
     began: float | None
 
 
@@ -436,7 +440,7 @@ class Reconciler:
                 "wrong_files", "the engine lists the release from another folder", f"{listed}, not {folder}"
             )
         engine.loaded[ref.id] = name
-        return _Loaded(engine.build.boot, None if held else began)
+        return _Loaded(engine.build.boot, engine.loads.get(ref.id), None if held else began)
 
     async def _verify(
         self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, loaded: _Loaded, *, locked: bool = False
@@ -452,7 +456,7 @@ class Reconciler:
                     await engine.api.unload(name)
                     del engine.loaded[ref.id]
             raise _wrong_answers(verdict)
-        if verdict.level is Level.PROVEN:
+        if verdict.code != DISPUTED:  # also where they tell it from nothing: asked again they would say no more
             engine.verified[ref.id] = canaries
         await self._let_in(engine, ref, loaded)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)
@@ -460,7 +464,8 @@ class Reconciler:
 
     async def _let_in(self, engine: EngineReplica, ref: ReleaseRef, loaded: _Loaded) -> None:
         """Has the router admit callers to a release, unless the engine has ended or lost it since it was loaded."""
-        if ref.id not in engine.loaded or engine.build.boot != loaded.boot:
+        now = engine.build.boot, engine.loads.get(ref.id)
+        if ref.id not in engine.loaded or now != (loaded.boot, loaded.load):
             raise AgentError("engine_down", "the engine has lost the release since it was loaded", engine.name)
         if loaded.began is not None:
             engine.measured.note(engine.build.base, load=time.monotonic() - loaded.began)

@@ -78,6 +78,8 @@ class EngineReplica:
     """Set once this engine was up, or had ended before it was."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while adapters are loaded or unloaded."""
+    recording: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the file of `record` is written: it has one writer."""
 
     @property
     def up(self) -> bool:
@@ -98,17 +100,16 @@ class EngineReplica:
 
     async def keep_ready(self) -> None:
         """Makes durable which releases may be asked for. Where the disk refuses it, a later agent loads them anew."""
-        releases = ReadyReleases(
-            boot=self.version.boot if self.version else "",
-            loaded=tuple(sorted(self.ready)),
-            on_device=self._on_device(),
-            evictions=self.evictions,
-            merged=tuple(sorted(self.merged_ready)),
-        )
-        try:
-            await asyncio.to_thread(self.record.write, releases)
-        except OSError as error:
-            log.error("which releases are ready on %s cannot be written: %s", self.name, error)
+        async with self.recording:
+            releases = ReadyReleases(
+                boot=self.version.boot if self.version else "",
+                loaded=tuple(sorted(self.ready)),
+                merged=tuple(sorted(self.merged_ready)),
+            )
+            try:
+                await asyncio.to_thread(self.record.write, releases)
+            except OSError as error:
+                log.error("which releases are ready on %s cannot be written: %s", self.name, error)
 
     def drop(self, releases: set[str]) -> None:
         """Forgets releases that are no longer in the engine."""
@@ -225,6 +226,8 @@ class EngineReplica:
             slots=self.slots if version and self.up else self.config.slots,
             batch_slots=version.batch_slots if version and self.up else self.config.mixed,
             loaded=tuple(sorted(self.ready)),
+            on_device=self._on_device(),
+            evictions=self.evictions,
             alarm=(unreached or "; ".join(filter(None, (self.alarm, trouble))))[:500],
             answers=not unreached and self.silent_since is None,
             start_s=took.start_s,

@@ -119,3 +119,12 @@ async def test_a_cold_flip_takes_back_what_was_proven_of_an_earlier_load() -> No
         (AckState.FLIPPED, "not_ready"),
         (AckState.FLIPPED, None),
     ]
+
+
+def test_a_report_says_how_many_the_batch_holds_and_how_many_were_unloaded_to_make_room(tmp_path: Path) -> None:
+    replica = engine(VLLM)
+    replica.config = VllmEngine.model_construct(name="e0", slots=4, batch_slots=2, memory_gb=None, start="always")
+    replica.measured = Measured(tmp_path / "measured.json")
+    replica.ready, replica.levels, replica.evictions = {RELEASE}, {"v1": AckLevel.DEVICE}, 3
+    report = replica.report()
+    assert (report.loaded, report.on_device, report.evictions) == ((RELEASE,), 1, 3)
