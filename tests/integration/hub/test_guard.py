@@ -235,7 +235,7 @@ def _three_within_the_hour(deck: Deck, _: Any) -> None:
     [
         (_a_day_later, "it has been live for a day", False),
         (_settling, "", False),
-        (_bad_neighbours, "its neighbours on these replicas are as bad", False),
+        (_bad_neighbours, "its neighbours are as bad: their node or their base", False),
         (_three_within_the_hour, "guard has moved 3 pointers within the hour", True),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.quality.health import Judged, breach_by_node, breached, cause, newly_soaked, soaked
+from loradeck.rules.quality.health import Judged, breach_by_node, breached, cause, newly_soaked, shared_cause, soaked
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
@@ -156,6 +156,22 @@ def test_the_cause_is_what_the_figures_tell_apart(
     verdict: str,
 ) -> None:
     assert cause(live, prior, by_replica, others, base).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("by_replica", "figure", "said"),
+    [
+        (ALIKE, "bad", "their base"),
+        (ONE_SIDED, "bad", "the replica gpu-01"),
+        ({"gpu-01": BAD}, "bad", "their node or their base"),
+        ({"gpu-01": BAD, "gpu-02": answers(1, 4)}, "bad", "their node or their base"),  # too few to say
+        ({"gpu-01": errors(1, 200), "gpu-02": errors(90, 200)}, "errors", "the replica gpu-02"),
+    ],
+)
+def test_what_bad_neighbours_share_is_the_replica_that_stands_out_or_their_base(
+    by_replica: dict[str, Counts], figure: str, said: str
+) -> None:
+    assert shared_cause(by_replica, figure) == said
 
 
 @pytest.mark.parametrize(

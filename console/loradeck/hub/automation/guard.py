@@ -21,6 +21,7 @@ from loradeck.rules.moves import holds, rollbacks
 from loradeck.rules.moves.draft import Actor, by_automation
 from loradeck.rules.moves.incidents import opening, suspect_of
 from loradeck.rules.quality.guard import FORWARD, LATEST_S, NOTHING, Around, Decision, Evidence, decide
+from loradeck.rules.quality.health import shared_cause
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import HoldRequest, RollbackRequest
@@ -148,6 +149,7 @@ class GuardedPointers:
             neighbours=self._counts.others(key, replicas, self._clock.monotonic()),
             moves=len(self._moved_ms),
             asks=asks,
+            shared=shared_cause(self._counts.live(key, *stint), evidence.figure),
         )
         decision = decide(self._log.state.config(key).guard, evidence, around)
         return None if decision is NOTHING else (decision, evidence)

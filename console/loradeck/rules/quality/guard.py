@@ -135,7 +135,8 @@ class Around:
     """What guard looks at besides the evidence.
 
     `since_move_s`: seconds since the forward move. `heard`: the share (0 to 1) of the placed replicas that are heard.
-    `neighbours`: other tenants on the same replicas, last minute. `moves`: those that guard has made in the last hour.
+    `neighbours`: other tenants on the same replicas, last minute. `shared`: what they share with it, if they are as bad
+    (`loradeck.rules.quality.health.shared_cause`). `moves`: those that guard has made in the last hour.
     `asks`: why R would ask a person before it moves; '' if it would not.
     """
 
@@ -145,6 +146,7 @@ class Around:
     neighbours: Counts
     moves: int
     asks: str = ""
+    shared: str = "their node or their base"
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def decide(guard: Guard, evidence: Evidence, around: Around) -> Decision:
         (evidence.alone, Guard.ALERT, f"{evidence.alone} alone says so"),
         (around.heard <= 0.5, Guard.ALERT, "half of its replicas are not heard"),
         (around.since_move_s > LATEST_S, Guard.ALERT, "it has been live for a day"),
-        (_suffer(evidence, around.neighbours), Guard.ALERT, "its neighbours on these replicas are as bad"),
+        (_suffer(evidence, around.neighbours), Guard.ALERT, f"its neighbours are as bad: {around.shared}"),
         (evidence.callers < FEWEST_CALLERS, Guard.HOLD, f"only {evidence.callers} callers say so"),
         (evidence.control is None, Guard.HOLD, "nothing answers beside it to compare it with"),
         (evidence.control is None or not evidence.control.worse, Guard.HOLD, _not_worse(evidence)),

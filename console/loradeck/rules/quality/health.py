@@ -234,6 +234,19 @@ def _verdict(
     return "release"
 
 
+def shared_cause(by_replica: Mapping[str, Counts], figure: str) -> str:
+    """Says what a release's neighbours share with it where they are as bad: a replica that stands out, or their base.
+
+    `figure`: 'bad' or 'errors'. On one replica nothing tells the two apart.
+    """
+    of = _bad if figure == "bad" else _errors
+    shares = {name: share for name, counts in by_replica.items() if (share := of(counts)).n >= ENOUGH}
+    for i, name in enumerate(shares):
+        if len(shares) > 1 and shares[name].worse_than(_rest(list(shares.values()), i)):
+            return f"the replica {name}"
+    return "their base" if len(shares) > 1 else "their node or their base"
+
+
 def _rest(replicas: Sequence[_Share], i: int) -> _Share:
     rest = [r for j, r in enumerate(replicas) if j != i]
     return _Share(sum(r.k for r in rest), sum(r.n for r in rest))
