@@ -5,24 +5,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from loradeck.schemas.freshness import Figure
-from loradeck.schemas.ids import Digest, Name, Strict, added
-
-_Text = Annotated[str, StringConstraints(max_length=16_384)]
-
-
-class Shot(Strict, defer_build=True):
-    """An example that a prompt shows."""
-
-    prompt: _Text
-    answer: _Text
-
-
-class Arm(Strict, defer_build=True):
-    """How the items of a suite are put to a release. Empty: as they are."""
-
-    system: _Text = added("", "what the system says first")
-    shots: tuple[Shot, ...] = added((), "examples before the question", max_length=32)
-    contexts: bool = added(False, "the texts that items carry are shown, and the answer cites one of them")
+from loradeck.schemas.ids import Digest, Name, Strict
 
 
 class Prices(Strict, defer_build=True):

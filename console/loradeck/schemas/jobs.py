@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, model_validator
 
+from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.decision import Arm
 from loradeck.schemas.ids import Digest, Label, Line, Name, Reason, Strict, Whole, Wire, added, json_bytes
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release

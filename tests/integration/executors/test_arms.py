@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from loradeck.schemas.arm import Arm, Shot
 from loradeck.schemas.attestation import ItemResult
-from loradeck.schemas.decision import Arm, Shot
 from loradeck.schemas.suite import SuiteItem
 from loradeck_agent.executors.evaluation import arms
 from loradeck_agent.executors.evaluation.arms import measured, posed

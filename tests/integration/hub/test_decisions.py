@@ -11,8 +11,8 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_jobs import FINISHED, job, report
 from tests.integration.hub.test_ledger import dataset, row, training
 
+from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import AttestationKind
-from loradeck.schemas.decision import Arm
 from loradeck.schemas.jobs import EvaluateSpec, JobRequest
 from loradeck.schemas.release import Form, Release
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import ItemResult
-from loradeck.schemas.decision import Arm
 from loradeck.schemas.suite import ItemKind, SuiteItem
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.in_process import item_tokens

@@ -13,7 +13,8 @@ from loradeck.cli.shared.files import checked, rows_of, toml_of
 from loradeck.cli.shared.naming import one_named, owned_named, release_named
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.idempotency import new_key
-from loradeck.schemas.decision import Arm, DecideRequest
+from loradeck.schemas.arm import Arm
+from loradeck.schemas.decision import DecideRequest
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.jobs import EvaluateSpec, JobRequest, JobState
 from loradeck.schemas.release import Form, Release

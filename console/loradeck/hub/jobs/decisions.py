@@ -9,8 +9,9 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality import decision as rules
+from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import AttestationKind, EvaluationReport
-from loradeck.schemas.decision import Arm, ArmFigures, DecideRequest, Worksheet
+from loradeck.schemas.decision import ArmFigures, DecideRequest, Worksheet
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import EvaluateSpec, JobQuery, JobState, TrainSpec
