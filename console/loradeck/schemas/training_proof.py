@@ -19,7 +19,7 @@ class TrainingProof(Wire):
     peak_bytes: Whole = Field(description="what a process took at most")
     loss: FiniteFloat = Field(description="of the last step in bf16, nats per answer token")
     apart: FiniteFloat | None = Field(
-        None, description="how far the mean loss of all steps is from fp32's, as a share of it; None: fp32 does not fit"
+        None, description="how far the first loss or gradient is from fp32's, as a share of it; None: fp32 does not fit"
     )
     straight: bool = Field(description="two runs gave the same bytes")
     resumed: bool = Field(description="a run that was stopped and resumed gave the same bytes")
