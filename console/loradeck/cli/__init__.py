@@ -35,7 +35,10 @@ COMMANDS = {
     "lift": ("loradeck.cli.commands.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
     "incident": ("loradeck.cli.commands.incident:incident", "Open, list, show, note, close and export incidents."),
     "feedback": ("loradeck.cli.commands.feedback:feedback", "List, import and erase feedback on answers."),
-    "backlog": ("loradeck.cli.commands.backlog:backlog", "List and export the answers that are to be labelled."),
+    "backlog": (
+        "loradeck.cli.commands.backlog:backlog",
+        "List and export answers to be labelled; build datasets of the labels.",
+    ),
     "freshness": (
         "loradeck.cli.commands.freshness:freshness",
         "Say what the freshness meters of a tenant's live releases show, and whether to train again.",

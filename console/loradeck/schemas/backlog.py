@@ -8,6 +8,12 @@ from pydantic import Field
 from loradeck.schemas.feedback import RequestId
 from loradeck.schemas.ids import Digest, Name, Strict, Whole, Wire
 
+SOURCE = "backlog"
+"""The source in the provenance of datasets that were built of it."""
+
+LABEL = "label"
+"""The field of a task that has the right answer."""
+
 LONGEST = 1 << 18
 """Most characters of a question or an answer."""
 
@@ -74,19 +80,60 @@ class Backlog(Wire):
         ]
 
 
+class LabelResult(Wire):
+    """What one field of a task was filled in with."""
+
+    from_name: str = Field("", max_length=64)
+    value: dict[str, Any] = Field(default_factory=dict)
+
+
+class Annotation(Wire):
+    """What one person said of a task. `completed_by`: the person's number, or an object with it as `id`."""
+
+    completed_by: int | dict[str, Any] | None = None
+    was_cancelled: bool = False
+    result: tuple[LabelResult, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The answers in the field `label`, without white space around them; none where the task was skipped."""
+        given = [one.value.get("text") for one in self.result if one.from_name == LABEL and not self.was_cancelled]
+        parts = [part for text in given for part in (text if isinstance(text, list) else [text])]
+        return tuple(part.strip() for part in parts if isinstance(part, str) and part.strip())
+
+    @property
+    def rater(self) -> str | None:
+        """The pseudonymous id of who said it; never a name or an address."""
+        by = self.completed_by.get("id") if isinstance(self.completed_by, dict) else self.completed_by
+        return f"label-studio:{by}" if isinstance(by, int) else None
+
+
+class LabelledTask(Wire):
+    """A task as Label Studio exports it (JSON)."""
+
+    data: BacklogRow
+    annotations: tuple[Annotation, ...] = ()
+
+
+class LabelledTasks(Wire):
+    """A file of tasks."""
+
+    tasks: tuple[LabelledTask, ...] = Field(min_length=1, max_length=100_000)
+
+
 def _prediction(text: str) -> dict[str, Any]:
-    value = {"from_name": "label", "to_name": "question", "type": "textarea", "value": {"text": [text]}}
+    value = {"from_name": LABEL, "to_name": "question", "type": "textarea", "value": {"text": [text]}}
     return {"model_version": "caller", "result": [value]}
 
 
-LABELLING = """<View>
+LABELLING = f"""<View>
   <Text name="system" value="$system"/>
   <Header value="Asked"/>
   <Text name="question" value="$question"/>
   <Header value="Answered"/>
   <Text name="answered" value="$answered"/>
   <Header value="The right answer"/>
-  <TextArea name="label" toName="question" maxSubmissions="1" editable="true" required="true" rows="6"/>
+  <TextArea name="{LABEL}" toName="question" maxSubmissions="1" editable="true" required="true" rows="6"/>
 </View>
 """
 """The labelling configuration of a Label Studio project for these tasks."""

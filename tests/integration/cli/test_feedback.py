@@ -11,6 +11,7 @@ import httpx
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
+from loradeck.schemas.responses import DatasetEntry
 from loradeck.schemas.sample import Sample
 
 
@@ -49,7 +50,7 @@ def test_a_malformed_file_is_refused_with_its_row_and_nothing_is_imported(
     assert "up or down" in done.stderr
 
 
-def test_bad_answers_are_chosen_for_labelling_where_tenant_and_caller_agreed(
+def test_bad_answers_are_chosen_labelled_and_built_into_a_dataset_where_tenant_and_caller_agreed(
     desk: Desk, tenant: str, node: SmallNode, tmp_path: Path
 ) -> None:
     release = give_feedback(desk, tenant, node)
@@ -80,6 +81,30 @@ def test_bad_answers_are_chosen_for_labelling_where_tenant_and_caller_agreed(
     assert (made["r-5"]["data"]["alone"], made["r-5"]["data"]["consent"]) == (True, "contract")
     named = set(re.findall(r"\$(\w+)", tasks.with_suffix(".xml").read_text()))
     assert named <= made["r-2"]["data"].keys()
+
+    build = ("backlog", "build", tenant, tasks, "--name", "mended", "--licence", "customer-owned", "--purpose", "train")
+    build += ("--tier", "internal")
+    assert "unlabelled" in desk.refused(1, "backlog_refused", *build)["detail"]
+    result = [{"from_name": "label", "type": "textarea", "value": {"text": ["In five days."]}}]
+    done = made["r-2"] | {"id": 1, "annotations": [{"id": 1, "completed_by": 3, "result": result}]}
+    tasks.write_text(json.dumps([done, made["r-5"] | {"id": 2, "annotations": []}]))
+    assert "r-5" in desk.refused(1, "backlog_refused", *build)["detail"]
+    assert desk.json("dataset", "ls", "--tenant", tenant) == []
+    digest = desk.json(*build, "--leave-out")["digest"]
+    (entry,) = [DatasetEntry.model_validate(one) for one in desk.json("dataset", "ls", "--tenant", tenant)]
+    assert (entry.digest, entry.manifest.rows, entry.manifest.provenance.consent) == (digest, 1, "improve")
+    left_out = desk.json("backlog", "ls", tenant, "--consent", "improve")["left_out"]
+    assert ("labelled already", ["r-2"]) in [(one["why"].split(":")[0], one["requests"]) for one in left_out]
+
+    desk.json("tenant", "create", f"{tenant}-other")
+    theirs = ("--hub", desk.url, "--token-file", desk.token("releaser", "--tenant", f"{tenant}-other"))
+    desk.refused(6, "forbidden", *build, *theirs)
+    assert (
+        "wrong tenant"
+        in desk.refused(1, "backlog_refused", "backlog", "build", f"{tenant}-other", *build[3:])["detail"]
+    )
+    desk.run("feedback", "erase", tenant, "--request", "r-2", "--yes")
+    assert "withdrawn" in desk.refused(1, "backlog_refused", *build, "--leave-out")["detail"]
 
 
 def test_a_backlog_is_for_nobody_of_another_tenant_and_an_empty_one_is_not_written(

@@ -9,7 +9,7 @@ import pytest
 from loradeck.artifacts.rows.contamination import folded_words
 from loradeck.rules.data import backlog as rules
 from loradeck.rules.data.policy import DAY_MS
-from loradeck.schemas.backlog import BacklogRow, Chosen
+from loradeck.schemas.backlog import BacklogRow, Chosen, LabelledTask
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback
 from loradeck.schemas.sample import Sample
@@ -161,3 +161,68 @@ def test_a_rare_topic_is_chosen_more_often_than_by_chance() -> None:
     rows = common + rare + odd
     found = [one for one in rules.choose(rows, words(rows), 20) if one.request[0] in "rs"]
     assert len(found) == 6  # by chance 20 * 6 / 200 = 0.6 are expected
+
+
+def task(*answers: str, of: BacklogRow | None = None, **fields: Any) -> LabelledTask:
+    """A task as Label Studio exports it, with an annotation for each answer; "" skips it."""
+    annotations = [
+        {
+            "id": n,
+            "completed_by": {"id": n, "email": "jo@example.org"} if n % 2 else n,
+            "was_cancelled": not answer,
+            "result": [{"from_name": "label", "to_name": "question", "type": "textarea", "value": {"text": [answer]}}],
+        }
+        for n, answer in enumerate(answers, start=1)
+    ]
+    data = (of or row("r-1", answered="six days", **fields)).model_dump(mode="json")
+    return LabelledTask.model_validate({"id": 7, "data": data, "annotations": annotations, "predictions": []})
+
+
+def made(of: LabelledTask, *said_now: Feedback, policy: DataPolicy = POLICY) -> Any:
+    return rules.labelled(of, "acme", said_now, policy, now_ms=NOW)
+
+
+def test_a_labelled_task_is_a_row_with_its_provenance_and_no_name() -> None:
+    assert made(task(" five days ", "five days"), said(at_ms=NOW - DAY_MS)) == {
+        "id": "r-1",
+        "prompt": "how long does it take",
+        "answer": "five days",
+        "provenance": {
+            "origin": "human",
+            "source": "backlog acme/production",
+            "consent": "improve",
+            "retention_days": 1,
+            "rater_ids": ["label-studio:1", "label-studio:2"],
+        },
+    }
+    turns = made(task("yes", system="be kind"), said())["messages"]
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (made(task(), said()), "unlabelled"),
+        (made(task(""), said()), "unlabelled"),
+        (made(task("five", "six"), said()), "raters differ"),
+        (made(task("six days"), said()), "unchanged"),
+        (made(task("five")), "withdrawn"),
+        (made(task("five"), said(consent="")), "no consent"),
+        (made(task("five", consent=""), said(consent="")), "no consent"),
+        (made(task("five"), said(), policy=DataPolicy()), "opted out"),
+        (made(task("five", kept_until_ms=NOW), said()), "retention over"),
+        (made(task("five", kept_until_ms=NOW + DAY_MS - 1), said()), "retention over"),
+        (made(task("five"), said(at_ms=NOW - 30 * DAY_MS)), "retention over"),
+        (made(task("five", tenant="bolt"), said()), "wrong tenant"),
+        (made(task("five", alone=True, consent="contract", sample_ms=NOW), said()), "no consent"),
+        (made(task("five", alone=True, consent="contract", sample_ms=NOW), policy=DataPolicy()), "opted out"),
+    ],
+)
+def test_a_task_that_may_not_be_used_is_refused_with_a_word(found: Any, why: str) -> None:
+    assert isinstance(found, str)
+    assert found.startswith(why)
+
+
+def test_a_sample_alone_ends_by_the_tenants_hours_and_not_by_what_the_file_says() -> None:
+    forged = task("five", alone=True, consent="contract", sample_ms=NOW, kept_until_ms=NOW + 900 * DAY_MS)
+    assert made(forged)["provenance"]["retention_days"] == 2

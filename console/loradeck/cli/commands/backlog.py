@@ -1,6 +1,8 @@
-"""Commands on the backlog: which answers are to be labelled, and their tasks for Label Studio."""
+"""Commands on the backlog: which answers are to be labelled, tasks for Label Studio, and datasets of the labels."""
 
 import json
+import math
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,25 @@ from typing import Any
 import click
 
 from loradeck.artifacts.rows.contamination import folded_words
-from loradeck.cli.shared.backlog_sources import gathered, recorded_in
+from loradeck.cli.shared.backlog_sources import (
+    CONTAMINATED,
+    Aside,
+    gathered,
+    held_out,
+    policy_of,
+    recorded_in,
+    said_of,
+)
 from loradeck.cli.shared.exits import refused
-from loradeck.cli.shared.files import write_new
+from loradeck.cli.shared.files import checked, json_of, write_new
 from loradeck.cli.shared.options import together
 from loradeck.cli.shared.output import cut, utc
-from loradeck.cli.shared.session import Noun, Session, hub_command
-from loradeck.rules.data.backlog import choose
-from loradeck.schemas.backlog import LABELLING, Backlog
+from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
+from loradeck.cli.shared.registered_rows import register
+from loradeck.cli.shared.session import Noun, Session, hub_command, writes
+from loradeck.rules.data.backlog import choose, labelled
+from loradeck.schemas.backlog import LABELLING, SOURCE, Backlog, LabelledTasks, LeftOut
+from loradeck.schemas.manifest import Origin
 
 WIDTH = 60
 """Characters of a question that a list shows."""
@@ -43,7 +56,7 @@ _options = together(
 
 @click.group(cls=Noun)
 def backlog() -> None:
-    """List and export the answers that are to be labelled."""
+    """List and export answers to be labelled; build datasets of the labels."""
 
 
 @backlog.command("ls")
@@ -73,7 +86,7 @@ async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
     """
     found = await _backlog(s, tenant, **which)
     if not found.rows:
-        where = "; ".join(f"{one.rows} rows: {one.why}" for one in found.left_out[:5])
+        where = "; ".join(map(_left_out, found.left_out))
         raise refused(
             "no answer is to be labelled", where=where, fix="docs/backlog.md says what counts", code="no_backlog"
         )
@@ -82,6 +95,64 @@ async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
     s.out.json(found)
     _print(s, found)
     s.out.say(f"{len(found.rows)} tasks are in {file}; the labelling configuration is in {file.with_suffix('.xml')}")
+
+
+@backlog.command()
+@click.argument("tenant")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="The dataset's name; one name may have many digests.")
+@click.option("--leave-out", is_flag=True, help="Build it of the other rows, where some may not be used.")
+@accept_option
+@provenance_options
+@writes
+async def build(
+    s: Session,
+    /,
+    tenant: str,
+    file: Path,
+    name: str,
+    leave_out: bool,
+    accept: str,
+    sidecar: Path | None,
+    **given: Any,
+) -> None:
+    """Build a version of a dataset of the tasks that people have labelled: FILE as Label Studio exports it (JSON).
+
+    Each row has its own provenance: route, the caller's consent, who labelled it, and the days for which it may still
+    be kept. Consent and retention are looked up anew. Where a row may not be used, nothing is registered without
+    --leave-out. Origin, source and consent are known, and are not taken from options.
+    """
+    tasks = checked(LabelledTasks, {"tasks": json_of(file)}, where=str(file), fix="export it from Label Studio as JSON")
+    policy, said, aside = await policy_of(s, tenant), await said_of(s, tenant), Aside()
+    rows, now_ms = dict[str, dict[str, Any]](), int(time.time() * 1000)
+    held = await held_out(s, tenant, [task.data.question for task in tasks.tasks])
+    for at, task in enumerate(tasks.tasks):
+        key = task.data.route, task.data.request
+        row = labelled(task, tenant, said.get(key, ()), policy, now_ms=now_ms)
+        if isinstance(row, str) or at in held:
+            aside.put(row if isinstance(row, str) else CONTAMINATED, task.data.request)
+        elif rows.setdefault(task.data.request, row) is not row:
+            aside.put("twice: another task has the same request", task.data.request)
+    out = aside.summary()
+    if not rows or (out and not leave_out):
+        where = "; ".join(_left_out(one) for one in out)
+        fix = "label or remove these tasks, or build it of the other rows (--leave-out)"
+        raise refused(
+            f"{sum(one.rows for one in out)} rows may not be used", where=where, fix=fix, code="backlog_refused"
+        )
+    given |= {"origin": Origin.HUMAN, "source": SOURCE}
+    given["consent"] = ", ".join(sorted({row["provenance"]["consent"] for row in rows.values()}))
+    provenance = provenance_of(file, sidecar, given)
+    for row in rows.values():
+        row["provenance"]["retention_days"] = min(
+            provenance.retention_days or math.inf, row["provenance"]["retention_days"]
+        )
+    with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
+        made = Path(folder, "backlog.jsonl")
+        write_new(made, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
+        await register(s, made, tenant, name, provenance, accept)
+    for one in out:
+        s.out.say(f" left out: {_left_out(one)}")
 
 
 async def _backlog(
@@ -121,5 +192,9 @@ def _print(s: Session, found: Backlog) -> None:
         empty="no answer is to be labelled",
     )
     for one in found.left_out:
-        more = f" and {one.rows - len(one.requests)} more" if one.rows > len(one.requests) else ""
-        s.out.say(f" left out: {one.rows} rows, {one.why} ({', '.join(one.requests)}{more})")
+        s.out.say(f" left out: {_left_out(one)}")
+
+
+def _left_out(one: LeftOut) -> str:
+    more = f" and {one.rows - len(one.requests)} more" if one.rows > len(one.requests) else ""
+    return f"{one.rows} rows, {one.why} ({', '.join(one.requests)}{more})"

@@ -13,16 +13,18 @@ from loradeck.artifacts.rows import near_duplicates
 from loradeck.artifacts.rows.contamination import folded_words, found_in
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, rows_of
-from loradeck.cli.shared.registered_rows import suite_questions
+from loradeck.cli.shared.registered_rows import row_ids, suite_questions
 from loradeck.cli.shared.session import Session
 from loradeck.rules.data import backlog as rules
-from loradeck.schemas.backlog import BacklogRow, LeftOut, Recorded
+from loradeck.schemas.backlog import SOURCE, BacklogRow, LeftOut, Recorded
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback
 from loradeck.schemas.sample import SAMPLES, NodeSample
 
 MOST = 5_000
 """Most questions that are compared with each other; the newest are."""
+
+CONTAMINATED = "contaminated: it holds an item of the tenant's suites"
 
 _NAMED = 5
 
@@ -99,6 +101,7 @@ async def gathered(
     """
     policy, aside = await policy_of(s, tenant), Aside()
     said, samples = await said_of(s, tenant), await _samples(s, tenant, routes, policy)
+    known_rows = await row_ids(s, tenant, SOURCE)
     rows = []
     for key in sorted(said.keys() | samples.keys()):
         route, request = key
@@ -123,6 +126,8 @@ async def gathered(
         row = at.why_not or _row(tenant, key, at, own, sample, sample_ms)
         if isinstance(row, str):
             aside.put(row, request)
+        elif request in known_rows:
+            aside.put("labelled already: a dataset that was built of the backlog has it", request)
         elif rules.asks(at.counting, row.fault):
             rows.append(row)
         else:
@@ -176,9 +181,7 @@ async def _different(s: Session, tenant: str, rows: Sequence[BacklogRow], aside:
         aside.put(f"too many: the newest {MOST:,} questions are compared", row.request)
     del apart[MOST:]
     questions = [row.question for row in apart]
-    held = {
-        line - 1 for line, *_ in await asyncio.to_thread(list, found_in(questions, await suite_questions(s, tenant)))
-    }
+    held = await held_out(s, tenant, questions)
     alike = set[int]()
     if near_duplicates.available():
         alike = set(await asyncio.to_thread(near_duplicates.doubles, questions))
@@ -186,10 +189,16 @@ async def _different(s: Session, tenant: str, rows: Sequence[BacklogRow], aside:
         s.out.say(" questions that are almost the same were not looked for: pip install 'loradeck[data]'")
     for at, row in enumerate(apart):
         if at in held:
-            aside.put("contaminated: it holds an item of the tenant's suites", row.request)
+            aside.put(CONTAMINATED, row.request)
         elif at in alike:
             aside.put("asked already: another row asks almost the same", row.request)
     return [row for at, row in enumerate(apart) if at not in held | alike]
+
+
+async def held_out(s: Session, tenant: str, questions: Sequence[str]) -> set[int]:
+    """Returns the places, from 0, of questions that hold an item of one of the tenant's suites."""
+    items = await suite_questions(s, tenant)
+    return {line - 1 for line, *_ in await asyncio.to_thread(list, found_in(questions, items))}
 
 
 async def _samples(s: Session, tenant: str, routes: Sequence[str], policy: DataPolicy) -> dict[Request, NodeSample]:

@@ -2,9 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from loradeck.artifacts.rows import near_duplicates
 from loradeck.artifacts.rows.contamination import found_in
@@ -13,9 +13,11 @@ from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, rows_of
 from loradeck.cli.shared.provenance import print_scan
 from loradeck.cli.shared.session import Session
-from loradeck.client.blobs import download, upload
+from loradeck.client.blobs import download, has_blob, upload
 from loradeck.schemas.ids import short
-from loradeck.schemas.manifest import DatasetManifest, Provenance
+from loradeck.schemas.manifest import DatasetManifest, Provenance, SuiteManifest
+
+M = TypeVar("M", DatasetManifest, SuiteManifest)
 
 
 async def register(s: Session, rows: Path, tenant: str, name: str, provenance: Provenance, accept: str) -> None:
@@ -36,15 +38,31 @@ async def register(s: Session, rows: Path, tenant: str, name: str, provenance: P
 async def suite_questions(s: Session, tenant: str) -> dict[str, str]:
     """Returns the questions of a tenant's suites: the suite's name and the item's id -> question."""
     items: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
-        for suite in [e for e in await s.api.suites() if e.manifest.tenant == tenant]:
-            for entry in suite.manifest.files:
-                path = Path(folder, entry.sha256)
-                await download(s.api, entry.sha256, path)
-                for item in items_in({entry.path: path}):
-                    said = "\n".join(message["content"] for message in item.prompt if message["role"] == "user")
-                    items[f"{suite.manifest.name} {item.id}"] = said
+    async for manifest, path in _files([e.manifest for e in await s.api.suites() if e.manifest.tenant == tenant], s):
+        for item in items_in({manifest.name: path}):
+            said = "\n".join(message["content"] for message in item.prompt if message["role"] == "user")
+            items[f"{manifest.name} {item.id}"] = said
     return items
+
+
+async def row_ids(s: Session, tenant: str, source: str) -> set[str]:
+    """Returns the ids of the rows of a tenant's datasets that have a source, but for those whose files are gone."""
+    datasets = [e.manifest for e in await s.api.datasets() if e.manifest.tenant == tenant]
+    found = set[str]()
+    async for _, path in _files([one for one in datasets if one.provenance.source == source], s):
+        found |= {str(row["id"]) for row in rows_of(path, ("id",))}
+    return found
+
+
+async def _files(manifests: Sequence[M], s: Session) -> AsyncIterator[tuple[M, Path]]:
+    """Yields every file of datasets or suites that the hub still has, in a folder that goes afterwards."""
+    with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
+        for manifest in manifests:
+            for entry in manifest.files:
+                path = Path(folder, entry.sha256)
+                if await has_blob(s.api, entry.sha256):
+                    await download(s.api, entry.sha256, path)
+                    yield manifest, path
 
 
 async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:

@@ -14,16 +14,19 @@ Equal rows go by how diverse they are, and then by their request ids.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loradeck.rules.data.feedback import corrects
 from loradeck.rules.data.policy import DAY_MS
-from loradeck.schemas.backlog import BacklogRow, Chosen
+from loradeck.schemas.backlog import SOURCE, BacklogRow, Chosen, LabelledTask
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback, FeedbackKind
 from loradeck.schemas.sample import Sample
 
 HOUR_MS = 3_600_000
+
+OVER = "retention over: the tenant lets it be kept no longer"
+"""Why a row may not be used whose time is over, or that has less than the day left for which datasets keep rows."""
 
 
 class Standing(NamedTuple):
@@ -63,7 +66,7 @@ def standing(
     if (said and not policy.feedback_days) or (sampled_ms is not None and not policy.sample_hours):
         return Standing("opted out: the tenant has no such data kept any more")
     if min(ends) <= now_ms:
-        return Standing("retention over: it is older than the tenant lets it be kept")
+        return Standing(OVER)
     return Standing("", counting[-1].consent if counting else sample_basis, min(ends), counting)
 
 
@@ -158,17 +161,16 @@ def choose(rows: Sequence[BacklogRow], words: Sequence[frozenset[str]], most: in
     edge, apart = rarity(words), [1.0] * len(rows)
     left, chosen = set(range(len(rows))), list[BacklogRow]()
     turns = tuple(Chosen)
+    metrics = {
+        Chosen.UNCERTAIN: [uncertainty(row.wrong, row.right) for row in rows],
+        Chosen.DIVERSE: apart,
+        Chosen.EDGE: edge,
+    }
     while left and len(chosen) < most:
         turn = turns[len(chosen) % len(turns)]
 
-        def rank(at: int, turn: Chosen = turn) -> tuple[float, float, str]:
-            row = rows[at]
-            metric = {
-                Chosen.UNCERTAIN: uncertainty(row.wrong, row.right),
-                Chosen.DIVERSE: apart[at],
-                Chosen.EDGE: edge[at],
-            }
-            return -metric[turn], -apart[at], row.request
+        def rank(at: int, metric: Sequence[float] = metrics[turn]) -> tuple[float, float, str]:
+            return -metric[at], -apart[at], rows[at].request
 
         best = min(left, key=rank)
         left.remove(best)
@@ -176,6 +178,53 @@ def choose(rows: Sequence[BacklogRow], words: Sequence[frozenset[str]], most: in
         for at in left:
             apart[at] = min(apart[at], _distance(words[at], words[best]))
     return chosen
+
+
+def labelled(
+    task: LabelledTask, tenant: str, said: Sequence[Feedback], policy: DataPolicy, *, now_ms: int
+) -> dict[str, Any] | str:
+    """Returns the row of a dataset, with its provenance, that a labelled task makes, or why it makes none.
+
+    Consent and retention are judged anew, by what the hub keeps now.
+
+    Args:
+        said: the feedback on its request that the hub keeps now.
+    """
+    row = task.data
+    if row.tenant != tenant:
+        return f"wrong tenant: the task is {row.tenant}'s"
+    texts = {text for one in task.annotations for text in one.texts}
+    if not texts:
+        return "unlabelled: nobody has given the right answer, or the task was skipped"
+    if len(texts) > 1:
+        return "raters differ: the task has several right answers; leave one in Label Studio"
+    (answer,) = texts
+    if answer == row.answered.strip():
+        return "unchanged: it was answered like that"
+    if row.kept_until_ms <= now_ms:
+        return OVER
+    if not said and not row.alone:
+        return "withdrawn: what its caller said of it was removed"
+    at = standing(
+        said,
+        row.sample_ms,
+        policy,
+        consents=(row.consent,) if row.consent else (),
+        sample_basis=row.consent if row.alone else "",
+        now_ms=now_ms,
+    )
+    days = (min(at.until_ms, row.kept_until_ms) - now_ms) // DAY_MS
+    if at.why_not or days < 1:
+        return at.why_not or OVER
+    asked = [{"role": "user", "content": row.question}, {"role": "assistant", "content": answer}]
+    system = {"messages": [{"role": "system", "content": row.system}, *asked]}
+    raters = sorted({rater for one in task.annotations if one.texts and (rater := one.rater)})
+    provenance = {"origin": "human", "source": f"{SOURCE} {tenant}/{row.route}", "consent": at.consent}
+    return {
+        "id": row.request,
+        **(system if row.system else {"prompt": row.question, "answer": answer}),
+        "provenance": provenance | {"retention_days": days, "rater_ids": raters},
+    }
 
 
 def _distance(one: frozenset[str], other: frozenset[str]) -> float:
