@@ -216,6 +216,7 @@ def test_a_labelled_task_is_a_row_with_its_provenance_and_no_name() -> None:
         (made(task("five", tenant="bolt"), said()), "wrong tenant"),
         (made(task("five", alone=True, consent="contract", sample_ms=NOW), said()), "no consent"),
         (made(task("five", alone=True, consent="contract", sample_ms=NOW), policy=DataPolicy()), "opted out"),
+        (made(task("five", alone=True, consent="contract")), "opted out"),
     ],
 )
 def test_a_task_that_may_not_be_used_is_refused_with_a_word(found: Any, why: str) -> None:

@@ -9,16 +9,7 @@ from typing import Any
 
 import click
 
-from loradeck.artifacts.rows.contamination import folded_words
-from loradeck.cli.shared.backlog_sources import (
-    CONTAMINATED,
-    Aside,
-    gathered,
-    held_out,
-    policy_of,
-    recorded_in,
-    said_of,
-)
+from loradeck.cli.shared.backlog_sources import CONTAMINATED, Aside, gathered, held_out, policy_of, said_of, summary
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.files import checked, json_of, write_new
 from loradeck.cli.shared.options import together
@@ -26,7 +17,7 @@ from loradeck.cli.shared.output import cut, utc
 from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
 from loradeck.cli.shared.registered_rows import register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.rules.data.backlog import choose, labelled
+from loradeck.rules.data.backlog import labelled
 from loradeck.schemas.backlog import LABELLING, SOURCE, Backlog, LabelledTasks, LeftOut
 from loradeck.schemas.manifest import Origin
 
@@ -68,7 +59,7 @@ async def ls(s: Session, /, tenant: str, **which: Any) -> None:
 
     Each reading of feedback and samples is recorded in the audit trail.
     """
-    found = await _backlog(s, tenant, **which)
+    found = await gathered(s, tenant, **which)
     s.out.json(found)
     _print(s, found)
 
@@ -84,17 +75,18 @@ async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
     FILE.xml beside it is the labelling configuration of their project. Only you can read the two. A caller's correction
     stands in the answer's field of its task, to be accepted or mended.
     """
-    found = await _backlog(s, tenant, **which)
+    found = await gathered(s, tenant, **which)
     if not found.rows:
         where = "; ".join(map(_left_out, found.left_out))
         raise refused(
             "no answer is to be labelled", where=where, fix="docs/backlog.md says what counts", code="no_backlog"
         )
+    if not (config := file.with_suffix(".xml")).exists():  # it is the same for every file
+        write_new(config, LABELLING)
     write_new(file, json.dumps(found.tasks(), ensure_ascii=False, indent=1) + "\n")
-    write_new(file.with_suffix(".xml"), LABELLING)
     s.out.json(found)
     _print(s, found)
-    s.out.say(f"{len(found.rows)} tasks are in {file}; the labelling configuration is in {file.with_suffix('.xml')}")
+    s.out.say(f"{len(found.rows)} tasks are in {file}; the labelling configuration is in {config}")
 
 
 @backlog.command()
@@ -106,15 +98,7 @@ async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
 @provenance_options
 @writes
 async def build(
-    s: Session,
-    /,
-    tenant: str,
-    file: Path,
-    name: str,
-    leave_out: bool,
-    accept: str,
-    sidecar: Path | None,
-    **given: Any,
+    s: Session, /, tenant: str, file: Path, name: str, leave_out: bool, accept: str, sidecar: Path | None, **given: Any
 ) -> None:
     """Build a version of a dataset of the tasks that people have labelled: FILE as Label Studio exports it (JSON).
 
@@ -123,17 +107,17 @@ async def build(
     --leave-out. Origin, source and consent are known, and are not taken from options.
     """
     tasks = checked(LabelledTasks, {"tasks": json_of(file)}, where=str(file), fix="export it from Label Studio as JSON")
-    policy, said, aside = await policy_of(s, tenant), await said_of(s, tenant), Aside()
+    policy, said, aside = await policy_of(s, tenant), await said_of(s, tenant), Aside(list)
     rows, now_ms = dict[str, dict[str, Any]](), int(time.time() * 1000)
     held = await held_out(s, tenant, [task.data.question for task in tasks.tasks])
     for at, task in enumerate(tasks.tasks):
         key = task.data.route, task.data.request
         row = labelled(task, tenant, said.get(key, ()), policy, now_ms=now_ms)
         if isinstance(row, str) or at in held:
-            aside.put(row if isinstance(row, str) else CONTAMINATED, task.data.request)
+            aside[row if isinstance(row, str) else CONTAMINATED].append(task.data.request)
         elif rows.setdefault(task.data.request, row) is not row:
-            aside.put("twice: another task has the same request", task.data.request)
-    out = aside.summary()
+            aside["twice: another task has the same request"].append(task.data.request)
+    out = summary(aside)
     if not rows or (out and not leave_out):
         where = "; ".join(_left_out(one) for one in out)
         fix = "label or remove these tasks, or build it of the other rows (--leave-out)"
@@ -153,30 +137,6 @@ async def build(
         await register(s, made, tenant, name, provenance, accept)
     for one in out:
         s.out.say(f" left out: {_left_out(one)}")
-
-
-async def _backlog(
-    s: Session,
-    tenant: str,
-    *,
-    routes: tuple[str, ...],
-    questions: Path | None,
-    consents: tuple[str, ...],
-    sample_basis: str,
-    most: int,
-) -> Backlog:
-    recorded, state = recorded_in(questions), await s.api.tenant(tenant)
-    rows, aside = await gathered(
-        s,
-        tenant,
-        routes or sorted(state.routes),
-        recorded,
-        consents=consents,
-        sample_basis=sample_basis,
-        now_ms=int(time.time() * 1000),
-    )
-    chosen = choose(rows, [frozenset(folded_words(row.question)) for row in rows], most)
-    return Backlog(tenant=tenant, rows=tuple(chosen), left_out=aside.summary())
 
 
 def _print(s: Session, found: Backlog) -> None:

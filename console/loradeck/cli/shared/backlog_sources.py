@@ -4,22 +4,21 @@ Every reading of feedback and of samples stands in the hub's audit trail, and ta
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from loradeck.artifacts.rows import near_duplicates
 from loradeck.artifacts.rows.contamination import folded_words, found_in
-from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, rows_of
 from loradeck.cli.shared.registered_rows import row_ids, suite_questions
 from loradeck.cli.shared.session import Session
 from loradeck.rules.data import backlog as rules
-from loradeck.schemas.backlog import SOURCE, BacklogRow, LeftOut, Recorded
+from loradeck.schemas.backlog import SOURCE, Backlog, BacklogRow, LeftOut, Recorded
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback
-from loradeck.schemas.sample import SAMPLES, NodeSample
+from loradeck.schemas.sample import SAMPLES, Sample
 
 MOST = 5_000
 """Most questions that are compared with each other; the newest are."""
@@ -32,20 +31,14 @@ Request = tuple[str, str]
 """A route, and the id of a request on it: callers may use an id twice."""
 
 
-@dataclass
-class Aside:
-    """What is left out of a backlog, and why."""
+Aside = defaultdict[str, list[str]]
+"""What is left out: why -> the request ids."""
 
-    _requests: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def put(self, why: str, request: str) -> None:
-        """Notes why a request is left out."""
-        self._requests[why].append(request)
-
-    def summary(self) -> tuple[LeftOut, ...]:
-        """Returns the reasons, the most frequent first."""
-        found = sorted(self._requests.items(), key=lambda item: (-len(item[1]), item[0]))
-        return tuple(LeftOut(why=why, rows=len(ids), requests=tuple(ids[:_NAMED])) for why, ids in found)
+def summary(aside: Aside) -> tuple[LeftOut, ...]:
+    """Returns why rows are left out, the most frequent reason first."""
+    found = sorted(aside.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(LeftOut(why=why, rows=len(ids), requests=tuple(ids[:_NAMED])) for why, ids in found)
 
 
 async def policy_of(s: Session, tenant: str) -> DataPolicy:
@@ -73,98 +66,78 @@ async def said_of(s: Session, tenant: str) -> dict[Request, list[Feedback]]:
     return found
 
 
-def recorded_in(file: Path | None) -> dict[str, Recorded]:
-    """Reads the customer's own records of what was asked. Raises: CliError: with the row that is wrong."""
-    found: dict[str, Recorded] = {}
-    for number, row in enumerate(rows_of(file, ("request", "question")) if file is not None else (), start=1):
-        one = checked(Recorded, row, where=f"{file}, row {number}")
-        if one.request in found:
-            raise misused("a request stands there twice", where=f"{file}, row {number}", fix="leave one out")
-        found[one.request] = one
-    return found
+def _recorded(file: Path | None) -> dict[str, Recorded]:
+    """The customer's own records of what was asked. Raises: CliError: with the row that is wrong."""
+    rows = enumerate(rows_of(file, ("request", "question")) if file is not None else (), start=1)
+    return {row["request"]: checked(Recorded, row, where=f"{file}, row {number}") for number, row in rows}
 
 
 async def gathered(
     s: Session,
     tenant: str,
-    routes: Sequence[str],
-    recorded: dict[str, Recorded],
     *,
+    routes: Sequence[str],
+    questions: Path | None,
     consents: Collection[str],
     sample_basis: str,
-    now_ms: int,
-) -> tuple[list[BacklogRow], Aside]:
-    """Joins what is said of a tenant's answers with what was asked and answered, and leaves out what may not be used.
+    most: int,
+) -> Backlog:
+    """Joins what is said of a tenant's answers with what was asked and answered, and chooses what is labelled first.
 
-    Questions come from the customer's records, and else from samples. The rows ask different things, and none holds an
-    item of the tenant's suites.
+    The rows ask different things, and none holds an item of the tenant's suites. What may not be used is left out.
+
+    Args:
+        questions: the customer's own records; what they do not have is read from samples.
+        consents, sample_basis: as of `rules.data.backlog.standing`.
     """
-    policy, aside = await policy_of(s, tenant), Aside()
-    said, samples = await said_of(s, tenant), await _samples(s, tenant, routes, policy)
-    known_rows = await row_ids(s, tenant, SOURCE)
-    rows = []
-    for key in sorted(said.keys() | samples.keys()):
-        route, request = key
-        if route not in routes:
-            continue
-        sample = samples.get(key)
-        known = next((one.release for one in said.get(key, []) if one.release is not None), None)
-        if sample is not None and known not in (None, sample.release):
+    recorded, policy, aside = _recorded(questions), await policy_of(s, tenant), Aside(list)
+    routes = routes or sorted((await s.api.tenant(tenant)).routes)
+    all_said, samples = await said_of(s, tenant), await _samples(s, tenant, routes, policy)
+    built, rows, now_ms = await row_ids(s, tenant, SOURCE), list[BacklogRow](), int(time.time() * 1000)
+    for key in sorted(key for key in all_said.keys() | samples.keys() if key[0] in routes):
+        said, sample, own = all_said.get(key, []), samples.get(key), recorded.get(key[1])
+        if sample is not None and any(one.release not in (None, sample.release) for one in said):
             sample = None  # another request with the same id
-        if not rules.asks(said.get(key, []), sample.fault if sample is not None else ""):
+        if not rules.asks(said, sample.fault if sample is not None else ""):
             continue
-        own = recorded.get(request)
-        sample_ms = sample.at_ms if sample is not None and (own is None or key not in said) else None
-        at = rules.standing(
-            said.get(key, []),
-            sample_ms,
-            policy,
-            consents=consents,
-            sample_basis=sample_basis,
-            now_ms=now_ms,
-        )
+        sample_ms = sample.at_ms if sample is not None and (own is None or not said) else None
+        at = rules.standing(said, sample_ms, policy, consents=consents, sample_basis=sample_basis, now_ms=now_ms)
         row = at.why_not or _row(tenant, key, at, own, sample, sample_ms)
         if isinstance(row, str):
-            aside.put(row, request)
-        elif request in known_rows:
-            aside.put("labelled already: a dataset that was built of the backlog has it", request)
-        elif rules.asks(at.counting, row.fault):
-            rows.append(row)
+            aside[row].append(key[1])
+        elif row.request in built:
+            aside["labelled already: a dataset that was built of the backlog has it"].append(key[1])
+        elif not rules.asks(at.counting, row.fault):
+            aside[rules.NO_CONSENT].append(key[1])
         else:
-            aside.put("no consent to training: its callers gave none that counts", request)
-    return await _different(s, tenant, rows, aside), aside
+            rows.append(row)
+    rows = await _different(s, tenant, rows, aside)
+    words = [frozenset(folded_words(row.question)) for row in rows]
+    return Backlog(tenant=tenant, rows=tuple(rules.choose(rows, words, most)), left_out=summary(aside))
 
 
 def _row(
-    tenant: str,
-    key: Request,
-    at: rules.Standing,
-    own: Recorded | None,
-    sample: NodeSample | None,
-    sample_ms: int | None,
+    tenant: str, key: Request, at: rules.Standing, own: Recorded | None, sample: Sample | None, sample_ms: int | None
 ) -> BacklogRow | str:
     """The row of a request, or why there is none."""
-    fault = sample.fault if sample is not None else ""
     if own is None:
         if sample is None:
             return "no question: it has no sample, and --questions does not have it"
         asked = rules.conversation(sample)
         if isinstance(asked, str):
             return asked
-        own = Recorded(request=key[1], system=asked[0], question=asked[1] or " ", answered=sample.answer)
+        own = Recorded.model_construct(request=key[1], system=asked[0], question=asked[1], answered=sample.answer)
     if not own.question.strip():
         return "no question: it is empty"
+    fault = sample.fault if sample is not None else ""
     wrong, right = rules.votes(at.counting, fault)
     releases = [one.release for one in at.counting] + [sample.release if sample is not None else None]
     return BacklogRow(
-        **own.model_dump(),
-        tenant=tenant,
-        route=key[0],
+        **{**own.model_dump(), "tenant": tenant, "route": key[0], "consent": at.consent},
         at_ms=at.counting[-1].at_ms if at.counting else sample_ms or 0,
         proposed=rules.proposed(at.counting),
         release=next(filter(None, releases), None),
         fault=fault,
-        consent=at.consent,
         alone=not at.counting,
         sample_ms=sample_ms,
         kept_until_ms=at.until_ms,
@@ -178,7 +151,7 @@ async def _different(s: Session, tenant: str, rows: Sequence[BacklogRow], aside:
     apart = rules.once(rows, folded_words)
     apart.sort(key=lambda row: (not row.proposed, -row.at_ms, row.request))
     for row in apart[MOST:]:
-        aside.put(f"too many: the newest {MOST:,} questions are compared", row.request)
+        aside[f"too many: the newest {MOST:,} questions are compared"].append(row.request)
     del apart[MOST:]
     questions = [row.question for row in apart]
     held = await held_out(s, tenant, questions)
@@ -189,9 +162,9 @@ async def _different(s: Session, tenant: str, rows: Sequence[BacklogRow], aside:
         s.out.say(" questions that are almost the same were not looked for: pip install 'loradeck[data]'")
     for at, row in enumerate(apart):
         if at in held:
-            aside.put(CONTAMINATED, row.request)
+            aside[CONTAMINATED].append(row.request)
         elif at in alike:
-            aside.put("asked already: another row asks almost the same", row.request)
+            aside["asked already: another row asks almost the same"].append(row.request)
     return [row for at, row in enumerate(apart) if at not in held | alike]
 
 
@@ -201,9 +174,9 @@ async def held_out(s: Session, tenant: str, questions: Sequence[str]) -> set[int
     return {line - 1 for line, *_ in await asyncio.to_thread(list, found_in(questions, items))}
 
 
-async def _samples(s: Session, tenant: str, routes: Sequence[str], policy: DataPolicy) -> dict[Request, NodeSample]:
+async def _samples(s: Session, tenant: str, routes: Sequence[str], policy: DataPolicy) -> dict[Request, Sample]:
     """The samples of bad answers that nodes keep now; none where the tenant has none kept."""
-    found: dict[Request, NodeSample] = {}
+    found: dict[Request, Sample] = {}
     for route in routes if policy.sample_hours else ():
         sampled = await s.api.samples(tenant, route, release=None, last=SAMPLES)
         found |= {(route, row.request): row for row in sampled.rows}

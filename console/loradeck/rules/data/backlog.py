@@ -25,6 +25,8 @@ from loradeck.schemas.sample import Sample
 
 HOUR_MS = 3_600_000
 
+NO_CONSENT = "no consent to training: its callers gave none that counts"
+
 OVER = "retention over: the tenant lets it be kept no longer"
 """Why a row may not be used whose time is over, or that has less than the day left for which datasets keep rows."""
 
@@ -57,13 +59,13 @@ def standing(
     """
     counting = tuple(sorted((one for one in said if one.consent in consents), key=lambda one: one.at_ms))
     if said and not counting:
-        return Standing("no consent to training: its callers gave none that counts")
+        return Standing(NO_CONSENT)
     if not said and not sample_basis:
         return Standing("no consent to training: nobody said anything of it, and --sample-consent names no basis")
     ends = [one.at_ms + policy.feedback_days * DAY_MS for one in counting[-1:]]
     if sampled_ms is not None:
         ends.append(sampled_ms + policy.sample_hours * HOUR_MS)
-    if (said and not policy.feedback_days) or (sampled_ms is not None and not policy.sample_hours):
+    if (said and not policy.feedback_days) or (sampled_ms is not None and not policy.sample_hours) or not ends:
         return Standing("opted out: the tenant has no such data kept any more")
     if min(ends) <= now_ms:
         return Standing(OVER)
