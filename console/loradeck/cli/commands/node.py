@@ -153,7 +153,7 @@ async def show(s: Session, name: str) -> None:
 @node.command("prove-training")
 @click.argument("name", metavar="NODE")
 @click.option("--base", metavar="BASE", help="Digest of an engine's base there. [default: the first that is up]")
-@click.option("--steps", type=int, default=20, show_default=True)
+@click.option("--steps", type=int, default=20, show_default=True, help="Of each run.")
 @writes
 async def prove_training(s: Session, name: str, base: str | None, steps: int) -> None:
     """Show on a node that training there is right: a job of a few minutes on one of its GPUs.
