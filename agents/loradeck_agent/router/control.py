@@ -90,6 +90,8 @@ class Control:
     asks_user: bool = False
     """Whether the server compares the caller's user with its own, since its address has no file mode that does."""
     _cutting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _proving: list[tuple[str, str]] = field(default_factory=list)
+    """Replica and release of each proof under way."""
     _engines_at_ns: int = 0
     """When the engines that are used were sent, by the host's monotonic clock."""
 
@@ -183,6 +185,8 @@ class Control:
         if self.predecessor is not None:
             for row in await self.predecessor.streams():
                 answering.setdefault(row.replica, set()).add(row.release)
+        for replica, release in self._proving:
+            answering.setdefault(replica, set()).add(release)
         by_replica = {replica: tuple(sorted(releases)) for replica, releases in answering.items()}
         asked = tuple((*key, n) for key, n in attempted.items())
         return _json(asdict(Use(held=tuple(sorted(held)), answering=by_replica, attempted=asked)))
@@ -300,9 +304,11 @@ class Control:
         found = self._admission.exact(*where)
         if found is None:
             return _not_current(ask)
-        _, target = found
+        plan, target = found
+        asked = (ask.replica, plan.release)
         url = target.replica.urls["/v1/completions" if "prompt" in ask.body else "/v1/chat/completions"]
         target.replica.take()
+        self._proving.append(asked)  # unloaded meanwhile, it would be read again in the midst of a step, or be missing
         try:
             body = {**ask.body, "model": target.model}
             async with target.replica.session.post(url, json=body, allow_redirects=False) as answer:
@@ -311,6 +317,7 @@ class Control:
             return _problem(502, "engine_unreachable", "The engine did not answer.", str(lost), "Ask again later.")
         finally:
             target.replica.give_back()
+            self._proving.remove(asked)
         now = self._admission.exact(*where)
         if now is None or now[1].model != target.model:
             return _not_current(ask)

@@ -342,6 +342,8 @@ async def test_a_proof_during_which_the_release_was_left_proves_nothing(router: 
     ask = {"tenant": "acme", "route": "production", "epoch": 1, "generation": 1, "replica": "e0", "body": body}
     proof = asyncio.create_task(router.call("/control/proof", ask))
     await until(lambda: bool(engine.seen))
+    assert (await router.get("/control/use"))["answering"] == {"e0": [V1.id]}, "so that nobody unloads it meanwhile"
     await router.table(entry(V2, 2))
     status, problem = await proof
+    assert (await router.get("/control/use"))["answering"] == {}
     assert (status, problem["code"]) == (409, "not_current")
