@@ -107,6 +107,27 @@ class Recommendation(Wire):
     against: tuple[str, ...] = ()
 
 
+class LoopStep(StrEnum):
+    """How far labelled rows of the backlog have come on a route; docs/backlog.md has the way from one to the next."""
+
+    LABELLED = "labelled"
+    TRAINING = "training"
+    FAILED = "failed"
+    TRAINED = "trained"
+    CANDIDATE = "candidate"
+    LIVE = "live"
+
+
+class Loop(Wire, defer_build=True):
+    """The newest dataset that was built of the backlog, and how far it has come. `by`: the job or the version."""
+
+    dataset: Digest
+    name: Name
+    rows: int
+    step: LoopStep
+    by: str = ""
+
+
 class RouteFreshness(Wire):
     """The meters of a route's live release."""
 
@@ -117,6 +138,7 @@ class RouteFreshness(Wire):
     meters: tuple[Meter, ...] = ()
     sizing: Sizing | None = Field(None, description="None: no meter has a signal")
     recommendation: Recommendation
+    loop: Loop | None = Field(None, description="None: no dataset was built of the tenant's backlog")
 
 
 class Freshness(Wire):

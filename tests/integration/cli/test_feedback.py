@@ -11,6 +11,7 @@ import httpx
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
+from loradeck.schemas.ids import short
 from loradeck.schemas.responses import DatasetEntry
 from loradeck.schemas.sample import Sample
 
@@ -93,6 +94,7 @@ def test_bad_answers_are_chosen_labelled_and_built_into_a_dataset_where_tenant_a
     digest = desk.json(*build, "--leave-out")["digest"]
     (entry,) = [DatasetEntry.model_validate(one) for one in desk.json("dataset", "ls", "--tenant", tenant)]
     assert (entry.digest, entry.manifest.rows, entry.manifest.provenance.consent) == (digest, 1, "improve")
+    assert f"loop: 1 rows of the backlog in mended {short(digest)}: labelled" in desk.run("freshness", tenant).stdout
     left_out = desk.json("backlog", "ls", tenant, "--consent", "improve")["left_out"]
     assert ("labelled already", ["r-2"]) in [(one["why"].split(":")[0], one["requests"]) for one in left_out]
 

@@ -12,6 +12,8 @@ from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.backlog import BacklogRow, Chosen, LabelledTask
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback
+from loradeck.schemas.jobs import JobState
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.sample import Sample
 
 NOW = 1_000 * DAY_MS
@@ -227,3 +229,48 @@ def test_a_task_that_may_not_be_used_is_refused_with_a_word(found: Any, why: str
 def test_a_sample_alone_ends_by_the_tenants_hours_and_not_by_what_the_file_says() -> None:
     forged = task("five", alone=True, consent="contract", sample_ms=NOW, kept_until_ms=NOW + 900 * DAY_MS)
     assert made(forged)["provenance"]["retention_days"] == 2
+
+
+def version(n: int, *datasets: str, parent: str | None = None) -> AdapterVersion:
+    manifest = AdapterManifest(
+        tenant="acme",
+        name="words",
+        base="b" * 64,
+        files=(FileEntry(path="a", size=1, sha256="0" * 64),),
+        rank=4,
+        alpha=8,
+        target_modules=("q_proj",),
+        config_hash="0" * 64,
+        datasets=datasets,
+        parent=parent,
+        decision=DecisionRecord(why_weights="tests"),
+    )
+    return AdapterVersion(
+        manifest=manifest, digest=f"{n}" * 64, version=n, release="f" * 64, created_ms=n, created_by="jo"
+    )
+
+
+OWN, ELSE = "d" * 64, "e" * 64
+
+
+@pytest.mark.parametrize(
+    ("versions", "jobs", "live", "candidate", "step"),
+    [
+        ([], [], None, None, ("labelled", "")),
+        ([version(1, ELSE)], [], "1" * 64, None, ("labelled", "")),
+        ([], [("j-2", JobState.RUNNING), ("j-1", JobState.FAILED)], None, None, ("training", "j-2")),
+        ([], [("j-1", JobState.CANCELLED)], None, None, ("failed", "j-1")),
+        ([], [("j-1", JobState.DONE)], None, None, ("trained", "j-1")),
+        ([version(1, ELSE), version(2, OWN)], [("j-1", JobState.DONE)], "1" * 64, None, ("trained", "words v2")),
+        ([version(1, ELSE), version(2, OWN)], [], "1" * 64, "2" * 64, ("candidate", "words v2")),
+        ([version(2, OWN), version(3, ELSE, parent="2" * 64)], [], "3" * 64, "2" * 64, ("live", "words v3")),
+    ],
+)
+def test_a_route_says_how_far_the_labelled_rows_have_come(
+    versions: list[AdapterVersion],
+    jobs: list[tuple[str, JobState]],
+    live: str | None,
+    candidate: str | None,
+    step: tuple[str, str],
+) -> None:
+    assert rules.step_of(OWN, versions, jobs, live=live, candidate=candidate) == step

@@ -5,6 +5,7 @@ import click
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.schemas.freshness import Figure, RouteFreshness, Sizing
+from loradeck.schemas.ids import short
 
 
 @click.command()
@@ -45,6 +46,9 @@ def _print(s: Session, tenant: str, one: RouteFreshness) -> None:
     )
     if one.sizing is not None:
         s.out.say(_sized(one.sizing))
+    if (loop := one.loop) is not None:
+        rows = f"{loop.rows:,} rows of the backlog in {loop.name} {short(loop.dataset)}"
+        s.out.say(f"loop: {rows}: {loop.step.value} {loop.by}".rstrip())
     s.out.say(f"recommended: {one.recommendation.remedy.value}")
     for reason in one.recommendation.reasons:
         s.out.say(f"  for: {reason}")

@@ -17,6 +17,7 @@ from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import utc
+from loradeck.rules.data.backlog import step_of
 from loradeck.rules.data.feedback import corrects
 from loradeck.rules.data.policy import DAY_MS, DatedEntry
 from loradeck.rules.data.training_freeze import freeze_of_training
@@ -32,10 +33,11 @@ from loradeck.rules.quality.freshness import (
 )
 from loradeck.rules.quality.refresh import items_to_see, recommend
 from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.feedback import Feedback, FeedbackKind
-from loradeck.schemas.freshness import Figure, Freshness, Meter, MeterKind, RouteFreshness, Sizing
+from loradeck.schemas.freshness import Figure, Freshness, Loop, Meter, MeterKind, RouteFreshness, Sizing
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.input_counts import InputCounts
 from loradeck.schemas.jobs import JobQuery, JobState, TrainSpec
@@ -111,7 +113,27 @@ class FreshnessView:
             meters=meters,
             sizing=sizing,
             recommendation=recommend(meters, sizing),
+            loop=await self._loop(key, version),
         )
+
+    async def _loop(self, key: PointerKey, live: AdapterVersion | None) -> Loop | None:
+        """Tells how far the newest dataset of the tenant's backlog has come on a route; None: there is none."""
+        known, pointer = self._catalogue.datasets, self._log.state.pointers[key]
+        datasets = [d for d, m in known.items() if m.tenant == key[0] and m.provenance.source == SOURCE]
+        if not datasets:
+            return None
+        built = known[datasets[-1]]
+        out = self._catalogue.release(pointer.candidate.release, key[0]) if pointer.candidate is not None else None
+        candidate = self._catalogue.version_of(out) if out is not None else None
+        jobs = await self._jobs.find(JobQuery(tenant=key[0], kind="train"), lambda tenant: tenant == key[0])
+        step, by = step_of(
+            datasets[-1],
+            [one for one in self._catalogue.adapters.values() if one.manifest.tenant == key[0]],
+            [(j.id, j.state) for j in jobs if isinstance(j.spec, TrainSpec) and datasets[-1] in j.spec.datasets],
+            live=live.digest if live is not None else None,
+            candidate=candidate.digest if candidate is not None else None,
+        )
+        return Loop(dataset=datasets[-1], name=built.name, rows=built.rows, step=step, by=by)
 
     def _rows(self, version: AdapterVersion | None) -> dict[str, DatedEntry]:
         """The ledger entries of what an adapter was trained on, by the names of the datasets."""

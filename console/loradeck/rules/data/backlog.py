@@ -21,6 +21,9 @@ from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.backlog import SOURCE, BacklogRow, Chosen, LabelledTask
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback, FeedbackKind
+from loradeck.schemas.freshness import LoopStep
+from loradeck.schemas.jobs import JobState
+from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.sample import Sample
 
 HOUR_MS = 3_600_000
@@ -227,6 +230,41 @@ def labelled(
         **(system if row.system else {"prompt": row.question, "answer": answer}),
         "provenance": provenance | {"retention_days": days, "rater_ids": raters},
     }
+
+
+def step_of(
+    dataset: str,
+    versions: Iterable[AdapterVersion],
+    jobs: Iterable[tuple[str, JobState]],
+    *,
+    live: str | None,
+    candidate: str | None,
+) -> tuple[LoopStep, str]:
+    """Tells how far a dataset has come on a route, and by which version or job.
+
+    Args:
+        versions: the tenant's adapter versions, each after the one that it was trained on from.
+        jobs: id and state of the jobs that train on it, newest first.
+        live, candidate: digests of the adapters that the route serves; None: none.
+    """
+    trained = dict[str, str]()
+    for one in versions:
+        if dataset in one.manifest.datasets or one.manifest.parent in trained:
+            trained[one.digest] = f"{one.manifest.name} v{one.version}"
+    for digest, step in ((live, LoopStep.LIVE), (candidate, LoopStep.CANDIDATE)):
+        if digest in trained:
+            return step, trained[digest]
+    if trained:
+        return LoopStep.TRAINED, list(trained.values())[-1]
+    for job, state in jobs:
+        match state:
+            case JobState.DONE:
+                return LoopStep.TRAINED, job
+            case JobState.FAILED | JobState.CANCELLED:
+                return LoopStep.FAILED, job
+            case _:
+                return LoopStep.TRAINING, job
+    return LoopStep.LABELLED, ""
 
 
 def _distance(one: frozenset[str], other: frozenset[str]) -> float:
