@@ -14,6 +14,7 @@ from tests.integration.agent.fake_engine import base_digest, tokens_of
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.route import ResponseChecks
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
 HIDDEN, INNER, LAYERS, VOCAB = 16, 32, 2, 64
@@ -152,6 +153,7 @@ def entry(
     keys: tuple[str, ...] = (),
     canaries: tuple[tuple[dict[str, str], ...], ...] = CANARIES,
 ) -> TableEntry:
+    """An entry whose route has no answer checked: its router starts no child for that."""
     return TableEntry(
         tenant=tenant,
         route=route,
@@ -162,4 +164,5 @@ def entry(
         preparing=preparing,
         canaries=canaries,
         keys=keys,
+        checks=ResponseChecks(sample=0),
     )

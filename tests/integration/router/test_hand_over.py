@@ -16,7 +16,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 from tests.faults.record import Found
-from tests.integration.router.running import KEY, Running, entry, release, until
+from tests.integration.router.running import KEY, Running, release, until
+from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.log import GENESIS
