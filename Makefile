@@ -123,8 +123,9 @@ bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and ei
 bench-density: $(STAMP) $(VLLM_STAMP) ## a thousand tenants on one engine beside vLLM's own paging; goes on where it stopped (18 minutes)
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only density --write $(ARGS)
 
-bench-executors: $(STAMP) ## merge and train executors beside the bare libraries and cp + fsync (three minutes)
-	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only merge,train --write $(ARGS)
+bench-executors: $(STAMP) $(VLLM_STAMP) ## merge and training beside the bare libraries, the planner beside vLLM (ten minutes)
+	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench \
+	  --only merge,train,precision,planner --write $(ARGS)
 
 mutation: $(STAMP) ## changes of the code that no test notices; ARGS=rules, router, hub-log or hub-fleet
 	nice $(BIN)/python scripts/mutation.py $(ARGS)

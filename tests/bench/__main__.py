@@ -35,7 +35,9 @@ from tests.bench import (
     mutual_tls,
     noticing,
     placement,
+    planner,
     postgres,
+    precision,
     readiness,
     report,
     router,
@@ -77,6 +79,8 @@ PARTS = {
     "upgrade": Part("Router upgrade", router_upgrade.measure, {"rounds": 1}),
     "merge": Part("Merge", merging.measure, {"rounds": 1}),
     "train": Part("Train", training.measure, {"steps": 8, "kills": 1}),
+    "precision": Part("Train in fp32, bf16 and nf4", precision.measure, {"steps": 3, "modes": ("fp32",)}),
+    "planner": Part("Memory for adapters", planner.measure, {"parallels": (1,)}),
     "daemon": Part("Agent", daemon.measure, {"watched_s": 10.0}),
     "console": Part(
         "Console",

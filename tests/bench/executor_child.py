@@ -1,6 +1,6 @@
 """One measurement of a benchmark of executors in a process of its own, so that its memory is its own.
 
-    python -m tests.bench.executor_child merge|peft|copy|turns FOLDER
+    python -m tests.bench.executor_child merge|peft|copy|turns|train|trl FOLDER
 
 FOLDER holds `task.json`; one JSON object is printed.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +25,10 @@ import transformers
 from tests.bench.bare_loop import turns
 from tests.bench.executors import copy_synced
 
+from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck_agent.executors.merging.merge_weights import merge_weights
+from loradeck_agent.executors.protocol import Run
+from loradeck_agent.executors.train import train
 
 Task = dict[str, Any]
 
@@ -72,11 +76,29 @@ def take_turns(task: Task) -> dict[str, Any]:
     return turns(Path(task["spec"]))
 
 
+def train_alone(task: Task) -> dict[str, Any]:
+    """The train executor by itself: its speed without the first step, and its memory."""
+    spec = ExecutorSpec.model_validate_json(Path(task["spec"]).read_bytes())
+    found = measured(lambda: train(Run(spec)))
+    lines = map(ExecutorEvent.model_validate_json, Path(spec.events).read_bytes().splitlines())
+    steps = [e.metrics for e in lines if e.type is ExecutorEventType.PROGRESS and e.step]
+    return {**found, "tokens_per_s": statistics.harmonic_mean(step["tokens_per_second"] for step in steps[1:])}
+
+
+def trl(task: Task) -> dict[str, Any]:
+    """trl's own trainer on the same rows."""
+    from tests.bench.trl_loop import by_trl
+
+    return by_trl(task, measured)
+
+
 WORK: dict[str, Callable[[Task], dict[str, Any]]] = {
     "merge": merge,
     "peft": by_peft,
     "copy": copy,
     "turns": take_turns,
+    "train": train_alone,
+    "trl": trl,
 }
 
 
