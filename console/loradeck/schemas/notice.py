@@ -28,6 +28,7 @@ class NoticeKind(StrEnum):
     NODE_LOST = "node_lost"
     CERTIFICATE_ENDS = "certificate_ends"
     RETENTION_ENDS = "retention_ends"  # rows of a dataset may not be kept any longer
+    EXPECTED = "expected"  # a day comes that a person entered: the end of a licence, a regulation
     DEPRECATED = "deprecated"  # a live release is not to be promoted any more
     ACTED_ALONE = "acted_alone"  # somebody broke the glass where two people are asked for
     JOB_FAILED = "job_failed"

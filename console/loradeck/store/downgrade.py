@@ -42,7 +42,9 @@ def _settings(*names: str) -> str:
     return _written("events", *(f'"{name}":' for name in names))
 
 
-_LATER_NOTICES = ("drift", "refused", "acted_alone", "gate_passed", "certificate_ends", "retention_ends", "deprecated")
+def _notices(*kinds: str) -> Counted:
+    return Counted("notices of kinds that came later", _written("notices", *(f'"kind":"{kind}"' for kind in kinds)))
+
 
 _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE 'job %'"
 
@@ -112,14 +114,14 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
 """Migration -> what a Loradeck from before it does not know and cannot pass over."""
 
 LOST: dict[str, tuple[Counted, ...]] = {
-    "0013_input_days": (Counted("days of counts of what is asked", "SELECT count(*) FROM input_days"),),
+    "0013_input_days": (
+        Counted("days of counts of what is asked", "SELECT count(*) FROM input_days"),
+        _notices("refused", "acted_alone", "gate_passed", "expected"),
+    ),
     "0012_feedback": (Counted("rows of feedback", "SELECT count(*) FROM feedback"),),
     "0011_ledger": (
         Counted("segments of the answer ledger", "SELECT count(*) FROM ledger_segments"),
-        Counted(
-            "notices of kinds that came later",
-            _written("notices", *(f'"kind":"{kind}"' for kind in _LATER_NOTICES)),
-        ),
+        _notices("drift", "certificate_ends", "retention_ends", "deprecated"),
     ),
     "0010_notices": (
         Counted("notices", "SELECT count(*) FROM notices"),

@@ -284,7 +284,7 @@ async def test_certificates_near_their_end_are_told_until_they_are_renewed(
     await agent.leave()
 
 
-async def test_rows_near_the_end_of_their_retention_and_deprecated_releases_are_told(
+async def test_rows_near_the_end_of_their_retention_expected_days_and_deprecated_releases_are_told(
     deck: Deck, receiver: Receiver
 ) -> None:
     await deck.tenant()
@@ -297,13 +297,17 @@ async def test_rows_near_the_end_of_their_retention_and_deprecated_releases_are_
     await deck.ok("POST", "datasets", manifest.model_dump(mode="json"))
     adapter = deck.hub.catalogue.releases[release].adapter
     in_20_days = deck.hub.clock.now_ms() + 20 * 86_400_000
+    day = {"at_ms": in_20_days, "what": "the licence of the price lists ends"}
+    await deck.ok("PUT", "tenants/acme/data-policy?reason=contract", {"expected_changes": [day]})
     stated = {"kind": "deprecation", "tenant": "acme", "subject": adapter, "by": ""}
     await deck.ok("POST", "attestations", {**stated, "body": {"from_ms": in_20_days, "reason": "v2 is out"}})
     assert deck.hub.dated.near() == []
     _in_days(deck, 17)
-    await until(lambda: len(receiver.got) == 2, "both are told")
+    await until(lambda: len(receiver.got) == 3, "all are told")
     told = {event["type"].rpartition(".")[2]: event for event in receiver.got}
     assert told["retention_ends"]["subject"] == "acme/tickets"
+    assert told["expected"]["subject"] == "acme"
+    assert told["expected"]["data"]["title"].endswith(": the licence of the price lists ends")
     assert told["deprecated"]["subject"] == "acme/production"
     assert told["deprecated"]["data"]["title"].endswith(": v2 is out")
     await deck.tenant("zeta")

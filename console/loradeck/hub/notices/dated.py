@@ -1,4 +1,4 @@
-"""What has a time of its own: certificates that end, rows that may not be kept for ever, deprecated releases."""
+"""What has a time of its own: ends of certificates and retention, days that people entered, deprecated releases."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class DatedThings:
         now = self._clock.monotonic()
         if self._looked is None or now - self._looked >= LOOK_S:
             self._looked = now
-            every = (*self._certificates(), *self._rows(), *self._deprecated())
+            every = (*self._certificates(), *self._rows(), *self._expected(), *self._deprecated())
             self._near = near(every, self._clock.now_ms())
         return self._near
 
@@ -73,6 +73,13 @@ class DatedThings:
             if days is not None and manifest is not None and digest not in self._facts.erased:
                 subject = Subject(NoticeKind.RETENTION_ENDS, tenant=manifest.tenant, dataset=manifest.name)
                 yield Dated(subject, kept.at_ms + days * DAY_MS)
+
+    def _expected(self) -> Iterator[Dated]:
+        """A day that has come is the freshness meter's, and makes room for the next one of the tenant."""
+        for tenant in self._state.tenants.values():
+            for change in tenant.data.expected_changes:
+                if change.at_ms > self._clock.now_ms():
+                    yield Dated(Subject(NoticeKind.EXPECTED, tenant=tenant.name), change.at_ms, change.what)
 
     def _deprecated(self) -> Iterator[Dated]:
         if not self._facts.deprecated:

@@ -37,6 +37,7 @@ CONDITIONS = {
     NoticeKind.NODE_LOST: Kind(Severity.PAGE, 0, "not heard for longer than its TTL"),
     NoticeKind.CERTIFICATE_ENDS: Kind(Severity.TICKET, 0, "its certificate ends on {day}, and was not renewed"),
     NoticeKind.RETENTION_ENDS: Kind(Severity.TICKET, 0, "rows of it may be kept until {day}"),
+    NoticeKind.EXPECTED: Kind(Severity.TICKET, 0, "from {day} on its adapters may be wrong"),
     NoticeKind.DEPRECATED: Kind(Severity.TICKET, 0, "its live release is not promoted any more from {day} on"),
 }
 """Conditions that begin and end, by kind."""
@@ -55,7 +56,7 @@ FLAGS = {
 REFUSED_SHARE = 0.05
 """Share of a pointer's requests of the last minute above which it is told that routers refuse them."""
 
-DATED = frozenset({NoticeKind.CERTIFICATE_ENDS, NoticeKind.RETENTION_ENDS, NoticeKind.DEPRECATED})
+DATED = frozenset({NoticeKind.CERTIFICATE_ENDS, NoticeKind.RETENTION_ENDS, NoticeKind.EXPECTED, NoticeKind.DEPRECATED})
 """Kinds whose time is known beforehand."""
 
 NEAR_MS = 14 * 86_400_000
@@ -94,6 +95,8 @@ class Subject(NamedTuple):
             return f"loradeck dataset ls --tenant {self.tenant}"
         if self.node:
             return f"loradeck node show {self.node}"
+        if self.tenant and not self.route:
+            return f"loradeck freshness {self.tenant}"
         return f"loradeck open {self.tenant} {self.route}" if self.tenant else "loradeck --once"
 
 
