@@ -170,7 +170,7 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
 
 def node_heard(state: ConsoleState, node: NodeRow) -> float | None:
     """Seconds since a node's last message, counted on while the link is down; None: never, or not asked for."""
-    if node.heard_age_s is None or not (node.lost or state.is_fresh_node(node.node)):
+    if node.heard_age_s is None or not (node.lost or state.is_fresh(node.node)):
         return None
     return node.heard_age_s + state.since_received(node.node)
 
@@ -209,7 +209,7 @@ def gpu_summary(node: NodeRow) -> Span:
 
 def node_cells(state: ConsoleState, node: NodeRow) -> dict[str, Span]:
     """The cells of a node's row."""
-    known = node.lost or state.is_fresh_node(node.node)  # figures of a node that nobody looked at may be hours old
+    known = node.lost or state.is_fresh(node.node)  # figures of a node that nobody looked at may be hours old
     host = node.host if known else None
     heard = node_heard(state, node)
     up = sum(replica.state is EngineState.UP for replica in node.replicas)

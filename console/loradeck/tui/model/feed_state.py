@@ -102,11 +102,8 @@ class FeedState:
     received: dict[Hashable, float] = field(default_factory=dict)
     """When a row came since the whole was listed: a pointer's key, or a node's name, to monotonic seconds."""
 
-    asked: dict[PointerKey, float] | None = None
-    """Rows whose figures the hub was asked for, and since when figures of theirs are new enough; None: of all."""
-
-    asked_nodes: dict[str, float] | None = None
-    """The nodes that were asked for, with the same meaning."""
+    asked: dict[Hashable, float] | None = None
+    """Rows and nodes whose figures the hub was asked for, and since when theirs are new enough; None: of all."""
 
     heard_at: float | None = None
     connected: bool = False
@@ -274,19 +271,11 @@ class FeedState:
         """The hub has been asked for the figures of these rows and nodes, and of no others."""
         now = self.clock()
         # What came within the last seconds is as new as what a live row shows.
-        self.asked = {key: (self.asked or {}).get(key, now - STALE_S) for key in rows}
-        self.asked_nodes = {name: (self.asked_nodes or {}).get(name, now - STALE_S) for name in nodes}
-        self.tenants.near, self.nodes.near = self.asked, self.asked_nodes
+        self.asked = {key: (self.asked or {}).get(key, now - STALE_S) for key in (*rows, *nodes)}
+        self.tenants.near = self.nodes.near = self.asked
 
-    def is_fresh_node(self, name: str) -> bool:
-        """Tells whether a node's figures are current; those of a node that nobody looked at may be hours old."""
-        if self.asked_nodes is None:
-            return True
-        since = self.asked_nodes.get(name)
-        return since is not None and self.received.get(name, self._listed_at) >= since
-
-    def is_fresh(self, key: PointerKey) -> bool:
-        """Tells whether a row's figures are of now; those of a row that nobody looked at may be hours old."""
+    def is_fresh(self, key: Hashable) -> bool:
+        """Tells whether a row's or a node's figures are of now; those that nobody looked at may be hours old."""
         if self.asked is None:
             return True
         since = self.asked.get(key)

@@ -60,7 +60,7 @@ class Rows(MutableMapping[K, M], Generic[K, M, B, CB]):
         self.news = True
         """Whether a brief has changed since this was last set to False."""
 
-        self.near: Container[K] = ()
+        self.near: Container[Hashable] = ()
         """The rows that are looked at: they are held open as they change."""
 
         self._kind = kind
