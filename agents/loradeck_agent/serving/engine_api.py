@@ -82,6 +82,10 @@ class EngineApi:
         """Names of the adapters the engine lists, with the folder each was loaded from."""
         return {name: root for name, (root, parent) in (await self._listed()).items() if parent}
 
+    async def root_of(self, name: str) -> str | None:
+        """The folder that the engine lists an adapter from; None: it does not. Whether it holds it is not looked at."""
+        return (await EngineApi.models(self)).get(name)
+
     async def _listed(self) -> dict[str, tuple[str, str | None]]:
         """Fetches all that the engine lists: name -> (root, parent); a base has no parent."""
         reply = expect(await self._http.get("/v1/models", timeout=CALL_S))

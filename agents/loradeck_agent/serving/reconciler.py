@@ -431,7 +431,7 @@ class Reconciler:
             await engine.api.load(name, folder)
             engine.loads[ref.id] = engine.loads.get(ref.id, 0) + 1
         # "Loaded" is not "listed", and neither is "answers as it should".
-        listed = (await engine.api.models()).get(name)
+        listed = await engine.api.root_of(name)
         if listed is None:
             raise AgentError("not_listed", "the engine took the adapter and does not list it", name)
         if not same_folder(listed, folder):

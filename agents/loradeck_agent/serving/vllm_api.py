@@ -172,7 +172,8 @@ class VllmApi(EngineApi):
         out of vLLM's memory.
         """
         if self._plugged and name != base_alone.NAME:
-            self._pinned = None
+            if self._pinned is not None and name in self._pinned:
+                self._pinned = None  # its pin went with the load before
             return await self._plugin.load(name, path)
         if self._cache is None:
             state = self._digests.parent

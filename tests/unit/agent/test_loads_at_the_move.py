@@ -153,14 +153,14 @@ async def test_a_release_is_loaded_and_timed_once_and_let_in_again_without_a_loa
     async def load(name: str, path: Path) -> None:
         calls.append("load")
 
-    async def models() -> dict[str, str]:
-        return {str(wanted.engine_name): str(folder)}
+    async def root_of(name: str) -> str:
+        return str(folder)
 
     async def nothing(*unused: Any) -> None: ...
 
     bench.engine.__dict__.update(
         config=SimpleNamespace(base=Path("/base"), rank_limit=None),
-        api=SimpleNamespace(load=load, models=models),
+        api=SimpleNamespace(load=load, root_of=root_of),
         measured=SimpleNamespace(note=lambda base, **took: calls.append(*took)),
         loads={},
         verified={wanted.id: ()},
@@ -238,8 +238,8 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
     async def load(name: str, path: Path) -> None:
         folders[name] = str(path)
 
-    async def models() -> dict[str, str]:
-        return folders
+    async def root_of(name: str) -> str | None:
+        return folders.get(name)
 
     async def verify(engine: Any, records: Any, wanted: ReleaseRef, *unused: Any) -> Judgement:
         asked.append(wanted.label)
@@ -250,7 +250,7 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
 
     bench.engine.__dict__.update(
         config=SimpleNamespace(base=Path("/base"), rank_limit=None),
-        api=SimpleNamespace(load=load, models=models, pin=nothing, levels=nothing),
+        api=SimpleNamespace(load=load, root_of=root_of, pin=nothing, levels=nothing),
         measured=SimpleNamespace(note=lambda base, **took: None),
         loads={},
         verified={},

@@ -325,15 +325,28 @@ async def test_the_agent_lists_what_is_held_and_says_how_near(server: Server, tm
 
 
 async def test_the_agent_pins_anew_only_where_something_has_changed(server: Server, tmp_path: Path) -> None:
-    api = server.agent(tmp_path)
-    await api.load("v0", stored(tmp_path))
+    api, folder = server.agent(tmp_path), stored(tmp_path)
+    await api.load("v0", folder)
     await api.pin(["v0"])
     await api.pin(["v0"])
     assert server.engine.calls.count("loradeck_pin") == 1
     await api.load("v1", stored(tmp_path, b"1"))
     await api.pin(["v0"])
-    assert server.engine.calls.count("loradeck_pin") == 2
+    assert server.engine.calls.count("loradeck_pin") == 1, "each call waits for the end of a step"
+    await api.unload("v0")
+    await api.load("v0", folder)
+    await api.pin(["v0"])
+    assert server.engine.calls.count("loradeck_pin") == 2, "its pin went with it"
     assert [row for row in await server.held() if row[2]] == [("v0", "host", True)]
+
+
+async def test_after_a_load_the_agent_asks_no_worker_once_more_what_it_holds(server: Server, tmp_path: Path) -> None:
+    api, folder = server.agent(tmp_path), stored(tmp_path)
+    await api.load("v0", folder)
+    before = len(server.engine.calls)
+    assert await api.root_of("v0") == str(folder)
+    assert await api.root_of("v1") is None
+    assert len(server.engine.calls) == before
 
 
 async def test_pins_that_do_not_fit_are_said_and_stop_nothing(
