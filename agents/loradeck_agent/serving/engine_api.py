@@ -82,6 +82,11 @@ class EngineApi:
         """Names of the adapters the engine lists, with the folder each was loaded from."""
         return {name: root for name, (root, parent) in (await self._listed()).items() if parent}
 
+    @property
+    def at_once(self) -> int:
+        """How many adapters it may be told to load at a time."""
+        return 1
+
     async def root_of(self, name: str) -> str | None:
         """The folder that the engine lists an adapter from; None: it does not. Whether it holds it is not looked at."""
         return (await EngineApi.models(self)).get(name)

@@ -237,8 +237,13 @@ class Reconciler:
                 due = min(due, DRAIN_S)
             for ref in plan.fetch:
                 due = min(due, self._fetch(engine, ref))
-            for ref in (*plan.load, *self._closed(engine, plan)):
-                due = min(due, await self._attempt(engine, ref, self._load_wanted))
+            todo = [*plan.load, *self._closed(engine, plan)]
+            while todo:
+                room = engine.slots - len(engine.loaded)
+                now, todo = todo[: (some := max(1, min(engine.api.at_once, room)))], todo[some:]
+                async with asyncio.TaskGroup() as group:
+                    steps = [group.create_task(self._attempt(engine, ref, self._load_wanted)) for ref in now]
+                due = min(due, *(step.result() for step in steps))
                 if self._wakes[engine.name].is_set():
                     return 0.05  # the table has changed: what has moved is loaded before the rest of this plan
         if plan.load:

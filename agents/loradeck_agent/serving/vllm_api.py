@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 BOOT_READ_S = 10.0
 """The start time is read again after this long even over a kept connection: a proxy may stand between."""
 
+READERS = 4
+"""As in the plugin."""
+
 USED_AT_ONCE = 16
 """Adapters that are used beside each other, so that they stay in memory."""
 
@@ -136,6 +139,11 @@ class VllmApi(EngineApi):
         held = await self.levels()
         listed = (await super().models()).items()
         return {name: root for name, root in listed if name != base_alone.NAME and (held is None or name in held)}
+
+    @property
+    def at_once(self) -> int:
+        """How many adapters it may be told to load at a time: with the plugin as many as that reads."""
+        return READERS if self._plugged else 1
 
     async def levels(self) -> dict[str, AckLevel] | None:
         """The levels of the adapters that it holds, by name. None without the plugin: vLLM itself does not say."""

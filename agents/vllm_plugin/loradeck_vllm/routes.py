@@ -23,6 +23,8 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from loradeck_vllm.worker import READERS
+
 log = logging.getLogger("vllm.loradeck")
 
 FIRST_LOOK_S = 0.04
@@ -72,7 +74,7 @@ class AdapterRoutes:
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
-        self._one_load = asyncio.Lock()
+        self._loads = asyncio.Semaphore(READERS)
         self._engine: Any = None
         self._models: Any = None
 
@@ -132,7 +134,7 @@ class AdapterRoutes:
         from vllm.lora.request import LoRARequest
 
         # The lock under which vLLM's own routes change this name.
-        async with self._one_load, self._models.lora_resolver_lock[name]:
+        async with self._loads, self._models.lora_resolver_lock[name]:
             request = self._models.lora_requests.get(name)
             if self._models.is_base_model(name):
                 raise Refused("name_taken", f"{name} is the base")

@@ -17,6 +17,10 @@ NAME = "_loradeck"
 """Attribute of vLLM's LoRA manager that holds what is kept here for one worker."""
 
 
+READERS = 4
+"""How many adapters are read at a time: a read that does not end holds up no other one."""
+
+
 class Adapters:
     """The adapters in one worker's memory: vLLM's two caches, and those that are being read for them."""
 
@@ -27,7 +31,7 @@ class Adapters:
         self._read_by_vllm: Callable[[Any], Any] = manager._load_adapter
         self._immutable: set[int] = set()
         self._reads: dict[int, Future[Any]] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loradeck-read", initializer=_stand_back)
+        self._readers = ThreadPoolExecutor(READERS, "loradeck-read", initializer=_stand_back)
         self.read_in_loop = 0
         manager._load_adapter = self._read_in_loop
 
@@ -36,7 +40,7 @@ class Adapters:
         number = request.lora_int_id
         self._immutable.add(number)
         if number not in self._cache.list_adapters() and number not in self._reads:
-            self._reads[number] = self._thread.submit(self._whole, request)
+            self._reads[number] = self._readers.submit(self._whole, request)
 
     def state(self, number: int, *, insert: bool) -> tuple[str, str]:
         """How far an adapter is: `reading`, `read`, `held`, or the code of a refusal, with its detail.

@@ -223,6 +223,34 @@ async def test_while_a_round_fetches_a_release_its_engine_is_free_for_others(mon
         await rounds(bench, {"v1"})
 
 
+async def test_an_engine_that_loads_several_at_a_time_is_told_as_many_as_it_has_slots_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, under_way, most, go = Bench(), set[str](), list[int](), asyncio.Event()
+
+    async def load(self: Bench, engine: Any, wanted: ReleaseRef) -> float:
+        under_way.add(wanted.label)
+        most.append(len(under_way))
+        await go.wait()
+        under_way.discard(wanted.label)
+        engine.loaded[wanted.id] = wanted.label
+        self.loaded.append(wanted.label)
+        return module.ROUND_S
+
+    monkeypatch.setattr(Bench, "_load_wanted", load)
+    bench.engine.api = SimpleNamespace(at_once=3, pin=bench.engine.api.pin, levels=bench.engine.api.levels)
+    bench.engine.slots = 5
+    bench.desire(*(entry(number, ref(number), 1) for number in range(5)))
+    bench._wakes["gpu-01"].clear()
+    making = asyncio.create_task(bench._round(bench.engine))
+    async with asyncio.timeout(5):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        go.set()
+        await making
+    assert (max(most), len(bench.loaded)) == (3, 5)
+
+
 async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_that_the_engine_has_lost_is_not_let_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -250,7 +278,7 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
 
     bench.engine.__dict__.update(
         config=SimpleNamespace(base=Path("/base"), rank_limit=None),
-        api=SimpleNamespace(load=load, root_of=root_of, pin=nothing, levels=nothing),
+        api=SimpleNamespace(load=load, root_of=root_of, pin=nothing, levels=nothing, at_once=1),
         measured=SimpleNamespace(note=lambda base, **took: None),
         loads={},
         verified={},
