@@ -9,7 +9,9 @@ from tests.fakes.console_stage import Clock, stage
 from loradeck.schemas.feed import FeedNodes
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.telemetry import NvmlState
+from loradeck.tui.lines.jobs import job_head, job_lines
 from loradeck.tui.lines.nodes import node_lines, node_page
+from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.hardware_history import SLOT_S, SLOTS, Figure, History
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.plots import BARS, sparkline
@@ -148,3 +150,18 @@ def test_markup_wide_and_right_to_left_names_stay_text_on_a_node(state: ConsoleS
         shown = text(lines)
         assert "[red]節点\N{REPLACEMENT CHARACTER}abc" in shown
         assert "\u202e" not in shown
+
+
+def test_a_node_says_whether_training_on_it_is_proven_and_why_the_hub_cordoned_it(state: ConsoleState) -> None:
+    said = "UNPROVEN HERE: torch was 2.15.0 and is 2.16.0"
+    shown = node(training=said, cordoned_for=("GPU-1: XID 79",))
+    page = text(node_page(state, shown, 120))
+    assert f"TRAINS {said}" in page
+    assert "cordoned by itself: GPU-1: XID 79" in page
+    assert "TRAINS" not in text(node_page(state, node(), 120)), "it does not say, as agents of before do not"
+    job = next(job for job in seed.jobs() if job.kind == "train" and job.node)
+    state.nodes[job.node or ""] = shown
+    assert said in text(job_lines(state, job, 200))
+    assert said in text(job_head(state, job, FollowedJob(job.id), 200))
+    state.nodes[job.node or ""] = node(training="proven today on H100")
+    assert "proven" not in text(job_lines(state, job, 200))

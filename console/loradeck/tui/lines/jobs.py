@@ -29,7 +29,7 @@ def job_head(state: ConsoleState, job: Job | None, following: FollowedJob, width
 
 def _title(state: ConsoleState, job: Job, width: int) -> Line:
     name = f"{clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}"
-    text = f"{name}   {job.state.value}   {_where(job)}   attempt {job.attempt}"
+    text = f"{name}   {job.state.value}   {_where(job)}   attempt {job.attempt}{_unproven(state, job)}"
     if state.link is not Link.LIVE:
         text += f"   AS OF {age(state.silent_s)} AGO: {state.link.value}"
     return title(text, width)
