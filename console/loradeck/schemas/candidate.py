@@ -56,7 +56,7 @@ LONGEST_WHY = 500
 """Characters of the reason for which a plan is held."""
 
 
-class StepPlan(Wire):
+class StepPlan(Wire, defer_build=True):
     """The shares that a candidate is stepped through by the hub itself, each when the evidence says so."""
 
     steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
@@ -82,7 +82,7 @@ class StepPlan(Wire):
         return next((step for step in self.steps if step > permille), None)
 
 
-class Comparison(Wire):
+class Comparison(Wire, defer_build=True):
     """An A/B: both arms are compared by one figure, at a time or a number of keys that is stated before it starts."""
 
     figure: Figure
@@ -92,7 +92,7 @@ class Comparison(Wire):
     keys: int | None = Field(None, description="it is over once each arm has so many")
 
 
-class ArmShare(Wire):
+class ArmShare(Wire, defer_build=True):
     """One arm's share of bad ones, with its 95 % interval by keys."""
 
     keys: int
@@ -102,7 +102,7 @@ class ArmShare(Wire):
     high: float
 
 
-class ArmsCompared(Wire):
+class ArmsCompared(Wire, defer_build=True):
     """Both arms since the share was changed last. `value`: the candidate's share less the live one's."""
 
     figure: Figure
@@ -113,7 +113,7 @@ class ArmsCompared(Wire):
     high: float
 
 
-class ComparisonResult(Wire):
+class ComparisonResult(Wire, defer_build=True):
     """What an A/B has found; the hub attests it, and moves nothing."""
 
     model_config = ConfigDict(defer_build=True)  # an agent has no use for it

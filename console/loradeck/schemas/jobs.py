@@ -83,7 +83,7 @@ class _Spec(Strict):
         return 0
 
 
-class TrainSpec(_Spec):
+class TrainSpec(_Spec, defer_build=True):
     """A training recipe. The loss covers answers only; a step is `batch` rows, however they are split."""
 
     kind: Literal["train"] = "train"
@@ -207,7 +207,7 @@ class TrainSpec(_Spec):
         return self
 
 
-class EvaluateSpec(_Spec):
+class EvaluateSpec(_Spec, defer_build=True):
     """A job that scores a release on a suite's held-out items and records its canaries."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -226,7 +226,7 @@ class EvaluateSpec(_Spec):
         return 2 if self.arm is not None else int(self.offline)
 
 
-class LeakSpec(_Spec):
+class LeakSpec(_Spec, defer_build=True):
     """A job that begins rows of a release's datasets and counts those that it reproduces, and its base alone does."""
 
     kind: Literal["leak"] = "leak"
@@ -245,7 +245,7 @@ class LeakSpec(_Spec):
         return 1
 
 
-class MergeSpec(_Spec):
+class MergeSpec(_Spec, defer_build=True):
     """A job that merges an adapter's release into its base, in fp32 with one cast, and registers the result as a
     release.
 
@@ -262,7 +262,7 @@ FLEET = "fleet"
 """The tenant that jobs name which are about a node and no tenant: who may see and submit them sees all tenants."""
 
 
-class ProveSpec(_Spec):
+class ProveSpec(_Spec, defer_build=True):
     """A job that shows whether training on one node is right, by some steps of a small recipe; see `TrainingProof`."""
 
     kind: Literal["prove"] = "prove"
@@ -363,7 +363,7 @@ class JobLogLine(Wire, defer_build=True):
     text: str
 
 
-class EngineDoor(Strict):
+class EngineDoor(Strict, defer_build=True):
     """Where an evaluation's executor asks the engine that serves: a Unix socket of the agent's, for one release."""
 
     replica: str
@@ -372,7 +372,7 @@ class EngineDoor(Strict):
     scores: bool = Field(description="whether the engine says how likely it finds given tokens")
 
 
-class ExecutorSpec(Strict):
+class ExecutorSpec(Strict, defer_build=True):
     """The `spec.json` with which an agent starts an executor. It uses these local folders and nothing else."""
 
     v: Literal[1] = 1

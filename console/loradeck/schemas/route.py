@@ -166,7 +166,7 @@ class Callers(KeyLimits):
     )
 
 
-class Pooled(Strict):
+class Pooled(Strict, defer_build=True):
     """The placement of a route in a pool: the hub assigns it to nodes of the pool."""
 
     pool: Name

@@ -61,14 +61,14 @@ class AnswerForm(StrEnum):
     TOOL_CALL = "tool_call"
 
 
-class Mixing(Strict):
+class Mixing(Strict, defer_build=True):
     """General rows mixed in among the task's, against forgetting."""
 
     dataset: Digest = Field(description="one of the recipe's datasets")
     share: float = Field(gt=0, lt=1, description="share of all rows that are drawn")
 
 
-class Validation(Strict):
+class Validation(Strict, defer_build=True):
     """Validation during training: rows held back from the datasets and measured on a schedule."""
 
     rows: int = Field(16, ge=1, description="held back from the task's rows; general rows likewise, up to a fifth")
@@ -97,7 +97,7 @@ class Validation(Strict):
         return self
 
 
-class Sampling(Strict):
+class Sampling(Strict, defer_build=True):
     """How the model answers the prompts of a step, for GRPO."""
 
     group: int = Field(8, ge=2, le=64, description="answers drawn for each prompt, which are compared")
@@ -113,7 +113,7 @@ class DistilWay(StrEnum):
     TOP = "top"  # the probabilities of its likeliest tokens, as an engine that serves it says them
 
 
-class Distillation(Strict):
+class Distillation(Strict, defer_build=True):
     """The teacher of a student, and what it learns of it."""
 
     teacher: Digest = Field(description="a base on the job's node whose tokens are the student's")
@@ -140,7 +140,7 @@ REFUSALS = (
 """Phrases that mark a refusal in eleven languages, lower case. They find the form of an answer, not its sense."""
 
 
-class WordList(Strict):
+class WordList(Strict, defer_build=True):
     """Words and phrases by which toxic answers are known, under the name of their list: a figure says what it is by."""
 
     name: str = Field(min_length=1, max_length=100)
@@ -153,7 +153,7 @@ class WordList(Strict):
         return self
 
 
-class Safety(Strict):
+class Safety(Strict, defer_build=True):
     """A fixed set of prompts that is never trained on: at each validation they are answered and held against the base.
 
     A row is `{"prompt": text, "refuse": true or false, "slice": name}`; a slice is a language or a topic.
@@ -175,7 +175,7 @@ class Safety(Strict):
     rise: float = added(0.05, "end the run where so many more answers are toxic than of the base", gt=0, le=1)
 
 
-class Structure(Strict):
+class Structure(Strict, defer_build=True):
     """A required form of answers, checked row by row."""
 
     form: AnswerForm
@@ -185,7 +185,7 @@ class Structure(Strict):
     )
 
 
-class Guards(Strict):
+class Guards(Strict, defer_build=True):
     """Limits at which a run is ended early."""
 
     spike: float = Field(4.0, gt=1, description="a loss above so many times the median of the last steps")
