@@ -16,10 +16,10 @@ from incident.traffic import Answer, Callers
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.candidate import FEWEST_KEYS
-from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import CandidateStartRequest, CandidateStepRequest
 from loradeck.schemas.route import Guard
+from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import TenantRow
 
 USERS = 56

@@ -25,7 +25,8 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import Gap, RouteConfig, RouteResidency, Soak
+from loradeck.schemas.route import RouteConfig, Soak
+from loradeck.schemas.routing import Gap, RouteResidency
 from loradeck.schemas.tenant import CallerKey
 from loradeck.store.interface import Doc
 from loradeck.store.sqlite import SqliteStore

@@ -35,7 +35,7 @@ from loradeck.schemas.moves import (
     RollbackRequest,
     UndoRequest,
 )
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import CandidateRef, TableEntry
 from loradeck.schemas.tenant import TenantState

@@ -20,7 +20,7 @@ from loradeck.rules.moves import candidate as rules
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.request import rollback_request
 from loradeck.rules.serving.counting import flip_counts
-from loradeck.schemas.candidate import Candidate, CohortUnit, Figure, StepPlan
+from loradeck.schemas.candidate import Candidate, Figure, StepPlan
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft
 from loradeck.schemas.moves import (
@@ -43,7 +43,8 @@ from loradeck.schemas.moves import (
     UnpinRequest,
 )
 from loradeck.schemas.pool import PoolConfig
-from loradeck.schemas.route import Gap, Guard, Pooled, RouteResidency
+from loradeck.schemas.route import Guard, Pooled
+from loradeck.schemas.routing import CohortUnit, Gap, RouteResidency
 from loradeck.schemas.state import RelabelRequest
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck.store.interface import OutcomeUnknown, StoreError

@@ -34,7 +34,8 @@ from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import RouteConfig, RouteResidency, Soak, Streams
+from loradeck.schemas.route import RouteConfig, Soak
+from loradeck.schemas.routing import RouteResidency, Streams
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TokenRecord
 from loradeck.schemas.traffic import Traffic

@@ -24,7 +24,7 @@ from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.replica_state import LINK_TTL_S, AckState
-from loradeck.schemas.route import Gap, Streams
+from loradeck.schemas.routing import Gap, Streams
 from loradeck.schemas.state import PreviewAction
 from loradeck_agent.router.admission import Admitted, base_alone
 

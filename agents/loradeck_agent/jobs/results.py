@@ -27,10 +27,8 @@ from loradeck.schemas.jobs import (
     ProveSpec,
     TrainSpec,
 )
-from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
-from loradeck.schemas.training_proof import TrainingProof
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import fsync_folder, write_durably
 from loradeck_agent.jobs.events import failure, job_event
@@ -115,9 +113,14 @@ class Results:
                 return await self._trained(out, job.spec)
             if isinstance(job.spec, MergeSpec):
                 return await asyncio.to_thread(keep_merged, out, self._merged)
+            # These are seldom asked for, and an agent without them is smaller.
             if isinstance(job.spec, LeakSpec):
+                from loradeck.schemas.leak import LeakReport
+
                 return {"report": LeakReport.model_validate(read_json(out / "report.json")).model_dump(mode="json")}
             if isinstance(job.spec, ProveSpec):
+                from loradeck.schemas.training_proof import TrainingProof
+
                 return {"proof": TrainingProof.model_validate(read_json(out / "proof.json")).model_dump(mode="json")}
             report = EvaluationReport.model_validate(read_json(out / "report.json"))
             recorded = (out / "canary.json").exists()  # else the engine's were recorded as the release was made ready

@@ -20,10 +20,9 @@ from loradeck.rules.serving import arms
 from loradeck.rules.serving import flip as rules
 from loradeck.rules.serving.cold_queue import is_awaited
 from loradeck.rules.serving.router_handover import Stage
-from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import Callers, ResponseChecks, RouteResidency, Streams
+from loradeck.schemas.routing import Callers, CohortUnit, ResponseChecks, RouteResidency, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.arm_outcomes import Seat
 from loradeck_agent.router.caller_keys import CallerKeys

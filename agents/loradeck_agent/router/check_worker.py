@@ -22,7 +22,7 @@ from referencing.exceptions import Unresolvable
 
 from loradeck.artifacts.rows.personal_data import personal, redacted
 from loradeck.schemas.content_checks import ContentChecks
-from loradeck.schemas.route import ResponseChecks
+from loradeck.schemas.routing import ResponseChecks
 from loradeck_agent.router.answer_text import language, runs_in_a_circle
 from loradeck_agent.router.conversation_text import LOOKED_AT, beginning_of, end_of, question_of
 

@@ -17,7 +17,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, SampleAsk, TraceAsk, TraceRows
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import Pin
 from loradeck.schemas.traffic import Traffic
 from loradeck_agent.router.admission import Admission

@@ -18,7 +18,7 @@ from loradeck.schemas.link import Ack
 from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.route import RouteResidency, Streams
+from loradeck.schemas.routing import RouteResidency, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission, untold
 from loradeck_agent.router.engine_pools import EnginePool, Replicas

@@ -19,7 +19,7 @@ from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import AckState, EngineState
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ledger_segment import SegmentKept
@@ -23,9 +23,13 @@ BLOB_S = 1800.0
 
 
 _attestations = TypeAdapter(tuple[Attestation, ...])
-_datasets = TypeAdapter(tuple[DatasetEntry, ...])
-_versions = TypeAdapter(tuple[AdapterVersion, ...])
-_suites = TypeAdapter(tuple[SuiteEntry, ...])
+
+_SELDOM = ConfigDict(defer_build=True)
+"""What only jobs ask for is built when the first one does."""
+
+_datasets = TypeAdapter(tuple[DatasetEntry, ...], config=_SELDOM)
+_versions = TypeAdapter(tuple[AdapterVersion, ...], config=_SELDOM)
+_suites = TypeAdapter(tuple[SuiteEntry, ...], config=_SELDOM)
 
 
 class HubApi:

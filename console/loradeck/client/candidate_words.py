@@ -3,8 +3,9 @@
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.sampling import MOST_UNDER_WAY
 from loradeck.rules.quality.statistics import wilson
-from loradeck.schemas.candidate import ArmsCompared, ArmShare, Candidate, CohortUnit, ComparisonResult, StepPlan
+from loradeck.schemas.candidate import ArmsCompared, ArmShare, Candidate, ComparisonResult, StepPlan
 from loradeck.schemas.ids import short
+from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import AskedAgainRow, PreviewAction, ReleaseView, ShadowLoad, TenantRow
 
 _UNITS = {CohortUnit.CALLER: "callers", CohortUnit.USER: "users", CohortUnit.CONVERSATION: "conversations"}

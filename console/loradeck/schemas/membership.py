@@ -18,7 +18,7 @@ GATEWAY_NAME = "gateway.loradeck"
 """The name in a certificate that makes its holder a gateway, which is told of every route. Only a person gives it."""
 
 
-class Invitation(Strict, defer_build=True):
+class Invitation(Strict):
     """A person asks for a join token of a node."""
 
     node: Name
@@ -37,7 +37,7 @@ class JoinToken(Wire, defer_build=True):
     expires_ms: int
 
 
-class JoinRequest(Strict, defer_build=True):
+class JoinRequest(Strict):
     """A node that has a join token asks for a certificate."""
 
     node: Name

@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from loradeck.schemas.candidate import LEASE_S, CohortUnit, Figure, StepPlan
+from loradeck.schemas.candidate import Figure, StepPlan
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire, added
 from loradeck.schemas.log import Event
+from loradeck.schemas.routing import LEASE_S, CohortUnit
 
 IncidentName = Annotated[str, StringConstraints(max_length=200)]
 """What a move calls the incident that it belongs to: its id, or a name in another system."""

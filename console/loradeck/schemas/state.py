@@ -18,7 +18,7 @@ from loradeck.schemas.judge import JUDGE, VERDICTS
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
-from loradeck.schemas.route import Gap
+from loradeck.schemas.routing import Gap
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.traffic import AskedAgain, ColdFigures

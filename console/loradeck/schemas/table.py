@@ -14,13 +14,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
-from loradeck.schemas.candidate import Split
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.ids import Digest, Line, Name, OfPointer, Whole, Wire, added, digest_of
 from loradeck.schemas.judge import Judge
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
-from loradeck.schemas.route import Callers, Gap, ResponseChecks, RouteResidency, Streams
+from loradeck.schemas.routing import Callers, Gap, ResponseChecks, RouteResidency, Split, Streams
 from loradeck.schemas.sample import LONGEST_HOURS
 
 

@@ -14,7 +14,7 @@ from tests.integration.agent.fake_engine import base_digest, tokens_of
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import ResponseChecks
+from loradeck.schemas.routing import ResponseChecks
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
 HIDDEN, INNER, LAYERS, VOCAB = 16, 32, 2, 64

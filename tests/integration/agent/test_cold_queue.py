@@ -13,7 +13,7 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node, until
 
 from loradeck.schemas.replica_state import AckLevel
-from loradeck.schemas.route import Gap, RouteResidency
+from loradeck.schemas.routing import Gap, RouteResidency
 from loradeck.schemas.table import TableEntry
 
 

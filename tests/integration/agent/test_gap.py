@@ -14,7 +14,7 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.route import Gap
+from loradeck.schemas.routing import Gap
 from loradeck.schemas.table import TableEntry
 
 KEYS = (CALLER_HASH,)

@@ -11,11 +11,11 @@ from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.rules.moves import candidate as rules
 from loradeck.rules.moves.draft import Actor
-from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import CandidateAbortRequest, CandidateFinishRequest, MoveResult
+from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import PreviewAction
 
 SCHEDULE = Actor(name="schedule", role=Role.RELEASER, automation=True)

@@ -21,7 +21,7 @@ import aiohttp
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import Callers, ResponseChecks
+from loradeck.schemas.routing import Callers, ResponseChecks
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import StrangerLimits

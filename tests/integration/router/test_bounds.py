@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from loradeck.schemas.route import ResponseChecks
+from loradeck.schemas.routing import ResponseChecks
 from loradeck.schemas.sample import SAMPLE_CHARS
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.response_checks import Checks

@@ -12,7 +12,7 @@ from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import Gap, ResponseChecks
+from loradeck.schemas.routing import Gap, ResponseChecks
 from loradeck.schemas.table import ReleaseRef
 
 V1, V2, V3 = release("v1"), release("v2"), release("v3")

@@ -15,7 +15,7 @@ from tests.integration.router.upstream import Upstream
 
 from loradeck.rules.quality.sampling import Consent
 from loradeck.schemas.link import SampleRows
-from loradeck.schemas.route import ResponseChecks
+from loradeck.schemas.routing import ResponseChecks
 from loradeck.schemas.sample import SAMPLES, Sample
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.router import samples

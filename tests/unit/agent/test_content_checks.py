@@ -7,7 +7,7 @@ import json
 import pytest
 
 from loradeck.schemas.content_checks import BUILT_IN, LANGUAGES, ContentChecks
-from loradeck.schemas.route import ResponseChecks
+from loradeck.schemas.routing import ResponseChecks
 from loradeck_agent.router import check_worker
 from loradeck_agent.router.answer_text import COMMON_WORDS, SCRIPTS, language, runs_in_a_circle
 

@@ -15,7 +15,8 @@ from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import Pooled, RouteConfig, RouteResidency
+from loradeck.schemas.route import Pooled, RouteConfig
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck.schemas.tenant import TenantState
 

@@ -36,7 +36,8 @@ from loradeck.schemas.moves import (
     HoldRequest,
     RollbackRequest,
 )
-from loradeck.schemas.route import Gap, RouteConfig, RouteResidency
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.routing import Gap, RouteResidency
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import CandidateRef
 from loradeck.schemas.tenant import TenantState

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.unit.rules.test_residency import at
 
 from loradeck.rules.serving.capacity import Holding, cold, is_short, outlook, resident
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import TableEntry
 
 DAY_MS = 24 * 3600 * 1000

@@ -15,7 +15,8 @@ from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import AnnotateRequest, UnpinRequest
-from loradeck.schemas.route import Gap, ResponseChecks, RouteConfig, Streams
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.routing import Gap, ResponseChecks, Streams
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck.schemas.tenant import CallerKey, TenantState
 

@@ -8,7 +8,8 @@ from tests.unit.rules.simulated_log import digest
 from loradeck.rules.data.quotas import check, check_slots, check_weights, slots, used
 from loradeck.rules.errors import Refused
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
-from loradeck.schemas.route import Pooled, RouteConfig, RouteResidency
+from loradeck.schemas.route import Pooled, RouteConfig
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.tenant import Quota, TenantState
 
 

@@ -11,7 +11,7 @@ from loradeck.rules.serving.readiness import Wanted
 from loradeck.schemas.link import Replica
 from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 
 ID, ADAPTER = (hashlib.sha256(name.encode()).hexdigest() for name in ("release", "adapter"))

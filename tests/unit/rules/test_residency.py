@@ -19,7 +19,7 @@ from loradeck.rules.serving.residency import (
     promote_asks,
     wanted,
 )
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
 

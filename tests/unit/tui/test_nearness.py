@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.route import Gap
+from loradeck.schemas.routing import Gap
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 from loradeck.tui.lines.columns import node_cells
 from loradeck.tui.lines.nodes import node_lines

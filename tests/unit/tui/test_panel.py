@@ -8,12 +8,13 @@ import pytest
 from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Clock
 
-from loradeck.schemas.candidate import Candidate, CohortUnit
+from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.replica_state import AckState
+from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.state import AskedAgainRow, CandidateRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.schemas.traffic import AskedAgain

@@ -24,7 +24,8 @@ from loradeck.client.candidate_words import (
 from loradeck.client.idempotency import new_key
 from loradeck.schemas import moves
 from loradeck.schemas.attestation import AttestationKind
-from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit, ComparisonResult, Figure, StepPlan
+from loradeck.schemas.candidate import Candidate, ComparisonResult, Figure, StepPlan
+from loradeck.schemas.routing import LEASE_S, CohortUnit
 from loradeck.schemas.state import CandidateRow, TenantRow
 
 

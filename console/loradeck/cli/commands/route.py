@@ -25,7 +25,8 @@ from loradeck.schemas.history import HOURS
 from loradeck.schemas.ids import GENESIS, short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.related import SHARED_WORDS
-from loradeck.schemas.route import Gap, Guard, RouteConfig, RouteResidency, Streams
+from loradeck.schemas.route import Guard, RouteConfig
+from loradeck.schemas.routing import Gap, RouteResidency, Streams
 from loradeck.schemas.sample import SAMPLES
 from loradeck.schemas.state import Preview, PreviewAction
 

@@ -22,7 +22,6 @@ from loradeck.hub.log.signing import Signing
 from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.quality.guard import asked_again_until_ms
 from loradeck.rules.serving.placement import Site, site_of
-from loradeck.schemas.candidate import Split
 from loradeck.schemas.content_checks import ContentChecks
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import Judge
@@ -30,7 +29,8 @@ from loradeck.schemas.link import Desired
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import SUPPORTED, Feature, unknown_features
-from loradeck.schemas.route import RouteConfig, RouteResidency
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.routing import RouteResidency, Split
 from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
 

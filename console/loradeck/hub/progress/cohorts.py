@@ -7,8 +7,9 @@ from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.health import seen
-from loradeck.schemas.candidate import Candidate, CohortUnit
+from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.routing import CohortUnit
 
 
 @dataclass(eq=False)

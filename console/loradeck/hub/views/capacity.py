@@ -17,7 +17,7 @@ from loradeck.schemas.capacity import MOST_NAMED, CapacityPlan, CapacityRow, Col
 from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.release import Release
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 
 Sees = Callable[[Name], bool]
 """Whether the caller may be told of a tenant."""

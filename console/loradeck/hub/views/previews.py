@@ -15,7 +15,7 @@ from loradeck.rules.moves.rollback_target import liftable
 from loradeck.rules.serving import readiness
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import Preview, PreviewAction, Readiness, ReplicaReadiness, Skipped
 
 

@@ -24,7 +24,7 @@ from loradeck.rules.moves.forward import (
 )
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.schemas.attestation import GateResult
-from loradeck.schemas.candidate import Candidate, Comparison, Split
+from loradeck.schemas.candidate import Candidate, Comparison
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import (
@@ -36,6 +36,7 @@ from loradeck.schemas.moves import (
     CandidateStepRequest,
 )
 from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.routing import Split
 from loradeck.schemas.tenant import TenantState
 
 FEWEST_OF_ARM = 20

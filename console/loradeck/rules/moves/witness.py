@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import TableState
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.position import Position
+from loradeck.schemas.routing import Split
 from loradeck.schemas.table import TableEntry
 
 KnowsMove = Callable[[PointerKey, Fence, str | None], bool]

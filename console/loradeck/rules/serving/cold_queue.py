@@ -13,7 +13,7 @@ from math import ceil
 from loradeck.rules.serving.flip import RETRY_AFTER_S
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form
-from loradeck.schemas.route import ColdQueueLimits, RouteResidency
+from loradeck.schemas.routing import ColdQueueLimits, RouteResidency
 from loradeck.schemas.table import TableEntry
 
 LONGEST_RETRY_S = 60

@@ -8,7 +8,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loradeck.schemas.route import Gap, RouteResidency
+from loradeck.schemas.routing import Gap, RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 RETRY_AFTER_S = 2

@@ -10,7 +10,7 @@ from loradeck.rules.serving.residency import PRIOR_COLD
 from loradeck.schemas.link import Replica
 from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 
 _NEAREST_LAST = (Readiness.UNKNOWN, Readiness.ABSENT, Readiness.CACHED, Readiness.WARM, Readiness.RESIDENT)

@@ -15,7 +15,7 @@ from enum import IntEnum, StrEnum
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form
-from loradeck.schemas.route import RouteResidency
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 PRIOR_COLD = "prior cold"

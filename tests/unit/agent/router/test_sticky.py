@@ -8,7 +8,7 @@ from scipy import stats
 from tests.integration.router.running import entry, release
 from tests.unit.agent.router.test_switch import KEY, Node, at
 
-from loradeck.schemas.candidate import CohortUnit
+from loradeck.schemas.routing import CohortUnit
 from loradeck.schemas.table import CandidateRef, TableEntry
 from loradeck_agent.router.admission import Admitted, Caller
 

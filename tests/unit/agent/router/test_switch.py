@@ -19,7 +19,7 @@ from loradeck.schemas.log import GENESIS
 from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import AckState
-from loradeck.schemas.route import Gap, ResponseChecks, RouteResidency
+from loradeck.schemas.routing import Gap, ResponseChecks, RouteResidency
 from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.cold_queue import ColdQueue
