@@ -13,6 +13,7 @@ from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_jobs import merge, merged
 
 from loradeck.hub.automation import pooled_routes
+from loradeck.hub.views import placements
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import PromoteRequest
@@ -397,6 +398,40 @@ async def test_a_tenant_over_its_quota_of_slots_sets_no_further_always_route(dec
     await deck.refused(409, "over_quota", "PUT", path, three)
     await deck.tenant(pool={"pool": "eu", "replicas": 1})
     assert (await deck.ok("GET", "tenants/acme/quota"))["slots"] == 2
+
+
+async def test_a_tenant_is_told_of_no_node_that_one_more_node_would_leave_short_and_plans_are_made_in_turn(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await FakeAgent(deck, "n1", site="eu", slots=1).join()
+    await deck.ok("PUT", "pools/eu", {"labels": {"site": "eu"}})
+    await deck.tenant(pool={"pool": "eu"})
+    await until(lambda: deck.hub.pooled_routes.tick() or assigned(deck), "it is assigned")
+    await deck.promote(await deck.release())
+    compute, under_way, most = placements.assigned_beside, 0, 0
+
+    async def counted(*asked: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        found = await compute(*asked)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        under_way -= 1
+        return found
+
+    monkeypatch.setattr(placements, "assigned_beside", counted)
+    made = await deck.ok("POST", "tokens", {"name": "theirs", "role": "viewer", "tenants": {"acme": "viewer"}})
+    path = f"tenants/acme/routes/production/capacity?promote={await deck.release(seed=2)}"
+    theirs = deck.with_token(made["token"])
+    every = CapacityPlan.model_validate(await deck.ok("GET", path))
+    some = CapacityPlan.model_validate(await deck.ok("GET", path, client=theirs))
+    await asyncio.gather(*(deck.hub.placements.otherwise("eu") for _ in range(3)))
+    assert most == 1
+    assert (every.short, some.short) == (("n1",), ("n1",))
+    assert every.more is not None
+    assert not every.more.fits
+    assert some.more is None
 
 
 async def test_merged_weights_are_served_as_a_SKU_on_the_replicas_that_run_them_and_take_no_slot(deck: Deck) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.test_residency import at
 
-from loradeck.rules.serving.capacity import Holding, cold, is_short, outlook, resident
+from loradeck.rules.serving.capacity import Holding, cold, lacking, outlook, resident
 from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import TableEntry
 
@@ -45,11 +45,19 @@ def test_new_customers_fit_beside_what_gives_up_no_slot_and_who_pays_is_named_bu
 
 def test_always_routes_need_a_slot_more_for_where_R_goes() -> None:
     always = (at("a", "v2", "v1"), at("b", "v2", "v1"))
-    for slots, new, short in ((4, 0, False), (3, 0, True), (5, 1, False), (5, 2, True)):
+    for slots, new, short in ((4, 0, 0), (3, 0, 1), (5, 1, 0), (5, 2, 1)):
         held = Holding(slots=slots, entries=always, new=new)
-        assert is_short(held, cold(held, {}, DAY_MS)) is short
+        assert lacking(held, cold(held, {}, DAY_MS)) == short
     elsewhere = Holding(slots=0, base="f" * 64, entries=always)
-    assert not is_short(elsewhere, cold(elsewhere, {}, DAY_MS)), "they are of another base"
+    assert not lacking(elsewhere, cold(elsewhere, {}, DAY_MS)), "they are of another base"
+
+
+def test_what_was_over_committed_before_is_short_only_where_the_change_adds_to_it() -> None:
+    always = (at("a", "v2", "v1"), at("b", "v2", "v1"))
+    before = {"eu-1": Holding(slots=3, entries=always), "us-7": Holding(slots=3, entries=always)}
+    assert outlook(before, before, {}, DAY_MS).short == ()
+    after = before | {"eu-1": Holding(slots=3, entries=always, new=1)}
+    assert outlook(before, after, {}, DAY_MS).short == ("eu-1",)
 
 
 def test_one_more_node_is_compared_with_what_is_there() -> None:
@@ -63,7 +71,7 @@ def test_a_route_that_is_called_has_its_slot_or_it_is_short() -> None:
     fits = Holding(slots=2, entries=FOUR, called=(key("d"),))
     assert key("d") not in cold(fits, TRAFFIC, DAY_MS)
     full = Holding(slots=2, entries=(*FOUR, at("z", "v2", "v1")), called=(key("d"),))
-    assert is_short(full, cold(full, TRAFFIC, DAY_MS))
+    assert lacking(full, cold(full, TRAFFIC, DAY_MS)) == 1
 
 
 def test_what_was_not_measured_is_not_a_share() -> None:

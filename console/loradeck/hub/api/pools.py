@@ -75,10 +75,15 @@ async def customers(
 
 @router.get(PAGE + "/capacity")
 async def promote(tenant: str, route: str, promote: Digest, hub: ThisHub, caller: Viewer) -> CapacityPlan:
-    """Says whether a promote fits, which routes would be colder for it, and what one more node would buy."""
+    """Says whether a promote fits, which routes would be colder for it, and what one more node would buy.
+
+    Whoever sees some tenants is not told of one more node where that would not do: others' nodes are short then.
+    """
     hub.log.state.route(tenant, route)
     release, now_ms = hub.catalogue.known(tenant, promote), hub.clock.now_ms()
-    return await hub.capacities.promote((tenant, route), release, now_ms, caller.sees, more=True)
+    found = await hub.capacities.promote((tenant, route), release, now_ms, caller.sees, more=True)
+    hidden = caller.tenants is not None and found.more is not None and not found.more.fits
+    return found.model_copy(update={"more": None}) if hidden else found
 
 
 @router.get(PAGE + "/placement", responses={409: {}})

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from loradeck.hub.automation.pooled_routes import Planned, PooledRoutes, assigned_beside
@@ -54,6 +54,7 @@ class Placements:
     _routes: PooledRoutes
     _usual: UsualShares
     _clock: Clock
+    _computing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def explain(self, key: PointerKey) -> PlacementExplained:
         """Says why a route is where it is. Raises: Refused: unknown_tenant, unknown_route, not_pooled, offboarded."""
@@ -132,7 +133,7 @@ class Placements:
         each: int = ON_DEMAND_SLOTS,
         instead: Mapping[PointerKey, TableEntry] | None = None,
     ) -> tuple[Served, Served]:
-        """Says where routes of pools are to be served now, and where they would be otherwise.
+        """Says where routes of pools are to be served now, and where they would be otherwise. One call at a time.
 
         Args:
             without: nodes that are gone.
@@ -141,31 +142,32 @@ class Placements:
             each: slots of each new route.
             instead: entries of routes in the place of those of now.
         """
-        plans = dict(await self._routes.plan())
-        count = {base: sum(asked.pool == pool for asked, _ in plan.asked.values()) for base, plan in plans.items()}
-        main = max(count, key=lambda base: (count[base], base), default=None)
-        if pool is not None and (main is None or not count[main]):
-            main = self._state.pools[pool].base or ""
-            plans[main] = await self._with_nodes_of(pool, plans.get(main))
-        before, after = Served({}, {}), Served({}, {})
-        for base, plan in plans.items():
-            new = routes if base == main else 0
-            found = await self._otherwise(plan, without, slots, pool, new)
-            for served, serving, names, entries in (
-                (before, plan.outcome.serving, plan.capacity, None),
-                (after, found.serving, [name for name in plan.capacity if name not in without], instead),
-            ):
-                served.serving.update(serving)
-                at = defaultdict[Name, list[PointerKey]](list)
-                for key, some in serving.items():
-                    for name in some:
-                        at[name].append(key)
-                for name in names if slots is None or served is before else (*names, NEW):
-                    added = each * sum(key[0] == NEW_ROUTES for key in at[name])
-                    held = self.held(name, base, at[name], slots=slots, new=added, instead=entries)
-                    served.held[name, base] = held
-                    await asyncio.sleep(0)
-        return before, after
+        async with self._computing:
+            plans = dict(await self._routes.plan())
+            count = {base: sum(asked.pool == pool for asked, _ in plan.asked.values()) for base, plan in plans.items()}
+            main = max(count, key=lambda base: (count[base], base), default=None)
+            if pool is not None and (main is None or not count[main]):
+                main = self._state.pools[pool].base or ""
+                plans[main] = await self._with_nodes_of(pool, plans.get(main))
+            before, after = Served({}, {}), Served({}, {})
+            for base, plan in plans.items():
+                new = routes if base == main else 0
+                found = await self._otherwise(plan, without, slots, pool, new)
+                for served, serving, names, entries in (
+                    (before, plan.outcome.serving, plan.capacity, None),
+                    (after, found.serving, [name for name in plan.capacity if name not in without], instead),
+                ):
+                    served.serving.update(serving)
+                    at = defaultdict[Name, list[PointerKey]](list)
+                    for key, some in serving.items():
+                        for name in some:
+                            at[name].append(key)
+                    for name in names if slots is None or served is before else (*names, NEW):
+                        added = each * sum(key[0] == NEW_ROUTES for key in at[name])
+                        held = self.held(name, base, at[name], slots=slots, new=added, instead=entries)
+                        served.held[name, base] = held
+                        await asyncio.sleep(0)
+            return before, after
 
     async def outlook(self, before: Served, after: Served) -> Outlook[tuple[Name, str]]:
         """Compares two ways of serving by the measured traffic, beside everything else."""

@@ -44,7 +44,7 @@ class Outlook(Generic[At]):
     """What a change would bring.
 
     Attributes:
-        short: where something has no slot then that must have one (see `is_short`).
+        short: where more has no slot then than before of what must have one (see `lacking`).
         colder: routes whose live release would lose its slot somewhere, the one that is asked for most first.
         warmer: those that would get one.
         cold: the routes whose live release has no slot, before and after.
@@ -78,9 +78,9 @@ def cold(at: Holding, traffic: Mapping[PointerKey, float], now_ms: int) -> froze
     return frozenset(entry.key for entry in at.entries if entry.current is not None and entry.current.id in without)
 
 
-def is_short(at: Holding, colds: frozenset[PointerKey]) -> bool:
-    """Tells whether something has no slot that must have one: pins, `always` routes with where R goes, what is new, and
-    the routes that are to be called.
+def lacking(at: Holding, colds: frozenset[PointerKey]) -> int:
+    """Counts what has no slot and must have one: pins, `always` routes with where R goes, what is new, and the routes
+    that are to be called.
 
     Args:
         colds: `cold` of it.
@@ -88,7 +88,7 @@ def is_short(at: Holding, colds: frozenset[PointerKey]) -> bool:
     refs = [*(pin.release for pin in at.pins), *(ref for entry in at.entries for ref in entry.refs)]
     sized = {ref.id for ref in refs if ref.release.form is Form.ADAPTER and at.base in (None, ref.release.served_base)}
     needed = len(sized & always_held(at.entries, at.pins)) + at.new
-    return needed > at.slots or not colds.isdisjoint(at.called)
+    return max(0, needed - at.slots) + len(colds.intersection(at.called))
 
 
 def outlook(
@@ -98,11 +98,14 @@ def outlook(
     was, will = ({name: cold(at, traffic, now_ms) for name, at in some.items()} for some in (before, after))
     lost, got = frozenset[PointerKey]().union(*was.values()), frozenset[PointerKey]().union(*will.values())
 
+    def lacked(name: At) -> int:
+        return lacking(before[name], was[name]) if name in before else 0
+
     def by_traffic(some: frozenset[PointerKey]) -> tuple[PointerKey, ...]:
         return tuple(sorted(some, key=lambda key: (-traffic.get(key, 0.0), key)))
 
     return Outlook(
-        short=tuple(name for name, at in after.items() if is_short(at, will[name])),
+        short=tuple(name for name, at in after.items() if lacking(at, will[name]) > lacked(name)),
         colder=by_traffic(got - lost),
         warmer=by_traffic(lost - got),
         cold=(was, will),
