@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from loradeck.schemas.fault import Fault
-from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import FEEDBACK_SUFFIX, INPUTS_SUFFIX
 from loradeck_agent.uplink.hub_api import HubApi
 
@@ -78,16 +78,22 @@ class FeedbackSender:
             raise full
 
     async def send_counts(self) -> None:
-        """Sends every file of counts. Raises: AgentError: the hub does not take one now; OSError."""
+        """Sends every file of counts. Raises: AgentError: the hub did not take one now, the first such; OSError."""
+        first: AgentError | None = None
         for path in sorted(self.counts.glob(f"*{INPUTS_SUFFIX}")):
             tenant = path.name.removesuffix(INPUTS_SUFFIX).partition(".")[2]
             try:
                 await self.hub.give_inputs(tenant, path.read_bytes())
             except AgentError as error:
-                if error.code not in _NEVER | {"inputs_off", "unknown_route", "not_found"}:  # a hub of before has none
+                if isinstance(error, Unreachable):
                     raise
+                if error.code not in _NEVER | {"inputs_off", "unknown_route", "not_found"}:  # a hub of before has none
+                    first = first or error  # of this file, and the others do not wait for it
+                    continue
                 log.warning("counts of inputs of %s are dropped: %s", tenant, error)
             path.unlink(missing_ok=True)
+        if first is not None:
+            raise first
 
     def _sweep(self) -> None:
         """Removes what a router that was killed has left half written. Its caller was promised nothing."""

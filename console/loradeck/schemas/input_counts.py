@@ -10,12 +10,16 @@ WORDS, LENGTHS, CLASSES = 1024, 16, 64
 """Buckets of words by their CRC-32, of lengths by their power of two, and of short answers by their CRC-32."""
 
 MOST = 10**9
+"""Requests that a day of a route counts at most."""
+
+MOST_AT_ONCE = 2_000
+"""Requests that a node brings in at once at most: its router counts some 450 of a route in a quarter of an hour."""
 
 _Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class InputCounts(Strict):
-    """Counts over some requests of one day. Adding two of the same day and route sums them.
+    """Counts over some requests of one day. Adding those of the same day and route sums them, up to MOST requests.
 
     A bucket of words holds about a thousandth of all words there are, so that it names none. Whoever guesses a word can
     see whether its bucket was common, and no more.
@@ -41,8 +45,11 @@ class InputCounts(Strict):
         return self
 
     def __add__(self, other: Self) -> Self:
+        if self.requests + other.requests > MOST:
+            return self  # cut to MOST one by one, buckets would no longer add up to the requests
+
         def sums(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(min(MOST, a + b) for a, b in zip(one, two, strict=True))
+            return tuple(a + b for a, b in zip(one, two, strict=True))
 
         summed = {name: sums(getattr(self, name), getattr(other, name)) for name in ("words", "lengths", "classes")}
-        return self.model_copy(update={"requests": min(MOST, self.requests + other.requests), **summed})
+        return self.model_copy(update={"requests": self.requests + other.requests, **summed})

@@ -13,11 +13,11 @@ class SqlInputDays(SqlRecords):
     """The part of the store in SQL that holds counts of what callers ask."""
 
     def add_inputs(self, tenant: str, counts: InputCounts) -> None:
-        """Adds counts to those of their day."""
+        """Adds counts to those of their day, which stay as they are where they would pass the most."""
         at = (tenant, counts.route, counts.day)
         with self._writing() as (connection, _):
             row = connection.execute(f"SELECT body FROM input_days WHERE {_AT}", at).fetchone()
-            body = zlib.compress((counts + _read(row[0]) if row is not None else counts).model_dump_json().encode())
+            body = zlib.compress((_read(row[0]) + counts if row is not None else counts).model_dump_json().encode())
             connection.execute(
                 "INSERT INTO input_days (tenant, route, day, body) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (tenant, route, day) DO UPDATE SET body = excluded.body",

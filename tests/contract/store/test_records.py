@@ -13,7 +13,7 @@ from tests.contract.store.whole_log import verify_log
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.feedback import Feedback
-from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS, InputCounts
+from loradeck.schemas.input_counts import CLASSES, LENGTHS, MOST, WORDS, InputCounts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.ledger_segment import Anchor, Segment
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
@@ -378,6 +378,19 @@ def test_counts_of_inputs_add_up_by_the_day_and_expire(store: Store) -> None:
     store.expire_inputs({"acme": 11})
     assert [one.day for one in store.inputs("acme", "production")] == [11, 20, 30]
     assert [one.day for one in store.inputs("bolt", "production")] == [5]
+
+
+def test_counts_of_inputs_that_would_pass_the_most_leave_a_day_as_it_is(store: Store) -> None:
+    none = InputCounts(
+        route="production", day=10, requests=0, words=(0,) * WORDS, lengths=(0,) * LENGTHS, classes=(0,) * CLASSES
+    )
+    first, second = (
+        none.model_copy(update={"requests": MOST, "lengths": tuple(MOST * (at == bucket) for at in range(LENGTHS))})
+        for bucket in range(2)
+    )
+    store.add_inputs("acme", first)
+    store.add_inputs("acme", second)
+    assert store.inputs("acme", "production") == [first]
 
 
 def test_feedback_waits_is_tied_replaced_and_removed(store: Store) -> None:

@@ -11,7 +11,7 @@ from tests.integration.hub.test_feedback import allow
 
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS
+from loradeck.schemas.input_counts import CLASSES, LENGTHS, MOST_AT_ONCE, WORDS
 from loradeck.store.interface import Served
 
 PATH = "tenants/acme/freshness"
@@ -112,6 +112,13 @@ async def test_nothing_of_a_tenant_is_read_or_brought_in_by_others(deck: Deck, r
     await deck.refused(403, "forbidden", "POST", "tenants/acme/inputs", body)
     other = await deck.as_role("agent", "n2")
     await deck.refused(403, "forbidden", "POST", "tenants/acme/inputs", body, client=other)
+
+
+async def test_more_than_a_node_counts_in_a_quarter_of_an_hour_is_refused(deck: Deck, release: str) -> None:
+    node, today = await deck.as_role("agent", "n1"), deck.hub.clock.now_ms() // DAY_MS
+    await deck.ok("POST", "tenants/acme/inputs", counted(today, n=MOST_AT_ONCE), client=node)
+    body = counted(today, n=MOST_AT_ONCE + 1)
+    await deck.refused(422, "invalid_request", "POST", "tenants/acme/inputs", body, client=node)
 
 
 async def test_where_a_tenant_has_none_counted_counts_are_refused(deck: Deck, release: str) -> None:

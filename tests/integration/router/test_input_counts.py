@@ -8,7 +8,7 @@ import pytest
 from tests.integration.router.running import Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.input_counts import InputCounts
+from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS, InputCounts
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router import input_counts
 from loradeck_agent.router.input_counts import DayCounts
@@ -23,9 +23,10 @@ class Hub:
     def __init__(self) -> None:
         self.taken: list[tuple[str, InputCounts]] = []
         self.refuses: AgentError | None = None
+        self.refused = ("acme", "bolt.eu")
 
     async def give_inputs(self, tenant: str, counts: bytes) -> None:
-        if self.refuses is not None:
+        if self.refuses is not None and tenant in self.refused:
             raise self.refuses
         self.taken.append((tenant, InputCounts.model_validate_json(counts)))
 
@@ -74,6 +75,20 @@ async def test_what_a_hub_will_never_take_is_dropped(tmp_path: Path) -> None:
     hub.refuses = AgentError("inputs_off", "acme has nothing counted")
     await FeedbackSender(tmp_path / "none", hub, tmp_path).send_counts()  # type: ignore[arg-type]
     assert inside(tmp_path) == []
+
+
+async def test_counts_that_the_hub_cannot_take_hold_up_no_others(tmp_path: Path) -> None:
+    none = InputCounts(
+        route="production", day=1, requests=0, words=(0,) * WORDS, lengths=(0,) * LENGTHS, classes=(0,) * CLASSES
+    )
+    for name in ("b1-0.acme.inputs", "b1-1.bolt.eu.inputs"):
+        (tmp_path / name).write_text(none.model_dump_json())
+    hub = Hub()
+    hub.refuses, hub.refused = AgentError("internal", "the hub failed"), ("acme",)
+    with pytest.raises(AgentError, match="the hub failed"):
+        await FeedbackSender(tmp_path / "none", hub, tmp_path).send_counts()  # type: ignore[arg-type]
+    assert hub.taken == [("bolt.eu", none)]
+    assert [path.name for path in inside(tmp_path)] == ["b1-0.acme.inputs"]
 
 
 def test_a_word_counts_once_in_a_request_and_case_does_not_matter() -> None:

@@ -8,7 +8,7 @@ from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.errors import Refused
-from loradeck.schemas.input_counts import InputCounts
+from loradeck.schemas.input_counts import MOST_AT_ONCE, InputCounts
 from loradeck.store.sql_log import Store
 
 KEEP_S = 3600.0
@@ -27,7 +27,7 @@ class InputDays:
         """Adds a node's counts to those of their day.
 
         Raises: Refused: `unknown_tenant`, `unknown_route`; `inputs_off`: the tenant has none counted, or not of
-            that day.
+            that day; `invalid_request`: more than a node can have counted, which would outweigh all others.
         """
         today = self._clock.now_ms() // DAY_MS
         self._log.state.route(tenant, counts.route)
@@ -37,6 +37,13 @@ class InputDays:
                 f"{tenant} has nothing counted of what its callers ask on that day",
                 detail=f"day {counts.day}",
                 fix=f"a releaser turns it on: loradeck tenant data {tenant} --input-days 400 --reason WHY",
+            )
+        if counts.requests > MOST_AT_ONCE:
+            raise Refused(
+                "invalid_request",
+                f"a node brings in the counts of {MOST_AT_ONCE} requests at once at most",
+                detail=f"requests {counts.requests}",
+                fix="bring in what was counted every quarter of an hour, as loradeck-agent does",
             )
         await self._store(partial(Store.add_inputs, tenant=tenant, counts=counts), background=True)
 
