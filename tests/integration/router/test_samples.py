@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,15 @@ def put(router: Running, *, age_h: float, tenant: str = "acme", n: int = 0) -> P
     """A sample that a router has kept so many hours ago."""
     at_ms = time.time_ns() // 1_000_000 - round(age_h * HOUR_MS)
     path = router.state / "samples" / tenant / "production" / V1.id / f"{at_ms:013d}-{n:08x}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = Sample(
         request=f"r{n}", tenant=tenant, route="production", release=V1.id, at_ms=at_ms, fault="empty", question="?",
         answer="",
     )  # fmt: skip
-    path.write_text(kept.model_dump_json())
-    return path
+    while True:  # a sweep that is under way removes folders that are empty
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.write_text(kept.model_dump_json())
+            return path
 
 
 async def read(router: Running, more: str = "", tenant: str = "acme") -> SampleRows:
