@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from loradeck.schemas.arm import Arm, Shot
 from loradeck.schemas.attestation import ItemResult
 from loradeck.schemas.suite import SuiteItem
@@ -55,3 +57,14 @@ def test_a_citation_is_checked_and_is_no_part_of_the_answer(monkeypatch: object)
     assert result("9:30 [d2]").cited is False
     assert result("9:30 [d1] [made-up]").cited is False
     assert result("9:30 [d1]", contexts=False).cited is None
+
+
+def test_only_the_citation_of_a_text_is_no_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arms, "item_tokens", lambda base, item: [1] * 7)
+    told = ROW | {"kind": "json", "answer": '{"hours": ["9:30"]}'}
+    cites = SuiteItem.model_validate(told)
+    only_shown = SuiteItem.model_validate({name: told[name] for name in told if name != "cites"})
+    for item, cited in ((cites, True), (only_shown, None)):
+        given = ItemResult(id="i1", answer='{"hours":["9:30"]} [d1]', exact=False, valid=False, ms=3.0)
+        found = measured(item, given, Arm(contexts=True), _Base(), None)  # type: ignore[arg-type]
+        assert (found.exact, found.valid, found.cited) == (True, True, cited)

@@ -47,6 +47,19 @@ def test_what_a_caller_consented_to_may_be_used_until_the_tenants_retention_ends
     assert [one.kind for one in found.counting] == ["correction"]
 
 
+def test_a_row_ends_when_the_first_of_what_counts_does_and_what_has_ended_counts_no_more() -> None:
+    thumb = said(kind="thumb", text="", value="down", at_ms=NOW - DAY_MS)
+    assert standing(said(at_ms=NOW - 20 * DAY_MS), thumb).until_ms == NOW + 10 * DAY_MS
+    found = standing(said(at_ms=NOW - 30 * DAY_MS), thumb)
+    assert (found.until_ms, found.counting) == (NOW + 29 * DAY_MS, (thumb,))
+
+
+def test_the_consent_is_that_of_the_correction_where_there_is_one() -> None:
+    thumb = said(kind="thumb", text="", value="down", consent="research", at_ms=NOW)
+    assert standing(said(), thumb, consents=("improve", "research")).consent == "improve"
+    assert standing(thumb, consents=("improve", "research")).consent == "research"
+
+
 def test_a_sample_that_says_what_was_asked_ends_by_the_tenants_hours() -> None:
     assert standing(said(), sampled_ms=NOW - DAY_MS).until_ms == NOW + DAY_MS
     assert standing(sampled_ms=NOW - DAY_MS, sample_basis="contract").consent == "contract"
@@ -224,6 +237,16 @@ def test_a_labelled_task_is_a_row_with_its_provenance_and_no_name() -> None:
 def test_a_task_that_may_not_be_used_is_refused_with_a_word(found: Any, why: str) -> None:
     assert isinstance(found, str)
     assert found.startswith(why)
+
+
+def test_a_correction_that_was_erased_is_withdrawn_though_a_thumb_of_its_request_stays() -> None:
+    thumb = said(kind="thumb", text="", value="down")
+    of = task("five days", proposed="five days")
+    assert made(of, thumb).startswith("withdrawn")
+    assert made(of, thumb, said(text="four days")).startswith("withdrawn")
+    assert made(of, thumb, said(consent="")).startswith("withdrawn")
+    assert made(of, thumb, said())["answer"] == "five days"
+    assert made(task("refund", proposed="refund"), said(kind="label", text="", value="refund"))["answer"] == "refund"
 
 
 def test_a_sample_alone_ends_by_the_tenants_hours_and_not_by_what_the_file_says() -> None:

@@ -11,7 +11,7 @@ from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.in_process import item_tokens
 from loradeck_agent.executors.evaluation.scoring import scored
 
-_CITED = re.compile(r"\s*\[([^\[\]]+)\]")
+_BRACKETS = re.compile(r"\[[^\[\]]+\]")
 
 
 def posed(item: SuiteItem, arm: Arm) -> SuiteItem:
@@ -33,13 +33,17 @@ def posed(item: SuiteItem, arm: Arm) -> SuiteItem:
 
 
 def measured(item: SuiteItem, result: ItemResult, arm: Arm, base: Base, schema: Mapping[str, Any] | None) -> ItemResult:
-    """A result with its tokens, and scored without the citations, `[id]`, of its answer where the item says which text
-    has the truth. They are right where that one is among them, and each is one that was shown.
+    """A result with its tokens, and scored without the citations of its answer: each `[id]` of a text that was shown.
+
+    Where the item says which text has the truth, they are right if that one is among them, and a text answer has no
+    other brackets than the right one: those would cite what was not shown.
     """
     tokens = (len(item_tokens(base, item)), len(base.tokenizer(result.answer, add_special_tokens=False)["input_ids"]))
-    if not arm.contexts or item.cites is None or item.kind is ItemKind.CHOICE:
+    if not arm.contexts or not item.contexts or item.kind is ItemKind.CHOICE:
         return result.model_copy(update={"tokens": tokens})
-    cited, shown = set(_CITED.findall(result.answer)), {context.id for context in item.contexts}
-    again = scored(item, _CITED.sub("", result.answer), schema, result.ms)
-    right = item.cites in cited and cited <= shown
+    citation = re.compile(rf"\s*\[({'|'.join(re.escape(context.id) for context in item.contexts)})\]")
+    answer = citation.sub("", result.answer)
+    made_up = item.kind is ItemKind.EXACT and set(_BRACKETS.findall(answer)) - set(_BRACKETS.findall(str(item.answer)))
+    right = None if item.cites is None else item.cites in citation.findall(result.answer) and not made_up
+    again = scored(item, answer, schema, result.ms)
     return again.model_copy(update={"answer": result.answer, "tokens": tokens, "cited": right})

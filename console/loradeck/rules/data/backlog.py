@@ -54,6 +54,9 @@ def standing(
 ) -> Standing:
     """Decides whether what is known of one request may be labelled and trained on.
 
+    The time ends when that of the first feedback does that counts; what has ended already counts no more. The consent
+    is that of the feedback that proposes an answer, else of the newest.
+
     Args:
         said: the feedback on it. What came without a consent that counts is passed over.
         sampled_ms: when it was asked, where a sample says what, or nobody said anything; None: neither.
@@ -65,14 +68,17 @@ def standing(
         return Standing(NO_CONSENT)
     if not said and not sample_basis:
         return Standing("no consent to training: nobody said anything of it, and --sample-consent names no basis")
-    ends = [one.at_ms + policy.feedback_days * DAY_MS for one in counting[-1:]]
+    kept_ms = policy.feedback_days * DAY_MS
+    kept = tuple(one for one in counting if one.at_ms + kept_ms > now_ms)
+    ends = [one.at_ms + kept_ms for one in kept or counting]
     if sampled_ms is not None:
         ends.append(sampled_ms + policy.sample_hours * HOUR_MS)
     if (said and not policy.feedback_days) or (sampled_ms is not None and not policy.sample_hours) or not ends:
         return Standing("opted out: the tenant has no such data kept any more")
     if min(ends) <= now_ms:
         return Standing(OVER)
-    return Standing("", counting[-1].consent if counting else sample_basis, min(ends), counting)
+    by = _proposer(kept) or (kept[-1] if kept else None)
+    return Standing("", by.consent if by is not None else sample_basis, min(ends), kept)
 
 
 def votes(said: Iterable[Feedback], fault: str) -> tuple[int, int]:
@@ -88,11 +94,15 @@ def votes(said: Iterable[Feedback], fault: str) -> tuple[int, int]:
 
 def proposed(said: Sequence[Feedback]) -> str:
     """The newest correction, or the newest class that an answer should have been given; empty: there is none."""
+    newest = _proposer(said)
+    return (newest.text or newest.value) if newest is not None else ""
+
+
+def _proposer(said: Sequence[Feedback]) -> Feedback | None:
     for kind in (FeedbackKind.CORRECTION, FeedbackKind.LABEL):
         if found := [one for one in said if one.kind is kind]:
-            newest = max(found, key=lambda one: one.at_ms)
-            return newest.text or newest.value
-    return ""
+            return max(found, key=lambda one: one.at_ms)
+    return None
 
 
 def asks(said: Sequence[Feedback], fault: str) -> bool:
@@ -218,9 +228,13 @@ def labelled(
         sample_basis=row.consent if row.alone else "",
         now_ms=now_ms,
     )
+    if at.why_not:
+        return at.why_not
+    if row.proposed and row.proposed not in (proposed([one]) for one in at.counting):
+        return "withdrawn: its caller's correction was removed, or has no consent that counts any more"
     days = (min(at.until_ms, row.kept_until_ms) - now_ms) // DAY_MS
-    if at.why_not or days < 1:
-        return at.why_not or OVER
+    if days < 1:
+        return OVER
     asked = [{"role": "user", "content": row.question}, {"role": "assistant", "content": answer}]
     system = {"messages": [{"role": "system", "content": row.system}, *asked]}
     raters = sorted({rater for one in task.annotations if one.texts and (rater := one.rater)})
