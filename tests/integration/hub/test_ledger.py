@@ -257,6 +257,14 @@ async def test_a_job_of_a_frozen_tenant_is_refused_and_says_why_and_until_when(a
     await acme.ok("POST", "jobs", training(digest))
 
 
+async def test_a_legal_hold_is_not_passed_by_a_newer_dataset_of_the_same_name(acme: Deck) -> None:
+    held, clean = await dataset(acme, [row(1, source="crm")]), await dataset(acme, [row(2, source="chat")])
+    await frozen(acme, {"from_ms": 0, "source": "crm", "reason": "legal hold"})
+    problem = await acme.refused(409, "training_frozen", "POST", "jobs", training(held, clean))
+    assert "acme/t has rows of crm" in problem.title
+    await acme.ok("POST", "jobs", training(clean))
+
+
 async def test_an_override_of_a_freeze_is_one_event_with_its_reason(acme: Deck) -> None:
     digest = await dataset(acme, [row(1)])
     await frozen(acme, {"from_ms": 0, "source": "*", "reason": "legal hold"})

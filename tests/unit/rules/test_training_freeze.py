@@ -28,7 +28,7 @@ def entry(*sources: str, distinct: int | None = None) -> LedgerEntry:
 
 
 def held(of: TenantState, at_ms: int = NOW, incident: Incident | None = None, **datasets: LedgerEntry) -> str:
-    refused = freeze_of_training(of, datasets, incident, at_ms)
+    refused = freeze_of_training(of, datasets.items(), incident, at_ms)
     assert refused is None or refused.code == "training_frozen"
     return "" if refused is None else f"{refused}"
 
@@ -48,6 +48,18 @@ def test_a_source_that_is_held_stops_the_jobs_that_read_rows_of_it_and_no_others
     hold = tenant(source="CRM*")
     assert "tickets has rows of crm-2025" in held(hold, tickets=entry("crm-2025"))
     assert held(hold, tickets=entry("chat")) == ""
+
+
+def test_an_older_version_of_a_dataset_is_held_beside_the_newer_one_of_its_name() -> None:
+    both = (("tickets", entry("crm")), ("tickets", entry("chat")))
+    assert freeze_of_training(tenant(source="crm"), both, None, NOW) is not None
+
+
+def test_only_a_star_stands_for_more_than_itself() -> None:
+    bracketed = tenant(source="CRM [old]*")
+    assert held(bracketed, tickets=entry("crm [old] 2025"))
+    assert held(bracketed, tickets=entry("crm o")) == ""
+    assert held(tenant(source="cr?"), tickets=entry("crm")) == ""
 
 
 def test_a_dataset_of_more_sources_than_the_ledger_names_may_have_the_one_that_is_held() -> None:

@@ -49,11 +49,11 @@ class JobSpecs:
         """The training freeze that holds a job now, as the refusal of it; None: none does."""
         if not isinstance(spec, TrainSpec):
             return None
-        named = {
-            called(manifest): self._facts.ledger[digest].entry
+        named = [
+            (called(manifest), self._facts.ledger[digest].entry)
             for digest in spec.reads
             if digest in self._facts.ledger and (manifest := self._catalogue.datasets.get(digest)) is not None
-        }
+        ]
         tenant = self._state.tenant(spec.tenant)
         return freeze_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms())
 

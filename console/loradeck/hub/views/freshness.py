@@ -69,7 +69,7 @@ class FreshnessView:
     async def of(self, tenant: str) -> Freshness:
         """Judges all routes of a tenant that have a live release. Raises: Refused `unknown_tenant`."""
         state, now_ms = self._log.state.tenant(tenant), self._clock.now_ms()
-        frozen = freeze_of_training(state, {}, self._incidents.on(tenant), now_ms)
+        frozen = freeze_of_training(state, (), self._incidents.on(tenant), now_ms)
         said = await self._store(partial(_feedback, tenant), background=True)
         routes = [await self._route(state, route, said, now_ms) for route in sorted(state.routes)]
         return Freshness(
@@ -101,7 +101,7 @@ class FreshnessView:
             *_of_counts(hours, days),
             *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in days]),
         )
-        newest_ms = max((entry.at_ms for entry in rows.values()), default=since_ms)
+        newest_ms = max((entry.at_ms for _, entry in rows), default=since_ms)
         corrections = sum(one.kind is FeedbackKind.CORRECTION and one.at_ms > newest_ms for one in here)
         signals = any(meter.signal for meter in meters)
         sizing = await self._sizing(key, version, corrections) if signals else None
@@ -135,11 +135,11 @@ class FreshnessView:
         )
         return Loop(dataset=datasets[-1], name=built.name, rows=built.rows, step=step, by=by)
 
-    def _rows(self, version: AdapterVersion | None) -> dict[str, DatedEntry]:
-        """The ledger entries of what an adapter was trained on, by the names of the datasets."""
+    def _rows(self, version: AdapterVersion | None) -> list[tuple[str, DatedEntry]]:
+        """The ledger entries of what an adapter was trained on, with the names of the datasets."""
         digests = version.manifest.datasets if version is not None else ()
         named = {one: self._catalogue.datasets[one].name for one in digests if one in self._catalogue.datasets}
-        return {name: self._facts.ledger[digest] for digest, name in named.items() if digest in self._facts.ledger}
+        return [(name, self._facts.ledger[digest]) for digest, name in named.items() if digest in self._facts.ledger]
 
     async def _sizing(self, key: PointerKey, version: AdapterVersion | None, corrections: int) -> Sizing:
         gain = self._gain(key)
@@ -207,18 +207,18 @@ def _figure(values: Sequence[float], of: int = 0) -> Figure | None:
     return figure(values, of) or Figure(mean=fmean(values), low=min(values), high=max(values), n=len(values), of=of)
 
 
-def _of_rows(rows: dict[str, DatedEntry], tenant: TenantState, now_ms: int) -> Iterator[Meter]:
-    newest_ms = max((entry.at_ms for entry in rows.values()), default=0)
+def _of_rows(rows: Sequence[tuple[str, DatedEntry]], tenant: TenantState, now_ms: int) -> Iterator[Meter]:
+    newest_ms = max((entry.at_ms for _, entry in rows), default=0)
     if rows:
-        many, age = sum(entry.entry.rows for entry in rows.values()), (now_ms - newest_ms) // DAY_MS
+        many, age = sum(entry.entry.rows for _, entry in rows), (now_ms - newest_ms) // DAY_MS
         yield Meter(kind=MeterKind.LABELS, says=f"its {many:,} rows came in {age} days ago and before")
-    ends = {
-        name: kept.at_ms + kept.entry.retention_days * DAY_MS
-        for name, kept in rows.items()
+    ends = [
+        (kept.at_ms + kept.entry.retention_days * DAY_MS, name)
+        for name, kept in rows
         if kept.entry.retention_days is not None
-    }
+    ]
     if ends:
-        name, end = min(ends.items(), key=lambda one: one[1])
+        end, name = min(ends)
         soon = end - now_ms <= SOON_DAYS * DAY_MS
         yield Meter(kind=MeterKind.RETENTION, signal=soon, says=f"rows of {name} may be kept until {utc(end)}")
     for change in tenant.data.expected_changes:

@@ -1,6 +1,6 @@
 """Training freezes: when no train job of a tenant is begun, as freeze windows say when nothing is promoted."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from loradeck.rules.clocks import utc
@@ -12,7 +12,7 @@ from loradeck.schemas.tenant import TenantState
 
 
 def freeze_of_training(
-    tenant: TenantState, datasets: Mapping[str, LedgerEntry], incident: Incident | None, now_ms: int
+    tenant: TenantState, datasets: Iterable[tuple[str, LedgerEntry]], incident: Incident | None, now_ms: int
 ) -> Refused | None:
     """The refusal of a train job of a tenant; None: nothing freezes it.
 
@@ -20,9 +20,10 @@ def freeze_of_training(
     not all of them.
 
     Args:
-        datasets: what the job reads, by the names of the datasets.
+        datasets: what the job reads, with the names of the datasets; several may have one name.
         incident: an open one with a pointer of the tenant.
     """
+    datasets = tuple(datasets)
     for freeze in tenant.data.training_freezes:
         if freeze.from_ms <= now_ms and (freeze.until_ms is None or now_ms < freeze.until_ms):
             held = _held(freeze, datasets)
@@ -35,13 +36,15 @@ def freeze_of_training(
     return None
 
 
-def _held(freeze: TrainingFreeze, datasets: Mapping[str, LedgerEntry]) -> str | None:
+def _held(freeze: TrainingFreeze, datasets: Iterable[tuple[str, LedgerEntry]]) -> str | None:
     """Why a freeze holds a job, in words that follow when it ends; None: it is about other sources."""
     if not freeze.source:
         return ""
-    for name, entry in datasets.items():
+    # Of fnmatch's signs only the star is one here.
+    pattern = freeze.source.lower().replace("[", "[[]").replace("?", "[?]")
+    for name, entry in datasets:
         for source in entry.sources:
-            if fnmatchcase(source.lower(), freeze.source.lower()):
+            if fnmatchcase(source.lower(), pattern):
                 return f": {name} has rows of {source}"
         if entry.distinct_sources > len(entry.sources):
             return f": {name} has rows of {entry.distinct_sources} sources, and {freeze.source} may be among them"
