@@ -236,10 +236,11 @@ def _told(task: dict[str, Any]) -> dict[str, Any]:
     texts = texts_of(task["question"], task["answer"], streamed=task["sse"])
     if texts is not None and task["redacted"]:
         texts = redacted(texts[0]), redacted(texts[1])
+    chars = len(texts[0]) if texts is not None else 0
     if texts is not None:
         texts = _unicode(end_of(texts[0])), _unicode(beginning_of(texts[1]))
-    said: dict[str, Any] = dict(zip(("question", "answer"), texts or (None, None), strict=True))
-    return said | ({} if task["redacted"] else {"model_s": time.process_time() - begun_s})  # a judge is shown it
+    said: dict[str, Any] = dict(zip(("question", "answer"), texts or (None, None), strict=True)) | {"chars": chars}
+    return said | ({"shown_s": time.process_time() - begun_s} if task["shown"] else {})
 
 
 def _unicode(text: str) -> str:

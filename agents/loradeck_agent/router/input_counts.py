@@ -17,13 +17,16 @@ from zlib import crc32
 
 from loradeck.schemas.ids import PointerKey
 from loradeck_agent.host.state_folder import INPUTS_SUFFIX, write_durably
-from loradeck_agent.router.response_checks import Checks
+from loradeck_agent.router.response_checks import Checks, Texts
 from loradeck_agent.router.trace import Row
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 """Seconds between two requests of a route that are counted."""
+
+NODE_EVERY_S = 0.1
+"""Seconds between two requests of a node that are counted, whatever their routes."""
 
 WRITE_S = 900.0
 """Seconds between two files."""
@@ -48,12 +51,15 @@ class DayCounts:
         self.requests = 0
         self.words, self.lengths, self.classes = [0] * WORDS, [0] * LENGTHS, [0] * CLASSES
 
-    def add(self, question: str, answer: str) -> None:
-        """Counts a request, and its answer where it is one short line."""
+    def add(self, question: str, answer: str, chars: int) -> None:
+        """Counts a request, and its answer where it is one short line.
+
+        `chars`: of the whole question, whose end `question` is.
+        """
         self.requests += 1
         for bucket in {crc32(word.encode()) % len(self.words) for word in _words(question)}:
             self.words[bucket] += 1
-        self.lengths[min(len(question).bit_length(), len(self.lengths) - 1)] += 1
+        self.lengths[min(chars.bit_length(), len(self.lengths) - 1)] += 1
         said = answer.strip().casefold()
         if said and len(said) <= CLASS_CHARS and "\n" not in said:
             self.classes[crc32(said.encode()) % len(self.classes)] += 1
@@ -72,7 +78,7 @@ class InputCounter:
     def __init__(self, folder: Path, checks: Checks, boot: str) -> None:
         self._folder, self._checks, self._boot, self._numbers = folder, checks, boot, count()
         self._counts: dict[tuple[PointerKey, int], DayCounts] = {}
-        self._last: dict[PointerKey, float] = {}
+        self._next, self._next_of = 0.0, dict[PointerKey, float]()
         self._under_way = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -88,21 +94,21 @@ class InputCounter:
         await self.write()
 
     def offer(self, row: Row, question: bytes, answer: bytes) -> None:
-        """Counts an answered request and its answer, if its route has had none counted just now."""
+        """Counts an answered request and its answer, if neither its route nor the node has had one counted just now."""
         key, now = (row.tenant, row.route), time.monotonic()
-        if self._under_way >= _AT_ONCE or now - self._last.get(key, -EVERY_S) < EVERY_S:
+        if self._under_way >= _AT_ONCE or now < self._next or now < self._next_of.get(key, now):
             return
-        self._last[key] = now
+        self._next, self._next_of[key] = now + NODE_EVERY_S, now + EVERY_S
         self._under_way += 1
         done = partial(self._count, key, row.admitted_ms // _DAY_MS)
-        self._checks.texts(question, answer, streamed=row.streamed, redacted=False, done=done)
+        self._checks.counted(question, answer, streamed=row.streamed, done=done)
 
-    def _count(self, key: PointerKey, day: int, texts: tuple[str, str] | None) -> None:
+    def _count(self, key: PointerKey, day: int, found: tuple[Texts, int] | None) -> None:
         self._under_way -= 1
-        if texts is not None:
+        if found is not None:
             if (key, day) not in self._counts:
                 self._counts[key, day] = DayCounts()
-            self._counts[key, day].add(*texts)
+            self._counts[key, day].add(*found[0], found[1])
 
     async def write(self) -> None:
         """Writes what was counted since the last time, a file for each route and day."""

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from loradeck.schemas.routing import ResponseChecks
 
@@ -51,6 +51,13 @@ Texts = tuple[str, str]
 """A question and its answer, as people read them."""
 
 
+class Charge(Protocol):
+    """Is told of processor time that went to models."""
+
+    def __call__(self, seconds: float, *, of_plugin: bool) -> None:
+        """Takes note of what a plug-in took, or what a judge is shown."""
+
+
 _Costly = tuple[str | None, tuple[str, ...]]
 """What of a route's checks may never end: its schema, and its plug-ins."""
 
@@ -66,6 +73,10 @@ def _verdict(said: dict[str, Any]) -> Verdict | None:
     return Verdict(said["fault"], tuple(said["noticed"])) if said["fault"] is not None else None
 
 
+def _counted(said: dict[str, Any]) -> tuple[Texts, int] | None:
+    return (texts, said["chars"]) if (texts := _texts(said)) is not None else None
+
+
 def _texts(said: dict[str, Any]) -> Texts | None:
     return (said["question"], said["answer"]) if said["question"] is not None else None
 
@@ -79,6 +90,11 @@ class _Pending:
     read: Callable[[dict[str, Any]], Any]
 
 
+def _telling(question: bytes, answer: bytes, streamed: bool, redacted: bool, shown: bool) -> dict[str, Any]:
+    texts = {"answer": answer.decode(errors="replace"), "question": question.decode(errors="replace")}
+    return {"sse": streamed, "redacted": redacted, "shown": shown, **texts}
+
+
 class Checks:
     """The bounded queue in front of the child, and the child.
 
@@ -87,7 +103,7 @@ class Checks:
     `charge`: told of the processor time that plug-ins took, and what a judge is shown, in seconds.
     """
 
-    def __init__(self, charge: Callable[[float], None] = lambda seconds: None, *, of_plugins: bool = False) -> None:
+    def __init__(self, charge: Charge = lambda seconds, *, of_plugin: None, *, of_plugins: bool = False) -> None:
         self._of_plugins = None if of_plugins else Checks(charge, of_plugins=True)
         self._charge = charge
         self._pending: dict[int, _Pending] = {}
@@ -135,14 +151,19 @@ class Checks:
     ) -> None:
         """Queues a request's body and its answer; `done` is called later with their texts, as long as a sample's at
         most; None: they have none that could be read in time.
+
+        `redacted`: for a sample; otherwise a judge is shown them, which is charged.
         """
-        task = {
-            "sse": streamed,
-            "answer": answer.decode(errors="replace"),
-            "question": question.decode(errors="replace"),
-            "redacted": redacted,
-        }
-        self._put(task, _NOTHING_COSTLY, done, _texts)
+        self._put(_telling(question, answer, streamed, redacted, not redacted), _NOTHING_COSTLY, done, _texts)
+
+    def counted(
+        self, question: bytes, answer: bytes, *, streamed: bool, done: Callable[[tuple[Texts, int] | None], None]
+    ) -> None:
+        """Does as `texts`, for counts: nothing is redacted or charged, and with the texts goes the question's length.
+
+        The length is in characters, of the whole question as far as it is looked at.
+        """
+        self._put(_telling(question, answer, streamed, False, False), _NOTHING_COSTLY, done, _counted)
 
     def _put(
         self,
@@ -200,7 +221,9 @@ class Checks:
         while line := await child.stdout.readline():
             said = json.loads(line)
             if "model_s" in said:
-                self._charge(said["model_s"])
+                self._charge(said["model_s"], of_plugin=True)
+            if "shown_s" in said:
+                self._charge(said["shown_s"], of_plugin=False)
             self._finish(said["n"], said)
 
     def _finish(self, n: int, said: dict[str, Any] | None) -> _Costly:

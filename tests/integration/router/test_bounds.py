@@ -89,6 +89,24 @@ async def test_halves_of_surrogate_pairs_are_no_part_of_the_texts_of_a_sample() 
     await checks.close()
 
 
+async def test_counts_have_the_whole_length_of_a_question_and_take_none_of_the_time_of_models() -> None:
+    charged: list[bool] = []
+    checks = Checks(lambda seconds, *, of_plugin: charged.append(of_plugin))
+    checks.start()
+    question, loop = json.dumps({"prompt": "a " * SAMPLE_CHARS}).encode(), asyncio.get_running_loop()
+    counted, shown = loop.create_future(), loop.create_future()
+    checks.counted(question, b"yes", streamed=False, done=counted.set_result)
+    async with asyncio.timeout(10):
+        (asked, answered), chars = await counted
+    assert (len(asked), answered, chars) == (SAMPLE_CHARS, "yes", 2 * SAMPLE_CHARS)
+    assert charged == []
+    checks.texts(question, b"yes", streamed=False, redacted=False, done=shown.set_result)
+    async with asyncio.timeout(10):
+        await shown
+    assert charged == [False]
+    await checks.close()
+
+
 async def test_a_failure_of_whoever_waits_for_one_answer_does_not_end_the_checks_of_the_next() -> None:
     checks, verdict = Checks(), asyncio.get_running_loop().create_future()
     checks.start()

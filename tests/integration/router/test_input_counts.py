@@ -11,7 +11,9 @@ from tests.integration.router.upstream import Upstream
 from loradeck.schemas.input_counts import CLASSES, LENGTHS, WORDS, InputCounts
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router import input_counts
-from loradeck_agent.router.input_counts import DayCounts
+from loradeck_agent.router.input_counts import DayCounts, InputCounter
+from loradeck_agent.router.response_checks import Checks
+from loradeck_agent.router.trace import Row
 from loradeck_agent.uplink.feedback import FeedbackSender
 
 V1, THEIRS = release("v1"), release("v1", tenant="bolt.eu")
@@ -43,6 +45,7 @@ async def test_answered_requests_of_tenants_that_agreed_are_counted_and_sent(
     router: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(input_counts, "EVERY_S", 0.0)
+    monkeypatch.setattr(input_counts, "NODE_EVERY_S", 0.0)
     await router.engines(("e0", engine.socket, [V1, THEIRS]))
     await router.table(entry(V1), entry(THEIRS, tenant="bolt.eu", count_inputs=True))
     assert router.here is not None
@@ -69,6 +72,17 @@ async def test_answered_requests_of_tenants_that_agreed_are_counted_and_sent(
     assert files(router) == []
 
 
+async def test_all_routes_of_a_node_share_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_counts, "NODE_EVERY_S", 1000.0)
+    checks = Checks()  # its child is not started, so nothing leaves the queue
+    counter = InputCounter(tmp_path, checks, "b1")
+    for number in range(3):
+        row = Row("r", "acme", f"route-{number}", "acme/v1", 1, "e0", streamed=False, admitted_ns=0, admitted_ms=0)
+        counter.offer(row, b"{}", b"")
+    assert len(checks._pending) == 1
+    await checks.close()
+
+
 async def test_what_a_hub_will_never_take_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "b1-0.acme.inputs").write_bytes(b"{}")
     hub = Hub()
@@ -93,8 +107,8 @@ async def test_counts_that_the_hub_cannot_take_hold_up_no_others(tmp_path: Path)
 
 def test_a_word_counts_once_in_a_request_and_case_does_not_matter() -> None:
     counts = DayCounts()
-    counts.add("Refund refund REFUND", "")
-    counts.add("refund", "x" * 41)
+    counts.add("Refund refund REFUND", "", 20)
+    counts.add("refund", "x" * 41, 6)
     assert sorted(counts.words)[-2:] == [0, 2]
     assert counts.requests == 2
     assert sum(counts.classes) == 0

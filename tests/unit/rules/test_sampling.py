@@ -137,11 +137,20 @@ def test_models_take_a_twentieth_of_a_core_whatever_each_costs_and_however_late_
             while under_way and under_way[0] <= now - 4:  # an answer takes four seconds
                 under_way.pop(0)
                 time.over()
-                time.charge(cost)
+                time.charge(cost, of_plugin=True)
                 spent += cost
             if time.take(now):
                 under_way.append(now)
         assert 0.9 * min(600 * MODELS_SHARE, 600 * rate * cost) <= spent <= 600 * MODELS_SHARE + 3 + cost, cost
+
+
+def test_texts_that_a_judge_is_shown_do_not_make_plugins_look_cheap() -> None:
+    time = ModelTime(0.0)
+    for _ in range(50):
+        time.charge(0.0002, of_plugin=False)
+    assert sum(time.take(0.0) for _ in range(200)) == 30
+    time.charge(3.0, of_plugin=False)
+    assert not time.has_room(0.0)  # they take of the same processor time still
 
 
 def test_what_was_let_in_and_not_done_costs_nothing_and_a_debt_is_paid_back_before_the_next() -> None:
@@ -152,6 +161,6 @@ def test_what_was_let_in_and_not_done_costs_nothing_and_a_debt_is_paid_back_befo
         time.over()
     assert time.take(0.5)
     time.over()
-    time.charge(4.0)
+    time.charge(4.0, of_plugin=True)
     assert not time.has_room(20.0)
     assert time.has_room(21.0)

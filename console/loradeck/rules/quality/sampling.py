@@ -70,8 +70,9 @@ _LEARNT = 0.1
 class ModelTime:
     """The processor time that checks by models have on a node: a bucket into which MODELS_SHARE of a core flows.
 
-    A check is let in while the bucket has more than those under way will take, each by what such checks have cost of
-    late, and is charged what it was measured to cost. All times in seconds.
+    A check is let in while the bucket has more than those under way will take, each by what plug-ins have cost of late
+    (texts that a judge is shown cost far less), and is charged what it was measured to cost. All times in
+    seconds.
     """
 
     def __init__(self, now: float) -> None:
@@ -94,10 +95,11 @@ class ModelTime:
         """Takes note that a check which was let in is over, or was not done."""
         self._under_way -= 1
 
-    def charge(self, seconds: float) -> None:
+    def charge(self, seconds: float, *, of_plugin: bool) -> None:
         """Takes what one has cost, measured."""
         self._left -= seconds
-        self._cost += _LEARNT * (seconds - self._cost)
+        if of_plugin:
+            self._cost += _LEARNT * (seconds - self._cost)
 
 
 def asked_again_share(rate: float, drawn: int) -> float:
