@@ -45,7 +45,8 @@ def _where(job: Job) -> str:
 def _unproven(state: ConsoleState, job: Job) -> str:
     """That training on the job's node is not proven, where it trains."""
     node = state.nodes.get(job.node or "") if isinstance(job.spec, TrainSpec) else None
-    return f"   {clean(node.training)}" if node is not None and not node.training.startswith("proven") else ""
+    says = node.training if node is not None else ""  # '' also of a node whose hub says nothing of it
+    return f"   {clean(says)}" if says and not says.startswith("proven") else ""
 
 
 def _progress(job: Job, following: FollowedJob) -> Line:
