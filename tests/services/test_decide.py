@@ -29,7 +29,8 @@ def test_the_example_says_no_and_why() -> None:
             fleet.cli("tenant", "create", "acme")
             for noun, file, purpose in (("dataset", "hours", "train"), ("suite", "hours-held-out", "evaluate")):
                 named = ("--tenant", "acme", "--name", "hours", "--purpose", purpose)
-                fleet.cli(noun, "add", str(EXAMPLE / f"{file}.jsonl"), *named, *WRITTEN)
+                use = ("--for", "selection") if noun == "suite" else ()
+                fleet.cli(noun, "add", str(EXAMPLE / f"{file}.jsonl"), *named, *WRITTEN, *use)
             job = fleet.cli("job", "train", str(EXAMPLE / "train.toml"))["id"]
             wait_for("trained", lambda: fleet.ask(f"jobs/{job}")["state"] in OVER, 1500)
             assert fleet.ask(f"jobs/{job}")["state"] == "done", told(fleet)

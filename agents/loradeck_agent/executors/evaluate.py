@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from loradeck.artifacts.adapters import WEIGHTS
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult, ServedSpeed
-from loradeck.schemas.jobs import EvaluateSpec
+from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.suite import ItemKind, SuiteItem
 from loradeck_agent.embedded import adapter_files
@@ -36,7 +36,7 @@ from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.executors.rows import Suite, check_schemas, read_suite
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
-from loradeck_agent.serving.engine_questions import AT_ONCE, EngineAnswer, EngineQuestion
+from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
 
 
 def evaluate(current: Run) -> Mapping[str, Any]:

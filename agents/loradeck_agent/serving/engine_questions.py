@@ -10,10 +10,6 @@ LONGEST_LINE = 8 * 2**20
 """Bytes of a question: some 600,000 tokens, more than a context here holds."""
 
 
-AT_ONCE = 64
-"""Most questions that are with an engine at once, whatever the job asks for: callers use it, too."""
-
-
 class EngineQuestion(Wire):
     """Tokens that an engine is asked to go on from, or to say how likely it finds the last ones of them.
 

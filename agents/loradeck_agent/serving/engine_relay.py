@@ -18,12 +18,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from loradeck.schemas.jobs import AT_ONCE
 from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.serving.engine_api import Canaries
-from loradeck_agent.serving.engine_questions import AT_ONCE, LONGEST_LINE, EngineAnswer, EngineQuestion
+from loradeck_agent.serving.engine_questions import LONGEST_LINE, EngineAnswer, EngineQuestion
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
 

@@ -207,6 +207,10 @@ class TrainSpec(_Spec, defer_build=True):
         return self
 
 
+AT_ONCE = 64
+"""Most questions that are with an engine at once, whatever an evaluation asks for: callers use it, too."""
+
+
 class EvaluateSpec(_Spec, defer_build=True):
     """A job that scores a release on a suite's held-out items and records its canaries."""
 

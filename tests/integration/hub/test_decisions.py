@@ -13,6 +13,8 @@ from tests.integration.hub.test_ledger import dataset, row, training
 
 from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.decision import Worksheet
+from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import EvaluateSpec, JobRequest
 from loradeck.schemas.release import Form, Release
 
@@ -26,9 +28,9 @@ async def agent(deck: Deck, join: Join) -> FakeAgent:
     return await join("n1")
 
 
-async def measured(deck: Deck, agent: FakeAgent, release: str, suite: str, exact: int) -> str:
+async def measured(deck: Deck, agent: FakeAgent, release: str, suite: str, exact: int, batch: int = 8) -> str:
     """An arm that was scored, by a fake executor."""
-    spec = EvaluateSpec(tenant="acme", release=release, suite=suite, arm=Arm(system="Be brief."))
+    spec = EvaluateSpec(tenant="acme", release=release, suite=suite, batch=batch, arm=Arm(system="Be brief."))
     submitted = await deck.ok("POST", "jobs", JobRequest(spec=spec).model_dump(mode="json"))
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     assert assigned.spec.arm == Arm(system="Be brief.")
@@ -40,10 +42,10 @@ async def measured(deck: Deck, agent: FakeAgent, release: str, suite: str, exact
     return str(submitted["id"])
 
 
-async def decided(deck: Deck, agent: FakeAgent, prompt: int, adapter: int) -> dict[str, Any]:
+async def decided(deck: Deck, agent: FakeAgent, prompt: int, adapter: int, batch: int = 8) -> dict[str, Any]:
     suite, release = await deck.suite(), await deck.release()
     alone = Release(tenant="acme", form=Form.BASE, base=BASE.digest).id
-    jobs = {"prompt": await measured(deck, agent, alone, suite, prompt)}
+    jobs = {"prompt": await measured(deck, agent, alone, suite, prompt, batch)}
     jobs["adapter"] = await measured(deck, agent, release, suite, adapter)
     body = {"prices": PRICES, "requests_a_month": 50_000}
     body |= {"arms": [{"name": name, "job": of} for name, of in jobs.items()]}
@@ -66,8 +68,16 @@ async def test_a_worksheet_says_no_where_a_prompt_does_as_well(deck: Deck, agent
     await deck.refused(403, "forbidden", "POST", "attestations", forged)
 
 
+async def test_no_more_is_asked_at_once_than_the_suite_has(deck: Deck, agent: FakeAgent) -> None:
+    made = await decided(deck, agent, prompt=19, adapter=19, batch=1000)
+    assert made["worksheet"]["arms"][0]["cost"] == pytest.approx(1000 * 0.05 / 20 / 3600 * 2)
+
+
 async def test_freshness_says_what_a_prompt_wins_over_the_live_release(deck: Deck, agent: FakeAgent) -> None:
-    await decided(deck, agent, prompt=19, adapter=5)
+    sheet = Worksheet.model_validate((await decided(deck, agent, prompt=19, adapter=5))["worksheet"])
+    alone = sheet.model_copy(update={"arms": tuple(a.model_copy(update={"prompt_gain": None}) for a in sheet.arms)})
+    stated, body = deck.hub.attestations, alone.model_dump(mode="json")
+    await stated.add(stated.draft(AttestationKind.DECISION, digest_of(alone), "acme", body, "jo"))
     await deck.promote(await deck.release())
     found = await deck.hub.freshness._prompt(("acme", "production"))
     assert found is not None

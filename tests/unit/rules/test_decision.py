@@ -32,6 +32,15 @@ def test_weights_that_surely_win_in_pairs_are_worth_it() -> None:
     assert said.reasons[0].startswith("adapter wins 20.0% of the items over prompt")
 
 
+def test_the_best_of_many_has_to_win_more_surely_than_one_alone() -> None:
+    right = {"prompt": first(120), "adapter": first(131) | {ITEMS[0]: False, ITEMS[1]: False}}
+    arms = [arm("prompt", 120), arm("adapter", 129, weights=True)]
+    assert decide(arms, right, (), 50_000).weights
+    others = [f"other-{n}" for n in range(20)]
+    arms += [arm(name, 100, weights=True) for name in others]
+    assert not decide(arms, right | dict.fromkeys(others, first(100)), (), 50_000).weights
+
+
 def test_a_prompt_that_scores_as_much_is_the_answer() -> None:
     arms = [arm("prompt", 120), arm("shots", 158), arm("adapter", 160, weights=True)]
     said = decide(arms, {"prompt": first(120), "shots": first(158), "adapter": first(160)}, (), 50_000)

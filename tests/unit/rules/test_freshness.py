@@ -107,9 +107,9 @@ def seen(*kinds: MeterKind) -> list[Meter]:
     return [Meter(kind=kind, signal=True, says=kind.value) for kind in kinds]
 
 
-def sized(gain: float | None = None, prompt: float | None = None) -> Sizing:
+def sized(gain: float | None = None, prompt: float | None = None, of: int = 4) -> Sizing:
     figures = [
-        None if mean is None else Figure(mean=mean, low=mean - 0.01, high=mean + 0.01, n=4) for mean in (gain, prompt)
+        None if mean is None else Figure(mean=mean, low=mean - 0.01, high=mean + 0.01, n=of) for mean in (gain, prompt)
     ]
     return Sizing(items=248, gain=figures[0], prompt=figures[1])
 
@@ -122,6 +122,10 @@ def sized(gain: float | None = None, prompt: float | None = None) -> Sizing:
         ((MeterKind.BAD, MeterKind.INPUTS), sized(0.05), Remedy.TRAIN),
         ((MeterKind.BAD,), sized(0.005), Remedy.PROMPT),
         ((MeterKind.CORRECTED,), sized(), Remedy.PROMPT),
+        ((MeterKind.BAD,), sized(0.05, of=2), Remedy.PROMPT),
+        ((MeterKind.BAD,), sized(0.05, of=1), Remedy.TRAIN),
+        ((MeterKind.REFUSED,), sized(0.05, 0.08), Remedy.NOTHING),
+        ((MeterKind.REFUSED, MeterKind.EXPECTED), sized(), Remedy.RETRIEVAL),
         ((MeterKind.CORRECTED,), sized(0.05, 0.08), Remedy.PROMPT),
         ((MeterKind.CORRECTED, MeterKind.TERMS), sized(0.05), Remedy.RETRIEVAL),
         ((MeterKind.EXPECTED,), sized(), Remedy.RETRIEVAL),
@@ -135,6 +139,11 @@ def test_what_is_recommended_follows_from_what_was_measured(
     said = recommend(seen(*kinds), sizing)
     assert said.remedy is remedy
     assert said.reasons
+
+
+def test_a_route_that_refuses_is_told_that_it_lacks_capacity() -> None:
+    assert "capacity" in recommend(seen(MeterKind.REFUSED), sized(0.05)).reasons[0]
+    assert "capacity" not in recommend(seen(MeterKind.INPUTS), sized(0.05)).reasons[0]
 
 
 def test_the_items_are_those_that_show_what_past_refreshes_gained() -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from loradeck.schemas.jobs import EngineDoor
+from loradeck.schemas.jobs import AT_ONCE, EngineDoor
 from loradeck_agent.executors.protocol import HEARTBEAT_S, ExecutorFailure
-from loradeck_agent.serving.engine_questions import AT_ONCE, EngineAnswer, EngineQuestion
+from loradeck_agent.serving.engine_questions import EngineAnswer, EngineQuestion
 
 AWAY_S = 600.0
 """How long an engine or the agent may be away before the evaluation fails."""

@@ -14,7 +14,7 @@ from loradeck.schemas.attestation import AttestationKind, EvaluationReport
 from loradeck.schemas.decision import ArmFigures, DecideRequest, Worksheet
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import EvaluateSpec, JobQuery, JobState, TrainSpec
+from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec, JobQuery, JobState, TrainSpec
 from loradeck.schemas.release import Form
 
 _NONE = Figure(mean=0.0, low=0.0, high=1.0, n=0)
@@ -50,10 +50,10 @@ class Decisions:
         changed = (await self._gates.groups(suite)).changed
         arms = [self._figures(name, *of, request, changed, trained) for name, of in reports.items()]
         right = {name: {item.id: item.exact for item in report.items} for name, (_, report) in reports.items()}
-        best = rules.best_of(arms, weights=False)
+        best, many = rules.best_of(arms, weights=False), sum(not arm.weights for arm in arms)
         if best is not None:
             arms = [
-                arm.model_copy(update={"prompt_gain": rules.gained(right[best.name], right[arm.name])})
+                arm.model_copy(update={"prompt_gain": rules.gained(right[best.name], right[arm.name], many)})
                 if arm.weights
                 else arm
                 for arm in arms
@@ -84,6 +84,7 @@ class Decisions:
         times = [item.ms for item in report.items if item.ms is not None]
         tokens = [item.tokens or (0, 0) for item in report.items]
         into, out = (fmean(one[side] for one in tokens) for side in (0, 1))
+        room = spec.batch if report.engine is None else min(spec.batch, AT_ONCE)
         hours = trained.get(version.digest if version is not None else release.served_base)
         return ArmFigures(
             name=name,
@@ -106,7 +107,7 @@ class Decisions:
                 request.prices,
                 request.requests_a_month,
                 tokens=(into, out),
-                seconds=fmean(times or [0.0]) / 1000 / spec.batch,
+                seconds=fmean(times or [0.0]) / 1000 / min(room, len(report.items) or 1),
                 hours=(hours or 0.0) / request.months,
                 gb=size / 1e9,
             ),

@@ -171,7 +171,7 @@ class FreshnessView:
         stated = await self._attestations.find(kind=AttestationKind.DECISION, tenant=key[0])
         sheets = (Worksheet.model_validate(one.body) for one in reversed(stated))
         found = (arm.prompt_gain for sheet in sheets for arm in sheet.arms if arm.release == live)
-        return next(found, None)
+        return next((gain for gain in found if gain is not None), None)
 
     def _added(self, version: AdapterVersion | None) -> list[int]:
         """The rows that each version of an adapter was trained on and the one before it was not."""

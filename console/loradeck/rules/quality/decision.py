@@ -62,13 +62,16 @@ def cost(
     return 1000 * (a_request + (hours * prices.gpu_hour + gb * prices.gb_month) / requests)
 
 
-def gained(one: Mapping[str, bool], other: Mapping[str, bool]) -> Figure | None:
-    """The share of items that one arm wins over another, in pairs, with its bootstrap interval; None without items."""
+def gained(one: Mapping[str, bool], other: Mapping[str, bool], of: int = 1) -> Figure | None:
+    """The share of items that one arm wins over another, in pairs, with its bootstrap interval; None without items.
+
+    `of`: arms of which the one was chosen by the same items; the interval's level is 1 - 0.05 / `of` (Bonferroni).
+    """
     both = one.keys() & other.keys()
     won, lost = (sum(a[item] and not b[item] for item in both) for a, b in ((one, other), (other, one)))
     if not both:
         return None
-    low, high = paired_bootstrap(lost, won, len(both))
+    low, high = paired_bootstrap(lost, won, len(both), 1 - 0.05 / of)
     return Figure(mean=(won - lost) / len(both), low=-high, high=-low, n=len(both))
 
 
@@ -94,7 +97,8 @@ def decide(
         assert only is not None
         why = "no arm without weights was measured" if best is None else "no arm with weights was measured"
         return Verdict(False, only.name, None, (), (why,))
-    gain, reasons, against = gained(right[tuned.name], right[best.name]), list[str](), list[str]()
+    gain = gained(right[tuned.name], right[best.name], sum(arm.weights for arm in arms))
+    reasons, against = list[str](), list[str]()
     sure = gain is not None and gain.low > 0
     if gain is not None:
         told = f"{tuned.name} wins {gain.mean:.1%} of the items over {best.name} ({gain.low:.1%} to {gain.high:.1%})"
@@ -122,9 +126,10 @@ def _volatile(
     plain: Sequence[ArmFigures], tuned: ArmFigures, right: Mapping[str, Mapping[str, bool]], changed: Collection[str]
 ) -> str:
     """Says that retrieval surely has more of the changed truths right than weights; empty: it has not."""
+    many = sum(arm.contexts for arm in plain)
     for arm in plain:
         ours, theirs = ({item: ok for item, ok in right[a.name].items() if item in changed} for a in (arm, tuned))
-        gain = gained(ours, theirs) if arm.contexts else None
+        gain = gained(ours, theirs, many) if arm.contexts else None
         if gain is not None and gain.low > 0:
             return f"of {gain.n} truths that have changed, {arm.name} wins {gain.mean:.1%}: they belong into retrieval"
     return ""

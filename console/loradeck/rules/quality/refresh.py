@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from loradeck.rules.quality.statistics import paired_items
 from loradeck.schemas.freshness import Figure, Meter, MeterKind, Recommendation, Remedy, Sizing
 
-WORSE = frozenset({MeterKind.CORRECTED, MeterKind.BAD, MeterKind.REFUSED})
-"""Meters that look at answers: without one of them nothing is known to be worse."""
+WORSE = frozenset({MeterKind.CORRECTED, MeterKind.BAD})
+"""Meters that look at answers: without one of them nothing is known to be worse. A request that no engine was given has
+none: what it lacks is capacity, and neither a prompt nor training brings that.
+"""
 
 FACTS = frozenset({MeterKind.TERMS, MeterKind.EXPECTED})
 """Meters of what may not be known to the weights."""
@@ -42,17 +44,19 @@ def recommend(meters: Iterable[Meter], sizing: Sizing | None) -> Recommendation:
     if worse and prompt is not None and prompt.low > 0:
         said = f"by loradeck decide, a better prompt wins {_share(prompt)} of the items"
         return Recommendation(remedy=Remedy.PROMPT, reasons=(*reasons, said))
-    if facts and not worse & {MeterKind.BAD, MeterKind.REFUSED}:
+    if facts and MeterKind.BAD not in worse:
         said = "facts that change belong into retrieval: weights would be old again"
         return Recommendation(remedy=Remedy.RETRIEVAL, reasons=(*reasons, said), against=takes)
     if not worse:
-        said = "answers are not corrected, bad or refused more often than in the first days"
+        said = "answers are not corrected or bad more often than in the first days"
+        if MeterKind.REFUSED in seen:
+            said = f"requests that no engine was given lack capacity, and {said}"
         return Recommendation(remedy=Remedy.NOTHING, reasons=(said,), against=reasons)
     if gain is None:
         said = "what training again would gain was never measured here; a prompt is cheaper to try"
         return Recommendation(remedy=Remedy.PROMPT, reasons=(*reasons, said))
     told = f"past refreshes won {_share(gain)} of the items (n = {gain.n})"
-    if gain.low > 0:
+    if gain.low > 0 and gain.n != 2:  # of two it is the lower one and no bound; of one its gate's own
         return Recommendation(remedy=Remedy.TRAIN, reasons=(*reasons, told), against=takes)
     return Recommendation(remedy=Remedy.PROMPT, reasons=(*reasons, f"{told}: not surely anything"), against=takes)
 
