@@ -458,7 +458,8 @@ class Job(Wire):
     started_ms: int | None = None
     ended_ms: int | None = None
     by: str
-    override: str = added("", "why no training freeze holds it")
+    override: str = added("", "why it was queued although training was frozen")
+    passes: tuple[Digest, ...] = added((), "the training freezes of then, which do not hold it; others do")
     step: int | None = None
     of: int | None = None
     metrics: dict[str, float] = Field(default_factory=dict)

@@ -276,6 +276,25 @@ async def test_an_override_of_a_freeze_is_one_event_with_its_reason(acme: Deck) 
     assert job["override"] == "the court has agreed"
 
 
+async def test_an_override_passes_the_freezes_of_its_time_and_no_later_one(acme: Deck) -> None:
+    digest = await dataset(acme, [row(1)])
+    week, more = ({"from_ms": 0, "reason": reason} for reason in ("peak week", "audit"))
+    await frozen(acme, week, more)
+    job = await acme.ok("POST", "jobs", training(digest) | {"override": "the court has agreed"})
+    events = [one for one in await acme.ok("GET", "events?tenant=acme") if one["override"]]
+    assert [one["payload"]["training"]["frozen"]["reason"] for one in events] == ["audit", "peak week"]
+    acme.hub.queue.assign()
+    assert (await acme.ok("GET", f"jobs/{job['id']}"))["message"] == ""
+    await frozen(acme, week, {"from_ms": 0, "source": "*", "reason": "legal hold"}, reason="another")
+    acme.hub.queue.assign()
+    assert "legal hold" in (await acme.ok("GET", f"jobs/{job['id']}"))["message"]
+    await acme.ok("POST", f"jobs/{job['id']}/cancel")
+    problem = await acme.refused(409, "training_frozen", "POST", f"jobs/{job['id']}/resume")
+    assert problem.detail == "legal hold"
+    await frozen(acme, week, reason="lifted")
+    await acme.ok("POST", f"jobs/{job['id']}/resume")
+
+
 async def test_a_queued_job_waits_for_the_end_of_a_freeze(acme: Deck) -> None:
     job = await acme.ok("POST", "jobs", training(await dataset(acme, [row(1)])))
     body = {

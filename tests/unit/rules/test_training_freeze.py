@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.rules.data.training_freeze import freeze_of_training
+from loradeck.rules.data.training_freeze import freezes_of_training
 from loradeck.schemas.dataset_ledger import DataPolicy, LedgerEntry
 from loradeck.schemas.freshness import TrainingFreeze
 from loradeck.schemas.incident import Incident, IncidentPointer
@@ -28,7 +28,7 @@ def entry(*sources: str, distinct: int | None = None) -> LedgerEntry:
 
 
 def held(of: TenantState, at_ms: int = NOW, incident: Incident | None = None, **datasets: LedgerEntry) -> str:
-    refused = freeze_of_training(of, datasets.items(), incident, at_ms)
+    refused = next(freezes_of_training(of, datasets.items(), incident, at_ms), None)
     assert refused is None or refused.code == "training_frozen"
     return "" if refused is None else f"{refused}"
 
@@ -52,7 +52,7 @@ def test_a_source_that_is_held_stops_the_jobs_that_read_rows_of_it_and_no_others
 
 def test_an_older_version_of_a_dataset_is_held_beside_the_newer_one_of_its_name() -> None:
     both = (("tickets", entry("crm")), ("tickets", entry("chat")))
-    assert freeze_of_training(tenant(source="crm"), both, None, NOW) is not None
+    assert list(freezes_of_training(tenant(source="crm"), both, None, NOW))
 
 
 def test_only_a_star_stands_for_more_than_itself() -> None:

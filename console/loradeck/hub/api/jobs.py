@@ -21,13 +21,13 @@ Attempt = Annotated[int, Query(ge=0)]
 
 @router.post("/jobs")
 async def submit(body: JobRequest, hub: ThisHub, caller: ReleaserOfEach) -> Job:
-    """Queues a train, evaluate or merge job. An `override` passes a training freeze, and is an event."""
+    """Queues a train, evaluate or merge job. An `override` passes the training freezes of now, and each is an event."""
     caller.at(body.spec.tenant)
 
-    async def overridden(job: str, frozen: Refused) -> None:
+    async def overridden(job: str, frozen: tuple[Refused, ...]) -> None:
         tenant, actor = hub.log.state.tenant(body.spec.tenant), actor_of(caller)
-        drafted = partial(override_training, tenant, job, frozen, actor, reason=body.override)
-        await move(hub, caller, f"training {job}", lambda: [drafted()])
+        drafted = partial(override_training, tenant, job, actor=actor, reason=body.override)
+        await move(hub, caller, f"training {job}", lambda: [drafted(one) for one in frozen])
 
     return await hub.queue.submit(body, caller.actor, overridden)
 

@@ -11,10 +11,10 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.incidents import Incidents
 from loradeck.rules.data import quotas
 from loradeck.rules.data.policy import check_teacher
-from loradeck.rules.data.training_freeze import freeze_of_training
+from loradeck.rules.data.training_freeze import freezes_of_training
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import (
     EvaluateSpec,
     Job,
@@ -45,17 +45,18 @@ class JobSpecs:
     _facts: Facts
     _clock: Clock
 
-    def frozen(self, spec: JobSpec) -> Refused | None:
-        """The training freeze that holds a job now, as the refusal of it; None: none does."""
+    def frozen(self, spec: JobSpec) -> dict[str, Refused]:
+        """The training freezes that hold a job now: each by its digest, with the refusal of the job."""
         if not isinstance(spec, TrainSpec):
-            return None
+            return {}
         named = [
             (called(manifest), self._facts.ledger[digest].entry)
             for digest in spec.reads
             if digest in self._facts.ledger and (manifest := self._catalogue.datasets.get(digest)) is not None
         ]
         tenant = self._state.tenant(spec.tenant)
-        return freeze_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms())
+        held = freezes_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms())
+        return {digest_of(refused.context): refused for refused in held}
 
     def check(self, request: JobRequest) -> None:
         """Tells whether a job may be queued now.

@@ -43,8 +43,8 @@ from loradeck.schemas.replica_state import LINK_TTL_S, EngineState
 
 log = logging.getLogger("loradeck.hub.jobs.queue")
 
-Overridden = Callable[[str, Refused], Awaitable[None]]
-"""Records that a job, by its id, is queued although it is refused for a training freeze."""
+Overridden = Callable[[str, tuple[Refused, ...]], Awaitable[None]]
+"""Records that a job, by its id, is queued although it is refused for these training freezes."""
 
 LOG_CHARS = 2000
 """Characters of a failed job's log that are kept with the job."""
@@ -76,7 +76,7 @@ class Queue:
     async def submit(self, request: JobRequest, by: str, overridden: Overridden) -> Job:
         """Queues a job. The same idempotency key once more gives the same job.
 
-        `overridden`: records that the request passes a training freeze, before the job is queued.
+        `overridden`: records that the request passes training freezes, before the job is queued.
 
         Raises: Refused when the spec names something that is not registered, or `training_frozen`.
         """
@@ -90,10 +90,10 @@ class Queue:
         spec = request.spec
         self._specs.check(request)
         frozen = self._specs.frozen(spec)
-        if frozen is not None and not request.override:
-            raise frozen
-        if frozen is not None:
-            await overridden(job_id, frozen)
+        if frozen and not request.override:
+            raise next(iter(frozen.values()))
+        if frozen:
+            await overridden(job_id, tuple(frozen.values()))
         job = Job(
             id=job_id,
             kind=spec.kind,
@@ -105,7 +105,8 @@ class Queue:
             state=JobState.QUEUED,
             created_ms=self._clock.now_ms(),
             by=by,
-            override=request.override if frozen is not None else "",
+            override=request.override if frozen else "",
+            passes=tuple(frozen),
         )
         await self._jobs.add(job)
         self.assign()
@@ -175,7 +176,8 @@ class Queue:
     # ---- assigning -----------------------------------------------------------------------------------------
 
     def _frozen(self, job: Job) -> Refused | None:
-        return None if job.override else self._specs.frozen(job.spec)
+        held = self._specs.frozen(job.spec)
+        return next((refused for digest, refused in held.items() if digest not in job.passes), None)
 
     def assign(self) -> None:
         """Assigns queued jobs to nodes that can run them, by priority and age, after taking back lost ones."""

@@ -20,7 +20,7 @@ from loradeck.rules.clocks import utc
 from loradeck.rules.data.backlog import step_of
 from loradeck.rules.data.feedback import corrects
 from loradeck.rules.data.policy import DAY_MS, DatedEntry
-from loradeck.rules.data.training_freeze import freeze_of_training
+from loradeck.rules.data.training_freeze import freezes_of_training
 from loradeck.rules.quality.freshness import (
     LEAST_SAID,
     Day,
@@ -69,7 +69,7 @@ class FreshnessView:
     async def of(self, tenant: str) -> Freshness:
         """Judges all routes of a tenant that have a live release. Raises: Refused `unknown_tenant`."""
         state, now_ms = self._log.state.tenant(tenant), self._clock.now_ms()
-        frozen = freeze_of_training(state, (), self._incidents.on(tenant), now_ms)
+        frozen = next(freezes_of_training(state, (), self._incidents.on(tenant), now_ms), None)
         said = await self._store(partial(_feedback, tenant), background=True)
         routes = [await self._route(state, route, said, now_ms) for route in sorted(state.routes)]
         return Freshness(

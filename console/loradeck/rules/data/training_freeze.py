@@ -1,6 +1,6 @@
 """Training freezes: when no train job of a tenant is begun, as freeze windows say when nothing is promoted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
 from loradeck.rules.clocks import utc
@@ -11,10 +11,10 @@ from loradeck.schemas.incident import Incident
 from loradeck.schemas.tenant import TenantState
 
 
-def freeze_of_training(
+def freezes_of_training(
     tenant: TenantState, datasets: Iterable[tuple[str, LedgerEntry]], incident: Incident | None, now_ms: int
-) -> Refused | None:
-    """The refusal of a train job of a tenant; None: nothing freezes it.
+) -> Iterator[Refused]:
+    """The refusals of a train job of a tenant, one for each freeze that holds it.
 
     A source that is frozen holds every dataset that names it, and those that name so many sources that the ledger has
     not all of them.
@@ -29,11 +29,10 @@ def freeze_of_training(
             held = _held(freeze, datasets)
             if held is not None:
                 until = "until it is lifted" if freeze.until_ms is None else f"until {utc(freeze.until_ms)}"
-                return _refusal(tenant.name, f"{until}{held}", freeze.reason, freeze.model_dump(mode="json"))
+                yield _refusal(tenant.name, f"{until}{held}", freeze.reason, freeze.model_dump(mode="json"))
     if incident is not None:
         until = f"until incident {incident.id} is closed"
-        return _refusal(tenant.name, until, incident.title, {"incident": incident.id})
-    return None
+        yield _refusal(tenant.name, until, incident.title, {"incident": incident.id})
 
 
 def _held(freeze: TrainingFreeze, datasets: Iterable[tuple[str, LedgerEntry]]) -> str | None:
