@@ -181,9 +181,7 @@ class Reconciler:
         for engine in (engine for engine in self.engines if engine.up):
             base, pins = engine.build.base, tuple(self.table.pins.values())
             mine = {release for release, ref in refs.items() if engine.runs(ref)}
-            free = {
-                r for r in mine if residency.can_come_free(r, named, engine.slots, base=base, pins=pins, now_ms=now_ms)
-            }
+            free = residency.with_room(mine, named, engine.slots, base=base, pins=pins, now_ms=now_ms)
             full = (full | mine) - free
             refs = {release: ref for release, ref in refs.items() if release not in free}
         return full
@@ -457,21 +455,27 @@ class Reconciler:
         verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
         if verdict.level is Level.FAILED:
             async with contextlib.nullcontext() if locked else engine.changing:
-                if (name := engine.loaded.get(ref.id)) is not None and engine.build.boot == loaded.boot:
-                    await engine.api.unload(name)
-                    del engine.loaded[ref.id]
+                # A prepare may have asked it as well meanwhile, and let callers in.
+                if _is_held(engine, ref, loaded) and ref.id not in engine.ready:
+                    await engine.api.unload(engine.loaded[ref.id])
+                    engine.loaded.pop(ref.id, None)
             raise _wrong_answers(verdict)
-        if verdict.code != DISPUTED:  # also where they tell it from nothing: asked again they would say no more
-            engine.verified[ref.id] = canaries
-        await self._let_in(engine, ref, loaded)
+        # Also where they tell it from nothing: asked again they would say no more.
+        await self._let_in(engine, ref, loaded, None if verdict.code == DISPUTED else canaries)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)
         return verdict
 
-    async def _let_in(self, engine: EngineReplica, ref: ReleaseRef, loaded: _Loaded) -> None:
-        """Has the router admit callers to a release, unless the engine has ended or lost it since it was loaded."""
-        now = engine.build.boot, engine.loads.get(ref.id)
-        if ref.id not in engine.loaded or now != (loaded.boot, loaded.load):
+    async def _let_in(
+        self, engine: EngineReplica, ref: ReleaseRef, loaded: _Loaded, answered: Canaries | None = None
+    ) -> None:
+        """Has the router admit callers to a release, unless the engine has ended or lost it since it was loaded.
+
+        `answered`: canaries that it was asked since, and that are not asked again in this lifetime of the engine.
+        """
+        if not _is_held(engine, ref, loaded):
             raise AgentError("engine_down", "the engine has lost the release since it was loaded", engine.name)
+        if answered is not None:
+            engine.verified[ref.id] = answered
         if loaded.began is not None:
             engine.measured.note(engine.build.base, load=time.monotonic() - loaded.began)
         engine.ready.add(ref.id)
@@ -535,6 +539,11 @@ class Reconciler:
     def _looked_at(self) -> bool:
         known = all(engine.began.is_set() or engine.state is EngineState.STOPPED for engine in self.engines)
         return known or time.monotonic() >= self._look_until
+
+
+def _is_held(engine: EngineReplica, ref: ReleaseRef, loaded: _Loaded) -> bool:
+    """Whether an engine holds a release by the load that is meant."""
+    return ref.id in engine.loaded and (engine.build.boot, engine.loads.get(ref.id)) == (loaded.boot, loaded.load)
 
 
 def _undisputed(verdict: Judgement, ref: ReleaseRef) -> Judgement:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.rules.serving.residency import Residency
 from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import AckState, EngineState
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import Use, ack_about
 from loradeck_agent.serving import reconciler as module
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.load_failures import RETRY_FAULT_S
-from loradeck_agent.serving.reconciler import Reconciler
+from loradeck_agent.serving.reconciler import Reconciler, _Loaded
 from loradeck_agent.serving.steps_beside import BESIDE
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
@@ -309,3 +312,67 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
             await asyncio.sleep(0)
     assert lost.id not in bench.engine.ready
     assert ("gpu-01", lost.id) in bench._failures.kept
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "unloaded", "noted"),
+    [
+        ("nothing", ["v1"], True),
+        ("let in", [], True),
+        ("loaded again", [], False),
+        ("restarted", [], False),
+    ],
+)
+async def test_only_the_load_that_was_verified_is_unloaded_or_noted_as_verified(
+    monkeypatch: pytest.MonkeyPatch, meanwhile: str, unloaded: list[str], noted: bool
+) -> None:
+    bench, wanted, calls = Bench(), ref(1), list[str]()
+    engine = bench.engine
+    verdicts = [Level.PROVEN, Level.FAILED]
+
+    async def verify(*unused: Any) -> Judgement:
+        if meanwhile == "let in":
+            engine.ready.add(wanted.id)
+        elif meanwhile == "loaded again":
+            engine.loads[wanted.id] += 1
+        elif meanwhile == "restarted":
+            engine.build = SimpleNamespace(base="b" * 64, boot="next")
+        return Judgement(level=verdicts.pop())
+
+    async def unload(name: str) -> None:
+        calls.append(name)
+
+    async def nothing(*unused: Any) -> None: ...
+
+    monkeypatch.setattr(module, "verify_idle", verify)
+    while verdicts:
+        engine.__dict__.update(
+            api=SimpleNamespace(unload=unload),
+            build=SimpleNamespace(base="b" * 64, boot="boot"),
+            loaded={wanted.id: "v1"},
+            loads={wanted.id: 1},
+            verified={},
+            ready=set(),
+            keep_ready=nothing,
+        )
+        with contextlib.suppress(AgentError):
+            await bench._verify(engine, wanted, (), _Loaded("boot", 1, None))
+    assert calls == unloaded
+    assert (wanted.id in engine.verified, wanted.id in engine.ready) == (noted, noted)
+
+
+def test_what_has_no_room_is_found_by_looking_at_all_entries_once_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, looks, look = Bench(), list[int](), residency._unyielding
+
+    def counted(*asked: Any) -> Any:
+        looks.append(1)
+        return look(*asked)
+
+    monkeypatch.setattr(residency, "_unyielding", counted)
+    bench.engine.__dict__.update(up=True, runs=lambda wanted: True)
+    for number in range(4):
+        bench.table.entries["acme", f"r{number}"] = entry(number, ref(number), 1)
+    waits = entry(9, ref(9), 1).model_copy(update={"residency": RouteResidency.ON_DEMAND})
+    bench.table.entries[waits.key] = waits
+    assert bench.without_room({ref(number).id for number in (0, 1, 9)}) == {ref(9).id}
+    assert len(looks) == 1

@@ -13,11 +13,11 @@ from loradeck.rules.serving.residency import (
     Residency,
     always_held,
     asked_lately,
-    can_come_free,
     plan,
     prior_room,
     promote_asks,
     wanted,
+    with_room,
 )
 from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
@@ -144,6 +144,10 @@ def test_what_is_coming_turns_out_an_idle_current_of_less_traffic_and_nothing_th
 def test_a_slot_can_come_free_unless_pins_always_routes_and_fresh_moves_hold_them_all() -> None:
     asked = at("core", "v1").model_copy(update={"residency": RouteResidency.ON_DEMAND})
     wants = ref("v1", "core").id
+
+    def can_come_free(release: str, *asked: Any, **more: Any) -> bool:
+        return with_room([release], *asked, **more) == {release}
+
     entries = [ACME, BOLT, asked]  # two currents and where R goes of each
     assert [can_come_free(wants, entries, slots) for slots in (3, 4, 5)] == [False, False, True]
     assert can_come_free(ref("v5", "bolt").id, entries, 4), "it has one itself"

@@ -141,21 +141,21 @@ def _unyielding(entries: Sequence[TableEntry], pins: Iterable[Pin], slots: int, 
     return refs + [ref for e in fresh[: slots // 4] for ref in (e.current, *e.beneath[:1])]
 
 
-def can_come_free(
-    release: str,
+def with_room(
+    releases: Collection[str],
     entries: Sequence[TableEntry],
     slots: int,
     *,
     base: str | None = None,
     pins: Iterable[Pin] = (),
     now_ms: int = 0,
-) -> bool:
-    """Tells whether a release that a request waits for gets a slot of an engine in the end, if it is waited for.
+) -> set[str]:
+    """Those of some releases that requests wait for which get a slot of an engine in the end, if they are waited for.
 
-    It gets none where what comes before such releases takes all of them. Arguments as for `plan`.
+    They get none where what comes before such releases takes all of them. Arguments as for `plan`.
     """
     before = {ref.id for ref in _unyielding(entries, pins, slots, now_ms) if ref is not None and _is_for(ref, base)}
-    return release in before or len(before) < slots
+    return set(releases) if len(before) < slots else before.intersection(releases)
 
 
 def _is_for(ref: ReleaseRef, base: str | None) -> bool:

@@ -79,7 +79,8 @@ class Node:
         """The releases that no slot can come free for, as the agent finds them."""
         entries, now_ms = list(self.entries.values()), residency.PRIOR_KEPT_MS + 1
         currents = [one.current.id for one in entries if one.current is not None]
-        return [one for one in currents if not residency.can_come_free(one, entries, SLOTS, now_ms=now_ms)]
+        free = residency.with_room(currents, entries, SLOTS, now_ms=now_ms)
+        return [one for one in currents if one not in free]
 
     def engine(self) -> None:
         ready = tuple(ref.id for ref in self.loaded)
