@@ -296,6 +296,8 @@ class Jobs:
 
         None for other jobs, and for one in process.
 
+        A training that an earlier agent began goes on without it where none is up.
+
         Raises: AgentError: no engine here has the release's base, or it cannot be made ready in it.
         """
         ref, spec = job.release, job.spec
@@ -308,7 +310,16 @@ class Jobs:
             return
         if isinstance(spec, TrainSpec) and not executor.started:  # else the engines may not have said their bases yet
             base_of(self.engines, base)
-        engine = (await up_with_base(self.engines, base))[0]
+        engine: EngineReplica | None = None
+        try:
+            engine = (await up_with_base(self.engines, base))[0]
+        except AgentError as error:
+            if not (isinstance(spec, TrainSpec) and executor.started):
+                raise
+            log.warning("job %s goes on without an engine that it could ask: %s", job.id, error)
+        if engine is None:  # it has asked it at its beginning, and may not do so again
+            yield None
+            return
         socket, relay = self.folder.evaluation_socket, EngineRelay(engine, ref, job.canaries, self.reconciler)
         async with relay.listening(socket, self.launcher.user):
             yield _door(engine, socket)
