@@ -500,7 +500,6 @@ class CanaryRecords:
         process = current()
         assert process is not None
         self._known: dict[str, Any] = process.host.node.oracle.canary_records
-        self.said_by_bases: dict[Any, Any] = {}
 
     def known(self, release: str, build: EngineBuild) -> Any:
         """The record of a release."""

@@ -74,7 +74,8 @@ async def recorded_base(
 ) -> CanaryRecord | None:
     """The base's own record for these canaries; taken now where nobody has recorded them.
 
-    The base answers each tenant alike: what it was asked for one is not asked again for another.
+    The base answers each tenant alike: what it was asked for one in this lifetime of the engine is not asked again for
+    another. What is missing once more for a tenant was withdrawn, or is disputed, and is asked anew.
     """
     build = engine.build
     ref = base_ref(tenant, build.base)
@@ -83,10 +84,13 @@ async def recorded_base(
     missing = [messages for messages in canaries if prompt_digest(messages) not in have]
     if not missing:
         return record
-    said = records.said_by_bases.setdefault((build.base, build.build.key), {})
-    unasked = [messages for messages in missing if prompt_digest(messages) not in said]
-    said.update((item.prompt, item) for item in await take(engine, build.base_name, unasked))
-    return await records.add(ref, build.build, [said[prompt_digest(messages)] for messages in missing])
+    said = engine.said_by_base  # of this lifetime: another one begins with another dict
+    asked = {prompt_digest(messages): messages for messages in missing}
+    unasked = [messages for prompt, messages in asked.items() if prompt not in said or ref.id in said[prompt][1]]
+    said.update((item.prompt, (item, set[str]())) for item in await take(engine, build.base_name, unasked))
+    for prompt in asked:
+        said[prompt][1].add(ref.id)
+    return await records.add(ref, build.build, [said[prompt][0] for prompt in asked])
 
 
 async def verify_idle(

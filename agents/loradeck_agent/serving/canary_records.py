@@ -30,8 +30,6 @@ class CanaryRecords:
     folder: Path
     hub: HubApi
     node: str
-    said_by_bases: dict[tuple[str, str], dict[str, CanaryItem]] = field(default_factory=dict)
-    """(Digest of a base, build) -> what an engine here has answered without an adapter, by prompt."""
     _known: dict[tuple[str, str], dict[str, CanaryItem]] = field(default_factory=dict)
     _stated: dict[tuple[str, str], list[Stated]] = field(default_factory=dict)
     """(Release, build) -> the records that the hub has, of those that it was asked for since the agent started."""

@@ -5,6 +5,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.link import Ack, Replica
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
 from loradeck.schemas.table import ReleaseRef
@@ -60,6 +61,8 @@ class EngineReplica:
     """How many releases were unloaded to make room, in this lifetime."""
     verified: dict[str, Canaries] = field(default_factory=dict)
     """Release id -> canaries that it has answered as recorded in this lifetime, which is enough for later loads."""
+    said_by_base: dict[str, tuple[CanaryItem, set[str]]] = field(default_factory=dict)
+    """Digest of a prompt -> what the base has answered in this lifetime, and the base releases it was recorded for."""
     foreign: set[str] = field(default_factory=set)
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     fault: str = ""
@@ -150,6 +153,7 @@ class EngineReplica:
         self.evictions = 0
         self.levels = None
         self.verified.clear()
+        self.said_by_base = {}
         self.foreign.clear()
         self.short = ()
         self.silent_since = None

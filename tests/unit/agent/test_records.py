@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord, EngineBuild
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import Unreachable
+from loradeck_agent.serving.canaries import base_ref, recorded_base
 from loradeck_agent.serving.canary_records import CanaryRecords
+from loradeck_agent.serving.engine_api import prompt_digest
+from loradeck_agent.serving.replica import EngineReplica
 
 BUILD = EngineBuild(engine="fake 1", device="cpu", dtype="float32")
 OTHER = EngineBuild(engine="fake 2", device="cpu", dtype="float32")
@@ -164,3 +169,40 @@ async def test_an_attestation_that_is_no_record_is_passed_over(tmp_path: Path) -
     )
     hub.hold(item("1", 1))
     assert await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64]) is not None
+
+
+async def test_what_a_base_said_is_kept_for_other_tenants_until_it_is_withdrawn_or_the_engine_ends(
+    tmp_path: Path,
+) -> None:
+    hub, asked, answer = HubDouble(), list[str](), 1
+    mine, messages = records(tmp_path, hub), ({"role": "user", "content": "hello"},)
+    prompt = prompt_digest(messages)
+
+    async def canary(model: str, messages: Any) -> CanaryItem:
+        asked.append(model)
+        return CanaryItem(prompt=prompt, tokens=(answer,), margins=(2.0,))
+
+    engine: Any = SimpleNamespace(
+        build=SimpleNamespace(base="b" * 64, build=BUILD, boot="boot", base_name="base"),
+        api=SimpleNamespace(canary=canary),
+        said_by_base={},
+    )
+
+    async def said(tenant: str) -> tuple[int, ...]:
+        record = await recorded_base(engine, mine, tenant, (messages,))
+        return record.items[0].tokens if record is not None and record.items else ()
+
+    assert [await said("acme"), await said("bolt"), asked] == [(1,), (1,), ["base"]]
+    answer, base = 2, base_ref("acme", "b" * 64).id
+    withdrawn = CanaryRecord(release=base, build=BUILD, items=(), withdraws=(1,), reason="it was faulty")
+    body = withdrawn.model_dump(mode="json")
+    hub.attestations.append(
+        Attestation(seq=3, kind=AttestationKind.CANARY, subject=base, tenant="acme", body=body, by="anna")
+    )
+    assert await mine.changed(base, BUILD)
+    assert (await said("acme"), len(asked)) == ((2,), 2), "the faulty answer is not recorded again"
+    assert (await said("core"), len(asked)) == ((2,), 2)
+    nothing: Any = MagicMock()
+    replica = EngineReplica("gpu-01", nothing, nothing, nothing, nothing, said_by_base=engine.said_by_base)
+    replica.went_down()
+    assert replica.said_by_base == {}
