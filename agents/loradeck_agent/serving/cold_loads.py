@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from loradeck.rules.serving.residency import asked_lately
 from loradeck.schemas.ids import PointerKey
-from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.wire import ColdAsk
 
@@ -15,7 +16,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 WITHOUT_QUEUE_S = 30.0
-"""Between two questions to a router that gave no answer, and to an earlier version's, where no request waits."""
+"""Between two questions to an earlier version's router, where no request waits; and how long one that has refused a
+question is not told which releases get no slot."""
 
 
 @dataclass(eq=False)
@@ -63,15 +65,19 @@ class ColdLoads:
     async def run(self) -> None:
         """Asks for ever. The router's answer comes once something has changed."""
         times, full, asked = -1, set[str](), set[str]()
+        untold_until = 0.0
         while True:
             full = self.without_room(full | asked)  # one that had no room is asked for again and again
             failing = tuple(sorted(self.failing()))
-            ask = ColdAsk(times=times, failing=failing, load_s=self.load_s(), full=tuple(sorted(full)))
+            told = tuple(sorted(full)) if time.monotonic() >= untold_until else ()
+            ask = ColdAsk(times=times, failing=failing, load_s=self.load_s(), full=told)
             try:
                 wanted = await self.router.wanted(ask)
             except AgentError as error:
                 log.debug("which releases are waited for is not known: %s", error)
                 times = -1
+                if not isinstance(error, Unreachable):  # perhaps a router of before, which knows nothing of it
+                    untold_until = time.monotonic() + WITHOUT_QUEUE_S
                 await asyncio.sleep(RETRY_S)
                 continue
             if wanted is None:
