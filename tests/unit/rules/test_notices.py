@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loradeck.rules.quality.health import ENOUGH
 from loradeck.rules.quality.notices import (
     CONDITIONS,
     DATED,
@@ -155,17 +156,18 @@ def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
     told = {kind: (kind_.severity.value, kind_.after_s) for kind, kind_ in CONDITIONS.items()}
     assert told.pop(NoticeKind.NODE_LOST) == ("page", 0)  # alerts name its pointers: Unheard
     assert found == told
+    assert f"with {ENOUGH} requests or more" in text
     of_the_hub = {"HubDiskFull", "OneCopy", "BackupLate", "HubClockBehind", "RefusingMoves"}
     assert alone == of_the_hub | {"Unheard", "OnlyListed"}
 
 
 def test_refused_requests_are_told_above_one_in_twenty_and_looked_at_until_they_are_over() -> None:
     at = {"tenant": "acme", "route": "chat"}
-    none, few, many = (
+    none, quiet, few, many = (
         TenantRow.model_construct(**at, pointer=PointerState(**at), live=None, minute=minute)
-        for minute in (Counts(), Counts(100, 5), Counts(100, 6))
+        for minute in (Counts(), Counts(ENOUGH - 1, ENOUGH - 1), Counts(100, 5), Counts(100, 6))
     )
-    assert conditions(none) == conditions(few) == {}
+    assert conditions(none) == conditions(quiet) == conditions(few) == {}
     subject = Subject(NoticeKind.REFUSED, "acme", "chat")
     assert conditions(many) == {subject: "routers refuse 6% of the requests for nothing"}
     held = Conditions()

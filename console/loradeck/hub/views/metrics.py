@@ -14,7 +14,8 @@ from loradeck.hub.log.takeover import Standby
 from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting
-from loradeck.rules.quality.notices import Dated
+from loradeck.rules.quality.health import ENOUGH
+from loradeck.rules.quality.notices import Dated, refused_share
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.judge import Judgement
 from loradeck.schemas.replica_state import NOT_ACTIVE
@@ -204,7 +205,8 @@ def pool_metrics(pools: Iterable[CapacityRow]) -> bytes:
 _SHARES = {
     "bad": "Share of the live release's checked answers of the last minute that were bad.",
     "failed": "Share of the requests for the live release in the last minute that failed.",
-    "refused": "Share of the requests for the live release in the last minute that routers refused.",
+    "refused": "Share of the requests for the live release in the last minute that routers refused; not said of fewer "
+    f"than {ENOUGH} requests.",
 }
 
 SLICE = 20
@@ -279,7 +281,7 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
             if said := row.cause.judged.get(outcome):
                 judged.labels(row.tenant, row.route, release, outcome.value).set(said)
         minute = row.minute
-        for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
+        for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, refused_share(minute)), strict=True):
             if share is not None:
                 shares[name].labels(row.tenant, row.route, release).set(share)
         if number % SLICE == SLICE - 1:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from loradeck.rules.quality.attention import alerting
+from loradeck.rules.quality.health import ENOUGH
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.notice import LONGEST, Notice, NoticeKind, Severity
 from loradeck.schemas.state import TenantRow
@@ -54,7 +56,8 @@ FLAGS = {
 """Flag of a pointer -> kind of the condition."""
 
 REFUSED_SHARE = 0.05
-"""Share of a pointer's requests of the last minute above which it is told that routers refuse them."""
+"""Share of a pointer's requests of the last minute above which it is told that routers refuse them; of at least
+`ENOUGH`, as shares of bad answers are."""
 
 DATED = frozenset({NoticeKind.CERTIFICATE_ENDS, NoticeKind.RETENTION_ENDS, NoticeKind.EXPECTED, NoticeKind.DEPRECATED})
 """Kinds whose time is known beforehand."""
@@ -126,10 +129,15 @@ def coming(near: Iterable[Dated]) -> dict[Subject, str]:
     return found
 
 
+def refused_share(minute: Counts) -> float | None:
+    """The refused requests of those attempted in a minute, 0 to 1; None where there were too few to say."""
+    return minute.refused_share if minute.attempted >= ENOUGH else None
+
+
 def conditions(row: TenantRow) -> dict[Subject, str]:
     """The conditions of a pointer, each with its words."""
     release = row.live.label if row.live is not None else "nothing"
-    refused = row.minute.refused_share or 0.0
+    refused = refused_share(row.minute) or 0.0
     kinds = [*(FLAGS[flag] for flag in alerting(row)), *([NoticeKind.REFUSED] if refused > REFUSED_SHARE else [])]
     said = {kind: CONDITIONS[kind].words.format(release=release, refused=refused) for kind in kinds}
     return {Subject(kind, *row.key): words for kind, words in said.items()}
