@@ -542,7 +542,7 @@ class Reconciler:
 
 
 def _is_held(engine: EngineReplica, ref: ReleaseRef, loaded: _Loaded) -> bool:
-    """Whether an engine holds a release by the load that is meant."""
+    """Tells whether an engine holds a release, still by this load."""
     return ref.id in engine.loaded and (engine.build.boot, engine.loads.get(ref.id)) == (loaded.boot, loaded.load)
 
 
