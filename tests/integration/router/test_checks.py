@@ -218,7 +218,7 @@ async def test_plug_ins_have_a_share_of_a_core_and_the_other_checks_see_all(
     await router.ask(answer="no")
     counter = await judged(router, 1)
     assert (counter["bad"], counter["asked"]) == (1, {"polite": 1})
-    router.here._model_time.charge(100.0)
+    router.here._model_time.charge(100.0, of_plugin=True)
     await router.ask(answer="no")
     await router.ask(answer="")
     counter = await judged(router, 3)

@@ -83,7 +83,7 @@ async def test_its_budget_of_a_minute_is_kept(served: Running, engine: Upstream)
 
 async def test_nobody_is_asked_while_models_have_had_their_time(served: Running, engine: Upstream) -> None:
     assert served.here is not None
-    served.here._model_time.charge(100.0)
+    served.here._model_time.charge(100.0, of_plugin=False)
     await served.ask(answer="one")
     assert (await served.trace(1))[0]["checked"]
     assert len(engine.seen) == 1
