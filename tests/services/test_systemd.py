@@ -56,19 +56,27 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             made.run(
                 "/opt/loradeck/bin/loradeck", "hub", "install-service", "--nodes", "127.0.0.1:7400", "--name", "eu"
             )
-            made.run("systemctl", "start", HUB)
+            started(made, HUB)
             made.write("/etc/loradeck/agent.toml", AGENT_TOML)
             made.run(*LORADECK, "node", "token", "gpu-01", "--out", "/etc/loradeck/join")
             said = made.run("/opt/loradeck/bin/loradeck-agent", "install-service")
             assert "it cannot read /etc/loradeck/join: chown loradeck-agent /etc/loradeck/join" in said
             made.run("chown", units.AGENT, "/etc/loradeck/join")
-            made.run("systemctl", "start", SOCKET, AGENT)
+            started(made, SOCKET, AGENT)
             made.until(lambda: router_pid(made) != 0, "its router runs")
             yield made
     except NoMachine as none:
         if os.environ.get("LORADECK_REQUIRE_SYSTEMD") == "1":
             raise
         pytest.skip(f"no machine that systemd runs: {none}")
+
+
+def started(on: Machine, *wanted: str) -> None:
+    """Starts units, and fails with what the journal has of them where one does not start."""
+    try:
+        on.run("systemctl", "start", *wanted)
+    except AssertionError as failed:
+        raise AssertionError(f"{failed}\n{on.journal()}") from None
 
 
 def router_pid(on: Machine) -> int:
