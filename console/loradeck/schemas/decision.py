@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.ids import Digest, Name, Strict
@@ -32,6 +32,13 @@ class DecideRequest(Strict, defer_build=True):
     prices: Prices
     requests_a_month: int = Field(ge=1, description="over which training and storage are spread")
     months: int = Field(6, ge=1, le=120, description="for how long a version lives, by which its training is paid")
+
+    @field_validator("arms")
+    @classmethod
+    def _named_once(cls, arms: tuple[MeasuredArm, ...]) -> tuple[MeasuredArm, ...]:
+        if len({arm.name for arm in arms}) < len(arms):
+            raise ValueError("each arm has a name of its own")
+        return arms
 
 
 class ArmFigures(Strict, defer_build=True):

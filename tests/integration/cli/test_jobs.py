@@ -9,7 +9,18 @@ import pytest
 from tests.integration.cli.conftest import Desk, wait_until
 from tests.integration.cli.small_node import SmallNode
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, Job, JobState, MergeSpec, TrainSpec
+from loradeck.cli.shared.exits import refused
+from loradeck.client.api import HubApi
+from loradeck.schemas.jobs import (
+    EvaluateSpec,
+    ExecutorEvent,
+    ExecutorEventType,
+    Job,
+    JobRequest,
+    JobState,
+    MergeSpec,
+    TrainSpec,
+)
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.table import Pin
 
@@ -63,7 +74,7 @@ def test_a_job_is_followed_event_by_event_to_its_end(
 
 
 def test_a_sweep_trains_each_share_with_each_rank_and_compares_what_they_measured(
-    desk: Desk, tenant: str, spec: Path, node: SmallNode
+    desk: Desk, tenant: str, spec: Path, node: SmallNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = spec.with_name("items.jsonl")
     items.write_text('{"id": "a", "prompt": "another", "answer": "a"}\n')
@@ -80,6 +91,19 @@ def test_a_sweep_trains_each_share_with_each_rank_and_compares_what_they_measure
     looked = {"looks": looks, "chosen": {"suite_exact": 0.5, "loss": 0.25}, "chosen_step": 20, "compared": 4}
     node.result = {"adapter": made["digest"], "release": made["release"], **looked}
     grid = ("--share", 0.1, "--share", 0.3, "--rank", 4, "--rank", 8)
+    sent, submit = list[Job](), HubApi.submit_job
+
+    async def once(api: HubApi, request: JobRequest) -> Job:
+        if sent:
+            raise refused("the queue is full", where="here", code="queue_full")
+        sent.append(await submit(api, request))
+        return sent[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HubApi, "submit_job", once)
+        done = desk.run("job", "sweep", spec, *grid)
+    assert done.returncode == 1
+    assert sent[0].id in done.stdout, "a job that is queued is named though a later one is refused"
     runs = desk.json("job", "sweep", spec, *grid, "--follow")["runs"]
     assert [(run["share"], run["rank"], run["state"]) for run in runs] == [
         (share, rank, "done") for share in (0.1, 0.3) for rank in (4, 8)
@@ -93,6 +117,26 @@ def test_a_sweep_trains_each_share_with_each_rank_and_compares_what_they_measure
     assert (trained.alpha, trained.validation.suite) == (16, digest)
     card = desk.run("adapter", "card", tenant, "words", "v3").stdout
     assert "checkpoint: after step 20, the best of 4 that were compared" in card
+
+
+def test_a_worksheets_file_is_checked_before_any_arm_is_measured(
+    desk: Desk, tenant: str, spec: Path, node: SmallNode
+) -> None:
+    items, file = spec.with_name("held.jsonl"), spec.with_name("decide.toml")
+    items.write_text('{"id": "a", "prompt": "another", "answer": "a"}\n')
+    desk.json("suite", "add", items, "--tenant", tenant, "--name", "held", "--for", "selection", *PROVENANCE)
+    one, two = ('[[arm]]\nname = "{name}"\nrelease = "v2"\n'.replace("{name}", name) for name in ("one", "two"))
+    head, prices = 'suite = "held"\nrequests_a_month = 1000\n', "[prices]\ngpu_hour = 2.0\n"
+    for text, said in (
+        (head + one + two, "prices"),
+        (head + "month = 3\n" + prices + one + two, "month"),
+        (head + prices + one, "arms"),
+        (head + prices + one + one, "name"),
+        (head + prices + one + two + 'sytem = "Be brief."\n', "sytem"),
+    ):
+        file.write_text(text)
+        assert said in str(desk.refused(2, "usage", "decide", tenant, file))
+    assert [one for one in desk.json("job", "ls", "--tenant", tenant) if one["kind"] == "evaluate"] == []
 
 
 def test_a_job_that_fails_is_exit_1_with_its_code(desk: Desk, spec: Path, node: SmallNode) -> None:

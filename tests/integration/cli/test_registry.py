@@ -351,7 +351,7 @@ def test_a_version_is_signed_with_a_key_by_its_path_and_a_route_is_told_whose_si
 
 
 def test_merged_weights_are_signed_by_their_listing_and_the_release_says_by_whom(
-    desk: Desk, tenant: str, tmp_path: Path
+    desk: Desk, tenant: str, base: str, tmp_path: Path
 ) -> None:
     key = tmp_path / "k"
     made = desk.json("adapter", "key", key)["key"][:12]
@@ -370,6 +370,10 @@ def test_merged_weights_are_signed_by_their_listing_and_the_release_says_by_whom
     assert f"SKU {tenant} v2m" in desk.run("pool", "show", "support").stdout
     desk.json("sku", "set", "support", tenant, "v2m", "--label", "site=eu", "--replicas", 1)
     assert desk.json("route", "show", f"{tenant}/support", "--settings")["pool"]["replicas"] == 1
+    other = desk.json("pool", "set", "other", "--base", base[:8])
+    assert "another base" in desk.refused(1, "exists", "sku", "set", "other", tenant, "v2m")["title"]
+    assert desk.json("pool", "show", "other")["config"] == other["config"]
+    desk.json("pool", "rm", "other")
     desk.json("route", "set", tenant, "support", "--pool", "")
     desk.json("pool", "rm", "support")
     assert "signed by   nobody" in desk.run("release", "show", tenant, "v2m").stdout

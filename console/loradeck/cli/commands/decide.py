@@ -14,9 +14,9 @@ from loradeck.cli.shared.naming import one_named, owned_named, release_named
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.arm import Arm
-from loradeck.schemas.decision import DecideRequest
+from loradeck.schemas.decision import DecideRequest, MeasuredArm
 from loradeck.schemas.freshness import Figure
-from loradeck.schemas.jobs import EvaluateSpec, JobRequest, JobState
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobRequest, JobState
 from loradeck.schemas.release import Form, Release
 
 _SPEC = ("max_new_tokens", "batch", "offline")
@@ -35,25 +35,31 @@ async def decide(s: Session, tenant: str, file: Path) -> None:
     fields = await asyncio.to_thread(toml_of, file)
     suite = owned_named("suite", str(fields.get("suite", "")), tenant, await s.api.suites())
     spec = {"tenant": tenant, "suite": suite} | {name: fields.pop(name) for name in _SPEC if name in fields}
-    jobs = []
+    asked = {name: fields[name] for name in fields if name not in ("suite", "arm")}
+    requests = dict[str, JobRequest]()
+    names = [str(arm.get("name", number)) for number, arm in enumerate(fields.get("arm", ()), start=1)]
+    asked["arms"] = [{"name": name, "job": "-"} for name in names]
+    request = checked(DecideRequest, asked, where=str(file), file=file)
     for number, arm in enumerate(fields.get("arm", ()), start=1):
         where = f"{file}, arm {number}"
-        put = {name: arm[name] for name in ("system", "contexts") if name in arm}
+        put = {name: arm[name] for name in arm if name not in ("name", "base", "release", "shots")}
         if "shots" in arm:
             path = file.parent / str(arm["shots"])
             rows = await asyncio.to_thread(list, rows_of(path, ("prompt", "answer")))
             put["shots"] = [{"prompt": row["prompt"], "answer": row["answer"]} for row in rows]
         given = spec | {"release": await _release(s, tenant, arm, where), "arm": checked(Arm, put, where=where)}
-        request = {"spec": checked(EvaluateSpec, given, where=where), "idempotency_key": new_key()}
-        jobs.append((str(arm.get("name", number)), await s.api.submit_job(checked(JobRequest, request, where=where))))
-        s.out.say(f"{jobs[-1][0]}: job {jobs[-1][1].id}")
-    for name, job in jobs:
+        job_of = {"spec": checked(EvaluateSpec, given, where=where), "idempotency_key": new_key()}
+        requests[names[number - 1]] = checked(JobRequest, job_of, where=where)
+    jobs = dict[str, Job]()
+    for name, one in requests.items():
+        jobs[name] = await s.api.submit_job(one)
+        s.out.say(f"{name}: job {jobs[name].id}")
+    for name, job in jobs.items():
         done = await over(s.api, job)
         if done.state is not JobState.DONE:
             raise refused(f"{name} was not measured", where=f"job {job.id}: {done.message}", code="no_arms")
-    asked = {name: fields[name] for name in fields if name not in ("suite", "arm")}
-    asked |= {"arms": [{"name": name, "job": job.id} for name, job in jobs]}
-    made = await s.api.decide(tenant, checked(DecideRequest, asked, where=str(file), file=file))
+    arms = tuple(MeasuredArm(name=name, job=job.id) for name, job in jobs.items())
+    made = await s.api.decide(tenant, request.model_copy(update={"arms": arms}))
     s.out.json(made)
     sheet = made.worksheet
     s.out.table(

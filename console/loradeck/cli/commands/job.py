@@ -173,13 +173,14 @@ async def sweep(
     against the base in every run. With --follow it waits for all runs.
     """
     recipes = grid(await _recipe(s, spec), shares, ranks)
-    jobs = [await s.api.submit_job(_request(recipe, **placed)) for recipe in recipes]
-    names = " ".join(one.id for one in jobs)
+    jobs = list[Job]()
+    for recipe in recipes:
+        jobs.append(await s.api.submit_job(_request(recipe, **placed)))
+        s.out.say(f"job {jobs[-1].id} is {jobs[-1].state.value}")
     if not follow:
         s.out.json(jobs)
-        s.out.say(f"{len(jobs)} jobs are queued; loradeck job compare {names}")
+        s.out.say(f"{len(jobs)} jobs are queued; loradeck job compare {' '.join(one.id for one in jobs)}")
         return
-    s.out.say(f"{len(jobs)} jobs are queued: {names}")
     while not all(one.state in OVER for one in jobs):
         await asyncio.sleep(_POLL_S)
         before, jobs = jobs, [one if one.state in OVER else await s.api.job(one.id) for one in jobs]

@@ -53,6 +53,13 @@ async def set_(
         )
     config = PoolConfig(labels=labels_of(labels), base=view.base, hardware=hardware)
     row = next((row for row in await s.api.pools() if row.pool == name), None)
+    if row is not None and row.config.base != view.base:
+        raise refused(
+            "a pool of that name is of another base",
+            where=f"pool {name}: {row.sku or row.config.base or 'no base of its own'}",
+            fix=f"name another SKU, or remove it: loradeck pool rm {name}",
+            code="exists",
+        )
     if row is None or row.config != config:
         row = await s.api.set_pool(name, config, reason)
     before = (await s.api.tenant(tenant)).routes.get(name, RouteConfig())
