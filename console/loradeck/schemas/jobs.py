@@ -262,15 +262,18 @@ class MergeSpec(_Spec, defer_build=True):
     route: Name = "production"
 
 
-FLEET = "fleet"
-"""The tenant that jobs name which are about a node and no tenant: who may see and submit them sees all tenants."""
+FLEET: Literal["fleet"] = "fleet"
+"""The tenant that jobs name which are about a node and no tenant: who may see and submit them sees all tenants.
+
+No tenant gets this name.
+"""
 
 
 class ProveSpec(_Spec, defer_build=True):
     """A job that shows whether training on one node is right, by some steps of a small recipe; see `TrainingProof`."""
 
     kind: Literal["prove"] = "prove"
-    tenant: Name = FLEET
+    tenant: Literal["fleet"] = FLEET
     node: Name
     base: Digest = Field(description="of an engine of the node")
     steps: int = Field(20, ge=4, le=1000)

@@ -867,3 +867,16 @@ async def test_a_trial_of_training_is_kept_with_its_node_until_its_versions_are_
     agent.training = {"torch": "2.16.0"}
     await agent.join()
     assert await says() == "UNPROVEN HERE: torch was 2.15.0 and is 2.16.0"
+
+
+async def test_a_trial_of_training_is_asked_for_by_who_has_a_role_at_all_tenants(deck: Deck, join: Join) -> None:
+    await join("n1")
+    await deck.tenant()
+    made = await deck.ok("POST", "tokens", {"name": "of-acme", "role": "releaser", "tenants": {"acme": "releaser"}})
+    theirs, spec = deck.with_token(made["token"]), {"kind": "prove", "node": "n1", "base": BASE.digest}
+    for client in (theirs, None):
+        await deck.refused(422, "invalid_request", "POST", "jobs", {"spec": spec | {"tenant": "acme"}}, client=client)
+    await deck.refused(403, "forbidden", "POST", "jobs", {"spec": spec}, client=theirs)
+    await deck.refused(404, "unknown_base", "POST", "jobs", {"spec": spec | {"base": "f" * 64}})
+    await deck.refused(422, "invalid_request", "POST", "tenants", {"name": "fleet"})
+    await deck.ok("POST", "jobs", {"spec": spec})

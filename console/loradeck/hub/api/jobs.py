@@ -12,7 +12,8 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.tenants import override_training
 from loradeck.schemas.decision import Decided, DecideRequest
 from loradeck.schemas.ids import Name
-from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
+from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest, ProveSpec
+from loradeck.schemas.log import FLEET
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Guarded)
 
@@ -21,8 +22,8 @@ Attempt = Annotated[int, Query(ge=0)]
 
 @router.post("/jobs")
 async def submit(body: JobRequest, hub: ThisHub, caller: ReleaserOfEach) -> Job:
-    """Queues a train, evaluate or merge job. An `override` passes the training freezes of now, and each is an event."""
-    caller.at(body.spec.tenant)
+    """Queues a train, evaluate, merge or prove job. An `override` passes the freezes of now, and each is an event."""
+    caller.at(FLEET if isinstance(body.spec, ProveSpec) else body.spec.tenant)
 
     async def overridden(job: str, frozen: tuple[Refused, ...]) -> None:
         tenant, actor = hub.log.state.tenant(body.spec.tenant), actor_of(caller)

@@ -1,5 +1,6 @@
 """The specs of train, evaluate and merge jobs: whether one may be queued, and the assignment that a node is sent."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from loradeck.hub.data.datasets import Datasets, called
@@ -58,13 +59,15 @@ class JobSpecs:
         held = freezes_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms())
         return {digest_of(refused.context): refused for refused in held}
 
-    def check(self, request: JobRequest) -> None:
-        """Tells whether a job may be queued now.
+    def check(self, request: JobRequest, served: Collection[str | None] = ()) -> None:
+        """Tells whether a job may be queued now. `served`: the bases of the node that it names, if it names one.
 
         Raises: Refused, for everything that its spec names and that is not registered, or may not be used.
         """
         catalogue, spec = self._catalogue, request.spec
         if isinstance(spec, ProveSpec):
+            if spec.base not in catalogue.bases and spec.base not in served:
+                raise Refused("unknown_base", f"no engine of {spec.node} has such a base", detail=spec.base)
             return
         tenant = self._state.tenant(spec.tenant)
         if tenant.offboarded:

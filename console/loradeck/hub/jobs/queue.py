@@ -88,7 +88,7 @@ class Queue:
             if known is not None:
                 return known
         spec = request.spec
-        self._specs.check(request)
+        self._check(request)
         frozen = self._specs.frozen(spec)
         if frozen and not request.override:
             raise next(iter(frozen.values()))
@@ -111,6 +111,10 @@ class Queue:
         await self._jobs.add(job)
         self.assign()
         return self._jobs.get(job.id) or job
+
+    def _check(self, request: JobRequest) -> None:
+        node = self._fleet.nodes.get(request.spec.node) if isinstance(request.spec, ProveSpec) else None
+        self._specs.check(request, {replica.base for replica in node.replicas} if node is not None else ())
 
     async def cancel(self, job_id: str, by: str) -> Job:
         """Stops a job. One that has ended already is returned as it is."""
@@ -142,7 +146,7 @@ class Queue:
             raise Refused("job_over", "the job is done", detail=job.id, fix="submit another one")
         if job.state not in OVER:
             return job
-        self._specs.check(JobRequest(spec=job.spec, labels=job.labels))
+        self._check(JobRequest(spec=job.spec, labels=job.labels))
         if (frozen := self._frozen(job)) is not None:
             raise frozen
         self._counted_from[job.id] = job.attempt

@@ -8,6 +8,7 @@ from loradeck.rules.quality import break_glass
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest
+from loradeck.schemas.jobs import FLEET
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import CallerKey, Quota, TenantState
@@ -16,8 +17,10 @@ from loradeck.schemas.tenant import CallerKey, Quota, TenantState
 def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reason: str = "") -> Draft:
     """Creates a tenant without routes. A name is never used twice, not even after an offboarding.
 
-    Raises: Refused: exists.
+    Raises: Refused: exists, invalid_request for the name by which jobs say that they are about no tenant.
     """
+    if name == FLEET:
+        raise Refused("invalid_request", f"no tenant is named {name}: jobs about a node are", fix="choose another name")
     if name in tenants:
         raise Refused("exists", f"there is a tenant {name} already", fix="choose another name")
     return tenant_draft(EventKind.TENANT_CREATE, name, actor, reason)
