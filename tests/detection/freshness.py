@@ -56,7 +56,7 @@ class Kind:
 
 
 def _signal(days: list[Day], *, share: bool) -> bool:
-    return compared(MeterKind.BAD, days, "", share=share).signal
+    return compared(MeterKind.BAD, days, "", live=range(len(days)), share=share).signal
 
 
 def shares(a_day: int, share: Callable[[Generator, int], np.ndarray]) -> Draw:

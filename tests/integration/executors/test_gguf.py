@@ -198,6 +198,8 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path) -> No
         path.write_text(before)
 
     refused("config.json", lambda c: c.update(architectures=["GemmaForCausalLM"]), "cannot be written as GGUF")
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 64}
+    refused("config.json", lambda c: c.update(mistral), "cannot be written as GGUF")
     refused("tokenizer.json", lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "cannot be written as GGUF")
     assert not list(tmp_path.glob("*gguf*"))
 

@@ -32,6 +32,10 @@ def days(values: list[float], n: int = 400) -> list[Day]:
     return [Day(at, value, n) for at, value in enumerate(values)]
 
 
+def meter(of: list[Day], what: str, live: range | None = None) -> Meter:
+    return compared(MeterKind.BAD, of, what, live=live or range(of[-1].day + 1))
+
+
 def test_the_rank_sum_is_scipys_exact_one() -> None:
     draw = random.Random(5)
     for _ in range(20):
@@ -54,8 +58,8 @@ def test_the_interval_of_a_mean_is_students(n: int) -> None:
 
 
 def test_seven_days_that_are_all_higher_are_a_signal_and_six_are_none() -> None:
-    assert not compared(MeterKind.BAD, days(FIRST + [0.05] * 6), "").signal
-    found = compared(MeterKind.BAD, days(FIRST + [0.05] * 7), "bad")
+    assert not meter(days(FIRST + [0.05] * 6), "").signal
+    found = meter(days(FIRST + [0.05] * 7), "bad")
     assert found.signal
     assert found.p is not None
     assert found.p <= ALPHA
@@ -65,11 +69,11 @@ def test_seven_days_that_are_all_higher_are_a_signal_and_six_are_none() -> None:
 
 
 def test_one_day_however_bad_is_no_signal() -> None:
-    assert not compared(MeterKind.BAD, days(FIRST + [0.02] * 6 + [0.9]), "").signal
+    assert not meter(days(FIRST + [0.02] * 6 + [0.9]), "").signal
 
 
 def test_a_change_under_a_point_is_no_signal() -> None:
-    found = compared(MeterKind.BAD, days(FIRST + [0.028] * 7), "")
+    found = meter(days(FIRST + [0.028] * 7), "")
     assert found.p is not None
     assert found.p <= ALPHA
     assert not found.signal
@@ -77,8 +81,21 @@ def test_a_change_under_a_point_is_no_signal() -> None:
 
 def test_days_with_too_few_requests_are_passed_over_and_said() -> None:
     quiet = [Day(99, 0.9, 3)] * 7
-    assert "0 of 7 later days" in compared(MeterKind.BAD, days(FIRST) + quiet, "bad").says
-    assert "3 of 14 first days have 50 and more" in compared(MeterKind.BAD, days(FIRST[:3]), "bad").says
+    assert "0 of 7 later days" in meter(days(FIRST) + quiet, "bad").says
+    assert "3 of 14 first days have 50 and more" in meter(days(FIRST[:3]), "bad").says
+
+
+def test_a_release_whose_first_days_are_kept_no_more_has_nothing_to_compare_with() -> None:
+    found = meter(days(FIRST + [0.05] * 7), "bad", range(-REFERENCE_DAYS, 21))
+    assert (found.signal, found.before, found.says) == (False, None, "bad: no first days left")
+    assert meter(days(FIRST + [0.05] * 7), "bad", range(1 - REFERENCE_DAYS, 21)).signal
+
+
+def test_what_was_long_ago_is_no_signal_any_more() -> None:
+    assert meter(days(FIRST + [0.05] * 7), "bad", range(28)).signal
+    found = meter(days(FIRST + [0.05] * 7), "bad", range(29))
+    assert not found.signal
+    assert "6 of 7 later days" in found.says
 
 
 def test_days_alike_are_at_no_distance_on_average_however_few_requests_they_have() -> None:

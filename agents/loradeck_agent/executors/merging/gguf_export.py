@@ -141,7 +141,8 @@ def _architecture(config: Any) -> gguf.MODEL_ARCH:
     rope = getattr(config, "rope_parameters", None) or {}
     if arch is None:
         raise _unsupported(f"it is a {names[0]}; known are {', '.join(_ARCHITECTURES)}")
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+    layers = getattr(config, "layer_types", None)  # Mistral's has none: its window is every layer's
+    if "sliding_attention" in layers if layers else getattr(config, "sliding_window", None):
         raise _unsupported("some of its layers look at a window only")
     if rope.get("rope_type", "default") not in ("default", "llama3"):
         raise _unsupported(f"its positions are scaled by {rope['rope_type']}")

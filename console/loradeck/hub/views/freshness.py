@@ -99,7 +99,7 @@ class FreshnessView:
             *_of_base(release, self._catalogue),
             _corrected(here, days),
             *_of_counts(hours, days),
-            *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in days]),
+            *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in days], days),
         )
         newest_ms = max((entry.at_ms for _, entry in rows), default=since_ms)
         corrections = sum(one.kind is FeedbackKind.CORRECTION and one.at_ms > newest_ms for one in here)
@@ -247,7 +247,9 @@ def _corrected(said: Sequence[Feedback], days: range) -> Meter:
         if (corrected := corrects(one)) is not None and one.at_ms // DAY_MS in days:
             by_day[one.at_ms // DAY_MS][one.caller or one.request].append(corrected)
     found = [Day(at, fmean(map(fmean, who.values())), len(who)) for at, who in sorted(by_day.items())]
-    return compared(MeterKind.CORRECTED, found, "callers who correct, of those who say anything", least=LEAST_SAID)
+    return compared(
+        MeterKind.CORRECTED, found, "callers who correct, of those who say anything", live=days, least=LEAST_SAID
+    )
 
 
 def _of_counts(hours: dict[int, Counts], days: range) -> Iterator[Meter]:
@@ -257,20 +259,20 @@ def _of_counts(hours: dict[int, Counts], days: range) -> Iterator[Meter]:
     counted = [(day, counts) for day, counts in sorted(by_day.items()) if day in days]
     bad = [Day(day, counts.bad_share or 0.0, counts.checked) for day, counts in counted]
     refused = [Day(day, counts.refused_share or 0.0, counts.attempted) for day, counts in counted]
-    yield compared(MeterKind.BAD, bad, "checked answers that are bad")
-    yield compared(MeterKind.REFUSED, refused, "requests that no engine was given")
+    yield compared(MeterKind.BAD, bad, "checked answers that are bad", live=days)
+    yield compared(MeterKind.REFUSED, refused, "requests that no engine was given", live=days)
 
 
-def _of_inputs(days: Sequence[InputCounts]) -> list[Meter]:
+def _of_inputs(days: Sequence[InputCounts], live: range) -> list[Meter]:
     asked = [Histogram(one.day, (*one.words, *one.lengths), one.requests) for one in days]
     words = [Histogram(one.day, one.words, one.requests) for one in days]
     classes = [Histogram(one.day, one.classes, sum(one.classes)) for one in days]
     apart, risen = against_the_first(asked, distance), against_the_first(words, largest_rise)
     said = against_the_first(classes, distance)
     return [
-        compared(MeterKind.INPUTS, apart, "squared distance of words and lengths", share=False),
-        compared(MeterKind.TERMS, risen, "the word that has risen most, in standard errors", share=False),
-        compared(MeterKind.CLASSES, said, "squared distance of the shares of short answers", share=False),
+        compared(MeterKind.INPUTS, apart, "squared distance of words and lengths", live=live, share=False),
+        compared(MeterKind.TERMS, risen, "the word that has risen most, in standard errors", live=live, share=False),
+        compared(MeterKind.CLASSES, said, "squared distance of the shares of short answers", live=live, share=False),
     ]
 
 

@@ -100,16 +100,23 @@ def _t95(freedom: int) -> float:
     return z + math.fsum(term / math.pow(freedom, power) for power, term in enumerate(terms, start=1))
 
 
-def compared(kind: MeterKind, days: Sequence[Day], what: str, *, share: bool = True, least: int = LEAST) -> Meter:
+def compared(
+    kind: MeterKind, days: Sequence[Day], what: str, *, live: range, share: bool = True, least: int = LEAST
+) -> Meter:
     """The meter of a figure by live days, in order: whether the latest ones are higher than the first.
 
     Args:
         what: the figure, in words.
+        live: the whole days since the release became live. The first that counts is one of its first
+            `REFERENCE_DAYS`, or the reference is kept no more; the latest are of the last 2 `RECENT_DAYS`.
         share: whether it is one, 0 to 1.
         least: requests from which on a day counts.
     """
     days = [day for day in days if day.n >= least]
-    before, now = days[:REFERENCE_DAYS], days[REFERENCE_DAYS:][-RECENT_DAYS:]
+    if days and days[0].day >= live.start + REFERENCE_DAYS:
+        return Meter(kind=kind, says=f"{what}: no first days left")
+    before = days[:REFERENCE_DAYS]
+    now = [day for day in days[REFERENCE_DAYS:] if day.day >= live.stop - 2 * RECENT_DAYS][-RECENT_DAYS:]
     first, last = ([day.value for day in part] for part in (before, now))
     figures = [figure(values, sum(day.n for day in part)) for values, part in ((first, before), (last, now))]
     for part, of, which in ((before, REFERENCE_DAYS, "first"), (now, RECENT_DAYS, "later")):
