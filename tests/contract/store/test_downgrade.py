@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlite_utils.utils import sqlite3
@@ -27,7 +28,8 @@ from loradeck.store.interface import FleetChange, LeaseHeld, Unusable
 from loradeck.store.opening import open_store
 from loradeck.store.sqlite import SqliteStore
 
-LEAK = {"tenant": "acme", "release": digest(1), "datasets": [digest(3)]}
+LEAK_OF = {"tenant": "acme", "release": digest(1)}
+LEAK = {**LEAK_OF, "datasets": [digest(3)]}
 LORADECK = Path(sys.executable).with_name("loradeck")
 NAMES = [name for name, _ in migrations.scripts()]
 LOST = ("3 rows of feedback", "2 hours of routes' counts by the minute", "1 hours of routes' counts")
@@ -166,6 +168,45 @@ def test_leak_gates_reports_by_engines_and_later_jobs_keep_the_schema(tmp_path: 
             "3 reports of engines, leaks or harnesses" in str(refused.value)
         )
         assert "; 2 jobs of kinds or with fields that came later" in str(refused.value)
+
+
+def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> None:
+    plain = {
+        "tenant": "acme",
+        "name": "t",
+        "base": digest(2),
+        "datasets": [digest(3)],
+        "decision": {"why_weights": "x"},
+    }
+    learns = {**plain, "kind": "train", "validation": {}}
+    taught = {"teacher": digest(4), "licence": "MIT"}
+    later: list[dict[str, Any]] = [
+        {"kind": "prove", "node": "n1", "base": digest(2)},
+        learns | {"validation": {"suite": digest(5)}},
+        learns | {"safety": {"dataset": digest(4), "toxic": {"name": "list", "words": ["bad"]}}},
+        learns | {"safety": {"dataset": digest(4), "rise": 0.1}},
+        learns | {"thoughts": "strip"},
+        learns | {"sharded": True, "processes": 2},
+        learns | {"method": "distil", "distillation": taught | {"way": "top"}},
+        learns | {"method": "distil", "distillation": taught | {"top": 5}},
+    ]
+    known = [learns, {**LEAK, "kind": "leak"}, {"kind": "evaluate", **LEAK_OF, "suite": digest(5)}]
+    for where in (str(tmp_path / "hub.db"), url):
+        store = open_store(where)
+        store.take_lease("hub-a")
+        quotas = [note(EventKind.QUOTA, quota=quota) for quota in ({"adapters": 1}, {"slots": 1}, {"weights": 1})]
+        store.commit([note(EventKind.TENANT_CREATE), *quotas], key="key-quota1")
+        for body in ({"engine": {}}, {"engine": {}, "speed": {"tokens": 1}}):
+            result = {"kind": "evaluation", "subject": digest(1), "tenant": "acme", "body": body, "by": "hub"}
+            store.attest(Attestation.model_validate(result))
+        for n, spec in enumerate(later + known):
+            told = {"id": f"j{n}", "kind": spec["kind"], "tenant": "acme", "spec": spec, "state": "done", "by": "ops"}
+            store.put_job(Job.model_validate(told | {"created_ms": 1}))
+        store.close()
+        with pytest.raises(CannotGoBack) as refused:
+            downgrade(where, "0012_feedback", dry_run=True)
+        for says in ("2 events with quotas of", "1 reports of how fast", f"{len(later)} jobs of kinds or with fields"):
+            assert says in str(refused.value)
 
 
 def test_notices_of_kinds_that_an_older_loradeck_does_not_know_go_and_the_others_stay(tmp_path: Path, url: str) -> None:
