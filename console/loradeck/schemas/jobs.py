@@ -67,13 +67,14 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 RECIPES = 2
 """The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome."""
 
-_LATER = {
+LATER = {
     **dict.fromkeys(
         ("turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation"), 1
     ),
-    **dict.fromkeys(("thoughts", "sharded"), 2),
+    **dict.fromkeys(("thoughts", "sharded", "decision.worksheet", "validation.suite"), 2),
+    **dict.fromkeys(("safety.toxic", "safety.rise", "distillation.top"), 2),
 }
-"""Fields that came later, and their levels."""
+"""Fields of recipes that came later, also in parts of them, and their levels."""
 
 
 class _Spec(Strict):
@@ -147,9 +148,10 @@ class TrainSpec(_Spec, defer_build=True):
     @property
     def level(self) -> int:
         """As of every spec: that of the latest method or field in it."""
-        later = [_LATER[name] for name in _LATER.keys() & self.model_dump().keys()]
-        inner = (self.validation and self.validation.suite) or (self.safety and self.safety.toxic) or self.asks_teacher
-        return max(int(self.method is Method.KTO), 2 if inner else 0, *later, 0)
+        said = self.model_dump()
+        names = said.keys() | {f"{name}.{part}" for name, of in said.items() if isinstance(of, dict) for part in of}
+        later = [LATER[name] for name in LATER.keys() & names]
+        return max(int(self.method is Method.KTO), 2 if self.asks_teacher else 0, *later, 0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSpec:

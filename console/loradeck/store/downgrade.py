@@ -51,8 +51,8 @@ _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE '
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0013_input_days": (
         Counted(
-            "events with training freezes, expected changes or counts of inputs",
-            _settings("training_freezes", "expected_changes", "input_days", "worksheet_required"),
+            "events with training freezes, expected changes, counts of inputs or a promise about verdicts",
+            _settings("training_freezes", "expected_changes", "input_days", "worksheet_required", "judged"),
         ),
         Counted(
             "worksheets, what was measured for them, and adapters and jobs that name one",
@@ -80,7 +80,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0012_feedback": (
         Counted(
             "events with gates for leaks, a policy for feedback or a promise about it",
-            _settings("leak", "feedback_days", "corrected", "judged"),
+            _settings("leak", "feedback_days", "corrected"),
         ),
         Counted(
             "reports of engines, leaks or harnesses",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.jobs.queue import pick_node, too_old
 from loradeck.schemas.jobs import (
+    LATER,
     RECIPES,
     EvaluateSpec,
     Job,
@@ -99,6 +101,33 @@ def test_a_recipe_goes_to_a_node_whose_agent_can_read_it() -> None:
     assert picked(served, *nodes, n3) is None, "its engine is asked, and is not up"
     assert served.spec.level == 2
     assert "turns" not in plain.model_dump(), "an agent of the version before reads it, and its digest is what it was"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"decision": {"why_weights": "x", "worksheet": "c" * 64}},
+        {"validation": {}, "safety": {"dataset": "e" * 64, "rise": 0.1}},
+        {"validation": {}, "safety": {"dataset": "e" * 64, "toxic": {"name": "list", "words": ["bad"]}}},
+        {"validation": {"suite": "e" * 64}},
+        {"method": "distil", "distillation": {"teacher": "e" * 64, "licence": "MIT", "top": 5}},
+        {"method": "distil", "distillation": {"teacher": "e" * 64, "licence": "MIT", "way": "top"}},
+        {"thoughts": "strip"},
+    ],
+)
+def test_a_recipe_with_a_field_that_agents_of_the_version_before_refuse_is_of_this_level(more: dict[str, Any]) -> None:
+    fields = {"tenant": "acme", "name": "t", "base": BASE, "datasets": ("d" * 64,), "decision": {"why_weights": "x"}}
+    assert TrainSpec.model_validate(fields | more).level == 2
+
+
+def test_every_field_that_a_recipe_got_later_has_a_level() -> None:
+    added = set[str]()
+    for name, field in TrainSpec.model_fields.items():
+        added |= {name} if field.exclude_if else set()
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                added |= {f"{name}.{inner}" for inner, of in part.model_fields.items() if of.exclude_if}
+    assert added - {"validation.worse"} == LATER.keys(), "worse is of a suite"
 
 
 @pytest.mark.parametrize(
