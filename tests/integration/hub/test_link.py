@@ -492,7 +492,7 @@ async def test_a_gpu_that_fails_cordons_its_node_until_a_person_has_seen_it_and_
         await agent.report()
         await until(lambda: _order(agent) == (True, False), "another one fails")
         (node,) = await deck.ok("GET", "nodes")
-        assert node["cordoned_for"] == ["GPU-1: 1 uncorrected memory errors"]
+        assert node["cordoned_for"] == ["GPU-1: uncorrected memory errors"]
         await agent.leave()
 
 

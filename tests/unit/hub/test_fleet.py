@@ -11,6 +11,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.schemas.link import Ack, Hello, Replica
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.replica_state import AckState, EngineState
+from loradeck.schemas.telemetry import Gpu, NvmlState
 
 KEY = ("acme", "production")
 V1, V2 = "1" * 64, "2" * 64
@@ -56,3 +57,37 @@ def test_an_acknowledgement_of_the_fence_that_is_current_is_counted(fleet: Fleet
     assert record is not None
     assert record.is_flipped
     assert not record.is_proven
+
+
+def worn(errors: int, uuid: str = "GPU-1") -> Gpu:
+    return Gpu(index=0, uuid=uuid, name="H100", ecc_uncorrected=errors)
+
+
+def test_a_node_whose_faults_a_person_has_seen_stays_in_through_hangs_restarts_and_more_of_the_same(
+    fleet: Fleet,
+) -> None:
+    node = fleet.nodes["n1"]
+    assert fleet.cordon_failing(node, [worn(1)], NvmlState.OK) == {"GPU-1: uncorrected memory errors"}
+    fleet.order(node, cordoned=False, drained=None)
+    for state, gpus in (
+        (NvmlState.HUNG, [Gpu(index=0, uuid="GPU-1", name="H100")]),
+        (NvmlState.STARTING, []),
+        (NvmlState.OK, [worn(1)]),
+        (NvmlState.OK, [worn(3)]),
+    ):
+        assert not fleet.cordon_failing(node, gpus, state)
+    assert not node.cordoned
+    assert fleet.cordon_failing(node, [Gpu(index=0, uuid="GPU-2", name="H100", xids=(79,))], NvmlState.LOST)
+    assert node.cordoned_for == {"GPU-2: XID 79"}
+    assert not fleet.cordon_failing(node, [worn(0)], NvmlState.OK), "they are well"
+    assert fleet.cordon_failing(node, [worn(1)], NvmlState.OK), "and fail again"
+
+
+@pytest.mark.parametrize("state", NvmlState)
+def test_a_node_that_names_other_gpus_in_each_report_takes_no_more_memory(fleet: Fleet, state: NvmlState) -> None:
+    node = fleet.nodes["n1"]
+    for n in range(20):
+        gpus = [worn(1, f"{19 - n:02}{card:02}" + "x" * 1996) for card in range(64)]
+        fleet.cordon_failing(node, gpus, state)
+        assert sum(map(len, node.failing | node.cordoned_for)) < 10_000
+    assert node.cordoned

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loradeck.rules.scheduling import has_memory
-from loradeck.rules.serving.gpu_reservation import NoFreeGpu, failing, reserved, world_sizes
+from loradeck.rules.serving.gpu_reservation import MEMORY_ERRORS, NoFreeGpu, failing, faults, reserved, world_sizes
 from loradeck.schemas.telemetry import Gpu, GpuProcess
 
 
@@ -47,6 +47,10 @@ def test_a_gpu_that_fails_gets_no_job_even_where_the_node_gives_it_to_jobs(fault
     assert not has_memory(1e-8, None, (broken,))
     assert not has_memory(None, None, (broken, broken)), "there is no other on this node"
     assert has_memory(1e-8, None, (broken, gpu("b", 70)))
+
+
+def test_a_fault_is_the_same_one_however_often_it_came() -> None:
+    assert faults(gpu("a", xids=(79, 13, 63, 79), ecc_uncorrected=3)) == ("XID 63", "XID 79", MEMORY_ERRORS)
 
 
 def test_faults_of_a_program_are_none_of_the_gpu() -> None:

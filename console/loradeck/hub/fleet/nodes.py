@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, TypeAdapter
 
 from loradeck.rules.serving.counting import is_cold
-from loradeck.rules.serving.gpu_reservation import failing
+from loradeck.rules.serving.gpu_reservation import faults
 from loradeck.rules.serving.placement import Site, fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
@@ -32,6 +32,9 @@ _gpus = TypeAdapter(tuple[Gpu, ...])
 _REPLICA_FIELDS = set(Replica.model_fields)
 _HOST_FIELDS = set(Host.model_fields)
 """One set for all models of a kind that are kept: each would hold one of its own."""
+
+_UUID_CHARS, _MOST_FAULTS = 80, 64
+"""How much of a GPU's UUID is kept, and how many faults of a node: it may say anything."""
 
 FLIPPED = frozenset({AckState.FLIPPED, AckState.PROVEN, AckState.LISTED})
 
@@ -437,18 +440,22 @@ class Fleet:
         node.allowed = labels
         self.unsaved.add(node.name)
 
-    def cordon_failing(self, node: Node, gpus: Iterable[Gpu]) -> frozenset[str]:
+    def cordon_failing(self, node: Node, gpus: Iterable[Gpu], nvml: NvmlState) -> frozenset[str]:
         """Cordons a node for GPUs that fail and did not at its last report; returns them, with why.
 
-        Whoever ends the cordon has seen these; it comes again for others, or once they were well in between.
+        Whoever ends the cordon has seen these; it comes again for others, or once they were well in between. That they
+        are is believed of an NVML that is well: a report of another may lack their figures.
         """
-        now = frozenset(f"{gpu.uuid}: {why}" for gpu in gpus if (why := failing(gpu)))
+        found = {f"{gpu.uuid[:_UUID_CHARS]}: {why}" for gpu in gpus for why in faults(gpu)}
+        if nvml is not NvmlState.OK:
+            found |= node.failing
+        now = frozenset(sorted(found)[:_MOST_FAULTS])
         new = now - node.failing
         if now != node.failing:
             node.failing = now
             self.unsaved.add(node.name)
         if new:
-            node.cordoned_for |= new
+            node.cordoned_for = node.cordoned_for & now | new
             self.order(node, cordoned=True, drained=None)
         return new
 

@@ -140,7 +140,7 @@ class NodeEvents:
     def reported(self, node: Node, report: Report) -> None:
         """A node has sent its telemetry and its router's counters."""
         change = self._fleet.report(node, report)
-        if failing := self._fleet.cordon_failing(node, report.gpus):
+        if failing := self._fleet.cordon_failing(node, report.gpus, report.nvml):
             log.error("node cordoned node=%s: %s", node.name, "; ".join(sorted(failing)))
             if node.link is not None:
                 node.link.put_message(NodeOrder(cordoned=True, drained=node.drained))

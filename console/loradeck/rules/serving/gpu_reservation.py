@@ -15,6 +15,9 @@ Others (13, 31, 43, 45) are faults of a program.
 """
 
 
+MEMORY_ERRORS = "uncorrected memory errors"
+
+
 class NoFreeGpu(Exception):
     """There are not as many GPUs as are needed; the message says of each that is left out why."""
 
@@ -27,8 +30,14 @@ def failing(gpu: Gpu) -> str | None:
     if found := sorted(FAILING_XIDS.intersection(gpu.xids)):
         return f"XID {' '.join(map(str, found))}"
     if gpu.ecc_uncorrected:
-        return f"{gpu.ecc_uncorrected} uncorrected memory errors"
+        return f"{gpu.ecc_uncorrected} {MEMORY_ERRORS}"
     return None
+
+
+def faults(gpu: Gpu) -> tuple[str, ...]:
+    """The kinds of faults for which a GPU gets no work: each stays the same one however often it came."""
+    kinds = [f"XID {xid}" for xid in sorted(FAILING_XIDS.intersection(gpu.xids))]
+    return (*kinds, MEMORY_ERRORS) if gpu.ecc_uncorrected else tuple(kinds)
 
 
 def world_sizes(processes: int, pieces: int, *, resumed: bool) -> tuple[int, ...]:
