@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BOOT_S = 60.0
+UMASK = 0o022
 _SPACES = ("-m", "-p", "-u", "-i", "-n", "-C")
 """What nsenter enters: mounts, processes, name, IPC, network and control groups."""
 
@@ -42,6 +43,7 @@ class Machine:
             timeout=120,
             check=False,
             stdin=subprocess.DEVNULL,
+            umask=UMASK,
         )
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + ("" if check else done.stderr)
@@ -77,6 +79,8 @@ def machine(folder: Path) -> Iterator[Machine]:
         if shutil.which(name) is None:
             raise NoMachine(f"there is no {name}: apt-get install systemd-container")
     layers, merged = folder / "layers", folder / "root"
+    # Services are users of their own there, and have to read its root, whatever an earlier test has left as the umask.
+    umask = os.umask(UMASK)
     layers.mkdir()
     merged.mkdir()
     _mounted("mount", "-t", "tmpfs", "tmpfs", str(layers))
@@ -88,10 +92,12 @@ def machine(folder: Path) -> Iterator[Machine]:
         try:
             _lay_out(merged)
             with _booted(merged) as booted:
+                os.umask(umask)
                 yield booted
         finally:
             subprocess.run(["umount", "-l", str(merged)], check=False)
     finally:
+        os.umask(umask)
         subprocess.run(["umount", "-l", str(layers)], check=False)
 
 
