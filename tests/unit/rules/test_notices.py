@@ -156,20 +156,21 @@ def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
     told = {kind: (kind_.severity.value, kind_.after_s) for kind, kind_ in CONDITIONS.items()}
     assert told.pop(NoticeKind.NODE_LOST) == ("page", 0)  # alerts name its pointers: Unheard
     assert found == told
-    assert f"with {ENOUGH} requests or more" in text
+    assert f"of {ENOUGH} requests a minute or more" in text
     of_the_hub = {"HubDiskFull", "OneCopy", "BackupLate", "HubClockBehind", "RefusingMoves"}
     assert alone == of_the_hub | {"Unheard", "OnlyListed"}
 
 
 def test_refused_requests_are_told_above_one_in_twenty_and_looked_at_until_they_are_over() -> None:
     at = {"tenant": "acme", "route": "chat"}
-    none, quiet, few, many = (
+    none, quiet, few, many, dead = (
         TenantRow.model_construct(**at, pointer=PointerState(**at), live=None, minute=minute)
-        for minute in (Counts(), Counts(ENOUGH - 1, ENOUGH - 1), Counts(100, 5), Counts(100, 6))
+        for minute in (Counts(), Counts(20, 2), Counts(100, 5), Counts(100, 6), Counts(5, 5))
     )
     assert conditions(none) == conditions(quiet) == conditions(few) == {}
     subject = Subject(NoticeKind.REFUSED, "acme", "chat")
     assert conditions(many) == {subject: "routers refuse 6% of the requests for nothing"}
+    assert conditions(dead) == {subject: "routers refuse 100% of the requests for nothing"}
     held = Conditions()
     held.changed([], conditions(many), 0)
     assert held.passing() == [("acme", "chat")]

@@ -205,8 +205,8 @@ def pool_metrics(pools: Iterable[CapacityRow]) -> bytes:
 _SHARES = {
     "bad": "Share of the live release's checked answers of the last minute that were bad.",
     "failed": "Share of the requests for the live release in the last minute that failed.",
-    "refused": "Share of the requests for the live release in the last minute that routers refused; not said of fewer "
-    f"than {ENOUGH} requests.",
+    "refused": "Share of the requests for the live release in the last minute that routers refused; of fewer "
+    f"than {ENOUGH} requests only where that is surely too much.",
 }
 
 SLICE = 20

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from loradeck.rules.quality.attention import alerting
 from loradeck.rules.quality.health import ENOUGH
+from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.notice import LONGEST, Notice, NoticeKind, Severity
@@ -56,8 +57,7 @@ FLAGS = {
 """Flag of a pointer -> kind of the condition."""
 
 REFUSED_SHARE = 0.05
-"""Share of a pointer's requests of the last minute above which it is told that routers refuse them; of at least
-`ENOUGH`, as shares of bad answers are."""
+"""Share of a pointer's requests of the last minute above which it is told that routers refuse them."""
 
 DATED = frozenset({NoticeKind.CERTIFICATE_ENDS, NoticeKind.RETENTION_ENDS, NoticeKind.EXPECTED, NoticeKind.DEPRECATED})
 """Kinds whose time is known beforehand."""
@@ -130,8 +130,14 @@ def coming(near: Iterable[Dated]) -> dict[Subject, str]:
 
 
 def refused_share(minute: Counts) -> float | None:
-    """The refused requests of those attempted in a minute, 0 to 1; None where there were too few to say."""
-    return minute.refused_share if minute.attempted >= ENOUGH else None
+    """The refused requests of those attempted in a minute, 0 to 1; None where there were too few to say.
+
+    Of fewer than `ENOUGH` it is said only where the lower 95 % bound is above `REFUSED_SHARE`: a quiet route that
+    refuses all of its callers is told, and one that refused two of twenty is not.
+    """
+    if minute.attempted >= ENOUGH or wilson(minute.refused, minute.attempted)[0] > REFUSED_SHARE:
+        return minute.refused_share
+    return None
 
 
 def conditions(row: TenantRow) -> dict[Subject, str]:
