@@ -54,6 +54,12 @@ class TenantState(Wire):
     quota: Quota = added(NO_QUOTA)
     assigned: dict[Name, tuple[Name, ...]] = added(dict, "the nodes of each route that is placed in a pool")
 
+    @property
+    def keeps(self) -> DataPolicy:
+        """The tenant's data policy, by which nothing of its callers is kept any more once it is offboarded."""
+        none = {"ledger_days": 0, "feedback_days": 0, "input_days": 0, "sample_hours": 0}
+        return self.data.model_copy(update=none) if self.offboarded else self.data
+
 
 class TenantCreate(Strict):
     """Create a tenant."""

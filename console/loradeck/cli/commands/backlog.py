@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from loradeck.cli.shared.backlog_sources import CONTAMINATED, Aside, gathered, held_out, policy_of, said_of, summary
+from loradeck.cli.shared.backlog_sources import CONTAMINATED, Aside, gathered, held_out, said_of, summary
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.files import checked, json_of, write_new
 from loradeck.cli.shared.options import together
@@ -107,7 +107,7 @@ async def build(
     --leave-out. Origin, source and consent are known, and are not taken from options.
     """
     tasks = checked(LabelledTasks, {"tasks": json_of(file)}, where=str(file), fix="export it from Label Studio as JSON")
-    policy, said, aside = await policy_of(s, tenant), await said_of(s, tenant), Aside(list)
+    policy, said, aside = (await s.api.tenant(tenant)).keeps, await said_of(s, tenant), Aside(list)
     rows, now_ms = dict[str, dict[str, Any]](), int(time.time() * 1000)
     held = await held_out(s, tenant, [task.data.question for task in tasks.tasks])
     for at, task in enumerate(tasks.tasks):

@@ -41,13 +41,6 @@ def summary(aside: Aside) -> tuple[LeftOut, ...]:
     return tuple(LeftOut(why=why, rows=len(ids), requests=tuple(ids[:_NAMED])) for why, ids in found)
 
 
-async def policy_of(s: Session, tenant: str) -> DataPolicy:
-    """Returns a tenant's data policy, by which nothing more is kept where it was offboarded."""
-    state = await s.api.tenant(tenant)
-    gone = {"feedback_days": 0, "sample_hours": 0} if state.offboarded else {}
-    return state.data.model_copy(update=gone)
-
-
 async def feedback_of(s: Session, tenant: str, *, waiting: bool = False) -> AsyncIterator[Feedback]:
     """Yields a tenant's feedback, oldest first. `waiting`: what nothing vouches for yet, instead of what counts."""
     after: int | None = 0
@@ -90,8 +83,8 @@ async def gathered(
         questions: the customer's own records; what they do not have is read from samples.
         consents, sample_basis: as of `rules.data.backlog.standing`.
     """
-    recorded, policy, aside = _recorded(questions), await policy_of(s, tenant), Aside(list)
-    routes = routes or sorted((await s.api.tenant(tenant)).routes)
+    recorded, state, aside = _recorded(questions), await s.api.tenant(tenant), Aside(list)
+    policy, routes = state.keeps, routes or sorted(state.routes)
     all_said, samples = await said_of(s, tenant), await _samples(s, tenant, routes, policy)
     built, rows, now_ms = await row_ids(s, tenant, SOURCE), list[BacklogRow](), int(time.time() * 1000)
     for key in sorted(key for key in all_said.keys() | samples.keys() if key[0] in routes):

@@ -92,8 +92,7 @@ class AnswerLedger:
 
     def days(self, tenant: str) -> int:
         """The days for which a tenant's rows are kept; 0: it keeps none."""
-        state = self._log.state.tenant(tenant)
-        return 0 if state.offboarded else state.data.ledger_days
+        return self._log.state.tenant(tenant).keeps.ledger_days
 
     def _count(self, node: str, tenant: str, size: int, now_ms: int) -> None:
         sent = self._sent.get(node)

@@ -63,8 +63,7 @@ class FeedbackBook:
 
     def days(self, tenant: str) -> int:
         """The days for which a tenant keeps feedback; 0: it takes none. Raises: Refused `unknown_tenant`."""
-        state = self._log.state.tenant(tenant)
-        return 0 if state.offboarded else state.data.feedback_days
+        return self._log.state.tenant(tenant).keeps.feedback_days
 
     async def take(self, tenant: str, rows: Sequence[FeedbackRow], by: str, *, node: bool) -> FeedbackTaken:
         """Takes a batch of one tenant's feedback. Taking it again changes nothing.

@@ -54,5 +54,4 @@ class InputDays:
         await self._store(partial(Store.expire_inputs, before=before), background=True)
 
     def _days(self, tenant: str) -> int:
-        state = self._log.state.tenant(tenant)
-        return 0 if state.offboarded else state.data.input_days
+        return self._log.state.tenant(tenant).keeps.input_days

@@ -72,8 +72,7 @@ class Samples:
         return sum(node.kept for node, _ in await self._ask(key, release, 0))
 
     def _hours(self, tenant: str) -> int:
-        state = self._state.tenant(tenant)
-        return 0 if state.offboarded else state.data.sample_hours
+        return self._state.tenant(tenant).keeps.sample_hours
 
     async def _ask(self, key: PointerKey, release: str | None, last: int) -> list[tuple[NodeSampled, list[NodeSample]]]:
         nodes = {node.name: node for node, _ in self._replicas.serving(key)}
