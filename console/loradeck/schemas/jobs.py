@@ -474,6 +474,13 @@ class Job(Wire):
     checkpoint: CheckpointRef | None = Field(None, description="train: the newest checkpoint that the hub holds")
     result: dict[str, Any] | None = None
 
+    @property
+    def gpu_hours(self) -> float | None:
+        """Hours that a training job took, times its processes; None: it trains nothing, or has not ended."""
+        if not isinstance(self.spec, TrainSpec) or self.started_ms is None or self.ended_ms is None:
+            return None
+        return (self.ended_ms - self.started_ms) / 3_600_000 * self.spec.processes
+
 
 LISTED = 200
 """Jobs in one answer unless the query sets a limit."""

@@ -332,6 +332,11 @@ class NodeRow(Wire):
     nvml: NvmlState
     pins: tuple[Pin, ...] = ()
 
+    @property
+    def unproven(self) -> str:
+        """The line of `training` where it does not say that training is proven; '' otherwise."""
+        return "" if self.training.startswith("proven") else self.training
+
 
 class Me(Wire):
     """The caller of the API: name, role, and whether it came over the hub's own socket."""

@@ -269,7 +269,7 @@ async def show(s: Session, job_id: str) -> None:
     found = await s.api.job(job_id)
     s.out.json(found)
     rows = await s.api.nodes() if isinstance(found.spec, TrainSpec) and found.node and not s.out.as_json else []
-    unproven = next((n.training for n in rows if n.node == found.node and not n.training.startswith("proven")), "")
+    unproven = next((node.unproven for node in rows if node.node == found.node), "")
     s.out.heading(f"{found.kind} {found.tenant}  {found.state.value}  {found.id}")
     for label, value in (
         ("node", found.node or "-"),

@@ -91,7 +91,7 @@ async def show(s: Session, name: str) -> None:
         s.out.say("run the agent as root, name a user without rights of its own as `user` under [jobs] in agent.toml,")
         s.out.say("and start the agent again; its router and engines go on meanwhile")
     if found.training:
-        (s.out.say if found.training.startswith("proven") else s.out.alarm)(f"training: {found.training}")
+        (s.out.alarm if found.unproven else s.out.say)(f"training: {found.training}")
     s.out.table(
         ("REPLICA", "STATE", "BASE", "SLOTS", "LOADED", "BUILD"),
         [

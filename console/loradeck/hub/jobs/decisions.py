@@ -14,7 +14,7 @@ from loradeck.schemas.attestation import AttestationKind, EvaluationReport
 from loradeck.schemas.decision import ArmFigures, DecideRequest, Worksheet
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec, JobQuery, JobState, TrainSpec
+from loradeck.schemas.jobs import AT_ONCE, EvaluateSpec, JobQuery, JobState
 from loradeck.schemas.release import Form
 
 _NONE = Figure(mean=0.0, low=0.0, high=1.0, n=0)
@@ -118,7 +118,7 @@ class Decisions:
         query = JobQuery(tenant=tenant, state=JobState.DONE, kind="train", limit=500)
         found = {}
         for job in await self._jobs.find(query, lambda of: of == tenant):
-            if isinstance(job.spec, TrainSpec) and job.started_ms is not None and job.ended_ms is not None:
+            if job.gpu_hours is not None:
                 made = (job.result or {}).get("adapter") or (job.result or {}).get("base")
-                found[str(made)] = (job.ended_ms - job.started_ms) / 3_600_000 * job.spec.processes
+                found[str(made)] = job.gpu_hours
         return found

@@ -145,9 +145,9 @@ class FreshnessView:
         gain = self._gain(key)
         query = JobQuery(tenant=key[0], state=JobState.DONE, kind="train")
         specs = [
-            (job.spec, ((job.ended_ms or 0) - job.started_ms) / 3_600_000 * job.spec.processes)
+            (job.spec, job.gpu_hours)
             for job in await self._jobs.find(query, lambda tenant: tenant == key[0])
-            if isinstance(job.spec, TrainSpec) and job.started_ms is not None
+            if isinstance(job.spec, TrainSpec) and job.gpu_hours is not None
         ]
         hours: list[float] = []
         if version is not None:

@@ -45,8 +45,7 @@ def _where(job: Job) -> str:
 def _unproven(state: ConsoleState, job: Job) -> str:
     """That training on the job's node is not proven, where it trains."""
     node = state.nodes.get(job.node or "") if isinstance(job.spec, TrainSpec) else None
-    says = node.training if node is not None else ""  # '' also of a node whose hub says nothing of it
-    return f"   {clean(says)}" if says and not says.startswith("proven") else ""
+    return f"   {clean(node.unproven)}" if node is not None and node.unproven else ""
 
 
 def _progress(job: Job, following: FollowedJob) -> Line:

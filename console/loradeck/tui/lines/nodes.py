@@ -86,8 +86,8 @@ def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
     other = [Span(f" it says {clean(says) or '-'}: loradeck node relabel {node.node}", "warn")]
     lines.append(line(Span(" LABELS ", "label"), clean(labels) or "-", *(other if node.says is not None else [])))
     if node.training:
-        proven = node.training.startswith("proven")
-        lines.append(line(Span(" TRAINS ", "label"), Span(clean(node.training), "" if proven else "warn")))
+        role = "warn" if node.unproven else ""
+        lines.append(line(Span(" TRAINS ", "label"), Span(clean(node.training), role)))
     for replica in node.replicas:
         lines.append(_engine(state, replica, now=now, loaded=False))
         lines += _alarm(replica, now=now)
