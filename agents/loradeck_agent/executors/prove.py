@@ -8,7 +8,6 @@ its own. What is compared: the bytes of the adapters, the losses in both precisi
 
 import hashlib
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -163,7 +162,7 @@ def _run(
     )
     (folder / "spec.json").write_text(spec.model_dump_json())
     command = [sys.executable, "-m", "loradeck_agent.executors", "train", "--spec", str(folder / "spec.json")]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ}) as child:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as child:
         try:
             while child.poll() is None:
                 current.check()

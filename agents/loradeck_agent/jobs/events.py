@@ -6,8 +6,8 @@ from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignmen
 from loradeck.schemas.link import JobEvent
 from loradeck_agent.host.errors import AgentError
 
-_LATER = ("engine", "offline", "speed")
-"""Fields of an evaluation's report that came after level 0; the last of them after level 1."""
+_READ_FROM = {"engine": 1, "offline": 1, "speed": 2}
+"""Fields of an evaluation's report that came later -> the level from which a hub reads them."""
 
 
 def job_event(
@@ -34,7 +34,7 @@ def as_read(message: JobEvent, level: int) -> JobEvent:
     report = (message.result or {}).get("report")
     if level > 1 or not isinstance(report, dict) or "items" not in report:
         return message
-    known = {key: value for key, value in report.items() if key not in _LATER[2 * level :]}
+    known = {key: value for key, value in report.items() if _READ_FROM.get(key, 0) <= level}
     if level == 0:
         known["items"] = [{key: value for key, value in item.items() if key != "acc_norm"} for item in report["items"]]
     return message.model_copy(update={"result": {**(message.result or {}), "report": known}})

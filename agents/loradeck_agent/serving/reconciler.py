@@ -103,7 +103,8 @@ class Reconciler:
     def __post_init__(self) -> None:
         self._failures = LoadFailures(self.table, self.acks)
         self._wakes = {engine.name: asyncio.Event() for engine in self.engines}
-        self._fetching, self._asking = (StepsBeside(self._failures, lambda name: self._wakes[name].set()) for _ in "fa")
+        self._fetching = StepsBeside(self._failures, lambda name: self._wakes[name].set())
+        self._asking = StepsBeside(self._failures, lambda name: self._wakes[name].set())
 
     # ---- what is wanted ------------------------------------------------------------------------------------
 

@@ -266,12 +266,11 @@ class HubApi(Calls):
 
     async def decide(self, tenant: str, request: DecideRequest) -> Decided:
         """Has a worksheet made of evaluate jobs that are done."""
-        path = f"tenants/{segment(tenant)}/decisions"
-        return await self.transport.ask(Decided, "POST", path, body=request, repeatable=True)
+        return await self._post(Decided, f"tenants/{segment(tenant)}/decisions", request)
 
     async def freshness(self, tenant: str) -> Freshness:
         """Reads what the freshness meters of a tenant's live releases show, and what is recommended."""
-        return await self.transport.ask(Freshness, "GET", f"tenants/{segment(tenant)}/freshness")
+        return await self._get(Freshness, f"tenants/{segment(tenant)}/freshness")
 
     async def explain(self, request: str, *, tenant: str | None, at_ms: int | None) -> Explained:
         """Fetches what stood behind an answer, by its request id. The hub may have to read many files for it."""

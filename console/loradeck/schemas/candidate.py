@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from loradeck.schemas.ids import Digest, Wire, added
 from loradeck.schemas.routing import Split
@@ -87,8 +87,6 @@ class ArmsCompared(Wire, defer_build=True):
 class ComparisonResult(Wire, defer_build=True):
     """What an A/B has found; the hub attests it, and moves nothing."""
 
-    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
-
     release: Digest
     against: Digest = Field(description="the live release, whose arm was the other one")
     generation: int
@@ -99,10 +97,8 @@ class ComparisonResult(Wire, defer_build=True):
     highest: float = Field(description="its upper end without the word of the node that lowers it most")
 
 
-class Candidate(Split):
+class Candidate(Split, defer_build=True):
     """The candidate of a pointer, as the log has it."""
-
-    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     release: Digest
     plan: StepPlan | None = added(None, "by which the hub steps it by itself; None: it does not")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Name, Wire
+from loradeck.schemas.ids import Name, OfPointer, Wire
 
 MOST_NAMED = 100
 """Most routes that a plan names."""
@@ -45,11 +45,9 @@ class CapacityRow(Wire, defer_build=True):
         return 1 - min(1.0, (self.cold + self.refused) / self.asked)
 
 
-class ColderRoute(Wire):
+class ColderRoute(OfPointer):
     """A route whose live release would lose its slot, with its usual requests an hour; None: not known yet."""
 
-    tenant: Name
-    route: Name
     requests_h: float | None
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from loradeck.schemas.candidate import Figure
 from loradeck.schemas.ids import Digest, Name, Strict, added
@@ -80,13 +80,11 @@ class LeakGate(Strict, defer_build=True):
     )
 
 
-class GateConfig(SuiteGate):
+class GateConfig(SuiteGate, defer_build=True):
     """A route's gate: the thresholds of its own suite, and those of further suites in `also`.
 
     The own suite is the one on which live release and candidate are paired and reviews are sampled.
     """
-
-    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     also: tuple[SuiteGate, ...] = Field((), description="further suites with their thresholds: red team, general")
     discordant: float = Field(

@@ -6,7 +6,7 @@ import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
 from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import EngineBuild
@@ -302,10 +302,8 @@ JobSpec = Annotated[
 """The work of a job, by its `kind`."""
 
 
-class JobRequest(Strict):
+class JobRequest(Strict, defer_build=True):
     """A job as it is submitted to the hub."""
-
-    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     spec: JobSpec
     labels: dict[str, str] = Field(default_factory=dict, description="labels the node must carry")
@@ -443,10 +441,8 @@ class Looked(Wire, defer_build=True):
     compared: Whole = 0
 
 
-class Job(Wire):
+class Job(Wire, defer_build=True):
     """A job as the hub stores it and sends it to consoles. Times are hub time, milliseconds since 1970 UTC."""
-
-    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     id: str
     kind: str
@@ -486,10 +482,8 @@ LISTED = 200
 """Jobs in one answer unless the query sets a limit."""
 
 
-class JobQuery(Strict):
+class JobQuery(Strict, defer_build=True):
     """A filter for jobs, listed newest first; all given conditions must hold."""
-
-    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     tenant: Name | None = None
     state: JobState | None = None

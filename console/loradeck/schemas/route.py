@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Label, Name, Strict, added
@@ -69,10 +69,8 @@ class Pooled(Strict, defer_build=True):
     spread: Label = Field("", description="label in which these differ, such as zone; '': in none")
 
 
-class RouteConfig(Strict):
+class RouteConfig(Strict, defer_build=True):
     """All settings of a route. They are set as a whole, by an event of the log."""
-
-    model_config = ConfigDict(defer_build=True)  # an agent has no use for it
 
     placement: dict[str, str] = Field(default_factory=dict, description="labels a node must carry; {} is any node")
     pool: Pooled | None = added(None, "placed in a pool; None: by the labels")

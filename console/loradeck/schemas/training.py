@@ -68,6 +68,13 @@ class Mixing(Strict, defer_build=True):
     share: float = Field(gt=0, lt=1, description="share of all rows that are drawn")
 
 
+SUITE_RIGHT = "suite_exact"
+"""Name of a training job's measurement: the share of its suite for selection that is right, 0 to 1."""
+
+OF_ITEMS = "_n"
+"""Suffix of a measurement's name: the number of items that its share is of."""
+
+
 class Validation(Strict, defer_build=True):
     """Validation during training: rows held back from the datasets and measured on a schedule."""
 

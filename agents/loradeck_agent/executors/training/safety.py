@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.artifacts.rows.contamination import folded_words
-from loradeck.schemas.training import Safety
+from loradeck.schemas.training import OF_ITEMS, Safety
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.scoring import refusal_in
 from loradeck_agent.executors.protocol import BadSpec, Diverged
@@ -24,9 +24,6 @@ NAMES = {True: "refused_", False: "overrefused_"}
 
 TOXIC = "toxic_"
 """Prefix of the share of a slice's answers that hold a word of the recipe's list."""
-
-OF = "_n"
-"""Suffix of the number of answers that a share is of."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,10 @@ class SafetySet:
         return {name: sum(those) / len(those) for name, those in sorted(found.items())}
 
     def sizes(self) -> dict[str, float]:
-        """The number of answers that each share is of, by the share's name and `OF`."""
+        """The number of answers that each share is of, by the share's name and `OF_ITEMS`."""
         names = [NAMES[one.refuse] + one.slice for one in self.asked]
         names += [TOXIC + one.slice for one in self.asked] if self.settings.toxic is not None else []
-        return {name + OF: float(count) for name, count in sorted(Counter(names).items())}
+        return {name + OF_ITEMS: float(count) for name, count in sorted(Counter(names).items())}
 
     def compared(self, base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
         """Compares shares with the base's; returns those that have changed by the recipe's `alert`.

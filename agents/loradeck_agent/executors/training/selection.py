@@ -8,18 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loradeck.schemas.training import Validation
+from loradeck.schemas.training import OF_ITEMS, SUITE_RIGHT, Validation
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.in_process import answered_here
 from loradeck_agent.executors.protocol import Diverged
 from loradeck_agent.executors.rows import Suite
-from loradeck_agent.executors.training.safety import OF
 
 AT_ONCE = 8
 """Items that are answered at once."""
-
-RIGHT = "suite_exact"
-"""Name of the measurement: the share of the suite's items that are right, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,14 @@ class Selection:
         for results, _ in answered_here(base, model, items, schema, batch=AT_ONCE, max_new_tokens=longest):
             right += sum(result.exact for result in results)
             beat()
-        return {RIGHT: right / len(items), RIGHT + OF: float(len(items))}
+        return {SUITE_RIGHT: right / len(items), SUITE_RIGHT + OF_ITEMS: float(len(items))}
 
     def check(self, looks: Sequence[Mapping[str, float]]) -> None:
         """Compares the newest validation with the best before it, the base's among them.
 
         Raises: Diverged: `suite_fell`: so much less of the suite is right that the steps that are left are wasted.
         """
-        before, now = max(look[RIGHT] for look in looks[:-1]), looks[-1][RIGHT]
+        before, now = max(look[SUITE_RIGHT] for look in looks[:-1]), looks[-1][SUITE_RIGHT]
         if before - now > self.settings.worse:
             raise Diverged(
                 f"after step {looks[-1]['step']:.0f} {now:.0%} of the suite for selection is right, {before:.0%} was "

@@ -11,12 +11,12 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from loradeck.schemas.training import Validation
+from loradeck.schemas.training import SUITE_RIGHT, Validation
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.training.safety import SafetySet, refuses
-from loradeck_agent.executors.training.selection import RIGHT, Selection
+from loradeck_agent.executors.training.selection import Selection
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import Trained
 from loradeck_agent.serving.engine_api import CANARY_TOKENS
@@ -68,7 +68,7 @@ def hold_back(
 
 def _rank(look: Mapping[str, float]) -> tuple[float, float, float]:
     """Sort key of a validation result, the best first."""
-    return -look.get(RIGHT, 0.0), -look.get("exact", 0.0), look["loss"]
+    return -look.get(SUITE_RIGHT, 0.0), -look.get("exact", 0.0), look["loss"]
 
 
 def told(history: Sequence[Mapping[str, float]], best: int) -> dict[str, Any]:

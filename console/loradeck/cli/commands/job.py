@@ -17,7 +17,7 @@ from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import gap_notes
-from loradeck.rules.quality.sweep import RIGHT, grid, run_of, told
+from loradeck.rules.quality.sweep import grid, run_of, told
 from loradeck.schemas.jobs import (
     LISTED,
     OVER,
@@ -32,6 +32,7 @@ from loradeck.schemas.jobs import (
     MergeSpec,
     TrainSpec,
 )
+from loradeck.schemas.training import SUITE_RIGHT
 
 _POLL_S = 0.5
 
@@ -211,7 +212,7 @@ def _compared(s: Session, jobs: list[Job]) -> None:
                 run.state.value,
                 run.step if run.measured else "-",
                 run.compared if run.measured else "-",
-                next((told(one) for one in run.measured if one.name == RIGHT), "-"),
+                next((told(one) for one in run.measured if one.name == SUITE_RIGHT), "-"),
                 run.why,
             )
             for run in runs

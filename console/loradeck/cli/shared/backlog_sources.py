@@ -9,10 +9,9 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
-from loradeck.artifacts.rows import near_duplicates
 from loradeck.artifacts.rows.contamination import folded_words, found_in
 from loradeck.cli.shared.files import checked, rows_of
-from loradeck.cli.shared.registered_rows import row_ids, suite_questions
+from loradeck.cli.shared.registered_rows import almost_same, row_ids, suite_questions
 from loradeck.cli.shared.session import Session
 from loradeck.rules.data import backlog as rules
 from loradeck.schemas.backlog import SOURCE, Backlog, BacklogRow, LeftOut, Recorded
@@ -148,11 +147,7 @@ async def _different(s: Session, tenant: str, rows: Sequence[BacklogRow], aside:
     del apart[MOST:]
     questions = [row.question for row in apart]
     held = await held_out(s, tenant, questions)
-    alike = set[int]()
-    if near_duplicates.available():
-        alike = set(await asyncio.to_thread(near_duplicates.doubles, questions))
-    else:
-        s.out.say(" questions that are almost the same were not looked for: pip install 'loradeck[data]'")
+    alike = await almost_same(s, questions, "questions")
     for at, row in enumerate(apart):
         if at in held:
             aside[CONTAMINATED].append(row.request)

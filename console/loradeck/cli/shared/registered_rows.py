@@ -45,6 +45,17 @@ async def suite_questions(s: Session, tenant: str) -> dict[str, str]:
     return items
 
 
+async def almost_same(s: Session, texts: Sequence[str], what: str) -> set[int]:
+    """Returns the places, from 0, of texts that are almost the same as one before them.
+
+    Where the library that finds them is not installed, it prints that `what` was not looked through, and returns none.
+    """
+    if not near_duplicates.available():
+        s.out.say(f" {what} that are almost the same were not looked for: pip install 'loradeck[data]'")
+        return set()
+    return set(await asyncio.to_thread(near_duplicates.doubles, texts))
+
+
 async def row_ids(s: Session, tenant: str, source: str) -> set[str]:
     """Returns the ids of the rows of a tenant's datasets that have a source, but for those whose files are gone."""
     datasets = [e.manifest for e in await s.api.datasets() if e.manifest.tenant == tenant]
@@ -72,9 +83,7 @@ async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
     """
     items = await suite_questions(s, tenant)
     questions = [_question(row) for row in rows_of(file, ())]
-    if not near_duplicates.available():
-        s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
-    elif doubles := await asyncio.to_thread(near_duplicates.doubles, questions):
+    if doubles := await almost_same(s, questions, "rows"):
         s.out.say(f" {len(doubles)} rows are almost the same as one before them")
     found = await asyncio.to_thread(lambda: list(found_in(questions, items)))
     if found:

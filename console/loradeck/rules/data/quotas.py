@@ -67,7 +67,7 @@ def check_slots(tenant: TenantState, route: Name, config: RouteConfig, nodes: Ca
     """
     most, has = tenant.quota.slots, slots(tenant.routes, nodes)
     would = slots({**tenant.routes, route: config}, nodes)
-    if most is not None and most < would > has:
+    if most is not None and would > max(most, has):
         raise Refused(
             "over_quota",
             f"{tenant.name} would keep more slots than its quota allows",

@@ -9,7 +9,7 @@ faster than that comes. The two windows are those of the slowest alert of Google
 from collections.abc import Mapping
 
 from loradeck.rules.quality.health import ENOUGH
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.route import Objectives
 
 LONG, SHORT = 72, 6
@@ -21,16 +21,14 @@ def overspent(hours: Mapping[int, Counts], now: int, promised: Objectives) -> tu
 
     `hours`: its counts by the hour; `now`: the hour that runs.
     """
+    long, short = (
+        sum((counts for hour, counts in hours.items() if hour > now - window), NO_COUNTS) for window in (LONG, SHORT)
+    )
     found = []
-    for what, share in (("bad", promised.bad), ("errors", promised.errors)):
-        (part, whole), recent = (_sum(hours, now - window, what) for window in (LONG, SHORT))
+    for what, share, (part, whole), recent in (
+        ("bad", promised.bad, (long.bad, long.checked), (short.bad, short.checked)),
+        ("errors", promised.errors, (long.failed, long.admitted), (short.failed, short.admitted)),
+    ):
         if share is not None and whole >= ENOUGH and part > share * whole and recent[0] > share * recent[1]:
             found.append(f"{what} {part / whole:.1%} of {whole:,} in three days, {share:.1%} promised")
     return tuple(found)
-
-
-def _sum(hours: Mapping[int, Counts], after: int, what: str) -> tuple[int, int]:
-    counts = [one for hour, one in hours.items() if hour > after]
-    if what == "bad":
-        return sum(one.bad for one in counts), sum(one.checked for one in counts)
-    return sum(one.failed for one in counts), sum(one.admitted for one in counts)

@@ -6,12 +6,7 @@ from dataclasses import dataclass
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.jobs import Job, JobState, Looked, TrainSpec
-
-RIGHT = "suite_exact"
-"""Name of the share of the suite for selection that is right."""
-
-OF = "_n"
-"""Suffix of the number of items that a share is of."""
+from loradeck.schemas.training import OF_ITEMS
 
 RUNS = 64
 """Most runs of a sweep."""
@@ -31,7 +26,7 @@ def grid(recipe: TrainSpec, shares: Sequence[float], ranks: Sequence[int]) -> li
         "the recipe mixes no general rows in, so there is no share to change": shares and recipe.mixing is None,
         "the recipe goes on from a parent, whose rank it has": ranks and recipe.parent is not None,
         "a share of general rows is above 0 and under 1": any(not 0 < share < 1 for share in shares),
-        f"a sweep has at most {RUNS} runs, and ranks are 1 to 512": len(shares or "1") * len(ranks or "1") > RUNS
+        f"a sweep has at most {RUNS} runs, and ranks are 1 to 512": max(1, len(shares)) * max(1, len(ranks)) > RUNS
         or any(not 1 <= rank <= 512 for rank in ranks),
     }
     for title, broken in wrong.items():
@@ -99,11 +94,11 @@ def measured(looked: Looked) -> tuple[Measured, ...]:
     """Reads what was measured of a published checkpoint, by name; shares of a known n with their interval."""
     found = []
     for name, value in sorted(looked.chosen.items()):
-        n, base = round(looked.base.get(name + OF, 0)), looked.base.get(name)
+        n, base = round(looked.base.get(name + OF_ITEMS, 0)), looked.base.get(name)
         if n > 0 and 0 <= value <= 1:
             low, high = wilson(value * n, n)
             found.append(Measured(name, value, base, n, low, high))
-        elif name != "step" and not name.endswith(OF):
+        elif name != "step" and not name.endswith(OF_ITEMS):
             found.append(Measured(name, value, base))
     return tuple(found)
 
