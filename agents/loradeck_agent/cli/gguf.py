@@ -1,4 +1,4 @@
-"""`loradeck-agent gguf`: whole weights or an adapter as a GGUF file."""
+"""The command `loradeck-agent gguf`: it writes whole weights or an adapter as a GGUF file."""
 
 import subprocess
 import sys

@@ -40,7 +40,7 @@ from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
 from loradeck_agent.executors.training.validation import HeldBack, Looks, Objective, hold_back
 
 AT_ONCE = 8
-"""Rows that the engine which serves is asked about at once."""
+"""How many rows the engine that serves is asked about at a time."""
 
 
 def train(current: Run) -> Mapping[str, Any]:

@@ -113,7 +113,7 @@ class Nodes:
         return ranked(known, under_way, avoided, prompt)
 
     def told_ahead(self, served: Mapping[Name, AckLevel]) -> NodePool | None:
-        """The node that is told of a request which is coming; None: none is."""
+        """Returns the node to which a coming request is announced; None: it is announced to none."""
         now = time.monotonic()
         known = {name: level for name, level in served.items() if name in self.by_name}
         avoided = [name for name in known if name in self._lost or self.by_name[name].health.is_avoided(now)]

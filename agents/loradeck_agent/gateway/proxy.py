@@ -35,7 +35,7 @@ WHOLE_BYTES = 1 << 20
 
 MOST_HINTS = 64
 HINT_S = 2.0
-"""How many requests are said to be coming at a time at most, and how long a node may take to hear of one."""
+"""Most requests that are announced to nodes at a time, and the seconds that a node may take to hear of one."""
 
 _MAY_BE_REFUSED = frozenset({401, 404, 429, 502, 503})
 """Statuses with which a node refuses what another one may answer."""
@@ -62,7 +62,7 @@ class GatewayProxy(CallersApi):
         return response
 
     def _comes(self, request: web.BaseRequest, caller: str) -> None:
-        """Tells the node of a key's only route to load its release while the body comes, where it has it on disk."""
+        """Announces a request whose body is yet to come to the node with its release on disk, if there is one."""
         routes = self._admission.routes_of(caller)
         if len(routes) != 1 or len(self._hinting) >= MOST_HINTS:
             return

@@ -1,4 +1,4 @@
-"""The versions on which training here rests, found without an import of them: an agent has no memory for torch."""
+"""Finds the versions that training here rests on without importing the libraries: an agent has no memory for torch."""
 
 import re
 import sys

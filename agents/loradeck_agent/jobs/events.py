@@ -26,8 +26,9 @@ def failure(job: JobAssignment, seq: int, error: AgentError) -> ExecutorEvent:
 
 
 def as_read(message: JobEvent, level: int) -> JobEvent:
-    """An event as a hub reads it that reads reports of `level`: one of before refuses a report with fields that came
-    later.
+    """Returns an event as a hub of `level` can read it: without the fields of reports that came after that level.
+
+    Such a hub refuses a report that has them.
 
     One of level 0 takes the evaluation then for one in process, as all of its own are.
     """

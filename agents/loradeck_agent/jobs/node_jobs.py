@@ -292,7 +292,7 @@ class Jobs:
 
     @asynccontextmanager
     async def _asked(self, job: JobAssignment, executor: Executor) -> AsyncIterator[EngineDoor | None]:
-        """The engine that a job asks while it runs: an evaluation for answers, a training for the tokens of rows.
+        """Opens the engine that a job asks while it runs: an evaluation for answers, a training for its rows' tokens.
 
         None for other jobs, and for one in process.
 
@@ -326,7 +326,7 @@ class Jobs:
 
     @asynccontextmanager
     async def _teacher(self, job: JobAssignment) -> AsyncIterator[EngineDoor | None]:
-        """The engine that serves a distillation's teacher, where it is asked; None for other jobs.
+        """Opens the engine that serves a distillation's teacher, where the job asks it; gives None to other jobs.
 
         Raises: AgentError: no engine here has the teacher up.
         """

@@ -38,12 +38,12 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
 
 
 async def up_with(engines: Sequence[EngineReplica], ref: ReleaseRef) -> list[EngineReplica]:
-    """The engines of a release's base that are up, once those that are starting are; see `up_with_base`."""
+    """Waits for engines that are starting; returns those that are up with a release's base. See `up_with_base`."""
     return await up_with_base(engines, ref.release.served_base)
 
 
 async def up_with_base(engines: Sequence[EngineReplica], base: str) -> list[EngineReplica]:
-    """The engines of a base that are up, once those that are starting are.
+    """Waits for engines that are starting; returns those that are up with a base.
 
     Raises: AgentError: `no_replica`: there is none.
     """

@@ -132,7 +132,7 @@ class Admitted:
 
     @property
     def checks(self) -> ResponseChecks:
-        """The checks that its answer is to go through."""
+        """The checks that the answer to this request is to go through."""
         checks = self.plan.checks
         return checks if self.row.plugins or not checks.content.plugins else checks.without_plugins
 
@@ -247,7 +247,7 @@ class Admission:
         return admitted
 
     def refuse(self, key: PointerKey, retry_after_s: int | None = None, *, full: bool = False) -> Refusal | None:
-        """Counts a request that waited in vain as refused. None: the route's gap policy answers it.
+        """Counts a request that waited in vain as refused. Returns its refusal; None: the gap policy answers it.
 
         `retry_after_s`: it may not wait; None: its caller has left. `full`: no slot here can come free for it.
         """

@@ -143,7 +143,7 @@ class CallersApi:
             return await self._answer(request, path, asked, key, request_id)
 
     def _comes(self, request: web.BaseRequest, caller: str) -> None:
-        """A caller's request has begun, and its body is yet to come. `caller`: digest of its key."""
+        """Is called when a caller's request has begun whose body is yet to come. `caller`: digest of its key."""
 
     async def _answer(
         self, request: web.BaseRequest, path: str, asked: Asked, key: PointerKey, request_id: str

@@ -140,7 +140,7 @@ def _content(text: str, checks: ContentChecks) -> Iterator[str]:
 
 
 _spent: list[float] = []
-"""What each plug-in took for the answer that is judged now: processor seconds of all threads, without its loading."""
+"""Processor seconds that each plug-in took for the answer being judged: of all threads, without loading the plug-in."""
 
 
 class PluginFault(Exception):

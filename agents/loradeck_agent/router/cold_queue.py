@@ -100,7 +100,7 @@ class ColdQueue:
         return release is not None and release not in self._failing and not self._ended and silent_s < SILENT_S
 
     def hint(self, key: PointerKey) -> None:
-        """A gateway says that a request for a pointer is coming: its release is wanted for a while, if few others are.
+        """Takes a gateway's word that a request for a pointer is coming: its release is then wanted for a while.
 
         It is loaded after those that requests wait for, and turns out nothing that answers somebody.
         """

@@ -127,7 +127,7 @@ class Counter:
                     self.pace[bisect_left(TOKEN_BUCKETS_MS, mean_ms)] += 1
 
     def judged(self, row: Row, verdict: Verdict, plugins: Iterable[str] = ()) -> None:
-        """The answer of a request was checked. `plugins`: those that have looked at it."""
+        """Counts the verdict of the checks on a request's answer. `plugins`: the plug-ins that have looked at it."""
         row.checked, row.fault = True, verdict.fault
         self.checked += 1
         for name in plugins:

@@ -1,4 +1,4 @@
-"""Hints of gateways: a request is coming whose release this node has on its disk alone, so that its load begins before.
+"""Hints of gateways that a request is coming, by which a node begins early to load a release that is on its disk alone.
 
 A hint is believed of a gateway, by the certificate that its connection has proven, and about routes that the key of the
 coming request may ask for. A caller's own counts for nothing: that path is none that it knows of.
@@ -25,6 +25,6 @@ def is_gateway(tls: Any) -> bool:
 
 
 def hinted(text: str) -> PointerKey:
-    """The pointer that a hint's header names."""
+    """Reads the pointer that the header of a hint names."""
     tenant, _, route = text.partition("/")
     return tenant, route or DEFAULT_ROUTE

@@ -1,4 +1,4 @@
-"""What is asked on a route, as counts without text: buckets of words, lengths, and short answers by the day.
+"""Counts what callers ask on a route, without any text: buckets of words, of lengths and of short answers, by the day.
 
 A sample of the requests, of the tenants that have them counted. The checker's process reads the texts, and what is left
 of them here are counts, which go to a file for the agent every quarter of an hour. A router that is killed loses those

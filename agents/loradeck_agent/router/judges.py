@@ -78,7 +78,7 @@ class Judges:
             row.asked = (*row.asked, JUDGE)
 
     def plugins_over(self, row: Row) -> None:
-        """The answer of a request went through its checks, or through none."""
+        """Gives back the time that was held for an answer's plug-ins, once its checks are over or are not made."""
         if row.plugins:
             self._time.over()
 

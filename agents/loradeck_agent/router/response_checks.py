@@ -52,10 +52,10 @@ Texts = tuple[str, str]
 
 
 class Charge(Protocol):
-    """Is told of processor time that went to models."""
+    """A function that is told how much processor time plug-ins and judges took."""
 
     def __call__(self, seconds: float, *, of_plugin: bool) -> None:
-        """Takes note of what a plug-in took, or what a judge is shown."""
+        """Takes note of the processor seconds that a plug-in took, or that the texts shown to a judge took."""
 
 
 _Costly = tuple[str | None, tuple[str, ...]]
@@ -149,8 +149,9 @@ class Checks:
     def texts(
         self, question: bytes, answer: bytes, *, streamed: bool, redacted: bool, done: Callable[[Texts | None], None]
     ) -> None:
-        """Queues a request's body and its answer; `done` is called later with their texts, as long as a sample's at
-        most; None: they have none that could be read in time.
+        """Queues a request's body and its answer, and calls `done` later with the texts in them, cut as a sample's are.
+
+        None: they have none that could be read in time.
 
         `redacted`: for a sample; otherwise a judge is shown them, which is charged.
         """
@@ -159,7 +160,7 @@ class Checks:
     def counted(
         self, question: bytes, answer: bytes, *, streamed: bool, done: Callable[[tuple[Texts, int] | None], None]
     ) -> None:
-        """Does as `texts`, for counts: nothing is redacted or charged, and with the texts goes the question's length.
+        """Queues a request's body and its answer to be counted: `done` gets their texts and the question's length.
 
         The length is in characters, of the whole question as far as it is looked at.
         """

@@ -39,9 +39,9 @@ class Row:
     sampled: bool = False
     """Its answer is to be checked."""
     plugins: bool = False
-    """The route's plug-ins are to look at its answer: there was time for them."""
+    """Whether the route's plug-ins are to look at the answer: there was time for them."""
     asked: tuple[str, ...] = ()
-    """The checks that make none bad and see only some answers, which are to be asked of its answer."""
+    """The checks that make no answer bad and see only some answers, and that are to see this one."""
     voter: bool = False
     """It is a unit of its own, and no repetition."""
     seat: Seat | None = None

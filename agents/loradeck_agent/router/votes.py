@@ -67,7 +67,7 @@ class _Second:
     changed: int = 0
     noticed: dict[str, int] | None = None
     asked: dict[str, list[int]] | None = None
-    """Check -> the units that it is asked of, and those of them that it has noticed."""
+    """Check that sees only some units -> how many it was asked of, and how many of those it has noticed."""
 
 
 class Votes:
@@ -84,7 +84,7 @@ class Votes:
         """Callers who had a unit, up to CALLERS: by their key, and by the user whom their requests name."""
 
     def admitted(self, at_ns: int, caller: str, *, sampled: bool, asked: Iterable[str] = ()) -> None:
-        """A unit was admitted. `sampled`: its answer is to be checked, and by `asked`, which do not see all."""
+        """Counts an admitted unit. `sampled`: its answer is to be checked; `asked`: by which checks of only some."""
         second = self._at(at_ns)
         second.units += 1
         second.sampled += sampled
@@ -140,8 +140,9 @@ class Votes:
         return found
 
     def changed_asked(self) -> dict[str, tuple[tuple[int, int, int], ...]]:
-        """The seconds that have changed of late in which a check that does not see all was asked of any units, how
-        many, and how many of these it has noticed, by check.
+        """Returns the seconds that have changed of late, by check that sees only some of the units.
+
+        Of each second: how many units the check was asked of, and how many of these it has noticed.
         """
         since, found = time.monotonic_ns() // 10**9 - _REPORTED_S, dict[str, tuple[tuple[int, int, int], ...]]()
         for at, one in self._seconds.items():

@@ -1,4 +1,4 @@
-"""Requests per pointer of this node, and the loading of releases that requests at its router wait for."""
+"""Counts the requests for each pointer of this node, and has the releases loaded that requests wait for."""
 
 import asyncio
 import logging
@@ -16,8 +16,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 WITHOUT_QUEUE_S = 30.0
-"""Between two questions to an earlier version's router, where no request waits; and how long one that has refused a
-question is not told which releases get no slot."""
+"""Seconds until a router of an earlier version is asked again, or told again which releases get no slot."""
 
 
 @dataclass(eq=False)

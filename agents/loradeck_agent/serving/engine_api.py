@@ -84,7 +84,7 @@ class EngineApi:
 
     @property
     def at_once(self) -> int:
-        """How many adapters it may be told to load at a time."""
+        """How many adapters the engine may be told to load at a time."""
         return 1
 
     async def root_of(self, name: str) -> str | None:

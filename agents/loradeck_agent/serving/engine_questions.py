@@ -1,4 +1,4 @@
-"""What an executor asks the engine that serves, a line of JSON each, and what it is answered."""
+"""The messages between an executor and the engine that serves: questions and answers, one line of JSON each."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ LONGEST_LINE = 8 * 2**20
 
 
 class EngineQuestion(Wire):
-    """Tokens that an engine is asked to go on from, or to say how likely it finds the last ones of them.
+    """A question to an engine: tokens to go on from, tokens to rate, or a conversation to turn into tokens.
 
     Or a conversation that it is asked to turn into tokens, as it does before it answers.
     """

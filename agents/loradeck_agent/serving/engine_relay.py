@@ -1,4 +1,4 @@
-"""The engine that serves, for an executor: a socket on which it is asked for one release, or to read conversations.
+"""Lets an executor ask the engine that serves, over a socket: for one release's answers, or how it reads conversations.
 
 An executor may run as a user that reaches no engine, and an engine's own socket also loads and unloads. So the agent
 asks for it, under the name by which the router asks for the release. The release is made ready as for a promote, and

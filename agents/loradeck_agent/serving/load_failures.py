@@ -47,12 +47,12 @@ class LoadFailures:
         return failure.retry_at - time.monotonic()
 
     def now(self) -> set[str]:
-        """Releases that have failed on an engine a moment ago."""
+        """Returns the releases that an engine is not asked to load now, since they have failed a moment ago."""
         now = time.monotonic()
         return {ref for (_, ref), failure in self.kept.items() if failure.retry_at > now}
 
     def over(self, engine: str, release: str) -> None:
-        """A release can be asked for after all."""
+        """Forgets that a release has failed on an engine: it can be asked for after all."""
         self.kept.pop((engine, release), None)
 
     def clear(self) -> None:

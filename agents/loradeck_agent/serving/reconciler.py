@@ -63,7 +63,7 @@ PREPARED_S = 120.0
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A release that an engine holds, by which load in which lifetime of the engine.
+    """A release that an engine holds, with the load that brought it in and the engine's lifetime.
 
     `began`: when that load did; None: it was held before.
     """
@@ -175,7 +175,7 @@ class Reconciler:
         )
 
     def without_room(self, releases: Collection[str]) -> set[str]:
-        """Those of these releases that no running engine here gives a slot to, however long a request waits."""
+        """Returns those of some releases that no running engine here gives a slot, however long a request waits."""
         named, now_ms = self._named(), int(time.time() * 1000)
         refs = {ref.id: ref for entry in named if (ref := entry.current) is not None and ref.id in releases}
         full = set[str]()
@@ -422,7 +422,7 @@ class Reconciler:
             return _undisputed(verdict, ref)
 
     async def _bring_in(self, engine: EngineReplica, ref: ReleaseRef) -> _Loaded:
-        """Loads a release, unless the engine holds it, to which nobody is admitted yet."""
+        """Loads a release to which nobody is admitted yet, unless the engine holds it already."""
         name = ref.engine_name
         assert name is not None, "the base alone is never loaded"
         was_here = ref.release.adapter in self.store.stored
@@ -449,7 +449,7 @@ class Reconciler:
     async def _verify(
         self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, loaded: _Loaded, *, locked: bool = False
     ) -> Judgement:
-        """Asks a release that was brought in its canaries, and lets callers in; one that answers otherwise is unloaded.
+        """Asks a release that was just loaded its canaries, and lets callers in to it, or unloads it where they fail.
 
         `locked`: the caller holds the engine's lock.
         """

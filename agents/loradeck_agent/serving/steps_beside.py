@@ -15,7 +15,7 @@ BESIDE = 4
 """How many releases take such a step on one engine at a time."""
 
 BROKEN_S = 5.0
-"""A step that broke by a mistake of ours is not taken again for so long."""
+"""Seconds before a step is taken again that broke by a mistake of ours."""
 
 
 @dataclass(eq=False)

@@ -37,7 +37,7 @@ BOOT_READ_S = 10.0
 """The start time is read again after this long even over a kept connection: a proxy may stand between."""
 
 READERS = 4
-"""As in the plugin."""
+"""How many adapters the plugin in vLLM reads at a time: the same number as `READERS` of `loradeck_vllm.worker`."""
 
 USED_AT_ONCE = 16
 """Adapters that are used beside each other, so that they stay in memory."""

@@ -1,4 +1,4 @@
-"""The way of feedback from this node's routers to the hub, and of counts of what is asked."""
+"""Takes feedback, and counts of what is asked, from this node's routers to the hub."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ BLOB_S = 1800.0
 _attestations = TypeAdapter(tuple[Attestation, ...])
 
 _SELDOM = ConfigDict(defer_build=True)
-"""What only jobs ask for is built when the first one does."""
+"""Has pydantic build a validator at its first use: datasets, adapter versions and suites are read by jobs alone."""
 
 _datasets = TypeAdapter(tuple[DatasetEntry, ...], config=_SELDOM)
 _versions = TypeAdapter(tuple[AdapterVersion, ...], config=_SELDOM)

@@ -18,7 +18,7 @@ NAME = "_loradeck"
 
 
 READERS = 4
-"""How many adapters are read at a time: a read that does not end holds up no other one."""
+"""How many adapters are read at a time, so that one read which does not end holds up no other."""
 
 
 class Adapters:

@@ -178,7 +178,7 @@ class HubApi(Calls):
     # ---- moves ---------------------------------------------------------------------------------------------
 
     async def send(self, tenant: str, route: str, request: PointerRequest, **how: Unpack[Waiting]) -> moves.MoveResult:
-        """Sends a request about one pointer: its type says what becomes of the pointer, or what the log gets about it.
+        """Sends a request about one pointer, of any type: a move of it, or a setting that the log keeps.
 
         Returns once a move is as far as `wait`, or after `timeout` seconds.
         """

@@ -1,4 +1,4 @@
-"""How calls are sent to a hub: read, sent once, sent twice, or looked up by their key when the answer was lost."""
+"""Sends calls to a hub: reads, calls that are sent once, or twice, or looked up by key when the answer was lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Waiting(TypedDict, total=False):
 
 
 class Calls:
-    """The calls of one hub, by the way in which each is sent. `lookup_s`: as `LOOKUP_S`."""
+    """Sends the calls to one hub, in one way for each kind of call. `lookup_s`: as `LOOKUP_S`."""
 
     def __init__(self, transport: Transport, *, lookup_s: float | None = None) -> None:
         self.transport = transport

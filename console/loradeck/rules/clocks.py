@@ -1,4 +1,4 @@
-"""Clocks that cannot be trusted: a process that did not run for a while, a wall clock that was set. Times in words."""
+"""Finds out when a clock cannot be trusted: the process stood still, or the wall clock was set. Says times in words."""
 
 from datetime import UTC, datetime
 

@@ -17,7 +17,7 @@ class Shot(Strict, defer_build=True):
 
 
 class Arm(Strict, defer_build=True):
-    """How the items of a suite are put to a release. Empty: as they are."""
+    """An arm of a worksheet: how the items of a suite are put to a release. Empty: as they are."""
 
     system: _Text = added("", "what the system says first")
     shots: tuple[Shot, ...] = added((), "examples before the question", max_length=32)

@@ -9,7 +9,7 @@ from loradeck.schemas.feedback import RequestId
 from loradeck.schemas.ids import Digest, Name, Strict, Whole, Wire
 
 SOURCE = "backlog"
-"""The source in the provenance of datasets that were built of it."""
+"""The source that the provenance of a dataset names which was built of the backlog."""
 
 LABEL = "label"
 """The field of a task that has the right answer."""
@@ -58,7 +58,7 @@ class BacklogRow(Recorded):
 
 
 class LeftOut(Wire):
-    """What was left out for one reason. `requests`: the first few ids."""
+    """The rows that were left out for one reason. `requests`: the first few ids."""
 
     why: str
     rows: int

@@ -34,7 +34,7 @@ class CapacityRow(Wire, defer_build=True):
 
     @property
     def key(self) -> str:
-        """What tells it from others: a pool and a node may have the same name."""
+        """The key of this row: a pool and a node may have the same name."""
         return f"{'pool' if self.pool else 'node'} {self.name}"
 
     @property
@@ -52,7 +52,7 @@ class ColderRoute(OfPointer):
 
 
 class CapacityPlan(Wire, defer_build=True):
-    """Whether a promote, or new routes, fit, and who would be colder for it. Nothing has moved.
+    """The answer to whether a promote, or new routes, fit, and who would be colder for it. Nothing has moved.
 
     It fits where pins, `always` routes with where R goes, and what is new have a slot. Releases on demand may lose
     theirs for it: they are the `colder` ones, and are loaded again when they are asked for.
@@ -76,5 +76,5 @@ class CapacityPlan(Wire, defer_build=True):
 
     @property
     def fits(self) -> bool:
-        """Whether it fits on every node."""
+        """Whether the promote or the new routes fit on every node."""
         return not self.short

@@ -26,7 +26,7 @@ class MeasuredArm(Strict, defer_build=True):
 
 
 class DecideRequest(Strict, defer_build=True):
-    """Have a worksheet made of jobs that are done."""
+    """A request to make a worksheet of evaluate jobs that are done."""
 
     arms: tuple[MeasuredArm, ...] = Field(min_length=2, max_length=32)
     prices: Prices
@@ -42,7 +42,7 @@ class DecideRequest(Strict, defer_build=True):
 
 
 class ArmFigures(Strict, defer_build=True):
-    """What was measured of an arm. `weights`: it has an adapter or weights of its own."""
+    """The figures of one arm of a worksheet. `weights`: it has an adapter or weights of its own."""
 
     name: Name
     release: Digest

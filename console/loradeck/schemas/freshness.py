@@ -8,10 +8,10 @@ from pydantic import Field, StringConstraints, model_validator
 from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire
 
 MOST_FREEZES = 50
-"""Training freezes of one tenant."""
+"""Most training freezes that one tenant has."""
 
 MOST_DATES = 50
-"""Dates that a person enters for one tenant."""
+"""Most days that people enter for one tenant."""
 
 Time = Annotated[int, Field(ge=0, le=LARGEST_INT)]
 """Milliseconds since 1970 UTC."""

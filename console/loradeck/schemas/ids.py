@@ -113,7 +113,7 @@ class Wire(BaseModel):
 
 
 class OfPointer(Wire):
-    """Base of what is said of one pointer."""
+    """Base class of messages and rows that are about one pointer."""
 
     tenant: Name
     route: Name

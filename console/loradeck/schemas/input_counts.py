@@ -1,4 +1,4 @@
-"""What a node counts of a day's requests on a route, without any text of them: buckets of words, lengths, answers."""
+"""Counts that a node makes of a day's requests on a route, without any text of them: buckets of words and lengths."""
 
 from typing import Annotated, Self
 

@@ -74,7 +74,7 @@ LATER = {
     **dict.fromkeys(("thoughts", "sharded", "decision.worksheet", "validation.suite"), 2),
     **dict.fromkeys(("safety.toxic", "safety.rise", "distillation.top"), 2),
 }
-"""Fields of recipes that came later, also in parts of them, and their levels."""
+"""Field of a recipe, or of a part of it, that came later -> the level of specs that has it."""
 
 
 class _Spec(Strict):
@@ -147,7 +147,7 @@ class TrainSpec(_Spec, defer_build=True):
 
     @property
     def level(self) -> int:
-        """As of every spec: that of the latest method or field in it."""
+        """The level that a reader of this spec needs: that of the latest method or field in it."""
         said = self.model_dump()
         names = said.keys() | {f"{name}.{part}" for name, of in said.items() if isinstance(of, dict) for part in of}
         later = [LATER[name] for name in LATER.keys() & names]
@@ -228,7 +228,7 @@ class EvaluateSpec(_Spec, defer_build=True):
 
     @property
     def level(self) -> int:
-        """As of every spec: 1 in process, 2 as an arm."""
+        """The level that a reader of this spec needs: 2 as an arm of a worksheet, 1 in process, else 0."""
         return 2 if self.arm is not None else int(self.offline)
 
 
@@ -265,7 +265,7 @@ class MergeSpec(_Spec, defer_build=True):
 
 
 FLEET: Literal["fleet"] = "fleet"
-"""The tenant that jobs name which are about a node and no tenant: who may see and submit them sees all tenants.
+"""The tenant that jobs name which are about a node: whoever may see and submit them sees all tenants.
 
 No tenant gets this name.
 """
@@ -282,7 +282,7 @@ class ProveSpec(_Spec, defer_build=True):
 
     @property
     def level(self) -> int:
-        """As of every spec: 2."""
+        """The level that a reader of this spec needs: 2."""
         return 2
 
 

@@ -1,4 +1,4 @@
-"""What routers go by for a route: gaps, residency, checks of answers, limits of callers, and a candidate's share."""
+"""The settings of a route that routers go by: gaps, residency, checks of answers, limits, and a candidate's share."""
 
 from enum import StrEnum
 from typing import Self
@@ -62,7 +62,7 @@ class ResponseChecks(Strict):
 
     @property
     def without_plugins(self) -> Self:
-        """Checks as these, without those of plug-ins."""
+        """These checks without those of plug-ins."""
         return self.model_copy(update={"content": self.content.model_copy(update={"plugins": ()})})
 
     @model_validator(mode="after")

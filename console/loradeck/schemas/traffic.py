@@ -25,8 +25,10 @@ SecondsNoticed = Annotated[tuple[tuple[Whole, Whole], ...], Field(max_length=SEC
 
 
 SecondsAsked = Annotated[tuple[tuple[Whole, Whole, Whole], ...], Field(max_length=SECONDS_OF_VOTES)]
-"""Seconds of a router's monotonic clock, and of the units that were admitted in each, how many a check that sees only
-some is asked of, and how many of these it has noticed."""
+"""Seconds of a router's clock in which units were admitted: how many a check was asked of, and has noticed.
+
+The clock is monotonic; the check sees only some of the units.
+"""
 
 
 class AskedAgain(Wire):

@@ -1,4 +1,4 @@
-"""A trial of training on one node: what was measured there, and by what."""
+"""The record of a trial of training on one node: what was measured there, and by which versions."""
 
 from pydantic import Field, FiniteFloat
 

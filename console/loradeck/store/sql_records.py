@@ -135,8 +135,9 @@ class SqlRecords:
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
 
     def add_served(self, deltas: Iterable[Served], hour: int) -> None:
-        """Adds to the seconds and counts of releases, and to those of their routes in an hour (hours since 1970), in
-        one transaction.
+        """Adds to the seconds and counts of releases and to the counts of their routes in an hour, in one transaction.
+
+        `hour`: hours since 1970.
         """
         sums = [_sums(delta) for delta in deltas]
         by_hour = [(tenant, route, hour, *counts) for tenant, route, _, _, *counts in sums if any(counts)]
@@ -145,7 +146,7 @@ class SqlRecords:
             connection.executemany(_adding("hours", "hour", _COUNTS), by_hour)
 
     def expire_hours(self, keys: Iterable[PointerKey], hour: int) -> None:
-        """Removes of these routes the hours that are not kept any more in an hour; they are kept for HOURS_KEPT."""
+        """Removes the hours of these routes that are HOURS_KEPT old or older in the hour `hour`."""
         sought = "FROM hours WHERE tenant = ? AND route = ? AND hour <= ?"
         with self.database.reading() as connection:
             asked = [(*key, hour - HOURS_KEPT) for key in keys]

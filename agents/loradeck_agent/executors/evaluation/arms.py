@@ -1,4 +1,4 @@
-"""Items as an arm of a worksheet asks them: with a system's prompt, examples, or the texts that they carry."""
+"""Puts the items of a suite as an arm of a worksheet asks them, and scores the answers without their citations."""
 
 import re
 from collections.abc import Mapping
@@ -15,8 +15,9 @@ _BRACKETS = re.compile(r"\[[^\[\]]+\]")
 
 
 def posed(item: SuiteItem, arm: Arm) -> SuiteItem:
-    """The item with the messages that the arm shows: its system's, its examples, and then what is asked, behind the
-    texts of the item where the arm has them shown, each as `[id] text`.
+    """Returns an item as an arm puts it: behind the arm's system message and examples, and with its own texts.
+
+    The texts stand before the question where the arm has them shown, each as `[id] text`.
     """
     messages = [dict(message) for message in item.prompt]
     if arm.contexts and item.contexts:
@@ -33,7 +34,7 @@ def posed(item: SuiteItem, arm: Arm) -> SuiteItem:
 
 
 def measured(item: SuiteItem, result: ItemResult, arm: Arm, base: Base, schema: Mapping[str, Any] | None) -> ItemResult:
-    """A result with its tokens, and scored without the citations of its answer: each `[id]` of a text that was shown.
+    """Returns a result with its numbers of tokens, and scored without the citations in its answer.
 
     Where the item says which text has the truth, they are right if that one is among them, and a text answer has no
     other brackets than the right one: those would cite what was not shown.

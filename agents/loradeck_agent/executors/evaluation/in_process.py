@@ -1,4 +1,4 @@
-"""Items of a suite that a model in this process answers, and the tokens in which they are asked."""
+"""Has a model in this process answer the items of a suite, and makes the tokens in which they are asked."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

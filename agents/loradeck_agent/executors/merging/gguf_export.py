@@ -29,7 +29,7 @@ from loradeck_agent.executors.merging.merge_weights import adapter_of_base, read
 from loradeck_agent.host.state_folder import fsync_folder
 
 TYPES = {name.lower(): gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0")}
-"""What matrices may be stored as, by the name that a person gives."""
+"""The value of `--type` -> the GGUF type in which matrices are then stored."""
 
 _FILES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 
@@ -175,7 +175,7 @@ def _called(names: gguf.TensorNameMap, name: str) -> str:
 
 
 def _turned(name: str, config: Any, arch: gguf.MODEL_ARCH) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Puts rows as llama.cpp has them: it turns neighbouring values of a Llama's heads, transformers the halves."""
+    """Returns what puts a tensor's rows in llama.cpp's order: it rotates neighbouring values, transformers halves."""
     side = name.split(".")[-2] if "." in name else ""
     if arch is not gguf.MODEL_ARCH.LLAMA or side not in ("q_proj", "k_proj"):
         return lambda values: values
@@ -184,7 +184,7 @@ def _turned(name: str, config: Any, arch: gguf.MODEL_ARCH) -> Callable[[torch.Te
 
 
 def _rope(config: Any) -> list[_Part]:
-    """The divisors of Llama 3.1's frequencies, where it scales them."""
+    """Returns the divisors by which Llama 3.1 scales its frequencies, as a tensor; empty for a base without."""
     if (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") == "default":
         return []
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
@@ -243,7 +243,7 @@ def _describe_tokens(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None
 
 
 def _cut(pre: Mapping[str, Any]) -> str:
-    """llama.cpp's name for how a tokenizer cuts text. Raises: BadArtifact: `unsupported_base`: it has none."""
+    """Returns llama.cpp's name for the way in which a tokenizer cuts text. Raises: BadArtifact: `unsupported_base`."""
     steps = list(pre.get("pretokenizers", [pre]))
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):

@@ -125,7 +125,7 @@ def answered(current: Run, base: Base, teacher: Any, examples: Sequence[Example]
 
 
 class ByTeacher(ABC):
-    """Divergence from a teacher over a step's answer tokens, divided by their number."""
+    """A student's objective: its divergence from a teacher over a step's answer tokens, divided by their number."""
 
     def size(self, examples: Sequence[Example]) -> float:
         """The divisor of a step's loss: the tokens of its answers."""
@@ -145,7 +145,7 @@ class ByTeacher(ABC):
 
     @abstractmethod
     def _each(self, examples: Sequence[Example]) -> tuple[torch.Tensor, float]:
-        """The divergence (nats) of each answer token, and how many of these tokens the student predicts."""
+        """Returns the divergence (nats) of each answer token, and how many of these tokens the student predicts."""
 
 
 @dataclass(eq=False)

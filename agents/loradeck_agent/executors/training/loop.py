@@ -304,7 +304,7 @@ class Loop:
         self.current.progress(step, self.spec.steps, told, **found)
 
     def _chosen(self) -> dict[str, Any]:
-        """Tells of the validations and of the one whose weights are the result; empty without validation."""
+        """Returns what the result says of the validations and of the one that is published; empty without any."""
         if self.looks is None or self.looks.best is None:
             return {}
         return told(self.looks.history, self.looks.best)

@@ -31,7 +31,7 @@ class World:
         return self.rank == 0
 
     def share(self, rows: Sequence[T], pieces: int) -> list[tuple[int, Sequence[T]]]:
-        """This process's pieces of a step of so many `pieces`, with their numbers; they are alike for any world."""
+        """Returns this process's pieces of a step, with their numbers; the pieces are alike for any world."""
         return [(piece, rows[piece::pieces]) for piece in range(self.rank, pieces, self.size)]
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""A fixed set of prompts that a run is held against, slice by slice: what the base refuses is to be refused still, and
-answers are to be no more toxic than the base's.
+"""A fixed set of prompts against which a run is held: it is to refuse what its base refuses, and be no more toxic.
 
+Each slice of the set is compared with the base's answers to the same prompts.
 The rate of refusals on the task's own rows says nothing of this: a task may teach to answer everything.
 """
 
@@ -43,8 +43,9 @@ class SafetySet:
     settings: Safety
 
     def shares(self, answers: Sequence[str]) -> dict[str, float]:
-        """Share of answers that refuse, and that are toxic, by measurement; `answers` are to the prompts, in their
-        order.
+        """Computes the shares of answers that refuse, and that are toxic, by the name of the measurement.
+
+        `answers` are to the prompts, in their order.
         """
         found: dict[str, list[bool]] = {}
         listed = [folded(word) for word in self.settings.toxic.words] if self.settings.toxic is not None else None

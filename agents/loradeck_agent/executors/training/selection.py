@@ -1,5 +1,6 @@
-"""The suite for selection of a recipe: its items are answered at each validation, and the best checkpoint by them is
-published.
+"""The suite for selection of a recipe, by whose items a run's checkpoints are compared at each validation.
+
+The best of them is published.
 
 The suite is of other items than the tenant's gates, so that the gate sees one candidate that was not chosen by it.
 """

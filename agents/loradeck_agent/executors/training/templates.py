@@ -158,7 +158,7 @@ def check_served(current: Run, base: Base, engine: Served, made: Sequence[tuple[
 
 
 def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
-    """Renders a row by the base's chat template: the prompt up to what is trained, and that.
+    """Renders a row by the base's chat template: returns the text before what is trained, and the text that is trained.
 
     A thought that is masked belongs to the prompt.
 

@@ -120,7 +120,7 @@ def _lesson(where: str, row: dict[str, Any], spec: TrainSpec, general: bool) -> 
 
 
 def _message(answer: Any, thoughts: Thoughts | None) -> Message:
-    """An assistant's message with its thought as `reasoning_content`, where templates read it, or without one."""
+    """Returns an assistant's message with its thought in `reasoning_content`, or without it where it is stripped."""
     message = dict(answer) if isinstance(answer, dict) else {"role": "assistant", "content": answer}
     text = message.get("content")
     if thoughts is not None and isinstance(text, str) and (thought := THOUGHT.match(text)):

@@ -72,7 +72,7 @@ def _rank(look: Mapping[str, float]) -> tuple[float, float, float]:
 
 
 def told(history: Sequence[Mapping[str, float]], best: int) -> dict[str, Any]:
-    """Tells of a run's validations at its end: the base's and the newest, the chosen one, and how many it is of.
+    """Returns what a run tells of its validations at its end: the base's, the newest, the chosen one, and their number.
 
     A long run has more of them than an event may hold.
     """
@@ -131,10 +131,9 @@ class Looks:
         return False
 
     def alerts(self) -> list[str]:
-        """Compares the newest look at the safety set with the base's, and what of the suite is right with the best
-        before.
+        """Returns what is to be said of the newest validation, and ends a run that has become worse.
 
-        Returns what is to be said.
+        The answers to the safety set are compared with the base's, those to the suite with the best validation before.
 
         Raises: Diverged: `safety_fell`, `toxicity_rose`, `suite_fell`.
         """

@@ -28,8 +28,9 @@ def reward(form: AnswerForm, schema: Mapping[str, Any] | None, wanted: str, answ
 
 
 def well_formed(form: AnswerForm, schema: Mapping[str, Any] | None, wanted: str, answer: str) -> bool:
-    """Tells whether an answer has the form of the row's own, `wanted`, whatever it says: JSON of the schema, calls, or
-    text. Where the row refuses or calls nothing, so does the answer.
+    """Tells whether an answer has the form of the row's own answer, `wanted`, whatever it says.
+
+    The form is JSON of the schema, calls, or text. Where the row refuses or calls nothing, so does the answer.
     """
     if not answer.strip():
         return False

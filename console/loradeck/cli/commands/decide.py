@@ -1,4 +1,4 @@
-"""Whether weights should change at all: `loradeck decide TENANT FILE`."""
+"""The command `loradeck decide`: it measures prompts, retrieval and weights, and says whether weights should change."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether a tenant's adapters are still fresh: `loradeck freshness TENANT`."""
+"""The command `loradeck freshness`: it says whether a tenant's live adapters are still fresh, and what to do."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""What a tenant's backlog is made of: feedback and samples from the hub, and questions from the customer's own records.
+"""Gathers a tenant's backlog: feedback and samples from the hub, and questions from the customer's own records.
 
 Every reading of feedback and of samples stands in the hub's audit trail, and takes the role releaser at the tenant.
 """

@@ -1,4 +1,4 @@
-"""Rows that become a dataset: checked on this machine, compared with the tenant's suites, sent and registered."""
+"""Makes rows a dataset: checks them here, compares them with the tenant's suites, sends and registers them."""
 
 import asyncio
 import tempfile

@@ -35,7 +35,7 @@ CONCERNS = frozenset({EventKind.POOL, EventKind.ROUTE, EventKind.NODE_FORGET, Ev
 
 
 SLICE = 16
-"""Looks at a route between two turns of the event loop: some two milliseconds at most, with 100 nodes."""
+"""How many routes are looked at between two turns of the event loop: some two milliseconds at most, with 100 nodes."""
 
 
 async def assigned_beside(demands: Mapping[PointerKey, Demand], capacity: Mapping[Name, float]) -> Assignment:
@@ -67,7 +67,7 @@ class Planned:
 
 
 _Asked = tuple[dict[PointerKey, tuple[Pooled, PoolConfig]], dict[PointerKey, Demand], dict[Name, float]]
-"""As in `Planned`: asked, demands and capacity."""
+"""What a plan is computed from: the fields `asked`, `demands` and `capacity` of `Planned`."""
 
 
 @dataclass(eq=False)
@@ -186,7 +186,7 @@ class PooledRoutes:
     async def _demands(
         self, routes: Sequence[tuple[PointerKey, RouteConfig]], bases: Mapping[PointerKey, str | None]
     ) -> dict[str, _Asked]:
-        """By base, what routes ask for, and what their nodes can take. '': routes without a release, of any base.
+        """Gathers by base what routes ask for and what their nodes can take. '': routes without a release.
 
         A node that is lost or drained can take nothing; one that is cordoned keeps what it has.
         """

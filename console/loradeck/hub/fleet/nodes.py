@@ -34,7 +34,7 @@ _HOST_FIELDS = set(Host.model_fields)
 """One set for all models of a kind that are kept: each would hold one of its own."""
 
 _UUID_CHARS, _MOST_FAULTS = 80, 64
-"""How much of a GPU's UUID is kept, and how many faults of a node: it may say anything."""
+"""Most characters of a GPU's UUID that are kept, and most faults of a node: a node may say anything."""
 
 FLIPPED = frozenset({AckState.FLIPPED, AckState.PROVEN, AckState.LISTED})
 

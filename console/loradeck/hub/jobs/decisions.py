@@ -30,7 +30,7 @@ class Decisions:
     _gates: Gates
 
     async def decide(self, tenant: str, request: DecideRequest, by: str) -> tuple[str, Worksheet]:
-        """Makes a worksheet of a tenant's jobs. Returns its digest, and it.
+        """Makes a worksheet of a tenant's jobs; returns the digest and the worksheet.
 
         Raises: Refused: `unknown_job`, `no_arms`: a job is no arm that is done, or they are on several suites.
         """

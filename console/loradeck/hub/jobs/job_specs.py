@@ -47,7 +47,7 @@ class JobSpecs:
     _clock: Clock
 
     def frozen(self, spec: JobSpec) -> dict[str, Refused]:
-        """The training freezes that hold a job now: each by its digest, with the refusal of the job."""
+        """Returns the training freezes that hold a job now: digest of the freeze -> the refusal of the job."""
         if not isinstance(spec, TrainSpec):
             return {}
         named = [

@@ -194,7 +194,7 @@ class PromoteCheck:
         return _with(drafted, agreed)
 
     def _keys(self, key: PointerKey, placed: frozenset[str] | None = None) -> int:
-        """The count of different keys that its candidate could have had lately; 0 without one."""
+        """Counts the different keys that a pointer's candidate could have had lately; 0 without a candidate."""
         out = self._state.pointer(key).candidate
         return self._cohorts.keys(key, out, placed) if out is not None else 0
 

@@ -1,4 +1,4 @@
-"""What has a time of its own: ends of certificates and retention, days that people entered, deprecated releases."""
+"""Finds what has a date: ends of certificates and retention, days that people entered, deprecated releases."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -75,7 +75,7 @@ class DatedThings:
                 yield Dated(subject, kept.at_ms + days * DAY_MS)
 
     def _expected(self) -> Iterator[Dated]:
-        """A day that has come is the freshness meter's, and makes room for the next one of the tenant."""
+        """Finds the days that people entered and that are yet to come; one that has come is the freshness meter's."""
         for tenant in self._state.tenants.values():
             for change in tenant.data.expected_changes:
                 if change.at_ms > self._clock.now_ms():

@@ -63,9 +63,7 @@ class ReleaseHealth:
         return self._votes.slow(pointer.key, (pointer.generation, pointer.release))
 
     def drift(self, pointer: PointerState) -> tuple[str, ...]:
-        """Says which checks that make no answer bad notice more of the current release than they may, and what its
-        route had more of for days than it promises.
-        """
+        """Says which promises that only alert are broken: by what checks notice, and by the route over days."""
         assert pointer.release is not None
         stint = (pointer.generation, pointer.release)
         noticed = self._votes.drift(pointer.key, stint, lambda: self._placed_on(pointer.key))

@@ -255,7 +255,7 @@ class Votes:
 
     @staticmethod
     def _count_asked(found: _OfStint, heard: _Heard, now: int, row: Traffic) -> None:
-        """Counts what checks say that see only some of the units: of those that they were asked of."""
+        """Counts what checks have noticed that see only some of the units, beside the units that they were asked of."""
         for check in found.noticed.keys() & row.asked_votes.keys():
             for second, n, noticed in row.asked_votes[check]:
                 at = second + (heard.offset or 0)

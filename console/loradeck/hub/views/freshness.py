@@ -174,7 +174,7 @@ class FreshnessView:
         return next((gain for gain in found if gain is not None), None)
 
     def _added(self, version: AdapterVersion | None) -> list[int]:
-        """The rows that each version of an adapter was trained on and the one before it was not."""
+        """Counts for each version of an adapter the rows that it was trained on and the version before it was not."""
         if version is None:
             return []
         named = (version.manifest.tenant, version.manifest.name)
@@ -201,7 +201,7 @@ class FreshnessView:
 
 
 def _figure(values: Sequence[float], of: int = 0) -> Figure | None:
-    """Their mean and its interval; of fewer than three the lowest and the highest. None: there are none."""
+    """Returns the mean of values and its interval, of fewer than three the lowest and highest; None without values."""
     if not values:
         return None
     return figure(values, of) or Figure(mean=fmean(values), low=min(values), high=max(values), n=len(values), of=of)

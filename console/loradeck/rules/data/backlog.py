@@ -31,11 +31,11 @@ HOUR_MS = 3_600_000
 NO_CONSENT = "no consent to training: its callers gave none that counts"
 
 OVER = "retention over: the tenant lets it be kept no longer"
-"""Why a row may not be used whose time is over, or that has less than the day left for which datasets keep rows."""
+"""Why a row may not be used: its time is over, or less of it is left than the day that datasets keep rows at least."""
 
 
 class Standing(NamedTuple):
-    """Whether a request may be used: why not, or by which consent and until when. Times in ms since 1970 UTC."""
+    """Whether a request may be used, as decided: why not, or by which consent and until when (ms since 1970)."""
 
     why_not: str = ""
     consent: str = ""

@@ -1,4 +1,4 @@
-"""Whether behaviour belongs into weights, a prompt or retrieval, by what was measured on the same items.
+"""Decides whether behaviour belongs into weights, a prompt or retrieval, by what was measured on the same items.
 
 Seed 161's rules: facts that change belong into retrieval; style, format and procedure with thousands of verified pairs
 into weights; a one-off into the prompt. Weights have to win in pairs, surely: they are an artifact to secure, evaluate,
@@ -20,7 +20,7 @@ ONE_OFF = 1000
 
 
 class Verdict(NamedTuple):
-    """What follows from a worksheet."""
+    """The verdict on the arms of a worksheet: whether weights are worth it, which arm is to serve, and why."""
 
     weights: bool
     choice: str
@@ -46,8 +46,9 @@ def p95(ms: Sequence[float]) -> Figure:
 def cost(
     prices: Prices, requests: int, *, tokens: tuple[float, float], seconds: float, hours: float, gb: float
 ) -> float:
-    """Computes what 1,000 requests cost: by their tokens where those have prices, else by the time that each takes of
-    an engine, with their part of training and storage.
+    """Computes what 1,000 requests cost on an arm, with their part of training and storage.
+
+    A request is paid by its tokens where those have prices, else by the time that it takes of an engine.
 
     Args:
         requests: a month's.
@@ -76,7 +77,7 @@ def gained(one: Mapping[str, bool], other: Mapping[str, bool], of: int = 1) -> F
 
 
 def best_of(arms: Sequence[ArmFigures], *, weights: bool) -> ArmFigures | None:
-    """The arm with the most right items, the cheaper of equals, of those with or without weights; None: none is."""
+    """Returns the arm with the most right items (the cheaper of equals), with or without weights; None: no arm."""
     of = [arm for arm in arms if arm.weights is weights]
     return max(of, key=lambda arm: (arm.right.mean, -arm.cost), default=None)
 

@@ -127,9 +127,9 @@ def late(times: Sequence[int], bounds_ms: Sequence[int], promised_ms: int) -> tu
 
 
 class Limits(NamedTuple):
-    """What a route's release is judged by: usual or promised shares, and milliseconds that are promised for 95 % of
-    streamed answers; None: nothing is.
+    """The shares and times that a route's release is judged by, usual or promised; None: nothing is promised.
 
+    Times are milliseconds that 95 % of streamed answers are to keep.
     `noticed`: of each check in `watched`, which makes no answer bad. `corrected`: of the feedback on answers.
     `token_ms`: between two tokens of one answer. `judged`: of what a judge is asked of, where not as `noticed`.
     """

@@ -1,4 +1,4 @@
-"""Freshness meters: whether the latest live days differ from the first ones, with the day as the unit.
+"""Freshness meters: they compare the latest live days of a release with its first ones, with the day as the unit.
 
 Requests of one day are alike, so that a test over requests finds every day different. The reference are the first
 `REFERENCE_DAYS` days after the release became live, not its training rows: those never looked like live traffic. Both
@@ -67,7 +67,7 @@ def rank_sum(reference: Sequence[float], recent: Sequence[float]) -> float:
 
 @cache
 def _ways(m: int, n: int) -> tuple[int, ...]:
-    """In how many orders of m and n values exactly u pairs are the second kind's, for each u from 0 to m n."""
+    """Counts the orders of m and n values in which exactly u pairs favour the second kind, for u from 0 to m n."""
     if not m or not n:
         return (1,)
     first, second = _ways(m - 1, n), _ways(m, n - 1)
@@ -103,7 +103,7 @@ def _t95(freedom: int) -> float:
 def compared(
     kind: MeterKind, days: Sequence[Day], what: str, *, live: range, share: bool = True, least: int = LEAST
 ) -> Meter:
-    """The meter of a figure by live days, in order: whether the latest ones are higher than the first.
+    """Makes the meter of a figure of live days, in order: whether the latest days are higher than the first.
 
     Args:
         what: the figure, in words.
@@ -131,7 +131,7 @@ def compared(
 
 
 def against_the_first(days: Sequence[Histogram], measure: Measure) -> list[Day]:
-    """Live days by how far they are from the first ones, each of which is held against the others of them."""
+    """Measures how far each live day is from the first ones; each of these is held against the others of them."""
     days = [day for day in days if day.n >= LEAST]
     first = days[:REFERENCE_DAYS]
     if len(first) < 2:
@@ -159,8 +159,9 @@ def distance(counts: Sequence[int], n: int, pool: Sequence[int], of: int) -> flo
 
 
 def largest_rise(counts: Sequence[int], n: int, pool: Sequence[int], of: int) -> float:
-    """The largest rise of any bucket's share over the pool's, in standard errors: a word that is new in many requests
-    raises one bucket, whatever else falls into it. The z statistic of two shares, at their pooled share.
+    """Returns the largest rise of any bucket's share over the pool's, in standard errors (z of two shares, pooled).
+
+    A word that is new in many requests raises one bucket, whatever else falls into it.
     """
     largest = 0.0
     for a, b in zip(counts, pool, strict=True):

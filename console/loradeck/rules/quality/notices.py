@@ -130,7 +130,7 @@ def coming(near: Iterable[Dated]) -> dict[Subject, str]:
 
 
 def refused_share(minute: Counts) -> float | None:
-    """The refused requests of those attempted in a minute, 0 to 1; None where there were too few to say.
+    """Returns the share of a minute's requests that were refused, 0 to 1; None where there were too few to say.
 
     Of fewer than `ENOUGH` it is said only where the lower 95 % bound is above `REFUSED_SHARE`: a quiet route that
     refuses all of its callers is told, and one that refused two of twenty is not.

@@ -1,6 +1,4 @@
-"""Whether a student pays: its p99 and its price a token beside its teacher's, as one engine served both, and what it
-costs to have made it and to keep it.
-"""
+"""Tells whether a student pays: what serving it saves beside its teacher, on one engine, and what having it costs."""
 
 from dataclasses import dataclass
 

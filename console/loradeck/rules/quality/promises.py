@@ -1,4 +1,4 @@
-"""Promises over days: whether a route has had more bad answers or errors than it promises.
+"""Promises over days: tells whether a route has had more bad answers or errors than it promises.
 
 Detection asks within seconds whether a release is well above a promise (`loradeck.rules.quality.detection`). What lies
 a little above it for days speaks against no release, and breaks the promise all the same: it spends an error budget

@@ -1,4 +1,4 @@
-"""What to do where freshness meters have a signal: nothing, another prompt, retrieval, or training again.
+"""Recommends what to do where freshness meters have a signal: nothing, another prompt, retrieval, or training again.
 
 Facts that change belong into retrieval, style and procedure into weights, and what a prompt mends into the prompt; an
 answer that is no worse needs nothing, however far its inputs have moved. That is seed 161's and 169's, applied to what
@@ -16,7 +16,7 @@ none: what it lacks is capacity, and neither a prompt nor training brings that.
 """
 
 FACTS = frozenset({MeterKind.TERMS, MeterKind.EXPECTED})
-"""Meters of what may not be known to the weights."""
+"""Meters of facts that have come up and that the weights may not know."""
 
 WEIGHTS = frozenset({MeterKind.BASE, MeterKind.RETENTION})
 """Meters of the weights themselves: no prompt mends those."""
@@ -26,7 +26,7 @@ LOSS = 0.05
 
 
 def items_to_see(gain: Figure | None) -> int:
-    """The held-out items that show a gain so large with 80 % power; one of 5 points where none was measured."""
+    """Returns how many held-out items show this gain with 80 % power; where none was measured, a loss of 5 points."""
     return paired_items(min(1.0, gain.mean) if gain is not None and gain.mean > 0 else LOSS)
 
 

@@ -79,13 +79,13 @@ class ModelTime:
         self._left, self._at, self._cost, self._under_way = _SAVED_S, now, _FIRST_COST_S, 0
 
     def has_room(self, now: float) -> bool:
-        """Tells whether one more may be done."""
+        """Tells whether there is time for one more check by a model."""
         self._left = min(_SAVED_S, self._left + MODELS_SHARE * max(0.0, now - self._at))
         self._at = now
         return self._left > self._under_way * self._cost
 
     def take(self, now: float) -> bool:
-        """Lets one in, which is under way until `over`. Returns whether there was room."""
+        """Lets one check in, which is under way until `over`. Returns whether there was room."""
         if not self.has_room(now):
             return False
         self._under_way += 1
@@ -96,7 +96,7 @@ class ModelTime:
         self._under_way -= 1
 
     def charge(self, seconds: float, *, of_plugin: bool) -> None:
-        """Takes what one has cost, measured."""
+        """Takes from the bucket the processor time that a check was measured to cost."""
         self._left -= seconds
         if of_plugin:
             self._cost += _LEARNT * (seconds - self._cost)
@@ -180,7 +180,7 @@ def keeps_sample(taken: int, since_s: float) -> bool:
 
 
 class Consent(NamedTuple):
-    """For how many hours samples of a route are kept; those from before `from_ms` are not, whatever their age."""
+    """For how many hours samples of a route are kept; those from before `from_ms` are not kept, whatever their age."""
 
     hours: int = 0
     from_ms: int = 0

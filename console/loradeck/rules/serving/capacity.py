@@ -41,7 +41,7 @@ class Holding:
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook(Generic[At]):
-    """What a change would bring.
+    """What a change would bring: where something would have no slot, and which routes would be colder or warmer.
 
     Attributes:
         short: where more has no slot then than before of what must have one (see `lacking`).
@@ -79,8 +79,9 @@ def cold(at: Holding, traffic: Mapping[PointerKey, float], now_ms: int) -> froze
 
 
 def lacking(at: Holding, colds: frozenset[PointerKey]) -> int:
-    """Counts what has no slot and must have one: pins, `always` routes with where R goes, what is new, and the routes
-    that are to be called.
+    """Counts what must have a slot and has none.
+
+    That is pins, `always` routes with where R goes, what is new, and the routes that are to be called.
 
     Args:
         colds: `cold` of it.

@@ -21,16 +21,16 @@ LONGEST_RETRY_S = 60
 
 
 COMING_S = 5.0
-"""How long a release is wanted because its request is said to be coming."""
+"""Seconds for which a release is wanted after a gateway has announced a request for it."""
 
 MOST_COMING = 4
-"""Pointers of one node whose requests are said to be coming, at most."""
+"""Most pointers of one node for which announced requests are heeded at a time."""
 
 
 def heeded(
     coming: Mapping[PointerKey, float], key: PointerKey, now: float, most: int = MOST_COMING
 ) -> dict[PointerKey, float] | None:
-    """Returns the pointers whose requests are coming, once one more is said to be; None: that counts for nothing.
+    """Returns the pointers with an announced request, with one more among them; None: the one more is not heeded.
 
     One of a tenant is heeded at a time, so that nobody's many routes keep others out.
 

@@ -174,7 +174,7 @@ class NodeHealth:
 
 
 def told_ahead(nodes: Mapping[Name, AckLevel], avoided: Collection[Name]) -> Name | None:
-    """The node that is told of a request which is coming, so that it loads the release meanwhile.
+    """Returns the node to which a coming request is announced, so that it loads the release meanwhile.
 
     It is the one that is asked first, where the release lies on its disk alone. None: the release is nearer somewhere,
     or it is not known yet which of several nodes is asked. Arguments as for `ranked`.

@@ -18,7 +18,7 @@ A_COMMIT = 256
 
 
 LOADS_WITHIN_S = 60.0
-"""Seconds that a node which has flipped to a release on demand is waited for until it has loaded and proven it."""
+"""Seconds that a node has, once it has flipped to an on-demand release, to load and prove it before others leave."""
 
 
 @dataclass(frozen=True, kw_only=True)

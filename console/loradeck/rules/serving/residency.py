@@ -132,7 +132,7 @@ def _fresh(entries: Iterable[TableEntry], now_ms: int) -> list[TableEntry]:
 
 
 def _unyielding(entries: Sequence[TableEntry], pins: Iterable[Pin], slots: int, now_ms: int) -> list[ReleaseRef | None]:
-    """Returns the releases whose slots none that requests wait for is given."""
+    """Returns the releases that keep their slots, whichever other releases requests wait for."""
     always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
     fresh = _fresh((e for e in entries if e.residency is RouteResidency.ON_DEMAND), now_ms)
     refs: list[ReleaseRef | None] = [pin.release for pin in pins]
@@ -150,7 +150,7 @@ def with_room(
     pins: Iterable[Pin] = (),
     now_ms: int = 0,
 ) -> set[str]:
-    """Those of some releases that requests wait for which get a slot of an engine in the end, if they are waited for.
+    """Returns which of some releases get a slot of an engine in the end, where requests wait for them long enough.
 
     They get none where what comes before such releases takes all of them. Arguments as for `plan`.
     """

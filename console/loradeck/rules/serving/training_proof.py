@@ -1,4 +1,4 @@
-"""Whether training on a node is proven: what a trial has to show, and when its word is over."""
+"""Decides whether training on a node is proven: what a trial has to show, and for how long that counts."""
 
 from collections.abc import Collection, Mapping
 

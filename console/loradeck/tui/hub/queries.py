@@ -270,8 +270,7 @@ class Queries:
     async def candidate(
         self, key: PointerKey, label: str | None
     ) -> tuple[ReleaseView, GateResult | None, str | None, CapacityPlan | None] | None:
-        """The release that `p` would offer on a row, its newest gate result, what the hub says to ask about it, and
-        whether it fits.
+        """Finds the release that `p` would offer on a row, its newest gate result, what the hub would ask, and its fit.
 
         None after a notice that says why there is none.
 

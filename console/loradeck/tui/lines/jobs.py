@@ -43,7 +43,7 @@ def _where(job: Job) -> str:
 
 
 def _unproven(state: ConsoleState, job: Job) -> str:
-    """That training on the job's node is not proven, where it trains."""
+    """Says that training on a job's node is not proven; empty where it is, and for a job that does not train."""
     node = state.nodes.get(job.node or "") if isinstance(job.spec, TrainSpec) else None
     return f"   {clean(node.unproven)}" if node is not None and node.unproven else ""
 

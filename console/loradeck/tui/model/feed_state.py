@@ -100,10 +100,10 @@ class FeedState:
     """Requests by the minute of the row that is looked at."""
 
     received: dict[Hashable, float] = field(default_factory=dict)
-    """When a row came since the whole was listed: a pointer's key, or a node's name, to monotonic seconds."""
+    """Key of a pointer or name of a node -> when its row last came since the whole was listed, monotonic seconds."""
 
     asked: dict[Hashable, float] | None = None
-    """Rows and nodes whose figures the hub was asked for, and since when theirs are new enough; None: of all."""
+    """Row or node whose figures the hub was asked for -> since when they count as new; None: all were asked for."""
 
     heard_at: float | None = None
     connected: bool = False
@@ -262,7 +262,7 @@ class FeedState:
         return clock(ms, seconds=seconds) if old is None or old < DAY_S else dated(ms)
 
     def since_received(self, key: Hashable) -> float:
-        """Seconds a row's own ages have to be counted on by. `key`: a pointer's key, or a node's name."""
+        """Seconds since a row was received, to be added to the ages in it. `key`: a pointer's key or a node's name."""
         if self.status is None:
             return 0.0
         return self.clock() - self.received.get(key, self._listed_at)

@@ -142,7 +142,7 @@ def data(state: FeedState, digest: str) -> tuple[str, str, str, str]:
 
 
 def capacity(state: FeedState, key: str) -> tuple[bool, str]:
-    """Pools first, each by name."""
+    """Sorts pools before nodes, and each by name."""
     row = state.registry.capacity[key]
     return (not row.pool, row.name)
 
