@@ -179,7 +179,7 @@ async def thaw(s: Session, name: str, source: str | None, reason: str) -> None:
 async def expect(s: Session, name: str, at: str, what: str, reason: str) -> None:
     """Enter a day from which a tenant's adapters may be wrong: a regulation, a new taxonomy, the end of a licence.
 
-    `loradeck freshness` counts down to it.
+    `loradeck freshness` names the day, and has a signal once it has come.
     """
     policy = (await s.api.tenant(name)).data
     at_ms = moment(at, interactive=False, ahead=True)

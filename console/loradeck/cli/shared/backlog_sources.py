@@ -20,7 +20,7 @@ from loradeck.schemas.feedback import Feedback
 from loradeck.schemas.sample import SAMPLES, Sample
 
 MOST = 5_000
-"""Most questions that are compared with each other; the newest are."""
+"""Most questions that are compared with each other: those with a proposed answer first, then the newest."""
 
 CONTAMINATED = "contaminated: it holds an item of the tenant's suites"
 
@@ -142,8 +142,9 @@ async def _different(s: Session, tenant: str, rows: Sequence[BacklogRow], aside:
     """Leaves out rows that ask what another one asks, and rows that hold an item of one of the tenant's suites."""
     apart = rules.once(rows, folded_words)
     apart.sort(key=lambda row: (not row.proposed, -row.at_ms, row.request))
+    too_many = f"too many: {MOST:,} questions are compared, those with a proposed answer first, then the newest"
     for row in apart[MOST:]:
-        aside[f"too many: the newest {MOST:,} questions are compared"].append(row.request)
+        aside[too_many].append(row.request)
     del apart[MOST:]
     questions = [row.question for row in apart]
     held = await held_out(s, tenant, questions)

@@ -1,6 +1,6 @@
 """Decides whether behaviour belongs into weights, a prompt or retrieval, by what was measured on the same items.
 
-Seed 161's rules: facts that change belong into retrieval; style, format and procedure with thousands of verified pairs
+The rules: facts that change belong into retrieval; style, format and procedure with thousands of verified pairs
 into weights; a one-off into the prompt. Weights have to win in pairs, surely: they are an artifact to secure, evaluate,
 roll back and explain.
 """

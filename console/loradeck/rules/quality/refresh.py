@@ -1,8 +1,7 @@
 """Recommends what to do where freshness meters have a signal: nothing, another prompt, retrieval, or training again.
 
 Facts that change belong into retrieval, style and procedure into weights, and what a prompt mends into the prompt; an
-answer that is no worse needs nothing, however far its inputs have moved. That is seed 161's and 169's, applied to what
-was measured.
+answer that is no worse needs nothing, however far its inputs have moved.
 """
 
 from collections.abc import Iterable
