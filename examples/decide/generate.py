@@ -8,11 +8,12 @@ retriever would find.
 
 from __future__ import annotations
 
-import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from example_files import jsonl, write
+
 CHANGED = "2026-05-01"
 STREETS = ("Elm", "Oak", "Mill", "King", "Lake", "Rose", "Park", "Hill", "Station", "Harbour")
 KINDS = ("library", "pool", "museum", "bakery")
@@ -32,8 +33,8 @@ def told(place: str, hour: str) -> str:
     return f"The {place} opens at {hour}."
 
 
-def main() -> None:
-    """Writes rows, items and the examples of a prompt."""
+def files() -> dict[str, str]:
+    """Everything this program writes, by name: rows, items and the examples of a prompt."""
     draw = random.Random(17)
     places = [f"{street} Street {kind}" for kind in KINDS for street in STREETS]
     before = {place: draw.choice(HOURS) for place in places}
@@ -61,9 +62,14 @@ def main() -> None:
         asked = f"{shown}\n\nAt what time does the {place} open?"
         shots.append({"prompt": asked, "answer": f"{hour} [d{at + 1}]"})
     plain = [{"prompt": f"At what time does the {place} open?", "answer": hour} for place, hour, _ in SHOTS]
-    for name, lines in (("hours", rows), ("hours-held-out", items), ("shots-with-texts", shots), ("shots", plain)):
-        (HERE / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sets: dict[str, Sequence[Mapping[str, object]]] = {
+        "hours": rows,
+        "hours-held-out": items,
+        "shots-with-texts": shots,
+        "shots": plain,
+    }
+    return {f"{name}.jsonl": jsonl(lines) for name, lines in sets.items()}
 
 
 if __name__ == "__main__":
-    main()
+    write(__doc__, files, Path(__file__).parent)

@@ -79,7 +79,7 @@ def machine(folder: Path) -> Iterator[Machine]:
         if shutil.which(name) is None:
             raise NoMachine(f"there is no {name}: apt-get install systemd-container")
     layers, merged = folder / "layers", folder / "root"
-    # Services are users of their own there, and have to read its root, whatever an earlier test has left as the umask.
+    # Services are users of their own there, and have to read its root, whatever the umask of a developer's shell.
     umask = os.umask(UMASK)
     layers.mkdir()
     merged.mkdir()

@@ -10,17 +10,14 @@ from tests.integration.executors.running import Bench
 from loradeck.rules.serving.training_proof import faults, standing
 from loradeck.schemas.jobs import EXIT_OK, ExecutorEventType, ProveSpec
 from loradeck.schemas.training_proof import TrainingProof
-from loradeck_agent.executors import protocol
-from loradeck_agent.executors.prove import prove
 from loradeck_agent.host.training_versions import training_versions
 
 
 def test_a_node_proves_its_training_by_twenty_steps_and_says_on_what(tiny_base: Path, tmp_path: Path) -> None:
     bench = Bench(tiny_base, tmp_path)
-    folder = bench.write(ProveSpec(node="n1", base=bench.digest), {})
-    assert protocol.run("prove", prove, ["--spec", str(folder / "spec.json")]) == EXIT_OK, (
-        folder / "error.txt"
-    ).read_text()
+    ended = bench.run(ProveSpec(node="n1", base=bench.digest), {})
+    folder = ended.folder
+    assert ended.status == EXIT_OK, ended.error
     proof = TrainingProof.model_validate_json((folder / "out" / "proof.json").read_bytes())
     assert (proof.straight, proof.resumed, proof.steps, faults(proof)) == (True, True, 20, ())
     assert proof.apart is not None

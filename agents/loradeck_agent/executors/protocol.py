@@ -151,7 +151,7 @@ def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
         return jobs.EXIT_BAD_SPEC
     os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.umask(0o077)
+    umask = os.umask(0o077)
     current = Run(spec)
 
     def stop(_: int, __: FrameType | None) -> None:
@@ -176,6 +176,7 @@ def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
         return status
     finally:
         signal.signal(signal.SIGTERM, previous)
+        os.umask(umask)
 
 
 def classify(error: Exception) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,10 +131,5 @@ class Bench:
 
 def run_here(kind: str, folder: Path) -> int:
     """What `python -m loradeck_agent.executors KIND` does, in this process."""
-    from loradeck_agent.executors.evaluate import evaluate
-    from loradeck_agent.executors.leak import leak
-    from loradeck_agent.executors.merge import merge
-    from loradeck_agent.executors.train import train
-
-    work = {"train": train, "evaluate": evaluate, "leak": leak, "merge": merge}[kind]
+    work = getattr(importlib.import_module(f"loradeck_agent.executors.{kind}"), kind)
     return protocol.run(kind, work, ["--spec", str(folder / "spec.json")])

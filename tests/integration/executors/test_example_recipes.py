@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import decide.generate
 from loradeck.artifacts.rows.contamination import contaminated
 from loradeck_agent.executors.training.training_rows import read_lessons
 from recipes import generate, measure
@@ -14,11 +16,12 @@ from recipes import generate, measure
 FOLDER = Path(generate.__file__).parent
 
 
-def test_the_committed_rows_are_those_the_program_writes() -> None:
-    written = generate.files()
-    assert {path.name for path in FOLDER.glob("*.jsonl")} == written.keys()
+@pytest.mark.parametrize("program", [generate, decide.generate], ids=["recipes", "decide"])
+def test_the_committed_rows_are_those_the_program_writes(program: ModuleType) -> None:
+    written, folder = program.files(), Path(str(program.__file__)).parent
+    assert {path.name for path in folder.glob("*.jsonl")} == written.keys()
     for name, text in written.items():
-        assert (FOLDER / name).read_text() == text, f"{name} is stale: cd examples && python -m recipes.generate"
+        assert (folder / name).read_text() == text, f"{name} is stale: cd examples && python -m {program.__name__}"
 
 
 @pytest.mark.parametrize("name", measure.RECIPES)
