@@ -198,7 +198,7 @@ class Person:
                     "gap": draw.choice(list(Gap)),
                     "guard": (Guard.OFF, Guard.ROLLBACK)[int(name[-2], 16) % 2],
                 }
-                return lambda hub: _place(hub, key, update)
+                return lambda hub: place(hub, key, update)
             case _:
                 return None
 
@@ -334,7 +334,7 @@ async def forget(process: Process, hub: str, node: str) -> bool:
     return await order(process, hub, lambda hub: nodes.forget(node, request, hub, PERSON))
 
 
-async def _place(hub: Hub, key: PointerKey, update: dict[str, Any]) -> Any:
+async def place(hub: Hub, key: PointerKey, update: dict[str, Any]) -> Any:
     """Sets where a route is placed, and how. It is answered like a move that made no event."""
     config = hub.log.state.config(key).model_copy(update=update)
     await tenants.set_route(*key, config, hub, PERSON)
@@ -345,7 +345,7 @@ async def pool_route(hub: Hub, key: PointerKey, replicas: int, spread: str) -> A
     """Makes a pool of all nodes, and places a route in it."""
     if POOL not in hub.log.state.pools:
         await pools.set_pool(POOL, PoolConfig(), hub, PERSON)
-    return await _place(hub, key, {"placement": {}, "pool": Pooled(pool=POOL, replicas=replicas, spread=spread)})
+    return await place(hub, key, {"placement": {}, "pool": Pooled(pool=POOL, replicas=replicas, spread=spread)})
 
 
 async def _look(hub: Hub, key: PointerKey) -> dict[str, Any]:

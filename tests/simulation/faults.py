@@ -66,6 +66,9 @@ POOLED = "pool routes"
 ALONE = "one copy"
 """The hub's database loses its standby, and goes on with one copy; one seed in fifteen has it, drawn apart."""
 
+BAD_RELEASES = "bad releases"
+"""Releases answer badly where their routes are guarded, as all nodes report, or one; one plan in five, drawn apart."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -160,5 +163,9 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
         faults.append(Fault(at, POOLED, node, 1.0, pools.getrandbits(16)))
         at, lasts = at + pools.uniform(1, 8), pools.choice((3.0, pools.uniform(7, 20)))
         faults.append(Fault(at, "power cut", node, lasts, pools.getrandbits(16)))
+    releases = Random(f"bad releases {seed}")
+    if not only and releases.random() < 1 / 5:
+        at, lasts = releases.uniform(0.0, seconds / 2), releases.uniform(8, 20)
+        faults.append(Fault(at, BAD_RELEASES, releases.randrange(nodes), lasts, releases.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

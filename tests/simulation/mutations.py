@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.simulation import node_process
 from tests.simulation.disk import System
 
+from loradeck.hub.automation import guard
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.withdrawals import Withdrawals
@@ -26,6 +27,7 @@ from loradeck.rules.moves import witness as rules
 from loradeck.rules.quality import health
 from loradeck.rules.serving import arms, gateway
 from loradeck.rules.serving.router_handover import Stage
+from loradeck.schemas.log import EventKind
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import TableEntry
 from loradeck.store import sql_records
@@ -79,6 +81,22 @@ def _early_acknowledgement() -> list[Patch]:
 def _one_word() -> list[Patch]:
     """One node's figures make a breach, whoever else serves the pointer."""
     return [(health, "_agreed", lambda breach, deciding, counted, placed: health.Judged(breach))]
+
+
+def _guard_by_one_word() -> list[Patch]:
+    """Guard believes one node against the others, and takes what it says beside for a comparison."""
+
+    def decide(of: Any, evidence: Any, around: Any) -> Any:
+        sure = evidence.control and evidence.control._replace(worse=True)
+        return real(of, replace(evidence, alone="", control=sure), around)
+
+    real = guard.decide
+    return [(guard, "decide", decide)]
+
+
+def _guard_goes_on() -> list[Patch]:
+    """Guard looks at a pointer after each move, also one that went back."""
+    return [(guard, "FORWARD", (*guard.FORWARD, EventKind.ROLLBACK, EventKind.UNDO))]
 
 
 def _newest_link() -> list[Patch]:
@@ -287,6 +305,8 @@ MUTATIONS: dict[str, Mistake] = {
     "unread-features": Mistake(_unread_features, 0, ("old node",), ("candidate",)),
     "left-count": Mistake(_left_count, 5, ("cut both",), ("place", "promote")),
     "one-word": Mistake(_one_word, 1, ("lying figures",), ("promote", "rollback")),
+    "guard-by-one-word": Mistake(_guard_by_one_word, 35, ("bad releases",), ("promote", "candidate")),
+    "guard-goes-on": Mistake(_guard_goes_on, 39, ("bad releases",), ("promote", "rollback", "lift")),
     "uncut": Mistake(_uncut, 1, (), ("promote", "rollback")),
     "admitting-drainer": Mistake(_admitting_drainer, 2, ("hand over",), ("promote", "rollback")),
     "newest-link": Mistake(_newest_link, 1, ("copy node",)),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.simulation.bad_releases import GuardOracle
 from tests.simulation.candidate_oracle import CandidateOracle
 from tests.simulation.event_loop import Process, Scheduler
 from tests.simulation.gateway_wire import Asked
@@ -105,6 +106,7 @@ class Oracle:
 
     def __post_init__(self) -> None:
         self.candidates = CandidateOracle(self.fail)
+        self.guard = GuardOracle(self.fail, self.by_hash, counts=self.counts)
 
     def fail(self, invariant: str, *why: object) -> None:
         """Ends the run.
@@ -137,6 +139,8 @@ class Oracle:
                 for event in committed.events:
                     self._committed(image.name, name, event)
                 if made == "commit":
+                    for event in committed.events:
+                        self.guard.commit(inner.active, event)
                     self._check_witnessed(inner.active, committed.events)
                     self._check_copies(image.alone_since, committed.events)
             return committed

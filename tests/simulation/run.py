@@ -14,12 +14,14 @@ from functools import partial
 from typing import Any
 
 from tests.simulation import event_loop, stand_ins, versions
-from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, pool_route, relabel_all
+from tests.simulation.bad_releases import BadReleases
+from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, place, pool_route, relabel_all
 from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import COPIED, STANDBY, VERSION_KINDS, Fault, Plan
 from tests.simulation.gateways import Gateway
 from tests.simulation.hub_process import (
     HUBS,
+    RELEASES,
     ROUTE,
     TENANTS,
     HubProcess,
@@ -36,6 +38,7 @@ from tests.simulation.oracle import Oracle, Violation
 from loradeck.schemas.link import Hello, Report
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.replica_state import LINK_TTL_S
+from loradeck.schemas.route import Guard
 from loradeck.schemas.traffic import Traffic
 
 SETTLE_S = 150.0
@@ -466,6 +469,39 @@ class Run:
 
         agent.reports._report = lying  # type: ignore[method-assign]
         return lambda: setattr(agent.reports, "_report", honest)
+
+    def _bad_releases(self, fault: Fault, node: NodeProcesses) -> object:
+        """All but one of the releases of one tenant, or of both, answer badly. All nodes report it, or one does."""
+        variant, ops = fault.variant, Process(self.scheduler, self.network.host("ops"), "ops/guard")
+        tenants = TENANTS if variant % 4 == 0 else TENANTS[variant % 2 :][:1]
+        good = {RELEASES[tenant][variant // 4 % 2].id for tenant in tenants}
+        bad = {release.id for tenant in tenants for release in RELEASES[tenant]} - good
+        ends = []
+        for each in [node] if variant // 8 % 3 == 0 else self.nodes.values():
+            if each.agent is not None:
+                self.oracle.liars.add(each.name)
+                ends.append(self._reports_badly(each.name, each.agent.reports, each.agent, bad))
+
+        guard = {"guard": Guard.ROLLBACK}
+
+        async def work() -> None:
+            for tenant in TENANTS:
+                await order(ops, ACTIVE, lambda hub, tenant=tenant: place(hub, (tenant, ROUTE), guard))
+
+        ops.start(work())
+        return lambda: [end() for end in ends]
+
+    def _reports_badly(self, name: str, reports: Any, agent: Any, bad: set[str]) -> Callable[[], None]:
+        made = BadReleases(bad, lambda key, generation: self.oracle.guard.spoken[key, generation].add(name))
+        honest, ended = reports._report, list[bool]()
+
+        def told(traffic: tuple[Traffic, ...], *more: Any) -> Report:
+            if not ended:
+                traffic = made.figures(traffic, agent.table.entries.values(), self.scheduler.now)
+            return honest(traffic, *more)  # type: ignore[no-any-return]
+
+        reports._report = told
+        return lambda: ended.append(True)
 
     def _copy_node(self, fault: Fault, node: NodeProcesses) -> object:
         """A second host runs with the node's agent.toml and token, until it is switched off or unplugged."""

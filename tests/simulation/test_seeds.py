@@ -38,6 +38,11 @@ def test_every_invariant_holds(chunk: int, chunks: list[dict[str, Any]]) -> None
     assert found["counts"]["answers"] > 100 * CHUNK
 
 
+def test_candidates_are_given_and_guards_act_in_them(chunks: list[dict[str, Any]]) -> None:
+    for what in ("answers by candidates", "answers that a shadow may be asked", "guard: hold", "guard: rollback"):
+        assert sum(found["counts"].get(what, 0) for found in chunks), what
+
+
 def _rows() -> list[tuple[list[str], list[str], list[str]]]:
     """The table of rules in docs/protocol.md: of each row the functions, the modules that use them, and their tests."""
     _, _, after = (ROOT / "docs/protocol.md").read_text().partition("| DESIGN | rule | functions |")
