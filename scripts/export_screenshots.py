@@ -147,6 +147,11 @@ async def capacity(stage: Stage) -> None:
     await stage.half_second()
 
 
+async def ml(stage: Stage) -> None:
+    await stage.press("9")
+    await stage.half_second()
+
+
 async def rewind(stage: Stage) -> None:
     stays = {"cedar": "v2 is quarantined here", "delta": "as it was then"}
     steps = [
@@ -199,6 +204,7 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "events": (events, WIDE),
     "data": (data, WIDE),
     "capacity": (capacity, WIDE),
+    "ml": (ml, WIDE),
     "rewind": (rewind, WIDE),
     "help": (help_page, WIDE),
 }

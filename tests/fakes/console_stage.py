@@ -18,6 +18,7 @@ from loradeck.client.feed import FeedItem, FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
+from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.incident import IncidentOpen
@@ -221,6 +222,10 @@ class SeededHub(HubApi):
     async def capacity(self) -> list[CapacityRow]:
         self._reachable()
         return seed.capacity()
+
+    async def loop(self, tenant: str | None = None) -> list[LoopRow]:
+        self._reachable()
+        return seed.loop()
 
     async def datasets(self) -> list[DatasetEntry]:
         self._reachable()

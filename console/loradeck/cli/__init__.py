@@ -35,6 +35,10 @@ COMMANDS = {
     "lift": ("loradeck.cli.commands.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
     "incident": ("loradeck.cli.commands.incident:incident", "Open, list, show, note, close and export incidents."),
     "feedback": ("loradeck.cli.commands.feedback:feedback", "List, import and erase feedback on answers."),
+    "loop": (
+        "loradeck.cli.commands.loop:loop",
+        "Show where each tenant stands between a signal and new weights, and what is next.",
+    ),
     "backlog": (
         "loradeck.cli.commands.backlog:backlog",
         "List and export answers to be labelled; build datasets of the labels.",

@@ -29,7 +29,7 @@ from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.decision import Decided, DecideRequest
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
-from loradeck.schemas.freshness import Freshness
+from loradeck.schemas.freshness import Freshness, LoopRow
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
@@ -271,6 +271,10 @@ class HubApi(Calls):
     async def freshness(self, tenant: str) -> Freshness:
         """Reads what the freshness meters of a tenant's live releases show, and what is recommended."""
         return await self._get(Freshness, f"tenants/{segment(tenant)}/freshness")
+
+    async def loop(self, tenant: str | None = None) -> list[LoopRow]:
+        """Reads where each tenant stands between a signal and new weights; of one tenant as of now."""
+        return await self._get(list[LoopRow], "loop", tenant=tenant)
 
     async def explain(self, request: str, *, tenant: str | None, at_ms: int | None) -> Explained:
         """Fetches what stood behind an answer, by its request id. The hub may have to read many files for it."""

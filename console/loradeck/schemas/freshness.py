@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire
+from loradeck.schemas.ids import LARGEST_INT, Digest, Name, OfPointer, Reason, Strict, Wire
 
 MOST_FREEZES = 50
 """Most training freezes that one tenant has."""
@@ -126,6 +126,7 @@ class Loop(Wire, defer_build=True):
     rows: int
     step: LoopStep
     by: str = ""
+    gate: bool | None = Field(None, description="whether its version passed the route's gate; None: not judged there")
 
 
 class RouteFreshness(Wire):
@@ -138,6 +139,9 @@ class RouteFreshness(Wire):
     meters: tuple[Meter, ...] = ()
     sizing: Sizing | None = Field(None, description="None: no meter has a signal")
     recommendation: Recommendation
+    wrong: int = Field(
+        0, description="answers that feedback or a check calls wrong, since the newest dataset of the backlog was built"
+    )
     loop: Loop | None = Field(None, description="None: no dataset was built of the tenant's backlog")
 
 
@@ -148,3 +152,17 @@ class Freshness(Wire):
     at_ms: int
     frozen: str = Field("", description="why no training is begun now, and until when; empty: it is not frozen")
     routes: tuple[RouteFreshness, ...]
+
+
+class LoopRow(OfPointer, defer_build=True):
+    """Where a route stands between a signal and new weights: one row of `GET /v1/loop`."""
+
+    label: str = Field(description="of the live release")
+    at_ms: int = Field(description="when its meters were looked at; with many tenants that is some minutes ago")
+    signals: tuple[MeterKind, ...]
+    remedy: Remedy
+    wrong: int = Field(description="as in `RouteFreshness`")
+    loop: Loop | None
+    candidate: str = Field("", description="label of the route's candidate; empty: there is none")
+    permille: int = Field(0, description="thousandths of the callers that the candidate has")
+    frozen: str = Field("", description="why no training is begun now, and until when; empty: it is not frozen")

@@ -42,6 +42,7 @@ from loradeck.tui.screens.lists import (
     EventsScreen,
     GatesScreen,
     JobsScreen,
+    LoopScreen,
     NodesScreen,
 )
 from loradeck.tui.screens.tenants import TenantsScreen
@@ -123,6 +124,7 @@ class Deck(App[Context], inherit_bindings=False):
             Screen.EVENTS: EventsScreen(*shared),
             Screen.DATA: DataScreen(*shared),
             Screen.CAPACITY: CapacityScreen(*shared),
+            Screen.ML: LoopScreen(*shared),
         }
 
     def session(self, now_ms: int, *, cut: bool) -> Session:

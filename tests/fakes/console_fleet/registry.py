@@ -8,6 +8,7 @@ from tests.fakes.console_fleet.pointers import DAY, HOUR, MINUTE, NOW_MS, digest
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.capacity import CapacityRow
+from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.manifest import (
     AdapterManifest,
     AdapterVersion,
@@ -115,6 +116,29 @@ def capacity() -> list[CapacityRow]:
         row("gpu-02", (1, 1), 318, device=(6, 8), host=(128, 128), disk=404, **calm),
         row("gpu-03", (1, 1), 118, host=(41, 128), disk=130, evictions=0),
         row("gpu-04", (0, 1), 0, of="lost", host=(12, 128), disk=98, evictions=3, load_s=0.4),
+    ]
+
+
+def loop() -> list[LoopRow]:
+    """acme's labels are trained on, bolt's version is a candidate, cedar is frozen with a signal, delta has none."""
+
+    def row(tenant: str, label: str, **more: object) -> LoopRow:
+        calm = {"signals": (), "remedy": "nothing", "wrong": 0, "loop": None}
+        fields = {"tenant": tenant, "route": "production", "label": label, "at_ms": NOW_MS - 40_000}
+        return LoopRow.model_validate({**fields, **calm, **more})
+
+    def built(rows: int, step: str, by: str, gate: bool | None = None) -> dict[str, object]:
+        return {"dataset": digest(f"{by} labels"), "name": "labels", "rows": rows, "step": step, "by": by, "gate": gate}
+
+    asked = {"signals": ("corrected", "bad"), "remedy": "train"}
+    frozen = "training of cedar is frozen until incident INC-2210 is closed: answers are empty"
+    return [
+        row("acme", "v9", **asked, wrong=12, loop=built(420, "training", "j-0306")),
+        row(
+            "bolt", "v5", **asked, wrong=3, loop=built(96, "candidate", "support v6", True), candidate="v6", permille=50
+        ),
+        row("cedar", "v3", **asked, wrong=214, frozen=frozen),
+        row("delta", "v9"),
     ]
 
 

@@ -19,3 +19,6 @@ def test_meters_and_freezes_of_a_tenant_are_told(desk: Desk, tenant: str, node: 
     assert "from 2099-01-01 00:00:00Z: tax codes" in desk.run("tenant", "data", tenant).stdout
     assert desk.run("tenant", "thaw", tenant, "--reason", "over").returncode == 0
     assert "frozen" not in desk.run("freshness", tenant).stdout
+    told = desk.run("loop", tenant).stdout
+    assert f"{tenant}/production" in told
+    assert "nothing" in told

@@ -8,6 +8,7 @@ from tests.integration.cli.conftest import Desk
 
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.capacity import CapacityRow
+from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
@@ -26,6 +27,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "dataset ls": DatasetEntry,
     "suite ls": SuiteEntry,
     "capacity ls": CapacityRow,
+    "loop": LoopRow,
 }
 """What stands in a line of each."""
 

@@ -125,3 +125,22 @@ async def test_where_a_tenant_has_none_counted_counts_are_refused(deck: Deck, re
     await allow(deck, 0, input_days=0)
     body = counted(deck.hub.clock.now_ms() // DAY_MS)
     await deck.refused(409, "inputs_off", "POST", "tenants/acme/inputs", body, client=await deck.as_role("agent", "n1"))
+
+
+async def test_the_loop_says_where_each_tenant_stands_and_no_other_tenants_token_reads_it(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = await deck.ok("GET", "loop")
+    assert [row[of] for of in ("tenant", "route", "signals", "wrong", "loop")] == ["acme", "production", [], 0, None]
+    today = deck.hub.clock.now_ms() // DAY_MS
+    await allow(deck, 0, expected_changes=[{"at_ms": (today + 5) * DAY_MS, "what": "new tax codes"}])
+    await at_day(deck, monkeypatch, today + 6)
+    assert (await deck.ok("GET", "loop?tenant=acme"))[0]["signals"] == ["expected"]
+    await at_day(deck, monkeypatch, today + 3)  # what was made is good for a minute of the list alone
+    assert (await deck.ok("GET", "loop"))[0]["signals"] == ["expected"]
+    assert (await deck.ok("GET", "loop?tenant=acme"))[0]["signals"] == []
+    await deck.ok("POST", "tenants", {"name": "bolt"})
+    made = await deck.ok("POST", "tokens", {"name": "of-bolt", "role": "viewer", "tenants": {"bolt": "viewer"}})
+    theirs = deck.with_token(made["token"])
+    assert await deck.ok("GET", "loop", client=theirs) == []
+    await deck.refused(403, "forbidden", "GET", "loop?tenant=acme", client=theirs)

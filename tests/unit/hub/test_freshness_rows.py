@@ -18,4 +18,4 @@ def test_two_datasets_of_one_name_both_count() -> None:
     named = dict.fromkeys(ledger, SimpleNamespace(name="tickets"))
     parts |= {"_catalogue": SimpleNamespace(datasets=named), "_facts": SimpleNamespace(ledger=ledger)}
     version: Any = SimpleNamespace(manifest=SimpleNamespace(datasets=(OLD, NEW)))
-    assert [one.at_ms for _, one in FreshnessView(**parts)._rows(version)] == [1, 2]
+    assert [one.at_ms for _, one in FreshnessView(**parts)._dated(version)] == [1, 2]

@@ -13,7 +13,7 @@ from loradeck.tui.lines.registry import gate_lines
 from loradeck.tui.model.feed_state import FETCHED
 from loradeck.tui.model.registry import REFRESH_S, Registry
 
-KEYS = {Screen.GATES: "4", Screen.ADAPTERS: "5", Screen.DATA: "7", Screen.CAPACITY: "8"}
+KEYS = {Screen.GATES: "4", Screen.ADAPTERS: "5", Screen.DATA: "7", Screen.CAPACITY: "8", Screen.ML: "9"}
 
 
 def grid(on: Stage) -> str:
@@ -87,6 +87,28 @@ async def test_capacity_shows_pools_and_nodes_and_what_is_not_known_is_no_zero()
         assert "device unknown   host 41/128" in pane(on)
         assert "nobody asked, or not known" in pane(on)
         assert "- waiting   - refused, it was full   - cold starts in the last minute" in pane(on)
+
+
+async def test_the_ml_screen_shows_where_each_route_stands_and_what_is_next() -> None:
+    async with stage() as on:
+        await on.press(":", *"ml", "enter")
+        await on.half_second()
+        await on.half_second()
+        assert "4 routes   3 with a signal   1 frozen" in summary(on)
+        rows = grid(on).splitlines()[:4]
+        assert [row.removeprefix(">").split()[0] for row in rows] == [
+            f"{one}/production" for one in ("acme", "bolt", "cedar", "delta")
+        ]
+        assert [word in rows[1] for word in ("corrected, bad", "train", "candidate support v6", "passed")] == [True] * 4
+        text = pane(on)
+        assert "12 answers called wrong since the newest labels" in text
+        assert "420 rows in labels" in text
+        assert "training j-0306   gate -   candidate -" in text
+        assert "loradeck job show j-0306" in text
+        await on.press("j", "j")
+        await on.half_second()
+        assert "until incident INC-2210 is closed" in pane(on)
+        assert "no dataset yet" in pane(on)
 
 
 async def test_data_says_what_it_may_be_used_for_and_what_was_trained_on_it() -> None:

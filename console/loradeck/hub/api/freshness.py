@@ -1,12 +1,15 @@
 """Freshness of a tenant's adapters: counts that nodes bring in, and what the meters say."""
 
+from collections.abc import AsyncIterator
+
 from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import Maker, ThisHub, Viewer
+from loradeck.hub.api.parameters import Maker, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.log.audited_calls import pass_over
 from loradeck.rules.errors import Refused
-from loradeck.schemas.freshness import Freshness
+from loradeck.schemas.freshness import Freshness, LoopRow
 from loradeck.schemas.ids import Name
 from loradeck.schemas.input_counts import InputCounts
 
@@ -29,3 +32,24 @@ async def put(tenant: Name, body: InputCounts, hub: ThisHub, request: Request, c
 async def one(tenant: Name, hub: ThisHub, caller: Viewer) -> Freshness:
     """Says what the freshness meters of a tenant's live releases show, and what is recommended: figures, no texts."""
     return await hub.freshness.of(tenant)
+
+
+@router.get("/loop", response_model=list[LoopRow])
+async def loop(hub: ThisHub, caller: ViewerOfEach, tenant: Name | None = None) -> Response:
+    """Lists where each tenant stands between a signal and new weights; of one tenant as of now. Figures, no texts."""
+    names = [tenant] if tenant is not None else sorted(hub.log.state.tenants)
+    if tenant is not None:
+        caller.at(tenant)
+        hub.log.state.tenant(tenant)
+
+    async def parts() -> AsyncIterator[str]:
+        # In pieces, as they are made: with many tenants that takes seconds, and a reader may time out.
+        before = "["
+        for name in names:
+            if caller.sees(name) and name in hub.log.state.tenants:
+                for row in await hub.freshness.loop(name, now=tenant is not None):
+                    yield before + row.model_dump_json()
+                    before = ","
+        yield "[]" if before == "[" else "]"
+
+    return StreamingResponse(parts(), media_type="application/json")

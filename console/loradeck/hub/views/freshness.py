@@ -3,10 +3,11 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from statistics import fmean
+from typing import NamedTuple
 
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import Attestations
@@ -17,7 +18,7 @@ from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import utc
-from loradeck.rules.data.backlog import step_of
+from loradeck.rules.data.backlog import called_wrong, step_of
 from loradeck.rules.data.feedback import corrects
 from loradeck.rules.data.policy import DAY_MS, DatedEntry
 from loradeck.rules.data.training_freeze import freezes_of_training
@@ -37,7 +38,7 @@ from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.feedback import Feedback, FeedbackKind
-from loradeck.schemas.freshness import Figure, Freshness, Loop, Meter, MeterKind, RouteFreshness, Sizing
+from loradeck.schemas.freshness import Figure, Freshness, Loop, LoopRow, Meter, MeterKind, RouteFreshness, Sizing
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.input_counts import InputCounts
 from loradeck.schemas.jobs import JobQuery, JobState, TrainSpec
@@ -52,6 +53,17 @@ PAGE, PAGES = 5_000, 40
 SOON_DAYS = 30
 """Days before the end of a retention from which on it is a signal: a refresh takes weeks."""
 
+LEAST_KEPT_MS, MOST_OF_A_CORE = 60_000, 20
+"""How long rows of the loop are shown at least, and how many times as long as it took to make those of all tenants."""
+
+
+class _Made(NamedTuple):
+    """Rows of a tenant, when they were made, and how long that took."""
+
+    rows: tuple[LoopRow, ...]
+    at_ms: int
+    took_ms: int
+
 
 @dataclass(eq=False)
 class FreshnessView:
@@ -65,6 +77,10 @@ class FreshnessView:
     _jobs: JobRecords
     _incidents: Incidents
     _clock: Clock
+    _made: dict[str, _Made] = field(default_factory=dict, init=False)
+    """What was made of each tenant last."""
+    _took_ms: int = field(default=0, init=False)
+    """How long those of all tenants took."""
 
     async def of(self, tenant: str) -> Freshness:
         """Judges all routes of a tenant that have a live release. Raises: Refused `unknown_tenant`."""
@@ -77,6 +93,42 @@ class FreshnessView:
             at_ms=now_ms,
             frozen=f"{frozen.title}: {frozen.detail}" if frozen is not None else "",
             routes=tuple(one for one in routes if one is not None),
+        )
+
+    async def loop(self, tenant: str, *, now: bool) -> tuple[LoopRow, ...]:
+        """Says where a tenant's routes stand between a signal and new weights, as of some minutes ago at most.
+
+        Args:
+            now: make the rows anew. Else those of before are good for MOST_OF_A_CORE times what those of all tenants
+                took, so that a list of many tenants that is asked for again and again takes no more than that.
+
+        Raises: Refused `unknown_tenant`.
+        """
+        began = self._clock.now_ms()
+        good_ms = max(LEAST_KEPT_MS, MOST_OF_A_CORE * self._took_ms)
+        if not now and (made := self._made.get(tenant)) is not None and began - made.at_ms < good_ms:
+            return made.rows
+        found = await self.of(tenant)
+        rows = tuple(self._row(found, one) for one in found.routes)
+        before, took_ms = self._made.get(tenant), max(0, self._clock.now_ms() - began)
+        self._took_ms += took_ms - (before.took_ms if before is not None else 0)
+        self._made[tenant] = _Made(rows, began, took_ms)
+        return rows
+
+    def _row(self, found: Freshness, one: RouteFreshness) -> LoopRow:
+        out = self._log.state.pointers[(found.tenant, one.route)].candidate
+        return LoopRow(
+            tenant=found.tenant,
+            route=one.route,
+            label=one.label,
+            at_ms=found.at_ms,
+            signals=tuple(meter.kind for meter in one.meters if meter.signal),
+            remedy=one.recommendation.remedy,
+            wrong=one.wrong,
+            loop=one.loop,
+            candidate=self._catalogue.view(out.release, found.tenant).label if out is not None else "",
+            permille=out.permille if out is not None else 0,
+            frozen=found.frozen,
         )
 
     async def _route(
@@ -92,7 +144,7 @@ class FreshnessView:
         since = days.start * 24
         hours, inputs = await self._store(lambda s: (s.hours(*key, since=since), s.inputs(*key)), background=True)
         version = self._catalogue.version_of(release)
-        rows = self._rows(version)
+        rows = self._dated(version)
         here = [one for one in said if one.route == route]
         meters = (
             *_of_rows(rows, tenant, now_ms),
@@ -105,6 +157,8 @@ class FreshnessView:
         corrections = sum(one.kind is FeedbackKind.CORRECTION and one.at_ms > newest_ms for one in here)
         signals = any(meter.signal for meter in meters)
         sizing = await self._sizing(key, version, corrections) if signals else None
+        built = self._built(tenant.name)
+        built_ms = self._facts.ledger[built].at_ms if built in self._facts.ledger else 0
         return RouteFreshness(
             route=route,
             release=pointer.release,
@@ -113,29 +167,35 @@ class FreshnessView:
             meters=meters,
             sizing=sizing,
             recommendation=recommend(meters, sizing),
-            loop=await self._loop(key, version),
+            wrong=called_wrong(here, built_ms),
+            loop=await self._loop(key, version, built) if built is not None else None,
         )
 
-    async def _loop(self, key: PointerKey, live: AdapterVersion | None) -> Loop | None:
-        """Tells how far the newest dataset of the tenant's backlog has come on a route; None: there is none."""
-        known, pointer = self._catalogue.datasets, self._log.state.pointers[key]
-        datasets = [d for d, m in known.items() if m.tenant == key[0] and m.provenance.source == SOURCE]
-        if not datasets:
-            return None
-        built = known[datasets[-1]]
+    def _built(self, tenant: str) -> str | None:
+        """Returns the newest dataset that was built of a tenant's backlog."""
+        known = self._catalogue.datasets
+        return next(
+            (d for d in reversed(known) if (known[d].tenant, known[d].provenance.source) == (tenant, SOURCE)), None
+        )
+
+    async def _loop(self, key: PointerKey, live: AdapterVersion | None, built: str) -> Loop:
+        """Tells how far a dataset of the tenant's backlog has come on a route."""
+        manifest, pointer = self._catalogue.datasets[built], self._log.state.pointers[key]
         out = self._catalogue.release(pointer.candidate.release, key[0]) if pointer.candidate is not None else None
         candidate = self._catalogue.version_of(out) if out is not None else None
         jobs = await self._jobs.find(JobQuery(tenant=key[0], kind="train"), lambda tenant: tenant == key[0])
-        step, by = step_of(
-            datasets[-1],
+        come = step_of(
+            built,
             [one for one in self._catalogue.adapters.values() if one.manifest.tenant == key[0]],
-            [(j.id, j.state) for j in jobs if isinstance(j.spec, TrainSpec) and datasets[-1] in j.spec.datasets],
+            [(j.id, j.state) for j in jobs if isinstance(j.spec, TrainSpec) and built in j.spec.datasets],
             live=live.digest if live is not None else None,
             candidate=candidate.digest if candidate is not None else None,
         )
-        return Loop(dataset=datasets[-1], name=built.name, rows=built.rows, step=step, by=by)
+        judged = self._facts.gate(key, come.version.release) if come.version is not None else None
+        gate = judged.passed if judged is not None else None
+        return Loop(dataset=built, name=manifest.name, rows=manifest.rows, step=come.step, by=come.by, gate=gate)
 
-    def _rows(self, version: AdapterVersion | None) -> list[tuple[str, DatedEntry]]:
+    def _dated(self, version: AdapterVersion | None) -> list[tuple[str, DatedEntry]]:
         """The ledger entries of what an adapter was trained on, with the names of the datasets."""
         digests = version.manifest.datasets if version is not None else ()
         named = {one: self._catalogue.datasets[one].name for one in digests if one in self._catalogue.datasets}

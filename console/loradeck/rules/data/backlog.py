@@ -34,6 +34,14 @@ OVER = "retention over: the tenant lets it be kept no longer"
 """Why a row may not be used: its time is over, or less of it is left than the day that datasets keep rows at least."""
 
 
+class Come(NamedTuple):
+    """How far a dataset has come, by which version or job, and the version where there is one."""
+
+    step: LoopStep
+    by: str = ""
+    version: AdapterVersion | None = None
+
+
 class Standing(NamedTuple):
     """Whether a request may be used, as decided: why not, or by which consent and until when (ms since 1970)."""
 
@@ -90,6 +98,15 @@ def votes(said: Iterable[Feedback], fault: str) -> tuple[int, int]:
     checks = {one.bad for one in said if one.bad is not None} | ({True} if fault else set())
     told += [True] if True in checks else [False] if checks else []
     return sum(told), len(told) - sum(told)
+
+
+def called_wrong(said: Iterable[Feedback], since_ms: int) -> int:
+    """Counts the answers that feedback, or a check of them, calls wrong, of those that somebody spoke of since."""
+    by_request = defaultdict[str, list[Feedback]](list)
+    for one in said:
+        if one.at_ms > since_ms:
+            by_request[one.request].append(one)
+    return sum(asks(found, "") for found in by_request.values())
 
 
 def proposed(said: Sequence[Feedback]) -> str:
@@ -253,7 +270,7 @@ def step_of(
     *,
     live: str | None,
     candidate: str | None,
-) -> tuple[LoopStep, str]:
+) -> Come:
     """Tells how far a dataset has come on a route, and by which version or job.
 
     Args:
@@ -261,24 +278,28 @@ def step_of(
         jobs: id and state of the jobs that train on it, newest first.
         live, candidate: digests of the adapters that the route serves; None: none.
     """
-    trained = dict[str, str]()
+    trained = dict[str, AdapterVersion]()
     for one in versions:
         if dataset in one.manifest.datasets or one.manifest.parent in trained:
-            trained[one.digest] = f"{one.manifest.name} v{one.version}"
+            trained[one.digest] = one
     for digest, step in ((live, LoopStep.LIVE), (candidate, LoopStep.CANDIDATE)):
         if digest in trained:
-            return step, trained[digest]
+            return _come(step, trained[digest])
     if trained:
-        return LoopStep.TRAINED, list(trained.values())[-1]
+        return _come(LoopStep.TRAINED, list(trained.values())[-1])
     for job, state in jobs:
         match state:
             case JobState.DONE:
-                return LoopStep.TRAINED, job
+                return Come(LoopStep.TRAINED, job)
             case JobState.FAILED | JobState.CANCELLED:
-                return LoopStep.FAILED, job
+                return Come(LoopStep.FAILED, job)
             case _:
-                return LoopStep.TRAINING, job
-    return LoopStep.LABELLED, ""
+                return Come(LoopStep.TRAINING, job)
+    return Come(LoopStep.LABELLED)
+
+
+def _come(step: LoopStep, version: AdapterVersion) -> Come:
+    return Come(step, f"{version.manifest.name} v{version.version}", version)
 
 
 def _distance(one: frozenset[str], other: frozenset[str]) -> float:

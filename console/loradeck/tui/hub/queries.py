@@ -200,8 +200,11 @@ class Queries:
     async def _fetch(self, which: Screen) -> None:
         state, registry = self._state, self._state.registry
         with state.fetches[which].trying(state.clock):
-            if which is Screen.CAPACITY:
-                registry.capacity = {row.key: row for row in await self._api.capacity()}
+            if which in (Screen.CAPACITY, Screen.ML):
+                if which is Screen.CAPACITY:
+                    registry.capacity = {row.key: row for row in await self._api.capacity()}
+                else:
+                    registry.loop = {row.key: row for row in await self._api.loop()}
                 state.fetched(which)
                 state.arrange()
                 self._changed()

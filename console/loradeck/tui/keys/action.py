@@ -52,6 +52,7 @@ class Action(StrEnum):
     EVENTS = "events"
     DATA = "data"
     CAPACITY = "capacity"
+    ML = "ml"
     # The selection.
     DOWN = "down"
     UP = "up"
@@ -76,3 +77,4 @@ class Screen(StrEnum):
     EVENTS = "events"
     DATA = "data"
     CAPACITY = "capacity"
+    ML = "ml"

@@ -9,6 +9,7 @@ COMMANDS: dict[str, str] = {
     "events": "the events screen; with a word: filtered by it",
     "data": "the data screen",
     "capacity": "the capacity screen",
+    "ml": "the ml screen: from a signal to new weights",
     "promote": "promote vN on the selected row",
     "promote!": "the same against its gate, with a typed reason",
     "rollback": "what {rollback} does",

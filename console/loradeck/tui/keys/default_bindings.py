@@ -147,6 +147,8 @@ BINDINGS: tuple[Binding, ...] = (
         (Action.DATA, "7", "data", 0, "Datasets and suites: origin, consent, licence, purpose."),
         (Action.CAPACITY, "8", "capacity", 0,
          "What pools and nodes hold at each level, hit rate, cold starts, who waits, and what was turned out."),
+        (Action.ML, "9", "ml", 0,
+         "Where each tenant stands between a signal and new weights: signals, what is called wrong, labels, training."),
     ),
     Binding(Action.DOWN, ("j", "down"), "", "Next row.", repeats=True),
     Binding(Action.UP, ("k", "up"), "", "Previous row.", repeats=True),

@@ -88,6 +88,7 @@ def summary_line(state: ConsoleState, width: int) -> Line:
         Screen.ADAPTERS: _adapters,
         Screen.DATA: _data,
         Screen.CAPACITY: _capacity,
+        Screen.ML: _loop,
     }[state.screen](state)
     spans += _fetched(state)
     if state.link is Link.LOST:
@@ -181,6 +182,13 @@ def _capacity(state: ConsoleState) -> list[Span]:
     if waiting:
         spans.append(Span(f"   {sum(waiting)} waiting for a load", "warn" if any(waiting) else "dim"))
     return spans
+
+
+def _loop(state: ConsoleState) -> list[Span]:
+    rows = state.registry.loop.values()
+    signals, frozen = sum(bool(row.signals) for row in rows), sum(bool(row.frozen) for row in rows)
+    spans = [Span(f" {plural(len(rows), 'route')}"), Span(f"   {signals} with a signal", "warn" if signals else "dim")]
+    return [*spans, Span(f"   {frozen} frozen", "warn" if frozen else "dim")]
 
 
 def _fetched(state: ConsoleState) -> list[Span]:

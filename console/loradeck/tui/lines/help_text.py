@@ -54,11 +54,20 @@ CAPACITY_WORDS = (
     ("2/3", "nodes heard now, of those the pool has; only these count for its figures"),
 )
 
+ML_WORDS = (
+    ("SIGNALS", "meters of freshness that have found a lasting change"),
+    ("ADVICE", "nothing, prompt, retrieval or train; nothing follows by itself"),
+    ("WRONG", "answers called wrong since the newest dataset of the backlog was built"),
+    ("LABELLED", "rows of that dataset"),
+    ("STEP", "how far it has come, and by which job or version"),
+)
+
 LEGENDS: dict[Screen, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     Screen.TENANTS: (("Flags", FLAGS), ("READY", READY)),
     Screen.NODES: (("What stands in the columns", NODE_WORDS),),
     Screen.DATA: (("ORIGIN", DATA_WORDS),),
     Screen.CAPACITY: (("What stands in the columns", CAPACITY_WORDS),),
+    Screen.ML: (("What stands in the columns", ML_WORDS),),
 }
 """What a screen abbreviates."""
 
@@ -71,6 +80,7 @@ TWINS: dict[Screen, tuple[str, ...]] = {
     Screen.EVENTS: ("event ls",),
     Screen.DATA: ("dataset ls", "suite ls"),
     Screen.CAPACITY: ("capacity ls",),
+    Screen.ML: ("loop",),
 }
 """The commands that print what a screen lists; with --json for programs."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from loradeck.client import loop_words
 from loradeck.rules.quality.attention import NEEDS_YOU, urgency
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import JobState
@@ -147,6 +148,11 @@ def capacity(state: FeedState, key: str) -> tuple[bool, str]:
     return (not row.pool, row.name)
 
 
+def loop(state: FeedState, key: PointerKey) -> tuple[bool, PointerKey]:
+    """Sorts routes for which something is to do before the others, and each by name."""
+    return (loop_words.next_step(state.registry.loop[key]) == "-", key)
+
+
 # ---- what a filter finds -----------------------------------------------------------------------------------
 
 
@@ -206,3 +212,10 @@ def data_text(state: FeedState, digest: str) -> str:
 def capacity_text(state: FeedState, key: str) -> str:
     """The text that a filter of pools and nodes searches."""
     return f"{key} {state.registry.capacity[key].of}"
+
+
+def loop_text(state: FeedState, key: PointerKey) -> str:
+    """The text that a filter of the ml screen searches."""
+    row = state.registry.loop[key]
+    said = f"{loop_words.signals(row)} {row.remedy.value} {loop_words.step(row)} {row.frozen}"
+    return f"{key[0]}/{key[1]} {row.label} {said}"

@@ -14,6 +14,8 @@ from loradeck.client.errors import ClientError
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import Attestation, EvaluationReport, GateResult
 from loradeck.schemas.capacity import CapacityRow
+from loradeck.schemas.freshness import LoopRow
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest, SuiteManifest
 from loradeck.schemas.responses import DatasetEntry, SuiteEntry
 
@@ -89,6 +91,8 @@ class Registry:
     score_fetches: dict[str, Fetch] = field(default_factory=dict)
     capacity: dict[str, CapacityRow] = field(default_factory=dict)
     """Pools and nodes by `CapacityRow.key`."""
+
+    loop: dict[PointerKey, LoopRow] = field(default_factory=dict)
 
     unreadable: int = 0
     """Gate results of another version of the hub, left out."""

@@ -73,6 +73,7 @@ class ConsoleState(FeedState):
     adapter_list: Listing[str] = field(default_factory=Listing)
     data_list: Listing[str] = field(default_factory=Listing)
     capacity_list: Listing[str] = field(default_factory=Listing)
+    loop_list: Listing[PointerKey] = field(default_factory=Listing)
     reviews: dict[Candidate, Reviewing] = field(default_factory=dict)
     """Candidates whose answers were looked at here."""
 
@@ -110,6 +111,7 @@ class ConsoleState(FeedState):
                 Screen.CAPACITY: ordered(
                     self.capacity_list, lambda: kept.capacity, order.capacity, order.capacity_text
                 ),
+                Screen.ML: ordered(self.loop_list, lambda: kept.loop, order.loop, order.loop_text),
             }
         )
 

@@ -1,10 +1,11 @@
-"""The lists of nodes, jobs, gates, adapters, events, data and capacity; tenants have a module of their own."""
+"""The lists of nodes, jobs, gates, adapters, events, data, capacity and ml; tenants have a module of their own."""
 
 from collections.abc import Hashable
 from functools import partial
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.capacity import CapacityRow
+from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
@@ -14,7 +15,7 @@ from loradeck.schemas.state import NodeRow
 from loradeck.tui.actions.window import Handlers
 from loradeck.tui.key_checks.sign import signing_of
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.lines import capacity, columns, registry
+from loradeck.tui.lines import capacity, columns, loop, registry
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.jobs import job_lines
@@ -213,6 +214,16 @@ class CapacityScreen(ListScreen[CapacityRow]):
     CELLS = capacity.cells
     DETAILS = capacity.lines
     EMPTY = "no node has connected: loradeck-agent run --config agent.toml"
+
+
+class LoopScreen(ListScreen[LoopRow]):
+    """The list of routes with how far each is between a signal and new weights."""
+
+    WHICH = Screen.ML
+    COLUMNS = loop.COLUMNS
+    CELLS = loop.cells
+    DETAILS = loop.lines
+    EMPTY = "nothing is live: loradeck promote"
 
 
 def _adapter(version: AdapterVersion) -> str:
