@@ -12,10 +12,10 @@ from loradeck.schemas.freshness import LoopRow
 @click.argument("tenant", required=False)
 @hub_command
 async def loop(s: Session, tenant: str | None) -> None:
-    """Show where each tenant stands between a signal and new weights, and what is next; TENANT alone is looked at now.
+    """Show where each tenant stands between a signal and new weights, and what is next.
 
-    WRONG are answers that feedback or a check calls wrong, since the newest dataset of the backlog was built. With
-    many tenants the rows are some minutes old.
+    TENANT alone is looked at now. WRONG are answers that feedback or a check calls wrong, since the newest dataset of the
+    backlog was built. With many tenants the rows are some minutes old.
     """
     s.out.listed(
         await s.api.loop(tenant),
