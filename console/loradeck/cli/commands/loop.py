@@ -14,8 +14,8 @@ from loradeck.schemas.freshness import LoopRow
 async def loop(s: Session, tenant: str | None) -> None:
     """Show where each tenant stands between a signal and new weights, and what is next.
 
-    TENANT alone is looked at now. WRONG are answers that feedback or a check calls wrong, since the newest dataset of the
-    backlog was built. With many tenants the rows are some minutes old.
+    TENANT alone is looked at now. WRONG are answers that feedback or a check calls wrong, since the newest
+    dataset of the backlog was built. With many tenants the rows are some minutes old.
     """
     s.out.listed(
         await s.api.loop(tenant),
