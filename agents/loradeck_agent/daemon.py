@@ -40,6 +40,7 @@ from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.host.login import Login
 from loradeck_agent.host.state_folder import StateFolder, locked
 from loradeck_agent.jobs.launch import Launcher
+from loradeck_agent.jobs.local_processes import LocalProcesses
 from loradeck_agent.jobs.node_jobs import Jobs
 from loradeck_agent.jobs.results import Results
 from loradeck_agent.reports import Reports
@@ -176,6 +177,7 @@ class Agent:
             ),
             results=Results(self.hub, self.engines, self.folder.merged),
             send=self.link.send,
+            backend=LocalProcesses,
         )
         self.collector = Collector(
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more

@@ -20,10 +20,12 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser, open_plain, take
-from loradeck_agent.host.state_folder import StateFolder
-from loradeck_agent.jobs import executor as executors
-from loradeck_agent.jobs.executor import Attempt, Executor, ExecutorFolder
+from loradeck_agent.host.state_folder import StateFolder, write_durably
+from loradeck_agent.jobs import backend
+from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
+from loradeck_agent.jobs.executor import Executor
 from loradeck_agent.jobs.launch import Launcher
+from loradeck_agent.jobs.local_processes import LocalProcesses
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.checkpoints import LAST_GOOD, CheckpointStore
 from loradeck_agent.store.inputs import InputStore
@@ -52,17 +54,17 @@ class Node:
 
     async def ran(self, script: str, monkeypatch: pytest.MonkeyPatch) -> Executor:
         """An executor that is a shell's script, once it has ended."""
-        monkeypatch.setattr(executors, "executor_argv", lambda kind, spec: ("/bin/sh", "-c", script))
+        monkeypatch.setattr(backend, "executor_argv", lambda kind, spec: ("/bin/sh", "-c", script))
         job = JobAssignment(id="j1", lease=1, attempt=1, spec=SPEC)
         folder = ExecutorFolder(self.folder.jobs / "j1-1", self.user)
-        executor = Executor(folder, Attempt(job=job))
+        executor = Executor(LocalProcesses(folder, Attempt(job=job)))
         folder.write(executor.attempt)
         spec = ExecutorSpec(
             run="j1", attempt=1, spec=SPEC, base="/", base_digest="d" * 64, inputs={}, out=str(folder.out),
             events=str(folder.events), error=str(folder.error),
         )  # fmt: skip
-        executor.start("evaluate", spec)
-        while executor.alive():  # noqa: ASYNC110 - a process, and not a condition of ours
+        await executor.start("evaluate", spec)
+        while executor.workload.look().alive:  # noqa: ASYNC110 - a process, and not a condition of ours
             await asyncio.sleep(0.02)
         return executor
 
@@ -111,7 +113,7 @@ async def test_a_job_is_started_as_its_user_and_may_read_what_it_is_given(
         here.mkdir(mode=0o700)
         (here / "file").write_text(f"of {here.name[0]}\n")
     script = f"id -u; cat {suite}/file {base}/file; touch {node.folder.checkpoints}/j1/mine && echo made"
-    monkeypatch.setattr(executors, "executor_argv", lambda kind, spec: ("/bin/sh", "-c", script))
+    monkeypatch.setattr(backend, "executor_argv", lambda kind, spec: ("/bin/sh", "-c", script))
     release = Release(tenant="acme", form=Form.BASE, base=base.name, label="base")
     ref = ReleaseRef(id=release.id, release=release, label="base")
     job = JobAssignment(id="j1", lease=1, attempt=1, spec=SPEC, release=ref)
@@ -125,9 +127,9 @@ async def test_a_job_is_started_as_its_user_and_may_read_what_it_is_given(
         1,
         node.user,
     )
-    executor = Executor(ExecutorFolder(node.folder.jobs / "j1-1", node.user), Attempt(job=job))
+    executor = Executor(LocalProcesses(ExecutorFolder(node.folder.jobs / "j1-1", node.user), Attempt(job=job)))
     await launcher.launch(job, executor)
-    while executor.alive():  # noqa: ASYNC110 - a process, and not a condition of ours
+    while executor.workload.look().alive:  # noqa: ASYNC110 - a process, and not a condition of ours
         await asyncio.sleep(0.02)
     assert executor.folder.log.read_text() == f"{node.user.uid}\nof b\nof d\nmade\n"
 
@@ -159,7 +161,7 @@ async def test_the_agent_writes_through_no_link_among_checkpoints(node: Node, mo
     )
     assert store._newest(here) == 0
     with pytest.raises(OSError, match="symbolic"):
-        executors.write_durably(here / LAST_GOOD, b"step-00000001")
+        write_durably(here / LAST_GOOD, b"step-00000001")
     with pytest.raises(OSError, match=r"symbolic|Not a directory"):
         take(here / LAST_GOOD, node.folder.root / "taken", node.user)
     assert node.token.read_text() == "a secret"

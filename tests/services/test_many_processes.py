@@ -16,7 +16,7 @@ from tests.integration.executors.running import DATASET, Bench, Ended, Row, read
 
 from loradeck.schemas.jobs import EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
 from loradeck_agent.executors.protocol import Run
-from loradeck_agent.jobs.executor import torchrun_argv
+from loradeck_agent.jobs.local_processes import torchrun_argv
 from loradeck_agent.store.checkpoints import LAST_GOOD
 
 TALK = "e" * 64

@@ -19,7 +19,8 @@ from loradeck_agent.host.engine_config import EngineConfig
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.state_folder import StateFolder, holder_of
-from loradeck_agent.jobs.executor import Executor, ExecutorFolder
+from loradeck_agent.jobs.attempt import ExecutorFolder
+from loradeck_agent.jobs.local_processes import LocalProcesses
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.table import read_contents
 from loradeck_agent.router.wire import RouterState, RouterStats
@@ -172,7 +173,7 @@ def _jobs(folder: StateFolder) -> list[dict[str, Any]]:
     for path in sorted(folder.jobs.iterdir()) if folder.jobs.is_dir() else ():
         attempt = ExecutorFolder(path).read()
         if attempt is not None and not attempt.ended:
-            alive = Executor(ExecutorFolder(path), attempt).alive()
+            alive = LocalProcesses(ExecutorFolder(path), attempt).look().alive
             out.append({"job": attempt.job.id, "kind": attempt.job.spec.kind, "pid": attempt.pid if alive else None})
     return out
 

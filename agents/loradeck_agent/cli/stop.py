@@ -6,7 +6,8 @@ from loradeck_agent.cli.shared import config_option
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.state_folder import StateFolder, holder_of
 from loradeck_agent.host.supervisor import end_process
-from loradeck_agent.jobs.executor import Executor, ExecutorFolder
+from loradeck_agent.jobs.attempt import ExecutorFolder
+from loradeck_agent.jobs.local_processes import LocalProcesses
 
 AGENT_GRACE_S = 15.0
 ROUTER_GRACE_S = 20.0
@@ -46,6 +47,6 @@ def _end(pid: int | None, what: str, grace_s: float) -> int:
 
 def _executor_pid(folder: ExecutorFolder) -> int | None:
     attempt = folder.read()
-    if attempt is None or not Executor(folder, attempt).alive():
+    if attempt is None or not LocalProcesses(folder, attempt).look().alive:
         return None
     return attempt.pid

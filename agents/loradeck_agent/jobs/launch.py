@@ -118,7 +118,7 @@ class Launcher:
             devices = await visible_gpus(sizes, self.telemetry, configs, self.gpus)
             processes = len(devices.split(",")) if devices else None
         await asyncio.to_thread(self.checkpoints.begin, job.id)
-        executor.start(
+        await executor.start(
             spec.kind,
             ExecutorSpec(
                 run=job.id,

@@ -32,8 +32,10 @@ from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder, sweep
+from loradeck_agent.jobs.backend import Backend
 from loradeck_agent.jobs.events import as_read, failure, job_event
-from loradeck_agent.jobs.executor import Attempt, Executor, ExecutorFolder, sweep
+from loradeck_agent.jobs.executor import Executor
 from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher, base_of
 from loradeck_agent.jobs.prepare import prepare, up_with_base
@@ -92,6 +94,7 @@ class Jobs:
     launcher: Launcher
     results: Results
     send: Callable[[JobEvent | JobLog], Awaitable[bool]]
+    backend: Backend
     hub_reads: int = 0
     """The level of reports that the hub reads which is followed; see `schemas.jobs.RECIPES`."""
     _running: dict[str, _Running] = field(default_factory=dict)
@@ -123,8 +126,8 @@ class Jobs:
             return
         log.info("job %s is cancelled", job)
         if held.executor is not None and held.executor.started:
-            held.executor.note(cancelled=True)
-            self._aside(held.executor.end())
+            held.executor.workload.note(cancelled=True)
+            self._aside(held.executor.workload.end())
         else:
             held.task.cancel("cancelled by the hub")
 
@@ -137,7 +140,7 @@ class Jobs:
             held.leaving = True
             log.info("job %s leaves: the node is drained", held.job.id)
             if held.executor is not None and held.executor.started:
-                self._aside(held.executor.end())
+                self._aside(held.executor.workload.end())
             else:
                 # Not at once: one that was given just now has to begin before it can say that it ends.
                 asyncio.get_running_loop().call_soon(held.task.cancel, DRAINED)
@@ -152,7 +155,7 @@ class Jobs:
         held.task.cancel("replaced")
         await asyncio.wait([held.task])
         if held.executor is not None:
-            await held.executor.end()
+            await held.executor.workload.end()
 
     def noted(self, job: str, lease: int, seq: int) -> None:
         """The hub has acknowledged an event."""
@@ -187,7 +190,7 @@ class Jobs:
             attempt = folder.read()
             if attempt is not None and not attempt.ended:
                 log.info("job %s is followed again", attempt.job.id)
-                self._start(attempt.job, Executor(folder, attempt), after=None)
+                self._start(attempt.job, Executor(self.backend(folder, attempt)), after=None)
         try:
             while True:
                 await asyncio.to_thread(self._sweep)
@@ -261,7 +264,7 @@ class Jobs:
         executor = running.executor
         if executor is None:
             folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)
-            executor = running.executor = Executor(folder, Attempt(job=job))
+            executor = running.executor = Executor(self.backend(folder, Attempt(job=job)))
         try:
             async with self._turn, self._asked(job, executor) as engine, self._teacher(job) as teacher:
                 if not executor.started:
@@ -277,7 +280,7 @@ class Jobs:
                 raise
             result = None
         except AgentError as error:
-            await executor.end()
+            await executor.workload.end()
             event, result = failure(job, executor.top + 1, error), None
         except Exception as error:
             log.exception("job %s broke", job.id)
@@ -286,7 +289,7 @@ class Jobs:
         if event.type is ExecutorEventType.FAILED:
             event = event.model_copy(update={"data": {**event.data, "log": executor.folder.last_lines()}})
         await self._send_event(job, event, result)
-        executor.note(ended=True)
+        executor.workload.over()
         if event.type is ExecutorEventType.FINISHED:  # any other may be taken up again
             await asyncio.to_thread(self.checkpoints.drop, job.id)
 
@@ -353,7 +356,7 @@ class Jobs:
             if running.again:
                 running.again, terminal = False, None
                 executor.again()
-            alive = executor.alive()  # asked first: what it wrote before it ended is then read below
+            alive = executor.workload.look().alive  # asked first: what it wrote before it ended is then read below
             for event in executor.new_events():
                 if event.type in TERMINAL:
                     terminal = terminal or event

@@ -67,7 +67,7 @@ class Results:
 
         It is FINISHED only with a clean exit, a terminal event that says so, and a verified result.
         """
-        status, seq = executor.status, executor.top + 1
+        status, seq = executor.workload.look().status, executor.top + 1
         clean = terminal is not None and terminal.type is ExecutorEventType.FINISHED and status in (0, None)
         if executor.attempt.cancelled and not clean:
             at = terminal.seq if terminal else seq

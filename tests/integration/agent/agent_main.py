@@ -16,7 +16,7 @@ from loradeck_agent import reports
 from loradeck_agent.cli import main
 from loradeck_agent.host import supervisor
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
-from loradeck_agent.jobs import executor
+from loradeck_agent.jobs import backend
 from loradeck_agent.serving import engine_lifecycle, load_failures, proof, reconciler, router_sync
 from loradeck_agent.serving.vllm_command import vllm_argv
 from loradeck_agent.store import releases
@@ -53,7 +53,7 @@ def short_times() -> None:
     router_sync.RETRY_S = 0.2
     router_sync.RESYNC_S = 0.5
     router_sync.LINK_ANYWAY_S = float(os.environ.get("LD_TEST_LINK_ANYWAY_S", "30"))
-    executor.GRACE_S = 0.5
+    backend.GRACE_S = 0.5
     import_module("loradeck_agent.cli.restart_router").PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
 
 
@@ -71,7 +71,7 @@ def sabotage() -> None:
 
 if __name__ == "__main__":
     engine_lifecycle.engine_argv = fake_argv
-    executor.executor_argv = fake_executor_argv
+    backend.executor_argv = fake_executor_argv
     short_times()
     if os.environ.get("LD_TEST_SABOTAGE") == "wrong_file":
         sabotage()

@@ -43,7 +43,7 @@ from loradeck.schemas.manifest import (
 )
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.jobs.executor import Attempt, ExecutorFolder, sweep
+from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder, sweep
 from loradeck_agent.jobs.results import keep_trained
 from loradeck_agent.store.checkpoints import KEPT_S, CheckpointStore
 from loradeck_agent.uplink.hub_api import HubApi

@@ -12,9 +12,11 @@ from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobAssignment
 from loradeck.schemas.telemetry import Gpu, GpuProcess, NvmlState
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.jobs import executor as executors
-from loradeck_agent.jobs.executor import Attempt, Executor, ExecutorFolder
+from loradeck_agent.jobs import backend
+from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
+from loradeck_agent.jobs.executor import Executor
 from loradeck_agent.jobs.gpus import visible_gpus
+from loradeck_agent.jobs.local_processes import LocalProcesses
 from loradeck_agent.serving.vllm_command import vllm_environment
 from loradeck_agent.telemetry.sampler_watch import Telemetry
 
@@ -66,15 +68,15 @@ async def test_where_nobody_can_say_what_is_free_nothing_is_taken() -> None:
 
 async def test_the_process_gets_what_was_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ("/bin/sh", "-c", "echo sees $CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(executors, "executor_argv", lambda kind, spec: argv)
+    monkeypatch.setattr(backend, "executor_argv", lambda kind, spec: argv)
     spec = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
-    executor = Executor(ExecutorFolder(tmp_path), Attempt(job=JobAssignment(id="j1", lease=1, attempt=1, spec=spec)))
+    attempt = Attempt(job=JobAssignment(id="j1", lease=1, attempt=1, spec=spec))
+    executor = Executor(workload := LocalProcesses(ExecutorFolder(tmp_path), attempt))
     fields: dict[str, Any] = {"run": "j1", "attempt": 1, "spec": spec, "base": "/b", "base_digest": "c" * 64}
     paths = {"out": "o", "events": "e", "error": "x", "inputs": {}}
-    executor.start("evaluate", ExecutorSpec.model_validate(fields | paths), "GPU-2")
-    child = executor._child
-    assert child is not None
-    assert child.wait(30) == 0
+    await executor.start("evaluate", ExecutorSpec.model_validate(fields | paths), "GPU-2")
+    assert workload._child is not None
+    assert workload._child.wait(30) == 0
     assert executor.folder.log.read_text() == "sees GPU-2\n"
 
 

@@ -1,0 +1,124 @@
+"""The folder of one attempt at a job, which is the whole truth about it.
+
+`job.json` holds the job and what works on it, `events.jsonl` the executor's events. So an agent that is started again
+finds what an earlier one began.
+"""
+
+import contextlib
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from loradeck.artifacts.staging import remove
+from loradeck.schemas.ids import Wire
+from loradeck.schemas.jobs import JobAssignment, TrainSpec
+from loradeck.schemas.training import Weights
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.job_user import JobUser, open_plain, take
+from loradeck_agent.host.state_folder import fsync_folder, write_durably
+from loradeck_agent.store.checkpoints import KEPT_S
+from loradeck_agent.store.fetch import disk_error
+
+log = logging.getLogger(__name__)
+
+LOG_CHARS = 2000
+"""Longest end of a failed attempt's log and traceback that is sent with the job."""
+
+
+class Attempt(Wire):
+    """`job.json`: one attempt of a job on this node."""
+
+    job: JobAssignment
+    pid: int | None = None
+    started: int | None = Field(None, description="start time of the process, kernel ticks")
+    sent: int = Field(0, description="bytes of the event file that the hub has acknowledged")
+    seq: int = Field(-1, description="highest seq of them")
+    ended: bool = Field(False, description="the terminal event was sent")
+    cancelled: bool = False
+
+
+class ExecutorFolder:
+    """The folder of one attempt, `jobs/ID-ATTEMPT/`. A `user` that executors run as owns `work` in it, and no more."""
+
+    def __init__(self, path: Path, user: JobUser | None = None) -> None:
+        self.path = path
+        self.user = user
+        self.work = path / "work" if user is not None else path
+        """Where the executor writes."""
+        self.job = path / "job.json"
+        """The attempt: the job, and which process works on it."""
+        self.spec = path / "spec.json"
+        """What the executor was given to do."""
+        self.events = self.work / "events.jsonl"
+        """The executor's events, a line each."""
+        self.error = self.work / "error.txt"
+        """The executor's traceback, if it failed."""
+        self.log = path / "log.txt"
+        """What the executor printed."""
+        self.out = self.work / "out"
+        """The executor's result, as it writes it."""
+        self.result = path / "out"
+        """Its result as the agent keeps it."""
+
+    def last_lines(self) -> str:
+        """The end of the process's log and of its traceback, to be read elsewhere."""
+        parts = []
+        for path, user in ((self.log, None), (self.error, self.user)):
+            with contextlib.suppress(OSError), open_plain(path, user) as file:
+                parts.append(file.read().decode("utf-8", "replace").strip())
+        return "\n".join(part for part in parts if part)[-LOG_CHARS:]
+
+    def take_result(self) -> Path:
+        """The executor's result in a folder of the agent's own. Blocks.
+
+        Raises: AgentError: `result_unreadable`: there is something in it that is no plain file of the executor's.
+        """
+        if self.user is not None and not self.result.exists():
+            staging = self.path / ".out"
+            try:
+                shutil.rmtree(staging, ignore_errors=True)
+                take(self.out, staging, self.user)
+                staging.rename(self.result)
+                fsync_folder(self.path)
+            except OSError as error:
+                raise AgentError("result_unreadable", "the executor's result cannot be taken", str(error)) from error
+            remove(self.out)
+        return self.result
+
+    def read(self) -> Attempt | None:
+        """Reads the attempt in this folder; None when there is none, or none that can be read."""
+        try:
+            return Attempt.model_validate_json(self.job.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            log.error("%s cannot be read and is left alone: %s", self.job, error)
+            return None
+
+    def write(self, attempt: Attempt) -> None:
+        """Writes the attempt durably. Raises: AgentError: `disk_full` or `disk_error`."""
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            write_durably(self.job, attempt.model_dump_json().encode())
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+
+def sweep(jobs: Path) -> None:
+    """Removes attempts that ended long ago: their results are with the hub. Blocks.
+
+    A base that an attempt has trained stays: an engine may run on it.
+    """
+    for path in jobs.iterdir():
+        folder = ExecutorFolder(path)
+        attempt = folder.read()
+        if attempt is None or not attempt.ended or time.time() - folder.job.stat().st_mtime < KEPT_S:
+            continue
+        spec = attempt.job.spec
+        if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL and folder.result.exists():
+            continue
+        log.info("the files of attempt %d at job %s are removed", attempt.job.attempt, attempt.job.id)
+        remove(path)
