@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher, base_of
 from loradeck_agent.jobs.prepare import prepare, up_with_base
 from loradeck_agent.jobs.results import Results
+from loradeck_agent.serving.engine_api import Canaries
 from loradeck_agent.serving.engine_relay import EngineRelay
 from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.reconciler import Reconciler
@@ -54,6 +55,9 @@ LOG_S = 1.0
 
 NOTED_S = 5.0
 """How long the end of a job waits for the hub to acknowledge the events before it, while there is a link."""
+
+REOPEN_S = 5.0
+"""Between two looks for an engine that a job of an earlier agent could ask."""
 
 DRAINED = "the node is drained"
 
@@ -266,7 +270,7 @@ class Jobs:
             folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)
             executor = running.executor = Executor(self.backend(folder, Attempt(job=job)))
         try:
-            async with self._turn, self._asked(job, executor) as engine, self._teacher(job) as teacher:
+            async with self._turn, self._asked(job, executor) as engine, self._teacher(job, executor) as teacher:
                 if not executor.started:
                     await self.launcher.launch(job, executor, engine, teacher)
                 terminal = await self._tail(running, executor)
@@ -293,15 +297,12 @@ class Jobs:
         if event.type is ExecutorEventType.FINISHED:  # any other may be taken up again
             await asyncio.to_thread(self.checkpoints.drop, job.id)
 
-    @asynccontextmanager
-    async def _asked(self, job: JobAssignment, executor: Executor) -> AsyncIterator[EngineDoor | None]:
+    def _asked(self, job: JobAssignment, executor: Executor) -> AbstractAsyncContextManager[EngineDoor | None]:
         """Opens the engine that a job asks while it runs: an evaluation for answers, a training for its rows' tokens.
 
-        None for other jobs, and for one in process.
+        None for other jobs, and for one in process. Raises on entry, as `_opened` does.
 
-        A training that an earlier agent began goes on without it where none is up.
-
-        Raises: AgentError: no engine here has the release's base, or it cannot be made ready in it.
+        Raises: AgentError: no engine here has the base that is to be trained.
         """
         ref, spec = job.release, job.spec
         asks = isinstance(spec, TrainSpec) or (isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline)
@@ -309,39 +310,58 @@ class Jobs:
             asks = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes()).engine is not None
         base = spec.base if isinstance(spec, TrainSpec) else ref.release.served_base if ref is not None else None
         if not asks or base is None:
-            yield None
-            return
+            return nullcontext()
         if isinstance(spec, TrainSpec) and not executor.started:  # else the engines may not have said their bases yet
             base_of(self.engines, base)
-        engine: EngineReplica | None = None
-        try:
-            engine = (await up_with_base(self.engines, base))[0]
-        except AgentError as error:
-            if not (isinstance(spec, TrainSpec) and executor.started):
-                raise
-            log.warning("job %s goes on without an engine that it could ask: %s", job.id, error)
-        if engine is None:  # it has asked it at its beginning, and may not do so again
-            yield None
-            return
-        socket, relay = self.folder.evaluation_socket, EngineRelay(engine, ref, job.canaries, self.reconciler)
-        async with relay.listening(socket, self.launcher.user):
-            yield _door(engine, socket)
+        return self._opened(executor, base, ref, job.canaries, self.folder.evaluation_socket)
 
-    @asynccontextmanager
-    async def _teacher(self, job: JobAssignment) -> AsyncIterator[EngineDoor | None]:
-        """Opens the engine that serves a distillation's teacher, where the job asks it; gives None to other jobs.
-
-        Raises: AgentError: no engine here has the teacher up.
-        """
+    def _teacher(self, job: JobAssignment, executor: Executor) -> AbstractAsyncContextManager[EngineDoor | None]:
+        """Opens the engine that serves a distillation's teacher, where the job asks it; gives None to other jobs."""
         spec = job.spec
         if not isinstance(spec, TrainSpec) or spec.distillation is None or not spec.asks_teacher:
-            yield None
-            return
+            return nullcontext()
         release = Release(tenant=spec.tenant, form=Form.BASE, base=spec.distillation.teacher, label="base")
         ref = ReleaseRef(id=release.id, release=release, label=release.label)
-        engine = (await up_with_base(self.engines, release.base))[0]
-        socket, relay = self.folder.teacher_socket, EngineRelay(engine, ref, (), self.reconciler)
-        async with relay.listening(socket, self.launcher.user):
+        return self._opened(executor, release.base, ref, (), self.folder.teacher_socket)
+
+    @asynccontextmanager
+    async def _opened(
+        self, executor: Executor, base: str, ref: ReleaseRef | None, canaries: Canaries, socket: Path
+    ) -> AsyncIterator[EngineDoor | None]:
+        """Lets an executor ask an engine with a base.
+
+        One that an earlier agent began is followed at once, without a door: it has asked already, or asks again for a
+        while by itself, until an engine is up.
+
+        Raises: AgentError: no engine here has the base, or the release cannot be made ready in it.
+        """
+        if not executor.started:
+            async with self._listening(base, ref, canaries, socket) as door:
+                yield door
+            return
+
+        async def reopened() -> None:
+            while True:
+                try:
+                    async with self._listening(base, ref, canaries, socket):
+                        await asyncio.Event().wait()
+                except AgentError as error:
+                    log.warning("%s goes on without an engine that it could ask: %s", executor.folder.path.name, error)
+                    await asyncio.sleep(REOPEN_S)
+
+        opening = asyncio.get_running_loop().create_task(reopened())
+        try:
+            yield None
+        finally:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _listening(
+        self, base: str, ref: ReleaseRef | None, canaries: Canaries, socket: Path
+    ) -> AsyncIterator[EngineDoor]:
+        engine = (await up_with_base(self.engines, base))[0]
+        async with EngineRelay(engine, ref, canaries, self.reconciler).listening(socket, self.launcher.user):
             yield _door(engine, socket)
 
     async def _tail(self, running: _Running, executor: Executor) -> ExecutorEvent | None:

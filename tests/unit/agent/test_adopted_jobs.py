@@ -2,34 +2,104 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from loradeck.schemas.jobs import EvaluateSpec, TrainSpec
+from loradeck.schemas.training import Distillation
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.jobs import node_jobs as module
 from loradeck_agent.jobs.node_jobs import Jobs
 
+BASE, TEACHER = "b" * 64, "c" * 64
 
-@pytest.mark.parametrize("started", [True, False])
-@pytest.mark.parametrize("spec", [TrainSpec, EvaluateSpec])
-async def test_a_training_goes_on_while_the_engine_that_it_asked_is_down(
-    monkeypatch: pytest.MonkeyPatch, spec: Any, started: bool
-) -> None:
+
+@pytest.fixture
+def up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The bases that engines of the node are up with; empty at first."""
+    found: list[str] = []
+
+    async def up_with_base(engines: object, base: str) -> list[str]:
+        if base not in found:
+            raise AgentError("no_replica", "no engine of this node runs the release's base")
+        return [base]
+
     asked = SimpleNamespace(model_validate_json=lambda text: SimpleNamespace(engine="gpu-01"))
     monkeypatch.setattr(module, "ExecutorSpec", asked)
     monkeypatch.setattr(module, "base_of", lambda engines, base: None)
-    ref = SimpleNamespace(release=SimpleNamespace(served_base="b" * 64))
-    job: Any = SimpleNamespace(id="j1", release=ref, spec=spec.model_construct(base="b" * 64, offline=False))
-    folder = SimpleNamespace(spec=SimpleNamespace(read_bytes=bytes))
-    jobs: Any = SimpleNamespace(engines=())
-    executor: Any = SimpleNamespace(started=started, folder=folder)
-    if started and spec is TrainSpec:
-        async with Jobs._asked(jobs, job, executor) as door:
-            assert door is None
-    else:
-        with pytest.raises(AgentError, match="no engine of this node"):
-            async with Jobs._asked(jobs, job, executor):
-                pass
+    monkeypatch.setattr(module, "up_with_base", up_with_base)
+    monkeypatch.setattr(module, "REOPEN_S", 0)
+    monkeypatch.setattr(module, "_door", lambda engine, socket: f"{engine[0]} at {socket}")
+    return found
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[tuple[str, str]]:
+    """Which engine was opened on which socket."""
+    found: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+
+    @asynccontextmanager
+    async def listening(engine: str, socket: str) -> AsyncIterator[None]:
+        found.put_nowait((engine, socket))
+        yield
+
+    def relay(engine: str, *_: object) -> Any:
+        return SimpleNamespace(listening=lambda socket, user: listening(engine, socket))
+
+    monkeypatch.setattr(module, "EngineRelay", relay)
+    return found
+
+
+def asks(which: str, *, started: bool) -> Any:
+    distillation = Distillation(teacher=TEACHER, licence="MIT", way="top")
+    spec: Any = {
+        "train": TrainSpec.model_construct(base=BASE),
+        "evaluate": EvaluateSpec.model_construct(offline=False),
+        "distil": TrainSpec.model_construct(base=BASE, tenant="acme", method="distil", distillation=distillation),
+    }[which]
+    ref = SimpleNamespace(release=SimpleNamespace(served_base=BASE))
+    jobs = Jobs.__new__(Jobs)
+    jobs.folder = SimpleNamespace(evaluation_socket="ask.sock", teacher_socket="teacher.sock")  # type: ignore[assignment]
+    jobs.engines, jobs.reconciler, jobs.launcher = (), None, SimpleNamespace(user=None)  # type: ignore[assignment]
+    job: Any = SimpleNamespace(id="j1", release=ref, spec=spec, canaries=())
+    path = SimpleNamespace(name="j1-1")
+    executor: Any = SimpleNamespace(
+        started=started, folder=SimpleNamespace(path=path, spec=SimpleNamespace(read_bytes=bytes))
+    )
+    return jobs._teacher(job, executor) if which == "distil" else jobs._asked(job, executor)
+
+
+@pytest.mark.parametrize(
+    ("which", "base", "socket"),
+    [("train", BASE, "ask.sock"), ("evaluate", BASE, "ask.sock"), ("distil", TEACHER, "teacher.sock")],
+)
+async def test_a_job_that_was_begun_goes_on_while_its_engine_is_down_and_may_ask_it_once_it_is_up(
+    up: list[str], opened: asyncio.Queue[tuple[str, str]], which: str, base: str, socket: str
+) -> None:
+    async with asks(which, started=True) as door:
+        assert door is None
+        await asyncio.sleep(0)
+        assert opened.empty()
+        up.append(base)
+        assert await asyncio.wait_for(opened.get(), 5) == (base, socket)
+
+
+@pytest.mark.parametrize("which", ["train", "evaluate", "distil"])
+async def test_a_job_does_not_begin_while_the_engine_that_it_asks_is_down(up: list[str], which: str) -> None:
+    with pytest.raises(AgentError, match="no engine of this node"):
+        async with asks(which, started=False):
+            pass
+
+
+async def test_a_job_that_begins_gets_the_door_of_its_engine(
+    up: list[str], opened: asyncio.Queue[tuple[str, str]]
+) -> None:
+    up.append(TEACHER)
+    async with asks("distil", started=False) as door:
+        assert door == "c at teacher.sock"
+    assert opened.get_nowait() == (TEACHER, "teacher.sock")
