@@ -132,7 +132,8 @@ def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, exam
         check_teacher(_input(current, spec.distillation.teacher), spec.distillation, base)
         if current.spec.teacher is None:
             raise BadSpec("bad_spec", "the spec names no engine that serves the teacher")
-        said = ask_teacher(current, Served(current.spec.teacher, AT_ONCE), examples, spec.distillation)
+        kept = Path(current.spec.checkpoints or Path(current.spec.out).parent)
+        said = ask_teacher(current, Served(current.spec.teacher, AT_ONCE), examples, spec.distillation, kept)
         return DistilledByTop(reader, said, spec.distillation)
     if spec.distillation is not None and spec.distillation.way is DistilWay.LOGITS:
         folder = _input(current, spec.distillation.teacher)

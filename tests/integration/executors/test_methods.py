@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,15 @@ from tests.integration.executors.running import DATASET, Bench, Ended, Row, writ
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, ExecutorEventType
-from loradeck.schemas.training import AnswerForm
+from loradeck.schemas.training import AnswerForm, Distillation, DistilWay
 from loradeck_agent.executors.base import read_base
+from loradeck_agent.executors.protocol import Preempted
+from loradeck_agent.executors.training import served_teacher
 from loradeck_agent.executors.training.distillation import divergence
 from loradeck_agent.executors.training.grpo import advantages, policy_losses
 from loradeck_agent.executors.training.kto import balanced, kto_losses
 from loradeck_agent.executors.training.served_teacher import bucketed
+from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.verifiers import calls, reward, well_formed
 
 VERDICTS: list[Row] = [
@@ -329,6 +333,47 @@ def test_a_student_learns_of_a_served_teacher_what_its_engine_finds_likely(
     assert (silent.status, silent.last.code) == (EXIT_BAD_SPEC, "bad_spec")
     assert "serve it by vLLM" in silent.last.message
     relay.listener.close()
+
+
+def test_another_attempt_asks_the_teacher_only_about_rows_that_it_has_not_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_teacher, "FILE_ROWS", 2)
+    rows = [Example([n, n + 1, n + 2], 1) for n in range(5)]
+    settings = Distillation(teacher="c" * 64, licence="MIT", way=DistilWay.TOP, top=2)
+
+    class Teacher:
+        door = SimpleNamespace(scores=True)
+
+        def __init__(self, stops_after: int) -> None:
+            self.asked: list[tuple[int, ...]] = []
+            self.stops_after = stops_after
+
+        def each(self, questions: list[Any], beat: Any) -> Iterator[tuple[int, Any]]:
+            for number, question in enumerate(questions):
+                if number == self.stops_after:
+                    raise Preempted
+                self.asked.append(question.prompt)
+                first = float(-question.prompt[0])
+                yield number, SimpleNamespace(top=[[(1, first), (2, -9.0)], [(3, first), (4, -9.0)]])
+
+    def asks(teacher: Any) -> Any:
+        current: Any = SimpleNamespace(phase=lambda text: None, check=None)
+        return served_teacher.ask_teacher(current, teacher, rows, settings, tmp_path)
+
+    first, second, third = Teacher(3), Teacher(9), Teacher(9)
+    with pytest.raises(Preempted):
+        asks(first)
+    assert len(first.asked) == 3
+    said = asks(second)
+    assert second.asked == [tuple(row.ids) for row in rows[3:]]
+    for row in rows:
+        assert said[row].ids.tolist() == [[1, 2], [3, 4]]
+        assert said[row].logs.tolist() == [[-row.ids[0], -9.0]] * 2
+    damaged = min(tmp_path.rglob("*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    asks(third)
+    assert 1 <= len(third.asked) <= 2, "what one damaged file had"
 
 
 def test_the_rest_is_a_bucket_of_its_own_and_with_all_tokens_the_divergence_is_the_whole_one() -> None:
