@@ -1,6 +1,7 @@
 """Takes canaries and judges them, on an idle engine at a load and, later, through the router."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 
 from loradeck.rules.serving.proof import Judgement, Level, judge
@@ -11,6 +12,9 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import Canaries, Conversation, prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
+
+SAID_S = 60.0
+"""How long what a base has said is taken for other tenants too: many are loaded one after the other."""
 
 DISPUTED = "canary_disputed"
 """Code of a judgement: nodes recorded answers that contradict each other, and none counts."""
@@ -75,7 +79,8 @@ async def recorded_base(
     """The base's own record for these canaries; taken now where nobody has recorded them.
 
     The base answers each tenant alike: what it was asked for one in this lifetime of the engine is not asked again for
-    another. What is missing once more for a tenant was withdrawn, or is disputed, and is asked anew.
+    another, for `SAID_S` seconds: the record may be withdrawn. What is missing once more for a tenant was withdrawn, or
+    is disputed, and is asked anew.
     """
     build = engine.build
     ref = base_ref(tenant, build.base)
@@ -86,10 +91,12 @@ async def recorded_base(
         return record
     said = engine.said_by_base  # of this lifetime: another one begins with another dict
     asked = {prompt_digest(messages): messages for messages in missing}
-    unasked = [messages for prompt, messages in asked.items() if prompt not in said or ref.id in said[prompt][1]]
-    said.update((item.prompt, (item, set[str]())) for item in await take(engine, build.base_name, unasked))
+    now = time.monotonic()
+    kept = {prompt for prompt, (_, at, of) in said.items() if ref.id not in of and now - at < SAID_S}
+    unasked = [messages for prompt, messages in asked.items() if prompt not in kept]
+    said.update((item.prompt, (item, now, set[str]())) for item in await take(engine, build.base_name, unasked))
     for prompt in asked:
-        said[prompt][1].add(ref.id)
+        said[prompt][2].add(ref.id)
     return await records.add(ref, build.build, [said[prompt][0] for prompt in asked])
 
 

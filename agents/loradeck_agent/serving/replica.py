@@ -61,8 +61,9 @@ class EngineReplica:
     """How many releases were unloaded to make room, in this lifetime."""
     verified: dict[str, Canaries] = field(default_factory=dict)
     """Release id -> canaries that it has answered as recorded in this lifetime, which is enough for later loads."""
-    said_by_base: dict[str, tuple[CanaryItem, set[str]]] = field(default_factory=dict)
-    """Digest of a prompt -> what the base has answered in this lifetime, and the base releases it was recorded for."""
+    said_by_base: dict[str, tuple[CanaryItem, float, set[str]]] = field(default_factory=dict)
+    """Digest of a prompt -> what the base has answered in this lifetime, when (monotonic, seconds), and the base
+    releases it was recorded for."""
     foreign: set[str] = field(default_factory=set)
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     fault: str = ""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
+import pytest
+
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord, EngineBuild
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import Unreachable
-from loradeck_agent.serving.canaries import base_ref, recorded_base
+from loradeck_agent.serving import canaries
+from loradeck_agent.serving.canaries import SAID_S, base_ref, recorded_base
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
@@ -172,7 +176,7 @@ async def test_an_attestation_that_is_no_record_is_passed_over(tmp_path: Path) -
 
 
 async def test_what_a_base_said_is_kept_for_other_tenants_until_it_is_withdrawn_or_the_engine_ends(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub, asked, answer = HubDouble(), list[str](), 1
     mine, messages = records(tmp_path, hub), ({"role": "user", "content": "hello"},)
@@ -202,6 +206,10 @@ async def test_what_a_base_said_is_kept_for_other_tenants_until_it_is_withdrawn_
     assert await mine.changed(base, BUILD)
     assert (await said("acme"), len(asked)) == ((2,), 2), "the faulty answer is not recorded again"
     assert (await said("core"), len(asked)) == ((2,), 2)
+    answer = 3
+    later = time.monotonic() + SAID_S
+    monkeypatch.setattr(canaries, "time", SimpleNamespace(monotonic=lambda: later))
+    assert (await said("dune"), len(asked)) == ((3,), 3), "it may have been withdrawn meanwhile at another tenant"
     nothing: Any = MagicMock()
     replica = EngineReplica("gpu-01", nothing, nothing, nothing, nothing, said_by_base=engine.said_by_base)
     replica.went_down()
