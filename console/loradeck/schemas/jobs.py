@@ -456,8 +456,9 @@ class Job(Wire, defer_build=True):
     lease: int = 0
     attempt: int = 0
     created_ms: int
-    started_ms: int | None = None
+    started_ms: int | None = Field(None, description="when the attempt that runs, or the last one, began")
     ended_ms: int | None = None
+    earlier_ms: int = added(0, "milliseconds that earlier attempts ran")
     by: str
     override: str = added("", "why it was queued although training was frozen")
     passes: tuple[Digest, ...] = added((), "the training freezes of then, which do not hold it; others do")
@@ -470,12 +471,17 @@ class Job(Wire, defer_build=True):
     checkpoint: CheckpointRef | None = Field(None, description="train: the newest checkpoint that the hub holds")
     result: dict[str, Any] | None = None
 
+    def ran_ms(self, now_ms: int | None) -> int:
+        """Milliseconds that its attempts ran until it ended, or until now; what it waited between them is left out."""
+        until_ms = self.ended_ms or now_ms
+        return self.earlier_ms + (until_ms - self.started_ms if until_ms and self.started_ms is not None else 0)
+
     @property
     def gpu_hours(self) -> float | None:
-        """Hours that a training job took, times its processes; None: it trains nothing, or has not ended."""
-        if not isinstance(self.spec, TrainSpec) or self.started_ms is None or self.ended_ms is None:
+        """Hours that a training job ran, times its processes; None: it trains nothing, or has not ended."""
+        if not isinstance(self.spec, TrainSpec) or self.ended_ms is None or not (ran_ms := self.ran_ms(None)):
             return None
-        return (self.ended_ms - self.started_ms) / 3_600_000 * self.spec.processes
+        return ran_ms / 3_600_000 * self.spec.processes
 
 
 LISTED = 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from typing import Any
 from urllib.parse import urlencode
 
@@ -420,18 +421,31 @@ async def test_another_nodes_job_event_changes_nothing(deck: Deck, join: Join) -
     assert (await job(deck, submitted["id"]))["state"] == "assigned"
 
 
-async def test_a_preempted_job_is_queued_again_until_its_attempts_are_used_up(deck: Deck, join: Join) -> None:
+async def test_a_preempted_job_is_queued_again_until_its_attempts_are_used_up(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await deck.tenant()
     await deck.base()
     agent = await join("n1")
     submitted = await train(deck)
+    hours = itertools.count(deck.hub.clock.now_ms(), 3_600_000)
+
+    def an_hour_later() -> None:
+        now = next(hours)
+        monkeypatch.setattr(deck.hub.clock, "now_ms", lambda: now)
+
     for attempt in range(1, ATTEMPTS + 1):
         assigned = await until(
             lambda a=attempt: (j := agent.jobs.get(submitted["id"])) and j.attempt == a and j, f"attempt {attempt}"
         )
+        an_hour_later()  # it waited
+        await agent.say(assigned, ExecutorEventType.STARTED)
+        await until(lambda: deck.hub.jobs.get(submitted["id"]).state is JobState.RUNNING, "runs")  # type: ignore[union-attr]
+        an_hour_later()
         await agent.say(assigned, ExecutorEventType.PREEMPTED)
     await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
-    assert (await job(deck, submitted["id"]))["code"] == "preempted"
+    over = Job.model_validate(await job(deck, submitted["id"]))
+    assert (over.code, over.gpu_hours) == ("preempted", ATTEMPTS), "what it waited between attempts is in no GPU hours"
 
 
 async def test_a_job_is_cancelled_while_queued_and_while_running(deck: Deck, join: Join) -> None:
@@ -649,8 +663,9 @@ async def test_a_merge_goes_from_the_queue_to_a_registered_release_with_its_prob
     assert use["weights"] == size
     another = {"spec": {"kind": "merge", "tenant": "acme", "release": release}}
     await deck.refused(409, "over_quota", "POST", "jobs", another)
-    await deck.ok("PUT", "tenants/acme/quota", {"weights": 2 * size})
-    await deck.ok("POST", "jobs", another)
+    await deck.ok("PUT", "tenants/acme/quota", {"weights": 3 * size})
+    several = await asyncio.gather(*(deck.local.post("jobs", json=another) for _ in range(4)))
+    assert sorted(one.status_code for one in several) == [200, 200, 409, 409], "what is to be made counts too"
 
 
 async def test_a_merged_release_is_evaluated_where_an_engine_has_its_weights(deck: Deck, join: Join) -> None:

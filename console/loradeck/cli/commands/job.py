@@ -411,6 +411,5 @@ def _step(found: Job) -> str:
 
 
 def _took(found: Job) -> str:
-    if found.started_ms is None or found.ended_ms is None:
-        return "-"
-    return span((found.ended_ms - found.started_ms) / 1000)
+    ran_ms = found.ran_ms(None) if found.ended_ms is not None else 0
+    return span(ran_ms / 1000) if ran_ms else "-"

@@ -1,6 +1,6 @@
 """The specs of train, evaluate and merge jobs: whether one may be queued, and the assignment that a node is sent."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from loradeck.hub.data.datasets import Datasets, called
@@ -59,8 +59,14 @@ class JobSpecs:
         held = freezes_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms())
         return {digest_of(refused.context): refused for refused in held}
 
-    def check(self, request: JobRequest, served: Collection[str | None] = ()) -> None:
-        """Tells whether a job may be queued now. `served`: the bases of the node that it names, if it names one.
+    def check(
+        self, request: JobRequest, served: Collection[str | None] = (), *, unfinished: Iterable[JobSpec] = ()
+    ) -> None:
+        """Tells whether a job may be queued now.
+
+        Args:
+            served: the bases of the node that it names, if it names one.
+            unfinished: the specs of all jobs that are not over.
 
         Raises: Refused, for everything that its spec names and that is not registered, or may not be used.
         """
@@ -120,7 +126,10 @@ class JobSpecs:
                 self._merging.mergeable(spec.tenant, spec.release)
         made = self._base_of_weights(spec)
         if made is not None:
-            quotas.check_weights(tenant, catalogue.weights(tenant.name, self._facts.revoked), catalogue.bases[made])
+            own = (self._base_of_weights(spec) for spec in unfinished if spec.tenant == tenant.name)
+            coming = [catalogue.bases[base] for base in own if base is not None]
+            kept = [*catalogue.weights(tenant.name, self._facts.revoked), *coming]
+            quotas.check_weights(tenant, kept, catalogue.bases[made])
 
     def _base_of_weights(self, spec: JobSpec) -> str | None:
         """The base of which a job makes whole weights; None: it makes none."""

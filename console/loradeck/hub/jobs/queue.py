@@ -7,7 +7,7 @@ time on each. A lease fences: messages under an older one are refused. Prepares 
 import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from loradeck.schemas.jobs import (
     ExecutorEventType,
     Job,
     JobRequest,
+    JobSpec,
     JobState,
     ProveSpec,
     TrainSpec,
@@ -65,6 +66,8 @@ class Queue:
     _cancelling: set[str] = field(default_factory=set, init=False)
     _absent: dict[str, float] = field(default_factory=dict, init=False)
     """Job -> since when its node is linked without running it; monotonic seconds."""
+    _coming: list[JobSpec] = field(default_factory=list, init=False)
+    """Of jobs that were checked and are being written."""
     _closing: set[str] = field(default_factory=set, init=False)
     _was_on: dict[str, str] = field(default_factory=dict, init=False)
     """Job -> the node of its last attempt, where its checkpoints lie."""
@@ -92,9 +95,19 @@ class Queue:
         frozen = self._specs.frozen(spec)
         if frozen and not request.override:
             raise next(iter(frozen.values()))
-        if frozen:
-            await overridden(job_id, tuple(frozen.values()))
-        job = Job(
+        self._coming.append(spec)
+        try:
+            if frozen:
+                await overridden(job_id, tuple(frozen.values()))
+            await self._jobs.add(self._queued(request, job_id, by, frozen))
+        finally:
+            self._coming.remove(spec)
+        self.assign()
+        return await self._jobs.known(job_id)
+
+    def _queued(self, request: JobRequest, job_id: str, by: str, frozen: Collection[str]) -> Job:
+        spec = request.spec
+        return Job(
             id=job_id,
             kind=spec.kind,
             tenant=spec.tenant,
@@ -108,13 +121,12 @@ class Queue:
             override=request.override if frozen else "",
             passes=tuple(frozen),
         )
-        await self._jobs.add(job)
-        self.assign()
-        return self._jobs.get(job.id) or job
 
     def _check(self, request: JobRequest) -> None:
         node = self._fleet.nodes.get(request.spec.node) if isinstance(request.spec, ProveSpec) else None
-        self._specs.check(request, {replica.base for replica in node.replicas} if node is not None else ())
+        unfinished = [*(job.spec for job in self._jobs if job.state not in OVER), *self._coming]
+        served = {replica.base for replica in node.replicas} if node is not None else ()
+        self._specs.check(request, served, unfinished=unfinished)
 
     async def cancel(self, job_id: str, by: str) -> Job:
         """Stops a job. One that has ended already is returned as it is."""
@@ -152,6 +164,7 @@ class Queue:
         self._counted_from[job.id] = job.attempt
         fresh: dict[str, Any] = dict.fromkeys(("node", "started_ms", "ended_ms", "code", "step", "of", "result"))
         update = {
+            "earlier_ms": job.ran_ms(job.ended_ms),
             "state": JobState.QUEUED,
             "lease": job.lease + 1,
             "message": f"resumed by {by}",
@@ -229,7 +242,8 @@ class Queue:
             return
         log.warning("job queued again job=%s node=%s why=%s", job.id, job.node, why)
         update = {"state": JobState.QUEUED, "node": None, "lease": job.lease + 1, "message": f"again: {why}"}
-        self._jobs.put(job.model_copy(update=update))
+        ran = {"started_ms": None, "earlier_ms": job.ran_ms(self._clock.now_ms())}
+        self._jobs.put(job.model_copy(update=update | ran))
 
     def nodes_changed(self, lost: Iterable[Node]) -> None:
         """Prepares go on with the nodes that are left. Jobs have until the link would be given up."""

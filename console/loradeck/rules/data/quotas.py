@@ -40,14 +40,20 @@ def weights(kept: Iterable[BaseManifest]) -> int:
 
 
 def check_weights(tenant: TenantState, kept: Iterable[BaseManifest], base: BaseManifest) -> None:
-    """Checks that a job may make whole weights of a base, as large as this. Raises: Refused: over_quota."""
+    """Checks that a job may make whole weights of a base, as large as this.
+
+    `kept`: those of the tenant, and the bases of which its jobs that are not over make some.
+
+    Raises: Refused: over_quota.
+    """
     most, has, more = tenant.quota.weights, weights(kept), weights([base])
     if most is not None and has + more > most:
         raise Refused(
             "over_quota",
             f"{tenant.name} would have more than its quota allows",
-            detail=f"{has:,} bytes of whole weights of {most:,}, and these have {more:,} more",
-            fix="have those collected that nothing goes back to: loradeck hub collect; or have the quota raised",
+            detail=f"{has:,} bytes of whole weights of {most:,}, jobs that are not over included, and these have "
+            f"{more:,} more",
+            fix="wait for the jobs; have those collected that nothing goes back to: loradeck hub collect; or have the quota raised",
         )
 
 

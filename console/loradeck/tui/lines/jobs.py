@@ -102,10 +102,8 @@ def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
     """A job in the pane: its purpose, its progress and its last message."""
     lines = [title(f"{clean(job.kind)} {clean(job.id)}   {job.state.value}", width)]
     lines.append(labelled(" FOR   ", _spec(state, job)))
-    ran = ""
-    if job.started_ms is not None:
-        until = job.ended_ms or state.hub_now_ms or job.started_ms
-        ran = f"   ran {age((until - job.started_ms) / 1000)}"
+    ran_ms = job.ran_ms(state.hub_now_ms)
+    ran = f"   ran {age(ran_ms / 1000)}" if ran_ms or job.started_ms is not None else ""
     asked = f"asked by {clean(job.by)} {state.when(job.created_ms)}"
     unproven = _unproven(state, job)
     lines.append(labelled(" WHERE ", f"{_where(job)}   attempt {job.attempt}{ran}   {asked}", Span(unproven, "warn")))
