@@ -251,7 +251,7 @@ class Reconciler:
 
     async def _hold(self, engine: EngineReplica) -> None:
         """Pins what is to stay in an engine's memory, and asks how near it holds each adapter."""
-        always = residency.always_held(self._named(), self.table.pins.values())
+        always = frozenset(residency.always_held(self._named(), self.table.pins.values()))
         await engine.api.pin([name for release, name in engine.loaded.items() if release in always])
         engine.levels = levels = await engine.api.levels()
         if levels is not None:

@@ -47,7 +47,7 @@ def test_always_routes_need_a_slot_more_for_where_R_goes() -> None:
     always = (at("a", "v2", "v1"), at("b", "v2", "v1"))
     for slots, new, short in ((4, 0, 0), (3, 0, 1), (5, 1, 0), (5, 2, 1)):
         held = Holding(slots=slots, entries=always, new=new)
-        assert lacking(held, cold(held, {}, DAY_MS)) == short
+        assert len(lacking(held, cold(held, {}, DAY_MS))) == short
     elsewhere = Holding(slots=0, base="f" * 64, entries=always)
     assert not lacking(elsewhere, cold(elsewhere, {}, DAY_MS)), "they are of another base"
 
@@ -58,6 +58,10 @@ def test_what_was_over_committed_before_is_short_only_where_the_change_adds_to_i
     assert outlook(before, before, {}, DAY_MS).short == ()
     after = before | {"eu-1": Holding(slots=3, entries=always, new=1)}
     assert outlook(before, after, {}, DAY_MS).short == ("eu-1",)
+    promoted = {"eu-1": Holding(slots=3, entries=(at("b", "v3", "v2"), always[0]))}
+    assert outlook(before, promoted, {}, DAY_MS).short == ("eu-1",), "where R goes at a has lost its slot"
+    again = {"eu-1": Holding(slots=3, entries=(at("a", "v3", "v2"), always[1]))}
+    assert outlook(before, again, {}, DAY_MS).short == (), "b lacks what it lacked before"
 
 
 def test_one_more_node_is_compared_with_what_is_there() -> None:
@@ -71,7 +75,7 @@ def test_a_route_that_is_called_has_its_slot_or_it_is_short() -> None:
     fits = Holding(slots=2, entries=FOUR, called=(key("d"),))
     assert key("d") not in cold(fits, TRAFFIC, DAY_MS)
     full = Holding(slots=2, entries=(*FOUR, at("z", "v2", "v1")), called=(key("d"),))
-    assert lacking(full, cold(full, TRAFFIC, DAY_MS)) == 1
+    assert lacking(full, cold(full, TRAFFIC, DAY_MS)) == {key("d")}
 
 
 def test_what_was_not_measured_is_not_a_share() -> None:

@@ -44,7 +44,7 @@ class Outlook(Generic[At]):
     """What a change would bring: where something would have no slot, and which routes would be colder or warmer.
 
     Attributes:
-        short: where more has no slot then than before of what must have one (see `lacking`).
+        short: where something has no slot then that must have one, and had it before (see `lacking`).
         colder: routes whose live release would lose its slot somewhere, the one that is asked for most first.
         warmer: those that would get one.
         cold: the routes whose live release has no slot, before and after.
@@ -78,18 +78,20 @@ def cold(at: Holding, traffic: Mapping[PointerKey, float], now_ms: int) -> froze
     return frozenset(entry.key for entry in at.entries if entry.current is not None and entry.current.id in without)
 
 
-def lacking(at: Holding, colds: frozenset[PointerKey]) -> int:
-    """Counts what must have a slot and has none.
+def lacking(at: Holding, colds: frozenset[PointerKey]) -> frozenset[Hashable]:
+    """Finds what must have a slot and has none.
 
-    That is pins, `always` routes with where R goes, what is new, and the routes that are to be called.
+    That is pins, `always` routes with where R goes, what is new, and the routes that are to be called: ids of releases,
+    numbers, and keys of pointers.
 
     Args:
         colds: `cold` of it.
     """
     refs = [*(pin.release for pin in at.pins), *(ref for entry in at.entries for ref in entry.refs)]
     sized = {ref.id for ref in refs if ref.release.form is Form.ADAPTER and at.base in (None, ref.release.served_base)}
-    needed = len(sized & always_held(at.entries, at.pins)) + at.new
-    return max(0, needed - at.slots) + len(colds.intersection(at.called))
+    held = [release for release in always_held(at.entries, at.pins) if release in sized]
+    beyond = (*held[max(0, at.slots - at.new) :], *range(at.new - at.slots))
+    return frozenset((*beyond, *colds.intersection(at.called)))
 
 
 def outlook(
@@ -99,14 +101,14 @@ def outlook(
     was, will = ({name: cold(at, traffic, now_ms) for name, at in some.items()} for some in (before, after))
     lost, got = frozenset[PointerKey]().union(*was.values()), frozenset[PointerKey]().union(*will.values())
 
-    def lacked(name: At) -> int:
-        return lacking(before[name], was[name]) if name in before else 0
+    def lacked(name: At) -> frozenset[Hashable]:
+        return lacking(before[name], was[name]) if name in before else frozenset()
 
     def by_traffic(some: frozenset[PointerKey]) -> tuple[PointerKey, ...]:
         return tuple(sorted(some, key=lambda key: (-traffic.get(key, 0.0), key)))
 
     return Outlook(
-        short=tuple(name for name, at in after.items() if lacking(at, will[name]) > lacked(name)),
+        short=tuple(name for name, at in after.items() if lacking(at, will[name]) - lacked(name)),
         colder=by_traffic(got - lost),
         warmer=by_traffic(lost - got),
         cold=(was, will),

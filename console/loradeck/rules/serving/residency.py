@@ -262,8 +262,8 @@ def promote_asks(room: PriorRoom) -> str | None:
     return PRIOR_COLD if room is PriorRoom.COLD else None
 
 
-def always_held(entries: Sequence[TableEntry], pins: Iterable[Pin]) -> frozenset[str]:
+def always_held(entries: Sequence[TableEntry], pins: Iterable[Pin]) -> tuple[str, ...]:
     """The releases that stay in memory whatever else is asked for: what persons pinned, what `always` routes serve, and
-    where R would go there.
+    where R would go there. In the order in which slots go to them.
     """
-    return frozenset(ref.id for ref in _unyielding(entries, pins, 0, 0) if ref is not None)
+    return tuple(dict.fromkeys(ref.id for ref in _unyielding(entries, pins, 0, 0) if ref is not None))
