@@ -71,4 +71,4 @@ def test_whole_weights_up_to_the_quota_are_fine_and_more_are_refused_with_both_f
     check_weights(tenant(Quota()), [base] * 9, base)
     with pytest.raises(Refused, match="over_quota") as refused:
         check_weights(tenant(Quota(weights=79)), [base], base)
-    assert refused.value.detail == "40 bytes of whole weights of 79, jobs that are not over included, and these have 40 more"
+    assert refused.value.detail == "40 bytes of whole weights of 79, with what jobs are to make; these have 40 more"

@@ -1,8 +1,8 @@
 """Distillation from a teacher that an engine of the node serves: its likeliest tokens, and the rest as one bucket.
 
-The engine is asked once, before the first step, of whichever attempt, for its `top` likeliest tokens at each answer token of the rows and how
-likely it finds them. The loss is the divergence of these probabilities and what is left over from the student's on the
-same buckets: a lower bound of that over the whole vocabulary.
+The engine is asked once, before the first step, of whichever attempt, for its `top` likeliest tokens at each answer
+token of the rows and how likely it finds them. The loss is the divergence of these probabilities and what is left over
+from the student's on the same buckets: a lower bound of that over the whole vocabulary.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Likeliest:
 
 @dataclass(eq=False)
 class Answers:
-    """What an engine has said of rows, in a folder, some rows a file: for another attempt too, and never all in memory."""
+    """What an engine has said of rows, in files of a folder: for another attempt too, and never all in memory."""
 
     _folder: Path
     _files: dict[str, Path] = field(default_factory=dict, init=False)

@@ -67,7 +67,7 @@ class Queue:
     _absent: dict[str, float] = field(default_factory=dict, init=False)
     """Job -> since when its node is linked without running it; monotonic seconds."""
     _coming: list[JobSpec] = field(default_factory=list, init=False)
-    """Of jobs that were checked and are being written."""
+    """The specs of jobs that were checked and are being written."""
     _closing: set[str] = field(default_factory=set, init=False)
     _was_on: dict[str, str] = field(default_factory=dict, init=False)
     """Job -> the node of its last attempt, where its checkpoints lie."""

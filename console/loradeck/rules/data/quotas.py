@@ -51,9 +51,8 @@ def check_weights(tenant: TenantState, kept: Iterable[BaseManifest], base: BaseM
         raise Refused(
             "over_quota",
             f"{tenant.name} would have more than its quota allows",
-            detail=f"{has:,} bytes of whole weights of {most:,}, jobs that are not over included, and these have "
-            f"{more:,} more",
-            fix="wait for the jobs; have those collected that nothing goes back to: loradeck hub collect; or have the quota raised",
+            detail=f"{has:,} bytes of whole weights of {most:,}, with what jobs are to make; these have {more:,} more",
+            fix="have those collected that nothing goes back to: loradeck hub collect; or have the quota raised",
         )
 
 
