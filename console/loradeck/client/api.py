@@ -29,7 +29,7 @@ from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.decision import Decided, DecideRequest
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
-from loradeck.schemas.freshness import Freshness, LoopRow
+from loradeck.schemas.freshness import Freshness, LoopRow, Replay
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
@@ -271,6 +271,10 @@ class HubApi(Calls):
     async def freshness(self, tenant: str) -> Freshness:
         """Reads what the freshness meters of a tenant's live releases show, and what is recommended."""
         return await self._get(Freshness, f"tenants/{segment(tenant)}/freshness")
+
+    async def replay(self, tenant: str, route: str, days: Replay) -> Attestation:
+        """Imports days of a release that were counted elsewhere, or replayed."""
+        return await self._post(Attestation, f"{_route(tenant, route)}/replay", days)
 
     async def loop(self, tenant: str | None = None) -> list[LoopRow]:
         """Reads where each tenant stands between a signal and new weights; of one tenant as of now."""

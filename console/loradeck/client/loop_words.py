@@ -5,8 +5,8 @@ from loradeck.schemas.freshness import LoopRow, LoopStep, Remedy
 
 
 def signals(row: LoopRow) -> str:
-    """Says which meters have a signal: 'corrected, bad', or '-'."""
-    return ", ".join(row.signals) or "-"
+    """Says which meters have a signal: 'corrected, bad', or '-'; first that days of theirs were replayed."""
+    return f"{'replayed: ' if row.replayed else ''}{', '.join(row.signals) or '-'}"
 
 
 def labelled(row: LoopRow) -> str:

@@ -32,6 +32,7 @@ from loradeck.hub.data.garbage import Garbage
 from loradeck.hub.data.input_days import KEEP_S as INPUTS_KEEP_S
 from loradeck.hub.data.input_days import InputDays
 from loradeck.hub.data.lineage import Lineage
+from loradeck.hub.data.replays import Replays
 from loradeck.hub.data.uploads import Uploads
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node, NodeLink
@@ -324,8 +325,9 @@ class Hub:
         minutes = self.saved_state.minutes
         self.incident_reports = IncidentReports(log_, self.store, catalogue, minutes, self.samples, clock)
         self.explanations = Explanations(self.ledger, log_, self.store, catalogue, facts, self.traces, clock)
+        self.replays = Replays(log_, catalogue, self.attestations, clock)
         self.freshness = FreshnessView(
-            *(log_, self.store, catalogue, facts, self.attestations, self.jobs, self.incidents, clock),
+            *(log_, self.store, catalogue, facts, self.attestations, self.jobs, self.incidents, clock, self.replays),
         )
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
         self.seen = seen = Seen(catalogue, self.attestations, self.lineage, fleet, tables, replicas, rows)

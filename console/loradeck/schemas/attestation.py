@@ -14,6 +14,7 @@ class AttestationKind(StrEnum):
 
     EVALUATION = "evaluation"  # EvaluationReport in `body`
     ARM = "arm"  # of a release: as an evaluation, of the items as an arm of a worksheet asks them; no gate counts it
+    REPLAY = "replay"  # of a release on a route: days that were counted elsewhere or replayed; Replay in `body`
     DECISION = "decision"  # of a worksheet's digest: Worksheet in `body`
     HARNESS = "harness"  # of a release: what another harness measured, as a person says; HarnessReport in `body`
     LEAK = "leak"  # of a release: rows of its datasets that it reproduces; LeakReport in `body`

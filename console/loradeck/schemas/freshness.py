@@ -1,11 +1,12 @@
 """Freshness of adapters: what people enter, when training is stopped, what the meters say, and what is recommended."""
 
+from datetime import date
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from loradeck.schemas.ids import LARGEST_INT, Digest, Name, OfPointer, Reason, Strict, Wire
+from loradeck.schemas.ids import LARGEST_INT, Digest, Name, OfPointer, Reason, Strict, Wire, added
 
 MOST_FREEZES = 50
 """Most training freezes that one tenant has."""
@@ -41,6 +42,44 @@ class ExpectedChange(Strict):
 
     at_ms: Time
     what: Why
+
+
+MOST_REPLAYED = 400
+"""Most days that one import has."""
+
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class ReplayedDay(Strict):
+    """What was counted of a release's answers on one day that Loradeck did not see itself; every row says so."""
+
+    replayed: Literal[True]
+    day: date = Field(description="in UTC")
+    attempted: _Count = Field(0, description="requests")
+    refused: _Count = Field(0, description="of them, those that no engine was given")
+    checked: _Count = Field(0, description="answers that a check looked at")
+    bad: _Count = 0
+    said: _Count = Field(0, description="callers who said anything of an answer")
+    corrected: _Count = Field(0, description="of them, those who corrected one")
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "ReplayedDay":
+        if self.refused > self.attempted or self.bad > self.checked or self.corrected > self.said:
+            raise ValueError("a part is larger than its whole")
+        return self
+
+    @property
+    def number(self) -> int:
+        """Days since 1970 UTC."""
+        return self.day.toordinal() - date(1970, 1, 1).toordinal()
+
+
+class Replay(Strict):
+    """Days of a release on a route, counted elsewhere or replayed. The newest import of a release counts."""
+
+    release: Digest
+    days: tuple[ReplayedDay, ...] = Field(min_length=1, max_length=MOST_REPLAYED)
+    reason: Why
 
 
 class MeterKind(StrEnum):
@@ -129,6 +168,17 @@ class Loop(Wire, defer_build=True):
     gate: bool | None = Field(None, description="whether its version passed the route's gate; None: not judged there")
 
 
+class Replayed(Wire, defer_build=True):
+    """Which of the days that the meters compare were imported, by whom and why."""
+
+    days: int
+    first: date
+    last: date
+    by: str
+    at_ms: int
+    reason: str
+
+
 class RouteFreshness(Wire):
     """The meters of a route's live release."""
 
@@ -143,6 +193,7 @@ class RouteFreshness(Wire):
         0, description="answers that feedback or a check calls wrong, since the newest dataset of the backlog was built"
     )
     loop: Loop | None = Field(None, description="None: no dataset was built of the tenant's backlog")
+    replayed: Replayed | None = added(None, "None: every day was counted here")
 
 
 class Freshness(Wire):
@@ -160,6 +211,7 @@ class LoopRow(OfPointer, defer_build=True):
     label: str = Field(description="of the live release")
     at_ms: int = Field(description="when its meters were looked at; with many tenants that is some minutes ago")
     signals: tuple[MeterKind, ...]
+    replayed: int = added(0, "days of the meters that were imported and not counted here")
     remedy: Remedy
     wrong: int = Field(description="as in `RouteFreshness`")
     loop: Loop | None

@@ -55,8 +55,8 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             _settings("training_freezes", "expected_changes", "input_days", "worksheet_required", "judged"),
         ),
         Counted(
-            "worksheets, what was measured for them, and adapters and jobs that name one",
-            "SELECT (SELECT count(*) FROM attestations WHERE kind IN ('arm', 'decision'))"
+            "worksheets, what was measured for them, adapters and jobs that name one, and replayed days",
+            "SELECT (SELECT count(*) FROM attestations WHERE kind IN ('arm', 'decision', 'replay'))"
             """ + (SELECT count(*) FROM documents WHERE body LIKE '%"worksheet":%')"""
             """ + (SELECT count(*) FROM jobs WHERE body LIKE '%"worksheet":%' OR body LIKE '%"arm":{%')""",
         ),

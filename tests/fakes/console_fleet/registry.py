@@ -137,7 +137,7 @@ def loop() -> list[LoopRow]:
         row(
             "bolt", "v5", **asked, wrong=3, loop=built(96, "candidate", "support v6", True), candidate="v6", permille=50
         ),
-        row("cedar", "v3", **asked, wrong=214, frozen=frozen),
+        row("cedar", "v3", **(asked | {"signals": ("bad",)}), wrong=214, frozen=frozen, replayed=28),
         row("delta", "v9"),
     ]
 

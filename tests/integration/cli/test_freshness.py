@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
 
 
-def test_meters_and_freezes_of_a_tenant_are_told(desk: Desk, tenant: str, node: SmallNode) -> None:
+def test_meters_and_freezes_of_a_tenant_are_told(desk: Desk, tenant: str, node: SmallNode, tmp_path: Path) -> None:
     done = desk.run("tenant", "freeze", tenant, "--until", "2099-01-01T00:00Z", "--reason", "peak week")
     assert done.returncode == 0, done.stderr
     told = desk.run("freshness", tenant).stdout
@@ -19,6 +21,12 @@ def test_meters_and_freezes_of_a_tenant_are_told(desk: Desk, tenant: str, node: 
     assert "from 2099-01-01 00:00:00Z: tax codes" in desk.run("tenant", "data", tenant).stdout
     assert desk.run("tenant", "thaw", tenant, "--reason", "over").returncode == 0
     assert "frozen" not in desk.run("freshness", tenant).stdout
+    days = tmp_path / "days.jsonl"
+    days.write_text('{"replayed": true, "day": "2026-01-02", "checked": 60, "bad": 3}\n')
+    done = desk.run("route", "replay", tenant, "--file", str(days), "--reason", "rehearsal")
+    assert done.returncode == 0, done.stderr
+    assert "1 days were replayed (2026-01-02 to 2026-01-02)" in desk.run("freshness", tenant).stdout
     told = desk.run("loop", tenant).stdout
+    assert "replayed: -" in told
     assert f"{tenant}/production" in told
     assert "nothing" in told

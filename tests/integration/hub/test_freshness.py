@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -144,3 +145,42 @@ async def test_the_loop_says_where_each_tenant_stands_and_no_other_tenants_token
     theirs = deck.with_token(made["token"])
     assert await deck.ok("GET", "loop", client=theirs) == []
     await deck.refused(403, "forbidden", "GET", "loop?tenant=acme", client=theirs)
+
+
+def day_of(number: int, corrected: int, **more: Any) -> dict[str, Any]:
+    day = str(date(1970, 1, 1) + timedelta(days=number))
+    return {"replayed": True, "day": day, "said": 60, "corrected": corrected, **more}
+
+
+async def test_replayed_days_are_a_signal_and_every_answer_says_that_they_were_replayed(
+    deck: Deck, release: str
+) -> None:
+    today = deck.hub.clock.now_ms() // DAY_MS
+    days = [day_of(today - 28 + n, 9 + n % 3 if n < 14 else 30) for n in range(28)]
+    path, body = "tenants/acme/routes/production/replay", {"release": release, "days": days, "reason": "rehearsal"}
+    await deck.ok("POST", path, body)
+    found = await meters(deck)
+    assert found["corrected"]["signal"]
+    assert found["corrected"]["says"].endswith("28 days are replayed")
+    told = found["route"]["replayed"]
+    assert (told["days"], told["reason"], told["first"]) == (28, "rehearsal", days[0]["day"])
+    (row,) = await deck.ok("GET", "loop?tenant=acme")
+    assert (row["signals"], row["replayed"]) == (["corrected"], 28)
+    await deck.ok("POST", path, body | {"days": days[:3]})  # the newest import counts
+    assert (await meters(deck))["route"]["replayed"]["days"] == 3
+
+
+async def test_days_that_are_not_over_and_rows_that_do_not_say_replayed_are_refused(deck: Deck, release: str) -> None:
+    today, path = deck.hub.clock.now_ms() // DAY_MS, "tenants/acme/routes/production/replay"
+    for days in (
+        [day_of(today, 1)],
+        [day_of(today - 1, 1), day_of(today - 1, 2)],
+        [day_of(today - 1, 61)],
+        [day_of(today - 1, 1, replayed=False)],
+        [],
+    ):
+        body = {"release": release, "days": days, "reason": "why"}
+        await deck.refused(422, "invalid_request", "POST", path, body)
+    viewer = await deck.as_role("viewer")
+    body = {"release": release, "days": [day_of(today - 1, 1)], "reason": "why"}
+    await deck.refused(403, "forbidden", "POST", path, body, client=viewer)

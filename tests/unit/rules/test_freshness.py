@@ -20,6 +20,7 @@ from loradeck.rules.quality.freshness import (
     figure,
     largest_rise,
     rank_sum,
+    with_replayed,
 )
 from loradeck.rules.quality.refresh import items_to_see, recommend
 from loradeck.rules.quality.statistics import paired_items
@@ -166,3 +167,13 @@ def test_a_route_that_refuses_is_told_that_it_lacks_capacity() -> None:
 def test_the_items_are_those_that_show_what_past_refreshes_gained() -> None:
     assert items_to_see(None) == paired_items(0.05)
     assert items_to_see(sized(0.1).gain) == paired_items(0.1)
+
+
+def test_days_that_were_replayed_count_before_those_that_were_counted_and_are_called_so() -> None:
+    replayed = [Day(day, 0.1 + day % 3 / 100, 60) for day in range(14)]
+    counted = [Day(day, 0.4, 60) for day in range(14, 21)]
+    meter = with_replayed(MeterKind.CORRECTED, replayed, counted, "who correct", live=range(21), least=5)
+    assert meter.signal
+    assert meter.says == "who correct: 40.0% in the latest days, 10.9% in the first; 14 days are replayed"
+    alone = with_replayed(MeterKind.CORRECTED, [], counted, "who correct", live=range(14, 21), least=5)
+    assert "replayed" not in alone.says

@@ -44,6 +44,8 @@ def _print(s: Session, tenant: str, one: RouteFreshness) -> None:
         ],
         empty="nothing is measured",
     )
+    if (told := one.replayed) is not None:
+        s.out.say(f"{told.days} days were replayed ({told.first} to {told.last}), imported by {told.by}: {told.reason}")
     if one.sizing is not None:
         s.out.say(_sized(one.sizing))
     if (loop := one.loop) is not None:

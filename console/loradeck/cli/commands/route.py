@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.files import checked, json_of, text_of, toml_of
+from loradeck.cli.shared.files import checked, json_of, rows_of, text_of, toml_of
 from loradeck.cli.shared.gate_file import gate_settings
 from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
 from loradeck.cli.shared.once import by_urgency, pointers
@@ -21,6 +21,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.candidate_words import of_pairs
 from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
+from loradeck.schemas.freshness import Replay, ReplayedDay
 from loradeck.schemas.history import HOURS
 from loradeck.schemas.ids import GENESIS, short
 from loradeck.schemas.log import PointerState
@@ -296,6 +297,33 @@ async def traces(s: Session, at: Pointer, left: bool, name: str | None, last: in
         )
     for reason in missing(found):
         s.out.say(f"not all: {reason}")
+
+
+@route.command("replay")
+@click.option(
+    "--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="One JSON object a day."
+)
+@click.option("--release", "name", metavar="RELEASE", help="Whose answers they were.  [default: the live one]")
+@reason_option(required=True)
+@writes
+@on_pointer
+async def replay(s: Session, at: Pointer, file: Path, name: str | None, reason: str) -> None:
+    """Import days that Loradeck did not count itself, for the freshness meters.
+
+    They are called replayed wherever they count. A row has `day` (2026-11-02), `"replayed": true`, and perhaps
+    `attempted`, `refused`, `checked`, `bad`, `said` (callers who said anything) and `corrected` (those of them who
+    corrected an answer). The newest import of a release counts, with its days before it became live here.
+    """
+    release = (await release_named(s.api, at.tenant, name)).id if name else None
+    release = release or (await s.api.row(at.tenant, at.route)).pointer.release
+    rows = list(rows_of(file, ("day", "replayed")))
+    days = Replay(
+        release=release or "",
+        reason=reason,
+        days=tuple(checked(ReplayedDay, row, where=f"{file}, row {n}") for n, row in enumerate(rows, start=1)),
+    )
+    kept = await s.api.replay(at.tenant, at.route, days)
+    s.out.answer(kept, f"{len(rows)} replayed days of {short(release)} on {at}")
 
 
 @route.command("samples")

@@ -28,6 +28,7 @@ _OURS = frozenset(
         AttestationKind.LEAK,
         AttestationKind.ARM,
         AttestationKind.DECISION,
+        AttestationKind.REPLAY,
         AttestationKind.COMPARISON,
         AttestationKind.REVIEW,
         AttestationKind.LEDGER,

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import Maker, ThisHub, Viewer, ViewerOfEach
+from loradeck.hub.api.parameters import Maker, Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.log.audited_calls import pass_over
 from loradeck.rules.errors import Refused
-from loradeck.schemas.freshness import Freshness, LoopRow
+from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.freshness import Freshness, LoopRow, Replay
 from loradeck.schemas.ids import Name
 from loradeck.schemas.input_counts import InputCounts
 
@@ -32,6 +33,12 @@ async def put(tenant: Name, body: InputCounts, hub: ThisHub, request: Request, c
 async def one(tenant: Name, hub: ThisHub, caller: Viewer) -> Freshness:
     """Says what the freshness meters of a tenant's live releases show, and what is recommended: figures, no texts."""
     return await hub.freshness.of(tenant)
+
+
+@router.post("/tenants/{tenant}/routes/{route}/replay")
+async def replay(tenant: Name, route: Name, body: Replay, hub: ThisHub, caller: Releaser) -> Attestation:
+    """Imports days of a release that were counted elsewhere, or replayed. Meters say so wherever they count."""
+    return await hub.replays.take((tenant, route), body, caller.actor)
 
 
 @router.get("/loop", response_model=list[LoopRow])

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
+from loradeck.hub.data.replays import Replays
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
@@ -31,6 +32,7 @@ from loradeck.rules.quality.freshness import (
     distance,
     figure,
     largest_rise,
+    with_replayed,
 )
 from loradeck.rules.quality.refresh import items_to_see, recommend
 from loradeck.schemas.attestation import AttestationKind
@@ -38,7 +40,17 @@ from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.feedback import Feedback, FeedbackKind
-from loradeck.schemas.freshness import Figure, Freshness, Loop, LoopRow, Meter, MeterKind, RouteFreshness, Sizing
+from loradeck.schemas.freshness import (
+    Figure,
+    Freshness,
+    Loop,
+    LoopRow,
+    Meter,
+    MeterKind,
+    ReplayedDay,
+    RouteFreshness,
+    Sizing,
+)
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.input_counts import InputCounts
 from loradeck.schemas.jobs import JobQuery, JobState, TrainSpec
@@ -77,6 +89,7 @@ class FreshnessView:
     _jobs: JobRecords
     _incidents: Incidents
     _clock: Clock
+    _replays: Replays
     _made: dict[str, _Made] = field(default_factory=dict, init=False)
     """What was made of each tenant last."""
     _took_ms: int = field(default=0, init=False)
@@ -123,6 +136,7 @@ class FreshnessView:
             label=one.label,
             at_ms=found.at_ms,
             signals=tuple(meter.kind for meter in one.meters if meter.signal),
+            replayed=one.replayed.days if one.replayed is not None else 0,
             remedy=one.recommendation.remedy,
             wrong=one.wrong,
             loop=one.loop,
@@ -140,8 +154,10 @@ class FreshnessView:
         release = self._catalogue.release(pointer.release, tenant.name) if pointer.release is not None else None
         if since_ms is None or release is None:
             return None
-        days = range(since_ms // DAY_MS + 1, now_ms // DAY_MS)  # whole ones
-        since = days.start * 24
+        live = range(since_ms // DAY_MS + 1, now_ms // DAY_MS)  # whole ones
+        since = live.start * 24
+        told, replayed = await self._replays.of(key, release.id, live.start)
+        days = range(replayed[0].number, live.stop) if replayed else live
         hours, inputs = await self._store(lambda s: (s.hours(*key, since=since), s.inputs(*key)), background=True)
         version = self._catalogue.version_of(release)
         rows = self._dated(version)
@@ -149,9 +165,9 @@ class FreshnessView:
         meters = (
             *_of_rows(rows, tenant, now_ms),
             *_of_base(release, self._catalogue),
-            _corrected(here, days),
-            *_of_counts(hours, days),
-            *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in days], days),
+            _corrected(here, live, replayed, days),
+            *_of_counts(hours, live, replayed, days),
+            *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in live], live),
         )
         newest_ms = max((entry.at_ms for _, entry in rows), default=since_ms)
         corrections = sum(one.kind is FeedbackKind.CORRECTION and one.at_ms > newest_ms for one in here)
@@ -169,6 +185,7 @@ class FreshnessView:
             recommendation=recommend(meters, sizing),
             wrong=called_wrong(here, built_ms),
             loop=await self._loop(key, version, built) if built is not None else None,
+            replayed=told,
         )
 
     def _built(self, tenant: str) -> str | None:
@@ -301,26 +318,32 @@ def _of_base(release: Release, catalogue: Catalogue) -> Iterator[Meter]:
         yield Meter(kind=MeterKind.BASE, signal=True, says=says)
 
 
-def _corrected(said: Sequence[Feedback], days: range) -> Meter:
+def _corrected(said: Sequence[Feedback], live: range, replayed: Sequence[ReplayedDay], days: range) -> Meter:
     by_day: dict[int, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for one in said:
-        if (corrected := corrects(one)) is not None and one.at_ms // DAY_MS in days:
+        if (corrected := corrects(one)) is not None and one.at_ms // DAY_MS in live:
             by_day[one.at_ms // DAY_MS][one.caller or one.request].append(corrected)
     found = [Day(at, fmean(map(fmean, who.values())), len(who)) for at, who in sorted(by_day.items())]
-    return compared(
-        MeterKind.CORRECTED, found, "callers who correct, of those who say anything", live=days, least=LEAST_SAID
-    )
+    what = "callers who correct, of those who say anything"
+    before = _days((one.number, one.corrected, one.said) for one in replayed)
+    return with_replayed(MeterKind.CORRECTED, before, found, what, live=days, least=LEAST_SAID)
 
 
-def _of_counts(hours: dict[int, Counts], days: range) -> Iterator[Meter]:
+def _of_counts(hours: dict[int, Counts], live: range, replayed: Sequence[ReplayedDay], days: range) -> Iterator[Meter]:
     by_day: dict[int, Counts] = defaultdict(lambda: NO_COUNTS)
     for hour, counts in hours.items():
         by_day[hour // 24] += counts
-    counted = [(day, counts) for day, counts in sorted(by_day.items()) if day in days]
+    counted = [(day, counts) for day, counts in sorted(by_day.items()) if day in live]
     bad = [Day(day, counts.bad_share or 0.0, counts.checked) for day, counts in counted]
     refused = [Day(day, counts.refused_share or 0.0, counts.attempted) for day, counts in counted]
-    yield compared(MeterKind.BAD, bad, "checked answers that are bad", live=days)
-    yield compared(MeterKind.REFUSED, refused, "requests that no engine was given", live=days)
+    bad_before = _days((one.number, one.bad, one.checked) for one in replayed)
+    refused_before = _days((one.number, one.refused, one.attempted) for one in replayed)
+    yield with_replayed(MeterKind.BAD, bad_before, bad, "checked answers that are bad", live=days)
+    yield with_replayed(MeterKind.REFUSED, refused_before, refused, "requests that no engine was given", live=days)
+
+
+def _days(counted: Iterable[tuple[int, int, int]]) -> list[Day]:
+    return [Day(day, part / of, of) for day, part, of in counted if of]
 
 
 def _of_inputs(days: Sequence[InputCounts], live: range) -> list[Meter]:

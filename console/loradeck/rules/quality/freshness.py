@@ -130,6 +130,20 @@ def compared(
     return Meter(kind=kind, before=figures[0], now=figures[1], p=p, signal=signal, says=says)
 
 
+def with_replayed(
+    kind: MeterKind, replayed: Sequence[Day], counted: Sequence[Day], what: str, *, live: range, least: int = LEAST
+) -> Meter:
+    """Makes the meter of a share of which the first days were replayed; it says how many of those it compares were.
+
+    Args:
+        replayed: days before the first of `counted`, in order.
+        live: the days from the first replayed one on.
+    """
+    meter = compared(kind, [*replayed, *counted], what, live=live, least=least)
+    many = sum(day.n >= least for day in replayed)
+    return meter.model_copy(update={"says": f"{meter.says}; {many} days are replayed"}) if many else meter
+
+
 def against_the_first(days: Sequence[Histogram], measure: Measure) -> list[Day]:
     """Measures how far each live day is from the first ones; each of these is held against the others of them."""
     days = [day for day in days if day.n >= LEAST]

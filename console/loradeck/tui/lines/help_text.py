@@ -56,6 +56,7 @@ CAPACITY_WORDS = (
 
 ML_WORDS = (
     ("SIGNALS", "meters of freshness that have found a lasting change"),
+    ("replayed", "some of the days that they compare were imported, and not counted here"),
     ("ADVICE", "nothing, prompt, retrieval or train; nothing follows by itself"),
     ("WRONG", "answers called wrong since the newest dataset of the backlog was built"),
     ("LABELLED", "rows of that dataset"),

@@ -9,7 +9,7 @@ from loradeck.tui.text.spans import Line, Span, dated, labelled, line, title
 
 COLUMNS = (
     Column("TENANT/ROUTE", 0),
-    Column("SIGNALS", 15),
+    Column("SIGNALS", 18),
     Column("ADVICE", 9),
     Column("WRONG", 5, right=True),
     Column("LABELLED", 8, right=True, wide=True),
@@ -39,9 +39,10 @@ def lines(state: ConsoleState, row: LoopRow, width: int) -> list[Line]:
     """A route in the pane: what its meters have found, its backlog, how far the newest labels are, and what is next."""
     loop = row.loop
     built = clean(f"{loop.rows:,} rows in {loop.name} {loop.dataset[:6]}") if loop is not None else "no dataset yet"
+    replayed = f" ({row.replayed} days)" if row.replayed else ""
     found = [
         title(clean(f"{row.tenant}/{row.route}   {row.label}   as of {dated(row.at_ms)}"), width),
-        labelled(" SIGNALS   ", f"{words.signals(row)}   advice: {row.remedy.value}"),
+        labelled(" SIGNALS   ", f"{words.signals(row)}{replayed}   advice: {row.remedy.value}"),
         labelled(" BACKLOG   ", f"{row.wrong:,} answers called wrong since the newest labels"),
         labelled(" LABELLED  ", built),
         labelled(
