@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from loradeck.rules.quality.sampling import checked_share
-from loradeck.rules.serving import arms
+from loradeck.rules.serving import arms, deprecation
 from loradeck.rules.serving import flip as rules
 from loradeck.rules.serving.cold_queue import is_awaited
 from loradeck.rules.serving.router_handover import Stage
@@ -394,6 +394,8 @@ class Admission:
         self, entry: TableEntry, generation: int, ref: ReleaseRef, replicas: Replicas, *, exact: bool
     ) -> Plan | None:
         """A plan for one release; None when no engine holds it."""
+        deprecated = next((one for one in entry.deprecated if one.release == ref.id), None)
+        told = deprecation.headers(deprecated) if deprecated is not None else {}
         targets = tuple(
             Target(
                 replica=replica,
@@ -405,12 +407,15 @@ class Admission:
                     "x-loradeck-generation": str(generation),
                     FENCE: fence_text(entry.fence),
                     "x-loradeck-replica": replica.name,
+                    **told,
                 },
                 counter=self._stats.counter(entry.tenant, entry.route, generation, ref.id, replica.name),
             )
             for replica in replicas
             if replica.serves(ref)
         )
+        for target in targets if deprecated is not None else ():
+            target.counter.called_by = target.counter.called_by or {}
         checks = entry.checks.with_content(entry.content)
         return Plan(entry, generation, ref.id, targets, exact, checks) if targets else None
 

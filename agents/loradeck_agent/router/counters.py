@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from loradeck.rules.serving.deprecation import note
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.judge import JUDGE, Judgement
 from loradeck.schemas.traffic import TOKEN_BUCKETS_MS, TTFT_BUCKETS_MS, Traffic
@@ -74,6 +75,8 @@ class Counter:
     noise: Pairs | None = None
     """Pairs of its own answers to requests that it was asked twice; None: it was asked none twice."""
     tokens: int = 0
+    called_by: dict[str, int] | None = None
+    """The callers of a deprecated release of late, and when each asked last; None: it is not deprecated."""
 
     def pairs_with(self, other: str, *, shadow: bool = False) -> Pairs:
         """The pairs with another release, which begin anew where that is another one than before, or with itself."""
@@ -85,13 +88,15 @@ class Counter:
         return self.pairs
 
     def admit(self, row: Row, caller: str, tokens: int = 0) -> None:
-        """A request was admitted. `caller`: who asked, by whatever name. `tokens`: as limits count them."""
+        """A request was admitted. `caller`: who asked, the digest of the key first. `tokens`: as limits count them."""
         self.attempted += 1
         self.admitted += 1
         self.tokens += tokens
         self.streams += 1
         self.first_ms = self.first_ms or row.admitted_ms
         self.last_admitted_ms = row.admitted_ms
+        if self.called_by is not None:
+            note(self.called_by, caller, row.admitted_ms)
         if row.voter:
             self.votes.admitted(row.admitted_ns, caller, sampled=row.sampled, asked=row.asked)
         if row.seat is not None:
@@ -188,6 +193,7 @@ class Counter:
             again=self.pairs.typed() if self.pairs is not None else None,
             noise=self.noise.typed() if self.noise is not None else None,
             tokens=self.tokens,
+            called_by=dict(self.called_by or ()),
         )
 
 

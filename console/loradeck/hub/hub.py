@@ -84,6 +84,7 @@ from loradeck.hub.notices.outbox import Outbox
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.cohorts import Cohorts
+from loradeck.hub.progress.deprecated_callers import DeprecatedCallers
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth
@@ -256,7 +257,8 @@ class Hub:
         self.arms = arms = ArmsSaid()
         self.pools = pools = Pools(state, fleet, self.catalogue)
         self.pooled_routes = PooledRoutes(log_, fleet, tables, pools, replicas, usual, allowed, self.background, clock)
-        self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, arms, self.progress, changes)
+        self.deprecated_callers = called = DeprecatedCallers(state, store, clock.now_ms)
+        self.node_events = NodeEvents(fleet, tables, withdrawals, counts, votes, arms, called, self.progress, changes)
 
     def _build_jobs(self) -> None:
         log_, state, registry, attestations = self.log, self.log.state, self.registry, self.attestations
@@ -314,7 +316,7 @@ class Hub:
         self.rows = rows = Rows(
             *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
             *(self.failed_promotes, self.cohorts, self.witnesses, guard.said, self.broken_glass, self.incidents),
-            *(self.arms, steps.said, clock),
+            *(self.arms, steps.said, self.deprecated_callers, clock),
         )
         self.placements = Placements(state, fleet, tables, self.pools, self.pooled_routes, self.usual_shares, clock)
         self.capacities = Capacities(state, fleet, self.pools, self.capacity, self.placements)
@@ -476,10 +478,14 @@ class Hub:
         """Writes the part of the fleet's state that outlives the hub."""
         await self.saved_state.flush(self.fleet, self.withdrawals, self.counts, self.pins, self.tokens.take_used())
         await self.saved_state.write_minutes()
-        try:
-            await self.save_sign_ins()
-        except StoreError as error:
-            log.error("sign-ins are not written yet code=%s %s", error.code, error)
+        for what, save in (
+            ("sign-ins", self.save_sign_ins),
+            ("callers of deprecated releases", self.deprecated_callers.save),
+        ):
+            try:
+                await save()
+            except StoreError as error:
+                log.error("%s are not written yet code=%s %s", what, error.code, error)
 
     async def save_sign_ins(self) -> None:
         """Writes the sign-ins that have changed. Raises: StoreError: they are kept for the next time."""

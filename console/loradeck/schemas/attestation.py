@@ -1,11 +1,11 @@
 """Attestations: append-only records about a digest, never part of what the digest covers."""
 
 from enum import StrEnum
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
 
-from loradeck.schemas.ids import Digest, Line, Name, Strict, Whole, Wire, added
+from loradeck.schemas.ids import YEAR_10000_MS, Digest, Line, Name, Strict, Whole, Wire, added
 from loradeck.schemas.suite import ItemKind
 
 
@@ -77,10 +77,23 @@ class Signature(Strict):
 
 
 class Deprecation(Strict, defer_build=True):
-    """The time from which an adapter version or weights are not promoted any more. Pointers that serve them go on."""
+    """The time from which an adapter version or weights are not promoted any more. Pointers that serve them go on, and
+    tell their callers.
+    """
 
-    from_ms: int = Field(ge=0, description="milliseconds since 1970 UTC")
+    from_ms: int = Field(ge=0, lt=2**53, description="milliseconds since 1970 UTC")
     reason: str = Field(min_length=1, max_length=500)
+    until_ms: int | None = added(
+        None,
+        "until when callers can count on answers, milliseconds since 1970 UTC; None: it is not said",
+        lt=YEAR_10000_MS,
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.until_ms is not None and self.until_ms < self.from_ms:
+            raise ValueError("until_ms is before from_ms")
+        return self
 
 
 class CanaryItem(Strict):

@@ -130,6 +130,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+YEAR_10000_MS = 253_402_300_800_000
+"""Milliseconds since 1970 UTC before which a day has a year of four digits, as headers and clocks write it."""
+
+
 def added(default: Any, description: str | None = None, **limits: Any) -> Any:
     """Declares a field that a document got after its first version, and leaves it out where it has its default.
 

@@ -220,6 +220,22 @@ class CountSource(Wire):
     age_s: float = Field(description="of that word")
 
 
+class CallerSeen(Wire):
+    """A caller of a deprecated release: the id of its key, and when it asked last (milliseconds since 1970 UTC)."""
+
+    key: str
+    last_ms: int
+
+
+class DeprecationRow(Wire):
+    """That a live release is deprecated, since when, and who has called it since that was said."""
+
+    from_ms: int = Field(description="from then on it is not promoted, milliseconds since 1970 UTC")
+    until_ms: int | None = Field(None, description="until then callers can count on answers; None: it is not said")
+    reason: str
+    callers: tuple[CallerSeen, ...] = Field((), description="the one that asked last first")
+
+
 class TenantRow(OfPointer):
     """One pointer, as a console shows it.
 
@@ -268,6 +284,7 @@ class TenantRow(OfPointer):
     alone: tuple[ActedAlone, ...] = added((), "what nobody else has countersigned yet")
     incident: OpenIncident | None = added(None, "the newest open one")
     again: AskedAgainRow | None = added(None, "the release beneath, or a shadow, that is asked again")
+    deprecated: DeprecationRow | None = added(None, "that the live release is")
     shadow_load: ShadowLoad | None = added(None, "of the share that this row was asked for with; None: of none")
     slow: tuple[str, ...] = added((), "what of its answers comes later than the route promises")
     drift: tuple[str, ...] = added(

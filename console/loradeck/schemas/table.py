@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
 from loradeck.schemas.content_checks import ContentChecks
-from loradeck.schemas.ids import Digest, Line, Name, OfPointer, Whole, Wire, added, digest_of
+from loradeck.schemas.ids import YEAR_10000_MS, Digest, Line, Name, OfPointer, Whole, Wire, added, digest_of
 from loradeck.schemas.judge import Judge
 from loradeck.schemas.protocol import Feature, unknown_features
 from loradeck.schemas.release import Release
@@ -47,6 +47,16 @@ ELSEWHERE = 8
 
 ENTRY_CHARS = 2**20
 """Most characters of one entry's text that a node takes."""
+
+
+class DeprecatedRelease(Wire):
+    """A release whose callers are told that it goes. Times are milliseconds since 1970 UTC."""
+
+    release: Digest
+    from_ms: int = Field(ge=0, lt=2**53, description="from then on it is not promoted")
+    until_ms: int | None = Field(
+        None, lt=YEAR_10000_MS, description="until then they can count on answers; None: it is not said"
+    )
 
 
 class SignedText(Wire):
@@ -101,6 +111,7 @@ class TableEntry(OfPointer):
     )
     samples_from_ms: int = added(0, "those of before are removed: rows were erased then", ge=0, lt=2**53)
     count_inputs: bool = added(False, "whether what is asked is counted on the node, without text")
+    deprecated: tuple[DeprecatedRelease, ...] = added((), "those of its releases that are", max_length=16)
     log: str = added("", "the log of the hub that wrote it")
     incarnation: str = added("", "of the hold of the lease under which its pointer last moved")
     rev: int = added(0, "of the log's newest event about the pointer", ge=0, lt=2**53)
@@ -147,9 +158,17 @@ class TableEntry(OfPointer):
 
     def tombstone(self, elsewhere: tuple[Name, ...] = ()) -> TableEntry:
         """The entry under its fence without any release: the pointer is no longer placed there, but `elsewhere`."""
-        gone = {"current": None, "beneath": (), "preparing": None, "left": None, "candidate": None, "needs": ()}
-        plain = {"residency": RouteResidency.ALWAYS, "asked_again_until_ms": None, "sample_hours": 0}
-        plain |= {"samples_from_ms": 0, "count_inputs": False}
+        gone = {
+            "current": None,
+            "beneath": (),
+            "preparing": None,
+            "left": None,
+            "candidate": None,
+            "needs": (),
+            "deprecated": (),
+        }
+        plain: dict[str, Any] = {"residency": RouteResidency.ALWAYS, "asked_again_until_ms": None, "sample_hours": 0}
+        plain |= {"samples_from_ms": 0, "count_inputs": False, "deprecated": ()}
         return self.model_copy(update={**gone, **plain, "elsewhere": elsewhere})
 
     def for_router(self, features: Collection[str]) -> TableEntry:

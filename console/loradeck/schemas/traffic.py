@@ -57,6 +57,18 @@ class AskedAgain(Wire):
         )
 
 
+CALLERS_NAMED = 64
+"""Most callers of a deprecated release that one counter names."""
+
+
+CALLER_CHARS = 16
+"""Characters of the digest of a caller's key by which the caller is named."""
+
+
+CallerDigest = Annotated[str, Field(max_length=CALLER_CHARS)]
+"""The beginning of the SHA-256 of a caller's key, in hexadecimal."""
+
+
 FAULTS = 64
 """Most checks by whose name bad answers are counted."""
 
@@ -140,6 +152,9 @@ class Traffic(OfPointer):
         None, "beside a shadow: what it made itself of a sample of its own requests, asked a second time (A/A)"
     )
     tokens: Whole = added(0, "of its admitted requests, as callers' limits count them: at most")
+    called_by: dict[CallerDigest, Whole] = added(
+        dict, "of a deprecated release: who called it of late -> when last, node's wall clock", max_length=CALLERS_NAMED
+    )
     arm: ArmOutcomes | None = added(None, "while a candidate is out: outcomes by key, of either arm")
 
     @property

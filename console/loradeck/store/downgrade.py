@@ -61,6 +61,10 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """ + (SELECT count(*) FROM jobs WHERE body LIKE '%"worksheet":%' OR body LIKE '%"arm":{%')""",
         ),
         Counted(
+            "deprecations that say until when callers can count on answers",
+            """SELECT count(*) FROM attestations WHERE kind = 'deprecation' AND body LIKE '%"until_ms":%'""",
+        ),
+        Counted(
             "events with quotas of slots or weights",
             f"""{_events("quota")} AND (body LIKE '%"slots":%' OR body LIKE '%"weights":%')""",
         ),

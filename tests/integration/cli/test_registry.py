@@ -436,6 +436,11 @@ def test_a_deprecated_version_is_promoted_until_its_day_and_its_users_are_shown(
     assert re.search(rf"{tenant}/production +serves it", shown.stdout), shown
     assert "deprecated: from 2199-01-01" in desk.run("adapter", "card", tenant, "words", live.label).stdout
     desk.json("adapter", "deprecate", tenant, "words", "v3", "--from", "2020-01-01", "--reason", "new terms")
+    window = ("--from", "2199-01-01", "--until", "2199-02-01", "--reason", "new terms")
+    assert "nobody yet" in desk.run("adapter", "deprecate", tenant, "words", live.label, *window).stdout
+    assert "deprecated  from 2199-01-01 00:00:00Z until 2199-02-01" in desk.run("route", "show", tenant).stdout
+    backwards = (*window[:3], "2198-01-01", *window[4:])
+    assert desk.run("adapter", "deprecate", tenant, "words", live.label, *backwards).returncode == 2
     problem = desk.refused(1, "deprecated", "promote", tenant, "v3", "--yes")
     assert problem["detail"] == "new terms"
     assert desk.row(tenant).live == live

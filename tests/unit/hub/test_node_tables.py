@@ -45,7 +45,7 @@ def test_a_message_of_an_earlier_epoch_is_not_sent_again_after_a_recover() -> No
 
 
 def with_candidate(**settings: Any) -> NodeTables:
-    catalogue, facts = SimpleNamespace(ref=RELEASES.get), SimpleNamespace(of=lambda key: NO_FACTS)
+    catalogue, facts = SimpleNamespace(ref=RELEASES.get), SimpleNamespace(of=lambda key: NO_FACTS, deprecated={})
     tables = NodeTables(catalogue, facts, Signing("log", {}, (), SigningKey.generate()))  # type: ignore[arg-type]
     candidate = Candidate(release=OTHER, generation=2, step=1, permille=50, salt="s" * 16, named=("ann",))
     pointer = PointerState(tenant="acme", route="production", generation=2, release=LIVE, candidate=candidate)

@@ -163,16 +163,19 @@ async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> N
 
 @adapter.command()
 @deprecating.from_option
+@deprecating.until_option
 @reason_option(required=True)
 @writes
 @_on_version
-async def deprecate(s: Session, found: AdapterVersion, day: datetime, reason: str) -> None:
+async def deprecate(s: Session, found: AdapterVersion, day: datetime, until: datetime | None, reason: str) -> None:
     """Deprecate a version: from a day on it is not promoted any more. Shows the pointers that still use it.
 
     Routes that serve it go on serving it. The day that was set last counts.
     """
     tenant, digest, release = found.manifest.tenant, found.digest, found.release
-    await deprecating.deprecate(s, tenant, _name(found), subject=digest, release=release, day=day, reason=reason)
+    await deprecating.deprecate(
+        s, tenant, _name(found), subject=digest, release=release, day=day, until=until, reason=reason
+    )
 
 
 @adapter.command()

@@ -170,16 +170,19 @@ async def card(s: Session, tenant: str, name: str) -> None:
 @click.argument("tenant")
 @click.argument("name", metavar="RELEASE")
 @deprecating.from_option
+@deprecating.until_option
 @reason_option(required=True)
 @writes
-async def deprecate(s: Session, tenant: str, name: str, day: datetime, reason: str) -> None:
+async def deprecate(s: Session, tenant: str, name: str, day: datetime, until: datetime | None, reason: str) -> None:
     """Deprecate a tenant's own weights: from a day on they are not promoted. Shows the pointers that still use them.
 
     Routes that serve them go on serving them. The day that was set last counts.
     """
     view = await _whole(s, tenant, name, fix="loradeck adapter deprecate TENANT NAME VERSION")
     called = f"{tenant} {view.label}"
-    await deprecating.deprecate(s, tenant, called, subject=view.base, release=view.id, day=day, reason=reason)
+    await deprecating.deprecate(
+        s, tenant, called, subject=view.base, release=view.id, day=day, until=until, reason=reason
+    )
 
 
 async def _whole(s: Session, tenant: str, name: str, *, fix: str) -> ReleaseView:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from loradeck.cli.shared.deprecating import called_by
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, json_of, rows_of, text_of, toml_of
 from loradeck.cli.shared.gate_file import gate_settings
@@ -180,6 +181,10 @@ async def show(s: Session, at: Pointer, settings: bool) -> None:
         s.out.say(f"drift       more than usual: {', '.join(row.drift)}")
     if row.guard:
         s.out.say(f"guard       {row.guard}")
+    if row.deprecated is not None:
+        until = f" until {utc(row.deprecated.until_ms)}" if row.deprecated.until_ms is not None else ""
+        s.out.say(f"deprecated  from {utc(row.deprecated.from_ms)}{until}: {row.deprecated.reason}")
+        s.out.say(f"            called since by: {called_by(row.deprecated)}")
     if row.incident is not None:
         s.out.say(f"incident    {row.incident.id} since {utc(row.incident.opened_ms)}: {row.incident.title}")
     if row.again:

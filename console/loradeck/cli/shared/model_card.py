@@ -350,7 +350,7 @@ def _standing(known: Record) -> list[Fact]:
         elif known.release in pointer.beneath:
             lines.append((where, f"may go back to it (place {pointer.beneath.index(known.release) + 1})"))
     lines += [
-        ("deprecated", f"from {utc(one.from_ms)}: {one.reason}")
+        ("deprecated", f"from {utc(one.from_ms)}{f' until {utc(one.until_ms)}' if one.until_ms else ''}: {one.reason}")
         for one in _bodies(known, AttestationKind.DEPRECATION, known.digest, Deprecation)[-1:]
     ]
     revoked = [one for one in known.stated if one.kind is AttestationKind.REVOCATION]

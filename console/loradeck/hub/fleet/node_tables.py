@@ -10,7 +10,7 @@ text alone, as the JSON object that it is.
 import hashlib
 import json
 from bisect import insort
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Set
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import SUPPORTED, Feature, unknown_features
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.routing import RouteResidency, Split
-from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
+from loradeck.schemas.table import CandidateRef, DeprecatedRelease, ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
 
 BENEATH = 4
@@ -190,6 +190,8 @@ class NodeTables:
             incarnation=self._signing.incarnations.get(epoch, ""),
             rev=rev,
         )
+        if self._facts.deprecated and (deprecated := tuple(self._deprecated(entry))):
+            entry = entry.model_copy(update={"deprecated": deprecated})
         site = site_of(tenant, key[1])
         old, unmoved = self.entries.get(key), self._sites.get(key) == site
         if unmoved and entry == old:
@@ -236,6 +238,12 @@ class NodeTables:
         if split["shadow"] and not tenant.data.shadow:
             split["permille"] = 0
         return CandidateRef(release=ref, **split)
+
+    def _deprecated(self, entry: TableEntry) -> Iterator[DeprecatedRelease]:
+        """The deprecated ones of an entry's releases: a router may come to answer with any of them."""
+        for ref in {ref.id: ref for ref in entry.refs}.values():
+            if (said := self._facts.deprecation(ref.release)) is not None:
+                yield DeprecatedRelease(release=ref.id, from_ms=said.from_ms, until_ms=said.until_ms)
 
     def _refs(self, releases: Iterable[str]) -> tuple[ReleaseRef, ...]:
         return tuple(ref for ref in (self._catalogue.ref(r) for r in releases) if ref is not None)

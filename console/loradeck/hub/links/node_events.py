@@ -11,6 +11,7 @@ from loradeck.hub.links.challenges import OneOfLinks
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.progress.arm_outcomes import ArmsSaid
+from loradeck.hub.progress.deprecated_callers import DeprecatedCallers
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.votes import Votes
@@ -42,6 +43,7 @@ class NodeEvents:
     _counts: RequestCounts
     _votes: Votes
     _arms: ArmsSaid
+    _deprecated: DeprecatedCallers
     _progress: MoveProgress
     _changes: Changes
     _followers: list[Lost] = field(default_factory=list, init=False)
@@ -151,9 +153,12 @@ class NodeEvents:
         vote = self._votes.counted(node.name, report.router_boot)
 
         def votes(row: Traffic, growth: Counts, ttft: tuple[int, ...], pace: tuple[int, ...]) -> None:
-            if _is_in_force(row, entries[row.tenant, row.route]):
+            entry = entries[row.tenant, row.route]
+            if _is_in_force(row, entry):
                 vote(row, growth, ttft, pace)
                 self._arms.count(node.name, report.router_boot, row)
+            if row.called_by and any(one.release == row.release for one in entry.deprecated):
+                self._deprecated.told(row)
 
         counted = self._counts.report(node.name, report.router_boot, rows, now, unserved, votes)
         for key in counted:

@@ -108,7 +108,8 @@ class TableSender:
         """Sends the entries that an attestation changed: where R goes may be another release now."""
         if attestation.kind in CHANGES_TARGET:
             self.refresh(keys)
-        elif attestation.kind is AttestationKind.ERASURE:  # samples of before go with the rows
+        elif attestation.kind in (AttestationKind.ERASURE, AttestationKind.DEPRECATION):
+            # Samples of before go with the rows; who calls what is deprecated is told so.
             self.refresh(key for key in self._log.state.routes() if key[0] == attestation.tenant)
 
     def refresh(self, keys: Iterable[PointerKey]) -> None:

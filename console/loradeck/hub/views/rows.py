@@ -15,6 +15,7 @@ from loradeck.hub.log.log import Log
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.hub.progress.cohorts import Cohorts
+from loradeck.hub.progress.deprecated_callers import DeprecatedCallers
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.request_counts import CheckFigures, RequestCounts
@@ -35,6 +36,7 @@ from loradeck.schemas.state import (
     AskedAgainRow,
     CandidateRow,
     Cause,
+    DeprecationRow,
     NodeReplica,
     NodeRow,
     OpenIncident,
@@ -71,6 +73,7 @@ class Rows:
     _incidents: Incidents
     _arms: ArmsSaid
     _steps_said: Mapping[PointerKey, tuple[str, ...]]
+    _callers: DeprecatedCallers
     _clock: Clock
 
     # ---- tenants -------------------------------------------------------------------------------------------
@@ -158,7 +161,15 @@ class Rows:
             again=again,
             slow=slow,
             drift=drift,
+            deprecated=self._deprecated(key, live) if live else None,
         )
+
+    def _deprecated(self, key: PointerKey, live: str) -> DeprecationRow | None:
+        release = self._catalogue.release(live, key[0]) if self._facts.deprecated else None
+        said = self._facts.deprecation(release) if release is not None else None
+        if said is None:
+            return None
+        return DeprecationRow(**said.model_dump(), callers=self._callers.of(key, live))
 
     def _incident(self, key: PointerKey) -> OpenIncident | None:
         found = self._incidents.open_on(key)

@@ -87,6 +87,8 @@ def preview_lines(
         head += f"  {clean(one.actor)} ACTED ALONE: {clean(one.reason)}; loradeck event countersign {clean(one.event)}"
     if (found := row.incident) is not None:
         head += f"  INCIDENT {clean(found.id)} {age(state.age_of(found.opened_ms) or 0)}: {clean(found.title)}"
+    if row.deprecated is not None:
+        head += f"  DEPRECATED, still called with {plural(len(row.deprecated.callers), 'key')}"
     drift = [f"{clean(r.replica)} to {state.label_of(r.pinned)}" for r in row.replicas if r.pinned]
     if drift:
         head += f"  PINNED on {', '.join(drift[:2])}{' ...' if len(drift) > 2 else ''}"

@@ -42,7 +42,7 @@ class Active:
         lease = Standby(self.store, "hub", "", lambda: 0.0).take()
         self.log = Log(self.store, lease, SIGNER, clock=lambda: 0.0, timed=lambda _: None, lease_lost=lambda: None)
         catalogue = SimpleNamespace(ref={V1.id: V1, V2.id: V2}.get)
-        facts = SimpleNamespace(of=lambda key: NO_FACTS)
+        facts = SimpleNamespace(of=lambda key: NO_FACTS, deprecated={})
         self.tables = NodeTables(catalogue, facts, Signing("log", {}, (), SIGNER))  # type: ignore[arg-type]
 
     async def commit(self, *drafts: Draft) -> None:
