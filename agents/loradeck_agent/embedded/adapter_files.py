@@ -4,17 +4,18 @@ Other engines accept adapters whose keys match nothing and then serve the bare b
 Here the set of tensors must be exactly what the configuration promises for this very model.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.nn.functional import pad
 
-from loradeck.artifacts.adapters import CONFIG, UNSUPPORTED, WEIGHTS, target_of
+from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.adapters import WEIGHTS
+from loradeck.artifacts.lora_config import CONFIG, LoraSettings, read_lora
 
 PREFIX = "base_model.model."
 """What peft puts before a module's name in a saved adapter."""
@@ -26,7 +27,7 @@ class AdapterFault(Exception):
 
 @dataclass(frozen=True)
 class AdapterWeights:
-    """A LoRA adapter in memory: module name -> (A `[rank, in]`, B `[out, rank]`, already times alpha / rank)."""
+    """A LoRA adapter in memory: module name -> (A `[rank, in]`, B `[out, rank]`, already times the module's factor)."""
 
     rank: int
     modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -41,41 +42,28 @@ def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
     }
 
 
-def expected_shapes(config: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def expected_shapes(lora: LoraSettings, linears: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor that an adapter with this configuration must hold, by its key in the file."""
-    rank, shapes = config["r"], {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, (out_features, in_features) in linears.items():
-        if target_of(name, config["target_modules"]) is not None:
+        if lora.changes(name):
+            rank, _ = lora.of(name)
             shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, in_features)
             shapes[f"{PREFIX}{name}.lora_B.weight"] = (out_features, rank)
+            if lora.use_dora:
+                shapes[f"{PREFIX}{name}.lora_magnitude_vector"] = (out_features,)
     return shapes
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The adapter's configuration, checked for what this engine can serve.
-
-    Raises: AdapterFault: it is unreadable, or asks for something that plain LoRA is not.
-    """
+def read_config(folder: Path) -> LoraSettings:
+    """The adapter's configuration. Raises: AdapterFault: it is unreadable, or asks for more than a LoRA."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise AdapterFault(f"{CONFIG} cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise AdapterFault(f"{CONFIG}: peft_type is {_get(config, 'peft_type')!r}, only LORA is served")
-    wrong = sorted(name for name in UNSUPPORTED if config.get(name))
-    if wrong or config.get("bias", "none") != "none":
-        raise AdapterFault(f"{CONFIG} asks for {', '.join(wrong) or 'bias'}, which this engine does not serve")
-    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
-    if type(rank) is not int or not 1 <= rank <= 512:
-        raise AdapterFault(f"{CONFIG}: r is {rank!r}, not a rank of 1 to 512")
-    if not isinstance(alpha, (int, float)) or not alpha > 0:
-        raise AdapterFault(f"{CONFIG}: lora_alpha is {alpha!r}, not a positive number")
-    if not isinstance(targets, list) or not targets or not all(isinstance(t, str) and t for t in targets):
-        raise AdapterFault(f"{CONFIG}: target_modules must be a list of module names")
-    return config
+        return read_lora(folder / CONFIG)
+    except (OSError, BadArtifact) as error:
+        raise AdapterFault(str(error)) from error
 
 
-def check_tensors(found: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, int]]) -> None:
+def check_tensors(found: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Exactly the expected keys, shapes and finite floats.
 
     Raises: AdapterFault: a key is missing or too many, a shape differs, or a value is not finite.
@@ -105,10 +93,12 @@ def read_adapter(folder: Path, linears: Mapping[str, tuple[int, int]], dtype: to
     """
     if not folder.is_dir():
         raise FileNotFoundError(folder)
-    config = read_config(folder)
-    expected = expected_shapes(config, linears)
+    lora = read_config(folder)
+    if lora.use_dora:
+        raise AdapterFault(f"{CONFIG} asks for use_dora, which no engine serves: merge it into its base")
+    expected = expected_shapes(lora, linears)
     if not expected:
-        raise AdapterFault(f"{CONFIG}: target_modules {config['target_modules']} match no module of this base")
+        raise AdapterFault(f"{CONFIG}: target_modules {lora.target_modules!r:.200} match no module of this base")
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").exists()
         raise AdapterFault(f"{WEIGHTS} is missing" + ("; pickled weights are never read" if pickled else ""))
@@ -117,15 +107,11 @@ def read_adapter(folder: Path, linears: Mapping[str, tuple[int, int]], dtype: to
     except (OSError, SafetensorError) as error:
         raise AdapterFault(f"{WEIGHTS} cannot be read: {error}") from error
     check_tensors(found, expected)
-    scaling = config["lora_alpha"] / config["r"]
     modules = {}
-    for key in expected:
-        if key.endswith(".lora_A.weight"):
-            name = key[len(PREFIX) : -len(".lora_A.weight")]
-            b = found[f"{PREFIX}{name}.lora_B.weight"].float() * scaling
-            modules[name] = (found[key].to(dtype), b.to(dtype))
-    return AdapterWeights(rank=config["r"], modules=modules)
-
-
-def _get(value: Any, key: str) -> Any:
-    return value.get(key) if isinstance(value, dict) else None
+    for name in linears:
+        if (key := f"{PREFIX}{name}.lora_A.weight") in expected:
+            rank, factor = lora.of(name)
+            b = found[f"{PREFIX}{name}.lora_B.weight"].float() * factor
+            more = lora.largest - rank  # a batch stacks adapters along one rank, whatever a module's own is
+            modules[name] = (pad(found[key], (0, 0, 0, more)).to(dtype), pad(b, (0, more)).to(dtype))
+    return AdapterWeights(rank=lora.largest, modules=modules)

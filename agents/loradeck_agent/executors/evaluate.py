@@ -116,9 +116,9 @@ def with_adapter(model: Any, folder: Path) -> Any:
     Raises: BadSpec: `bad_adapter`: the files are damaged, do not fit the base, or peft loaded other tensors.
     """
     try:
-        config = adapter_files.read_config(folder)
+        lora = adapter_files.read_config(folder)
         tensors = load_file(folder / WEIGHTS)
-        adapter_files.check_tensors(tensors, adapter_files.expected_shapes(config, adapter_files.linear_shapes(model)))
+        adapter_files.check_tensors(tensors, adapter_files.expected_shapes(lora, adapter_files.linear_shapes(model)))
     except (adapter_files.AdapterFault, OSError, SafetensorError) as error:
         raise BadSpec("bad_adapter", str(error)) from error
     wrapped = PeftModel.from_pretrained(model, folder)

@@ -8,7 +8,8 @@ under an adapter has an index of its own; adding zeros is exact.
 import json
 from pathlib import Path
 
-from loradeck.artifacts.adapters import CONFIG, WEIGHTS, base_modules, read_base_config
+from loradeck.artifacts.adapters import WEIGHTS, base_modules, read_base_config
+from loradeck.artifacts.lora_config import CONFIG
 from loradeck.artifacts.staging import private_folder
 from loradeck_agent.host.state_folder import write_durably
 

@@ -10,60 +10,52 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import plain_files, verify_folder
+from loradeck.artifacts.lora_config import CONFIG, LoraSettings, read_lora, unsupported
 from loradeck.artifacts.tensors import Tensor, check_values, read_header
 from loradeck.schemas.manifest import AdapterManifest
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 ALLOWED = frozenset({WEIGHTS, CONFIG, "README.md"})
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".py", ".pyc"})
 """Endings of files that can run code when they are read."""
 
-PLAIN_LORA: Mapping[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "task_type": ("CAUSAL_LM", None),
-    "bias": ("none", None),
-    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
-}
-"""The values allowed for each setting. Other ways to initialise an adapter change the base's weights under it."""
-
-UNSUPPORTED = (
-    "use_dora",
-    "use_rslora",
-    "use_qalora",
-    "rank_pattern",
-    "alpha_pattern",
-    "modules_to_save",
-    "fan_in_fan_out",
-    "layers_to_transform",
-    "layers_pattern",
-    "layer_replication",
-    "exclude_modules",
-    "target_parameters",
-    "trainable_token_indices",
-    "lora_bias",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "megatron_config",
-)
-"""Settings that must be absent or empty: engines and the merge handle plain LoRA only."""
-
 STRONGEST = 64
-"""The largest alpha per rank. A hundred times more, and values that are each small overflow together."""
+"""The largest factor of a pair. A hundred times more, and values that are each small overflow together."""
 
-_KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
+_KEY = re.compile(
+    r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.(?P<part>lora_[AB](?=\.weight)|lora_magnitude_vector)(\.weight)?"
+)
 _LAYER = re.compile(r"(?P<before>.*\blayers)\.(?P<layer>\d+)\.(?P<rest>.+)")
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
 _DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "granite", "olmo2"})
 """Model types whose linear layers have the names and shapes that `base_modules` computes."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The tensors by which an adapter changes one module: `factor` times B `[out, rank]` times A `[rank, in]` is added.
+
+    Under DoRA (`magnitude`, `[out]`) each row of the sum is then scaled to that length.
+    """
+
+    a: Tensor
+    b: Tensor
+    factor: float
+    magnitude: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The module's (out, in)."""
+        return self.b.shape[0], self.a.shape[1]
 
 
 def verify_adapter(
@@ -83,26 +75,16 @@ def verify_adapter(
     _refuse_pickles(names | {entry.path for entry in manifest.files})
     listed = {entry.path for entry in manifest.files}
     if not {WEIGHTS, CONFIG} <= listed <= ALLOWED:
-        raise _unsupported(
+        raise unsupported(
             f"the manifest lists {', '.join(sorted(listed))}", f"an adapter is {WEIGHTS} and {CONFIG}, nothing else"
         )
     # First, so that a file cut short is reported as such and not as a wrong digest.
     tensors = read_header(folder / WEIGHTS) if WEIGHTS in names else {}
     verify_folder(manifest.files, folder, beside=beside)
-    check_config(read_config(folder / CONFIG), manifest)
-    check_tensors(tensors, manifest, read_base_config(base) if base else None)
+    lora = read_lora(folder / CONFIG)
+    check_manifest(lora, modules_of(tensors), manifest)
+    check_modules(lora_pairs(tensors, lora), lora, read_base_config(base) if base else None)
     check_values(folder / WEIGHTS, tensors)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads an `adapter_config.json`. Raises: BadArtifact: `unsupported_adapter`: it is not a JSON object."""
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise _unsupported(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise _unsupported(f"{path.name} is not a JSON object")
-    return config
 
 
 def read_base_config(folder: Path) -> dict[str, Any]:
@@ -119,36 +101,23 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_plain(config: Mapping[str, Any]) -> None:
-    """Checks that a configuration is plain LoRA: no DoRA, no rank or alpha per module, no module saved whole, and so
-    on.
+def modules_of(tensors: Collection[str]) -> frozenset[str]:
+    """The names of the modules that tensors with these keys change."""
+    return frozenset(match["module"] for match in map(_KEY.fullmatch, tensors) if match)
 
-    Raises: BadArtifact: `unsupported_adapter`.
+
+def check_manifest(lora: LoraSettings, modules: Collection[str], manifest: AdapterManifest) -> None:
+    """Checks that a manifest says the largest rank, the alpha, the target modules and the method of a configuration.
+
+    The base that the configuration names is a path of the machine that trained it and is never used.
+
+    Raises: BadArtifact: `manifest_mismatch`.
     """
-    for name, allowed in PLAIN_LORA.items():
-        if not any(config.get(name) is value or config.get(name) == value for value in allowed):
-            raise _unsupported(f"{CONFIG}: {name} is {config.get(name)!r}")
-    if used := [name for name in UNSUPPORTED if config.get(name)]:
-        raise _unsupported(f"{CONFIG} sets {', '.join(used)}", "train a plain LoRA")
-
-
-def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
-    """Checks that a configuration is plain LoRA with the manifest's rank, alpha and target modules.
-
-    The base it names is a path of the machine that trained it and is never used.
-
-    Raises: BadArtifact: `unsupported_adapter`; `manifest_mismatch`.
-    """
-    check_plain(config)
-    if manifest.alpha > STRONGEST * manifest.rank:
-        raise _unsupported(f"alpha {manifest.alpha} is more than {STRONGEST} times its rank {manifest.rank}")
-    targets = config.get("target_modules")
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise _unsupported(f"{CONFIG}: target_modules must be a list of names, not {targets!r}")
     stated = {
-        "rank": (config.get("r"), manifest.rank),
-        "alpha": (config.get("lora_alpha"), manifest.alpha),
-        "target modules": (sorted(set(targets)), sorted(set(manifest.target_modules))),
+        "rank": (lora.largest, manifest.rank),
+        "alpha": (lora.lora_alpha, manifest.alpha),
+        "target modules": (list(lora.named(modules)), sorted(set(manifest.target_modules))),
+        "DoRA": (bool(lora.use_dora), manifest.dora),
     }
     wrong = [f"{what} {there!r}, the manifest says {here!r}" for what, (there, here) in stated.items() if there != here]
     if wrong:
@@ -157,36 +126,34 @@ def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
         )
 
 
-def check_tensors(
-    tensors: Mapping[str, Tensor], manifest: AdapterManifest, base_config: Mapping[str, Any] | None = None
-) -> None:
-    """Checks that the file holds exactly an A and a B for every target module of every layer, shaped for rank and base.
+def check_modules(pairs: Mapping[str, Pair], lora: LoraSettings, base_config: Mapping[str, Any] | None = None) -> None:
+    """Checks that there is exactly a pair for every module that the configuration targets, shaped for the base.
 
     Without `base_config`, or for a model type that is not known, the layers are only compared with each other.
 
     Raises:
-        BadArtifact: `unsupported_adapter`: keys or shapes that no base could take; `wrong_base`: they do not fit this
-            base.
+        BadArtifact: `unsupported_adapter`: modules that no base could have; `wrong_base`: they do not fit this base.
     """
-    pairs = lora_pairs(tensors, manifest.rank)
-    targets = {module: target_of(module, manifest.target_modules) for module in pairs}
-    if strange := sorted(module for module, target in targets.items() if target is None):
-        raise _unsupported(f"tensors for {strange[0]}, which is not a target module ({len(strange)} such)")
-    if unused := sorted(set(manifest.target_modules) - set(targets.values())):
-        raise _unsupported(f"no tensors for the target module {unused[0]}")
+    if strange := sorted(module for module in pairs if not lora.changes(module)):
+        raise unsupported(f"tensors for {strange[0]}, which is not a target module ({len(strange)} such)")
+    if not pairs:
+        raise unsupported(f"no tensors for the target module {lora.target_modules!r:.200}")
+    targets = [] if isinstance(lora.target_modules, str) else lora.target_modules
+    if unused := sorted(one for one in targets if not any(f".{module}".endswith(f".{one}") for module in pairs)):
+        raise unsupported(f"no tensors for the target module {unused[0]}")
     expected = base_modules(base_config) if base_config is not None else None
     if expected is None:
-        _same_layers(pairs)
+        _same_layers(pairs, lora)
         return
-    wanted = {module: shape for module, shape in expected.items() if target_of(module, manifest.target_modules)}
+    wanted = {module: shape for module, shape in expected.items() if lora.changes(module)}
     if missing := sorted(wanted.keys() - pairs.keys()):
         raise _wrong_base(f"the base has {missing[0]}, the adapter has no tensors for it ({len(missing)} such)")
     if extra := sorted(pairs.keys() - wanted.keys()):
         raise _wrong_base(f"the adapter has tensors for {extra[0]}, which the base lacks ({len(extra)} such)")
-    for module, shape in sorted(pairs.items()):
-        if shape != wanted[module]:
+    for module, pair in sorted(pairs.items()):
+        if pair.shape != wanted[module]:
             raise _wrong_base(
-                f"{module} maps {shape[1]} to {shape[0]} in the adapter, {wanted[module][1]} to "
+                f"{module} maps {pair.shape[1]} to {pair.shape[0]} in the adapter, {wanted[module][1]} to "
                 f"{wanted[module][0]} in the base"
             )
 
@@ -230,52 +197,53 @@ def embedding_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return {"model.embed_tokens": (hidden, vocabulary)} | ({} if tied else {"lm_head": (vocabulary, hidden)})
 
 
-def lora_pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int]]:
-    """Shape (out, in) of every module that has both an A and a B.
+def lora_pairs(tensors: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Pair]:
+    """The tensors of every module that an adapter changes, by the module's name, with the module's own rank and factor.
 
-    Raises: BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, or one side without the other.
+    Raises: BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, a part without the others, or a
+        factor above `STRONGEST`.
     """
-    sides: dict[str, dict[str, Tensor]] = {}
+    found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
-        if match is None:
-            raise _unsupported(f"{WEIGHTS} holds {key!r}, which is not a LoRA tensor")
-        if tensor.dtype not in _FLOATS or len(tensor.shape) != 2:
-            raise _unsupported(f"{key} is {tensor.dtype} {list(tensor.shape)}, not a matrix of F32, F16 or BF16")
-        sides.setdefault(match["module"], {})[match["side"]] = tensor
+        if match is None or (match["part"] == "lora_magnitude_vector" and not lora.use_dora):
+            raise unsupported(f"{WEIGHTS} holds {key!r}, which is not a LoRA tensor")
+        matrix = match["part"] != "lora_magnitude_vector"
+        if tensor.dtype not in _FLOATS or len(tensor.shape) != 1 + matrix:
+            what = "a matrix" if matrix else "a vector"
+            raise unsupported(f"{key} is {tensor.dtype} {list(tensor.shape)}, not {what} of F32, F16 or BF16")
+        found.setdefault(match["module"], {})[match["part"]] = tensor
     pairs = {}
-    for module, pair in sides.items():
-        if len(pair) != 2:
-            raise _unsupported(f"{module} has lora_{next(iter(pair))} only")
-        a, b = pair["A"].shape, pair["B"].shape
+    for module, parts in found.items():
+        if len(parts) != 2 + bool(lora.use_dora):
+            raise unsupported(f"{module} has {', '.join(sorted(parts))} only")
+        (rank, factor), magnitude = lora.of(module), parts.get("lora_magnitude_vector")
+        a, b = parts["lora_A"].shape, parts["lora_B"].shape
         if a[0] != rank or b[1] != rank:
-            raise _unsupported(f"{module} has A {list(a)} and B {list(b)}, which is not rank {rank}")
-        pairs[module] = (b[0], a[1])
+            raise unsupported(f"{module} has A {list(a)} and B {list(b)}, which is not rank {rank}")
+        if magnitude is not None and magnitude.shape != b[:1]:
+            raise unsupported(f"{module} has a magnitude for {magnitude.shape[0]} rows of its {b[0]}")
+        if factor > STRONGEST:
+            raise unsupported(f"{module}: alpha multiplies by {factor:g}, more than {STRONGEST}")
+        pairs[module] = Pair(parts["lora_A"], parts["lora_B"], factor, magnitude)
     return pairs
 
 
-def target_of(module: str, targets: Collection[str]) -> str | None:
-    """The target module that a module matches by peft's rule (equal, or ending in `.target`); None if there is none."""
-    return next((target for target in targets if module == target or module.endswith(f".{target}")), None)
-
-
-def _same_layers(pairs: Mapping[str, tuple[int, int]]) -> None:
-    """Checks, without the base, that every module occurs in every layer, with one shape."""
-    layers: dict[str, set[int]] = {}
-    shapes: dict[str, set[tuple[int, int]]] = {}
-    for module, shape in pairs.items():
+def _same_layers(pairs: Mapping[str, Pair], lora: LoraSettings) -> None:
+    """Checks, without the base, that every module occurs in every layer where it is targeted, with one shape."""
+    layers: dict[tuple[str, str], dict[int, tuple[int, int]]] = {}
+    for module, pair in pairs.items():
         match = _LAYER.fullmatch(module)
         if match is None:
-            raise _unsupported(f"{module} is in no layer")
-        place = f"{match['before']}.*.{match['rest']}"
-        layers.setdefault(place, set()).add(int(match["layer"]))
-        shapes.setdefault(place, set()).add(shape)
-    every = set(range(1 + max((max(found) for found in layers.values()), default=-1)))
-    for place, found in sorted(layers.items()):
-        if found != every:
-            raise _unsupported(f"{place} has no tensors in layer {min(every - found)}")
-        if len(shapes[place]) > 1:
-            raise _unsupported(f"{place} has not the same shape in every layer")
+            raise unsupported(f"{module} is in no layer")
+        layers.setdefault((match["before"], match["rest"]), {})[int(match["layer"])] = pair.shape
+    every = range(1 + max(max(found) for found in layers.values()))
+    for (before, rest), found in sorted(layers.items()):
+        place = f"{before}.*.{rest}"
+        if lacking := [n for n in every if n not in found and lora.changes(f"{before}.{n}.{rest}")]:
+            raise unsupported(f"{place} has no tensors in layer {lacking[0]}")
+        if len(set(found.values())) > 1:
+            raise unsupported(f"{place} has not the same shape in every layer")
 
 
 def _refuse_pickles(names: Collection[str]) -> None:
@@ -286,10 +254,6 @@ def _refuse_pickles(names: Collection[str]) -> None:
             ", ".join(found),
             f"save the weights as {WEIGHTS} (save_pretrained does) and leave the others out",
         )
-
-
-def _unsupported(detail: str, fix: str = "") -> BadArtifact:
-    return BadArtifact("unsupported_adapter", "not an adapter that can be served", detail, fix)
 
 
 def _wrong_base(detail: str) -> BadArtifact:

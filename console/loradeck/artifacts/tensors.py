@@ -83,7 +83,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             raise _malformed(path, f"its header would be {length} bytes long")
         raw = first + file.read(length - 1)
     try:
-        header = json.loads(raw, object_pairs_hook=_without_duplicates)
+        header = json.loads(raw, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise _malformed(path, f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
@@ -148,7 +148,8 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> Tensor:
     return Tensor(dtype, tuple(shape), data + begin, data + end)
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes a JSON object of its pairs: a hook for `json.loads`. Raises: ValueError: it has a name twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("it contains a name twice")

@@ -6,9 +6,16 @@ added afterwards (where rows came from, who rated them, why weights were chosen 
 
 import hashlib
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from loradeck.schemas.ids import Digest, Name, Strict, added, canonical_json, digest_of
 
@@ -163,6 +170,11 @@ class DecisionRecord(Strict, defer_build=True):
     worksheet: Digest | None = added(None, "of `loradeck decide`: what prompts and weights scored before")
 
 
+def _whole(number: float) -> float:
+    """The whole number for 8.0 too: one alpha makes one digest."""
+    return int(number) if number == int(number) else number
+
+
 class AdapterManifest(Strict):
     """One immutable adapter version. The registry gives it its version *number*, which is not part of the manifest."""
 
@@ -171,9 +183,10 @@ class AdapterManifest(Strict):
     name: Name
     base: Digest = Field(description="digest of the base it was trained on; bound here, never read from a config")
     files: tuple[FileEntry, ...] = Field(min_length=1)
-    rank: int = Field(ge=1, le=512)
-    alpha: int = Field(ge=1)
+    rank: int = Field(ge=1, le=512, description="the largest, where modules differ: engines need room for it")
+    alpha: Annotated[int | float, Field(gt=0, le=10**12), AfterValidator(_whole)]
     target_modules: tuple[str, ...] = Field(min_length=1)
+    dora: bool = added(False, "no engine serves it: it is merged")
     config_hash: Digest = Field(description="digest of the training recipe")
     datasets: tuple[Digest, ...] = ()
     parent: Digest | None = Field(None, description="the adapter version it was trained on from")

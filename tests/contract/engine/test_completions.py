@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.contract.engine.running import EMBEDDED_ONLY, Engine, Load, chat_body, margins_of, tokens_of
+from tests.fakes import peft_adapters
 
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
@@ -65,26 +66,41 @@ async def test_a_mixed_batch_answers_token_by_token_as_each_request_alone(
     assert len({tuple(tokens_of(one)[:4]) for one in alone[: len(models)]}) == len(models)
 
 
-def test_an_adapter_answers_as_peft_computes_it(engine: Engine, load: Load, adapters: list[Path]) -> None:
+def answers_as_peft(engine: Engine, name: str, folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(engine.base)
     messages = [{"role": "user", "content": "Good morning"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    answer = engine.chat(name, "Good morning", max_tokens=8)
+    tokens = tokens_of(answer)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(engine.base), folder)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+    logprobs = torch.log_softmax(logits, -1)
+    for at, entry in enumerate(answer["choices"][0]["logprobs"]["content"]):
+        assert entry["logprob"] == pytest.approx(float(logprobs[at, tokens[at]]), abs=1e-3)
+        best = [int(pair["token"].removeprefix("token_id:")) for pair in entry["top_logprobs"]]
+        if margins_of(answer)[at] > CLEAR:
+            assert best == logprobs[at].topk(2).indices.tolist()
+
+
+def test_an_adapter_answers_as_peft_computes_it(engine: Engine, load: Load, adapters: list[Path]) -> None:
     for name, folder in zip("abc", adapters, strict=True):
         load(name, folder)
-        answer = engine.chat(name, "Good morning", max_tokens=8)
-        tokens = tokens_of(answer)
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(engine.base), folder)
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
-        logprobs = torch.log_softmax(logits, -1)
-        for at, entry in enumerate(answer["choices"][0]["logprobs"]["content"]):
-            assert entry["logprob"] == pytest.approx(float(logprobs[at, tokens[at]]), abs=1e-3)
-            best = [int(pair["token"].removeprefix("token_id:")) for pair in entry["top_logprobs"]]
-            if margins_of(answer)[at] > CLEAR:
-                assert best == logprobs[at].topk(2).indices.tolist()
+        answers_as_peft(engine, name, folder)
+
+
+@pytest.mark.parametrize("kind", peft_adapters.SERVED)
+def test_an_adapter_of_each_kind_answers_as_peft_computes_it_beside_another(
+    engine: Engine, load: Load, adapters: list[Path], tmp_path: Path, kind: str
+) -> None:
+    peft_adapters.save(engine.base, tmp_path, **peft_adapters.SERVED[kind])
+    assert load("beside", adapters[0]).status_code == 200
+    assert load("kind", tmp_path).status_code == 200
+    answers_as_peft(engine, "kind", tmp_path)
+    answers_as_peft(engine, "beside", adapters[0])
 
 
 async def test_the_base_alone_is_untouched_by_loads_and_unloads(

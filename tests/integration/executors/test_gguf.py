@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from peft import PeftModel
 from tests.conftest import CHAT_TEMPLATE, TARGETS, MakeAdapter
+from tests.fakes import peft_adapters
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -124,6 +125,24 @@ def same(model: Any, path: Path, adapter: Path | None = None) -> bool:
 
 def model_of(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["patterns, rank-stabilised", "a rank and an alpha for each module"])
+def test_an_adapter_whose_modules_differ_in_rank_and_alpha_answers_as_peft_does(tmp_path: Path, kind: str) -> None:
+    base = write_base(tmp_path / "base")
+    adapted = peft_adapters.save(base, tmp_path / "adapter", **peft_adapters.SERVED[kind])
+    export_weights(base, tmp_path / "base.gguf", "f32")
+    export_adapter(base, tmp_path / "adapter", tmp_path / "adapter.gguf")
+    assert same(adapted, tmp_path / "base.gguf", tmp_path / "adapter.gguf")
+
+
+def test_dora_is_refused_with_the_way_round(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    peft_adapters.save(base, tmp_path / "adapter", **peft_adapters.DORA)
+    with pytest.raises(BadArtifact) as bad:
+        export_adapter(base, tmp_path / "adapter", tmp_path / "adapter.gguf")
+    assert "export the merged weights" in bad.value.detail
+    assert not (tmp_path / "adapter.gguf").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import resource
 import shutil
 import threading
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tests.fakes import peft_adapters
 from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
 from transformers import AutoModelForCausalLM
 
@@ -82,6 +84,29 @@ def test_a_merge_is_bit_for_bit_peft_s_fp32_merge_cast_once(
     assert (len(list((ended.out / "weights").glob("*.safetensors"))) > 1) is (shard != "1GB")
 
 
+@pytest.mark.parametrize("kind", peft_adapters.SERVED)
+def test_whatever_vllm_serves_is_merged_as_peft_merges_it(bench: Bench, tmp_path: Path, kind: str) -> None:
+    model = peft_adapters.save(bench.base, tmp_path, **peft_adapters.SERVED[kind])
+    merged_beside(bench, tmp_path)
+    expected, made = model.merge_and_unload().state_dict(), weights_of(bench.root / "out0")
+    assert sum(not torch.equal(tensor, weights_of(bench.base)[name]) for name, tensor in made.items()) > 1
+    for name, tensor in made.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_dora_which_no_engine_serves_is_merged_as_peft_merges_it_and_its_probe_is_near(
+    bench: Bench, tmp_path: Path
+) -> None:
+    model = peft_adapters.save(bench.base, tmp_path / "dora", **peft_adapters.DORA)
+    ended = run_merge(bench, tmp_path / "dora")
+    assert ended.status == EXIT_OK, ended.last
+    report = MergeReport.model_validate_json((ended.out / "report.json").read_text())
+    assert report.probe.kl < 1e-6 < 0.1 < report.probe.kl_base
+    expected = model.merge_and_unload().state_dict()
+    for name, tensor in weights_of(ended.out / "weights").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
 def test_the_merged_weights_are_a_base_of_their_own_with_the_same_template_and_report_how_near_they_are(
     bench: Bench, adapter: Path
 ) -> None:
@@ -135,11 +160,8 @@ def test_a_cast_to_bf16_is_measured_and_is_near(bench: Bench, adapter: Path, tmp
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("use_dora", True),
-        ("rank_pattern", {"q_proj": 2}),
-        ("alpha_pattern", {"q_proj": 2}),
         ("modules_to_save", ["lm_head"]),
-        ("use_rslora", True),
+        ("layer_replication", [[0, 1]]),
         ("trainable_token_indices", [1]),
     ],
 )
@@ -213,7 +235,8 @@ def test_a_merge_with_the_wrong_scale_does_not_pass_its_probe(
 
     def doubled(*args: Any) -> Any:
         found = right(*args)
-        return merge_weights.AdapterOfBase(found.path, found.pairs, found.scale * 2)
+        twice = {name: replace(pair, factor=pair.factor * 2) for name, pair in found.pairs.items()}
+        return replace(found, pairs=twice)
 
     monkeypatch.setattr(merge_weights, "_adapter", doubled)
     ended = run_merge(bench, adapter)

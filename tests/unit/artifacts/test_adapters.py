@@ -168,15 +168,12 @@ def test_a_linked_folder_in_an_adapter_is_refused(tmp_path: Path) -> None:
     [
         {"peft_type": "LOHA"},
         {"task_type": "SEQ_CLS"},
-        {"use_dora": True},
-        {"use_rslora": True},
-        {"rank_pattern": {"q_proj": 8}},
-        {"alpha_pattern": {"q_proj": 8}},
+        {"use_bdlora": {"blocks": 2}},
         {"modules_to_save": ["lm_head"]},
         {"bias": "all"},
         {"init_lora_weights": "pissa"},
         {"layer_replication": [[0, 1]]},
-        {"target_modules": "all-linear"},
+        {"target_modules": "query_(?=key)"},
         {"target_modules": None},
     ],
 )

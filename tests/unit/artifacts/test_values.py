@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from tests.fakes.handmade_adapters import manifest_of, shapes, write_adapter, write_base
+from tests.fakes.handmade_adapters import config, manifest_of, shapes, write_adapter, write_base
 
 from loradeck.artifacts import BadArtifact, verify_adapter
 from loradeck.artifacts.tensors import BOUND, read_header
@@ -70,7 +70,7 @@ def test_a_value_beyond_the_first_piece_that_is_read_is_found(tmp_path: Path, mo
 
 
 def test_an_alpha_that_makes_small_values_overflow_is_refused(tmp_path: Path) -> None:
-    write_adapter(tmp_path / "a")
+    write_adapter(tmp_path / "a", settings=config(lora_alpha=10**9))
     with pytest.raises(BadArtifact) as caught:
         verify_adapter(tmp_path / "a", manifest_of(tmp_path / "a", alpha=10**9))
     assert caught.value.code == "unsupported_adapter"

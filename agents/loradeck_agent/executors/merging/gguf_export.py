@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.adapters import Pair
 from loradeck.artifacts.manifests import base_files
 from loradeck_agent.executors.base import turn_end
 from loradeck_agent.executors.merging.merge_weights import adapter_of_base, read_side
@@ -84,19 +86,23 @@ def export_adapter(base: Path, adapter: Path, out: Path) -> int:
     config = AutoConfig.from_pretrained(base)
     arch, lora = _architecture(config), adapter_of_base(base, adapter)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    parts, rank = [], 0
-    for weight, (a, b) in sorted(lora.pairs.items()):
-        called, rank = _called(names, weight), a.shape[0]
-        turned = _turned(weight, config, arch)
-        parts.append(_Part(f"{called}.lora_a", a.shape, lambda a=a: read_side(lora.path, a)))  # type: ignore[misc]
-        parts.append(
-            _Part(f"{called}.lora_b", b.shape, lambda b=b, turned=turned: turned(read_side(lora.path, b)))  # type: ignore[misc]
-        )
+    parts = []
+    for weight, pair in sorted(lora.pairs.items()):
+        if pair.magnitude is not None:
+            raise _unsupported("llama.cpp knows no DoRA: merge the adapter, and export the merged weights")
+        called, turned = _called(names, weight), _turned(weight, config, arch)
+        more = pair.factor * pair.a.shape[0] / lora.alpha  # llama.cpp multiplies by the one alpha over the pair's rank
+
+        def b(pair: Pair = pair, more: float = more, turned: Any = turned) -> torch.Tensor:
+            return turned(read_side(lora.path, pair.b) * more)  # type: ignore[no-any-return]
+
+        parts.append(_Part(f"{called}.lora_a", pair.a.shape, partial(read_side, lora.path, pair.a)))
+        parts.append(_Part(f"{called}.lora_b", pair.b.shape, b))
 
     def described(writer: gguf.GGUFWriter) -> None:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, lora.scale * rank)
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, lora.alpha)
 
     return _write(out, arch, described, parts, "f32")
 

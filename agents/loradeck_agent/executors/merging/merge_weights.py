@@ -1,8 +1,9 @@
 """Merging of a LoRA adapter into the files of its base, tensor by tensor.
 
-Every shard is read once and written once, front to back: a weight that the adapter changes is widened to fp32, has `B @
-A * alpha / rank` added, and is cast back once; every other byte is copied. So memory holds a few weights and never a
-shard, and the sums are those of peft's own merge in fp32. Both files are hashed as they pass.
+Every shard is read once and written once, front to back: a weight that the adapter changes is widened to fp32, has its
+pair's product added (under DoRA each row then gets its length), and is cast back once; every other byte is copied. So
+memory holds a few weights and never a shard, and the sums are those of peft's own merge in fp32. Both files are hashed
+as they pass.
 """
 
 import json
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.adapters import CONFIG, WEIGHTS, check_plain, lora_pairs, read_config, target_of
+from loradeck.artifacts.adapters import WEIGHTS, Pair, lora_pairs
+from loradeck.artifacts.lora_config import CONFIG, read_lora
 from loradeck.artifacts.manifests import base_files
 from loradeck.artifacts.tensors import Tensor, read_header
 from loradeck.schemas.manifest import FileEntry
@@ -42,8 +44,8 @@ class AdapterOfBase:
     """Where the pairs of an adapter lie in its file, by the base's name of the weight they change."""
 
     path: Path
-    pairs: Mapping[str, tuple[Tensor, Tensor]]
-    scale: float
+    pairs: Mapping[str, Pair]
+    alpha: float
 
 
 def merge_weights(base: Path, adapter: Path, out: Path, between: Between = lambda done, of: None) -> Merged:
@@ -52,9 +54,9 @@ def merge_weights(base: Path, adapter: Path, out: Path, between: Between = lambd
     The caller must compare `Merged.base` with the base that the adapter was trained on.
 
     Raises:
-        BadArtifact: `unsupported_adapter`: it is no plain LoRA; `wrong_base`: its tensors are not exactly those of the
-            base's target modules; `unsupported_base`: weights of a type that cannot be added to; `bad_values`: a merged
-            weight is not finite; or the code of a damaged file.
+        BadArtifact: `unsupported_adapter`: it is neither LoRA nor DoRA; `wrong_base`: its tensors are not exactly those
+            of the base's target modules; `unsupported_base`: weights of a type that cannot be added to; `bad_values`: a
+            merged weight is not finite; or the code of a damaged file.
         OSError: the disk refused.
     """
     threads = torch.get_num_threads()
@@ -96,10 +98,12 @@ def _sum(name: str, data: bytearray, tensor: Tensor, lora: AdapterOfBase) -> mem
     Raises: BadArtifact: `bad_values`: the sum is not finite.
     """
     dtype = DTYPES[tensor.dtype]
-    a, b = (read_side(lora.path, side) for side in lora.pairs[name])
-    merged = b @ a
-    merged *= lora.scale
+    pair = lora.pairs[name]
+    merged = read_side(lora.path, pair.b) @ read_side(lora.path, pair.a)
+    merged *= pair.factor
     merged += torch.frombuffer(data, dtype=dtype).reshape(tensor.shape)  # `data` is being hashed: it stays as it is
+    if pair.magnitude is not None:
+        merged *= (read_side(lora.path, pair.magnitude) / torch.linalg.norm(merged, dim=1)).view(-1, 1)
     cast = merged.to(dtype)
     # Both ends are finite only where all is: a NaN is either end. Asking each value takes longer than all of the sum.
     if not all(map(math.isfinite, (end.item() for end in cast.aminmax()))):
@@ -130,35 +134,26 @@ def adapter_of_base(base: Path, adapter: Path) -> AdapterOfBase:
 
 
 def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> AdapterOfBase:
-    """Reads an adapter and checks that its tensors are exactly an A and a B for every target module of the base.
+    """Reads an adapter and checks that its tensors are exactly a pair for every target module of the base.
 
     Raises: BadArtifact: `unsupported_adapter`, `wrong_base` or `unsupported_base`.
     """
-    config = read_config(folder / CONFIG)
-    check_plain(config)
-    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
-    if type(rank) is not int or rank < 1 or not isinstance(alpha, (int, float)) or not isinstance(targets, list):
-        raise BadArtifact("unsupported_adapter", "the configuration lacks rank, alpha or target modules", CONFIG)
-    tensors = read_header(folder / WEIGHTS)
-    shapes = {f"{module}.weight": shape for module, shape in lora_pairs(tensors, rank).items()}
+    lora = read_lora(folder / CONFIG)
+    pairs = {f"{module}.weight": pair for module, pair in lora_pairs(read_header(folder / WEIGHTS), lora).items()}
     wanted = {
         name: tensor
         for name, tensor in weights.items()
-        if name.endswith(".weight") and target_of(name.removesuffix(".weight"), targets)
+        if len(tensor.shape) == 2 and name.endswith(".weight") and lora.changes(name.removesuffix(".weight"))
     }
-    if odd := sorted(wanted.keys() ^ shapes.keys()):
+    if odd := sorted(wanted.keys() ^ pairs.keys()):
         who = "the base has" if odd[0] in wanted else "the adapter has tensors for"
         raise _wrong_base(f"{who} {odd[0]}, the other does not ({len(odd)} such)")
-    for name, shape in sorted(shapes.items()):
-        if wanted[name].shape != shape:
-            raise _wrong_base(f"{name} is {list(wanted[name].shape)} in the base, {list(shape)} by the adapter")
+    for name, pair in sorted(pairs.items()):
+        if wanted[name].shape != pair.shape:
+            raise _wrong_base(f"{name} is {list(wanted[name].shape)} in the base, {list(pair.shape)} by the adapter")
         if wanted[name].dtype not in DTYPES:
             raise _unsupported_base(f"{name} is stored as {wanted[name].dtype}, not as F32, F16 or BF16")
-    module = {name: f"base_model.model.{name.removesuffix('.weight')}" for name in shapes}
-    pairs = {
-        name: (tensors[f"{place}.lora_A.weight"], tensors[f"{place}.lora_B.weight"]) for name, place in module.items()
-    }
-    return AdapterOfBase(folder / WEIGHTS, pairs, alpha / rank)
+    return AdapterOfBase(folder / WEIGHTS, pairs, lora.lora_alpha)
 
 
 def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping[str, Tensor]]) -> None:

@@ -3,6 +3,7 @@
 import fnmatch
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from loradeck.artifacts import base_manifest, scan
-from loradeck.artifacts.adapters import CONFIG, WEIGHTS
+from loradeck.artifacts.adapters import WEIGHTS
+from loradeck.artifacts.lora_config import CONFIG, LoraSettings
 from loradeck.artifacts.manifests import BASE_FILES
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
-from loradeck_agent.embedded.adapter_files import AdapterFault, check_tensors, expected_shapes, linear_shapes
+from loradeck_agent.embedded.adapter_files import (
+    AdapterFault,
+    check_tensors,
+    expected_shapes,
+    linear_shapes,
+    read_config,
+)
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.protocol import BadSpec, Diverged
 from loradeck_agent.executors.publish import publish
@@ -103,7 +111,7 @@ class Trained:
             return self._publish_base(out, base, spec).digest
         tensors = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(self.model).items()}
         try:
-            check_tensors(tensors, expected_shapes(self.config, self.shapes))
+            check_tensors(tensors, expected_shapes(LoraSettings.model_validate(self.config), self.shapes))
         except AdapterFault as fault:
             raise Diverged(f"the trained adapter is not published: {fault}") from fault
         files = {
@@ -182,20 +190,23 @@ def _check_rank(spec: TrainSpec, shapes: Mapping[str, tuple[int, int]]) -> None:
 def _start_from(model: Any, folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, int]]) -> None:
     """Replaces the fresh adapter's weights by the parent's.
 
-    Raises: BadSpec: `bad_parent`: it has other modules, or another rank or alpha.
+    Raises: BadSpec: `bad_parent`: it has other modules or ranks, or multiplies what it has learnt by another factor.
     """
-    theirs, ours = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["lora_alpha"], config["lora_alpha"]
-    if theirs != ours:
-        raise BadSpec(
-            "bad_parent",
-            f"the parent has alpha {theirs:g} and this recipe {ours:g}: what it has learnt would be multiplied by "
-            f"{ours / theirs:g}. Train with alpha = {theirs:g}",
-        )
-    tensors = load_file(folder / WEIGHTS)
+    ours = LoraSettings.model_validate(config)
     try:
-        check_tensors(tensors, expected_shapes(config, shapes))
+        theirs = read_config(folder)
+        tensors = load_file(folder / WEIGHTS)
+        check_tensors(tensors, expected_shapes(ours, shapes))
     except AdapterFault as fault:
         raise BadSpec("bad_parent", f"the parent adapter does not fit this recipe: {fault}") from fault
+    for module in filter(ours.changes, shapes):
+        (rank, now), (_, before) = ours.of(module), theirs.of(module)
+        if not math.isclose(now, before):
+            raise BadSpec(
+                "bad_parent",
+                f"the parent has alpha {before * rank:g} and this recipe {now * rank:g}: what it has learnt would be "
+                f"multiplied by {now / before:g}. Train with alpha = {before * rank:g}",
+            )
     set_peft_model_state_dict(model, tensors)
 
 

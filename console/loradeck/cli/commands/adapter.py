@@ -15,8 +15,10 @@ import click
 from pydantic import BaseModel
 
 from loradeck.artifacts import signing, verify_adapter
-from loradeck.artifacts.adapters import ALLOWED, CONFIG, PICKLES, read_config
+from loradeck.artifacts.adapters import ALLOWED, PICKLES, WEIGHTS, modules_of
 from loradeck.artifacts.hash_checks import plain_files
+from loradeck.artifacts.lora_config import CONFIG, read_config, read_lora
+from loradeck.artifacts.tensors import read_header
 from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared import deprecating
 from loradeck.cli.shared import model_card as cards
@@ -325,20 +327,21 @@ def described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
         lacking = [option for option, key in (("--base", "base"), ("--why", "decision")) if key not in given]
         if lacking:
             raise misused(f"{' and '.join(lacking)} is needed", where=f"no {MANIFEST} in {folder}", fix="give it")
-        config = read_config(folder / CONFIG) if CONFIG in names else {}
-        modules = config.get("target_modules")
+        if CONFIG not in names:
+            raise misused(f"{CONFIG} is missing", where=str(folder), fix="name the folder that peft saved")
+        lora, config = read_lora(folder / CONFIG), read_config(folder / CONFIG)
+        modules = modules_of(read_header(folder / WEIGHTS)) if WEIGHTS in names else ()
         # The recipe is identified by the trainer's choices, without the paths of the machine it ran on.
         recipe = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
         fields = {
             **given,
             "files": [entry_of(folder / name, name) for name in names if name in ALLOWED],
-            "rank": config.get("r"),
-            "alpha": config.get("lora_alpha"),
-            "target_modules": sorted(modules) if isinstance(modules, list) else modules,
+            "rank": lora.largest,
+            "alpha": lora.lora_alpha,
+            "target_modules": lora.named(modules),
+            "dora": bool(lora.use_dora),
             "config_hash": digest_of(recipe),
         }
-        if not fields["files"] or CONFIG not in names:
-            raise misused(f"{CONFIG} is missing", where=str(folder), fix="name the folder that peft saved")
         manifest = checked(AdapterManifest, fields, where=str(folder / CONFIG))
     listed = {entry.path for entry in manifest.files}
     pickled = {name for name in names if Path(name).suffix.lower() in PICKLES} - {

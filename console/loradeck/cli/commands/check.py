@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from loradeck.artifacts import BadArtifact, base_manifest
-from loradeck.artifacts.adapters import CONFIG, read_config, verify_adapter
+from loradeck.artifacts.adapters import verify_adapter
+from loradeck.artifacts.lora_config import CONFIG, read_config
 from loradeck.cli.commands.adapter import MANIFEST, described
 from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import checked, json_of, text_of
