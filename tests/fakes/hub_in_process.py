@@ -196,11 +196,17 @@ class Deck:
         return FileEntry(path="file", size=len(content), sha256=digest)
 
     async def adapter_manifest(
-        self, tenant: str = "acme", name: str = "support", seed: int = 1, base: BaseManifest = BASE
+        self,
+        tenant: str = "acme",
+        name: str = "support",
+        seed: int = 1,
+        base: BaseManifest = BASE,
+        *,
+        dora: bool = False,
     ) -> AdapterManifest:
         """A manifest whose files are at the hub."""
         files = []
-        for path, content in adapter_files(seed).items():
+        for path, content in adapter_files(seed, dora=dora).items():
             files.append((await self.blob(content)).model_copy(update={"path": path}))
         return AdapterManifest(
             tenant=tenant,
@@ -210,6 +216,7 @@ class Deck:
             rank=2,
             alpha=4,
             target_modules=("q_proj",),
+            dora=dora,
             config_hash=hashlib.sha256(str(seed).encode()).hexdigest(),
             decision=DecisionRecord(why_weights="a test"),
         )
@@ -284,7 +291,7 @@ class Deck:
         await until(attested, f"{tenant}/{route} attested and soaked")
 
 
-def adapter_files(seed: int) -> dict[str, bytes]:
+def adapter_files(seed: int, *, dora: bool = False) -> dict[str, bytes]:
     """A LoRA adapter of one module, as peft would save it."""
     random = numpy.random.default_rng(seed)
     module = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -292,7 +299,10 @@ def adapter_files(seed: int) -> dict[str, bytes]:
         f"{module}.lora_A.weight": random.normal(size=(2, 8)).astype("float32"),
         f"{module}.lora_B.weight": random.normal(size=(8, 2)).astype("float32"),
     }
+    if dora:
+        tensors[f"{module}.lora_magnitude_vector"] = numpy.ones(8, "float32")
     config = {
+        "use_dora": dora,
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "r": 2,

@@ -115,6 +115,9 @@ class ReleaseStore:
         async with self._turns.setdefault(adapter, asyncio.Lock()):
             manifest = await self._manifest(ref, adapter)
             check_manifest(ref, manifest, adapter, base)
+            if manifest.dora:
+                fix = "merge it (loradeck job merge), and promote the merged release"
+                raise AgentError("unsupported_adapter", "no engine serves DoRA", ref.id, fix)
             if rank_limit is not None and manifest.rank > rank_limit:
                 raise rank_too_high(manifest.rank, rank_limit)
             folder = await self.have(manifest, base_folder)

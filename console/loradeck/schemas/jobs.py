@@ -71,7 +71,7 @@ LATER = {
     **dict.fromkeys(
         ("turns", "safety", "precision", "gradient_checkpointing", "packing", "sampling", "distillation"), 1
     ),
-    **dict.fromkeys(("thoughts", "sharded", "decision.worksheet", "validation.suite"), 2),
+    **dict.fromkeys(("thoughts", "sharded", "rslora", "decision.worksheet", "validation.suite"), 2),
     **dict.fromkeys(("safety.toxic", "safety.rise", "distillation.top"), 2),
 }
 """Field of a recipe, or of a part of it, that came later -> the level of specs that has it."""
@@ -124,6 +124,7 @@ class TrainSpec(_Spec, defer_build=True):
     gradient_checkpointing: bool = added(False, "compute activations again in the backward pass")
     sharded: bool = added(False, "the base in parts, one in each process (FSDP2)")
     packing: bool = added(False, "the rows of a piece in one sequence, without padding")
+    rslora: bool = added(False, "the adapter's product counts alpha / sqrt(rank) times, not alpha / rank")
     chat_template: Digest | None = Field(
         None, description="SHA-256 of the chat template the rows were written for; another one is refused"
     )

@@ -65,6 +65,10 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """SELECT count(*) FROM attestations WHERE kind = 'deprecation' AND body LIKE '%"until_ms":%'""",
         ),
         Counted(
+            "adapters that are DoRA or have a fractional alpha",
+            _written("documents", '"dora": true', *(f'"alpha": {"_" * digits}.' for digits in range(1, 6))),
+        ),
+        Counted(
             "events with quotas of slots or weights",
             f"""{_events("quota")} AND (body LIKE '%"slots":%' OR body LIKE '%"weights":%')""",
         ),
@@ -77,6 +81,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             _written(
                 "jobs",
                 *('"kind":"prove"', '"thoughts":"', '"sharded":true', '"toxic":{', '"rise":', '"way":"top"', '"top":'),
+                '"rslora":true',
                 '],"suite":"',  # after the phrases of a validation; an evaluation names its own after a release
             ),
         ),

@@ -12,6 +12,7 @@ from sqlite_utils.utils import sqlite3
 from tests.contract.store.conftest import PostgresBackend
 from tests.contract.store.drafts import digest, move, note
 from tests.contract.store.test_migrate import everything, fill
+from tests.contract.store.test_records import manifest
 from tests.fakes.postgres_server import PostgresServer
 
 from loradeck.schemas.attestation import Attestation
@@ -19,6 +20,7 @@ from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.gate import CompareGate, GateConfig, LeakGate
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import EventKind
+from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.route import RouteConfig
 from loradeck.store import migrations
@@ -186,6 +188,7 @@ def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> 
         learns | {"safety": {"dataset": digest(4), "toxic": {"name": "list", "words": ["bad"]}}},
         learns | {"safety": {"dataset": digest(4), "rise": 0.1}},
         learns | {"thoughts": "strip"},
+        learns | {"rslora": True},
         learns | {"sharded": True, "processes": 2},
         learns | {"method": "distil", "distillation": taught | {"way": "top"}},
         learns | {"method": "distil", "distillation": taught | {"top": 5}},
@@ -202,10 +205,18 @@ def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> 
         for n, spec in enumerate(later + known):
             told = {"id": f"j{n}", "kind": spec["kind"], "tenant": "acme", "spec": spec, "state": "done", "by": "ops"}
             store.put_job(Job.model_validate(told | {"created_ms": 1}))
+        for more in ({"alpha": 16}, {"alpha": 16.5}, {"alpha": 1.5}, {"dora": True}):
+            made = AdapterManifest.model_validate(manifest().model_dump() | more)
+            store.register_adapter(made.model_dump(mode="json"), made.digest, digest(9), by="ann")
         store.close()
         with pytest.raises(CannotGoBack) as refused:
             downgrade(where, "0012_feedback", dry_run=True)
-        for says in ("2 events with quotas of", "1 reports of how fast", f"{len(later)} jobs of kinds or with fields"):
+        for says in (
+            "2 events with quotas of",
+            "3 adapters that are DoRA or",
+            "1 reports of how fast",
+            f"{len(later)} jobs of kinds or with fields",
+        ):
             assert says in str(refused.value)
 
 

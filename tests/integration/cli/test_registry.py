@@ -7,8 +7,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy
 import pytest
-from tests.integration.cli.conftest import Desk, write_adapter, write_base
+from safetensors.numpy import load_file, save_file
+from tests.integration.cli.conftest import MODULES, Desk, write_adapter, write_base
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -146,6 +148,28 @@ def test_what_a_trainer_leaves_beside_an_adapter_is_left_out_and_named(
     }
 
 
+def test_a_trainers_folder_of_an_expression_and_a_fractional_alpha_is_imported_and_dora_is_to_be_merged(
+    desk: Desk, tenant: str, base: str, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "trained")
+    (folder / "training_args.bin").write_bytes(b"\x80\x04")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    changed = {"target_modules": r".*_proj", "lora_alpha": 4.5, "use_rslora": True}
+    (folder / "adapter_config.json").write_text(json.dumps(config | changed))
+    options = ("--tenant", tenant, "--name", "other", "--base", base, "--why", "x")
+    manifest = desk.json("adapter", "import", folder, *options)["manifest"]
+    assert (manifest["alpha"], manifest["target_modules"]) == (4.5, sorted(MODULES))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    lengths = {
+        f"{k[:-14]}.lora_magnitude_vector": numpy.ones(len(v), "float32") for k, v in tensors.items() if "lora_B" in k
+    }
+    save_file(tensors | lengths, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    done = desk.run("adapter", "import", folder, *options)
+    assert f"no engine serves DoRA: loradeck job merge {tenant} v2, and promote v2m" in done.stdout
+    assert "(DoRA: to be merged)" in desk.run("adapter", "show", tenant, "other", "v2").stdout
+
+
 def test_a_bad_adapter_is_refused_here_and_the_hub_has_no_version_of_it(
     desk: Desk, tenant: str, base: str, tmp_path: Path
 ) -> None:
@@ -163,7 +187,7 @@ def test_a_bad_adapter_is_refused_here_and_the_hub_has_no_version_of_it(
     dora = write_adapter(tmp_path / "dora")
     config = json.loads((dora / "adapter_config.json").read_text()) | {"use_dora": True}
     (dora / "adapter_config.json").write_text(json.dumps(config))
-    refused("unsupported_adapter", dora)
+    refused("unsupported_adapter", dora)  # without its magnitudes
     linked = write_adapter(tmp_path / "linked")
     (linked / "README.md").symlink_to("/etc/passwd")
     refused("path_traversal", linked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 
-from loradeck.artifacts import base_manifest
+from loradeck.artifacts import base_manifest, verify_adapter
+from loradeck.artifacts.lora_config import CONFIG, read_lora
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
-from loradeck.schemas.manifest import BaseManifest
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck_agent.executors.training.batches import batches
 from loradeck_agent.executors.training.validation import _rank, hold_back
 
@@ -157,6 +159,19 @@ def test_a_parent_of_another_alpha_is_refused_since_its_effect_would_be_multipli
     assert "multiplied by 4" in ended.last.message
     assert "alpha = 16" in ended.last.message
     assert bench.run(bench.recipe(steps=1, alpha=16, parent=parent), inputs).status == EXIT_OK
+    stabilised = bench.run(bench.recipe(steps=1, alpha=16, rslora=True, parent=parent), inputs)
+    assert stabilised.last.code == "bad_parent", stabilised.last
+    assert "multiplied by 2.82843" in stabilised.last.message, "16 / sqrt(8) beside 16 / 8"
+
+
+def test_a_recipe_may_ask_for_rank_stabilised_lora_and_its_adapter_says_so(bench: Bench) -> None:
+    inputs = {DATASET: str(write_rows(bench.root / "task.jsonl", ROWS))}
+    made = bench.run(bench.recipe(steps=1, rslora=True), inputs)
+    assert made.status == EXIT_OK, made.last
+    lora = read_lora(made.out / CONFIG)
+    assert lora.of("model.layers.0.self_attn.q_proj") == (lora.r, lora.lora_alpha / math.sqrt(lora.r))
+    manifest = AdapterManifest.model_validate_json((made.out / "manifest.json").read_text())
+    verify_adapter(made.out, manifest, bench.base, beside={"manifest.json"})
 
 
 # ---- validation --------------------------------------------------------------------------------------------------

@@ -48,6 +48,25 @@ async def test_r_from_weights_that_a_job_made_quarantines_them_as_an_adapter_ver
     await deck.refused(409, "quarantined", "POST", f"{ROUTE}/promote", promote(deck, full))
 
 
+async def test_dora_is_registered_and_merged_and_promoted_by_its_merged_weights_alone(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    await deck.base(OTHER_BASE)
+    await join("n1")
+    await join("n2", base=OTHER_BASE.digest)
+    manifest = (await deck.adapter_manifest(dora=True)).model_dump(mode="json")
+    version = await deck.ok("POST", "adapters/acme/support/versions", manifest)
+    refused = await deck.refused(
+        422, "unsupported_adapter", "POST", f"{ROUTE}/promote", promote(deck, version["release"])
+    )
+    assert refused.fix == "loradeck job merge acme v1, and promote v1m"
+    spec = {"kind": "merge", "tenant": "acme", "release": version["release"]}
+    await deck.ok("POST", "jobs", {"spec": spec, "labels": {}})
+    body = {"tenant": "acme", "adapter": version["release"], "merged": OTHER_BASE.digest}
+    merged = await deck.ok("POST", "releases", body)
+    await deck.promote(merged["id"], wait="committed")
+
+
 async def test_f_from_weights_that_a_job_made_goes_to_the_base_that_they_were_trained_on(
     deck: Deck, join: Join
 ) -> None:

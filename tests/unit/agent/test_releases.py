@@ -46,6 +46,16 @@ async def ensured(state: StateFolder, adapter: Adapter, base: Path) -> Path:
     return await ReleaseStore(state, hub).ensure(adapter.ref, adapter.manifest.base, base)
 
 
+async def test_dora_is_refused_before_its_files_are_looked_for(state: StateFolder, base: Path) -> None:
+    made = make_adapter(make_base(base), 1)
+    manifest = made.manifest.model_copy(update={"dora": True})
+    release = made.release.model_copy(update={"adapter": manifest.digest})
+    state.release(manifest.digest).with_suffix(".json").write_text(manifest.model_dump_json())
+    with pytest.raises(AgentError) as refused:
+        await ensured(state, Adapter(made.files, manifest, release, "v1"), base)
+    assert (refused.value.code, "job merge" in refused.value.fix) == ("unsupported_adapter", True)
+
+
 async def test_changed_files_are_refused_and_left_with_the_way_to_have_them_again(
     state: StateFolder, base: Path, adapter: Adapter
 ) -> None:

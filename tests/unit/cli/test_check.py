@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.fakes.handmade_adapters import config, manifest_of, write_adapter, write_base
+from tests.fakes.handmade_adapters import config, manifest_of, safetensors, shapes, write_adapter, write_base
 
 from loradeck.artifacts import base_manifest
 from loradeck.cli import cli
@@ -59,6 +59,16 @@ def test_another_template_a_low_rank_and_another_base_are_exit_1_each_by_name(ad
     said = CliRunner().invoke(cli, ["check", str(adapter), "--base", str(base)])
     assert said.exit_code == 1
     assert "these do not fit [combination]" in said.output
+
+
+def test_dora_does_not_fit_vllm_and_fits_its_base(tmp_path: Path, base: Path) -> None:
+    lengths = {
+        f"{key[: -len('.lora_B.weight')]}.lora_magnitude_vector": s[:1] for key, s in shapes().items() if "_B" in key
+    }
+    settings = config(use_dora=True, base_model_name_or_path="org/model")
+    write_adapter(tmp_path / "dora", weights=safetensors(shapes() | lengths), settings=settings)
+    assert "method" not in check(0, tmp_path / "dora", "--base", base)
+    assert check(1, tmp_path / "dora", "--base", base, *ENGINE)["method"] == "mismatch"
 
 
 def test_an_adapter_whose_bytes_are_not_its_manifests_does_not_fit(adapter: Path, base: Path) -> None:

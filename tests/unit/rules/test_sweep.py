@@ -37,6 +37,7 @@ def test_a_grid_has_each_share_with_each_rank_once_and_alpha_goes_with_the_rank(
     assert found == [(0.1, 4, 8), (0.1, 16, 32), (0.3, 4, 8), (0.3, 16, 32)]
     assert grid(recipe(), (), ()) == [recipe()]
     assert [one.rank for one in grid(recipe(mixing=None), (), (1, 2))] == [1, 2]
+    assert [one.alpha for one in grid(recipe(mixing=None, rslora=True), (), (2, 32))] == [8, 32], "16 at rank 8"
 
 
 @pytest.mark.parametrize(

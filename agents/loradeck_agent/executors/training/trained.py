@@ -165,6 +165,7 @@ def with_adapter(base: Base, spec: TrainSpec) -> tuple[Any, dict[str, Any]]:
         lora = LoraConfig(
             r=spec.rank,
             lora_alpha=spec.alpha,
+            use_rslora=spec.rslora,
             lora_dropout=spec.dropout,
             target_modules=list(spec.target_modules),
             bias="none",

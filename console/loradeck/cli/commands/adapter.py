@@ -69,7 +69,9 @@ async def import_(
     """Register a peft LoRA adapter from a folder, as the tenant's next version.
 
     A manifest.json in the folder, as the train executor leaves it, gives base, datasets and why; without it, --base and
-    --why are needed.
+    --why are needed. rsLoRA, ranks and alphas for each module, expressions for modules, chosen layers and fractional
+    alphas are taken as peft and vLLM take them. DoRA is registered to be merged: no engine serves it. What a Trainer
+    leaves beside an adapter is left out, and named.
     """
     digest = one_named("base", base, await named_bases(s.api)).digest if base is not None else None
     given = {"base": digest, "datasets": datasets or None, "decision": {"why_weights": why} if why else None}
@@ -84,6 +86,9 @@ async def import_(
         f"{tenant}/{name} v{version.version} {short(version.digest)} on base {short(manifest.base)}: "
         f"release {short(version.release)}"
     )
+    if manifest.dora:
+        merge = f"loradeck job merge {tenant} v{version.version}"
+        s.out.say(f"no engine serves DoRA: {merge}, and promote v{version.version}m")
 
 
 @adapter.command("ls")
@@ -121,7 +126,7 @@ async def show(s: Session, found: AdapterVersion) -> None:
     for label, value in (
         ("release", found.release),
         ("base", manifest.base),
-        ("rank, alpha", f"{manifest.rank}, {manifest.alpha}"),
+        ("rank, alpha", f"{manifest.rank}, {manifest.alpha}{' (DoRA: to be merged)' if manifest.dora else ''}"),
         ("modules", " ".join(manifest.target_modules)),
         ("datasets", " ".join(manifest.datasets) or "-"),
         ("parent", manifest.parent or "-"),

@@ -94,6 +94,7 @@ def _found(adapter: Path, base: Path, given: Mapping[str, str | None]) -> list[C
     facts = AdapterFacts(
         rank=manifest.rank,
         modules=frozenset(manifest.target_modules),
+        dora=manifest.dora,
         base=manifest.base if stated else None,
         base_name=_text(config, "base_model_name_or_path"),
         revision=_text(config, "revision"),

@@ -50,7 +50,7 @@ from loradeck.schemas.moves import (
     PromoteRequest,
 )
 from loradeck.schemas.protocol import Feature
-from loradeck.schemas.release import Release
+from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import Committed, StoreError
 
@@ -133,6 +133,10 @@ class PromoteCheck:
                     context={"from_ms": old.from_ms},
                 )
             check_signed(release, config.signers, signed_by, called(release.id))
+            version = self._catalogue.version_of(release)
+            if release.form is Form.ADAPTER and version is not None and version.manifest.dora:
+                fix = f"loradeck job merge {key[0]} {release.label}, and promote {release.label}m"
+                raise Refused("unsupported_adapter", f"no engine serves DoRA, which {called(release.id)} is", fix=fix)
         result = await self._gates.judge(key, request.release) if config.gate and release else None
         if (
             result is not None

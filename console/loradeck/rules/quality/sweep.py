@@ -15,7 +15,8 @@ RUNS = 64
 def grid(recipe: TrainSpec, shares: Sequence[float], ranks: Sequence[int]) -> list[TrainSpec]:
     """The recipes of a sweep: each share of general rows with each rank. Where none are given, the recipe's own.
 
-    Alpha changes with the rank, so that an adapter of another rank has the same scale (alpha / rank).
+    Alpha changes with the rank, so that an adapter of another rank has the same scale (alpha / rank, or
+    alpha / sqrt(rank) with `rslora`).
 
     Raises: Refused `invalid_request`: the recipe says nothing by which its runs could be compared, or has no general
         rows; a share or rank is out of bounds.
@@ -38,7 +39,7 @@ def grid(recipe: TrainSpec, shares: Sequence[float], ranks: Sequence[int]) -> li
         (share, rank) for share in dict.fromkeys(shares) or (None,) for rank in dict.fromkeys(ranks) or (recipe.rank,)
     ]
     for share, rank in pairs:
-        alpha = max(1, round(recipe.alpha * rank / recipe.rank))
+        alpha = max(1, round(recipe.alpha * (rank / recipe.rank) ** (0.5 if recipe.rslora else 1)))
         mixing = recipe.mixing.model_copy(update={"share": share}) if recipe.mixing and share else recipe.mixing
         found.append(recipe.model_copy(update={"rank": rank, "alpha": alpha, "mixing": mixing}))
     return found

@@ -42,6 +42,7 @@ class AdapterFacts:
 
     rank: int
     modules: frozenset[str]
+    dora: bool = False
     base: str | None = None
     base_name: str | None = None
     revision: str | None = None
@@ -127,6 +128,8 @@ def _engine(adapter: AdapterFacts, engine: EngineFacts) -> list[Compared]:
         found.append(_unknown("engine", f"vLLM {engine.version} was not tested, {TESTED} was", f"run vLLM {TESTED}"))
     if "enable-lora" not in engine.flags:
         found.append(_mismatch("lora", "it is started without --enable-lora", "add --enable-lora"))
+    if adapter.dora:
+        found.append(_mismatch("method", "it is DoRA, which vLLM does not serve", "merge it: loradeck job merge"))
     limit = _number(engine.flags.get("max-lora-rank"), DEFAULT_RANK)
     enough = next((rank for rank in RANKS if rank >= adapter.rank), None)
     if limit not in RANKS:
