@@ -63,6 +63,7 @@ class Database:
     shared = False
     one_copy = False
     dialect = ""
+    field = "json_extract(body, '$.{}')"
 
     def __init__(self, path: Path, clock_ms: Callable[[], int]) -> None:
         self.path = path.absolute()

@@ -140,6 +140,7 @@ class PostgresDatabase:
 
     shared = True
     dialect = _DIALECT
+    field = "(body::json ->> '{}')"
 
     def __init__(self, url: str, *, commit_s: float = COMMIT_S, degrades: bool = False) -> None:
         self._url = url

@@ -33,6 +33,9 @@ class SqlDatabase(Protocol):
     dialect: str
     """The folder of its migrations: "" is SQLite's."""
 
+    field: str
+    """SQL for the text of a field, whose name stands for `{}`, of the JSON in a column `body`."""
+
     def transaction(self) -> AbstractContextManager[Connection]:
         """Runs the block as one transaction: all of it becomes durable, or nothing. An exception in the block rolls it
         back.

@@ -1,6 +1,7 @@
 """Feedback in the store in SQL."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from loradeck.schemas.feedback import Feedback
 from loradeck.store.sql_records import SqlRecords
@@ -16,6 +17,33 @@ _TIE = (
     "UPDATE feedback SET n = ?, tied = ?, body = ?"
     " WHERE n = ? AND tenant = ? AND request = ? AND kind = ? AND caller = ? AND at_ms = ?"
 )
+
+
+_BY_DAY = (
+    "SELECT {route}, at_ms / 86400000, CASE WHEN caller = '' THEN request ELSE caller END, kind, {value}, count(*)"
+    " FROM feedback WHERE tenant = ? AND tied <> '' AND kind IN ('thumb', 'correction') GROUP BY 1, 2, 3, 4, 5"
+)
+_SINCE = (
+    "SELECT count(CASE WHEN kind = 'correction' THEN 1 END), count(DISTINCT CASE WHEN kind IN ('correction', 'label')"
+    " OR (kind = 'thumb' AND {value} = 'down') OR CAST({bad} AS TEXT) IN ('1', 'true') THEN request END)"
+    " FROM feedback WHERE tenant = ? AND at_ms > ? AND tied <> '' AND {route} = ?"
+)
+
+
+class DaysFeedback(NamedTuple):
+    """How often somebody said the same of answers on one day, of what something vouches for.
+
+    Attributes:
+        day: days since 1970 UTC.
+        who: the beginning of the digest of a caller's key; of what was imported, the request.
+    """
+
+    route: str
+    day: int
+    who: str
+    kind: str
+    value: str
+    times: int
 
 
 class SqlFeedback(SqlRecords):
@@ -55,6 +83,22 @@ class SqlFeedback(SqlRecords):
     def feedback_waiting(self, *, after: int = 0, limit: int) -> list[tuple[int, Feedback]]:
         """Feedback of all tenants that nothing vouches for yet, after a number, in the order in which it came."""
         return self._feedback("tied = '' AND n > ? ORDER BY n LIMIT ?", (after, limit))
+
+    def feedback_by_day(self, tenant: str) -> list[DaysFeedback]:
+        """Counts a tenant's thumbs and corrections, by route, day and who gave them. Their texts are not read."""
+        names = {name: self.database.field.format(name) for name in ("route", "value")}
+        with self.database.reading() as connection:
+            return [DaysFeedback(*row) for row in connection.execute(_BY_DAY.format(**names), (tenant,)).fetchall()]
+
+    def called_wrong(self, tenant: str, route: str, *, after_ms: int) -> tuple[int, int]:
+        """Counts corrections on a route, and the answers of which `rules.data.backlog.asks` is true.
+
+        Both of what was said after a time, and something vouches for. Texts are not read.
+        """
+        names = {name: self.database.field.format(name) for name in ("route", "value", "bad")}
+        with self.database.reading() as connection:
+            corrections, answers = connection.execute(_SINCE.format(**names), (tenant, after_ms, route)).fetchone()
+        return corrections, answers
 
     def drop_feedback(self, rows: Iterable[Feedback]) -> None:
         """Removes feedback, in one transaction. What is not there is passed over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move
 from tests.contract.store.whole_log import verify_log
 
+from loradeck.rules.data.backlog import asks
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.feedback import Feedback
@@ -411,6 +413,33 @@ def test_feedback_waits_is_tied_replaced_and_removed(store: Store) -> None:
     assert store.expire_feedback({"acme": 9, "globex": 0}) == 1
     assert store.feedback_waiting(limit=10) == [(4, other)]
     assert store.feedback("acme", after=5, limit=10) == [(6, again)]
+
+
+def test_thumbs_and_corrections_are_counted_by_the_day_and_who_gave_them(store: Store) -> None:
+    day, kind = 86_400_000, {"kind": "correction", "value": "", "text": "five days"}
+    rows = [said(f"r-{n}", "ledger", at_ms=n * day // 2, value="down" if n else "up") for n in range(4)]
+    rows += [said("r-9", "ledger", at_ms=day, caller="", **kind), said("r-9", "ledger", at_ms=day, **kind)]
+    rows += [said("r-5", at_ms=day), said("r-6", "ledger", kind="outcome", value="paid")]
+    store.put_feedback([*rows, said("r-7", "ledger", tenant="globex"), said("r-8", "ledger", route="staging")])
+    assert sorted(store.feedback_by_day("acme")) == [
+        ("production", 0, "c", "thumb", "down", 1),
+        ("production", 0, "c", "thumb", "up", 1),
+        ("production", 1, "c", "correction", "", 1),
+        ("production", 1, "c", "thumb", "down", 2),
+        ("production", 1, "r-9", "correction", "", 1),
+        ("staging", 0, "c", "thumb", "up", 1),
+    ]
+    told = [*rows, said("r-10", "ledger", at_ms=day, bad=True), said("r-11", "ledger", at_ms=day, bad=False)]
+    told.append(said("r-12", "ledger", at_ms=day, kind="label", value="refund"))
+    store.put_feedback(told)
+    for since, corrections in ((0, 2), (day - 1, 2), (day, 0)):
+        by_request = defaultdict[str, list[Feedback]](list)
+        for row in told:
+            if row.tied and row.at_ms > since:
+                by_request[row.request].append(row)
+        wrong = sum(asks(of, "") for of in by_request.values())
+        assert store.called_wrong("acme", "production", after_ms=since) == (corrections, wrong)
+    assert store.called_wrong("acme", "x", after_ms=0) == (0, 0)
 
 
 def test_feedback_that_was_erased_or_said_again_while_it_was_tied_stays_so(store: Store) -> None:

@@ -12,8 +12,10 @@ from tests.integration.hub.test_feedback import allow
 
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.counts import Counts
+from loradeck.schemas.feedback import Feedback, FeedbackKind
 from loradeck.schemas.input_counts import CLASSES, LENGTHS, MOST_AT_ONCE, WORDS
 from loradeck.store.interface import Served
+from loradeck.store.sql_log import Store
 
 PATH = "tenants/acme/freshness"
 
@@ -90,6 +92,29 @@ async def test_answers_that_are_bad_more_often_than_in_the_first_days_are_a_sign
     assert found["bad"]["now"]["mean"] == pytest.approx(0.15)
     assert found["route"]["recommendation"]["remedy"] == "prompt"  # what a refresh gains was never measured
     assert found["route"]["sizing"]["items"] == 246  # to bound a loss of five points
+
+
+async def test_callers_who_correct_are_counted_without_reading_what_they_wrote(
+    deck: Deck, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = deck.hub.clock.now_ms() // DAY_MS
+    told = {"kind": "correction", "text": "five", "route": "production", "tenant": "acme", "by": "n1", "tied": "ledger"}
+    rows = [
+        Feedback.model_validate(
+            told
+            | {"request": f"r-{day}-{n}", "caller": f"{n:04x}", "at_ms": (today + day) * DAY_MS, "received_ms": 1}
+            | ({"kind": "thumb", "value": "up", "text": ""} if n >= (2 + day % 3 if day <= 15 else 30) else {})
+        )
+        for day in range(1, 23)
+        for n in range(40)
+    ]
+    await deck.hub.store(lambda s: s.put_feedback(rows))
+    await at_day(deck, monkeypatch, today + 23)
+    monkeypatch.setattr(Store, "feedback", None)
+    found = await meters(deck)
+    assert found["corrected"]["signal"]
+    assert found["corrected"]["now"]["mean"] == pytest.approx(0.75)
+    assert found["route"]["sizing"]["corrections"] == sum(row.kind is FeedbackKind.CORRECTION for row in rows)
 
 
 async def test_a_day_that_a_person_entered_is_a_signal_once_it_has_come(

@@ -297,16 +297,3 @@ def test_a_route_says_how_far_the_labelled_rows_have_come(
     step: tuple[str, str],
 ) -> None:
     assert rules.step_of(OWN, versions, jobs, live=live, candidate=candidate)[:2] == step
-
-
-def test_answers_called_wrong_are_counted_once_each_and_those_of_before_the_newest_labels_are_not() -> None:
-    down, up = {"kind": "thumb", "value": "down"}, {"kind": "thumb", "value": "up"}
-    rows = [
-        said(request="r-1", at_ms=10, **down),
-        said(request="r-2", at_ms=20, **down),
-        said(request="r-2", at_ms=21, caller="ab", **down),
-        said(request="r-3", at_ms=22, **up),
-        said(request="r-4", at_ms=23, bad=True, **up),
-        said(request="r-5", at_ms=24, kind="label", value="tax"),
-    ]
-    assert [rules.called_wrong(rows, since) for since in (0, 10, 30)] == [4, 3, 0]

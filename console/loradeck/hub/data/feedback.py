@@ -203,7 +203,7 @@ class FeedbackBook:
             who = (row.tenant, row.route, row.caller)
             if row.generation is None or row.release is None or not row.caller or who in self._heard:
                 continue
-            if (corrected := rules.corrects(row)) is not None:
+            if (corrected := rules.corrects(row.kind, row.value)) is not None:
                 self._heard.add(who)
                 key = (row.tenant, row.route)
                 self._votes.told(key, (row.generation, row.release), row.by, corrected=corrected)

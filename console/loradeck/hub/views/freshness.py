@@ -4,7 +4,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import utc
-from loradeck.rules.data.backlog import called_wrong, step_of
+from loradeck.rules.data.backlog import step_of
 from loradeck.rules.data.feedback import corrects
 from loradeck.rules.data.policy import DAY_MS, DatedEntry
 from loradeck.rules.data.training_freeze import freezes_of_training
@@ -39,7 +38,7 @@ from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.decision import Worksheet
-from loradeck.schemas.feedback import Feedback, FeedbackKind
+from loradeck.schemas.feedback import FeedbackKind
 from loradeck.schemas.freshness import (
     Figure,
     Freshness,
@@ -57,10 +56,7 @@ from loradeck.schemas.jobs import JobQuery, JobState, TrainSpec
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Release
 from loradeck.schemas.tenant import TenantState
-from loradeck.store.sql_log import Store
-
-PAGE, PAGES = 5_000, 40
-"""Rows of feedback that are read at once, and how often: the oldest rows of a tenant that has more are what counts."""
+from loradeck.store.sql_feedback import DaysFeedback
 
 SOON_DAYS = 30
 """Days before the end of a retention from which on it is a signal: a refresh takes weeks."""
@@ -99,7 +95,7 @@ class FreshnessView:
         """Judges all routes of a tenant that have a live release. Raises: Refused `unknown_tenant`."""
         state, now_ms = self._log.state.tenant(tenant), self._clock.now_ms()
         frozen = next(freezes_of_training(state, (), self._incidents.on(tenant), now_ms), None)
-        said = await self._store(partial(_feedback, tenant), background=True)
+        said = await self._store(lambda s: s.feedback_by_day(tenant), background=True)
         routes = [await self._route(state, route, said, now_ms) for route in sorted(state.routes)]
         return Freshness(
             tenant=tenant,
@@ -146,7 +142,7 @@ class FreshnessView:
         )
 
     async def _route(
-        self, tenant: TenantState, route: str, said: Sequence[Feedback], now_ms: int
+        self, tenant: TenantState, route: str, said: Sequence[DaysFeedback], now_ms: int
     ) -> RouteFreshness | None:
         key = (tenant.name, route)
         pointer = self._log.state.pointers[key]
@@ -161,18 +157,16 @@ class FreshnessView:
         hours, inputs = await self._store(lambda s: (s.hours(*key, since=since), s.inputs(*key)), background=True)
         version = self._catalogue.version_of(release)
         rows = self._dated(version)
-        here = [one for one in said if one.route == route]
         meters = (
             *_of_rows(rows, tenant, now_ms),
             *_of_base(release, self._catalogue),
-            _corrected(here, live, replayed, days),
+            _corrected([one for one in said if one.route == route], live, replayed, days),
             *_of_counts(hours, live, replayed, days),
             *await asyncio.to_thread(_of_inputs, [one for one in inputs if one.day in live], live),
         )
         newest_ms = max((entry.at_ms for _, entry in rows), default=since_ms)
-        corrections = sum(one.kind is FeedbackKind.CORRECTION and one.at_ms > newest_ms for one in here)
         signals = any(meter.signal for meter in meters)
-        sizing = await self._sizing(key, version, corrections) if signals else None
+        sizing = await self._sizing(key, version, newest_ms) if signals else None
         built = self._built(tenant.name)
         built_ms = self._facts.ledger[built].at_ms if built in self._facts.ledger else 0
         return RouteFreshness(
@@ -183,7 +177,7 @@ class FreshnessView:
             meters=meters,
             sizing=sizing,
             recommendation=recommend(meters, sizing),
-            wrong=called_wrong(here, built_ms),
+            wrong=(await self._called_wrong(key, built_ms))[1],
             loop=await self._loop(key, version, built) if built is not None else None,
             replayed=told,
         )
@@ -218,7 +212,8 @@ class FreshnessView:
         named = {one: self._catalogue.datasets[one].name for one in digests if one in self._catalogue.datasets}
         return [(name, self._facts.ledger[digest]) for digest, name in named.items() if digest in self._facts.ledger]
 
-    async def _sizing(self, key: PointerKey, version: AdapterVersion | None, corrections: int) -> Sizing:
+    async def _sizing(self, key: PointerKey, version: AdapterVersion | None, newest_ms: int) -> Sizing:
+        """Sizes a refresh of a route's live adapter. `newest_ms`: when its newest rows came."""
         gain = self._gain(key)
         query = JobQuery(tenant=key[0], state=JobState.DONE, kind="train")
         specs = [
@@ -236,11 +231,14 @@ class FreshnessView:
         return Sizing(
             rows=_figure(list(map(float, self._added(version)))),
             items=items_to_see(gain),
-            corrections=corrections,
+            corrections=(await self._called_wrong(key, newest_ms))[0],
             gpu_hours=_figure(hours),
             gain=gain,
             prompt=await self._prompt(key),
         )
+
+    async def _called_wrong(self, key: PointerKey, after_ms: int) -> tuple[int, int]:
+        return await self._store(lambda s: s.called_wrong(*key, after_ms=after_ms), background=True)
 
     async def _prompt(self, key: PointerKey) -> Figure | None:
         """Looks up what the best prompt wins over the live release, by the newest worksheet that has both."""
@@ -318,11 +316,11 @@ def _of_base(release: Release, catalogue: Catalogue) -> Iterator[Meter]:
         yield Meter(kind=MeterKind.BASE, signal=True, says=says)
 
 
-def _corrected(said: Sequence[Feedback], live: range, replayed: Sequence[ReplayedDay], days: range) -> Meter:
+def _corrected(said: Sequence[DaysFeedback], live: range, replayed: Sequence[ReplayedDay], days: range) -> Meter:
     by_day: dict[int, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for one in said:
-        if (corrected := corrects(one)) is not None and one.at_ms // DAY_MS in live:
-            by_day[one.at_ms // DAY_MS][one.caller or one.request].append(corrected)
+        if (corrected := corrects(FeedbackKind(one.kind), one.value)) is not None and one.day in live:
+            by_day[one.day][one.who] += [corrected] * one.times
     found = [Day(at, fmean(map(fmean, who.values())), len(who)) for at, who in sorted(by_day.items())]
     what = "callers who correct, of those who say anything"
     before = _days((one.number, one.corrected, one.said) for one in replayed)
@@ -357,14 +355,3 @@ def _of_inputs(days: Sequence[InputCounts], live: range) -> list[Meter]:
         compared(MeterKind.TERMS, risen, "the word that has risen most, in standard errors", live=live, share=False),
         compared(MeterKind.CLASSES, said, "squared distance of the shares of short answers", live=live, share=False),
     ]
-
-
-def _feedback(tenant: str, store: Store) -> list[Feedback]:
-    found, after = list[Feedback](), 0
-    for _ in range(PAGES):
-        page = store.feedback(tenant, after=after, limit=PAGE)
-        found += (row for _, row in page)
-        if len(page) < PAGE:
-            break
-        after = page[-1][0]
-    return found

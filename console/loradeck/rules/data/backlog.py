@@ -94,19 +94,10 @@ def votes(said: Iterable[Feedback], fault: str) -> tuple[int, int]:
 
     `fault`: the check that a sample of it failed; empty: there is none.
     """
-    told = [verdict for one in said if (verdict := corrects(one)) is not None]
+    told = [verdict for one in said if (verdict := corrects(one.kind, one.value)) is not None]
     checks = {one.bad for one in said if one.bad is not None} | ({True} if fault else set())
     told += [True] if True in checks else [False] if checks else []
     return sum(told), len(told) - sum(told)
-
-
-def called_wrong(said: Iterable[Feedback], since_ms: int) -> int:
-    """Counts the answers that feedback, or a check of them, calls wrong, of those that somebody spoke of since."""
-    by_request = defaultdict[str, list[Feedback]](list)
-    for one in said:
-        if one.at_ms > since_ms:
-            by_request[one.request].append(one)
-    return sum(asks(found, "") for found in by_request.values())
 
 
 def proposed(said: Sequence[Feedback]) -> str:

@@ -46,11 +46,11 @@ def flaw_of(said: Said) -> str | None:
             return None if said.value and not said.text else f"{said.kind.value} has a value, and no text"
 
 
-def corrects(said: Said) -> bool | None:
+def corrects(kind: FeedbackKind, value: str) -> bool | None:
     """Tells whether feedback says that an answer was not right; None: it says neither."""
-    match said.kind:
+    match kind:
         case FeedbackKind.THUMB:
-            return said.value == "down"
+            return value == "down"
         case FeedbackKind.CORRECTION:
             return True
         case _:
