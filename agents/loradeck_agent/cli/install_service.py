@@ -51,13 +51,19 @@ def install_service(config: AgentConfig, show: bool, dry_run: bool, uninstall: b
         else:
             installing.install(files, config.state, user, click.echo, dry_run=dry_run)
             if not dry_run:
-                _name_unreadable(config, user)
+                _name_unreadable(config, written, user)
     except installing.ServiceFault as fault:
         raise AgentError(fault.code, fault.title, fault.detail, fault.fix) from fault
 
 
-def _name_unreadable(config: AgentConfig, user: str) -> None:
-    """Names the files of the configuration that the service's user has to own to read them."""
+def _name_unreadable(config: AgentConfig, written: Path, user: str) -> None:
+    """Names what the service's user cannot read: the configuration, what it names, and secrets that are not its own."""
+    from loradeck.systemd import installing
+
+    for path in (written, config.ca, config.router.tls_cert, config.router.client_ca):
+        if path is not None and (closed := installing.closed_to(path, user)) is not None:
+            mode = "a+rx" if closed.is_dir() else "a+r"
+            click.echo(f"it cannot read {path}: chmod {mode} {closed}")
     owner = pwd.getpwnam(user).pw_uid
     secrets = (config.token, config.router.tls_key, *(getattr(engine, "key", None) for engine in config.engine))
     for path in (Path(path) for path in secrets if path is not None):

@@ -42,6 +42,21 @@ def in_home(path: Path) -> bool:
     return any(path.is_relative_to(home) for home in _HOMES)
 
 
+def closed_to(path: Path, user: str) -> Path | None:
+    """Returns the first folder on the way to a file, or the file itself, that a user may not go through or read.
+
+    By modes and groups alone, which a narrow umask leaves behind. None: none of them, or no such file.
+    """
+    account = pwd.getpwnam(user)
+    groups = os.getgrouplist(user, account.pw_gid)
+    for at in (*reversed(path.absolute().parents), path) if account.pw_uid and path.exists() else ():
+        found = at.stat()
+        shift = 6 if found.st_uid == account.pw_uid else 3 if found.st_gid in groups else 0
+        if not found.st_mode >> shift & (1 if at.is_dir() else 4):
+            return at
+    return None
+
+
 def install(files: Sequence[UnitFile], state: Path, user: str, say: Say, *, dry_run: bool) -> None:
     """Writes the files, makes the user, and enables the units; starts none. What is as it should be stays.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,19 @@ def test_a_dry_run_says_each_step_and_does_none(capsys: pytest.CaptureFixture[st
     assert "would write: /etc/systemd/system/loradeck-hub.service" in said
     assert "would run: systemctl enable loradeck-hub.service" in said
     assert not Path("/etc/systemd/system/loradeck-hub.service").exists()
+
+
+def test_a_file_that_a_narrow_umask_has_closed_to_the_services_user_is_named() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:  # pytest's own folders are closed to others
+        folder, file = Path(made), Path(made, "agent.toml")
+        file.touch(mode=0o600)
+        assert installing.closed_to(file, "nobody") == folder
+        folder.chmod(0o755)
+        assert installing.closed_to(file, "nobody") == file
+        assert installing.closed_to(file, pwd.getpwuid(os.geteuid()).pw_name) is None
+        file.chmod(0o644)
+        assert installing.closed_to(file, "nobody") is None
+        assert installing.closed_to(folder / "missing", "nobody") is None
 
 
 def test_a_program_in_a_home_is_refused_since_no_service_may_look_there(monkeypatch: pytest.MonkeyPatch) -> None:
