@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.schemas.fault import Fault
 
 BAD = 65
 """Exit status of a child that reports a BadArtifact."""
@@ -48,7 +49,7 @@ def answer(work: Callable[[bytes], Any]) -> int:
     os.nice(5)  # the parent serves requests meanwhile
     try:
         json.dump(work(sys.stdin.buffer.read()), sys.stdout)
-    except BadArtifact as bad:
+    except Fault as bad:
         json.dump({"code": bad.code, "title": bad.title, "detail": bad.detail, "fix": bad.fix}, sys.stdout)
         return BAD
     return 0

@@ -43,6 +43,10 @@ COMMANDS = {
         "loradeck.cli.commands.backlog:backlog",
         "List and export answers to be labelled; build datasets of the labels.",
     ),
+    "preference": (
+        "loradeck.cli.commands.preference:preference",
+        "Import what raters have judged, settle what they differ on, build datasets of it, remove a rater.",
+    ),
     "freshness": (
         "loradeck.cli.commands.freshness:freshness",
         "Say what the freshness meters of a tenant's live releases show, and whether to train again.",

@@ -38,6 +38,7 @@ from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManif
 from loradeck.schemas.membership import AuthorityState, Invitation, JoinToken, Revoked
 from loradeck.schemas.notice import ChannelRef, Notice, NoticeList, Silence, SilenceRequest
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolConfig, PoolRow
+from loradeck.schemas.preference import PreferenceDataset
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
@@ -341,6 +342,10 @@ class HubApi(Calls):
         `accept`: why the dataset is registered although the scan has findings.
         """
         return await self._post(responses.Registered, "datasets", manifest, extra_s=600, accept=accept or None)
+
+    async def register_preferences(self, made: PreferenceDataset, *, accept: str = "") -> responses.Registered:
+        """Registers a dataset that is made of judgements, and whose file the hub has; it makes it anew first."""
+        return await self._post(responses.Registered, "preferences", made, extra_s=600, accept=accept or None)
 
     async def datasets(self) -> list[responses.DatasetEntry]:
         """Lists all datasets, in the order of registration."""

@@ -31,6 +31,8 @@ class AttestationKind(StrEnum):
     DEPRECATION = "deprecation"  # of an adapter or a tenant's weights; Deprecation in `body`, the newest counts
     LEDGER = "ledger"  # of a dataset: the hub's counts of its rows; LedgerEntry in `body`
     SCAN = "scan"  # of a dataset or suite: personal data and secrets in its rows; ScanReport in `body`
+    AGREEMENT = "agreement"  # of a dataset: the judgements that it was made of; PreferenceReport in `body`
+    ADJUDICATION = "adjudication"  # of the digest of an item's row: what a person decided; Adjudication in `body`
     LINEAGE = "lineage"  # of a base: the hub's record of what a job made it from; BaseLineage in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
     ERASED_ELSEWHERE = "erased_elsewhere"  # of a dataset: rows that another tenant had erased; Erasure in `body`
@@ -40,8 +42,8 @@ class Attestation(Wire):
     """A statement about a release, base, adapter, suite or dataset, which the hub stores for ever.
 
     The hub makes most of them itself; over its API it accepts canaries from agents, and evaluations, results of
-    harnesses, merges, signatures, revocations and deprecations from releasers. It sets `seq`, `by` and `at_ms` (hub
-    time, milliseconds since 1970 UTC).
+    harnesses, merges, signatures, revocations, deprecations and adjudications from releasers. It sets `seq`, `by` and
+    `at_ms` (hub time, milliseconds since 1970 UTC).
     """
 
     seq: int = 0

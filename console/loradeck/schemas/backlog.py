@@ -64,6 +64,12 @@ class LeftOut(Wire):
     rows: int
     requests: tuple[str, ...]
 
+    @property
+    def words(self) -> str:
+        """The rows, the reason and the first ids, for people."""
+        more = f" and {self.rows - len(self.requests)} more" if self.rows > len(self.requests) else ""
+        return f"{self.rows} rows, {self.why} ({', '.join(self.requests)}{more})"
+
 
 class Backlog(Wire):
     """A tenant's backlog: rows in the order in which they were chosen, and what was left out."""

@@ -70,6 +70,9 @@ class DataPolicy(Strict):
     input_days: int = added(
         0, "days for which counts of what callers ask are kept, without text; 0: nodes count none", ge=0, le=3_650
     )
+    unrated_pairs: Reason = added(
+        "", "why pairs may be trained on of which no raters are known; empty: they are refused"
+    )
     worksheet_required: bool = added(False, "recipes name a worksheet of `loradeck decide`")
     training_freezes: tuple[TrainingFreeze, ...] = added((), "when nothing is trained", max_length=MOST_FREEZES)
     expected_changes: tuple[ExpectedChange, ...] = added((), "what its adapters may not know", max_length=MOST_DATES)
@@ -191,7 +194,9 @@ class ErasurePlan(Wire):
     rows: tuple[Digest, ...]
     places: tuple[Place, ...]
     datasets: tuple[Named, ...] = Field(description="with the rows in them: blocked for training")
-    written: tuple[Named, ...] = Field((), description="datasets whose rows a release that descends wrote: blocked too")
+    written: tuple[Named, ...] = Field(
+        (), description="datasets made of such judgements, or whose rows a release that descends wrote: blocked too"
+    )
     items: tuple[Named, ...] = Field((), description="items of suites that are such rows: listed only, they stay")
     elsewhere: tuple[Named, ...] = Field(
         (), description="the same rows in datasets of tenants that were not selected: refused there, unless lifted"

@@ -51,8 +51,14 @@ _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE '
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0013_input_days": (
         Counted(
-            "events with training freezes, expected changes, counts of inputs or a promise about verdicts",
-            _settings("training_freezes", "expected_changes", "input_days", "worksheet_required", "judged"),
+            "events with training freezes, expected changes, counts of inputs, unrated pairs, a promise about verdicts",
+            _settings(
+                "training_freezes", "expected_changes", "input_days", "worksheet_required", "judged", "unrated_pairs"
+            ),
+        ),
+        Counted(
+            "datasets made of judgements, and adjudications",
+            "SELECT count(*) FROM attestations WHERE kind IN ('agreement', 'adjudication')",
         ),
         Counted(
             "worksheets, what was measured for them, adapters and jobs that name one, and replayed days",

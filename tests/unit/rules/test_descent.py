@@ -65,6 +65,7 @@ def test_rows_are_followed_from_a_trained_base_to_its_adapters_their_merged_weig
             d("trained"): [lineage(datasets=(d("rows"), d("other")))],
             d("unrelated"): [lineage(datasets=(d("other"),))],
         },
+        judged={d("other"): d("third")},
     )
     assert found.bases == {d("trained"), d("merged"), d("last")}
     assert found.adapters == {on_trained.digest, on_merged.digest}
@@ -74,7 +75,14 @@ def test_rows_are_followed_from_a_trained_base_to_its_adapters_their_merged_weig
 def test_a_base_that_a_merge_made_descends_though_no_release_names_it() -> None:
     one = adapter("one", "rows")
     made = {d("merged"): [lineage(adapter=one.digest)]}
-    assert descent({d("rows")}, adapters=(one,), releases={}, ledger={}, made=made).bases == {d("merged")}
+    assert descent({d("rows")}, adapters=(one,), releases={}, ledger={}, made=made, judged={}).bases == {d("merged")}
+
+
+def test_what_was_made_of_judgements_descends_from_them() -> None:
+    one, other = adapter("one", "pairs"), adapter("other", "rest")
+    judged = {d("pairs"): d("rows"), d("rest"): d("third")}
+    found = descent({d("rows")}, adapters=(one, other), releases={}, ledger={}, made={}, judged=judged)
+    assert (found.datasets, found.adapters) == ({d("rows"), d("pairs")}, {one.digest})
 
 
 def test_a_base_is_of_the_tenants_whose_jobs_made_it_or_else_of_those_whose_merged_weights_it_is() -> None:

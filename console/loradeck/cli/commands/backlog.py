@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from loradeck.cli.shared.backlog_sources import CONTAMINATED, Aside, gathered, held_out, said_of, summary
+from loradeck.cli.shared.backlog_sources import CONTAMINATED, Aside, gathered, held_out, said_of
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.files import checked, json_of, write_new
 from loradeck.cli.shared.options import together
@@ -17,8 +17,8 @@ from loradeck.cli.shared.output import cut, utc
 from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
 from loradeck.cli.shared.registered_rows import register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.rules.data.backlog import labelled
-from loradeck.schemas.backlog import LABELLING, SOURCE, Backlog, LabelledTasks, LeftOut
+from loradeck.rules.data.backlog import labelled, summary
+from loradeck.schemas.backlog import LABELLING, SOURCE, Backlog, LabelledTasks
 from loradeck.schemas.manifest import Origin
 
 WIDTH = 60
@@ -77,7 +77,7 @@ async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
     """
     found = await gathered(s, tenant, **which)
     if not found.rows:
-        where = "; ".join(map(_left_out, found.left_out))
+        where = "; ".join(one.words for one in found.left_out)
         raise refused(
             "no answer is to be labelled", where=where, fix="docs/backlog.md says what counts", code="no_backlog"
         )
@@ -119,7 +119,7 @@ async def build(
             aside["twice: another task has the same request"].append(task.data.request)
     out = summary(aside)
     if not rows or (out and not leave_out):
-        where = "; ".join(_left_out(one) for one in out)
+        where = "; ".join(one.words for one in out)
         fix = "label or remove these tasks, or build it of the other rows (--leave-out)"
         raise refused(
             f"{sum(one.rows for one in out)} rows may not be used", where=where, fix=fix, code="backlog_refused"
@@ -134,9 +134,9 @@ async def build(
     with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
         made = Path(folder, "backlog.jsonl")
         write_new(made, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
-        await register(s, made, tenant, name, provenance, accept)
+        s.out.json(await register(s, made, tenant, name, provenance, accept))
     for one in out:
-        s.out.say(f" left out: {_left_out(one)}")
+        s.out.say(f" left out: {one.words}")
 
 
 def _print(s: Session, found: Backlog) -> None:
@@ -152,9 +152,4 @@ def _print(s: Session, found: Backlog) -> None:
         empty="no answer is to be labelled",
     )
     for one in found.left_out:
-        s.out.say(f" left out: {_left_out(one)}")
-
-
-def _left_out(one: LeftOut) -> str:
-    more = f" and {one.rows - len(one.requests)} more" if one.rows > len(one.requests) else ""
-    return f"{one.rows} rows, {one.why} ({', '.join(one.requests)}{more})"
+        s.out.say(f" left out: {one.words}")

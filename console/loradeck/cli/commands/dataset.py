@@ -48,7 +48,7 @@ async def add(
         rows = await asyncio.to_thread(_as_ours, file, split, Path(folder))
         if rows != file:
             s.out.say(f" rows of another format are registered as {rows.name}")
-        await register(s, rows, tenant, name, provenance, accept)
+        s.out.json(await register(s, rows, tenant, name, provenance, accept))
 
 
 @dataset.command("ls")
@@ -94,7 +94,7 @@ async def erase(s: Session, /, dry_run: bool, reason: str, yes: bool, **which: A
     """
     request = checked(ErasureRequest, {**which, "reason": reason}, where="arguments")
     plan = await s.api.plan_erasure(request)
-    _show(s, plan)
+    show_erasure(s, plan)
     if dry_run:
         s.out.json(plan)
         return
@@ -113,7 +113,8 @@ async def erase(s: Session, /, dry_run: bool, reason: str, yes: bool, **which: A
             s.out.alarm(f" {pointer.tenant}/{pointer.route} still serves {pointer.live}: loradeck rollback or fallback")
 
 
-def _show(s: Session, plan: ErasurePlan) -> None:
+def show_erasure(s: Session, plan: ErasurePlan) -> None:
+    """Prints what descends from rows, and what an erasure of them would do."""
     s.out.heading(f"{len(plan.rows)} rows in {len(plan.datasets)} datasets; plan {short(plan.digest)}")
     names = {one.id: one.label for one in plan.datasets}
     s.out.table(
@@ -122,7 +123,7 @@ def _show(s: Session, plan: ErasurePlan) -> None:
         empty="no such row",
     )
     for what, found in (
-        ("written by one of these releases", plan.written),
+        ("written by one of these releases, or made of such judgements", plan.written),
         ("run", plan.runs),
         ("base", plan.bases),
         ("adapter", plan.adapters),

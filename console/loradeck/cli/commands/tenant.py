@@ -64,6 +64,9 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.option(
     "--lift-erasures", metavar="WHY", help="Why rows that other tenants had erased may be used here; '' refuses them."
 )
+@click.option(
+    "--unrated-pairs", metavar="WHY", help="Why pairs of which no raters are known may be trained on; '' refuses them."
+)
 @click.option("--ledger-days", type=int, help="Days for which the answer ledger is kept; 0 keeps none.")
 @click.option("--feedback-days", type=int, help="Days for which feedback on answers is kept, with its texts; 0: none.")
 @click.option("--input-days", type=int, help="Days for which what callers ask is counted, without text; 0: not at all.")
@@ -86,6 +89,7 @@ async def data(
     synthetic_cap: float | None,
     licences: tuple[str, ...],
     lift_erasures: str | None,
+    unrated_pairs: str | None,
     ledger_days: int | None,
     feedback_days: int | None,
     input_days: int | None,
@@ -106,6 +110,7 @@ async def data(
         "synthetic_cap": synthetic_cap,
         "forbidden_licences": licences or None,
         "lift_erasures": lift_erasures,
+        "unrated_pairs": unrated_pairs,
         "ledger_days": ledger_days,
         "feedback_days": feedback_days,
         "input_days": input_days,
@@ -121,6 +126,8 @@ async def data(
     s.out.say(f"forbidden licences: {' '.join(policy.forbidden_licences) or 'none'}")
     if policy.lift_erasures:
         s.out.say(f"rows that other tenants had erased may be used: {policy.lift_erasures}")
+    if policy.unrated_pairs:
+        s.out.say(f"pairs of which no raters are known may be trained on: {policy.unrated_pairs}")
     kept = f"for {policy.ledger_days} days" if policy.ledger_days else "not at all"
     s.out.say(f"what answered its requests is kept {kept}")
     kept = f"kept for {policy.feedback_days} days" if policy.feedback_days else "not taken"

@@ -14,7 +14,7 @@ from loradeck.cli.shared.files import checked, rows_of
 from loradeck.cli.shared.registered_rows import almost_same, row_ids, suite_questions
 from loradeck.cli.shared.session import Session
 from loradeck.rules.data import backlog as rules
-from loradeck.schemas.backlog import SOURCE, Backlog, BacklogRow, LeftOut, Recorded
+from loradeck.schemas.backlog import SOURCE, Backlog, BacklogRow, Recorded
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback
 from loradeck.schemas.sample import SAMPLES, Sample
@@ -24,20 +24,12 @@ MOST = 5_000
 
 CONTAMINATED = "contaminated: it holds an item of the tenant's suites"
 
-_NAMED = 5
-
 Request = tuple[str, str]
 """A route, and the id of a request on it: callers may use an id twice."""
 
 
 Aside = defaultdict[str, list[str]]
 """What is left out: why -> the request ids."""
-
-
-def summary(aside: Aside) -> tuple[LeftOut, ...]:
-    """Returns why rows are left out, the most frequent reason first."""
-    found = sorted(aside.items(), key=lambda item: (-len(item[1]), item[0]))
-    return tuple(LeftOut(why=why, rows=len(ids), requests=tuple(ids[:_NAMED])) for why, ids in found)
 
 
 async def feedback_of(s: Session, tenant: str, *, waiting: bool = False) -> AsyncIterator[Feedback]:
@@ -105,7 +97,7 @@ async def gathered(
             rows.append(row)
     rows = await _different(s, tenant, rows, aside)
     words = [frozenset(folded_words(row.question)) for row in rows]
-    return Backlog(tenant=tenant, rows=tuple(rules.choose(rows, words, most)), left_out=summary(aside))
+    return Backlog(tenant=tenant, rows=tuple(rules.choose(rows, words, most)), left_out=rules.summary(aside))
 
 
 def _row(

@@ -82,6 +82,7 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
     from loradeck.artifacts.errors import BadArtifact
     from loradeck.client.errors import ApiError, BlobDamaged, ClientError, HubUnreachable, OutcomeUnknown
     from loradeck.client.setting_errors import setting_errors
+    from loradeck.rules.errors import Refused
 
     if isinstance(error, ApiError):
         return exit_of(error.problem), error.problem
@@ -91,11 +92,12 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
         return Exit.USAGE, Fault("usage", wrong, "the arguments of this command", "--help explains each").as_problem()
     if isinstance(error, CliError):
         return error.exit, error.as_problem()
-    if isinstance(error, BadArtifact | ClientError):
+    if isinstance(error, BadArtifact | ClientError | Refused):
         exits: dict[type[Fault], Exit] = {
             OutcomeUnknown: Exit.UNKNOWN,
             HubUnreachable: Exit.UNREACHABLE,
             BlobDamaged: Exit.REFUSED,
+            Refused: Exit.REFUSED,
         }
         status = next((exit for kind, exit in exits.items() if isinstance(error, kind)), Exit.USAGE)
         return status, error.as_problem()

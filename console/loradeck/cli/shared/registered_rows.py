@@ -10,29 +10,50 @@ from loradeck.artifacts.rows import near_duplicates
 from loradeck.artifacts.rows.contamination import found_in
 from loradeck.artifacts.rows.suite_items import items_in
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.files import checked, entry_of, rows_of
+from loradeck.cli.shared.files import Needed, checked, entry_of, rows_of
 from loradeck.cli.shared.provenance import print_scan
 from loradeck.cli.shared.session import Session
 from loradeck.client.blobs import download, has_blob, upload
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import DatasetManifest, Provenance, SuiteManifest
+from loradeck.schemas.preference import PreferenceBuild, PreferenceDataset
+from loradeck.schemas.responses import Registered
 
 M = TypeVar("M", DatasetManifest, SuiteManifest)
 
 
-async def register(s: Session, rows: Path, tenant: str, name: str, provenance: Provenance, accept: str) -> None:
-    """Checks a file of rows of ours, sends it, registers it as a dataset, and prints what the scan found.
+async def register(
+    s: Session,
+    rows: Path,
+    tenant: str,
+    name: str,
+    provenance: Provenance,
+    accept: str,
+    *,
+    needed: Needed | None = None,
+    build: PreferenceBuild | None = None,
+) -> Registered:
+    """Checks a file of rows of ours, sends it, registers it as a dataset and prints the scan.
 
-    `accept`: why rows may stay that hold items of suites, or that the hub's scan finds; empty: they are refused.
+    Args:
+        accept: why rows may stay that hold items of suites, or that the hub's scan finds; empty: they are refused.
+        needed: fields that a row needs; None: those of a row that is trained on.
+        build: how the rows were made of judgements; None: they were not.
 
     Raises: CliError: a row is wrong, or `contaminated`. ApiError: the hub refuses it.
     """
-    manifest = await asyncio.to_thread(_described, rows, tenant, name, provenance)
+    manifest = await asyncio.to_thread(
+        _described, rows, tenant, name, provenance, _needed if needed is None else needed
+    )
     await _alike(s, rows, tenant, accept)
     await upload(s.api, rows)
-    registered = await s.api.register_dataset(manifest, accept=accept)
-    s.out.answer(registered, f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
+    if build is None:
+        registered = await s.api.register_dataset(manifest, accept=accept)
+    else:
+        registered = await s.api.register_preferences(PreferenceDataset(manifest=manifest, build=build), accept=accept)
+    s.out.say(f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
     await print_scan(s, registered.digest)
+    return registered
 
 
 async def suite_questions(s: Session, tenant: str) -> dict[str, str]:
@@ -83,7 +104,7 @@ async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
     """
     items = await suite_questions(s, tenant)
     questions = [_question(row) for row in rows_of(file, ())]
-    if doubles := await almost_same(s, questions, "rows"):
+    if doubles := await almost_same(s, list(filter(None, questions)), "rows"):
         s.out.say(f" {len(doubles)} rows are almost the same as one before them")
     found = await asyncio.to_thread(lambda: list(found_in(questions, items)))
     if found:
@@ -112,12 +133,12 @@ def _question(row: dict[str, Any]) -> str:
     return str(row.get("prompt", ""))
 
 
-def _described(file: Path, tenant: str, name: str, provenance: Provenance) -> DatasetManifest:
+def _described(file: Path, tenant: str, name: str, provenance: Provenance, needed: Needed) -> DatasetManifest:
     """Reads every row before anything is sent, and builds the dataset's manifest.
 
     Raises: CliError: a row is wrong, with its line.
     """
-    rows = sum(1 for _ in rows_of(file, _needed))
+    rows = sum(1 for _ in rows_of(file, needed))
     if rows == 0:
         raise misused("the file has no rows", where=str(file), fix="one JSON object a line")
     fields = {"tenant": tenant, "name": name, "rows": rows, "files": [entry_of(file)], "provenance": provenance}

@@ -15,6 +15,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecati
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Role
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
+from loradeck.schemas.preference import Adjudication
 
 router = APIRouter(prefix="/v1", tags=["attestations"], route_class=Guarded)
 
@@ -33,6 +34,7 @@ _OURS = frozenset(
         AttestationKind.REVIEW,
         AttestationKind.LEDGER,
         AttestationKind.SCAN,
+        AttestationKind.AGREEMENT,
         AttestationKind.LINEAGE,
         AttestationKind.ERASURE,
         AttestationKind.ERASED_ELSEWHERE,
@@ -43,6 +45,12 @@ _OURS = frozenset(
 _AGENTS = frozenset({AttestationKind.CANARY})
 """Kinds that an agent may attest. Reports come with the job that made them, or one node could open any gate."""
 
+
+_BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication]] = {
+    AttestationKind.SIGNATURE: Signature,
+    AttestationKind.DEPRECATION: Deprecation,
+    AttestationKind.ADJUDICATION: Adjudication,
+}
 
 _OF_RELEASES = frozenset(
     {AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.HARNESS, AttestationKind.REVOCATION}
@@ -64,8 +72,8 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
         _check_canary(hub, body, caller)
     if body.kind is AttestationKind.REVOCATION and not str(body.body.get("reason", "")).strip():
         raise Refused("reason_required", "a revocation needs a reason", detail="body.reason")
-    if body.kind in (AttestationKind.SIGNATURE, AttestationKind.DEPRECATION):
-        await _check(hub, body, _artifact(hub, body))
+    if body.kind in _BODIES:
+        await _check(hub, body)
     stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.clock.now_ms(), "seq": 0})
     return await hub.gates.attest(stated)
 
@@ -106,18 +114,18 @@ def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
     raise Refused("unknown_adapter", "this tenant has no such adapter version or weights", detail=body.subject)
 
 
-async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseManifest) -> None:
-    """Checks an attestation about an adapter or about weights.
+async def _check(hub: Hub, body: Attestation) -> None:
+    """Checks an attestation that has a body of its own.
 
     Raises: Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.
     """
-    kind = Signature if body.kind is AttestationKind.SIGNATURE else Deprecation
+    manifest = _artifact(hub, body) if body.kind is not AttestationKind.ADJUDICATION else None
     try:
-        stated = kind.model_validate(body.body)
+        stated = _BODIES[body.kind].model_validate(body.body)
     except ValidationError as error:
         title = f"the body is no {body.kind.value}"
         raise Refused("invalid_request", title, detail=first_wrong(error, "body")) from None
-    if not isinstance(stated, Signature):
+    if not isinstance(stated, Signature) or manifest is None:
         return
     if stated.subject != body.subject:
         raise Refused("invalid_request", "the body is about something else than `subject`", detail="body.subject")

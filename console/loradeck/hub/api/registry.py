@@ -25,6 +25,7 @@ from loradeck.schemas.manifest import (
     SuiteManifest,
 )
 from loradeck.schemas.moves import MergedRelease
+from loradeck.schemas.preference import PreferenceDataset
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.responses import BaseEntry, DatasetEntry, Registered, ReleaseDetail, SuiteEntry
 from loradeck.schemas.state import ReleaseView
@@ -80,6 +81,21 @@ async def register_dataset(
     await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
     await hub.datasets.register(body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
+
+
+@router.post("/preferences")
+async def register_preferences(
+    body: PreferenceDataset, hub: ThisHub, caller: ReleaserOfEach, accept: Reason = ""
+) -> Registered:
+    """Registers a dataset that is made of judgements, which the hub makes anew; its file must be here already.
+
+    `accept`: as of datasets.
+    """
+    caller.at(body.manifest.tenant)
+    hub.log.state.tenant(body.manifest.tenant)
+    await asyncio.to_thread(_require_blobs, hub.blobs, body.manifest.files)
+    await hub.datasets.register_made(body, caller.actor, accept=accept)
+    return Registered(digest=body.manifest.digest)
 
 
 @router.get("/datasets")

@@ -14,11 +14,13 @@ from loradeck.artifacts import Blobs, child_process
 from loradeck.artifacts.rows import dataset_rows
 from loradeck.artifacts.rows.dataset_rows import Held, Task
 from loradeck.artifacts.rows.suite_items import verify_suite
+from loradeck.hub.data import judged_rows
+from loradeck.hub.data.judged_rows import JudgedTask
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.registry import Registry
-from loradeck.rules.data import policy
+from loradeck.rules.data import policy, preferences
 from loradeck.rules.data.descent import NOTHING
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
@@ -27,6 +29,7 @@ from loradeck.schemas.canaries import RowPrompt
 from loradeck.schemas.dataset_ledger import LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
+from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
 from loradeck.store.interface import Doc
 
 _places = TypeAdapter(list[Place])
@@ -71,6 +74,38 @@ class Datasets:
             [stated(AttestationKind.LEDGER, reading.entry), stated(AttestationKind.SCAN, scan)]
         )
         return reading.entry
+
+    async def register_made(self, body: PreferenceDataset, by: str, *, accept: str = "") -> None:
+        """Registers a dataset that is made of judgements here, and attests the agreement behind it.
+
+        It is made anew first, and has their provenance. A known one changes nothing.
+
+        Raises:
+            BadArtifact: `bad_judgements`, `not_as_built`, and as `register`.
+            Refused: `agreement_low`, `unknown_dataset`, `manifest_mismatch`, `retention_over`, and as `register`.
+        """
+        manifest, build, facts = body.manifest, body.build, self._attestations.facts
+        if facts.judged.get(manifest.digest) == build.judgements:
+            return
+        source = self._registry.catalogue.datasets.get(build.judgements)
+        if source is None or source.tenant != manifest.tenant or source.digest not in facts.ledger:
+            raise Refused("unknown_dataset", "this tenant has no such judgements", detail=build.judgements)
+        self.check_descent((build.judgements,))
+        most = preferences.inherited(source.provenance, self._clock.now_ms() - facts.ledger[source.digest].at_ms)
+        own, days = manifest.provenance, manifest.provenance.retention_days
+        longer = most.retention_days is not None and not 0 < (days or 0) <= most.retention_days
+        if longer or own != most.model_copy(update={"retention_days": days}):
+            title = "a dataset made of judgements has their provenance, and is kept no longer"
+            raise Refused("manifest_mismatch", title, detail=f"{called(manifest)}, of {called(source)}")
+        stated = await self._attestations.find(kind=AttestationKind.ADJUDICATION, tenant=manifest.tenant)
+        async with self._held(manifest, source) as held:
+            task = JudgedTask(made=held[0].paths, judgements=held[1].paths, build=build, stated=tuple(stated))
+            report = PreferenceReport.model_validate(await child_process.ask(judged_rows.__name__, task))
+        preferences.check_floors(report)
+        await self.register(manifest, by, accept=accept)
+        agreed = report.model_dump(mode="json")
+        kind = AttestationKind.AGREEMENT
+        await self._attestations.add(self._attestations.draft(kind, manifest.digest, manifest.tenant, agreed, by))
 
     async def register_suite(self, manifest: SuiteManifest, by: str, *, accept: str = "") -> None:
         """Registers a suite whose files are here. A known suite changes nothing.
@@ -180,9 +215,10 @@ class Datasets:
                 manifest = catalogue.datasets.get(digest)
                 raise Refused(
                     "erased_row",
-                    "a release that descends from erased rows wrote rows of the dataset",
+                    "rows of the dataset were written by a release that descends from erased rows, or made of such "
+                    "judgements",
                     detail=called(manifest) if manifest else digest,
-                    fix="register it anew without the rows of that release",
+                    fix="register it anew without the rows of that release, or build it of judgements without them",
                 )
             if digest in blocked:
                 gone = sorted(blocked[digest])

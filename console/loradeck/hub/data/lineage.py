@@ -72,4 +72,5 @@ class Lineage:
             releases=self.releases(),
             ledger=self._attestations.facts.ledger,
             made=self._attestations.facts.made,
+            judged=self._attestations.facts.judged,
         )

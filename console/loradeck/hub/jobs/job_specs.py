@@ -12,6 +12,7 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.incidents import Incidents
 from loradeck.rules.data import quotas
 from loradeck.rules.data.policy import check_teacher
+from loradeck.rules.data.preferences import check_rated
 from loradeck.rules.data.training_freeze import freezes_of_training
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
@@ -30,7 +31,7 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 from loradeck.schemas.table import ReleaseRef
-from loradeck.schemas.training import Weights
+from loradeck.schemas.training import PAIRS, Weights
 
 
 @dataclass(eq=False)
@@ -85,6 +86,8 @@ class JobSpecs:
                 if spec.base not in catalogue.bases:
                     raise Refused("unknown_base", "no such base is registered", detail=spec.base)
                 self._datasets.check_training(spec.tenant, spec.datasets)
+                if spec.method in PAIRS and not tenant.data.unrated_pairs:
+                    check_rated((called(catalogue.datasets[d]), self._facts.judged.get(d)) for d in spec.datasets)
                 sheet = spec.decision.worksheet
                 if sheet is None and tenant.data.worksheet_required:
                     fix = f"loradeck decide {tenant.name} FILE makes one; the recipe names it: decision.worksheet"

@@ -25,6 +25,7 @@ _KEPT = (
     AttestationKind.GATE,
     AttestationKind.COMPARISON,
     AttestationKind.LEDGER,
+    AttestationKind.AGREEMENT,
     AttestationKind.LINEAGE,
     AttestationKind.ERASURE,
     AttestationKind.ERASED_ELSEWHERE,
@@ -49,6 +50,8 @@ class Facts:
         self.revoked: dict[str, str] = {}
         self.ledger: dict[str, DatedEntry] = {}
         """Dataset -> its entry in the dataset ledger."""
+        self.judged: dict[str, str] = {}
+        """Dataset -> the judgements that it was made of, which agreed enough."""
 
         self.signed: dict[str, set[str]] = defaultdict(set)
         """Adapter or weights -> public keys that have signed it; each was verified when it was sent."""
@@ -100,6 +103,8 @@ class Facts:
         elif attestation.kind is AttestationKind.LEDGER:
             # The first counts: retention runs from when the rows came in.
             self.ledger.setdefault(subject, DatedEntry(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
+        elif attestation.kind is AttestationKind.AGREEMENT:
+            self.judged[subject] = str(body["build"]["judgements"])
         elif attestation.kind is AttestationKind.LINEAGE:
             self.made[subject].append(BaseLineage.model_validate(body))
             self.made_ms[subject] = attestation.at_ms

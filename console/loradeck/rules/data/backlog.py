@@ -13,12 +13,12 @@ Equal rows go by how diverse they are, and then by their request ids.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from loradeck.rules.data.feedback import corrects
 from loradeck.rules.data.policy import DAY_MS
-from loradeck.schemas.backlog import SOURCE, BacklogRow, Chosen, LabelledTask
+from loradeck.schemas.backlog import SOURCE, BacklogRow, Chosen, LabelledTask, LeftOut
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback, FeedbackKind
 from loradeck.schemas.freshness import LoopStep
@@ -27,6 +27,8 @@ from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.sample import Sample
 
 HOUR_MS = 3_600_000
+
+_NAMED = 5
 
 NO_CONSENT = "no consent to training: its callers gave none that counts"
 
@@ -252,6 +254,12 @@ def labelled(
         **(system if row.system else {"prompt": row.question, "answer": answer}),
         "provenance": provenance | {"retention_days": days, "rater_ids": raters},
     }
+
+
+def summary(aside: Mapping[str, Sequence[str]]) -> tuple[LeftOut, ...]:
+    """Returns why rows are left out, the most frequent reason first."""
+    found = sorted(aside.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(LeftOut(why=why, rows=len(ids), requests=tuple(ids[:_NAMED])) for why, ids in found)
 
 
 def step_of(

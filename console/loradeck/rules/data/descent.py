@@ -1,5 +1,5 @@
-"""Descendants of rows: adapters and bases trained on them, merged weights, their releases, rows written by those, and
-what was trained on these.
+"""Descendants of rows: datasets made of them where they are judgements, adapters and bases trained on them, merged
+weights, their releases, rows written by those, and what was trained on these.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +15,8 @@ from loradeck.schemas.release import Release
 class Descent:
     """Digests of the descendants of some rows.
 
-    `datasets` holds the datasets with the rows themselves, and those whose rows a descending release wrote.
+    `datasets` holds the datasets with the rows themselves, those made of such judgements, and those whose rows a
+    descending release wrote.
     """
 
     datasets: frozenset[str] = frozenset()
@@ -34,8 +35,11 @@ def descent(
     releases: Mapping[str, Release],
     ledger: Mapping[str, DatedEntry],
     made: Made,
+    judged: Mapping[str, str],
 ) -> Descent:
     """Computes everything that descends from some datasets, over any number of generations.
+
+    `judged`: dataset -> the dataset of judgements that it was made of.
 
     A base descends through what a job made it from, and through the adapter whose merged weights it is registered as.
     """
@@ -59,6 +63,7 @@ def descent(
                 found_bases.add(release.merged)
             if release.adapter in found_adapters or not found_bases.isdisjoint((release.base, release.served_base)):
                 found_releases.add(digest)
+        found_data.update(d for d, judgements in judged.items() if judgements in found_data)
         found_data.update(d for d, kept in ledger.items() if not found_releases.isdisjoint(kept.entry.generators))
         if before == (len(found_data), len(found_bases), len(found_adapters), len(found_releases)):
             break

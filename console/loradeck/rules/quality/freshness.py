@@ -11,9 +11,10 @@ however bad, is one rank.
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 from typing import NamedTuple
 
+from loradeck.rules.quality.statistics import t95
 from loradeck.schemas.freshness import Figure, Meter, MeterKind
 
 REFERENCE_DAYS, RECENT_DAYS = 14, 7
@@ -78,26 +79,12 @@ def _ways(m: int, n: int) -> tuple[int, ...]:
 
 
 def figure(values: Sequence[float], of: int = 0) -> Figure | None:
-    """Mean of values and its 95 % interval by Student's t, each value a unit; None for fewer than three.
-
-    The quantile is Cornish and Fisher's expansion (Abramowitz and Stegun 26.7.5): within 1 % from 2 degrees on.
-    """
+    """Mean of values and its 95 % interval by Student's t, each value a unit; None for fewer than three."""
     if len(values) < 3:
         return None
-    half = _t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    half = t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     mean = fmean(values)
     return Figure(mean=mean, low=mean - half, high=mean + half, n=len(values), of=of)
-
-
-def _t95(freedom: int) -> float:
-    z = NormalDist().inv_cdf(0.975)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + math.fsum(term / math.pow(freedom, power) for power, term in enumerate(terms, start=1))
 
 
 def compared(

@@ -1,0 +1,302 @@
+"""Rules of preferences: which judgements count, what a dataset is made of, what is left out of it, and the floors.
+
+What is left out, of pairs:
+
+- a jailbreak that won: the item is marked `refuse`, or its prompt has one of `JAILBREAKS`, and the chosen answer does
+  not refuse (in the second case only where the rejected one does);
+- length without content: the chosen answer has more than `LONGER` times as many words as the rejected one, and of its
+  different words at most `NEW` are not in the rejected one;
+- answers that are the same, and items that ask the same as one before them; where such items were decided differently,
+  all of them.
+
+Words are compared folded, as rows are with suites. A flatterer, or padding with new words, is not found.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from loradeck.rules.data.backlog import summary
+from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.errors import Refused
+from loradeck.rules.quality.agreement import GOLD_FLOOR, Vote, alpha, by_item, counted, majority, raters
+from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.manifest import Provenance
+from loradeck.schemas.preference import (
+    TIE,
+    Adjudication,
+    Campaign,
+    Disputed,
+    Item,
+    PreferenceBuild,
+    PreferenceReport,
+    RubricsCompared,
+)
+from loradeck.schemas.training import REFUSALS
+
+FLOORS = {"pair": 0.2, "answer": 0.67, "label": 0.67}
+"""Least lower bound of alpha. Published sets of preferences lie between .26 and .54, so that .67 would take none."""
+
+OVERLAPS = 60
+"""Fewest items that two raters or more have judged: with 100, alpha is still ±.15."""
+
+LONGER, NEW = 1.5, 0.1
+
+JAILBREAKS = (
+    *("ignore all previous instructions", "ignore previous instructions", "ignore your instructions"),
+    *("disregard all previous", "do anything now", "developer mode", "jailbreak", "without any restrictions"),
+    *("you have no restrictions", "you are not bound by", "pretend you have no", "no ethical guidelines"),
+)
+"""Phrases of prompts that try to talk a model out of its rules, lower case."""
+
+Words = Callable[[str], Sequence[str]]
+"""The folded words of a text."""
+
+
+class Decided(NamedTuple):
+    """What somebody decided of an item; `by_rater`: one who had judged it."""
+
+    choice: str
+    by_rater: bool
+
+
+class Built(NamedTuple):
+    """The rows of a dataset, what they stand on, and the items that wait for an adjudication, by their ids."""
+
+    rows: list[dict[str, Any]]
+    report: PreferenceReport
+    disputed: list[Disputed]
+
+
+def decisions(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestation]) -> dict[str, Decided]:
+    """Returns the newest adjudication of each item by the rubric of a build. `stated`: a tenant's, oldest first."""
+    named, found = {digest: item for item, digest in campaign.digests.items()}, dict[str, Decided]()
+    judged = judges(campaign)
+    for one in stated:
+        said = Adjudication.model_validate(one.body)
+        if one.subject in named and said.rubric == build.rubric:
+            item = named[one.subject]
+            if campaign.items[item].takes(said.choice, campaign.rubrics[build.rubric].scale):
+                found[item] = Decided(said.choice, (item, one.by) in judged)
+    return found
+
+
+def check_build(campaign: Campaign, build: PreferenceBuild) -> None:
+    """Checks that the rubric and the raters that a build names are there.
+
+    Raises: Refused: `unknown_rubric`, `unknown_rater`.
+    """
+    if build.rubric not in campaign.rubrics:
+        have = ", ".join(sorted(campaign.rubrics))
+        fix = "name one of them (--rubric)"
+        raise Refused("unknown_rubric", f"nothing was judged by {build.rubric}", detail=f"the rubrics: {have}", fix=fix)
+    if unknown := sorted(set(build.without) - campaign.raters.keys()):
+        raise Refused("unknown_rater", "there is no such rater to leave out", detail=", ".join(unknown))
+
+
+def counting(campaign: Campaign, build: PreferenceBuild) -> tuple[list[Vote], list[str]]:
+    """Returns the votes that count, and the items of those that do not as their raters lack a qualification."""
+    rubric, votes, unqualified = campaign.rubrics[build.rubric], list[Vote](), list[str]()
+    for one in campaign.judgements:
+        if one.rubric != build.rubric or one.rater in build.without:
+            continue
+        if not set(rubric.needs) <= set(campaign.raters[one.rater].qualifications):
+            unqualified.append(one.item)
+            continue
+        first = one.choice == one.first if one.first is not None and one.choice in ("a", "b") else None
+        votes.append(Vote(one.item, one.rater, one.choice, first, int(one.at.timestamp() * 1000)))
+    return votes, unqualified
+
+
+def judges(campaign: Campaign) -> set[tuple[str, str]]:
+    """Lists who has judged which item, by any rubric: (item, id), and (item, name that they sign in with)."""
+    return {(one.item, who) for one in campaign.judgements for who in (one.rater, campaign.raters[one.rater].person)}
+
+
+def choice_of(build: PreferenceBuild, votes: Sequence[Vote], decided: Decided | None) -> tuple[str | None, str]:
+    """Returns what an item's votes come to, or None with why they come to nothing.
+
+    `decided`: counts above the votes, unless it is by one of its raters.
+    """
+    if not votes:
+        return None, "not judged by this rubric"
+    if len(votes) < build.each:
+        return None, f"judged by fewer than {build.each}"
+    if decided is not None:
+        return (None, "adjudicated by one of its own raters") if decided.by_rater else (decided.choice, "")
+    if (choice := majority([vote.choice for vote in votes])) is None:
+        return None, "raters differ: it waits for an adjudication"
+    return choice, ""
+
+
+def differing(campaign: Campaign, one: PreferenceBuild, other: PreferenceBuild) -> RubricsCompared:
+    """Compares what two rubrics come to, on the items that more than half of the raters decide by either."""
+    sides = [(build, by_item(counting(campaign, build)[0])) for build in (one, other)]
+    both, differ = 0, list[Disputed]()
+    for name, item in sorted(campaign.items.items()):
+        made = {build.rubric: choice_of(build, votes.get(name, ()), None)[0] for build, votes in sides}
+        if None in made.values():
+            continue
+        both += 1
+        if len(set(made.values())) > 1:
+            differ.append(Disputed(item=item, votes={by: choice or "" for by, choice in made.items()}))
+    return RubricsCompared(agree=counted(both - len(differ), both), differ=tuple(differ))
+
+
+def built(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestation], words: Words) -> Built:
+    """Makes the rows of a dataset, and says what they stand on. The same judgements and decisions give the same rows.
+
+    `stated`: the tenant's adjudications, oldest first. Raises: Refused: as `check_build`.
+    """
+    check_build(campaign, build)
+    votes, unqualified = counting(campaign, build)
+    decided, disputed = decisions(campaign, build, stated), list[Disputed]()
+    on_item, aside = by_item(votes), defaultdict[str, list[str]](list)
+    if unqualified:
+        aside["judgements of raters without a qualification that the rubric needs"] = unqualified
+    chosen, adjudicated = dict[str, str](), 0
+    for name, item in sorted(campaign.items.items()):
+        cast = on_item.get(name, [])
+        choice, why = choice_of(build, cast, decided.get(name))
+        if item.gold is not None:
+            why = "gold: it measures raters"
+        elif choice is None and len(cast) >= build.each:
+            disputed.append(Disputed(item=item, votes={vote.rater: vote.choice for vote in cast}, why=why))
+        elif choice == TIE and item.kind == "pair":
+            why = "tie: neither answer is better"
+        elif choice is not None and item.kind == "pair":
+            why = unfit(item, choice, words)
+        if why:
+            aside[why].append(name)
+        else:
+            assert choice is not None
+            chosen[name] = choice
+            adjudicated += name in decided
+    rows = []
+    for name in _once(campaign, chosen, words, aside):
+        by = sorted({vote.rater for vote in on_item[name]})
+        rows.append({"id": name, **_row(campaign.items[name], chosen[name]), "provenance": {"rater_ids": by}})
+    gold = {name: item.gold for name, item in campaign.items.items() if item.gold is not None}
+    rubric, kind = campaign.rubrics[build.rubric], next(iter(campaign.items.values())).kind
+    measured = [vote.choice == gold[vote.item] for vote in votes if vote.item in gold]
+    shown = [[vote.first == (vote.choice == "a") for vote in one if vote.first is not None] for one in on_item.values()]
+    orders = [len(set(one)) == 2 for one in shown if len(one) > 1]
+    ratings = [[vote.choice for vote in one] for name, one in on_item.items() if name not in gold]
+    longer = [len(words(row["chosen"])) > len(words(row["rejected"])) for row in rows] if kind == "pair" else []
+    report = PreferenceReport(
+        build=build,
+        kind=kind,
+        rows=len(rows),
+        agreement=alpha(ratings, rubric.scale),
+        gold=counted(sum(measured), len(measured)),
+        both_orders=counted(sum(orders), len(orders)),
+        longer=counted(sum(longer), len(longer)),
+        adjudicated=adjudicated,
+        raters=tuple(raters(votes, gold, rubric.scale)),
+        left_out=summary(aside),
+    )
+    return Built(rows, report, disputed)
+
+
+def unfit(item: Item, choice: str, words: Words) -> str:
+    """Tells why a pair is not trained on although its raters agree; empty: it may be."""
+    won, lost = (item.a, item.b) if choice == "a" else (item.b, item.a)
+    of_won, of_lost = words(won), words(lost)
+    if of_won == of_lost:
+        return "both answers are the same"
+    asked = item.prompt.casefold()
+    luring = any(phrase in asked for phrase in JAILBREAKS)
+    if not _refuses(won) and (item.refuse or (luring and _refuses(lost))):
+        return "a jailbreak won"
+    new = set(of_won) - set(of_lost)
+    if len(of_won) > LONGER * len(of_lost) and len(new) <= NEW * len(set(of_won)):
+        return "length without content won"
+    return ""
+
+
+def check_floors(report: PreferenceReport) -> None:
+    """Checks that the agreement behind a dataset is high enough to train on it.
+
+    Raises: Refused: `agreement_low`, with every figure that is too low.
+    """
+    found, floor = report.agreement, FLOORS[report.kind]
+    low = []
+    if found.n < OVERLAPS:
+        low.append(f"{found.n} items were judged twice or more, {OVERLAPS} are needed")
+    if found.alpha is None:
+        low.append("alpha is not defined: everybody chose the same, or nothing was judged twice")
+    elif found.low < floor:
+        low.append(f"alpha {found.alpha:.2f} ({found.low:.2f} to {found.high:.2f}, n {found.n}), from {floor} on")
+    if (gold := report.gold).low < GOLD_FLOOR:
+        low.append(f"gold {gold.k} of {gold.n} right (at least {gold.low:.0%}), from {GOLD_FLOOR:.0%} on")
+    low += [f"rater {r.rater}: {r.gold.k} of {r.gold.n} gold items right" for r in report.raters if "gold" in r.flags]
+    if low:
+        title = "raters agree too little to train on what they chose"
+        fix = "leave out raters who stand out (--without), judge more items twice, add gold, or write the rubric anew"
+        raise Refused("agreement_low", title, detail="; ".join(low)[:2000], fix=fix)
+    if not report.rows:
+        left = "; ".join(f"{one.rows}: {one.why}" for one in report.left_out)
+        raise Refused(
+            "agreement_low", "no row is left to train on", detail=left[:2000], fix="loradeck preference queue"
+        )
+
+
+def check_rated(datasets: Iterable[tuple[str, str | None]]) -> None:
+    """Checks that pairs are trained on only where raters agreed enough. `datasets`: name and judgements, None: none.
+
+    Raises: Refused: `no_agreement`.
+    """
+    if unrated := [name for name, judgements in datasets if judgements is None]:
+        title, fix = "nothing says that people agreed on these pairs", "build them of judgements: loradeck preference"
+        fix += " build; or say why others may be trained on: loradeck tenant data TENANT --unrated-pairs WHY"
+        raise Refused("no_agreement", title, detail=", ".join(unrated)[:2000], fix=fix)
+
+
+def inherited(source: Provenance, kept_ms: int) -> Provenance:
+    """The provenance of what is made of judgements: theirs, with the days that are left of their retention.
+
+    `kept_ms`: for how long the judgements have been here. Raises: Refused: `retention_over`.
+    """
+    if source.retention_days is None:
+        return source
+    left = source.retention_days - -(-kept_ms // DAY_MS)
+    if left < 1:
+        title = "the retention period of the judgements is over, or ends within a day"
+        raise Refused("retention_over", title, detail=f"{source.retention_days} days; {kept_ms / DAY_MS:.1f} are over")
+    return source.model_copy(update={"retention_days": left})
+
+
+def _once(campaign: Campaign, chosen: Mapping[str, str], words: Words, aside: dict[str, list[str]]) -> Iterable[str]:
+    """The items that are left where each is asked once."""
+    same = defaultdict[tuple[Any, ...], list[tuple[str, Any]]](list)
+    for name, choice in chosen.items():
+        item = campaign.items[name]
+        asked, a, b = (tuple(words(text)) for text in (f"{item.system}\n{item.prompt}\n{item.answer}", item.a, item.b))
+        # The same pair with its answers swapped is the same pair.
+        key = (asked, frozenset((a, b)))
+        same[key].append((name, choice if item.kind != "pair" else a if choice == "a" else b))
+    for group in same.values():
+        if len({choice for _, choice in group}) > 1:
+            aside["decided differently of items that ask the same"] += [name for name, _ in group]
+            continue
+        if group[1:]:
+            aside["asks the same as another item"] += [name for name, _ in group[1:]]
+        yield group[0][0]
+
+
+def _row(item: Item, choice: str) -> dict[str, Any]:
+    asked: dict[str, Any] = {"prompt": item.prompt}
+    if item.system:
+        asked = {"messages": [{"role": "system", "content": item.system}, {"role": "user", "content": item.prompt}]}
+    match item.kind:
+        case "pair":
+            won, lost = (item.a, item.b) if choice == "a" else (item.b, item.a)
+            return {**asked, "chosen": won, "rejected": lost}
+        case "answer":
+            return {**asked, "answer": item.answer, "good": choice == "good"}
+        case "label":
+            return {**asked, "answer": choice}
+
+
+def _refuses(text: str) -> bool:
+    return any(phrase in text.casefold() for phrase in REFUSALS)

@@ -1,0 +1,58 @@
+"""`loradeck preference` against a real hub: judgements in, a dispute settled, a dataset out, and a rater removed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.fakes.judgements import RUBRIC, lines
+from tests.integration.cli.conftest import Desk
+from tests.integration.cli.test_registry import PROVENANCE
+
+
+@pytest.fixture
+def owner(desk: Desk) -> str:
+    """A tenant of its own, which serves nothing."""
+    desk.json("tenant", "create", "raters")
+    return "raters"
+
+
+def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str, tmp_path: Path) -> None:
+    rows = lines(raters=("r1", "r2", "r3", "r4"), disputed=())
+    rows = [
+        row | {"choice": "b"} if row.get("item") == "p0" and row.get("rater") in ("r3", "r4") else row for row in rows
+    ]
+    files = tmp_path / "items.jsonl", tmp_path / "judgements.jsonl"
+    for file, own in zip(files, (False, True), strict=True):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows if ("choice" in row) is own))
+    done = desk.run("preference", "import", *files, "--tenant", owner, "--name", "judged", *PROVENANCE)
+    assert "88 items, 4 raters, 352 judgements by helpful@1" in done.stdout, done.stderr
+
+    assert [one["item"]["item"] for one in desk.json("preference", "queue", owner, "judged")] == ["p0"]
+    assert "r1:a r2:a r3:b r4:b" in desk.run("preference", "queue", owner, "judged").stdout
+    decide = ("preference", "decide", owner, "judged")
+    desk.refused(1, "unknown_item", *decide, "p999", "a", "--reason", "x")
+    desk.refused(2, "usage", *decide, "p0", "good", "--reason", "x")
+    desk.json(*decide, "p0", "a", "--reason", "it names the days")
+    desk.refused(1, "unknown_rubric", "preference", "agreement", owner, "judged", "--rubric", "helpful@2")
+    desk.refused(1, "unknown_rater", "preference", "agreement", owner, "judged", "--without", "r9")
+    said = desk.run("preference", "agreement", owner, "judged").stdout
+    assert "alpha 0.98 (0.89 to 1.00), 64 items" in said
+    assert "gold 100% (96% to 100%, n 96); at least 85%" in said
+
+    made = desk.json("preference", "build", owner, "judged", "--as", "pairs")
+    problem = desk.refused(1, "agreement_low", "preference", "build", owner, "judged", "--as", "none", "--each", "5")
+    assert problem["title"] == "no row is left to train on"
+    (agreed,) = (one for one in desk.json("dataset", "ls", "--tenant", owner) if one["digest"] == made["digest"])
+    assert (agreed["manifest"]["rows"], agreed["manifest"]["name"]) == (64, "pairs")
+    assert desk.run("preference", "differ", owner, "judged", RUBRIC, RUBRIC).stdout.endswith("n 87)\n")
+
+    remove = ("preference", "remove", owner, "judged", "r4", "--reason", "withdrew")
+    assert "made of such judgements: raters/pairs" in desk.run(*remove, "--dry-run").stdout
+    desk.refused(1, "unknown_rater", *remove[:4], "r9", "--reason", "x")
+    done = desk.run(*remove, "--yes")
+    assert "removed: 88 judgements of r4; 0 releases descend from them" in done.stdout, done.stderr
+    names = [(one["manifest"]["name"], one["digest"]) for one in desk.json("dataset", "ls", "--tenant", owner)]
+    assert [name for name, _ in names] == ["judged", "pairs", "judged", "pairs"]
+    desk.refused(1, "unknown_blob", "preference", "build", owner, names[0][1], "--as", "again")
