@@ -12,6 +12,7 @@ from tests.integration.hub.test_candidates import call, pointer
 from tests.integration.hub.test_moves import ROUTE
 
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.rules.errors import Refused
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
@@ -178,6 +179,39 @@ async def test_a_guard_whose_hold_was_cleared_still_rolls_back_and_counts_that_o
     kinds = [event.kind for event in deck.hub.log.recent if event.actor == "guard"]
     assert kinds == [EventKind.HOLD, EventKind.ROLLBACK]  # the hold that a person has cleared is not repeated
     assert len(deck.hub.guard._moved_ms) == 1
+
+
+async def test_guard_goes_no_further_than_the_forward_move_whatever_comes_after_it(deck: Deck, join: Join) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    one = pointer(deck).beneath[0]
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    await votes(agent, **{two: 0, other: 4})
+    await until(lambda: pointer(deck).candidate is None, "guard has taken the candidate out")
+    clear = {"held": False, "expected_generation": pointer(deck).generation, "idempotency_key": key(), "reason": "ours"}
+    await deck.ok("POST", f"{ROUTE}/hold", clear)
+    before = pointer(deck)
+    await asked_again(agent, two, one, given=40, beneath=1)  # what guard went back to is bad too
+    await until(lambda: deck.hub.counts.live_total(before.key, before.generation, two).bad, "heard")
+    deck.hub.guard.tick()
+    assert not deck.hub.guard.said
+    assert pointer(deck) == before
+
+
+async def test_guard_moves_no_pointer_that_a_node_has_seen_moved_farther(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, two, other = await live(deck, join, guard="rollback")
+    await call(deck, "start", release=other, unit="user", named=["ann"])
+    before, refused = pointer(deck), list[Any]()
+
+    def held_back(key: Any) -> None:
+        refused.append(key)
+        raise Refused("held_back", "a node has seen it moved farther")
+
+    monkeypatch.setattr(deck.hub.moves_allowed, "check_pointer", held_back)
+    await votes(agent, **{two: 0, other: 4})
+    await until(lambda: refused, "guard has asked")
+    assert pointer(deck) == before
 
 
 async def test_a_route_without_a_guard_is_left_alone(deck: Deck, join: Join) -> None:

@@ -107,10 +107,11 @@ async def test_an_engine_that_does_not_say_what_waits_in_it_is_asked_nothing(
     assert asked(engine, V1) == 0
 
 
+@pytest.mark.parametrize("bound", ["MOST", "MOST_BYTES"])
 async def test_what_waits_to_be_asked_again_is_bounded(
-    served: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch
+    served: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr(asked_again, "MOST", 0)
+    monkeypatch.setattr(asked_again, bound, 0)
     assert (await served.ask()).status == 200
     await counted(served, shed=1)
     assert asked(engine, V1) == 0
