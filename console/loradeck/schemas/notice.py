@@ -20,6 +20,7 @@ class NoticeKind(StrEnum):
     SLOW = "slow"
     DRIFT = "drift"  # checks that make no answer bad notice more than they may
     REFUSED = "refused"  # routers refuse requests
+    BURNING = "burning"  # the error budget of a route is gone within days, if it goes on so
     UNPROVEN = "unproven"
     PROMOTE_FAILED = "promote_failed"
     NO_WAY_BACK = "no_way_back"

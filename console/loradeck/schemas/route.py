@@ -48,6 +48,9 @@ class Objectives(Strict, defer_build=True):
         None, "of the answers that are checked, by each check that makes none bad; None: 2 %", gt=0, le=LARGEST_SHARE
     )
     judged: float | None = added(None, "of the verdicts of its judge; None: as `noticed`", gt=0, le=LARGEST_SHARE)
+    refusals: float | None = added(
+        None, "of the requests, those that routers refuse; None: 5 %, and no error budget", gt=0, le=LARGEST_SHARE
+    )
     corrected: float | None = added(
         None, "of the feedback on answers, thumbs down and corrections; None: no promise", gt=0, le=LARGEST_SHARE
     )

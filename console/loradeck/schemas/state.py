@@ -291,6 +291,9 @@ class TenantRow(OfPointer):
         (), "checks that make no answer bad, and corrections: those above their promise, in the last minute"
     )
 
+    burning: tuple[str, ...] = added((), "those of them that spend the route's error budget within days")
+    refusals_promised: float | None = added(None, "share of requests that routers may refuse; None: it is not said")
+
     def source(self, count: str) -> CountSource | None:
         """Returns where one of its counts comes from; None: it counts nothing."""
         return next((source for source in self.sources if source.count == count), None)

@@ -51,9 +51,10 @@ _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE '
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0013_input_days": (
         Counted(
-            "events with training freezes, expected changes, counts of inputs, unrated pairs, a promise about verdicts",
+            "events with training freezes, expected changes, counts of inputs, unrated pairs, later promises",
             _settings(
-                "training_freezes", "expected_changes", "input_days", "worksheet_required", "judged", "unrated_pairs"
+                *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
+                *("judged", "refusals"),
             ),
         ),
         Counted(
@@ -146,7 +147,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
 LOST: dict[str, tuple[Counted, ...]] = {
     "0013_input_days": (
         Counted("days of counts of what is asked", "SELECT count(*) FROM input_days"),
-        _notices("refused", "acted_alone", "gate_passed", "expected"),
+        _notices("refused", "burning", "acted_alone", "gate_passed", "expected"),
     ),
     "0012_feedback": (Counted("rows of feedback", "SELECT count(*) FROM feedback"),),
     "0011_ledger": (

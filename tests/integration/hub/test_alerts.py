@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import time
@@ -37,13 +38,14 @@ async def said(deck: Deck) -> dict[tuple[str, str], float]:
 
 
 def firing(rule: dict[str, Any], series: dict[tuple[str, str], float]) -> list[tuple[dict[str, str], float]]:
-    """What a rule's expression selects; ours are `metric{label="value"} OP number`."""
-    match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (>|==) ([\d.]+)", rule["expr"])
+    """What a rule's expression selects; ours are `metric{label="value"} OP` a number, or another metric so labelled."""
+    match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (>|==) ([\w.]+)", rule["expr"])
     assert match, rule["expr"]
-    name, wanted, sign, number = match.groups()
+    name, wanted, sign, limit = match.groups()
     found = []
     for (metric, labels), value in series.items():
-        met = value > float(number) if sign == ">" else value == float(number)
+        number = series.get((limit, labels), math.nan) if limit.startswith("loradeck") else float(limit)
+        met = value > number if sign == ">" else value == number
         if metric == name and (wanted or "") in labels and met:
             found.append((dict(re.findall(r'(\w+)="([^"]*)"', labels)), value))
     return found

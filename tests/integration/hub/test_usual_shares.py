@@ -6,7 +6,7 @@ from tests.fakes.hub_in_process import Deck, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.counts import Counts
-from loradeck.store.interface import HOUR_MS, HOURS_KEPT, Served
+from loradeck.store.interface import HOUR_MS, HOURS_KEPT, MINUTE_MS, Served
 from loradeck.store.sql_log import Store
 
 ACME = ("acme", "production")
@@ -43,6 +43,16 @@ async def test_a_route_that_always_had_bad_answers_is_judged_by_its_own_past_and
     await until(lambda: usual.overspent(ACME), "the history is read again")
     row = deck.hub.rows.tenant(ACME)
     assert ("DRIFT" in row.flags, row.drift) == (True, ("bad 7.0% of 15,000 in three days, 5.0% promised",))
+
+    # One that is broken so far that the month's budget is gone within days pages, by the minutes.
+    failing, minute = {ACME: Counts.over(failed=80, finished=20)}, deck.hub.clock.now_ms() // MINUTE_MS
+    await deck.hub.store(lambda s: s.add_minutes(minute, failing))
+    await deck.tenant(objectives={"errors": 0.05})
+    usual._looked.clear()
+    await until(lambda: usual.burning(ACME), "the minutes are read")
+    row = deck.hub.rows.tenant(ACME)
+    assert row.burning == ("errors 80.0% of 100 in an hour, 5.0% promised",)
+    assert row.burning[0] in row.drift
 
     # What is too old goes without another request.
     kept = await deck.hub.store(lambda s: s.hours(*ACME, since=0))

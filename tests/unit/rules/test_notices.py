@@ -15,7 +15,6 @@ from loradeck.rules.quality.notices import (
     GIVEN_UP_S,
     MOST,
     NEAR_MS,
-    REFUSED_SHARE,
     RETRIES_S,
     Conditions,
     Dated,
@@ -146,7 +145,8 @@ def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
     found, alone = {}, set()
     for rule in yaml.safe_load(text)["groups"][0]["rules"]:
         said = {f'flag="{flag}"': kind for flag, kind in FLAGS.items()} | {f'kind="{kind}"': kind for kind in DATED}
-        said[f"refused_share > {REFUSED_SHARE}"] = NoticeKind.REFUSED
+        said |= {"refused_share > loradeck_pointer_refused_limit": NoticeKind.REFUSED}
+        said |= {"burning_promises > 0": NoticeKind.BURNING}
         kinds = [kind for words, kind in said.items() if words in rule["expr"]]
         for kind in kinds:
             held = rule.get("for", "0s")
@@ -161,6 +161,18 @@ def test_the_alerts_of_prometheus_say_the_same_at_the_same_time() -> None:
     assert alone == of_the_hub | {"Unheard", "OnlyListed"}
 
 
+def test_a_budget_that_burns_pages_at_once_and_is_looked_at_until_it_does_not() -> None:
+    at = {"tenant": "acme", "route": "chat"}
+    said = ("errors 20.0% of 4,000 in an hour, 1.0% promised",)
+    row = TenantRow.model_construct(**at, pointer=PointerState(**at), live=None, burning=said)
+    held = Conditions()
+    held.changed([], conditions(row), 0)
+    (notice,) = held.due(0)
+    assert (notice.kind, notice.severity) == (NoticeKind.BURNING, Severity.PAGE)
+    assert notice.title == f"acme/chat: its error budget is gone within days: {said[0]}"
+    assert held.passing() == [row.key]
+
+
 def test_refused_requests_are_told_above_one_in_twenty_and_looked_at_until_they_are_over() -> None:
     at = {"tenant": "acme", "route": "chat"}
     none, quiet, few, many, dead = (
@@ -171,6 +183,9 @@ def test_refused_requests_are_told_above_one_in_twenty_and_looked_at_until_they_
     subject = Subject(NoticeKind.REFUSED, "acme", "chat")
     assert conditions(many) == {subject: "routers refuse 6% of the requests for nothing"}
     assert conditions(dead) == {subject: "routers refuse 100% of the requests for nothing"}
+    strict, lenient = (many.model_copy(update={"refusals_promised": share}) for share in (0.01, 0.1))
+    assert conditions(lenient) == {}
+    assert conditions(strict.model_copy(update={"minute": Counts(100, 2)})).keys() == {subject}
     held = Conditions()
     held.changed([], conditions(many), 0)
     assert held.passing() == [("acme", "chat")]

@@ -65,6 +65,11 @@ def route() -> None:
     help="Promised share of bad answers, 0 to 0.4; well above it is a breach. Default: what is usual.",
 )
 @click.option("--promise-errors", type=float, help="Promised share of failed requests, likewise.")
+@click.option(
+    "--promise-refusals",
+    type=float,
+    help="Promised share of requests that routers refuse, 0 to 0.4; above it for a minute pages. Default: 0.05.",
+)
 @click.option("--promise-ttft-ms", type=int, help="Milliseconds in which 95 % of streamed answers are to begin.")
 @click.option("--promise-token-ms", type=int, help="Milliseconds between two tokens that 95 % of them keep on average.")
 @click.option(
@@ -422,6 +427,7 @@ async def _put(
     into("gate", "bound_drop", flags["bound_drop"])
     into("objectives", "bad", flags["promise_bad"])
     into("objectives", "errors", flags["promise_errors"])
+    into("objectives", "refusals", flags["promise_refusals"])
     into("objectives", "ttft_ms", flags["promise_ttft_ms"])
     into("objectives", "token_ms", flags["promise_token_ms"])
     into("objectives", "noticed", flags["promise_noticed"])

@@ -67,7 +67,11 @@ class ReleaseHealth:
         assert pointer.release is not None
         stint = (pointer.generation, pointer.release)
         noticed = self._votes.drift(pointer.key, stint, lambda: self._placed_on(pointer.key))
-        return (*noticed, *self._usual.overspent(pointer.key))
+        return (*noticed, *self.burning(pointer.key), *self._usual.overspent(pointer.key))
+
+    def burning(self, key: PointerKey) -> tuple[str, ...]:
+        """Says what spends the error budget of a route within days."""
+        return self._usual.burning(key)
 
     def asked_again(self, pointer: PointerState, other: str) -> AskedAgain | None:
         """The answers of another release, or its own second ones, to the current release's requests; None: none."""

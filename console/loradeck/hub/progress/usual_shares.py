@@ -1,5 +1,6 @@
 """What is usual on each route, by its own last two weeks: shares of bad answers and failed requests, and how many."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,10 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.detection import HOURS, Limits, usual_share
-from loradeck.rules.quality.promises import overspent
+from loradeck.rules.quality.promises import FAST, burning, overspent
 from loradeck.schemas.ids import PointerKey
-from loradeck.store.interface import HOUR_MS, StoreError
+from loradeck.schemas.route import Objectives
+from loradeck.store.interface import HOUR_MS, MINUTE_MS, StoreError
 
 log = logging.getLogger("loradeck.hub.progress.usual_shares")
 
@@ -22,6 +24,9 @@ DEFAULT = 0.02
 
 AGAIN_S = 3600
 """Seconds in which all histories are read."""
+
+BURNING_S = 300
+"""Seconds in which the last hours of all routes that promise a share are read, by the minute."""
 
 
 class Shares(NamedTuple):
@@ -42,6 +47,9 @@ class UsualShares:
     _known: dict[PointerKey, Shares] = field(default_factory=dict, init=False)
     _hourly: dict[PointerKey, float] = field(default_factory=dict, init=False)
     _overspent: dict[PointerKey, tuple[str, ...]] = field(default_factory=dict, init=False)
+    _burning: dict[PointerKey, tuple[str, ...]] = field(default_factory=dict, init=False)
+    _looked: dict[PointerKey, float] = field(default_factory=dict, init=False)
+    """When a route's last hours were read, monotonic seconds."""
     _read_in: dict[PointerKey, int] = field(default_factory=dict, init=False)
     """The hour in which a route's history was read last."""
 
@@ -68,13 +76,40 @@ class UsualShares:
         """Says what a route has had more of for days than it promises, by its history of an hour ago at most."""
         return self._overspent.get(key, ())
 
+    def burning(self, key: PointerKey) -> tuple[str, ...]:
+        """Says what spends the error budget of a route within days, by its minutes of five minutes ago at most."""
+        return self._burning.get(key, ())
+
     def tick(self) -> None:
-        """Reads the next histories; called once a second. Each is read once an hour."""
+        """Reads the next histories; called once a second. Each is read once an hour, its last hours more often."""
+        self._tick_minutes()
         hour, a_tick = self._clock.now_ms() // HOUR_MS, 1 + len(self._state.pointers) // AGAIN_S
         keys = list(islice((key for key in self._state.pointers if self._read_in.get(key) != hour), a_tick))
         self._read_in.update(dict.fromkeys(keys, hour))
         if keys:
             self._background.spawn(self._read(keys, hour))
+
+    def _tick_minutes(self) -> None:
+        now, a_tick = self._clock.monotonic(), 1 + len(self._state.pointers) // BURNING_S
+        due = (key for key in self._state.pointers if now - self._looked.get(key, -BURNING_S) >= BURNING_S)
+        keys = list(islice(due, a_tick))
+        self._looked.update(dict.fromkeys(keys, now))
+        promising = [key for key in keys if _promises(self._state.config(key).objectives)]
+        for key in set(keys) - set(promising):
+            self._burning.pop(key, None)
+        if promising:
+            self._background.spawn(self._read_minutes(promising, self._clock.now_ms() // MINUTE_MS))
+
+    async def _read_minutes(self, keys: Sequence[PointerKey], minute: int) -> None:
+        since = minute - max(window.long for window in FAST)
+        try:
+            found = await self._store(lambda s: {key: s.minutes(*key, since=since) for key in keys}, background=True)
+        except StoreError as error:
+            log.error("minutes not read code=%s %s", error.code, error)
+            return
+        for key, minutes in found.items():
+            self._burning[key] = burning(minutes, minute, self._state.config(key).objectives)
+            await asyncio.sleep(0)  # half a millisecond each, and a rollback may wait
 
     async def _read(self, keys: Sequence[PointerKey], hour: int) -> None:
         """Reads histories, and removes what is too old to be kept: also of routes that nobody asks any more."""
@@ -94,3 +129,7 @@ class UsualShares:
             self._known[key] = Shares(
                 usual_share([(c.bad, c.checked) for c in counts]), usual_share([(c.failed, c.admitted) for c in counts])
             )
+
+
+def _promises(promised: Objectives) -> bool:
+    return (promised.bad, promised.errors, promised.refusals) != (None, None, None)

@@ -15,7 +15,7 @@ from loradeck.hub.recovery.backups import Backups
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.attention import alerting
 from loradeck.rules.quality.health import ENOUGH
-from loradeck.rules.quality.notices import Dated, refused_share
+from loradeck.rules.quality.notices import Dated, refused_limit, refused_share
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.judge import Judgement
 from loradeck.schemas.replica_state import NOT_ACTIVE
@@ -230,6 +230,18 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         name: Gauge(f"loradeck_pointer_{name}_share", text, ["tenant", "route", "release"], registry=registry)
         for name, text in _SHARES.items()
     }
+    refusable = Gauge(
+        "loradeck_pointer_refused_limit",
+        "Share that routers may refuse, of the pointers whose refused share is said: what the route promises, or 5 %.",
+        ["tenant", "route", "release"],
+        registry=registry,
+    )
+    burning = Gauge(
+        "loradeck_pointer_burning_promises",
+        "Promises of the route so far exceeded, for an hour or six, that their error budget is gone within days.",
+        ["tenant", "route", "release"],
+        registry=registry,
+    )
     listed = Gauge(
         "loradeck_pointer_listed_replicas",
         "Placed replicas whose engine lists the live release while no canary tells it from its base or its prior.",
@@ -280,8 +292,13 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         for outcome in Judgement:  # and nothing else that a node may call it
             if said := row.cause.judged.get(outcome):
                 judged.labels(row.tenant, row.route, release, outcome.value).set(said)
-        minute = row.minute
-        for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, refused_share(minute)), strict=True):
+        minute, limit = row.minute, refused_limit(row)
+        refused = refused_share(minute, limit)
+        if refused is not None:
+            refusable.labels(row.tenant, row.route, release).set(limit)
+        if row.burning:
+            burning.labels(row.tenant, row.route, release).set(len(row.burning))
+        for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, refused), strict=True):
             if share is not None:
                 shares[name].labels(row.tenant, row.route, release).set(share)
         if number % SLICE == SLICE - 1:

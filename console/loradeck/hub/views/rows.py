@@ -161,6 +161,8 @@ class Rows:
             again=again,
             slow=slow,
             drift=drift,
+            burning=self._health.burning(key) if live else (),
+            refusals_promised=config.objectives.refusals,
             deprecated=self._deprecated(key, live) if live else None,
         )
 

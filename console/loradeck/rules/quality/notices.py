@@ -34,6 +34,7 @@ CONDITIONS = {
     NoticeKind.SLOW: Kind(Severity.PAGE, 60, "answers of {release} begin or go on later than the route promises"),
     NoticeKind.DRIFT: Kind(Severity.TICKET, 60, "{release} is above a promise that only alerts"),
     NoticeKind.REFUSED: Kind(Severity.PAGE, 60, "routers refuse {refused:.0%} of the requests for {release}"),
+    NoticeKind.BURNING: Kind(Severity.PAGE, 0, "its error budget is gone within days: {burning}"),
     NoticeKind.ACTED_ALONE: Kind(Severity.TICKET, 0, "somebody acted alone on the hub's host where two are asked for"),
     NoticeKind.PROMOTE_FAILED: Kind(Severity.TICKET, 0, "the last promote failed, and nobody has answered it"),
     NoticeKind.NO_WAY_BACK: Kind(Severity.TICKET, 3600, "each release beneath {release} is ruled out: R has no target"),
@@ -57,7 +58,12 @@ FLAGS = {
 """Flag of a pointer -> kind of the condition."""
 
 REFUSED_SHARE = 0.05
-"""Share of a pointer's requests of the last minute above which it is told that routers refuse them."""
+"""Share of a pointer's requests of the last minute above which it is told that routers refuse them, where its route
+promises none.
+"""
+
+PASSING = (NoticeKind.REFUSED, NoticeKind.BURNING, NoticeKind.DRIFT)
+"""Kinds of a pointer's conditions that are over as time goes by, and not only when something happens."""
 
 DATED = frozenset({NoticeKind.CERTIFICATE_ENDS, NoticeKind.RETENTION_ENDS, NoticeKind.EXPECTED, NoticeKind.DEPRECATED})
 """Kinds whose time is known beforehand."""
@@ -129,13 +135,18 @@ def coming(near: Iterable[Dated]) -> dict[Subject, str]:
     return found
 
 
-def refused_share(minute: Counts) -> float | None:
+def refused_limit(row: TenantRow) -> float:
+    """Returns the share of a pointer's requests, 0 to 1, above which it is told that routers refuse them."""
+    return REFUSED_SHARE if row.refusals_promised is None else row.refusals_promised
+
+
+def refused_share(minute: Counts, limit: float) -> float | None:
     """Returns the share of a minute's requests that were refused, 0 to 1; None where there were too few to say.
 
-    Of fewer than `ENOUGH` it is said only where the lower 95 % bound is above `REFUSED_SHARE`: a quiet route that
-    refuses all of its callers is told, and one that refused two of twenty is not.
+    Of fewer than `ENOUGH` it is said only where the lower 95 % bound is above the limit: a quiet route that refuses
+    all of its callers is told, and one that refused two of twenty is not.
     """
-    if minute.attempted >= ENOUGH or wilson(minute.refused, minute.attempted)[0] > REFUSED_SHARE:
+    if minute.attempted >= ENOUGH or wilson(minute.refused, minute.attempted)[0] > limit:
         return minute.refused_share
     return None
 
@@ -143,9 +154,11 @@ def refused_share(minute: Counts) -> float | None:
 def conditions(row: TenantRow) -> dict[Subject, str]:
     """The conditions of a pointer, each with its words."""
     release = row.live.label if row.live is not None else "nothing"
-    refused = refused_share(row.minute) or 0.0
-    kinds = [*(FLAGS[flag] for flag in alerting(row)), *([NoticeKind.REFUSED] if refused > REFUSED_SHARE else [])]
-    said = {kind: CONDITIONS[kind].words.format(release=release, refused=refused) for kind in kinds}
+    limit, burning = refused_limit(row), ", ".join(row.burning)
+    refused = refused_share(row.minute, limit) or 0.0
+    others = ((NoticeKind.REFUSED, refused > limit), (NoticeKind.BURNING, bool(burning)))
+    kinds = [*(FLAGS[flag] for flag in alerting(row)), *(kind for kind, holds in others if holds)]
+    said = {k: CONDITIONS[k].words.format(release=release, refused=refused, burning=burning) for k in kinds}
     return {Subject(kind, *row.key): words for kind, words in said.items()}
 
 
@@ -179,11 +192,11 @@ class Conditions:
 
     def of(self, tenant: str, route: str) -> set[Subject]:
         """The conditions of a pointer that held when it was last looked at."""
-        return {Subject(kind, tenant, route) for kind in (*FLAGS.values(), NoticeKind.REFUSED)} & self._held.keys()
+        return {Subject(kind, tenant, route) for kind in (*FLAGS.values(), *PASSING)} & self._held.keys()
 
     def passing(self) -> list[PointerKey]:
-        """The pointers of conditions that are over as time goes by, and not only when something happens."""
-        return [(one.tenant, one.route) for one in self._held if one.kind in (NoticeKind.REFUSED, NoticeKind.DRIFT)]
+        """The pointers of conditions that are over as time goes by."""
+        return [(one.tenant, one.route) for one in self._held if one.kind in PASSING]
 
     def of_nodes(self) -> list[Subject]:
         """The conditions of nodes that held when they were last looked at."""
