@@ -31,6 +31,7 @@ from loradeck.schemas.decision import Decided, DecideRequest
 from loradeck.schemas.feedback import FeedbackErase, FeedbackErased, FeedbackPage, FeedbackRows, FeedbackTaken
 from loradeck.schemas.freshness import Freshness, LoopRow, Replay
 from loradeck.schemas.history import RouteHistory
+from loradeck.schemas.ids import digest_of
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentReport, IncidentText
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
@@ -253,9 +254,15 @@ class HubApi(Calls):
         """
         return await self._write(TenantState, f"tenants/{segment(tenant)}/{order}", {"reason": reason})
 
-    async def set_data_policy(self, tenant: str, policy: DataPolicy, reason: str = "") -> DataPolicy:
-        """Replaces the tenant's data policy, which decides the rows that its adapters may be trained on."""
-        return await self._put(DataPolicy, f"tenants/{segment(tenant)}/data-policy", policy, reason)
+    async def set_data_policy(
+        self, tenant: str, policy: DataPolicy, reason: str = "", *, was: DataPolicy
+    ) -> DataPolicy:
+        """Replaces the tenant's data policy, which decides the rows that its adapters may be trained on.
+
+        `was`: the one that the caller has seen. Refused `policy_changed` where it is another one by now.
+        """
+        path = f"tenants/{segment(tenant)}/data-policy"
+        return await self._put(DataPolicy, path, policy, reason, was=digest_of(was))
 
     async def quota(self, tenant: str) -> QuotaUse:
         """Asks what a tenant may have at the hub, and what it has."""

@@ -118,9 +118,18 @@ class Calls:
         """Sends a POST that may be sent twice, once more when the answer was lost."""
         return await self.transport.ask(kind, "POST", path, body=body, params=params, extra_s=extra_s, repeatable=True)
 
-    async def _put(self, kind: type[T], path: str, body: BaseModel, reason: str, *, break_glass: bool = False) -> T:
+    async def _put(
+        self,
+        kind: type[T],
+        path: str,
+        body: BaseModel,
+        reason: str,
+        *,
+        break_glass: bool = False,
+        was: str | None = None,
+    ) -> T:
         """Replaces settings, once more when the answer was lost."""
-        params = {"reason": reason or None, "break_glass": "true" if break_glass else None}
+        params = {"reason": reason or None, "break_glass": "true" if break_glass else None, "was": was}
         return await self.transport.ask(kind, "PUT", path, body=body, params=params, repeatable=True)
 
     async def _write(

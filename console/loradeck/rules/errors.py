@@ -33,6 +33,7 @@ STATUS: Mapping[str, int] = {
     "stages_in_a_circle": 409,
     "no_review": 409,
     "stale_review": 409,
+    "policy_changed": 409,
     "no_slot": 409,
     "no_memory": 409,
     "left_behind": 409,

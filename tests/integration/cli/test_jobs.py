@@ -104,6 +104,11 @@ def test_a_sweep_trains_each_share_with_each_rank_and_compares_what_they_measure
         done = desk.run("job", "sweep", spec, *grid)
     assert done.returncode == 1
     assert sent[0].id in done.stdout, "a job that is queued is named though a later one is refused"
+    sent.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(HubApi, "submit_job", once)
+        done = desk.run("job", "sweep", spec, *grid, "--json")
+    assert [one["id"] for one in json.loads(done.stdout)] == [sent[0].id]
     runs = desk.json("job", "sweep", spec, *grid, "--follow")["runs"]
     assert [(run["share"], run["rank"], run["state"]) for run in runs] == [
         (share, rank, "done") for share in (0.1, 0.3) for rank in (4, 8)

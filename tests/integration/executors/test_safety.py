@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, Executo
 from loradeck.schemas.training import Safety
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.evaluation.greedy import greedy
-from loradeck_agent.executors.protocol import Diverged
+from loradeck_agent.executors.protocol import BadSpec, Diverged
 from loradeck_agent.executors.training.safety import Asked, SafetySet, read_safety, refuses
 from recipes import generate
 
@@ -104,6 +105,14 @@ def test_a_row_of_a_safety_set_says_whether_it_is_to_be_refused(bench: Bench, ro
     ended = trained(bench, "no", [row])
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
     assert "asked.jsonl, line 1" in ended.last.message
+
+
+def test_a_slice_that_has_the_name_of_anothers_size_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "x", "refuse": True, "slice": name} for name in ("de", "de_n")]
+    path = write_rows(tmp_path / "asked.jsonl", rows)
+    base: Any = SimpleNamespace(prompt_ids=lambda messages: [1])
+    with pytest.raises(BadSpec, match="de_n has the name of the size of de"):
+        read_safety(base, path, Safety(dataset=SAFETY))
 
 
 def test_the_example_set_asks_both_kinds_in_each_language(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pins_and_notes, recover, tenants, witness
 from loradeck.rules.moves.chain import seal
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.ids import Role
+from loradeck.schemas.ids import Role, digest_of
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import AnnotateRequest, UnpinRequest
 from loradeck.schemas.route import RouteConfig
@@ -64,6 +64,16 @@ def test_the_data_policy_that_holds_already_and_one_of_an_offboarded_tenant_are_
     with pytest.raises(Refused) as refused:
         tenants.set_data_policy(gone, DataPolicy(synthetic_cap=0.25), RELEASER)
     assert refused.value.code == "offboarded"
+
+
+def test_a_data_policy_replaces_the_one_that_was_seen_and_no_other() -> None:
+    seen, meanwhile = TENANT.data, DataPolicy(synthetic_cap=0.25)
+    changed = TENANT.model_copy(update={"data": meanwhile})
+    with pytest.raises(Refused, match="policy_changed"):
+        tenants.set_data_policy(changed, DataPolicy(input_days=7), RELEASER, reason="asked", was=digest_of(seen))
+    wanted = DataPolicy(input_days=7)
+    draft = tenants.set_data_policy(changed, wanted, RELEASER, reason="asked", was=digest_of(meanwhile))
+    assert draft.payload["policy"] == wanted.model_dump(mode="json")
 
 
 def test_samples_are_kept_or_kept_longer_with_a_reason_and_less_long_without_one() -> None:

@@ -115,6 +115,10 @@ def read_safety(base: Base, path: Path, settings: Safety) -> SafetySet:
         asked.append(Asked(base.prompt_ids([{"role": "user", "content": prompt}]), refuse, name))
     if not asked or len({one.slice for one in asked}) > SLICES:
         raise BadSpec("bad_data", f"{path.name}: a safety set has rows, in at most {SLICES} slices")
+    slices = {one.slice for one in asked}
+    if taken := sorted(name for name in slices if name + OF_ITEMS in slices):
+        name = taken[0]
+        raise BadSpec("bad_data", f"{path.name}: the slice {name}{OF_ITEMS} has the name of the size of {name}")
     unread = [word for word in settings.toxic.words if not folded_words(word)] if settings.toxic is not None else []
     if unread:
         raise BadSpec("bad_spec", f"safety.toxic: {unread[0]!r} holds no letter or digit: every answer would hold it")

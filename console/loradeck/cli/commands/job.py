@@ -18,6 +18,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import gap_notes
 from loradeck.rules.quality.sweep import grid, run_of, told
+from loradeck.schemas.fault import Fault
 from loradeck.schemas.jobs import (
     LISTED,
     OVER,
@@ -175,9 +176,13 @@ async def sweep(
     """
     recipes = grid(await _recipe(s, spec), shares, ranks)
     jobs = list[Job]()
-    for recipe in recipes:
-        jobs.append(await s.api.submit_job(_request(recipe, **placed)))
-        s.out.say(f"job {jobs[-1].id} is {jobs[-1].state.value}")
+    try:
+        for recipe in recipes:
+            jobs.append(await s.api.submit_job(_request(recipe, **placed)))
+            s.out.say(f"job {jobs[-1].id} is {jobs[-1].state.value}")
+    except Fault:
+        s.out.json(jobs)  # they are queued, whatever becomes of the command
+        raise
     if not follow:
         s.out.json(jobs)
         s.out.say(f"{len(jobs)} jobs are queued; loradeck job compare {' '.join(one.id for one in jobs)}")

@@ -121,7 +121,7 @@ async def data(
     given = {key: value for key, value in given.items() if value is not None}
     if given:
         wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
-        policy = await s.api.set_data_policy(name, wanted, reason)
+        policy = await s.api.set_data_policy(name, wanted, reason, was=policy)
     s.out.answer(policy, f"{name}: at most {policy.synthetic_cap:.0%} of the rows by a model")
     s.out.say(f"forbidden licences: {' '.join(policy.forbidden_licences) or 'none'}")
     if policy.lift_erasures:
@@ -159,7 +159,8 @@ async def freeze(s: Session, name: str, start: str | None, end: str | None, sour
     given = {"from_ms": window[0] or int(time.time() * 1000), "until_ms": window[1], "source": source, "reason": reason}
     added = checked(TrainingFreeze, given, where="options", fix="give dates, too")
     wanted = policy.model_copy(update={"training_freezes": (*policy.training_freezes, added)})
-    s.out.answer(await s.api.set_data_policy(name, wanted, reason), f"training of {name} is frozen: {_frozen(added)}")
+    kept = await s.api.set_data_policy(name, wanted, reason, was=policy)
+    s.out.answer(kept, f"training of {name} is frozen: {_frozen(added)}")
 
 
 @tenant.command()
@@ -173,7 +174,8 @@ async def thaw(s: Session, name: str, source: str | None, reason: str) -> None:
     left = tuple(freeze for freeze in policy.training_freezes if source is not None and freeze.source != source)
     if left == policy.training_freezes:
         raise misused(f"{name} has no such freeze", fix=f"loradeck tenant data {name} lists them", code="no_change")
-    kept = await s.api.set_data_policy(name, policy.model_copy(update={"training_freezes": left}), reason)
+    wanted = policy.model_copy(update={"training_freezes": left})
+    kept = await s.api.set_data_policy(name, wanted, reason, was=policy)
     s.out.answer(kept, f"{len(policy.training_freezes) - len(left)} freezes of {name} end, {len(left)} stay")
 
 
@@ -194,7 +196,7 @@ async def expect(s: Session, name: str, at: str, what: str, reason: str) -> None
     if what:
         changes.append(checked(ExpectedChange, {"at_ms": at_ms, "what": what}, where="options"))
     wanted = policy.model_copy(update={"expected_changes": tuple(sorted(changes, key=lambda change: change.at_ms))})
-    kept = await s.api.set_data_policy(name, wanted, reason)
+    kept = await s.api.set_data_policy(name, wanted, reason, was=policy)
     s.out.answer(kept, f"{len(kept.expected_changes)} days are entered for {name}")
 
 

@@ -94,7 +94,12 @@ async def offboard(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None
 
 @router.put("/tenants/{tenant}/data-policy")
 async def set_data_policy(
-    tenant: str, body: DataPolicy, hub: ThisHub, caller: Releaser, reason: Reason = ""
+    tenant: str,
+    body: DataPolicy,
+    hub: ThisHub,
+    caller: Releaser,
+    reason: Reason = "",
+    was: Annotated[Digest | None, Query(description="digest of the policy that it is to replace")] = None,
 ) -> DataPolicy:
     """Replaces a tenant's data policy. It binds jobs from now on; without its consent shadows are asked nothing, and
     nodes remove the samples that they have kept.
@@ -102,7 +107,7 @@ async def set_data_policy(
     await _change(
         hub,
         caller,
-        lambda: tenants.set_data_policy(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason),
+        lambda: tenants.set_data_policy(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason, was=was),
     )
     return hub.log.state.tenant(tenant).data
 

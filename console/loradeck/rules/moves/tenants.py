@@ -7,7 +7,7 @@ from loradeck.rules.moves.draft import Actor, tenant_draft
 from loradeck.rules.quality import break_glass
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.ids import Digest
+from loradeck.schemas.ids import Digest, digest_of
 from loradeck.schemas.jobs import FLEET
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
@@ -103,15 +103,26 @@ def set_route(
     return tenant_draft(EventKind.ROUTE, tenant.name, actor, reason, payload, route=route, pointer=first)
 
 
-def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "") -> Draft:
+def set_data_policy(
+    tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "", was: Digest | None = None
+) -> Draft:
     """Replaces the tenant's data policy: the rows that its adapters may be trained on, and what happens with what its
     callers ask.
 
-    Raises: Refused: offboarded, no_change, reason_required.
+    Args:
+        was: digest of the policy that it is to replace; None: of whichever.
+
+    Raises: Refused: offboarded, no_change, policy_changed, reason_required.
     """
     _exists(tenant)
     if policy == tenant.data:
         raise Refused("no_change", f"this is the data policy of {tenant.name} already")
+    if was is not None and was != digest_of(tenant.data):
+        raise Refused(
+            "policy_changed",
+            f"somebody else has changed the data policy of {tenant.name} meanwhile",
+            fix=f"look at it, and repeat yours: loradeck tenant data {tenant.name}",
+        )
     payload: dict[str, object] = {"policy": policy.model_dump(mode="json")}
     loose = {
         "shadow": "callers' requests go to candidates as well then" if policy.shadow > tenant.data.shadow else "",
