@@ -10,7 +10,7 @@ RELEASE := .venv-release
 RELEASE_STAMP := $(RELEASE)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-vllm lint bench bench-console bench-density bench-detect bench-executors false-flags faults hostile mutation simulation exhaustive lock sbom audit setup clean
+.PHONY: help demo test test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation simulation exhaustive lock sbom audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -119,6 +119,9 @@ bench: $(STAMP) $(VLLM_STAMP) $(HAPROXY_STAMP) ## the budgets, measured beside f
 
 bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (half an hour)
 	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only console --full $(ARGS)
+
+bench-collapse: $(STAMP) ## five generations trained on each other's rows, into docs/synthetic.md; goes on where it stopped (half an hour)
+	PYTHONPATH=.:examples nice $(BIN)/python -m tests.collapse $(ARGS)
 
 bench-density: $(STAMP) $(VLLM_STAMP) ## a thousand tenants on one engine beside vLLM's own paging; goes on where it stopped (18 minutes)
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only density --write $(ARGS)

@@ -7,7 +7,7 @@ import sys
 from loradeck_agent.executors.protocol import run
 from loradeck_agent.host import gc_pause
 
-KINDS = ("train", "evaluate", "leak", "merge", "prove")
+KINDS = ("train", "evaluate", "leak", "merge", "prove", "generate")
 
 
 def main() -> int:

@@ -126,6 +126,13 @@ class Run:
         if time.monotonic() - self._last > HEARTBEAT_S:
             self.emit(jobs.ExecutorEventType.HEARTBEAT, step=self._step[0], of=self._step[1])
 
+    def input(self, digest: str) -> Path:
+        """The file or folder of an input. Raises: BadSpec: `bad_spec`: the spec gives none."""
+        try:
+            return Path(self.spec.inputs[digest])
+        except KeyError as error:
+            raise BadSpec("bad_spec", f"the spec gives no folder for the input {digest}") from error
+
     def first_error(self, error: BaseException) -> None:
         """Writes an error with its traceback to the spec's error file, unless an earlier error is kept there."""
         try:

@@ -29,6 +29,14 @@ class Suite:
     items: tuple[SuiteItem, ...]
     answer_schema: dict[str, Any] | None
 
+    @property
+    def questions(self) -> dict[str, str]:
+        """What the items ask: id -> the user's messages."""
+        return {
+            item.id: "\n".join(message["content"] for message in item.prompt if message["role"] == "user")
+            for item in self.items
+        }
+
 
 def read_suite(path: Path, digest: Digest) -> Suite:
     """Reads the items of a suite, and the answer schema that its `manifest.json` carries.

@@ -74,9 +74,9 @@ def train(current: Run) -> Mapping[str, Any]:
             base.model = read_sharded(Path(current.spec.base), spec.precision, world, own_device())
         else:
             base.model = read_weights(Path(current.spec.base), spec.precision, own_device())
-        trained = prepared(base, spec, _input(current, spec.parent) if spec.parent else None)
+        trained = prepared(base, spec, current.input(spec.parent) if spec.parent else None)
         if spec.distillation is not None and spec.distillation.way is DistilWay.SEQUENCE:
-            teacher = read_teacher(_input(current, spec.distillation.teacher), spec.distillation, base, own_device())
+            teacher = read_teacher(current.input(spec.distillation.teacher), spec.distillation, base, own_device())
             current.phase("the teacher answers")
             examples = answered(current, base, teacher, examples, spec)
             del teacher
@@ -105,7 +105,7 @@ def _loop(current: Run, base: Base, trained: Trained, examples: list[Example], w
                 "bad_data",
                 "validation finds nothing to hold back: rows that are the same stay together, and one is trained on",
             )
-        safety = read_safety(base, _input(current, spec.safety.dataset), spec.safety) if spec.safety else None
+        safety = read_safety(base, current.input(spec.safety.dataset), spec.safety) if spec.safety else None
         held, suite = HeldBack(held_task, held_general), spec.validation.suite
         selection = Selection(_suite(current, suite), spec.validation) if suite else None
         looks = Looks(current, base, trained, objective, held, spec.validation, safety, selection)
@@ -129,14 +129,14 @@ def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, exam
     if spec.sampling is not None:
         return Grpo(reader, base, spec.sampling, spec.structure, spec.kl)
     if spec.distillation is not None and spec.distillation.way is DistilWay.TOP:
-        check_teacher(_input(current, spec.distillation.teacher), spec.distillation, base)
+        check_teacher(current.input(spec.distillation.teacher), spec.distillation, base)
         if current.spec.teacher is None:
             raise BadSpec("bad_spec", "the spec names no engine that serves the teacher")
         kept = Path(current.spec.checkpoints or Path(current.spec.out).parent)
         said = ask_teacher(current, Served(current.spec.teacher, AT_ONCE), examples, spec.distillation, kept)
         return DistilledByTop(reader, said, spec.distillation)
     if spec.distillation is not None and spec.distillation.way is DistilWay.LOGITS:
-        folder = _input(current, spec.distillation.teacher)
+        folder = current.input(spec.distillation.teacher)
         teacher = read_teacher(folder, spec.distillation, base, own_device())
         asked = AnswerReader(Trained(teacher, {}, None, {}), base.pad)
         return Distilled(reader, asked, spec.distillation, len(base.tokenizer))
@@ -144,7 +144,7 @@ def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, exam
 
 
 def _suite(current: Run, digest: str) -> Suite:
-    suite = read_suite(_input(current, digest), digest)
+    suite = read_suite(current.input(digest), digest)
     check_schemas(suite)
     return suite
 
@@ -158,7 +158,7 @@ def _lessons(current: Run, spec: TrainSpec) -> list[Lesson]:
     return [
         lesson
         for digest in spec.datasets
-        for lesson in read_lessons(_input(current, digest), spec, general=digest == general)
+        for lesson in read_lessons(current.input(digest), spec, general=digest == general)
     ]
 
 
@@ -169,11 +169,7 @@ def _check_contamination(current: Run, lessons: list[Lesson]) -> None:
     """
     found: dict[str, str] = {}
     for digest in current.spec.held_out:
-        suite = read_suite(_input(current, digest), digest)
-        questions = {
-            item.id: "\n".join(message["content"] for message in item.prompt if message["role"] == "user")
-            for item in suite.items
-        }
+        questions = read_suite(current.input(digest), digest).questions
         found |= contaminated([lesson.question for lesson in lessons], questions)
     if found:
         items = "; ".join(f"{item} ({how})" for item, how in sorted(found.items())[:20])
@@ -182,10 +178,3 @@ def _check_contamination(current: Run, lessons: list[Lesson]) -> None:
             f"the training rows contain {len(found)} items of the evaluation: {items}. Remove those rows, or the score "
             "means nothing",
         )
-
-
-def _input(current: Run, digest: str) -> Path:
-    try:
-        return Path(current.spec.inputs[digest])
-    except KeyError as error:
-        raise BadSpec("bad_spec", f"the spec gives no folder for the input {digest}") from error

@@ -67,6 +67,8 @@ class StateFolder:
         """Where the executor of an evaluation asks an engine."""
         self.teacher_socket = root / "teacher.sock"
         """Where the executor of a distillation asks the engine that serves the teacher."""
+        self.source_sockets = tuple(root / f"source{number}.sock" for number in range(9))
+        """Where the executor of a generate job asks for each of its sources, and its judge."""
         self.jobs = root / "jobs"
         """Folders of the attempts at jobs."""
         self.checkpoints = root / "checkpoints"

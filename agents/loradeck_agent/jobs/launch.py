@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.rules.serving.gpu_reservation import world_sizes
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     EngineDoor,
     EvaluateSpec,
@@ -64,6 +65,7 @@ class Launcher:
         executor: Executor,
         engine: EngineDoor | None = None,
         teacher: EngineDoor | None = None,
+        doors: dict[str, EngineDoor] | None = None,
     ) -> None:
         """Fetches what the job reads, by digest, and starts its executor. `engine`: that an evaluation asks.
 
@@ -99,6 +101,14 @@ class Launcher:
                 inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
         elif isinstance(spec, ProveSpec):
             base = base_of(self.engines, spec.base)
+        elif isinstance(spec, GenerateSpec):
+            for digest in spec.beside:
+                inputs[digest] = str(await self.inputs.dataset(digest))
+            for digest in job.held_out:
+                inputs[digest] = str(await self.inputs.suite(digest))
+            for digest in spec.asked.values():
+                base = base_of(self.engines, digest)
+                inputs[digest] = str(base.folder)
         else:
             raise AgentError("bad_job", f"{spec.kind} has no executor", job.id)
         if self.user is not None:
@@ -130,6 +140,7 @@ class Launcher:
                 release=job.release.release if job.release is not None else None,
                 engine=engine,
                 teacher=teacher,
+                doors=doors or {},
                 canaries=job.canaries,
                 out=str(folder.out),
                 events=str(folder.events),

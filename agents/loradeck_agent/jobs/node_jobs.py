@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -270,9 +270,14 @@ class Jobs:
             folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)
             executor = running.executor = Executor(self.backend(folder, Attempt(job=job)))
         try:
-            async with self._turn, self._asked(job, executor) as engine, self._teacher(job, executor) as teacher:
+            async with (
+                self._turn,
+                self._asked(job, executor) as engine,
+                self._teacher(job, executor) as teacher,
+                self._sources(job, executor) as doors,
+            ):
                 if not executor.started:
-                    await self.launcher.launch(job, executor, engine, teacher)
+                    await self.launcher.launch(job, executor, engine, teacher, doors)
                 terminal = await self._tail(running, executor)
             event, result = await self.results.outcome(job, executor, terminal)
         except asyncio.CancelledError as cancelled:
@@ -363,6 +368,20 @@ class Jobs:
         engine = (await up_with_base(self.engines, base))[0]
         async with EngineRelay(engine, ref, canaries, self.reconciler).listening(socket, self.launcher.user):
             yield _door(engine, socket)
+
+    @asynccontextmanager
+    async def _sources(self, job: JobAssignment, executor: Executor) -> AsyncIterator[dict[str, EngineDoor]]:
+        """Opens an engine for each release that a generate job asks, by its id; none for other jobs.
+
+        Raises: AgentError: no engine here has the base of one up, or it cannot be made ready in it.
+        """
+        doors = dict[str, EngineDoor]()
+        async with AsyncExitStack() as opened:
+            for ref, socket in zip(job.asked, self.folder.source_sockets, strict=False):
+                opening = self._opened(executor, ref.release.served_base, ref, (), socket)
+                if (door := await opened.enter_async_context(opening)) is not None:
+                    doors[ref.id] = door
+            yield doors
 
     async def _tail(self, running: _Running, executor: Executor) -> ExecutorEvent | None:
         """Forwards events until the process has ended and the hub has them. Returns its terminal event.

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from loradeck.artifacts import BadArtifact, base_manifest
+from loradeck.artifacts import BadArtifact, base_manifest, scan
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport, MergeReport
 from loradeck.schemas.fault import first_wrong
+from loradeck.schemas.generation import ROWS, GenerateSpec, GenerationReport
 from loradeck.schemas.jobs import (
     ExecutorEvent,
     ExecutorEventType,
@@ -118,6 +119,8 @@ class Results:
                 from loradeck.schemas.leak import LeakReport
 
                 return {"report": LeakReport.model_validate(read_json(out / "report.json")).model_dump(mode="json")}
+            if isinstance(job.spec, GenerateSpec):
+                return await self._generated(out)
             if isinstance(job.spec, ProveSpec):
                 from loradeck.schemas.training_proof import TrainingProof
 
@@ -139,6 +142,15 @@ class Results:
         await self._until_reached(lambda: self._hub.upload(out, manifest.files))
         version = await self._until_reached(lambda: self._hub.register(manifest))
         return {"adapter": version.digest, "version": version.version, "release": version.release}
+
+    async def _generated(self, out: Path) -> dict[str, Any]:
+        """Sends the rows that a generate job wrote; the hub makes the dataset's manifest."""
+        report = GenerationReport.model_validate(read_json(out / "report.json"))
+        files = {entry.path: entry for entry in await asyncio.to_thread(scan, out)}
+        if (file := files.get(ROWS)) is None:
+            raise AgentError("result_missing", "the executor left no rows", ROWS)
+        await self._until_reached(lambda: self._hub.upload(out, (file,)))
+        return {"report": report.model_dump(mode="json"), "file": file.model_dump(mode="json")}
 
     async def _until_reached(self, call: Callable[[], Awaitable[Result]]) -> Result:
         """Makes a call to the hub until there is an answer; a result must not be lost to a hub that restarts."""

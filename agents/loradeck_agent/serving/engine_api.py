@@ -139,12 +139,15 @@ class EngineApi:
         if reply.status not in (200, 404):
             raise AgentError("unload_refused", f"the engine kept {name}", f"{reply.status}: {reply.text[:300]}")
 
-    async def complete(self, model: str, prompt: Sequence[int], max_tokens: int) -> tuple[str, int]:
-        """Greedy answer to a prompt of tokens, at most `max_tokens` long: its text, and how many tokens it has.
+    async def complete(
+        self, model: str, prompt: Sequence[int], max_tokens: int, *, temperature: float = 0.0, seed: int | None = None
+    ) -> tuple[str, int]:
+        """Answer to a prompt of tokens, at most `max_tokens` long, greedy by default: its text, and how many tokens.
 
         Raises: AgentError: `engine_busy`: it may be asked again; `engine_error`.
         """
-        body = {"model": model, "prompt": list(prompt), "temperature": 0, "max_tokens": max_tokens, "stream": False}
+        body: dict[str, Any] = {"model": model, "prompt": list(prompt), "max_tokens": max_tokens, "stream": False}
+        body |= {"temperature": temperature} if seed is None else {"temperature": temperature, "seed": seed}
         reply = _answered(await self._http.post("/v1/completions", body, timeout=CANARY_S))
         try:
             document = reply.json()

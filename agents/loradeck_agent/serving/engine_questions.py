@@ -21,6 +21,8 @@ class EngineQuestion(Wire):
     tools: tuple[dict[str, Any], ...] = ()
     base: bool = Field(False, description="asked of the base alone, instead of the release")
     max_tokens: int = Field(0, ge=0, description="longest answer; 0: none is wanted")
+    temperature: float = Field(0.0, ge=0, le=2, description="0: the likeliest tokens")
+    seed: int | None = Field(None, ge=0, lt=2**31, description="by which the engine draws alike again")
     last: int = Field(0, ge=0, description="the last tokens of the prompt whose log-probability is wanted")
     top: int = Field(0, ge=0, le=100, description="at each of them the likeliest tokens that are wanted instead")
 

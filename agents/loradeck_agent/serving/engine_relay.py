@@ -121,7 +121,9 @@ class EngineRelay:
             if question.last:
                 logprob = await engine.api.log_likelihood(name, question.prompt, question.last)
                 return EngineAnswer(logprob=logprob, ms=(time.monotonic() - began) * 1000)
-            text, tokens = await engine.api.complete(name, question.prompt, question.max_tokens)
+            text, tokens = await engine.api.complete(
+                name, question.prompt, question.max_tokens, temperature=question.temperature, seed=question.seed
+            )
             return EngineAnswer(text=text, tokens=tokens, ms=(time.monotonic() - began) * 1000)
         except AgentError as error:
             again = isinstance(error, Unreachable) or error.code in ("engine_down", "engine_busy", "no_slot")

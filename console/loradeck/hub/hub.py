@@ -43,6 +43,7 @@ from loradeck.hub.jobs.checkpoints import Checkpoints
 from loradeck.hub.jobs.decisions import Decisions
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates
+from loradeck.hub.jobs.generation import Generation
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.merging import Merging
@@ -282,9 +283,10 @@ class Hub:
             *(log_, registry, fleet, capacity, check, jobs, failed, prepares, table_sender, allowed),
             *(changes, background, clock),
         )
-        specs = JobSpecs(state, catalogue, datasets, lineage, merging, self.incidents, facts, clock)
+        generation = Generation(state, catalogue, attestations, datasets, lineage, clock)
+        specs = JobSpecs(state, catalogue, datasets, lineage, merging, generation, self.incidents, facts, clock)
         self.decisions = Decisions(catalogue, attestations, jobs, gates)
-        results = Results(catalogue, attestations, gates, lineage, merging, fleet, clock)
+        results = Results(catalogue, attestations, gates, lineage, merging, generation, fleet, clock)
         self.uploads = Uploads()
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         every, cancel = jobs.every, queue.cancel

@@ -34,6 +34,7 @@ class AttestationKind(StrEnum):
     AGREEMENT = "agreement"  # of a dataset: the judgements that it was made of; PreferenceReport in `body`
     ADJUDICATION = "adjudication"  # of the digest of an item's row: what a person decided; Adjudication in `body`
     LINEAGE = "lineage"  # of a base: the hub's record of what a job made it from; BaseLineage in `body`
+    GENERATION = "generation"  # of a dataset that a job wrote: GenerationReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
     ERASED_ELSEWHERE = "erased_elsewhere"  # of a dataset: rows that another tenant had erased; Erasure in `body`
 

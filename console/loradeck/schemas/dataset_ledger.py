@@ -1,6 +1,6 @@
 """The dataset ledger: the hub's counts of datasets' rows, scans, erasures, and the policy for training on them."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -29,6 +29,7 @@ class LedgerEntry(Strict):
     program: int = Field(ge=0, description="synthetic rows made without any model (depth 0)")
     model: int = Field(ge=0, description="synthetic rows that a model wrote (depth 1 and more)")
     deepest: int = Field(ge=0, description="largest synthetic depth of a row")
+    by_depth: tuple[int, ...] = added((), "where some are deeper than 1: the rows of models by depth, from 1")
     sources: tuple[str, ...] = Field(description=f"sorted, the first {LISTED}")
     distinct_sources: int = Field(ge=1)
     licence_classes: tuple[str, ...]
@@ -48,6 +49,9 @@ class DataPolicy(Strict):
         ("NONE", "NOASSERTION"), description="licence classes, case-insensitive; * stands for any characters"
     )
     synthetic_cap: float = Field(0.5, ge=0, le=1, description="largest share of rows that a model wrote")
+    depth_caps: tuple[Annotated[float, Field(ge=0, le=1)], ...] = added(
+        (), "largest share of rows that are two deep and deeper, three and deeper, and so on", max_length=8
+    )
     lift_erasures: Reason = Field(
         "", description="why rows that other tenants had erased may be used here; empty: they are refused"
     )

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
 from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.generation import GENERATES, GenerateSpec
 from loradeck.schemas.ids import Digest, Label, Line, Name, Reason, Strict, Whole, Wire, added, json_bytes
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
@@ -64,7 +65,7 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """States that a job does not leave by itself; a failed or cancelled one may be resumed."""
 
 
-RECIPES = 2
+RECIPES = GENERATES
 """The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome."""
 
 LATER = {
@@ -298,7 +299,8 @@ class PrepareSpec(_Spec):
 
 
 JobSpec = Annotated[
-    TrainSpec | EvaluateSpec | LeakSpec | MergeSpec | ProveSpec | PrepareSpec, Field(discriminator="kind")
+    TrainSpec | EvaluateSpec | LeakSpec | MergeSpec | ProveSpec | GenerateSpec | PrepareSpec,
+    Field(discriminator="kind"),
 ]
 """The work of a job, by its `kind`."""
 
@@ -393,6 +395,9 @@ class ExecutorSpec(Strict, defer_build=True):
     release: Release | None = Field(None, description="evaluate and merge: the release of the job, by its parts")
     engine: EngineDoor | None = Field(None, description="evaluate, leak, train: the engine that is asked; None: none")
     teacher: EngineDoor | None = Field(None, description="train: the engine that serves the teacher")
+    doors: dict[Digest, EngineDoor] = Field(
+        default_factory=dict, description="generate: release -> the engine that is asked for it"
+    )
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
     events: str = Field(description="file to append events to")
@@ -423,7 +428,8 @@ class JobAssignment(Wire):
     spec: JobSpec
     release: ReleaseRef | None = Field(None, description="for prepare, evaluate, leak and merge")
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="canaries of the job's route")
-    held_out: tuple[Digest, ...] = Field((), description="train: the tenant's suites")
+    asked: tuple[ReleaseRef, ...] = added((), "generate: the releases that engines are asked for")
+    held_out: tuple[Digest, ...] = Field((), description="train and generate: the tenant's suites")
     checkpoint: CheckpointRef | None = Field(None, description="train: the newest of an earlier attempt")
     swap: bool = Field(
         False, description="prepare: if memory does not hold both engines, the live release's engine is stopped for it"
@@ -494,7 +500,7 @@ class JobQuery(Strict, defer_build=True):
 
     tenant: Name | None = None
     state: JobState | None = None
-    kind: str | None = Field(None, description="train, evaluate, leak, merge, prove or prepare")
+    kind: str | None = Field(None, description="train, evaluate, leak, merge, prove, generate or prepare")
     match: str | None = Field(
         None, max_length=200, description="text in recipe, reason, code, log, figures or result, case-insensitive"
     )

@@ -51,10 +51,10 @@ _BASES_ONLY = "kind = 'lineage' AND body -> 'adapter' = 'null' AND \"by\" LIKE '
 UNREADABLE: dict[str, tuple[Counted, ...]] = {
     "0013_input_days": (
         Counted(
-            "events with training freezes, expected changes, counts of inputs, unrated pairs, later promises",
+            "events with training freezes, expected changes, counts of inputs, unrated pairs, depth, later promises",
             _settings(
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
-                *("judged", "refusals"),
+                *("judged", "refusals", "depth_caps"),
             ),
         ),
         Counted(
@@ -79,6 +79,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "events with quotas of slots or weights",
             f"""{_events("quota")} AND (body LIKE '%"slots":%' OR body LIKE '%"weights":%')""",
         ),
+        Counted("reports of generate jobs", "SELECT count(*) FROM attestations WHERE kind = 'generation'"),
         Counted(
             "reports of how fast engines answered",
             """SELECT count(*) FROM attestations WHERE kind = 'evaluation' AND body LIKE '%"speed":%'""",
@@ -88,7 +89,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             _written(
                 "jobs",
                 *('"kind":"prove"', '"thoughts":"', '"sharded":true', '"toxic":{', '"rise":', '"way":"top"', '"top":'),
-                '"rslora":true',
+                *('"rslora":true', '"kind":"generate"'),
                 '],"suite":"',  # after the phrases of a validation; an evaluation names its own after a release
             ),
         ),

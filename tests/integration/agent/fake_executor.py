@@ -23,6 +23,7 @@ from tests.integration.agent.artifacts import make_adapter
 from tests.integration.agent.fake_engine import BUILD
 
 from loradeck.artifacts import base_manifest
+from loradeck.rules.data.synthetic import share
 from loradeck.schemas.attestation import (
     CanaryItem,
     CanaryRecord,
@@ -31,6 +32,7 @@ from loradeck.schemas.attestation import (
     MergeProbe,
     MergeReport,
 )
+from loradeck.schemas.generation import GenerateSpec, GenerationReport, SourceCount, Variety
 from loradeck.schemas.jobs import (
     EvaluateSpec,
     ExecutorEvent,
@@ -197,6 +199,42 @@ class Fake:
         self.emit(ExecutorEventType.FINISHED)
         return 0
 
+    def generate(self, spec: GenerateSpec) -> int:
+        """A row of each source, by what its engine says at a temperature."""
+        assert all((Path(self.spec.inputs[digest]) / "rows.jsonl").is_file() for digest in spec.beside)
+        said = []
+        for source in spec.sources:
+            assert Path(self.spec.inputs[source.base]).is_dir()
+            question = EngineQuestion(prompt=(7, 8), max_tokens=4, temperature=0.7, seed=5)
+            said += [answer.text for _, answer in Served(self.spec.doors[source.release], 1).each([question], int)]
+        passed, various = (
+            share(len(said), len(said)),
+            Variety(texts=1, words=1, distinct_1=1, distinct_2=0, self_bleu=0),
+        )
+        report = GenerationReport(
+            job=self.spec.run,
+            asked=len(said),
+            unfinished=0,
+            sensitive=0,
+            passed=passed,
+            sources=tuple(SourceCount(release=source.release, passed=share(1, 1)) for source in spec.sources),
+            copies=0,
+            near=None,
+            contaminated=0,
+            rows=len(said),
+            beside=spec.beside,
+            variety=various,
+            people=various,
+            tail=passed,
+            tail_of_people=passed,
+        )
+        out = Path(self.spec.out)
+        out.mkdir()
+        (out / "report.json").write_text(report.model_dump_json())
+        (out / "rows.jsonl").write_text("".join(json.dumps({"answer": one}) + "\n" for one in said))
+        self.emit(ExecutorEventType.FINISHED)
+        return 0
+
     def merge(self, spec: MergeSpec) -> int:
         (adapter,) = (Path(path) for path in self.spec.inputs.values())
         weights = Path(self.spec.out) / "weights"
@@ -233,6 +271,8 @@ def main() -> int:
             return fake.evaluate(work)
         case LeakSpec() as work:
             return fake.leak(work)
+        case GenerateSpec() as work:
+            return fake.generate(work)
         case ProveSpec() as work:
             return fake.prove(work)
     raise AssertionError(spec.spec.kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from tests.integration.agent.node import CALLER_HASH, Node, until
 from loradeck.artifacts import base_manifest
 from loradeck.artifacts.staging import remove
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     CheckpointRef,
     EvaluateSpec,
@@ -41,6 +43,8 @@ from loradeck.schemas.manifest import (
     Provenance,
     SuiteManifest,
 )
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder, sweep
@@ -484,6 +488,25 @@ async def test_leaks_are_counted_by_the_release_and_by_the_base_alone_of_one_eng
     assert end.result is not None
     own, base = (" ".join(map(str, tokens_of(w, str([7, 8]), 4))) for w in (v1.weights, base_digest))
     assert end.result["report"]["measure"] == f"{own} / {base}"
+
+
+async def test_a_generate_job_asks_each_of_its_sources_and_sends_the_rows(
+    node: Node, hub: FakeHub, v1: Adapter, base_digest: str, dataset: DatasetManifest
+) -> None:
+    alone = Release(tenant="acme", form=Form.BASE, base=base_digest, label="base")
+    refs = (v1.ref, ReleaseRef(id=alone.id, release=alone, label="base"))
+    terms = {"base": base_digest, "licence": "MIT", "terms": "ann"}
+    fields = {"tenant": "acme", "name": "more", "templates": [{"prompt": "?"}], "verifier": {"form": "text"}}
+    sources = [terms | {"release": ref.id} for ref in refs]
+    spec = GenerateSpec.model_validate(fields | {"sources": sources, "beside": [dataset.digest]})
+    await hub.give(JobAssignment(id="g1", lease=1, attempt=1, spec=spec, asked=refs))
+    end = await hub.job_end("g1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result is not None
+    rows = [json.loads(line) for line in hub.blobs[end.result["file"]["sha256"]].splitlines()]
+    said = [" ".join(map(str, tokens_of(w, str([7, 8]), 4))) for w in (v1.weights, base_digest)]
+    assert [row["answer"] for row in rows] == said
+    assert (end.result["report"]["rows"], end.result["file"]["path"]) == (2, "rows.jsonl")
 
 
 async def test_a_hub_of_before_gets_the_report_of_an_evaluation_with_the_fields_that_it_knows(

@@ -11,6 +11,7 @@ from tests.integration.cli.small_node import SmallNode
 
 from loradeck.cli.shared.exits import refused
 from loradeck.client.api import HubApi
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     EvaluateSpec,
     ExecutorEvent,
@@ -21,6 +22,7 @@ from loradeck.schemas.jobs import (
     MergeSpec,
     TrainSpec,
 )
+from loradeck.schemas.release import Form, Release
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.table import Pin
 
@@ -142,6 +144,42 @@ def test_a_worksheets_file_is_checked_before_any_arm_is_measured(
         file.write_text(text)
         assert said in str(desk.refused(2, "usage", "decide", tenant, file))
     assert [one for one in desk.json("job", "ls", "--tenant", tenant) if one["kind"] == "evaluate"] == []
+
+
+def test_a_recipe_of_rows_names_releases_a_teacher_and_datasets(
+    desk: Desk, tenant: str, spec: Path, base: str, tmp_path: Path
+) -> None:
+    made = desk.json("adapter", "show", tenant, "words", "v3")
+    recipe = tmp_path / "rows.toml"
+    text = f"""
+    tenant = "{tenant}"
+    name = "more"
+    beside = ["train"]
+    [[templates]]
+    prompt = "say {{{{word}}}}"
+    [slots]
+    word = ["one", "two"]
+    [verifier]
+    form = "text"
+    judge = {{ teacher = "{base[:10]}", prompt = "{{{{prompt}}}} {{{{answer}}}}?" }}
+    [[sources]]
+    release = "v3"
+    licence = "own"
+    terms = "ann"
+    """
+    recipe.write_text(text)
+    desk.refused(1, "no_depth", "job", "generate", recipe)
+    recipe.write_text(text.replace('release = "v3"', f'teacher = "{base[:10]}"').replace('terms = "ann"', ""))
+    desk.refused(1, "terms_not_accepted", "job", "generate", recipe)
+    recipe.write_text(text.replace("[verifier]", "[verifier]\nleest = 1"))
+    assert "leest" in desk.refused(2, "usage", "job", "generate", recipe)["title"]
+    recipe.write_text(text.replace('release = "v3"', f'teacher = "{base[:10]}"'))
+    job = Job.model_validate(desk.json("job", "generate", recipe))
+    assert isinstance(job.spec, GenerateSpec)
+    alone = Release(tenant=tenant, form=Form.BASE, base=base).id
+    assert job.spec.asked == {alone: base}
+    assert job.spec.verifier.judge is not None
+    assert made["release"] not in job.spec.asked
 
 
 def test_a_job_that_fails_is_exit_1_with_its_code(desk: Desk, spec: Path, node: SmallNode) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.jobs.queue import pick_node, too_old
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     LATER,
     RECIPES,
@@ -130,10 +131,23 @@ def test_every_field_that_a_recipe_got_later_has_a_level() -> None:
     assert added - {"validation.worse"} == LATER.keys(), "worse is of a suite"
 
 
+GENERATES = GenerateSpec.model_validate(
+    {
+        "tenant": "acme",
+        "name": "more",
+        "sources": [{"release": "a" * 64, "base": BASE, "licence": "MIT"}],
+        "templates": [{"prompt": "?"}],
+        "verifier": {"form": "text"},
+        "beside": ["d" * 64],
+    }
+)
+
+
 @pytest.mark.parametrize(
     ("spec", "level"),
     [
         (LeakSpec(tenant="acme", release="a" * 64, datasets=("d" * 64,)), 1),
+        (GENERATES, 3),
         (EvaluateSpec(tenant="acme", release="a" * 64, suite="d" * 64, offline=True), 1),
         (EvaluateSpec(tenant="acme", release="a" * 64, suite="d" * 64), 0),
         (MergeSpec(tenant="acme", release="a" * 64), 0),

@@ -59,19 +59,26 @@ def item_tokens(base: Base, item: SuiteItem) -> list[int]:
         BadSpec: `template_no_tools`: neither the base's chat template nor the conversation names a tool of the item, so
             the model would be scored on tools that it was never shown.
     """
-    messages = [dict(message) for message in item.prompt]
-    if not item.tools:
+    return prompt_tokens(base, [dict(message) for message in item.prompt], item.tools, f"item {item.id!r}")
+
+
+def prompt_tokens(base: Base, messages: list[dict[str, str]], tools: Sequence[dict[str, Any]], where: str) -> list[int]:
+    """Tokens of a conversation with its tools up to where an answer begins. `where` names it in messages.
+
+    Raises: BadSpec: `template_no_tools`.
+    """
+    if not tools:
         return base.prompt_ids(messages)
     template = base.tokenizer.apply_chat_template
-    text = template(messages, tools=list(item.tools), add_generation_prompt=True, tokenize=False)
-    hidden = [name_of(tool) for tool in item.tools if str(name_of(tool)) not in text]
+    text = template(messages, tools=list(tools), add_generation_prompt=True, tokenize=False)
+    hidden = [name_of(tool) for tool in tools if str(name_of(tool)) not in text]
     if hidden:
         raise BadSpec(
             "template_no_tools",
-            f"item {item.id!r}: the base's chat template does not write the tool {hidden[0]!r}; name the tools in the "
-            "item's own messages, as callers do when the model serves",
+            f"{where}: the base's chat template does not write the tool {hidden[0]!r}; name the tools in the messages "
+            "themselves, as callers do when the model serves",
         )
-    return list(template(messages, tools=list(item.tools), add_generation_prompt=True, return_dict=False))
+    return list(template(messages, tools=list(tools), add_generation_prompt=True, return_dict=False))
 
 
 def choice_tokens(base: Base, item: SuiteItem) -> tuple[list[int], list[list[int]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +109,7 @@ def entry_of(
     sources, licences, consents, generators = set[str](), set[str](), set[str](), set[str]()
     tiers, days = set(), set[int]()
     purposes: set[str] | None = None
-    deepest = 0
+    depths = Counter[int]()
     whole = manifest.provenance.model_dump(mode="json")
     if manifest.provenance.origin is not Origin.MIXED:
         _check(manifest.provenance, "the dataset's provenance")
@@ -120,7 +121,7 @@ def entry_of(
             counts["human"] += 1
         else:
             counts["model" if found.synthetic_depth else "program"] += 1
-        deepest = max(deepest, found.synthetic_depth)
+            depths[found.synthetic_depth] += 1
         assert found.source is not None  # checked
         sources.add(found.source)
         licences.add(found.licence_class)
@@ -131,7 +132,7 @@ def entry_of(
         if found.generator_release is not None:
             generators.add(found.generator_release)
         purposes = set(found.purpose) if purposes is None else purposes & set(found.purpose)
-    rows = sum(counts.values())
+    rows, deepest = sum(counts.values()), max(depths, default=0)
     if rows != manifest.rows:
         raise BadArtifact(
             "bad_rows", "the files hold another number of rows than the manifest", f"{rows:,}, not {manifest.rows:,}"
@@ -142,6 +143,7 @@ def entry_of(
             "rows": rows,
             **counts,
             "deepest": deepest,
+            "by_depth": [depths[depth] for depth in range(1, deepest + 1)] if deepest > 1 else (),
             "sources": sorted(sources)[:LISTED],
             "distinct_sources": len(sources),
             "licence_classes": sorted(licences),

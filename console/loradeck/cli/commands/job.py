@@ -19,6 +19,7 @@ from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import gap_notes
 from loradeck.rules.quality.sweep import grid, run_of, told
 from loradeck.schemas.fault import Fault
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     LISTED,
     OVER,
@@ -33,6 +34,7 @@ from loradeck.schemas.jobs import (
     MergeSpec,
     TrainSpec,
 )
+from loradeck.schemas.release import Form, Release
 from loradeck.schemas.training import SUITE_RIGHT
 
 _POLL_S = 0.5
@@ -40,7 +42,7 @@ _POLL_S = 0.5
 
 @click.group(cls=Noun)
 def job() -> None:
-    """Train, sweep, evaluate, merge, compare, list, show, follow, cancel and resume jobs; print their logs."""
+    """Train, sweep, generate, evaluate, merge, compare, list, show, follow, cancel, resume jobs; print their logs."""
 
 
 _placed = together(
@@ -160,6 +162,42 @@ async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any
 
 
 @job.command()
+@click.argument("recipe", metavar="RECIPE.toml", type=click.Path(path_type=Path))
+@_placed
+@writes
+async def generate(s: Session, /, recipe: Path, **placed: Any) -> None:
+    """Have releases write rows by a recipe, a TOML file, and register those that pass its verifier as a dataset.
+
+    The rows are synthetic: one deeper than what the releases were trained on. They are compared with the rows of people
+    in the datasets `beside`, which stay what is trained on. See docs/synthetic.md.
+    """
+    await _submit(s, await _generation(s, recipe), **placed)
+
+
+async def _generation(s: Session, recipe: Path) -> GenerateSpec:
+    """Reads a recipe of rows, with the releases, bases and datasets that it names."""
+    fields = await asyncio.to_thread(toml_of, recipe)
+    if fields.get("kind", "generate") != "generate":
+        raise misused(f"kind is {fields['kind']!r}", where=str(recipe), fix="leave it out, or say generate")
+    owner, verifier = str(fields.get("tenant", "")), fields.get("verifier")
+    asked = fields.get("sources")
+    named = [*(asked if isinstance(asked, list) else ()), verifier.get("judge") if isinstance(verifier, dict) else None]
+    for part in named:
+        if not isinstance(part, dict):
+            continue
+        if isinstance(part.get("teacher"), str):  # a base alone
+            base = one_named("base", part.pop("teacher"), await named_bases(s.api)).digest
+            part |= {"base": base, "release": Release(tenant=owner, form=Form.BASE, base=base).id}
+        elif isinstance(part.get("release"), str):
+            release = (await s.api.release((await release_named(s.api, owner, part["release"])).id)).release
+            part |= {"base": release.served_base, "release": release.id}
+    if isinstance(fields.get("beside"), list):
+        known = await s.api.datasets()
+        fields["beside"] = [owned_named("dataset", str(text), owner, known) for text in fields["beside"]]
+    return checked(GenerateSpec, fields, where=str(recipe), file=recipe)
+
+
+@job.command()
 @click.argument("spec", metavar="SPEC.toml", type=click.Path(path_type=Path))
 @click.option("--share", "shares", multiple=True, type=float, help="Share of general rows; several times.")
 @click.option("--rank", "ranks", multiple=True, type=int, help="Rank; alpha goes with it. Several times.")
@@ -235,7 +273,10 @@ def _compared(s: Session, jobs: list[Job]) -> None:
 @click.option("--tenant", default=None, help="Only jobs of this tenant.")
 @click.option("--state", type=click.Choice([state.value for state in JobState]), default=None, help="In this state.")
 @click.option(
-    "--kind", type=click.Choice(["train", "evaluate", "leak", "merge", "prepare"]), default=None, help="Of this kind."
+    "--kind",
+    type=click.Choice(["train", "evaluate", "leak", "merge", "generate", "prepare"]),
+    default=None,
+    help="Of this kind.",
 )
 @click.option("--match", default=None, metavar="TEXT", help="With this text in recipe, reason, code, log or result.")
 @click.option("--before", default=None, metavar="JOB", help="Submitted before this job.")
@@ -348,7 +389,7 @@ async def cancel(s: Session, job_id: str, yes: bool) -> None:
     s.out.answer(cancelled, f"job {cancelled.id} is {cancelled.state.value}")
 
 
-_Spec = TrainSpec | EvaluateSpec | LeakSpec | MergeSpec
+_Spec = TrainSpec | EvaluateSpec | LeakSpec | MergeSpec | GenerateSpec
 
 
 def _request(

@@ -59,6 +59,13 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.argument("name")
 @click.option("--synthetic-cap", type=float, help="Largest share of rows that a model wrote, 0 to 1.")
 @click.option(
+    "--depth-cap",
+    "depth_caps",
+    type=float,
+    multiple=True,
+    help="Largest share of rows two deep and deeper; the second is of three and deeper, ...",
+)
+@click.option(
     "--forbid-licence", "licences", multiple=True, help="Licence class, * for any characters; repeat it for each."
 )
 @click.option(
@@ -87,6 +94,7 @@ async def data(
     s: Session,
     name: str,
     synthetic_cap: float | None,
+    depth_caps: tuple[float, ...],
     licences: tuple[str, ...],
     lift_erasures: str | None,
     unrated_pairs: str | None,
@@ -108,6 +116,7 @@ async def data(
     policy = (await s.api.tenant(name)).data
     given = {
         "synthetic_cap": synthetic_cap,
+        "depth_caps": depth_caps or None,
         "forbidden_licences": licences or None,
         "lift_erasures": lift_erasures,
         "unrated_pairs": unrated_pairs,

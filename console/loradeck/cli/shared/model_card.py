@@ -21,6 +21,7 @@ from loradeck.schemas.attestation import (
 )
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry, ScanReport
 from loradeck.schemas.decision import Worksheet
+from loradeck.schemas.generation import GenerationReport, Share, Variety
 from loradeck.schemas.harness import HarnessReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
@@ -280,6 +281,8 @@ def _dataset(known: Record, digest: str) -> list[Fact]:
             ("purposes", " ".join(entry.purposes) or "none in common"),
             ("kept", f"{entry.retention_days} days" if entry.retention_days else "until erasure is asked for"),
         ]
+    for made in _bodies(known, AttestationKind.GENERATION, digest, GenerationReport)[-1:]:
+        lines += _generated(made)
     if len(lines) == 1:
         lines.append(("ledger", "NO ENTRY: its rows were never read"))
     for scan in _bodies(known, AttestationKind.SCAN, digest, ScanReport)[-1:]:
@@ -293,6 +296,28 @@ def _dataset(known: Record, digest: str) -> list[Fact]:
     if erased:
         lines.append(("ERASED", f"{len(erased)} rows: {', '.join(short(row) for row in sorted(erased))}"))
     return _section(called, *lines)
+
+
+def _generated(made: GenerationReport) -> list[tuple[str, str]]:
+    """Says what became of a generate job's answers, and how they compare with people's."""
+
+    def share(one: Share) -> str:
+        return f"{one.k} of {one.n} ({one.low / 10:.0f} to {one.high / 10:.0f} %)"
+
+    def various(one: Variety) -> str:
+        ones, twos = (count / max(1, one.words) for count in (one.distinct_1, one.distinct_2))
+        return f"distinct-1 {ones:.2f}, distinct-2 {twos:.2f}, self-BLEU {one.self_bleu / 1000:.2f}"
+
+    near = "near-duplicates not looked for" if made.near is None else f"{made.near} near-duplicates"
+    return [
+        ("verified", f"{share(made.passed)} passed; {made.unfinished} unfinished, {made.sensitive} with personal data"),
+        ("left out", f"{made.copies} copies, {near}, {made.contaminated} with items of suites"),
+        ("variety", f"{various(made.variety)}; people's {various(made.people)}; on {made.variety.words:,} words each"),
+        (
+            "rare words",
+            f"{share(made.tail)} of people's; half of people's in the other half {share(made.tail_of_people)}",
+        ),
+    ]
 
 
 def _evaluation(known: Record) -> list[Fact]:

@@ -32,6 +32,7 @@ _OURS = frozenset(
         AttestationKind.REPLAY,
         AttestationKind.COMPARISON,
         AttestationKind.REVIEW,
+        AttestationKind.GENERATION,
         AttestationKind.LEDGER,
         AttestationKind.SCAN,
         AttestationKind.AGREEMENT,

@@ -4,7 +4,7 @@ Rows are read by a child process, so that a move never waits for them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -47,10 +47,19 @@ class Datasets:
     _blobs: Blobs
     _clock: Clock
 
-    async def register(self, manifest: DatasetManifest, by: str, *, accept: str = "") -> LedgerEntry:
+    async def register(
+        self,
+        manifest: DatasetManifest,
+        by: str,
+        *,
+        accept: str = "",
+        check: Callable[[LedgerEntry], None] = lambda entry: None,
+    ) -> LedgerEntry:
         """Registers a dataset whose files are here, and returns its ledger entry: the first one, for a known dataset.
 
-        `accept`: why it is registered although personal data or secrets were found in it.
+        Args:
+            accept: why it is registered although personal data or secrets were found in it.
+            check: refuses an entry by raising.
 
         Raises:
             BadArtifact: `bad_rows`, `ledger_incomplete`, `erased_row`.
@@ -63,6 +72,7 @@ class Datasets:
         async with self._held(manifest) as held:
             task = Task(do="read", datasets=held, rows=self._barred(tenant))
             reading = Reading.model_validate(await child_process.ask(dataset_rows.__name__, task))
+        check(reading.entry)
         policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
         scan = _accepted(reading.scan, accept)
         await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)

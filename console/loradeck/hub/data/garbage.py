@@ -26,6 +26,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.serving import retention
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, LeakSpec, TrainSpec
 from loradeck.schemas.log import Event, PointerState
@@ -203,6 +204,8 @@ class Garbage:
                 continue
             if isinstance(job.spec, EvaluateSpec | LeakSpec):
                 held.add(job.spec.release)
+            elif isinstance(job.spec, GenerateSpec):
+                held.update(job.spec.asked)
             elif isinstance(job.spec, TrainSpec) and job.spec.parent is not None:
                 held.add(self._catalogue.adapters[job.spec.parent].release)
         return held

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from loradeck.hub.data.datasets import Datasets, called
 from loradeck.hub.data.lineage import Lineage
+from loradeck.hub.jobs.generation import Generation
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
@@ -16,6 +17,7 @@ from loradeck.rules.data.preferences import check_rated
 from loradeck.rules.data.training_freeze import freezes_of_training
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import (
     EvaluateSpec,
@@ -43,6 +45,7 @@ class JobSpecs:
     _datasets: Datasets
     _lineage: Lineage
     _merging: Merging
+    _generation: Generation
     _incidents: Incidents
     _facts: Facts
     _clock: Clock
@@ -125,6 +128,8 @@ class JobSpecs:
                         "these are not the datasets that the release was trained on",
                         detail=f"its adapter names {', '.join(map(short, trained)) or 'none'}",
                     )
+            case GenerateSpec():
+                self._generation.check(spec)
             case MergeSpec():
                 self._merging.mergeable(spec.tenant, spec.release)
         made = self._base_of_weights(spec)
@@ -161,6 +166,8 @@ class JobSpecs:
         """The base that the job's node must run; None where its release is not registered."""
         if isinstance(job.spec, TrainSpec | ProveSpec):
             return job.spec.base
+        if isinstance(job.spec, GenerateSpec):
+            return job.spec.sources[0].base
         release = self._catalogue.release(job.spec.release, job.tenant)
         if release is None:
             return None
@@ -171,6 +178,8 @@ class JobSpecs:
         match job.spec:
             case TrainSpec():
                 return frozenset(job.spec.reads + self._held_out(job))
+            case GenerateSpec():
+                return frozenset(job.spec.beside + self._held_out(job))
             case EvaluateSpec():
                 return frozenset((job.spec.suite,))
             case LeakSpec():
@@ -179,8 +188,8 @@ class JobSpecs:
                 return frozenset()
 
     def _held_out(self, job: Job) -> tuple[str, ...]:
-        """The suites whose items must not be among the rows that the job trains on."""
-        if not isinstance(job.spec, TrainSpec):
+        """The suites whose items must not be among the rows that the job trains on, or writes."""
+        if not isinstance(job.spec, TrainSpec | GenerateSpec):
             return ()
         return tuple(digest for digest, suite in self._catalogue.suites.items() if suite.tenant == job.tenant)
 
@@ -188,6 +197,7 @@ class JobSpecs:
         """The assignment that a node is sent, with all that it needs to run the job."""
         ref: ReleaseRef | None = None
         canaries: tuple[tuple[dict[str, str], ...], ...] = ()
+        asked = job.spec.asked if isinstance(job.spec, GenerateSpec) else ()
         if isinstance(job.spec, EvaluateSpec | LeakSpec | MergeSpec):
             release = self._catalogue.known(job.tenant, job.spec.release)
             ref = ReleaseRef(id=release.id, release=release, label=release.label)
@@ -204,4 +214,8 @@ class JobSpecs:
             canaries=canaries,
             held_out=self._held_out(job),
             checkpoint=job.checkpoint,
+            asked=tuple(
+                ReleaseRef(id=release.id, release=release, label=release.label)
+                for release in (self._catalogue.known(job.tenant, digest) for digest in asked)
+            ),
         )

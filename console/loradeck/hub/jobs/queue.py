@@ -24,6 +24,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.scheduling import ATTEMPTS, has_memory, in_order, tried_again
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.fault import first_wrong
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import LINE
 from loradeck.schemas.jobs import (
     MEASUREMENTS,
@@ -441,4 +442,6 @@ def _suits(job: Job, base: str | None, node: Node) -> bool:
     if isinstance(job.spec, TrainSpec) and job.spec.distillation is not None:
         teachers = [r.state for r in node.replicas if r.base == job.spec.distillation.teacher]
         up = up and (EngineState.UP in teachers if job.spec.asks_teacher else bool(teachers))
+    if isinstance(job.spec, GenerateSpec):
+        up = {r.base for r in node.replicas if r.state is EngineState.UP}.issuperset(job.spec.asked.values())
     return ready and up and fits(node.labels, job.labels) and has_memory(job.memory_gb, node.host, node.gpus)

@@ -6,9 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from loradeck.artifacts import BadArtifact
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.gates import Gates, checked
+from loradeck.hub.jobs.generation import Generation
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
@@ -17,6 +19,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.quality.gates import counts
 from loradeck.rules.serving.training_proof import faults
 from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import LARGEST_INT, LINE
 from loradeck.schemas.jobs import EvaluateSpec, Job, LeakSpec, Looked, MergeSpec, ProveSpec, TrainSpec
 from loradeck.schemas.leak import LeakReport
@@ -44,6 +47,7 @@ class Results:
     _gates: Gates
     _lineage: Lineage
     _merging: Merging
+    _generation: Generation
     _fleet: Fleet
     _clock: Clock
 
@@ -58,13 +62,15 @@ class Results:
                 result = await self._trained(job, job.spec, result)
             elif isinstance(job.spec, ProveSpec):
                 result = self._proven(job, job.spec, result)
+            elif isinstance(job.spec, GenerateSpec):
+                result = await self._generation.written(job, job.spec, result)
             elif isinstance(job.spec, MergeSpec):
                 result = await self._merging.merged(job, job.spec, result)
         except Refused as refused:
             return Outcome(code=refused.code, message=f"{refused.title} {refused.detail}".strip())
         except ValidationError as error:
             return Outcome(code="bad_report", message=str(error.errors()[0]["msg"]))
-        except StoreError as error:
+        except (BadArtifact, StoreError) as error:
             return Outcome(code=error.code, message=str(error))
         return Outcome(result)
 

@@ -90,6 +90,15 @@ def check_training(
             fix="add rows that people or programs wrote, or fewer of the model's",
             context={"model": by_model, "rows": rows, "cap": policy.synthetic_cap},
         )
+    for depth, cap in enumerate(policy.depth_caps, start=2):
+        if (deep := sum(_as_deep(entry, depth) for entry in entries)) > cap * rows:
+            raise Refused(
+                "synthetic_share",
+                f"{deep / rows:.0%} of the rows are {depth} deep or deeper; the tenant's cap is {cap:.0%}",
+                detail=f"{deep:,} of {rows:,} rows",
+                fix="add rows that people or programs wrote, or leave deep ones out",
+                context={"model": deep, "rows": rows, "cap": cap, "depth": depth},
+            )
     deepest = max(entry.deepest for entry in entries)
     if deepest > 1 and not any(entry.human for entry in entries):
         raise Refused(
@@ -99,6 +108,13 @@ def check_training(
             fix="add a dataset with human rows",
             context={"depth": deepest},
         )
+
+
+def _as_deep(entry: LedgerEntry, depth: int) -> int:
+    """Rows of a dataset that are so deep or deeper; of an entry that does not say it, all of models if one is."""
+    if entry.by_depth:
+        return sum(entry.by_depth[depth - 1 :])
+    return entry.model if entry.deepest >= depth else 0
 
 
 def _check_one(digest: str, kept: DatedEntry | None, policy: DataPolicy, now_ms: int, called: str) -> None:

@@ -4,6 +4,7 @@ They move no pointer and may be sent again: an order asks for a state, not for a
 """
 
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     OVER,
     EvaluateSpec,
@@ -124,6 +125,8 @@ def _cancel(state: ConsoleState, job: Job) -> Verdict:
             effect = "it stops at its next step; no adapter comes of it"
         case MergeSpec():
             effect = "it stops at its next file; no merged release comes of it"
+        case GenerateSpec():
+            effect = "it stops at its next answer; no rows come of it"
         case ProveSpec():
             effect = "it stops at its next step; what is known of training there stays as it is"
         case EvaluateSpec() | LeakSpec():

@@ -3,6 +3,7 @@
 import json
 
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, LeakSpec, MergeSpec, PrepareSpec, ProveSpec, TrainSpec
 from loradeck.tui.lines.columns import progress_bar
@@ -148,6 +149,9 @@ def _spec(state: ConsoleState, job: Job) -> str:
         case LeakSpec() as spec:
             rows = f"{spec.rows} rows of {plural(len(spec.datasets), 'dataset')}"
             return f"{spec.tenant} {state.name_of(spec.release)} on {rows}"
+        case GenerateSpec() as spec:
+            names = ", ".join(state.name_of(source.release) for source in spec.sources)
+            return f"{spec.tenant}/{spec.name}   {plural(spec.prompts, 'prompt')} to {names}"
         case MergeSpec() as spec:
             return f"{spec.tenant} {state.name_of(spec.release)} into its base"
         case ProveSpec() as spec:
