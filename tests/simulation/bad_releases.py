@@ -84,6 +84,10 @@ class GuardOracle:
 
     def commit(self, hub: Hub, event: Event) -> None:
         """A hub has committed an event and has not read it back: its state is the one before."""
+        if event.kind is EventKind.NODE_CORDON:
+            self.counts["guard: node_cordon"] += 1
+            if hub.fleet.cordoned_by_guard():
+                self.fail("guard cordons a second node", event.where, *hub.fleet.cordoned_by_guard())
         if event.actor != "guard" or event.pointer is None:
             return
         key = event.pointer.key

@@ -20,6 +20,7 @@ from loradeck.artifacts import Blobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
+from loradeck.hub.automation.bad_nodes import BadNodes
 from loradeck.hub.automation.comparisons import Comparisons
 from loradeck.hub.automation.guard import GuardedPointers
 from loradeck.hub.automation.pooled_routes import PooledRoutes
@@ -302,9 +303,13 @@ class Hub:
         log_, state, catalogue, facts, fleet = self.log, self.log.state, self.catalogue, self.facts, self.fleet
         replicas, health, counts, progress, clock = self.replicas, self.health, self.counts, self.progress, self.clock
         tables, changes = self.tables, self.changes
+        bad_nodes = BadNodes(
+            *(log_, fleet, tables, replicas, self.votes, self.moves_allowed, self.node_events.ordered),
+            *(self.background, clock),
+        )
         self.guard = guard = GuardedPointers(
             *(log_, self.votes, counts, replicas, self.targets, self.moves_allowed, self.incidents),
-            *(changes, self.background, clock),
+            *(bad_nodes, changes, self.background, clock),
         )
         self.steps = steps = SteppedCandidates(
             *(log_, self.arms, self.cohorts, replicas, self.promotions.check, self.relatives),

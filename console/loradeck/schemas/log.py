@@ -40,6 +40,7 @@ class EventKind(StrEnum):
     KEY = "key"  # a caller's key was added or withdrawn
     DATA_POLICY = "data_policy"  # which rows a tenant's adapters may be trained on
     NODE_FORGET = "node_forget"  # a person vouches that a node answers nobody: it leaves all counts
+    NODE_CORDON = "node_cordon"  # guard gives a node nothing more, since it answers badly for everybody on it
     QUOTA = "quota"  # what a tenant may have at the hub
     POOL = "pool"  # what makes a node one of a pool was set, or the pool was removed
     ASSIGN = "assign"  # a route of a pool is served by other nodes

@@ -336,7 +336,9 @@ class NodeRow(Wire):
     lost: bool
     cordoned: bool = False
     drained: bool = False
-    cordoned_for: tuple[str, ...] = added((), "GPUs that fail, and why: for these the hub cordoned it by itself")
+    cordoned_for: tuple[str, ...] = added(
+        (), "GPUs that fail, and what guard found: for these the hub cordoned it by itself"
+    )
     behind: str | None = Field(None, description="problem code: log_behind, ...")
     contested: tuple[str, ...] = added(
         (), "addresses of agents that are linked under this name at once: none of them counts"

@@ -10,7 +10,6 @@ from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forget as rules
-from loradeck.schemas.link import NodeOrder
 from loradeck.schemas.log import Draft
 from loradeck.schemas.moves import ForgetRequest, MoveResult
 from loradeck.schemas.state import NodeRow, RelabelRequest
@@ -80,9 +79,7 @@ async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = 
     node = _node(hub, name)
     hub.fleet.order(node, cordoned=cordoned, drained=drained)
     await hub.flush()
-    if node.link is not None:
-        node.link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained, contested=bool(node.contested)))
-    hub.node_events.changed(node)
+    hub.node_events.ordered(node)
     return hub.rows.node(node)
 
 

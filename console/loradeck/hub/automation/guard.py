@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from loradeck.hub.automation.bad_nodes import BadNodes
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
@@ -21,7 +22,7 @@ from loradeck.rules.moves import holds, rollbacks
 from loradeck.rules.moves.draft import Actor, by_automation
 from loradeck.rules.moves.incidents import opening, suspect_of
 from loradeck.rules.quality.guard import FORWARD, LATEST_S, NOTHING, Around, Decision, Evidence, decide
-from loradeck.rules.quality.health import shared_cause
+from loradeck.rules.quality.health import shared_cause, standing_out
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import HoldRequest, RollbackRequest
@@ -51,6 +52,7 @@ class GuardedPointers:
     _targets: RollbackTargets
     _allowed: MovesAllowed
     _incidents: Incidents
+    _bad_nodes: BadNodes
     _changes: Changes
     _background: Background
     _clock: Clock
@@ -79,6 +81,7 @@ class GuardedPointers:
     def _count(self, events: Iterable[Event]) -> None:
         """Counts guard's own moves, by the log alone: also one whose commit had no known outcome at first."""
         for event in events:
+            self._bad_nodes.noted(event)
             if by_automation(event) and event.actor == ACTOR.name and event.kind is EventKind.ROLLBACK:
                 self._moved_ms.append(event.at_ms)
 
@@ -105,6 +108,8 @@ class GuardedPointers:
                 self._changes.soon((key,))
             return
         decision, evidence = found
+        if self._log.state.config(key).guard is not Guard.ALERT:
+            self._suspect(key, pointer, evidence)
         said = f"{evidence}: {decision.why or decision.act.value}"
         if self.said.get(key) != said:
             log.warning("guard tenant=%s route=%s does=%s %s", *key, decision.act.value, said)
@@ -114,6 +119,12 @@ class GuardedPointers:
         if acts and _name(pointer, decision) not in self._done.get(key, ()):
             self._acting.add(key)
             self._background.spawn(self._act(key))
+
+    def _suspect(self, key: PointerKey, pointer: PointerState, evidence: Evidence) -> None:
+        """Has a node looked at by whose answers a release is bad, or stands out among its own replicas."""
+        out = pointer.candidate.release if pointer.candidate is not None else pointer.release
+        by_replica = self._counts.live(key, pointer.generation, out or "")
+        self._bad_nodes.suspect(evidence.alone, standing_out(by_replica, evidence.figure), evidence.figure)
 
     def _judged(self, key: PointerKey, pointer: PointerState) -> tuple[Decision, Evidence] | None:
         """Decides what guard does about a pointer now, and why; None: nothing speaks against it."""

@@ -34,6 +34,7 @@ _HOST_FIELDS = set(Host.model_fields)
 """One set for all models of a kind that are kept: each would hold one of its own."""
 
 _UUID_CHARS, _MOST_FAULTS = 80, 64
+_BY_GUARD = "guard: "
 """Most characters of a GPU's UUID that are kept, and most faults of a node: a node may say anything."""
 
 FLIPPED = frozenset({AckState.FLIPPED, AckState.PROVEN, AckState.LISTED})
@@ -99,7 +100,7 @@ class Node:
     failing: frozenset[str] = frozenset()
     """Its GPUs that fail and why, as last reported."""
     cordoned_for: frozenset[str] = frozenset()
-    """Those of them for which the hub has cordoned it; empty: it has not."""
+    """Those of them for which the hub has cordoned it, and what guard has found of it; empty: it has not."""
     behind: str | None = None
     contested: tuple[str, ...] = ()
     """The addresses of agents that are linked under its name at once; then none of them counts, and it is lost."""
@@ -455,9 +456,18 @@ class Fleet:
             node.failing = now
             self.unsaved.add(node.name)
         if new:
-            node.cordoned_for = node.cordoned_for & now | new
+            node.cordoned_for = frozenset(why for why in node.cordoned_for if why in now or _is_guards(why)) | new
             self.order(node, cordoned=True, drained=None)
         return new
+
+    def cordon_bad(self, node: Node, why: str) -> None:
+        """Cordons a node that answers badly for everybody on it, as a guard has found."""
+        node.cordoned_for |= {f"{_BY_GUARD}{why}"}
+        self.order(node, cordoned=True, drained=None)
+
+    def cordoned_by_guard(self) -> list[str]:
+        """Lists the nodes that a guard has cordoned and that nobody has let in again."""
+        return [node.name for node in self.nodes.values() if any(map(_is_guards, node.cordoned_for))]
 
     def prove(self, name: str, proof: TrainingProof) -> None:
         """Keeps what a trial of training on a node has measured."""
@@ -630,3 +640,7 @@ def _shape(node: Node) -> Shape:
 
 def _belongs(node: Node, group: Group) -> bool:
     return any(r.base == group.base for r in node.replicas) and fits(node.labels, group.placement)
+
+
+def _is_guards(why: str) -> bool:
+    return why.startswith(_BY_GUARD)

@@ -115,6 +115,11 @@ class NodeEvents:
         self._progress.check_soon(keys)
         self._changes.soon_for_all(keys)
 
+    def ordered(self, node: Node) -> None:
+        """Tells a node whether it is cordoned or drained, and marks the rows that this changes."""
+        _give_order(node)
+        self.changed(node)
+
     def _keys(self, node: Node) -> list[PointerKey]:
         """The pointers whose counts a node belongs to."""
         table = self._tables.table(node.labels, node.name, own=False)
@@ -144,8 +149,7 @@ class NodeEvents:
         change = self._fleet.report(node, report)
         if failing := self._fleet.cordon_failing(node, report.gpus, report.nvml):
             log.error("node cordoned node=%s: %s", node.name, "; ".join(sorted(failing)))
-            if node.link is not None:
-                node.link.put_message(NodeOrder(cordoned=True, drained=node.drained))
+            _give_order(node)
             change = Change.PLACED
         fault = self._counts.fault(node.name)
         now, unserved, entries = self._fleet.clock(), self._unserved(node), self._tables.entries
@@ -191,6 +195,12 @@ class NodeEvents:
     def _publish(self, lost: list[Node]) -> None:
         for follower in self._followers:
             follower(lost)
+
+
+def _give_order(node: Node) -> None:
+    if node.link is not None:
+        contested = bool(node.contested)
+        node.link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained, contested=contested))
 
 
 def _is_in_force(row: Traffic, entry: TableEntry) -> bool:

@@ -62,10 +62,12 @@ class Notifier:
     # ---- what happened -------------------------------------------------------------------------------------
 
     def committed(self, published: Published) -> None:
-        """Takes in the moves of guards, and holds."""
+        """Takes in what guards have done, and holds."""
         for event in published.events:
             if is_guards(event):
                 self._news.append(_of_event(event, NoticeKind.GUARD, Severity.PAGE, "guard acted by itself"))
+            elif event.kind is EventKind.NODE_CORDON:
+                self._news.append(_of_event(event, NoticeKind.GUARD, Severity.PAGE, "guard cordoned it by itself"))
             elif event.kind is EventKind.HOLD:
                 self._news.append(_of_event(event, NoticeKind.HOLD, Severity.INFO, f"held by {event.actor}"))
 
@@ -189,14 +191,16 @@ class Notifier:
 
 
 def _of_event(event: Event, kind: NoticeKind, severity: Severity, words: str) -> Notice:
+    node = str(event.payload["node"]) if event.kind is EventKind.NODE_CORDON else None
     return Notice(
         id=f"event-{event.id}",
         kind=kind,
         severity=severity,
         at_ms=event.at_ms,
-        tenant=event.tenant,
+        tenant=event.tenant or None,
         route=event.route,
+        node=node,
         title=f"{event.where}: {words} ({event.kind.value})"[:LONGEST],
         detail=(event.reason or "")[:LONGEST],
-        command=f"loradeck open {event.tenant} {event.route}",
+        command=f"loradeck node show {node}" if node else f"loradeck open {event.tenant} {event.route}",
     )

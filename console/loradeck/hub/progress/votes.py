@@ -320,6 +320,11 @@ class Votes:
                 return breach_of_votes(figure, found.by_node(figure, second), placed(), detector.limit)
         return NOTHING
 
+    def last_minute(self, key: PointerKey, stint: Stint, figure: str) -> dict[str, Units]:
+        """Node -> its units of the last minute of one figure, 'bad' or 'errors'."""
+        found = self._stints.get(key, {}).get(stint)
+        return found.by_node(figure, floor(self._clock())) if found is not None else {}
+
     def asked_again(self, key: PointerKey, stint: Stint, other: str) -> AskedAgain | None:
         """The answers of another release, or once more of its own, to a stint's requests, on all replicas; None: it was
         asked none again.

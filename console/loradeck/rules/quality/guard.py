@@ -61,22 +61,24 @@ def compared(by_node: Mapping[str, Arms], placed: Iterable[str]) -> Control | No
     said = {node: arms for node, arms in by_node.items() if arms[1][1]}
     if not said:
         return None
-    given, beside = (_sum(arms[i] for arms in by_node.values()) for i in (0, 1))
-    if not _apart(given, beside, CONFIDENCE_Z):
+    given, beside = (total(arms[i] for arms in by_node.values()) for i in (0, 1))
+    if not apart(given, beside, CONFIDENCE_Z):
         return Control(given, beside, worse=False)
     if len({*placed, *said}) == 1:
         return Control(given, beside, worse=True)
     for node, ((bad, n), (beside_bad, beside_n)) in by_node.items():
-        if not _apart((given[0] - bad, given[1] - n), (beside[0] - beside_bad, beside[1] - beside_n), Z95):
+        if not apart((given[0] - bad, given[1] - n), (beside[0] - beside_bad, beside[1] - beside_n), Z95):
             return Control(given, beside, worse=False, alone=node)
     return Control(given, beside, worse=True)
 
 
-def _apart(worse: Units, better: Units, z: float) -> bool:
+def apart(worse: Units, better: Units, z: float) -> bool:
+    """Tells whether the intervals of two shares lie apart, so that the first is above the second. `z`: their width."""
     return wilson(*worse, z=z)[0] > wilson(*better, z=z)[1]
 
 
-def _sum(units: Iterable[Units]) -> Units:
+def total(units: Iterable[Units]) -> Units:
+    """Adds up units."""
     bad, n = (sum(column) for column in zip((0, 0), *units, strict=True))
     return bad, n
 
@@ -99,8 +101,8 @@ class Evidence:
 
     def __str__(self) -> str:
         """Writes it as it stands in the log: `bad 31.0% of 200 votes of 24 callers, beside it 1.0% of 210`."""
-        text = f"{self.figure} {_share(self.votes)} votes of {self.callers} callers"
-        return text + (f", beside it {_share(self.control.beside)}" if self.control is not None else "")
+        text = f"{self.figure} {share(self.votes)} votes of {self.callers} callers"
+        return text + (f", beside it {share(self.control.beside)}" if self.control is not None else "")
 
     def payload(self) -> dict[str, object]:
         """It as an event of the log carries it. `given`: its units that are compared with those of the control."""
@@ -114,7 +116,8 @@ class Evidence:
         }
 
 
-def _share(votes: Units) -> str:
+def share(votes: Units) -> str:
+    """Writes the share of units that are bad, and of how many: `31.0% of 200`."""
     return f"{votes[0] / votes[1]:.1%} of {votes[1]}" if votes[1] else "nothing"
 
 

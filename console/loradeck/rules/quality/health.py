@@ -239,12 +239,23 @@ def shared_cause(by_replica: Mapping[str, Counts], figure: str) -> str:
 
     `figure`: 'bad' or 'errors'. On one replica nothing tells the two apart.
     """
-    of = _bad if figure == "bad" else _errors
-    shares = {name: share for name, counts in by_replica.items() if (share := of(counts)).n >= ENOUGH}
+    if (name := standing_out(by_replica, figure)) is not None:
+        return f"the replica {name}"
+    return "their base" if len(_usable_of(by_replica, figure)) > 1 else "their node or their base"
+
+
+def standing_out(by_replica: Mapping[str, Counts], figure: str) -> str | None:
+    """Returns the replica that does worse than all others together; None: none does, or too little is known."""
+    shares = _usable_of(by_replica, figure)
     for i, name in enumerate(shares):
         if len(shares) > 1 and shares[name].worse_than(_rest(list(shares.values()), i)):
-            return f"the replica {name}"
-    return "their base" if len(shares) > 1 else "their node or their base"
+            return name
+    return None
+
+
+def _usable_of(by_replica: Mapping[str, Counts], figure: str) -> dict[str, _Share]:
+    of = _bad if figure == "bad" else _errors
+    return {name: share for name, counts in by_replica.items() if (share := of(counts)).n >= ENOUGH}
 
 
 def _rest(replicas: Sequence[_Share], i: int) -> _Share:
