@@ -55,6 +55,12 @@ class Objectives(Strict, defer_build=True):
         None, "of the feedback on answers, thumbs down and corrections; None: no promise", gt=0, le=LARGEST_SHARE
     )
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares that are error budgets: figure -> the promised share, 0 to 1."""
+        said = {"bad": self.bad, "errors": self.errors, "refusals": self.refusals}
+        return {figure: share for figure, share in said.items() if share is not None}
+
 
 class BreachLimit(Strict, defer_build=True):
     """The limits of a live release: it is breached when either share passes its limit over at least `n` answers."""

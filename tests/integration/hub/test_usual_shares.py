@@ -48,7 +48,7 @@ async def test_a_route_that_always_had_bad_answers_is_judged_by_its_own_past_and
     failing, minute = {ACME: Counts.over(failed=80, finished=20)}, deck.hub.clock.now_ms() // MINUTE_MS
     await deck.hub.store(lambda s: s.add_minutes(minute, failing))
     await deck.tenant(objectives={"errors": 0.05})
-    usual._looked.clear()
+    usual._next_round = 0.0
     await until(lambda: usual.burning(ACME), "the minutes are read")
     row = deck.hub.rows.tenant(ACME)
     assert row.burning == ("errors 80.0% of 100 in an hour, 5.0% promised",)

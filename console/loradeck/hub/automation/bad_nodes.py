@@ -69,7 +69,7 @@ class BadNodes:
             self._background.spawn(self._cordon(node, figure))
 
     def _found(self, node: Node, figure: str) -> NodeEvidence | None:
-        """What speaks for a cordon of a node, if one may be made now."""
+        """Returns what speaks against a node; None: too little does, or it may not be cordoned now."""
         found = at_fault(figure, islice(self._served(node, figure), MOST))
         if found is None:
             return None

@@ -14,7 +14,6 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.detection import HOURS, Limits, usual_share
 from loradeck.rules.quality.promises import FAST, burning, overspent
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.route import Objectives
 from loradeck.store.interface import HOUR_MS, MINUTE_MS, StoreError
 
 log = logging.getLogger("loradeck.hub.progress.usual_shares")
@@ -48,8 +47,10 @@ class UsualShares:
     _hourly: dict[PointerKey, float] = field(default_factory=dict, init=False)
     _overspent: dict[PointerKey, tuple[str, ...]] = field(default_factory=dict, init=False)
     _burning: dict[PointerKey, tuple[str, ...]] = field(default_factory=dict, init=False)
-    _looked: dict[PointerKey, float] = field(default_factory=dict, init=False)
-    """When a route's last hours were read, monotonic seconds."""
+    _due: list[PointerKey] = field(default_factory=list, init=False)
+    """The routes whose last hours are still to be read in this round."""
+    _next_round: float = field(default=0.0, init=False)
+    _at_once: int = field(default=1, init=False)
     _read_in: dict[PointerKey, int] = field(default_factory=dict, init=False)
     """The hour in which a route's history was read last."""
 
@@ -90,15 +91,15 @@ class UsualShares:
             self._background.spawn(self._read(keys, hour))
 
     def _tick_minutes(self) -> None:
-        now, a_tick = self._clock.monotonic(), 1 + len(self._state.pointers) // BURNING_S
-        due = (key for key in self._state.pointers if now - self._looked.get(key, -BURNING_S) >= BURNING_S)
-        keys = list(islice(due, a_tick))
-        self._looked.update(dict.fromkeys(keys, now))
-        promising = [key for key in keys if _promises(self._state.config(key).objectives)]
-        for key in set(keys) - set(promising):
-            self._burning.pop(key, None)
-        if promising:
-            self._background.spawn(self._read_minutes(promising, self._clock.now_ms() // MINUTE_MS))
+        if not self._due and (now := self._clock.monotonic()) >= self._next_round:
+            configs = ((key, self._state.config(key)) for key in self._state.pointers)
+            self._due = [key for key, config in configs if config.objectives.shares]
+            due = set(self._due)
+            self._burning = {key: said for key, said in self._burning.items() if key in due}
+            self._next_round, self._at_once = now + BURNING_S, 1 + len(self._due) // BURNING_S
+        keys, self._due = self._due[: self._at_once], self._due[self._at_once :]
+        if keys:
+            self._background.spawn(self._read_minutes(keys, self._clock.now_ms() // MINUTE_MS))
 
     async def _read_minutes(self, keys: Sequence[PointerKey], minute: int) -> None:
         since = minute - max(window.long for window in FAST)
@@ -129,7 +130,3 @@ class UsualShares:
             self._known[key] = Shares(
                 usual_share([(c.bad, c.checked) for c in counts]), usual_share([(c.failed, c.admitted) for c in counts])
             )
-
-
-def _promises(promised: Objectives) -> bool:
-    return (promised.bad, promised.errors, promised.refusals) != (None, None, None)

@@ -63,10 +63,10 @@ def _above(counts: Mapping[int, Counts], now: int, promised: Objectives, window:
 
 def _figures(counts: Counts, promised: Objectives) -> Iterator[tuple[str, float, int, int]]:
     """The figures that a route promises a share of: (figure, promised share, so many, of so many)."""
-    for what, share, part, whole in (
-        ("bad", promised.bad, counts.bad, counts.checked),
-        ("errors", promised.errors, counts.failed, counts.admitted),
-        ("refusals", promised.refusals, counts.refused, counts.attempted),
-    ):
-        if share is not None:
-            yield what, share, part, whole
+    of = {
+        "bad": (counts.bad, counts.checked),
+        "errors": (counts.failed, counts.admitted),
+        "refusals": (counts.refused, counts.attempted),
+    }
+    for figure, share in promised.shares.items():
+        yield figure, share, *of[figure]
