@@ -5,6 +5,7 @@ import logging
 import signal
 import uuid
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 
 from loradeck.artifacts import BadArtifact, base_digest
 from loradeck.rules.moves import following
@@ -38,9 +39,8 @@ from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.host.login import Login
-from loradeck_agent.host.state_folder import StateFolder, locked
-from loradeck_agent.jobs.launch import Launcher
-from loradeck_agent.jobs.local_processes import LocalProcesses
+from loradeck_agent.host.state_folder import locked
+from loradeck_agent.jobs.launch import Launcher, backend_of
 from loradeck_agent.jobs.node_jobs import Jobs
 from loradeck_agent.jobs.results import Results
 from loradeck_agent.reports import Reports
@@ -78,7 +78,7 @@ class Agent:
     def __init__(self, config: AgentConfig, login: Callable[[], Login]) -> None:
         self.config = config
         self.boot = uuid.uuid4().hex
-        self.folder = StateFolder(config.state)
+        self.folder = config.folder()
         self.user = JobUser.of(config.jobs.user)
         self.folder.make(self.user)
         self.table = DesiredTable()
@@ -157,6 +157,8 @@ class Agent:
             hold_prior_s=config.hold_prior_s,
             known=self._all_known,
         )
+        self.bases: dict[str, Path] = {}
+        """Folders of the bases that jobs alone read, by digest, once they are known."""
         checkpoints = CheckpointStore(self.folder.checkpoints, self.hub, self.user)
         self.telemetry = Telemetry()
         self.jobs = Jobs(
@@ -172,12 +174,14 @@ class Agent:
                 checkpoints,
                 config.jobs.threads,
                 self.user,
-                self.telemetry,
+                self.telemetry if config.slurm is None else None,
                 config.jobs.gpus,
+                self.bases,
             ),
-            results=Results(self.hub, self.engines, self.folder.merged),
+            results=Results(self.hub, self.engines, self.folder.merged, self.bases),
             send=self.link.send,
-            backend=LocalProcesses,
+            backend=backend_of(config),
+            at_once=config.slurm.at_once if config.slurm is not None else 1,
         )
         self.collector = Collector(
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more
@@ -195,6 +199,7 @@ class Agent:
             store=self.store,
             telemetry=self.telemetry,
             cosigner=self.cosigner,
+            bases=self.bases,
         )
         self.service = Service()
         self.order = NodeOrder()
@@ -211,7 +216,7 @@ class Agent:
     async def run(self) -> None:
         """Runs every part of the agent until `stop`. Raises: AgentError: `already_running`."""
         with locked(self.folder.lock, "agent"):
-            if self.user is None:
+            if self.user is None and self.config.slurm is None:
                 log.warning(
                     "jobs run as this agent's own user and could read its token or key: run the agent as root, and "
                     "name a user without rights of its own as `user` under [jobs] in agent.toml"
@@ -260,6 +265,11 @@ class Agent:
                 engine.files = await asyncio.to_thread(base_digest, engine.config.base, cache=self.folder.digests)
             except (BadArtifact, OSError) as error:
                 log.error("the base of engine %s cannot be read: %s", engine.config.name, error)
+        for base in self.config.slurm.bases if self.config.slurm is not None else ():
+            try:
+                self.bases[await asyncio.to_thread(base_digest, base, cache=self.folder.digests)] = base
+            except (BadArtifact, OSError) as error:
+                log.error("the base %s cannot be read: no job is done on it: %s", base, error)
         self._bases_known.set()
 
     def _builds(self) -> dict[str, str]:
@@ -305,8 +315,10 @@ class Agent:
     # ---- the hub -------------------------------------------------------------------------------------------
 
     async def _linked(self) -> None:
-        """Connects once the router's table is known, or when no router answers."""
+        """Connects once the router's table is known, or when no router answers; a submit host with its bases known."""
         await self.sync.until_known()
+        if self.config.slurm is not None:
+            await self._bases_known.wait()
         await self.link.run()
 
     async def _handle(self, message: DownMessage) -> None:

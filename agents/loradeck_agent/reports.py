@@ -5,11 +5,13 @@ import contextlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 
 import loradeck_agent
 from loradeck.schemas.jobs import RECIPES
-from loradeck.schemas.link import Hello, Report
+from loradeck.schemas.link import Hello, JobsBackend, Report
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.traffic import ColdFigures, Traffic
 from loradeck_agent.host.config import AgentConfig
@@ -50,6 +52,7 @@ class Reports:
     store: ReleaseStore
     telemetry: Telemetry
     cosigner: Cosigner
+    bases: Mapping[str, Path]
     _stored_sent: frozenset[str] = field(default_factory=frozenset, init=False)
 
     async def hello(self) -> Hello:
@@ -75,10 +78,15 @@ class Reports:
             features=self.sync.features,
             cosigned=self.cosigner.newest(),
             address=self.config.router.address or "",
-            jobs_as_agent=self.config.jobs.user is None,
+            jobs_as_agent=self.config.jobs.user is None and self.config.slurm is None,
             recipes=RECIPES,
             training=training_versions(),
+            backend=self._backend(),
         )
+
+    def _backend(self) -> JobsBackend | None:
+        slurm = self.config.slurm
+        return JobsBackend(system="slurm", at_once=slurm.at_once, bases=tuple(self.bases)) if slurm else None
 
     def _stored(self) -> frozenset[str]:
         """Digests of what lies in this node's folders: adapters, and weights that were merged here."""
@@ -130,6 +138,7 @@ class Reports:
             epoch=self.sync.durable.epoch,
             stored=stored,
             cold=cold,
+            scheduled=self.jobs.scheduled(),
         )
 
     def write_status(self, link: HubLinks) -> None:

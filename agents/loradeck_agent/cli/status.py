@@ -51,7 +51,7 @@ def status(config: AgentConfig, as_json: bool) -> None:
 
 
 async def _collect(config: AgentConfig) -> dict[str, Any]:
-    folder = StateFolder(config.state)
+    folder = config.folder()
     answer = await _ask_router(folder)
     return {
         "node": config.node,
@@ -174,7 +174,8 @@ def _jobs(folder: StateFolder) -> list[dict[str, Any]]:
         attempt = ExecutorFolder(path).read()
         if attempt is not None and not attempt.ended:
             alive = LocalProcesses(ExecutorFolder(path), attempt).look().alive
-            out.append({"job": attempt.job.id, "kind": attempt.job.spec.kind, "pid": attempt.pid if alive else None})
+            pid, kind = attempt.pid if alive else None, attempt.job.spec.kind
+            out.append({"job": attempt.job.id, "kind": kind, "pid": pid, "scheduled": attempt.scheduled})
     return out
 
 
@@ -202,7 +203,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
                 what = f"at {engine['at']}, {engine.get('error', 'starting')}"
         out.append(f"engine  {engine['engine']} ({engine['replica']}): {what}")
     for job in document["jobs"]:
-        process = f"pid {job['pid']}" if job["pid"] else "has no process"
+        elsewhere = f"Slurm's {job['scheduled']}" if job["scheduled"] else "has no process"
+        process = f"pid {job['pid']}" if job["pid"] else elsewhere
         out.append(f"job     {job['job']} {job['kind']}: {process}")
     for route in router["routes"] if router else ():
         current, force, pin = route["current"], route["in_force"], route["pin"]

@@ -1,12 +1,15 @@
 """`loradeck-agent stop`."""
 
+import asyncio
+
 import click
 
 from loradeck_agent.cli.shared import config_option
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.state_folder import StateFolder, holder_of
+from loradeck_agent.host.state_folder import holder_of
 from loradeck_agent.host.supervisor import end_process
 from loradeck_agent.jobs.attempt import ExecutorFolder
+from loradeck_agent.jobs.launch import backend_of
 from loradeck_agent.jobs.local_processes import LocalProcesses
 
 AGENT_GRACE_S = 15.0
@@ -23,12 +26,13 @@ def stop(config: AgentConfig, agent_only: bool) -> None:
 
     Each is asked with SIGTERM and killed when it does not end in its time (a router lets answers finish).
     """
-    folder = StateFolder(config.state)
+    folder = config.folder()
     ended = _end(holder_of(folder.lock), "agent", AGENT_GRACE_S)
     if not agent_only:
         # The agent first: it would start again what ends behind its back.
         for path in sorted(folder.jobs.iterdir()) if folder.jobs.is_dir() else ():
             ended += _end(_executor_pid(ExecutorFolder(path)), f"job {path.name}", EXECUTOR_GRACE_S)
+            ended += _end_scheduled(config, ExecutorFolder(path))
         ended += _end(holder_of(folder.router_lock), "router", ROUTER_GRACE_S)
         ended += _end(holder_of(folder.router_drain_lock), "router before it", ROUTER_GRACE_S)
         for path in sorted((folder.root / "engines").iterdir()) if (folder.root / "engines").is_dir() else ():
@@ -42,6 +46,15 @@ def _end(pid: int | None, what: str, grace_s: float) -> int:
     if pid is None:
         return 0
     click.echo(f"{what} (pid {pid}) {end_process(pid, what, grace_s=grace_s)}")
+    return 1
+
+
+def _end_scheduled(config: AgentConfig, folder: ExecutorFolder) -> int:
+    attempt = folder.read()
+    if attempt is None or attempt.ended or attempt.scheduled is None:
+        return 0
+    click.echo(f"job {folder.path.name} is Slurm's {attempt.scheduled}, and is ended there")
+    asyncio.run(backend_of(config)(folder, attempt).end())
     return 1
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 
 from loradeck_agent.executors.protocol import run
@@ -14,6 +15,9 @@ def main() -> int:
     """Command line; the exit status says how the run ended."""
     parser = argparse.ArgumentParser(prog="python -m loradeck_agent.executors", description=__doc__)
     parser.add_argument("kind", choices=KINDS)
+    if os.environ.get("LORADECK_RANKS") == "srun":  # by the script of jobs/slurm.py; torchrun says it by itself
+        for name, said in (("RANK", "PROCID"), ("LOCAL_RANK", "LOCALID"), ("WORLD_SIZE", "NTASKS")):
+            os.environ[name] = os.environ[f"SLURM_{said}"]
     options, rest = parser.parse_known_args()
     kind = options.kind
     with gc_pause.paused():

@@ -86,7 +86,10 @@ class Run:
         # Under torchrun the agent reads only the first process's events; those of the others help when debugging.
         own = events if rank == 0 else events.with_name(f"{events.stem}.rank{rank}{events.suffix}")
         self._events = own.open("ab", buffering=0)
-        self._seq = 0
+        before = own.read_bytes()  # of an attempt that its scheduler begins again: it goes on in the same file
+        self._seq = _next_seq(before)
+        if before and not before.endswith(b"\n"):
+            self._events.write(b"\n")
         self._last = 0.0
         self._step: tuple[int | None, int | None] = (None, None)
 
@@ -140,6 +143,16 @@ class Run:
                 file.write("".join(traceback.format_exception(error)))
         except FileExistsError:
             return
+
+
+def _next_seq(events: bytes) -> int:
+    """Number of the event after these; the last one may have been cut off."""
+    for line in reversed(events.splitlines()):
+        try:
+            return jobs.ExecutorEvent.model_validate_json(line).seq + 1
+        except ValidationError:
+            continue
+    return 0
 
 
 Work = Callable[[Run], Mapping[str, Any]]

@@ -20,6 +20,8 @@ from loradeck.schemas.routing import ColdQueueLimits, NodeLimits
 from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, VllmEngine
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret
+from loradeck_agent.host.slurm_config import SlurmConfig
+from loradeck_agent.host.state_folder import StateFolder
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket (sun_path less its terminating zero)."""
@@ -98,6 +100,7 @@ class AgentConfig(Strict):
     memory_gb: float | None = Field(None, gt=0, description="what all engines that run at once may take together")
     hold_prior_s: float = Field(86_400, ge=0, description="how long an engine runs on after a move to another base")
     engine: tuple[AnyEngine, ...] = ()
+    slurm: SlurmConfig | None = Field(None, description="where jobs run instead of on this node; None: on this node")
 
     @property
     def hub(self) -> str:
@@ -120,6 +123,15 @@ class AgentConfig(Strict):
         if url.scheme == "http" and not is_loopback(url.hostname):
             raise ValueError(f"{hub!r} would carry the token in the clear; write https:// for a hub on another host")
         return hub.rstrip("/")
+
+    @model_validator(mode="after")
+    def _what_slurm_runs_needs_nothing_of_this_node(self) -> AgentConfig:
+        if self.slurm is not None and (self.engine or self.jobs.user or self.jobs.gpus):
+            raise ValueError(
+                "[slurm] is for a submit host: its jobs run elsewhere, as the agent's own user, and reach no engine "
+                "here; leave out [[engine]], and `user` and `gpus` under [jobs]"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engines_differ(self) -> AgentConfig:
@@ -185,6 +197,10 @@ class AgentConfig(Strict):
             ) from error
         config._check_socket_paths(path)
         return config
+
+    def folder(self) -> StateFolder:
+        """The node's state folder; what jobs read and write lies in one of its own below a scheduler's scratch."""
+        return StateFolder(self.state, self.slurm.scratch / self.node if self.slurm is not None else None)
 
     def replica_of(self, engine: EngineConfig) -> str:
         """Name of an engine's replica in the fleet: the node's own where it has one engine only."""
@@ -265,6 +281,12 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
         data["signers"] = [
             str(folder / Path(one).expanduser()) if isinstance(one, str) else one for one in data["signers"]
         ]
+    slurm = found if isinstance(found := data.get("slurm"), dict) else {}
+    for key in ("scratch", "python", "bin", "bases"):
+        if isinstance(named := slurm.get(key), str):
+            slurm[key] = str(folder / Path(named).expanduser())
+        elif isinstance(named, list):
+            slurm[key] = [str(folder / Path(one).expanduser()) if isinstance(one, str) else one for one in named]
     router = data.get("router")
     for key in ("tls_cert", "tls_key", "client_ca"):
         if isinstance(router, dict) and isinstance(router.get(key), str):

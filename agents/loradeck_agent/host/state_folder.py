@@ -23,10 +23,14 @@ INPUTS, INPUTS_SUFFIX = "input-counts", ".inputs"
 
 
 class StateFolder:
-    """Paths below the configured `state`, as docs/architecture.md lists them."""
+    """Paths below the configured `state`, as docs/architecture.md lists them.
 
-    def __init__(self, root: Path) -> None:
+    `shared`: where the folders of jobs are instead, for other hosts to work in; None: below `state`, too.
+    """
+
+    def __init__(self, root: Path, shared: Path | None = None) -> None:
         self.root = root
+        self._shared = shared or root
         self.lock = root / "agent.lock"
         """Lock file that a running agent holds."""
         self.status = root / "agent.json"
@@ -55,13 +59,13 @@ class StateFolder:
         """Measured durations of starts, fetches and loads."""
         self.digests = root / "digests.json"
         """Digests of the files of bases, so that an unchanged one is not read again."""
-        self.releases = root / "releases"
+        self.releases = self._shared / "releases"
         """Adapters on this node, by adapter digest."""
-        self.merged = root / "merged"
+        self.merged = self._shared / "merged"
         """Weights that were merged on this node, by base digest: each is the `base` of an engine."""
         self.canaries = root / "canaries"
         """Canary records known here, so that proof does not need the hub."""
-        self.inputs = root / "inputs"
+        self.inputs = self._shared / "inputs"
         """Datasets and suites that jobs were given, by digest."""
         self.evaluation_socket = root / "evaluation.sock"
         """Where the executor of an evaluation asks an engine."""
@@ -69,9 +73,9 @@ class StateFolder:
         """Where the executor of a distillation asks the engine that serves the teacher."""
         self.source_sockets = tuple(root / f"source{number}.sock" for number in range(9))
         """Where the executor of a generate job asks for each of its sources, and its judge."""
-        self.jobs = root / "jobs"
+        self.jobs = self._shared / "jobs"
         """Folders of the attempts at jobs."""
-        self.checkpoints = root / "checkpoints"
+        self.checkpoints = self._shared / "checkpoints"
         """Checkpoints of train jobs, by job: they outlive an attempt."""
 
     def engine(self, name: str) -> Path:
@@ -103,7 +107,7 @@ class StateFolder:
 
         Raises: AgentError: `state_unusable`, when one cannot be made or is no folder of ours.
         """
-        shared = (self.root, self.jobs, self.inputs, self.releases, self.merged, self.checkpoints)
+        shared = (self._shared, self.jobs, self.inputs, self.releases, self.merged, self.checkpoints)
         for path in (self.root, self.router, self.root / "engines", self.canaries, self.ledger, *shared):
             make_private(path, 0o010 if user is not None and path in shared else 0)
         if user is not None:

@@ -38,6 +38,8 @@ class Attempt(Wire):
     seq: int = Field(-1, description="highest seq of them")
     ended: bool = Field(False, description="the terminal event was sent")
     cancelled: bool = False
+    submitting: bool = Field(False, description="it is, or will be, submitted to a scheduler: it may have it")
+    scheduled: str | None = Field(None, description="id of the scheduler's job")
 
 
 class ExecutorFolder:

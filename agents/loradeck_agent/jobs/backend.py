@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from loradeck.schemas.jobs import Scheduled
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Standing:
 
     alive: bool
     status: int | None = None
+    scheduled: Scheduled | None = None
+    """What the scheduler says of them; None: there is none."""
 
 
 class Workload(ABC):

@@ -1,7 +1,9 @@
 """Starts a job's executor: its inputs are brought onto this node, then a process is started with its spec."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from loradeck.rules.serving.gpu_reservation import world_sizes
@@ -17,10 +19,13 @@ from loradeck.schemas.jobs import (
     TrainSpec,
 )
 from loradeck.schemas.release import Form
+from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser
+from loradeck_agent.jobs.backend import Backend
 from loradeck_agent.jobs.executor import Executor
 from loradeck_agent.jobs.gpus import visible_gpus
+from loradeck_agent.jobs.local_processes import LocalProcesses
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.checkpoints import CheckpointStore
 from loradeck_agent.store.fetch import as_agent_error
@@ -37,12 +42,26 @@ class BaseFolder:
     folder: Path
 
 
-def base_of(engines: tuple[EngineReplica, ...], digest: str) -> BaseFolder:
-    """Finds a base on this node: its folder is that of the engine that has it. Raises: AgentError: `unknown_base`."""
+def base_of(engines: tuple[EngineReplica, ...], digest: str, own: Mapping[str, Path] = {}) -> BaseFolder:
+    """Finds a base on this node: its folder is that of the engine that has it, or among those that jobs alone read.
+
+    Raises: AgentError: `unknown_base`.
+    """
     for engine in engines:
         if engine.base == digest:
             return BaseFolder(digest, engine.config.base)
+    if digest in own:
+        return BaseFolder(digest, own[digest])
     raise AgentError("unknown_base", "no engine of this node has the job's base", digest)
+
+
+def backend_of(config: AgentConfig) -> Backend:
+    """Chooses what runs the jobs of a node that is configured so."""
+    if config.slurm is None:
+        return LocalProcesses
+    from loradeck_agent.jobs.slurm import SlurmJob  # for submit hosts, which are few
+
+    return partial(SlurmJob, config=config.slurm)
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,8 @@ class Launcher:
     telemetry: Telemetry | None = None
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs that the node's configuration gives to jobs."""
+    bases: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of the bases that jobs alone read, by digest."""
 
     async def launch(
         self,
@@ -75,11 +96,13 @@ class Launcher:
         spec, folder = job.spec, executor.folder
         inputs: dict[str, str] = {}
         if isinstance(spec, TrainSpec):
-            base = base_of(self.engines, spec.base)
+            base = base_of(self.engines, spec.base, self.bases)
             for digest in spec.reads:
                 inputs[digest] = str(await self.inputs.dataset(digest))
             if spec.distillation is not None:
-                inputs[spec.distillation.teacher] = str(base_of(self.engines, spec.distillation.teacher).folder)
+                inputs[spec.distillation.teacher] = str(
+                    base_of(self.engines, spec.distillation.teacher, self.bases).folder
+                )
             for digest in job.held_out:
                 inputs[digest] = str(await self.inputs.suite(digest))
             if job.checkpoint is not None:
@@ -91,7 +114,7 @@ class Launcher:
                 raise AgentError("bad_job", "the job names no release", job.id)
             release = job.release.release
             evaluates = isinstance(spec, EvaluateSpec | LeakSpec)
-            base = base_of(self.engines, release.served_base if evaluates else release.base)
+            base = base_of(self.engines, release.served_base if evaluates else release.base, self.bases)
             if isinstance(spec, EvaluateSpec):
                 inputs[spec.suite] = str(await self.inputs.suite(spec.suite))
             if isinstance(spec, LeakSpec):
@@ -100,7 +123,7 @@ class Launcher:
             if release.adapter is not None and not (evaluates and release.form is Form.MERGED):
                 inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
         elif isinstance(spec, ProveSpec):
-            base = base_of(self.engines, spec.base)
+            base = base_of(self.engines, spec.base, self.bases)
         elif isinstance(spec, GenerateSpec):
             for digest in spec.beside:
                 inputs[digest] = str(await self.inputs.dataset(digest))

@@ -24,6 +24,7 @@ from loradeck.schemas.jobs import (
     JobAssignment,
     LeakSpec,
     PrepareSpec,
+    Scheduled,
     TrainSpec,
 )
 from loradeck.schemas.link import JobEvent, JobLog
@@ -99,19 +100,32 @@ class Jobs:
     results: Results
     send: Callable[[JobEvent | JobLog], Awaitable[bool]]
     backend: Backend
+    at_once: int = 1
+    """Executors that this node starts, or submits, at once."""
     hub_reads: int = 0
     """The level of reports that the hub reads which is followed; see `schemas.jobs.RECIPES`."""
     _running: dict[str, _Running] = field(default_factory=dict)
     _terminals: dict[str, _SentEvent] = field(default_factory=dict)
     _linked: asyncio.Event = field(default_factory=asyncio.Event)
     _asides: set[asyncio.Task[None]] = field(default_factory=set)
-    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+    def __post_init__(self) -> None:
+        self._turn = asyncio.Semaphore(self.at_once)
 
     # ---- from the hub --------------------------------------------------------------------------------------
 
     def running(self) -> tuple[tuple[str, int], ...]:
         """(job, lease) of the jobs that run here, for the hello."""
         return tuple((running.job.id, running.job.lease) for running in self._running.values())
+
+    def scheduled(self) -> tuple[tuple[str, int, Scheduled], ...]:
+        """(job, lease, what its scheduler says) of the jobs that run at one, for the report."""
+        found = []
+        for running in self._running.values():
+            said = running.executor.workload.look().scheduled if running.executor is not None else None
+            if said is not None:
+                found.append((running.job.id, running.job.lease, said))
+        return tuple(found)
 
     def assign(self, job: JobAssignment) -> None:
         """Starts a job. The same lease again is no second start; a newer one replaces the older."""
@@ -270,9 +284,10 @@ class Jobs:
             folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)
             executor = running.executor = Executor(self.backend(folder, Attempt(job=job)))
         try:
+            asked = self._asked(job, executor) if self.engines else nullcontext()  # a submit host has none to ask
             async with (
                 self._turn,
-                self._asked(job, executor) as engine,
+                asked as engine,
                 self._teacher(job, executor) as teacher,
                 self._sources(job, executor) as doors,
             ):
@@ -397,6 +412,8 @@ class Jobs:
                 executor.again()
             alive = executor.workload.look().alive  # asked first: what it wrote before it ended is then read below
             for event in executor.new_events():
+                if event.type is ExecutorEventType.STARTED:
+                    terminal = None  # its scheduler has begun it again: what ended before was no end
                 if event.type in TERMINAL:
                     terminal = terminal or event
                     executor.noted(event.seq)

@@ -8,8 +8,8 @@ Whole weights that were trained or merged on this node stay on it, as bases do; 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import fsync_folder, write_durably
+from loradeck_agent.jobs.backend import Standing
 from loradeck_agent.jobs.events import failure, job_event
 from loradeck_agent.jobs.executor import EXIT_CODES, Executor, read_json
 from loradeck_agent.jobs.launch import base_of
@@ -55,11 +56,15 @@ REACH_S = 600.0
 
 @dataclass(eq=False)
 class Results:
-    """Verifies results and hands them over. `merged` is the folder where whole weights stay."""
+    """Verifies results and hands them over. `merged` is the folder where whole weights stay.
+
+    `bases`: folders of the bases that jobs alone read, by digest.
+    """
 
     _hub: HubApi
     _engines: tuple[EngineReplica, ...]
     _merged: Path
+    _bases: Mapping[str, Path] = field(default_factory=dict)
 
     async def outcome(
         self, job: JobAssignment, executor: Executor, terminal: ExecutorEvent | None
@@ -68,7 +73,8 @@ class Results:
 
         It is FINISHED only with a clean exit, a terminal event that says so, and a verified result.
         """
-        status, seq = executor.workload.look().status, executor.top + 1
+        standing, seq = executor.workload.look(), executor.top + 1
+        status = standing.status
         clean = terminal is not None and terminal.type is ExecutorEventType.FINISHED and status in (0, None)
         if executor.attempt.cancelled and not clean:
             at = terminal.seq if terminal else seq
@@ -76,7 +82,7 @@ class Results:
         if terminal is not None and terminal.type is not ExecutorEventType.FINISHED:
             return terminal, None
         if terminal is None or status not in (0, None):
-            return self._ended_badly(job, executor, terminal.seq if terminal else seq, status), None
+            return self._ended_badly(job, executor, terminal.seq if terminal else seq, standing), None
         try:
             async with asyncio.timeout(REACH_S):
                 return terminal, {**terminal.data, **await self._result(job, executor)}
@@ -85,8 +91,10 @@ class Results:
         except AgentError as error:
             return failure(job, terminal.seq, error), None
 
-    def _ended_badly(self, job: JobAssignment, executor: Executor, seq: int, status: int | None) -> ExecutorEvent:
-        where = executor.first_error() or f"see {executor.folder.log.name} in the job's folder"
+    def _ended_badly(self, job: JobAssignment, executor: Executor, seq: int, standing: Standing) -> ExecutorEvent:
+        status, said = standing.status, standing.scheduled
+        by = f"; {said.words}" if said is not None else ""
+        where = (executor.first_error() or f"see {executor.folder.log.name} in the job's folder") + by
         if status == 0:
             return failure(
                 job, seq, AgentError("no_terminal_event", "the executor ended without a terminal event", where)
@@ -96,7 +104,7 @@ class Results:
                 job, seq, AgentError("executor_lost", "the executor ended, its exit status is unknown", where)
             )
         if EXIT_CODES.get(status) == "preempted":
-            return job_event(job, seq, ExecutorEventType.PREEMPTED, "stopped on request", code="preempted")
+            return job_event(job, seq, ExecutorEventType.PREEMPTED, f"stopped on request{by}", code="preempted")
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         code = EXIT_CODES.get(status, "killed" if status < 0 else "executor_failed")
         return failure(job, seq, AgentError(code, f"the executor ended {how}", where))
@@ -137,7 +145,7 @@ class Results:
         """Registers a trained adapter: its files first, so that no version is ever without them."""
         manifest = AdapterManifest.model_validate(read_json(out / MANIFEST))
         _fits(manifest, spec)
-        base = base_of(self._engines, manifest.base)
+        base = base_of(self._engines, manifest.base, self._bases)
         await asyncio.to_thread(verify_adapter, out, manifest, base.folder, beside=(MANIFEST,))
         await self._until_reached(lambda: self._hub.upload(out, manifest.files))
         version = await self._until_reached(lambda: self._hub.register(manifest))

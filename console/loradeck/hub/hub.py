@@ -541,6 +541,7 @@ class Hub:
         """Handles a node's report."""
         self.node_events.reported(node, report)
         self.pins.reported(node)
+        self.queue.scheduled(node, report)
 
 
 async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]], *, first: float | None = None) -> None:

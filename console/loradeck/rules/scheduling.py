@@ -9,7 +9,7 @@ from loradeck.schemas.telemetry import Gpu, Host
 ATTEMPTS = 3
 """How often a job is started before a crash, a lost node or a preemption fails it.
 
-Attempts that ended because their node was drained do not count, and neither do those before a person resumed it.
+Preempted attempts do not all count (`counts`), and neither do those before a person resumed it.
 """
 
 
@@ -34,6 +34,14 @@ def has_memory(need_gb: float | None, host: Host | None, gpus: Iterable[Gpu]) ->
     if not with_memory and host is not None:
         free = [host.memory_total - host.memory_used]
     return max(free, default=0) >= need_gb * 1e9
+
+
+def counts(*, drained: bool, began: int, reached: int) -> bool:
+    """Tells whether a preempted attempt counts against `ATTEMPTS`: not where its node was drained, nor where it got on.
+
+    `began`, `reached`: steps of its newest checkpoints, before and after it. So a time limit ends no run that gets on.
+    """
+    return not drained and reached <= began
 
 
 def tried_again(code: str, attempt: int, counted_from: int = 0) -> bool:

@@ -412,6 +412,21 @@ class ExecutorSpec(Strict, defer_build=True):
     )
 
 
+class Scheduled(Wire):
+    """What the scheduler that runs a job says of it, by the scheduler's own id."""
+
+    system: Line = Field(description="slurm")
+    id: Line = Field("", description="'': it is not known yet whether the scheduler has taken the job")
+    state: Line = Field(description="the scheduler's word, in small letters; unknown: it does not answer; gone")
+    reason: Line = Field("", description="why it waits or ended, or why nothing is known")
+
+    @property
+    def words(self) -> str:
+        """The entry in one line: slurm 4711 pending: Resources."""
+        reason = f": {self.reason}" if self.reason else ""
+        return " ".join(part for part in (self.system, self.id, self.state) if part) + reason
+
+
 class CheckpointRef(Wire):
     """A checkpoint whose files the hub holds, so that another node can resume from it."""
 
@@ -476,6 +491,7 @@ class Job(Wire, defer_build=True):
     code: str | None = None
     log: str = Field("", description="of a failed job: the last lines that its executor printed")
     checkpoint: CheckpointRef | None = Field(None, description="train: the newest checkpoint that the hub holds")
+    scheduled: Scheduled | None = added(None, "of the newest attempt that a scheduler runs")
     result: dict[str, Any] | None = None
 
     def ran_ms(self, now_ms: int | None) -> int:

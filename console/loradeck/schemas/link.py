@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints, Type
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.audit_head import EMPTY_ROOT, AuditHead
 from loradeck.schemas.ids import Digest, Label, Line, Name, OfPointer, PointerKey, Whole, Wire, added, json_bytes
-from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
+from loradeck.schemas.jobs import ExecutorEvent, JobAssignment, Scheduled
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.position import Position
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
@@ -347,6 +347,14 @@ class Countersigned(Wire):
         return AuditHead(size=self.size, root=self.root)
 
 
+class JobsBackend(Wire):
+    """The scheduler that runs a node's jobs: the node only submits them, and has no engine."""
+
+    system: Line = Field(description="slurm")
+    at_once: Whole = Field(ge=1, le=1000, description="jobs that the node takes at once")
+    bases: tuple[Digest, ...] = Field((), max_length=64, description="those that jobs there may read")
+
+
 class Hello(Wire):
     """The agent's first message on a link: who it is, what it holds durably, and what runs on the node."""
 
@@ -383,6 +391,7 @@ class Hello(Wire):
         dict, "versions of the libraries that training there uses, and of its GPUs' driver, by name", max_length=16
     )
     recipes: Whole = added(0, "level of the recipes it reads; see `schemas.jobs.RECIPES`")
+    backend: JobsBackend | None = added(None, "what runs its jobs; None: the node itself, one at a time")
 
 
 class Ack(Wire):
@@ -425,6 +434,9 @@ class Report(Wire):
     epoch: Whole
     cold: ColdFigures | None = added(None, "None: no on-demand route was asked for, or not known")
     stored: tuple[Digest, ...] | None = Field(None, max_length=STORED, description="as in the hello; None: unchanged")
+    scheduled: tuple[tuple[Line, Whole, Scheduled], ...] = added(
+        (), "(job, lease, what its scheduler says) of the jobs at the node's backend", max_length=1000
+    )
 
 
 class Resync(Wire):

@@ -54,6 +54,8 @@ def short_times() -> None:
     router_sync.RESYNC_S = 0.5
     router_sync.LINK_ANYWAY_S = float(os.environ.get("LD_TEST_LINK_ANYWAY_S", "30"))
     backend.GRACE_S = 0.5
+    slurm = import_module("loradeck_agent.jobs.slurm")
+    slurm.POLL_S = slurm.RETRY_S = 0.2
     import_module("loradeck_agent.cli.restart_router").PATIENCE_S = float(os.environ.get("LD_TEST_PATIENCE_S", "45"))
 
 

@@ -16,13 +16,22 @@ from tests.integration.hub.conftest import Join
 from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS
-from loradeck.schemas.jobs import RECIPES, EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
-from loradeck.schemas.link import JobCancel, JobLog, JobNoted
+from loradeck.schemas.jobs import (
+    RECIPES,
+    EvaluateSpec,
+    ExecutorEventType,
+    Job,
+    JobRequest,
+    JobState,
+    Scheduled,
+    TrainSpec,
+)
+from loradeck.schemas.link import JobCancel, JobLog, JobNoted, Report
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, EngineState
-from loradeck.schemas.telemetry import Host
+from loradeck.schemas.telemetry import Host, NvmlState
 from loradeck.schemas.training import Weights
 from loradeck.store.sql_log import Store
 
@@ -421,20 +430,21 @@ async def test_another_nodes_job_event_changes_nothing(deck: Deck, join: Join) -
     assert (await job(deck, submitted["id"]))["state"] == "assigned"
 
 
-async def test_a_preempted_job_is_queued_again_until_its_attempts_are_used_up(
+async def test_a_preempted_job_is_queued_again_until_so_many_attempts_got_no_further(
     deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await deck.tenant()
     await deck.base()
     agent = await join("n1")
     submitted = await train(deck)
+    files = [{"path": "weights.safetensors", "size": 3, "sha256": "a" * 64}]
     hours = itertools.count(deck.hub.clock.now_ms(), 3_600_000)
 
     def an_hour_later() -> None:
         now = next(hours)
         monkeypatch.setattr(deck.hub.clock, "now_ms", lambda: now)
 
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, 2 + ATTEMPTS + 1):
         assigned = await until(
             lambda a=attempt: (j := agent.jobs.get(submitted["id"])) and j.attempt == a and j, f"attempt {attempt}"
         )
@@ -442,10 +452,14 @@ async def test_a_preempted_job_is_queued_again_until_its_attempts_are_used_up(
         await agent.say(assigned, ExecutorEventType.STARTED)
         await until(lambda: deck.hub.jobs.get(submitted["id"]).state is JobState.RUNNING, "runs")  # type: ignore[union-attr]
         an_hour_later()
-        await agent.say(assigned, ExecutorEventType.PREEMPTED)
+        step = min(attempt, 2)
+        await agent.say(assigned, ExecutorEventType.CHECKPOINT, step=step, of=9, data={"folder": "x", "files": files})
+        await agent.say(assigned, ExecutorEventType.PREEMPTED, seq=2)
     await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     over = Job.model_validate(await job(deck, submitted["id"]))
-    assert (over.code, over.gpu_hours) == ("preempted", ATTEMPTS), "what it waited between attempts is in no GPU hours"
+    assert (over.code, over.gpu_hours) == ("preempted", 2 + ATTEMPTS), (
+        "what it waited between attempts is in no GPU hours"
+    )
 
 
 async def test_a_job_is_cancelled_while_queued_and_while_running(deck: Deck, join: Join) -> None:
@@ -758,6 +772,26 @@ async def done(deck: Deck, agent: FakeAgent) -> str:
     await agent.say(assigned, FINISHED, result)
     await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     return str(submitted["id"])
+
+
+async def test_what_a_scheduler_says_of_a_job_stands_with_it_under_the_lease_that_holds(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent, submitted = await join("n1"), await train(deck)
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    said = Scheduled(system="slurm", id="4711", state="pending", reason="Resources")
+
+    async def told(lease: int, said: Scheduled) -> Any:
+        held = ((assigned.id, lease, said),)
+        deck.hub.queue.scheduled(
+            deck.hub.fleet.nodes["n1"], Report(replicas=(), nvml=NvmlState.OK, rev=1, epoch=1, scheduled=held)
+        )
+        return (await job(deck, assigned.id)).get("scheduled")
+
+    assert await told(assigned.lease - 1, said) is None
+    assert await told(assigned.lease, said) == said.model_dump(mode="json")
+    later = said.model_copy(update={"state": "running", "reason": ""})
+    assert await told(assigned.lease, later) == later.model_dump(mode="json")
 
 
 async def test_what_a_job_printed_is_kept_to_the_newest_lines_and_asked_for_from_where_one_is(

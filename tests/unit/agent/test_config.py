@@ -44,6 +44,20 @@ def test_the_documented_file_is_read_and_its_paths_count_from_its_own_folder(tmp
     assert config.labels == {"site": "eu-1"}
 
 
+def test_what_jobs_of_a_submit_host_read_and_write_lies_in_its_scratch_and_its_locks_do_not(tmp_path: Path) -> None:
+    text = GOOD.partition("[[engine]]")[0] + '[slurm]\nscratch = "s"\nbases = ["b"]\n'
+    config = load(tmp_path, text)
+    folder, own = config.folder(), tmp_path / "s" / "gpu-01"
+    assert config.slurm is not None
+    assert config.slurm.bases == (tmp_path / "b",)
+    below = (folder.jobs, folder.inputs, folder.checkpoints, folder.releases, folder.merged)
+    assert {path.parent for path in below} == {own}
+    assert folder.lock == Path("/var/lib/la/agent.lock")
+    for wrong in ('[[engine]]\nname = "e0"\nbase = "m"\n', '[jobs]\nuser = "nobody"\n'):
+        with pytest.raises(ConfigError, match="is for a submit host"):
+            load(tmp_path, text + wrong)
+
+
 def test_several_hubs_are_named_in_one_list(tmp_path: Path) -> None:
     one = load(tmp_path, GOOD)
     two = load(tmp_path, GOOD.replace('"http://127.0.0.1:7400"', '["https://a.example", "https://b.example/"]'))

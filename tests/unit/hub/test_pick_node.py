@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
@@ -22,7 +24,8 @@ from loradeck.schemas.jobs import (
     ProveSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import Replica
+from loradeck.schemas.link import JobsBackend, Replica
+from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.telemetry import Host
 
@@ -40,8 +43,8 @@ def job(**more: Any) -> Job:
     )
 
 
-def picked(job: Job, *nodes: Node, busy: set[str | None] | None = None, before: str | None = None) -> str | None:
-    found = pick_node(job, BASE, nodes, busy or set(), before)
+def picked(job: Job, *nodes: Node, busy: Sequence[str] = (), before: str | None = None) -> str | None:
+    found = pick_node(job, BASE, nodes, Counter(busy), before)
     return found.name if found else None
 
 
@@ -49,7 +52,7 @@ def test_the_first_node_by_name_runs_a_job_unless_its_checkpoints_lie_on_another
     nodes = node("n2"), node("n1"), node("n3")
     assert picked(job(), *nodes) == "n1"
     assert picked(job(), *nodes, before="n3") == "n3"
-    assert picked(job(), *nodes, before="n3", busy={"n3"}) == "n1"
+    assert picked(job(), *nodes, before="n3", busy=["n3"]) == "n1"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,22 @@ def test_a_job_waits_for_the_labels_and_the_memory_that_it_asks_for() -> None:
     assert picked(job(labels={"gpu": "h100"}), node("n1"), node("n2", labels={"gpu": "h100"})) == "n2"
     small, large = (Host(cpu_percent=0, memory_used=0, memory_total=gb * 10**9, load1=0) for gb in (32, 64))
     assert picked(job(memory_gb=40), node("n1"), node("n2", host=small), node("n3", host=large)) == "n3"
+
+
+def test_a_submit_host_takes_so_many_jobs_at_once_of_the_bases_that_it_names_and_none_that_asks_an_engine() -> None:
+    host = Node("login", recipes=RECIPES, backend=JobsBackend(system="slurm", at_once=2, bases=(BASE, "c" * 64)))
+    fields: dict[str, Any] = {"tenant": "acme", "release": "a" * 64, "suite": "d" * 64, "offline": True}
+    offline = job(memory_gb=400).model_copy(update={"spec": EvaluateSpec(**fields)})
+    assert picked(offline, host) == "login"
+    assert picked(offline, host, busy=["login"]) == "login"
+    assert picked(offline, host, busy=["login", "login"]) is None
+    assert picked(job(), host) is None, "it asks an engine"
+    assert pick_node(offline, "e" * 64, [host], Counter(), None) is None
+    distils: dict[str, Any] = {"tenant": "acme", "name": "n", "base": BASE, "datasets": ("d" * 64,), "method": "distil"}
+    for teacher, way, to in (("c", "logits", "login"), ("e", "logits", None), ("c", "top", None)):
+        settings = {"teacher": teacher * 64, "licence": "MIT", "way": way}
+        spec = TrainSpec(**distils, distillation=settings, decision=DecisionRecord(why_weights="it has to be"))  # type: ignore[arg-type]
+        assert picked(job().model_copy(update={"spec": spec}), host) == to
 
 
 def test_a_trial_of_training_goes_to_its_own_node_also_where_that_is_cordoned_until_it_is_proven() -> None:

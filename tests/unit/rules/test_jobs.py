@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.scheduling import ATTEMPTS, has_memory, in_order, tried_again
+from loradeck.rules.scheduling import ATTEMPTS, counts, has_memory, in_order, tried_again
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState
 from loradeck.schemas.telemetry import Gpu, Host
 
@@ -51,6 +51,13 @@ def test_what_was_taken_away_or_crashed_is_tried_again_so_many_times(code: str) 
     assert [tried_again(code, attempt) for attempt in range(1, ATTEMPTS + 1)] == [True] * (ATTEMPTS - 1) + [False]
     assert tried_again(code, 7, counted_from=5)
     assert not tried_again(code, 8, counted_from=5)
+
+
+def test_a_preempted_attempt_counts_where_it_got_no_further_and_its_node_was_not_drained() -> None:
+    assert counts(drained=False, began=0, reached=0)
+    assert counts(drained=False, began=40, reached=40)
+    assert not counts(drained=False, began=40, reached=60)
+    assert not counts(drained=True, began=40, reached=40)
 
 
 @pytest.mark.parametrize("code", ["bad_data", "bad_spec", "wrong_base", "diverged", "out_of_memory", "disk_full"])

@@ -7,6 +7,7 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Clock, stage
 
 from loradeck.schemas.feed import FeedNodes
+from loradeck.schemas.jobs import Scheduled
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.lines.jobs import job_head, job_lines
@@ -150,6 +151,13 @@ def test_markup_wide_and_right_to_left_names_stay_text_on_a_node(state: ConsoleS
         shown = text(lines)
         assert "[red]節点\N{REPLACEMENT CHARACTER}abc" in shown
         assert "\u202e" not in shown
+
+
+def test_a_job_says_where_it_stands_at_its_scheduler(state: ConsoleState) -> None:
+    said = Scheduled(system="slurm", id="4711", state="pending", reason="Resources\u202e")
+    job = next(job for job in seed.jobs() if job.node).model_copy(update={"node": "login", "scheduled": said})
+    for lines in (job_lines(state, job, 200), job_head(state, job, FollowedJob(job.id), 200)):
+        assert "by login at slurm 4711 pending: Resources\N{REPLACEMENT CHARACTER}   attempt" in text(lines)
 
 
 def test_a_node_says_whether_training_on_it_is_proven_and_why_the_hub_cordoned_it(state: ConsoleState) -> None:

@@ -321,6 +321,7 @@ async def show(s: Session, job_id: str) -> None:
     for label, value in (
         ("node", found.node or "-"),
         *([("training", unproven)] if unproven else []),
+        *([("queue", found.scheduled.words)] if found.scheduled else []),
         ("step", _step(found)),
         ("took", _took(found)),
         ("attempt", str(found.attempt)),

@@ -19,7 +19,7 @@ from loradeck.rules.serving.gpu_reservation import faults
 from loradeck.rules.serving.placement import Site, fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Fence, PointerKey
-from loradeck.schemas.link import Ack, Hello, Replica, Report
+from loradeck.schemas.link import Ack, Hello, JobsBackend, Replica, Report
 from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, AckLevel, AckState, EngineState
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
@@ -112,6 +112,8 @@ class Node:
     """Its jobs run as its agent's own user."""
     recipes: int = 0
     """The level of recipes that its agent reads; see `schemas.jobs.RECIPES`."""
+    backend: JobsBackend | None = None
+    """The scheduler that runs its jobs; None: it runs them itself."""
     training: dict[str, str] = field(default_factory=dict)
     """Versions of the libraries that training there uses, and of its driver, by name."""
     proof: TrainingProof | None = None
@@ -131,6 +133,11 @@ class Node:
     def placement(self) -> Placement:
         """What decides which pointers are placed on it: its labels, and its replicas with their bases."""
         return self.labels, tuple((r.replica, r.base) for r in self.replicas)
+
+    @property
+    def bases(self) -> set[str | None]:
+        """The bases that its jobs can read: those of its engines, or of its scheduler."""
+        return {replica.base for replica in self.replicas}.union(self.backend.bases if self.backend is not None else ())
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -299,7 +306,7 @@ class Fleet:
         node.link, node.contested = link, ()
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
         node.rev, node.jobs_as_agent, node.recipes = hello.rev, hello.jobs_as_agent, hello.recipes
-        node.training = dict(hello.training)
+        node.training, node.backend = dict(hello.training), hello.backend
         self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)

@@ -1,13 +1,15 @@
 """The queue of jobs: which node runs which job, under which lease, and what happens when an attempt ends.
 
 Train, evaluate and merge jobs wait for a linked node with the labels they ask for and an engine of their base, one at a
-time on each. A lease fences: messages under an older one are refused. Prepares are run by `promotion`.
+time on each; a node that submits to a scheduler takes several, of bases that it names. A lease fences: messages under
+an older one are refused. Prepares are run by `promotion`.
 """
 
 import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +23,7 @@ from loradeck.hub.jobs.results import Outcome, Results
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
-from loradeck.rules.scheduling import ATTEMPTS, has_memory, in_order, tried_again
+from loradeck.rules.scheduling import ATTEMPTS, counts, has_memory, in_order, tried_again
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.generation import GenerateSpec
@@ -31,16 +33,18 @@ from loradeck.schemas.jobs import (
     OVER,
     TERMINAL,
     CheckpointRef,
+    EvaluateSpec,
     ExecutorEvent,
     ExecutorEventType,
     Job,
     JobRequest,
     JobSpec,
     JobState,
+    LeakSpec,
     ProveSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted
+from loradeck.schemas.link import Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted, Report
 from loradeck.schemas.replica_state import LINK_TTL_S, EngineState
 
 log = logging.getLogger("loradeck.hub.jobs.queue")
@@ -73,7 +77,9 @@ class Queue:
     _was_on: dict[str, str] = field(default_factory=dict, init=False)
     """Job -> the node of its last attempt, where its checkpoints lie."""
     _counted_from: dict[str, int] = field(default_factory=dict, init=False)
-    """Job -> attempts before it was resumed: they do not count against ATTEMPTS."""
+    """Job -> attempts that do not count against ATTEMPTS, such as those before it was resumed."""
+    _began: dict[str, int] = field(default_factory=dict, init=False)
+    """Job -> step of the checkpoint with which its last attempt began."""
 
     # ---- submitting ----------------------------------------------------------------------------------------
 
@@ -126,7 +132,7 @@ class Queue:
     def _check(self, request: JobRequest) -> None:
         node = self._fleet.nodes.get(request.spec.node) if isinstance(request.spec, ProveSpec) else None
         unfinished = [*(job.spec for job in self._jobs if job.state not in OVER), *self._coming]
-        served = {replica.base for replica in node.replicas} if node is not None else ()
+        served = node.bases if node is not None else ()
         self._specs.check(request, served, unfinished=unfinished)
 
     async def cancel(self, job_id: str, by: str) -> Job:
@@ -189,6 +195,7 @@ class Queue:
         ended = self._jobs.end(job, state, **update)
         self._was_on = {j: node for j, node in self._was_on.items() if self._jobs.get(j) is not None}
         self._counted_from = {j: n for j, n in self._counted_from.items() if self._jobs.get(j) is not None}
+        self._began = {j: n for j, n in self._began.items() if self._jobs.get(j) is not None}
         return ended
 
     # ---- assigning -----------------------------------------------------------------------------------------
@@ -201,12 +208,12 @@ class Queue:
         """Assigns queued jobs to nodes that can run them, by priority and age, after taking back lost ones."""
         self._take_from_lost()
         self._take_back()
-        busy = {job.node for job in self._jobs if job.kind != "prepare" and job.state in _GIVEN}
+        busy = Counter(job.node for job in self._jobs if job.kind != "prepare" and job.state in _GIVEN)
         for job in in_order(job for job in self._jobs if job.state is JobState.QUEUED and job.kind != "prepare"):
             base, frozen = self._specs.base(job), self._frozen(job)
             node = pick_node(job, base, self._fleet.linked(), busy, self._was_on.get(job.id))
             if node is not None and frozen is None:
-                busy.add(node.name)
+                busy[node.name] += 1
                 self._give(job, node)
                 continue
             why = (
@@ -226,10 +233,11 @@ class Queue:
                 "attempt": job.attempt + 1,
                 "message": "",
                 "step": None,
+                "scheduled": None,
             }
         )
         self._jobs.put(given)
-        self._was_on[job.id] = node.name
+        self._was_on[job.id], self._began[job.id] = node.name, _step(job)
         assert node.link is not None
         node.link.put_message(JobMessage(job=self._specs.assignment(given)))
         log.info("job given job=%s kind=%s node=%s attempt=%d", job.id, job.kind, node.name, given.attempt)
@@ -330,12 +338,22 @@ class Queue:
                 if job.id in self._cancelling or event.code == "cancelled":
                     self._end(job, JobState.CANCELLED, code="cancelled", message=job.message or event.message)
                 else:
-                    if node.drained:
+                    reached = _step(job)
+                    if not counts(drained=node.drained, began=self._began.get(job.id, reached), reached=reached):
                         self._counted_from[job.id] = self._counted_from.get(job.id, 0) + 1
                     self._again(job, f"{node.name} was drained" if node.drained else "it was preempted", "preempted")
                 self.assign()
             case _:
                 self._progress(job, event)
+
+    def scheduled(self, node: Node, report: Report) -> None:
+        """Keeps what the scheduler of a node says of its jobs. Under an older lease, it changes nothing."""
+        for job_id, lease, said in report.scheduled:
+            job = self._jobs.get(job_id)
+            held = job is not None and (job.node, job.lease) == (node.name, lease) and job.state in _GIVEN
+            if job is not None and held and job.scheduled != said:
+                new = job.scheduled is None or job.scheduled.id != said.id
+                self._jobs.put(job.model_copy(update={"scheduled": said}), durable=new)
 
     def printed(self, node: Node, message: JobLog) -> None:
         """Keeps lines that a job's executor printed. Those under an older lease, or for another node's job, are not."""
@@ -406,19 +424,24 @@ _GIVEN = frozenset({JobState.ASSIGNED, JobState.RUNNING})
 _ALIVE = frozenset({ExecutorEventType.STARTED, ExecutorEventType.PROGRESS, ExecutorEventType.HEARTBEAT})
 
 
+def _step(job: Job) -> int:
+    return job.checkpoint.step if job.checkpoint is not None else 0
+
+
 def pick_node(
-    job: Job, base: str | None, linked: Iterable[Node], busy: set[str | None], before: str | None
+    job: Job, base: str | None, linked: Iterable[Node], busy: Mapping[str | None, int], before: str | None
 ) -> Node | None:
     """The node that a queued job goes to; None: no linked node can run it now.
 
     Args:
         base: the base that an engine of the node must be up with.
-        busy: the names of nodes that run a job already.
+        busy: how many jobs each node runs already.
         before: the node of the job's last attempt, where its checkpoints lie: it comes first.
     """
     for node in sorted(linked, key=lambda n: (n.name != before, n.name)):
         reads = node.recipes >= job.spec.level
-        if reads and node.name not in busy and _suits(job, base, node):
+        at_once = node.backend.at_once if node.backend is not None else 1
+        if reads and busy.get(node.name, 0) < at_once and _suits(job, base, node):
             return node
     return None
 
@@ -432,12 +455,25 @@ def too_old(job: Job, base: str | None, linked: Iterable[Node]) -> str:
     return f"{_TOO_OLD}: those of {names} cannot read it"[:LINE]
 
 
+def _reads_alone(job: Job, base: str | None) -> frozenset[str] | None:
+    """The bases that a job reads where no engine is asked; None: it asks one."""
+    spec = job.spec
+    asks = isinstance(spec, GenerateSpec) or (isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline)
+    if base is None or asks or (isinstance(spec, TrainSpec) and spec.asks_teacher):
+        return None
+    teacher = spec.distillation.teacher if isinstance(spec, TrainSpec) and spec.distillation is not None else base
+    return frozenset((base, teacher))
+
+
 def _suits(job: Job, base: str | None, node: Node) -> bool:
     """Tells whether a node could run a job now, if it had nothing else to do and an agent that can read the job."""
     proves = isinstance(job.spec, ProveSpec)  # also on a node that is cordoned until it is proven
     ready = node.behind is None and not node.drained and (proves or not node.cordoned)
     if isinstance(job.spec, ProveSpec) and job.spec.node != node.name:
         return False
+    if node.backend is not None:
+        named = _reads_alone(job, base)
+        return ready and named is not None and named <= {*node.backend.bases} and fits(node.labels, job.labels)
     up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
     if isinstance(job.spec, TrainSpec) and job.spec.distillation is not None:
         teachers = [r.state for r in node.replicas if r.base == job.spec.distillation.teacher]

@@ -37,7 +37,9 @@ def _title(state: ConsoleState, job: Job, width: int) -> Line:
 
 
 def _where(job: Job) -> str:
-    """The node of a job, or those of a prepare."""
+    """The node of a job, with its entry at a scheduler where one runs it; or the nodes of a prepare."""
+    if job.node and job.scheduled is not None:
+        return f"by {clean(job.node)} at {clean(job.scheduled.words)}"
     if job.node:
         return f"on {clean(job.node)}"
     return "on all placed nodes" if isinstance(job.spec, PrepareSpec) else "not on a node yet"

@@ -1,0 +1,251 @@
+"""The backends of jobs by one suite: child processes of this machine, and Debian's Slurm with two nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.contract.backends.suite import *  # noqa: F403 - the tests, and the fixture that all of them use
+from tests.contract.backends.suite import Place, ended, events, stepping_now, until
+from tests.fakes.slurm_cluster import SLURM, Cluster, cluster
+from tests.integration.agent.artifacts import make_base
+from tests.integration.agent.conftest import TOKEN
+from tests.integration.agent.fake_engine import base_digest
+from tests.integration.agent.fake_hub import FakeHub
+from tests.integration.agent.node import Node
+from tests.integration.agent.test_jobs import OWN, ROWS, train
+from tests.integration.executors.running import DATASET, Bench, write_rows
+
+from loradeck.schemas.jobs import ExecutorEventType, JobAssignment
+from loradeck.schemas.link import Hello, JobEvent, JobsBackend
+from loradeck.schemas.manifest import DatasetManifest, FileEntry
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.slurm_config import SlurmConfig
+from loradeck_agent.jobs import backend as backends
+from loradeck_agent.jobs import slurm as module
+from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
+from loradeck_agent.jobs.backend import Workload
+from loradeck_agent.jobs.executor import Executor
+from loradeck_agent.jobs.local_processes import LocalProcesses
+from loradeck_agent.jobs.slurm import SlurmJob
+
+
+class Local(Place):
+    def workload(self, folder: ExecutorFolder, attempt: Attempt) -> Workload:
+        return LocalProcesses(folder, attempt)
+
+    async def take_away(self, run: Executor) -> Executor:
+        """A drain: it is the hub that gives another attempt."""
+        await run.workload.end()
+        return await self.begin("waits", attempt=2)
+
+    async def unreachable(self, run: Executor) -> None:
+        """The kernel always says."""
+
+    def started(self, run: Executor) -> int:
+        return sum(event.type is ExecutorEventType.STARTED for event in events(run))
+
+
+class Slurm(Place):
+    def __init__(self, root: Path, cluster: Cluster) -> None:
+        super().__init__(root)
+        self.cluster = cluster
+        self.config = SlurmConfig(scratch=root, bases=(root,), partition="low")
+
+    def workload(self, folder: ExecutorFolder, attempt: Attempt) -> Workload:
+        return SlurmJob(folder, attempt, self.config)
+
+    async def take_away(self, run: Executor) -> Executor:
+        """Preempted by a job of another partition that wants both nodes, and requeued: the same job goes on."""
+        options = ("--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
+        await asyncio.to_thread(self.cluster.command, "sbatch", *options)
+        return run
+
+    async def unreachable(self, run: Executor) -> None:
+        self.cluster.end_controller()
+        said = run.workload.look
+        await until(lambda: (s := said().scheduled) is not None and s.state == "unknown", "it says nothing of it")
+        assert "Unable to contact slurm controller" in said().scheduled.reason  # type: ignore[union-attr]
+        self.cluster.start_controller()
+
+    def started(self, run: Executor) -> int:
+        return len(self.cluster.job(f"loradeck-{run.folder.path.name}"))
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Cluster]:
+    if not (SLURM / ".installed").exists():
+        pytest.skip("Slurm is not unpacked here: make .slurm/.installed")
+    with (
+        tempfile.TemporaryDirectory(prefix="ld") as root,
+        cluster(Path(root)) as made,
+        pytest.MonkeyPatch.context() as changed,
+    ):
+        for name, value in made.environment.items():
+            changed.setenv(name, value)
+        changed.setattr(module, "POLL_S", 0.1)
+        changed.setattr(module, "RETRY_S", 0.1)
+        yield made
+
+
+@pytest.fixture(params=["local", "slurm"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Local(tmp_path) if request.param == "local" else Slurm(tmp_path, request.getfixturevalue("slurm"))
+
+
+@pytest.fixture
+def here(slurm: Cluster, tmp_path: Path) -> Slurm:
+    return Slurm(tmp_path, slurm)
+
+
+async def test_a_job_that_waits_says_why_in_slurms_words_and_is_taken_out_of_the_queue(here: Slurm) -> None:
+    first, second = Slurm(here.root / "a", here.cluster), Slurm(here.root / "b", here.cluster)
+    for one in (first, second):
+        one.root.mkdir()
+        one.config = one.config.model_copy(update={"options": {"nodelist": "n1"}})
+    running = await first.begin("waits")
+    await stepping_now(running)
+    waiting = await second.begin("waits")
+
+    def said() -> str:
+        found = waiting.workload.look().scheduled
+        return found.words if found is not None else ""
+
+    await until(lambda: "Resources" in said(), "it says why it waits")
+    assert said() == f"slurm {waiting.attempt.scheduled} pending: Resources"
+    await waiting.workload.end()
+    assert (await ended(waiting)).status == 75
+    assert events(waiting) == []
+    await running.workload.end()
+
+
+async def test_a_submission_waits_for_a_lost_controller_and_an_agent_that_starts_anew_meanwhile_submits_no_second(
+    here: Slurm,
+) -> None:
+    here.cluster.end_controller()
+    waits = asyncio.create_task(here.begin("good"))
+    folder = ExecutorFolder(here.root / f"{here.root.name}-1")
+    await until(lambda: (a := folder.read()) is not None and a.submitting, "it is to be submitted")
+    await asyncio.sleep(0.5)
+    waits.cancel("the agent ends")
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert not (folder.path / "over").exists()
+    here.cluster.start_controller()
+    attempt = folder.read()
+    assert attempt is not None
+    assert attempt.scheduled is None
+    for _ in range(2):  # the second finds what the first has submitted, although its id was not noted
+        run = Executor(SlurmJob(folder, attempt, here.config))
+        await run.workload.submit(module.Command("evaluate", folder.spec))
+        await ended(run)
+    assert here.started(run) == 1
+    assert sum(event.type is ExecutorEventType.STARTED for event in events(run)) == 1
+
+
+async def test_a_second_job_for_one_attempt_does_nothing(here: Slurm) -> None:
+    run = await here.begin("waits")
+    await stepping_now(run)
+    twin = Executor(SlurmJob(run.folder, Attempt(job=run.attempt.job), here.config))
+    await twin.workload.submit(module.Command("evaluate", run.folder.spec))
+    assert twin.attempt.scheduled != run.attempt.scheduled
+    (run.folder.path / "go").touch()
+    await ended(run)
+    run.workload.over()
+    assert (await ended(twin)).scheduled == run.workload.look().scheduled, "it follows the one that worked"
+    ids = ",".join(here.cluster.job(f"loradeck-{run.folder.path.name}"))
+    await until(lambda: not here.cluster.command("squeue", "--noheader", f"--jobs={ids}"), "both are over")
+    assert sum(event.type is ExecutorEventType.STARTED for event in events(run)) == 1
+
+
+async def test_a_job_sees_nothing_of_the_agents_environment_and_its_script_is_the_agents_alone(
+    here: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORADECK_TOKEN", "a secret")
+    run = await here.begin("good")
+    await ended(run)
+    seen = json.loads((run.folder.path / "environment.json").read_text())
+    assert "LORADECK_TOKEN" not in seen
+    assert seen["SLURM_JOB_ID"] == run.attempt.scheduled
+    assert (run.folder.path / "batch.sh").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_submit_hosts_job_is_followed_from_its_queue_to_the_hub_also_by_an_agent_that_was_killed(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    hub, base = FakeHub(TOKEN, "gpu-01"), tmp_path / "base"
+    make_base(base)
+    digest = base_digest(base)
+    await hub.start()
+    rows = FileEntry(path="rows.jsonl", size=len(ROWS), sha256=hashlib.sha256(ROWS).hexdigest())
+    hub.blobs[rows.sha256] = ROWS
+    dataset = DatasetManifest(tenant="acme", name="tickets", rows=1, files=(rows,), provenance=OWN)
+    hub.datasets.append(dataset)
+    short = Path(tempfile.mkdtemp(prefix="ld"))
+    node = Node(short, base, hub.url, TOKEN)
+    text = node.config.read_text().partition("[[engine]]")[0]
+    node.config.write_text(f'{text}[slurm]\nscratch = "{tmp_path}"\nbases = ["{base}"]\nat_once = 2\n')
+    try:
+        node.start(**slurm.environment)
+        hello = await hub.wait(Hello)
+        assert hello.backend == JobsBackend(system="slurm", at_once=2, bases=(digest,))
+        for name, job in (("waits", "j1"), ("saves", "j2")):
+            await hub.give(train(digest, dataset, name, job=job))
+        for job in ("j1", "j2"):
+            await hub.report(lambda r, job=job: (job, 1, "running") in {(j, n, s.state) for j, n, s in r.scheduled})
+        saved = await hub.wait(JobEvent, lambda e: e.event.type is ExecutorEventType.CHECKPOINT)
+        assert [hub.blobs[file["sha256"]] for file in saved.event.data["files"]] == [b"weights after step 4"]
+        await node.end_agent(signal.SIGKILL)
+        heard = len(hub.heard)
+        node.start(**slurm.environment)
+        again = await hub.wait(Hello, after=heard)
+        assert sorted(again.jobs) == [("j1", 1), ("j2", 1)]
+        (tmp_path / "gpu-01/jobs/j1-1/go").touch()
+        await hub.cancel("j2", 1)
+        cancelled, end = await hub.job_end("j2"), await hub.job_end("j1")
+        assert (cancelled.event.type, cancelled.event.code) == (ExecutorEventType.PREEMPTED, "cancelled")
+        assert end.event.type is ExecutorEventType.FINISHED, end
+        assert all(file.sha256 in hub.blobs for file in hub.versions[0].manifest.files)
+        assert [len(slurm.job(f"loradeck-{job}-1")) for job in ("j1", "j2")] == [1, 1]
+        refused = train(digest, dataset, "waits", job="j3")
+        spec = refused.spec.model_copy(update={"processes": 3, "accumulation": 3, "batch": 9})
+        await hub.give(refused.model_copy(update={"spec": spec}))  # a node each, and there are two
+        failed = await hub.job_end("j3")
+        assert (failed.event.code, hub.versions[1:]) == ("scheduler_refused", [])
+    finally:
+        node.close()
+        await hub.stop()
+        shutil.rmtree(short)
+
+
+async def test_the_processes_of_a_recipe_meet_on_two_nodes(
+    here: Slurm, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tiny_base, here.root)
+    rows = write_rows(here.root / "rows.jsonl", [{"prompt": str(n), "answer": "n"} for n in range(8)])
+    spec = bench.recipe(processes=2, steps=1, batch=2)
+    made = bench.write(spec, {DATASET: str(rows)})
+    run = Executor(
+        here.workload(ExecutorFolder(made), Attempt(job=JobAssignment(id="j1", lease=1, attempt=2, spec=spec)))
+    )
+    argv = (sys.executable, "-m", "loradeck_agent.executors", "train", "--spec", str(made / "spec.json"))
+    monkeypatch.setattr(backends, "executor_argv", lambda kind, spec: argv)
+    await run.workload.submit(module.Command("train", made / "spec.json", processes=2))
+    assert (await ended(run)).status == 0, run.folder.last_lines()
+    assert (made / "out" / "adapter_model.safetensors").exists()
+    assert (made / "events.rank1.jsonl").exists()
+    assert "NumNodes=2" in here.cluster.command("scontrol", "show", "job", str(run.attempt.scheduled))
+
+
+async def test_what_slurm_refuses_fails_with_its_words(here: Slurm) -> None:
+    here.config = here.config.model_copy(update={"partition": "no-such"})
+    with pytest.raises(AgentError, match="invalid partition specified: no-such"):
+        await here.begin("good")
