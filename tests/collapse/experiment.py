@@ -136,11 +136,15 @@ class Laboratory:
         seed = SEED + CELLS.index(cell)
         return question_spec(self.digest, _digest(self.taught), self.material.questions, seed)
 
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell is done already."""
+        return (self.root / f"{cell[0]}-{cell[1]}" / "result.json").exists()
+
     def run(self, cell: Cell, address: Path) -> dict[str, Any]:
         """One generation of one arm: its figures, kept in `result.json`."""
         folder = self.root / f"{cell[0]}-{cell[1]}"
         kept = folder / "result.json"
-        if kept.exists():
+        if self.has(cell):
             return dict(json.loads(kept.read_text()))
         folder.mkdir(exist_ok=True)
         files = self._rows_for(cell)

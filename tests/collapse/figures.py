@@ -33,6 +33,11 @@ def level(cell: dict[str, Any]) -> float:
     return float(nats / tokens)
 
 
+def generations(kept: dict[str, Any]) -> int:
+    """How many generations all arms have."""
+    return (len(kept["cells"]) - 1) // len(ARMS)
+
+
 def table(kept: dict[str, Any]) -> str:
     """The curves: a row for each generation of each arm."""
     first = kept["cells"][0]
@@ -44,7 +49,7 @@ def table(kept: dict[str, Any]) -> str:
         _line("people's", first, f"{level(first):.3f}"),
     ]
     for arm in ARMS:
-        for number in range(1, GENERATIONS + 1):
+        for number in range(1, generations(kept) + 1):
             cell = of[arm, number]
             more, low, high = rise(cell, first)
             lines.append(_line(arm, cell, f"{level(cell):.3f} ({more:+.3f}, {low:+.3f} to {high:+.3f})"))
@@ -67,6 +72,6 @@ def written(document: str, kept: dict[str, Any]) -> str:
     _, _, after = rest.partition(END)
     made = (
         f"At {kept['commit']} by `{kept['command']}`, seed {kept['seed']}, Python {kept['python']}, n = "
-        f"{len(kept['cells'][0]['nats'])} held-out rows."
+        f"{len(kept['cells'][0]['nats'])} held-out rows; {generations(kept)} of {GENERATIONS} generations."
     )
     return f"{before}{BEGIN}\n\n{made}\n\n{table(kept)}\n{END}{after}"

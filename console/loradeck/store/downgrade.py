@@ -80,7 +80,11 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "events with quotas of slots or weights",
             f"""{_events("quota")} AND (body LIKE '%"slots":%' OR body LIKE '%"weights":%')""",
         ),
-        Counted("reports of generate jobs", "SELECT count(*) FROM attestations WHERE kind = 'generation'"),
+        Counted(
+            "reports of generate jobs, and ledger entries of deep rows",
+            """SELECT count(*) FROM attestations WHERE kind = 'generation'"""
+            """ OR (kind = 'ledger' AND body LIKE '%"by_depth":%')""",
+        ),
         Counted(
             "reports of how fast engines answered",
             """SELECT count(*) FROM attestations WHERE kind = 'evaluation' AND body LIKE '%"speed":%'""",

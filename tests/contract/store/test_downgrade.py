@@ -211,6 +211,9 @@ def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> 
         for body in ({"engine": {}}, {"engine": {}, "speed": {"tokens": 1}}):
             result = {"kind": "evaluation", "subject": digest(1), "tenant": "acme", "body": body, "by": "hub"}
             store.attest(Attestation.model_validate(result))
+        for kind, body in (("generation", {}), ("ledger", {"by_depth": [0, 1]}), ("ledger", {"deepest": 1})):
+            made = {"kind": kind, "subject": digest(3), "tenant": "acme", "body": body, "by": "hub"}
+            store.attest(Attestation.model_validate(made))
         for n, spec in enumerate(later + known):
             told = {"id": f"j{n}", "kind": spec["kind"], "tenant": "acme", "spec": spec, "state": "done", "by": "ops"}
             store.put_job(Job.model_validate(told | {"created_ms": 1}))
@@ -224,6 +227,7 @@ def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> 
             "2 events with quotas of",
             "3 adapters that are DoRA or",
             "1 reports of how fast",
+            "2 reports of generate jobs, and ledger entries",
             f"{len(later)} jobs of kinds or with fields",
         ):
             assert says in str(refused.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from loradeck.rules.data.synthetic import (
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.dataset_ledger import DataPolicy, LedgerEntry
-from loradeck.schemas.generation import GenerateSpec, GenerationReport, Source, Variety
+from loradeck.schemas.generation import GenerateSpec, GenerationReport, Source, Variety, filled, named_in
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, Tier
 from loradeck.schemas.release import Form, Release
 
@@ -95,6 +96,13 @@ def test_a_system_message_comes_before_the_prompt_and_has_slots_as_well() -> Non
     (asked,) = prompts(one)
     assert [message["role"] for message in asked.messages] == ["system", "user"]
     assert asked.slots["tongue"] in asked.messages[0]["content"]
+
+
+def test_texts_of_slots_stay_inside_of_their_strings_where_the_text_is_json() -> None:
+    schema, slots = '{"const": {"said": "{{word}}"}}', {"word": 'a "b" \\ c'}
+    assert json.loads(filled(schema, slots, in_json=True)) == {"const": {"said": slots["word"]}}
+    assert filled("{{word}} {{other}} {{", slots) == slots["word"] + " {{other}} {{"
+    assert named_in("{{word}} {{ no }} {{other") == {"word"}
 
 
 @pytest.mark.parametrize(
