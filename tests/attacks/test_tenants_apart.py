@@ -129,6 +129,10 @@ def _bodies(fleet: Fleet) -> dict[tuple[str, str], Any]:
         ("POST", "/v1/incidents/{incident}/close"): {"text": "an attack", **again},
         ("POST", "/v1/rewind"): {"to_rev": 1, "tenants": [THEIRS], **again},
         ("POST", "/v1/datasets"): fleet.dataset.model_copy(update={"name": "more"}).model_dump(mode="json"),
+        ("POST", "/v1/preferences"): {
+            "manifest": fleet.dataset.model_copy(update={"name": "more"}).model_dump(mode="json"),
+            "build": {"judgements": fleet.dataset.digest, "rubric": "helpful@1"},
+        },
         ("POST", "/v1/suites"): {
             "tenant": THEIRS,
             "name": "more",

@@ -11,7 +11,7 @@ from loradeck.artifacts.rows.judgements import campaign_in, text_of
 from loradeck.rules.data.preferences import built
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import Strict
-from loradeck.schemas.preference import PreferenceBuild
+from loradeck.schemas.preference import PreferenceBuild, PreferenceReport
 
 
 class JudgedTask(Strict):
@@ -23,14 +23,21 @@ class JudgedTask(Strict):
     stated: tuple[Attestation, ...]
 
 
-def _work(request: bytes) -> Any:
-    task = JudgedTask.model_validate_json(request)
+def checked(task: JudgedTask) -> PreferenceReport:
+    """Compares a dataset with what its judgements make, and returns what it stands on.
+
+    Raises: BadArtifact: `not_as_built`, and as `campaign_in`. Refused: as `built`.
+    """
     rows, report, _ = built(campaign_in(task.judgements), task.build, task.stated, folded_words)
     own = [hashlib.sha256(path.read_bytes()).digest() for path in task.made.values()]
     if own != [hashlib.sha256(text_of(rows).encode()).digest()]:
         title, where = "the rows are not those that the judgements make", f"{report.rows} of {task.build.judgements}"
         raise BadArtifact("not_as_built", title, where, "build it again: an item may have been decided since")
-    return report.model_dump(mode="json")
+    return report
+
+
+def _work(request: bytes) -> Any:
+    return checked(JudgedTask.model_validate_json(request)).model_dump(mode="json")
 
 
 if __name__ == "__main__":
