@@ -294,7 +294,7 @@ class Hub:
         self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
         self.ledger = AnswerLedger(log_, self.store, blobs, self.audit, clock)
-        self.feedback = FeedbackBook(log_, self.store, self.ledger, self.votes, clock)
+        self.feedback = FeedbackBook(log_, self.store, self.ledger, attestations, self.votes, clock)
         self.input_days = InputDays(log_, self.store, clock)
         drop = self.garbage.drop_erased
         self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)

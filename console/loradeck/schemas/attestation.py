@@ -36,6 +36,7 @@ class AttestationKind(StrEnum):
     LINEAGE = "lineage"  # of a base: the hub's record of what a job made it from; BaseLineage in `body`
     GENERATION = "generation"  # of a dataset that a job wrote: GenerationReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
+    WITHDRAWN = "withdrawn"  # of a tenant: answers of which feedback was erased; feedback.Withdrawn in `body`
     ERASED_ELSEWHERE = "erased_elsewhere"  # of a dataset: rows that another tenant had erased; Erasure in `body`
 
 

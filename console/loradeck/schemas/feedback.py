@@ -110,6 +110,12 @@ class FeedbackErase(Strict):
     containing: str | None = Field(None, min_length=3, max_length=1000, description="never stored")
 
 
+class Withdrawn(Strict):
+    """The answers of which feedback was erased, as (route, request). What it said is kept nowhere."""
+
+    requests: tuple[tuple[Name, RequestId], ...]
+
+
 class FeedbackErased(Wire):
     """How many rows of feedback were removed."""
 

@@ -61,6 +61,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "datasets made of judgements, and adjudications",
             "SELECT count(*) FROM attestations WHERE kind IN ('agreement', 'adjudication')",
         ),
+        Counted("records of feedback that was erased", "SELECT count(*) FROM attestations WHERE kind = 'withdrawn'"),
         Counted(
             "worksheets, what was measured for them, adapters and jobs that name one, and replayed days",
             "SELECT (SELECT count(*) FROM attestations WHERE kind IN ('arm', 'decision', 'replay'))"

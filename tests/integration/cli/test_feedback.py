@@ -84,7 +84,7 @@ def test_bad_answers_are_chosen_labelled_and_built_into_a_dataset_where_tenant_a
     assert named <= made["r-2"]["data"].keys()
 
     build = ("backlog", "build", tenant, tasks, "--name", "mended", "--licence", "customer-owned", "--purpose", "train")
-    build += ("--tier", "internal")
+    build += ("--tier", "internal", "--consent", "improve", "--sample-consent", "contract")
     assert "unlabelled" in desk.refused(1, "backlog_refused", *build)["detail"]
     result = [{"from_name": "label", "type": "textarea", "value": {"text": ["In five days."]}}]
     done = made["r-2"] | {"id": 1, "annotations": [{"id": 1, "completed_by": 3, "result": result}]}
@@ -95,6 +95,11 @@ def test_bad_answers_are_chosen_labelled_and_built_into_a_dataset_where_tenant_a
     (entry,) = [DatasetEntry.model_validate(one) for one in desk.json("dataset", "ls", "--tenant", tenant)]
     assert (entry.digest, entry.manifest.rows, entry.manifest.provenance.consent) == (digest, 1, "improve")
     assert f"loop: 1 rows of the backlog in mended {short(digest)}: labelled" in desk.run("freshness", tenant).stdout
+    node.samples = (*node.samples, again(node.samples[1], "r-6"))
+    found = desk.json("backlog", "ls", tenant, "--consent", "improve", "--sample-consent", "contract")
+    assert [one["request"] for one in found["rows"]] == ["r-5"], (
+        "what is labelled does not come back as another request"
+    )
     left_out = desk.json("backlog", "ls", tenant, "--consent", "improve")["left_out"]
     assert ("labelled already", ["r-2"]) in [(one["why"].split(":")[0], one["requests"]) for one in left_out]
 
@@ -107,6 +112,9 @@ def test_bad_answers_are_chosen_labelled_and_built_into_a_dataset_where_tenant_a
     )
     desk.run("feedback", "erase", tenant, "--request", "r-2", "--yes")
     assert "withdrawn" in desk.refused(1, "backlog_refused", *build, "--leave-out")["detail"]
+    forged = {"alone": True, "proposed": "", "sample_ms": done["data"]["at_ms"]}
+    tasks.write_text(json.dumps([done | {"data": done["data"] | forged}]))
+    assert "withdrawn" in desk.refused(1, "backlog_refused", *build)["detail"]
 
 
 def test_a_backlog_is_for_nobody_of_another_tenant_and_an_empty_one_is_not_written(
@@ -122,6 +130,10 @@ def test_a_backlog_is_for_nobody_of_another_tenant_and_an_empty_one_is_not_writt
     problem = desk.refused(1, "no_backlog", "backlog", "export", tenant, tmp_path / "tasks.json")
     assert "no consent to training" in problem["detail"]
     assert not list(tmp_path.glob("tasks*"))
+
+
+def again(sample: Sample, request: str) -> Sample:
+    return sample.model_copy(update={"request": request})
 
 
 def give_feedback(desk: Desk, tenant: str, node: SmallNode) -> str:

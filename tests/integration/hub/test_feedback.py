@@ -220,6 +220,10 @@ async def test_feedback_is_erased_by_its_words_and_by_its_request(deck: Deck, re
     assert await deck.ok("POST", f"{PATH}/erase", {"containing": "MILLER"}, client=releaser) == {"removed": 2}
     assert await deck.ok("POST", f"{PATH}/erase", {"request": "r-2"}, client=releaser) == {"removed": 1}
     assert [one["request"] for one in await kept(deck)] == ["r-1"]
+    attested = await deck.ok("GET", "attestations?kind=withdrawn&tenant=acme", client=releaser)
+    named = [request for one in attested for _, request in one["body"]["requests"]]
+    assert (sorted(named), {one["by"] for one in attested} & {""}) == (["never", "r-0", "r-2"], set())
+    assert not any("iller" in str(one) for one in attested), "what was said is kept nowhere"
     assert (await releaser.post(f"{PATH}/erase", json={})).status_code == 422
 
 

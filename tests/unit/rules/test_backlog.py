@@ -115,8 +115,8 @@ def test_a_sample_that_does_not_say_the_whole_question_is_none(text: str, why: s
     assert found.startswith(why)
 
 
-def sample(question: str) -> Sample:
-    told = {"request": "r-1", "tenant": "acme", "route": "production", "release": "0" * 64, "at_ms": 1}
+def sample(question: str, at_ms: int = 1) -> Sample:
+    told = {"request": "r-1", "tenant": "acme", "route": "production", "release": "0" * 64, "at_ms": at_ms}
     return Sample.model_validate(told | {"fault": "schema", "answer": "no", "question": question})
 
 
@@ -193,8 +193,9 @@ def task(*answers: str, of: BacklogRow | None = None, **fields: Any) -> Labelled
     return LabelledTask.model_validate({"id": 7, "data": data, "annotations": annotations, "predictions": []})
 
 
-def made(of: LabelledTask, *said_now: Feedback, policy: DataPolicy = POLICY) -> Any:
-    return rules.labelled(of, "acme", said_now, policy, now_ms=NOW)
+def made(of: LabelledTask, *said_now: Feedback, policy: DataPolicy = POLICY, **fields: Any) -> Any:
+    told = {"sample": None, "consents": ("improve",), "sample_basis": "", "recorded": True, "now_ms": NOW} | fields
+    return rules.labelled(of, "acme", said_now, told.pop("sample"), policy, **told)
 
 
 def test_a_labelled_task_is_a_row_with_its_provenance_and_no_name() -> None:
@@ -229,9 +230,17 @@ def test_a_labelled_task_is_a_row_with_its_provenance_and_no_name() -> None:
         (made(task("five", kept_until_ms=NOW + DAY_MS - 1), said()), "retention over"),
         (made(task("five"), said(at_ms=NOW - 30 * DAY_MS)), "retention over"),
         (made(task("five", tenant="bolt"), said()), "wrong tenant"),
-        (made(task("five", alone=True, consent="contract", sample_ms=NOW), said()), "no consent"),
-        (made(task("five", alone=True, consent="contract", sample_ms=NOW), policy=DataPolicy()), "opted out"),
-        (made(task("five", alone=True, consent="contract")), "opted out"),
+        (made(task("five"), said(), consents=()), "no consent"),
+        (made(task("five", consent="anything"), said(consent="anything")), "no consent"),
+        (made(task("five", alone=True, consent="contract"), sample_basis="contract"), "withdrawn"),
+        (made(task("five"), sample=sample("a", at_ms=NOW), sample_basis="contract"), "withdrawn"),
+        (made(task("five", alone=True, consent="contract"), sample=sample("a", at_ms=NOW)), "no consent"),
+        (
+            made(task("five", alone=True), sample=sample("a", at_ms=NOW), sample_basis="contract", policy=DataPolicy()),
+            "opted out",
+        ),
+        (made(task("five"), said(at_ms=NOW - 2 * DAY_MS), recorded=False), "retention over"),
+        (made(task("five"), said(), recorded=False, policy=DataPolicy(feedback_days=30)), "opted out"),
     ],
 )
 def test_a_task_that_may_not_be_used_is_refused_with_a_word(found: Any, why: str) -> None:
@@ -250,8 +259,28 @@ def test_a_correction_that_was_erased_is_withdrawn_though_a_thumb_of_its_request
 
 
 def test_a_sample_alone_ends_by_the_tenants_hours_and_not_by_what_the_file_says() -> None:
-    forged = task("five", alone=True, consent="contract", sample_ms=NOW, kept_until_ms=NOW + 900 * DAY_MS)
-    assert made(forged)["provenance"]["retention_days"] == 2
+    forged = task("five", alone=True, consent="own", sample_ms=NOW, kept_until_ms=NOW + 900 * DAY_MS)
+    of = sample("a", at_ms=NOW - DAY_MS)
+    provenance = made(forged, sample=of, sample_basis="contract")["provenance"]
+    assert (provenance["retention_days"], provenance["consent"]) == (1, "contract")
+
+
+def test_a_question_that_no_record_has_ends_as_its_sample_does_whatever_the_file_says() -> None:
+    forged = task("six", sample_ms=None, kept_until_ms=NOW + 900 * DAY_MS)
+    of = sample("a", at_ms=NOW - 3600 * 1000)
+    assert made(forged, said(), sample=of, recorded=False)["provenance"]["retention_days"] == 1
+    other = of.model_copy(update={"at_ms": NOW})
+    told = said(at_ms=NOW, release="1" * 64)
+    assert rules.same_release(other, [told]) is None
+    assert made(forged, told, sample=other, recorded=False)["provenance"]["retention_days"] == 2
+    assert made(forged, told)["provenance"]["retention_days"] == 30
+
+
+def test_the_correction_of_a_caller_without_a_consent_is_no_label_though_the_file_does_not_name_it() -> None:
+    thumb = said(kind="thumb", text="", value="down")
+    of = task("five days", proposed="")
+    assert made(of, thumb, said(consent="", caller="b")).startswith("withdrawn")
+    assert made(of, thumb, said(consent="", caller="b"), said())["answer"] == "five days"
 
 
 def version(n: int, *datasets: str, parent: str | None = None) -> AdapterVersion:

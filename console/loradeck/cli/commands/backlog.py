@@ -9,23 +9,31 @@ from typing import Any
 
 import click
 
-from loradeck.cli.shared.backlog_sources import CONTAMINATED, Aside, gathered, held_out, said_of
+from loradeck.cli.shared.backlog_sources import (
+    CONTAMINATED,
+    Aside,
+    gathered,
+    held_out,
+    recorded_in,
+    said_of,
+    samples_of,
+    withdrawn_of,
+)
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.files import checked, json_of, write_new
 from loradeck.cli.shared.options import together
 from loradeck.cli.shared.output import cut, utc
-from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
+from loradeck.cli.shared.provenance import accept_option, labelled_options, provenance_of
 from loradeck.cli.shared.registered_rows import register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.rules.data.backlog import labelled, summary
+from loradeck.rules.data.backlog import WITHDRAWN, labelled, summary
 from loradeck.schemas.backlog import LABELLING, SOURCE, Backlog, LabelledTasks
 from loradeck.schemas.manifest import Origin
 
 WIDTH = 60
 """Characters of a question that a list shows."""
 
-_options = together(
-    click.option("--route", "routes", multiple=True, help="Only this route; may be repeated."),
+_allowed = together(
     click.option(
         "--questions",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -41,6 +49,10 @@ _options = together(
         metavar="BASIS",
         help="Also samples of bad answers of which nobody said anything, on this basis of use.",
     ),
+)
+_options = together(
+    click.option("--route", "routes", multiple=True, help="Only this route; may be repeated."),
+    _allowed,
     click.option("--rows", "most", type=click.IntRange(1, 1000), default=100, show_default=True, help="Most rows."),
 )
 
@@ -94,25 +106,47 @@ async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", required=True, help="The dataset's name; one name may have many digests.")
 @click.option("--leave-out", is_flag=True, help="Build it of the other rows, where some may not be used.")
+@_allowed
 @accept_option
-@provenance_options
+@labelled_options
 @writes
 async def build(
-    s: Session, /, tenant: str, file: Path, name: str, leave_out: bool, accept: str, sidecar: Path | None, **given: Any
+    s: Session,
+    /,
+    tenant: str,
+    file: Path,
+    name: str,
+    leave_out: bool,
+    questions: Path | None,
+    consents: tuple[str, ...],
+    sample_basis: str,
+    accept: str,
+    sidecar: Path | None,
+    **given: Any,
 ) -> None:
     """Build a version of a dataset of the tasks that people have labelled: FILE as Label Studio exports it (JSON).
 
     Each row has its own provenance: route, the caller's consent, who labelled it, and the days for which it may still
-    be kept. Consent and retention are looked up anew. Where a row may not be used, nothing is registered without
-    --leave-out. Origin, source and consent are known, and are not taken from options.
+    be kept. Consent, samples and retention are asked of the hub, and not believed of FILE; so give --questions and what
+    is allowed as for the export. Where a row may not be used, nothing is registered without --leave-out.
     """
     tasks = checked(LabelledTasks, {"tasks": json_of(file)}, where=str(file), fix="export it from Label Studio as JSON")
-    policy, said, aside = (await s.api.tenant(tenant)).keeps, await said_of(s, tenant), Aside(list)
+    recorded, state, aside = recorded_in(questions), await s.api.tenant(tenant), Aside(list)
+    said, samples = await said_of(s, tenant), await samples_of(s, tenant, sorted(state.routes), state.keeps)
+    withdrawn = await withdrawn_of(s, tenant)
     rows, now_ms = dict[str, dict[str, Any]](), int(time.time() * 1000)
     held = await held_out(s, tenant, [task.data.question for task in tasks.tasks])
     for at, task in enumerate(tasks.tasks):
         key = task.data.route, task.data.request
-        row = labelled(task, tenant, said.get(key, ()), policy, now_ms=now_ms)
+        row = labelled(
+            *(task, tenant, said.get(key, ()), samples.get(key), state.keeps),
+            consents=consents,
+            sample_basis=sample_basis,
+            recorded=key[1] in recorded,
+            now_ms=now_ms,
+        )
+        if key in withdrawn and not isinstance(row, str):
+            row = WITHDRAWN
         if isinstance(row, str) or at in held:
             aside[row if isinstance(row, str) else CONTAMINATED].append(task.data.request)
         elif rows.setdefault(task.data.request, row) is not row:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from loradeck.artifacts.rows.contamination import folded_words, found_in
 from loradeck.cli.shared.files import checked, rows_of
-from loradeck.cli.shared.registered_rows import almost_same, row_ids, suite_questions
+from loradeck.cli.shared.registered_rows import almost_same, built_rows, suite_questions
 from loradeck.cli.shared.session import Session
 from loradeck.rules.data import backlog as rules
+from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.backlog import SOURCE, Backlog, BacklogRow, Recorded
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.feedback import Feedback
+from loradeck.schemas.feedback import Feedback, Withdrawn
 from loradeck.schemas.sample import SAMPLES, Sample
 
 MOST = 5_000
@@ -50,8 +51,14 @@ async def said_of(s: Session, tenant: str) -> dict[Request, list[Feedback]]:
     return found
 
 
-def _recorded(file: Path | None) -> dict[str, Recorded]:
-    """The customer's own records of what was asked. Raises: CliError: with the row that is wrong."""
+async def withdrawn_of(s: Session, tenant: str) -> set[Request]:
+    """Returns the requests of which feedback was erased, ever."""
+    found = await s.api.attestations(kind=AttestationKind.WITHDRAWN, tenant=tenant)
+    return {key for one in found for key in Withdrawn.model_validate(one.body).requests}
+
+
+def recorded_in(file: Path | None) -> dict[str, Recorded]:
+    """Reads the customer's own records of what was asked. Raises: CliError: with the row that is wrong."""
     rows = enumerate(rows_of(file, ("request", "question")) if file is not None else (), start=1)
     return {row["request"]: checked(Recorded, row, where=f"{file}, row {number}") for number, row in rows}
 
@@ -74,23 +81,24 @@ async def gathered(
         questions: the customer's own records; what they do not have is read from samples.
         consents, sample_basis: as of `rules.data.backlog.standing`.
     """
-    recorded, state, aside = _recorded(questions), await s.api.tenant(tenant), Aside(list)
+    recorded, state, aside = recorded_in(questions), await s.api.tenant(tenant), Aside(list)
     policy, routes = state.keeps, routes or sorted(state.routes)
-    all_said, samples = await said_of(s, tenant), await _samples(s, tenant, routes, policy)
-    built, rows, now_ms = await row_ids(s, tenant, SOURCE), list[BacklogRow](), int(time.time() * 1000)
+    all_said, samples = await said_of(s, tenant), await samples_of(s, tenant, routes, policy)
+    withdrawn, built = await withdrawn_of(s, tenant), await built_rows(s, tenant, SOURCE)
+    labelled = {tuple(folded_words(question)) for question in built.values()}
+    rows, now_ms = list[BacklogRow](), int(time.time() * 1000)
     for key in sorted(key for key in all_said.keys() | samples.keys() if key[0] in routes):
-        said, sample, own = all_said.get(key, []), samples.get(key), recorded.get(key[1])
-        if sample is not None and any(one.release not in (None, sample.release) for one in said):
-            sample = None  # another request with the same id
+        said, own = all_said.get(key, []), recorded.get(key[1])
+        sample = rules.same_release(samples.get(key), said)
         if not rules.asks(said, sample.fault if sample is not None else ""):
             continue
         sample_ms = sample.at_ms if sample is not None and (own is None or not said) else None
         at = rules.standing(said, sample_ms, policy, consents=consents, sample_basis=sample_basis, now_ms=now_ms)
-        row = at.why_not or _row(tenant, key, at, own, sample, sample_ms)
+        row = at.why_not or (rules.WITHDRAWN if key in withdrawn else _row(tenant, key, at, own, sample, sample_ms))
         if isinstance(row, str):
             aside[row].append(key[1])
-        elif row.request in built:
-            aside["labelled already: a dataset that was built of the backlog has it"].append(key[1])
+        elif row.request in built or tuple(folded_words(f"{row.system} {row.question}")) in labelled:
+            aside["labelled already: a dataset that was built of the backlog has it, or asks the same"].append(key[1])
         elif not rules.asks(at.counting, row.fault):
             aside[rules.NO_CONSENT].append(key[1])
         else:
@@ -155,8 +163,8 @@ async def held_out(s: Session, tenant: str, questions: Sequence[str]) -> set[int
     return {line - 1 for line, *_ in await asyncio.to_thread(list, found_in(questions, items))}
 
 
-async def _samples(s: Session, tenant: str, routes: Sequence[str], policy: DataPolicy) -> dict[Request, Sample]:
-    """The samples of bad answers that nodes keep now; none where the tenant has none kept."""
+async def samples_of(s: Session, tenant: str, routes: Sequence[str], policy: DataPolicy) -> dict[Request, Sample]:
+    """Returns the samples of bad answers that nodes keep now; none where the tenant has none kept."""
     found: dict[Request, Sample] = {}
     for route in routes if policy.sample_hours else ():
         sampled = await s.api.samples(tenant, route, release=None, last=SAMPLES)

@@ -13,24 +13,31 @@ from loradeck.schemas.dataset_ledger import ScanReport
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.manifest import Origin, Provenance, Tier
 
-provenance_options = together(
+_given = (
     click.option("--purpose", multiple=True, help="Allowed use; may be repeated."),
     click.option("--retention-days", type=int, help="Days it may be kept; unlimited if left out."),
     click.option("--licence", "licence_class", help="SPDX id, or a house class such as customer-owned."),
-    click.option("--consent", help="Basis of use: contract, consent, public, own."),
     click.option("--rater", "rater_ids", multiple=True, help="Pseudonymous id of a person who labelled; repeatable."),
     click.option("--verifier", help="Checker of synthetic rows: a program, a judge, a person."),
     click.option("--synthetic-depth", type=int, help="0: no model wrote them; 1: a model did; ... (docs/data.md)."),
     click.option("--generator-release", help="Release that wrote the synthetic rows."),
     click.option("--tier", type=click.Choice([tier.value for tier in Tier]), help="How confidential the rows are."),
-    click.option("--source", help="System, export or address the rows came from."),
-    click.option("--origin", type=click.Choice([origin.value for origin in Origin]), help="Who wrote the rows."),
     click.option(
         "--provenance",
         "sidecar",
         type=click.Path(path_type=Path),
         help="TOML file with these settings; FILE.toml beside the rows by default.",
     ),
+)
+
+labelled_options = together(*_given)
+"""Adds the options of provenance that say what rows do not say themselves which people have labelled."""
+
+provenance_options = together(
+    *_given,
+    click.option("--consent", help="Basis of use: contract, consent, public, own."),
+    click.option("--source", help="System, export or address the rows came from."),
+    click.option("--origin", type=click.Choice([origin.value for origin in Origin]), help="Who wrote the rows."),
 )
 """Adds --origin, --consent and the other options of provenance, which override the TOML file."""
 

@@ -77,12 +77,15 @@ async def almost_same(s: Session, texts: Sequence[str], what: str) -> set[int]:
     return set(await asyncio.to_thread(near_duplicates.doubles, texts))
 
 
-async def row_ids(s: Session, tenant: str, source: str) -> set[str]:
-    """Returns the ids of the rows of a tenant's datasets that have a source, but for those whose files are gone."""
+async def built_rows(s: Session, tenant: str, source: str) -> dict[str, str]:
+    """Returns the questions of the rows of a tenant's datasets that have a source, by the rows' ids.
+
+    Those whose files are gone are left out.
+    """
     datasets = [e.manifest for e in await s.api.datasets() if e.manifest.tenant == tenant]
-    found = set[str]()
+    found = dict[str, str]()
     async for _, path in _files([one for one in datasets if one.provenance.source == source], s):
-        found |= {str(row["id"]) for row in rows_of(path, ("id",))}
+        found |= {str(row["id"]): _question(row) for row in rows_of(path, ("id",))}
     return found
 
 

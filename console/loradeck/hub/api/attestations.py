@@ -39,6 +39,7 @@ _OURS = frozenset(
         AttestationKind.LINEAGE,
         AttestationKind.ERASURE,
         AttestationKind.ERASED_ELSEWHERE,
+        AttestationKind.WITHDRAWN,
     }
 )
 """Kinds that only the hub attests: it has seen them itself."""

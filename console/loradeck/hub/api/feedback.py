@@ -49,6 +49,10 @@ async def listed(
 
 
 @router.post("/tenants/{tenant}/feedback/erase")
-async def erase(tenant: Name, body: FeedbackErase, hub: ThisHub, _: Releaser) -> FeedbackErased:
-    """Removes a tenant's feedback on one request, or whose words contain a text. The text is not kept anywhere."""
-    return FeedbackErased(removed=await hub.feedback.erase(tenant, request=body.request, containing=body.containing))
+async def erase(tenant: Name, body: FeedbackErase, hub: ThisHub, caller: Releaser) -> FeedbackErased:
+    """Removes a tenant's feedback on one request, or whose words contain a text. The text is not kept anywhere.
+
+    An attestation names the requests: nothing is trained on what was said of them.
+    """
+    which = {"request": body.request, "containing": body.containing}
+    return FeedbackErased(removed=await hub.feedback.erase(tenant, caller.actor, **which))

@@ -11,6 +11,7 @@ from typing import Any
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.personal_data import redacted
 from loradeck.hub.data.answer_ledger import AnswerLedger
+from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
@@ -19,7 +20,9 @@ from loradeck.rules.data import feedback as rules
 from loradeck.rules.data.answer_ledger import HOUR_MS, kept_from, spans
 from loradeck.rules.errors import Refused
 from loradeck.schemas.answer_ledger import LedgerRow
-from loradeck.schemas.feedback import Feedback, FeedbackPage, FeedbackRow, FeedbackTaken
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.feedback import Feedback, FeedbackPage, FeedbackRow, FeedbackTaken, Withdrawn
+from loradeck.schemas.ids import digest_of
 from loradeck.store.interface import MINUTE_MS
 from loradeck.store.sql_log import Store
 
@@ -50,6 +53,7 @@ class FeedbackBook:
     _log: Log
     _store: StoreThread
     _ledger: AnswerLedger
+    _attestations: Attestations
     _votes: Votes
     _clock: Clock
     _taken: Counter[str] = field(default_factory=Counter, init=False)
@@ -132,9 +136,11 @@ class FeedbackBook:
         last = found[-1][0] if len(found) == limit else None
         return FeedbackPage(rows=tuple(row for _, row in found), after=last)
 
-    async def erase(self, tenant: str, *, request: str | None, containing: str | None) -> int:
+    async def erase(self, tenant: str, by: str, *, request: str | None, containing: str | None) -> int:
         """Removes a tenant's feedback on a request, or whose words contain a text in whichever case. Returns how many
         rows went.
+
+        First it is attested of which answers: a copy that somebody has exported is not labelled after that.
 
         Raises: Refused: `unknown_tenant`, `invalid_request`: neither is given.
         """
@@ -153,9 +159,15 @@ class FeedbackBook:
                     if row.request == request or (sought and sought in f"{row.value}\n{row.text}".casefold())
                 ]
                 if gone:
+                    await self._attestations.add(self._withdrawn(tenant, gone, by))
                     await self._store(partial(_drop, gone), background=True)
                     removed += len(gone)
         return removed
+
+    def _withdrawn(self, tenant: str, gone: Sequence[Feedback], by: str) -> Attestation:
+        body = Withdrawn(requests=tuple(sorted({(row.route, row.request) for row in gone}))).model_dump(mode="json")
+        subject = digest_of({"tenant": tenant})
+        return self._attestations.draft(AttestationKind.WITHDRAWN, subject, tenant, body, by)
 
     # ---- what happens by itself ----------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ _NAMED = 5
 
 NO_CONSENT = "no consent to training: its callers gave none that counts"
 
+WITHDRAWN = "withdrawn: what its caller said of it was removed"
+"""Why a row may not be used: feedback on its answer was erased."""
+
 OVER = "retention over: the tenant lets it be kept no longer"
 """Why a row may not be used: its time is over, or less of it is left than the day that datasets keep rows at least."""
 
@@ -205,17 +208,47 @@ def choose(rows: Sequence[BacklogRow], words: Sequence[frozenset[str]], most: in
     return chosen
 
 
+def same_release(sample: Sample | None, said: Iterable[Feedback]) -> Sample | None:
+    """Returns the sample of what feedback speaks of; None: there is none, or another request had the same id."""
+    return sample if sample and all(one.release in (None, sample.release) for one in said) else None
+
+
+def asked_ms(said: Sequence[Feedback], sample: Sample | None, *, recorded: bool) -> int | None:
+    """Returns when a labelled question was asked, where a sample has it; None: the customer's own records do.
+
+    Of a sample that is gone it is when somebody first spoke of the answer: it was asked no later.
+
+    Args:
+        said: the feedback on it, oldest first; not empty where there is no sample.
+        recorded: whether the customer's own records have it.
+    """
+    if said and recorded:
+        return None
+    return sample.at_ms if sample is not None else min(one.at_ms for one in said)
+
+
 def labelled(
-    task: LabelledTask, tenant: str, said: Sequence[Feedback], policy: DataPolicy, *, now_ms: int
+    task: LabelledTask,
+    tenant: str,
+    said: Sequence[Feedback],
+    sample: Sample | None,
+    policy: DataPolicy,
+    *,
+    consents: Collection[str],
+    sample_basis: str,
+    recorded: bool,
+    now_ms: int,
 ) -> dict[str, Any] | str:
     """Returns the row of a dataset, with its provenance, that a labelled task makes, or why it makes none.
 
-    Consent and retention are judged anew, by what the hub keeps now.
+    What the task says of consent, samples and time may end it, and gives it nothing: the hub is believed alone.
 
     Args:
-        said: the feedback on its request that the hub keeps now.
+        said, sample: the feedback on its request and the sample of it that the hub has now.
+        consents, sample_basis: as of `standing`.
+        recorded: as of `asked_ms`.
     """
-    row = task.data
+    row, sample = task.data, same_release(sample, said)
     if row.tenant != tenant:
         return f"wrong tenant: the task is {row.tenant}'s"
     texts = {text for one in task.annotations for text in one.texts}
@@ -228,19 +261,20 @@ def labelled(
         return "unchanged: it was answered like that"
     if row.kept_until_ms <= now_ms:
         return OVER
-    if not said and not row.alone:
-        return "withdrawn: what its caller said of it was removed"
+    if not said and (sample is None or not row.alone):
+        return f"{WITHDRAWN}, or the sample of it"
     at = standing(
         said,
-        row.sample_ms,
+        asked_ms(said, sample, recorded=recorded),
         policy,
-        consents=(row.consent,) if row.consent else (),
-        sample_basis=row.consent if row.alone else "",
+        consents=consents,
+        sample_basis=sample_basis,
         now_ms=now_ms,
     )
     if at.why_not:
         return at.why_not
-    if row.proposed and row.proposed not in (proposed([one]) for one in at.counting):
+    mine, all_ = ({proposed([one]).strip() for one in some} for some in (at.counting, said))
+    if (row.proposed and row.proposed.strip() not in mine) or answer in all_ - mine:
         return "withdrawn: its caller's correction was removed, or has no consent that counts any more"
     days = (min(at.until_ms, row.kept_until_ms) - now_ms) // DAY_MS
     if days < 1:
