@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from tests.contract.backends.suite import *  # noqa: F403 - the tests, and the fixture that all of them use
 from tests.contract.backends.suite import Place, ended, events, stepping_now, until
+from tests.fakes.hub_in_process import PROVENANCE, running
+from tests.fakes.hub_in_process import folder as hub_folder
+from tests.fakes.hub_in_process import until as until_soon
 from tests.fakes.slurm_cluster import SLURM, Cluster, cluster
 from tests.integration.agent.artifacts import make_base
 from tests.integration.agent.conftest import TOKEN
@@ -24,7 +27,8 @@ from tests.integration.agent.node import Node
 from tests.integration.agent.test_jobs import OWN, ROWS, train
 from tests.integration.executors.running import DATASET, Bench, write_rows
 
-from loradeck.schemas.jobs import ExecutorEventType, JobAssignment
+from loradeck.artifacts import base_manifest
+from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState
 from loradeck.schemas.link import Hello, JobEvent, JobsBackend
 from loradeck.schemas.manifest import DatasetManifest, FileEntry
 from loradeck_agent.host.errors import AgentError
@@ -178,6 +182,12 @@ async def test_a_job_sees_nothing_of_the_agents_environment_and_its_script_is_th
     assert (run.folder.path / "batch.sh").stat().st_mode & 0o777 == 0o600
 
 
+def on_slurm(node: Node, scratch: Path, base: Path) -> None:
+    """Makes a submit host of a node."""
+    text = node.config.read_text().partition("[[engine]]")[0]
+    node.config.write_text(f'{text}[slurm]\nscratch = "{scratch}"\nbases = ["{base}"]\nat_once = 2\n')
+
+
 async def test_a_submit_hosts_job_is_followed_from_its_queue_to_the_hub_also_by_an_agent_that_was_killed(
     slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -191,8 +201,7 @@ async def test_a_submit_hosts_job_is_followed_from_its_queue_to_the_hub_also_by_
     hub.datasets.append(dataset)
     short = Path(tempfile.mkdtemp(prefix="ld"))
     node = Node(short, base, hub.url, TOKEN)
-    text = node.config.read_text().partition("[[engine]]")[0]
-    node.config.write_text(f'{text}[slurm]\nscratch = "{tmp_path}"\nbases = ["{base}"]\nat_once = 2\n')
+    on_slurm(node, tmp_path, base)
     try:
         node.start(**slurm.environment)
         hello = await hub.wait(Hello)
@@ -224,6 +233,41 @@ async def test_a_submit_hosts_job_is_followed_from_its_queue_to_the_hub_also_by_
         node.close()
         await hub.stop()
         shutil.rmtree(short)
+
+
+async def test_a_training_goes_from_the_hubs_queue_through_slurm_to_a_registered_version(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    make_base(base)
+    async with hub_folder() as data, running(data) as deck, hub_folder() as short:
+        await deck.tenant()
+        digest = await deck.base(base_manifest(base, "a/base", "1"))
+        rows = (await deck.blob(ROWS)).model_copy(update={"path": "rows.jsonl"})
+        dataset = DatasetManifest(tenant="acme", name="tickets", rows=1, files=(rows,), provenance=PROVENANCE)
+        await deck.ok("POST", "datasets", dataset.model_dump(mode="json"))
+        node = Node(short, base, f"http://127.0.0.1:{deck.port}", await deck.token("agent", "gpu-01"))
+        on_slurm(node, tmp_path, base)
+        try:
+            node.start(**slurm.environment)
+            spec = train(digest, dataset, "waits").spec.model_dump(mode="json")
+            asked = await deck.ok("POST", "jobs", {"spec": spec})
+
+            def job() -> Job:
+                return deck.hub.jobs.get(asked["id"])  # type: ignore[return-value]
+
+            await until_soon(lambda: (said := job().scheduled) is not None and said.state == "running", "it runs", 60)
+            (tmp_path / f"gpu-01/jobs/{asked['id']}-1/go").touch()
+            await until_soon(lambda: job().ended_ms, "it is over", 60)
+            over = Job.model_validate(await deck.ok("GET", f"jobs/{asked['id']}"))
+            assert (over.state, over.node) == (JobState.DONE, "gpu-01"), over
+            (id_,) = slurm.job(f"loradeck-{asked['id']}-1")
+            assert over.scheduled is not None
+            assert (over.scheduled.system, over.scheduled.id) == ("slurm", id_)
+            made = await deck.ok("GET", "adapters/acme/waits/versions")
+            assert [version["digest"] for version in made] == [(over.result or {})["adapter"]]
+        finally:
+            node.close()
 
 
 async def test_the_processes_of_a_recipe_meet_on_two_nodes(

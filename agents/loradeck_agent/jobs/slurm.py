@@ -48,7 +48,7 @@ if [ "$(cat "$folder/owner")" != "$SLURM_JOB_ID" ] || [ -e "$folder/over" ]; the
 cd "$folder"
 LORADECK_RANKS=srun MASTER_ADDR=$(uname -n) MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export LORADECK_RANKS MASTER_ADDR MASTER_PORT
-exec srun --export=ALL --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" "$@"
+exec srun --export=ALL --mpi=none --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" "$@"
 """
 
 LOST = ("unable to contact", "timed out", "zero bytes", "connection", "communication", "standby", "try again")

@@ -112,7 +112,7 @@ def test_the_script_runs_its_arguments_as_they_are_and_nothing_for_an_attempt_th
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "ran").exists() is runs
     if runs:
-        assert (tmp_path / "ran").read_text().splitlines()[2:] == [
+        assert (tmp_path / "ran").read_text().splitlines()[3:] == [
             "--cpus-per-task=2",
             "python",
             "a b",
