@@ -1,11 +1,16 @@
 """Prints the bytes that vLLM allocates for adapters on each of its workers. Run by vLLM's own Python.
 
-python lora_bytes.py BASE TENSOR_PARALLEL MAX_LORAS MAX_LORA_RANK
+python lora_bytes.py BASE TENSOR_PARALLEL MAX_LORAS MAX_LORA_RANK [faked]
+
+With `faked`, TENSOR_PARALLEL is a list (1,2,4,8), and for each vLLM's own model and layers for adapters are built as on
+the first of so many workers: without values (on torch's `meta` device), weights and other workers. So more workers can
+be asked about than a machine has, and BASE need be no more than a config.json.
 """
 
 import json
 import os
 import sys
+import tempfile
 from typing import Any
 
 
@@ -16,25 +21,60 @@ def allocated(worker: Any) -> int:
         for name in ("lora_a_stacked", "lora_b_stacked"):
             found = getattr(layer, name, ())
             for tensor in found if isinstance(found, tuple | list) else (found,):
-                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
 
 
-def main(base: str, parallel: str, max_loras: str, max_rank: str) -> None:
-    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # a function is sent to the workers
+def live(settings: dict[str, Any], parallel: int) -> list[int]:
+    """Starts vLLM with its workers, and asks each."""
     from vllm import LLM
 
-    engine = LLM(
-        model=base,
-        dtype="bfloat16",
-        enforce_eager=True,
-        enable_lora=True,
-        tensor_parallel_size=int(parallel),
-        max_loras=int(max_loras),
-        max_lora_rank=int(max_rank),
-        max_model_len=64,
-    )
-    print("allocated:", json.dumps(engine.collective_rpc(allocated)), flush=True)
+    engine = LLM(**settings, tensor_parallel_size=parallel)
+    found: list[int] = engine.collective_rpc(allocated)
+    return found
+
+
+def faked(settings: dict[str, Any], parallels: list[int]) -> list[int]:
+    """Builds the model of the first of so many workers, for each number of them."""
+    from types import SimpleNamespace
+
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import parallel_state
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.lora.model_manager import create_lora_manager
+    from vllm.model_executor.model_loader.utils import initialize_model
+
+    found = []
+    config = EngineArgs(**settings, skip_tokenizer_init=True).create_engine_config()
+    vocabulary, device = config.model_config.get_vocab_size(), torch.device("meta")
+    with tempfile.TemporaryDirectory() as folder, set_current_vllm_config(config):
+        parallel_state.init_distributed_environment(1, 0, f"file://{folder}/store", 0, "gloo")
+        parallel_state.ensure_model_parallel_initialized(1, 1)
+        for parallel in parallels:
+            config.compilation_config.static_forward_context.clear()  # of the model before
+            parallel_state.get_tp_group().world_size = parallel
+            with device:
+                model = initialize_model(config)
+                create_lora_manager(model, 4, 64, vocabulary, config.lora_config, config, device)
+            found.append(allocated(SimpleNamespace(model_runner=SimpleNamespace(model=model))))
+    return found
+
+
+def main(base: str, parallel: str, max_loras: str, max_rank: str, way: str = "live") -> None:
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # a function is sent to the workers
+    settings = {
+        "model": base,
+        "dtype": "bfloat16",
+        "enforce_eager": True,
+        "enable_lora": True,
+        "max_loras": int(max_loras),
+        "max_lora_rank": int(max_rank),
+        "max_model_len": 64,
+    }
+    parallels = [int(one) for one in parallel.split(",")]
+    found = faked(settings, parallels) if way == "faked" else live(settings, *parallels)
+    print("allocated:", json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

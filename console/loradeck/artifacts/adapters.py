@@ -39,6 +39,11 @@ _FLOATS = frozenset({"F32", "F16", "BF16"})
 _DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "granite", "olmo2"})
 """Model types whose linear layers have the names and shapes that `base_modules` computes."""
 
+_EMBEDDINGS = {
+    **dict.fromkeys(("llama", "qwen3", "granite"), ("model.embed_tokens", "lm_head")),
+    **dict.fromkeys(("smollm3", "olmo2"), ("model.embed_tokens",)),  # run by vLLM's class for transformers' own models
+}
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -185,7 +190,9 @@ def base_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None
 
 
 def embedding_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Shape (out, in) of a base's embedding and, unless they share their weights, of its head, by module name.
+    """Shape (out, in) of a base's embedding and head, as far as vLLM 0.32 lays out adapters for them, by module name.
+
+    It does so by its class of the model (`embedding_modules` there), and for a head that shares its weights too.
 
     Raises: BadArtifact: `wrong_base`: its config.json lacks a dimension.
     """
@@ -193,8 +200,9 @@ def embedding_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         hidden, vocabulary = int(config["hidden_size"]), int(config["vocab_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise _wrong_base(f"the base's config.json lacks a dimension: {error!r}") from error
-    tied = bool(config.get("tie_word_embeddings", False))
-    return {"model.embed_tokens": (hidden, vocabulary)} | ({} if tied else {"lm_head": (vocabulary, hidden)})
+    both = {"model.embed_tokens": (hidden, vocabulary), "lm_head": (vocabulary, hidden)}
+    laid_out = _EMBEDDINGS.get(str(config.get("model_type")), ())
+    return {name: shape for name, shape in both.items() if name in laid_out}
 
 
 def lora_pairs(tensors: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Pair]:

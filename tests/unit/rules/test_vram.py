@@ -43,10 +43,22 @@ def test_tensor_parallelism_divides_half_of_each_pair_and_neither_embedding_nor_
     assert reserved / 1e9 == pytest.approx(gigabytes, abs=0.006)
 
 
-def test_a_head_that_shares_its_weights_with_the_embedding_is_not_laid_out_twice() -> None:
-    config = {"hidden_size": 4, "vocab_size": 10}
-    assert embedding_modules(config) == {"model.embed_tokens": (4, 10), "lm_head": (10, 4)}
-    assert embedding_modules(config | {"tie_word_embeddings": True}) == {"model.embed_tokens": (4, 10)}
+def test_embedding_and_head_are_laid_out_by_the_kind_of_model_and_where_they_share_weights_too() -> None:
+    config = {"hidden_size": 4, "vocab_size": 10, "tie_word_embeddings": True}
+    embedding, head = {"model.embed_tokens": (4, 10)}, {"lm_head": (10, 4)}
+    for kind in ("llama", "qwen3", "granite"):
+        assert embedding_modules(config | {"model_type": kind}) == embedding | head
+    for kind in ("smollm3", "olmo2"):
+        assert embedding_modules(config | {"model_type": kind}) == embedding
+    for kind in ("mistral", "qwen2", "gemma", "gemma2"):
+        assert embedding_modules(config | {"model_type": kind}) == {}
+
+
+def test_each_gpu_has_a_key_head_though_there_are_fewer_of_them() -> None:
+    two_heads = {"k_proj": (128, 100), "v_proj": (128, 100), "q_proj": (256, 100)}
+    for parallel, keys in ((1, 128), (2, 64), (4, 64)):
+        planned = vram.vllm_bytes(two_heads, 2, max_loras=1, max_rank=1, parallel=parallel, head=64)
+        assert planned == 2 * (3 * 100 + 2 * keys + 256 // parallel)
 
 
 def test_only_targeted_modules_count() -> None:

@@ -79,14 +79,20 @@ async def vram_(
     whole = {} if modules else model["whole"]
     if not shapes:
         raise misused("no layer of the base has this name", where=" ".join(modules), fix="for example --module q_proj")
-    cache = cache_tokens * model["token"] / tensor_parallel
+    cache = cache_tokens * model["token"] / min(tensor_parallel, model["keys"])
     share = vram.UTILISATION if engine == "vllm" else 1.0
     room = vram.Room(total=total, weights=model["weights"] / tensor_parallel, cache=cache, share=share)
     rows = []
     for rank in vram.RANKS:
         if engine == "vllm":
             one = vram.vllm_bytes(
-                shapes, ITEMS[dtype], max_loras=1, max_rank=rank, parallel=tensor_parallel, whole=whole
+                shapes,
+                ITEMS[dtype],
+                max_loras=1,
+                max_rank=rank,
+                parallel=tensor_parallel,
+                whole=whole,
+                head=model["head"],
             )
         else:
             one = vram.embedded_bytes(shapes, ITEMS[dtype], [rank])
@@ -119,7 +125,7 @@ async def _memory_of(s: Session, name: str) -> float:
 
 
 def _described(base: Path, item: int) -> dict[str, Any]:
-    """A base's layers by shape, its weights in bytes, and a token's bytes in the cache.
+    """A base's layers by shape, its weights in bytes, a token's bytes in the cache, and its key heads and their size.
 
     Raises:
         CliError: the model type is not known here.
@@ -142,4 +148,5 @@ def _described(base: Path, item: int) -> dict[str, Any]:
     # A cast engine holds floats in its own type; whatever is stored smaller (quantized) stays as it is.
     weights = sum(math.prod(t.shape) * min(item, ITEM_BYTES[t.dtype]) for t in tensors)
     token = vram.token_bytes(int(config["num_hidden_layers"]), keys, head, item)
-    return {"shapes": shapes, "whole": embedding_modules(config), "weights": weights, "token": token}
+    whole = embedding_modules(config)
+    return {"shapes": shapes, "whole": whole, "weights": weights, "token": token, "keys": keys, "head": head}

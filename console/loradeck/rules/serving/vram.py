@@ -20,6 +20,8 @@ UTILISATION = 0.9
 _ROW_PARALLEL = frozenset({"o_proj", "down_proj"})
 """Layers whose inputs tensor parallelism divides; of all others it divides the outputs."""
 
+_KEYS = frozenset({"k_proj", "v_proj"})
+
 Shapes = Mapping[str, tuple[int, int]]
 """Layer name -> (out, in)."""
 
@@ -39,7 +41,14 @@ def rank_bytes(shapes: Shapes, item: int) -> int:
 
 
 def vllm_bytes(
-    shapes: Shapes, item: int, *, max_loras: int, max_rank: int, parallel: int = 1, whole: Shapes | None = None
+    shapes: Shapes,
+    item: int,
+    *,
+    max_loras: int,
+    max_rank: int,
+    parallel: int = 1,
+    whole: Shapes | None = None,
+    head: int = 0,
 ) -> int:
     """Bytes that vLLM reserves on each GPU for `max_loras` adapters of `max_lora_rank`.
 
@@ -49,11 +58,15 @@ def vllm_bytes(
     Args:
         parallel: GPUs over which a layer is divided.
         whole: layers that are laid out on each GPU undivided: the embedding and the head.
+        head: values of a key head. Where there are fewer of them than GPUs, each GPU has one all the same.
     """
     a_rank = sum(out + into for out, into in (whole or {}).values())
     for name, (out, into) in shapes.items():
-        rows = name.rpartition(".")[2] in _ROW_PARALLEL
-        a_rank += (into // parallel if rows else into) + (out if rows else out // parallel)
+        last = name.rpartition(".")[2]
+        if last in _ROW_PARALLEL:
+            a_rank += into // parallel + out
+        else:
+            a_rank += into + max(out // parallel, head if last in _KEYS else 0)
     return max_loras * max_rank * a_rank * item
 
 
