@@ -72,15 +72,15 @@ class Witnesses:
     # ---- what waits ----------------------------------------------------------------------------------------
 
     def holding(self, key: PointerKey) -> list[str]:
-        """The nodes that hold a pointer back. One whose table is not known yet holds what is placed on it."""
+        """The nodes that hold a pointer back. One whose table is not known yet holds what may be placed on it."""
         if not self.ahead:
             return []
-        site = self._log.state.site(key)
+        may_hold = self._log.state.may_hold
         return sorted(
             name
             for name, ahead in self.ahead.items()
             if (
-                self._fleet.nodes[name].gateway or site.holds(name, self._fleet.nodes[name].labels)
+                self._fleet.nodes[name].gateway or may_hold(key, name, self._fleet.nodes[name].labels)
                 if ahead.entries is None
                 else any(entry.key == key for entry in ahead.entries)
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.serving.placement import ANYWHERE, Site, site_of
+from loradeck.rules.serving.placement import ANYWHERE, Site, fits, site_of
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Name, PointerKey
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
@@ -83,6 +83,13 @@ class FoldedLog:
         """The nodes on which a route is placed."""
         tenant = self.tenants.get(key[0])
         return site_of(tenant, key[1]) if tenant else ANYWHERE
+
+    def may_hold(self, key: PointerKey, node: Name, labels: Mapping[str, str]) -> bool:
+        """Tells whether a node may serve a route by moves that this log lacks: of a pool, any node with its labels."""
+        pooled = self.config(key).pool
+        pool = self.pools.get(pooled.pool) if pooled is not None else None
+        by_pool = pooled is not None and (pool is None or fits(labels, pool.labels))
+        return by_pool or self.site(key).holds(node, labels)
 
     def pointer(self, key: PointerKey) -> PointerState:
         """The state of a pointer; an empty one, at generation 0, where nothing was ever committed for it."""
