@@ -12,7 +12,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
+from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
+from tests.integration.executors.test_safety import said
 
 from loradeck.artifacts import base_manifest, verify_adapter
 from loradeck.artifacts.lora_config import CONFIG, read_lora
@@ -306,6 +307,18 @@ def test_a_preference_run_that_unlearns_the_chosen_answers_is_given_up(bench: Be
     ended = bench.run(recipe, inputs)
     assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "chosen_fell"), ended.last
     assert not ended.out.exists()
+
+
+def test_a_preference_run_that_falls_off_a_cliff_on_its_suite_for_selection_is_given_up(bench: Bench) -> None:
+    pairs = [{"prompt": row["prompt"], "chosen": row["answer"], "rejected": "no"} for row in ROWS]
+    suite = write_rows(bench.root / "suite.jsonl", [{"id": "1", "prompt": "sing", "answer": said(bench, "sing")}])
+    inputs = {DATASET: str(write_rows(bench.root / "pairs.jsonl", pairs)), SUITE: str(suite)}
+    looks = {"rows": 1, "every": 20, "suite": SUITE, "max_new_tokens": 8}
+    guards = {"chosen_drop": 50.0, "spike": 1e9}
+    recipe = bench.recipe(method="dpo", steps=40, learning_rate=2e-2, validation=looks, guards=guards)
+    ended = bench.run(recipe, inputs)
+    assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "suite_fell"), ended.last
+    assert "after step 20 0% of the suite for selection is right, 100% was before" in ended.last.message
 
 
 @pytest.mark.parametrize("row", [{"prompt": "x", "chosen": "a"}, {"prompt": "x", "chosen": "a", "rejected": "a"}])

@@ -193,7 +193,8 @@ async def remove(
         rows = [row for _, row in rows_in(here.paths)]
         gone = tuple(sorted({row_digest(row) for row in rows if row.get("rater") == rater and "choice" in row}))
         if not gone:
-            raise refused(f"{rater!r} has judged nothing in {name}", fix="dataset ls, agreement", code="unknown_rater")
+            fix = "loradeck preference agreement lists who has"
+            raise refused(f"{rater!r} has judged nothing in {name}", fix=fix, code="unknown_rater")
         request = ErasureRequest(rows=gone, tenants=(tenant,), retire=retire, reason=reason)
         plan = await s.api.plan_erasure(request)
         show_erasure(s, plan)
