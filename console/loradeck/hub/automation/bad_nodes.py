@@ -98,7 +98,7 @@ class BadNodes:
 
     def _last_of(self, node: Node) -> str:
         """A pointer on a node that no other node in use answers for; '': there is none."""
-        for key in self._keys(node):
+        for key in sorted(self._keys(node)):
             others = (other for other, _ in self._replicas.placed(key) if other is not node)
             if not any(not (other.lost or other.cordoned or other.drained) for other in others):
                 return "/".join(key)
