@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import shutil
 import signal
 import sys
 import tempfile
@@ -20,17 +18,14 @@ from tests.fakes.hub_in_process import folder as hub_folder
 from tests.fakes.hub_in_process import until as until_soon
 from tests.fakes.slurm_cluster import SLURM, Cluster, cluster
 from tests.integration.agent.artifacts import make_base
-from tests.integration.agent.conftest import TOKEN
-from tests.integration.agent.fake_engine import base_digest
-from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import Node
-from tests.integration.agent.test_jobs import OWN, ROWS, train
+from tests.integration.agent.test_jobs import ROWS, train
 from tests.integration.executors.running import DATASET, Bench, write_rows
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState
-from loradeck.schemas.link import Hello, JobEvent, JobsBackend
-from loradeck.schemas.manifest import DatasetManifest, FileEntry
+from loradeck.schemas.link import JobsBackend
+from loradeck.schemas.manifest import DatasetManifest
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.slurm_config import SlurmConfig
 from loradeck_agent.jobs import backend as backends
@@ -182,60 +177,7 @@ async def test_a_job_sees_nothing_of_the_agents_environment_and_its_script_is_th
     assert (run.folder.path / "batch.sh").stat().st_mode & 0o777 == 0o600
 
 
-def on_slurm(node: Node, scratch: Path, base: Path) -> None:
-    """Makes a submit host of a node."""
-    text = node.config.read_text().partition("[[engine]]")[0]
-    node.config.write_text(f'{text}[slurm]\nscratch = "{scratch}"\nbases = ["{base}"]\nat_once = 2\n')
-
-
-async def test_a_submit_hosts_job_is_followed_from_its_queue_to_the_hub_also_by_an_agent_that_was_killed(
-    slurm: Cluster, tmp_path: Path
-) -> None:
-    hub, base = FakeHub(TOKEN, "gpu-01"), tmp_path / "base"
-    make_base(base)
-    digest = base_digest(base)
-    await hub.start()
-    rows = FileEntry(path="rows.jsonl", size=len(ROWS), sha256=hashlib.sha256(ROWS).hexdigest())
-    hub.blobs[rows.sha256] = ROWS
-    dataset = DatasetManifest(tenant="acme", name="tickets", rows=1, files=(rows,), provenance=OWN)
-    hub.datasets.append(dataset)
-    short = Path(tempfile.mkdtemp(prefix="ld"))
-    node = Node(short, base, hub.url, TOKEN)
-    on_slurm(node, tmp_path, base)
-    try:
-        node.start(**slurm.environment)
-        hello = await hub.wait(Hello)
-        assert hello.backend == JobsBackend(system="slurm", at_once=2, bases=(digest,))
-        for name, job in (("waits", "j1"), ("saves", "j2")):
-            await hub.give(train(digest, dataset, name, job=job))
-        for job in ("j1", "j2"):
-            await hub.report(lambda r, job=job: (job, 1, "running") in {(j, n, s.state) for j, n, s in r.scheduled})
-        saved = await hub.wait(JobEvent, lambda e: e.event.type is ExecutorEventType.CHECKPOINT)
-        assert [hub.blobs[file["sha256"]] for file in saved.event.data["files"]] == [b"weights after step 4"]
-        await node.end_agent(signal.SIGKILL)
-        heard = len(hub.heard)
-        node.start(**slurm.environment)
-        again = await hub.wait(Hello, after=heard)
-        assert sorted(again.jobs) == [("j1", 1), ("j2", 1)]
-        (tmp_path / "gpu-01/jobs/j1-1/go").touch()
-        await hub.cancel("j2", 1)
-        cancelled, end = await hub.job_end("j2"), await hub.job_end("j1")
-        assert (cancelled.event.type, cancelled.event.code) == (ExecutorEventType.PREEMPTED, "cancelled")
-        assert end.event.type is ExecutorEventType.FINISHED, end
-        assert all(file.sha256 in hub.blobs for file in hub.versions[0].manifest.files)
-        assert [len(slurm.job(f"loradeck-{job}-1")) for job in ("j1", "j2")] == [1, 1]
-        refused = train(digest, dataset, "waits", job="j3")
-        spec = refused.spec.model_copy(update={"processes": 3, "accumulation": 3, "batch": 9})
-        await hub.give(refused.model_copy(update={"spec": spec}))  # a node each, and there are two
-        failed = await hub.job_end("j3")
-        assert (failed.event.code, hub.versions[1:]) == ("scheduler_refused", [])
-    finally:
-        node.close()
-        await hub.stop()
-        shutil.rmtree(short)
-
-
-async def test_a_training_goes_from_the_hubs_queue_through_slurm_to_a_registered_version(
+async def test_jobs_go_from_the_hubs_queue_through_slurm_to_their_ends_also_by_an_agent_that_was_killed(
     slurm: Cluster, tmp_path: Path
 ) -> None:
     base = tmp_path / "base"
@@ -247,25 +189,47 @@ async def test_a_training_goes_from_the_hubs_queue_through_slurm_to_a_registered
         dataset = DatasetManifest(tenant="acme", name="tickets", rows=1, files=(rows,), provenance=PROVENANCE)
         await deck.ok("POST", "datasets", dataset.model_dump(mode="json"))
         node = Node(short, base, f"http://127.0.0.1:{deck.port}", await deck.token("agent", "gpu-01"))
-        on_slurm(node, tmp_path, base)
+        text = node.config.read_text().partition("[[engine]]")[0]
+        node.config.write_text(f'{text}[slurm]\nscratch = "{tmp_path}"\nbases = ["{base}"]\nat_once = 2\n')
+        fleet = deck.hub.fleet.nodes
+
+        async def submitted(name: str, **more: int) -> str:
+            spec = train(digest, dataset, name).spec.model_dump(mode="json") | more
+            return str((await deck.ok("POST", "jobs", {"spec": spec}))["id"])
+
+        def job(job_id: str) -> Job:
+            return deck.hub.jobs.get(job_id)  # type: ignore[return-value]
+
+        async def over(job_id: str) -> Job:
+            await until_soon(lambda: job(job_id).ended_ms, "it is over", 60)
+            return job(job_id)
+
         try:
             node.start(**slurm.environment)
-            spec = train(digest, dataset, "waits").spec.model_dump(mode="json")
-            asked = await deck.ok("POST", "jobs", {"spec": spec})
-
-            def job() -> Job:
-                return deck.hub.jobs.get(asked["id"])  # type: ignore[return-value]
-
-            await until_soon(lambda: (said := job().scheduled) is not None and said.state == "running", "it runs", 60)
-            (tmp_path / f"gpu-01/jobs/{asked['id']}-1/go").touch()
-            await until_soon(lambda: job().ended_ms, "it is over", 60)
-            over = Job.model_validate(await deck.ok("GET", f"jobs/{asked['id']}"))
-            assert (over.state, over.node) == (JobState.DONE, "gpu-01"), over
-            (id_,) = slurm.job(f"loradeck-{asked['id']}-1")
-            assert over.scheduled is not None
-            assert (over.scheduled.system, over.scheduled.id) == ("slurm", id_)
+            waits, saves = await submitted("waits"), await submitted("saves")
+            for one in (waits, saves):
+                await until_soon(lambda o=one: (s := job(o).scheduled) is not None and s.state == "running", "runs", 60)
+            assert fleet["gpu-01"].backend == JobsBackend(system="slurm", at_once=2, bases=(digest,))
+            saved = await until_soon(lambda: job(saves).checkpoint, "a checkpoint")
+            assert all(deck.hub.blobs.has(file.sha256) for file in saved.files)
+            boot = fleet["gpu-01"].boot
+            await node.end_agent(signal.SIGKILL)
+            node.start(**slurm.environment)
+            await until_soon(lambda: fleet["gpu-01"].linked and fleet["gpu-01"].boot != boot, "it is back", 60)
+            (tmp_path / f"gpu-01/jobs/{waits}-1/go").touch()
+            await deck.ok("POST", f"jobs/{saves}/cancel", {})
+            cancelled, done = await over(saves), await over(waits)
+            assert [(one.state, one.attempt) for one in (cancelled, done)] == [
+                (JobState.CANCELLED, 1),
+                (JobState.DONE, 1),
+            ]
             made = await deck.ok("GET", "adapters/acme/waits/versions")
-            assert [version["digest"] for version in made] == [(over.result or {})["adapter"]]
+            assert [version["digest"] for version in made] == [(done.result or {})["adapter"]]
+            for one in (cancelled, done):
+                assert one.scheduled is not None
+                assert slurm.job(f"loradeck-{one.id}-1") == [one.scheduled.id], "and no second"
+            refused = await over(await submitted("waits", processes=3, accumulation=3, batch=9))
+            assert refused.code == "scheduler_refused", "a node each, and there are two"
         finally:
             node.close()
 

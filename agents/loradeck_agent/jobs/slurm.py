@@ -219,6 +219,8 @@ class SlurmJob(Workload):
             while _lost(error := (await self._run("scancel", "--quiet", *args))[2]):
                 self._unknown(error)
                 await asyncio.sleep(RETRY_S)
+            if error:
+                log.warning("scancel says of the attempt in %s: %s", self.folder.path, error)
         except (AgentError, OSError) as failed:
             log.error("Slurm cannot be told to end the attempt in %s: %s", self.folder.path, failed)
         self._due = 0.0

@@ -500,6 +500,12 @@ class Job(Wire, defer_build=True):
         return self.earlier_ms + (until_ms - self.started_ms if until_ms and self.started_ms is not None else 0)
 
     @property
+    def says(self) -> str:
+        """Its message; of one without, what its scheduler says while it is not over."""
+        waits = self.scheduled is not None and self.state not in OVER
+        return self.message or (self.scheduled.words if self.scheduled is not None and waits else "")
+
+    @property
     def gpu_hours(self) -> float | None:
         """Hours that a training job ran, times its processes; None: it trains nothing, or has not ended."""
         if not isinstance(self.spec, TrainSpec) or self.ended_ms is None or not (ran_ms := self.ran_ms(None)):

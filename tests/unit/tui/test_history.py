@@ -7,7 +7,7 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Clock, stage
 
 from loradeck.schemas.feed import FeedNodes
-from loradeck.schemas.jobs import Scheduled
+from loradeck.schemas.jobs import JobState, Scheduled
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.lines.jobs import job_head, job_lines
@@ -155,7 +155,12 @@ def test_markup_wide_and_right_to_left_names_stay_text_on_a_node(state: ConsoleS
 
 def test_a_job_says_where_it_stands_at_its_scheduler(state: ConsoleState) -> None:
     said = Scheduled(system="slurm", id="4711", state="pending", reason="Resources\u202e")
-    job = next(job for job in seed.jobs() if job.node).model_copy(update={"node": "login", "scheduled": said})
+    job = next(job for job in seed.jobs() if job.node).model_copy(
+        update={"node": "login", "scheduled": said, "message": "", "state": JobState.ASSIGNED}
+    )
+    assert job.says == said.words
+    assert job.model_copy(update={"message": "waits:"}).says == "waits:"
+    assert job.model_copy(update={"state": JobState.FAILED}).says == ""
     for lines in (job_lines(state, job, 200), job_head(state, job, FollowedJob(job.id), 200)):
         assert "by login at slurm 4711 pending: Resources\N{REPLACEMENT CHARACTER}   attempt" in text(lines)
 

@@ -300,7 +300,7 @@ async def ls(s: Session, /, limit: int, **asked: str | None) -> None:
             _took(j),
             utc(j.created_ms),
             j.by,
-            j.message,
+            j.says,
         ),
         empty="no such jobs" if any(asked.values()) else "no jobs",
     )

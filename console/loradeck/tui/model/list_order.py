@@ -170,7 +170,7 @@ def node_text(state: FeedState, name: str) -> str:
 def job_text(state: FeedState, job_id: str) -> str:
     """The text that a filter of the jobs searches."""
     job = state.jobs[job_id]
-    return f"{job.id} {job.kind} {job.tenant} {job.state.value} {job.node or ''} {job.message}"
+    return f"{job.id} {job.kind} {job.tenant} {job.state.value} {job.node or ''} {job.says}"
 
 
 def event_text(state: FeedState, rev: int) -> str:
