@@ -15,7 +15,7 @@ from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.routing import CohortUnit
-from loradeck.schemas.state import AskedAgainRow, CandidateRow, PreviewAction, TenantRow
+from loradeck.schemas.state import AskedAgainRow, CallerSeen, CandidateRow, DeprecationRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.schemas.traffic import AskedAgain
 from loradeck.tui.key_checks.decide import decide
@@ -76,6 +76,15 @@ def test_the_preview_says_now_cause_where_R_goes_and_whether_it_is_armed(state: 
     assert "skipped v8" in shown
     assert "breached (bad 18% in 17 min)" in shown
     assert "R ARMED" in shown
+
+
+def test_the_preview_says_with_how_many_keys_a_deprecated_release_is_still_called(
+    state: ConsoleState, armed: Armed
+) -> None:
+    row = state.tenants[ACME]
+    said = DeprecationRow(from_ms=seed.NOW_MS, reason="v2 is out", callers=(CallerSeen(key="k1", last_ms=seed.NOW_MS),))
+    state.tenants[ACME] = row.model_copy(update={"deprecated": said})
+    assert "DEPRECATED, still called with 1 key" in preview(state, armed(), width=200)
 
 
 def with_candidate(state: ConsoleState, *, to_live: bool) -> TenantRow:
