@@ -61,8 +61,8 @@ def found(planted: Habits, items: int, each: int) -> tuple[int, int, int, int]:
 
 
 def _without(one: RaterFigures) -> float:
-    assert one.without is not None
-    return one.without
+    assert one.without.alpha is not None
+    return one.without.alpha
 
 
 def found_table() -> list[str]:

@@ -128,7 +128,7 @@ class RaterFigures(Strict):
     rater: str
     judgements: int
     agrees: Counted = Field(description="items on which more than half of the others chose one thing: the rater, too")
-    without: float | None = Field(description="alpha of all others")
+    without: Agreement = Field(description="of all others")
     gold: Counted
     first: Counted = Field(description="choices between two answers: the one that was shown first")
     early: Counted = Field(description="`agrees` in the first half of the rater's time")

@@ -38,7 +38,7 @@ def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str,
     desk.refused(1, "unknown_rubric", "preference", "agreement", owner, "judged", "--rubric", "helpful@2")
     desk.refused(1, "unknown_rater", "preference", "agreement", owner, "judged", "--without", "r9")
     said = desk.run("preference", "agreement", owner, "judged").stdout
-    assert "alpha 0.98 (0.89 to 1.00), 64 items" in said
+    assert "alpha 0.98 (0.89 to 1.00, n 64)" in said
     assert "gold 100% (96% to 100%, n 96); at least 85%" in said
 
     made = desk.json("preference", "build", owner, "judged", "--as", "pairs")

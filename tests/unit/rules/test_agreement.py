@@ -77,7 +77,7 @@ def test_a_rater_is_compared_with_what_more_than_half_of_the_others_chose() -> N
     found = known(votes("r1", "aabb"), votes("r2", "aabb"), votes("r3", "abba"))
     assert (found["r3"].agrees.k, found["r3"].agrees.n) == (2, 4)
     assert (found["r1"].agrees.k, found["r1"].agrees.n) == (2, 2), "two who differ leave r1 nothing to be held against"
-    assert found["r3"].without == 1.0
+    assert found["r3"].without.alpha == 1.0
 
 
 def test_gold_items_measure_a_rater_and_are_no_part_of_the_agreement() -> None:

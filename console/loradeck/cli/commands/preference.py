@@ -29,7 +29,15 @@ from loradeck.rules.quality.agreement import GOLD_FLOOR
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.dataset_ledger import ErasureRequest
 from loradeck.schemas.manifest import DatasetManifest, Provenance
-from loradeck.schemas.preference import Adjudication, Campaign, Counted, Disputed, PreferenceBuild, PreferenceReport
+from loradeck.schemas.preference import (
+    Adjudication,
+    Agreement,
+    Campaign,
+    Counted,
+    Disputed,
+    PreferenceBuild,
+    PreferenceReport,
+)
 from loradeck.schemas.responses import Registered
 
 WIDTH = 50
@@ -288,20 +296,22 @@ async def _registered(
 def _print(s: Session, report: PreferenceReport) -> None:
     found, floor = report.agreement, rules.FLOORS[report.kind]
     s.out.heading(f"{report.rows} rows by {report.build.rubric}, of which {report.adjudicated} were adjudicated")
-    alpha = f"{found.alpha:.2f} ({found.low:.2f} to {found.high:.2f})" if found.alpha is not None else "not defined"
-    s.out.say(f" alpha {alpha}, {found.n} items judged twice or more; at least {floor}, {rules.OVERLAPS} items")
+    s.out.say(f" alpha {_alpha(found)} of items judged twice or more; at least {floor}, and {rules.OVERLAPS} items")
     s.out.say(f" gold {_share(report.gold)}; at least {GOLD_FLOOR:.0%}")
     if report.kind == "pair":
         s.out.say(f" shown in both orders {_share(report.both_orders)}; the longer answer won {_share(report.longer)}")
     rows = []
     for one in report.raters:
         shares = map(_share, (one.agrees, one.gold, one.first, one.early, one.late))
-        without = f"{one.without:.2f}" if one.without is not None else "-"
-        rows.append((one.rater, one.judgements, *shares, without, " ".join(one.flags) or "-"))
+        rows.append((one.rater, one.judgements, *shares, _alpha(one.without), " ".join(one.flags) or "-"))
     titles = ("RATER", "JUDGED", "AGREES", "GOLD", "FIRST SHOWN", "EARLY", "LATE", "ALPHA WITHOUT", "STANDS OUT")
     s.out.table(titles, rows, empty="nobody has judged")
     for left in report.left_out:
         s.out.say(f" left out: {left.words}")
+
+
+def _alpha(of: Agreement) -> str:
+    return f"{of.alpha:.2f} ({of.low:.2f} to {of.high:.2f}, n {of.n})" if of.alpha is not None else "unknown"
 
 
 def _share(of: Counted) -> str:

@@ -47,7 +47,10 @@ def alpha(ratings: Iterable[Sequence[str]], scale: Sequence[str] = ()) -> Agreem
 
     `scale`: all labels from least to most, for the ordinal metric; empty: labels are the same or differ.
     """
-    kinds, margins = _kinds(ratings)
+    # Items whose raters chose the same weigh the same, so each kind of item is looked at once.
+    kinds, margins = Counter(tuple(sorted(Counter(one).items())) for one in ratings if len(one) > 1), Counter[str]()
+    for kind, times in kinds.items():
+        margins.update({label: count * times for label, count in kind})
     n = kinds.total()
     value = _alpha(kinds, margins, scale)
     if value is None:
@@ -68,14 +71,6 @@ def alpha(ratings: Iterable[Sequence[str]], scale: Sequence[str] = ()) -> Agreem
 
 
 _Kind = tuple[tuple[str, int], ...]
-
-
-def _kinds(ratings: Iterable[Sequence[str]]) -> tuple[Counter[_Kind], Counter[str]]:
-    """Items by what their raters chose, as those alike weigh the same, and how often each label was chosen."""
-    kinds, margins = Counter(tuple(sorted(Counter(one).items())) for one in ratings if len(one) > 1), Counter[str]()
-    for kind, times in kinds.items():
-        margins.update({label: count * times for label, count in kind})
-    return kinds, margins
 
 
 def _alpha(kinds: Mapping[_Kind, int], margins: Mapping[str, int], scale: Sequence[str]) -> float | None:
@@ -154,7 +149,7 @@ def raters(votes: Sequence[Vote], gold: Mapping[str, str], scale: Sequence[str] 
                 rater=name,
                 judgements=len(own[name]),
                 agrees=counted(sum(right[name]), len(right[name])),
-                without=_alpha(*_kinds(rest), scale),
+                without=alpha(rest, scale),
                 gold=of_gold,
                 first=counted(sum(first[name]), len(first[name])),
                 early=counted(sum(early), len(early)),
