@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests.bench.rows import Row
 from tests.fakes.word_model import write_base
-from tests.vllm.lora_memory import FAKED, asked, planned
+from tests.vllm.lora_memory import FAKED, asked, asked_without_workers, planned
 
 from loradeck.artifacts.adapters import read_base_config
 
@@ -33,9 +32,9 @@ def _rows(folder: Path, parallels: tuple[int, ...], faked: tuple[int, ...]) -> l
 
     base = write_base(folder / "base", head_dim=32)
     for parallel in parallels:
-        row(read_base_config(base), parallel, max(asked(base, str(parallel), LORAS, RANK)), "a small Llama, in bf16")
-    config = FAKED["Llama 3 8B"] | {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 1024}
-    (folder / "config.json").write_text(json.dumps(config))
-    for parallel, allocated in zip(faked, asked(folder, ",".join(map(str, faked)), LORAS, RANK, "faked"), strict=True):
-        row(config, parallel, allocated, "Llama 3 8B in bf16: the first worker's layers, built without values")
+        row(read_base_config(base), parallel, max(asked(base, parallel, LORAS, RANK)), "a small Llama, in bf16")
+    large = {"Llama 3 8B": FAKED["Llama 3 8B"]}
+    (found,) = asked_without_workers(folder, large, faked, LORAS, RANK)
+    for parallel, allocated in zip(faked, found, strict=True):
+        row(*large.values(), parallel, allocated, "Llama 3 8B in bf16: the first worker's layers, built without values")
     return rows

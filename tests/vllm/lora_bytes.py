@@ -2,9 +2,9 @@
 
 python lora_bytes.py BASE TENSOR_PARALLEL MAX_LORAS MAX_LORA_RANK [faked]
 
-With `faked`, TENSOR_PARALLEL is a list (1,2,4,8), and for each vLLM's own model and layers for adapters are built as on
-the first of so many workers: without values (on torch's `meta` device), weights and other workers. So more workers can
-be asked about than a machine has, and BASE need be no more than a config.json.
+With `faked`, BASE may be several (one:two) and TENSOR_PARALLEL a list (1,2,4,8). For each of both vLLM's own model and
+layers for adapters are built as on the first of so many workers: without values (on torch's `meta` device), weights and
+other workers. So more workers can be asked about than a machine has, and a base need be no more than a config.json.
 """
 
 import json
@@ -34,8 +34,8 @@ def live(settings: dict[str, Any], parallel: int) -> list[int]:
     return found
 
 
-def faked(settings: dict[str, Any], parallels: list[int]) -> list[int]:
-    """Builds the model of the first of so many workers, for each number of them."""
+def faked(settings: dict[str, Any], bases: list[str], parallels: list[int]) -> list[list[int]]:
+    """Builds, of each base, the model of the first of so many workers, for each number of them."""
     from types import SimpleNamespace
 
     import torch
@@ -45,26 +45,31 @@ def faked(settings: dict[str, Any], parallels: list[int]) -> list[int]:
     from vllm.lora.model_manager import create_lora_manager
     from vllm.model_executor.model_loader.utils import initialize_model
 
-    found = []
-    config = EngineArgs(**settings, skip_tokenizer_init=True).create_engine_config()
-    vocabulary, device = config.model_config.get_vocab_size(), torch.device("meta")
-    with tempfile.TemporaryDirectory() as folder, set_current_vllm_config(config):
-        parallel_state.init_distributed_environment(1, 0, f"file://{folder}/store", 0, "gloo")
-        parallel_state.ensure_model_parallel_initialized(1, 1)
-        for parallel in parallels:
-            config.compilation_config.static_forward_context.clear()  # of the model before
-            parallel_state.get_tp_group().world_size = parallel
-            with device:
-                model = initialize_model(config)
-                create_lora_manager(model, 4, 64, vocabulary, config.lora_config, config, device)
-            found.append(allocated(SimpleNamespace(model_runner=SimpleNamespace(model=model))))
+    found, device = [], torch.device("meta")
+    with tempfile.TemporaryDirectory() as folder:
+        for base in bases:
+            config = EngineArgs(**settings, model=base, skip_tokenizer_init=True).create_engine_config()
+            with set_current_vllm_config(config):
+                if not found:
+                    parallel_state.init_distributed_environment(1, 0, f"file://{folder}/store", 0, "gloo")
+                    parallel_state.ensure_model_parallel_initialized(1, 1)
+                sizes = []
+                for parallel in parallels:
+                    config.compilation_config.static_forward_context.clear()  # of the model before
+                    parallel_state.get_tp_group().world_size = parallel
+                    with device:
+                        model = initialize_model(config)
+                        lora, words = config.lora_config, config.model_config.get_vocab_size()
+                        create_lora_manager(model, 4, 64, words, lora, config, device)
+                    sizes.append(allocated(SimpleNamespace(model_runner=SimpleNamespace(model=model))))
+                parallel_state.get_tp_group().world_size = 1
+            found.append(sizes)
     return found
 
 
 def main(base: str, parallel: str, max_loras: str, max_rank: str, way: str = "live") -> None:
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # a function is sent to the workers
     settings = {
-        "model": base,
         "dtype": "bfloat16",
         "enforce_eager": True,
         "enable_lora": True,
@@ -72,8 +77,11 @@ def main(base: str, parallel: str, max_loras: str, max_rank: str, way: str = "li
         "max_lora_rank": int(max_rank),
         "max_model_len": 64,
     }
-    parallels = [int(one) for one in parallel.split(",")]
-    found = faked(settings, parallels) if way == "faked" else live(settings, *parallels)
+    found: list[Any]
+    if way == "faked":
+        found = faked(settings, base.split(os.pathsep), [int(one) for one in parallel.split(",")])
+    else:
+        found = live({**settings, "model": base}, int(parallel))
     print("allocated:", json.dumps(found), flush=True)
 
 

@@ -96,6 +96,8 @@ def test_truncated_safetensors_are_refused_even_where_the_manifest_agrees(kept: 
         (safetensors(shapes()) + b"\0", "1 bytes belong to no tensor"),
         (framed(b"[1]", b""), "not a JSON object"),
         (framed(b"{" * 9, b""), "not JSON"),
+        (framed(b"[" * 200_000, b""), "not JSON"),
+        (framed(b'{"a":' + b"[" * 200_000, b""), "not JSON"),
         (framed(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{}}', b"\0" * 4), "contains a name twice"),
         (framed({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4), "unreadable"),
         (framed({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"\0" * 4), "cannot have the bytes"),
