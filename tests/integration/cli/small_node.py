@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, unix_connect
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import RECIPES, ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.jobs import RECIPES, ExecutorEvent, ExecutorEventType, JobAssignment, Scheduled
 from loradeck.schemas.link import (
     Ack,
     CanaryAnswers,
@@ -81,6 +81,7 @@ class SmallNode:
         self.prepares = True
         self.jobs_fail = False
         self.jobs_wait = False
+        self.scheduled: tuple[tuple[str, int, Scheduled], ...] = ()
         self.trouble = ""
         """Why it says to have no samples."""
         self.says_loaded = True
@@ -117,6 +118,7 @@ class SmallNode:
             pins=self.pins,
             rev=0,
             epoch=0,
+            scheduled=self.scheduled,
         )
 
     def _run(self) -> None:

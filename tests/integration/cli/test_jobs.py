@@ -20,6 +20,7 @@ from loradeck.schemas.jobs import (
     JobRequest,
     JobState,
     MergeSpec,
+    Scheduled,
     TrainSpec,
 )
 from loradeck.schemas.release import Form, Release
@@ -208,10 +209,15 @@ def test_a_failed_run_stays_searchable_by_its_recipe_and_its_reason(desk: Desk, 
     assert found("--match", "loss_spike") == found("--state", "done") == []
 
 
-def test_a_job_is_cancelled(desk: Desk, spec: Path, node: SmallNode) -> None:
+def test_a_job_that_a_scheduler_runs_and_is_cancelled(desk: Desk, spec: Path, node: SmallNode) -> None:
     node.jobs_wait = True
     job = Job.model_validate(desk.json("job", "train", spec))
     wait_until("running", lambda: desk.json("job", "show", job.id)["state"] == "running")
+    assert "queue " not in desk.run("job", "show", job.id).stdout
+    lease = desk.json("job", "show", job.id)["lease"]
+    node.scheduled = ((job.id, lease, Scheduled(system="slurm", id="4711", state="pending", reason="Resources")),)
+    wait_until("told", lambda: "scheduled" in desk.json("job", "show", job.id))
+    assert "\nqueue    slurm 4711 pending: Resources\n" in desk.run("job", "show", job.id).stdout
     desk.refused(2, "not_confirmed", "job", "cancel", job.id)
     desk.json("job", "cancel", job.id, "--yes")
     wait_until("over", lambda: desk.json("job", "show", job.id)["state"] == "cancelled")
