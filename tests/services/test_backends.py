@@ -24,7 +24,6 @@ from tests.integration.executors.running import DATASET, Bench, write_rows
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState
-from loradeck.schemas.link import JobsBackend
 from loradeck.schemas.manifest import DatasetManifest
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.slurm_config import SlurmConfig
@@ -209,7 +208,8 @@ async def test_jobs_go_from_the_hubs_queue_through_slurm_to_their_ends_also_by_a
             waits, saves = await submitted("waits"), await submitted("saves")
             for one in (waits, saves):
                 await until_soon(lambda o=one: (s := job(o).scheduled) is not None and s.state == "running", "runs", 60)
-            assert fleet["gpu-01"].backend == JobsBackend(system="slurm", at_once=2, bases=(digest,))
+            (row,) = await deck.ok("GET", "nodes")
+            assert row["backend"] == {"system": "slurm", "at_once": 2, "bases": [digest]}
             saved = await until_soon(lambda: job(saves).checkpoint, "a checkpoint")
             assert all(deck.hub.blobs.has(file.sha256) for file in saved.files)
             boot = fleet["gpu-01"].boot

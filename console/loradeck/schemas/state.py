@@ -15,6 +15,7 @@ from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Role, Strict, Wire, added
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
+from loradeck.schemas.link import JobsBackend
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
@@ -345,6 +346,7 @@ class NodeRow(Wire):
     )
     gateway: bool = added(False, "it has no engine, and sends callers on to nodes")
     jobs_as_agent: bool = added(False, "its jobs run as the agent's own user, and could read its token or key")
+    backend: JobsBackend | None = added(None, "the scheduler that runs its jobs; None: it runs them itself")
     training: str = added("", "whether training on it is proven, in a line; '': it cannot train, or does not say")
     proof: TrainingProof | None = added(None, "what the newest trial of training on it has measured")
     replicas: tuple[NodeReplica, ...]

@@ -90,6 +90,9 @@ async def show(s: Session, name: str) -> None:
         s.out.alarm(f"jobs on {name} run as its agent's own user: what a job runs could read the agent's token or key")
         s.out.say("run the agent as root, name a user without rights of its own as `user` under [jobs] in agent.toml,")
         s.out.say("and start the agent again; its router and engines go on meanwhile")
+    if (runs := found.backend) is not None:
+        bases = ", ".join(short(base) for base in runs.bases) or "none"
+        s.out.say(f"its jobs run on {runs.system}, {runs.at_once} at once at most, of the bases {bases}")
     if found.training:
         (s.out.alarm if found.unproven else s.out.say)(f"training: {found.training}")
     s.out.table(
