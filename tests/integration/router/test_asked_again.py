@@ -86,6 +86,16 @@ async def test_a_failure_counts_for_the_release_that_failed(served: Running, eng
     assert (await counted(served, pairs=1))["failed"] == [1, 1]
 
 
+async def test_an_engine_without_room_or_without_the_release_speaks_against_nobody(
+    served: Running, engine: Upstream
+) -> None:
+    for status in (404, 429, 503):
+        await served.ask(status=status, also={"user": str(status)})
+    await served.ask(also={"user": "bob"})
+    again = await counted(served, asked=4, pairs=1)  # pairs count in their order: those before it are over
+    assert again["failed"] == [0, 0]
+
+
 async def test_nothing_is_asked_while_requests_wait_in_the_engine(
     served: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
