@@ -297,6 +297,8 @@ class Reconciler:
     async def _load_wanted(self, engine: EngineReplica, ref: ReleaseRef) -> float:
         if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
             return UNLOAD_RETRY_S  # a slot comes free when the last stream on it ends
+        if not self._signed(ref):
+            return self._fetch(engine, ref)
         canaries = canaries_of(self._named(), ref.id)
         loaded = await self._bring_in(engine, ref)
         if engine.verified.get(ref.id) == canaries:  # it has answered them in this lifetime of the engine
@@ -308,6 +310,9 @@ class Reconciler:
     async def _admit_merged(self, engine: EngineReplica, ref: ReleaseRef) -> float:
         """Lets the router ask for merged weights: an engine has them, and where signers are asked for, one signed."""
         if ref.id not in engine.merged_ready:
+            if not self._signed(ref):
+                self._fetching.begin(engine.name, ref, partial(self._check_signed, engine, ref))
+                return ROUND_S
             await self._check_signed(engine, ref)
             engine.merged_ready.add(ref.id)
             await self._may_be_asked(engine, ref)
@@ -318,6 +323,10 @@ class Reconciler:
         signers = self._signers(ref)
         if signers or self.store.signers:
             await self.store.check_weights(ref, engine.config.base, signers)
+
+    def _signed(self, ref: ReleaseRef) -> bool:
+        """Tells whether the hub need not be asked for a release's signatures, which may take long."""
+        return self.store.signed(ref.release.signed_part, self._signers(ref))
 
     def _signers(self, ref: ReleaseRef) -> tuple[frozenset[str], ...]:
         return signers_of(self._named(), self.table.pins.values(), ref.id)
@@ -394,7 +403,9 @@ class Reconciler:
         """
         if keep:
             self._prepared[ref.id] = (ref, time.monotonic() + PREPARED_S)
-        if ref.release.form is Form.ADAPTER and ref.release.adapter not in self.store.stored:
+        if ref.release.form is not Form.ADAPTER:
+            await self._check_signed(engine, ref)
+        elif ref.release.adapter not in self.store.stored or not self._signed(ref):
             await self._files(engine, ref)  # however slow the network is, other releases are loaded meanwhile
         async with engine.changing:
             if ref.id not in engine.ready and ref.release.form is Form.ADAPTER:
@@ -411,8 +422,6 @@ class Reconciler:
                     )
                 loaded = await self._bring_in(engine, ref)
                 return _undisputed(await self._verify(engine, ref, canaries, loaded, locked=True), ref)
-            if ref.release.form is not Form.ADAPTER:
-                await self._check_signed(engine, ref)
             verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
             if verdict.level is Level.FAILED:
                 raise _wrong_answers(verdict)

@@ -46,12 +46,22 @@ class ReleaseStore:
         self._folder = folder
         self._hub = hub
         self._turns: dict[str, asyncio.Lock] = {}
+        self._signed: dict[str, set[str]] = {}
+        """Digest of an adapter or of weights -> the keys of which a signature was verified since the agent started."""
         self._stored = {path.stem for path in folder.releases.glob("*.json") if path.with_suffix("").is_dir()}
 
     @property
     def stored(self) -> frozenset[str]:
         """Digests of the adapters that lie here whole, with their manifests."""
         return frozenset(self._stored)
+
+    def signed(self, subject: str, signers: Sequence[frozenset[str]]) -> bool:
+        """Tells whether all signatures that are asked for were verified before, of the same digest: they still hold."""
+        known = self._signed.get(subject, set())
+        return all(wanted & known for wanted in self._wanted(signers))
+
+    def _wanted(self, signers: Sequence[frozenset[str]]) -> Sequence[frozenset[str]]:
+        return [*signers, self.signers] if self.signers else signers
 
     def manifests(self, digests: Iterable[str]) -> tuple[AdapterManifest, ...]:
         """The manifests of those of these adapters that lie here whole and can be read."""
@@ -85,6 +95,7 @@ class ReleaseStore:
             folder = self._folder.release(digest)
             folder.rename(folder.with_name(f".{digest}{_LEAVING}"))
             self._stored.discard(digest)
+            self._signed.pop(digest, None)
             self._manifest_path(digest).unlink(missing_ok=True)
             (self._folder.releases / f"{digest}.signatures.json").unlink(missing_ok=True)
         return sorted(self._folder.releases.glob(f".*{_LEAVING}"))
@@ -125,6 +136,7 @@ class ReleaseStore:
             for signature in await self._asked_for(adapter, signers):
                 with as_agent_error(folder):
                     await verify_apart(files, signature, beside=self._folder.releases)
+                self._signed.setdefault(adapter, set()).add(signature.public_key.strip())
             return folder
 
     async def check_weights(self, ref: ReleaseRef, folder: Path, signers: Sequence[frozenset[str]]) -> None:
@@ -145,18 +157,20 @@ class ReleaseStore:
         for signature in await self._asked_for(here.digest, signers):
             with as_agent_error(folder):
                 await verify_weights_apart(here, signature)
+            self._signed.setdefault(here.digest, set()).add(signature.public_key.strip())
 
     async def _asked_for(self, subject: str, signers: Sequence[frozenset[str]]) -> list[Signature]:
         """For each set of signers, and for this node's own, a signature by one of them, which is still to be verified.
 
+        None where all were verified before.
+
         Raises: AgentError: `unsigned`; or why the hub did not answer.
         """
-        signers = [*signers, self.signers] if self.signers else signers
-        if not signers:
+        if self.signed(subject, signers):
             return []
         kept = await self._signatures(subject)
         found = []
-        for wanted in signers:
+        for wanted in self._wanted(signers):
             ours = [signature for signature in kept if signature.public_key.strip() in wanted]
             if not ours:
                 raise AgentError(

@@ -38,6 +38,10 @@ def entry(route: int, wanted: ReleaseRef, generation: int) -> TableEntry:
     return TableEntry(tenant="acme", route=f"r{route}", epoch=1, generation=generation, current=wanted)
 
 
+def always(*_: object) -> bool:
+    return True
+
+
 class Bench(Reconciler):
     """A reconciler whose engine loads what it is told, and notes in which order."""
 
@@ -169,7 +173,7 @@ async def test_a_release_is_loaded_and_timed_once_and_let_in_again_without_a_loa
         verified={wanted.id: ()},
         keep_ready=nothing,
     )
-    bench.store = SimpleNamespace(ensure=ensure, stored={wanted.release.adapter})  # type: ignore[assignment]
+    bench.store = SimpleNamespace(ensure=ensure, stored={wanted.release.adapter}, signed=always)  # type: ignore[assignment]
     for _ in range(2):
         await Reconciler._load_wanted(bench, bench.engine, wanted)
         assert bench.engine.ready == {wanted.id}
@@ -185,7 +189,7 @@ async def test_while_a_promote_fetches_its_release_others_are_loaded_on_that_eng
         await fetched.wait()
         raise AgentError("manifest_mismatch", "the files are not those of the manifest")
 
-    bench.store = SimpleNamespace(ensure=ensure, stored=frozenset())  # type: ignore[assignment]
+    bench.store = SimpleNamespace(ensure=ensure, stored=frozenset(), signed=always)  # type: ignore[assignment]
     bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
     bench.desire(entry(0, ref(1), 1))
     promote = asyncio.create_task(bench.make_ready(bench.engine, ref(2), ()))
@@ -210,7 +214,7 @@ async def test_while_a_round_fetches_a_release_its_engine_is_free_for_others(mon
     async def use() -> Use:
         return Use(held=(), answering={}, attempted=())
 
-    bench.store = SimpleNamespace(ensure=ensure, stored=stored)  # type: ignore[assignment]
+    bench.store = SimpleNamespace(ensure=ensure, stored=stored, signed=always)  # type: ignore[assignment]
     bench.router, bench.reads = SimpleNamespace(use=use), True  # type: ignore[assignment]
     bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
     bench.engine.measured = SimpleNamespace(note=lambda base, **took: None)
@@ -289,7 +293,7 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
         slots=8,
     )
     stored = {ref(number).release.adapter for number in range(6)}
-    bench.store = SimpleNamespace(ensure=ensure, stored=stored)  # type: ignore[assignment]
+    bench.store = SimpleNamespace(ensure=ensure, stored=stored, signed=always)  # type: ignore[assignment]
     bench.router = SimpleNamespace(use=use)  # type: ignore[assignment]
     monkeypatch.setattr(Bench, "_plan", Reconciler._plan)
     monkeypatch.setattr(Bench, "_load_wanted", Reconciler._load_wanted)
@@ -376,3 +380,36 @@ def test_what_has_no_room_is_found_by_looking_at_all_entries_once_an_engine(monk
     bench.table.entries[waits.key] = waits
     assert bench.without_room({ref(number).id for number in (0, 1, 9)}) == {ref(9).id}
     assert len(looks) == 1
+
+
+async def test_the_hub_is_asked_for_signatures_beside_the_rounds_and_not_under_the_engines_lock() -> None:
+    bench, wanted = Bench(), ref(1)
+    known, asked = set[str](), asyncio.Event()
+
+    class Store:
+        signers: frozenset[str] = frozenset()
+        stored = frozenset({wanted.release.adapter})
+
+        def signed(self, subject: str, signers: Any) -> bool:
+            return subject in known
+
+        async def ensure(self, one: ReleaseRef, *_: object) -> Path:
+            asked.set()
+            known.add(str(one.release.adapter))
+            return Path()
+
+    loaded = list[ReleaseRef]()
+
+    async def bring_in(engine: Any, one: ReleaseRef) -> _Loaded:
+        loaded.append(one)
+        raise AgentError("not_listed", "it was loaded")
+
+    bench.store, bench._bring_in = Store(), bring_in  # type: ignore[assignment, method-assign]
+    bench.engine.config = SimpleNamespace(base=Path(), rank_limit=None)
+    async with bench.engine.changing:
+        assert await Reconciler._load_wanted(bench, bench.engine, wanted) == module.ROUND_S
+        await asyncio.wait_for(asked.wait(), 5)
+        assert loaded == []
+        with pytest.raises(AgentError, match="it was loaded"):
+            await Reconciler._load_wanted(bench, bench.engine, wanted)
+    assert loaded == [wanted]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.integration.agent.artifacts import Adapter, make_adapter, make_base
 
+from loradeck.artifacts import BadArtifact
+from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.store import releases
 from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.uplink.hub_api import HubApi
 
@@ -66,6 +70,33 @@ async def test_changed_files_are_refused_and_left_with_the_way_to_have_them_agai
         await ensured(state, adapter, base)
     assert (refused.value.code, f"move {folder} away" in refused.value.fix) == ("manifest_mismatch", True)
     assert sorted(os.listdir(folder)) == sorted(adapter.files), "an engine may list it"
+
+
+async def test_a_signature_that_was_verified_is_not_asked_of_the_hub_again(
+    state: StateFolder, base: Path, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, digest = list[str](), adapter.manifest.digest
+    signatures = [Signature(subject=digest, public_key=f"key {n}", bundle="{}") for n in range(2)]
+
+    class Hub:
+        async def attestations(self, kind: AttestationKind, subject: str) -> list[Any]:
+            asked.append(subject)
+            return [SimpleNamespace(body=one.model_dump()) for one in signatures]
+
+    async def verify(files: Any, signature: Signature, **_: object) -> None:
+        if signature.public_key == "key 1":
+            raise BadArtifact("bad_signature", "it is of other files")
+
+    monkeypatch.setattr(releases, "verify_apart", verify)
+    store = ReleaseStore(state, cast(HubApi, Hub()))
+    good, bad = (frozenset({f"key {n}"}) for n in range(2))
+    for _ in range(3):
+        await store.ensure(adapter.ref, adapter.manifest.base, base, signers=[good])
+    assert (asked, store.signed(digest, [good]), store.signed(digest, [good, bad])) == ([digest], True, False)
+    for _ in range(2):
+        with pytest.raises(AgentError, match="bad_signature"):
+            await store.ensure(adapter.ref, adapter.manifest.base, base, signers=[good, bad])
+    assert len(asked) == 3, "one that is not right is asked for anew: another may have come"
 
 
 async def test_a_manifest_that_was_damaged_here_names_the_file_to_move_away(
