@@ -13,6 +13,8 @@ from tests.fleet import Material, make_material
 # Engines and executors of three workers share few cores, and OpenMP's threads spin while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest.register_assert_rewrite("tests.contract.backends.suite")
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -417,7 +417,9 @@ class Scheduled(Wire):
 
     system: Line = Field(description="slurm")
     id: Line = Field("", description="'': it is not known yet whether the scheduler has taken the job")
-    state: Line = Field(description="the scheduler's word, in small letters; unknown: it does not answer; gone")
+    state: Line = Field(
+        description="the scheduler's word, in small letters; unknown: it does not answer; gone; '': over"
+    )
     reason: Line = Field("", description="why it waits or ended, or why nothing is known")
 
     @property

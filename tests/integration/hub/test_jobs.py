@@ -792,6 +792,9 @@ async def test_what_a_scheduler_says_of_a_job_stands_with_it_under_the_lease_tha
     assert await told(assigned.lease, said) == said.model_dump(mode="json")
     later = said.model_copy(update={"state": "running", "reason": ""})
     assert await told(assigned.lease, later) == later.model_dump(mode="json")
+    await agent.say(assigned, ExecutorEventType.FAILED, code="bad_data")
+    await until(lambda: deck.hub.jobs.get(assigned.id).ended_ms, "over")  # type: ignore[union-attr]
+    assert await told(assigned.lease, said) == later.model_copy(update={"state": ""}).model_dump(mode="json")
 
 
 async def test_what_a_job_printed_is_kept_to_the_newest_lines_and_asked_for_from_where_one_is(

@@ -192,6 +192,8 @@ class Queue:
     def _end(self, job: Job, state: JobState, **update: Any) -> Job:
         self._cancelling.discard(job.id)
         self._absent.pop(job.id, None)
+        if job.scheduled is not None:  # what it said last is no news any more
+            update["scheduled"] = job.scheduled.model_copy(update={"state": "", "reason": ""})
         ended = self._jobs.end(job, state, **update)
         self._was_on = {j: node for j, node in self._was_on.items() if self._jobs.get(j) is not None}
         self._counted_from = {j: n for j, n in self._counted_from.items() if self._jobs.get(j) is not None}
