@@ -190,6 +190,8 @@ class SlurmJob(Workload):
 
     def _unknown(self, error: str) -> None:
         """Notes that Slurm did not answer: nothing is known of the job, so it counts as one that runs."""
+        if not self._standing.alive:  # that has been said, and stays so
+            return
         before, said = self._standing.scheduled, _said(self.attempt.scheduled, "unknown", error)
         if before is None or before.reason != said.reason:
             log.warning("it is not known how the attempt in %s stands: %s", self.folder.path, error)

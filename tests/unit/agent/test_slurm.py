@@ -79,6 +79,17 @@ def test_a_configuration_adds_options_of_a_list_and_none_that_are_the_agents() -
             options(1, options=wrong)
 
 
+def test_a_job_that_has_ended_does_not_run_again_because_slurm_is_silent(tmp_path: Path) -> None:
+    spec = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
+    attempt = Attempt(job=JobAssignment(id="j1", lease=1, attempt=1, spec=spec))
+    job = SlurmJob(ExecutorFolder(tmp_path / "j1-1"), attempt, SlurmConfig(scratch=tmp_path, bases=(tmp_path,)))
+    job._unknown("timed out")
+    assert job.look().alive
+    job._standing = standing_of(SHOWN.format(state="COMPLETED", reason="None", restarts=0, exit="0:0"), "loradeck-j1-1")
+    job._unknown("timed out")
+    assert (job.look().alive, job.look().status) == (False, 0)
+
+
 async def test_a_host_without_slurms_commands_says_so_and_its_attempt_can_be_ended(tmp_path: Path) -> None:
     spec = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
     attempt = Attempt(job=JobAssignment(id="j1", lease=1, attempt=1, spec=spec))
