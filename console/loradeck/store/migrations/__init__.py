@@ -3,7 +3,8 @@
 In SQLite, sqlite-utils applies them and writes down which ones a database has, in its table `_sqlite_migrations`: that
 table alone says what the schema is. PostgreSQL's are in a folder of their own, and `store.postgres` applies them. A
 file that was released is never changed; a change of the schema is a new file in both, with its way back beside it in
-a file that ends in `.down.sql`; a migration without one cannot be taken back (`store.downgrade`).
+a file that ends in `.down.sql`, SQLite's where PostgreSQL has none of its own; a migration without one cannot be taken
+back (`store.downgrade`).
 """
 
 import re
@@ -12,6 +13,8 @@ from importlib.resources import files
 from typing import Any
 
 from loradeck.store.sqlite_utils_tables import Migrations
+
+_DOWN = r"(\d{4}_\w+)\.down\.sql$"
 
 USER_VERSION = 2
 """`PRAGMA user_version` of every database whose migrations are in the table.
@@ -27,7 +30,8 @@ def scripts(database: str = "") -> list[tuple[str, str]]:
 
 def downs(database: str = "") -> dict[str, str]:
     """Returns the SQL that takes a migration of SQLite, or of `database`, back, by its name, where there is one."""
-    return _named(database, r"(\d{4}_\w+)\.down\.sql$")
+    found = {**_named("", _DOWN), **_named(database, _DOWN)}
+    return {name: found[name] for name, _ in scripts(database) if name in found}
 
 
 def newest(database: str = "") -> str:
