@@ -215,6 +215,15 @@ def test_a_share_of_too_few_keys_is_refused(split: Candidate, keys: int, refused
         candidate.check_keys(split, keys)
 
 
+def test_neither_a_start_nor_a_step_gives_a_share_of_too_few_keys(deck: Deck) -> None:
+    few = candidate.FEWEST_KEYS - 1
+    request = start_request(deck.pointer, "v3")
+    assert code(lambda: candidate.start(deck.pointer, of("v3"), request, RELEASER, keys=few)) == "too_few_keys"
+    deck.start("v3", permille=0)
+    wider = step_request(deck.pointer, 100)
+    assert code(lambda: candidate.step(deck.pointer, deck.facts, wider, RELEASER, keys=few)) == "too_few_keys"
+
+
 def test_a_shadow_needs_the_consent_of_its_tenant(deck: Deck) -> None:
     start = partial(candidate.check_start, deck.pointer, deck.facts, of("v3", shadow=True), lacking=())
     assert code(lambda: start(TENANT)) == "shadow_not_allowed"
