@@ -9,8 +9,10 @@ import pytest
 from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
+from tests.integration.hub.test_erasure import execution, plan
 from tests.integration.hub.test_ledger import HUMAN, MODEL, dataset, row, training
 
+from loradeck.artifacts.rows.dataset_rows import row_digest
 from loradeck.rules.data.synthetic import share
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.generation import GenerationReport
@@ -150,6 +152,10 @@ async def test_a_job_is_refused_without_depth_terms_licence_or_rows_of_people(ac
     await refused(409, "licence_forbidden", recipe(people, teacher | {"licence": "NOASSERTION"}))
     await acme.ok("PUT", "tenants/acme/data-policy", {"synthetic_cap": 1})
     await refused(409, "no_human_rows", recipe(made))
+    learnt = await adapter(acme, people, made, seed=2)
+    found = await plan(acme, rows=[row_digest(row(2))])
+    await acme.ok("POST", "erasures", execution(found))
+    await refused(409, "erased_row", recipe(people, learnt))
     await refused(404, "unknown_dataset", recipe("d" * 64))
     await refused(404, "unknown_release", recipe(people, teacher | {"release": "9" * 64}))
     await refused(409, "wrong_base", recipe(people, teacher | {"base": OTHER_BASE.digest}))
