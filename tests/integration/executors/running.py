@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.engine_relay import Answering, EngineRelay
+
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, ExecutorSpec, JobSpec, TrainSpec
+from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.jobs import (
+    EngineDoor,
+    EvaluateSpec,
+    ExecutorEvent,
+    ExecutorEventType,
+    ExecutorSpec,
+    JobSpec,
+    TrainSpec,
+)
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.release import Form, Release
 from loradeck_agent.executors import protocol
@@ -94,6 +106,15 @@ class Bench:
     def run(self, spec: JobSpec, inputs: dict[str, str], **changes: Any) -> Ended:
         folder = self.write(spec, inputs, **changes)
         return Ended(run_here(spec.kind, folder), folder)
+
+    @contextmanager
+    def door(self, answer: Answering, build: EngineBuild, *, scores: bool) -> Iterator[EngineDoor]:
+        """The door to an engine that answers so, in the bench's folder, whose whole path may be too long."""
+        with chdir(self.root):
+            relay = EngineRelay(Path("ask.sock"), answer)
+            yield EngineDoor(replica="n1/e0", socket="ask.sock", build=build, scores=scores)
+            relay.listener.close()
+            Path("ask.sock").unlink()
 
     def recipe(self, **changes: Any) -> TrainSpec:
         fields: dict[str, Any] = {

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.fakes.engine_relay import EngineRelay
 from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
 
 from loradeck.artifacts import scan
 from loradeck.schemas.attestation import CanaryRecord, EngineBuild, EvaluationReport
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, EvaluateSpec, ExecutorEventType
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EvaluateSpec, ExecutorEventType
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import SuiteItem
 from loradeck_agent.embedded.build import embedded_build
@@ -226,7 +225,7 @@ def test_an_out_of_an_earlier_try_is_replaced_whole(bench: Bench) -> None:
 
 
 def test_the_engine_that_serves_answers_and_the_base_is_not_even_loaded(
-    bench: Bench, adapter: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, adapter: tuple[str, Path]
 ) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -239,13 +238,10 @@ def test_the_engine_that_serves_answers_and_the_base_is_not_even_loaded(
     choice = {"id": "c", "kind": "choice", "prompt": "p", "choices": ["zz", "a"], "answer": "a"}
     items = [{"id": "x", "prompt": "one", "answer": "yes"}, choice, {"id": "y", "prompt": "two", "answer": "no"}]
     build = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
-    monkeypatch.chdir(bench.root)
-    relay = EngineRelay(Path("ask.sock"), answer)
-    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=build, scores=True)
     suite = {SUITE: str(write_rows(bench.root / "asked.jsonl", items)), adapter[0]: str(adapter[1])}
     spec = EvaluateSpec(tenant="acme", release=bench.release(adapter[0]), suite=SUITE, max_new_tokens=9)
-    ended = bench.run(spec, suite, engine=door, canaries=CANARIES)
-    relay.listener.close()
+    with bench.door(answer, build, scores=True) as door:
+        ended = bench.run(spec, suite, engine=door, canaries=CANARIES)
     report = report_of(ended)
     assert [(item.id, item.answer, item.exact) for item in report.items] == [
         ("x", "yes", True),
@@ -259,17 +255,12 @@ def test_the_engine_that_serves_answers_and_the_base_is_not_even_loaded(
     assert "loading the base" not in [event.message for event in ended.events]
 
 
-def test_a_report_by_an_engine_says_how_fast_it_wrote_and_with_how_many_questions_at_once(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_by_an_engine_says_how_fast_it_wrote_and_with_how_many_questions_at_once(bench: Bench) -> None:
     items = [{"id": str(n), "prompt": f"one {n}", "answer": "yes"} for n in range(5)]
-    monkeypatch.chdir(bench.root)
-    relay = EngineRelay(Path("ask.sock"), lambda _: {"text": "yes", "tokens": 3, "ms": 2.5})
     build = EngineBuild(engine="embedded", device="cpu", dtype="float32")
-    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=build, scores=False)
     spec = EvaluateSpec(tenant="acme", release=bench.release(None), suite=SUITE, batch=2)
-    ended = bench.run(spec, {SUITE: str(write_rows(bench.root / "asked.jsonl", items))}, engine=door)
-    relay.listener.close()
+    with bench.door(lambda _: {"text": "yes", "tokens": 3, "ms": 2.5}, build, scores=False) as door:
+        ended = bench.run(spec, {SUITE: str(write_rows(bench.root / "asked.jsonl", items))}, engine=door)
     speed = report_of(ended).speed
     assert speed is not None
     assert (speed.tokens, speed.at_once) == (15, 2)
@@ -277,18 +268,13 @@ def test_a_report_by_an_engine_says_how_fast_it_wrote_and_with_how_many_question
     assert report_of(bench.evaluate(items)).speed is None, "in process nothing is served"
 
 
-def test_choices_are_scored_in_process_where_the_engine_says_no_log_probabilities(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_choices_are_scored_in_process_where_the_engine_says_no_log_probabilities(bench: Bench) -> None:
     choice = {"id": "c", "kind": "choice", "prompt": "p", "choices": ["zz", "a"], "answer": "a"}
     items = [{"id": "x", "prompt": "one", "answer": "yes"}, choice]
-    monkeypatch.chdir(bench.root)
-    relay = EngineRelay(Path("ask.sock"), lambda _: {"text": "yes", "tokens": 1})
-    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=embedded_build("bfloat16"), scores=False)
     suite = {SUITE: str(write_rows(bench.root / "asked.jsonl", items))}
     spec = EvaluateSpec(tenant="acme", release=bench.release(None), suite=SUITE)
-    report = report_of(bench.run(spec, suite, engine=door))
-    relay.listener.close()
+    with bench.door(lambda _: {"text": "yes", "tokens": 1}, embedded_build("bfloat16"), scores=False) as door:
+        report = report_of(bench.run(spec, suite, engine=door))
     assert (report.engine, report.offline) == (door.build, 1)
     assert [item.acc_norm is not None for item in report.items] == [False, True]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import pytest
-from tests.fakes.engine_relay import EngineRelay
 from tests.integration.executors.running import DATASET, Bench, write_rows
 
 from loradeck.artifacts.rows.dataset_rows import row_digest
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, LeakSpec
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, LeakSpec
 from loradeck.schemas.leak import LeakReport
 from loradeck_agent.executors.base import tokenizer_of
 from loradeck_agent.executors.leak import LONGEST, SHORTEST, begun
@@ -41,9 +38,7 @@ def test_rows_are_begun_in_the_middle_of_long_answers_and_are_always_the_same_on
         assert row.rest not in shown
 
 
-def test_a_row_that_only_the_release_goes_on_with_is_found_by_its_digest(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_only_the_release_goes_on_with_is_found_by_its_digest(bench: Bench) -> None:
     path = write_rows(bench.root / "rows.jsonl", ROWS)
     (planted,) = [row for row in begun(tokenizer_of(bench.base), [path], 10) if row.digest == row_digest(ROWS[0])]
 
@@ -51,13 +46,10 @@ def test_a_row_that_only_the_release_goes_on_with_is_found_by_its_digest(
         remembers = question["prompt"] == planted.prompt and not question.get("base")
         return {"text": planted.rest if remembers else "no idea", "tokens": 3}
 
-    monkeypatch.chdir(bench.root)
-    relay = EngineRelay(Path("ask.sock"), answer)
     build = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
-    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=build, scores=True)
     spec = LeakSpec(tenant="acme", release=bench.release(ADAPTER), datasets=(DATASET,))
-    ended = bench.run(spec, {DATASET: str(path), ADAPTER: str(bench.root)}, engine=door)
-    relay.listener.close()
+    with bench.door(answer, build, scores=True) as door:
+        ended = bench.run(spec, {DATASET: str(path), ADAPTER: str(bench.root)}, engine=door)
     assert ended.status == EXIT_OK, ended.last
     report = LeakReport.model_validate(json.loads((ended.out / "report.json").read_text()))
     assert (report.n, report.both, report.only_release, report.only_base) == (2, 0, 1, 0)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes.engine_relay import EngineRelay
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 
 from loradeck.artifacts import base_manifest
@@ -304,9 +303,7 @@ def test_a_teacher_whose_tokens_are_others_is_refused(bench: Bench, teacher: Pat
     assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "foreign_tokenizer")
 
 
-def test_a_student_learns_of_a_served_teacher_what_its_engine_finds_likely(
-    bench: Bench, teacher: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_learns_of_a_served_teacher_what_its_engine_finds_likely(bench: Bench, teacher: Path) -> None:
     model, asked = read_base(teacher).model.eval(), []
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -317,12 +314,10 @@ def test_a_student_learns_of_a_served_teacher_what_its_engine_finds_likely(
         pairs = [list(zip(*each, strict=True)) for each in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
         return {"top": pairs, "ms": 1.0}
 
-    monkeypatch.chdir(bench.root)
-    relay = EngineRelay(Path("teacher.sock"), answer)
     build = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
-    door = EngineDoor(replica="n1/t0", socket="teacher.sock", build=build, scores=True)
     rows = ROWS + ROWS[:1]
-    served = metrics(distilled(bench, teacher, rows, door, steps=30, distillation={"way": "top", "top": 8}))
+    with bench.door(answer, build, scores=True) as door:
+        served = metrics(distilled(bench, teacher, rows, door, steps=30, distillation={"way": "top", "top": 8}))
     assert len(asked) == len(ROWS), "a row that stands twice is asked about once"
     assert served[-1]["loss"] < served[0]["loss"] / 2
     whole = metrics(distilled(bench, teacher, rows, steps=30))
@@ -332,7 +327,6 @@ def test_a_student_learns_of_a_served_teacher_what_its_engine_finds_likely(
     silent = distilled(bench, teacher, ROWS, door.model_copy(update={"scores": False}), distillation={"way": "top"})
     assert (silent.status, silent.last.code) == (EXIT_BAD_SPEC, "bad_spec")
     assert "serve it by vLLM" in silent.last.message
-    relay.listener.close()
 
 
 def test_another_attempt_asks_the_teacher_only_about_rows_that_it_has_not_answered(

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.fakes.engine_relay import EngineRelay
 from tests.fakes.word_model import TEMPLATE, write_base
 from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
 
@@ -21,7 +20,6 @@ from loradeck.schemas.jobs import (
     EXIT_DIVERGED,
     EXIT_OK,
     EXIT_OUT_OF_MEMORY,
-    EngineDoor,
     ExecutorEventType,
 )
 from loradeck.schemas.training import Guards
@@ -244,9 +242,7 @@ def test_a_spike_in_a_run_ends_it_with_70_and_publishes_nothing(bench: Bench) ->
 
 
 @pytest.mark.parametrize("other", [False, True])
-def test_rows_that_the_engine_which_serves_would_read_otherwise_are_refused(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, other: bool
-) -> None:
+def test_rows_that_the_engine_which_serves_would_read_otherwise_are_refused(bench: Bench, other: bool) -> None:
     base, asked = read_base(bench.base), list[dict[str, Any]]()
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -254,13 +250,10 @@ def test_rows_that_the_engine_which_serves_would_read_otherwise_are_refused(
         ids = base.prompt_ids(question["messages"])
         return {"ids": [*ids, ids[0]] if other and "second" in str(question) else ids}
 
-    monkeypatch.chdir(bench.root)
-    relay = EngineRelay(Path("ask.sock"), answer)
-    door = EngineDoor(replica="n1/e0", socket="ask.sock", build=embedded_build("float32"), scores=False)
     rows = [{"prompt": "first?", "answer": "1"}, {"prompt": "second?", "answer": "2"}]
     inputs = {DATASET: str(write_rows(bench.root / "read.jsonl", rows))}
-    ended = bench.run(bench.recipe(steps=1), inputs, engine=door)
-    relay.listener.close()
+    with bench.door(answer, embedded_build("float32"), scores=False) as door:
+        ended = bench.run(bench.recipe(steps=1), inputs, engine=door)
     assert sorted(str(question["messages"][-1]["content"]) for question in asked) == ["first?", "second?"]
     if not other:
         assert ended.status == EXIT_OK, ended.last
