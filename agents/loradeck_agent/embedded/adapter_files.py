@@ -98,7 +98,7 @@ def read_adapter(folder: Path, linears: Mapping[str, tuple[int, int]], dtype: to
         raise AdapterFault(f"{CONFIG} asks for use_dora, which no engine serves: merge it into its base")
     expected = expected_shapes(lora, linears)
     if not expected:
-        raise AdapterFault(f"{CONFIG}: target_modules {lora.target_modules!r:.200} match no module of this base")
+        raise AdapterFault(f"{CONFIG}: target_modules match no module of this base")
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").exists()
         raise AdapterFault(f"{WEIGHTS} is missing" + ("; pickled weights are never read" if pickled else ""))

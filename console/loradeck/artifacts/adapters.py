@@ -16,7 +16,7 @@ from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import plain_files, verify_folder
-from loradeck.artifacts.lora_config import CONFIG, LoraSettings, read_lora, unsupported
+from loradeck.artifacts.lora_config import CONFIG, MODULES, LoraSettings, endings, read_lora, unsupported
 from loradeck.artifacts.tensors import Tensor, check_values, read_header
 from loradeck.schemas.manifest import AdapterManifest
 
@@ -141,11 +141,11 @@ def check_modules(pairs: Mapping[str, Pair], lora: LoraSettings, base_config: Ma
     """
     if strange := sorted(module for module in pairs if not lora.changes(module)):
         raise unsupported(f"tensors for {strange[0]}, which is not a target module ({len(strange)} such)")
-    if not pairs:
-        raise unsupported(f"no tensors for the target module {lora.target_modules!r:.200}")
-    targets = [] if isinstance(lora.target_modules, str) else lora.target_modules
-    if unused := sorted(one for one in targets if not any(f".{module}".endswith(f".{one}") for module in pairs)):
+    targets = frozenset() if isinstance(lora.target_modules, str) else lora.target_modules
+    if unused := sorted(targets.difference(*map(endings, pairs))):
         raise unsupported(f"no tensors for the target module {unused[0]}")
+    if not pairs:
+        raise unsupported(f"{WEIGHTS} holds no tensors")
     expected = base_modules(base_config) if base_config is not None else None
     if expected is None:
         _same_layers(pairs, lora)
@@ -208,9 +208,11 @@ def embedding_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 def lora_pairs(tensors: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Pair]:
     """The tensors of every module that an adapter changes, by the module's name, with the module's own rank and factor.
 
-    Raises: BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, a part without the others, or a
-        factor above `STRONGEST`.
+    Raises: BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, a part without the others, more
+        modules than `MODULES`, or a factor above `STRONGEST`.
     """
+    if len(tensors) > 3 * MODULES:
+        raise unsupported(f"{WEIGHTS} holds {len(tensors):,} tensors, more than {MODULES:,} modules can have")
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)

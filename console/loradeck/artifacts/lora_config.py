@@ -49,6 +49,9 @@ _ALL_LINEAR = "all-linear"
 _NOT_LINEAR = ("lm_head", "embed_tokens")
 _PATTERN_KEYS = 1024
 
+MODULES = 16_384
+"""Modules that an adapter may change: each is held against every key of a pattern. Llama 3 405B has 882."""
+
 _KEY = re.compile(
     r"\^?(?:\.\*)?(?:[\w.\-\[\]]|\\[.d])*(?:\((?:\?:)?(?:[\w.\-|]|\\\.)+\))?(?:[\w.\-\[\]]|\\[.d])*\$?", re.ASCII
 )
@@ -86,7 +89,7 @@ def _key(text: str) -> str:
 
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-_Names = Annotated[tuple[_Name, ...], Field(max_length=16_384)]
+_Names = Annotated[frozenset[_Name], Field(max_length=MODULES)]
 _Modules = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(_expression)] | _Names
 _Key = Annotated[_Name, AfterValidator(_key)]
 _Rank = Annotated[StrictInt, Field(ge=1, le=512)]
@@ -100,7 +103,7 @@ class LoraSettings(BaseModel, frozen=True, extra="ignore", defer_build=True):
     lora_alpha: _Alpha
     target_modules: _Modules
     exclude_modules: _Modules | None = None
-    layers_to_transform: StrictInt | tuple[StrictInt, ...] | None = None
+    layers_to_transform: StrictInt | frozenset[StrictInt] | None = None
     layers_pattern: Annotated[str, StringConstraints(max_length=200)] | _Names | None = None
     rank_pattern: dict[_Key, _Rank] | None = Field(None, max_length=_PATTERN_KEYS)
     alpha_pattern: dict[_Key, _Alpha] | None = Field(None, max_length=_PATTERN_KEYS)
@@ -122,7 +125,7 @@ class LoraSettings(BaseModel, frozen=True, extra="ignore", defer_build=True):
         if isinstance(targets, str) or module in targets or not _matches(targets, module):
             return bool(_matches(targets, module))
         layers = self.layers_to_transform
-        if layers is None or layers == ():
+        if layers is None or layers == frozenset():
             return True
         return self._layer(module) in ((layers,) if isinstance(layers, int) else layers)
 
@@ -135,11 +138,11 @@ class LoraSettings(BaseModel, frozen=True, extra="ignore", defer_build=True):
     def named(self, modules: Collection[str]) -> tuple[str, ...]:
         """Returns the target modules for a manifest: the list as it is, or what an expression found in `modules`."""
         targets = self.target_modules
-        return tuple(sorted({m.rpartition(".")[2] for m in modules} if isinstance(targets, str) else set(targets)))
+        return tuple(sorted({m.rpartition(".")[2] for m in modules} if isinstance(targets, str) else targets))
 
     def _layer(self, module: str) -> int | None:
         """The number of a module's layer: after one of `layers_pattern`, or the first one in its name."""
-        inside = (self.layers_pattern,) if isinstance(self.layers_pattern, str) else self.layers_pattern
+        inside = {self.layers_pattern} if isinstance(self.layers_pattern, str) else self.layers_pattern
         parts = module.split(".")
         for at in range(1, len(parts) - 1):
             if parts[at].isdecimal() and (parts[at - 1] in inside if inside and any(inside) else at > 1):
@@ -182,11 +185,17 @@ def unsupported(detail: str, fix: str = "") -> BadArtifact:
     return BadArtifact("unsupported_adapter", "not an adapter that can be served", detail, fix)
 
 
-def _matches(modules: str | tuple[str, ...], name: str) -> bool:
+def endings(name: str) -> list[str]:
+    """A module's name, and what is left of it after each dot."""
+    parts = name.split(".")
+    return [".".join(parts[at:]) for at in range(len(parts))]
+
+
+def _matches(modules: str | frozenset[str], name: str) -> bool:
     """By peft's rule: an expression for the whole name, or names that it equals or ends in after a dot."""
     if isinstance(modules, str):
         return _linear(modules).isinstance_python(name)
-    return any(name == one or name.endswith(f".{one}") for one in modules)
+    return not modules.isdisjoint(endings(name))
 
 
 def _first(pattern: Mapping[str, float] | None, module: str, otherwise: float) -> float:
