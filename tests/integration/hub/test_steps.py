@@ -14,6 +14,7 @@ from tests.integration.hub.test_guard import votes
 from tests.integration.hub.test_moves import ROUTE
 from tests.integration.hub.test_reviews import reported
 
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.quality.detection import HORIZON_S
 from loradeck.schemas.candidate import StepPlan
 from loradeck.schemas.log import EventKind
@@ -127,7 +128,9 @@ async def test_what_somebody_holds_is_stepped_no_more_until_it_is_resumed(deck: 
     await waits_for(deck, "has narrowed the share")
 
 
-async def test_a_hold_of_the_pointer_and_a_freeze_window_stop_it(deck: Deck, join: Join) -> None:
+async def test_a_hold_a_freeze_window_a_hub_that_settles_and_silent_replicas_stop_it(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (agent,), two, other = await started(deck, join)
     now = deck.hub.clock.now_ms()
     config = deck.hub.log.state.config(pointer(deck).key).model_dump(mode="json")
@@ -136,6 +139,10 @@ async def test_a_hold_of_the_pointer_and_a_freeze_window_stop_it(deck: Deck, joi
     await deck.ok("POST", f"{ROUTE}/hold", body)
     await says(agent, {two: 1, other: 1})
     await waits_for(deck, "somebody to release the hold; the end of this: this route is in a freeze window")
+    monkeypatch.setattr(deck.hub.steps, "_heard", lambda _: 0.5)
+    await waits_for(deck, "more than half of its replicas to be heard")
+    monkeypatch.setattr(MovesAllowed, "refusing", "settling")
+    await waits_for(deck, "this hub to make forward moves")
     assert share(deck) == (0, 0)
 
 
