@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from tests.fakes import peft_adapters
-from tests.fakes.handmade_adapters import config, manifest_of, safetensors, write_adapter
+from tests.fakes.handmade_adapters import config, manifest_of
 
 from loradeck.artifacts import BadArtifact, verify_adapter
-from loradeck.artifacts.adapters import WEIGHTS, modules_of
+from loradeck.artifacts.adapters import WEIGHTS, lora_pairs, modules_of
 from loradeck.artifacts.lora_config import CONFIG, MODULES, LoraSettings, read_lora
-from loradeck.artifacts.tensors import read_header
+from loradeck.artifacts.tensors import Tensor, read_header
 from loradeck.schemas.manifest import AdapterManifest
 
 
@@ -120,12 +120,12 @@ def test_no_expression_is_slow_to_match() -> None:
     assert time.process_time() - began < 1, "Python's own expressions take for ever on the first"
 
 
-def test_more_modules_than_any_model_has_are_refused_before_each_is_held_against_a_pattern(tmp_path: Path) -> None:
-    many = {f"base_model.model.layers.{n}.q_proj.lora_A.weight": (1, 1) for n in range(3 * MODULES + 1)}
-    changes = {"rank_pattern": {f"layers.{n}.x": 2 for n in range(1024)}, "target_modules": ["q_proj"]}
-    write_adapter(tmp_path, weights=safetensors(many), settings=config(**changes))
+def test_more_modules_than_any_model_has_are_refused_before_each_is_held_against_a_pattern() -> None:
+    one = Tensor("F32", (1, 1), 0, 4)
+    many = dict.fromkeys((f"base_model.model.layers.{n}.q_proj.lora_A.weight" for n in range(3 * MODULES + 1)), one)
+    lora = LoraSettings(r=1, lora_alpha=1, target_modules=frozenset({"q_proj"}))
     with pytest.raises(BadArtifact) as caught:
-        verify_adapter(tmp_path, manifest_of(tmp_path, target_modules=("q_proj",)))
+        lora_pairs(many, lora)
     assert "holds 49,153 tensors" in caught.value.detail
 
 
