@@ -68,7 +68,10 @@ class Worker:
         )
         self.cache = _Sized(cache, self.registered)
         self.manager = SimpleNamespace(
-            _adapter_manager=self.cache, _load_adapter=self._load, remove_adapter=self._remove
+            _adapter_manager=self.cache,
+            _load_adapter=self._load,
+            add_adapter=self._add,
+            remove_adapter=self._remove,
         )
         self.model_runner = SimpleNamespace(lora_manager=self.manager)
 
@@ -86,6 +89,9 @@ class Worker:
 
     def asked(self, request: Any) -> None:
         """A step in which this adapter is used, as vLLM makes it."""
+        self.manager.add_adapter(request)
+
+    def _add(self, request: Any) -> bool:
         number = request.lora_int_id
         if number not in self.registered.order:
             adapter = self.manager._load_adapter(request)
@@ -96,6 +102,7 @@ class Worker:
         slots = self.cache.lora_index_to_id
         if number not in slots:
             slots[:] = [*slots[1:], number]
+        return True
 
 
 class _Sized:

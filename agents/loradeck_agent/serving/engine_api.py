@@ -99,13 +99,17 @@ class EngineApi:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AgentError("engine_error", "the engine's list of models cannot be read", repr(error)) from error
 
-    async def load(self, name: str, path: Path) -> None:
+    async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> None:
         """Loads an adapter; one that is listed under this name from this folder is loaded already.
+
+        `instead`: names of adapters that are unloaded for it, also where it cannot be loaded then.
 
         Raises:
             AgentError: `name_taken` (listed, from another folder), `load_refused` (the adapter's fault),
                 `files_missing`, `no_runtime_loading` (the engine has no such call).
         """
+        for other in instead:
+            await self.unload(other)
         body = {"lora_name": name, "lora_path": str(path)}
         reply = await self._http.post("/v1/load_lora_adapter", body, timeout=LOAD_S)
         if reply.status == 200:

@@ -7,6 +7,7 @@ running proof. Every pointer is proven again at a bounded rate, and again after 
 import asyncio
 import logging
 import random
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,11 +43,15 @@ TRIES = 5
 PACE_S = 1.0
 """Between two repeated proofs on one node, however many pointers it has: engines are there for callers."""
 
+PACE_SHARE = 0.1
+"""Largest part of the time that repeated proofs take on one node: a slow engine makes fewer of them."""
+
 
 def repeats_within_s(pointers: int) -> float:
     """The longest time between two proofs of a pointer on a replica, in seconds, without that of the proofs.
 
-    `pointers`: those that the node proves, each counted once for each of its replicas.
+    `pointers`: those that the node proves, each counted once for each of its replicas. Longer where one proof takes
+    more than a tenth of the pace.
     """
     return 1.2 * REPEAT_S + pointers * PACE_S
 
@@ -84,6 +89,10 @@ class Prover:
     """What a replica served of a pointer before: what it serves now must differ from that to be proven."""
     _looked_for: set[tuple[str, str, tuple[str, ...]]] = field(default_factory=set)
     """Canaries whose records were looked for: (release, boot of the engine, digests of the prompts)."""
+    _passed: dict[tuple[str, str, str], tuple[Fence, str]] = field(default_factory=dict)
+    """Of which generation the newest proof of a pointer on a replica was good, and in which lifetime of its engine."""
+    _took: float = 0.0
+    """Seconds that the newest proof took."""
     _pace: asyncio.Lock = field(default_factory=asyncio.Lock)
     _rooms: dict[str, asyncio.Semaphore] = field(
         default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
@@ -133,15 +142,21 @@ class Prover:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep_proving(self, pointer: PointerKey, fence: Fence, replica: str) -> None:
-        unanswered, repeated = 0, False
+        key = (*pointer, replica)
+        # A release that was loaded again is no news: it was proven in this lifetime, and its files are compared.
+        unanswered, repeated = 0, self._passed.get(key) == (fence, self._boot(replica))
         while True:
+            if repeated:
+                await self._turn()
             # Read again each time: a route's canaries may change while its generation stays.
             entry = self.table.entries.get(pointer)
             if entry is None or entry.fence != fence:
                 return
             pause = REPEAT_S * random.uniform(0.8, 1.2)
+            began = time.monotonic()
             try:
                 async with self._rooms[replica]:
+                    began = time.monotonic()
                     verdict = await self._prove(entry, self.engines[replica])
             except Superseded:
                 proving = self._tasks.get((*pointer, replica))
@@ -164,16 +179,25 @@ class Prover:
                     entry, replica, AckState.FAILED, "proof_broke", "the agent's log has the traceback"
                 )
             else:
-                unanswered, repeated = 0, True
+                unanswered, repeated, self._took = 0, True, time.monotonic() - began
+                self._passed[key] = (fence, self._boot(replica))
+                if verdict.level is Level.FAILED:
+                    del self._passed[key]
                 detail = verdict.detail
                 if verdict.level is Level.LISTED and entry.current is not None and entry.current.engine_name:
                     release = entry.current.label or short(entry.current.id)
                     detail += f"; {what_to_do(entry.tenant, entry.route, release)}"
                 await self._acknowledge(entry, replica, _STATE[verdict.level], verdict.code, detail)
             await asyncio.sleep(pause)
-            if repeated:
-                async with self._pace:
-                    await asyncio.sleep(PACE_S)
+
+    async def _turn(self) -> None:
+        """Returns when one more repeated proof may be made on this node."""
+        async with self._pace:
+            await asyncio.sleep(min(REPEAT_S, max(PACE_S, self._took / PACE_SHARE)))
+
+    def _boot(self, replica: str) -> str:
+        version = self.engines[replica].version
+        return version.boot if version is not None else ""
 
     async def _acknowledge(
         self, entry: TableEntry, replica: str, state: AckState, code: str | None, detail: str

@@ -51,6 +51,13 @@ LOOK_S = 5.0
 ROUND_S = 15.0
 """A round is made at least this often."""
 
+LEVELS_S = 5.0
+"""How often at most an engine is asked how near it holds each adapter."""
+
+LOADING_S = 2.0
+"""How long one round goes on with what is wanted meanwhile. Prepares wait for its end."""
+
+SOON_S = 0.05
 UNLOAD_RETRY_S = 1.0
 DRAIN_S = 0.1
 SHORT_S = 5.0
@@ -156,16 +163,17 @@ class Reconciler:
             held |= {ref.id for ref in (entry.left, *entry.refs) if ref is not None}
         return held
 
-    async def _plan(self, engine: EngineReplica) -> residency.Residency:
+    async def _plan(self, engine: EngineReplica, loading: Collection[str] = ()) -> residency.Residency:
+        """Plans loads and unloads. `loading`: the releases whose loads are under way."""
         use = await self.router.use()
         self.demand.count({(tenant, route): n for tenant, route, n in use.attempted}, time.monotonic())
         return residency.plan(
             self._named(),
             engine.slots,
-            tuple(engine.loaded),
+            {*engine.loaded, *loading},
             base=engine.build.base,
             pins=tuple(self.table.pins.values()),
-            busy=(*use.held, *self._asking.releases(engine.name)),
+            busy=(*use.held, *loading, *self._asking.releases(engine.name)),
             answering=use.answering.get(engine.name, ()),
             now_ms=int(time.time() * 1000),
             traffic=self.demand.traffic,
@@ -222,38 +230,59 @@ class Reconciler:
                 due = min(due, await self._attempt(engine, ref, self._admit_merged))
             if not engine.listed_in_router:
                 await self._check_base(engine)
+            due = min(due, await self._load_and_unload(engine))
+            await self._unload_outgoing(engine)
             await self._hold(engine)
-            plan = await self._plan(engine)
-            self._alarm(engine, plan.short)
-            for release in plan.drain:
-                await self._close(engine, release)
-            for release in plan.unload:
-                if not await self._unload(engine, release):
-                    due = UNLOAD_RETRY_S
-            if plan.short:
-                due = min(due, SHORT_S)
-            if plan.drain:
-                due = min(due, DRAIN_S)
-            for ref in plan.fetch:
-                due = min(due, self._fetch(engine, ref))
-            todo = [*plan.load, *self._closed(engine, plan)]
-            while todo:
-                room = engine.slots - len(engine.loaded)
-                now, todo = todo[: (some := max(1, min(engine.api.at_once, room)))], todo[some:]
-                async with asyncio.TaskGroup() as group:
-                    steps = [group.create_task(self._attempt(engine, ref, self._load_wanted)) for ref in now]
-                due = min(due, *(step.result() for step in steps))
-                if self._wakes[engine.name].is_set():
-                    return 0.05  # the table has changed: what has moved is loaded before the rest of this plan
-        if plan.load:
-            due = min(due, SHORT_S)  # until what was loaded is pinned
-        return max(due, 0.05)
+        return max(due, SOON_S)
+
+    async def _load_and_unload(self, engine: EngineReplica) -> float:
+        """Does what is planned, and plans anew when a load has ended or something else is wanted.
+
+        Returns seconds until it is due again.
+        """
+        due, until, wake = ROUND_S, time.monotonic() + LOADING_S, self._wakes[engine.name]
+        tried, under_way = set[str](), dict[str, asyncio.Task[float]]()
+        try:
+            while True:
+                wake.clear()
+                for release in [release for release, task in under_way.items() if task.done()]:
+                    due = min(due, under_way.pop(release).result())
+                plan = await self._plan(engine, under_way)
+                self._alarm(engine, plan.short)
+                await self._close(engine, plan.drain)
+                if not await self._make_room(engine, plan.unload):
+                    due = min(due, UNLOAD_RETRY_S)
+                if plan.short:
+                    due = min(due, SHORT_S)
+                if plan.drain:
+                    due = min(due, DRAIN_S)
+                for ref in plan.fetch:
+                    due = min(due, self._fetch(engine, ref))
+                todo = [ref for ref in (*plan.load, *self._closed(engine, plan)) if ref.id not in tried]
+                if todo and time.monotonic() > until:
+                    due, todo = 0.0, []  # others need this engine's lock
+                for ref in todo:
+                    room = engine.slots - len(engine.loaded.keys() | under_way)
+                    if len(under_way) < engine.api.at_once and (room > 0 or ref.id in engine.loaded):
+                        tried.add(ref.id)
+                        under_way[ref.id] = asyncio.create_task(self._attempt(engine, ref, self._load_wanted))
+                        under_way[ref.id].add_done_callback(lambda _: wake.set())
+                if not under_way:
+                    return due
+                await wake.wait()
+        finally:
+            for task in under_way.values():
+                task.cancel()
+            await asyncio.gather(*under_way.values(), return_exceptions=True)
 
     async def _hold(self, engine: EngineReplica) -> None:
-        """Pins what is to stay in an engine's memory, and asks how near it holds each adapter."""
+        """Pins what is to stay in an engine's memory, and asks now and then how near it holds each adapter."""
         always = frozenset(residency.always_held(self._named(), self.table.pins.values()))
         await engine.api.pin([name for release, name in engine.loaded.items() if release in always])
+        if time.monotonic() < engine.levels_until:
+            return  # an answer waits for the end of a step
         engine.levels = levels = await engine.api.levels()
+        engine.levels_until = time.monotonic() + LEVELS_S
         if levels is not None:
             await self.lost(engine, {release for release, name in engine.loaded.items() if name not in levels})
 
@@ -286,7 +315,7 @@ class Reconciler:
 
     def _closed(self, engine: EngineReplica, plan: residency.Residency) -> list[ReleaseRef]:
         """Releases that the engine holds, to which nobody is admitted, and that keep their slots."""
-        closed = engine.loaded.keys() - engine.ready - set(plan.drain) - self._asking.releases(engine.name)
+        closed = engine.loaded.keys() - engine.ready - {*plan.drain, *plan.unload} - self._asking.releases(engine.name)
         refs = {ref.id: ref for entry in self._named() for ref in entry.refs if ref.id in closed} if closed else {}
         return list(refs.values())
 
@@ -410,8 +439,7 @@ class Reconciler:
         async with engine.changing:
             if ref.id not in engine.ready and ref.release.form is Form.ADAPTER:
                 plan = await self._plan(engine)
-                for release in plan.unload:
-                    await self._unload(engine, release)
+                await self._make_room(engine, plan.unload)
                 if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
                     raise AgentError(
                         "no_slot",
@@ -441,7 +469,12 @@ class Reconciler:
             began = time.monotonic()
         held = ref.id in engine.loaded
         if not held:
-            await engine.api.load(name, folder)
+            instead = [engine.outgoing.pop()] if engine.outgoing else []
+            try:
+                await engine.api.load(name, folder, instead)
+            except AgentError:
+                engine.outgoing += instead  # it may be there still
+                raise
             engine.loads[ref.id] = engine.loads.get(ref.id, 0) + 1
         # "Loaded" is not "listed", and neither is "answers as it should".
         listed = await engine.api.root_of(name)
@@ -500,23 +533,29 @@ class Reconciler:
             engine.measured.note(base, fetch=time.monotonic() - began)
         return folder
 
-    async def _close(self, engine: EngineReplica, release: str) -> None:
-        """From here on no request is admitted to a release."""
-        if release in engine.ready:
-            engine.ready.discard(release)
+    async def _close(self, engine: EngineReplica, releases: Collection[str]) -> None:
+        """From here on no request is admitted to these releases."""
+        if not engine.ready.isdisjoint(releases):
+            engine.ready.difference_update(releases)
             await engine.keep_ready()
             await self.push_engines()
 
-    async def _unload(self, engine: EngineReplica, release: str) -> bool:
-        """Unloads a release. False: an answer still comes from it, and it is tried again later."""
-        await self._close(engine, release)
+    async def _make_room(self, engine: EngineReplica, releases: Collection[str]) -> bool:
+        """Gives the places of releases to the next loads. False: one still answers somebody, and is tried again."""
+        if not releases:
+            return True
+        await self._close(engine, releases)
         use = await self.router.use()
-        if release in use.held or release in use.answering.get(engine.name, ()):
-            return False
-        await engine.api.unload(engine.loaded[release])
-        del engine.loaded[release]
-        engine.evictions += 1
-        return True
+        going = [one for one in releases if one not in use.held and one not in use.answering.get(engine.name, ())]
+        engine.outgoing += [engine.loaded.pop(release) for release in going]
+        engine.evictions += len(going)
+        return len(going) == len(releases)
+
+    async def _unload_outgoing(self, engine: EngineReplica) -> None:
+        """Unloads what nothing was loaded instead of."""
+        while engine.outgoing:
+            await engine.api.unload(engine.outgoing[-1])
+            engine.outgoing.pop()
 
     async def push_engines(self) -> bool:
         """Gives the router all engines with the releases they may be asked for; one that is down gets them once up.

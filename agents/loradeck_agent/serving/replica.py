@@ -49,6 +49,8 @@ class EngineReplica:
     version: EngineVersion | None = None
     loaded: dict[str, str] = field(default_factory=dict)
     """Release id -> name under which the engine lists it."""
+    outgoing: list[str] = field(default_factory=list)
+    """Names that the engine still holds, closed to callers, and that the next loads take the places of."""
     ready: set[str] = field(default_factory=set)
     """Releases that were loaded *and* verified in this lifetime: the router may ask for them."""
     merged_ready: set[str] = field(default_factory=set)
@@ -57,6 +59,8 @@ class EngineReplica:
     """Release id -> how often it was loaded in this lifetime."""
     levels: dict[str, AckLevel] | None = None
     """Name -> how near the engine said it is, at the last round; None: it does not say."""
+    levels_until: float = 0.0
+    """Until when they need not be asked for again, in monotonic seconds."""
     evictions: int = 0
     """How many releases were unloaded to make room, in this lifetime."""
     verified: dict[str, Canaries] = field(default_factory=dict)
@@ -148,11 +152,13 @@ class EngineReplica:
             self.ended.clear()
         self.state = state
         self.loaded.clear()
+        self.outgoing.clear()
         self.ready.clear()
         self.merged_ready.clear()
         self.loads.clear()
         self.evictions = 0
         self.levels = None
+        self.levels_until = 0.0
         self.verified.clear()
         self.said_by_base = {}
         self.foreign.clear()

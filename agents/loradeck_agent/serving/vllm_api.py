@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from loradeck import artifacts
@@ -175,14 +175,17 @@ class VllmApi(EngineApi):
         if known:
             await self.load(base_alone.NAME, folder)
 
-    async def load(self, name: str, path: Path) -> None:
-        """Loads an adapter: by the plugin beside vLLM's steps; else after those of ours were used that it would push
-        out of vLLM's memory.
+    async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> None:
+        """Loads an adapter in place of others.
+
+        By the plugin beside vLLM's steps; else after those of ours were used that it would push out of vLLM's memory.
         """
         if self._plugged and name != base_alone.NAME:
             if self._pinned is not None and name in self._pinned:
                 self._pinned = None  # its pin went with the load before
-            return await self._plugin.load(name, path)
+            return await self._plugin.load(name, path, instead)
+        for other in instead:
+            await self.unload(other)
         if self._cache is None:
             state = self._digests.parent
             ours = [one for one, root in (await super().models()).items() if Path(root).is_relative_to(state)]

@@ -1,6 +1,6 @@
 """Calls to the plugin of ours in a vLLM that has it (agents/vllm_plugin): what it holds, loads, unloads and pins."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -54,12 +54,17 @@ class VllmPlugin:
         except ValidationError as error:
             raise AgentError("engine_error", "what vLLM's plugin holds cannot be read", str(error)[:300]) from error
 
-    async def load(self, name: str, path: Path) -> None:
-        """Loads an adapter from a folder that its digest names, beside the steps of the model.
+    async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> None:
+        """Loads an adapter from a folder that its digest names, beside the steps of the model, in place of others.
 
         Raises: AgentError: `files_missing`, `wrong_digest`, `name_taken`, `load_refused`, `read_timeout`.
         """
-        _check(await self._http.post("/v1/loradeck/load", {"name": name, "path": str(path)}, timeout=LOAD_S), name)
+        body = {"name": name, "path": str(path), "instead": list(instead)}
+        reply = await self._http.post("/v1/loradeck/load", body, timeout=LOAD_S)
+        _check(reply, name)
+        if instead and "unloaded" not in reply.json():  # a plugin of before
+            for one in instead:
+                await self.unload(one)
 
     async def unload(self, name: str) -> None:
         """Takes an adapter off the list and out of memory; one that is not listed is no error. Raises AgentError."""

@@ -3,47 +3,48 @@
 | call | body → answer |
 |---|---|
 | `GET residency` | → `adapters` with name, level and pin, sizes of both caches, how many vLLM's own loop has read |
-| `POST load` | `name`, `path` → 200 once it is listed and in memory; so also for a name that was evicted |
+| `POST load` | `name`, `path`, `instead` → 200 once it is listed and in memory; so also for a name that was evicted |
 | `POST unload` | `name` → 200 once it is neither listed nor held |
 | `POST pins` | `names` → 200 once these are pinned in memory, and no others |
 
-Refusals are `{"code", "detail"}`: 404 `not_listed`, `files_missing`; 409 `name_taken`, `wrong_digest`, `pins_full`;
-400 `load_refused`; 504 `read_timeout`.
+What a load's `instead` names is listed no more from its begin on, whatever comes of it, and goes from memory when the
+loaded one enters vLLM's cache.
+
+Refusals are `{"code", "detail"}`: 404 `not_listed`, `files_missing`, `workers_elsewhere`; 409 `name_taken`,
+`wrong_digest`, `pins_full`; 400 `load_refused`; 504 `read_timeout`.
 """
 
 import asyncio
+import json
 import logging
 import os
-import time
 from argparse import Namespace
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from loradeck_vllm.worker import READERS
-
 log = logging.getLogger("vllm.loradeck")
 
-FIRST_LOOK_S = 0.04
-LONGEST_LOOK_S = 0.32
-"""How soon after its begin a read is looked at, and how seldom later: each look is a call between two steps."""
+READERS = 4
+"""How many adapters are read at a time, so that one read which does not end holds up no other."""
 
 READ_S = 280.0
 """How long the reading of one adapter may take."""
 
-STATUS = {"not_listed": 404, "files_missing": 404, "load_refused": 400, "read_timeout": 504}
+STATUS = {"not_listed": 404, "files_missing": 404, "workers_elsewhere": 404, "load_refused": 400, "read_timeout": 504}
 
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class Adapter(BaseModel):
-    """An adapter's name, and the folder that its digest names."""
+    """An adapter's name, the folder that its digest names, and the names of those whose places are needed for it."""
 
     name: Name
     path: str = Field(min_length=2, max_length=4000, pattern="^/")
+    instead: tuple[Name, ...] = Field((), max_length=64)
 
 
 class Named(BaseModel):
@@ -77,6 +78,10 @@ class AdapterRoutes:
         self._loads = asyncio.Semaphore(READERS)
         self._engine: Any = None
         self._models: Any = None
+        self._sockets: list[str] = []
+        """Where each worker is told what to read."""
+        self._read: list[int] = []
+        """Adapters that all workers have read, and that they may not have in vLLM's cache yet."""
 
     def attach_router(self, app: FastAPI) -> None:
         """Adds the routes, unless this server may not have them; then it says why."""
@@ -90,7 +95,7 @@ class AdapterRoutes:
             return await _answer(self.residency())
 
         async def load(adapter: Adapter) -> JSONResponse:
-            return await _answer(self.load(adapter.name, adapter.path))
+            return await _answer(self.load(adapter.name, adapter.path, adapter.instead))
 
         async def unload(adapter: Named) -> JSONResponse:
             return await _answer(self.unload(adapter.name))
@@ -109,6 +114,7 @@ class AdapterRoutes:
 
     async def residency(self) -> dict[str, Any]:
         """What every worker holds, the least recently used first. A name of None: held, and listed no more."""
+        await self._workers()
         workers = await self._call("loradeck_residency")
         names = {request.lora_int_id: name for name, request in self._models.lora_requests.items()}
         first, others = workers[0], [{row[0]: row for row in worker["held"]} for worker in workers[1:]]
@@ -126,8 +132,11 @@ class AdapterRoutes:
             "adapters": adapters,
         }
 
-    async def load(self, name: str, path: str) -> dict[str, Any]:
-        """Reads an adapter beside the model's steps, puts it into memory between two of them, and lists it.
+    async def load(self, name: str, path: str, instead: Sequence[str] = ()) -> dict[str, Any]:
+        """Has the workers read an adapter beside the model's steps, and lists it.
+
+        `instead`: listed names that are taken off the list, and out of memory when the adapter comes into vLLM's cache.
+        None of it waits for the end of a step.
 
         Raises: Refused.
         """
@@ -144,34 +153,41 @@ class AdapterRoutes:
                 number = self._models.lora_id_counter.inc(1)
                 request = LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
             number = request.lora_int_id
-            alone = len(await self._call("loradeck_read", name, number, path)) == 1
+            gone = [self._models.lora_requests.pop(one, None) for one in instead if one != name]
+            out = [one.lora_int_id for one in gone if one is not None]
             try:
-                await self._until_read(number, alone)
-                if not alone and not all(await self._call("loradeck_insert", number)):
-                    raise Refused("load_refused", "it was read, and is not held")
-            except BaseException:
-                await asyncio.shield(self._call("loradeck_forget", number))
+                async with asyncio.timeout(READ_S):
+                    await self._tell_all({"number": number, "name": name, "path": path, "instead": out})
+            except BaseException as error:
+                if out:
+                    await asyncio.shield(self._call("loradeck_remove", out))
+                if isinstance(error, TimeoutError):
+                    raise Refused("read_timeout", f"it was not read in {READ_S:.0f} s") from None
                 raise
+            self._read.append(number)
             self._models.lora_requests[name] = request
-            return {"name": name}
+            return {"name": name, "unloaded": len(out)}
 
-    async def _until_read(self, number: int, alone: bool) -> None:
-        """Returns once every worker has read an adapter, or the one that is alone holds it.
+    async def _tell_all(self, asked: dict[str, Any]) -> None:
+        """Has every worker read an adapter. Raises Refused: one cannot, and none holds it then."""
+        sockets = await self._workers()
+        answers = await asyncio.gather(*(_tell(one, asked) for one in sockets), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) or answer["code"] != "held":
+                forget = {"forget": asked["number"]}
+                await asyncio.gather(*(_tell(one, forget) for one in sockets), return_exceptions=True)
+                if isinstance(answer, BaseException):
+                    raise Refused("load_refused", f"a worker cannot be told to read it: {answer!r}") from answer
+                raise Refused(answer["code"], answer["detail"])
 
-        Raises: Refused: one refuses it, or it takes too long.
-        """
-        pause, deadline = FIRST_LOOK_S, time.monotonic() + READ_S
-        while True:
-            await asyncio.sleep(pause)
-            states = await self._call("loradeck_state", number, alone)
-            for code, detail in states:
-                if code not in ("reading", "read", "held"):
-                    raise Refused(code, detail)
-            if all(code == ("held" if alone else "read") for code, _ in states):
-                return
-            if time.monotonic() > deadline:
-                raise Refused("read_timeout", f"it was not read in {READ_S:.0f} s")
-            pause = min(2 * pause, LONGEST_LOOK_S)
+    async def _workers(self) -> list[str]:
+        """The sockets of all workers. Raises Refused where one of them runs on another host."""
+        if not self._sockets:
+            sockets = await self._engine.collective_rpc("loradeck_socket")
+            if not all(map(os.path.exists, sockets)):
+                raise Refused("workers_elsewhere", "a worker is on another host, or has another /tmp")
+            self._sockets = sockets
+        return self._sockets
 
     async def unload(self, name: str) -> dict[str, Any]:
         """Takes an adapter off vLLM's list and out of its memory. What still asks for it reads it again.
@@ -182,7 +198,7 @@ class AdapterRoutes:
             request = self._models.lora_requests.pop(name, None)
             if request is None:
                 raise Refused("not_listed", name)
-            await self._call("loradeck_remove", request.lora_int_id)
+            await self._call("loradeck_remove", [request.lora_int_id])
             return {"name": name}
 
     async def pin(self, names: tuple[str, ...]) -> dict[str, Any]:
@@ -196,7 +212,8 @@ class AdapterRoutes:
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         """The answers of all workers to one call, which each gives between two steps."""
-        answers: list[Any] = await self._engine.collective_rpc(method, args=args)
+        read, self._read = self._read, []
+        answers: list[Any] = await self._engine.collective_rpc(method, args=(read, *args))
         return answers
 
 
@@ -209,6 +226,17 @@ def unfit(args: Namespace, environment: Mapping[str, str]) -> str:
     if (getattr(args, "api_server_count", None) or 1) > 1 or args.data_parallel_size > 1:
         return "it has several API servers or engines, whose adapters differ"
     return ""
+
+
+async def _tell(path: str, asked: dict[str, Any]) -> dict[str, str]:
+    """The answer of one worker. Raises OSError, or ValueError where there is none."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(json.dumps(asked).encode() + b"\n")
+        answer: dict[str, str] = json.loads(await reader.readline())
+        return answer
+    finally:
+        writer.close()
 
 
 async def _answer(call: Awaitable[dict[str, Any]]) -> JSONResponse:

@@ -1,88 +1,83 @@
-"""The worker's side: calls that vLLM's loop makes between two steps of the model, each of them short.
+"""The worker's side: what is read beside vLLM's loop, and calls that the loop makes between two steps of the model.
 
-An adapter is read, checked and packed by a thread beside the loop, and put into vLLM's cache by the loop in no time.
-vLLM by itself does both in its loop, and where a request asks for an adapter that was evicted, inside the step.
+An adapter is read, checked and packed by a thread. From then on it is in memory: the loop puts it into vLLM's cache in
+no time when a step needs it first, or in the next of the calls here. vLLM by itself reads in its loop, and where a
+request asks for an adapter that was evicted, inside the step.
 """
 
-import os
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from loradeck_vllm.immutable_files import WrongFiles, check_unchanged, verify
+from loradeck_vllm.read_server import ReadServer
 
 NAME = "_loradeck"
 """Attribute of vLLM's LoRA manager that holds what is kept here for one worker."""
 
 
-READERS = 4
-"""How many adapters are read at a time, so that one read which does not end holds up no other."""
-
-
 class Adapters:
-    """The adapters in one worker's memory: vLLM's two caches, and those that are being read for them."""
+    """The adapters in one worker's memory: vLLM's two caches, and those that were read for them."""
 
     def __init__(self, manager: Any) -> None:
         """`manager`: the worker's `LRUCacheWorkerLoRAManager`."""
         self._manager = manager
         self._cache = manager._adapter_manager
         self._read_by_vllm: Callable[[Any], Any] = manager._load_adapter
+        self._added_by_vllm: Callable[[Any], bool] = manager.add_adapter
         self._immutable: set[int] = set()
-        self._reads: dict[int, Future[Any]] = {}
-        self._readers = ThreadPoolExecutor(READERS, "loradeck-read", initializer=_stand_back)
+        self._read: dict[int, tuple[Any, Sequence[int]]] = {}
+        """Number -> an adapter that was read and is not in vLLM's cache yet (None: it is), and those that go for it.
+        Threads add to it, and the loop takes from it."""
         self.read_in_loop = 0
         manager._load_adapter = self._read_in_loop
+        manager.add_adapter = self._add
+        self.server = ReadServer(self.answer, self.forget)
 
-    def read(self, request: Any) -> None:
-        """Begins to read an adapter beside the loop, unless it is held or being read. Its folder is named by digest."""
-        number = request.lora_int_id
+    def answer(self, asked: dict[str, Any]) -> dict[str, str]:
+        """Reads an adapter, or forgets one. Called by a thread of the server, one for each line."""
+        from vllm.lora.request import LoRARequest
+
+        if "forget" in asked:
+            self.forget(asked["forget"])
+            return {"code": "forgotten", "detail": ""}
+        number, name, path = int(asked["number"]), str(asked["name"]), str(asked["path"])
         self._immutable.add(number)
-        if number not in self._cache.list_adapters() and number not in self._reads:
-            self._reads[number] = self._readers.submit(self._whole, request)
+        try:
+            adapter, before = self._read.get(number, (None, []))
+            if adapter is None and number not in self._cache.list_adapters():
+                adapter = self._whole(LoRARequest(lora_name=name, lora_int_id=number, lora_path=path))
+            self._read[number] = adapter, [*before, *map(int, asked["instead"])]
+        except WrongFiles as error:
+            return {"code": "wrong_digest", "detail": str(error)[:1000]}
+        except Exception as error:  # whatever vLLM finds wrong with it
+            missing = isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError)
+            code = "files_missing" if missing else "load_refused"
+            return {"code": code, "detail": f"{type(error).__name__}: {error}"[:1000]}
+        return {"code": "held", "detail": ""}
 
-    def state(self, number: int, *, insert: bool) -> tuple[str, str]:
-        """How far an adapter is: `reading`, `read`, `held`, or the code of a refusal, with its detail.
+    def forget(self, number: int) -> None:
+        """Drops an adapter that was read and is not in vLLM's cache."""
+        self._read.pop(number, None)
 
-        `insert`: no other worker is waited for, so that what was read is inserted at once, and no step later.
-        """
-        read = self._reads.get(number)
-        if read is not None and not read.done():
-            return "reading", ""
-        error = read.exception() if read is not None else None
-        if error is None and insert:
-            return ("held", "") if self.insert(number) else ("load_refused", "others pushed it out meanwhile")
-        if error is None:
-            return "read", ""
-        if isinstance(error, WrongFiles):
-            return "wrong_digest", str(error)
-        missing = isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError)
-        return "files_missing" if missing else "load_refused", f"{type(error).__name__}: {error}"[:1000]
-
-    def insert(self, number: int) -> bool:
-        """Puts an adapter that was read into the cache in memory; what was used least recently may have to go.
-
-        Returns whether it is held.
-        """
-        read = self._reads.pop(number, None)
-        if number not in self._cache.list_adapters() and read is not None:
-            adapter = read.result()
+    def insert(self, numbers: Iterable[int]) -> None:
+        """Puts adapters that were read into vLLM's cache, in place of those that go for them. The loop alone may."""
+        for number in numbers:
+            adapter, instead = self._read.pop(number, (None, ()))
+            self.remove(instead)
+            if adapter is None or number in self._cache.list_adapters():
+                continue
             if len(self._cache) >= self._cache.capacity:
                 self._cache.remove_oldest_adapter()
             # What add_adapter() does beyond this, checking and packing, the thread has done.
             self._cache._registered_adapters[number] = adapter
-        return number in self._cache.list_adapters()
 
-    def forget(self, number: int) -> None:
-        """Drops an adapter that is being read, or was and is not held."""
-        self._reads.pop(number, None)
-
-    def remove(self, number: int) -> bool:
-        """Takes an adapter out of both caches. Returns whether it was in one."""
-        self.forget(number)
-        self._immutable.discard(number)
-        return bool(self._manager.remove_adapter(number))
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Takes adapters out of both caches."""
+        for number in numbers:
+            self.forget(number)
+            self._immutable.discard(number)
+            self._manager.remove_adapter(number)
 
     def pin(self, numbers: Iterable[int]) -> str:
         """Pins these adapters in memory, and no others. Returns why not, or ''.
@@ -121,17 +116,17 @@ class Adapters:
         check_unchanged(stamps)
         return adapter
 
+    def _add(self, request: Any) -> bool:
+        """Stands in vLLM's own way of taking an adapter for a step: one that was read is in its cache by then."""
+        self.insert([request.lora_int_id])
+        return self._added_by_vllm(request)
+
     def _read_in_loop(self, request: Any) -> Any:
         """Stands in vLLM's own way of reading, which holds up every tenant: counted, and digests are compared."""
         self.read_in_loop += 1
         if request.lora_int_id in self._immutable:
             verify(Path(request.lora_path))
         return self._read_by_vllm(request)
-
-
-def _stand_back() -> None:
-    """Lets the model's step have the processor first: on Linux each thread has a niceness of its own."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _own(tensors: Any) -> Any:
@@ -149,19 +144,18 @@ def _adapters(worker: Any) -> Adapters:
     return found
 
 
-def _read(worker: Any, name: str, number: int, path: str) -> None:
-    from vllm.lora.request import LoRARequest
-
-    _adapters(worker).read(LoRARequest(lora_name=name, lora_int_id=number, lora_path=path))
+def _after(worker: Any, read: Iterable[int]) -> Adapters:
+    """The adapters of a worker, once those that every worker has read are in vLLM's cache."""
+    adapters = _adapters(worker)
+    adapters.insert(read)
+    return adapters
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "loradeck_read": _read,
-    "loradeck_state": lambda worker, number, insert: list(_adapters(worker).state(number, insert=insert)),
-    "loradeck_insert": lambda worker, number: _adapters(worker).insert(number),
-    "loradeck_forget": lambda worker, number: _adapters(worker).forget(number),
-    "loradeck_remove": lambda worker, number: _adapters(worker).remove(number),
-    "loradeck_pin": lambda worker, numbers: _adapters(worker).pin(numbers),
-    "loradeck_residency": lambda worker: _adapters(worker).residency(),
+    "loradeck_socket": lambda worker: _adapters(worker).server.path,
+    "loradeck_remove": lambda worker, read, numbers: _after(worker, read).remove(numbers),
+    "loradeck_pin": lambda worker, read, numbers: _after(worker, read).pin(numbers),
+    "loradeck_residency": lambda worker, read: _after(worker, read).residency(),
 }
-"""Calls of a worker that `collective_rpc` makes by their names."""
+"""Calls of a worker that `collective_rpc` makes by their names. `read`: numbers that every worker has read, so that all
+insert the same ones at the same time, and their caches keep one order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,10 +51,12 @@ class Bench(Reconciler):
             name="gpu-01",
             changing=asyncio.Lock(),
             build=SimpleNamespace(base="b" * 64, boot="boot"),
-            slots=4,
+            slots=40,
             listed_in_router=True,
             short=(),
             loaded={},
+            outgoing=[],
+            levels_until=0.0,
             api=EngineApi(EngineAddress()),
             ready=set(),
         )
@@ -81,9 +84,11 @@ class Bench(Reconciler):
             self.table.entries[one.key] = one
         self.wake()
 
-    async def _plan(self, engine: Any) -> Residency:
+    async def _plan(self, engine: Any, loading: Collection[str] = ()) -> Residency:
         named = [one.current for one in self.table.named() if one.current is not None]
-        return Residency(load=tuple(one for one in named if one.label not in self.loaded), unload=(), short=())
+        return Residency(
+            load=tuple(one for one in named if one.id not in {*engine.loaded, *loading}), unload=(), short=()
+        )
 
     async def _load_wanted(self, engine: Any, wanted: ReleaseRef) -> float:
         if self.reads:
@@ -91,6 +96,7 @@ class Bench(Reconciler):
         if wanted.label in self.fails:
             raise AgentError("manifest_mismatch", "the files are not those of the manifest")
         self.loaded.append(wanted.label)
+        engine.loaded[wanted.id] = wanted.label
         if self.move is not None:
             self.desire(self.move)
             self.move = None
@@ -157,7 +163,7 @@ async def test_a_release_is_loaded_and_timed_once_and_let_in_again_without_a_loa
     async def ensure(*unused: Any) -> Path:
         return folder
 
-    async def load(name: str, path: Path) -> None:
+    async def load(name: str, path: Path, instead: Sequence[str]) -> None:
         calls.append("load")
 
     async def root_of(name: str) -> str:
@@ -270,7 +276,7 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
     async def use() -> Use:
         return Use(held=(), answering={}, attempted=())
 
-    async def load(name: str, path: Path) -> None:
+    async def load(name: str, path: Path, instead: Sequence[str]) -> None:
         folders[name] = str(path)
 
     async def root_of(name: str) -> str | None:
@@ -373,7 +379,7 @@ def test_what_has_no_room_is_found_by_looking_at_all_entries_once_an_engine(monk
         return look(*asked)
 
     monkeypatch.setattr(residency, "_unyielding", counted)
-    bench.engine.__dict__.update(up=True, runs=lambda wanted: True)
+    bench.engine.__dict__.update(up=True, slots=4, runs=lambda wanted: True)
     for number in range(4):
         bench.table.entries["acme", f"r{number}"] = entry(number, ref(number), 1)
     waits = entry(9, ref(9), 1).model_copy(update={"residency": RouteResidency.ON_DEMAND})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -26,6 +27,10 @@ def entry(tenant: str) -> TableEntry:
     release = Release(tenant=tenant, form=Form.BASE, base="b" * 64)
     ref = ReleaseRef(id=release.id, release=release)
     return TableEntry(tenant=tenant, route="production", epoch=1, generation=1, current=ref)
+
+
+def engines(*names: str, boot: str = "e1") -> Any:
+    return {name: SimpleNamespace(name=name, version=SimpleNamespace(boot=boot)) for name in names}
 
 
 def flipped(at: TableEntry, replica: str) -> Ack:
@@ -54,14 +59,14 @@ async def test_an_engine_that_hangs_keeps_no_proof_of_another_engine_waiting(mon
 
     prover = Prover(
         table,
-        cast(Any, {HUNG: HUNG, WELL: WELL}),
+        engines(HUNG, WELL),
         cast(Any, None),
         cast(Any, None),
         AckBoard(send, frozenset({HUNG, WELL})),
     )
 
-    async def prove(at: TableEntry, engine: object) -> Judgement:
-        if engine == HUNG:
+    async def prove(at: TableEntry, engine: Any) -> Judgement:
+        if engine.name == HUNG:
             await asyncio.get_running_loop().create_future()
         return Judgement(level=Level.PROVEN)
 
@@ -95,10 +100,10 @@ async def test_each_pointer_is_proven_again_within_the_bound_however_many_a_node
         return True
 
     board = AckBoard(send, frozenset({WELL}))
-    prover = Prover(table, cast(Any, {WELL: WELL}), cast(Any, None), cast(Any, None), board)
+    prover = Prover(table, engines(WELL), cast(Any, None), cast(Any, None), board)
 
     async def prove(at: TableEntry, engine: object) -> Judgement:
-        return Judgement(Level.PROVEN, None, "")
+        return Judgement(level=Level.PROVEN)
 
     monkeypatch.setattr(prover, "_prove", prove)
     for tenant in times:
@@ -111,3 +116,59 @@ async def test_each_pointer_is_proven_again_within_the_bound_however_many_a_node
     gaps = [after - before for made in times.values() for before, after in itertools.pairwise(made)]
     assert max(gaps) <= proof.repeats_within_s(pointers) + 0.2, "and what a busy machine takes"
     assert max(gaps) > 0.8 * proof.REPEAT_S
+
+
+@pytest.mark.parametrize("what", ["loaded again", "moved", "engine restarted", "failed"])
+async def test_only_what_was_proven_in_this_lifetime_waits_for_its_turn_when_it_is_loaded_again(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    acked, turned, go = asyncio.Queue[AckState](), asyncio.Event(), asyncio.Event()
+
+    async def send(ack: Ack) -> bool:
+        acked.put_nowait(ack.state)
+        return True
+
+    async def turn() -> None:
+        turned.set()
+        await go.wait()
+
+    levels = [Level.FAILED if what == "failed" else Level.PROVEN, Level.PROVEN]
+
+    async def prove(at: TableEntry, engine: object) -> Judgement:
+        return Judgement(level=levels.pop(0))
+
+    table, at = DesiredTable(), entry("acme")
+    prover = Prover(table, engines(WELL), cast(Any, None), cast(Any, None), AckBoard(send, frozenset({WELL})))
+    monkeypatch.setattr(prover, "_prove", prove)
+    monkeypatch.setattr(prover, "_turn", turn)
+    table.entries[at.key] = at
+    async with asyncio.timeout(5):
+        prover.flipped(flipped(at, WELL))
+        await acked.get()
+        prover.flipped(flipped(at, WELL).model_copy(update={"code": "not_ready"}))  # its slot is needed
+        if what == "moved":
+            at = table.entries[at.key] = at.model_copy(update={"generation": 2})
+        elif what == "engine restarted":
+            prover.engines = engines(WELL, boot="e2")
+        prover.flipped(flipped(at, WELL))
+        if what == "loaded again":
+            await turned.wait()
+            assert levels, "callers come first"
+            go.set()
+        await acked.get()
+    assert (turned.is_set(), levels) == (what == "loaded again", [])
+    await prover.close()
+
+
+async def test_repeated_proofs_take_a_tenth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    prover = Prover(DesiredTable(), {}, cast(Any, None), cast(Any, None), cast(Any, None))
+    monkeypatch.setattr(proof.asyncio, "sleep", sleep)
+    for took in (0.05, 0.5, 30.0):
+        prover._took = took
+        await prover._turn()
+    assert slept == [proof.PACE_S, 5.0, proof.REPEAT_S]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
@@ -102,7 +105,6 @@ class Server:
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     """Two workers with one slot on the device and three in memory."""
     fake_vllm.install(monkeypatch)
-    monkeypatch.setattr(routes, "FIRST_LOOK_S", 0.0005)
     app, plugin = FastAPI(), AdapterRoutes(enabled=True)
     app.state.args = fake_vllm.arguments()
     plugin.attach_router(app)
@@ -117,6 +119,10 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     await plugin.init_state(engine, SimpleNamespace(openai_serving_models=models), app.state.args)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://engine") as http:
         yield Server(http, engine, models)
+    for one in engine.workers:
+        if (adapters := getattr(one.manager, worker.NAME, None)) is not None:
+            adapters.server.shutdown()
+            adapters.server.server_close()
 
 
 async def test_a_load_reads_beside_the_loop_and_ends_in_memory_and_in_the_list(server: Server, tmp_path: Path) -> None:
@@ -146,13 +152,112 @@ async def test_a_name_that_was_evicted_is_loaded_again_under_its_number(server: 
     assert [row[0] for row in await server.held()] == ["v2", "v3", "v0"]
 
 
-async def test_a_worker_that_is_alone_inserts_what_it_has_read_in_the_call_that_finds_it_read(
+async def test_a_load_waits_for_no_step_and_what_was_read_is_inserted_by_the_step_that_needs_it(
     server: Server, tmp_path: Path
 ) -> None:
-    server.engine.workers = server.engine.workers[:1]
     assert await server.load("v1", stored(tmp_path)) == (200, "")
-    assert await server.held() == [("v1", "host", False)]
-    assert set(server.engine.calls) == {"loradeck_read", "loradeck_state", "loradeck_residency"}
+    assert server.engine.calls == ["loradeck_socket"], "once in an engine's lifetime"
+    assert [list(one.registered.order) for one in server.engine.workers] == [[], []]
+    server.step("v1")
+    assert await server.held() == [("v1", "device", False)]
+    assert [one.packed for one in server.engine.workers] == [[1], [1]]
+
+
+async def test_all_workers_insert_what_was_read_in_one_order_and_by_one_call(server: Server, tmp_path: Path) -> None:
+    for number in range(3):
+        await server.load(f"v{number}", stored(tmp_path, b"%d" % number))
+    first, second = server.engine.workers
+    server.step("v1")
+    assert list(first.registered.order) == list(second.registered.order) == [2]
+    assert [row[0] for row in await server.held()] == ["v1", "v0", "v2"]
+    assert list(first.registered.order) == list(second.registered.order)
+
+
+async def test_a_load_in_place_of_another_takes_that_off_the_list_and_out_of_memory(
+    server: Server, tmp_path: Path
+) -> None:
+    for number in range(3):
+        await server.load(f"v{number}", stored(tmp_path, b"%d" % number))
+    server.step("v0")
+    server.step("v2")
+    status, _ = await server.post("load", name="v3", path=str(stored(tmp_path, b"3")), instead=["v2", "nobody"])
+    assert (status, "v2" in server.models.lora_requests) == (200, False)
+    server.step("v3")
+    assert [row[0] for row in await server.held()] == ["v0", "v3", "v1"], "and not the one that was used least lately"
+
+
+async def test_what_a_load_was_to_replace_goes_also_where_it_fails_or_was_held_before(
+    server: Server, tmp_path: Path
+) -> None:
+    folders = [stored(tmp_path, b"%d" % number) for number in range(3)]
+    for number, folder in enumerate(folders):
+        await server.load(f"v{number}", folder)
+    await server.held()
+    status, code = await server.post("load", name="v9", path=str(tmp_path / "nowhere"), instead=["v0"])
+    assert (status, code) == (404, "files_missing")
+    assert [row[0] for row in await server.held()] == ["v1", "v2"]
+    assert await server.post("load", name="v1", path=str(folders[1]), instead=["v2"]) == (200, "")
+    assert [row[0] for row in await server.held()] == ["v1"]
+
+
+async def test_what_one_worker_refuses_is_held_by_none(server: Server, tmp_path: Path) -> None:
+    def refuse(request: Any) -> Any:
+        raise ValueError("rank 64 is over 8")
+
+    server.engine.workers[1].manager._load_adapter = refuse
+    assert await server.load("v1", stored(tmp_path)) == (400, "load_refused")
+    assert server.models.lora_requests == {}
+    assert await server.held() == []
+    assert [getattr(one.manager, worker.NAME)._read for one in server.engine.workers] == [{}, {}]
+
+
+async def test_what_nobody_waits_for_any_more_when_it_was_read_is_dropped(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one, *_), go = server.engine.workers, threading.Event()
+    server.engine.workers = (one,)
+    await server.held()
+    adapters, reading = getattr(one.manager, worker.NAME), threading.Event()
+    read, dropped = adapters._read_by_vllm, threading.Event()
+
+    def slow(request: Any) -> Any:
+        reading.set()
+        go.wait(5)
+        return read(request)
+
+    monkeypatch.setattr(adapters, "_read_by_vllm", slow)
+    monkeypatch.setattr(adapters.server, "_gone", lambda number: (adapters.forget(number), dropped.set()))
+    monkeypatch.setattr(routes, "READ_S", 0.05)
+    assert await server.load("v1", stored(tmp_path)) == (504, "read_timeout")
+    go.set()
+    assert await asyncio.to_thread(dropped.wait, 5)
+    assert adapters._read == {}
+
+
+async def test_workers_of_another_host_have_no_routes_for_the_agent(server: Server, tmp_path: Path) -> None:
+    await server.held()
+    for one in server.engine.workers:
+        getattr(one.manager, worker.NAME).server.path = "/nowhere/read.sock"
+    assert (await server.http.get("/v1/loradeck/residency")).status_code == 200, "they were found"
+    fresh = AdapterRoutes(enabled=True)
+    await fresh.init_state(server.engine, SimpleNamespace(openai_serving_models=server.models), None)  # type: ignore[arg-type]
+    with pytest.raises(routes.Refused, match="another host"):
+        await fresh.residency()
+    assert routes.STATUS["workers_elsewhere"] == 404, "which the agent takes for a vLLM without the plugin"
+
+
+async def test_a_line_that_cannot_be_read_ends_its_own_connection(server: Server, tmp_path: Path) -> None:
+    await server.held()
+    path = getattr(server.engine.workers[0].manager, worker.NAME).server.path
+    assert Path(path).parent.stat().st_mode & 0o077 == 0, "for this user alone"
+    for line in (b"\xff\n", b"[]\n", b"{}\n", b"x" * 70_000):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(line)
+        writer.write_eof()
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+    assert await server.load("v1", stored(tmp_path)) == (200, "")
 
 
 async def test_what_is_held_already_is_not_read_again(server: Server, tmp_path: Path) -> None:
@@ -170,7 +275,6 @@ async def test_a_file_that_is_not_the_digests_is_refused_and_nothing_is_listed_o
     assert await server.load("v1", folder) == (409, "wrong_digest")
     assert server.models.lora_requests == {}
     assert await server.held() == []
-    assert "loradeck_forget" in server.engine.calls
 
 
 async def test_folders_that_are_not_there_names_of_the_base_and_names_of_others_are_refused(
@@ -219,7 +323,8 @@ async def test_pins_leave_a_step_the_places_that_it_may_need(server: Server, tmp
 async def test_what_vllm_reads_in_its_loop_is_counted_and_its_digest_compared(server: Server, tmp_path: Path) -> None:
     for number in range(4):
         await server.load(f"v{number}", stored(tmp_path, b"%d" % number))
-    server.step("v0")  # it was evicted
+    assert "v0" not in [row[0] for row in await server.held()]
+    server.step("v0")
     assert (await server.http.get("/v1/loradeck/residency")).json()["read_in_loop"] == 2
     (Path(server.models.lora_requests["v1"].lora_path) / "adapter_model.safetensors").write_bytes(b"other")
     with pytest.raises(WrongFiles):
@@ -314,6 +419,7 @@ async def test_the_agent_lists_what_is_held_and_says_how_near(server: Server, tm
     api, folders = server.agent(tmp_path), [stored(tmp_path, b"%d" % number) for number in range(4)]
     for number, folder in enumerate(folders):
         await api.load(f"v{number}", folder)
+    await api.levels()
     server.step("v3")
     assert await api.models() == {f"v{number}": str(folders[number]) for number in (1, 2, 3)}
     assert await api.levels() == {"v1": AckLevel.HOST, "v2": AckLevel.HOST, "v3": AckLevel.DEVICE}

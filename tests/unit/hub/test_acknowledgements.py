@@ -12,7 +12,7 @@ from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.link import Ack, Hello, Replica
 from loradeck.schemas.log import GENESIS
-from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, AckState, EngineState
+from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, AckLevel, AckState, EngineState
 
 KEY = ("acme", "production")
 BASE = "b" * 64
@@ -249,21 +249,21 @@ def record(state: AckState, code: str | None = None, *, flipped: float | None = 
 
 @pytest.mark.parametrize(
     ("made", "counts"),
-    [  # reachable, flipped, proven, listed, failed, owing a flip, a proof
-        (None, (1, 0, 0, 0, 0, 1, 1)),
-        (record(AckState.WAITING, "not_ready"), (1, 0, 0, 0, 0, 1, 1)),
-        (record(AckState.WAITING, "pinned"), (1, 0, 0, 0, 0, 0, 0)),
-        (record(AckState.FLIPPED, flipped=5.0), (1, 1, 0, 0, 0, 0, 1)),
-        (record(AckState.PROVEN, flipped=5.0), (1, 1, 1, 0, 0, 0, 0)),
-        (record(AckState.LISTED, flipped=5.0), (1, 1, 0, 1, 0, 0, 0)),
-        (record(AckState.FAILED, "disk_full"), (1, 0, 0, 0, 1, 0, 0)),
-        (record(AckState.FAILED, "canary_mismatch", flipped=5.0), (1, 1, 0, 0, 1, 0, 0)),
+    [  # reachable, flipped, proven, listed, failed, owing a flip, a proof, resting
+        (None, (1, 0, 0, 0, 0, 1, 1, 0)),
+        (record(AckState.WAITING, "not_ready"), (1, 0, 0, 0, 0, 1, 1, 0)),
+        (record(AckState.WAITING, "pinned"), (1, 0, 0, 0, 0, 0, 0, 0)),
+        (record(AckState.FLIPPED, flipped=5.0), (1, 1, 0, 0, 0, 0, 1, 0)),
+        (record(AckState.PROVEN, flipped=5.0), (1, 1, 1, 0, 0, 0, 0, 0)),
+        (record(AckState.LISTED, flipped=5.0), (1, 1, 0, 1, 0, 0, 0, 0)),
+        (record(AckState.FAILED, "disk_full"), (1, 0, 0, 0, 1, 0, 0, 0)),
+        (record(AckState.FAILED, "canary_mismatch", flipped=5.0), (1, 1, 0, 0, 1, 0, 0, 0)),
     ],
 )
 def test_the_share_of_a_replica_in_the_counts(made: AckRecord | None, counts: tuple[int, ...]) -> None:
     assert tuple(map(int, share(Node("n1"), "n1", made))) == counts
     failed = counts[4]
-    assert tuple(map(int, share(Node("n1", lost=True), "n1", made))) == (0, 0, 0, 0, failed, 0, 0)
+    assert tuple(map(int, share(Node("n1", lost=True), "n1", made))) == (0, 0, 0, 0, failed, 0, 0, 0)
 
 
 def placed(*names: str, lost: str = "") -> list[tuple[Node, Replica]]:
@@ -342,8 +342,39 @@ def test_a_level_is_reached_by_all_and_hopeless_when_nobody_owes_it(
         failed=0,
         owing_flip=owing[0],
         owing_proof=owing[1],
+        resting=0,
         flipped_at=None,
         proven_at=None,
     )
     assert {level for level in ("committed", "flipped", "proven") if progress.reached.covers(level)} == at
     assert {level for level in ("flipped", "proven") if progress.hopeless(level)} == hopeless
+
+
+def unproven(fleet: Fleet, record: AckRecord) -> bool:
+    node = fleet.nodes["n1"]
+    return ReplicaCounts([(node, node.replicas[0])], {"n1": record}).progress().is_unproven
+
+
+def test_a_release_that_gave_its_slot_away_is_no_cause_to_page_and_one_that_fails_when_it_is_loaded_again_is(
+    fleet: Fleet,
+) -> None:
+    record = counted(fleet, ack(AckState.FLIPPED, level=AckLevel.HOST, boot="e1", load=1))
+    assert unproven(fleet, record), "nobody has seen yet what it answers"
+    counted(fleet, ack(AckState.PROVEN, level=AckLevel.HOST, boot="e1", load=1))
+    assert not unproven(fleet, record)
+    counted(fleet, ack(AckState.FLIPPED, level=AckLevel.DISK, boot="e1", code="not_ready"))
+    assert (record.is_proven, unproven(fleet, record)) == (False, False)
+    counted(fleet, ack(AckState.FLIPPED, level=AckLevel.HOST, boot="e1", load=2))
+    assert (record.is_proven, unproven(fleet, record)) == (False, False), "proven at the load before"
+    counted(fleet, ack(AckState.FAILED, code="canary_mismatch", boot="e1"))
+    assert unproven(fleet, record)
+    counted(fleet, ack(AckState.FLIPPED, level=AckLevel.DISK, boot="e1", code="not_ready"))
+    counted(fleet, ack(AckState.FLIPPED, level=AckLevel.HOST, boot="e1", load=3))
+    assert unproven(fleet, record), "its newest proof was bad"
+
+
+def test_a_proof_ends_with_the_lifetime_of_its_engine(fleet: Fleet) -> None:
+    record = counted(fleet, ack(AckState.PROVEN, level=AckLevel.HOST, boot="e1", load=1))
+    counted(fleet, ack(AckState.FLIPPED, level=AckLevel.DISK, boot="e2", code="not_ready"))
+    counted(fleet, ack(AckState.FLIPPED, level=AckLevel.HOST, boot="e2", load=1))
+    assert unproven(fleet, record)

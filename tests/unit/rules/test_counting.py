@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.counting import flip_counts, is_cold, leaves_at, share, sources
+from loradeck.rules.serving.counting import flip_counts, is_cold, is_resting, leaves_at, share, sources
 from loradeck.schemas.replica_state import LINK_TTL_S, AckLevel, AckState
 from loradeck.schemas.state import ReplicaRow, TenantRow
 
@@ -19,9 +19,9 @@ states = st.sampled_from([None, *AckState])
 def test_a_lost_node_is_neither_flipped_nor_proven_nor_listed_and_owes_nothing(
     state: AckState | None, flipped: bool, pinned: bool
 ) -> None:
-    reachable, *counts = share(silent=True, state=state, flipped=flipped, pinned=pinned)
-    is_flipped, proven, listed, _, owing_flip, owing_proof = counts
-    assert not any((reachable, is_flipped, proven, listed, owing_flip, owing_proof))
+    reachable, *counts = share(silent=True, state=state, flipped=flipped, pinned=pinned, rests=True)
+    is_flipped, proven, listed, _, owing_flip, owing_proof, resting = counts
+    assert not any((reachable, is_flipped, proven, listed, owing_flip, owing_proof, resting))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_is_not_counted_is_no_source_of_a_count() -> None:
 
 def test_a_replica_that_is_heard_owes_what_it_has_not_acknowledged_yet() -> None:
     owing = {
-        (state, flipped): share(silent=False, state=state, flipped=flipped, pinned=False)[5:]
+        (state, flipped): share(silent=False, state=state, flipped=flipped, pinned=False)[5:7]
         for state, flipped in (
             (None, False),
             (AckState.WAITING, False),
@@ -99,3 +99,30 @@ def test_a_replica_that_is_heard_owes_what_it_has_not_acknowledged_yet() -> None
         (AckState.PROVEN, True): (False, False),
         (AckState.FAILED, False): (False, False),
     }
+
+
+@pytest.mark.parametrize(
+    ("level", "boot", "checked_boot", "rests"),
+    [
+        (AckLevel.DISK, "a", None, True),  # it answers nobody before its canaries were answered
+        (AckLevel.HOST, "a", "a", True),  # loaded again, in the lifetime in which it was proven
+        (AckLevel.HOST, "b", "a", False),  # the engine has started anew
+        (AckLevel.HOST, "", "", False),  # an agent that names no boot
+        (AckLevel.HOST, "a", None, False),  # its first load, or a proof that went wrong
+        (None, "a", None, False),
+    ],
+)
+def test_a_flipped_replica_rests_while_it_is_cold_or_was_proven_in_this_lifetime_of_its_engine(
+    level: AckLevel | None, boot: str, checked_boot: str | None, rests: bool
+) -> None:
+    assert is_resting(level=level, boot=boot, checked_boot=checked_boot) is rests
+
+
+def test_only_what_has_flipped_and_not_failed_rests() -> None:
+    resting = {
+        (state, flipped)
+        for state in (None, *AckState)
+        for flipped in (True, False)
+        if share(silent=False, state=state, flipped=flipped, pinned=False, rests=True)[7]
+    }
+    assert resting == {(AckState.FLIPPED, True)}

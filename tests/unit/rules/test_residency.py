@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import digest, ref
 
 from loradeck.rules.serving.residency import (
+    MOVED_NOW_MS,
     PriorRoom,
     Residency,
     always_held,
@@ -172,7 +173,7 @@ def test_on_demand_routes_come_after_the_others_by_their_traffic_and_priors_of_t
     order = wanted(entries, slots=8, now_ms=DAY_MS, traffic={("elm", "production"): 9, ("dune", "production"): 2})
     assert [f"{r.release.tenant} {r.label}" for r in order] == [
         *("acme v3", "acme v2"),
-        *("cedar v2", "cedar v1"),
+        *("cedar v1", "cedar v2"),
         *("elm v6", "dune v8"),
         *("dune v7", "acme v1"),
     ]
@@ -184,9 +185,21 @@ def test_an_on_demand_route_without_any_request_comes_behind_one_with_few() -> N
     assert [ref.label for ref in order] == ["v8", "v2"]
 
 
-def test_on_demand_routes_that_have_just_moved_come_early_in_at_most_half_of_the_slots() -> None:
+def test_priors_of_the_last_day_take_at_most_half_of_the_slots_that_pins_and_always_routes_leave() -> None:
     entries = [asked(tenant, "v2", "v1", moved_ms=DAY_MS) for tenant in ("cedar", "dune", "elm")]
-    assert [r.label for r in wanted(entries, slots=4, now_ms=DAY_MS)] == ["v2", "v1", "v2", "v2", "v1", "v1"]
+    later = DAY_MS + MOVED_NOW_MS
+    assert [r.label for r in wanted(entries, slots=4, now_ms=later)] == ["v1", "v1", "v2", "v2", "v2", "v1"]
+    assert [r.label for r in wanted([*entries, ACME], slots=4, now_ms=later)][2:4] == ["v1", "v2"]
+
+
+def test_where_a_route_has_moved_to_is_loaded_at_once_and_keeps_no_slot_from_what_is_asked_for_more() -> None:
+    entries = [asked("cedar", "v2", "v1", moved_ms=DAY_MS), asked("dune", "v1"), asked("elm", "v1")]
+    how: dict[str, Any] = {"traffic": {("dune", "production"): 2.0, ("elm", "production"): 1.0}}
+    loaded = ids("cedar v1", "dune v1", "elm v1")
+    at_once = plan(entries, 3, loaded, now_ms=DAY_MS, **how)
+    assert (named(at_once)[0], set(at_once.unload)) == (["cedar v2"], ids("elm v1"))
+    later = plan(entries, 3, loaded, now_ms=DAY_MS + MOVED_NOW_MS, **how)
+    assert (later.load, later.unload) == ((), ())
 
 
 def test_what_requests_wait_for_turns_out_the_least_asked_and_nothing_that_is_always_there() -> None:

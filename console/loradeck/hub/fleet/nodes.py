@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter
 
-from loradeck.rules.serving.counting import is_cold
+from loradeck.rules.serving.counting import is_cold, is_resting
 from loradeck.rules.serving.gpu_reservation import faults
 from loradeck.rules.serving.placement import Site, fits
 from loradeck.schemas.attestation import EngineBuild
@@ -212,6 +212,8 @@ class AckRecord:
     """When it was first proven under this fence: kept when it is proven anew."""
     checked: float | None = None
     """When the newest proof, good or bad, was reported."""
+    checked_boot: str | None = None
+    """Boot of the engine of that proof; None: the newest was bad, or there is none."""
     level: AckLevel | None = None
     boot: str = ""
     """Boot of the engine that the newest acknowledgement speaks of; '': it did not say."""
@@ -226,6 +228,11 @@ class AckRecord:
     def is_pinned(self) -> bool:
         """Whether its node is pinned to another release, whatever the hub wants."""
         return self.state is AckState.WAITING and self.code == "pinned"
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it is no cause to worry although it has flipped and is not proven now."""
+        return is_resting(level=self.level, boot=self.boot, checked_boot=self.checked_boot)
 
     @property
     def is_proven(self) -> bool:
@@ -608,6 +615,7 @@ class Fleet:
             record.flipped, record.proven = None, None
         if state in (AckState.PROVEN, AckState.LISTED, AckState.FAILED):
             record.checked = now
+            record.checked_boot = ack.boot if state is not AckState.FAILED else None
             if state is not AckState.PROVEN:
                 record.proven = None
             elif record.proven is None:

@@ -22,7 +22,8 @@ class Progress:
     `reachable` replicas are those whose node was heard within the TTL and says that they answer. Only these count as
     `flipped`, `proven` or `listed`: nobody knows what the others answer with now. `owing_flip` and `owing_proof` are
     the reachable replicas that may still flip, or be proven, listed or failed; one that is pinned to another release
-    owes nothing until its pin has ended.
+    owes nothing until its pin has ended. `resting` ones have flipped and are not proven now, and that is as it should
+    be (`counting.is_resting`).
     `flipped_at` and `proven_at` are when the last one got there, on the hub's monotonic clock; None while one is
     missing.
     """
@@ -35,6 +36,7 @@ class Progress:
     failed: int
     owing_flip: int
     owing_proof: int
+    resting: int
     flipped_at: float | None
     proven_at: float | None
 
@@ -42,6 +44,11 @@ class Progress:
     def reached(self) -> Reached:
         """How far the generation has come on all its placed replicas."""
         return proof.reached(placed=self.placed, flipped=self.flipped, proven=self.proven, listed=self.listed)
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether some placed replica is neither proven nor listed nor resting: it may answer with another release."""
+        return self.proven + self.listed + self.resting < max(1, self.placed)
 
     @property
     def settled(self) -> bool:
@@ -58,7 +65,9 @@ def share(node: Node, replica: str, ack: AckRecord | None) -> Share:
     silent = node.lost or replica in node.silent
     if ack is None:
         return counting.share(silent=silent, state=None, flipped=False, pinned=False)
-    return counting.share(silent=silent, state=ack.state, flipped=ack.is_flipped, pinned=ack.is_pinned)
+    return counting.share(
+        silent=silent, state=ack.state, flipped=ack.is_flipped, pinned=ack.is_pinned, rests=ack.is_resting
+    )
 
 
 _OWING = (5, 6)
@@ -71,7 +80,7 @@ class ReplicaCounts:
     __slots__ = ("_flipped_at", "_placed", "_proven_at", "_sums")
 
     def __init__(self, placed: Iterable[tuple[Node, Replica]], acks: Mapping[str, AckRecord]) -> None:
-        self._sums = [0] * 7
+        self._sums = [0] * 8
         self._placed = 0
         self._flipped_at = self._proven_at = 0.0
         for node, replica in placed:
@@ -106,7 +115,7 @@ class ReplicaCounts:
     def progress(self) -> Progress:
         """The counts as they are now."""
         n = self._placed
-        reachable, flipped, proven, listed, failed, owing_flip, owing_proof = self._sums
+        reachable, flipped, proven, listed, failed, owing_flip, owing_proof, resting = self._sums
         return Progress(
             placed=n,
             reachable=reachable,
@@ -116,6 +125,7 @@ class ReplicaCounts:
             failed=failed,
             owing_flip=owing_flip,
             owing_proof=owing_proof,
+            resting=resting,
             flipped_at=self._flipped_at if n and flipped == n else None,
             proven_at=self._proven_at if n and proven == n else None,
         )

@@ -25,7 +25,6 @@ from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
 from loradeck.rules.serving.counting import is_cold, sources
-from loradeck.rules.serving.proof import Reached
 from loradeck.rules.serving.training_proof import standing
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
@@ -100,7 +99,7 @@ class Rows:
         flags = {
             "BAD": bool(cause.alone) or (live is not None and self._facts.is_breached(pointer, live)),
             "OVR": last is not None and last.override,
-            "UNPRVN": live is not None and not progress.reached.covers(Reached.LISTED),
+            "UNPRVN": live is not None and progress.is_unproven,
             "FAILED": key in self._failed_promotes,
             "SLOW": bool(slow),
             "GLASS": bool(alone),

@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from loradeck.schemas.replica_state import LINK_TTL_S, AckLevel, AckState
 from loradeck.schemas.state import CountSource, ReplicaRow, TenantRow
 
-Share = tuple[int, int, int, int, int, int, int]
-"""The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
+Share = tuple[int, int, int, int, int, int, int, int]
+"""The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof,
+resting.
+"""
 
 
-def share(*, silent: bool, state: AckState | None, flipped: bool, pinned: bool) -> Share:
+def share(*, silent: bool, state: AckState | None, flipped: bool, pinned: bool, rests: bool = False) -> Share:
     """The part of one placed replica in a pointer's counts.
 
     Args:
@@ -23,16 +25,33 @@ def share(*, silent: bool, state: AckState | None, flipped: bool, pinned: bool) 
         state: of its newest acknowledgement of the current generation; None: it sent none.
         flipped: it has acknowledged the flip, and nothing has taken that back.
         pinned: its node is pinned to another release.
+        rests: where it has flipped, it has yet to load the release or was proven at the load before (`is_resting`).
     """
     reached = not silent
     if state is None:
-        return (reached, False, False, False, False, reached, reached)
+        return (reached, False, False, False, False, reached, reached, False)
     failed = state is AckState.FAILED
     flipped = reached and flipped
     proven = reached and state is AckState.PROVEN
     listed = reached and state is AckState.LISTED
     owing = reached and not failed and not pinned  # of the others nothing more is to be expected
-    return (reached, flipped, proven, listed, failed, owing and not flipped, owing and not (proven or listed))
+    resting = flipped and rests and state is AckState.FLIPPED
+    owing_proof = owing and not (proven or listed)
+    return (reached, flipped, proven, listed, failed, owing and not flipped, owing_proof, resting)
+
+
+def is_resting(*, level: AckLevel | None, boot: str, checked_boot: str | None) -> bool:
+    """Tells whether a replica that has flipped, and is not proven now, is no cause to worry about what it answers.
+
+    A cold one answers nobody, and lets callers in only once its release has answered its canaries. One that has loaded
+    its release again was proven to serve this generation before, in the same lifetime of its engine.
+
+    Args:
+        level: how near the release is.
+        boot: of the engine now; '': it does not say.
+        checked_boot: of the engine whose newest proof of this generation was good; None: there is none.
+    """
+    return is_cold(level) or (checked_boot is not None and checked_boot == boot != "")
 
 
 PROVEN_STALE_S = 180.0

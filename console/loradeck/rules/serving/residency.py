@@ -1,11 +1,11 @@
 """Residency: which releases an engine keeps loaded, and whether a promote leaves room for the release that it leaves.
 
-Slots go to pins; `always` routes and where R would go there; on-demand routes of which that is true for a day after a
-move, in half of the slots; the currents of on-demand routes that requests wait for; that of the next newest move;
-candidates; what is prepared; what gateways say will be asked for; the currents of the other on-demand routes by their
-traffic; the rest. These others' currents turn no current out, since nobody waits for them; what stands before them may
-turn one of them out. What requests wait for, and what stands before that, turns one out that answers too, once its
-answers have ended.
+Slots go to pins; `always` routes and where R would go there; where R would go on on-demand routes, for a day after
+their move and in half of the slots that are left then; the currents of on-demand routes that requests wait for; those
+of moves a moment ago, in a quarter of the slots; candidates; what is prepared; what gateways say will be asked for;
+the currents of the other on-demand routes by their traffic; the rest. These others' currents turn no current out,
+since nobody waits for them; what stands before them may turn one of them out. What requests wait for, and what stands
+before that, turns one out that answers too, once its answers have ended.
 """
 
 import math
@@ -48,7 +48,10 @@ class _Claim(IntEnum):
 
 
 PRIOR_KEPT_MS = 24 * 3600 * 1000
-"""How long after a move an on-demand route and its prior come before other routes' currents, in milliseconds."""
+"""How long after a move an on-demand route's prior comes before other routes' currents, in milliseconds."""
+
+MOVED_NOW_MS = 60 * 1000
+"""How long after a move an on-demand route's current is loaded although nobody waits for it, in milliseconds."""
 
 HALF_LIFE_S = 600.0
 """Seconds after which a request counts half in what a pointer is asked for."""
@@ -83,7 +86,7 @@ def wanted(
     Args:
         entries: newest move first.
         base: digest of the weights the engine runs; releases of other bases are left out (None: none are).
-        slots: of the engine; on-demand routes that have just moved come early, with their priors, in half of them.
+        slots: of the engine; half of what pins and `always` routes leave is for priors of moves within the day.
         now_ms: the wall clock, which the age of a move is counted by.
         traffic: requests of each pointer; those of on-demand routes that are missing come last.
         waiting: on-demand pointers that requests wait for, in the order of their turns.
@@ -104,14 +107,14 @@ def _ordered(
 ) -> list[tuple[ReleaseRef, _Claim]]:
     """As `wanted`, each with its claim."""
     asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
-    fresh = _fresh(asked, now_ms)
+    moved = _moved_within(asked, MOVED_NOW_MS, now_ms)
     turn = {key: number for number, key in enumerate(waiting)}
     called = sorted((e for e in asked if e.key in turn), key=lambda e: turn[e.key])
     others = [e for e in asked if e.key not in turn]
     if traffic is not None:
         others.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
     refs = [*_unyielding(entries, pins, slots, now_ms), *(e.current for e in called)]
-    coming: list[ReleaseRef | None] = [e.current for e in fresh[slots // 4 : slots // 4 + 1]]
+    coming: list[ReleaseRef | None] = [e.current for e in moved[: max(1, slots // 4)]]
     coming += [e.candidate.release for e in entries if e.candidate is not None]
     coming += [e.preparing for e in entries]
     coming += [e.current for e in others if e.key in hinted]
@@ -127,18 +130,20 @@ def _ordered(
     return list(found.values())
 
 
-def _fresh(entries: Iterable[TableEntry], now_ms: int) -> list[TableEntry]:
-    return [e for e in entries if e.moved_ms is not None and now_ms - e.moved_ms < PRIOR_KEPT_MS]
+def _moved_within(entries: Iterable[TableEntry], age_ms: int, now_ms: int) -> list[TableEntry]:
+    return [e for e in entries if e.moved_ms is not None and now_ms - e.moved_ms < age_ms]
 
 
 def _unyielding(entries: Sequence[TableEntry], pins: Iterable[Pin], slots: int, now_ms: int) -> list[ReleaseRef | None]:
     """Returns the releases that keep their slots, whichever other releases requests wait for."""
     always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
-    fresh = _fresh((e for e in entries if e.residency is RouteResidency.ON_DEMAND), now_ms)
+    asked = (e for e in entries if e.residency is RouteResidency.ON_DEMAND and e.beneath)
+    fresh = _moved_within(asked, PRIOR_KEPT_MS, now_ms)
     refs: list[ReleaseRef | None] = [pin.release for pin in pins]
     refs += [e.current for e in always]
     refs += [e.beneath[0] for e in always if e.beneath]
-    return refs + [ref for e in fresh[: slots // 4] for ref in (e.current, *e.beneath[:1])]
+    left = slots - len({ref.id for ref in refs if ref is not None})
+    return refs + [e.beneath[0] for e in fresh[: max(0, left // 2)]]
 
 
 def with_room(

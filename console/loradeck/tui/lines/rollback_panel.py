@@ -209,10 +209,11 @@ def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done
     elif replica.pinned:
         proof = Span("pinned", "warn")
     elif replica.state is AckState.FLIPPED:
-        proof = Span("checking")
+        before = "last load" if replica.proof_age_s is not None else "once loaded" if replica.cold else "checking"
+        proof = Span(before)
     else:
         proof = Span("unproven", "warn")
-    wrong = "warn" if replica.state is AckState.LISTED else "bad"
+    wrong = "" if replica.cold else "warn" if replica.state is AckState.LISTED else "bad"
     age_shown = Span(age(heard) if heard is not None else "never")
     if replica.lost:
         age_shown = Span(f"{age_shown.text} unheard, may answer", "bad")
