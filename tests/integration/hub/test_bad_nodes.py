@@ -11,6 +11,7 @@ from tests.fakes.hub_in_process import Deck, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.schemas.log import FLEET, EventKind
 from loradeck.schemas.traffic import Traffic
 
@@ -52,7 +53,7 @@ async def report(deck: Deck, agents: list[FakeAgent], bad: Mapping[str, Mapping[
 
 
 async def test_it_is_cordoned_with_the_evidence_in_an_event_and_let_in_again_by_a_person(
-    deck: Deck, join: Join
+    deck: Deck, join: Join, caplog: pytest.LogCaptureFixture
 ) -> None:
     agents = await fleet(deck, join, guard="rollback")
     await report(deck, agents, {tenant: {"n1": 6} for tenant in TENANTS})
@@ -71,13 +72,12 @@ async def test_it_is_cordoned_with_the_evidence_in_an_event_and_let_in_again_by_
     assert all(deck.hub.log.state.pointers[tenant, "production"].held is False for tenant in TENANTS), "no release is"
     await deck.ok("POST", "nodes/n1/uncordon")
     assert not deck.hub.fleet.cordoned_by_guard()
-    deck.hub.guard._bad_nodes._looked.clear()
-    deck.hub.guard.tick()
-    assert not node.cordoned, "whoever lets it in again has seen that"
+    assert deck.hub.guard._bad_nodes._found(node, "bad") is None
+    assert "within the day, and somebody has let it in again" in caplog.messages[-1]
 
 
 async def test_it_is_not_cordoned_while_anything_speaks_against_that(
-    deck: Deck, join: Join, caplog: pytest.LogCaptureFixture
+    deck: Deck, join: Join, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agents = await fleet(deck, join, guard="rollback")
     node, n2, n3 = (deck.hub.fleet.nodes[name] for name in ("n1", "n2", "n3"))
@@ -107,6 +107,10 @@ async def test_it_is_not_cordoned_while_anything_speaks_against_that(
     assert not found()
     assert said("guard has cordoned n2, and nobody has let it in again")
     order(n2, cordoned=False, drained=None)
+    with monkeypatch.context() as settles:
+        settles.setattr(MovesAllowed, "refusing", "settling")
+        assert guard._bad_nodes._found(node, "bad") is None
+        assert said("the hub settles")
     for tenant in TENANTS:
         await deck.tenant(tenant, guard="alert")
     assert not found(), "nobody has asked guard to act"
