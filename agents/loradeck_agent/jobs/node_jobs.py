@@ -361,12 +361,17 @@ class Jobs:
             return
 
         async def reopened() -> None:
+            said = ""
             while True:
                 try:
                     async with self._listening(base, ref, canaries, socket):
                         await asyncio.Event().wait()
-                except AgentError as error:
-                    log.warning("%s goes on without an engine that it could ask: %s", executor.folder.path.name, error)
+                except (AgentError, OSError) as error:
+                    if str(error) != said:
+                        said = str(error)
+                        log.warning(
+                            "%s goes on without an engine that it could ask: %s", executor.folder.path.name, said
+                        )
                     await asyncio.sleep(REOPEN_S)
 
         opening = asyncio.get_running_loop().create_task(reopened())

@@ -79,12 +79,19 @@ def asks(which: str, *, started: bool) -> Any:
     [("train", BASE, "ask.sock"), ("evaluate", BASE, "ask.sock"), ("distil", TEACHER, "teacher.sock")],
 )
 async def test_a_job_that_was_begun_goes_on_while_its_engine_is_down_and_may_ask_it_once_it_is_up(
-    up: list[str], opened: asyncio.Queue[tuple[str, str]], which: str, base: str, socket: str
+    up: list[str],
+    opened: asyncio.Queue[tuple[str, str]],
+    caplog: pytest.LogCaptureFixture,
+    which: str,
+    base: str,
+    socket: str,
 ) -> None:
     async with asks(which, started=True) as door:
         assert door is None
-        await asyncio.sleep(0)
+        for _ in range(9):
+            await asyncio.sleep(0)
         assert opened.empty()
+        assert len(caplog.records) == 1, "a training may go on for days"
         up.append(base)
         assert await asyncio.wait_for(opened.get(), 5) == (base, socket)
 

@@ -222,6 +222,7 @@ def test_a_labelled_task_is_a_row_with_its_provenance_and_no_name() -> None:
         (made(task(""), said()), "unlabelled"),
         (made(task("five", "six"), said()), "raters differ"),
         (made(task("six days"), said()), "unchanged"),
+        (made(task("no"), said(release="0" * 64), sample=sample("a", at_ms=NOW)), "unchanged"),
         (made(task("five")), "withdrawn"),
         (made(task("five"), said(consent="")), "no consent"),
         (made(task("five", consent=""), said(consent="")), "no consent"),

@@ -85,7 +85,7 @@ async def gathered(
     policy, routes = state.keeps, routes or sorted(state.routes)
     all_said, samples = await said_of(s, tenant), await samples_of(s, tenant, routes, policy)
     withdrawn, built = await withdrawn_of(s, tenant), await built_rows(s, tenant, SOURCE)
-    labelled = {tuple(folded_words(question)) for question in built.values()}
+    labelled = {tuple(folded_words(question)) for question in built.values()} - {()}
     rows, now_ms = list[BacklogRow](), int(time.time() * 1000)
     for key in sorted(key for key in all_said.keys() | samples.keys() if key[0] in routes):
         said, own = all_said.get(key, []), recorded.get(key[1])

@@ -257,7 +257,7 @@ def labelled(
     if len(texts) > 1:
         return "raters differ: the task has several right answers; leave one in Label Studio"
     (answer,) = texts
-    if answer == row.answered.strip():
+    if answer in (row.answered.strip(), sample.answer.strip() if sample is not None else ""):
         return "unchanged: it was answered like that"
     if row.kept_until_ms <= now_ms:
         return OVER
