@@ -7,6 +7,7 @@ from typing import Any
 
 from loradeck.hub.views.freshness import FreshnessView
 from loradeck.rules.data.policy import DatedEntry
+from loradeck.schemas.backlog import SOURCE
 
 OLD, NEW = "1" * 64, "2" * 64
 
@@ -21,3 +22,18 @@ def test_two_datasets_of_one_name_both_count() -> None:
     parts |= {"_catalogue": SimpleNamespace(datasets=named), "_facts": SimpleNamespace(ledger=ledger)}
     version: Any = SimpleNamespace(manifest=SimpleNamespace(datasets=(OLD, NEW)))
     assert [one.at_ms for _, one in FreshnessView(**parts)._dated(version)] == [1, 2]
+
+
+def test_the_newest_dataset_of_the_backlog_is_one_of_which_no_row_was_erased() -> None:
+    made = SimpleNamespace(tenant="acme", provenance=SimpleNamespace(source=SOURCE))
+    catalogue = SimpleNamespace(datasets={OLD: made, NEW: made})
+    parts: dict[str, Any] = dict.fromkeys(
+        ("_log", "_store", "_attestations", "_jobs", "_incidents", "_clock", "_replays"), None
+    )
+    parts |= {"_catalogue": catalogue, "_facts": SimpleNamespace(erased={}, erased_elsewhere={})}
+    assert FreshnessView(**parts)._built("acme") == NEW
+    assert FreshnessView(**parts)._built("bolt") is None
+    parts["_facts"] = SimpleNamespace(erased={NEW: {"row"}}, erased_elsewhere={})
+    assert FreshnessView(**parts)._built("acme") == OLD
+    parts["_facts"] = SimpleNamespace(erased={NEW: {"row"}}, erased_elsewhere={OLD: {"row"}})
+    assert FreshnessView(**parts)._built("acme") is None

@@ -183,11 +183,10 @@ class FreshnessView:
         )
 
     def _built(self, tenant: str) -> str | None:
-        """Returns the newest dataset that was built of a tenant's backlog."""
-        known = self._catalogue.datasets
-        return next(
-            (d for d in reversed(known) if (known[d].tenant, known[d].provenance.source) == (tenant, SOURCE)), None
-        )
+        """Returns the newest dataset that was built of a tenant's backlog, and of which no row was erased."""
+        known, erased, elsewhere = self._catalogue.datasets, self._facts.erased, self._facts.erased_elsewhere
+        own = (d for d in reversed(known) if known[d].tenant == tenant and known[d].provenance.source == SOURCE)
+        return next((d for d in own if d not in erased and d not in elsewhere), None)
 
     async def _loop(self, key: PointerKey, live: AdapterVersion | None, built: str) -> Loop:
         """Tells how far a dataset of the tenant's backlog has come on a route."""
