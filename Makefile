@@ -10,7 +10,7 @@ RELEASE := .venv-release
 RELEASE_STAMP := $(RELEASE)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation simulation exhaustive lock sbom audit setup clean
+.PHONY: help demo loop test test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation simulation exhaustive lock sbom audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -30,6 +30,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it back
 	@PYTHONPATH=examples $(BIN)/python -m incident $(if $(FRESH),--fresh) $(ARGS)
+
+loop: $(STAMP) ## from callers' corrections to new weights on a real model, and back by an erasure (ten minutes at most)
+	@PYTHONPATH=examples $(BIN)/python -u -m loop $(ARGS)
 
 # Whole fleets of real processes, what needs servers, and what takes a minute by itself.
 SERVICES := tests/e2e tests/contract/skew tests/services tests/faults/test_partition.py tests/simulation/test_mutations.py

@@ -73,3 +73,12 @@ def test_every_command_that_anybody_is_told_to_run_exists() -> None:
 def test_what_does_not_exist_is_told(said: str, missing: str | None) -> None:
     program, *words = said.split()
     assert unknown(program, words) == missing
+
+
+def test_each_scenario_of_the_mission_names_its_commands_and_says_what_is_missing() -> None:
+    table = (ROOT / "docs" / "seeds.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in table if " works | " in line or " part | " in line]
+    named = {int(number) for row in rows for number in re.findall(r"\b1[67]\d\b", row[0])}
+    assert named == set(range(161, 176))
+    assert [row[0] for row in rows if "`" not in row[2]] == []
+    assert [row[0] for row in rows if row[1] == "part" and not (len(row) > 3 and row[3].strip(" |"))] == []
