@@ -346,7 +346,7 @@ def labels(loop: Loop, folder: Path, answers: Sequence[Answered]) -> Answered:
     (folder / "labelled.json").write_text(json.dumps(made))
     print(f"    a program labels {len(made)} tasks, in the place of a person in Label Studio")
     provenance = ("--name", "labelled", "--licence", "Apache-2.0", "--tier", "public", "--purpose", "train")
-    loop.do("backlog", "build", "acme", str(folder / "labelled.json"), *provenance, "--leave-out")
+    loop.do("backlog", "build", "acme", str(folder / "labelled.json"), *provenance, *which, "--leave-out")
     where(loop)
     return next(right[task["data"]["request"]] for task in made if right[task["data"]["request"]].topic in ACME.late)
 
