@@ -405,6 +405,12 @@ def late() -> list[Topic]:
     return [topic for topic in ACME.topics if topic.label in ACME.late]
 
 
+def planned(found: Any) -> str:
+    """What descends from the rows that are to be erased."""
+    named = ("rows", "datasets", "runs", "adapters", "releases", "pointers")
+    return ", ".join(f"{len(found[name])} {name}" for name in named) + " descend from it"
+
+
 def undone(loop: Loop, erased: Answered, first: str, second: str) -> None:
     """Erases one caller's row, which retires v2, and goes back to v1."""
     loop.step("An erasure request: one caller wants their ticket gone, and with it what was trained on it")
@@ -412,7 +418,7 @@ def undone(loop: Loop, erased: Answered, first: str, second: str) -> None:
         "feedback", "erase", "acme", "--request", erased.request, "--yes", saw=lambda found: f"{found['removed']} row"
     )
     text = ("--containing", erased.asked, "--tenant", "acme")
-    loop.do("dataset", "erase", *text, "--dry-run", saw=lambda found: f"the plan names {', '.join(found)}")
+    loop.do("dataset", "erase", *text, "--dry-run", saw=planned)
     loop.do("dataset", "erase", *text, "--retire", "--reason", "request 4711", "--yes", saw=lambda _: "v2 is retired")
     loop.do("rollback", "acme", "--reason", "request 4711", *PROVEN)
     loop.refused("promote", "acme", second, "--override", "--reason", "try", "--yes")
