@@ -40,7 +40,9 @@ def main() -> None:
 
 
 def keep(laboratory: Laboratory, found: list[dict[str, Any]]) -> None:
-    """Writes what there is so far into the document."""
+    """Writes what there is so far into the document, once it is as much as stands there."""
+    if len(found) < len(json.loads(RESULTS.read_text())["cells"]):
+        return
     commit = subprocess.run(["git", "rev-parse", "--short=8", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     kept = {
         "commit": commit.stdout.strip(),
