@@ -34,7 +34,7 @@ def test_the_footer_always_names_help_the_screens_and_what_matters_most_here(scr
     footer = said(footer_line(DEFAULT, screen, width, in_view=(12_345, 12_354), total=12_400))
     assert len(footer) == width
     assert "? help" in footer
-    assert "1-8 screens" in footer or "2 nodes" in footer or "1 tenants" in footer
+    assert "1-9 screens" in footer or "2 nodes" in footer or "1 tenants" in footer
     for binding in DEFAULT.hints(screen):
         if binding.hint <= 2:
             assert f"{binding.shown} {binding.label}" in footer

@@ -52,7 +52,7 @@ async def test_every_hint_of_the_screen_shows_the_remapped_keys() -> None:
         shown = text_of(on)
         for hint in ("ctrl+r ARMED", "f1 keys", "ctrl+r roll back", "f2/U undo", "B base", "f1 help"):
             assert hint in shown, hint
-        assert "1 n 3 4 5 6 7 8 screens" in shown
+        assert "1 n 3 4 5 6 7 8 9 screens" in shown
         await on.press("B")
         assert "B acme/production v9/B2 > base alone/B2" in pane(on)
         assert "Y or ctrl+g?" in pane(on)

@@ -15,6 +15,7 @@ from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import StateRead
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedMessage
+from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job, PrepareSpec
 from loradeck.schemas.log import Event
@@ -229,7 +230,7 @@ class ConsoleState(FeedState):
 
     @property
     def identity(self) -> str | None:
-        """The name of the selection for a command: the id of a release, a node, a job or an event, or a digest."""
+        """The name of the selection for a command: of a node, a job, an event, a route, a release, or a digest."""
         selected = self.listing.selected
         match self.rows_of(self.screen).get(selected):
             case TenantRow(live=live):
@@ -240,6 +241,8 @@ class ConsoleState(FeedState):
                 return result.release
             case CapacityRow(name=name):
                 return name
+            case LoopRow(tenant=tenant, route=route):
+                return f"{tenant} {route}"
         return selected if isinstance(selected, str) else None
 
     # ---- own moves -------------------------------------------------------------------------------------------
