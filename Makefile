@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it back
 	@PYTHONPATH=examples $(BIN)/python -m incident $(if $(FRESH),--fresh) $(ARGS)
 
-loop: $(STAMP) ## from callers' corrections to new weights on a real model, and back by an erasure (minutes)
+loop: $(STAMP) ## from callers' corrections to new weights on a real model, and back by an erasure (five minutes)
 	@PYTHONPATH=examples $(BIN)/python -u -m loop $(ARGS)
 
 # Whole fleets of real processes, what needs servers, and what takes a minute by itself.
