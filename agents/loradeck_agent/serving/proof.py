@@ -90,7 +90,7 @@ class Prover:
     _looked_for: set[tuple[str, str, tuple[str, ...]]] = field(default_factory=set)
     """Canaries whose records were looked for: (release, boot of the engine, digests of the prompts)."""
     _passed: dict[tuple[str, str, str], tuple[Fence, str]] = field(default_factory=dict)
-    """Of which generation the newest proof of a pointer on a replica was good, and in which lifetime of its engine."""
+    """The generation that the newest proof of a pointer on a replica was of, and the lifetime of its engine."""
     _took: float = 0.0
     """Seconds that the newest proof took."""
     _pace: asyncio.Lock = field(default_factory=asyncio.Lock)
