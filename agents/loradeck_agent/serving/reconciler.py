@@ -270,9 +270,11 @@ class Reconciler:
                 if not under_way:
                     return due
                 await wake.wait()
-        finally:
+        except asyncio.CancelledError:
             for task in under_way.values():
                 task.cancel()
+            raise
+        finally:  # also where the router gives no answer: what is being loaded is known afterwards
             await asyncio.gather(*under_way.values(), return_exceptions=True)
 
     async def _hold(self, engine: EngineReplica) -> None:
@@ -469,11 +471,12 @@ class Reconciler:
             began = time.monotonic()
         held = ref.id in engine.loaded
         if not held:
-            instead = [engine.outgoing.pop()] if engine.outgoing else []
+            instead, boot = [engine.outgoing.pop()] if engine.outgoing else [], engine.build.boot
             try:
                 await engine.api.load(name, folder, instead)
             except AgentError:
-                engine.outgoing += instead  # it may be there still
+                if engine.up and engine.build.boot == boot:
+                    engine.outgoing += instead  # it may be there still
                 raise
             engine.loads[ref.id] = engine.loads.get(ref.id, 0) + 1
         # "Loaded" is not "listed", and neither is "answers as it should".
@@ -546,10 +549,11 @@ class Reconciler:
             return True
         await self._close(engine, releases)
         use = await self.router.use()
-        going = [one for one in releases if one not in use.held and one not in use.answering.get(engine.name, ())]
+        kept = {*use.held, *use.answering.get(engine.name, ())}
+        going = [one for one in releases if one not in kept and one in engine.loaded]  # it may have ended meanwhile
         engine.outgoing += [engine.loaded.pop(release) for release in going]
         engine.evictions += len(going)
-        return len(going) == len(releases)
+        return kept.isdisjoint(releases)
 
     async def _unload_outgoing(self, engine: EngineReplica) -> None:
         """Unloads what nothing was loaded instead of."""

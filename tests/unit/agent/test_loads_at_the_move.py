@@ -419,3 +419,58 @@ async def test_the_hub_is_asked_for_signatures_beside_the_rounds_and_not_under_t
         with pytest.raises(AgentError, match="it was loaded"):
             await Reconciler._load_wanted(bench, bench.engine, wanted)
     assert loaded == [wanted]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "restarted"])
+async def test_what_a_failed_load_was_to_replace_is_unloaded_unless_the_engine_began_anew(meanwhile: str) -> None:
+    bench, unloaded = Bench(), list[str]()
+
+    async def ensure(*unused: Any) -> Path:
+        return Path("/releases/v1")
+
+    async def load(name: str, path: Path, instead: Sequence[str]) -> None:
+        if meanwhile == "restarted":
+            bench.engine.build = SimpleNamespace(base="b" * 64, boot="next")
+        raise AgentError("load_refused", "the engine refused it")
+
+    async def unload(name: str) -> None:
+        unloaded.append(name)
+
+    bench.engine.__dict__.update(
+        config=SimpleNamespace(base=Path("/base"), rank_limit=None),
+        api=SimpleNamespace(load=load, unload=unload),
+        up=True,
+        outgoing=["acme-v9"],
+    )
+    bench.store = SimpleNamespace(ensure=ensure, stored={ref(1).release.adapter})  # type: ignore[assignment]
+    with pytest.raises(AgentError, match="refused it"):
+        await bench._bring_in(bench.engine, ref(1))
+    await bench._unload_outgoing(bench.engine)
+    assert unloaded == ([] if meanwhile == "restarted" else ["acme-v9"])
+
+
+async def test_a_load_under_way_is_waited_for_where_the_router_gives_no_answer() -> None:
+    bench, begun, go, ended = Bench(), asyncio.Event(), asyncio.Event(), list[str]()
+    plans = iter([Residency(load=(ref(1),), unload=(), short=())])
+
+    async def plan(engine: Any, loading: Collection[str] = ()) -> Residency:
+        found = next(plans, None)
+        if found is None:
+            go.set()
+            raise AgentError("unreachable", "the router gives no answer")
+        return found
+
+    async def load(engine: Any, wanted: ReleaseRef) -> float:
+        begun.set()
+        await go.wait()
+        ended.append(wanted.label)
+        return module.ROUND_S
+
+    bench._plan, bench._load_wanted = plan, load  # type: ignore[method-assign]
+    making = asyncio.create_task(bench._round(bench.engine))
+    await begun.wait()
+    bench.wake()
+    async with asyncio.timeout(5):
+        with pytest.raises(AgentError, match="no answer"):
+            await making
+    assert ended == ["v1"]
