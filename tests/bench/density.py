@@ -5,13 +5,15 @@ beneath, 50 of these have moved within the day. Eight callers ask one request af
 (s = 1) and uniformly, the same seeded sequence on each side, in turns: plain vLLM pages its 1,000 listed adapters by
 itself, and ours is a hub, an agent and its router before a vLLM of the same settings with the plugin. `hot`: the eight
 most asked tenants; `cold`: the tenant is not among the 128 that were answered last, which are what a plain vLLM holds.
-Before, each tenant is asked once. All of it in float32 on CPU.
+Before, each tenant that later turns name is asked once, and plain vLLM for all of them, whose tokens are compared with.
+All of it in float32 on CPU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -48,6 +50,9 @@ SECONDS, ROUNDS = 30.0, 3
 
 ONCE = "each tenant once"
 """The first turn: ours has each release answer its canary then, which it does once in an engine's lifetime."""
+
+DRAWN = 8
+"""More requests a second than either side answers: so many draws of a turn name its tenants."""
 
 COLD_LOADS, STREAMED = 100, 64
 PROMPT = [{"role": "user", "content": "Where is my order?"}]
@@ -265,13 +270,18 @@ def _beside_paging(material: Material, seconds: float, rounds: int, loads: int) 
 async def _in_turns(
     server: vllm_server.Server, fleet: Fleet, material: Material, seconds: float, rounds: int, loads: int
 ) -> list[Row]:
-    rows, count = list[Row](), len(material.tenants)
+    rows, count, named = list[Row](), len(material.tenants), set(material.fresh)
+    for law, turn in (*(("Zipf", turn) for turn in range(rounds)), ("uniform", 0)):
+        named |= set(itertools.islice(sequence(law, count, turn), int(DRAWN * seconds)))
     async with _plain(server, material) as plain, _ours(fleet, material, "ours on vLLM") as ours:
         for law, turns in ((ONCE, 1), ("Zipf", rounds), ("uniform", 1)):
             before, evicted = _node(fleet)
             for turn in range(turns):
                 for side in (plain, ours) if turn % 2 else (ours, plain):
-                    await side.run(law, sequence(law, count, turn), seconds if law != ONCE else 1e9)
+                    drawn = sequence(law, count, turn)
+                    if (law, side) == (ONCE, ours):
+                        drawn = (number for number in drawn if number in named)
+                    await side.run(law, drawn, seconds if law != ONCE else 1e9)
             await asyncio.sleep(2)  # the node's next report
             after, evictions = _node(fleet)
             rows += _said(_figures(plain, law) + _figures(ours, law, before, after, evictions - evicted))
