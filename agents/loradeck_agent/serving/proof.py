@@ -41,17 +41,16 @@ TRIES = 5
 """Proofs that may get no answer of router or engine before the replica counts as failed."""
 
 PACE_S = 1.0
-"""Between two repeated proofs on one node, however many pointers it has: engines are there for callers."""
+"""Between two repeated proofs on one engine, however many pointers it has: engines are there for callers."""
 
 PACE_SHARE = 0.1
-"""Largest part of the time that repeated proofs take on one node: a slow engine makes fewer of them."""
+"""Largest part of the time that repeated proofs take on one engine: a slow one makes fewer of them."""
 
 
 def repeats_within_s(pointers: int) -> float:
     """The longest time between two proofs of a pointer on a replica, in seconds, without that of the proofs.
 
-    `pointers`: those that the node proves, each counted once for each of its replicas. Longer where one proof takes
-    more than a tenth of the pace.
+    `pointers`: those that are proven on the replica. Longer where one proof takes more than a tenth of the pace.
     """
     return 1.2 * REPEAT_S + pointers * PACE_S
 
@@ -91,9 +90,9 @@ class Prover:
     """Canaries whose records were looked for: (release, boot of the engine, digests of the prompts)."""
     _passed: dict[tuple[str, str, str], tuple[Fence, str]] = field(default_factory=dict)
     """The generation that the newest proof of a pointer on a replica was of, and the lifetime of its engine."""
-    _took: float = 0.0
-    """Seconds that the newest proof took."""
-    _pace: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _took: dict[str, float] = field(default_factory=dict)
+    """Seconds that the newest proof on a replica took."""
+    _pace: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     _rooms: dict[str, asyncio.Semaphore] = field(
         default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
     )
@@ -126,6 +125,8 @@ class Prover:
     def stop(self, key: tuple[str, str, str]) -> None:
         """Ends the proof of one pointer on one replica."""
         proving = self._tasks.pop(key, None)
+        if key[:2] not in self.table.entries:
+            self._passed.pop(key, None)
         if proving is not None:
             proving.task.cancel()
 
@@ -147,7 +148,7 @@ class Prover:
         unanswered, repeated = 0, self._passed.get(key) == (fence, self._boot(replica))
         while True:
             if repeated:
-                await self._turn()
+                await self._turn(replica)
             # Read again each time: a route's canaries may change while its generation stays.
             entry = self.table.entries.get(pointer)
             if entry is None or entry.fence != fence:
@@ -179,7 +180,7 @@ class Prover:
                     entry, replica, AckState.FAILED, "proof_broke", "the agent's log has the traceback"
                 )
             else:
-                unanswered, repeated, self._took = 0, True, time.monotonic() - began
+                unanswered, repeated, self._took[replica] = 0, True, time.monotonic() - began
                 self._passed[key] = (fence, self._boot(replica))
                 if verdict.level is Level.FAILED:
                     del self._passed[key]
@@ -190,10 +191,10 @@ class Prover:
                 await self._acknowledge(entry, replica, _STATE[verdict.level], verdict.code, detail)
             await asyncio.sleep(pause)
 
-    async def _turn(self) -> None:
-        """Returns when one more repeated proof may be made on this node."""
-        async with self._pace:
-            await asyncio.sleep(min(REPEAT_S, max(PACE_S, self._took / PACE_SHARE)))
+    async def _turn(self, replica: str) -> None:
+        """Returns when one more repeated proof may be made on a replica: its own last one was long enough ago."""
+        async with self._pace[replica]:
+            await asyncio.sleep(min(REPEAT_S, max(PACE_S, self._took.get(replica, 0.0) / PACE_SHARE)))
 
     def _boot(self, replica: str) -> str:
         version = self.engines[replica].version

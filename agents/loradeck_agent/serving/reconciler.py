@@ -54,9 +54,6 @@ ROUND_S = 15.0
 LEVELS_S = 5.0
 """How often at most an engine is asked how near it holds each adapter."""
 
-LOADING_S = 2.0
-"""How long one round goes on with what is wanted meanwhile. Prepares wait for its end."""
-
 SOON_S = 0.05
 UNLOAD_RETRY_S = 1.0
 DRAIN_S = 0.1
@@ -224,13 +221,10 @@ class Reconciler:
 
     async def _round(self, engine: EngineReplica) -> float:
         """Runs one round. Returns seconds until the next one is due."""
-        due = ROUND_S
         async with engine.changing:
-            for ref in merged_on(self._named(), self.table.pins.values(), engine.build.base):
-                due = min(due, await self._attempt(engine, ref, self._admit_merged))
             if not engine.listed_in_router:
                 await self._check_base(engine)
-            due = min(due, await self._load_and_unload(engine))
+            due = await self._load_and_unload(engine)
             await self._unload_outgoing(engine)
             await self._hold(engine)
         return max(due, SOON_S)
@@ -238,15 +232,21 @@ class Reconciler:
     async def _load_and_unload(self, engine: EngineReplica) -> float:
         """Does what is planned, and plans anew when a load has ended or something else is wanted.
 
-        Returns seconds until it is due again.
+        It ends with the last load, and begins no more of them once somebody waits for the engine's lock.
+
+        Returns: seconds until it is due again.
         """
-        due, until, wake = ROUND_S, time.monotonic() + LOADING_S, self._wakes[engine.name]
+        due, held_at, wake = ROUND_S, time.monotonic(), self._wakes[engine.name]
         tried, under_way = set[str](), dict[str, asyncio.Task[float]]()
         try:
             while True:
-                wake.clear()
+                if wake.is_set():
+                    wake.clear()
+                    tried.clear()
                 for release in [release for release, task in under_way.items() if task.done()]:
                     due = min(due, under_way.pop(release).result())
+                for ref in merged_on(self._named(), self.table.pins.values(), engine.build.base):
+                    due = min(due, await self._attempt(engine, ref, self._admit_merged))
                 plan = await self._plan(engine, under_way)
                 self._alarm(engine, plan.short)
                 await self._close(engine, plan.drain)
@@ -259,17 +259,21 @@ class Reconciler:
                 for ref in plan.fetch:
                     due = min(due, self._fetch(engine, ref))
                 todo = [ref for ref in (*plan.load, *self._closed(engine, plan)) if ref.id not in tried]
-                if todo and time.monotonic() > until:
-                    due, todo = 0.0, []  # others need this engine's lock
+                if todo and engine.changing.waiting:
+                    due, todo = 0.0, []
                 for ref in todo:
                     room = engine.slots - len(engine.loaded.keys() | under_way)
                     if len(under_way) < engine.api.at_once and (room > 0 or ref.id in engine.loaded):
                         tried.add(ref.id)
                         under_way[ref.id] = asyncio.create_task(self._attempt(engine, ref, self._load_wanted))
-                        under_way[ref.id].add_done_callback(lambda _: wake.set())
                 if not under_way:
                     return due
-                await wake.wait()
+                if time.monotonic() - held_at > LEVELS_S:
+                    held_at = time.monotonic()
+                    await self._hold(engine)
+                woken = asyncio.create_task(wake.wait())
+                await asyncio.wait({woken, *under_way.values()}, return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
         except asyncio.CancelledError:
             for task in under_way.values():
                 task.cancel()
@@ -441,7 +445,9 @@ class Reconciler:
         async with engine.changing:
             if ref.id not in engine.ready and ref.release.form is Form.ADAPTER:
                 plan = await self._plan(engine)
-                await self._make_room(engine, plan.unload)
+                for release in plan.unload:
+                    if len(engine.loaded) >= engine.slots:
+                        await self._make_room(engine, [release])
                 if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
                     raise AgentError(
                         "no_slot",
@@ -471,7 +477,11 @@ class Reconciler:
             began = time.monotonic()
         held = ref.id in engine.loaded
         if not held:
-            instead, boot = [engine.outgoing.pop()] if engine.outgoing else [], engine.build.boot
+            instead, boot = list[str](), engine.build.boot
+            if name in engine.outgoing:  # it has been turned out a moment ago, and is there still
+                engine.outgoing.remove(name)
+            elif engine.outgoing:
+                instead = [engine.outgoing.pop()]
             try:
                 await engine.api.load(name, folder, instead)
             except AgentError:

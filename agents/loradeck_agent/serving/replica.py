@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.link import Ack, Replica
@@ -31,6 +32,22 @@ def open_api(config: EngineConfig, state: StateFolder) -> EngineApi:
             socket=str(config.socket or ""), url=config.url or "", key=str(config.key) if config.key else ""
         )
     return VllmApi(address, config, state.digests)
+
+
+class CountingLock(asyncio.Lock):
+    """A lock that says how many wait for it, so that whoever holds it for long can give way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+
+    async def acquire(self) -> Literal[True]:
+        """Waits for the lock, and takes it."""
+        self.waiting += 1
+        try:
+            return await super().acquire()
+        finally:
+            self.waiting -= 1
 
 
 @dataclass
@@ -84,7 +101,7 @@ class EngineReplica:
     """Set from an engine's unasked end until it is up again."""
     began: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once this engine was up, or had ended before it was."""
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changing: CountingLock = field(default_factory=CountingLock)
     """Held while adapters are loaded or unloaded."""
     recording: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the file of `record` is written: it has one writer."""

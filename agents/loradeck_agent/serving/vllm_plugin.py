@@ -40,6 +40,8 @@ class VllmPlugin:
 
     def __init__(self, http: HttpClient) -> None:
         self._http = http
+        self._replaces = True
+        """Whether a load makes its own room: one of an earlier plugin does not."""
 
     async def memory(self) -> VllmMemory | None:
         """The adapters that the vLLM holds; None where it has no plugin, or one that adds nothing.
@@ -60,9 +62,13 @@ class VllmPlugin:
         Raises: AgentError: `files_missing`, `wrong_digest`, `name_taken`, `load_refused`, `read_timeout`.
         """
         body = {"name": name, "path": str(path), "instead": list(instead)}
+        if not self._replaces:
+            for one in instead:
+                await self.unload(one)
         reply = await self._http.post("/v1/loradeck/load", body, timeout=LOAD_S)
         _check(reply, name)
-        if instead and "unloaded" not in reply.json():  # a plugin of before
+        if instead and self._replaces and "unloaded" not in reply.json():
+            self._replaces = False
             for one in instead:
                 await self.unload(one)
 

@@ -159,6 +159,8 @@ class AdapterRoutes:
                 async with asyncio.timeout(READ_S):
                     await self._tell_all({"number": number, "name": name, "path": path, "instead": out})
             except BaseException as error:
+                if name not in self._models.lora_requests:
+                    await asyncio.shield(self._forget(number))
                 if out:
                     await asyncio.shield(self._call("loradeck_remove", out))
                 if isinstance(error, TimeoutError):
@@ -169,16 +171,18 @@ class AdapterRoutes:
             return {"name": name, "unloaded": len(out)}
 
     async def _tell_all(self, asked: dict[str, Any]) -> None:
-        """Has every worker read an adapter. Raises Refused: one cannot, and none holds it then."""
+        """Has every worker read an adapter. Raises Refused: one of them cannot."""
         sockets = await self._workers()
         answers = await asyncio.gather(*(_tell(one, asked) for one in sockets), return_exceptions=True)
         for answer in answers:
-            if isinstance(answer, BaseException) or answer["code"] != "held":
-                forget = {"forget": asked["number"]}
-                await asyncio.gather(*(_tell(one, forget) for one in sockets), return_exceptions=True)
-                if isinstance(answer, BaseException):
-                    raise Refused("load_refused", f"a worker cannot be told to read it: {answer!r}") from answer
+            if isinstance(answer, BaseException):
+                raise Refused("load_refused", f"a worker cannot be told to read it: {answer!r}") from answer
+            if answer["code"] != "held":
                 raise Refused(answer["code"], answer["detail"])
+
+    async def _forget(self, number: int) -> None:
+        """Has every worker drop what it has read of an adapter that is not listed."""
+        await asyncio.gather(*(_tell(one, {"forget": number}) for one in self._sockets), return_exceptions=True)
 
     async def _workers(self) -> list[str]:
         """The sockets of all workers. Raises Refused where one of them runs on another host."""

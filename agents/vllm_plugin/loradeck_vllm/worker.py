@@ -75,7 +75,8 @@ class Adapters:
     def remove(self, numbers: Iterable[int]) -> None:
         """Takes adapters out of both caches."""
         for number in numbers:
-            self.forget(number)
+            _, instead = self._read.pop(number, (None, ()))
+            self.remove(instead)  # it was to replace them, and never came into the cache
             self._immutable.discard(number)
             self._manager.remove_adapter(number)
 

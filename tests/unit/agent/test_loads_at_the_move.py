@@ -25,6 +25,7 @@ from loradeck_agent.serving import reconciler as module
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.load_failures import RETRY_FAULT_S
 from loradeck_agent.serving.reconciler import Reconciler, _Loaded
+from loradeck_agent.serving.replica import CountingLock
 from loradeck_agent.serving.steps_beside import BESIDE
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
@@ -49,7 +50,7 @@ class Bench(Reconciler):
     def __init__(self) -> None:
         self.engine: Any = SimpleNamespace(
             name="gpu-01",
-            changing=asyncio.Lock(),
+            changing=CountingLock(),
             build=SimpleNamespace(base="b" * 64, boot="boot"),
             slots=40,
             listed_in_router=True,
@@ -474,3 +475,140 @@ async def test_a_load_under_way_is_waited_for_where_the_router_gives_no_answer()
         with pytest.raises(AgentError, match="no answer"):
             await making
     assert ended == ["v1"]
+
+
+class ListingApi(EngineApi):
+    """An engine that loads one adapter at a time, and lists what it was told to load."""
+
+    def __init__(self) -> None:
+        super().__init__(EngineAddress())
+        self.listed: dict[str, str] = {}
+
+    async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> None:
+        for other in instead:
+            await self.unload(other)
+        await asyncio.sleep(0)
+        self.listed[name] = str(path)
+
+    async def unload(self, name: str) -> None:
+        self.listed.pop(name, None)
+
+    async def root_of(self, name: str) -> str | None:
+        return self.listed.get(name)
+
+
+def at_an_engine(monkeypatch: pytest.MonkeyPatch, plans: list[Residency]) -> tuple[Bench, ListingApi]:
+    """A bench with this engine, which holds three releases in three slots."""
+    bench, api = Bench(), ListingApi()
+
+    async def ensure(wanted: ReleaseRef, *unused: Any) -> Path:
+        return Path("/releases") / wanted.label
+
+    async def use() -> Use:
+        return Use(held=(), answering={}, attempted=())
+
+    async def nothing(*unused: Any) -> None: ...
+
+    async def plan(engine: Any, loading: Collection[str] = ()) -> Residency:
+        return plans.pop(0) if plans else Residency(load=(), unload=(), short=())
+
+    refs = [ref(number) for number in range(8)]
+    names = {one.id: str(one.engine_name) for one in refs[:3]}
+    api.listed = {names[one.id]: f"/releases/{one.label}" for one in refs[:3]}
+    bench.engine.__dict__.update(
+        config=SimpleNamespace(base=Path("/base"), rank_limit=None, name="e0"),
+        api=api,
+        measured=SimpleNamespace(note=lambda base, **took: None),
+        loads={},
+        verified={one.id: () for one in refs},
+        keep_ready=nothing,
+        slots=3,
+        loaded=dict(names),
+        ready=set(names),
+        evictions=0,
+        foreign=set(),
+    )
+    stored = {one.release.adapter for one in refs}
+    bench.store = SimpleNamespace(ensure=ensure, stored=stored, signed=always)  # type: ignore[assignment]
+    bench.router = SimpleNamespace(use=use)  # type: ignore[assignment]
+    bench.push_engines = nothing  # type: ignore[assignment, method-assign]
+    bench._plan = plan  # type: ignore[method-assign]
+    monkeypatch.setattr(Bench, "_load_wanted", Reconciler._load_wanted)
+    return bench, api
+
+
+def todo(load: Collection[int] = (), unload: Collection[int] = ()) -> Residency:
+    return Residency(load=tuple(map(ref, load)), unload=tuple(ref(number).id for number in unload), short=())
+
+
+async def test_a_release_that_is_wanted_again_while_its_place_is_given_away_stays_in_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, api = at_an_engine(monkeypatch, [todo([3, 4, 5], [0, 1, 2]), todo([0])])
+    async with asyncio.timeout(5):
+        await bench._round(bench.engine)
+    assert {name for release, name in bench.engine.loaded.items() if release in bench.engine.ready} <= set(api.listed)
+    assert (len(api.listed), bench.engine.outgoing) == (len(bench.engine.loaded), [])
+
+
+async def test_a_promote_turns_out_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, api = at_an_engine(monkeypatch, [todo([3, 4], [0, 1])])
+    monkeypatch.setattr(module, "verify_idle", proven)
+    async with asyncio.timeout(5):
+        await bench.make_ready(bench.engine, ref(3), ())
+    assert (set(bench.engine.loaded), bench.engine.outgoing) == ({ref(number).id for number in (1, 2, 3)}, [])
+    assert len(api.listed) == 3
+
+
+async def proven(*unused: Any) -> Judgement:
+    return Judgement(level=Level.PROVEN)
+
+
+async def test_a_move_to_merged_weights_during_a_load_waits_for_no_other_load() -> None:
+    bench, admitted, go, begun = Bench(), list[str](), asyncio.Event(), asyncio.Event()
+    release = Release(tenant="acme", form=Form.MERGED, base="c" * 64, adapter="d" * 64, merged="b" * 64, label="m1")
+    merged = ReleaseRef(id=release.id, release=release, label="m1")
+
+    async def admit(engine: Any, wanted: ReleaseRef) -> float:
+        admitted.append(wanted.label)
+        go.set()
+        return module.ROUND_S
+
+    async def load(engine: Any, wanted: ReleaseRef) -> float:
+        begun.set()
+        await go.wait()
+        engine.loaded[wanted.id] = wanted.label
+        return module.ROUND_S
+
+    async def plan(engine: Any, loading: Collection[str] = ()) -> Residency:
+        return todo([] if ref(1).id in {*engine.loaded, *loading} else [1])
+
+    bench._admit_merged, bench._load_wanted, bench._plan = admit, load, plan  # type: ignore[method-assign]
+    making = asyncio.create_task(bench._round(bench.engine))
+    async with asyncio.timeout(5):
+        await begun.wait()
+        bench.desire(entry(1, merged, 2))
+        await making
+    assert set(admitted) == {"m1"}
+
+
+async def test_while_somebody_waits_for_the_engine_no_further_load_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, begun, go = Bench(), list[str](), asyncio.Event()
+
+    async def load(engine: Any, wanted: ReleaseRef) -> float:
+        begun.append(wanted.label)
+        await go.wait()
+        engine.loaded[wanted.id] = wanted.label
+        return module.ROUND_S
+
+    bench._load_wanted = load  # type: ignore[method-assign]
+    bench.desire(entry(0, ref(0), 1), entry(1, ref(1), 1))
+    making = asyncio.create_task(bench._round(bench.engine))
+    waiting = asyncio.create_task(bench.engine.changing.acquire())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    go.set()
+    async with asyncio.timeout(5):
+        assert await making == module.SOON_S
+        await waiting
+    assert len(begun) == 1

@@ -128,7 +128,7 @@ async def test_only_what_was_proven_in_this_lifetime_waits_for_its_turn_when_it_
         acked.put_nowait(ack.state)
         return True
 
-    async def turn() -> None:
+    async def turn(replica: str) -> None:
         turned.set()
         await go.wait()
 
@@ -169,6 +169,6 @@ async def test_repeated_proofs_take_a_tenth_of_the_time_at_most(monkeypatch: pyt
     prover = Prover(DesiredTable(), {}, cast(Any, None), cast(Any, None), cast(Any, None))
     monkeypatch.setattr(proof.asyncio, "sleep", sleep)
     for took in (0.05, 0.5, 30.0):
-        prover._took = took
-        await prover._turn()
+        prover._took[WELL] = took
+        await prover._turn(WELL)
     assert slept == [proof.PACE_S, 5.0, proof.REPEAT_S]

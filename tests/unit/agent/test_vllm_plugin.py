@@ -200,6 +200,18 @@ async def test_what_a_load_was_to_replace_goes_also_where_it_fails_or_was_held_b
     assert [row[0] for row in await server.held()] == ["v1"]
 
 
+async def test_what_a_load_was_to_replace_goes_with_it_where_it_is_replaced_itself(
+    server: Server, tmp_path: Path
+) -> None:
+    await server.load("x", stored(tmp_path, b"x"))
+    await server.load("y", stored(tmp_path, b"y"))
+    assert [row[0] for row in await server.held()] == ["x", "y"]
+    await server.post("load", name="a", path=str(stored(tmp_path, b"a")), instead=["x"])
+    await server.post("load", name="b", path=str(stored(tmp_path, b"b")), instead=["a"])
+    server.step("b")
+    assert [row[0] for row in await server.held()] == ["y", "b"]
+
+
 async def test_what_one_worker_refuses_is_held_by_none(server: Server, tmp_path: Path) -> None:
     def refuse(request: Any) -> Any:
         raise ValueError("rank 64 is over 8")
@@ -214,24 +226,22 @@ async def test_what_one_worker_refuses_is_held_by_none(server: Server, tmp_path:
 async def test_what_nobody_waits_for_any_more_when_it_was_read_is_dropped(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (one, *_), go = server.engine.workers, threading.Event()
-    server.engine.workers = (one,)
+    (fast, one), go = server.engine.workers, threading.Event()
     await server.held()
-    adapters, reading = getattr(one.manager, worker.NAME), threading.Event()
+    adapters = getattr(one.manager, worker.NAME)
     read, dropped = adapters._read_by_vllm, threading.Event()
 
     def slow(request: Any) -> Any:
-        reading.set()
         go.wait(5)
         return read(request)
 
     monkeypatch.setattr(adapters, "_read_by_vllm", slow)
     monkeypatch.setattr(adapters.server, "_gone", lambda number: (adapters.forget(number), dropped.set()))
-    monkeypatch.setattr(routes, "READ_S", 0.05)
+    monkeypatch.setattr(routes, "READ_S", 0.3)
     assert await server.load("v1", stored(tmp_path)) == (504, "read_timeout")
     go.set()
     assert await asyncio.to_thread(dropped.wait, 5)
-    assert adapters._read == {}
+    assert (adapters._read, getattr(fast.manager, worker.NAME)._read) == ({}, {})
 
 
 async def test_workers_of_another_host_have_no_routes_for_the_agent(server: Server, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from loradeck.tui.text.spans import BLANK, Line, Span, line
 
 FLAGS = (
     ("BAD", "the live release passed the route's limit of bad answers or errors"),
-    ("UNPRVN", "a placed replica is neither proven nor listed for the live release, nor cold after a proof"),
+    ("UNPRVN", "a placed replica is not proven, listed, cold, or proven at its last load"),
     ("FAILED", "the last promote failed, nothing moved; until a promote, a move, or a person's hold or incident"),
     ("SLOW", "answers begin, or their tokens follow, later than the route promises"),
     ("GLASS", "somebody acted alone where two are asked for; until somebody else runs loradeck event countersign"),
