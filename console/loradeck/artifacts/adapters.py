@@ -16,7 +16,7 @@ from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import plain_files, verify_folder
-from loradeck.artifacts.lora_config import CONFIG, MODULES, LoraSettings, endings, read_lora, unsupported
+from loradeck.artifacts.lora_config import CONFIG, MATCHES, MODULES, LoraSettings, endings, read_lora, unsupported
 from loradeck.artifacts.tensors import Tensor, check_values, read_header
 from loradeck.schemas.manifest import AdapterManifest
 
@@ -30,10 +30,13 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib
 STRONGEST = 64
 """The largest factor of a pair. A hundred times more, and values that are each small overflow together."""
 
+LONGEST_KEY = 300
+"""Characters of a tensor's name: the time in which it is matched grows faster than they do."""
+
 _KEY = re.compile(
     r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.(?P<part>lora_[AB](?=\.weight)|lora_magnitude_vector)(\.weight)?"
 )
-_LAYER = re.compile(r"(?P<before>.*\blayers)\.(?P<layer>\d+)\.(?P<rest>.+)")
+_LAYER = re.compile(r"(?P<before>.*\blayers)\.(?P<layer>\d{1,5})\.(?P<rest>.+)")
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
 _DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "granite", "olmo2"})
@@ -208,13 +211,15 @@ def embedding_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 def lora_pairs(tensors: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Pair]:
     """The tensors of every module that an adapter changes, by the module's name, with the module's own rank and factor.
 
-    Raises: BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, a part without the others, more
-        modules than `MODULES`, or a factor above `STRONGEST`.
+    Raises: BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, a part twice or without the
+        others, more modules than `MODULES` or `MATCHES` allow, or a factor above `STRONGEST`.
     """
     if len(tensors) > 3 * MODULES:
         raise unsupported(f"{WEIGHTS} holds {len(tensors):,} tensors, more than {MODULES:,} modules can have")
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
+        if len(key) > LONGEST_KEY:
+            raise unsupported(f"a tensor's name has {len(key):,} characters, more than {LONGEST_KEY}: {key[:100]}...")
         match = _KEY.fullmatch(key)
         if match is None or (match["part"] == "lora_magnitude_vector" and not lora.use_dora):
             raise unsupported(f"{WEIGHTS} holds {key!r}, which is not a LoRA tensor")
@@ -222,7 +227,12 @@ def lora_pairs(tensors: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, P
         if tensor.dtype not in _FLOATS or len(tensor.shape) != 1 + matrix:
             what = "a matrix" if matrix else "a vector"
             raise unsupported(f"{key} is {tensor.dtype} {list(tensor.shape)}, not {what} of F32, F16 or BF16")
-        found.setdefault(match["module"], {})[match["part"]] = tensor
+        parts = found.setdefault(match["module"], {})
+        if match["part"] in parts:
+            raise unsupported(f"{match['module']} has {match['part']} twice")
+        parts[match["part"]] = tensor
+    if (keys := len(lora.rank_pattern or ()) + len(lora.alpha_pattern or ())) * len(found) > MATCHES:
+        raise unsupported(f"{keys:,} keys of patterns for {len(found):,} modules, which takes too long to match")
     pairs = {}
     for module, parts in found.items():
         if len(parts) != 2 + bool(lora.use_dora):
@@ -248,10 +258,13 @@ def _same_layers(pairs: Mapping[str, Pair], lora: LoraSettings) -> None:
             raise unsupported(f"{module} is in no layer")
         layers.setdefault((match["before"], match["rest"]), {})[int(match["layer"])] = pair.shape
     every = range(1 + max(max(found) for found in layers.values()))
+    if len(every) * len(layers) > 4 * MODULES:
+        raise unsupported(f"{len(layers):,} modules in each of {len(every):,} layers, more than any model has")
     for (before, rest), found in sorted(layers.items()):
         place = f"{before}.*.{rest}"
-        if lacking := [n for n in every if n not in found and lora.changes(f"{before}.{n}.{rest}")]:
-            raise unsupported(f"{place} has no tensors in layer {lacking[0]}")
+        lacking = next((n for n in every if n not in found and lora.changes(f"{before}.{n}.{rest}")), None)
+        if lacking is not None:
+            raise unsupported(f"{place} has no tensors in layer {lacking}")
         if len(set(found.values())) > 1:
             raise unsupported(f"{place} has not the same shape in every layer")
 

@@ -48,6 +48,7 @@ def changed(line: int, **fields: object) -> Callable[[list[Line]], list[Line]]:
         (changed(8, rubric="Helpful"), "no judgement", "line 9: rubric"),
         (changed(3, gold="tie"), "no choice that this item has", "item p0"),
         (changed(1, note="x"), "no rater", "line 2: note"),
+        (changed(2, person="ann"), "one person", "ann: r1, r2"),
     ],
 )
 def test_a_line_that_does_not_fit_is_refused_with_its_place(

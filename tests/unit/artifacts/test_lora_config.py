@@ -12,7 +12,7 @@ from tests.fakes import peft_adapters
 from tests.fakes.handmade_adapters import config, manifest_of
 
 from loradeck.artifacts import BadArtifact, verify_adapter
-from loradeck.artifacts.adapters import WEIGHTS, lora_pairs, modules_of
+from loradeck.artifacts.adapters import WEIGHTS, check_modules, lora_pairs, modules_of
 from loradeck.artifacts.lora_config import CONFIG, MODULES, LoraSettings, read_lora
 from loradeck.artifacts.tensors import Tensor, read_header
 from loradeck.schemas.manifest import AdapterManifest
@@ -127,6 +127,58 @@ def test_more_modules_than_any_model_has_are_refused_before_each_is_held_against
     with pytest.raises(BadArtifact) as caught:
         lora_pairs(many, lora)
     assert "holds 49,153 tensors" in caught.value.detail
+
+
+PAIR = {"lora_A": Tensor("F32", (1, 1), 0, 4), "lora_B": Tensor("F32", (1, 1), 0, 4)}
+
+
+def pairs_of(*modules: str) -> dict[str, Tensor]:
+    return {f"base_model.model.{module}.{part}.weight": one for module in modules for part, one in PAIR.items()}
+
+
+def refused_detail(tensors: dict[str, Tensor], **settings: Any) -> str:
+    lora = LoraSettings.model_validate({"r": 1, "lora_alpha": 1, "target_modules": ["q_proj"], **settings})
+    with pytest.raises(BadArtifact) as caught:
+        check_modules(lora_pairs(tensors, lora), lora)
+    assert caught.value.code == "unsupported_adapter"
+    assert len(caught.value.detail) < 500
+    return caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("tensors", "settings", "said"),
+    [
+        (pairs_of("a." * 20_000 + "q_proj"), {"rank_pattern": {".*x": 1}}, "characters, more than 300"),
+        (pairs_of("model.layers." + "9" * 5000 + ".q_proj"), {}, "characters, more than 300"),
+        (pairs_of("model.layers." + "9" * 200 + ".q_proj"), {}, "is in no layer"),
+        (pairs_of("model.layers.0.q_proj", "model.layers.99999.q_proj"), {}, "more than any model has"),
+        (pairs_of("model.layers.0.q_proj", "model.layers.9999.q_proj"), {}, "no tensors in layer 1"),
+        (
+            pairs_of(*(f"model.layers.{n}.q_proj" for n in range(3000))),
+            {"rank_pattern": {f"q{n}": 1 for n in range(700)}},
+            "700 keys of patterns for 3,000 modules",
+        ),
+    ],
+)
+def test_what_would_keep_a_hub_busy_is_refused_before_it_does(
+    tensors: dict[str, Tensor], settings: dict[str, Any], said: str
+) -> None:
+    assert said in refused_detail(tensors, **settings)
+
+
+def test_a_key_with_a_dot_star_takes_no_time_that_grows_with_the_square_of_a_name() -> None:
+    lora = LoraSettings(r=1, lora_alpha=1, target_modules=frozenset({"q"}), rank_pattern={".*x": 2, "^.*y": 3})
+    assert [lora.of(name)[0] for name in ("a.bx", "a.by", "a.xb", "x")] == [2, 3, 1, 2]
+    began = time.process_time()
+    assert lora.of("a." * 10_000)[0] == 1
+    assert time.process_time() - began < 1
+
+
+def test_a_part_of_a_module_that_stands_twice_is_refused() -> None:
+    tensors = pairs_of("model.layers.0.q_proj")
+    magnitude = "base_model.model.model.layers.0.q_proj.lora_magnitude_vector"
+    tensors |= dict.fromkeys((magnitude, f"{magnitude}.weight"), Tensor("F32", (1,), 0, 4))
+    assert "lora_magnitude_vector twice" in refused_detail(tensors, use_dora=True)
 
 
 def test_a_factor_that_makes_small_values_overflow_is_refused_wherever_it_comes_from(

@@ -193,6 +193,7 @@ def test_rows_are_as_confidential_and_as_bound_as_all_that_they_come_from() -> N
     found = of({MADE}, kept, now_ms=10 * DAY_MS)
     assert (found.tier, found.retention_days, found.purpose) == (Tier.RESTRICTED, 20, ("train",))
     assert (found.consent, found.source, found.licence_class) == ("contract, own", "job j1", "MIT")
+    assert of({MADE}, kept, now_ms=10 * DAY_MS + 1).retention_days == 19
 
 
 @pytest.mark.parametrize(

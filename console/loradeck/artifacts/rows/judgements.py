@@ -1,6 +1,7 @@
 """Datasets of judgements: rubrics, raters, items and judgements, one JSON object a line, told apart by their fields."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ def campaign_in(paths: Mapping[str, Path]) -> Campaign:
                 digests[line.item] = row_digest(row)
             case Judgement():
                 _new(judgements, (line.item, line.rater, line.rubric), (where, line), where)
+    known = Counter(rater.person for rater in raters.values() if rater.person)
+    if twice := sorted(person for person, times in known.items() if times > 1):
+        where = ", ".join(sorted(rater.rater for rater in raters.values() if rater.person == twice[0]))
+        raise _bad("two raters are one person", f"{twice[0]}: {where}", "give a person's judgements one rater")
     kinds = {item.kind for item in items.values()}
     if len(kinds) != 1:
         raise _bad("items are all pairs, all answers or all labels", f"here: {', '.join(sorted(kinds)) or 'no items'}")

@@ -150,7 +150,7 @@ def provenance(
         )
     used = [ledger[digest] for digest in dict.fromkeys((*learnt, *spec.beside))]
     left = [
-        kept.entry.retention_days - (now_ms - kept.at_ms) // DAY_MS
+        kept.entry.retention_days - -(-(now_ms - kept.at_ms) // DAY_MS)
         for kept in used
         if kept.entry.retention_days is not None
     ]
