@@ -304,8 +304,7 @@ class Hub:
         replicas, health, counts, progress, clock = self.replicas, self.health, self.counts, self.progress, self.clock
         tables, changes = self.tables, self.changes
         bad_nodes = BadNodes(
-            *(log_, fleet, tables, replicas, self.votes, self.moves_allowed, self.node_events.ordered),
-            *(self.background, clock),
+            *(log_, fleet, tables, self.votes, self.moves_allowed, self.node_events.ordered, self.background, clock)
         )
         self.guard = guard = GuardedPointers(
             *(log_, self.votes, counts, replicas, self.targets, self.moves_allowed, self.incidents),

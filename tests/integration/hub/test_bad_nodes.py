@@ -11,6 +11,7 @@ from tests.fakes.hub_in_process import Deck, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
+from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.schemas.log import FLEET, EventKind
 from loradeck.schemas.traffic import Traffic
@@ -33,8 +34,12 @@ def stint(deck: Deck, tenant: str) -> tuple[int, str]:
     return pointer.generation, pointer.release or ""
 
 
-async def report(deck: Deck, agents: list[FakeAgent], bad: Mapping[str, Mapping[str, int]], units: int = 10) -> None:
+async def report(
+    deck: Deck, agents: list[FakeAgent], bad: Mapping[str, Mapping[str, int]], units: int = 10, *, times: int = 1
+) -> None:
     """Reports ten seconds of so many units of each tenant's live release on each node; they may only grow.
+
+    `times`: as many units of the last tenant on the last node.
 
     `bad`: tenant -> node -> bad ones of each second there; the nodes that are not named answer well.
     """
@@ -43,9 +48,10 @@ async def report(deck: Deck, agents: list[FakeAgent], bad: Mapping[str, Mapping[
         for tenant in TENANTS:
             generation, release = stint(deck, tenant)
             worse = bad[tenant].get(agent.node, 0)
+            n = units * times if (tenant, agent.node) == (TENANTS[-1], agents[-1].node) else units
             row = {"tenant": tenant, "route": "production", "generation": generation, "release": release}
-            counts = dict.fromkeys(("attempted", "admitted", "finished", "checked"), 10 * units)
-            votes = tuple((second, units, 0, units, worse) for second in range(100, 110))
+            counts = dict.fromkeys(("attempted", "admitted", "finished", "checked"), 10 * n)
+            votes = tuple((second, n, 0, n, worse) for second in range(100, 110))
             rows.append(
                 Traffic(**row, **counts, replica=agent.replica.replica, bad=10 * worse, votes=votes, callers=24)
             )
@@ -72,8 +78,23 @@ async def test_it_is_cordoned_with_the_evidence_in_an_event_and_let_in_again_by_
     assert all(deck.hub.log.state.pointers[tenant, "production"].held is False for tenant in TENANTS), "no release is"
     await deck.ok("POST", "nodes/n1/uncordon")
     assert not deck.hub.fleet.cordoned_by_guard()
+    assert Node.of("n1", node.kept()).blamed_ms == node.blamed_ms, "a hub that starts again knows it"
     assert deck.hub.guard._bad_nodes._found(node, "bad") is None
     assert "within the day, and somebody has let it in again" in caplog.messages[-1]
+
+
+async def test_one_node_that_says_it_answers_much_and_well_has_no_honest_one_cordoned(deck: Deck, join: Join) -> None:
+    agents = await fleet(deck, join, guard="rollback")
+    honest = {"n1": 15, "n2": 15}  # a release that is bad everywhere, and one that is well everywhere
+    await report(deck, agents, {"acme": honest, "zeta": {"n1": 1, "n2": 1}}, 50, times=100)
+    guard, key = deck.hub.guard, ("acme", "production")
+    heard = partial(deck.hub.votes.last_minute, key, stint(deck, "acme"), "bad")
+    await until(lambda: [heard().get(name) for name in honest] == [(150, 500)] * 2, "all have been heard")
+    guard.tick()
+    assert key in guard.said, "guard has looked at the release"
+    for name in ("n1", "n2"):
+        assert guard._bad_nodes._found(deck.hub.fleet.nodes[name], "bad") is None
+    assert not deck.hub.fleet.cordoned_by_guard()
 
 
 async def test_it_is_not_cordoned_while_anything_speaks_against_that(
@@ -90,7 +111,7 @@ async def test_it_is_not_cordoned_while_anything_speaks_against_that(
         return guard._bad_nodes._found(node, "bad") is not None and "n1" in guard._bad_nodes._looked
 
     def said(why: str) -> bool:
-        return why in caplog.messages[-1]
+        return why in [said.getMessage() for said in caplog.records if said.name.endswith("bad_nodes")][-1]
 
     await report(deck, agents, {"acme": {"n1": 6}, "zeta": {}})
     await until(lambda: "n1 alone says so" in guard.said.get(("acme", "production"), ""), "guard has looked")
@@ -103,7 +124,7 @@ async def test_it_is_not_cordoned_while_anything_speaks_against_that(
     assert not found()
     assert said("it is the last node in use of acme/production")
     order(n3, cordoned=False, drained=None)
-    deck.hub.fleet.cordon_bad(n2, "found before")
+    deck.hub.fleet.cordon_bad(n2, "found before", deck.hub.clock.now_ms())
     assert not found()
     assert said("guard has cordoned n2, and nobody has let it in again")
     order(n2, cordoned=False, drained=None)

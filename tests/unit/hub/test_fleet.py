@@ -83,6 +83,18 @@ def test_a_node_whose_faults_a_person_has_seen_stays_in_through_hangs_restarts_a
     assert fleet.cordon_failing(node, [worn(1)], NvmlState.OK), "and fail again"
 
 
+def test_a_node_that_names_a_gpu_as_guard_would_does_not_pass_for_one_that_guard_has_cordoned(fleet: Fleet) -> None:
+    node = fleet.nodes["n1"]
+    fleet.cordon_failing(node, [Gpu(index=0, uuid="guard: x", name="H100", xids=(79,))], NvmlState.OK)
+    assert node.cordoned
+    assert not fleet.cordoned_by_guard()
+    fleet.cordon_bad(node, "bad 40.0% of 200", 1)
+    fleet.cordon_failing(node, [], NvmlState.OK)
+    assert fleet.cordoned_by_guard() == ["n1"], "also once its GPUs are well"
+    fleet.order(node, cordoned=False, drained=None)
+    assert not fleet.cordoned_by_guard()
+
+
 @pytest.mark.parametrize("state", NvmlState)
 def test_a_node_that_names_other_gpus_in_each_report_takes_no_more_memory(fleet: Fleet, state: NvmlState) -> None:
     node = fleet.nodes["n1"]

@@ -81,7 +81,6 @@ class GuardedPointers:
     def _count(self, events: Iterable[Event]) -> None:
         """Counts guard's own moves, by the log alone: also one whose commit had no known outcome at first."""
         for event in events:
-            self._bad_nodes.noted(event)
             if by_automation(event) and event.actor == ACTOR.name and event.kind is EventKind.ROLLBACK:
                 self._moved_ms.append(event.at_ms)
 

@@ -34,7 +34,6 @@ _HOST_FIELDS = set(Host.model_fields)
 """One set for all models of a kind that are kept: each would hold one of its own."""
 
 _UUID_CHARS, _MOST_FAULTS = 80, 64
-_BY_GUARD = "guard: "
 """Most characters of a GPU's UUID that are kept, and most faults of a node: a node may say anything."""
 
 FLIPPED = frozenset({AckState.FLIPPED, AckState.PROVEN, AckState.LISTED})
@@ -100,7 +99,11 @@ class Node:
     failing: frozenset[str] = frozenset()
     """Its GPUs that fail and why, as last reported."""
     cordoned_for: frozenset[str] = frozenset()
-    """Those of them for which the hub has cordoned it, and what guard has found of it; empty: it has not."""
+    """Those of them for which the hub has cordoned it; empty: it has not."""
+    blamed: str = ""
+    """What guard has found of it and cordoned it for; '': nothing, or somebody has let it in again."""
+    blamed_ms: int | None = None
+    """When guard cordoned it last, on the hub's clock; None: never."""
     behind: str | None = None
     contested: tuple[str, ...] = ()
     """The addresses of agents that are linked under its name at once; then none of them counts, and it is lost."""
@@ -155,6 +158,8 @@ class Node:
             "drained": self.drained,
             "failing": sorted(self.failing),
             "cordoned_for": sorted(self.cordoned_for),
+            "blamed": self.blamed,
+            "blamed_ms": self.blamed_ms,
             "lost": self.lost,
             "pins": [pin.model_dump(mode="json") for pin in self.pins],
             "features": sorted(self.features),
@@ -179,6 +184,8 @@ class Node:
             drained=kept["drained"],
             failing=frozenset(kept.get("failing", ())),
             cordoned_for=frozenset(kept.get("cordoned_for", ())),
+            blamed=kept.get("blamed", ""),
+            blamed_ms=kept.get("blamed_ms"),
             was_lost=kept.get("lost", False),
             pins=tuple(Pin.model_validate(pin) for pin in kept.get("pins", ())),
             features=frozenset(kept.get("features", ())),
@@ -470,18 +477,18 @@ class Fleet:
             node.failing = now
             self.unsaved.add(node.name)
         if new:
-            node.cordoned_for = frozenset(why for why in node.cordoned_for if why in now or _is_guards(why)) | new
+            node.cordoned_for = node.cordoned_for & now | new
             self.order(node, cordoned=True, drained=None)
         return new
 
-    def cordon_bad(self, node: Node, why: str) -> None:
-        """Cordons a node that answers badly for everybody on it, as a guard has found."""
-        node.cordoned_for |= {f"{_BY_GUARD}{why}"}
+    def cordon_bad(self, node: Node, why: str, at_ms: int) -> None:
+        """Cordons a node that answers badly for everybody on it, as a guard has found. `at_ms`: the hub's time."""
+        node.blamed, node.blamed_ms = why, at_ms
         self.order(node, cordoned=True, drained=None)
 
     def cordoned_by_guard(self) -> list[str]:
         """Lists the nodes that a guard has cordoned and that nobody has let in again."""
-        return [node.name for node in self.nodes.values() if any(map(_is_guards, node.cordoned_for))]
+        return [node.name for node in self.nodes.values() if node.blamed]
 
     def prove(self, name: str, proof: TrainingProof) -> None:
         """Keeps what a trial of training on a node has measured."""
@@ -493,7 +500,8 @@ class Fleet:
         """Cordons or drains a node, or ends that. `drained` None leaves it as it is."""
         node.cordoned = cordoned
         node.drained = node.drained if drained is None else drained
-        node.cordoned_for = node.cordoned_for if cordoned else frozenset()
+        if not cordoned:
+            node.cordoned_for, node.blamed = frozenset(), ""
         self.unsaved.add(node.name)
         self._members_changed(node)
 
@@ -655,7 +663,3 @@ def _shape(node: Node) -> Shape:
 
 def _belongs(node: Node, group: Group) -> bool:
     return any(r.base == group.base for r in node.replicas) and fits(node.labels, group.placement)
-
-
-def _is_guards(why: str) -> bool:
-    return why.startswith(_BY_GUARD)

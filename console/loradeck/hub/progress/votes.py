@@ -169,6 +169,12 @@ class _OfStint:
             _forget(seconds, now)
         return {node: _sum(seconds.values()) for node, seconds in recent.items()}
 
+    def units_on(self, node: str, now: int) -> int:
+        """The units of a node's last minute."""
+        seconds = self.recent.get("errors", {}).get(node, {})
+        _forget(seconds, now)
+        return sum(n for _, n in seconds.values())
+
     def callers(self, placed: Iterable[str]) -> int:
         """Different callers, at least, whichever node is not believed. `placed`: as for `seen`."""
         by_node: dict[str, int] = {}
@@ -324,6 +330,15 @@ class Votes:
         """Node -> its units of the last minute of one figure, 'bad' or 'errors'."""
         found = self._stints.get(key, {}).get(stint)
         return found.by_node(figure, floor(self._clock())) if found is not None else {}
+
+    def last_minute_on(self, node: str, key: PointerKey, stint: Stint) -> int:
+        """How many requests a node has answered or failed in the last minute."""
+        found = self._stints.get(key, {}).get(stint)
+        return found.units_on(node, floor(self._clock())) if found is not None else 0
+
+    def guard_limit(self, key: PointerKey, figure: str) -> float:
+        """The share of one figure, 'bad' or 'errors', above which guard rolls a release of a pointer back."""
+        return rollback_limit(dict(zip(FIGURES, self._limits(key)[:2], strict=True))[figure])
 
     def asked_again(self, key: PointerKey, stint: Stint, other: str) -> AskedAgain | None:
         """The answers of another release, or once more of its own, to a stint's requests, on all replicas; None: it was

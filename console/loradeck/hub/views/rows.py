@@ -332,7 +332,7 @@ class Rows:
             lost=node.lost,
             cordoned=node.cordoned,
             drained=node.drained,
-            cordoned_for=tuple(sorted(node.cordoned_for)),
+            cordoned_for=(*sorted(node.cordoned_for), *([f"guard: {node.blamed}"] if node.blamed else [])),
             behind=node.behind,
             contested=node.contested,
             gateway=node.gateway,

@@ -1,7 +1,8 @@
 """A node that answers badly for everybody on it, while other nodes answer well with the same releases.
 
-A node speaks of its own answers, so that what it says can take out itself and nobody else. That it is the node, and not
-a release or a base, is the word of others: of two nodes at least, over releases of two tenants at least.
+A node speaks of its own answers, so that by what one says nobody but itself can be taken out. That it is the node, and
+not a release or a base, is the word of others: for each release of two nodes at least, over releases of two tenants at
+least. How much a node answers is its own word too, so that one that answers much counts no more than another.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,20 +10,29 @@ from typing import NamedTuple
 
 from loradeck.rules.quality.guard import CONFIDENCE_Z, apart, share, total
 from loradeck.rules.quality.health import ENOUGH, Units
+from loradeck.rules.quality.statistics import Z95, wilson
 
 FEWEST_TENANTS = 2
 """Tenants whose live releases do worse on a node than elsewhere, below which it is no fault of the node."""
 
 FEWEST_WITNESSES = 2
-"""Other nodes that answer with the same releases, below which one node's word would stand against another's."""
+"""Other nodes that answer better with a release, below which one node's word would stand against another's."""
 
 
 class Served(NamedTuple):
-    """The units of a pointer's live release in the last minute: on the suspected node, and on each other one."""
+    """The units of a pointer's live release in the last minute: on the suspected node, and on each other one.
+
+    `limit`: the share above which guard rolls a release of that route back.
+    """
 
     tenant: str
     here: Units
     elsewhere: Mapping[str, Units]
+    limit: float
+
+    def witnesses(self) -> set[str]:
+        """The other nodes that have enough answers and do better, each by its own (95 % intervals)."""
+        return {node for node, units in self.elsewhere.items() if units[1] >= ENOUGH and apart(self.here, units, Z95)}
 
 
 class NodeEvidence(NamedTuple):
@@ -47,7 +57,8 @@ def at_fault(figure: str, served: Iterable[Served]) -> NodeEvidence | None:
     """Tells whether a node answers badly for everybody on it; None: it does not, or too little is known.
 
     Pointers with fewer than `ENOUGH` units on either side say nothing. One that does no worse there than elsewhere says
-    that it is not the node.
+    that it is not the node. One that does speaks against the node where it is above its limit there, by the lower 95 %
+    bound, and has `FEWEST_WITNESSES`.
     """
     found, witnesses = list[Served](), set[str]()
     for one in served:
@@ -56,13 +67,14 @@ def at_fault(figure: str, served: Iterable[Served]) -> NodeEvidence | None:
             continue
         if not apart(one.here, others, CONFIDENCE_Z):
             return None
-        found.append(one)
-        witnesses.update(node for node, units in one.elsewhere.items() if units[1])
+        if len(better := one.witnesses()) >= FEWEST_WITNESSES and wilson(*one.here)[0] > one.limit:
+            found.append(one)
+            witnesses |= better
     tenants = {one.tenant for one in found}
-    if len(tenants) < FEWEST_TENANTS or len(witnesses) < FEWEST_WITNESSES:
+    if len(tenants) < FEWEST_TENANTS:
         return None
     here = total(one.here for one in found)
-    elsewhere = total(units for one in found for units in one.elsewhere.values())
+    elsewhere = total(units for one in found for node, units in one.elsewhere.items() if node in witnesses)
     return NodeEvidence(figure, len(found), len(tenants), len(witnesses), here, elsewhere)
 
 
