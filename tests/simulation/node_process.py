@@ -485,6 +485,10 @@ class ReleaseStore:
             self.stored.add(adapter)
         return STATE / "releases" / adapter
 
+    def signed(self, subject: str, signers: Any) -> bool:
+        """Yes: no route of a run asks for signers."""
+        return True
+
     def manifests(self, digests: Any) -> tuple[Any, ...]:
         """None: no hub of a run loses its artifacts."""
         return ()
