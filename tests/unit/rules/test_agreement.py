@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from math import comb
 
 import pytest
 
 from loradeck.rules.quality.agreement import Vote, alpha, majority, raters
-from loradeck.rules.quality.statistics import fisher
+from loradeck.rules.quality.statistics import fisher, t95
 from loradeck.schemas.preference import RaterFigures
 
 KRIPPENDORFF = """
@@ -30,6 +31,24 @@ def test_alpha_is_that_of_krippendorffs_worked_examples() -> None:
     assert (nominal.n, ordinal.n) == (11, 11)
     assert nominal.alpha == pytest.approx(0.743, abs=5e-4)
     assert ordinal.alpha == pytest.approx(0.815, abs=5e-4)
+
+
+def test_the_interval_is_the_jackknifes_over_items_counted_one_by_one() -> None:
+    for scale in ("", "12345"):
+        items = [one for one in items_of(KRIPPENDORFF) if len(one) > 1]
+        whole = alpha(items, scale)
+        without = [alpha(items[:at] + items[at + 1 :], scale).alpha or 0.0 for at in range(len(items))]
+        n, mean = len(items), sum(without) / len(items)
+        half = t95(n - 1) * ((n - 1) / n * sum((one - mean) ** 2 for one in without)) ** 0.5
+        assert whole.alpha is not None
+        assert whole.high == pytest.approx(min(1.0, whole.alpha + half))
+
+
+def test_thousands_of_different_labels_take_no_cube_of_the_time() -> None:
+    items = [[str(n), str(n + 1 + n % 7)] for n in range(4000)]
+    began = time.process_time()
+    assert alpha(items).n == 4000
+    assert time.process_time() - began < 2
 
 
 def test_alpha_of_two_observers_is_that_of_the_first_worked_example() -> None:

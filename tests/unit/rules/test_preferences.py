@@ -155,6 +155,34 @@ def test_items_that_ask_the_same_are_one_row_and_none_where_they_were_decided_di
     assert (len(rows), left_out(report)["decided differently of items that ask the same"]) == (63, 2)
 
 
+def test_copies_of_an_item_count_once_towards_the_floors() -> None:
+    few, copies = lines(pairs=20, gold=8, raters=("r1", "r2")), list[Line]()
+    for n in range(20):
+        name = f"z{n}"
+        copy = item(n, name) if n % 2 else item(n, name) | {"a": item(n)["b"], "b": item(n)["a"]}
+        choice = truth(n) if n % 2 else "b"
+        copies += [copy, *(judgement(n, rater, choice, name) for rater in ("r1", "r2"))]
+    golds = [item(n, f"h{n}", gold=truth(n)) for n in range(8)]
+    golds += [judgement(n, rater, name=f"h{n}") for n in range(8) for rater in ("r1", "r2")]
+    report = made([*few, *copies, *golds])[1]
+    assert (report.rows, report.agreement.n, report.agreement.alpha, report.gold.n) == (20, 20, 1.0, 16)
+    assert [one.judgements for one in report.raters] == [28, 28]
+
+
+def test_of_copies_that_a_rater_judged_differently_the_newest_judgement_counts() -> None:
+    rows = [*lines(), item(0, "z0")]
+    rows += [judgement(0, rater, "b", "z0", at="2026-04-01T10:00:00Z") for rater in ("r1", "r2")]
+    report = made(rows)[1]
+    assert (report.agreement.n, report.agreement.alpha) == (64, 1.0)
+    assert left_out(report)["decided differently of items that ask the same"] == 2
+
+
+def test_a_scale_of_labels_is_no_concern_of_pairs() -> None:
+    rows = lines()
+    rows[0] = rows[0] | {"scale": ["low", "high"]}
+    assert made(rows)[1].agreement.alpha == 1.0
+
+
 def test_below_each_floor_nothing_is_made_and_the_figures_are_named() -> None:
     assert "59 items were judged twice or more, 60 are needed" in low(made(lines(pairs=59))[1])
     assert "gold 10 of 10 right (at least 72%), from 85% on" in low(made(lines(gold=5))[1])

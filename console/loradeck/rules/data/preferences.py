@@ -154,7 +154,7 @@ def built(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestati
     on_item, aside = by_item(votes), defaultdict[str, list[str]](list)
     if unqualified:
         aside["judgements of raters without a qualification that the rubric needs"] = unqualified
-    chosen, adjudicated = dict[str, str](), 0
+    chosen, adjudicated, asked = dict[str, str](), 0, _asked(campaign, words)
     for name, item in sorted(campaign.items.items()):
         cast = on_item.get(name, [])
         choice, why = choice_of(build, cast, decided.get(name))
@@ -173,11 +173,14 @@ def built(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestati
             chosen[name] = choice
             adjudicated += name in decided
     rows = []
-    for name in _once(campaign, chosen, words, aside):
+    for name in _once(asked, chosen, aside):
         by = sorted({vote.rater for vote in on_item[name]})
         rows.append({"id": name, **_row(campaign.items[name], chosen[name]), "provenance": {"rater_ids": by}})
-    gold = {name: item.gold for name, item in campaign.items.items() if item.gold is not None}
-    rubric, kind = campaign.rubrics[build.rubric], next(iter(campaign.items.values())).kind
+    # What is asked twice is one item: who answered it twice has one vote on it, or copies would pass the floors.
+    gold = {one.of: one.turned(item.gold) for name, one in asked.items() if (item := campaign.items[name]).gold}
+    votes = _one_vote(votes, asked)
+    on_item, kind = by_item(votes), next(iter(campaign.items.values())).kind
+    scale = campaign.rubrics[build.rubric].scale if kind == "label" else ()
     measured = [vote.choice == gold[vote.item] for vote in votes if vote.item in gold]
     shown = [[vote.first == (vote.choice == "a") for vote in one if vote.first is not None] for one in on_item.values()]
     orders = [len(set(one)) == 2 for one in shown if len(one) > 1]
@@ -187,12 +190,12 @@ def built(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestati
         build=build,
         kind=kind,
         rows=len(rows),
-        agreement=alpha(ratings, rubric.scale),
+        agreement=alpha(ratings, scale),
         gold=counted(sum(measured), len(measured)),
         both_orders=counted(sum(orders), len(orders)),
         longer=counted(sum(longer), len(longer)),
         adjudicated=adjudicated,
-        raters=tuple(raters(votes, gold, rubric.scale)),
+        raters=tuple(raters(votes, gold, scale)),
         left_out=summary(aside),
     )
     return Built(rows, report, disputed)
@@ -266,22 +269,46 @@ def inherited(source: Provenance, kept_ms: int) -> Provenance:
     return source.model_copy(update={"retention_days": left})
 
 
-def _once(campaign: Campaign, chosen: Mapping[str, str], words: Words, aside: dict[str, list[str]]) -> Iterable[str]:
-    """The items that are left where each is asked once."""
-    same = defaultdict[tuple[Any, ...], list[tuple[str, Any]]](list)
-    for name, choice in chosen.items():
-        item = campaign.items[name]
+class _Asked(NamedTuple):
+    """The first item that asks what an item does, by their ids, and whether that has the two answers swapped."""
+
+    of: str
+    swapped: bool
+
+    def turned(self, choice: str) -> str:
+        """A choice of the item as one of the first."""
+        return {"a": "b", "b": "a"}.get(choice, choice) if self.swapped else choice
+
+
+def _asked(campaign: Campaign, words: Words) -> dict[str, _Asked]:
+    """Finds for each item the one that it is told by. Gold items are told apart from others, which they measure."""
+    first, found = dict[tuple[Any, ...], tuple[str, Any]](), dict[str, _Asked]()
+    for name, item in sorted(campaign.items.items()):
         asked, a, b = (tuple(words(text)) for text in (f"{item.system}\n{item.prompt}\n{item.answer}", item.a, item.b))
         # The same pair with its answers swapped is the same pair.
-        key = (asked, frozenset((a, b)))
-        same[key].append((name, choice if item.kind != "pair" else a if choice == "a" else b))
+        of, its_a = first.setdefault((asked, frozenset((a, b)), item.gold is None), (name, a))
+        found[name] = _Asked(of, a != its_a)
+    return found
+
+
+def _one_vote(votes: Iterable[Vote], asked: Mapping[str, _Asked]) -> list[Vote]:
+    """Votes on the items that they are told by, of each rater the newest on each."""
+    told = (vote._replace(item=asked[vote.item].of, choice=asked[vote.item].turned(vote.choice)) for vote in votes)
+    return list({(vote.item, vote.rater): vote for vote in sorted(told, key=lambda vote: vote.at_ms)}.values())
+
+
+def _once(asked: Mapping[str, _Asked], chosen: Mapping[str, str], aside: dict[str, list[str]]) -> Iterable[str]:
+    """The items that are left where each is asked once."""
+    same = defaultdict[str, list[str]](list)
+    for name in chosen:
+        same[asked[name].of].append(name)
     for group in same.values():
-        if len({choice for _, choice in group}) > 1:
-            aside["decided differently of items that ask the same"] += [name for name, _ in group]
+        if len({asked[name].turned(chosen[name]) for name in group}) > 1:
+            aside["decided differently of items that ask the same"] += group
             continue
         if group[1:]:
-            aside["asks the same as another item"] += [name for name, _ in group[1:]]
-        yield group[0][0]
+            aside["asks the same as another item"] += group[1:]
+        yield group[0]
 
 
 def _row(item: Item, choice: str) -> dict[str, Any]:

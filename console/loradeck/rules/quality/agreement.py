@@ -49,52 +49,65 @@ def alpha(ratings: Iterable[Sequence[str]], scale: Sequence[str] = ()) -> Agreem
     """
     # Items whose raters chose the same weigh the same, so each kind of item is looked at once.
     kinds, margins = Counter(tuple(sorted(Counter(one).items())) for one in ratings if len(one) > 1), Counter[str]()
+    unlike = Counter[_Unlike]()
     for kind, times in kinds.items():
         margins.update({label: count * times for label, count in kind})
-    n = kinds.total()
-    value = _alpha(kinds, margins, scale)
-    if value is None:
+        unlike.update({pair: weight * times for pair, weight in _unlike(kind, scale).items()})
+    n, total, squares = kinds.total(), margins.total(), sum(count * count for count in margins.values())
+
+    def value(less: _Kind = ()) -> float | None:
+        """Alpha without one item of a kind; of labels without an order in a time that grows with that item alone."""
+        left, of = unlike.copy(), total - sum(count for _, count in less)
+        left.subtract(_unlike(less, scale))
+        if scale:
+            apart = _ordinal({label: margins[label] - dict(less).get(label, 0) for label in scale})
+            observed = math.fsum(weight / few * apart[one, other] for (few, one, other), weight in left.items())
+            expected = math.fsum(
+                2 * (margins[one] - dict(less).get(one, 0)) * (margins[other] - dict(less).get(other, 0)) * far
+                for (one, other), far in apart.items()
+            )
+        else:
+            observed = math.fsum(weight / few for (few, *_), weight in left.items())
+            expected = of * of - squares + sum(count * (2 * margins[label] - count) for label, count in less)
+        return 1 - observed * (of - 1) / expected if expected else None
+
+    whole = value()
+    if whole is None:
         return Agreement(alpha=None, low=-1.0, high=1.0, n=n)
     half = 2.0
     if n > 2:
-        left_out = list[tuple[float, int]]()
-        for kind, times in kinds.items():
-            rest = margins.copy()
-            rest.subtract(dict(kind))
-            # Where one item holds the only disagreement, nothing is known without it.
-            left_out.append((_alpha(kinds - Counter([kind]), rest, scale) or 0.0, times))
+        # Where one item holds the only disagreement, nothing is known without it.
+        left_out = [(value(kind) or 0.0, times) for kind, times in kinds.items()]
         mean = math.fsum(one * times for one, times in left_out) / n
         half = t95(n - 1) * math.sqrt((n - 1) / n * math.fsum(times * (one - mean) ** 2 for one, times in left_out))
-    _, expected = _disagreement(kinds, margins, ())
-    cap = 1 - upper_bound(0, n, 0.025) * margins.total() / expected
-    return Agreement(alpha=value, low=max(-1.0, min(value - half, cap)), high=min(1.0, value + half), n=n)
+    cap = 1 - upper_bound(0, n, 0.025) * total * (total - 1) / (total * total - squares)
+    return Agreement(alpha=whole, low=max(-1.0, min(whole - half, cap)), high=min(1.0, whole + half), n=n)
 
 
 _Kind = tuple[tuple[str, int], ...]
+"""The labels of an item, sorted, each with how many chose it."""
+
+_Unlike = tuple[int, str, str]
+"""Raters of an item but one, and the two labels that differ; without an order all such pairs weigh the same: empty."""
 
 
-def _alpha(kinds: Mapping[_Kind, int], margins: Mapping[str, int], scale: Sequence[str]) -> float | None:
-    observed, expected = _disagreement(kinds, margins, scale)
-    return 1 - observed / expected if expected else None
+def _unlike(kind: _Kind, scale: Sequence[str]) -> dict[_Unlike, int]:
+    """Twice the pairs of raters of an item that chose different labels."""
+    few = sum(count for _, count in kind) - 1
+    if not scale:
+        return {(few, "", ""): (few + 1) ** 2 - sum(count * count for _, count in kind)} if kind else {}
+    placed = sorted(kind, key=lambda one: scale.index(one[0]))
+    return {(few, one, other): 2 * many * more for at, (other, more) in enumerate(placed) for one, many in placed[:at]}
 
 
-def _disagreement(kinds: Mapping[_Kind, int], margins: Mapping[str, int], scale: Sequence[str]) -> tuple[float, float]:
-    """Observed and expected disagreement, each times the number of judgements."""
+def _ordinal(margins: Mapping[str, int]) -> dict[tuple[str, str], float]:
+    """How far two labels are apart by the ordinal metric. `margins`: from least to most, how many chose each."""
     below, seen = dict[str, float](), 0.0
-    for label in scale:
-        below[label] = seen + margins.get(label, 0) / 2
-        seen += margins.get(label, 0)
-
-    def apart(counts: _Kind) -> float:
-        found = 0.0
-        for at, (one, many) in enumerate(counts):
-            for other, more in counts[:at]:
-                found += 2 * many * more * ((below[one] - below[other]) ** 2 if scale else 1)
-        return found
-
-    observed = math.fsum(times * apart(kind) / (sum(count for _, count in kind) - 1) for kind, times in kinds.items())
-    total = sum(margins.values())
-    return observed, apart(tuple(margins.items())) / (total - 1) if total > 1 else 0.0
+    for label, count in margins.items():
+        below[label] = seen + count / 2
+        seen += count
+    labels = list(below)
+    return {(one, other): (below[one] - below[other]) ** 2 for at, other in enumerate(labels) for one in labels[:at]}
 
 
 def by_item(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
