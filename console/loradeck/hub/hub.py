@@ -427,8 +427,10 @@ class Hub:
         """Has `run` tell people what they have to know, on the channels of a file (`schemas.notice.ChannelFile`)."""
         outbox = Outbox(self.store, Channels(file), self.clock, self.background, f"loradeck/{self.status.now().hub}")
         self.metrics.given_up = outbox.dead
-        parts = self.log.state, self.store, self.fleet, self.changes, self.rows, self.clock, self.dated
-        self.notifier = Notifier(*parts, outbox)
+        self.notifier = Notifier(
+            *(self.log.state, self.store, self.fleet, self.changes, self.rows, self.usual_shares, self.clock),
+            *(self.dated, outbox),
+        )
         self.log.follow(FollowerOrder.NOTICES, self.notifier.committed)
         self.attestations.follow(self.notifier.attested)
         self.jobs.follower = self.notifier.job_changed

@@ -483,6 +483,8 @@ class Job(Wire, defer_build=True):
     started_ms: int | None = Field(None, description="when the attempt that runs, or the last one, began")
     ended_ms: int | None = None
     earlier_ms: int = added(0, "milliseconds that earlier attempts ran")
+    counted_from: int = added(0, "attempts that do not count among the three, such as those before it was resumed")
+    began: int = added(0, "step of the checkpoint with which its newest attempt began")
     by: str
     override: str = added("", "why it was queued although training was frozen")
     passes: tuple[Digest, ...] = added((), "the training freezes of then, which do not hold it; others do")

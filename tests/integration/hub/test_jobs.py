@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, until
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, until
 from tests.fakes.linked_agent import BUILD, FakeAgent
 from tests.integration.hub.conftest import Join
 
@@ -21,6 +22,7 @@ from loradeck.schemas.jobs import (
     EvaluateSpec,
     ExecutorEventType,
     Job,
+    JobAssignment,
     JobRequest,
     JobState,
     Scheduled,
@@ -460,6 +462,32 @@ async def test_a_preempted_job_is_queued_again_until_so_many_attempts_got_no_fur
     assert (over.code, over.gpu_hours) == ("preempted", 2 + ATTEMPTS), (
         "what it waited between attempts is in no GPU hours"
     )
+
+
+async def test_a_training_that_gets_on_at_each_attempt_is_not_failed_because_the_hub_began_anew(data: Path) -> None:
+    async def attempt(deck: Deck, agent: FakeAgent, assigned: JobAssignment) -> None:
+        file = {"path": "weights.safetensors", "size": 3, "sha256": "a" * 64}
+        reached = {"step": assigned.attempt, "of": 9, "data": {"folder": "x", "files": [file]}}
+        await agent.say(assigned, ExecutorEventType.CHECKPOINT, **reached)
+        await agent.say(assigned, ExecutorEventType.PREEMPTED, seq=2)
+
+    async def given(agent: FakeAgent, job_id: str, n: int) -> JobAssignment:
+        return await until(lambda: (j := agent.jobs.get(job_id)) and j.attempt == n and j, f"attempt {n}")
+
+    async with running(data) as deck:
+        await deck.tenant()
+        await deck.base()
+        agent = await FakeAgent(deck, "n1").join()
+        job_id = (await train(deck))["id"]
+        for n in range(1, ATTEMPTS):
+            await attempt(deck, agent, await given(agent, job_id, n))
+        last = await given(agent, job_id, ATTEMPTS)
+        await deck.hub.flush()
+        await agent.leave()
+    async with running(data) as deck:
+        agent = await FakeAgent(deck, "n1").join()
+        await attempt(deck, agent, last)
+        await given(agent, job_id, ATTEMPTS + 1)
 
 
 async def test_a_job_is_cancelled_while_queued_and_while_running(deck: Deck, join: Join) -> None:

@@ -22,8 +22,11 @@ from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_guard import votes
 
 from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import DatasetManifest
+from loradeck.schemas.notice import Notice, NoticeKind
+from loradeck.store.interface import MINUTE_MS
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
@@ -190,6 +193,33 @@ async def test_a_hub_that_ends_loses_no_notice(data: Path, tmp_path: Path, recei
         assert await deck.ok("POST", "notices/retry", {"channel": "oncall"}) == 1
         await until(lambda: receiver.got, "it is given by the next hub")
     assert receiver.got[0]["id"] == receiver.refused[0]
+
+
+async def test_a_promise_that_burns_neither_ends_nor_pages_again_while_a_hub_has_not_read_its_minutes(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deck.tenant(objectives={"errors": 0.05})
+    agent = await FakeAgent(deck, "n1").join()
+    await deck.promote(await deck.release(seed=1))
+    usual, notifier, acme, told = deck.hub.usual_shares, deck.hub.notifier, ("acme", "production"), list[Notice]()
+    assert notifier is not None
+    minute = deck.hub.clock.now_ms() // MINUTE_MS
+    await deck.hub.store(lambda s: s.add_minutes(minute, {acme: Counts.over(failed=80, finished=20)}))
+    monkeypatch.setattr(notifier.outbox, "tell", told.extend)
+
+    async def burns(minute: int) -> list[bool]:
+        """Has the minutes read; returns whether each notice of it so far was of its end."""
+        await usual._read_minutes([acme], minute)
+        await notifier.tick()
+        return [one.over for one in told if one.kind is NoticeKind.BURNING]
+
+    notifier._owed[acme] = None
+    assert await burns(minute) == [False]
+    usual._burning.clear()  # as a hub that has just started
+    await notifier.tick()
+    assert await burns(minute) == [False]
+    assert await burns(minute + 1000) == [False, True]
+    await agent.leave()
 
 
 async def test_a_silence_keeps_back_what_it_names_and_is_over_when_it_is_ended(deck: Deck, receiver: Receiver) -> None:

@@ -76,10 +76,6 @@ class Queue:
     _closing: set[str] = field(default_factory=set, init=False)
     _was_on: dict[str, str] = field(default_factory=dict, init=False)
     """Job -> the node of its last attempt, where its checkpoints lie."""
-    _counted_from: dict[str, int] = field(default_factory=dict, init=False)
-    """Job -> attempts that do not count against ATTEMPTS, such as those before it was resumed."""
-    _began: dict[str, int] = field(default_factory=dict, init=False)
-    """Job -> step of the checkpoint with which its last attempt began."""
 
     # ---- submitting ----------------------------------------------------------------------------------------
 
@@ -168,10 +164,10 @@ class Queue:
         self._check(JobRequest(spec=job.spec, labels=job.labels))
         if (frozen := self._frozen(job)) is not None:
             raise frozen
-        self._counted_from[job.id] = job.attempt
         fresh: dict[str, Any] = dict.fromkeys(("node", "started_ms", "ended_ms", "code", "step", "of", "result"))
         update = {
             "earlier_ms": job.ran_ms(job.ended_ms),
+            "counted_from": job.attempt,
             "state": JobState.QUEUED,
             "lease": job.lease + 1,
             "message": f"resumed by {by}",
@@ -196,8 +192,6 @@ class Queue:
             update["scheduled"] = job.scheduled.model_copy(update={"state": "", "reason": ""})
         ended = self._jobs.end(job, state, **update)
         self._was_on = {j: node for j, node in self._was_on.items() if self._jobs.get(j) is not None}
-        self._counted_from = {j: n for j, n in self._counted_from.items() if self._jobs.get(j) is not None}
-        self._began = {j: n for j, n in self._began.items() if self._jobs.get(j) is not None}
         return ended
 
     # ---- assigning -----------------------------------------------------------------------------------------
@@ -236,19 +230,19 @@ class Queue:
                 "message": "",
                 "step": None,
                 "scheduled": None,
+                "began": _step(job),
             }
         )
         self._jobs.put(given)
-        self._was_on[job.id], self._began[job.id] = node.name, _step(job)
+        self._was_on[job.id] = node.name
         assert node.link is not None
         node.link.put_message(JobMessage(job=self._specs.assignment(given)))
         log.info("job given job=%s kind=%s node=%s attempt=%d", job.id, job.kind, node.name, given.attempt)
 
     def _again(self, job: Job, why: str, code: str) -> None:
         """Queues a job once more after a failed attempt, or gives up."""
-        before = self._counted_from.get(job.id, 0)
-        if not tried_again(code, job.attempt, before):
-            last = before + ATTEMPTS
+        if not tried_again(code, job.attempt, job.counted_from):
+            last = job.counted_from + ATTEMPTS
             self._end(job, JobState.FAILED, code=code, message=f"{why}, at attempt {job.attempt} of {last}")
             return
         log.warning("job queued again job=%s node=%s why=%s", job.id, job.node, why)
@@ -340,9 +334,8 @@ class Queue:
                 if job.id in self._cancelling or event.code == "cancelled":
                     self._end(job, JobState.CANCELLED, code="cancelled", message=job.message or event.message)
                 else:
-                    reached = _step(job)
-                    if not counts(drained=node.drained, began=self._began.get(job.id, reached), reached=reached):
-                        self._counted_from[job.id] = self._counted_from.get(job.id, 0) + 1
+                    if not counts(drained=node.drained, began=job.began, reached=_step(job)):
+                        job = job.model_copy(update={"counted_from": job.counted_from + 1})
                     self._again(job, f"{node.name} was drained" if node.drained else "it was preempted", "preempted")
                 self.assign()
             case _:
@@ -366,7 +359,7 @@ class Queue:
     def _failed(self, job: Job, event: ExecutorEvent) -> None:
         """Ends a failed attempt: after a crash another one goes on from its last checkpoint; else the job is over."""
         code = event.code or "failed"
-        if tried_again(code, job.attempt, self._counted_from.get(job.id, 0)) and job.id not in self._cancelling:
+        if tried_again(code, job.attempt, job.counted_from) and job.id not in self._cancelling:
             self._again(job, event.message, code)
             return
         printed = str(event.data.get("log", ""))[-LOG_CHARS:]

@@ -13,6 +13,7 @@ from loradeck.hub.log.log import Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.notices.dated import DatedThings
 from loradeck.hub.notices.outbox import Outbox
+from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.views.rows import Rows
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import is_guards
@@ -44,6 +45,7 @@ class Notifier:
     _fleet: Fleet
     _changes: Changes
     _rows: Rows
+    _usual: UsualShares
     _clock: Clock
     _dated: DatedThings
     outbox: Outbox
@@ -121,7 +123,10 @@ class Notifier:
         for key in list(self._owed)[:ROWS_A_TICK]:
             del self._owed[key]
             if key in self._state.pointers:
-                news += self._conditions.changed(self._conditions.of(*key), conditions(self._rows.tenant(key)), now)
+                held = self._conditions.of(*key)
+                if not self._usual.knows_burning(key):  # else it ended, and paged again, at each start of the hub
+                    held.discard(Subject(NoticeKind.BURNING, *key))
+                news += self._conditions.changed(held, conditions(self._rows.tenant(key)), now)
         before = filter(self._dated.knows, self._conditions.dated())
         news += self._conditions.changed(before, coming(self._dated.near()), now)
         self.tell([*news, *self._conditions.due(now)])

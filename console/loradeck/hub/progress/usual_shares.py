@@ -81,6 +81,10 @@ class UsualShares:
         """Says what spends the error budget of a route within days, by its minutes of five minutes ago at most."""
         return self._burning.get(key, ())
 
+    def knows_burning(self, key: PointerKey) -> bool:
+        """Tells whether the minutes of a route were read since the hub began, or need not be: it promises no share."""
+        return key in self._burning or not self._state.config(key).objectives.shares
+
     def tick(self) -> None:
         """Reads the next histories; called once a second. Each is read once an hour, its last hours more often."""
         self._tick_minutes()
