@@ -36,6 +36,9 @@ DRAIN_S = 60.0
 
 DRAIN_LOOK_S = 0.1
 
+COMPARE_WAIT_S = 1.0
+"""How long a look at an attached engine's list waits for loads that are under way; else it is made the next time."""
+
 
 @dataclass(eq=False)
 class EngineLife:
@@ -207,13 +210,18 @@ class EngineLife:
     async def _compare(self) -> None:
         """Compares an attached engine's list with what is known: others may load theirs and unload ours."""
         engine = self.engine
-        if engine.changing.locked():
+        try:
+            async with asyncio.timeout(COMPARE_WAIT_S):  # loads give way to it, once those under way have ended
+                await engine.changing.acquire()
+        except TimeoutError:
             return  # a load takes its time; an engine that dies under it must be noticed
-        async with engine.changing:
+        try:
             listed = await engine.api.models()
             gone = {release for release, name in engine.loaded.items() if name not in listed}
             await self._reconciler.lost(engine, gone)
             await self._unload_unknown(listed)
+        finally:
+            engine.changing.release()
 
     async def _down(self) -> None:
         await self._void(EngineState.DOWN)
