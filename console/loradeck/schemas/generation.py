@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from loradeck.schemas.ids import Digest, Name, Strict
 from loradeck.schemas.training import AnswerForm
@@ -21,8 +21,15 @@ GENERATES = 3
 MOST_TEXTS = 1000
 """Most texts of a slot."""
 
+MOST_ASKED = 200_000
+"""Most questions of a job: prompts, times answers to each, times rounds."""
+
 MOST_PROMPTS = 100_000
 """Most prompts that a template makes with all texts of its slots."""
+
+
+_Slot = Annotated[str, StringConstraints(max_length=100)]
+_Filling = Annotated[str, StringConstraints(max_length=20_000)]
 
 
 class Source(Strict, defer_build=True):
@@ -89,7 +96,7 @@ class GenerateSpec(Strict, defer_build=True):
     name: Name = Field(description="of the dataset")
     sources: tuple[Source, ...] = Field(min_length=1, max_length=8)
     templates: tuple[Template, ...] = Field(min_length=1, max_length=100)
-    slots: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    slots: dict[_Slot, tuple[_Filling, ...]] = Field(default_factory=dict, max_length=100)
     tools: tuple[dict[str, Any], ...] = Field((), max_length=100, description="shown with every prompt")
     prompts: int = Field(100, ge=1, le=20_000, description="different ones, of all templates in turn")
     answers: int = Field(1, ge=1, le=16, description="to each prompt in each round")
@@ -131,6 +138,9 @@ class GenerateSpec(Strict, defer_build=True):
             f"a slot has 1 to {MOST_TEXTS} texts": any(not 0 < len(one) <= MOST_TEXTS for one in self.slots.values()),
             f"a template with all its texts makes at most {MOST_PROMPTS:,} prompts": any(
                 made > MOST_PROMPTS for made in products
+            ),
+            f"prompts times answers times temperatures are at most {MOST_ASKED:,}": (
+                self.prompts * self.answers * len(self.temperatures) > MOST_ASKED
             ),
             "temperatures are from 0 to 2": any(not 0 <= one <= 2 for one in self.temperatures),
             "tools are for tool_call": self.tools and self.verifier.form is not AnswerForm.TOOL_CALL,

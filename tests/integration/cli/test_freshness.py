@@ -22,6 +22,8 @@ def test_meters_and_freezes_of_a_tenant_are_told(desk: Desk, tenant: str, node: 
     assert desk.run("tenant", "thaw", tenant, "--reason", "over").returncode == 0
     assert "frozen" not in desk.run("freshness", tenant).stdout
     days = tmp_path / "days.jsonl"
+    days.touch()
+    assert desk.refused(2, "usage", "route", "replay", tenant, "--file", days, "--reason", "r")["detail"] == str(days)
     days.write_text('{"replayed": true, "day": "2026-01-02", "checked": 60, "bad": 3}\n')
     done = desk.run("route", "replay", tenant, "--file", str(days), "--reason", "rehearsal")
     assert done.returncode == 0, done.stderr

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from tests.fakes.judgements import RUBRIC, lines
+from tests.fakes.judgements import RUBRIC, judgement, lines
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.test_registry import PROVENANCE
+
+from loradeck.client.api import HubApi
+from loradeck.client.errors import HubUnreachable
 
 
 @pytest.fixture
@@ -56,3 +60,46 @@ def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str,
     names = [(one["manifest"]["name"], one["digest"]) for one in desk.json("dataset", "ls", "--tenant", owner)]
     assert [name for name, _ in names] == ["judged", "pairs", "judged", "pairs"]
     desk.refused(1, "unknown_blob", "preference", "build", owner, names[0][1], "--as", "again")
+
+
+def test_a_rater_goes_whatever_becomes_of_the_dataset_that_was_built(
+    desk: Desk, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "judgements.jsonl"
+
+    def imported(name: str, rater: str, *more: str) -> None:
+        rows = [*lines(), {"rater": rater, "qualifications": [], "person": "cy"}, judgement(0, rater, name="g0")]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        desk.json("preference", "import", file, "--tenant", owner, "--name", name, *PROVENANCE, *more)
+
+    def remove(name: str, rater: str, status: int = 0) -> str:
+        done = desk.run("preference", "remove", owner, name, rater, "--reason", "withdrew", "--yes")
+        assert done.returncode == status, done.stderr
+        return done.stdout
+
+    imported("short", "r3", "--retention-days", "1")
+    said = remove("short", "r3")
+    assert "no version without r3 is registered: the retention period of the judgements is over" in said
+    assert "removed: 1 judgements of r3" in said
+
+    imported("judged", "r4")
+    desk.json("preference", "build", owner, "judged", "--as", "pairs")
+    said = remove("judged", "r4")
+    assert "removed: 1 judgements of r4" in said
+    assert "not built anew" not in said
+    digests: dict[str, list[str]] = {"short": [], "judged": [], "pairs": []}
+    for one in desk.json("dataset", "ls", "--tenant", owner):
+        digests[one["manifest"]["name"]].append(one["digest"])
+    assert {name: len(found) for name, found in digests.items()} == {"short": 1, "judged": 2, "pairs": 1}
+    again = ("preference", "import", file, "--tenant", owner, "--name", "again", *PROVENANCE)
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if '"r4"' not in line or "cy" in line))
+    desk.refused(1, "erased_row", *again)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(HubApi, "erase", mock.AsyncMock(side_effect=HubUnreachable("it is away")))
+        said = remove("judged", "r2", 3)
+    assert f"loradeck preference remove {owner} {digests['judged'][-1]} r2 --reason WHY" in said
+    said = remove(digests["judged"][-1], "r2")
+    assert "removed: 88 judgements of r2" in said
+    assert "pairs is not built anew: " in said
+    assert "--as pairs --rubric helpful@1 --each 2" in said

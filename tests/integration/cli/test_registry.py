@@ -329,14 +329,16 @@ def test_a_row_is_erased_as_it_was_planned(desk: Desk, tenant: str, rows: Path) 
     other = f"{tenant}-other"
     desk.json("tenant", "create", other)
     words = ("dataset", "add", rows, "--tenant", other, "--name", "mails", "--accept-findings", "a test")
-    desk.json(*words, *PROVENANCE)
+    desk.json(*words, *PROVENANCE, "--source", "backlog")
     alone = desk.run("dataset", "erase", planned["rows"][0], "--tenant", tenant, "--dry-run").stdout
     assert f"at another tenant: {other}/mails: " in alone
     planned = desk.json("dataset", "erase", planned["rows"][0], "--dry-run")
     desk.refused(2, "reason_required", "dataset", "erase", planned["rows"][0], "--yes")
     done = desk.json("dataset", "erase", planned["rows"][0], "--reason", "request 4", "--yes")
     assert (done["done"], done["digest"]) == (True, planned["digest"])
-    assert "erased" in desk.run("dataset", "erase", planned["rows"][0], "--reason", "again", "--yes").stdout
+    said = desk.run("dataset", "erase", planned["rows"][0], "--reason", "again", "--yes").stdout
+    assert "erased" in said
+    assert f"stays: loradeck feedback erase {other} --request ID" in said
     desk.refused(1, "unknown_row", "dataset", "erase", "0" * 64, "--reason", "none", "--yes")
 
 

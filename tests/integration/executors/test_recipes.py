@@ -163,6 +163,8 @@ def test_a_parent_of_another_alpha_is_refused_since_its_effect_would_be_multipli
     stabilised = bench.run(bench.recipe(steps=1, alpha=16, rslora=True, parent=parent), inputs)
     assert stabilised.last.code == "bad_parent", stabilised.last
     assert "multiplied by 2.82843" in stabilised.last.message, "16 / sqrt(8) beside 16 / 8"
+    assert "this recipe alpha = 16 and rslora = true" in stabilised.last.message
+    assert stabilised.last.message.endswith("Train with alpha = 16 and rslora = false")
 
 
 def test_a_recipe_may_ask_for_rank_stabilised_lora_and_its_adapter_says_so(bench: Bench) -> None:

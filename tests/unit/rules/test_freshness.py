@@ -175,5 +175,8 @@ def test_days_that_were_replayed_count_before_those_that_were_counted_and_are_ca
     meter = with_replayed(MeterKind.CORRECTED, replayed, counted, "who correct", live=range(21), least=5)
     assert meter.signal
     assert meter.says == "who correct: 40.0% in the latest days, 10.9% in the first; 14 days are replayed"
+    many = [Day(day, 0.1, 60) for day in range(-90, 0)]
+    older = with_replayed(MeterKind.CORRECTED, many, counted, "who correct", live=range(-90, 21), least=5)
+    assert older.says.endswith("in the first; 14 days are replayed"), "those between are not compared"
     alone = with_replayed(MeterKind.CORRECTED, [], counted, "who correct", live=range(14, 21), least=5)
     assert "replayed" not in alone.says

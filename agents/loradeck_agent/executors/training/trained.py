@@ -201,14 +201,21 @@ def _start_from(model: Any, folder: Path, config: dict[str, Any], shapes: Mappin
     except AdapterFault as fault:
         raise BadSpec("bad_parent", f"the parent adapter does not fit this recipe: {fault}") from fault
     for module in filter(ours.changes, shapes):
-        (rank, now), (_, before) = ours.of(module), theirs.of(module)
+        now, before = ours.of(module)[1], theirs.of(module)[1]
         if not math.isclose(now, before):
             raise BadSpec(
                 "bad_parent",
-                f"the parent has alpha {before * rank:g} and this recipe {now * rank:g}: what it has learnt would be "
-                f"multiplied by {now / before:g}. Train with alpha = {before * rank:g}",
+                f"the parent has {_scaling(theirs, module)} and this recipe {_scaling(ours, module)}: what it has "
+                f"learnt would be multiplied by {now / before:g}. Train with {_scaling(theirs, module)}",
             )
     set_peft_model_state_dict(model, tensors)
+
+
+def _scaling(lora: LoraSettings, module: str) -> str:
+    """The alpha of a module, and whether it counts by the root of the rank, as a recipe writes them."""
+    rank, factor = lora.of(module)
+    alpha = factor * (math.sqrt(rank) if lora.use_rslora else rank)
+    return f"alpha = {alpha:g} and rslora = {str(bool(lora.use_rslora)).lower()}"
 
 
 def _retyped(path: Path, state: Mapping[str, torch.Tensor]) -> bytes:

@@ -15,6 +15,7 @@ from loradeck.cli.shared.options import dry_run_option, reason_option, yes_optio
 from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
 from loradeck.cli.shared.registered_rows import register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
+from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace
 from loradeck.schemas.ids import short
 
@@ -105,9 +106,14 @@ async def erase(s: Session, /, dry_run: bool, reason: str, yes: bool, **which: A
     losing = sum(pointer.loses_way_back for pointer in plan.pointers)
     warning = f" {losing} pointers lose their way back." if losing else ""
     s.confirm(f"Erase {len(plan.rows)} rows, for ever?{warning}", yes=yes)
+    built = {
+        one.digest: one.manifest.tenant for one in await s.api.datasets() if one.manifest.provenance.source == SOURCE
+    }
     done = await s.api.erase(request.model_copy(update={"containing": None, "rows": plan.rows, "plan": plan.digest}))
     s.out.json(done)
     s.out.say(f"erased: {len(done.rows)} rows of {len(done.datasets)} datasets, which are not trained on any more")
+    for tenant in sorted({built[one.id] for one in done.datasets if one.id in built}):
+        s.out.alarm(f" the feedback that rows were made of stays: loradeck feedback erase {tenant} --request ID")
     for pointer in done.pointers:
         if pointer.live is not None:
             s.out.alarm(f" {pointer.tenant}/{pointer.route} still serves {pointer.live}: loradeck rollback or fallback")

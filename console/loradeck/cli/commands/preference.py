@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,13 @@ from loradeck.cli.shared.provenance import accept_option, provenance_of, provena
 from loradeck.cli.shared.registered_rows import register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import download
+from loradeck.client.errors import ClientError
 from loradeck.rules.data import preferences as rules
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.agreement import GOLD_FLOOR
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.dataset_ledger import ErasureRequest
+from loradeck.schemas.fault import Fault
 from loradeck.schemas.manifest import DatasetManifest, Provenance
 from loradeck.schemas.preference import (
     Adjudication,
@@ -194,38 +196,68 @@ async def remove(
 ) -> None:
     """Remove a rater's judgements: a new version without them is registered, and nothing that descends is promoted.
 
-    All descendants are listed first, as those of erased rows are. The newest dataset that was built of the judgements
-    is built anew, where the others agree enough.
+    All descendants are listed first, as those of erased rows are. The rater's own line goes too. The newest dataset
+    that was built of the judgements is built anew, where the others agree enough.
     """
     async with _judgements(s, tenant, name) as here:
         rows = [row for _, row in rows_in(here.paths)]
-        gone = tuple(sorted({row_digest(row) for row in rows if row.get("rater") == rater and "choice" in row}))
-        if not gone:
+        gone = {row_digest(row) for row in rows if row.get("rater") == rater and "choice" in row}
+        line = {row_digest(row) for row in rows if row.get("rater") == rater} - gone
+        if not gone | line:
             fix = "loradeck preference agreement lists who has"
             raise refused(f"{rater!r} has judged nothing in {name}", fix=fix, code="unknown_rater")
-        request = ErasureRequest(rows=gone, tenants=(tenant,), retire=retire, reason=reason)
+        request = ErasureRequest(rows=tuple(sorted(gone | line)), tenants=(tenant,), retire=retire, reason=reason)
         plan = await s.api.plan_erasure(request)
+        judged = {place.dataset for place in plan.places if place.row in gone} | {here.manifest.digest}
+        if gone and (plan.elsewhere or {place.dataset for place in plan.places} - judged):
+            # The same line stands in datasets that hold none of these judgements, and those would be lost.
+            request = request.model_copy(update={"rows": tuple(sorted(gone))})
+            plan = await s.api.plan_erasure(request)
+            s.out.say(f" other datasets name {rater} in the same words, and keep that: remove {rater} there too")
         show_erasure(s, plan)
         if dry_run:
             s.out.json(plan)
             return
         s.confirm(f"Remove {len(gone)} judgements of {rater}, for ever?", yes=yes)
         left = [row for row in rows if row.get("rater") != rater]
-        why = f"without a rater: {reason}"[:500]
-        digest = (await _registered(s, left, tenant, here.manifest.name, here.provenance, why)).digest
+        why, digest = f"without a rater: {reason}"[:500], ""
+        try:
+            provenance = here.provenance
+        except Refused as over:
+            s.out.alarm(f" no version without {rater} is registered: {over.title}")
+        else:
+            digest = (await _registered(s, left, tenant, here.manifest.name, provenance, why)).digest
         built = await s.api.attestations(kind=AttestationKind.AGREEMENT, tenant=tenant)
-        for last in [one for one in built if one.body["build"]["judgements"] == here.manifest.digest][-1:]:
-            before = PreferenceReport.model_validate(last.body).build
-            made = next(one.manifest.name for one in await s.api.datasets() if one.digest == last.subject)
-            async with _judgements(s, tenant, digest) as others:
-                build = others.build(before.rubric, [one for one in before.without if one != rater], before.each)
-                try:
-                    await others.register(build, made, why)
-                except Refused as low:
-                    s.out.alarm(f" {made} is not built anew: {low.detail}")
-    done = await s.api.erase(request.model_copy(update={"plan": plan.digest, "dry_run": False}))
+        last = next((one for one in built[::-1] if one.body["build"]["judgements"] == here.manifest.digest), None)
+        names = {one.digest: one.manifest.name for one in await s.api.datasets()}
+        try:
+            done = await s.api.erase(request.model_copy(update={"plan": plan.digest, "dry_run": False}))
+        except ClientError:
+            again = f"loradeck preference remove {tenant} {here.manifest.digest} {rater} --reason WHY"
+            s.out.alarm(f" {rater}'s judgements are not known to be erased; once it can be: {again}")
+            raise
+    if digest and last is not None:
+        before = PreferenceReport.model_validate(last.body).build
+        await _build_anew(s, tenant, digest, names[last.subject], before, [rater], why)
     s.out.json(done)
-    s.out.say(f"removed: {len(done.rows)} judgements of {rater}; {len(done.releases)} releases descend from them")
+    s.out.say(f"removed: {len(gone)} judgements of {rater}; {len(done.releases)} releases descend from them")
+
+
+async def _build_anew(
+    s: Session, tenant: str, judgements: str, made: str, before: PreferenceBuild, gone: Collection[str], why: str
+) -> None:
+    """Builds a dataset of the judgements that are left, or says why not and what makes it.
+
+    The judgements of raters who are `gone` are erased by now: so no refusal ends the command.
+    """
+    without = [one for one in before.without if one not in gone]
+    try:
+        async with _judgements(s, tenant, judgements) as others:
+            await others.register(others.build(before.rubric, without, before.each), made, why)
+    except Fault as fault:
+        build = f"loradeck preference build {tenant} {judgements} --as {made} --rubric {before.rubric}"
+        build += "".join(f" --without {one}" for one in without) + f" --each {before.each}"
+        s.out.alarm(f" {made} is not built anew: {fault.sentence}; later: {build}")
 
 
 @dataclass(frozen=True)
@@ -237,7 +269,12 @@ class _Judgements:
     paths: dict[str, Path]
     campaign: Campaign
     stated: Sequence[Attestation]
-    provenance: Provenance
+    kept_ms: int
+
+    @property
+    def provenance(self) -> Provenance:
+        """That of what is made of them. Raises: Refused: `retention_over`."""
+        return rules.inherited(self.manifest.provenance, self.kept_ms)
 
     def build(self, rubric: str | None, without: Sequence[str] = (), each: int = 2) -> PreferenceBuild:
         """Says how a dataset is to be made of them. Raises: Refused: the rubric or a rater is not there."""
@@ -268,13 +305,13 @@ async def _judgements(s: Session, tenant: str, text: str) -> AsyncIterator[_Judg
     digest = owned_named("dataset", text, tenant, known)
     manifest = next(one.manifest for one in known if one.digest == digest)
     (entry, *_) = await s.api.attestations(kind=AttestationKind.LEDGER, subject=digest)
-    left = rules.inherited(manifest.provenance, int(time.time() * 1000) - entry.at_ms)
+    kept_ms = int(time.time() * 1000) - entry.at_ms
     stated = await s.api.attestations(kind=AttestationKind.ADJUDICATION, tenant=manifest.tenant)
     with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
         paths = {file.path: Path(folder, file.sha256) for file in manifest.files}
         for file in manifest.files:
             await download(s.api, file.sha256, paths[file.path])
-        yield _Judgements(s, manifest, paths, campaign_in(paths), stated, left)
+        yield _Judgements(s, manifest, paths, campaign_in(paths), stated, kept_ms)
 
 
 async def _registered(

@@ -327,11 +327,12 @@ async def replay(s: Session, at: Pointer, file: Path, name: str | None, reason: 
     release = (await release_named(s.api, at.tenant, name)).id if name else None
     release = release or (await s.api.row(at.tenant, at.route)).pointer.release
     rows = list(rows_of(file, ("day", "replayed")))
-    days = Replay(
-        release=release or "",
-        reason=reason,
-        days=tuple(checked(ReplayedDay, row, where=f"{file}, row {n}") for n, row in enumerate(rows, start=1)),
-    )
+    if release is None:
+        raise refused(
+            f"{at} has no live release", fix="name whose answers they were: --release", code="unknown_release"
+        )
+    replayed = [checked(ReplayedDay, row, where=f"{file}, row {n}") for n, row in enumerate(rows, start=1)]
+    days = checked(Replay, {"release": release, "reason": reason, "days": replayed}, where=str(file))
     kept = await s.api.replay(at.tenant, at.route, days)
     s.out.answer(kept, f"{len(rows)} replayed days of {short(release)} on {at}")
 

@@ -99,11 +99,9 @@ def compared(
         share: whether it is one, 0 to 1.
         least: requests from which on a day counts.
     """
-    days = [day for day in days if day.n >= least]
-    if days and days[0].day >= live.start + REFERENCE_DAYS:
+    before, now = _held_together(days, live, least)
+    if not before and any(day.n >= least for day in days):
         return Meter(kind=kind, says=f"{what}: no first days left")
-    before = days[:REFERENCE_DAYS]
-    now = [day for day in days[REFERENCE_DAYS:] if day.day >= live.stop - 2 * RECENT_DAYS][-RECENT_DAYS:]
     first, last = ([day.value for day in part] for part in (before, now))
     figures = [figure(values, sum(day.n for day in part)) for values, part in ((first, before), (last, now))]
     for part, of, which in ((before, REFERENCE_DAYS, "first"), (now, RECENT_DAYS, "later")):
@@ -127,8 +125,18 @@ def with_replayed(
         live: the days from the first replayed one on.
     """
     meter = compared(kind, [*replayed, *counted], what, live=live, least=least)
-    many = sum(day.n >= least for day in replayed)
+    before, now = _held_together([*replayed, *counted], live, least)
+    many = len({day.day for day in replayed} & {day.day for day in (*before, *now)})
     return meter.model_copy(update={"says": f"{meter.says}; {many} days are replayed"}) if many else meter
+
+
+def _held_together(days: Sequence[Day], live: range, least: int) -> tuple[list[Day], list[Day]]:
+    """The first days and the latest of `compared`; none of either where the first days are kept no more."""
+    days = [day for day in days if day.n >= least]
+    if days and days[0].day >= live.start + REFERENCE_DAYS:
+        return [], []
+    late = [day for day in days[REFERENCE_DAYS:] if day.day >= live.stop - 2 * RECENT_DAYS]
+    return list(days[:REFERENCE_DAYS]), late[-RECENT_DAYS:]
 
 
 def against_the_first(days: Sequence[Histogram], measure: Measure) -> list[Day]:
