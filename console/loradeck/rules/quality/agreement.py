@@ -101,7 +101,7 @@ def _unlike(kind: _Kind, scale: Sequence[str]) -> dict[_Unlike, int]:
 
 
 def _ordinal(margins: Mapping[str, int]) -> dict[tuple[str, str], float]:
-    """How far two labels are apart by the ordinal metric. `margins`: from least to most, how many chose each."""
+    """Measures how far two labels are apart by the ordinal metric. `margins`: from least to most, who chose each."""
     below, seen = dict[str, float](), 0.0
     for label, count in margins.items():
         below[label] = seen + count / 2
