@@ -59,7 +59,7 @@ class Slurm(Place):
         self.config = SlurmConfig(scratch=root, bases=(root,), partition="low")
 
     def workload(self, folder: ExecutorFolder, attempt: Attempt) -> Workload:
-        return SlurmJob(folder, attempt, self.config)
+        return SlurmJob(folder, attempt, self.config, asyncio.Lock())
 
     async def take_away(self, run: Executor) -> Executor:
         """Preempted by a job of another partition that wants both nodes, and requeued: the same job goes on."""
@@ -142,7 +142,7 @@ async def test_a_submission_waits_for_a_lost_controller_and_an_agent_that_starts
     assert attempt is not None
     assert attempt.scheduled is None
     for _ in range(2):  # the second finds what the first has submitted, although its id was not noted
-        run = Executor(SlurmJob(folder, attempt, here.config))
+        run = Executor(SlurmJob(folder, attempt, here.config, asyncio.Lock()))
         await run.workload.submit(module.Command("evaluate", folder.spec))
         await ended(run)
     assert here.started(run) == 1
@@ -152,7 +152,7 @@ async def test_a_submission_waits_for_a_lost_controller_and_an_agent_that_starts
 async def test_a_second_job_for_one_attempt_does_nothing(here: Slurm) -> None:
     run = await here.begin("waits")
     await stepping_now(run)
-    twin = Executor(SlurmJob(run.folder, Attempt(job=run.attempt.job), here.config))
+    twin = Executor(SlurmJob(run.folder, Attempt(job=run.attempt.job), here.config, asyncio.Lock()))
     await twin.workload.submit(module.Command("evaluate", run.folder.spec))
     assert twin.attempt.scheduled != run.attempt.scheduled
     (run.folder.path / "go").touch()

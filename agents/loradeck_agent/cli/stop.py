@@ -9,6 +9,7 @@ from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.state_folder import holder_of
 from loradeck_agent.host.supervisor import end_process
 from loradeck_agent.jobs.attempt import ExecutorFolder
+from loradeck_agent.jobs.backend import GRACE_S
 from loradeck_agent.jobs.launch import backend_of
 from loradeck_agent.jobs.local_processes import LocalProcesses
 
@@ -16,6 +17,7 @@ AGENT_GRACE_S = 15.0
 ROUTER_GRACE_S = 20.0
 ENGINE_GRACE_S = 20.0
 EXECUTOR_GRACE_S = 60.0
+"""For a job at a scheduler: beside its own grace, how long the scheduler may not answer."""
 
 
 @click.command()
@@ -51,10 +53,19 @@ def _end(pid: int | None, what: str, grace_s: float) -> int:
 
 def _end_scheduled(config: AgentConfig, folder: ExecutorFolder) -> int:
     attempt = folder.read()
-    if attempt is None or attempt.ended or attempt.scheduled is None:
+    if attempt is None or attempt.ended or not (attempt.scheduled or attempt.submitting):
         return 0
-    click.echo(f"job {folder.path.name} is Slurm's {attempt.scheduled}, and is ended there")
-    asyncio.run(backend_of(config)(folder, attempt).end())
+    job = attempt.scheduled or f"--name={folder.name}"  # its id is not known: Slurm may have taken it, and may not
+    click.echo(f"job {folder.path.name} is Slurm's ({job}), and is ended there")
+
+    async def end() -> None:
+        async with asyncio.timeout(GRACE_S + EXECUTOR_GRACE_S):
+            await backend_of(config)(folder, attempt).end()
+
+    try:
+        asyncio.run(end())
+    except TimeoutError:
+        click.echo(f"Slurm was not reached, and the job may run on: once it answers, run scancel {job}", err=True)
     return 1
 
 

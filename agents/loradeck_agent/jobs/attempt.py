@@ -65,6 +65,11 @@ class ExecutorFolder:
         self.result = path / "out"
         """Its result as the agent keeps it."""
 
+    @property
+    def name(self) -> str:
+        """What its job is called at a scheduler."""
+        return f"loradeck-{self.path.name}"
+
     def last_lines(self) -> str:
         """The end of the process's log and of its traceback, to be read elsewhere."""
         parts = []

@@ -61,7 +61,7 @@ def backend_of(config: AgentConfig) -> Backend:
         return LocalProcesses
     from loradeck_agent.jobs.slurm import SlurmJob  # for submit hosts, which are few
 
-    return partial(SlurmJob, config=config.slurm)
+    return partial(SlurmJob, config=config.slurm, turn=asyncio.Lock())
 
 
 @dataclass(frozen=True)

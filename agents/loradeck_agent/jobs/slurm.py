@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from loradeck.schemas.jobs import EXIT_OUT_OF_MEMORY, EXIT_PREEMPTED, Scheduled
 from loradeck_agent.host.errors import AgentError
@@ -68,12 +69,15 @@ _FIELD = re.compile(r"\b(JobId|JobName|JobState|Reason|ExitCode|Restarts)=(\S+)"
 
 
 class SlurmJob(Workload):
-    """An attempt's job at Slurm, found again by its id, and before that is known by its name."""
+    """An attempt's job at Slurm, found again by its id, and before that is known by its name.
 
-    def __init__(self, folder: ExecutorFolder, attempt: Attempt, config: SlurmConfig) -> None:
+    `turn`: shared by all of an agent's, which ask a controller of everybody's one command at a time.
+    """
+
+    def __init__(self, folder: ExecutorFolder, attempt: Attempt, config: SlurmConfig, turn: asyncio.Lock) -> None:
         super().__init__(folder, attempt)
-        self._config = config
-        self._name = f"loradeck-{folder.path.name}"
+        self._config, self._turn = config, turn
+        self._name = folder.name
         known = _said(attempt.scheduled, "unknown", "Slurm is yet to be asked") if attempt.scheduled else None
         self._standing = Standing(True, scheduled=known)
         self._asking: asyncio.Task[None] | None = None
@@ -147,7 +151,7 @@ class SlurmJob(Workload):
 
     async def _by_name(self) -> str | None:
         """Id of the job that was submitted for this attempt; '': there is none; None: Slurm does not answer."""
-        query = ("--noheader", "--states=all", f"--name={self._name}", "--format=%A")
+        query = ("--noheader", "--me", "--states=all", f"--name={self._name}", "--format=%A")
         status, out, error = await self._run("squeue", *query)
         if status != 0:
             self._unknown(error)
@@ -255,7 +259,10 @@ class SlurmJob(Workload):
 
         Raises: AgentError: `scheduler_missing`.
         """
-        path = self._program(program)
+        async with self._turn:
+            return await self._run_now(self._program(program), *args)
+
+    async def _run_now(self, path: str, *args: str) -> tuple[int, str, str]:
         env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         if self._config.bin is not None:
             env["PATH"] = f"{self._config.bin}:{env.get('PATH', os.defpath)}"
@@ -267,7 +274,7 @@ class SlurmJob(Workload):
             async with asyncio.timeout(COMMAND_S):
                 out, error = await process.communicate()
         except TimeoutError:
-            return 1, "", f"{program} timed out after {COMMAND_S:g} s"
+            return 1, "", f"{Path(path).name} timed out after {COMMAND_S:g} s"
         finally:
             if process.returncode is None:
                 process.kill()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
+from loradeck_agent.cli import main
+from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.slurm_config import SlurmConfig
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
@@ -58,7 +62,7 @@ def options(processes: int, **changes: object) -> list[str]:
     spec = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
     attempt = Attempt(job=JobAssignment(id="j1", lease=1, attempt=1, spec=spec))
     fields = {"scratch": "/s", "bases": ["/b"], "processes_per_node": 4, **changes}
-    job = SlurmJob(ExecutorFolder(Path("/s/j1-1")), attempt, SlurmConfig.model_validate(fields))
+    job = SlurmJob(ExecutorFolder(Path("/s/j1-1")), attempt, SlurmConfig.model_validate(fields), asyncio.Lock())
     return job._options(Command("train", Path("/s/j1-1/spec.json"), processes=processes, threads=3))
 
 
@@ -82,7 +86,9 @@ def test_a_configuration_adds_options_of_a_list_and_none_that_are_the_agents() -
 def test_a_job_that_has_ended_does_not_run_again_because_slurm_is_silent(tmp_path: Path) -> None:
     spec = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
     attempt = Attempt(job=JobAssignment(id="j1", lease=1, attempt=1, spec=spec))
-    job = SlurmJob(ExecutorFolder(tmp_path / "j1-1"), attempt, SlurmConfig(scratch=tmp_path, bases=(tmp_path,)))
+    job = SlurmJob(
+        ExecutorFolder(tmp_path / "j1-1"), attempt, SlurmConfig(scratch=tmp_path, bases=(tmp_path,)), asyncio.Lock()
+    )
     job._unknown("timed out")
     assert job.look().alive
     job._standing = standing_of(SHOWN.format(state="COMPLETED", reason="None", restarts=0, exit="0:0"), "loradeck-j1-1")
@@ -94,7 +100,7 @@ async def test_a_host_without_slurms_commands_says_so_and_its_attempt_can_be_end
     spec = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
     attempt = Attempt(job=JobAssignment(id="j1", lease=1, attempt=1, spec=spec))
     config = SlurmConfig(scratch=tmp_path, bases=(tmp_path,), bin=tmp_path)
-    job = SlurmJob(ExecutorFolder(tmp_path / "j1-1"), attempt, config)
+    job = SlurmJob(ExecutorFolder(tmp_path / "j1-1"), attempt, config, asyncio.Lock())
     with pytest.raises(AgentError, match="scheduler_missing: sbatch"):
         await job.submit(Command("evaluate", tmp_path / "spec.json"))
     await job.ask()
@@ -131,3 +137,50 @@ def test_the_script_runs_its_arguments_as_they_are_and_nothing_for_an_attempt_th
             str(folder),
         ]
         assert (folder / "owner").read_text().strip() == "4711"
+
+
+def attempt_in(folder: ExecutorFolder, **more: object) -> Attempt:
+    spec = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
+    attempt = Attempt.model_validate({"job": JobAssignment(id="j1", lease=1, attempt=1, spec=spec), **more})
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write(attempt)
+    return attempt
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+async def test_slurm_is_asked_one_command_at_a_time_and_by_name_for_this_users_jobs_alone(tmp_path: Path) -> None:
+    asked, turn = tmp_path / "asked", asyncio.Lock()
+    program(tmp_path / "bin/squeue", f'mkdir {tmp_path}/busy || exit 1\necho "$@" >>{asked}\nrmdir {tmp_path}/busy')
+    config = SlurmConfig(scratch=tmp_path, bases=(tmp_path,), bin=tmp_path / "bin")
+    folders = [ExecutorFolder(tmp_path / f"j{n}-1") for n in range(5)]
+    jobs = [SlurmJob(folder, attempt_in(folder), config, turn) for folder in folders]
+    assert await asyncio.gather(*(job._by_name() for job in jobs)) == [""] * 5
+    assert [line.split()[1:4:2] for line in asked.read_text().splitlines()] == [
+        ["--me", f"--name=loradeck-j{n}-1"] for n in range(5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("noted", "job"), [({"scheduled": "4711"}, "4711"), ({"submitting": True}, "--name=loradeck-j1-1")]
+)
+def test_stop_ends_where_slurm_does_not_answer_and_says_what_to_run_once_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: dict[str, object], job: str
+) -> None:
+    program(tmp_path / "bin/scancel", 'echo "Unable to contact slurm controller" >&2; exit 1')
+    state = tmp_path / "s"
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        f'node = "n1"\nhub = "http://127.0.0.1:1"\ntoken = "t"\nstate = "{state}"\n[router]\nlisten = "127.0.0.1:1"\n'
+        f'[slurm]\nscratch = "{tmp_path}"\nbases = ["{tmp_path}"]\nbin = "{tmp_path}/bin"\n'
+    )
+    attempt_in(ExecutorFolder(AgentConfig.load(config).folder().jobs / "j1-1"), **noted)
+    monkeypatch.setattr("loradeck_agent.cli.stop.GRACE_S", 0.0)
+    monkeypatch.setattr("loradeck_agent.cli.stop.EXECUTOR_GRACE_S", 0.3)
+    result = CliRunner().invoke(main, ["stop", "--config", str(config)])
+    assert result.exit_code == 0, result.output
+    assert f"once it answers, run scancel {job}\n" in result.output

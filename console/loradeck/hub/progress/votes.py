@@ -332,7 +332,7 @@ class Votes:
         return found.by_node(figure, floor(self._clock())) if found is not None else {}
 
     def last_minute_on(self, node: str, key: PointerKey, stint: Stint) -> int:
-        """How many requests a node has answered or failed in the last minute."""
+        """Counts the requests that a node has answered or failed in the last minute."""
         found = self._stints.get(key, {}).get(stint)
         return found.units_on(node, floor(self._clock())) if found is not None else 0
 
