@@ -9,6 +9,7 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import CallerSeen
 from loradeck.schemas.traffic import CALLER_CHARS, Traffic
+from loradeck.store.interface import StoreError
 
 KEPT = "deprecated_callers"
 """The setting of the store that holds them."""
@@ -43,11 +44,24 @@ class DeprecatedCallers:
         return tuple(CallerSeen(key=name, last_ms=seen[name]) for name in sorted(seen, key=lambda k: (-seen[k], k)))
 
     async def save(self) -> None:
-        """Writes what has changed. Raises: StoreError: it is kept for the next time."""
-        if self._unsaved:
-            text = _kept.dump_json({name: seen for name, seen in self._seen.items() if seen}).decode()
+        """Writes what has changed, without keys that there are no more.
+
+        Raises: StoreError: it is kept for the next time.
+        """
+        if not self._unsaved:
+            return
+        for name, seen in list(self._seen.items()):
+            tenant = self._state.tenants.get(name.partition("/")[0])
+            keys = {key.id for key in tenant.keys} if tenant is not None else set()
+            self._seen[name] = {key: at_ms for key, at_ms in seen.items() if key in keys}
+            if not self._seen[name]:
+                del self._seen[name]
+        text, self._unsaved = _kept.dump_json(self._seen).decode(), False
+        try:
             await self._store(lambda s: s.set_meta(KEPT, text), background=True)
-            self._unsaved = False
+        except StoreError:
+            self._unsaved = True
+            raise
 
 
 def _name(key: PointerKey, release: str) -> str:
