@@ -89,7 +89,7 @@ class Adjudication(Strict):
     """What somebody who did not rate an item decided of it, and why. Its subject is the digest of the item's row."""
 
     rubric: RubricVersion
-    choice: Short
+    choice: str = Field(max_length=100, description="empty: the decision before is taken back")
     reason: Reason = Field(min_length=1)
 
 

@@ -63,12 +63,18 @@ def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str,
 
 
 def test_a_rater_goes_whatever_becomes_of_the_dataset_that_was_built(
-    desk: Desk, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "judgements.jsonl"
+    # Rows that are erased at one tenant do not come in at another: these raters are no other test's.
+    owner, file = "more-raters", tmp_path / "judgements.jsonl"
+    desk.json("tenant", "create", owner)
 
-    def imported(name: str, rater: str, *more: str) -> None:
-        rows = [*lines(), {"rater": rater, "qualifications": [], "person": "cy"}, judgement(0, rater, name="g0")]
+    def imported(name: str, rater: str, person: str, *more: str) -> None:
+        rows = [
+            *lines(raters=("q1", "q2")),
+            {"rater": rater, "qualifications": [], "person": person},
+            judgement(0, rater, name="g0"),
+        ]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         desk.json("preference", "import", file, "--tenant", owner, "--name", name, *PROVENANCE, *more)
 
@@ -77,29 +83,31 @@ def test_a_rater_goes_whatever_becomes_of_the_dataset_that_was_built(
         assert done.returncode == status, done.stderr
         return done.stdout
 
-    imported("short", "r3", "--retention-days", "1")
-    said = remove("short", "r3")
-    assert "no version without r3 is registered: the retention period of the judgements is over" in said
-    assert "removed: 1 judgements of r3" in said
+    imported("short", "q3", "cy", "--retention-days", "1")
+    me = desk.json("preference", "decide", owner, "short", "g0", "a", "--reason", "so")["by"]
+    said = remove("short", "q3")
+    assert "no version without q3 is registered: the retention period of the judgements is over" in said
+    assert "removed: 1 judgements of q3" in said
 
-    imported("judged", "r4")
+    imported("judged", "q4", me)
     desk.json("preference", "build", owner, "judged", "--as", "pairs")
-    said = remove("judged", "r4")
-    assert "removed: 1 judgements of r4" in said
+    said = remove("judged", "q4")
+    assert "removed: 1 judgements of q4" in said
+    assert "1 decisions of items that q4 had judged are taken back" in said
     assert "not built anew" not in said
     digests: dict[str, list[str]] = {"short": [], "judged": [], "pairs": []}
     for one in desk.json("dataset", "ls", "--tenant", owner):
         digests[one["manifest"]["name"]].append(one["digest"])
     assert {name: len(found) for name, found in digests.items()} == {"short": 1, "judged": 2, "pairs": 1}
     again = ("preference", "import", file, "--tenant", owner, "--name", "again", *PROVENANCE)
-    file.write_text("\n".join(line for line in file.read_text().splitlines() if '"r4"' not in line or "cy" in line))
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if '"q4"' not in line or "person" in line))
     desk.refused(1, "erased_row", *again)
 
     with monkeypatch.context() as cut:
         cut.setattr(HubApi, "erase", mock.AsyncMock(side_effect=HubUnreachable("it is away")))
-        said = remove("judged", "r2", 3)
-    assert f"loradeck preference remove {owner} {digests['judged'][-1]} r2 --reason WHY" in said
-    said = remove(digests["judged"][-1], "r2")
-    assert "removed: 88 judgements of r2" in said
+        said = remove("judged", "q2", 3)
+    assert f"loradeck preference remove {owner} {digests['judged'][-1]} q2 --reason WHY" in said
+    said = remove(digests["judged"][-1], "q2")
+    assert "removed: 88 judgements of q2" in said
     assert "pairs is not built anew: " in said
     assert "--as pairs --rubric helpful@1 --each 2" in said

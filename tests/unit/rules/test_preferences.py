@@ -102,6 +102,18 @@ def test_what_raters_differ_on_waits_for_somebody_who_did_not_rate_it() -> None:
     ]
 
 
+def test_a_raters_own_decisions_are_taken_back_before_nothing_says_that_they_judged_the_item() -> None:
+    rows = lines(disputed=[1, 2])
+    stated = decision(rows, "p1", "b", "ann") + decision(rows, "p2", "a", "ann") + decision(rows, "p2", "a", "carol")
+    assert rules.undone_with(campaign(rows), "r1", stated) == [(RUBRIC, "p1")]
+    assert rules.undone_with(campaign(rows), "r2", stated) == []
+    (back,) = decision(rows, "p1", "", "operator")
+    assert rules.undone_with(campaign(rows), "r1", [*stated, back]) == []
+    left = [row for row in rows if row.get("rater") != "r1"]
+    assert rules.decisions(campaign(left), build(), stated)["p1"] == ("b", False)
+    assert rules.decisions(campaign(left), build(), [*stated, back]).keys() == {"p2"}
+
+
 def test_the_newest_decision_by_the_same_rubric_counts_and_a_tie_leaves_the_pair_out() -> None:
     rows = lines(disputed=[2])
     assert left_out(made(rows, decision(rows, "p2", "tie", "carol"))[1])["tie"] == 1

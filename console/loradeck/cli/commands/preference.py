@@ -230,7 +230,14 @@ async def remove(
         built = await s.api.attestations(kind=AttestationKind.AGREEMENT, tenant=tenant)
         last = next((one for one in built[::-1] if one.body["build"]["judgements"] == here.manifest.digest), None)
         names = {one.digest: one.manifest.name for one in await s.api.datasets()}
+        me = (await s.api.me()).actor
+        undone = rules.undone_with(here.campaign, rater, here.stated) if rater in here.campaign.raters else []
         try:
+            for rubric, item in undone:
+                kind, subject = AttestationKind.ADJUDICATION, here.campaign.digests[item]
+                body = Adjudication(rubric=rubric, choice="", reason="whoever decided it had judged the item")
+                said = body.model_dump(mode="json")
+                await s.api.attest(Attestation(kind=kind, subject=subject, tenant=tenant, body=said, by=me))
             done = await s.api.erase(request.model_copy(update={"plan": plan.digest, "dry_run": False}))
         except ClientError:
             again = f"loradeck preference remove {tenant} {here.manifest.digest} {rater} --reason WHY"
@@ -241,6 +248,8 @@ async def remove(
         await _build_anew(s, tenant, digest, names[last.subject], before, [rater], why)
     s.out.json(done)
     s.out.say(f"removed: {len(gone)} judgements of {rater}; {len(done.releases)} releases descend from them")
+    if undone:
+        s.out.say(f" {len(undone)} decisions of items that {rater} had judged are taken back")
 
 
 async def _build_anew(

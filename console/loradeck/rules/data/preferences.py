@@ -76,9 +76,25 @@ def decisions(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attes
         said = Adjudication.model_validate(one.body)
         if one.subject in named and said.rubric == build.rubric:
             item = named[one.subject]
-            if campaign.items[item].takes(said.choice, campaign.rubrics[build.rubric].scale):
+            if not said.choice:
+                found.pop(item, None)
+            elif campaign.items[item].takes(said.choice, campaign.rubrics[build.rubric].scale):
                 found[item] = Decided(said.choice, (item, one.by) in judged)
     return found
+
+
+def undone_with(campaign: Campaign, rater: str, stated: Iterable[Attestation]) -> list[tuple[str, str]]:
+    """Lists rubric and item of the newest decisions by a rater who judged the item.
+
+    They do not count, and would once nothing says that the rater judged it. `stated`: as for `decisions`.
+    """
+    named, newest = {digest: item for item, digest in campaign.digests.items()}, dict[tuple[str, str], str]()
+    for one in stated:
+        if (item := named.get(one.subject)) is not None:
+            said = Adjudication.model_validate(one.body)
+            newest[said.rubric, item] = one.by if said.choice else ""
+    own = {(item, who) for item, who in judges(campaign) if who and who in (rater, campaign.raters[rater].person)}
+    return sorted((rubric, item) for (rubric, item), by in newest.items() if (item, by) in own)
 
 
 def check_build(campaign: Campaign, build: PreferenceBuild) -> None:

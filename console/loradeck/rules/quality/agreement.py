@@ -101,7 +101,7 @@ def _unlike(kind: _Kind, scale: Sequence[str]) -> dict[_Unlike, int]:
 
 
 def _ordinal(margins: Mapping[str, int]) -> dict[tuple[str, str], float]:
-    """Measures how far two labels are apart by the ordinal metric. `margins`: from least to most, who chose each."""
+    """Measures how far two labels are apart by the ordinal metric. `margins`: how often each was chosen, in order."""
     below, seen = dict[str, float](), 0.0
     for label, count in margins.items():
         below[label] = seen + count / 2
