@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def _load_the_wrong_file() -> None:
     load = EngineApi.load
     first: dict[str, Path] = {}
 
-    async def wrong(self: Any, name: str, folder: Path) -> None:
+    async def wrong(self: Any, name: str, folder: Path, instead: Sequence[str] = ()) -> None:
         tenant = name.rpartition("-")[0]
-        await load(self, name, first.setdefault(tenant, folder))
+        await load(self, name, first.setdefault(tenant, folder), instead)
 
     EngineApi.load = wrong  # type: ignore[assignment,method-assign]
 

@@ -54,8 +54,9 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "events with training freezes, expected changes, counts of inputs, unrated pairs, depth, later promises",
             _settings(
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
-                *("judged", "refusals", "depth_caps"),
-            ),
+                *("judged", "depth_caps"),
+            )
+            + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well
         ),
         Counted(
             "datasets made of judgements, and adjudications",
