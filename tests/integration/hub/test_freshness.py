@@ -186,7 +186,7 @@ async def test_replayed_days_are_a_signal_and_every_answer_says_that_they_were_r
     await deck.ok("POST", path, body)
     found = await meters(deck)
     assert found["corrected"]["signal"]
-    assert found["corrected"]["says"].endswith("28 days are replayed")
+    assert found["corrected"]["says"].endswith("21 days are replayed")
     told = found["route"]["replayed"]
     assert (told["days"], told["reason"], told["first"]) == (28, "rehearsal", days[0]["day"])
     (row,) = await deck.ok("GET", "loop?tenant=acme")
