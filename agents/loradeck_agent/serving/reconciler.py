@@ -236,7 +236,7 @@ class Reconciler:
 
         Returns: seconds until it is due again.
         """
-        due, held_at, wake = ROUND_S, time.monotonic(), self._wakes[engine.name]
+        due, wake = ROUND_S, self._wakes[engine.name]
         tried, under_way = set[str](), dict[str, asyncio.Task[float]]()
         try:
             while True:
@@ -268,8 +268,7 @@ class Reconciler:
                         under_way[ref.id] = asyncio.create_task(self._attempt(engine, ref, self._load_wanted))
                 if not under_way:
                     return due
-                if time.monotonic() - held_at > LEVELS_S:
-                    held_at = time.monotonic()
+                if time.monotonic() >= engine.levels_until:
                     await self._hold(engine)
                 woken = asyncio.create_task(wake.wait())
                 await asyncio.wait({woken, *under_way.values()}, return_when=asyncio.FIRST_COMPLETED)
@@ -287,10 +286,12 @@ class Reconciler:
         await engine.api.pin([name for release, name in engine.loaded.items() if release in always])
         if time.monotonic() < engine.levels_until:
             return  # an answer waits for the end of a step
+        before = set(engine.loaded)  # a load that ends meanwhile is not in the answer
         engine.levels = levels = await engine.api.levels()
         engine.levels_until = time.monotonic() + LEVELS_S
         if levels is not None:
-            await self.lost(engine, {release for release, name in engine.loaded.items() if name not in levels})
+            held = {release for release, name in engine.loaded.items() if name in levels}
+            await self.lost(engine, before & engine.loaded.keys() - held)
 
     async def lost(self, engine: EngineReplica, gone: set[str]) -> None:
         """Others unloaded releases, or pushed them out: nobody is admitted to them until they are loaded again."""

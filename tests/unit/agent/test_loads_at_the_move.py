@@ -612,3 +612,18 @@ async def test_while_somebody_waits_for_the_engine_no_further_load_is_begun(monk
         assert await making == module.SOON_S
         await waiting
     assert len(begun) == 1
+
+
+async def test_what_is_loaded_while_an_engine_says_what_it_holds_is_not_taken_for_lost() -> None:
+    bench = Bench()
+
+    async def levels() -> dict[str, Any]:
+        bench.engine.loaded[ref(2).id] = "acme-v2"  # it answers with how things stood before
+        return {"acme-v1": None}
+
+    async def pin(names: Any) -> None: ...
+
+    bench.engine.loaded = {ref(1).id: "acme-v1"}
+    bench.engine.api = SimpleNamespace(levels=levels, pin=pin)
+    await bench._hold(bench.engine)
+    assert bench.engine.loaded.keys() == {ref(1).id, ref(2).id}
