@@ -31,7 +31,7 @@ class Suite:
 
     @property
     def questions(self) -> dict[str, str]:
-        """What the items ask: id -> the user's messages."""
+        """The user's messages of each item, by the item's id."""
         return {
             item.id: "\n".join(message["content"] for message in item.prompt if message["role"] == "user")
             for item in self.items

@@ -53,13 +53,13 @@ class ExecutorFolder:
         self.job = path / "job.json"
         """The attempt: the job, and which process works on it."""
         self.spec = path / "spec.json"
-        """What the executor was given to do."""
+        """The executor's specification, which the agent writes before it starts."""
         self.events = self.work / "events.jsonl"
         """The executor's events, a line each."""
         self.error = self.work / "error.txt"
         """The executor's traceback, if it failed."""
         self.log = path / "log.txt"
-        """What the executor printed."""
+        """The standard output and standard error of the executor."""
         self.out = self.work / "out"
         """The executor's result, as it writes it."""
         self.result = path / "out"
@@ -67,7 +67,7 @@ class ExecutorFolder:
 
     @property
     def name(self) -> str:
-        """What its job is called at a scheduler."""
+        """The name of the attempt's job at a scheduler."""
         return f"loradeck-{self.path.name}"
 
     def last_lines(self) -> str:

@@ -25,7 +25,7 @@ GRACE_S = 60.0
 
 @dataclass(frozen=True)
 class Command:
-    """What is to run: so many processes of the executor of a kind, each with so many threads.
+    """The processes to start: how many of an executor of this kind, and the threads of each.
 
     `devices`: the GPUs of this node that CUDA may see in them; None: any.
     """
@@ -44,7 +44,7 @@ class Standing:
     alive: bool
     status: int | None = None
     scheduled: Scheduled | None = None
-    """What the scheduler says of them; None: there is none."""
+    """The scheduler's own id, state and reason; None: no scheduler runs them."""
 
 
 class Workload(ABC):
@@ -62,7 +62,7 @@ class Workload(ABC):
     @property
     @abstractmethod
     def started(self) -> bool:
-        """Whether processes were ever started, or submitted, for this attempt."""
+        """Whether any process of this attempt was ever started, or submitted to a scheduler."""
 
     @abstractmethod
     async def submit(self, command: Command) -> None:

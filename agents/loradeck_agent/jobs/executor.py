@@ -69,7 +69,7 @@ class Executor:
 
     @property
     def started(self) -> bool:
-        """Whether processes were ever started for this attempt."""
+        """Whether any process of this attempt was ever started, or submitted to a scheduler."""
         return self.workload.started
 
     async def start(self, kind: str, spec: ExecutorSpec, devices: str | None = None) -> None:

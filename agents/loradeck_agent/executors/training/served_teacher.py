@@ -42,7 +42,7 @@ class Likeliest:
 
 @dataclass(eq=False)
 class Answers:
-    """What an engine has said of rows, in files of a folder: for another attempt too, and never all in memory."""
+    """The answers of an engine to rows, kept in files, so that another attempt reads them and memory holds few."""
 
     _folder: Path
     _files: dict[str, Path] = field(default_factory=dict, init=False)
