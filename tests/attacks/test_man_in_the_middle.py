@@ -19,7 +19,7 @@ from tests.fakes.linked_agent import FakeAgent
 from tests.fakes.member import Member
 
 from loradeck.hub.access.authority import Authority
-from loradeck.rules.certificates import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck_agent.host.errors import AgentError, ConfigError, Unreachable
 
 

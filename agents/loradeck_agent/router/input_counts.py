@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from zlib import crc32
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.ids import PointerKey
 from loradeck_agent.host.state_folder import INPUTS_SUFFIX, write_durably
 from loradeck_agent.router.response_checks import Checks, Texts
@@ -38,7 +39,6 @@ CLASS_CHARS = 40
 """Characters that an answer has at most to count as a class."""
 
 _AT_ONCE = 8
-_DAY_MS = 86_400_000
 _WORD = re.compile(r"\w+")
 
 
@@ -100,7 +100,7 @@ class InputCounter:
             return
         self._next, self._next_of[key] = now + NODE_EVERY_S, now + EVERY_S
         self._under_way += 1
-        done = partial(self._count, key, row.admitted_ms // _DAY_MS)
+        done = partial(self._count, key, row.admitted_ms // DAY_MS)
         self._checks.counted(question, answer, streamed=row.streamed, done=done)
 
     def _count(self, key: PointerKey, day: int, found: tuple[Texts, int] | None) -> None:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.ledger_segments import head_of, sealed
+from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import GENESIS, LARGEST_INT, Name
 from loradeck.schemas.ledger_segment import SEGMENT_ROWS, SegmentHead
@@ -43,7 +44,6 @@ _PIECE = 1000
 """Lines that are read at a time, between which the thread that carries out moves gets its turn."""
 
 _BREATH_S = 0.001
-_DAY_MS = 86_400_000
 
 _NEVER = frozenset({"bad_segment", "digest_mismatch", "too_large"})
 """Refusals of a hub that will refuse the same segment for ever."""
@@ -245,7 +245,7 @@ def _rows_of(path: Path) -> tuple[dict[tuple[str, int], _Rows], int]:
                     lost += int(rest)
                     continue
                 admitted_ms, name = int(at), tenant.decode()
-                key = (name, admitted_ms // _DAY_MS)
+                key = (name, admitted_ms // DAY_MS)
                 if not row.endswith(b"}\n") or not 0 <= admitted_ms <= LARGEST_INT:
                     raise ValueError
                 if key not in found:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-DAY_MS = 86_400_000
+from loradeck.rules.clocks import DAY_MS
 
 LIFETIME_MS = 90 * DAY_MS
 """From the time at which a certificate is made to its expiry."""

@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime
 
+DAY_MS = 86_400_000
+"""Milliseconds of a day."""
+
 PAUSE_S = 2.0
 """Seconds without a look at the clock from which on the process itself did not run. It looks several times a second."""
 

@@ -12,7 +12,7 @@ import pytest
 from tests.fakes.hub_in_process import Deck, folder, running, until
 from tests.fakes.member import Member
 
-from loradeck.rules.certificates import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.uplink import renewal
 

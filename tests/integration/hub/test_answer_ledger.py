@@ -15,7 +15,7 @@ from tests.integration.hub.conftest import Join
 from loradeck.artifacts.rows.ledger_segments import sealed
 from loradeck.hub.data import answer_ledger
 from loradeck.hub.views import explained
-from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.serving.request_ids import request_id
 from loradeck.schemas.answer_ledger import Explained, LedgerRow
 from loradeck.schemas.ids import GENESIS

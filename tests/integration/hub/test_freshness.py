@@ -10,7 +10,7 @@ from tests.fakes.hub_in_process import Deck
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_feedback import allow
 
-from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.feedback import Feedback, FeedbackKind
 from loradeck.schemas.input_counts import CLASSES, LENGTHS, MOST_AT_ONCE, WORDS

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.fakes.hub_in_process import BASE, PROVENANCE, Deck
 
-from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.dataset_ledger import LedgerEntry, ScanReport
 from loradeck.schemas.ids import digest_of

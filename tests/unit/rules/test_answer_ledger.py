@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data import answer_ledger as rules
-from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.merkle import Frontier, is_in, path_of
 from loradeck.rules.serving.request_ids import request_id, time_of
 from loradeck.schemas.ids import GENESIS

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from loradeck.artifacts.rows.contamination import folded_words
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data import backlog as rules
-from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.backlog import BacklogRow, Chosen, LabelledTask
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback

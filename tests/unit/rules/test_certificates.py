@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.certificates import BACKDATED_MS, DAY_MS, LIFETIME_MS, May, Validity, may
+from loradeck.rules.certificates import BACKDATED_MS, LIFETIME_MS, May, Validity, may
+from loradeck.rules.clocks import DAY_MS
 
 times = st.integers(0, 2**45)
 flags = st.booleans()

@@ -10,8 +10,8 @@ from tests.fakes.judgements import RUBRIC, Line, item, judgement, lines, truth
 
 from loradeck.artifacts.rows.contamination import folded_words
 from loradeck.artifacts.rows.dataset_rows import row_digest
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data import preferences as rules
-from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import Origin, Provenance

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from loradeck.rules.data.policy import DAY_MS, DatedEntry, check_training
+from loradeck.rules.clocks import DAY_MS
+from loradeck.rules.data.policy import DatedEntry, check_training
 from loradeck.rules.data.synthetic import (
     check_terms,
     claims,

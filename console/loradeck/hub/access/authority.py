@@ -32,7 +32,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from loradeck.artifacts.staging import fsync_folder, private_folder
-from loradeck.rules.certificates import BACKDATED_MS, DAY_MS, Validity
+from loradeck.rules.certificates import BACKDATED_MS, Validity
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.membership import GATEWAY_NAME, HUB_NAME
 

@@ -13,6 +13,7 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.bad_node import NodeEvidence, Served, at_fault, why_not
 from loradeck.schemas.ids import PointerKey, Role
@@ -26,8 +27,6 @@ LOOK_S = 10.0
 
 MOST = 200
 """Pointers that are looked at, those with the most requests on the node: a rollback must not wait for thousands."""
-
-_DAY_MS = 86_400_000
 
 
 @dataclass(eq=False)
@@ -72,7 +71,7 @@ class BadNodes:
         why = why_not(
             settling=self._allowed.refusing is not None,
             cordoned=self._fleet.cordoned_by_guard(),
-            lately=node.blamed_ms is not None and now_ms - node.blamed_ms < _DAY_MS,
+            lately=node.blamed_ms is not None and now_ms - node.blamed_ms < DAY_MS,
             last_of=self._last_of(node),
         )
         if why and self._said.get(node.name) != why:

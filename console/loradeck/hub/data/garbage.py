@@ -20,7 +20,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data.whole_weights import is_base_alone
 from loradeck.rules.errors import Refused
 from loradeck.rules.serving import retention

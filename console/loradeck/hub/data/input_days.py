@@ -6,7 +6,7 @@ from functools import partial
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.input_counts import MOST_AT_ONCE, InputCounts
 from loradeck.store.sql_log import Store

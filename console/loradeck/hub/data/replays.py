@@ -6,7 +6,7 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.freshness import Replay, Replayed, ReplayedDay

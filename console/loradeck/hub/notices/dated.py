@@ -8,7 +8,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
-from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.notices import Dated, Subject, near
 from loradeck.schemas.notice import NoticeKind

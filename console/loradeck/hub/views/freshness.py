@@ -17,10 +17,10 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.incidents import Incidents
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
-from loradeck.rules.clocks import utc
+from loradeck.rules.clocks import DAY_MS, utc
 from loradeck.rules.data.backlog import step_of
 from loradeck.rules.data.feedback import corrects
-from loradeck.rules.data.policy import DAY_MS, DatedEntry
+from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.data.training_freeze import freezes_of_training
 from loradeck.rules.quality.freshness import (
     LEAST_SAID,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from loradeck.rules.data.policy import DAY_MS
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.merkle import is_in
 from loradeck.rules.serving.request_ids import time_of
 from loradeck.schemas.audit_head import AuditHead

@@ -16,8 +16,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data.feedback import corrects
-from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.backlog import SOURCE, BacklogRow, Chosen, LabelledTask, LeftOut
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.feedback import Feedback, FeedbackKind

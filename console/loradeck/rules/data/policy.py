@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import TRAIN, DataPolicy, LedgerEntry
 from loradeck.schemas.ids import short
-
-DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data.backlog import summary
-from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.agreement import GOLD_FLOOR, Vote, alpha, by_item, counted, majority, raters
 from loradeck.schemas.attestation import Attestation

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.rules.quality import ab_test, leak
@@ -27,9 +28,6 @@ P95 = 0.95
 
 SHOWN = 20
 """Items that a refusal names; the others are counted."""
-
-DAY_MS = 86_400_000
-"""Milliseconds of a day."""
 
 
 @dataclass(frozen=True, kw_only=True)

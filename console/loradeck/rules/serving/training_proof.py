@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.training_proof import CPU, TrainingProof
 
 STALE_DAYS = 30
@@ -14,8 +15,6 @@ them makes 0.4 % once. Later steps say little: a small adapter's effect is round
 
 UNPROVEN = "UNPROVEN HERE"
 STALE = "STALE"
-
-_DAY_MS = 86_400_000
 
 
 def faults(proof: TrainingProof) -> tuple[str, ...]:
@@ -54,7 +53,7 @@ def standing(proof: TrainingProof | None, versions: Mapping[str, str], gpus: Col
         changed.append(f"its trial ran on {proof.device}, and it has {', '.join(sorted(set(gpus)))}")
     if changed:
         return f"{UNPROVEN}: {'; '.join(changed)}"
-    days = max(0, now_ms - proof.at_ms) // _DAY_MS
+    days = max(0, now_ms - proof.at_ms) // DAY_MS
     age = "today" if not days else f"{days} day{'s' * (days > 1)} ago"
     on = "on its CPU, which says nothing of a GPU" if proof.device == CPU else f"on {proof.device}"
     return f"{STALE}: proven {age} {on}" if days > STALE_DAYS else f"proven {age} {on}"
