@@ -35,8 +35,9 @@ from loradeck.hub.data.input_days import InputDays
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.data.replays import Replays
 from loradeck.hub.data.uploads import Uploads
+from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import Fleet, Node, NodeLink
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals

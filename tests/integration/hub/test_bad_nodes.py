@@ -11,7 +11,7 @@ from tests.fakes.hub_in_process import Deck, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
-from loradeck.hub.fleet.nodes import Node
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.schemas.log import FLEET, EventKind
 from loradeck.schemas.traffic import Traffic

@@ -14,7 +14,7 @@ from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, unt
 from tests.fakes.linked_agent import BUILD, FakeAgent
 from tests.integration.hub.conftest import Join
 
-from loradeck.hub.fleet.nodes import Node
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import (

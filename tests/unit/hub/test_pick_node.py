@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from loradeck.hub.fleet.nodes import Node
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.jobs.queue import pick_node, too_old
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (

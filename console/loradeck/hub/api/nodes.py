@@ -6,7 +6,7 @@ from starlette.responses import Response
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, answer, move
 from loradeck.hub.api.parameters import Operator, Releaser, ThisHub, ViewerOfEach
-from loradeck.hub.fleet.nodes import Node
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forget as rules

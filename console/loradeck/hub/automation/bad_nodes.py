@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Any
 
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log

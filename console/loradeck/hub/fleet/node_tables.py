@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from loradeck.hub.fleet.link_socket import text_frame
-from loradeck.hub.fleet.nodes import Node
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.signing import Signing

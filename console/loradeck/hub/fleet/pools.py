@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.pools import pooled

@@ -8,8 +8,9 @@ again knows them all.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import Placing
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica

@@ -11,7 +11,8 @@ from typing import Any
 
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.lineage import Lineage
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.prepares import Prepare, Prepares
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.job_records import JobLogs, JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.promotion import Promotions

@@ -8,7 +8,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from loradeck.hub.access.auth import authenticated
 from loradeck.hub.access.problems import problem_of, problem_response
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, SUCCEEDED, WRONG_NODE, Link, LinkOutbox, Uplink

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving.residency import PriorRoom, prior_room

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from loradeck.artifacts.ed25519 import is_signed
 from loradeck.artifacts.notes import KeyKind, cosignature_line, cosigned_bytes, text_of, verifier_key, witness_of
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.merkle import Frontier, proof_of

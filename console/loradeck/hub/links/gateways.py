@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from loradeck.hub.access.auth import Caller, Tokens
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes, Subscriber
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.rules.serving.gateway import NEARNESS

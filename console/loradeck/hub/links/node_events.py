@@ -4,8 +4,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables, Placing
-from loradeck.hub.fleet.nodes import Change, Fleet, Node, NodeLink
+from loradeck.hub.fleet.nodes import Change, Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.challenges import OneOfLinks
 from loradeck.hub.links.pins import Pins

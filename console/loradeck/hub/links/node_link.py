@@ -18,8 +18,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.fleet.link_socket import link_socket, text_frame
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables, Table
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.challenges import Challenges
 from loradeck.hub.links.gateways import Gateways

@@ -10,7 +10,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.recovery.moves_allowed import MovesAllowed

@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Published

@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import AckRecord, Fleet, Group, Node
+from loradeck.hub.fleet.nodes import AckRecord, Fleet, Group
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.moves.fold import FoldedLog

@@ -6,8 +6,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.log import Published

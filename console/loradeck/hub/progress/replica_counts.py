@@ -7,7 +7,8 @@ million steps.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.nodes import AckRecord, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import AckRecord
 from loradeck.rules.serving import counting, proof
 from loradeck.rules.serving.counting import Share
 from loradeck.rules.serving.proof import Reached

@@ -13,7 +13,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.nodes import Fleet, Node, NodeLink
+from loradeck.hub.fleet.node import Node, NodeLink
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.registry import Registry

@@ -13,8 +13,9 @@ from functools import partial
 
 from pydantic import TypeAdapter
 
+from loradeck.hub.fleet.node import Node, NodeLink
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import Fleet, Node, NodeLink
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log

@@ -7,7 +7,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from loradeck.hub.data.datasets import Datasets
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.links.questions import Questions
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mode
 
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.views.placements import Placements, Served

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DISK_FULL

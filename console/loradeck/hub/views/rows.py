@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
+from loradeck.hub.fleet.nodes import AckRecord, Fleet
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.log.broken_glass import BrokenGlass
 from loradeck.hub.log.catalogue import Catalogue

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from loradeck.hub.access.auth import Caller
-from loradeck.hub.fleet.nodes import Node
+from loradeck.hub.fleet.node import Node
 from loradeck.hub.links.questions import Questions
 from loradeck.hub.log.audit import AuditTrail, draft_of
 from loradeck.hub.log.clock import Clock

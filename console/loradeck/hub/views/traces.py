@@ -3,7 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.links.questions import Questions
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
