@@ -50,6 +50,7 @@ from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.cold_loads import ColdLoads
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.engine_schedule import EngineSchedule
+from loradeck_agent.serving.engines_at_router import EnginesAtRouter
 from loradeck_agent.serving.garbage import Collector
 from loradeck_agent.serving.liveness import Liveness
 from loradeck_agent.serving.proof import Prover
@@ -115,15 +116,19 @@ class Agent:
         self.records = CanaryRecords(self.folder.canaries, self.hub, config.node)
         self.store = ReleaseStore(self.folder, self.hub, config.read_signers())
         self.inputs = InputStore(self.folder, self.hub, self.store)
+        at_router = EnginesAtRouter(
+            engines=self.engines,
+            router=router,
+            acked=lambda acks: self.sync.post(acks),
+            missed=lambda: self.sync.missed(),
+        )
         self.reconciler = Reconciler(
             table=self.table,
             engines=self.engines,
-            router=router,
+            at_router=at_router,
             store=self.store,
             records=self.records,
             acks=self.acks,
-            acked=lambda acks: self.sync.post(acks),
-            missed=lambda: self.sync.missed(),
         )
         self.cold_loads = ColdLoads(
             router=router,
@@ -241,7 +246,7 @@ class Agent:
             *(Liveness(engine).run() for engine in self.engines),
             self.schedule.run(),
             *(self.reconciler.keep(engine) for engine in self.engines),
-            self.reconciler.first_look(),
+            self.reconciler.at_router.first_look(),
             self.cold_loads.run(),
             self._linked(),
             self.renewal.run(),

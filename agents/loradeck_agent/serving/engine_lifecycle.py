@@ -84,7 +84,7 @@ class EngineLife:
         async with engine.changing:  # a load that is under way is not torn
             engine.state = EngineState.STOPPED
             engine.running.clear()
-        await self._reconciler.push_engines()
+        await self._reconciler.at_router.push()
         await self._drained()
         if self._running is not None:
             self._running.cancel()
@@ -99,7 +99,7 @@ class EngineLife:
         """Returns once no answer is under way on this engine, or after `DRAIN_S`."""
         deadline = time.monotonic() + DRAIN_S
         while time.monotonic() < deadline:
-            traffic = (await self._reconciler.router.stats()).traffic
+            traffic = (await self._reconciler.at_router.router.stats()).traffic
             if not any(row.streams for row in traffic if row.replica == self.engine.name):
                 return
             await asyncio.sleep(DRAIN_LOOK_S)
@@ -186,7 +186,7 @@ class EngineLife:
             engine.merged_ready = set(known.merged) if known else set()
             engine.listed_in_router = known is not None
             await engine.keep_ready()
-            await self._reconciler.push_engines()
+            await self._reconciler.at_router.push()
             await self._unload_unknown(listed)
         self._reconciler.wake()
 
@@ -237,7 +237,7 @@ class EngineLife:
         for entry in list(self._table.entries.values()):
             if entry.current is not None and engine.runs(entry.current):
                 await self._acks.post(ack_about(entry, engine.name, AckState.WAITING, "engine_down"))
-        await self._reconciler.push_engines()
+        await self._reconciler.at_router.push()
 
 
 def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:

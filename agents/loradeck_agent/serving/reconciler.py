@@ -16,13 +16,11 @@ from pathlib import Path
 
 from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
-from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form
-from loradeck.schemas.replica_state import AckState, EngineState
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
-from loradeck_agent.host.errors import AgentError, Unreachable
-from loradeck_agent.router.client import RouterControl
+from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import ack_about
 from loradeck_agent.serving.canaries import (
     DISPUTED,
@@ -36,6 +34,7 @@ from loradeck_agent.serving.canaries import (
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.cold_loads import Demand
 from loradeck_agent.serving.engine_api import Canaries, same_folder
+from loradeck_agent.serving.engines_at_router import EnginesAtRouter
 from loradeck_agent.serving.load_failures import LoadFailures
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.serving.steps_beside import StepsBeside
@@ -44,9 +43,6 @@ from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 
 log = logging.getLogger(__name__)
-
-LOOK_S = 5.0
-"""How long engines are kept from the router while one of them was not looked at: an adopted one shows in a second."""
 
 ROUND_S = 15.0
 """A round is made at least this often."""
@@ -82,27 +78,20 @@ class Reconciler:
     """Loads and unloads. One `keep` task an engine; `make_ready` is also what a prepare job calls.
 
     Attributes:
-        acked: is given every acknowledgement of the router that follows from a change made here.
-        missed: called when the router gave no answer, so that what it acknowledged by it, if it did, is not known; and
-            when its disk has refused it a flip.
+        at_router: tells the router what the engines may be asked for.
         demand: what pointers are asked for, and which releases requests wait for.
     """
 
     table: DesiredTable
     engines: tuple[EngineReplica, ...]
-    router: RouterControl
+    at_router: EnginesAtRouter
     store: ReleaseStore
     records: CanaryRecords
     acks: AckBoard
-    acked: Callable[[tuple[Ack, ...]], Awaitable[None]]
-    missed: Callable[[], None]
     demand: Demand = field(default_factory=Demand)
     _prepared: dict[str, tuple[ReleaseRef, float]] = field(default_factory=dict)
     _evaluated: dict[str, ReleaseRef] = field(default_factory=dict)
     """Releases that an evaluation asks, which give way to everything that is served or prepared."""
-    _pushing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _router_up: asyncio.Event = field(default_factory=asyncio.Event)
-    _look_until: float = field(default_factory=lambda: time.monotonic() + LOOK_S)
 
     def __post_init__(self) -> None:
         self._failures = LoadFailures(self.table, self.acks)
@@ -115,10 +104,10 @@ class Reconciler:
     def router_up(self, up: bool) -> None:
         """A router is there, or is gone. Rounds wait for one."""
         if up:
-            self._router_up.set()
+            self.at_router.up.set()
             self.wake()
         else:
-            self._router_up.clear()
+            self.at_router.up.clear()
 
     def wake(self) -> None:
         """The table, the pins or an engine changed: a round is due."""
@@ -162,7 +151,7 @@ class Reconciler:
 
     async def _plan(self, engine: EngineReplica, loading: Collection[str] = ()) -> residency.Residency:
         """Plans loads and unloads. `loading`: the releases whose loads are under way."""
-        use = await self.router.use()
+        use = await self.at_router.router.use()
         self.demand.count({(tenant, route): n for tenant, route, n in use.attempted}, time.monotonic())
         return residency.plan(
             self._named(),
@@ -203,7 +192,7 @@ class Reconciler:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await wake.wait()
-                await self._router_up.wait()
+                await self.at_router.up.wait()
                 wake.clear()
                 pause = ROUND_S
                 if engine.up:
@@ -299,7 +288,7 @@ class Reconciler:
             log.error("engine %s: %d releases were unloaded or pushed out by others", engine.config.name, len(gone))
             engine.drop(gone)
             await engine.keep_ready()
-            await self.push_engines()
+            await self.at_router.push()
             self.wake()
 
     async def _attempt(
@@ -371,7 +360,7 @@ class Reconciler:
         """Makes a release that was added to an engine durable, and gives the router the engines."""
         await engine.keep_ready()
         self._failures.over(engine.name, ref.id)
-        await self.push_engines()
+        await self.at_router.push()
 
     def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
         """Raises an alarm for each served release, candidate or next way back that has no slot in this engine."""
@@ -408,7 +397,7 @@ class Reconciler:
                 )
             break  # one tenant's canaries tell one base from another
         engine.listed_in_router = True
-        await self.push_engines()
+        await self.at_router.push()
 
     async def _fail_all(self, engine: EngineReplica, verdict: Judgement) -> None:
         for entry in self.table.entries.values():
@@ -552,14 +541,14 @@ class Reconciler:
         if not engine.ready.isdisjoint(releases):
             engine.ready.difference_update(releases)
             await engine.keep_ready()
-            await self.push_engines()
+            await self.at_router.push()
 
     async def _make_room(self, engine: EngineReplica, releases: Collection[str]) -> bool:
         """Gives the places of releases to the next loads. False: one still answers somebody, and is tried again."""
         if not releases:
             return True
         await self._close(engine, releases)
-        use = await self.router.use()
+        use = await self.at_router.router.use()
         kept = {*use.held, *use.answering.get(engine.name, ())}
         going = [one for one in releases if one not in kept and one in engine.loaded]  # it may have ended meanwhile
         engine.outgoing += [engine.loaded.pop(release) for release in going]
@@ -571,38 +560,6 @@ class Reconciler:
         while engine.outgoing:
             await engine.api.unload(engine.outgoing[-1])
             engine.outgoing.pop()
-
-    async def push_engines(self) -> bool:
-        """Gives the router all engines with the releases they may be asked for; one that is down gets them once up.
-
-        False: it gave no answer. It may carry the call out later, and is asked again for how everything stands.
-
-        A router that an agent adopts has its engines from the agent before. They are not replaced before each engine
-        was looked at, within reason: otherwise the router would answer nobody until then.
-        """
-        if not self._router_up.is_set() or not self._looked_at():
-            return True
-        async with self._pushing:
-            slots = tuple(slot for slot in (engine.slot() for engine in self.engines) if slot is not None)
-            try:
-                acks = await self.router.engines(slots)
-            except Unreachable as error:
-                log.warning("the router does not have its engines yet: %s", error)
-                self.missed()
-                return False
-        await self.acked(acks)
-        if any(ack.state is AckState.FAILED for ack in acks):
-            self.missed()  # its disk has refused a flip: it is asked again until that is made
-        return True
-
-    async def first_look(self) -> None:
-        """Gives the router its engines also where one of them does not show in time whether it runs."""
-        await asyncio.sleep(max(0.0, self._look_until - time.monotonic()))
-        await self.push_engines()
-
-    def _looked_at(self) -> bool:
-        known = all(engine.began.is_set() or engine.state is EngineState.STOPPED for engine in self.engines)
-        return known or time.monotonic() >= self._look_until
 
 
 def _is_held(engine: EngineReplica, ref: ReleaseRef, loaded: _Loaded) -> bool:

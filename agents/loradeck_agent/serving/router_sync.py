@@ -321,7 +321,7 @@ class RouterSync:
 
         Raises: AgentError: it did not take all of them.
         """
-        if not await self.reconciler.push_engines():
+        if not await self.reconciler.at_router.push():
             raise AgentError("router_silent", "the router gave no answer about its engines")
         cursor, applied = self.table.cursor, self._applied
         entries = (*self.table.entries.values(), *self.table.orphans.values())

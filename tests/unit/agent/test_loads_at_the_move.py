@@ -16,13 +16,14 @@ from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.rules.serving.residency import Residency
 from loradeck.schemas.link import Ack
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.replica_state import AckState, EngineState
+from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import Use, ack_about
 from loradeck_agent.serving import reconciler as module
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
+from loradeck_agent.serving.engines_at_router import EnginesAtRouter
 from loradeck_agent.serving.load_failures import RETRY_FAULT_S
 from loradeck_agent.serving.reconciler import Reconciler, _Loaded
 from loradeck_agent.serving.replica import CountingLock
@@ -65,12 +66,10 @@ class Bench(Reconciler):
         super().__init__(
             table=DesiredTable(),
             engines=(self.engine,),
-            router=router,
+            at_router=EnginesAtRouter(engines=(self.engine,), router=router, acked=router, missed=router),
             store=router,
             records=router,
             acks=AckBoard(router, frozenset()),
-            acked=router,
-            missed=router,
         )
         self.loaded: list[str] = []
         self.move: TableEntry | None = None
@@ -137,7 +136,7 @@ async def test_a_release_that_failed_to_load_is_tried_again_at_the_move_to_it() 
 
 
 async def test_a_flip_that_the_routers_disk_refused_is_asked_for_again() -> None:
-    bench, missed = Bench(), list[str]()
+    missed = list[str]()
     ack = ack_about(entry(0, ref(1), 1), "gpu-01", AckState.FLIPPED)
 
     async def engines(slots: Any) -> tuple[Ack, ...]:
@@ -145,15 +144,13 @@ async def test_a_flip_that_the_routers_disk_refused_is_asked_for_again() -> None
 
     async def acked(acks: tuple[Ack, ...]) -> None: ...
 
-    bench.engine.slot = lambda: None
-    bench.router, bench.acked, bench.missed = SimpleNamespace(engines=engines), acked, lambda: missed.append("")  # type: ignore[assignment]
-    bench._router_up.set()
-    bench._look_until = 0.0
-    bench.engine.began, bench.engine.state = asyncio.Event(), EngineState.UP
-    assert await bench.push_engines()
+    router: Any = SimpleNamespace(engines=engines)
+    at_router = EnginesAtRouter(engines=(), router=router, acked=acked, missed=lambda: missed.append(""))
+    at_router.up.set()
+    assert await at_router.push()
     assert missed == []
     ack = ack.model_copy(update={"state": AckState.FAILED, "code": "table_write_failed"})
-    assert await bench.push_engines()
+    assert await at_router.push()
     assert missed == [""]
 
 
@@ -222,7 +219,7 @@ async def test_while_a_round_fetches_a_release_its_engine_is_free_for_others(mon
         return Use(held=(), answering={}, attempted=())
 
     bench.store = SimpleNamespace(ensure=ensure, stored=stored, signed=always)  # type: ignore[assignment]
-    bench.router, bench.reads = SimpleNamespace(use=use), True  # type: ignore[assignment]
+    bench.at_router.router, bench.reads = SimpleNamespace(use=use), True  # type: ignore[assignment]
     bench.engine.config = SimpleNamespace(base=Path("/base"), rank_limit=None)
     bench.engine.measured = SimpleNamespace(note=lambda base, **took: None)
     monkeypatch.setattr(Bench, "_plan", Reconciler._plan)
@@ -301,7 +298,7 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
     )
     stored = {ref(number).release.adapter for number in range(6)}
     bench.store = SimpleNamespace(ensure=ensure, stored=stored, signed=always)  # type: ignore[assignment]
-    bench.router = SimpleNamespace(use=use)  # type: ignore[assignment]
+    bench.at_router.router = SimpleNamespace(use=use)  # type: ignore[assignment]
     monkeypatch.setattr(Bench, "_plan", Reconciler._plan)
     monkeypatch.setattr(Bench, "_load_wanted", Reconciler._load_wanted)
     monkeypatch.setattr(module, "verify_idle", verify)
@@ -530,8 +527,8 @@ def at_an_engine(monkeypatch: pytest.MonkeyPatch, plans: list[Residency]) -> tup
     )
     stored = {one.release.adapter for one in refs}
     bench.store = SimpleNamespace(ensure=ensure, stored=stored, signed=always)  # type: ignore[assignment]
-    bench.router = SimpleNamespace(use=use)  # type: ignore[assignment]
-    bench.push_engines = nothing  # type: ignore[assignment, method-assign]
+    bench.at_router.router = SimpleNamespace(use=use)  # type: ignore[assignment]
+    bench.at_router.push = nothing  # type: ignore[assignment, method-assign]
     bench._plan = plan  # type: ignore[method-assign]
     monkeypatch.setattr(Bench, "_load_wanted", Reconciler._load_wanted)
     return bench, api

@@ -113,7 +113,7 @@ async def test_a_router_that_was_killed_between_append_and_acknowledgement_loses
     await agent._handle(directive(1))
     assert sent == []
     assert (await agent.reports.hello()).rev == 1, "it is durable"
-    agent.sync.router = agent.reconciler.router = Back(agent.folder.router)  # type: ignore[assignment]
+    agent.sync.router = agent.reconciler.at_router.router = Back(agent.folder.router)  # type: ignore[assignment]
     await agent.sync.up("b2")
     assert [(ack.generation, ack.state) for ack in sent] == [(1, AckState.FLIPPED)]
     assert (await agent.reports.hello()).rev == 1
@@ -123,7 +123,7 @@ async def test_a_pin_made_just_before_the_router_ended_is_in_the_next_hello(agen
     """The agent had read the router's pins before."""
     folder = agent.folder.router
     killed(folder, held(1))
-    agent.sync.router = agent.reconciler.router = back = Back(folder)  # type: ignore[assignment]
+    agent.sync.router = agent.reconciler.at_router.router = back = Back(folder)  # type: ignore[assignment]
     await agent.sync.up("b2")
     back.table_.append(Change(at_ms=2, pins=(PIN,)))
     back.close()

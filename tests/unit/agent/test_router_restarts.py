@@ -77,7 +77,7 @@ def agent_with(folder: Path, router: Router) -> Agent:
         f'[[engine]]\nname = "e0"\nbase = "{folder}"\nslots = 1\n'
     )
     made = Agent(AgentConfig.load(path), "secret")
-    made.sync.router = made.reconciler.router = router  # type: ignore[assignment]
+    made.sync.router = made.reconciler.at_router.router = router  # type: ignore[assignment]
     return made
 
 
@@ -86,7 +86,7 @@ async def test_a_router_whose_table_was_lost_gets_entries_and_pins_back(tmp_path
     await agent.sync.up("b1")
     await agent.sync.down()
     fresh = Router(Cursor())
-    agent.sync.router = agent.reconciler.router = fresh  # type: ignore[assignment]
+    agent.sync.router = agent.reconciler.at_router.router = fresh  # type: ignore[assignment]
     await agent.sync.up("b2")
     assert (fresh.cursor, fresh.entries, fresh.pins) == (Cursor(1, 7), {KEY: ENTRY}, {KEY: PIN})
     await agent._close()

@@ -51,7 +51,7 @@ class Router:
         self.switch.start()
         self.refuses_pins = False
         self.protocol = PROTOCOL
-        agent.sync.router = agent.reconciler.router = self  # type: ignore[assignment]
+        agent.sync.router = agent.reconciler.at_router.router = self  # type: ignore[assignment]
 
     @property
     def pins(self) -> dict[PointerKey, Pin]:
@@ -319,10 +319,10 @@ async def test_acknowledgements_whose_answer_was_lost_are_asked_for_again(
         began=asyncio.Event(),
     )
     engine.began.set()
-    agent.reconciler.engines = (engine,)  # type: ignore[assignment]
-    agent.reconciler._router_up.set()
+    agent.reconciler.at_router.engines = (engine,)  # type: ignore[assignment]
+    agent.reconciler.at_router.up.set()
     await agent._handle(directive(1, entry(1)))
-    await agent.reconciler.push_engines()
+    await agent.reconciler.at_router.push()
     assert router.table_.contents.in_force[KEY].generation == 1
     assert agent.acks.flips == {}, "its answer was lost"
     assert agent.sync._behind.is_set(), "it is tried again"
