@@ -9,14 +9,14 @@ from loradeck.schemas.ids import Strict, added
 _Text = Annotated[str, StringConstraints(max_length=16_384)]
 
 
-class Shot(Strict, defer_build=True):
+class Shot(Strict):
     """An example that a prompt shows."""
 
     prompt: _Text
     answer: _Text
 
 
-class Arm(Strict, defer_build=True):
+class Arm(Strict):
     """An arm of a worksheet: how the items of a suite are put to a release. Empty: as they are."""
 
     system: _Text = added("", "what the system says first")

@@ -80,7 +80,7 @@ class Signature(Strict):
     bundle: str = Field(max_length=1_000_000, description="sigstore bundle, JSON as text")
 
 
-class Deprecation(Strict, defer_build=True):
+class Deprecation(Strict):
     """The time from which an adapter version or weights are not promoted any more. Pointers that serve them go on, and
     tell their callers.
     """
@@ -136,7 +136,7 @@ class CanaryRecord(Strict):
     reason: str = added("", max_length=500)
 
 
-class ItemResult(Strict, defer_build=True):
+class ItemResult(Strict):
     """A release's answer to one item of a suite, and its score."""
 
     id: str
@@ -155,7 +155,7 @@ class ItemResult(Strict, defer_build=True):
     tokens: tuple[int, int] | None = added(None, "of an arm: of the prompt, and of the answer")
 
 
-class ServedSpeed(Strict, defer_build=True):
+class ServedSpeed(Strict):
     """How fast an engine answered the items of a suite, so many of them at once: what a price a token is made from."""
 
     tokens: int = Field(ge=1, description="of all answers")
@@ -163,7 +163,7 @@ class ServedSpeed(Strict, defer_build=True):
     at_once: int = Field(ge=1, description="questions that were with the engine at a time")
 
 
-class EvaluationReport(Strict, defer_build=True):
+class EvaluationReport(Strict):
     """Scores of one release on one suite, item by item, so that two releases can be compared in pairs."""
 
     release: Digest
@@ -184,7 +184,7 @@ class EvaluationReport(Strict, defer_build=True):
     )
 
 
-class MergeProbe(Strict, defer_build=True):
+class MergeProbe(Strict):
     """How far merged weights diverge from base + adapter, over the tokens with which base + adapter answers.
 
     Divergences are Kullback-Leibler, from the distribution under base + adapter to the other one, in nats a token.
@@ -198,7 +198,7 @@ class MergeProbe(Strict, defer_build=True):
     agree: int = Field(ge=0, description="positions where both give the same most likely token")
 
 
-class MergeReport(Strict, defer_build=True):
+class MergeReport(Strict):
     """The parts and the result of a merge, and how far the merged weights diverge."""
 
     release: Digest = Field(description="the merged release")
@@ -209,7 +209,7 @@ class MergeReport(Strict, defer_build=True):
     seconds: float = Field(description="duration of the merge itself, without the probe")
 
 
-class BaseLineage(Strict, defer_build=True):
+class BaseLineage(Strict):
     """What a job made a base from. The base is the tenant's own: no other tenant serves it or trains on it."""
 
     tenant: Name
@@ -219,7 +219,7 @@ class BaseLineage(Strict, defer_build=True):
     adapter: Digest | None = Field(None, description="adapter version that was merged in")
 
 
-class CheckResult(Strict, defer_build=True):
+class CheckResult(Strict):
     """One check of a gate. `low`/`high` is a 95 % interval of `value`."""
 
     name: str
@@ -252,7 +252,7 @@ class CheckResult(Strict, defer_build=True):
         return f"{value:.1%}" if self.unit == "share" else f"{value:.0f} ms" if self.unit == "ms" else f"{value:g}"
 
 
-class GateResult(Strict, defer_build=True):
+class GateResult(Strict):
     """The outcome of a route's gate for one candidate; the hub judges it and stores it as an attestation."""
 
     release: Digest

@@ -27,7 +27,7 @@ LONGEST_WHY = 500
 """Characters of the reason for which a plan is held."""
 
 
-class StepPlan(Wire, defer_build=True):
+class StepPlan(Wire):
     """The shares that a candidate is stepped through by the hub itself, each when the evidence says so."""
 
     steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
@@ -53,7 +53,7 @@ class StepPlan(Wire, defer_build=True):
         return next((step for step in self.steps if step > permille), None)
 
 
-class Comparison(Wire, defer_build=True):
+class Comparison(Wire):
     """An A/B: both arms are compared by one figure, at a time or a number of keys that is stated before it starts."""
 
     figure: Figure
@@ -63,7 +63,7 @@ class Comparison(Wire, defer_build=True):
     keys: int | None = Field(None, description="it is over once each arm has so many")
 
 
-class ArmShare(Wire, defer_build=True):
+class ArmShare(Wire):
     """One arm's share of bad ones, with its 95 % interval by keys."""
 
     keys: int
@@ -73,7 +73,7 @@ class ArmShare(Wire, defer_build=True):
     high: float
 
 
-class ArmsCompared(Wire, defer_build=True):
+class ArmsCompared(Wire):
     """Both arms since the share was changed last. `value`: the candidate's share less the live one's."""
 
     figure: Figure
@@ -84,7 +84,7 @@ class ArmsCompared(Wire, defer_build=True):
     high: float
 
 
-class ComparisonResult(Wire, defer_build=True):
+class ComparisonResult(Wire):
     """What an A/B has found; the hub attests it, and moves nothing."""
 
     release: Digest
@@ -97,7 +97,7 @@ class ComparisonResult(Wire, defer_build=True):
     highest: float = Field(description="its upper end without the word of the node that lowers it most")
 
 
-class Candidate(Split, defer_build=True):
+class Candidate(Split):
     """The candidate of a pointer, as the log has it."""
 
     release: Digest

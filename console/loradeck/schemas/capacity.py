@@ -10,7 +10,7 @@ MOST_NAMED = 100
 """Most routes that a plan names."""
 
 
-class CapacityRow(Wire, defer_build=True):
+class CapacityRow(Wire):
     """What the engines of a node, or of a pool's nodes, hold, and how requests for on-demand routes fared there.
 
     Of a pool only what its nodes say now is summed. None: not known.
@@ -51,7 +51,7 @@ class ColderRoute(OfPointer):
     requests_h: float | None
 
 
-class CapacityPlan(Wire, defer_build=True):
+class CapacityPlan(Wire):
     """The answer to whether a promote, or new routes, fit, and who would be colder for it. Nothing has moved.
 
     It fits where pins, `always` routes with where R goes, and what is new have a slot. Releases on demand may lose

@@ -8,7 +8,7 @@ from loradeck.schemas.freshness import Figure
 from loradeck.schemas.ids import Digest, Name, Strict
 
 
-class Prices(Strict, defer_build=True):
+class Prices(Strict):
     """What things cost, in one currency. Tokens are paid by the million, or else by the time that an answer takes."""
 
     currency: Annotated[str, StringConstraints(max_length=8)] = "EUR"
@@ -18,14 +18,14 @@ class Prices(Strict, defer_build=True):
     token_out_million: float | None = Field(None, ge=0)
 
 
-class MeasuredArm(Strict, defer_build=True):
+class MeasuredArm(Strict):
     """An arm by its name, and the evaluate job that has scored it."""
 
     name: Name
     job: str = Field(max_length=64)
 
 
-class DecideRequest(Strict, defer_build=True):
+class DecideRequest(Strict):
     """A request to make a worksheet of evaluate jobs that are done."""
 
     arms: tuple[MeasuredArm, ...] = Field(min_length=2, max_length=32)
@@ -41,7 +41,7 @@ class DecideRequest(Strict, defer_build=True):
         return arms
 
 
-class ArmFigures(Strict, defer_build=True):
+class ArmFigures(Strict):
     """The figures of one arm of a worksheet. `weights`: it has an adapter or weights of its own."""
 
     name: Name
@@ -64,7 +64,7 @@ class ArmFigures(Strict, defer_build=True):
     cost: float = Field(description="of 1,000 requests, with their part of training and storage")
 
 
-class Worksheet(Strict, defer_build=True):
+class Worksheet(Strict):
     """What was measured, and what follows: whether weights should change at all, and which arm is to serve."""
 
     tenant: Name
@@ -78,7 +78,7 @@ class Worksheet(Strict, defer_build=True):
     against: tuple[str, ...]
 
 
-class Decided(Strict, defer_build=True):
+class Decided(Strict):
     """A worksheet, and the digest by which recipes name it."""
 
     digest: Digest

@@ -157,7 +157,7 @@ class LoopStep(StrEnum):
     LIVE = "live"
 
 
-class Loop(Wire, defer_build=True):
+class Loop(Wire):
     """The newest dataset that was built of the backlog, and how far it has come. `by`: the job or the version."""
 
     dataset: Digest
@@ -168,7 +168,7 @@ class Loop(Wire, defer_build=True):
     gate: bool | None = Field(None, description="whether its version passed the route's gate; None: not judged there")
 
 
-class Replayed(Wire, defer_build=True):
+class Replayed(Wire):
     """Which of the days that the meters compare were imported, by whom and why."""
 
     days: int
@@ -205,7 +205,7 @@ class Freshness(Wire):
     routes: tuple[RouteFreshness, ...]
 
 
-class LoopRow(OfPointer, defer_build=True):
+class LoopRow(OfPointer):
     """Where a route stands between a signal and new weights: one row of `GET /v1/loop`."""
 
     label: str = Field(description="of the live release")

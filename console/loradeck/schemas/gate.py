@@ -8,7 +8,7 @@ from loradeck.schemas.candidate import Figure
 from loradeck.schemas.ids import Digest, Name, Strict, added
 
 
-class SuiteGate(Strict, defer_build=True):
+class SuiteGate(Strict):
     """The thresholds of one suite. Shares are 0 to 1."""
 
     suite: Digest
@@ -52,7 +52,7 @@ class SuiteGate(Strict, defer_build=True):
         return self
 
 
-class ReviewGate(Strict, defer_build=True):
+class ReviewGate(Strict):
     """A spot check by people: they judge sampled answers on the gate's own suite and sign by name."""
 
     items: int = Field(20, ge=1, le=200, description="answers that are sampled")
@@ -60,7 +60,7 @@ class ReviewGate(Strict, defer_build=True):
     people: int = Field(1, ge=1, le=2, description="different people who must sign")
 
 
-class CompareGate(Strict, defer_build=True):
+class CompareGate(Strict):
     """An A/B against the live release that a candidate must have come through (`loradeck candidate compare`)."""
 
     figure: Figure = Figure.BAD
@@ -69,7 +69,7 @@ class CompareGate(Strict, defer_build=True):
     route: Name | None = Field(None, description="of this tenant, on which it was made; None: on the gate's own")
 
 
-class LeakGate(Strict, defer_build=True):
+class LeakGate(Strict):
     """How much more often than its base a candidate may reproduce rows that it was trained on (`loradeck job leak`)."""
 
     max_increase: float = Field(
@@ -80,7 +80,7 @@ class LeakGate(Strict, defer_build=True):
     )
 
 
-class GateConfig(SuiteGate, defer_build=True):
+class GateConfig(SuiteGate):
     """A route's gate: the thresholds of its own suite, and those of further suites in `also`.
 
     The own suite is the one on which live release and candidate are paired and reviews are sampled.

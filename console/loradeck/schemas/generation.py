@@ -32,7 +32,7 @@ _Slot = Annotated[str, StringConstraints(max_length=100)]
 _Filling = Annotated[str, StringConstraints(max_length=20_000)]
 
 
-class Source(Strict, defer_build=True):
+class Source(Strict):
     """A release that answers, and on which terms."""
 
     release: Digest
@@ -50,7 +50,7 @@ class Source(Strict, defer_build=True):
     )
 
 
-class Template(Strict, defer_build=True):
+class Template(Strict):
     """A question with slots, `{{name}}`, each of which one of the slot's texts fills."""
 
     prompt: str = Field(min_length=1, max_length=20_000)
@@ -58,7 +58,7 @@ class Template(Strict, defer_build=True):
     wanted: str = Field("", max_length=20_000, description="what is right, with slots; empty: nobody knows it")
 
 
-class Judge(Strict, defer_build=True):
+class Judge(Strict):
     """A release that is asked, greedily, whether an answer passes."""
 
     release: Digest
@@ -73,7 +73,7 @@ class Judge(Strict, defer_build=True):
         return self
 
 
-class Verifier(Strict, defer_build=True):
+class Verifier(Strict):
     """What an answer has to pass: its form, the template's `wanted` by the rewards of GRPO, and a judge."""
 
     form: AnswerForm = Field(description="json and tool_call are parsed; text needs `wanted` or a judge to be checked")
@@ -88,7 +88,7 @@ class Verifier(Strict, defer_build=True):
         return self
 
 
-class GenerateSpec(Strict, defer_build=True):
+class GenerateSpec(Strict):
     """A recipe of synthetic rows: every prompt is asked in each round, of the sources in turn."""
 
     kind: Literal["generate"] = "generate"
@@ -178,7 +178,7 @@ def named_in(text: str) -> set[str]:
     return {name for name, end, _ in names if end and name.isidentifier()}
 
 
-class Share(Strict, defer_build=True):
+class Share(Strict):
     """A share, k of n, with its 95 % Wilson interval in thousandths: manifests hold no floats."""
 
     k: int = Field(ge=0)
@@ -187,7 +187,7 @@ class Share(Strict, defer_build=True):
     high: int = Field(ge=0, le=1000)
 
 
-class Variety(Strict, defer_build=True):
+class Variety(Strict):
     """How various texts are; see `rules.data.variety`. Compare only what is of equally many words."""
 
     texts: int = Field(ge=0)
@@ -197,14 +197,14 @@ class Variety(Strict, defer_build=True):
     self_bleu: int = Field(ge=0, le=1000, description="thousandths; higher: the texts are more like each other")
 
 
-class SourceCount(Strict, defer_build=True):
+class SourceCount(Strict):
     """What one source's answers came to."""
 
     release: Digest
     passed: Share
 
 
-class GenerationReport(Strict, defer_build=True):
+class GenerationReport(Strict):
     """What became of every question of a generate job, and how its rows compare with those of people.
 
     `asked = unfinished + sensitive + passed.n`, and `passed.k = copies + near + contaminated + rows`.

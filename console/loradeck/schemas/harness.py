@@ -21,7 +21,7 @@ class HarnessFigure(Strict):
     n: int | None = Field(None, ge=0, description="items")
 
 
-class HarnessReport(Strict, defer_build=True):
+class HarnessReport(Strict):
     """Figures that a harness computed for a release, elsewhere, and that a person has sent."""
 
     release: Digest

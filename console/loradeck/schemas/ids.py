@@ -107,9 +107,13 @@ class Resource(StrEnum):
 
 
 class Wire(BaseModel):
-    """Base of models that travel between processes of different versions: unknown fields are ignored."""
+    """Base of models that travel between processes of different versions: unknown fields are ignored.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    Here and in `Strict` a validator is built when it is first used: no process uses more than a part of them, and an
+    agent has little memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class OfPointer(Wire):
@@ -127,7 +131,7 @@ class OfPointer(Wire):
 class Strict(BaseModel):
     """Base of models that a person or a digest depends on: unknown fields are an error, never dropped."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 YEAR_10000_MS = 253_402_300_800_000

@@ -85,7 +85,7 @@ class _Spec(Strict):
         return 0
 
 
-class TrainSpec(_Spec, defer_build=True):
+class TrainSpec(_Spec):
     """A training recipe. The loss covers answers only; a step is `batch` rows, however they are split."""
 
     kind: Literal["train"] = "train"
@@ -215,7 +215,7 @@ AT_ONCE = 64
 """Most questions that are with an engine at once, whatever an evaluation asks for: callers use it, too."""
 
 
-class EvaluateSpec(_Spec, defer_build=True):
+class EvaluateSpec(_Spec):
     """A job that scores a release on a suite's held-out items and records its canaries."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -234,7 +234,7 @@ class EvaluateSpec(_Spec, defer_build=True):
         return 2 if self.arm is not None else int(self.offline)
 
 
-class LeakSpec(_Spec, defer_build=True):
+class LeakSpec(_Spec):
     """A job that begins rows of a release's datasets and counts those that it reproduces, and its base alone does."""
 
     kind: Literal["leak"] = "leak"
@@ -253,7 +253,7 @@ class LeakSpec(_Spec, defer_build=True):
         return 1
 
 
-class MergeSpec(_Spec, defer_build=True):
+class MergeSpec(_Spec):
     """A job that merges an adapter's release into its base, in fp32 with one cast, and registers the result as a
     release.
 
@@ -273,7 +273,7 @@ No tenant gets this name.
 """
 
 
-class ProveSpec(_Spec, defer_build=True):
+class ProveSpec(_Spec):
     """A job that shows whether training on one node is right, by some steps of a small recipe; see `TrainingProof`."""
 
     kind: Literal["prove"] = "prove"
@@ -305,7 +305,7 @@ JobSpec = Annotated[
 """The work of a job, by its `kind`."""
 
 
-class JobRequest(Strict, defer_build=True):
+class JobRequest(Strict):
     """A job as it is submitted to the hub."""
 
     spec: JobSpec
@@ -363,7 +363,7 @@ class ExecutorEvent(Wire):
     data: Annotated[dict[str, Any], json_bytes(DATA_BYTES)] = Field(default_factory=dict)
 
 
-class JobLogLine(Wire, defer_build=True):
+class JobLogLine(Wire):
     """A line that an executor printed. `number` counts the lines of its attempt from 1; lines skipped were not
     sent.
     """
@@ -373,7 +373,7 @@ class JobLogLine(Wire, defer_build=True):
     text: str
 
 
-class EngineDoor(Strict, defer_build=True):
+class EngineDoor(Strict):
     """Where an evaluation's executor asks the engine that serves: a Unix socket of the agent's, for one release."""
 
     replica: str
@@ -382,7 +382,7 @@ class EngineDoor(Strict, defer_build=True):
     scores: bool = Field(description="whether the engine says how likely it finds given tokens")
 
 
-class ExecutorSpec(Strict, defer_build=True):
+class ExecutorSpec(Strict):
     """The `spec.json` with which an agent starts an executor. It uses these local folders and nothing else."""
 
     v: Literal[1] = 1
@@ -453,7 +453,7 @@ class JobAssignment(Wire):
     )
 
 
-class Looked(Wire, defer_build=True):
+class Looked(Wire):
     """What a training job measured of its base and of the checkpoint that it published; the best of `compared`.
 
     Shares are 0 to 1; those of a set have their number of items under the same name with `_n` in `base`.
@@ -465,7 +465,7 @@ class Looked(Wire, defer_build=True):
     compared: Whole = 0
 
 
-class Job(Wire, defer_build=True):
+class Job(Wire):
     """A job as the hub stores it and sends it to consoles. Times are hub time, milliseconds since 1970 UTC."""
 
     id: str
@@ -521,7 +521,7 @@ LISTED = 200
 """Jobs in one answer unless the query sets a limit."""
 
 
-class JobQuery(Strict, defer_build=True):
+class JobQuery(Strict):
     """A filter for jobs, listed newest first; all given conditions must hold."""
 
     tenant: Name | None = None

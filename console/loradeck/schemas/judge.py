@@ -7,7 +7,7 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Strict
 
 
-class Judge(Strict, defer_build=True):
+class Judge(Strict):
     """The settings of a route's judge. What it says is counted and makes no answer bad."""
 
     rubric: str = Field(min_length=1, max_length=4000, description="what a good answer does, in words for the judge")

@@ -9,7 +9,7 @@ NAMED = 20
 """Rows that a report names; the others are counted."""
 
 
-class LeakReport(Strict, defer_build=True):
+class LeakReport(Strict):
     """Rows of a release's datasets, begun and continued greedily by the release and by its base alone.
 
     A row is reproduced if the continuation is the rest of it, as `measure` says.

@@ -43,7 +43,7 @@ class SegmentHead(Wire):
     )
 
 
-class Anchor(Wire, defer_build=True):
+class Anchor(Wire):
     """The proof that a segment was here when a line of the audit trail was written: its place in the tree whose root
     that line names.
     """
@@ -55,7 +55,7 @@ class Anchor(Wire, defer_build=True):
     path: tuple[Digest, ...] = Field(description="RFC 9162, section 2.1.3.1")
 
 
-class Segment(SegmentHead, defer_build=True):
+class Segment(SegmentHead):
     """A segment that the hub has: its head, and what the hub itself knows of it."""
 
     sha256: Digest
@@ -64,7 +64,7 @@ class Segment(SegmentHead, defer_build=True):
     anchor: Anchor | None = Field(None, description="None: not yet; it comes within minutes")
 
 
-class SegmentKept(Wire, defer_build=True):
+class SegmentKept(Wire):
     """The hub's answer to a segment. Not `kept`: the tenant keeps no ledger, and the node drops it too."""
 
     kept: bool

@@ -558,4 +558,4 @@ UpMessage = Annotated[
 """A message from agent to hub."""
 
 down_adapter: TypeAdapter[DownMessage] = TypeAdapter(DownMessage)
-up_adapter: TypeAdapter[UpMessage] = TypeAdapter(UpMessage)
+up_adapter: TypeAdapter[UpMessage] = TypeAdapter(UpMessage, config={"defer_build": True})

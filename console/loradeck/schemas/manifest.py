@@ -36,7 +36,7 @@ class FileEntry(Strict):
         return path
 
 
-class BaseManifest(Strict, defer_build=True):
+class BaseManifest(Strict):
     """A base model. Its files stay on the nodes; only the manifest travels, and nodes are matched by its digest.
 
     `files` holds weights, configuration, tokenizer and chat template: a changed template makes another base.
@@ -75,7 +75,7 @@ class Tier(StrEnum):
     RESTRICTED = "restricted"
 
 
-class Provenance(Strict, defer_build=True):
+class Provenance(Strict):
     """Where training rows came from and what they may be used for; one per dataset, or per row if rows differ."""
 
     source: str | None = Field(
@@ -115,7 +115,7 @@ class Provenance(Strict, defer_build=True):
         return {key: value for key, value in data.items() if value is not None or key not in ("source", "tier")}
 
 
-class DatasetManifest(Strict, defer_build=True):
+class DatasetManifest(Strict):
     """Rows for training, as JSONL. A row may carry its own `provenance` object, which overrides this one."""
 
     schema_version: Literal[1] = 1
@@ -138,7 +138,7 @@ class SuiteUse(StrEnum):
     SELECTION = "selection"  # to choose among checkpoints, recipes and prompts, before a gate sees one
 
 
-class SuiteManifest(Strict, defer_build=True):
+class SuiteManifest(Strict):
     """Held-out items to score candidates on, as JSONL rows; see `schemas.suite` for their kinds.
 
     `answer_schema` (JSON Schema) is the schema that an answer must satisfy to count as valid. `canaries` are the ids of
@@ -161,7 +161,7 @@ class SuiteManifest(Strict, defer_build=True):
         return digest_of(self)
 
 
-class DecisionRecord(Strict, defer_build=True):
+class DecisionRecord(Strict):
     """Why this behaviour is trained into weights rather than put into a prompt or a retrieval index, and its cost."""
 
     why_weights: str = Field(min_length=1, max_length=2000)
@@ -198,7 +198,7 @@ class AdapterManifest(Strict):
         return digest_of(self)
 
 
-class AdapterVersion(Strict, defer_build=True):
+class AdapterVersion(Strict):
     """A registered adapter version, with the number and release that the registry gave it: `acme/support v7`."""
 
     manifest: AdapterManifest

@@ -29,7 +29,7 @@ class Invitation(Strict):
     gateway: bool = Field(False, description="it has no engine: it sends callers on to the nodes that serve them")
 
 
-class JoinToken(Wire, defer_build=True):
+class JoinToken(Wire):
     """A join token. It ends with the SHA-256 of the authority's certificate, so that a node knows whom to tell it."""
 
     id: str
@@ -44,7 +44,7 @@ class JoinRequest(Strict):
     csr: str = Field(max_length=8192, description="certificate request (PEM) that its key, of P-256, has signed")
 
 
-class Joined(Wire, defer_build=True):
+class Joined(Wire):
     """A node's certificate: the answer to a join and to a renewal."""
 
     node: Name
@@ -54,7 +54,7 @@ class Joined(Wire, defer_build=True):
     until_ms: int
 
 
-class AuthorityState(Wire, defer_build=True):
+class AuthorityState(Wire):
     """How far the hub's authority is with its replacement, and which nodes do not know of it yet."""
 
     stage: str = Field(description="alone, trusted (the new one beside the old) or signs (the new one, beside the old)")
@@ -62,7 +62,7 @@ class AuthorityState(Wire, defer_build=True):
     behind: tuple[Name, ...] = Field(description="nodes that were not given these yet")
 
 
-class Revoked(Wire, defer_build=True):
+class Revoked(Wire):
     """What was revoked of a node: the ids of its tokens and keys."""
 
     node: Name

@@ -5,7 +5,7 @@ from pydantic import Field, FiniteFloat
 from loradeck.schemas.ids import Strict
 
 
-class Prices(Strict, defer_build=True):
+class Prices(Strict):
     """The prices by which a student is compared with its teacher. All are in `currency`."""
 
     currency: str = Field(min_length=1, max_length=20)

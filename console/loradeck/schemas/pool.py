@@ -20,7 +20,7 @@ class PoolConfig(Strict):
     )
 
 
-class PoolNode(Wire, defer_build=True):
+class PoolNode(Wire):
     """A node of a pool. `trouble` says why it is given no route: lost, drained, cordoned; '': nothing."""
 
     node: Name
@@ -29,7 +29,7 @@ class PoolNode(Wire, defer_build=True):
     trouble: str = ""
 
 
-class PoolRow(Wire, defer_build=True):
+class PoolRow(Wire):
     """A pool, its nodes, and how many routes name it."""
 
     pool: Name
@@ -39,7 +39,7 @@ class PoolRow(Wire, defer_build=True):
     sku: str = added("", "tenant and label of the merged or trained weights that are its base; '': an ordinary pool")
 
 
-class PlacementChoice(Wire, defer_build=True):
+class PlacementChoice(Wire):
     """A node of a route's pool, in the order in which the route prefers them.
 
     `load` is what it has, in routes of usual weight, `room` the load from which it is full, and `full` whether it was
@@ -55,7 +55,7 @@ class PlacementChoice(Wire, defer_build=True):
     full: bool
 
 
-class PlacementExplained(OfPointer, defer_build=True):
+class PlacementExplained(OfPointer):
     """Why a route of a pool is where it is. `out`: nodes of the pool that are given nothing now, and why."""
 
     pool: Name
@@ -66,14 +66,14 @@ class PlacementExplained(OfPointer, defer_build=True):
     sku: str = added("", "as of the pool")
 
 
-class PlannedMove(OfPointer, defer_build=True):
+class PlannedMove(OfPointer):
     """A route that would be served by other nodes."""
 
     leaves: tuple[Name, ...]
     joins: tuple[Name, ...]
 
 
-class PlannedNode(Wire, defer_build=True):
+class PlannedNode(Wire):
     """A node before and after: the routes of pools on it, and those of its routes whose live release has no slot."""
 
     node: Name
@@ -82,7 +82,7 @@ class PlannedNode(Wire, defer_build=True):
     cold: tuple[int, int]
 
 
-class PlacementPreview(Wire, defer_build=True):
+class PlacementPreview(Wire):
     """What would move, and who would be cold, if nodes were gone or one more were there. Nothing has moved.
 
     `colder` and `warmer`: routes whose live release would lose its slot, or get one, on a node that serves it.

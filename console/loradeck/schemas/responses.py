@@ -11,14 +11,14 @@ from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetMani
 from loradeck.schemas.release import Release
 
 
-class Registered(Wire, defer_build=True):
+class Registered(Wire):
     """A registered manifest; registering its digest again gives an equal answer."""
 
     digest: Digest
     label: str | None = Field(None, description="'B1' for a base")
 
 
-class BaseEntry(Wire, defer_build=True):
+class BaseEntry(Wire):
     """A registered base; `label` is 'B1' for the first one registered."""
 
     digest: Digest
@@ -28,28 +28,28 @@ class BaseEntry(Wire, defer_build=True):
     made: tuple[BaseLineage, ...] = Field((), description="what jobs made it from")
 
 
-class DatasetEntry(Wire, defer_build=True):
+class DatasetEntry(Wire):
     """A registered dataset."""
 
     digest: Digest
     manifest: DatasetManifest
 
 
-class SuiteEntry(Wire, defer_build=True):
+class SuiteEntry(Wire):
     """A registered suite."""
 
     digest: Digest
     manifest: SuiteManifest
 
 
-class ReleaseDetail(Wire, defer_build=True):
+class ReleaseDetail(Wire):
     """A release, and the manifest of its adapter (None for a base alone)."""
 
     release: Release
     manifest: AdapterManifest | None = None
 
 
-class LostAdapter(Wire, defer_build=True):
+class LostAdapter(Wire):
     """An adapter that a pointer names and the hub has no manifest of. `node`: sends its files; None: no node does."""
 
     digest: Digest
@@ -58,28 +58,28 @@ class LostAdapter(Wire, defer_build=True):
     node: Name | None
 
 
-class LostAdapters(Wire, defer_build=True):
+class LostAdapters(Wire):
     """What a hub that has lost its artifacts has back from its nodes, and what it still lacks."""
 
     registered: tuple[str, ...] = Field(description="adapters that have come with this call, as people name them")
     lacking: tuple[LostAdapter, ...]
 
 
-class KeyCreated(Wire, defer_build=True):
+class KeyCreated(Wire):
     """A new caller's key. It is shown this once; the hub keeps only its hash."""
 
     id: str
     key: str = Field(repr=False)
 
 
-class TokenCreated(Wire, defer_build=True):
+class TokenCreated(Wire):
     """A new token. It is shown this once; the hub keeps only its hash."""
 
     id: str
     token: str = Field(repr=False)
 
 
-class BackupMade(Wire, defer_build=True):
+class BackupMade(Wire):
     """A copy of the hub's database, which holds the log up to `rev` at least. `size` in bytes."""
 
     path: str

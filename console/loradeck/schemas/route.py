@@ -18,7 +18,7 @@ class Guard(StrEnum):
     ROLLBACK = "rollback"  # the release is rolled back, as by R
 
 
-class Soak(Strict, defer_build=True):
+class Soak(Strict):
     """How long a release must have served on a pointer before R goes to it without asking."""
 
     seconds: float = Field(600, ge=0)
@@ -29,7 +29,7 @@ LARGEST_SHARE = 0.4
 """The largest share that a route may promise not to exceed."""
 
 
-class Objectives(Strict, defer_build=True):
+class Objectives(Strict):
     """What a route promises its callers: shares that its live release does not exceed for long. None: what is usual.
 
     Well above them (twice, or a percentage point more where that is more) the release is breached. What is usual is the
@@ -62,7 +62,7 @@ class Objectives(Strict, defer_build=True):
         return {figure: share for figure, share in said.items() if share is not None}
 
 
-class BreachLimit(Strict, defer_build=True):
+class BreachLimit(Strict):
     """The limits of a live release: it is breached when either share passes its limit over at least `n` answers."""
 
     bad: float = Field(0.10, gt=0, le=1)
@@ -70,7 +70,7 @@ class BreachLimit(Strict, defer_build=True):
     n: int = Field(50, ge=1)
 
 
-class Pooled(Strict, defer_build=True):
+class Pooled(Strict):
     """The placement of a route in a pool: the hub assigns it to nodes of the pool."""
 
     pool: Name
@@ -78,7 +78,7 @@ class Pooled(Strict, defer_build=True):
     spread: Label = Field("", description="label in which these differ, such as zone; '': in none")
 
 
-class RouteConfig(Strict, defer_build=True):
+class RouteConfig(Strict):
     """All settings of a route. They are set as a whole, by an event of the log."""
 
     placement: dict[str, str] = Field(default_factory=dict, description="labels a node must carry; {} is any node")

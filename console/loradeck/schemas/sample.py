@@ -31,13 +31,13 @@ class Sample(Wire):
     answer: str = Field(max_length=SAMPLE_CHARS)
 
 
-class NodeSample(Sample, defer_build=True):
+class NodeSample(Sample):
     """A sample, and the node that keeps it."""
 
     node: Name
 
 
-class NodeSampled(Wire, defer_build=True):
+class NodeSampled(Wire):
     """One node's part in an answer. `kept`: what it keeps of what was asked for; `why`: why it may be incomplete."""
 
     node: Name
@@ -45,7 +45,7 @@ class NodeSampled(Wire, defer_build=True):
     why: Line = ""
 
 
-class Sampled(OfPointer, defer_build=True):
+class Sampled(OfPointer):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/samples`, as the nodes keep them now. The hub keeps none."""
 
     release: Digest | None = Field(None, description="only its answers")

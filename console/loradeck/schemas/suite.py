@@ -66,14 +66,14 @@ class ItemKind(StrEnum):
     CHOICE = "choice"  # the likeliest of the item's choices is its answer
 
 
-class Context(Wire, defer_build=True):
+class Context(Wire):
     """A text that a retriever has found for an item."""
 
     id: str = Field(min_length=1, max_length=200, pattern=r"^[^\[\]]+$")
     text: str = Field(min_length=1, max_length=100_000)
 
 
-class SuiteItem(Wire, defer_build=True):
+class SuiteItem(Wire):
     """One held-out item. Unknown fields are ignored."""
 
     id: str = Field(min_length=1, max_length=200)

@@ -21,14 +21,14 @@ class NvmlState(StrEnum):
     FAILED = "failed"
 
 
-class GpuProcess(Wire, defer_build=True):
+class GpuProcess(Wire):
     """A process that holds memory on a GPU."""
 
     pid: Whole
     memory_bytes: Whole | None
 
 
-class Gpu(Wire, defer_build=True):
+class Gpu(Wire):
     """One GPU as NVML reports it."""
 
     index: Whole
@@ -52,7 +52,7 @@ class Gpu(Wire, defer_build=True):
     processes: tuple[GpuProcess, ...] = Field((), max_length=4096)
 
 
-class Host(Wire, defer_build=True):
+class Host(Wire):
     """Load and memory of a node's host; memory in bytes."""
 
     cpu_percent: FiniteFloat = Field(description="0 to 100 of the whole host")

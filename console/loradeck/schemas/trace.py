@@ -5,7 +5,7 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Line, Name, OfPointer, Whole, Wire, added
 
 
-class NodeTraced(Wire, defer_build=True):
+class NodeTraced(Wire):
     """One node's part in a trace. Not `complete`: its router has dropped older requests, or did not answer."""
 
     node: Name
@@ -41,7 +41,7 @@ class TraceRow(Wire):
     judge: Line = added("", "what came of asking the route's judge; '': it was not drawn")
 
 
-class Traced(OfPointer, defer_build=True):
+class Traced(OfPointer):
     """The answer to `GET /v1/tenants/{t}/routes/{r}/traces`: a pointer's newest requests, as the routers hold
     them now.
     """

@@ -61,7 +61,7 @@ class AnswerForm(StrEnum):
     TOOL_CALL = "tool_call"
 
 
-class Mixing(Strict, defer_build=True):
+class Mixing(Strict):
     """General rows mixed in among the task's, against forgetting."""
 
     dataset: Digest = Field(description="one of the recipe's datasets")
@@ -75,7 +75,7 @@ OF_ITEMS = "_n"
 """Suffix of a measurement's name: the number of items that its share is of."""
 
 
-class Validation(Strict, defer_build=True):
+class Validation(Strict):
     """Validation during training: rows held back from the datasets and measured on a schedule."""
 
     rows: int = Field(16, ge=1, description="held back from the task's rows; general rows likewise, up to a fifth")
@@ -104,7 +104,7 @@ class Validation(Strict, defer_build=True):
         return self
 
 
-class Sampling(Strict, defer_build=True):
+class Sampling(Strict):
     """How the model answers the prompts of a step, for GRPO."""
 
     group: int = Field(8, ge=2, le=64, description="answers drawn for each prompt, which are compared")
@@ -120,7 +120,7 @@ class DistilWay(StrEnum):
     TOP = "top"  # the probabilities of its likeliest tokens, as an engine that serves it says them
 
 
-class Distillation(Strict, defer_build=True):
+class Distillation(Strict):
     """The teacher of a student, and what it learns of it."""
 
     teacher: Digest = Field(description="a base on the job's node whose tokens are the student's")
@@ -147,7 +147,7 @@ REFUSALS = (
 """Phrases that mark a refusal in eleven languages, lower case. They find the form of an answer, not its sense."""
 
 
-class WordList(Strict, defer_build=True):
+class WordList(Strict):
     """Words and phrases by which toxic answers are known, under the name of their list: a figure says what it is by."""
 
     name: str = Field(min_length=1, max_length=100)
@@ -160,7 +160,7 @@ class WordList(Strict, defer_build=True):
         return self
 
 
-class Safety(Strict, defer_build=True):
+class Safety(Strict):
     """A fixed set of prompts that is never trained on: at each validation they are answered and held against the base.
 
     A row is `{"prompt": text, "refuse": true or false, "slice": name}`; a slice is a language or a topic.
@@ -182,7 +182,7 @@ class Safety(Strict, defer_build=True):
     rise: float = added(0.05, "end the run where so many more answers are toxic than of the base", gt=0, le=1)
 
 
-class Structure(Strict, defer_build=True):
+class Structure(Strict):
     """A required form of answers, checked row by row."""
 
     form: AnswerForm
@@ -192,7 +192,7 @@ class Structure(Strict, defer_build=True):
     )
 
 
-class Guards(Strict, defer_build=True):
+class Guards(Strict):
     """Limits at which a run is ended early."""
 
     spike: float = Field(4.0, gt=1, description="a loss above so many times the median of the last steps")

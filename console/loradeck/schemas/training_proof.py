@@ -8,7 +8,7 @@ CPU = "cpu"
 """The device of a trial on a node that has no GPU."""
 
 
-class TrainingProof(Wire, defer_build=True):
+class TrainingProof(Wire):
     """What a trial of training measured on a node: a recipe run twice, resumed, and in fp32, by the train executor."""
 
     base: Digest

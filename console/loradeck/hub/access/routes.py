@@ -39,7 +39,7 @@ class Guarded(APIRoute):
     """Bytes that a body may have, by the caller's role."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
-        for given in inspect.get_annotations(endpoint).values():
+        for given in inspect.get_annotations(endpoint, eval_str=True).values():
             body = getattr(given, "__origin__", given)  # of Annotated[body, ...]
             if isinstance(body, type) and issubclass(body, BaseModel):
                 body.model_rebuild()
