@@ -81,9 +81,9 @@ class RouterControl:
         """Counters of the requests that the router admitted, within `timeout` seconds."""
         return _parsed(RouterStats, await self._ok("GET", "/control/stats", timeout=timeout))
 
-    async def use(self) -> Use:
-        """Asks what engines hold for somebody, and how much each pointer is asked for."""
-        reply = await self._call("GET", "/control/use", None, CALL_S)
+    async def use(self, *, counts: bool = True) -> Use:
+        """Asks what engines hold for somebody, and with `counts` how much each pointer is asked for."""
+        reply = await self._call("GET", "/control/use" if counts else "/control/use?attempted=0", None, CALL_S)
         return await self._use_of_earlier() if reply.status == 404 else Use(**_document(reply))
 
     async def _use_of_earlier(self) -> Use:

@@ -43,7 +43,6 @@ from loradeck_agent.router.wire import (
     RouterStats,
     TableUpdate,
     Unpin,
-    Use,
 )
 
 _DRAIN = "/control/drain/"
@@ -175,21 +174,25 @@ class Control:
         return entry is not None and entry.residency is RouteResidency.ON_DEMAND
 
     async def _use(self, request: web.Request) -> web.Response:
-        """Answers `GET /control/use`, which the agent asks before it loads or unloads a release."""
+        """Answers `GET /control/use`, which the agent asks before it loads or unloads a release.
+
+        With `attempted=0` in the query, requests are not counted, which takes milliseconds for a thousand pointers.
+        """
         held = {
             force.release.id
             for force in self._held.in_force.values()
             if force.release is not None and (force.pinned or not self._is_on_demand(force.key))
         }
-        answering, attempted = self._stats.in_use()
+        answering = self._stats.answering()
         if self.predecessor is not None:
             for row in await self.predecessor.streams():
                 answering.setdefault(row.replica, set()).add(row.release)
         for replica, release in self._proving:
             answering.setdefault(replica, set()).add(release)
         by_replica = {replica: tuple(sorted(releases)) for replica, releases in answering.items()}
-        asked = tuple((*key, n) for key, n in attempted.items())
-        return _json(asdict(Use(held=tuple(sorted(held)), answering=by_replica, attempted=asked)))
+        counted = {} if request.query.get("attempted") == "0" else self._stats.attempted()
+        asked = [(*key, n) for key, n in counted.items()]
+        return _json({"held": sorted(held), "answering": by_replica, "attempted": asked})
 
     async def _wanted(self, request: web.Request) -> web.Response:
         """Answers `POST /control/cold` once other releases are to be loaded for requests that wait."""

@@ -235,14 +235,18 @@ class Stats:
             if (counter.attempted or counter.places) and counter.replica
         ]
 
-    def in_use(self) -> tuple[dict[str, set[str]], dict[PointerKey, int]]:
-        """The releases that answer somebody now, by replica, and how often each pointer was asked for."""
+    def attempted(self) -> dict[PointerKey, int]:
+        """How often each pointer was asked for."""
+        return {key: sum(c.attempted for c in counters.values()) for key, counters in self._by_route.items()}
+
+    def answering(self) -> dict[str, set[str]]:
+        """The releases that answer somebody now, by replica."""
         answering: dict[str, set[str]] = {}
         for of_route in self._by_route.values():
             for counter in of_route.values():
                 if counter.streams:
                     answering.setdefault(counter.replica, set()).add(counter.release)
-        return answering, {key: sum(c.attempted for c in counters.values()) for key, counters in self._by_route.items()}
+        return answering
 
     @staticmethod
     def _let_go(of_route: dict[tuple[int, str, str], Counter]) -> None:

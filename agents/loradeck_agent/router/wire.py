@@ -130,7 +130,7 @@ class Use:
     Attributes:
         held: releases in force that are not unloaded; of on-demand routes only what a pin has chosen.
         answering: by replica: releases with answers under way.
-        attempted: requests of each pointer since the router's start.
+        attempted: requests of each pointer since the router's start; none with `?attempted=0`.
     """
 
     held: tuple[str, ...]

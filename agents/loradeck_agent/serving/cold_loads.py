@@ -15,6 +15,9 @@ from loradeck_agent.router.wire import ColdAsk
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+COUNT_S = 5.0
+"""Seconds between two counts of the requests for each pointer."""
+
 WITHOUT_QUEUE_S = 30.0
 """Seconds until a router of an earlier version is asked again, or told again which releases get no slot."""
 
@@ -30,6 +33,10 @@ class Demand:
     """On-demand pointers whose requests are coming, as gateways say."""
     _counted: Mapping[PointerKey, int] = field(default_factory=dict)
     _at: float = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Tells whether the router is to be asked for its counts again. `now`: monotonic seconds."""
+        return not self._at or now - self._at >= COUNT_S
 
     def count(self, attempted: Mapping[PointerKey, int], now: float) -> None:
         """Takes the router's counts, which begin again with it. `now`: monotonic seconds."""

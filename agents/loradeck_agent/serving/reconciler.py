@@ -151,8 +151,10 @@ class Reconciler:
 
     async def _plan(self, engine: EngineReplica, loading: Collection[str] = ()) -> residency.Residency:
         """Plans loads and unloads. `loading`: the releases whose loads are under way."""
-        use = await self.at_router.router.use()
-        self.demand.count({(tenant, route): n for tenant, route, n in use.attempted}, time.monotonic())
+        counts = self.demand.is_due(time.monotonic())
+        use = await self.at_router.router.use(counts=counts)
+        if counts:
+            self.demand.count({(tenant, route): n for tenant, route, n in use.attempted}, time.monotonic())
         return residency.plan(
             self._named(),
             engine.slots,
@@ -548,7 +550,7 @@ class Reconciler:
         if not releases:
             return True
         await self._close(engine, releases)
-        use = await self.at_router.router.use()
+        use = await self.at_router.router.use(counts=False)
         kept = {*use.held, *use.answering.get(engine.name, ())}
         going = [one for one in releases if one not in kept and one in engine.loaded]  # it may have ended meanwhile
         engine.outgoing += [engine.loaded.pop(release) for release in going]

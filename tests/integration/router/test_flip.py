@@ -343,7 +343,10 @@ async def test_a_proof_during_which_the_release_was_left_proves_nothing(router: 
     proof = asyncio.create_task(router.call("/control/proof", ask))
     await until(lambda: bool(engine.seen))
     assert (await router.get("/control/use"))["answering"] == {"e0": [V1.id]}, "so that nobody unloads it meanwhile"
+    assert (await router.get("/control/use?attempted=0"))["answering"] == {"e0": [V1.id]}
     await router.table(entry(V2, 2))
     status, problem = await proof
     assert (await router.get("/control/use"))["answering"] == {}
+    assert ["acme", "production"] in [at[:2] for at in (await router.get("/control/use"))["attempted"]]
+    assert (await router.get("/control/use?attempted=0"))["attempted"] == []
     assert (status, problem["code"]) == (409, "not_current")

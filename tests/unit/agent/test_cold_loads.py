@@ -50,3 +50,10 @@ async def test_a_router_that_fails_at_what_has_no_slot_is_asked_without_it(monke
     running.cancel()
     assert router.asked == [(), (COLD,), (), ()]
     assert demand.waiting == (("acme", "production"),)
+
+
+def test_requests_are_counted_every_five_seconds_however_often_loads_are_planned() -> None:
+    demand, key = Demand(), ("acme", "production")
+    assert demand.is_due(100.0), "nothing was counted yet"
+    demand.count({key: 3}, 100.0)
+    assert [now for now in (100.1, 104.9, 105.0, 200.0) if demand.is_due(now)] == [105.0, 200.0]

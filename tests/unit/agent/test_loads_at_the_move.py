@@ -215,7 +215,7 @@ async def test_while_a_round_fetches_a_release_its_engine_is_free_for_others(mon
             stored.add(wanted.release.adapter)
         return Path("/releases")
 
-    async def use() -> Use:
+    async def use(*, counts: bool = True) -> Use:
         return Use(held=(), answering={}, attempted=())
 
     bench.store = SimpleNamespace(ensure=ensure, stored=stored, signed=always)  # type: ignore[assignment]
@@ -271,7 +271,7 @@ async def test_while_a_release_is_asked_its_canaries_others_are_loaded_and_one_t
     async def ensure(wanted: ReleaseRef, *unused: Any) -> Path:
         return Path("/releases") / wanted.label
 
-    async def use() -> Use:
+    async def use(*, counts: bool = True) -> Use:
         return Use(held=(), answering={}, attempted=())
 
     async def load(name: str, path: Path, instead: Sequence[str]) -> None:
@@ -501,7 +501,7 @@ def at_an_engine(monkeypatch: pytest.MonkeyPatch, plans: list[Residency]) -> tup
     async def ensure(wanted: ReleaseRef, *unused: Any) -> Path:
         return Path("/releases") / wanted.label
 
-    async def use() -> Use:
+    async def use(*, counts: bool = True) -> Use:
         return Use(held=(), answering={}, attempted=())
 
     async def nothing(*unused: Any) -> None: ...
