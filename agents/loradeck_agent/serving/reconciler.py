@@ -250,6 +250,13 @@ class Reconciler:
                 for ref in plan.fetch:
                     due = min(due, self._fetch(engine, ref))
                 todo = [ref for ref in (*plan.load, *self._closed(engine, plan)) if ref.id not in tried]
+                todo = residency.by_need(
+                    todo,
+                    self._named(),
+                    self.table.pins.values(),
+                    now_ms=int(time.time() * 1000),
+                    waiting=self.demand.waiting,
+                )
                 if todo and engine.changing.waiting:
                     due, todo = 0.0, []
                 for ref in todo:

@@ -14,6 +14,7 @@ from loradeck.rules.serving.residency import (
     Residency,
     always_held,
     asked_lately,
+    by_need,
     plan,
     prior_room,
     promote_asks,
@@ -216,6 +217,18 @@ def test_what_requests_wait_for_turns_out_the_least_asked_and_nothing_that_is_al
     assert (answers.load, answers.unload, set(answers.drain)) == ((), (), ids("cedar v1"))
     full = plan([ACME, *quiet], 2, ids("acme v3", "acme v2"), waiting=[elm], **how)
     assert (full.load, full.unload, full.drain) == ((), (), ())
+
+
+def test_what_requests_wait_for_is_loaded_before_the_priors_that_keep_slots() -> None:
+    entries = [asked("dune", "v7", "v6", moved_ms=5), asked("bolt", "v5"), asked("echo", "v2"), at("acme", "v3", "v2")]
+    waiting = (("echo", "production"), ("bolt", "production"))
+    load = plan(entries, 6, (), now_ms=6, waiting=waiting).load
+    before = [f"{r.release.tenant} {r.label}" for r in load]
+    assert before == ["acme v3", "acme v2", "dune v6", "echo v2", "bolt v5", "dune v7"]
+    order = [f"{r.release.tenant} {r.label}" for r in by_need(load, entries, (), now_ms=6, waiting=waiting)]
+    assert order == ["acme v3", "acme v2", "echo v2", "bolt v5", "dune v7", "dune v6"]
+    later = by_need(load, entries, (), now_ms=5 + MOVED_NOW_MS, waiting=())
+    assert [f"{r.release.tenant} {r.label}" for r in later][2:4] == ["dune v6", "echo v2"]
 
 
 def test_a_candidate_and_what_is_prepared_borrow_the_slot_of_the_current_that_is_asked_for_least() -> None:

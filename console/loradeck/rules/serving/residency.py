@@ -234,6 +234,33 @@ def plan(
     return Residency(load=tuple(load), unload=tuple(unload), short=short, drain=tuple(drain), fetch=tuple(fetch))
 
 
+def by_need(
+    refs: Iterable[ReleaseRef],
+    entries: Sequence[TableEntry],
+    pins: Iterable[Pin],
+    *,
+    now_ms: int,
+    waiting: Sequence[PointerKey],
+) -> list[ReleaseRef]:
+    """The order in which releases that have slots are loaded: what is always there, what requests wait for, the others.
+
+    Of the others those of moves a moment ago come first. It is not the order of slots: on-demand priors keep theirs,
+    but nobody waits for them, and an engine that has just begun has slots for all.
+
+    Args:
+        now_ms: as for `wanted`, like who waits.
+    """
+    always = set(always_held(entries, pins))
+    current = {entry.key: entry.current.id for entry in entries if entry.current is not None}
+    moved = {current.get(entry.key) for entry in _moved_within(entries, MOVED_NOW_MS, now_ms)}
+    turn = {current.get(key): number for number, key in enumerate(waiting)}
+
+    def need(ref: ReleaseRef) -> int:
+        return -1 if ref.id in always else turn.get(ref.id, len(turn) + (ref.id not in moved))
+
+    return sorted(refs, key=need)
+
+
 class PriorRoom(StrEnum):
     """What a promote finds on an engine, the most room first."""
 
