@@ -75,6 +75,9 @@ ASKS = {
 }
 """Each request that people make of a hub, and its weight in the draw of the next one."""
 
+UNDER = {"ticket": "CHG-1"}
+"""The change ticket under which people move forward. What goes back has none."""
+
 PLAN = StepPlan(steps=(400, 600, 900), margin=1.0, min_s=1, figures=(Figure.ERRORS,), finish=True)
 """The hub steps by it where seventeen users are enough to see anything at all."""
 
@@ -158,7 +161,9 @@ class Person:
         match what:
             case "promote":
                 release = draw.choice(RELEASES[tenant]).id
-                promote = PromoteRequest(release=release, expected_generation=generation, override=True, **common)
+                promote = PromoteRequest(
+                    release=release, expected_generation=generation, override=True, **UNDER, **common
+                )
                 return lambda hub: moves.promote(tenant, route, promote, hub, PERSON, wait)
             case "rollback":
                 try:
@@ -218,6 +223,7 @@ class Person:
                 lease_s=10,
                 plan=PLAN if draw.random() < 0.7 and not shadow else None,
                 override=True,
+                **UNDER,
                 **common,
             )
             return lambda hub: candidates.start(tenant, route, begun, hub, PERSON, wait)
@@ -227,17 +233,17 @@ class Person:
             case "compare":
                 until_ms = int(self.process.wall() * 1000) + draw.choice((1_500, 4_000))
                 ab = CandidateCompareRequest(
-                    figure=Figure.ERRORS, until_ms=until_ms, permille=500, expected_step=out.step, **common
+                    figure=Figure.ERRORS, until_ms=until_ms, permille=500, expected_step=out.step, **UNDER, **common
                 )
                 return lambda hub: candidates.compare(tenant, route, ab, hub, PERSON)
             case "hold":
                 hold = CandidateHoldRequest(held=out.plan is not None and not out.plan.held, **common)
                 return lambda hub: candidates.hold(tenant, route, hold, hub, PERSON)
             case "step":
-                step = CandidateStepRequest(expected_step=out.step, permille=permille, **common)
+                step = CandidateStepRequest(expected_step=out.step, permille=permille, **UNDER, **common)
                 return lambda hub: candidates.step(tenant, route, step, hub, PERSON)
             case "finish":
-                finish = CandidateFinishRequest(release=out.release, override=True, **common)
+                finish = CandidateFinishRequest(release=out.release, override=True, **UNDER, **common)
                 return lambda hub: candidates.finish(tenant, route, finish, hub, PERSON, wait)
             case "abort":
                 abort = CandidateAbortRequest(**common)

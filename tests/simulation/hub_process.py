@@ -34,7 +34,7 @@ from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import RouteConfig, Soak
+from loradeck.schemas.route import Controls, RouteConfig, Soak
 from loradeck.schemas.routing import RouteResidency, Streams
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TokenRecord
@@ -260,6 +260,7 @@ def build_template(nodes: int) -> None:
             canaries=CANARIES if tenant == "bolt" else (),
             streams=Streams.CUT if tenant == "bolt" else Streams.FINISH,
             min_replicas=1,
+            controls=Controls(tickets=True, standing_ticket="CHG-STANDING"),
         )
         common: dict[str, Any] = {"tenant": tenant, "actor": "sim", "role": Role.RELEASER}
         key = CallerKey(id="k", sha256=hashlib.sha256(tenant.encode()).hexdigest())

@@ -20,6 +20,7 @@ from tests.simulation.hub_process import BASE, LABELS
 from loradeck.hub.hub import Hub
 from loradeck.hub.recovery.recover import UNPROVEN
 from loradeck.rules.moves import witness
+from loradeck.rules.moves.tickets import TICKETED
 from loradeck.rules.quality.guard import FORWARD
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import Fence, PointerKey
@@ -141,6 +142,7 @@ class Oracle:
                 if made == "commit":
                     for event in committed.events:
                         self.guard.commit(inner.active, event)
+                        self._check_ticket(event)
                     self._check_witnessed(inner.active, committed.events)
                     self._check_copies(image.alone_since, committed.events)
             return committed
@@ -171,6 +173,15 @@ class Oracle:
             self.seen[_move(event)] = event
         self.candidates.commit(event)
         self.counts["moves and steps of the hub's own"] += event.actor == "steps"
+
+    def _check_ticket(self, event: Event) -> None:
+        """No move stands in the log without a word of its ticket, and nobody moves forward without one."""
+        if event.kind not in TICKETED:
+            return
+        forward = event.kind in (EventKind.PROMOTE, EventKind.CANDIDATE_START, EventKind.CANDIDATE_FINISH)
+        if not (event.ticket or (event.wants_ticket and not forward)):
+            self.fail("a move without a ticket", _brief(event))
+        self.counts["moves that want a ticket"] += event.wants_ticket
 
     def _check_copies(self, alone_since: float | None, events: Sequence[Event]) -> None:
         """With one copy nobody moves forward, and what goes back says so. A commit decided before may still come."""

@@ -67,10 +67,7 @@ def as_json(made: Timeline, name: Callable[[str | None], str]) -> str:
                 "event": event.model_dump(mode="json"),
                 "from": name(event.from_release) if event.from_release else None,
                 "to": name(event.to_release) if event.to_release else None,
-                "added": [
-                    {"by": note.actor, "at_ms": note.at_ms, "incident": note.incident, "reason": note.reason}
-                    for note in notes.get(event.id, ())
-                ],
+                "added": [{"by": note.actor, "at_ms": note.at_ms, **_said(note)} for note in notes.get(event.id, ())],
             }
             for event in made.events
         ],
@@ -81,7 +78,7 @@ def as_json(made: Timeline, name: Callable[[str | None], str]) -> str:
 def as_markdown(made: Timeline, name: Callable[[str | None], str]) -> str:
     """The timeline as a Markdown page with one table. `name`: gives a release's name from its id."""
     notes = _notes(made.events)
-    head = ("time (UTC)", "rev", "what", "where", "from > to", "by", "incident", "reason")
+    head = ("time (UTC)", "rev", "what", "where", "from > to", "by", "incident", "ticket", "reason")
     rows = [head, tuple("---" for _ in head), *(_row(event, notes.get(event.id, []), name) for event in made.events)]
     lines = [
         f"# Timeline of {_plain(made.hub)}",
@@ -97,6 +94,7 @@ def as_markdown(made: Timeline, name: Callable[[str | None], str]) -> str:
 def _row(event: Event, notes: Sequence[Event], name: Callable[[str | None], str]) -> tuple[str, ...]:
     left, to = event.path
     incidents = [event.incident or "", *(note.incident or "" for note in notes)]
+    tickets = dict.fromkeys(one.ticket for one in (event, *notes) if one.ticket)
     reasons = [event.reason, *(f"{note.reason} ({note.actor}, {stamp(note.at_ms)})" for note in notes if note.reason)]
     return (
         stamp(event.at_ms),
@@ -106,8 +104,13 @@ def _row(event: Event, notes: Sequence[Event], name: Callable[[str | None], str]
         f"{_plain(name(left)) if left else 'none'} > {_plain(name(to))}" if left != to and to is not None else "",
         _plain(event.actor),
         _plain(", ".join(dict.fromkeys(incident for incident in incidents if incident))),
+        _plain(", ".join(tickets) or ("WANTED" if event.wants_ticket else "")),
         "; ".join(_plain(reason) for reason in reasons if reason),
     )
+
+
+def _said(note: Event) -> dict[str, str | None]:
+    return {"incident": note.incident, "ticket": note.ticket, "reason": note.reason}
 
 
 def _notes(events: Sequence[Event]) -> dict[str, list[Event]]:

@@ -28,6 +28,8 @@ STATUS: Mapping[str, int] = {
     "gate_failed": 409,
     "gate_imported": 409,
     "second_person": 409,
+    "duties_not_separate": 409,
+    "ticket_required": 409,
     "person_required": 403,
     "suite_too_small": 409,
     "stages_in_a_circle": 409,

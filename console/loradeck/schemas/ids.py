@@ -35,6 +35,9 @@ PointerKey: TypeAlias = tuple[str, str]
 Fence: TypeAlias = tuple[int, int]
 """(epoch, generation): the identity of a pointer's move. A later move has a higher one."""
 
+Ticket = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/#-]*$", max_length=100)]
+"""The id of a change ticket in another system, such as CHG0031337."""
+
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 """A person's reason for an action: at most 500 characters, stripped."""
 

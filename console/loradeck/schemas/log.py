@@ -69,6 +69,12 @@ FLEET: Literal[""] = ""
 CANDIDATE_ENDED = "candidate_ended"
 """The name in a move's payload under which it says which candidate has ended without becoming the live release."""
 
+AUTOMATION = "automation"
+"""The name in an event's payload under which it says that the hub made the move by itself."""
+
+TICKET, TICKET_WANTED = "ticket", "ticket_wanted"
+"""The names in an event's payload of its change ticket, and of there being none where its route asks for one."""
+
 
 class Quarantine(Wire):
     """A release that was rolled back from, on one pointer. It ends by a lift, or by the undo of `event`."""
@@ -165,6 +171,17 @@ class Event(Wire):
     def is_listed(self) -> bool:
         """Whether people see it among the events."""
         return self.kind is not EventKind.AUDIT
+
+    @property
+    def ticket(self) -> str | None:
+        """The change ticket that it was made under, or that it gives to an earlier event; None: it names none."""
+        said = self.payload.get(TICKET)
+        return said if isinstance(said, str) else None
+
+    @property
+    def wants_ticket(self) -> bool:
+        """Whether its route asked for a change ticket, and it was made without one."""
+        return self.payload.get(TICKET_WANTED) is True
 
     @property
     def one_copy(self) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from loradeck.schemas.candidate import Figure, StepPlan
-from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire, added
+from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Ticket, Wire, added
 from loradeck.schemas.log import Event
 from loradeck.schemas.routing import LEASE_S, CohortUnit
 
@@ -14,6 +14,9 @@ IncidentName = Annotated[str, StringConstraints(max_length=200)]
 
 IDEMPOTENCY_KEY = Field(min_length=8, max_length=100, description="chosen by the caller; one key never moves twice")
 """Chosen by the caller before the first attempt and kept for every further one."""
+
+UNDER_TICKET = added(None, "the change ticket under which it is made")
+"""The change ticket under which a move is made; None: none, or it is given afterwards."""
 
 MOST_NAMED = 100
 """Keys that a candidate's start may name."""
@@ -34,6 +37,7 @@ class PromoteRequest(Strict):
     reason: Reason = ""
     incident: IncidentName | None = None
     break_glass: bool = added(False, "on the hub's host: nobody else is asked where the route asks for two people")
+    ticket: Ticket | None = UNDER_TICKET
 
 
 class CandidateStartRequest(PromoteRequest):
@@ -62,6 +66,7 @@ class _OfShare(Strict):
     reason: Reason = ""
     override: bool = added(False)
     break_glass: bool = added(False, "as of a promote")
+    ticket: Ticket | None = UNDER_TICKET
 
 
 class CandidateStepRequest(_OfShare):
@@ -98,6 +103,7 @@ class CandidateAbortRequest(Strict):
     expected_generation: int
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
+    ticket: Ticket | None = UNDER_TICKET
 
 
 class MergedRelease(Strict):
@@ -121,6 +127,7 @@ class RollbackRequest(Strict):
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
     incident: IncidentName | None = None
+    ticket: Ticket | None = UNDER_TICKET
 
 
 class UndoRequest(Strict):
@@ -135,6 +142,7 @@ class UndoRequest(Strict):
     confirmed: bool = False
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
+    ticket: Ticket | None = UNDER_TICKET
 
 
 class FallbackRequest(Strict):
@@ -143,6 +151,7 @@ class FallbackRequest(Strict):
     expected_generation: int
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
+    ticket: Ticket | None = UNDER_TICKET
 
 
 class HoldRequest(Strict):
@@ -169,6 +178,7 @@ class AnnotateRequest(Strict):
     incident: IncidentName | None = None
     reason: Reason = ""
     idempotency_key: str = IDEMPOTENCY_KEY
+    ticket: Ticket | None = UNDER_TICKET
 
 
 class CountersignRequest(Strict):
@@ -208,6 +218,7 @@ class RewindRequest(Strict):
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
     incident: IncidentName | None = None
+    ticket: Ticket | None = UNDER_TICKET
 
 
 class RewindStep(Wire):

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.gate import GateConfig
-from loradeck.schemas.ids import Label, Name, Strict, added
+from loradeck.schemas.ids import Label, Name, Strict, Ticket, added
 from loradeck.schemas.routing import Callers, Gap, ResponseChecks, RouteResidency, Streams
 
 
@@ -78,6 +78,14 @@ class Pooled(Strict):
     spread: Label = Field("", description="label in which these differ, such as zone; '': in none")
 
 
+class Controls(Strict):
+    """What the tenant's own rules ask of moves, beyond a gate. Nothing of it holds up a move that goes back."""
+
+    duties: bool = Field(False, description="who made, who reviewed and who promotes a release are different people")
+    tickets: bool = Field(False, description="moves carry a change ticket; those that go back are given one afterwards")
+    standing_ticket: Ticket | None = Field(None, description="the ticket under which the hub moves by itself")
+
+
 class RouteConfig(Strict):
     """All settings of a route. They are set as a whole, by an event of the log."""
 
@@ -100,6 +108,7 @@ class RouteConfig(Strict):
         (), description="public keys (PEM); if there are any, only releases signed by one of them are served"
     )
     callers: Callers = added(Callers())
+    controls: Controls = added(Controls())
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field(
         (), description="fixed conversations, each a list of {role, content}, that fingerprint a release here"
     )

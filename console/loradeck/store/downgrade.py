@@ -54,7 +54,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "events with training freezes, expected changes, counts of inputs, unrated pairs, depth, later promises",
             _settings(
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
-                *("judged", "depth_caps"),
+                *("judged", "depth_caps", "controls"),
             )
             + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well
         ),

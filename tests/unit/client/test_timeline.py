@@ -56,6 +56,14 @@ def test_events_stand_oldest_first_with_what_was_added_afterwards() -> None:
     assert "annotate" in rows[3]
 
 
+def test_a_move_that_wants_a_ticket_says_so_until_an_annotation_gives_it_one() -> None:
+    back, note = (events()[2].model_copy(update={"payload": {"ticket_wanted": True}}), events()[3])
+    given = note.model_copy(update={"payload": {"event": back.id, "ticket": "CHG-7"}})
+    assert "| WANTED |" in as_markdown(made(back), name)
+    assert "| CHG-7 |" in as_markdown(made(back, given), name).splitlines()[7]
+    assert json.loads(as_json(made(back, given), name))["events"][0]["added"][0]["ticket"] == "CHG-7"
+
+
 def test_markup_in_names_and_reasons_is_text_and_breaks_no_table() -> None:
     text = as_markdown(made(scope="filter [a|b]\n"), name)
     row = next(line for line in text.splitlines() if "hotfix" in line)

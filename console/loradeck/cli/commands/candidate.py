@@ -7,7 +7,14 @@ import click
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.moving import because, changes, full, move, name, sent, title, to_place
 from loradeck.cli.shared.naming import Pointer, moment, on_pointer
-from loradeck.cli.shared.options import break_glass_option, incident_option, override_option, reason_option, yes_option
+from loradeck.cli.shared.options import (
+    break_glass_option,
+    incident_option,
+    override_option,
+    reason_option,
+    ticket_option,
+    yes_option,
+)
 from loradeck.cli.shared.progress import MoveOptions, move_command
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.candidate_words import (
@@ -141,11 +148,19 @@ async def start(
 @override_option
 @break_glass_option
 @reason_option()
+@ticket_option
 @yes_option
 @writes
 @on_pointer
 async def step(
-    s: Session, at: Pointer, share: float, override: bool, break_glass: str | None, reason: str, yes: bool
+    s: Session,
+    at: Pointer,
+    share: float,
+    override: bool,
+    break_glass: str | None,
+    reason: str,
+    ticket: str | None,
+    yes: bool,
 ) -> None:
     """Change the share of a candidate, or of a shadow. A wider share takes nobody out.
 
@@ -156,7 +171,7 @@ async def step(
     row = await s.api.row(at.tenant, at.route, shadow=permille)
     out, shown = _out(at, row)
     s.out.heading(title(s, at, row))
-    said = _overriding(override, break_glass, reason)
+    said = _overriding(override, break_glass, reason) | {"ticket": ticket}
     passes = "   OVERRIDE" if said["override"] else ""
     s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}{passes}")
     if out.shadow and row.shadow_load is not None:
@@ -187,6 +202,7 @@ async def step(
 @override_option
 @break_glass_option
 @reason_option()
+@ticket_option
 @yes_option
 @writes
 @on_pointer
@@ -200,6 +216,7 @@ async def compare(
     override: bool,
     break_glass: str | None,
     reason: str,
+    ticket: str | None,
     yes: bool,
 ) -> None:
     """Compare a candidate with the live release by one metric, until a time that is stated now (A/B).
@@ -223,6 +240,7 @@ async def compare(
         expected_generation=row.pointer.generation,
         expected_step=out.step,
         idempotency_key=key,
+        ticket=ticket,
         **_overriding(override, break_glass, reason),
     )
     result = await sent(s.api.send(at.tenant, at.route, request), key)

@@ -9,11 +9,12 @@ from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import write_new
 from loradeck.cli.shared.moving import sent
 from loradeck.cli.shared.naming import Pointer, called, event_named, moment, on_pointer, pointer
-from loradeck.cli.shared.options import incident_option, reason_option, yes_option
+from loradeck.cli.shared.options import incident_option, reason_option, ticket_option, yes_option
 from loradeck.cli.shared.output import ago, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.client.timeline import as_json, as_markdown, timeline
+from loradeck.rules.moves import tickets
 from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
@@ -30,17 +31,25 @@ def event() -> None:
 @click.argument("route", required=False)
 @click.option("--before", type=int, metavar="REV", help="Only events before this rev.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most events to list.")
+@click.option("--no-ticket", is_flag=True, help="Only moves that want a change ticket and have none; of all the log.")
 @hub_command
-async def ls(s: Session, tenant: str | None, route: str | None, before: int | None, limit: int) -> None:
+async def ls(
+    s: Session, tenant: str | None, route: str | None, before: int | None, limit: int, no_ticket: bool
+) -> None:
     """List events, newest first."""
     if tenant is not None and "/" in tenant:
         at = pointer(tenant, route)
         tenant, route = at.tenant, at.route
-    events = await s.api.events(tenant=tenant, route=route, before=before, limit=limit)
+    if no_ticket:
+        found = await _between(s, tenant, route, None, None)
+        has = tickets.given(found)
+        events = [e for e in found if e.wants_ticket and e.id not in has and e.rev < (before or e.rev + 1)][:limit]
+    else:
+        events = await s.api.events(tenant=tenant, route=route, before=before, limit=limit)
     name = short if s.out.as_json else await called(s.api, events)
     s.out.listed(
         events,
-        ("REV", "TIME", "EVENT", "WHERE", "GEN", "FROM", "TO", "BY", "ID", "INCIDENT", "REASON"),
+        ("REV", "TIME", "EVENT", "WHERE", "GEN", "FROM", "TO", "BY", "ID", "INCIDENT", "TICKET", "REASON"),
         lambda e: (
             e.rev,
             utc(e.at_ms),
@@ -51,6 +60,7 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
             e.actor,
             e.id[:12],
             e.incident or "-",
+            e.ticket or ("wanted" if e.wants_ticket else "-"),
             e.reason,
         ),
         empty="no events",
@@ -60,15 +70,20 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
 @event.command()
 @click.option("--event", "event_id", metavar="ID", help="The event it is about; the route's last move by default.")
 @incident_option
+@ticket_option
 @reason_option()
 @writes
 @on_pointer
-async def annotate(s: Session, at: Pointer, event_id: str | None, incident: str | None, reason: str) -> None:
-    """Add an incident or a reason to a move, afterwards."""
-    if not incident and not reason:
-        raise refused("there is nothing to add", where=str(at), fix="give --incident ID, --reason TEXT or both")
+async def annotate(
+    s: Session, at: Pointer, event_id: str | None, incident: str | None, ticket: str | None, reason: str
+) -> None:
+    """Add an incident, a change ticket or a reason to a move, afterwards."""
+    if not incident and not ticket and not reason:
+        raise refused("there is nothing to add", where=str(at), fix="give --incident ID, --ticket ID or --reason TEXT")
     about = await event_named(s.api, at, event_id)
-    request = AnnotateRequest(event=about.id, incident=incident, reason=reason, idempotency_key=new_key())
+    request = AnnotateRequest(
+        event=about.id, incident=incident, ticket=ticket, reason=reason, idempotency_key=new_key()
+    )
     result = await s.api.send(at.tenant, at.route, request)
     when = f"{utc(about.at_ms)} ({ago(about.at_ms)})"
     s.out.answer(result, f"{at}: added to the {about.kind.value} of {when}   rev {result.rev}")

@@ -59,7 +59,7 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
         where, fix = preview.refused or "", "loradeck hub recover, on the hub's host"
         raise refused(f"{at} waits for a recover", where=where, fix=fix, code="log_behind")
     try:
-        request = rollback_request(preview, key=new_key(), reason=how.reason, incident=incident)
+        request = rollback_request(preview, key=new_key(), incident=incident, **how.said)
     except Refused as error:
         fix = f"loradeck fallback {at}" if preview.action is PreviewAction.FALLBACK else f"loradeck event ls {at}"
         raise refused(f"{at} has nowhere to go back to", where=error.title, fix=fix, code=error.code) from error
@@ -91,7 +91,7 @@ async def undo(
         for e in events:
             _undone(s, e, name)
         s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=how.yes)
-        request = UndoRequest(txn=txn, confirmed=True, idempotency_key=new_key(), reason=how.reason)
+        request = UndoRequest(txn=txn, confirmed=True, idempotency_key=new_key(), **how.said)
         sending = s.api.undo_together(request, wait=how.wait, timeout=how.timeout)
         result = await sent(sending, request.idempotency_key)
         s.out.answer(result, f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
@@ -105,7 +105,7 @@ async def undo(
     if row.undo_asks is not None and row.last_event is not None and row.last_event.id == last.id:
         s.out.alarm(f"it would serve again what is {row.undo_asks}")
     s.confirm(f"Undo this {last.kind.value} of {at}?", yes=how.yes)
-    request = UndoRequest(event=last.id, confirmed=True, idempotency_key=new_key(), reason=how.reason)
+    request = UndoRequest(event=last.id, confirmed=True, idempotency_key=new_key(), **how.said)
     await move(s, at, how, request)
 
 
@@ -202,7 +202,7 @@ async def rewind(
     time_ms = None if to_rev is not None else moment(to, interactive=s.interactive)
     key = new_key()
     request = RewindRequest(
-        to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=key, reason=how.reason, incident=incident
+        to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=key, incident=incident, **how.said
     )
     plan = await s.api.plan_rewind(request)
     _show(s, plan, time_ms)

@@ -106,6 +106,13 @@ def route() -> None:
     type=click.Path(path_type=Path),
     help="Public key (KEY.pub); adapters that none of these has signed are not served. May be repeated.",
 )
+@click.option(
+    "--duties/--no-duties",
+    default=None,
+    help="Whether those who made, who reviewed and who promotes a release must be different people.",
+)
+@click.option("--tickets/--no-tickets", default=None, help="Whether moves carry change tickets; R never waits for one.")
+@click.option("--standing-ticket", metavar="ID", help="Ticket under which the hub moves by itself.")
 @click.option("--canary", "canaries", multiple=True, metavar="PROMPT", help="Fixed prompt; may be repeated.")
 @reason_option()
 @break_glass_option
@@ -419,6 +426,8 @@ async def _put(
         settings["canaries"] = [[{"role": "user", "content": prompt}] for prompt in flags["canaries"]]
     if flags["signers"]:
         settings["signers"] = [(await asyncio.to_thread(text_of, path)).strip() for path in flags["signers"]]
+    for key in ("duties", "tickets", "standing_ticket"):
+        into("controls", key, flags[key])
     into("soak", "seconds", flags["soak_seconds"])
     into("soak", "requests", flags["soak_requests"])
     into("gate", "suite", flags["gate_suite"])

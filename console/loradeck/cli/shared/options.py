@@ -59,6 +59,7 @@ def wants_json(ctx: click.Context) -> bool:
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+ticket_option = click.option("--ticket", metavar="ID", help="Change ticket under which it is made.")
 incident_option = click.option("--incident", metavar="ID", help="Incident it belongs to.")
 override_option = click.option(
     "--override",

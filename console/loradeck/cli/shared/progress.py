@@ -11,7 +11,7 @@ import click
 
 from loradeck.cli.shared.exits import Exit
 from loradeck.cli.shared.naming import Pointer
-from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.options import reason_option, ticket_option, yes_option
 from loradeck.cli.shared.output import millis, span, utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.api import HubApi
@@ -44,10 +44,16 @@ class MoveOptions:
     yes: bool
     wait: Wait
     timeout: float
+    ticket: str | None = None
 
     def on(self, row: TenantRow) -> dict[str, Any]:
         """The fields of every request that moves a pointer whose row was looked at, with a key of its own."""
-        return {"expected_generation": row.pointer.generation, "idempotency_key": new_key(), "reason": self.reason}
+        return {"expected_generation": row.pointer.generation, "idempotency_key": new_key(), **self.said}
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What a person says with every request that moves pointers."""
+        return {"reason": self.reason, "ticket": self.ticket}
 
     def forward(self, row: TenantRow, *, override: bool, break_glass: str | None) -> dict[str, Any]:
         """The fields of a request that moves a pointer to what callers have not had.
@@ -59,14 +65,22 @@ class MoveOptions:
 
 
 def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
-    """Makes a command that moves pointers, with --reason, --yes, --wait and --timeout as its `MoveOptions`."""
+    """Makes a command that moves pointers: its `MoveOptions` are --reason, --ticket, --yes, --wait and --timeout."""
 
     def made(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
         @functools.wraps(body)
         async def moving(
-            session: Session, /, *args: Any, reason: str, yes: bool, wait: Wait, timeout: float, **kwargs: Any
+            session: Session,
+            /,
+            *args: Any,
+            reason: str,
+            ticket: str | None,
+            yes: bool,
+            wait: Wait,
+            timeout: float,
+            **kwargs: Any,
         ) -> None:
-            await body(session, MoveOptions(reason, yes, wait, timeout), *args, **kwargs)
+            await body(session, MoveOptions(reason, yes, wait, timeout, ticket), *args, **kwargs)
 
         command = click.option(
             "--timeout",
@@ -83,7 +97,7 @@ def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, An
             show_default=True,
             help="State to wait for. Not reached in time is exit 5; listed and not proven is exit 7.",
         )(command)
-        return reason_option()(yes_option(command))
+        return reason_option()(ticket_option(yes_option(command)))
 
     return made
 

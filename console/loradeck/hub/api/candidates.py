@@ -33,7 +33,7 @@ async def step(tenant: str, route: str, body: moves.CandidateStepRequest, hub: T
         out = hub.log.state.route(tenant, route)[2].candidate
         if out is not None and body.permille > out.permille and not caller.role.covers(Role.RELEASER):
             raise Refused("forbidden", "a wider share needs the releaser role", detail=f"{caller.actor}: {caller.role}")
-        return [await hub.promotions.check.stepped((tenant, route), body, actor_of(caller))]
+        return [await hub.promotions.check.stepped((tenant, route), body, actor_of(caller, body.ticket))]
 
     return answer(await move(hub, caller, body.idempotency_key, decide))
 
@@ -45,7 +45,7 @@ async def compare(
     """Begins an A/B. Its result is attested at the horizon that is stated here, and moves nothing."""
 
     async def decide() -> Sequence[Draft]:
-        return [await hub.promotions.check.compared((tenant, route), body, actor_of(caller))]
+        return [await hub.promotions.check.compared((tenant, route), body, actor_of(caller, body.ticket))]
 
     return answer(await move(hub, caller, body.idempotency_key, decide))
 
@@ -73,7 +73,7 @@ async def finish(
     hub.log.state.route(tenant, route)
 
     async def decide() -> Sequence[Draft]:
-        return [await hub.promotions.check.drafted((tenant, route), body, actor_of(caller))]
+        return [await hub.promotions.check.drafted((tenant, route), body, actor_of(caller, body.ticket))]
 
     return answer(await move(hub, caller, body.idempotency_key, decide, wait))
 
@@ -85,6 +85,6 @@ async def abort(
     """Ends the candidate: all callers get the live release."""
 
     def decide() -> Sequence[Draft]:
-        return [candidate.abort(hub.log.state.route(tenant, route)[2], body, actor_of(caller))]
+        return [candidate.abort(hub.log.state.route(tenant, route)[2], body, actor_of(caller, body.ticket))]
 
     return answer(await move(hub, caller, body.idempotency_key, decide, wait))

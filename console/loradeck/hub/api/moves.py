@@ -52,9 +52,9 @@ Decided = Sequence[Draft] | Cancel | Already
 Decide = Callable[[], Decided | Awaitable[Decided]]
 
 
-def actor_of(caller: Caller) -> Actor:
-    """The caller as an actor of the log."""
-    return Actor(name=caller.actor, role=caller.role, token=caller.token, local=caller.local)
+def actor_of(caller: Caller, ticket: str | None = None) -> Actor:
+    """The caller as an actor of the log, who moves under a change ticket."""
+    return Actor(name=caller.actor, role=caller.role, token=caller.token, local=caller.local, ticket=ticket)
 
 
 def nothing_moved(hub: Hub, **update: Any) -> MoveResult:
@@ -156,7 +156,7 @@ async def rollback(
             if isinstance(rebased, Already):
                 return rebased
             request = rebased
-        drafted = rollbacks.rollback(pointer, request, target, actor_of(caller), name=hub.catalogue.called)
+        drafted = rollbacks.rollback(pointer, request, target, actor_of(caller, body.ticket), name=hub.catalogue.called)
         if isinstance(drafted, Cancel):
             hub.promotions.cancel(drafted.prepare, caller.actor)
             return drafted
@@ -178,7 +178,7 @@ async def fallback(
         _, config, now = hub.log.state.route(tenant, route)
         expect_generation(now, body.expected_generation)
         base = hub.targets.base_alone(tenant, now.release) or ""
-        drafts = [rollbacks.fallback(now, body, actor_of(caller), base, allowed=config.fallback)]
+        drafts = [rollbacks.fallback(now, body, actor_of(caller, body.ticket), base, allowed=config.fallback)]
         hub.moves_allowed.check_all(drafts)  # a move that is refused registers nothing
         if base:
             await hub.registry.use(tenant, base, caller.actor)
@@ -232,7 +232,7 @@ async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only
             undone,
             before,
             body,
-            actor_of(caller),
+            actor_of(caller, body.ticket),
             facts=hub.facts.of,
             revoked=hub.facts.revoked,
             name=hub.catalogue.called,
@@ -259,7 +259,7 @@ async def prepared(hub: Hub, key: PointerKey, body: PromoteRequest, caller: Call
     hub.log.state.route(tenant, route)
     await hub.startup.wait()
     try:
-        promotion = await hub.promotions.begin((tenant, route), body, actor_of(caller))
+        promotion = await hub.promotions.begin((tenant, route), body, actor_of(caller, body.ticket))
     except (Refused, Moved) as refused:
         replayed = await hub.store(lambda s: s.lookup(body.idempotency_key))
         if replayed is None:

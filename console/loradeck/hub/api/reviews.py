@@ -88,7 +88,8 @@ async def sign(tenant: str, route: str, body: Review, hub: ThisHub, caller: Oper
     if body.suite != gate.suite:
         raise Refused("stale_review", "this gate is on another suite by now", detail=body.suite, fix="look again")
     require_fitting(body, report, review)
-    person = hub.proposals.person(caller.actor, caller.token) if review.people > 1 else ""
+    by_person = review.people > 1 or hub.log.state.config(key).controls.duties
+    person = hub.proposals.person(caller.actor, caller.token) if by_person else ""
     body = body.model_copy(update={"person": person if hub.proposals.people_sign_in else ""})
     stated = body.model_dump(mode="json")
     newest = [one.body for one in await hub.gates.reviews_of(key, body.release) if one.by == caller.actor][-1:]

@@ -86,7 +86,7 @@ async def rewind(body: RewindRequest, hub: ThisHub, caller: OperatorOfEach, wait
     def decide() -> Sequence[Draft]:
         plans.append(plan())
         known = hub.catalogue.releases.keys()
-        drafts = rules.drafts(plans[0], hub.log.state.pointers, then, body, actor_of(caller), known=known)
+        drafts = rules.drafts(plans[0], hub.log.state.pointers, then, body, actor_of(caller, body.ticket), known=known)
         if not drafts:
             raise Refused("nothing_to_move", "no pointer of the plan moves", detail=f"rev {rev}")
         return drafts

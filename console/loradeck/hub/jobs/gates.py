@@ -18,7 +18,9 @@ from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
+from loradeck.rules.quality.duties import Involved
 from loradeck.rules.quality.gates import GateRecords
+from loradeck.rules.quality.review import in_force
 from loradeck.rules.sign_in import SIGNED_IN
 from loradeck.schemas.attestation import (
     Attestation,
@@ -137,6 +139,17 @@ class Gates:
 
     async def _signed(self, key: PointerKey, release: Digest) -> list[tuple[str, Review]]:
         return [(one.by, Review.model_validate(one.body)) for one in await self.reviews_of(key, release)]
+
+    async def involved(self, key: PointerKey, release: Digest) -> Involved:
+        """Finds who had a release made, and who has reviewed it for a route and found it good."""
+        gate = self._state.config(key).gate
+        report = await self.report_on(release, gate) if gate is not None and gate.review is not None else None
+        found: dict[str, str] = {}
+        if gate is not None and gate.review is not None and report is not None:
+            for by, said in in_force(report, gate.review, await self._signed(key, release)).items():
+                if said.bad <= gate.review.max_bad and self._is_person(said):
+                    found[by] = said.person
+        return Involved(authors=await self._authors_of(release), validators=found)
 
     def _is_person(self, review: Review) -> bool:
         return not self._people_sign_in or review.person.startswith(SIGNED_IN)

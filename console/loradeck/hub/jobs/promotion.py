@@ -31,10 +31,10 @@ from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import candidate, forward
+from loradeck.rules.moves import candidate, forward, tickets
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality import ab_test, break_glass
+from loradeck.rules.quality import ab_test, break_glass, duties
 from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
 from loradeck.rules.serving.residency import PriorRoom
@@ -166,7 +166,7 @@ class PromoteCheck:
     async def drafted(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> Draft:
         """The event that the request would commit now. Raises: Refused."""
         overridden = await self.check(key, request, actor)
-        agreed = self._agreed(key, request.release, request, actor, overridden)
+        agreed = await self._agreed(key, request.release, request, actor, overridden)
         return _with(self._draft(key, request, actor, overridden), agreed)
 
     async def stepped(
@@ -228,9 +228,9 @@ class PromoteCheck:
             reason=request.reason,
             name=self._catalogue.called,
         )
-        return overridden, self._agreed(key, out.release, request, actor, overridden)
+        return overridden, await self._agreed(key, out.release, request, actor, overridden)
 
-    def _agreed(
+    async def _agreed(
         self,
         key: PointerKey,
         release: str,
@@ -241,13 +241,26 @@ class PromoteCheck:
         """Returns who else has asked to open the route's gate for this release, where two people are asked for, or that
         the glass was broken. `overridden`: what the request passes, which may be no gate.
 
-        Raises: Refused `second_person`, `person_required`, `local_only`, `reason_required`.
+        Raises: Refused `ticket_required`, `duties_not_separate`, `second_person`, `person_required`, `local_only`,
+            `reason_required`.
         """
-        if not forward.opens_gate(overridden) or not needs_two(self._state.config(key)):
+        config = self._state.config(key)
+        two = forward.opens_gate(overridden) and needs_two(config)
+        ticket = tickets.refusal(config, actor.ticket)
+        bound = not actor.automation and (config.controls.duties or ticket is not None)
+        if not two and not bound:
             return {}
         if request.break_glass:
             break_glass.check_alone(actor, request.reason)
             return {break_glass.BROKE: True}
+        if bound and ticket is not None:
+            raise ticket
+        if bound and config.controls.duties:
+            person, involved = self._proposals.person(actor.name, actor.token), await self._gates.involved(key, release)
+            if mixed := duties.refusal(self._catalogue.called(release), involved, actor.name, person):
+                raise mixed
+        if not two:
+            return {}
         what = {"opens the gate for": release, "at": request.expected_generation}
         other = self._proposals.agreed(key, what, actor.name, actor.token)
         if other is None:

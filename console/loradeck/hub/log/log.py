@@ -17,6 +17,7 @@ from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves import tickets
 from loradeck.rules.moves.copies import marked
 from loradeck.rules.moves.lease import TTL_S, must_step_down
 from loradeck.schemas.ids import PointerKey
@@ -206,7 +207,7 @@ class Log:
         try:
             if self._unresolved:
                 await self._catch_up()
-            drafts = marked(drafts, one_copy=self.one_copy)
+            drafts = tickets.stamped(marked(drafts, one_copy=self.one_copy), self.state.config)
             fleet = self.changes_fleet(drafts)
             committed = await self._store(lambda s: s.commit(drafts, key=key, fleet=fleet))
         except OutcomeUnknown:

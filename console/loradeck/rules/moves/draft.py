@@ -13,14 +13,10 @@ from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
-from loradeck.schemas.log import CANDIDATE_ENDED, Draft, Event, EventKind, PointerState
+from loradeck.schemas.log import AUTOMATION, CANDIDATE_ENDED, TICKET, Draft, Event, EventKind, PointerState
 
 Named = Callable[[str | None], str]
 """Gives a release's name in messages, from its id."""
-
-
-_AUTOMATION = "automation"
-"""The name in an event's payload under which it says that the hub made the move by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +30,8 @@ class Actor:
     """The hub moves by itself, as a schedule or guard: its events say so, and a press of R is rebased over them."""
     local: bool = False
     """It came over the hub's own socket, without a token."""
+    ticket: str | None = None
+    """The change ticket under which it moves."""
 
 
 def expect_generation(pointer: PointerState, expected: int) -> None:
@@ -76,7 +74,9 @@ def drafted(
     """
     facts = dict(payload or {})
     if actor.automation:
-        facts[_AUTOMATION] = True
+        facts[AUTOMATION] = True
+    if actor.ticket is not None:
+        facts[TICKET] = actor.ticket
     if before.candidate is not None and after.candidate is None and after.release != before.candidate.release:
         facts[CANDIDATE_ENDED] = before.candidate.release
     return Draft(
@@ -99,7 +99,7 @@ def drafted(
 
 def by_automation(event: Event) -> bool:
     """Tells whether the hub made a move by itself."""
-    return event.payload.get(_AUTOMATION) is True
+    return event.payload.get(AUTOMATION) is True
 
 
 def is_guards(event: Event) -> bool:

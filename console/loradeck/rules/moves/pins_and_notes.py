@@ -6,7 +6,7 @@ None of it moves a pointer: its generation stays.
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, drafted, tenant_draft
 from loradeck.schemas.ids import Role
-from loradeck.schemas.log import Draft, Event, EventKind, PointerState
+from loradeck.schemas.log import TICKET, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import AnnotateRequest, UnpinRequest
 from loradeck.schemas.table import Pin
 
@@ -44,9 +44,10 @@ def annotate(event: Event, request: AnnotateRequest, actor: Actor) -> Draft:
 
     Raises: Refused: bad_request: neither is given.
     """
-    if not request.reason and not request.incident:
-        raise Refused("bad_request", "an annotation needs an incident or a reason")
-    return note(event, request.reason, actor, incident=request.incident)
+    if not request.reason and not request.incident and not request.ticket:
+        raise Refused("bad_request", "an annotation needs an incident, a ticket or a reason")
+    under = {TICKET: request.ticket} if request.ticket else {}
+    return note(event, request.reason, actor, incident=request.incident, **under)
 
 
 def note(event: Event, reason: str, actor: Actor, *, incident: str | None = None, **more: str) -> Draft:

@@ -6,7 +6,13 @@ from loradeck.schemas.state import Preview, PreviewAction
 
 
 def rollback_request(
-    preview: Preview, *, key: str, confirmed: bool | None = None, reason: str = "", incident: str | None = None
+    preview: Preview,
+    *,
+    key: str,
+    confirmed: bool | None = None,
+    reason: str = "",
+    incident: str | None = None,
+    ticket: str | None = None,
 ) -> RollbackRequest:
     """Builds R from a row's preview: to its target, or against its pending prepare, at its generation.
 
@@ -33,4 +39,5 @@ def rollback_request(
         idempotency_key=key,
         reason=reason,
         incident=incident,
+        ticket=ticket,
     )

@@ -83,7 +83,10 @@ def set_route(
         payload["loosened"] = list(loose)
         if not reason:
             raise Refused(
-                "reason_required", "signers or a gate are loosened", detail="; ".join(loose), fix="say why: --reason"
+                "reason_required",
+                "what this route asks of releases and moves is loosened",
+                detail="; ".join(loose),
+                fix="say why: --reason",
             )
         two = needs_two(before) or moves_anchor(config, anchor)
         if two and alone:
@@ -93,7 +96,7 @@ def set_route(
             if agreed is None:
                 raise Refused(
                     "second_person",
-                    f"{tenant.name}/{route} asks for two people, and signers or its gate are loosened",
+                    f"{tenant.name}/{route} asks for two people, and what it asks of releases and moves is loosened",
                     detail="; ".join(loose),
                     fix="somebody else asks for the same settings within 24 hours, and they hold; or, on the hub's "
                     "host, --break-glass REASON",

@@ -13,6 +13,12 @@ def loosened(before: RouteConfig, after: RouteConfig, anchor: Digest | None = No
     found = []
     if before.signers and set(before.signers) != set(after.signers):
         found.append("other signers" if after.signers else "no signers")
+    kept = {
+        "author, validator and promoter as one person": before.controls.duties and not after.controls.duties,
+        "moves without a change ticket": before.controls.tickets and not after.controls.tickets,
+        "another standing ticket": _standing(before) not in (None, _standing(after)),
+    }
+    found += [what for what, loose in kept.items() if loose]
     if before.gate is not None:
         found += ["no gate"] if after.gate is None else _gate(before.gate, after.gate)
     if moves_anchor(after, anchor) and after.gate is not None:
@@ -29,8 +35,15 @@ def moves_anchor(after: RouteConfig, anchor: Digest | None) -> bool:
 
 
 def needs_two(before: RouteConfig) -> bool:
-    """Tells whether a route asks for two people to loosen its gate or its signers: where its gate's review does."""
-    return before.gate is not None and before.gate.review is not None and before.gate.review.people > 1
+    """Tells whether a route asks for two people to loosen what it asks of moves: where its gate's review does, and
+    where it keeps duties apart.
+    """
+    review = before.gate.review if before.gate is not None else None
+    return before.controls.duties or (review is not None and review.people > 1)
+
+
+def _standing(config: RouteConfig) -> str | None:
+    return config.controls.standing_ticket
 
 
 def _gate(before: GateConfig, after: GateConfig) -> list[str]:

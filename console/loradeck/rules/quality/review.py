@@ -55,6 +55,12 @@ def require_fitting(review: Review, report: EvaluationReport, gate: ReviewGate) 
         )
 
 
+def in_force(report: EvaluationReport, gate: ReviewGate, signed: Sequence[Signed]) -> dict[str, Review]:
+    """Each person's review that counts: the last one of the answers that are sampled now. `signed`: oldest first."""
+    now = answers_digest(report, gate.items)
+    return {by: review for by, review in signed if review.answers == now}
+
+
 def review_check(
     report: EvaluationReport, gate: ReviewGate, signed: Sequence[Signed], authors: Collection[str] = ()
 ) -> CheckResult:
@@ -63,8 +69,7 @@ def review_check(
     Each person's last review counts, and one person who found too many bad answers fails the check, whatever others
     found. Those who had the release made (`authors`) do not pass it alone.
     """
-    now = answers_digest(report, gate.items)
-    last = {by: review for by, review in signed if review.answers == now}
+    last = in_force(report, gate, signed)
     against = {by: review.bad for by, review in last.items() if review.bad > gate.max_bad}
     n, people = len(sample(report, gate.items)), len(last) - len(against)
     others = last.keys() - against.keys() - set(authors)

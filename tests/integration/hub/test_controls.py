@@ -1,0 +1,75 @@
+"""What a regulated route asks of moves: three people and a change ticket, and R that waits for neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.fakes.hub_in_process import SOON, Deck, folder, key, running, until
+from tests.fakes.linked_agent import FakeAgent
+from tests.fakes.sign_in_provider import fake_provider
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.test_reviews import ROUTE, reported, signed
+
+from loradeck.schemas.gate import GateConfig, ReviewGate
+from loradeck.schemas.log import EventKind
+
+PROMOTE = f"{ROUTE}/promote?wait=committed"
+
+
+def promote(deck: Deck, release: str, **more: Any) -> dict[str, Any]:
+    generation = deck.hub.log.state.pointers["acme", "production"].generation
+    return {"release": release, "expected_generation": generation, "idempotency_key": key(), **more}
+
+
+async def test_author_validator_and_promoter_are_three_people_where_the_route_says_so() -> None:
+    async with folder() as data, fake_provider() as provider, running(data, oidc=provider.settings()) as deck:
+        await deck.tenant()
+        await FakeAgent(deck, "n1").join()
+        await until(lambda: deck.hub.provider._keys, "the hub has the provider's keys")
+        names = {"s-1": "Ann", "s-2": "Bob", "s-3": "Cem"}
+        ann, bob, cem = (deck.with_token(provider.token(groups=["admins"], sub=s, name=n)) for s, n in names.items())
+        release, suite = await deck.release(), await deck.suite()
+        made = await deck.adapter_manifest(name="other", seed=7)
+        release = (await deck.ok("POST", "adapters/acme/other/versions", made.model_dump(mode="json"), ann))["release"]
+        gate = GateConfig(suite=suite, review=ReviewGate(items=5)).model_dump(mode="json")
+        await deck.tenant(gate=gate, controls={"duties": True})
+        await reported(deck, release, suite)
+        sheet = await deck.ok("GET", f"{ROUTE}/reviews/{release}")
+        machine = await deck.as_role("releaser")
+        await deck.refused(403, "person_required", "POST", f"{ROUTE}/reviews", signed(sheet), machine)
+        await deck.ok("POST", f"{ROUTE}/reviews", signed(sheet), bob)
+        for who, why in ((ann, "Ann had"), (bob, "Bob has reviewed")):
+            problem = await deck.refused(409, "duties_not_separate", "POST", PROMOTE, promote(deck, release), who)
+            assert problem.detail.startswith(why)
+        await deck.refused(403, "person_required", "POST", PROMOTE, promote(deck, release), machine)
+        await deck.ok("POST", PROMOTE, promote(deck, release), cem)
+        loose = SOON | {"gate": gate}
+        await deck.refused(409, "second_person", "PUT", f"{ROUTE}?reason=late", loose, ann)
+        await deck.ok("PUT", f"{ROUTE}?reason=late", loose, cem)
+
+
+async def test_a_promote_needs_a_ticket_and_r_gets_one_afterwards(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await join("n1")
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    await deck.promote(one)
+    await deck.tenant(controls={"tickets": True})
+    await deck.refused(409, "ticket_required", "POST", PROMOTE, promote(deck, two))
+    await deck.promote(two, ticket="CHG-1")
+    back = (await deck.rollback(wait="committed")).events[0]
+    forward = next(e for e in deck.hub.log.recent if e.to_release == two and e.kind is EventKind.PROMOTE)
+    assert (forward.ticket, back.ticket, back.wants_ticket) == ("CHG-1", None, True)
+    note = {"event": back.id, "ticket": "CHG-2", "idempotency_key": key()}
+    added = await deck.ok("POST", f"{ROUTE}/annotate", note)
+    assert added["events"][0]["payload"] == {"event": back.id, "ticket": "CHG-2"}
+
+
+async def test_on_the_hubs_host_the_glass_is_broken_where_a_ticket_is_asked_for(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await join("n1")
+    release = await deck.release()
+    await deck.tenant(controls={"tickets": True})
+    alone = {"override": True, "break_glass": True, "reason": "the other system is down"}
+    await deck.ok("POST", PROMOTE, promote(deck, release, **alone))
+    event = deck.hub.log.recent[-1]
+    assert (event.payload["broke_glass"], event.wants_ticket) == (True, True)
