@@ -68,7 +68,7 @@ def test_markup_in_names_and_reasons_is_text_and_breaks_no_table() -> None:
     text = as_markdown(made(scope="filter [a|b]\n"), name)
     row = next(line for line in text.splitlines() if "hotfix" in line)
     assert r"hotfix \| for \`v8\` \<b\>\[x\](y)\</b\> \# no heading" in row
-    assert row.replace(r"\|", "").count("|") == 9
+    assert row.replace(r"\|", "").count("|") == 10
     assert r"filter \[a\|b\]" in text
 
 

@@ -188,7 +188,7 @@ def test_a_note_needs_an_incident_or_a_reason(incident: str | None, reason: str)
     if incident or reason:
         pins_and_notes.annotate(_event("production"), request, OPERATOR)
         return
-    with pytest.raises(Refused, match="needs an incident or a reason") as refused:
+    with pytest.raises(Refused, match="needs an incident, a ticket or a reason") as refused:
         pins_and_notes.annotate(_event("production"), request, OPERATOR)
     assert refused.value.code == "bad_request"
 
