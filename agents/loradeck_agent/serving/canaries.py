@@ -8,7 +8,7 @@ from loradeck.rules.serving.proof import Judgement, Level, judge
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord
 from loradeck.schemas.ids import short
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import Canaries, Conversation, prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
@@ -24,24 +24,6 @@ def base_ref(tenant: str, base: str) -> ReleaseRef:
     """The release that is this base alone, as this tenant's."""
     release = Release(tenant=tenant, form=Form.BASE, base=base, label="base")
     return ReleaseRef(id=release.id, release=release, label="base")
-
-
-def signers_of(entries: Iterable[TableEntry], pins: Iterable[Pin], release: str) -> tuple[frozenset[str], ...]:
-    """For each pointer that names a release, by its entry or a pin, and asks for signatures: the signers it takes."""
-    pinned = {(pin.tenant, pin.route) for pin in pins if pin.release.id == release}
-    found = set()
-    for entry in entries:
-        names = entry.key in pinned or any(ref.id == release for ref in entry.refs)
-        if entry.signers and names:
-            found.add(frozenset(key.strip() for key in entry.signers))
-    return tuple(found)
-
-
-def merged_on(entries: Iterable[TableEntry], pins: Iterable[Pin], base: str) -> tuple[ReleaseRef, ...]:
-    """Merged releases that these entries and pins name, of the weights with this digest."""
-    refs = [ref for entry in entries for ref in entry.refs]
-    refs += [pin.release for pin in pins]
-    return tuple({ref.id: ref for ref in refs if ref.release.merged == base}.values())
 
 
 def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,7 @@ from loradeck_agent.serving.canaries import (
     DISPUTED,
     base_ref,
     canaries_of,
-    merged_on,
     near,
-    signers_of,
     verify_idle,
 )
 from loradeck_agent.serving.canary_records import CanaryRecords
@@ -36,6 +34,7 @@ from loradeck_agent.serving.cold_loads import Demand
 from loradeck_agent.serving.engine_api import Canaries, same_folder
 from loradeck_agent.serving.engines_at_router import EnginesAtRouter
 from loradeck_agent.serving.load_failures import LoadFailures
+from loradeck_agent.serving.release_index import ReleaseIndex
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.serving.steps_beside import StepsBeside
 from loradeck_agent.store.releases import ReleaseStore
@@ -95,6 +94,7 @@ class Reconciler:
 
     def __post_init__(self) -> None:
         self._failures = LoadFailures(self.table, self.acks)
+        self._index = ReleaseIndex()
         self._wakes = {engine.name: asyncio.Event() for engine in self.engines}
         self._fetching = StepsBeside(self._failures, lambda name: self._wakes[name].set())
         self._asking = StepsBeside(self._failures, lambda name: self._wakes[name].set())
@@ -140,6 +140,12 @@ class Reconciler:
             for ref in self._evaluated.values()
         )
         return (*self.table.named(), *prepared, *evaluated)
+
+    def _named_index(self) -> ReleaseIndex:
+        return self._index.of(self._named())
+
+    def _naming(self, ref: ReleaseRef) -> Sequence[TableEntry]:
+        return self._named_index().naming(ref.id)
 
     def names(self) -> set[str]:
         """Ids of the releases that the table, a pin, a prepare or an engine holds on to."""
@@ -236,7 +242,7 @@ class Reconciler:
                     tried.clear()
                 for release in [release for release, task in under_way.items() if task.done()]:
                     due = min(due, under_way.pop(release).result())
-                for ref in merged_on(self._named(), self.table.pins.values(), engine.build.base):
+                for ref in self._named_index().merged_on(self.table.pins.values(), engine.build.base):
                     due = min(due, await self._attempt(engine, ref, self._admit_merged))
                 plan = await self._plan(engine, under_way)
                 self._alarm(engine, plan.short)
@@ -250,16 +256,9 @@ class Reconciler:
                 for ref in plan.fetch:
                     due = min(due, self._fetch(engine, ref))
                 todo = [ref for ref in (*plan.load, *self._closed(engine, plan)) if ref.id not in tried]
-                todo = residency.by_need(
-                    todo,
-                    self._named(),
-                    self.table.pins.values(),
-                    now_ms=int(time.time() * 1000),
-                    waiting=self.demand.waiting,
-                )
                 if todo and engine.changing.waiting:
                     due, todo = 0.0, []
-                for ref in todo:
+                for ref in self._in_turn(engine, todo, under_way):
                     room = engine.slots - len(engine.loaded.keys() | under_way)
                     if len(under_way) < engine.api.at_once and (room > 0 or ref.id in engine.loaded):
                         tried.add(ref.id)
@@ -277,6 +276,16 @@ class Reconciler:
             raise
         finally:  # also where the router gives no answer: what is being loaded is known afterwards
             await asyncio.gather(*under_way.values(), return_exceptions=True)
+
+    def _in_turn(self, engine: EngineReplica, refs: Iterable[ReleaseRef], loading: Collection[str]) -> list[ReleaseRef]:
+        """Releases in the order in which they are loaded; while requests wait, one at a time of what nobody needs."""
+        now_ms, pins, waiting = int(time.time() * 1000), self.table.pins.values(), self.demand.waiting
+        needed = residency.needed(self._named(), pins, now_ms=now_ms, waiting=waiting)
+        turns = sorted((ref for ref in refs if ref.id in needed), key=lambda ref: needed[ref.id])
+        others = [ref for ref in refs if ref.id not in needed]
+        if waiting:
+            others = others[: int(needed.keys() >= {*loading, *self._asking.releases(engine.name)})]
+        return turns + others
 
     async def _hold(self, engine: EngineReplica) -> None:
         """Pins what is to stay in an engine's memory, and asks now and then how near it holds each adapter."""
@@ -333,7 +342,7 @@ class Reconciler:
             return UNLOAD_RETRY_S  # a slot comes free when the last stream on it ends
         if not self._signed(ref):
             return self._fetch(engine, ref)
-        canaries = canaries_of(self._named(), ref.id)
+        canaries = canaries_of(self._naming(ref), ref.id)
         loaded = await self._bring_in(engine, ref)
         if engine.verified.get(ref.id) == canaries:  # it has answered them in this lifetime of the engine
             await self._let_in(engine, ref, loaded)
@@ -363,7 +372,7 @@ class Reconciler:
         return self.store.signed(ref.release.signed_part, self._signers(ref))
 
     def _signers(self, ref: ReleaseRef) -> tuple[frozenset[str], ...]:
-        return signers_of(self._named(), self.table.pins.values(), ref.id)
+        return self._named_index().signers(self.table.pins.values(), ref.id)
 
     async def _may_be_asked(self, engine: EngineReplica, ref: ReleaseRef) -> None:
         """Makes a release that was added to an engine durable, and gives the router the engines."""
@@ -457,7 +466,7 @@ class Reconciler:
                     )
                 loaded = await self._bring_in(engine, ref)
                 return _undisputed(await self._verify(engine, ref, canaries, loaded, locked=True), ref)
-            verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
+            verdict = await verify_idle(engine, self.records, ref, canaries, near(self._naming(ref), ref.id))
             if verdict.level is Level.FAILED:
                 raise _wrong_answers(verdict)
             if ref.release.form is Form.MERGED:
@@ -507,7 +516,7 @@ class Reconciler:
 
         `locked`: the caller holds the engine's lock.
         """
-        verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
+        verdict = await verify_idle(engine, self.records, ref, canaries, near(self._naming(ref), ref.id))
         if verdict.level is Level.FAILED:
             async with contextlib.nullcontext() if locked else engine.changing:
                 # A prepare may have asked it as well meanwhile, and let callers in.

@@ -67,6 +67,15 @@ def rank_too_high(rank: int, limit: int) -> AgentError:
     )
 
 
+def verify_files(manifest: AdapterManifest, folder: Path) -> None:
+    """Checks that a folder holds the files of a manifest and nothing else. Blocks: call it in a thread.
+
+    Raises: AgentError: `manifest_mismatch` with each difference, `path_traversal`.
+    """
+    with as_agent_error(folder):
+        artifacts.verify_folder(manifest.files, folder)
+
+
 def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path, *, beside: Collection[str] = ()) -> None:
     """Checks an adapter's folder against its manifest and its base. Blocks: call it in a thread.
 

@@ -22,7 +22,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder, write_durably
-from loradeck_agent.store.adapter_checks import check_manifest, damaged, rank_too_high, verify_adapter
+from loradeck_agent.store.adapter_checks import check_manifest, damaged, rank_too_high, verify_adapter, verify_files
 from loradeck_agent.store.fetch import as_agent_error, disk_error, fetch
 from loradeck_agent.uplink.hub_api import HubApi
 
@@ -48,6 +48,9 @@ class ReleaseStore:
         self._turns: dict[str, asyncio.Lock] = {}
         self._signed: dict[str, set[str]] = {}
         """Digest of an adapter or of weights -> the keys of which a signature was verified since the agent started."""
+        self._fit: set[tuple[str, Path]] = set()
+        """Digests of adapters whose tensors were held against a base's folder since the agent started. Where their
+        files are the same still, so is what came of it."""
         self._stored = {path.stem for path in folder.releases.glob("*.json") if path.with_suffix("").is_dir()}
 
     @property
@@ -202,10 +205,12 @@ class ReleaseStore:
         digest = manifest.digest
         target, verify = self._folder.release(digest), partial(verify_adapter, manifest=manifest, base=base_folder)
         if target.is_dir():
+            fits = (digest, base_folder) in self._fit
             try:
-                await asyncio.to_thread(verify, target)
+                await asyncio.to_thread(partial(verify_files, manifest) if fits else verify, target)
             except AgentError as error:
                 raise damaged(error, target) from error
+            self._fit.add((digest, base_folder))
             return target
         self._stored.discard(digest)
         await fetch(self._hub, manifest.files, target, verify=verify)

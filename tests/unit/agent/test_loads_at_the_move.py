@@ -121,6 +121,36 @@ async def test_a_move_that_comes_while_much_is_loaded_is_loaded_next() -> None:
     await rounds(bench, {f"v{number}" for number in range(20) if number != 3})
 
 
+async def test_while_requests_wait_what_nobody_waits_for_is_loaded_one_at_a_time() -> None:
+    bench, together, under_way = Bench(), list[int](), set[str]()
+    asked = {number: entry(number, ref(number), 1) for number in range(12)}
+    on_demand = {n: one.model_copy(update={"residency": RouteResidency.ON_DEMAND}) for n, one in asked.items()}
+    waiting = [on_demand[number] for number in (7, 3, 9)]
+
+    async def load(engine: Any, wanted: ReleaseRef) -> float:
+        under_way.add(wanted.id)
+        await asyncio.sleep(0)
+        together.append(len(under_way - {one.current.id for one in waiting if one.current is not None}))
+        under_way.discard(wanted.id)
+        return await Bench._load_wanted(bench, engine, wanted)
+
+    bench._load_wanted = load  # type: ignore[method-assign]
+    bench.engine.api = SimpleNamespace(
+        at_once=4, pin=EngineApi(EngineAddress()).pin, levels=EngineApi(EngineAddress()).levels
+    )
+    bench.desire(*on_demand.values())
+    bench.demand.waiting = tuple(one.key for one in waiting)
+    await rounds(bench, {f"v{number}" for number in range(12)})
+    assert bench.loaded[:3] == ["v7", "v3", "v9"], "in the order of their turns"
+    assert max(together) == 1
+    bench.demand.waiting = ()
+    bench.loaded.clear()
+    together.clear()
+    bench.engine.loaded.clear()
+    await rounds(bench, {f"v{number}" for number in range(12)})
+    assert max(together) > 1, "all at once where nobody waits"
+
+
 async def test_a_release_that_failed_to_load_is_tried_again_at_the_move_to_it() -> None:
     bench = Bench()
     bench.fails = {"v1"}

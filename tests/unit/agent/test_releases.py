@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from tests.integration.agent.artifacts import Adapter, make_adapter, make_base
 
-from loradeck.artifacts import BadArtifact
+from loradeck.artifacts import BadArtifact, adapters
 from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
@@ -70,6 +70,24 @@ async def test_changed_files_are_refused_and_left_with_the_way_to_have_them_agai
         await ensured(state, adapter, base)
     assert (refused.value.code, f"move {folder} away" in refused.value.fix) == ("manifest_mismatch", True)
     assert sorted(os.listdir(folder)) == sorted(adapter.files), "an engine may list it"
+
+
+async def test_tensors_are_looked_at_once_in_an_agents_life_and_the_hashes_of_files_at_each_load(
+    state: StateFolder, base: Path, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = list[Path]()
+    monkeypatch.setattr(adapters, "check_values", lambda path, tensors: looked.append(path))
+    store, folder = ReleaseStore(state, cast(HubApi, None)), state.release(adapter.manifest.digest)
+    for _ in range(3):
+        assert await store.ensure(adapter.ref, adapter.manifest.base, base) == folder
+    assert looked == [folder / WEIGHTS]
+    for name, data in ((WEIGHTS, adapter.files[WEIGHTS][:-1] + b"!"), ("more.bin", b"")):
+        (folder / name).write_bytes(data)
+        with pytest.raises(AgentError) as refused:
+            await store.ensure(adapter.ref, adapter.manifest.base, base)
+        assert refused.value.code == "manifest_mismatch"
+        (folder / name).write_bytes(adapter.files[name]) if name in adapter.files else (folder / name).unlink()
+    await store.ensure(adapter.ref, adapter.manifest.base, base)
 
 
 async def test_a_signature_that_was_verified_is_not_asked_of_the_hub_again(

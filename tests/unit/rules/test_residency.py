@@ -14,7 +14,7 @@ from loradeck.rules.serving.residency import (
     Residency,
     always_held,
     asked_lately,
-    by_need,
+    needed,
     plan,
     prior_room,
     promote_asks,
@@ -225,10 +225,10 @@ def test_what_requests_wait_for_is_loaded_before_the_priors_that_keep_slots() ->
     load = plan(entries, 6, (), now_ms=6, waiting=waiting).load
     before = [f"{r.release.tenant} {r.label}" for r in load]
     assert before == ["acme v3", "acme v2", "dune v6", "echo v2", "bolt v5", "dune v7"]
-    order = [f"{r.release.tenant} {r.label}" for r in by_need(load, entries, (), now_ms=6, waiting=waiting)]
-    assert order == ["acme v3", "acme v2", "echo v2", "bolt v5", "dune v7", "dune v6"]
-    later = by_need(load, entries, (), now_ms=5 + MOVED_NOW_MS, waiting=())
-    assert [f"{r.release.tenant} {r.label}" for r in later][2:4] == ["dune v6", "echo v2"]
+    order = [{one} for one in needed(entries, (), now_ms=6, waiting=waiting)]
+    assert order == [ids("acme v3"), ids("acme v2"), ids("echo v2"), ids("bolt v5"), ids("dune v7")]
+    later = needed(entries, (), now_ms=5 + MOVED_NOW_MS, waiting=())
+    assert later.keys() == ids("acme v3", "acme v2"), "the prior of a move keeps its slot, and nobody waits for it"
 
 
 def test_a_candidate_and_what_is_prepared_borrow_the_slot_of_the_current_that_is_asked_for_least() -> None:

@@ -234,31 +234,22 @@ def plan(
     return Residency(load=tuple(load), unload=tuple(unload), short=short, drain=tuple(drain), fetch=tuple(fetch))
 
 
-def by_need(
-    refs: Iterable[ReleaseRef],
-    entries: Sequence[TableEntry],
-    pins: Iterable[Pin],
-    *,
-    now_ms: int,
-    waiting: Sequence[PointerKey],
-) -> list[ReleaseRef]:
-    """The order in which releases that have slots are loaded: what is always there, what requests wait for, the others.
+def needed(
+    entries: Sequence[TableEntry], pins: Iterable[Pin], *, now_ms: int, waiting: Sequence[PointerKey]
+) -> dict[str, int]:
+    """The releases that are needed now, and in which order they are loaded where they have slots.
 
-    Of the others those of moves a moment ago come first. It is not the order of slots: on-demand priors keep theirs,
-    but nobody waits for them, and an engine that has just begun has slots for all.
+    What is always there comes first, then what requests wait for, then the currents of moves a moment ago. It is not
+    the order of slots: on-demand priors keep theirs, but nobody waits for them, and an engine that has just begun has
+    slots for all.
 
     Args:
         now_ms: as for `wanted`, like who waits.
     """
-    always = set(always_held(entries, pins))
     current = {entry.key: entry.current.id for entry in entries if entry.current is not None}
-    moved = {current.get(entry.key) for entry in _moved_within(entries, MOVED_NOW_MS, now_ms)}
-    turn = {current.get(key): number for number, key in enumerate(waiting)}
-
-    def need(ref: ReleaseRef) -> int:
-        return -1 if ref.id in always else turn.get(ref.id, len(turn) + (ref.id not in moved))
-
-    return sorted(refs, key=need)
+    moved = [entry.key for entry in _moved_within(entries, MOVED_NOW_MS, now_ms)]
+    found = [*always_held(entries, pins), *(current[key] for key in (*waiting, *moved) if key in current)]
+    return {release: place for place, release in enumerate(dict.fromkeys(found))}
 
 
 class PriorRoom(StrEnum):
