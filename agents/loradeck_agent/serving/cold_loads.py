@@ -58,7 +58,7 @@ class ColdLoads:
         failing: gives the releases that cannot be loaded now.
         without_room: gives those of some releases that get no slot here, however long a request waits.
         load_s: gives how long a load takes here.
-        changed: called when other releases are wanted.
+        changed: called when more releases are wanted, and when none is any more: then the others are loaded at once.
     """
 
     router: RouterControl
@@ -93,6 +93,8 @@ class ColdLoads:
             asked = {release for _, _, release in wanted.releases}
             waiting = tuple((tenant, route) for tenant, route, _ in wanted.releases)
             hinted = frozenset((tenant, route) for tenant, route, _ in wanted.hinted)
-            if (waiting, hinted) != (self.demand.waiting, self.demand.hinted):
-                self.demand.waiting, self.demand.hinted = waiting, hinted
+            known = {*self.demand.waiting, *self.demand.hinted}
+            is_more = not known.issuperset((*waiting, *hinted)) or (bool(self.demand.waiting) and not waiting)
+            self.demand.waiting, self.demand.hinted = waiting, hinted
+            if is_more:
                 self.changed()

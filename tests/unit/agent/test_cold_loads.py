@@ -57,3 +57,31 @@ def test_requests_are_counted_every_five_seconds_however_often_loads_are_planned
     assert demand.is_due(100.0), "nothing was counted yet"
     demand.count({key: 3}, 100.0)
     assert [now for now in (100.1, 104.9, 105.0, 200.0) if demand.is_due(now)] == [105.0, 200.0]
+
+
+async def test_a_round_is_due_when_more_is_wanted_and_when_nothing_is_and_not_when_one_of_several_is_there() -> None:
+    demand, rounds = Demand(), list[tuple[str, ...]]()
+    answers = [("a", "b"), ("b",), ("b", "c"), ("c",), (), ()]
+    done = asyncio.Event()
+
+    class Router:
+        async def wanted(self, ask: ColdAsk) -> WantedLoads:
+            if not answers:
+                done.set()
+                await asyncio.Event().wait()
+            return WantedLoads(times=0, releases=tuple((name, "production", COLD) for name in answers.pop(0)))
+
+    used: Any = Router()
+    loads = ColdLoads(
+        router=used,
+        demand=demand,
+        failing=tuple,
+        without_room=set,
+        load_s=lambda: None,
+        changed=lambda: rounds.append(tuple(tenant for tenant, _ in demand.waiting)),
+    )
+    running = asyncio.create_task(loads.run())
+    async with asyncio.timeout(5):
+        await done.wait()
+    running.cancel()
+    assert rounds == [("a", "b"), ("b", "c"), ()]

@@ -125,8 +125,8 @@ def _ordered(
     found: dict[str, tuple[ReleaseRef, _Claim]] = {}
     for some, claim in ((refs, _Claim.ANY), (coming, _Claim.IDLE), (quiet, _Claim.FREE), (rest, _Claim.IDLE)):
         for ref in some:
-            if ref is not None and _is_for(ref, base):
-                found.setdefault(ref.id, (ref, claim))
+            if ref is not None and ref.id not in found and _is_for(ref, base):
+                found[ref.id] = (ref, claim)
     return list(found.values())
 
 
@@ -164,7 +164,7 @@ def with_room(
 
 
 def _is_for(ref: ReleaseRef, base: str | None) -> bool:
-    return ref.release.form is Form.ADAPTER and base in (None, ref.release.served_base)
+    return ref.release.form is Form.ADAPTER and (base is None or ref.release.base == base)
 
 
 def plan(
