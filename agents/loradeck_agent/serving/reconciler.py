@@ -184,7 +184,8 @@ class Reconciler:
         for engine in (engine for engine in self.engines if engine.up):
             base, pins = engine.build.base, tuple(self.table.pins.values())
             mine = {release for release, ref in refs.items() if engine.runs(ref)}
-            free = residency.with_room(mine, named, engine.slots, base=base, pins=pins, now_ms=now_ms)
+            seen = self.demand.traffic
+            free = residency.with_room(mine, named, engine.slots, base=base, pins=pins, now_ms=now_ms, traffic=seen)
             full = (full | mine) - free
             refs = {release: ref for release, ref in refs.items() if release not in free}
         return full

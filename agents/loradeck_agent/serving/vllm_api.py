@@ -62,6 +62,8 @@ class VllmApi(EngineApi):
         self._plugged = False
         """Whether the running vLLM has Loradeck's plugin."""
         self._pinned: frozenset[str] | None = None
+        self._roots: dict[str, str | None] = {}
+        """The folders that adapters were listed from as they were loaded, until somebody asks for them."""
         """What was pinned last, and nothing was loaded since; None: not known."""
         self._cache: CpuCache | None = None
         """What is known of its CPU cache; None: nothing, since no adapter was loaded here yet."""
@@ -175,6 +177,11 @@ class VllmApi(EngineApi):
         if known:
             await self.load(base_alone.NAME, folder)
 
+    async def root_of(self, name: str) -> str | None:
+        """The folder that the engine lists an adapter from, as its plugin said with the load where it did."""
+        said = self._roots.pop(name, None)
+        return said if said is not None else await super().root_of(name)
+
     async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> None:
         """Loads an adapter in place of others.
 
@@ -183,7 +190,8 @@ class VllmApi(EngineApi):
         if self._plugged and name != base_alone.NAME:
             if self._pinned is not None and name in self._pinned:
                 self._pinned = None  # its pin went with the load before
-            return await self._plugin.load(name, path, instead)
+            self._roots[name] = await self._plugin.load(name, path, instead)
+            return None
         for other in instead:
             await self.unload(other)
         if self._cache is None:

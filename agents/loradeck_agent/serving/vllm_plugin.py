@@ -56,8 +56,10 @@ class VllmPlugin:
         except ValidationError as error:
             raise AgentError("engine_error", "what vLLM's plugin holds cannot be read", str(error)[:300]) from error
 
-    async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> None:
+    async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> str | None:
         """Loads an adapter from a folder that its digest names, beside the steps of the model, in place of others.
+
+        Returns: the folder that it is listed from now; None: an earlier plugin does not say.
 
         Raises: AgentError: `files_missing`, `wrong_digest`, `name_taken`, `load_refused`, `read_timeout`.
         """
@@ -67,10 +69,13 @@ class VllmPlugin:
                 await self.unload(one)
         reply = await self._http.post("/v1/loradeck/load", body, timeout=LOAD_S)
         _check(reply, name)
-        if instead and self._replaces and "unloaded" not in reply.json():
+        answer = reply.json()
+        if instead and self._replaces and "unloaded" not in answer:
             self._replaces = False
             for one in instead:
                 await self.unload(one)
+        root = answer.get("root")
+        return root if isinstance(root, str) else None
 
     async def unload(self, name: str) -> None:
         """Takes an adapter off the list and out of memory; one that is not listed is no error. Raises AgentError."""

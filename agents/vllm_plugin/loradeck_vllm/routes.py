@@ -3,7 +3,7 @@
 | call | body → answer |
 |---|---|
 | `GET residency` | → `adapters` with name, level and pin, sizes of both caches, how many vLLM's own loop has read |
-| `POST load` | `name`, `path`, `instead` → 200 once it is listed and in memory; so also for a name that was evicted |
+| `POST load` | `name`, `path`, `instead` → `root` once it is listed from there and in memory, also an evicted name |
 | `POST unload` | `name` → 200 once it is neither listed nor held |
 | `POST pins` | `names` → 200 once these are pinned in memory, and no others |
 
@@ -168,7 +168,7 @@ class AdapterRoutes:
                 raise
             self._read.append(number)
             self._models.lora_requests[name] = request
-            return {"name": name, "unloaded": len(out)}
+            return {"name": name, "root": self._models.lora_requests[name].lora_path, "unloaded": len(out)}
 
     async def _tell_all(self, asked: dict[str, Any]) -> None:
         """Has every worker read an adapter. Raises Refused: one of them cannot."""

@@ -62,9 +62,10 @@ class Bridge:
     """The agent's client of HTTP, over the server in this process."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
-        self._http = http
+        self._http, self.got = http, list[str]()
 
     async def get(self, path: str, *, timeout: float) -> Reply:
+        self.got.append(path)
         reply = await self._http.get(path)
         return Reply(reply.status_code, reply.headers, reply.content)
 
@@ -459,10 +460,13 @@ async def test_the_agent_pins_anew_only_where_something_has_changed(server: Serv
 async def test_after_a_load_the_agent_asks_no_worker_once_more_what_it_holds(server: Server, tmp_path: Path) -> None:
     api, folder = server.agent(tmp_path), stored(tmp_path)
     await api.load("v0", folder)
-    before = len(server.engine.calls)
+    http: Any = api._http
+    before, http.got = len(server.engine.calls), []
     assert await api.root_of("v0") == str(folder)
-    assert await api.root_of("v1") is None
-    assert len(server.engine.calls) == before
+    assert http.got == [], "the load said it"
+    await api.unload("v0")
+    assert [await api.root_of(name) for name in ("v0", "v1")] == [None, None]
+    assert (len(http.got), len(server.engine.calls)) == (2, before + 1)
 
 
 async def test_pins_that_do_not_fit_are_said_and_stop_nothing(

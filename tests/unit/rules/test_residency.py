@@ -193,6 +193,23 @@ def test_priors_of_the_last_day_take_at_most_half_of_the_slots_that_pins_and_alw
     assert [r.label for r in wanted([*entries, ACME], slots=4, now_ms=later)][2:4] == ["v1", "v2"]
 
 
+def test_a_prior_keeps_its_slot_only_where_its_pointer_is_asked_as_often_as_those_that_have_slots() -> None:
+    entries = [asked(tenant, "v2", "v1", moved_ms=DAY_MS) for tenant in ("cedar", "dune", "elm", "fir")]
+    traffic = {("cedar", "production"): 9.0, ("dune", "production"): 7.0, ("elm", "production"): 1.0}
+    later = DAY_MS + MOVED_NOW_MS
+    order = wanted(entries, slots=2, now_ms=later, traffic=traffic)
+    assert [f"{r.release.tenant} {r.label}" for r in order][:3] == ["cedar v1", "cedar v2", "dune v2"]
+    seldom = {("elm", "production"): 9.0, ("fir", "production"): 7.0}
+    order = wanted([*entries[:2], at("elm", "v5")], slots=2, now_ms=later, traffic=seldom)
+    assert order[0].release.tenant == "elm", "where all that are on demand have a slot nothing changes"
+    loaded = ids("cedar v1", "cedar v2", "dune v2")
+    assert with_room(ids("fir v2"), entries, 2, now_ms=later, traffic=traffic) == ids("fir v2")
+    assert named(plan(entries, 3, loaded, now_ms=later, traffic={**traffic, ("elm", "production"): 9.5}))[1] == 0
+    waits = plan(entries, 3, loaded, now_ms=later, traffic=traffic, waiting=(("fir", "production"),))
+    assert named(waits)[:2] == (["fir v2"], 1), "cedar's way back stays, and dune's current goes"
+    assert ids("cedar v1").isdisjoint(waits.unload)
+
+
 def test_where_a_route_has_moved_to_is_loaded_at_once_and_keeps_no_slot_from_what_is_asked_for_more() -> None:
     entries = [asked("cedar", "v2", "v1", moved_ms=DAY_MS), asked("dune", "v1"), asked("elm", "v1")]
     how: dict[str, Any] = {"traffic": {("dune", "production"): 2.0, ("elm", "production"): 1.0}}

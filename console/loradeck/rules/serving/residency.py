@@ -1,11 +1,12 @@
 """Residency: which releases an engine keeps loaded, and whether a promote leaves room for the release that it leaves.
 
-Slots go to pins; `always` routes and where R would go there; where R would go on on-demand routes, for a day after
-their move and in half of the slots that are left then; the currents of on-demand routes that requests wait for; those
-of moves a moment ago, in a quarter of the slots; candidates; what is prepared; what gateways say will be asked for;
-the currents of the other on-demand routes by their traffic; the rest. These others' currents turn no current out,
-since nobody waits for them; what stands before them may turn one of them out. What requests wait for, and what stands
-before that, turns one out that answers too, once its answers have ended.
+Slots go to pins; `always` routes and where R would go there; where R would go on on-demand routes that are asked for
+often enough to have a slot themselves, for a day after their move and in half of the slots that are left then; the
+currents of on-demand routes that requests wait for; those of moves a moment ago, in a quarter of the slots; candidates;
+what is prepared; what gateways say will be asked for; the currents of the other on-demand routes by their traffic; the
+rest. These others' currents turn no current out, since nobody waits for them; what stands before them may turn one of
+them out. What requests wait for, and what stands before that, turns one out that answers too, once its answers have
+ended.
 """
 
 import math
@@ -113,7 +114,7 @@ def _ordered(
     others = [e for e in asked if e.key not in turn]
     if traffic is not None:
         others.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
-    refs = [*_unyielding(entries, pins, slots, now_ms), *(e.current for e in called)]
+    refs = [*_unyielding(entries, pins, slots, now_ms, traffic), *(e.current for e in called)]
     coming: list[ReleaseRef | None] = [e.current for e in moved[: max(1, slots // 4)]]
     coming += [e.candidate.release for e in entries if e.candidate is not None]
     coming += [e.preparing for e in entries]
@@ -134,16 +135,32 @@ def _moved_within(entries: Iterable[TableEntry], age_ms: int, now_ms: int) -> li
     return [e for e in entries if e.moved_ms is not None and now_ms - e.moved_ms < age_ms]
 
 
-def _unyielding(entries: Sequence[TableEntry], pins: Iterable[Pin], slots: int, now_ms: int) -> list[ReleaseRef | None]:
-    """Returns the releases that keep their slots, whichever other releases requests wait for."""
+def _unyielding(
+    entries: Sequence[TableEntry],
+    pins: Iterable[Pin],
+    slots: int,
+    now_ms: int,
+    traffic: Mapping[PointerKey, float] | None = None,
+) -> list[ReleaseRef | None]:
+    """Returns the releases that keep their slots, whichever other releases requests wait for.
+
+    An on-demand prior is one of them only where its pointer is asked for as often as those whose currents have slots:
+    after R from a release that is on disk, the prior may be there too.
+    """
     always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
     asked = (e for e in entries if e.residency is RouteResidency.ON_DEMAND and e.beneath)
     fresh = _moved_within(asked, PRIOR_KEPT_MS, now_ms)
     refs: list[ReleaseRef | None] = [pin.release for pin in pins]
     refs += [e.current for e in always]
     refs += [e.beneath[0] for e in always if e.beneath]
-    left = slots - len({ref.id for ref in refs if ref is not None})
-    return refs + [e.beneath[0] for e in fresh[: max(0, left // 2)]]
+    left = max(0, slots - len({ref.id for ref in refs if ref is not None}))
+    if traffic is not None and fresh:
+        often = sorted(
+            (traffic.get(e.key, 0.0) for e in entries if e.residency is RouteResidency.ON_DEMAND), reverse=True
+        )
+        least = often[left - 1] if 0 < left < len(often) else 0.0
+        fresh = [e for e in fresh if traffic.get(e.key, 0.0) >= least]
+    return refs + [e.beneath[0] for e in fresh[: left // 2]]
 
 
 def with_room(
@@ -154,12 +171,14 @@ def with_room(
     base: str | None = None,
     pins: Iterable[Pin] = (),
     now_ms: int = 0,
+    traffic: Mapping[PointerKey, float] | None = None,
 ) -> set[str]:
     """Returns which of some releases get a slot of an engine in the end, where requests wait for them long enough.
 
     They get none where what comes before such releases takes all of them. Arguments as for `plan`.
     """
-    before = {ref.id for ref in _unyielding(entries, pins, slots, now_ms) if ref is not None and _is_for(ref, base)}
+    refs = _unyielding(entries, pins, slots, now_ms, traffic)
+    before = {ref.id for ref in refs if ref is not None and _is_for(ref, base)}
     return set(releases) if len(before) < slots else before.intersection(releases)
 
 
