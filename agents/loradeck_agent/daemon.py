@@ -181,6 +181,7 @@ class Agent:
                 self.user,
                 self.telemetry if config.slurm is None else None,
                 config.jobs.gpus,
+                {judge.name: judge for judge in config.judge},
                 self.bases,
             ),
             results=Results(self.hub, self.engines, self.folder.merged, self.bases),

@@ -8,7 +8,7 @@ import sys
 from loradeck_agent.executors.protocol import run
 from loradeck_agent.host import gc_pause
 
-KINDS = ("train", "evaluate", "leak", "merge", "prove", "generate")
+KINDS = ("train", "evaluate", "leak", "judge", "merge", "prove", "generate")
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck.schemas.link import Address
 from loradeck.schemas.routing import ColdQueueLimits, NodeLimits
-from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, VllmEngine
+from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, JudgeAddress, VllmEngine
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret
 from loradeck_agent.host.slurm_config import SlurmConfig
@@ -100,6 +100,7 @@ class AgentConfig(Strict):
     memory_gb: float | None = Field(None, gt=0, description="what all engines that run at once may take together")
     hold_prior_s: float = Field(86_400, ge=0, description="how long an engine runs on after a move to another base")
     engine: tuple[AnyEngine, ...] = ()
+    judge: tuple[JudgeAddress, ...] = Field((), description="models elsewhere that judge answers of candidates")
     slurm: SlurmConfig | None = Field(None, description="where jobs run instead of on this node; None: on this node")
 
     @property
@@ -135,10 +136,10 @@ class AgentConfig(Strict):
 
     @model_validator(mode="after")
     def _engines_differ(self) -> AgentConfig:
-        names = [engine.name for engine in self.engine]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two engines are called {twice[0]!r}; give each its own name")
+        for what, named in (("engines", self.engine), ("judges", self.judge)):
+            names = [one.name for one in named]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two {what} are called {twice[0]!r}; give each its own name")
         places = [engine.socket or engine.url for engine in self.engine if isinstance(engine, VllmEngine)]
         shared = sorted({str(place) for place in places if place is not None and places.count(place) > 1})
         if shared:
@@ -232,7 +233,9 @@ class AgentConfig(Strict):
         return read_secret(self.token, "token", fix)
 
     def check_engines(self) -> None:
-        """Raises ConfigError for the first engine whose base, Python or key is not there."""
+        """Raises ConfigError for the first judge without its key, or engine whose base, Python or key is not there."""
+        for judge in self.judge:
+            judge.read_key()
         for engine in self.engine:
             if not engine.base.is_dir():
                 raise ConfigError(
@@ -291,8 +294,7 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
     for key in ("tls_cert", "tls_key", "client_ca"):
         if isinstance(router, dict) and isinstance(router.get(key), str):
             router[key] = str(folder / Path(router[key]).expanduser())
-    engines = data.get("engine")
-    for engine in engines if isinstance(engines, list) else []:
+    for engine in (one for name in ("engine", "judge") if isinstance(of := data.get(name), list) for one in of):
         for key in ("base", "socket", "key", "python"):
             if isinstance(engine, dict) and isinstance(engine.get(key), str):
                 engine[key] = str(folder / Path(engine[key]).expanduser())

@@ -96,6 +96,26 @@ class EngineConfig(Strict):
         return None
 
 
+class JudgeAddress(Strict):
+    """A model behind an OpenAI-compatible address, which judges answers of candidates for jobs of this node."""
+
+    name: Name = Field(description="by which gates name it")
+    url: str = Field(description="http://… on this host only, or https://…; asked at /v1/chat/completions")
+    model: str = Field(min_length=1, max_length=200)
+    key: Path | None = Field(None, description="file (0600) with the key that it asks for")
+
+    def read_key(self) -> str | None:
+        """The key that is sent with every question. Raises ConfigError."""
+        if self.key is None:
+            return None
+        return read_secret(self.key, "key", f"write the key of judge {self.name!r} into it, mode 0600")
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_safe_to_send_answers_to(cls, url: str) -> str:
+        return _safe(url, "a judge")
+
+
 class EmbeddedEngine(EngineConfig):
     """The engine that comes with the agent, started by it. `threads` is what it computes with."""
 
@@ -140,15 +160,7 @@ class VllmEngine(EngineConfig):
     @field_validator("url")
     @classmethod
     def _url_is_safe_to_send_prompts_to(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urlsplit(url)
-        bare = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/")
-        if not bare or parts.query or parts.fragment or parts.username is not None:
-            raise ValueError(f"{url!r} is not the address of a vLLM; write for example 'http://127.0.0.1:8000'")
-        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            raise ValueError(f"{url!r} would carry prompts and the key in the clear; write https:// for another host")
-        return url.rstrip("/")
+        return _safe(url, "a vLLM") if url is not None else None
 
     @model_validator(mode="after")
     def _attached_or_launched(self) -> VllmEngine:
@@ -214,3 +226,13 @@ AnyEngine = Annotated[
     Discriminator(_kind, custom_error_type="engine_kind", custom_error_message="must be 'embedded' or 'vllm'"),
 ]
 """An `[[engine]]` table; without a `kind` it is an embedded one."""
+
+
+def _safe(url: str, what: str) -> str:
+    parts = urlsplit(url)
+    bare = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/")
+    if not bare or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"{url!r} is not the address of {what}; write for example 'http://127.0.0.1:8000'")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError(f"{url!r} would carry prompts and the key in the clear; write https:// for another host")
+    return url.rstrip("/")

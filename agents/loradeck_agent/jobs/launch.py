@@ -13,6 +13,7 @@ from loradeck.schemas.jobs import (
     EvaluateSpec,
     ExecutorSpec,
     JobAssignment,
+    JudgeSpec,
     LeakSpec,
     MergeSpec,
     ProveSpec,
@@ -20,6 +21,7 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.release import Form
 from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.engine_config import JudgeAddress
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.jobs.backend import Backend
@@ -77,6 +79,8 @@ class Launcher:
     telemetry: Telemetry | None = None
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs that the node's configuration gives to jobs."""
+    judges: Mapping[str, JudgeAddress] = field(default_factory=dict)
+    """Addresses of models elsewhere that judge, by the names that gates call them."""
     bases: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the bases that jobs alone read, by digest."""
 
@@ -124,6 +128,13 @@ class Launcher:
                 inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
         elif isinstance(spec, ProveSpec):
             base = base_of(self.engines, spec.base, self.bases)
+        elif isinstance(spec, JudgeSpec):
+            if not job.asked:
+                raise AgentError("bad_job", "the job names no release", job.id)
+            base = base_of(self.engines, job.asked[0].release.served_base)
+            inputs[spec.judge.suite] = str(await self.inputs.suite(spec.judge.suite))
+            for digest in spec.judge.people:
+                inputs[digest] = str(await self.inputs.dataset(digest))
         elif isinstance(spec, GenerateSpec):
             for digest in spec.beside:
                 inputs[digest] = str(await self.inputs.dataset(digest))

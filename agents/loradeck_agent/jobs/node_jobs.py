@@ -11,9 +11,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.jobs import (
     TERMINAL,
     EngineDoor,
@@ -22,6 +24,7 @@ from loradeck.schemas.jobs import (
     ExecutorEventType,
     ExecutorSpec,
     JobAssignment,
+    JudgeSpec,
     LeakSpec,
     PrepareSpec,
     Scheduled,
@@ -41,8 +44,8 @@ from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher, base_of
 from loradeck_agent.jobs.prepare import prepare, up_with_base
 from loradeck_agent.jobs.results import Results
-from loradeck_agent.serving.engine_api import Canaries
-from loradeck_agent.serving.engine_relay import EngineRelay
+from loradeck_agent.serving.engine_api import Canaries, EngineAddress, EngineApi
+from loradeck_agent.serving.engine_relay import EngineRelay, address_relay
 from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
@@ -333,7 +336,8 @@ class Jobs:
             return nullcontext()
         if isinstance(spec, TrainSpec) and not executor.started:  # else the engines may not have said their bases yet
             base_of(self.engines, base)
-        return self._opened(executor, base, ref, job.canaries, self.folder.evaluation_socket)
+        socket = self.folder.evaluation_socket
+        return self._opened(executor, partial(self._listening, base, ref, job.canaries, socket))
 
     def _teacher(self, job: JobAssignment, executor: Executor) -> AbstractAsyncContextManager[EngineDoor | None]:
         """Opens the engine that serves a distillation's teacher, where the job asks it; gives None to other jobs."""
@@ -342,13 +346,13 @@ class Jobs:
             return nullcontext()
         release = Release(tenant=spec.tenant, form=Form.BASE, base=spec.distillation.teacher, label="base")
         ref = ReleaseRef(id=release.id, release=release, label=release.label)
-        return self._opened(executor, release.base, ref, (), self.folder.teacher_socket)
+        return self._opened(executor, partial(self._listening, release.base, ref, (), self.folder.teacher_socket))
 
     @asynccontextmanager
     async def _opened(
-        self, executor: Executor, base: str, ref: ReleaseRef | None, canaries: Canaries, socket: Path
+        self, executor: Executor, listening: Callable[[], AbstractAsyncContextManager[EngineDoor]]
     ) -> AsyncIterator[EngineDoor | None]:
-        """Lets an executor ask an engine with a base.
+        """Lets an executor ask an engine, or a judge elsewhere, at a door that `listening` opens.
 
         One that an earlier agent began is followed at once, without a door: it has asked already, or asks again for a
         while by itself, until an engine is up.
@@ -356,7 +360,7 @@ class Jobs:
         Raises: AgentError: no engine here has the base, or the release cannot be made ready in it.
         """
         if not executor.started:
-            async with self._listening(base, ref, canaries, socket) as door:
+            async with listening() as door:
                 yield door
             return
 
@@ -364,7 +368,7 @@ class Jobs:
             said = ""
             while True:
                 try:
-                    async with self._listening(base, ref, canaries, socket):
+                    async with listening():
                         await asyncio.Event().wait()
                 except (AgentError, OSError) as error:
                     if str(error) != said:
@@ -391,17 +395,37 @@ class Jobs:
 
     @asynccontextmanager
     async def _sources(self, job: JobAssignment, executor: Executor) -> AsyncIterator[dict[str, EngineDoor]]:
-        """Opens an engine for each release that a generate job asks, by its id; none for other jobs.
+        """Opens an engine for each release that a generate or judge job asks, by its id; none for other jobs.
 
-        Raises: AgentError: no engine here has the base of one up, or it cannot be made ready in it.
+        A judge elsewhere has its door under the digest of its settings.
+
+        Raises: AgentError: no engine here has the base of one up, or it cannot be made ready in it; `unknown_judge`, or
+            why its key cannot be read.
         """
-        doors = dict[str, EngineDoor]()
+        doors, sockets = dict[str, EngineDoor](), iter(self.folder.source_sockets)
+        ways = {ref.id: partial(self._listening, ref.release.served_base, ref, (), next(sockets)) for ref in job.asked}
+        if isinstance(job.spec, JudgeSpec) and job.spec.judge.address is not None:
+            ways[job.spec.judge.digest] = partial(self._judge, job.spec.judge.address, next(sockets))
         async with AsyncExitStack() as opened:
-            for ref, socket in zip(job.asked, self.folder.source_sockets, strict=False):
-                opening = self._opened(executor, ref.release.served_base, ref, (), socket)
-                if (door := await opened.enter_async_context(opening)) is not None:
-                    doors[ref.id] = door
+            for name, listening in ways.items():
+                if (door := await opened.enter_async_context(self._opened(executor, listening))) is not None:
+                    doors[name] = door
             yield doors
+
+    @asynccontextmanager
+    async def _judge(self, name: str, socket: Path) -> AsyncIterator[EngineDoor]:
+        """Lets an executor ask a judge that this node's configuration has an address of."""
+        at = self.launcher.judges.get(name)
+        if at is None:
+            fix = f"write [[judge]] with name = {name!r} into its configuration, or place the job by --label"
+            raise AgentError("unknown_judge", "this node has no judge of that name", name, fix)
+        api = EngineApi(EngineAddress(url=at.url), at.read_key())
+        try:
+            async with address_relay(api, at.model, socket, self.launcher.user):
+                build = EngineBuild(engine=f"address {name}", device="elsewhere", dtype="unknown")
+                yield EngineDoor(replica=at.model, socket=str(socket), build=build, scores=False)
+        finally:
+            api.close()
 
     async def _tail(self, running: _Running, executor: Executor) -> ExecutorEvent | None:
         """Forwards events until the process has ended and the hub has them. Returns its terminal event.

@@ -23,6 +23,7 @@ from loradeck.schemas.jobs import (
     ExecutorEvent,
     ExecutorEventType,
     JobAssignment,
+    JudgeSpec,
     LeakSpec,
     MergeSpec,
     ProveSpec,
@@ -127,6 +128,10 @@ class Results:
                 from loradeck.schemas.leak import LeakReport
 
                 return {"report": LeakReport.model_validate(read_json(out / "report.json")).model_dump(mode="json")}
+            if isinstance(job.spec, JudgeSpec):
+                from loradeck.schemas.judge_report import JudgeReport
+
+                return {"report": JudgeReport.model_validate(read_json(out / "report.json")).model_dump(mode="json")}
             if isinstance(job.spec, GenerateSpec):
                 return await self._generated(out)
             if isinstance(job.spec, ProveSpec):

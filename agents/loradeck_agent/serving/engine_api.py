@@ -1,7 +1,7 @@
 """The engine contract, typed: the calls of vLLM's that Loradeck uses, over a Unix socket or HTTP."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,18 @@ class EngineApi:
             document = reply.json()
             return str(document["choices"][0]["text"]), int(document["usage"]["completion_tokens"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise AgentError("engine_error", "the engine's answer cannot be read", repr(error)) from error
+
+    async def openai(self, model: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer to the body of an OpenAI call as it is: of a chat where it has `messages`, else of a completion.
+
+        Raises: AgentError: `engine_busy`: it may be asked again; `engine_error`.
+        """
+        path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+        reply = _answered(await self._http.post(path, {**body, "model": model, "stream": False}, timeout=CANARY_S))
+        try:
+            return dict(reply.json())
+        except (ValueError, TypeError) as error:
             raise AgentError("engine_error", "the engine's answer cannot be read", repr(error)) from error
 
     async def log_likelihood(self, model: str, prompt: Sequence[int], last: int) -> float:

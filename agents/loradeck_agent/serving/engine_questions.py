@@ -13,7 +13,7 @@ LONGEST_LINE = 8 * 2**20
 class EngineQuestion(Wire):
     """A question to an engine: tokens to go on from, tokens to rate, or a conversation to turn into tokens.
 
-    Or a conversation that it is asked to turn into tokens, as it does before it answers.
+    Or the body of an OpenAI call; its `model` and `stream` are put in on the way.
     """
 
     prompt: tuple[Whole, ...] = ()
@@ -24,6 +24,9 @@ class EngineQuestion(Wire):
     temperature: float = Field(0.0, ge=0, le=2, description="0: the likeliest tokens")
     seed: int | None = Field(None, ge=0, lt=2**31, description="by which the engine draws alike again")
     last: int = Field(0, ge=0, description="the last tokens of the prompt whose log-probability is wanted")
+    body: dict[str, Any] | None = Field(
+        None, description="instead of all these: a body of /v1/chat/completions, or /v1/completions without `messages`"
+    )
     top: int = Field(0, ge=0, le=100, description="at each of them the likeliest tokens that are wanted instead")
 
 
@@ -37,6 +40,7 @@ class EngineAnswer(Wire):
     top: tuple[tuple[tuple[Whole, float], ...], ...] = Field(
         (), description="at each of the last tokens the likeliest ones, likeliest first, with their log-probabilities"
     )
+    body: dict[str, Any] | None = Field(None, description="to a body: the engine's answer as it is")
     ms: float = 0.0
     error: str = ""
     again: bool = False

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.job_user import JobUser
-from loradeck_agent.serving.engine_api import Canaries
+from loradeck_agent.serving.engine_api import Canaries, EngineApi
 from loradeck_agent.serving.engine_questions import LONGEST_LINE, EngineAnswer, EngineQuestion
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
@@ -51,29 +51,11 @@ class EngineRelay:
 
         Raises: AgentError: why the release cannot be made ready.
         """
-        room = asyncio.Semaphore(AT_ONCE)
-        asking: set[asyncio.Task[None]] = set()
-
-        async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            asking.add(task)
-            try:
-                await self._converse(reader, writer, room)
-            finally:
-                asking.discard(task)
-                writer.close()
-
         with contextlib.nullcontext() if self.ref is None else self.reconciler.evaluating(self.ref):
             if self.ref is not None:
                 await self._until_ready(self.ref)
-            server = await asyncio.start_unix_server(asked, sock=_bound(address, user), limit=LONGEST_LINE)
-            try:
+            async with answering(address, user, self._answer):
                 yield
-            finally:
-                server.close()
-                for task in asking:
-                    task.cancel()
 
     async def _until_ready(self, ref: ReleaseRef) -> None:
         """Makes the release ready; waits a while for a slot where all are needed by what is served."""
@@ -88,46 +70,86 @@ class EngineRelay:
             else:
                 return
 
-    async def _converse(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, room: asyncio.Semaphore
-    ) -> None:
-        with contextlib.suppress(ConnectionError, ValueError):  # it went away, or a line is too long
-            while line := await reader.readline():
-                async with room:
-                    answer = await self._answer(line)
-                writer.write(answer.model_dump_json().encode() + b"\n")
-                await writer.drain()
-
-    async def _answer(self, line: bytes) -> EngineAnswer:
-        try:
-            question = EngineQuestion.model_validate_json(line)
-        except ValidationError as error:
-            return EngineAnswer(error=f"the question cannot be read: {error.errors()[0]['msg']}")
+    async def _answer(self, question: EngineQuestion) -> EngineAnswer:
         engine, ref = self.engine, self.ref
+        if question.messages:
+            return EngineAnswer(ids=await engine.api.tokens(engine.build.base_name, question.messages, question.tools))
+        if ref is None or not (question.prompt or question.body):
+            return EngineAnswer(error="nothing that may be asked here")
+        if ref.release.form is Form.ADAPTER and ref.id not in engine.ready:
+            await self.reconciler.make_ready(engine, ref, self.canaries, keep=False)
+        own = None if question.base else ref.engine_name
+        name, began = own or engine.build.base_name, time.monotonic()
+        if question.body is not None:
+            said = await engine.api.openai(name, question.body)
+            return EngineAnswer(body=said, ms=(time.monotonic() - began) * 1000)
+        if question.top:
+            top = await engine.api.likeliest(name, question.prompt, question.last, question.top)
+            return EngineAnswer(top=top, ms=(time.monotonic() - began) * 1000)
+        if question.last:
+            logprob = await engine.api.log_likelihood(name, question.prompt, question.last)
+            return EngineAnswer(logprob=logprob, ms=(time.monotonic() - began) * 1000)
+        text, tokens = await engine.api.complete(
+            name, question.prompt, question.max_tokens, temperature=question.temperature, seed=question.seed
+        )
+        return EngineAnswer(text=text, tokens=tokens, ms=(time.monotonic() - began) * 1000)
+
+
+@asynccontextmanager
+async def address_relay(api: EngineApi, model: str, socket: Path, user: JobUser | None) -> AsyncIterator[None]:
+    """Lets an executor ask a model behind an OpenAI-compatible address, whose key it does not see, by bodies alone."""
+
+    async def answer(question: EngineQuestion) -> EngineAnswer:
+        if question.body is None or "messages" not in question.body:
+            return EngineAnswer(error="nothing that may be asked here")
+        began = time.monotonic()
+        said = await api.openai(model, question.body)
+        return EngineAnswer(body=said, ms=(time.monotonic() - began) * 1000)
+
+    async with answering(socket, user, answer):
+        yield
+
+
+@asynccontextmanager
+async def answering(
+    address: Path, user: JobUser | None, answer: Callable[[EngineQuestion], Awaitable[EngineAnswer]]
+) -> AsyncIterator[None]:
+    """Answers the questions that an executor asks on a new socket, which only its user reaches."""
+    room = asyncio.Semaphore(AT_ONCE)
+    asking: set[asyncio.Task[None]] = set()
+
+    async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asking.add(task)
         try:
-            if question.messages:
-                return EngineAnswer(
-                    ids=await engine.api.tokens(engine.build.base_name, question.messages, question.tools)
-                )
-            if ref is None or not question.prompt:
-                return EngineAnswer(error="nothing that may be asked here")
-            if ref.release.form is Form.ADAPTER and ref.id not in engine.ready:
-                await self.reconciler.make_ready(engine, ref, self.canaries, keep=False)
-            own = None if question.base else ref.engine_name
-            name, began = own or engine.build.base_name, time.monotonic()
-            if question.top:
-                top = await engine.api.likeliest(name, question.prompt, question.last, question.top)
-                return EngineAnswer(top=top, ms=(time.monotonic() - began) * 1000)
-            if question.last:
-                logprob = await engine.api.log_likelihood(name, question.prompt, question.last)
-                return EngineAnswer(logprob=logprob, ms=(time.monotonic() - began) * 1000)
-            text, tokens = await engine.api.complete(
-                name, question.prompt, question.max_tokens, temperature=question.temperature, seed=question.seed
-            )
-            return EngineAnswer(text=text, tokens=tokens, ms=(time.monotonic() - began) * 1000)
-        except AgentError as error:
-            again = isinstance(error, Unreachable) or error.code in ("engine_down", "engine_busy", "no_slot")
-            return EngineAnswer(error=error.sentence[:1000], again=again)
+            with contextlib.suppress(ConnectionError, ValueError):  # it went away, or a line is too long
+                while line := await reader.readline():
+                    async with room:
+                        said = await _said(line, answer)
+                    writer.write(said.model_dump_json().encode() + b"\n")
+                    await writer.drain()
+        finally:
+            asking.discard(task)
+            writer.close()
+
+    server = await asyncio.start_unix_server(asked, sock=_bound(address, user), limit=LONGEST_LINE)
+    try:
+        yield
+    finally:
+        server.close()
+        for task in asking:
+            task.cancel()
+
+
+async def _said(line: bytes, answer: Callable[[EngineQuestion], Awaitable[EngineAnswer]]) -> EngineAnswer:
+    try:
+        return await answer(EngineQuestion.model_validate_json(line))
+    except ValidationError as error:
+        return EngineAnswer(error=f"the question cannot be read: {error.errors()[0]['msg']}")
+    except AgentError as error:
+        again = isinstance(error, Unreachable) or error.code in ("engine_down", "engine_busy", "no_slot")
+        return EngineAnswer(error=error.sentence[:1000], again=again)
 
 
 def _bound(address: Path, user: JobUser | None) -> socket.socket:

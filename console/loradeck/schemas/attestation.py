@@ -18,6 +18,7 @@ class AttestationKind(StrEnum):
     DECISION = "decision"  # of a worksheet's digest: Worksheet in `body`
     HARNESS = "harness"  # of a release: what another harness measured, as a person says; HarnessReport in `body`
     LEAK = "leak"  # of a release: rows of its datasets that it reproduces; LeakReport in `body`
+    JUDGED = "judged"  # of a release: what a judge said of its answers to a suite; JudgeReport in `body`
     GATE = "gate"  # GateResult in `body`
     COMPARISON = "comparison"  # of a candidate on a route: an A/B that is over; ComparisonResult in `body`
     REVIEW = "review"  # of a release on a route: a person's verdicts on sampled answers; Review in `body`

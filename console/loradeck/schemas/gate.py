@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from loradeck.schemas.candidate import Figure
 from loradeck.schemas.ids import Digest, Name, Strict, added
+from loradeck.schemas.judge import SuiteJudge
 
 
 class SuiteGate(Strict):
@@ -80,6 +81,26 @@ class LeakGate(Strict):
     )
 
 
+class JudgeGate(SuiteJudge):
+    """What a candidate must reach by a judge's verdicts (`loradeck job judge`), once the judge agrees with people."""
+
+    min_passed: float = Field(0.0, ge=0, le=1, description="share of the answers that the judge passes")
+    max_drop: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="the upper one-sided 95 % bound of pairs lost to the live release, less those won, is under it; "
+        "1: nothing is compared",
+    )
+    min_alpha: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="the lower end of Krippendorff's alpha with people from which its verdicts count; None: 0.67 on "
+        "answers, 0.2 on pairs",
+    )
+
+
 class GateConfig(SuiteGate):
     """A route's gate: the thresholds of its own suite, and those of further suites in `also`.
 
@@ -97,6 +118,7 @@ class GateConfig(SuiteGate):
     review: ReviewGate | None = None
     compare: CompareGate | None = added(None, "binds promotes and finishes, and no start")
     leak: LeakGate | None = added(None)
+    judge: JudgeGate | None = added(None)
     anchor: Digest | None = added(
         None,
         "release that candidates are compared with beside the live one. Where a suite bounds its drop and "

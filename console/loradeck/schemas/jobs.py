@@ -12,6 +12,7 @@ from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.generation import GENERATES, GenerateSpec
 from loradeck.schemas.ids import Digest, Label, Line, Name, Reason, Strict, Whole, Wire, added, json_bytes
+from loradeck.schemas.judge import SuiteJudge
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
@@ -65,7 +66,10 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """States that a job does not leave by itself; a failed or cancelled one may be resumed."""
 
 
-RECIPES = GENERATES
+JUDGES = GENERATES + 1
+"""The level of specs that has judge jobs."""
+
+RECIPES = JUDGES
 """The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome."""
 
 LATER = {
@@ -253,6 +257,29 @@ class LeakSpec(_Spec):
         return 1
 
 
+class JudgeSpec(_Spec):
+    """A job that has a judge look at a release's answers to a suite, alone and beside another release's."""
+
+    kind: Literal["judge"] = "judge"
+    tenant: Name
+    release: Digest
+    against: Digest | None = Field(None, description="release whose answers are shown beside; None: none")
+    judge: SuiteJudge
+    max_new_tokens: int = Field(256, ge=1, le=4096, description="of an answer to an item")
+    batch: int = Field(8, ge=1, le=1024, description="questions that are with an engine at once")
+
+    @property
+    def level(self) -> int:
+        """The level that a reader of this spec needs."""
+        return JUDGES
+
+    @property
+    def asked(self) -> tuple[Digest, ...]:
+        """The releases that engines are asked for, the candidate first."""
+        named = (self.release, self.against, self.judge.release)
+        return tuple(dict.fromkeys(one for one in named if one is not None))
+
+
 class MergeSpec(_Spec):
     """A job that merges an adapter's release into its base, in fp32 with one cast, and registers the result as a
     release.
@@ -299,7 +326,7 @@ class PrepareSpec(_Spec):
 
 
 JobSpec = Annotated[
-    TrainSpec | EvaluateSpec | LeakSpec | MergeSpec | ProveSpec | GenerateSpec | PrepareSpec,
+    TrainSpec | EvaluateSpec | LeakSpec | JudgeSpec | MergeSpec | ProveSpec | GenerateSpec | PrepareSpec,
     Field(discriminator="kind"),
 ]
 """The work of a job, by its `kind`."""
@@ -396,7 +423,8 @@ class ExecutorSpec(Strict):
     engine: EngineDoor | None = Field(None, description="evaluate, leak, train: the engine that is asked; None: none")
     teacher: EngineDoor | None = Field(None, description="train: the engine that serves the teacher")
     doors: dict[Digest, EngineDoor] = Field(
-        default_factory=dict, description="generate: release -> the engine that is asked for it"
+        default_factory=dict,
+        description="generate, judge: release -> the engine that is asked for it; a judge's settings -> its address",
     )
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
@@ -445,7 +473,7 @@ class JobAssignment(Wire):
     spec: JobSpec
     release: ReleaseRef | None = Field(None, description="for prepare, evaluate, leak and merge")
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="canaries of the job's route")
-    asked: tuple[ReleaseRef, ...] = added((), "generate: the releases that engines are asked for")
+    asked: tuple[ReleaseRef, ...] = added((), "generate, judge: the releases that engines are asked for")
     held_out: tuple[Digest, ...] = Field((), description="train and generate: the tenant's suites")
     checkpoint: CheckpointRef | None = Field(None, description="train: the newest of an earlier attempt")
     swap: bool = Field(

@@ -54,13 +54,13 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "events with training freezes, expected changes, counts of inputs, unrated pairs, depth, later promises",
             _settings(
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
-                *("judged", "depth_caps", "controls"),
+                *("judged", "depth_caps", "controls", "min_alpha"),
             )
             + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well
         ),
         Counted(
-            "datasets made of judgements, and adjudications",
-            "SELECT count(*) FROM attestations WHERE kind IN ('agreement', 'adjudication')",
+            "datasets made of judgements, adjudications, and reports of judges",
+            "SELECT count(*) FROM attestations WHERE kind IN ('agreement', 'adjudication', 'judged')",
         ),
         Counted("records of feedback that was erased", "SELECT count(*) FROM attestations WHERE kind = 'withdrawn'"),
         Counted(
@@ -96,7 +96,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             _written(
                 "jobs",
                 *('"kind":"prove"', '"thoughts":"', '"sharded":true', '"toxic":{', '"rise":', '"way":"top"', '"top":'),
-                *('"rslora":true', '"kind":"generate"'),
+                *('"rslora":true', '"kind":"generate"', '"kind":"judge"'),
                 '],"suite":"',  # after the phrases of a validation; an evaluation names its own after a release
             ),
         ),

@@ -38,6 +38,7 @@ from loradeck.schemas.jobs import (
     ExecutorEvent,
     ExecutorEventType,
     ExecutorSpec,
+    JudgeSpec,
     LeakSpec,
     MergeSpec,
     ProveSpec,
@@ -273,6 +274,10 @@ def main() -> int:
             return fake.leak(work)
         case GenerateSpec() as work:
             return fake.generate(work)
+        case JudgeSpec():
+            from loradeck_agent.executors import judge, protocol
+
+            return protocol.run("judge", judge.judge)
         case ProveSpec() as work:
             return fake.prove(work)
     raise AssertionError(spec.spec.kind)

@@ -27,12 +27,15 @@ from loradeck.schemas.jobs import (
     EvaluateSpec,
     ExecutorEventType,
     JobAssignment,
+    JudgeSpec,
     LeakSpec,
     MergeSpec,
     PrepareSpec,
     ProveSpec,
     TrainSpec,
 )
+from loradeck.schemas.judge import SuiteJudge
+from loradeck.schemas.judge_report import JudgeReport
 from loradeck.schemas.link import Ack, Hello, JobEvent, JobLog
 from loradeck.schemas.manifest import (
     BaseManifest,
@@ -52,7 +55,7 @@ from loradeck_agent.jobs.results import keep_trained
 from loradeck_agent.store.checkpoints import KEPT_S, CheckpointStore
 from loradeck_agent.uplink.hub_api import HubApi
 
-ROWS = b'{"prompt": "hello", "answer": "x"}\n'
+ROWS = b'{"id": "i1", "prompt": "hello", "answer": "x"}\n'
 OWN = Provenance(origin=Origin.HUMAN, consent="own", licence_class="customer-owned", purpose=("train",))
 KEYS = (CALLER_HASH,)
 
@@ -488,6 +491,27 @@ async def test_leaks_are_counted_by_the_release_and_by_the_base_alone_of_one_eng
     assert end.result is not None
     own, base = (" ".join(map(str, tokens_of(w, str([7, 8]), 4))) for w in (v1.weights, base_digest))
     assert end.result["report"]["measure"] == f"{own} / {base}"
+
+
+async def test_a_judge_job_asks_candidate_other_release_and_judge_by_their_names(
+    node: Node, hub: FakeHub, v1: Adapter, base_digest: str, suite: SuiteManifest
+) -> None:
+    alone = Release(tenant="acme", form=Form.BASE, base=base_digest, label="base")
+    refs = (v1.ref, ReleaseRef(id=alone.id, release=alone, label="base"))
+    judge = SuiteJudge(suite=suite.digest, rubric="It is kind.", release=alone.id)
+    spec = JudgeSpec(tenant="acme", release=v1.release.id, against=alone.id, judge=judge, max_new_tokens=4)
+    await hub.give(JobAssignment(id="j1", lease=1, attempt=1, spec=spec, asked=refs))
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result is not None
+    report = JudgeReport.model_validate(end.result["report"])
+    assert (report.against, report.judge, report.engine) == (alone.id, judge.digest, BUILD)
+    assert report.model.startswith("base (")
+    assert {(item.passed, item.pair) for item in report.items} == {(None, "unclear")}, "numbers are no verdicts"
+    elsewhere = spec.model_copy(update={"judge": SuiteJudge(suite=suite.digest, rubric="kind", address="house")})
+    await hub.give(JobAssignment(id="j2", lease=1, attempt=1, spec=elsewhere, asked=refs))
+    end = await hub.job_end("j2")
+    assert end.event.code == "unknown_judge", end
 
 
 async def test_a_generate_job_asks_each_of_its_sources_and_sends_the_rows(

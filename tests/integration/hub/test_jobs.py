@@ -16,6 +16,9 @@ from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
+from loradeck.rules.quality.agreement import counted
+from loradeck.rules.quality.judging import correlation
+from loradeck.rules.quality.judging import held as held_of
 from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import (
     RECIPES,
@@ -28,6 +31,7 @@ from loradeck.schemas.jobs import (
     Scheduled,
     TrainSpec,
 )
+from loradeck.schemas.judge_report import JudgedItem, JudgeReport
 from loradeck.schemas.link import JobCancel, JobLog, JobNoted, Report
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
@@ -596,6 +600,50 @@ async def test_a_gate_that_asks_for_leaks_opens_by_a_job_that_counted_them_and_b
         gate = deck.hub.facts.gate(("acme", "production"), release)
         assert gate is not None
         assert gate.passed is passed
+    await deck.promote(release)
+
+
+async def test_a_gate_with_a_judge_opens_by_a_report_of_that_judge_alone(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    release, suite = await deck.release(), await deck.suite()
+    judge = {"suite": suite, "rubric": "It is kind.", "address": "house"}
+    await deck.tenant(gate={"suite": suite, "min_exact": 0.8, "judge": judge | {"min_passed": 0.5}})
+    agent = await join("n1")
+    assert (await evaluate(deck, agent, release, suite, exact=18))["result"]["gate"] is None
+    spec = {"kind": "judge", "tenant": "acme", "release": release, "judge": judge}
+    for code, wrong in (("unknown_suite", {"suite": "e" * 64}), ("unknown_dataset", {"people": ["e" * 64]})):
+        await deck.refused(404, code, "POST", "jobs", {"spec": spec | {"judge": judge | wrong}})
+    held = held_of("answer", ["good", "bad"] * 60, [True, False] * 60)
+    for settings, passed, opens in ((judge | {"rubric": "Any."}, 9, None), (judge, 1, False), (judge, 9, True)):
+        submitted = await deck.ok("POST", "jobs", {"spec": spec | {"judge": settings}})
+        assigned = await until(lambda s=submitted: agent.jobs.get(s["id"]), "assigned")
+        assert [ref.id for ref in assigned.asked] == [release]
+        report = JudgeReport(
+            release=release,
+            against=None,
+            suite=suite,
+            judge=assigned.spec.judge.digest,
+            rubric="0" * 64,
+            model="m",
+            items=tuple(JudgedItem(id=f"i{n}", passed=n < passed, pair=None) for n in range(10)),
+            passed=counted(passed, 10),
+            unclear=0,
+            flipped=counted(0, 0),
+            first=counted(0, 0),
+            longer=counted(0, 0),
+            length=correlation([]),
+            people=(held,),
+            engine=BUILD,
+            seconds=1.0,
+        ).model_dump(mode="json")
+        body = {"kind": "judged", "subject": release, "tenant": "acme", "body": report, "by": "me"}
+        await deck.refused(403, "forbidden", "POST", "attestations", body)
+        await agent.say(assigned, FINISHED, {"report": report})
+        await until(lambda s=submitted: deck.hub.jobs.get(s["id"]).ended_ms, "over")  # type: ignore[union-attr]
+        done = await job(deck, submitted["id"])
+        assert (done["state"], done["result"]["passed"], done["result"]["alpha"]) == ("done", passed, {"answer": 1.0})
+        gate = deck.hub.facts.gate(("acme", "production"), release)
+        assert (gate.passed if gate is not None else None) is opens
     await deck.promote(release)
 
 

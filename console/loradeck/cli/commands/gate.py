@@ -129,6 +129,12 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
     if config.gate.leak is not None:
         most = f"{config.gate.leak.max_increase:.1%}"
         s.out.say(f"  rows of its datasets that it reproduces: surely under {most} more than its base does")
+    if (by := config.gate.judge) is not None:
+        who = by.address or names.get(by.release or "", short(by.release))
+        s.out.say(
+            f"  judged by {who} on {suites.get(by.suite, short(by.suite))}, where it agrees with people: "
+            f"at least {by.min_passed:.1%} passed, surely under {by.max_drop:.1%} of pairs lost"
+        )
     if (ab := config.gate.compare) is not None:
         where = f" on {ab.route}" if ab.route is not None else ""
         s.out.say(

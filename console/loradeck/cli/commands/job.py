@@ -30,10 +30,12 @@ from loradeck.schemas.jobs import (
     JobQuery,
     JobRequest,
     JobState,
+    JudgeSpec,
     LeakSpec,
     MergeSpec,
     TrainSpec,
 )
+from loradeck.schemas.judge import SuiteJudge
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.training import SUITE_RIGHT
 
@@ -42,7 +44,7 @@ _POLL_S = 0.5
 
 @click.group(cls=Noun)
 def job() -> None:
-    """Train, sweep, generate, evaluate, merge, compare, list, show, follow, cancel, resume jobs; print their logs."""
+    """Train, sweep, generate, evaluate, judge, merge, compare, list, show, follow, cancel, resume jobs; print logs."""
 
 
 _placed = together(
@@ -141,6 +143,31 @@ async def leak(s: Session, /, tenant: str, name: str, rows: int, offline: bool, 
         )
     fields = {"tenant": tenant, "release": release.id, "datasets": datasets, "rows": rows, "offline": offline}
     await _submit(s, checked(LeakSpec, fields, where="options"), **placed)
+
+
+@job.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option("--route", default="production", show_default=True, help="Route whose gate names the judge.")
+@click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Longest answer, in tokens.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Questions asked at once.")
+@_placed
+@writes
+async def judge(s: Session, /, tenant: str, name: str, route: str, **rest: Any) -> None:
+    """Have the judge of a route's gate ([judge]) look at a release's answers, alone and beside the live release's.
+
+    Pairs are shown in both orders. The judge is asked of the items that people have judged, too: its verdicts count
+    where it agrees with them. See docs/gates.md.
+    """
+    release, config = await release_named(s.api, tenant, name), (await s.api.tenant(tenant)).routes.get(route)
+    gate = config.gate if config is not None else None
+    if gate is None or gate.judge is None:
+        raise misused(f"the gate of {tenant}/{route} names no judge", fix="docs/gates.md shows [judge]", code="no_gate")
+    live = (await s.api.row(tenant, route)).pointer.release
+    fields: dict[str, Any] = {"tenant": tenant, "release": release.id, "against": live if live != release.id else None}
+    fields |= {key: rest.pop(key) for key in ("max_new_tokens", "batch")}
+    fields["judge"] = gate.judge.model_dump(include=set(SuiteJudge.model_fields))
+    await _submit(s, checked(JudgeSpec, fields, where="options"), **rest)
 
 
 @job.command()
@@ -274,7 +301,7 @@ def _compared(s: Session, jobs: list[Job]) -> None:
 @click.option("--state", type=click.Choice([state.value for state in JobState]), default=None, help="In this state.")
 @click.option(
     "--kind",
-    type=click.Choice(["train", "evaluate", "leak", "merge", "generate", "prepare"]),
+    type=click.Choice(["train", "evaluate", "leak", "judge", "merge", "generate", "prepare"]),
     default=None,
     help="Of this kind.",
 )
@@ -390,7 +417,7 @@ async def cancel(s: Session, job_id: str, yes: bool) -> None:
     s.out.answer(cancelled, f"job {cancelled.id} is {cancelled.state.value}")
 
 
-_Spec = TrainSpec | EvaluateSpec | LeakSpec | MergeSpec | GenerateSpec
+_Spec = TrainSpec | EvaluateSpec | LeakSpec | JudgeSpec | MergeSpec | GenerateSpec
 
 
 def _request(

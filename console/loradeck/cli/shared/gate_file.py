@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from loradeck.cli.shared.exits import misused
-from loradeck.cli.shared.naming import owned_named
+from loradeck.cli.shared.naming import owned_named, release_named
 from loradeck.client.api import HubApi
 from loradeck.schemas.gate import GateConfig
 
@@ -16,7 +16,7 @@ MAX_DROP = 0.05
 
 
 async def gate_settings(api: HubApi, tenant: str, gate: dict[str, Any], before: GateConfig | None) -> dict[str, Any]:
-    """Replaces the names of the tenant's suites in a gate's settings by their digests, and puts in what is left out.
+    """Replaces the names of what is the tenant's in a gate's settings by digests, and puts in what is left out.
 
     A new gate bounds its drops (`bound_drop`), by MAX_DROP where it names no `max_drop`, and counts evaluations of the
     last MAX_AGE_DAYS. Where a gate stands, one that does not say asks what that one asks.
@@ -37,6 +37,17 @@ async def gate_settings(api: HubApi, tenant: str, gate: dict[str, Any], before: 
             return named
         return {"max_drop": MAX_DROP} | named | {"bound_drop": True}
 
+    judge = gate.get("judge")
+    if isinstance(judge, dict):
+        judge = dict(judge)
+        if isinstance(judge.get("suite"), str):
+            judge["suite"] = owned_named("suite", judge["suite"], tenant, known)
+        if isinstance(judge.get("release"), str):
+            judge["release"] = (await release_named(api, tenant, judge["release"])).id
+        if isinstance(judge.get("people"), list):
+            datasets = await api.datasets()
+            judge["people"] = [owned_named("dataset", str(name), tenant, datasets) for name in judge["people"]]
+        gate = gate | {"judge": judge}
     age = {"max_age_days": before.max_age_days if before is not None else MAX_AGE_DAYS}
     return age | resolved(gate) | ({"also": [resolved(part) for part in also]} if also else {})
 

@@ -25,6 +25,7 @@ from loradeck.schemas.generation import GenerationReport, Share, Variety
 from loradeck.schemas.harness import HarnessReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
+from loradeck.schemas.judge_report import JudgeReport
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
 from loradeck.schemas.responses import BaseEntry
@@ -340,6 +341,12 @@ def _evaluation(known: Record) -> list[Fact]:
         own, alone = leaks.both + leaks.only_release, leaks.both + leaks.only_base
         lines["leaks"] = (
             f"{own} of {leaks.n} rows of its datasets reproduced, {alone} by the base alone; {leaks.measure}"
+        )
+    for said in _bodies(known, AttestationKind.JUDGED, release, JudgeReport)[-1:]:
+        alphas = [f"alpha {h.agreement.alpha:.2f} on {h.kind}s" for h in said.people if h.agreement.alpha is not None]
+        lines["judge"] = (
+            f"{said.passed.k} of {said.passed.n} answers passed by {said.model}, rubric {short(said.rubric)}; "
+            f"{said.flipped.k} of {said.flipped.n} pairs flipped with the order; with people: {', '.join(alphas) or 'none'}"
         )
     for stated in known.stated:
         if stated.kind is AttestationKind.GATE and stated.subject == release:

@@ -27,6 +27,7 @@ _OURS = frozenset(
         AttestationKind.BREACHED,
         AttestationKind.GATE,
         AttestationKind.LEAK,
+        AttestationKind.JUDGED,
         AttestationKind.ARM,
         AttestationKind.DECISION,
         AttestationKind.REPLAY,

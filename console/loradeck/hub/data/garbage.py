@@ -28,7 +28,7 @@ from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, LeakSpec, TrainSpec
+from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, JudgeSpec, LeakSpec, TrainSpec
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.release import Form, Release
 from loradeck.store.sql_log import Store
@@ -204,7 +204,7 @@ class Garbage:
                 continue
             if isinstance(job.spec, EvaluateSpec | LeakSpec):
                 held.add(job.spec.release)
-            elif isinstance(job.spec, GenerateSpec):
+            elif isinstance(job.spec, GenerateSpec | JudgeSpec):
                 held.update(job.spec.asked)
             elif isinstance(job.spec, TrainSpec) and job.spec.parent is not None:
                 held.add(self._catalogue.adapters[job.spec.parent].release)

@@ -36,6 +36,7 @@ from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.harness import HarnessReport
 from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.jobs import JobQuery
+from loradeck.schemas.judge_report import JudgeReport
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 from loradeck.schemas.review import Review
@@ -49,6 +50,7 @@ _BODIES: dict[
     | TypeAdapter[CanaryRecord]
     | TypeAdapter[MergeReport]
     | TypeAdapter[LeakReport]
+    | TypeAdapter[JudgeReport]
     | TypeAdapter[HarnessReport],
 ] = {
     AttestationKind.EVALUATION: TypeAdapter(EvaluationReport),
@@ -56,6 +58,7 @@ _BODIES: dict[
     AttestationKind.CANARY: TypeAdapter(CanaryRecord),
     AttestationKind.MERGE: TypeAdapter(MergeReport),
     AttestationKind.LEAK: TypeAdapter(LeakReport),
+    AttestationKind.JUDGED: TypeAdapter(JudgeReport),
     AttestationKind.HARNESS: TypeAdapter(HarnessReport),
 }
 
@@ -121,9 +124,9 @@ class Gates:
             for key, gate in self._gates_of(attestation.tenant):
                 if any(part.suite == suite for part in gate.suites):
                     await self.judge(key, subject)
-        if kind is AttestationKind.LEAK:
+        if kind in (AttestationKind.LEAK, AttestationKind.JUDGED):
             for key, gate in self._gates_of(attestation.tenant):
-                if gate.leak is not None:
+                if (gate.leak if kind is AttestationKind.LEAK else gate.judge) is not None:
                     await self.judge(key, subject)
         return written
 
@@ -167,7 +170,7 @@ class Gates:
     async def judge(self, key: PointerKey, release: Digest) -> GateResult | None:
         """Judges a pointer's gate for a release, against what is live now. A new result is attested.
 
-        None: the pointer has no gate, or the release has no report yet on one of its suites, or on its leaks.
+        None: the pointer has no gate, or the release lacks a report on one of its suites, on its leaks or by its judge.
         """
         gate = self._state.config(key).gate
         if gate is None:
@@ -184,7 +187,11 @@ class Gates:
         expired = {r.report.release for r in told if gates.is_expired(r.at_ms, gate, now_ms)}
         asks = gate.leak is not None
         leaks = await self._attestations.find(kind=AttestationKind.LEAK, subject=release) if asks else []
-        if leaks and gates.is_expired(leaks[-1].at_ms, gate, now_ms):
+        by = gate.judge.digest if gate.judge is not None else None
+        kind = AttestationKind.JUDGED
+        said = await self._attestations.find(kind=kind, subject=release) if by is not None else []
+        judged = [one for one in said if one.body["judge"] == by]
+        if any(found and gates.is_expired(found[-1].at_ms, gate, now_ms) for found in (leaks, judged)):
             expired.add(release)
         evidence = GateRecords(
             reports={suite: one.report for suite, one in own.items()},
@@ -202,6 +209,7 @@ class Gates:
             stage=self._stage(key[0], gate, release),
             comparison=self._comparison(key, gate, release),
             leak=LeakReport.model_validate(leaks[-1].body) if leaks else None,
+            judged=JudgeReport.model_validate(judged[-1].body) if judged else None,
         )
         if not gates.is_reported(gate, evidence):
             return None

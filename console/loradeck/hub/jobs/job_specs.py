@@ -25,6 +25,7 @@ from loradeck.schemas.jobs import (
     JobAssignment,
     JobRequest,
     JobSpec,
+    JudgeSpec,
     LeakSpec,
     MergeSpec,
     PrepareSpec,
@@ -128,6 +129,14 @@ class JobSpecs:
                         "these are not the datasets that the release was trained on",
                         detail=f"its adapter names {', '.join(map(short, trained)) or 'none'}",
                     )
+            case JudgeSpec():
+                for release in spec.asked:
+                    catalogue.known(spec.tenant, release)
+                self._suite(spec.tenant, spec.judge.suite)
+                for digest in spec.judge.people:
+                    people = catalogue.datasets.get(digest)
+                    if people is None or people.tenant != spec.tenant:
+                        raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
             case GenerateSpec():
                 self._generation.check(spec)
             case MergeSpec():
@@ -171,7 +180,7 @@ class JobSpecs:
         release = self._catalogue.release(job.spec.release, job.tenant)
         if release is None:
             return None
-        return release.served_base if isinstance(job.spec, EvaluateSpec | LeakSpec) else release.base
+        return release.served_base if isinstance(job.spec, EvaluateSpec | LeakSpec | JudgeSpec) else release.base
 
     def inputs(self, job: Job) -> frozenset[str]:
         """The datasets and suites whose rows the job's node reads."""
@@ -184,6 +193,8 @@ class JobSpecs:
                 return frozenset((job.spec.suite,))
             case LeakSpec():
                 return frozenset(job.spec.datasets)
+            case JudgeSpec():
+                return frozenset((job.spec.judge.suite, *job.spec.judge.people))
             case _:
                 return frozenset()
 
@@ -197,7 +208,7 @@ class JobSpecs:
         """The assignment that a node is sent, with all that it needs to run the job."""
         ref: ReleaseRef | None = None
         canaries: tuple[tuple[dict[str, str], ...], ...] = ()
-        asked = job.spec.asked if isinstance(job.spec, GenerateSpec) else ()
+        asked = job.spec.asked if isinstance(job.spec, GenerateSpec | JudgeSpec) else ()
         if isinstance(job.spec, EvaluateSpec | LeakSpec | MergeSpec):
             release = self._catalogue.known(job.tenant, job.spec.release)
             ref = ReleaseRef(id=release.id, release=release, label=release.label)

@@ -41,6 +41,7 @@ from loradeck.schemas.jobs import (
     JobRequest,
     JobSpec,
     JobState,
+    JudgeSpec,
     LeakSpec,
     ProveSpec,
     TrainSpec,
@@ -454,7 +455,8 @@ def too_old(job: Job, base: str | None, linked: Iterable[Node]) -> str:
 def _reads_alone(job: Job, base: str | None) -> frozenset[str] | None:
     """The bases that a job reads where no engine is asked; None: it asks one."""
     spec = job.spec
-    asks = isinstance(spec, GenerateSpec) or (isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline)
+    offline = isinstance(spec, EvaluateSpec | LeakSpec) and spec.offline
+    asks = isinstance(spec, GenerateSpec | JudgeSpec | EvaluateSpec | LeakSpec) and not offline
     if base is None or asks or (isinstance(spec, TrainSpec) and spec.asks_teacher):
         return None
     teacher = spec.distillation.teacher if isinstance(spec, TrainSpec) and spec.distillation is not None else base

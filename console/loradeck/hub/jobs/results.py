@@ -21,7 +21,8 @@ from loradeck.rules.serving.training_proof import faults
 from loradeck.schemas.attestation import AttestationKind, BaseLineage, EvaluationReport
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import LARGEST_INT, LINE
-from loradeck.schemas.jobs import EvaluateSpec, Job, LeakSpec, Looked, MergeSpec, ProveSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, Job, JudgeSpec, LeakSpec, Looked, MergeSpec, ProveSpec, TrainSpec
+from loradeck.schemas.judge_report import JudgeReport
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.training import Weights
@@ -58,6 +59,8 @@ class Results:
                 result = await self._evaluated(job, job.spec, result)
             elif isinstance(job.spec, LeakSpec):
                 result = await self._leaks(job, job.spec, result)
+            elif isinstance(job.spec, JudgeSpec):
+                result = await self._judged(job, job.spec, result)
             elif isinstance(job.spec, TrainSpec):
                 result = await self._trained(job, job.spec, result)
             elif isinstance(job.spec, ProveSpec):
@@ -134,6 +137,17 @@ class Results:
         written = await self._gates.attest(checked(draft))
         kept = {"report": written.seq, "n": report.n, "both": report.both}
         return {**kept, "only_release": report.only_release, "only_base": report.only_base}
+
+    async def _judged(self, job: Job, spec: JudgeSpec, result: dict[str, Any]) -> dict[str, Any]:
+        report = JudgeReport.model_validate(result.get("report"))
+        asked = (spec.against, spec.judge.suite, spec.judge.digest)
+        if (report.against, report.suite, report.judge) != asked:
+            raise Refused("bad_report", "the report is by another judge, or on other answers, than the job's")
+        body = report.model_dump(mode="json")
+        draft = self._attestations.draft(AttestationKind.JUDGED, spec.release, spec.tenant, body, f"job {job.id}")
+        written = await self._gates.attest(checked(draft))
+        kept = {"report": written.seq, "passed": report.passed.k, "n": report.passed.n, "flipped": report.flipped.k}
+        return {**kept, "alpha": {one.kind: one.agreement.alpha for one in report.people}}
 
 
 def _kept(result: dict[str, Any]) -> dict[str, Any]:

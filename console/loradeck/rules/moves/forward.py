@@ -271,11 +271,12 @@ def gate_refusal(
     ]
     if not fitting:
         leak = " and have its leaks counted (loradeck job leak)" if config.gate.leak is not None else ""
+        judge = ", have its answers judged (loradeck job judge)" if config.gate.judge is not None else ""
         return Refused(
             "gate_missing",
             f"{name(release)} has no gate result on this route's suite against the live release",
             detail=f"suite {short(config.gate.suite)}, live {name(pointer.release)}",
-            fix=f"evaluate both on that suite{leak}, or override with a reason",
+            fix=f"evaluate both on that suite{leak}{judge}, or override with a reason",
         )
     newest = fitting[-1]
     if newest.passed:

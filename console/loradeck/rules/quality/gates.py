@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality import ab_test, leak
+from loradeck.rules.quality import ab_test, judging, leak
 from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
 from loradeck.rules.quality.review import Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
@@ -19,6 +19,7 @@ from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResu
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short
+from loradeck.schemas.judge_report import JudgeReport
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import RouteConfig
@@ -41,6 +42,7 @@ class GateRecords:
     `authors`: who had the candidate made. `anchor`: the gate's anchor and its reports by suite; None if it has none, or
     it is the candidate or the live release itself. `comparison`: the candidate's newest A/B against the live release,
     where the gate asks. `leak`: its newest report on rows that it reproduces.
+    `judged`: its newest report of the judge that the gate names.
     """
 
     reports: Mapping[Digest, EvaluationReport]
@@ -52,6 +54,7 @@ class GateRecords:
     stage: str = ""
     comparison: ComparisonResult | None = None
     leak: LeakReport | None = None
+    judged: JudgeReport | None = None
     imported: Sequence[str] = ()
     expired: Sequence[str] = ()
     looks: int | None = None
@@ -80,9 +83,10 @@ def _age_check(days: int, expired: Sequence[str]) -> CheckResult:
 
 
 def is_reported(config: GateConfig, records: GateRecords) -> bool:
-    """Tells whether the candidate has a report on each suite of the gate, and on its leaks where the gate asks."""
+    """Tells whether the candidate has all reports that the gate asks for: on suites, on its leaks, by its judge."""
     leaks = config.leak is None or records.leak is not None
-    return leaks and all(part.suite in records.reports for part in config.suites)
+    judged = config.judge is None or records.judged is not None
+    return leaks and judged and all(part.suite in records.reports for part in config.suites)
 
 
 IMPORTED = "imported"
@@ -151,6 +155,8 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
         checks.append(ab_test.check(config.compare, records.comparison))
     if config.leak is not None and records.leak is not None:
         checks.append(leak.check(config.leak, records.leak))
+    if config.judge is not None and records.judged is not None:
+        checks += judging.checks(config.judge, records.judged, live)
     if records.imported:
         checks.append(_imported_check(records.imported))
     return GateResult(

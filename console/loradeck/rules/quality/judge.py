@@ -1,10 +1,18 @@
-"""Rules of a route's judge: when it is asked, and what of its reply is a verdict."""
+"""Rules of judges: when a route's judge is asked, and what of a reply is a verdict.
+
+A reply that is not the one word that was asked for is no verdict.
+"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 MINUTE_S = 60.0
 
+Side = Literal["first", "second", "tie"]
+"""Which of two answers is better, as they were shown."""
+
 _VERDICTS = {"PASS": True, "FAIL": False}
+_SIDES: dict[str, Side] = {"FIRST": "first", "SECOND": "second", "TIE": "tie"}
 
 
 def may_judge(sample: float, draw: float, per_minute: int, asked: Sequence[float], now: float) -> bool:
@@ -23,3 +31,8 @@ def may_judge(sample: float, draw: float, per_minute: int, asked: Sequence[float
 def verdict_of(reply: str) -> bool | None:
     """Tells whether the judge passes an answer; None: its reply is another one than the word that it was asked for."""
     return _VERDICTS.get(reply.strip())
+
+
+def side_of(reply: str) -> Side | None:
+    """Says which of two answers the judge chose; None: its reply is another one than the word it was asked for."""
+    return _SIDES.get(reply.strip())

@@ -1,6 +1,6 @@
 """Loosening: what a change of a route's settings takes away of what stands between a release and its callers."""
 
-from loradeck.schemas.gate import CompareGate, GateConfig, ReviewGate, SuiteGate
+from loradeck.schemas.gate import CompareGate, GateConfig, JudgeGate, ReviewGate, SuiteGate
 from loradeck.schemas.ids import Digest, short
 from loradeck.schemas.route import RouteConfig
 
@@ -63,6 +63,8 @@ def _gate(before: GateConfig, after: GateConfig) -> list[str]:
         found.append("gate with less of a review" if after.review is not None else "gate without a review")
     if before.leak is not None and (after.leak is None or after.leak.max_increase > before.leak.max_increase):
         found.append("gate that lets more rows leak")
+    if before.judge is not None and (after.judge is None or _judges_less(before.judge, after.judge)):
+        found.append("gate with another judge, or one that decides less" if after.judge else "gate without a judge")
     if before.compare is not None and (after.compare is None or _compares_less(before.compare, after.compare)):
         found.append("gate with less of an A/B" if after.compare is not None else "gate without an A/B")
     return found
@@ -71,6 +73,16 @@ def _gate(before: GateConfig, after: GateConfig) -> list[str]:
 def _compares_less(before: CompareGate, after: CompareGate) -> bool:
     elsewhere = (before.figure, before.route) != (after.figure, after.route)
     return elsewhere or after.margin > before.margin or after.keys < before.keys
+
+
+def _judges_less(before: JudgeGate, after: JudgeGate) -> bool:
+    floors = [0.0 if one.min_alpha is None else one.min_alpha for one in (before, after)]
+    return (
+        after.digest != before.digest
+        or after.min_passed < before.min_passed
+        or after.max_drop > before.max_drop
+        or floors[1] > floors[0]  # a higher floor lets it decide less often
+    )
 
 
 def _asks_less(before: SuiteGate, after: SuiteGate) -> bool:

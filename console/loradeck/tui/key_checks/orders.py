@@ -10,6 +10,7 @@ from loradeck.schemas.jobs import (
     EvaluateSpec,
     Job,
     JobState,
+    JudgeSpec,
     LeakSpec,
     MergeSpec,
     PrepareSpec,
@@ -129,7 +130,7 @@ def _cancel(state: ConsoleState, job: Job) -> Verdict:
             effect = "it stops at its next answer; no rows come of it"
         case ProveSpec():
             effect = "it stops at its next step; what is known of training there stays as it is"
-        case EvaluateSpec() | LeakSpec():
+        case EvaluateSpec() | LeakSpec() | JudgeSpec():
             effect = "it stops at its next item; no report and no gate result come of it"
     where = f" on {clean(job.node)}" if job.node else ""
     far = f", {job.step}/{job.of or '?'}" if job.step is not None else ""

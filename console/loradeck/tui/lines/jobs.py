@@ -5,7 +5,17 @@ import json
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import short
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, LeakSpec, MergeSpec, PrepareSpec, ProveSpec, TrainSpec
+from loradeck.schemas.jobs import (
+    EvaluateSpec,
+    Job,
+    JobState,
+    JudgeSpec,
+    LeakSpec,
+    MergeSpec,
+    PrepareSpec,
+    ProveSpec,
+    TrainSpec,
+)
 from loradeck.tui.lines.columns import progress_bar
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.followed_job import FollowedJob
@@ -151,6 +161,9 @@ def _spec(state: ConsoleState, job: Job) -> str:
         case LeakSpec() as spec:
             rows = f"{spec.rows} rows of {plural(len(spec.datasets), 'dataset')}"
             return f"{spec.tenant} {state.name_of(spec.release)} on {rows}"
+        case JudgeSpec() as spec:
+            by = spec.judge.address or state.name_of(spec.judge.release or "")
+            return f"{spec.tenant} {state.name_of(spec.release)} on suite {short(spec.judge.suite)} judged by {by}"
         case GenerateSpec() as spec:
             names = ", ".join(state.name_of(source.release) for source in spec.sources)
             return f"{spec.tenant}/{spec.name}   {plural(spec.prompts, 'prompt')} to {names}"

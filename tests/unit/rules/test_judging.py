@@ -1,0 +1,154 @@
+"""What a judge's verdicts come to, and when they count at a gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from scipy.stats import pearsonr
+
+from loradeck.rules.quality import gates, judging
+from loradeck.rules.quality.agreement import counted
+from loradeck.rules.quality.gates import GateRecords
+from loradeck.rules.quality.judging import chosen_by_people, correlation, held, settled
+from loradeck.rules.quality.loosening import loosened
+from loradeck.schemas.attestation import CheckResult, EngineBuild, EvaluationReport, ItemResult
+from loradeck.schemas.gate import GateConfig, JudgeGate
+from loradeck.schemas.judge_report import JudgedItem, JudgeReport
+from loradeck.schemas.preference import Campaign, Item, Judgement, Rubric
+from loradeck.schemas.route import RouteConfig
+
+RELEASE, LIVE, SUITE, JUDGE = ("c" * 64, "d" * 64, "e" * 64, "f" * 64)
+GATE = JudgeGate(suite=SUITE, rubric="It is right.", release=JUDGE, min_passed=0.8, max_drop=0.1)
+AGREED = ["good", "bad"] * 60
+SAYS = [choice == "good" for choice in AGREED]
+
+
+def report(passed: int = 90, lost: int = 0, flipped: int = 0, **changes: Any) -> JudgeReport:
+    """Of a hundred items: so many passed, lost to the live release and flipped; the others are ties."""
+    pairs: list[Any] = ["lost"] * lost + ["flipped"] * flipped + ["tie"] * (100 - lost - flipped)
+    fields: dict[str, Any] = {
+        "release": RELEASE,
+        "against": LIVE,
+        "suite": SUITE,
+        "judge": GATE.digest,
+        "rubric": "0" * 64,
+        "model": "m",
+        "items": tuple(JudgedItem(id=f"i{n}", passed=n < passed, pair=pairs[n]) for n in range(100)),
+        "passed": counted(passed, 100),
+        "unclear": 0,
+        "flipped": counted(flipped, flipped + lost),
+        "first": counted(0, 0),
+        "longer": counted(0, lost),
+        "length": correlation([]),
+        "people": (held("answer", AGREED, SAYS), held("pair", ["a", "b"] * 60, ["won", "lost"] * 60)),
+        "engine": EngineBuild(engine="embedded", device="cpu", dtype="float32"),
+        "seconds": 1.0,
+        **changes,
+    }
+    return JudgeReport.model_validate(fields)
+
+
+def checks(one: JudgeReport, live: str | None = LIVE, **changes: Any) -> dict[str, CheckResult]:
+    return {check.name: check for check in judging.checks(GATE.model_copy(update=changes), one, live)}
+
+
+def test_a_winner_counts_where_both_orders_name_it() -> None:
+    assert settled("first", "second") == "won"
+    assert settled("second", "first") == "lost"
+    assert settled("first", "first") == settled("second", "second") == "flipped"
+    assert settled("tie", "second") == settled("first", "tie") == settled("tie", "tie") == "tie"
+    assert settled(None, "second") == settled("tie", None) == "unclear"
+
+
+def test_the_correlation_with_length_is_pearsons_with_fishers_interval() -> None:
+    verdicts = [(n % 3 == 0, n % 7 + n // 5) for n in range(40)]
+    found, wanted = correlation(verdicts), pearsonr([float(p) for p, _ in verdicts], [w for _, w in verdicts])
+    interval = wanted.confidence_interval(0.95)
+    assert (found.r, found.low, found.high) == pytest.approx((wanted.statistic, interval.low, interval.high))
+    assert correlation([(True, n) for n in range(40)]).r is None
+
+
+def test_people_who_judged_by_another_rubric_or_do_not_agree_among_themselves_are_left_out() -> None:
+    rubrics = {name: Rubric(rubric=name, text=text) for name, text in (("r@1", "old"), ("r@2", "new"))}
+    items = {name: Item(item=name, prompt="p", answer="a") for name in ("i1", "i2")}
+
+    def said(item: str, rater: str, choice: str, rubric: str = "r@2") -> Judgement:
+        fields = {"item": item, "rater": rater, "rubric": rubric, "choice": choice, "at": "2026-01-01T00:00:00Z"}
+        return Judgement.model_validate(fields)
+
+    judgements = [
+        said("i1", "x", "good"),
+        said("i1", "y", "bad", "r@1"),
+        said("i2", "x", "good"),
+        said("i2", "y", "bad"),
+    ]
+    campaign = Campaign(rubrics, {}, items, judgements, {})
+    assert chosen_by_people(campaign, "new") == {"i1": "good"}
+    assert chosen_by_people(campaign, "another") == {}
+
+
+def test_a_judge_that_agrees_with_people_decides_by_what_it_passes_and_by_pairs() -> None:
+    good, bad = checks(report()), checks(report(passed=79, lost=20, flipped=10))
+    assert (good["judge"].passed, good["drop by judge"].passed) == (True, True)
+    assert (bad["judge"].passed, bad["drop by judge"].passed) == (False, False)
+    drop = bad["drop by judge"]
+    assert (drop.lost, drop.won, drop.n, drop.at_most) == (20, 0, 100, True)
+    assert "flipped with the order: 10 of 30" in drop.note
+    assert "alpha 1.00" in bad["judge"].note
+
+
+def test_below_the_floor_of_agreement_a_judge_decides_nothing() -> None:
+    guesses = [n % 3 == 0 for n in range(len(AGREED))]
+    poor = report(passed=10, lost=90, people=(held("answer", AGREED, guesses),))
+    found = checks(poor)
+    assert all(check.passed for check in found.values())
+    assert "does not decide: its agreement with people on answers" in found["judge"].note
+    assert "does not decide: it was held against no pairs" in found["drop by judge"].note
+    unclear = checks(report(passed=10, unclear=30))
+    assert "30 of 200 verdicts are none" in unclear["judge"].note
+    few = report(passed=10, people=(held("answer", AGREED[:6], SAYS[:6]),))
+    assert checks(few)["judge"].passed, "six items that agree are no agreement yet: its low end counts"
+
+
+def test_a_report_beside_another_release_than_the_live_one_fails() -> None:
+    check = checks(report(against="0" * 64))["drop by judge"]
+    assert (check.passed, check.n) == (False, 0)
+    assert "judge it again" in check.note
+    assert "drop by judge" not in checks(report(), live=None)
+    assert "drop by judge" not in checks(report(), max_drop=1.0)
+
+
+def test_a_gate_with_a_judge_waits_for_its_report_and_shows_it_among_the_checks() -> None:
+    gate = GateConfig(suite=SUITE, max_drop=1.0, judge=GATE)
+    items = (ItemResult(id="i", answer="", exact=True, valid=True),)
+    scored = EvaluationReport(release=RELEASE, suite=SUITE, n=1, exact=1, valid=1, items=items, seconds=1.0)
+    assert not gates.is_reported(gate, GateRecords(reports={SUITE: scored}))
+    records = GateRecords(reports={SUITE: scored}, judged=report(passed=10))
+    assert gates.is_reported(gate, records)
+    result = gates.judge(RELEASE, LIVE, gate, records)
+    assert [check.name for check in result.checks if not check.passed] == ["judge"]
+
+
+def test_another_judge_a_higher_floor_or_none_loosens_a_gate() -> None:
+    def told(**changes: Any) -> tuple[str, ...]:
+        after = GATE.model_copy(update=changes) if changes else None
+        gates = [GateConfig(suite=SUITE, judge=judge) for judge in (GATE, after)]
+        return loosened(RouteConfig(gate=gates[0]), RouteConfig(gate=gates[1]))
+
+    assert told() == ("gate without a judge",)
+    for changes in (
+        {"rubric": "It is."},
+        {"min_passed": 0.7},
+        {"max_drop": 0.2},
+        {"min_alpha": 0.9},
+        {"people": (JUDGE,)},
+    ):
+        assert told(**changes) == ("gate with another judge, or one that decides less",), changes
+    assert told(min_passed=0.9, max_drop=0.05) == ()
+
+
+def test_a_judge_is_a_release_or_an_address() -> None:
+    for ways in ({}, {"release": JUDGE, "address": "house"}):
+        with pytest.raises(ValueError, match="a release or an address"):
+            JudgeGate(suite=SUITE, rubric="r", **ways)  # type: ignore[arg-type]
