@@ -346,7 +346,7 @@ def _evaluation(known: Record) -> list[Fact]:
         alphas = [f"alpha {h.agreement.alpha:.2f} on {h.kind}s" for h in said.people if h.agreement.alpha is not None]
         lines["judge"] = (
             f"{said.passed.k} of {said.passed.n} answers passed by {said.model}, rubric {short(said.rubric)}; "
-            f"{said.flipped.k} of {said.flipped.n} pairs flipped with the order; with people: {', '.join(alphas) or 'none'}"
+            f"{said.flipped.k} of {said.flipped.n} pairs flipped; people: {', '.join(alphas) or 'none'}"
         )
     for stated in known.stated:
         if stated.kind is AttestationKind.GATE and stated.subject == release:
