@@ -182,6 +182,7 @@ class Agent:
                 self.telemetry if config.slurm is None else None,
                 config.jobs.gpus,
                 {judge.name: judge for judge in config.judge},
+                {name: (str(one.python), str(one.tasks)) for name, one in config.harness.items()},
                 self.bases,
             ),
             results=Results(self.hub, self.engines, self.folder.merged, self.bases),

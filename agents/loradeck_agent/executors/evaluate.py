@@ -27,6 +27,7 @@ from loradeck.schemas.suite import ItemKind, SuiteItem
 from loradeck_agent.embedded import adapter_files
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import NO_THOUGHT, Base, load_base, tokenizer_of
+from loradeck_agent.executors.evaluation import harness
 from loradeck_agent.executors.evaluation.arms import measured, posed
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.evaluation.in_process import answered_here, choice_tokens, item_tokens
@@ -55,6 +56,8 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     if spec.suite not in current.spec.inputs:
         raise BadSpec("bad_spec", f"the spec gives no folder for the suite {spec.suite}")
     suite = read_suite(Path(current.spec.inputs[spec.suite]), spec.suite)
+    if suite.harness is not None:
+        return harness.evaluated(current, spec, suite.harness)
     if spec.arm is not None:
         suite = replace(suite, items=tuple(posed(item, spec.arm) for item in suite.items))
     check_schemas(suite)

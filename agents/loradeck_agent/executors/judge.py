@@ -53,6 +53,8 @@ def judge(current: Run) -> Mapping[str, Any]:
     spec, began = current.spec.spec, time.monotonic()
     assert isinstance(spec, JudgeSpec)
     items = read_suite(current.input(spec.judge.suite), spec.judge.suite).items
+    if not items:
+        raise BadSpec("bad_data", "the items of this suite are a harness's, which scores them itself")
     if tools := [item.id for item in items if item.tools]:
         raise BadSpec("bad_data", f"item {tools[0]!r} has tools: score calls by the kind tool_call, without a judge")
     answers, pairs_of_people = _people(current, spec, "answer"), _people(current, spec, "pair")

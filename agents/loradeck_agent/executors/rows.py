@@ -13,7 +13,8 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.rows.suite_items import items_in
+from loradeck.artifacts.rows.suite_items import harness_in, items_in
+from loradeck.schemas.harness import HarnessTask
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.manifest import SuiteManifest
 from loradeck.schemas.suite import SuiteItem
@@ -28,6 +29,8 @@ class Suite:
 
     items: tuple[SuiteItem, ...]
     answer_schema: dict[str, Any] | None
+    harness: HarnessTask | None = None
+    """The task that has the items instead."""
 
     @property
     def questions(self) -> dict[str, str]:
@@ -49,12 +52,12 @@ def read_suite(path: Path, digest: Digest) -> Suite:
         {str(file.relative_to(path)): file for file in path.rglob("*.jsonl")} if path.is_dir() else {path.name: path}
     )
     try:
-        items = items_in(files)
+        items, task = items_in(files), harness_in(files)
     except BadArtifact as error:
         raise BadSpec("bad_data", f"{error.detail}: {error.title}") from error
     except OSError as error:
         raise BadSpec("bad_data", f"{path.name} cannot be read: {error}") from error
-    return Suite(tuple(items), _answer_schema(path, digest))
+    return Suite(tuple(items), _answer_schema(path, digest), task)
 
 
 def check_schemas(suite: Suite) -> None:

@@ -145,6 +145,8 @@ def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, exam
 
 def _suite(current: Run, digest: str) -> Suite:
     suite = read_suite(current.input(digest), digest)
+    if suite.harness is not None:
+        raise BadSpec("bad_data", "checkpoints are chosen by a suite with items of its own, not by a harness's task")
     check_schemas(suite)
     return suite
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -79,6 +79,13 @@ class JobsConfig(Strict):
     )
 
 
+class HarnessConfig(Strict):
+    """An environment with an evaluation harness, in which jobs run its tasks."""
+
+    python: Path = Field(description="of the environment in which the harness is installed")
+    tasks: Path = Field(description="folder of tasks and their data; `huggingface` in it is the harness's HF_HOME")
+
+
 class AgentConfig(Strict):
     """One node's configuration, as docs/architecture.md lists it. Paths are absolute once it is loaded."""
 
@@ -101,6 +108,7 @@ class AgentConfig(Strict):
     hold_prior_s: float = Field(86_400, ge=0, description="how long an engine runs on after a move to another base")
     engine: tuple[AnyEngine, ...] = ()
     judge: tuple[JudgeAddress, ...] = Field((), description="models elsewhere that judge answers of candidates")
+    harness: dict[Literal["lm-eval", "inspect-ai"], HarnessConfig] = Field(default_factory=dict)
     slurm: SlurmConfig | None = Field(None, description="where jobs run instead of on this node; None: on this node")
 
     @property
@@ -290,6 +298,10 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
             slurm[key] = str(folder / Path(named).expanduser())
         elif isinstance(named, list):
             slurm[key] = [str(folder / Path(one).expanduser()) if isinstance(one, str) else one for one in named]
+    for place in found.values() if isinstance(found := data.get("harness"), dict) else ():
+        for key in ("python", "tasks"):
+            if isinstance(place, dict) and isinstance(place.get(key), str):
+                place[key] = str(folder / Path(place[key]).expanduser())
     router = data.get("router")
     for key in ("tls_cert", "tls_key", "client_ca"):
         if isinstance(router, dict) and isinstance(router.get(key), str):

@@ -81,6 +81,8 @@ class Launcher:
     """UUIDs of the GPUs that the node's configuration gives to jobs."""
     judges: Mapping[str, JudgeAddress] = field(default_factory=dict)
     """Addresses of models elsewhere that judge, by the names that gates call them."""
+    harnesses: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """The Python and the folder of tasks of each harness that this node has."""
     bases: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the bases that jobs alone read, by digest."""
 
@@ -175,6 +177,7 @@ class Launcher:
                 engine=engine,
                 teacher=teacher,
                 doors=doors or {},
+                harnesses=dict(self.harnesses) if isinstance(spec, EvaluateSpec) else {},
                 canaries=job.canaries,
                 out=str(folder.out),
                 events=str(folder.events),

@@ -180,6 +180,7 @@ class EvaluationReport(Strict):
     offline: int = added(
         0, "items that were answered in process though an engine answered the others: it scores no choices", ge=0
     )
+    harness: str = added("", "that asked and scored, with its version and that of its task", max_length=300)
     speed: ServedSpeed | None = added(
         None, "of an engine that wrote every answer; None where choices are among the items, which are only read"
     )

@@ -426,6 +426,9 @@ class ExecutorSpec(Strict):
         default_factory=dict,
         description="generate, judge: release -> the engine that is asked for it; a judge's settings -> its address",
     )
+    harnesses: dict[str, tuple[str, str]] = Field(
+        default_factory=dict, description="evaluate: harness -> its Python, and its folder of tasks"
+    )
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
     events: str = Field(description="file to append events to")

@@ -88,8 +88,9 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """ OR (kind = 'ledger' AND body LIKE '%"by_depth":%')""",
         ),
         Counted(
-            "reports of how fast engines answered",
-            """SELECT count(*) FROM attestations WHERE kind = 'evaluation' AND body LIKE '%"speed":%'""",
+            "reports of how fast engines answered, and of harnesses that jobs ran",
+            """SELECT count(*) FROM attestations WHERE kind = 'evaluation'"""
+            """ AND (body LIKE '%"speed":%' OR body LIKE '%"harness":%')""",
         ),
         Counted(
             "jobs of kinds or with fields that came later",

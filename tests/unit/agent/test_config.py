@@ -44,6 +44,22 @@ def test_the_documented_file_is_read_and_its_paths_count_from_its_own_folder(tmp
     assert config.labels == {"site": "eu-1"}
 
 
+def test_judges_and_harnesses_have_paths_from_the_files_own_folder_and_a_key_that_others_read_is_refused(
+    tmp_path: Path,
+) -> None:
+    judge = '[[judge]]\nname = "house"\nurl = "https://j.example.com"\nmodel = "m"\nkey = "judge.key"\n'
+    config = load(tmp_path, f'{GOOD}{judge}[harness.lm-eval]\npython = "lm/bin/python"\ntasks = "tasks"\n')
+    assert config.judge[0].key == tmp_path / "judge.key"
+    assert config.harness["lm-eval"].python == tmp_path / "lm/bin/python"
+    assert config.harness["lm-eval"].tasks == tmp_path / "tasks"
+    (tmp_path / "judge.key").write_text("sk-secret\n")
+    (tmp_path / "judge.key").chmod(0o644)
+    with pytest.raises(ConfigError, match="may be read by others"):
+        config.check_engines()
+    with pytest.raises(ConfigError, match="two judges are called 'house'"):
+        load(tmp_path, GOOD + judge + judge)
+
+
 def test_what_jobs_of_a_submit_host_read_and_write_lies_in_its_scratch_and_its_locks_do_not(tmp_path: Path) -> None:
     text = GOOD.partition("[[engine]]")[0] + '[slurm]\nscratch = "s"\nbases = ["b"]\n'
     config = load(tmp_path, text)

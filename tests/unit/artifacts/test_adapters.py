@@ -74,6 +74,15 @@ def test_a_pickle_under_a_safetensors_name_is_refused(start: bytes, tmp_path: Pa
     assert refused(tmp_path / "a", weights=start) == ("pickle_in_adapter", WEIGHTS)
 
 
+def test_weights_whose_header_has_a_length_that_begins_as_a_pickle_are_none(tmp_path: Path) -> None:
+    whole = (write_adapter(tmp_path / "a"), (tmp_path / "a" / WEIGHTS).read_bytes())[1]
+    size = int.from_bytes(whole[:8], "little")
+    header = whole[8 : 8 + size].ljust(0x0280 + 0x10000 * -(-(size - 0x0280) // 0x10000))
+    weights = len(header).to_bytes(8, "little") + header + whole[8 + size :]
+    assert weights.startswith(b"\x80\x02")
+    verify_adapter(tmp_path / "b", write_adapter(tmp_path / "b", weights=weights))
+
+
 def test_a_pickle_that_only_the_manifest_lists_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     manifest = write_adapter(folder)

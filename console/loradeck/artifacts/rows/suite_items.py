@@ -4,6 +4,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.dataset_rows import rows_in
 from loradeck.schemas.fault import first_wrong
+from loradeck.schemas.harness import HarnessTask
 from loradeck.schemas.manifest import SuiteManifest
 from loradeck.schemas.suite import Groups, ItemKind, SuiteItem
 
@@ -19,13 +21,30 @@ NAMED = 8
 
 
 def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
-    """Reads every item of a suite, in file order.
+    """Reads every item of a suite, in file order; none where a harness has them.
 
     `paths`: name of a file -> its path.
 
     Raises: BadArtifact: `bad_rows`, with file and line.
     """
     return [item for _, item in _placed(paths)]
+
+
+def harness_in(paths: Mapping[str, Path]) -> HarnessTask | None:
+    """Reads the task of a harness that a suite names in its one row; None: the suite has items of its own.
+
+    Raises: BadArtifact: `bad_rows`.
+    """
+    rows = list(islice(rows_in(paths), 2))
+    if not any("harness" in row for _, row in rows):
+        return None
+    try:
+        (where, row), *more = rows
+        if more:
+            raise BadArtifact("bad_rows", "a row with a harness's task stands alone", where, "leave the others out")
+        return HarnessTask.model_validate(row)
+    except ValidationError as error:
+        raise BadArtifact("bad_rows", f"this is no task of a harness: {first_wrong(error)}", where) from None
 
 
 def groups_in(paths: Mapping[str, Path]) -> Groups:
@@ -59,6 +78,8 @@ def _asked(item: SuiteItem) -> str:
 def _placed(paths: Mapping[str, Path]) -> Iterator[tuple[str, SuiteItem]]:
     """Yields every item with its place; raises as `items_in` does."""
     found: dict[str, str] = {}
+    if harness_in(paths) is not None:
+        return
     for where, row in rows_in(paths):
         try:
             item = SuiteItem.model_validate(row)
@@ -83,14 +104,15 @@ def verify_suite(manifest: SuiteManifest, paths: Mapping[str, Path]) -> None:
 
     Raises: BadArtifact: `bad_rows`, with the line; `manifest_mismatch`.
     """
-    placed = list(_placed(paths))
+    task, placed = harness_in(paths), list(_placed(paths))
     _check_asked_once(placed)
     items = [item for _, item in placed]
-    if len(items) != manifest.items:
+    count = len(items) if task is None else task.items
+    if count != manifest.items:
         raise BadArtifact(
             "manifest_mismatch",
             "the files hold another number of items than the manifest",
-            f"{len(items):,}, not {manifest.items:,}",
+            f"{count:,}, not {manifest.items:,}",
         )
     strange = sorted(set(manifest.canaries) - {item.id for item in items})
     if strange:

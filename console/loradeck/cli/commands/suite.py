@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from loradeck.artifacts.rows.suite_items import items_in, verify_suite
+from loradeck.artifacts.rows.suite_items import harness_in, items_in, verify_suite
 from loradeck.cli.shared.files import checked, entry_of, json_of, text_of
 from loradeck.cli.shared.provenance import accept_option, print_scan, provenance_of, provenance_options
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
@@ -51,7 +51,8 @@ async def add(
     **given: Any,
 ) -> None:
     """Register items, one JSON object a line: {"id", "prompt", "answer"}, or with the "kind" json, tool_call, refusal
-    or choice and its fields (docs/gates.md). An item with a missing field is refused with its line.
+    or choice and its fields (docs/gates.md). An item with a missing field is refused with its line. Or one
+    row that names a task of lm-eval or inspect-ai: {"harness", "task", "metric", "items"}.
 
     The hub looks in every item for personal data and secrets of a known form.
     """
@@ -97,7 +98,9 @@ def _described(
     if answer_schema is not None:
         json_of(answer_schema)
         schema = text_of(answer_schema)
-    fields = {"items": len(items_in({file.name: file})), "files": [entry_of(file)], "provenance": provenance}
+    paths = {file.name: file}
+    items = task.items if (task := harness_in(paths)) is not None else len(items_in(paths))
+    fields = {"items": items, "files": [entry_of(file)], "provenance": provenance}
     manifest = checked(SuiteManifest, {**named, **fields, "answer_schema": schema}, where=str(file))
     verify_suite(manifest, {file.name: file})
     return manifest

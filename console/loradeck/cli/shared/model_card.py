@@ -364,6 +364,8 @@ def _evaluation(known: Record) -> list[Fact]:
 
 
 def _answered(report: EvaluationReport) -> str:
+    if report.harness:
+        return f"asked and scored by {report.harness}"
     if report.engine is None:
         return "answered in process, by transformers"
     build = f"{report.engine.engine}, {report.engine.device}, {report.engine.dtype}"
