@@ -71,7 +71,7 @@ COMMANDS = {
     "canary": ("loradeck.cli.commands.canary:canary", "Suggest canaries; see and withdraw what nodes recorded."),
     "job": (
         "loradeck.cli.commands.job:job",
-        "Train, sweep, generate, evaluate, merge, compare, list, show, follow, cancel, resume jobs; print their logs.",
+        "Train, sweep, generate, evaluate, judge, merge, compare, list, show, follow, cancel, resume jobs; print logs.",
     ),
     "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
     "check": (
