@@ -124,8 +124,8 @@ def _objective(current: Run, spec: TrainSpec, base: Base, trained: Trained, exam
     if spec.packing:
         reader.check_packing(examples)
     if spec.method is Method.KTO:
-        good = sum(example.good for example in examples)
-        return Kto(reader, spec.beta, balanced(good, len(examples) - good))
+        good, bad = (sum(one.weight for one in examples if one.good is said) for said in (True, False))
+        return Kto(reader, spec.beta, balanced(good, bad))
     if spec.sampling is not None:
         return Grpo(reader, base, spec.sampling, spec.structure, spec.kl)
     if spec.distillation is not None and spec.distillation.way is DistilWay.TOP:

@@ -78,6 +78,7 @@ STATUS: Mapping[str, int] = {
     "retention_over": 409,
     "synthetic_share": 409,
     "synthetic_depth": 409,
+    "no_rows_left": 409,
     "terms_not_accepted": 409,
     "no_depth": 409,
     "no_human_rows": 409,

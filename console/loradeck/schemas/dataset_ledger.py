@@ -7,7 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from loradeck.schemas.freshness import MOST_DATES, MOST_FREEZES, ExpectedChange, TrainingFreeze
 from loradeck.schemas.ids import Digest, Name, OfPointer, Reason, Strict, Wire, added
 from loradeck.schemas.ledger_segment import LEDGER_DAYS
-from loradeck.schemas.manifest import Tier
+from loradeck.schemas.manifest import QualityTier, Tier
 from loradeck.schemas.sample import LONGEST_HOURS
 
 TRAIN = "train"
@@ -38,6 +38,7 @@ class LedgerEntry(Strict):
     purposes: tuple[str, ...] = Field(description="purposes that every row allows")
     retention_days: int | None = Field(description="shortest retention of any row; None: none is limited")
     generators: tuple[Digest, ...] = Field(description="releases of ours that wrote rows")
+    qualities: dict[QualityTier, int] = added(dict, "rows by quality, of those that say it")
 
 
 class DataPolicy(Strict):

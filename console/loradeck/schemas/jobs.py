@@ -25,6 +25,7 @@ from loradeck.schemas.training import (
     Method,
     Mixing,
     Precision,
+    QualityWeights,
     Safety,
     Sampling,
     Structure,
@@ -78,6 +79,7 @@ LATER = {
     ),
     **dict.fromkeys(("thoughts", "sharded", "rslora", "decision.worksheet", "validation.suite"), 2),
     **dict.fromkeys(("safety.toxic", "safety.rise", "distillation.top"), 2),
+    "quality": 3,
 }
 """Field of a recipe, or of a part of it, that came later -> the level of specs that has it."""
 
@@ -115,6 +117,7 @@ class TrainSpec(_Spec):
     beta: float = Field(0.1, gt=0, description="preferences: how strongly the model is held to the reference")
     kl: float = Field(0.0, ge=0, description="weight of KL(base || model) per token, on the general rows if any")
     mixing: Mixing | None = None
+    quality: QualityWeights | None = added(None, "None: rows of every quality are drawn alike")
     structure: Structure | None = None
     validation: Validation | None = None
     guards: Guards = Guards()

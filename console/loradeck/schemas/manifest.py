@@ -75,6 +75,14 @@ class Tier(StrEnum):
     RESTRICTED = "restricted"
 
 
+class QualityTier(StrEnum):
+    """How well rows were made, the best first."""
+
+    GOLD = "gold"  # people labelled or wrote them for this
+    CURATED = "curated"  # programs or models made them, and something checked them
+    SCRAPED = "scraped"  # nobody looked at them
+
+
 class Provenance(Strict):
     """Where training rows came from and what they may be used for; one per dataset, or per row if rows differ."""
 
@@ -82,6 +90,7 @@ class Provenance(Strict):
         None, min_length=1, max_length=300, description="system, export or address the rows came from"
     )
     tier: Tier | None = Field(None, description="how confidential they are")
+    quality: QualityTier | None = added(None, "how well they were made; recipes take rows that do not say as scraped")
     origin: Origin
     generator_release: Digest | None = Field(
         None, description="release that wrote the synthetic rows, if it was one of ours"

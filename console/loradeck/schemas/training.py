@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from loradeck.schemas.ids import Digest, Strict, added
+from loradeck.schemas.manifest import QualityTier
 
 
 class Method(StrEnum):
@@ -66,6 +67,25 @@ class Mixing(Strict):
 
     dataset: Digest = Field(description="one of the recipe's datasets")
     share: float = Field(gt=0, lt=1, description="share of all rows that are drawn")
+
+
+class QualityWeights(Strict):
+    """How often rows are drawn by their quality: so many times on average in each pass over the rows. 0 leaves out."""
+
+    gold: float = Field(1, ge=0, le=100)
+    curated: float = Field(1, ge=0, le=100)
+    scraped: float = Field(1, ge=0, le=100, description="also of rows that do not say their quality")
+
+    @model_validator(mode="after")
+    def _better_ones_more_often(self) -> Self:
+        if not self.gold >= self.curated >= self.scraped or not self.gold:
+            raise ValueError("better rows are drawn at least as often: gold >= curated >= scraped, and gold above 0")
+        return self
+
+    def of(self, quality: QualityTier | None) -> float:
+        """The weight of a row of this quality; None: it does not say."""
+        weight: float = getattr(self, quality or QualityTier.SCRAPED)
+        return weight
 
 
 SUITE_RIGHT = "suite_exact"

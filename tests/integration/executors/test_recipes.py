@@ -19,7 +19,9 @@ from loradeck.artifacts import base_manifest, verify_adapter
 from loradeck.artifacts.lora_config import CONFIG, read_lora
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
+from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.training.batches import batches
+from loradeck_agent.executors.training.training_rows import read_lessons
 from loradeck_agent.executors.training.validation import _rank, hold_back
 
 GENERAL = "e" * 64
@@ -113,6 +115,48 @@ def test_general_rows_come_in_their_share_and_each_once_before_any_twice() -> No
     times = [drawn.count(row) for row in general]
     assert max(times) - min(times) <= 1
     assert sorted([row for row in drawn if row in task][:10]) == task
+
+
+def test_rows_are_drawn_by_their_weights_exactly_and_rows_of_one_weight_take_turns() -> None:
+    weights = {"g": 2.0, "c": 1.0, "s": 0.25}
+    task = [f"{kind}{i}" for kind in weights for i in range(4)]
+    stream = batches(task, 13, 1, weight=lambda row: weights[row[0]])  # a pass is 8 + 4 + 1 rows
+    for turn in range(1, 5):
+        drawn = [row for _ in range(4) for row in next(stream)]
+        assert {row: drawn.count(row) for row in task} == {row: int(4 * weights[row[0]]) for row in task}, turn
+
+
+def test_general_rows_keep_their_share_and_are_drawn_by_their_weights_too() -> None:
+    weights = {"t": 1.0, "g": 3.0, "s": 0.5}
+    stream = batches(["t0", "t1", "t2"], 4, 1, ["g0", "s0", "s1"], 0.5, lambda row: weights[row[0]])
+    drawn = [row for _ in range(60) for row in next(stream)]
+    assert sum(row[0] == "t" for row in drawn) == 120
+    assert [drawn.count(row) for row in ("g0", "s0", "s1")] == [90, 15, 15]
+
+
+def test_weights_by_quality_train_what_rows_written_out_in_their_number_train(bench: Bench) -> None:
+    gold, scraped = ({"provenance": {"quality": said}} for said in ("gold", "scraped"))
+    rows = [ROWS[0] | gold, ROWS[1] | scraped, ROWS[2]]
+    found = []
+    for weights, written in (({"gold": 2}, [ROWS[0], ROWS[0], ROWS[1], ROWS[2]]), ({"scraped": 0}, [ROWS[0]])):
+        ended, plain = bench.train(rows, quality=weights), bench.train(written)
+        assert (ended.status, plain.status) == (EXIT_OK, EXIT_OK)
+        weighed, alike = ((run.out / "adapter_model.safetensors").read_bytes() for run in (ended, plain))
+        assert weighed == alike
+        found.append(weighed)
+    assert found[0] != found[1]
+
+
+def test_rows_without_a_quality_have_that_of_their_dataset(bench: Bench) -> None:
+    folder = bench.root / "dataset"
+    folder.mkdir()
+    write_rows(folder / "rows.jsonl", [{**ROWS[0], "provenance": {"quality": "scraped"}}, ROWS[1]])
+    (folder / "manifest.json").write_text('{"provenance": {"quality": "curated"}}')
+    spec = bench.recipe(quality={"gold": 4, "curated": 3, "scraped": 0})
+    assert [(lesson.question, lesson.weight) for lesson in read_lessons(folder, spec)] == [(ROWS[1]["prompt"], 3)]
+    (folder / "manifest.json").write_text('{"provenance": {}}')
+    with pytest.raises(BadSpec, match="holds no rows that its quality lets in"):
+        read_lessons(folder, spec)
 
 
 def test_the_pull_to_the_base_is_said_and_keeps_the_model_nearer_to_it(bench: Bench) -> None:

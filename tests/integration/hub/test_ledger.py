@@ -113,6 +113,17 @@ async def test_what_a_dataset_may_not_be_used_for_refuses_the_job(acme: Deck) ->
     assert "evaluate" in problem.detail
 
 
+async def test_rows_are_counted_by_quality_and_a_recipe_that_leaves_none_is_refused(acme: Deck) -> None:
+    gold = await dataset(acme, [row(1, quality="gold"), row(2)], HUMAN | {"quality": "curated"})
+    (found,) = await acme.ok("GET", f"attestations?kind=ledger&subject={gold}")
+    assert found["body"]["qualities"] == {"gold": 1, "curated": 1}
+    other = await dataset(acme, [row(3, quality="scraped"), row(4)])
+    problem = await acme.refused(409, "no_rows_left", "POST", "jobs", training(gold, other, quality={"scraped": 0}))
+    assert problem.detail == "acme/t: 1 scraped, 1 not stated"
+    await acme.ok("POST", "jobs", training(gold, quality={"curated": 0, "scraped": 0}))
+    await acme.ok("POST", "jobs", training(gold, other, quality={"gold": 2, "scraped": 0.5}))
+
+
 async def test_a_safety_set_is_a_dataset_of_the_tenant(acme: Deck) -> None:
     digest, asked = await dataset(acme, [row(1)]), await dataset(acme, [row(2)])
     validation = {"rows": 1}

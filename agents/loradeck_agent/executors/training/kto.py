@@ -29,9 +29,9 @@ def kto_losses(
     return torch.where(good, weights[0], weights[1]) * (1 - torch.sigmoid(beta * signed))
 
 
-def balanced(good: int, bad: int) -> tuple[float, float]:
+def balanced(good: float, bad: float) -> tuple[float, float]:
     """Weights of good and bad rows with which the rarer kind weighs as much as the other (section 4.2 of the paper)."""
-    return max(1.0, bad / max(1, good)), max(1.0, good / max(1, bad))
+    return max(1.0, bad / (good or 1)), max(1.0, good / (bad or 1))
 
 
 @dataclass(eq=False)

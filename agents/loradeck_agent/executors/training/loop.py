@@ -107,7 +107,7 @@ class Loop:
             self.looks.begin()
             self._say_look(0)
         share = spec.mixing.share if spec.mixing else 0.0
-        drawn = batches(self.task, spec.batch, spec.seed, self.general, share)
+        drawn = batches(self.task, spec.batch, spec.seed, self.general, share, lambda row: row.weight)
         for step, rows in enumerate(islice(drawn, done, spec.steps), done + 1):
             if self._stopped_early():
                 break

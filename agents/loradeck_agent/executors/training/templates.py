@@ -36,6 +36,8 @@ class Example:
     rejected: tuple[int, ...] = ()
     good: bool = True
     """True: the model is to learn the answer; false: it is to unlearn it, as only the method KTO does."""
+    weight: float = 1.0
+    """How often it is drawn in each pass over the rows."""
     between: tuple[tuple[int, int], ...] = ()
     """Where several turns are trained: the tokens between two of them, from and up to."""
 
@@ -104,7 +106,7 @@ def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
     if lesson.rejected is not None:
         _, other = written(base, lesson, lesson.rejected)
         rejected = tuple(base.answer_ids(other))
-    example = Example(ids, len(head), lesson.general, rejected, lesson.good)
+    example = Example(ids, len(head), lesson.general, rejected, lesson.good, lesson.weight)
     if example.longest > max_tokens:
         raise BadSpec(
             "bad_data", f"{lesson.where}: {example.longest} tokens, at most {max_tokens} are allowed (max_tokens)"

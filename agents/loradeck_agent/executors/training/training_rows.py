@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.training import PAIRS, AnswerForm, Method, Structure, Thoughts, Turns
+from loradeck.schemas.manifest import QualityTier
+from loradeck.schemas.training import PAIRS, AnswerForm, Method, QualityWeights, Structure, Thoughts, Turns
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import json_lines, violation
 
@@ -46,6 +47,8 @@ class Lesson:
     general: bool = False
     good: bool = True
     thoughts: Thoughts | None = None
+    weight: float = 1.0
+    """How often it is drawn in each pass over the rows."""
     taught: tuple[int, ...] = ()
     """Places in `prompt` of the assistant's earlier turns that are trained as well."""
 
@@ -61,16 +64,40 @@ class Lesson:
 
 
 def read_lessons(path: Path, spec: TrainSpec, *, general: bool = False) -> list[Lesson]:
-    """Reads the rows of one of the recipe's datasets; the recipe's structure is not required of general rows.
+    """Reads the rows of one of the recipe's datasets that its weights by quality do not leave out.
+
+    The recipe's structure is not required of general rows.
 
     Raises: BadSpec: `bad_data`, with file and line; `no_negatives`: too few rows teach to refuse.
     """
-    lessons = [_lesson(where, row, spec, general) for where, row in json_lines(path)]
+    whole, lessons = _quality(path), list[Lesson]()
+    for where, row in json_lines(path):
+        weight = _weight(where, row, whole, spec.quality)
+        if weight:
+            lessons.append(replace(_lesson(where, row, spec, general), weight=weight))
     if not lessons:
-        raise BadSpec("bad_data", f"{path.name} holds no rows")
+        raise BadSpec("bad_data", f"{path.name} holds no rows{' that its quality lets in' if spec.quality else ''}")
     if spec.structure is not None and not general:
         _check_structure(lessons, spec.structure)
     return lessons
+
+
+def _quality(path: Path) -> Any:
+    """The quality of a dataset's rows that do not say their own, from the manifest beside them."""
+    manifest = path / "manifest.json"
+    return json.loads(manifest.read_bytes())["provenance"].get("quality") if manifest.is_file() else None
+
+
+def _weight(where: str, row: Mapping[str, Any], whole: Any, weights: QualityWeights | None) -> float:
+    """Returns how often a row is drawn. `whole`: the quality of its dataset."""
+    if weights is None:
+        return 1.0
+    own = row.get("provenance")
+    said = own.get("quality", whole) if isinstance(own, dict) else whole
+    try:
+        return weights.of(QualityTier(said) if said is not None else None)
+    except ValueError:
+        raise BadSpec("bad_data", f"{where}: its quality is none of {', '.join(QualityTier)}") from None
 
 
 def _lesson(where: str, row: dict[str, Any], spec: TrainSpec, general: bool) -> Lesson:

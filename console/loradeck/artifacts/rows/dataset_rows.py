@@ -22,7 +22,7 @@ from loradeck.schemas.canaries import Conversation, RowPrompt
 from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Strict, digest_of
-from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance
+from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance, QualityTier
 
 LONGEST_ROW = 1 << 20
 """Longest JSONL row, in bytes."""
@@ -109,7 +109,7 @@ def entry_of(
     sources, licences, consents, generators = set[str](), set[str](), set[str](), set[str]()
     tiers, days = set(), set[int]()
     purposes: set[str] | None = None
-    depths = Counter[int]()
+    depths, qualities = Counter[int](), Counter[QualityTier]()
     whole = manifest.provenance.model_dump(mode="json")
     if manifest.provenance.origin is not Origin.MIXED:
         _check(manifest.provenance, "the dataset's provenance")
@@ -127,6 +127,8 @@ def entry_of(
         licences.add(found.licence_class)
         consents.add(found.consent)
         tiers.add(found.tier)
+        if found.quality is not None:
+            qualities[found.quality] += 1
         if found.retention_days is not None:
             days.add(found.retention_days)
         if found.generator_release is not None:
@@ -152,6 +154,7 @@ def entry_of(
             "purposes": sorted(purposes or ()),
             "retention_days": min(days, default=None),
             "generators": sorted(generators),
+            "qualities": qualities,
         }
     )
 

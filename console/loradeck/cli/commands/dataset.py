@@ -59,12 +59,13 @@ async def ls(s: Session, tenant: str | None) -> None:
     """List datasets."""
     s.out.listed(
         [e for e in await s.api.datasets() if tenant in (None, e.manifest.tenant)],
-        ("DATASET", "DIGEST", "ROWS", "ORIGIN", "CONSENT", "LICENCE", "PURPOSE"),
+        ("DATASET", "DIGEST", "ROWS", "ORIGIN", "QUALITY", "CONSENT", "LICENCE", "PURPOSE"),
         lambda e: (
             f"{e.manifest.tenant}/{e.manifest.name}",
             e.digest[:12],
             e.manifest.rows,
             e.manifest.provenance.origin.value,
+            e.manifest.provenance.quality or "-",
             e.manifest.provenance.consent,
             e.manifest.provenance.licence_class,
             " ".join(e.manifest.provenance.purpose),

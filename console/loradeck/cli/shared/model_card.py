@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from loradeck.artifacts.signing import key_id
 from loradeck.cli.shared.output import utc
 from loradeck.client.api import HubApi
+from loradeck.rules.data.policy import qualities_in_words
 from loradeck.rules.quality.sweep import RunOfSweep, run_of, told
 from loradeck.schemas.attestation import (
     Attestation,
@@ -279,6 +280,7 @@ def _dataset(known: Record, digest: str) -> list[Fact]:
             ("licence", " ".join(entry.licence_classes)),
             ("consent", " ".join(entry.consents)),
             ("tier", " ".join(tier.value for tier in entry.tiers)),
+            ("quality", qualities_in_words(entry)),
             ("purposes", " ".join(entry.purposes) or "none in common"),
             ("kept", f"{entry.retention_days} days" if entry.retention_days else "until erasure is asked for"),
         ]

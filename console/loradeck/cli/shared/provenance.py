@@ -11,7 +11,7 @@ from loradeck.cli.shared.session import Session
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.dataset_ledger import ScanReport
 from loradeck.schemas.ids import Digest
-from loradeck.schemas.manifest import Origin, Provenance, Tier
+from loradeck.schemas.manifest import Origin, Provenance, QualityTier, Tier
 
 _given = (
     click.option("--purpose", multiple=True, help="Allowed use; may be repeated."),
@@ -21,6 +21,7 @@ _given = (
     click.option("--verifier", help="Checker of synthetic rows: a program, a judge, a person."),
     click.option("--synthetic-depth", type=int, help="0: no model wrote them; 1: a model did; ... (docs/data.md)."),
     click.option("--generator-release", help="Release that wrote the synthetic rows."),
+    click.option("--quality", type=click.Choice([one.value for one in QualityTier]), help="How well they were made."),
     click.option("--tier", type=click.Choice([tier.value for tier in Tier]), help="How confidential the rows are."),
     click.option(
         "--provenance",

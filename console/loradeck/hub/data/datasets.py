@@ -30,6 +30,7 @@ from loradeck.schemas.dataset_ledger import LedgerEntry, Place, Reading, ScanRep
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
+from loradeck.schemas.training import QualityWeights
 from loradeck.store.interface import Doc
 
 _places = TypeAdapter(list[Place])
@@ -170,10 +171,10 @@ class Datasets:
                 "erased_row", "the file holds rows that were erased", detail=sha256, fix="send it without them"
             )
 
-    def check_training(self, tenant: str, datasets: Iterable[str]) -> None:
-        """Checks that a tenant may train on these datasets together.
+    def check_training(self, tenant: str, datasets: Iterable[str], quality: QualityWeights | None = None) -> None:
+        """Checks that a tenant may train on these datasets together, drawn with these weights.
 
-        Raises: Refused: `unknown_dataset`, and whatever `rules.data.policy.check_training` refuses.
+        Raises: Refused: `unknown_dataset`, and whatever `rules.data.policy` refuses of training.
         """
         wanted = tuple(dict.fromkeys(datasets))
         for digest in wanted:
@@ -181,13 +182,11 @@ class Datasets:
             if found is None or found.tenant != tenant:
                 raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
         self.check_descent(wanted)
-        policy.check_training(
-            wanted,
-            self._attestations.facts.ledger,
-            self._state.tenant(tenant).data,
-            now_ms=self._clock.now_ms(),
-            names={digest: called(self._registry.catalogue.datasets[digest]) for digest in wanted},
-        )
+        names = {digest: called(self._registry.catalogue.datasets[digest]) for digest in wanted}
+        kept, data = self._attestations.facts.ledger, self._state.tenant(tenant).data
+        policy.check_training(wanted, kept, data, now_ms=self._clock.now_ms(), names=names)
+        if quality is not None:
+            policy.check_quality(quality, wanted, kept, names)
 
     def _barred(self, tenant: str) -> tuple[str, ...]:
         data = self._state.tenant(tenant).data

@@ -89,7 +89,7 @@ class JobSpecs:
             case TrainSpec():
                 if spec.base not in catalogue.bases:
                     raise Refused("unknown_base", "no such base is registered", detail=spec.base)
-                self._datasets.check_training(spec.tenant, spec.datasets)
+                self._datasets.check_training(spec.tenant, spec.datasets, spec.quality)
                 if spec.method in PAIRS and not tenant.data.unrated_pairs:
                     check_rated((called(catalogue.datasets[d]), self._facts.judged.get(d)) for d in spec.datasets)
                 sheet = spec.decision.worksheet

@@ -8,6 +8,8 @@ from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import TRAIN, DataPolicy, LedgerEntry
 from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import QualityTier
+from loradeck.schemas.training import QualityWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,36 @@ def check_training(
             fix="add a dataset with human rows",
             context={"depth": deepest},
         )
+
+
+def check_quality(
+    weights: QualityWeights, datasets: Sequence[str], kept: Mapping[str, DatedEntry], names: Mapping[str, str]
+) -> None:
+    """Checks that a recipe's weights by quality leave rows of each of its datasets. `names`: as of `check_training`.
+
+    Raises: Refused: `no_rows_left`.
+    """
+    for digest in datasets:
+        entry = kept[digest].entry
+        if not any(weights.of(quality) for quality, rows in rows_by_quality(entry).items() if rows):
+            raise Refused(
+                "no_rows_left",
+                "the recipe leaves out every row of a dataset",
+                detail=f"{names.get(digest, short(digest))}: {qualities_in_words(entry)}",
+                fix="give such rows a weight ([quality]), or leave the dataset out",
+            )
+
+
+def rows_by_quality(entry: LedgerEntry) -> dict[QualityTier | None, int]:
+    """Counts a dataset's rows by their quality; None: those that do not say it."""
+    return dict([*entry.qualities.items(), (None, entry.rows - sum(entry.qualities.values()))])
+
+
+def qualities_in_words(entry: LedgerEntry) -> str:
+    """Says how many of a dataset's rows are of which quality, for people: '40 gold, 2 not stated'."""
+    counts = rows_by_quality(entry)
+    said = (f"{counts[one]:,} {one or 'not stated'}" for one in (*QualityTier, None) if counts.get(one))
+    return ", ".join(said)
 
 
 def _as_deep(entry: LedgerEntry, depth: int) -> int:

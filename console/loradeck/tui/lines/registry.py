@@ -233,7 +233,8 @@ def data_lines(state: ConsoleState, entry: DataEntry, width: int) -> list[Line]:
     manifest, provenance = entry.manifest, entry.manifest.provenance
     lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)}   {entry.kind} {short(entry.digest)}", width)]
     by = f" by release {state.name_of(provenance.generator_release)}" if provenance.generator_release else ""
-    size = f"synthetic depth {provenance.synthetic_depth}   {count(entry.rows)} rows"
+    made = f"   {provenance.quality}" if provenance.quality else ""
+    size = f"synthetic depth {provenance.synthetic_depth}{made}   {count(entry.rows)} rows"
     lines.append(labelled(" ORIGIN  ", f"{provenance.origin.value}{by}   {size}"))
     days = provenance.retention_days
     kept = f"kept {days} days" if days is not None else "kept until erasure is asked for"
