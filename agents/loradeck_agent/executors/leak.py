@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loradeck.artifacts.rows.dataset_rows import prompt_of, row_digest
+from loradeck.artifacts.rows.barred_rows import row_digest
+from loradeck.artifacts.rows.dataset_rows import prompt_of
 from loradeck.rules.quality.leak import NEAR, reproduces
 from loradeck.schemas.jobs import LeakSpec
 from loradeck.schemas.leak import NAMED, LeakReport

@@ -37,6 +37,8 @@ class AttestationKind(StrEnum):
     LINEAGE = "lineage"  # of a base: the hub's record of what a job made it from; BaseLineage in `body`
     GENERATION = "generation"  # of a dataset that a job wrote: GenerationReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
+    ASSESSMENT = "assessment"  # of a tenant's sources: a person signed; dataset_ledger.Assessment in `body`
+    SHARED = "shared"  # of a tenant's base: other tenants may use it too; `body.reason`
     WITHDRAWN = "withdrawn"  # of a tenant: answers of which feedback was erased; feedback.Withdrawn in `body`
     ERASED_ELSEWHERE = "erased_elsewhere"  # of a dataset: rows that another tenant had erased; Erasure in `body`
 

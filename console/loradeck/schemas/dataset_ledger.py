@@ -2,16 +2,19 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from loradeck.schemas.freshness import MOST_DATES, MOST_FREEZES, ExpectedChange, TrainingFreeze
-from loradeck.schemas.ids import Digest, Name, OfPointer, Reason, Strict, Wire, added
+from loradeck.schemas.ids import YEAR_10000_MS, Digest, Name, OfPointer, Reason, Strict, Wire, added
 from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import QualityTier, Tier
 from loradeck.schemas.sample import LONGEST_HOURS
 
 TRAIN = "train"
 """The purpose that a row must allow to be trained on."""
+
+SHARED = "improve-shared"
+"""The purpose that a row must allow before weights that learnt it are for other tenants too."""
 
 LISTED = 20
 """Most sources that a ledger entry names."""
@@ -39,6 +42,44 @@ class LedgerEntry(Strict):
     retention_days: int | None = Field(description="shortest retention of any row; None: none is limited")
     generators: tuple[Digest, ...] = Field(description="releases of ours that wrote rows")
     qualities: dict[QualityTier, int] = added(dict, "rows by quality, of those that say it")
+
+
+Source = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+"""A source of rows, or a name of a column, as a pattern: any case, and `*` stands for any characters."""
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Tells whether a pattern is a text, ignoring case. `*` stands for any characters, and no other sign for any."""
+    first, *others = pattern.lower().split("*")
+    text = text.lower()
+    if not others:
+        return text == first
+    *middle, last = others
+    at = len(first)
+    for part in middle:
+        found = text.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return text.startswith(first) and text.endswith(last) and len(text) - len(last) >= at
+
+
+MOST_NAMED = 100
+"""Most assessors, regulated sources or regulated columns that a policy names."""
+
+
+class Assessment(Strict):
+    """What a named person signs: that rows of some sources may be used for some purposes. The newest of each counts."""
+
+    source: Source = Field(description="a pattern: * stands for any characters")
+    reference: str = Field(min_length=1, max_length=200, description="the impact assessment, as people find it")
+    purposes: tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...] = Field(
+        (TRAIN,), min_length=1, max_length=20, description="improve-shared is one of its own"
+    )
+    until_ms: int | None = Field(
+        None, ge=0, lt=YEAR_10000_MS, description="milliseconds since 1970 UTC; None: until it is withdrawn"
+    )
+    withdrawn: bool = False
 
 
 class DataPolicy(Strict):
@@ -79,6 +120,14 @@ class DataPolicy(Strict):
         "", "why pairs may be trained on of which no raters are known; empty: they are refused"
     )
     worksheet_required: bool = added(False, "recipes name a worksheet of `loradeck decide`")
+    assessors: tuple[Source, ...] = added(
+        (), "who may sign impact assessments; none: training asks for none", max_length=MOST_NAMED
+    )
+    assessed_tiers: tuple[Tier, ...] = added((), "whose rows ask for an assessment; none: all rows do", max_length=4)
+    regulated_sources: tuple[Source, ...] = added(
+        (), "rows of these come in only where an assessment is signed", max_length=MOST_NAMED
+    )
+    regulated_columns: tuple[Source, ...] = added((), "no row with one of these comes in", max_length=MOST_NAMED)
     training_freezes: tuple[TrainingFreeze, ...] = added((), "when nothing is trained", max_length=MOST_FREEZES)
     expected_changes: tuple[ExpectedChange, ...] = added((), "what its adapters may not know", max_length=MOST_DATES)
 

@@ -54,7 +54,8 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "events with training freezes, expected changes, counts of inputs, unrated pairs, depth, later promises",
             _settings(
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
-                *("judged", "depth_caps", "controls", "min_alpha"),
+                *("judged", "depth_caps", "controls", "assessors", "assessed_tiers", "min_alpha"),
+                *("regulated_sources", "regulated_columns"),
             )
             + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well
         ),
@@ -88,6 +89,15 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """ OR (kind = 'ledger' AND body LIKE '%"by_depth":%')""",
         ),
         Counted(
+            "datasets and suites that say their quality, and ledger entries of them",
+            """SELECT (SELECT count(*) FROM attestations WHERE kind = 'ledger' AND body LIKE '%"qualities":%')"""
+            """ + (SELECT count(*) FROM documents WHERE body LIKE '%"quality":%')""",
+        ),
+        Counted(
+            "impact assessments, and bases that are shared",
+            "SELECT count(*) FROM attestations WHERE kind IN ('assessment', 'shared')",
+        ),
+        Counted(
             "reports of how fast engines answered, and of harnesses that jobs ran",
             """SELECT count(*) FROM attestations WHERE kind = 'evaluation'"""
             """ AND (body LIKE '%"speed":%' OR body LIKE '%"harness":%')""",
@@ -97,7 +107,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             _written(
                 "jobs",
                 *('"kind":"prove"', '"thoughts":"', '"sharded":true', '"toxic":{', '"rise":', '"way":"top"', '"top":'),
-                *('"rslora":true', '"kind":"generate"', '"kind":"judge"'),
+                *('"rslora":true', '"kind":"generate"', '"quality":{', '"kind":"judge"'),
                 '],"suite":"',  # after the phrases of a validation; an evaluation names its own after a release
             ),
         ),

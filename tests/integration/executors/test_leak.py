@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.integration.executors.running import DATASET, Bench, write_rows
 
-from loradeck.artifacts.rows.dataset_rows import row_digest
+from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, LeakSpec
 from loradeck.schemas.leak import LeakReport

@@ -12,7 +12,7 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 from tests.integration.hub.test_samples import keep
 
-from loradeck.artifacts.rows.dataset_rows import row_digest
+from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.dataset_ledger import ErasurePlan
 from loradeck.schemas.jobs import ExecutorEventType

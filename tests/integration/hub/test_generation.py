@@ -12,7 +12,7 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_erasure import execution, plan
 from tests.integration.hub.test_ledger import HUMAN, MODEL, dataset, row, training
 
-from loradeck.artifacts.rows.dataset_rows import row_digest
+from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.rules.data.synthetic import share
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.generation import GenerationReport

@@ -11,8 +11,8 @@ from tests.integration.hub.test_erasure import execution, plan, version
 from tests.integration.hub.test_ledger import HUMAN, dataset, manifest, training
 from tests.unit.rules.test_preferences import campaign
 
+from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.artifacts.rows.contamination import folded_words
-from loradeck.artifacts.rows.dataset_rows import row_digest
 from loradeck.rules.data import preferences as rules
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.preference import PreferenceBuild, PreferenceReport

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.judgements import RUBRIC, Line, item, judgement, lines
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.rows.dataset_rows import row_digest
+from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.artifacts.rows.judgements import campaign_in, text_of
 from loradeck.schemas.preference import Campaign
 

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.rows.dataset_rows import Held, Task, entry_of, find, row_digest
+from loradeck.artifacts.rows.barred_rows import Barred, row_digest
+from loradeck.artifacts.rows.dataset_rows import Held, Task, entry_of, find
 from loradeck.schemas.manifest import DatasetManifest, FileEntry, Provenance
 
 HUMAN: dict[str, Any] = {
@@ -92,10 +93,28 @@ def test_a_row_is_the_same_whatever_its_id_provenance_and_order_of_fields() -> N
 
 def test_an_erased_row_does_not_come_back_under_another_id(tmp_path: Path) -> None:
     manifest, paths = dataset(tmp_path, [row(1), row(2) | {"id": "new"}])
-    assert entry_of(manifest, paths, erased={row_digest(row(3))}).rows == 2
+    assert entry_of(manifest, paths, barred=Barred(rows={row_digest(row(3))})).rows == 2
     with pytest.raises(BadArtifact) as bad:
-        entry_of(manifest, paths, erased={row_digest(row(2))})
+        entry_of(manifest, paths, barred=Barred(rows={row_digest(row(2))}))
     assert (bad.value.code, bad.value.detail) == ("erased_row", "rows.jsonl, line 2")
+
+
+@pytest.mark.parametrize(
+    ("own", "barred", "code"),
+    [
+        ({"Diagnosis": "flu"}, {"columns": ("diag*",)}, "regulated_column"),
+        ({"meta": [{"ssn": "-"}]}, {"columns": ("ssn",)}, "regulated_column"),
+        ({"provenance": {"source": "EHR.visits"}}, {"sources": ("ehr.*",)}, "regulated_source"),
+    ],
+)
+def test_regulated_rows_are_refused_where_they_are(
+    tmp_path: Path, own: dict[str, Any], barred: dict[str, Any], code: str
+) -> None:
+    manifest, paths = dataset(tmp_path, [row(1), row(2) | own])
+    with pytest.raises(BadArtifact) as refused:
+        entry_of(manifest, paths, barred=Barred.model_validate(barred))
+    assert (refused.value.code, "line 2" in str(refused.value)) == (code, True)
+    assert entry_of(manifest, paths, barred=Barred(sources=("ehr.*",), assessed=("ehr.visits",))).rows == 2
 
 
 def test_rows_are_found_by_digest_and_by_text_in_every_dataset(tmp_path: Path) -> None:

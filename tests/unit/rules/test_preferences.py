@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tests.fakes.judgements import RUBRIC, Line, item, judgement, lines, truth
 
+from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.artifacts.rows.contamination import folded_words
-from loradeck.artifacts.rows.dataset_rows import row_digest
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data import preferences as rules
 from loradeck.rules.errors import Refused

@@ -9,7 +9,7 @@ import heapq
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from loradeck.artifacts import child_process
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.rows.barred_rows import Barred, content_of, row_digest
 from loradeck.artifacts.rows.personal_data import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.canaries import Conversation, RowPrompt
 from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
@@ -27,15 +28,10 @@ from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance, Quali
 LONGEST_ROW = 1 << 20
 """Longest JSONL row, in bytes."""
 
+NOTHING_BARRED = Barred()
+
 DEEPEST = 100
 """Levels of lists and objects in a row."""
-
-_ASIDE = frozenset({"id", "provenance"})
-
-
-def row_digest(row: Mapping[str, Any]) -> str:
-    """Identity of a row across datasets: the digest of its content, without `id` and `provenance`."""
-    return digest_of({key: value for key, value in row.items() if key not in _ASIDE})
 
 
 def rows_in(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -92,18 +88,18 @@ def entry_of(
     manifest: DatasetManifest,
     paths: Mapping[str, Path],
     *,
-    erased: Collection[Digest] = (),
+    barred: Barred = NOTHING_BARRED,
     also: Callable[[str, Mapping[str, Any]], None] = lambda where, row: None,
 ) -> LedgerEntry:
     """Reads every row of a dataset and counts its provenance into a ledger entry.
 
     Args:
-        erased: digests of rows that must not return.
+        barred: what must not come in.
         also: called with the place and content of every row.
 
     Raises:
         BadArtifact: `bad_rows`; `ledger_incomplete`: a row's provenance lacks something or contradicts itself;
-            `erased_row`.
+            `erased_row`, `regulated_source`, `regulated_column`.
     """
     counts = {"human": 0, "program": 0, "model": 0}
     sources, licences, consents, generators = set[str](), set[str](), set[str](), set[str]()
@@ -114,7 +110,7 @@ def entry_of(
     if manifest.provenance.origin is not Origin.MIXED:
         _check(manifest.provenance, "the dataset's provenance")
     for where, row in rows_in(paths):
-        _check_erased(row, erased, where)
+        barred.check(row, where)
         also(where, row)
         found = _provenance(manifest.provenance, whole, row, where)
         if found.origin is Origin.HUMAN:
@@ -123,7 +119,9 @@ def entry_of(
             counts["model" if found.synthetic_depth else "program"] += 1
             depths[found.synthetic_depth] += 1
         assert found.source is not None  # checked
-        sources.add(found.source)
+        if found.source not in sources:
+            barred.check_source(found.source, where)
+            sources.add(found.source)
         licences.add(found.licence_class)
         consents.add(found.consent)
         tiers.add(found.tier)
@@ -157,18 +155,6 @@ def entry_of(
             "qualities": qualities,
         }
     )
-
-
-def _check_erased(row: Mapping[str, Any], erased: Collection[Digest], where: str) -> None:
-    """Raises BadArtifact `erased_row` for a row that was erased."""
-    if erased and row_digest(row) in erased:
-        raise BadArtifact(
-            "erased_row",
-            "the row was erased and must not return",
-            where,
-            "leave it out; if another tenant had it erased, the data policy can lift that, with a reason: "
-            "loradeck tenant data TENANT --lift-erasures WHY",
-        )
 
 
 def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Provenance:
@@ -232,8 +218,7 @@ class Scan:
         """Scans one row. `where` is its place, as reports name it."""
         self._rows += 1
         self._seen.add(row_digest(row))
-        content = {key: value for key, value in row.items() if key not in _ASIDE}
-        for kind in kinds_in(texts_in(content), self._detect):
+        for kind in kinds_in(texts_in(content_of(row)), self._detect):
             self._found.setdefault(kind, []).append(where)
 
     def report(self, dataset: Digest) -> ScanReport:
@@ -250,10 +235,10 @@ class Scan:
         )
 
 
-def reading_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: Collection[Digest] = ()) -> Reading:
+def reading_of(manifest: DatasetManifest, paths: Mapping[str, Path], barred: Barred = NOTHING_BARRED) -> Reading:
     """Reads a dataset once for both its ledger entry and its scan. Raises as `entry_of` does."""
     with Scan() as scan:
-        entry = entry_of(manifest, paths, erased=erased, also=scan.row)
+        entry = entry_of(manifest, paths, barred=barred, also=scan.row)
     return Reading(entry=entry, scan=scan.report(manifest.digest))
 
 
@@ -268,11 +253,11 @@ class Held(Strict):
     paths: dict[str, Path]
 
 
-def scan_of(held: Held, *, erased: Collection[Digest] = ()) -> ScanReport:
-    """Scans the items of a suite. Raises: BadArtifact: `bad_rows`, `erased_row`."""
+def scan_of(held: Held, barred: Barred = NOTHING_BARRED) -> ScanReport:
+    """Scans the items of a suite. Raises: BadArtifact: `bad_rows`, and as `Barred.check`."""
     with Scan() as scan:
         for where, row in rows_in(held.paths):
-            _check_erased(row, erased, where)
+            barred.check(row, where)
             scan.row(where, row)
     return scan.report(held.digest)
 
@@ -280,12 +265,13 @@ def scan_of(held: Held, *, erased: Collection[Digest] = ()) -> ScanReport:
 class Task(Strict):
     """A task that the hub gives to the child process that reads rows.
 
-    `read` one dataset or `scan` one suite, refusing erased `rows`; or `find` in many: `rows`, and those `containing` a
-    text; or choose `most` `prompts` of one.
+    `read` one dataset or `scan` one suite, refusing what is `barred`; or `find` in many: `rows`, and those `containing`
+    a text; or choose `most` `prompts` of one.
     """
 
     do: Literal["read", "scan", "find", "prompts"]
     datasets: tuple[Held, ...]
+    barred: Barred = NOTHING_BARRED
     rows: tuple[Digest, ...] = ()
     containing: str | None = None
     most: int = 0
@@ -351,10 +337,10 @@ def _work(request: bytes) -> Any:
     if task.do == "read":
         (held,) = task.datasets
         assert held.manifest is not None
-        return reading_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
+        return reading_of(held.manifest, held.paths, task.barred).model_dump(mode="json")
     if task.do == "scan":
         (held,) = task.datasets
-        return scan_of(held, erased=set(task.rows)).model_dump(mode="json")
+        return scan_of(held, task.barred).model_dump(mode="json")
     if task.do == "prompts":
         (held,) = task.datasets
         return [prompt.model_dump(mode="json") for prompt in prompts_of(held, task.most)]

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.rows.dataset_rows import row_digest, rows_in
+from loradeck.artifacts.rows.barred_rows import row_digest
+from loradeck.artifacts.rows.dataset_rows import rows_in
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.preference import TIE, Campaign, Item, Judgement, Rater, Rubric

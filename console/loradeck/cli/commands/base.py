@@ -8,9 +8,11 @@ import click
 from loradeck.artifacts import base_manifest
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, json_of
-from loradeck.cli.shared.naming import NamedDocument
+from loradeck.cli.shared.naming import NamedDocument, one_named
+from loradeck.cli.shared.options import reason_option
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
+from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.responses import BaseEntry
@@ -56,6 +58,21 @@ async def ls(s: Session) -> None:
         ),
         empty="no bases; loradeck base add DIR",
     )
+
+
+@base.command()
+@click.argument("name", metavar="BASE")
+@reason_option(required=True)
+@writes
+async def share(s: Session, name: str, reason: str) -> None:
+    """Let all tenants use a base that a tenant's job made, where its rows allow `improve-shared`. It is not undone."""
+    found = one_named("base", name, await named_bases(s.api))
+    made = next(iter(found.value.made), None)
+    if made is None:
+        raise misused(f"no job has made {name}", where=found.digest, fix="loradeck base ls says for whom each base is")
+    kind, body = AttestationKind.SHARED, {"reason": reason}
+    done = await s.api.attest(Attestation(kind=kind, subject=found.digest, tenant=made.tenant, body=body, by=""))
+    s.out.answer(done, f"base {name} is for all tenants")
 
 
 async def named_bases(api: HubApi) -> list[NamedDocument[BaseEntry]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.artifacts.rows.contamination import folded_words
-from loradeck.artifacts.rows.dataset_rows import row_digest, rows_in
+from loradeck.artifacts.rows.dataset_rows import rows_in
 from loradeck.artifacts.rows.judgements import campaign_in, text_of
 from loradeck.cli.commands.dataset import show_erasure
 from loradeck.cli.shared.exits import misused, refused

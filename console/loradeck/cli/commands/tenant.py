@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,9 +14,11 @@ from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.dataset_ledger import TRAIN, Assessment, DataPolicy
 from loradeck.schemas.freshness import ExpectedChange, TrainingFreeze
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import digest_of, short
+from loradeck.schemas.manifest import Tier
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import Quota, TenantCreate, TenantState
 
@@ -66,7 +69,10 @@ async def resume(s: Session, name: str, reason: str) -> None:
     help="Largest share of rows two deep and deeper; the second is of three and deeper, ...",
 )
 @click.option(
-    "--forbid-licence", "licences", multiple=True, help="Licence class, * for any characters; repeat it for each."
+    "--forbid-licence",
+    "forbidden_licences",
+    multiple=True,
+    help="Licence class, * for any characters; repeat it for each.",
 )
 @click.option(
     "--lift-erasures", metavar="WHY", help="Why rows that other tenants had erased may be used here; '' refuses them."
@@ -80,6 +86,28 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.option(
     "--worksheet-required/--no-worksheet-required", default=None, help="Whether recipes name one of `loradeck decide`."
 )
+@click.option(
+    "--assessor",
+    "assessors",
+    multiple=True,
+    help="Who may sign impact assessments, which training asks for then; '' ends it.",
+)
+@click.option(
+    "--assess-tier",
+    "assessed_tiers",
+    multiple=True,
+    type=click.Choice(["", *Tier]),
+    help="Only rows of this tier ask for an assessment; '' all do.",
+)
+@click.option(
+    "--regulated-source",
+    "regulated_sources",
+    multiple=True,
+    help="Comes in with an assessment only, * for any characters.",
+)
+@click.option(
+    "--regulated-column", "regulated_columns", multiple=True, help="Field of rows that does not come in; '' for none."
+)
 @click.option("--shadow/--no-shadow", default=None, help="Whether a candidate may be asked what callers ask too.")
 @click.option(
     "--sample-hours",
@@ -90,22 +118,7 @@ async def resume(s: Session, name: str, reason: str) -> None:
 )
 @reason_option()
 @writes
-async def data(
-    s: Session,
-    name: str,
-    synthetic_cap: float | None,
-    depth_caps: tuple[float, ...],
-    licences: tuple[str, ...],
-    lift_erasures: str | None,
-    unrated_pairs: str | None,
-    ledger_days: int | None,
-    feedback_days: int | None,
-    input_days: int | None,
-    worksheet_required: bool | None,
-    shadow: bool | None,
-    sample_hours: int | None,
-    reason: str,
-) -> None:
+async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
     """Show or change a tenant's data policy: rows its adapters may be trained on, its answer ledger, feedback, shadows,
     samples.
 
@@ -114,20 +127,8 @@ async def data(
     that there are.
     """
     policy = (await s.api.tenant(name)).data
-    given = {
-        "synthetic_cap": synthetic_cap,
-        "depth_caps": depth_caps or None,
-        "forbidden_licences": licences or None,
-        "lift_erasures": lift_erasures,
-        "unrated_pairs": unrated_pairs,
-        "ledger_days": ledger_days,
-        "feedback_days": feedback_days,
-        "input_days": input_days,
-        "worksheet_required": worksheet_required,
-        "shadow": shadow,
-        "sample_hours": sample_hours,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value not in (None, ())}
+    given |= {key: tuple(one for one in value if one != "") for key, value in given.items() if isinstance(value, tuple)}
     if given:
         wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
         policy = await s.api.set_data_policy(name, wanted, reason, was=policy)
@@ -148,6 +149,12 @@ async def data(
     s.out.say(f"samples of its bad answers are kept on nodes {sampled}")
     if policy.worksheet_required:
         s.out.say("recipes name a worksheet of loradeck decide")
+    if policy.assessors:
+        tiers = " ".join(policy.assessed_tiers) or "all"
+        s.out.say(f"{', '.join(policy.assessors)} sign impact assessments, for {tiers} rows that are trained on")
+    for what, names in (("sources", policy.regulated_sources), ("columns", policy.regulated_columns)):
+        if names:
+            s.out.say(f"regulated {what}: {', '.join(names)}")
     for freeze in policy.training_freezes:
         s.out.say(f"training is frozen: {_frozen(freeze)}")
     for change in policy.expected_changes:
@@ -207,6 +214,31 @@ async def expect(s: Session, name: str, at: str, what: str, reason: str) -> None
     wanted = policy.model_copy(update={"expected_changes": tuple(sorted(changes, key=lambda change: change.at_ms))})
     kept = await s.api.set_data_policy(name, wanted, reason, was=policy)
     s.out.answer(kept, f"{len(kept.expected_changes)} days are entered for {name}")
+
+
+@tenant.command()
+@click.argument("name")
+@click.option("--source", required=True, help="Source of the rows, * for any characters.")
+@click.option("--reference", required=True, help="The impact assessment (DPIA), as people find it.")
+@click.option("--purpose", "purposes", multiple=True, help="What it allows; train, unless given. May be repeated.")
+@click.option("--until", metavar="TIME", help="With a zone: 2027-12-31T00:00Z; until it is withdrawn, where left out.")
+@click.option("--withdraw", "withdrawn", is_flag=True, help="It counts no more.")
+@writes
+async def assess(s: Session, /, name: str, until: str | None, **given: Any) -> None:
+    """Sign an impact assessment (DPIA) of sources of a tenant's rows, as a person whom its data policy names.
+
+    The newest of a source counts. `loradeck tenant data NAME --assessor WHO` has training ask for it.
+    """
+    given["purposes"] = given["purposes"] or (TRAIN,)
+    until_ms = moment(until, interactive=False, ahead=True) if until else None
+    body = checked(Assessment, {**given, "until_ms": until_ms}, where="options")
+    subject = digest_of({"tenant": name, "source": body.source})
+    stated = Attestation(
+        kind=AttestationKind.ASSESSMENT, subject=subject, tenant=name, body=body.model_dump(mode="json"), by=""
+    )
+    signed = await s.api.attest(stated)
+    what = "counts no more" if body.withdrawn else f"is signed for {', '.join(body.purposes)}"
+    s.out.answer(signed, f"{body.reference} of {body.source} {what}, by {signed.by}")
 
 
 def _frozen(freeze: TrainingFreeze) -> str:

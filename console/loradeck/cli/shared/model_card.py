@@ -20,7 +20,7 @@ from loradeck.schemas.attestation import (
     GateResult,
     Signature,
 )
-from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry, ScanReport
+from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, ScanReport, fits
 from loradeck.schemas.decision import Worksheet
 from loradeck.schemas.generation import GenerationReport, Share, Variety
 from loradeck.schemas.harness import HarnessReport
@@ -126,7 +126,10 @@ async def _record(
     bases, datasets, suites = await asyncio.gather(api.bases(), api.datasets(), api.suites())
     sheet = version.manifest.decision.worksheet if version is not None else None
     subjects = (digest, release, *trained_on, *((sheet,) if sheet is not None else ()))
-    stated = await asyncio.gather(*(api.attestations(subject=subject) for subject in subjects))
+    stated = await asyncio.gather(
+        *(api.attestations(subject=subject) for subject in subjects),
+        api.attestations(kind=AttestationKind.ASSESSMENT, tenant=tenant),
+    )
     found = next((b for b in bases if b.digest == base), None)
     called = f"{found.label}: {found.manifest.model_id} {found.manifest.revision}" if found is not None else "-"
     return Record(
@@ -282,6 +285,7 @@ def _dataset(known: Record, digest: str) -> list[Fact]:
             ("tier", " ".join(tier.value for tier in entry.tiers)),
             ("quality", qualities_in_words(entry)),
             ("purposes", " ".join(entry.purposes) or "none in common"),
+            ("impact assessments", _assessed(known, entry)),
             ("kept", f"{entry.retention_days} days" if entry.retention_days else "until erasure is asked for"),
         ]
     for made in _bodies(known, AttestationKind.GENERATION, digest, GenerationReport)[-1:]:
@@ -299,6 +303,19 @@ def _dataset(known: Record, digest: str) -> list[Fact]:
     if erased:
         lines.append(("ERASED", f"{len(erased)} rows: {', '.join(short(row) for row in sorted(erased))}"))
     return _section(called, *lines)
+
+
+def _assessed(known: Record, entry: LedgerEntry) -> str:
+    """Names the impact assessments that speak of sources of a dataset, and who signed them."""
+    newest = {str(one.body.get("source")): one for one in known.stated if one.kind is AttestationKind.ASSESSMENT}
+    signed = []
+    for one in newest.values():
+        (assessment,) = _of([one], Assessment) or (None,)
+        if assessment and not assessment.withdrawn and any(fits(assessment.source, source) for source in entry.sources):
+            until = f" until {utc(assessment.until_ms)}" if assessment.until_ms else ""
+            allowed = f"{assessment.source}, for {' '.join(assessment.purposes)}{until}"
+            signed.append(f"{assessment.reference} ({allowed}), signed by {one.by}")
+    return "; ".join(signed) or "none"
 
 
 def _generated(made: GenerationReport) -> list[tuple[str, str]]:

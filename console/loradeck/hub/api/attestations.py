@@ -12,8 +12,10 @@ from loradeck.hub.api.parameters import MakerOfEach, ReaderOfEach, ThisHub
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
+from loradeck.schemas.dataset_ledger import Assessment
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Role
+from loradeck.schemas.log import FLEET
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.preference import Adjudication
 
@@ -49,11 +51,17 @@ _AGENTS = frozenset({AttestationKind.CANARY})
 """Kinds that an agent may attest. Reports come with the job that made them, or one node could open any gate."""
 
 
-_BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication]] = {
+_BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication | Assessment]] = {
     AttestationKind.SIGNATURE: Signature,
     AttestationKind.DEPRECATION: Deprecation,
     AttestationKind.ADJUDICATION: Adjudication,
+    AttestationKind.ASSESSMENT: Assessment,
 }
+
+_OF_ROWS = frozenset({AttestationKind.ADJUDICATION, AttestationKind.ASSESSMENT})
+"""Kinds that are about no artifact."""
+
+_REASONED = {AttestationKind.REVOCATION: "a revocation", AttestationKind.SHARED: "sharing weights"}
 
 _OF_RELEASES = frozenset(
     {AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.HARNESS, AttestationKind.REVOCATION}
@@ -73,12 +81,34 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
         hub.catalogue.known(body.tenant, body.subject)
     if body.kind is AttestationKind.CANARY:
         _check_canary(hub, body, caller)
-    if body.kind is AttestationKind.REVOCATION and not str(body.body.get("reason", "")).strip():
-        raise Refused("reason_required", "a revocation needs a reason", detail="body.reason")
+    if body.kind is AttestationKind.ASSESSMENT:
+        _check_assessor(hub, body, caller)
+    if body.kind is AttestationKind.SHARED:
+        caller.at(FLEET)
+        if body.tenant not in hub.lineage.makers(body.subject):
+            raise Refused("unknown_base", "no job of this tenant has made such a base", detail=body.subject)
+        hub.datasets.check_shared(body.tenant, body.subject)
+    if body.kind in _REASONED and not str(body.body.get("reason", "")).strip():
+        raise Refused("reason_required", f"{_REASONED[body.kind]} needs a reason", detail="body.reason")
     if body.kind in _BODIES:
         await _check(hub, body)
     stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.clock.now_ms(), "seq": 0})
     return await hub.gates.attest(stated)
+
+
+def _check_assessor(hub: Hub, body: Attestation, caller: Caller) -> None:
+    """Checks that a person whom the tenant's policy names signs an assessment.
+
+    Raises: Refused: `forbidden`, `person_required`.
+    """
+    who, assessors = hub.proposals.person(caller.actor, caller.token), hub.log.state.tenant(body.tenant).data.assessors
+    if who not in assessors:
+        raise Refused(
+            "forbidden",
+            f"the data policy of {body.tenant} does not name you among those who sign impact assessments",
+            detail=f"{who}; {', '.join(assessors) or 'nobody is named'}",
+            fix=f"loradeck tenant data {body.tenant} --assessor WHO names one",
+        )
 
 
 def _check_canary(hub: Hub, body: Attestation, caller: Caller) -> None:
@@ -112,7 +142,7 @@ def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
         return version.manifest
     if body.subject in hub.catalogue.bases:
         hub.lineage.check_use(body.tenant, body.subject)
-        if body.kind is AttestationKind.SIGNATURE or body.tenant in hub.lineage.owners(body.subject):
+        if body.kind is AttestationKind.SIGNATURE or body.tenant in hub.lineage.makers(body.subject):
             return hub.catalogue.bases[body.subject]
     raise Refused("unknown_adapter", "this tenant has no such adapter version or weights", detail=body.subject)
 
@@ -122,7 +152,7 @@ async def _check(hub: Hub, body: Attestation) -> None:
 
     Raises: Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.
     """
-    manifest = _artifact(hub, body) if body.kind is not AttestationKind.ADJUDICATION else None
+    manifest = _artifact(hub, body) if body.kind not in _OF_ROWS else None
     try:
         stated = _BODIES[body.kind].model_validate(body.body)
     except ValidationError as error:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from loradeck.artifacts import Blobs, child_process
 from loradeck.artifacts.rows import dataset_rows
+from loradeck.artifacts.rows.barred_rows import Barred
 from loradeck.artifacts.rows.dataset_rows import Held, Task
 from loradeck.artifacts.rows.suite_items import verify_suite
 from loradeck.hub.data import judged_rows
@@ -21,12 +22,14 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.registry import Registry
 from loradeck.rules.data import policy, preferences
+from loradeck.rules.data.assessment import check_assessed, signed_for
 from loradeck.rules.data.descent import NOTHING
+from loradeck.rules.data.synthetic import trained_on
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.canaries import RowPrompt
-from loradeck.schemas.dataset_ledger import LedgerEntry, Place, Reading, ScanReport
+from loradeck.schemas.dataset_ledger import SHARED, TRAIN, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
@@ -63,7 +66,7 @@ class Datasets:
             check: refuses an entry by raising.
 
         Raises:
-            BadArtifact: `bad_rows`, `ledger_incomplete`, `erased_row`.
+            BadArtifact: as `artifacts.rows.dataset_rows.entry_of`.
             Refused: `licence_forbidden`, `sensitive_rows`. Nothing was registered.
         """
         digest, tenant = manifest.digest, manifest.tenant
@@ -71,7 +74,7 @@ class Datasets:
         if kept is not None and digest in self._registry.catalogue.datasets:
             return kept.entry
         async with self._held(manifest) as held:
-            task = Task(do="read", datasets=held, rows=self._barred(tenant))
+            task = Task(do="read", datasets=held, barred=self._barred(tenant))
             reading = Reading.model_validate(await child_process.ask(dataset_rows.__name__, task))
         check(reading.entry)
         policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
@@ -124,7 +127,7 @@ class Datasets:
         `accept`: why it is registered although personal data or secrets were found in it.
 
         Raises:
-            BadArtifact: `bad_rows`, `manifest_mismatch`, `erased_row`.
+            BadArtifact: `bad_rows`, `manifest_mismatch`, and as `artifacts.rows.barred_rows.Barred.check`.
             Refused: `sensitive_rows`. Nothing was registered.
         """
         digest, tenant = manifest.digest, manifest.tenant
@@ -132,7 +135,7 @@ class Datasets:
             return
         async with self._held(manifest) as held:
             await asyncio.to_thread(verify_suite, manifest, held[0].paths)
-            task = Task(do="scan", datasets=held, rows=self._barred(tenant))
+            task = Task(do="scan", datasets=held, barred=self._barred(tenant))
             scan = _accepted(ScanReport.model_validate(await child_process.ask(dataset_rows.__name__, task)), accept)
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
         await self._attestations.add_all([draft])
@@ -182,15 +185,47 @@ class Datasets:
             if found is None or found.tenant != tenant:
                 raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
         self.check_descent(wanted)
-        names = {digest: called(self._registry.catalogue.datasets[digest]) for digest in wanted}
+        names = {digest: self._called(digest) for digest in wanted}
         kept, data = self._attestations.facts.ledger, self._state.tenant(tenant).data
         policy.check_training(wanted, kept, data, now_ms=self._clock.now_ms(), names=names)
         if quality is not None:
             policy.check_quality(quality, wanted, kept, names)
+        self._check_assessed(tenant, wanted, TRAIN)
 
-    def _barred(self, tenant: str) -> tuple[str, ...]:
-        data = self._state.tenant(tenant).data
-        return tuple(sorted(policy.barred_rows(tenant, data, self._attestations.facts.erased_of)))
+    def check_shared(self, tenant: str, base: str) -> None:
+        """Checks that a base which a tenant's job made may be for other tenants too, by all that it has learnt.
+
+        Raises: Refused: `purpose_not_allowed`, `no_dpia`, `no_depth`, `erased_row`.
+        """
+        learnt = sorted(
+            trained_on(
+                self._registry.catalogue.base_alone(tenant, base),
+                adapters=self._registry.catalogue.adapters,
+                releases=self._lineage.releases().values(),
+                made=self._attestations.facts.made,
+            )
+        )
+        self.check_descent(learnt, base=base)
+        policy.check_shared(learnt, self._attestations.facts.ledger, {d: self._called(d) for d in learnt})
+        self._check_assessed(tenant, learnt, SHARED)
+
+    def _check_assessed(self, tenant: str, datasets: Iterable[str], purpose: str) -> None:
+        facts, data = self._attestations.facts, self._state.tenant(tenant).data
+        for digest in datasets:
+            entry, at = facts.ledger[digest].entry, self._clock.now_ms()
+            check_assessed(entry, data, facts.assessed[tenant], purpose, now_ms=at, called=self._called(digest))
+
+    def _called(self, dataset: str) -> str:
+        return called(self._registry.catalogue.datasets[dataset])
+
+    def _barred(self, tenant: str) -> Barred:
+        data, facts = self._state.tenant(tenant).data, self._attestations.facts
+        return Barred(
+            rows=policy.barred_rows(tenant, data, facts.erased_of),
+            sources=data.regulated_sources,
+            assessed=signed_for(facts.assessed[tenant].values(), TRAIN, self._clock.now_ms()),
+            columns=data.regulated_columns,
+        )
 
     def _lifted(self, dataset: str) -> bool:
         """Tells whether the tenant of a dataset may use rows that other tenants had erased."""

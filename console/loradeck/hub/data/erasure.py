@@ -265,7 +265,7 @@ class Erasures:
             statements += [
                 stated(AttestationKind.REVOCATION, base.id, owner, why)
                 for base in found.bases
-                for owner in sorted(self._lineage.owners(base.id))[:1]
+                for owner in sorted(self._lineage.makers(base.id))[:1]
             ]
         return statements
 

@@ -42,13 +42,17 @@ class Lineage:
         ownership.check_claim(
             tenant,
             base,
-            owned_by=self.owners(base),
+            owned_by=self.makers(base),
             releases=self._catalogue.releases.values(),
             name=self._catalogue.base_label(base),
         )
 
     def owners(self, base: str) -> frozenset[str]:
         """The tenants that a base is the own of; none where it is for all."""
+        return frozenset() if base in self._attestations.facts.shared else self.makers(base)
+
+    def makers(self, base: str) -> frozenset[str]:
+        """The tenants that a base came from, also where it is shared; none where it came from nobody here."""
         made, catalogue = self._attestations.facts.made, self._catalogue
         registered_for = catalogue.base_tenants.get(base)
         return ownership.owners(base, made=made, releases=catalogue.releases.values(), registered_for=registered_for)

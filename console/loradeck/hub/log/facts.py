@@ -10,7 +10,7 @@ from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
 from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage, Deprecation, GateResult
 from loradeck.schemas.candidate import ComparisonResult
-from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry
+from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
@@ -32,6 +32,8 @@ _KEPT = (
     AttestationKind.SIGNATURE,
     AttestationKind.DEPRECATION,
     AttestationKind.DECISION,
+    AttestationKind.ASSESSMENT,
+    AttestationKind.SHARED,
 )
 """Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
 
@@ -61,6 +63,12 @@ class Facts:
 
         self.decided: dict[str, set[str]] = defaultdict(set)
         """Worksheet -> the tenants that have it."""
+
+        self.assessed: dict[str, dict[str, Assessment]] = defaultdict(dict)
+        """Tenant -> pattern of sources -> its newest impact assessment."""
+
+        self.shared: set[str] = set()
+        """Bases that jobs of one tenant made and others may use."""
 
         self.made: dict[str, list[BaseLineage]] = defaultdict(list)
         """Base -> what jobs made it from."""
@@ -100,6 +108,11 @@ class Facts:
             self.deprecated[subject] = Deprecation.model_validate(body)
         elif attestation.kind is AttestationKind.DECISION:
             self.decided[subject].add(attestation.tenant)
+        elif attestation.kind is AttestationKind.ASSESSMENT:
+            assessment = Assessment.model_validate(body)
+            self.assessed[attestation.tenant][assessment.source] = assessment
+        elif attestation.kind is AttestationKind.SHARED:
+            self.shared.add(subject)
         elif attestation.kind is AttestationKind.LEDGER:
             # The first counts: retention runs from when the rows came in.
             self.ledger.setdefault(subject, DatedEntry(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))

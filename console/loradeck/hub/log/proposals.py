@@ -30,7 +30,7 @@ class Proposals:
         if found is None:
             raise Refused(
                 "person_required",
-                "two people are asked for here, and neither a machine's token nor the hub's host is one",
+                "people are asked for here, and neither a machine's token nor the hub's host is one",
                 detail=name,
                 fix="sign in: loradeck login",
             )

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
-from loradeck.schemas.dataset_ledger import TRAIN, DataPolicy, LedgerEntry
+from loradeck.schemas.dataset_ledger import SHARED, TRAIN, DataPolicy, LedgerEntry
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import QualityTier
 from loradeck.schemas.training import QualityWeights
@@ -108,6 +108,22 @@ def check_training(
             detail=", ".join(f"{names.get(e.dataset, short(e.dataset))}: depth {e.deepest}" for e in entries),
             fix="add a dataset with human rows",
             context={"depth": deepest},
+        )
+
+
+def check_shared(learnt: Sequence[str], kept: Mapping[str, DatedEntry], names: Mapping[str, str]) -> None:
+    """Checks that all rows which weights have learnt may improve what other tenants use. `learnt`: their datasets.
+
+    Raises: Refused: `purpose_not_allowed`.
+    """
+    unknown = "" if learnt else "nobody knows what they learnt"
+    lacking = [names[one] for one in learnt if one not in kept or SHARED not in kept[one].entry.purposes]
+    if unknown or lacking:
+        raise Refused(
+            "purpose_not_allowed",
+            "the weights are not for other tenants: rows that they learnt may not improve shared models",
+            detail=unknown or ", ".join(lacking),
+            fix=f"train on rows whose purpose names {SHARED}: a contract to serve a customer alone does not allow it",
         )
 
 

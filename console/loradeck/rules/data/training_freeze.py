@@ -1,11 +1,10 @@
 """Training freezes: when no train job of a tenant is begun, as freeze windows say when nothing is promoted."""
 
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
 
 from loradeck.rules.clocks import utc
 from loradeck.rules.errors import Refused
-from loradeck.schemas.dataset_ledger import LedgerEntry
+from loradeck.schemas.dataset_ledger import LedgerEntry, fits
 from loradeck.schemas.freshness import TrainingFreeze
 from loradeck.schemas.incident import Incident
 from loradeck.schemas.tenant import TenantState
@@ -39,11 +38,9 @@ def _held(freeze: TrainingFreeze, datasets: Iterable[tuple[str, LedgerEntry]]) -
     """Why a freeze holds a job, in words that follow when it ends; None: it is about other sources."""
     if not freeze.source:
         return ""
-    # Of fnmatch's signs only the star is one here.
-    pattern = freeze.source.lower().replace("[", "[[]").replace("?", "[?]")
     for name, entry in datasets:
         for source in entry.sources:
-            if fnmatchcase(source.lower(), pattern):
+            if fits(freeze.source, source):
                 return f": {name} has rows of {source}"
         if entry.distinct_sources > len(entry.sources):
             return f": {name} has rows of {entry.distinct_sources} sources, and {freeze.source} may be among them"

@@ -141,6 +141,13 @@ def set_data_policy(
         "training_freezes": "a training freeze ends then"
         if set(tenant.data.training_freezes) - set(policy.training_freezes)
         else "",
+        "assessors": "others sign impact assessments, or of other rows, then"
+        if (policy.assessors, policy.assessed_tiers) != (tenant.data.assessors, tenant.data.assessed_tiers)
+        else "",
+        "regulated_sources": "what was regulated comes in then"
+        if set(tenant.data.regulated_sources) - set(policy.regulated_sources)
+        or set(tenant.data.regulated_columns) - set(policy.regulated_columns)
+        else "",
     }
     if told := {name: what for name, what in loose.items() if what}:
         payload["loosened"] = list(told)

@@ -1,0 +1,92 @@
+"""Impact assessments, regulated rows and shared weights on a running hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.fakes.hub_in_process import BASE, Deck
+from tests.integration.hub.test_ledger import HUMAN, dataset, manifest, row, training
+
+from loradeck.schemas.attestation import BaseLineage
+from loradeck.schemas.ids import digest_of
+from loradeck.schemas.manifest import BaseManifest
+
+POLICY = "tenants/acme/data-policy?reason=law"
+
+
+@pytest.fixture
+async def acme(deck: Deck) -> Deck:
+    await deck.tenant()
+    await deck.base()
+    return deck
+
+
+def assessment(source: str, **more: Any) -> dict[str, Any]:
+    body = {"source": source, "reference": "DPIA-12", **more}
+    subject = digest_of({"tenant": "acme", "source": source})
+    return {"kind": "assessment", "subject": subject, "tenant": "acme", "body": body, "by": ""}
+
+
+async def test_training_waits_for_an_assessment_that_a_named_person_signs(acme: Deck) -> None:
+    digest = await dataset(acme, [row(1, source="crm.visits")])
+    await acme.refused(422, "reason_required", "PUT", "tenants/acme/data-policy", {"assessors": ["releaser"]})
+    await acme.ok("PUT", POLICY, {"assessors": ["releaser"]})
+    problem = await acme.refused(409, "no_dpia", "POST", "jobs", training(digest))
+    assert "crm.visits" in problem.detail
+    assert "releaser may" in problem.fix
+    await acme.refused(403, "forbidden", "POST", "attestations", assessment("crm.*"))  # from the hub's host
+    person = await acme.as_role("releaser")
+    signed = await acme.ok("POST", "attestations", assessment("crm.*"), client=person)
+    assert signed["by"] == "releaser"
+    await acme.ok("POST", "jobs", training(digest))
+    await acme.ok("POST", "attestations", assessment("crm.*", withdrawn=True), client=person)
+    await acme.refused(409, "no_dpia", "POST", "jobs", training(digest))
+
+
+async def test_regulated_tables_come_in_with_an_assessment_and_regulated_columns_never(acme: Deck) -> None:
+    policy = {"assessors": ["releaser"], "regulated_sources": ["ehr.*"], "regulated_columns": ["diagnosis"]}
+    await acme.ok("PUT", POLICY, policy)
+    table, column = [row(1, source="ehr.visits")], [row(1) | {"diagnosis": "flu"}]
+    for rows, code in ((table, "regulated_source"), (column, "regulated_column")):
+        body = (await manifest(acme, rows)).model_dump(mode="json")
+        problem = await acme.refused(422, code, "POST", "datasets", body)
+        assert "line 1" in problem.detail
+        assert "flu" not in problem.model_dump_json()
+    await acme.ok("POST", "attestations", assessment("ehr.*"), client=await acme.as_role("releaser"))
+    await dataset(acme, table)
+    loose = {"assessors": ["releaser"], "regulated_sources": ["ehr.*"]}
+    await acme.refused(422, "reason_required", "PUT", "tenants/acme/data-policy", loose)
+
+
+async def test_weights_are_shared_only_where_every_row_may_improve_shared_models(acme: Deck) -> None:
+    await acme.tenant("bolt")
+    allowed = {**HUMAN, "purpose": ["train", "improve-shared"]}
+    rows = {"own": await dataset(acme, [row(1)]), "ours": await dataset(acme, [row(2)], allowed)}
+    bases = {}
+    for name, digest in rows.items():
+        file = {"path": "model.safetensors", "size": 1, "sha256": digest_of({"weights": name})}
+        made = BaseManifest.model_validate({"model_id": name, "revision": "1", "files": [file]})
+        await acme.hub.lineage.record(
+            made.digest, BaseLineage(tenant="acme", job="j1", base=BASE.digest, datasets=(digest,))
+        )
+        await acme.ok("POST", "bases", made.model_dump(mode="json"))
+        bases[name] = made.digest
+
+    def shared(base: str, tenant: str = "acme") -> dict[str, Any]:
+        return {"kind": "shared", "subject": base, "tenant": tenant, "body": {"reason": "agreed"}, "by": ""}
+
+    problem = await acme.refused(409, "purpose_not_allowed", "POST", "attestations", shared(bases["own"]))
+    assert problem.detail == "acme/t"
+    await acme.refused(404, "unknown_base", "POST", "attestations", shared(bases["ours"], "bolt"))
+    theirs = await dataset(acme, [row(3)], tenant="bolt")
+    body = training(theirs, tenant="bolt", base=bases["ours"])
+    await acme.refused(409, "wrong_tenant", "POST", "jobs", body)
+    await acme.ok("PUT", POLICY, {"assessors": ["releaser"]})
+    await acme.refused(409, "no_dpia", "POST", "attestations", shared(bases["ours"]))
+    person = await acme.as_role("releaser")
+    await acme.ok("POST", "attestations", assessment("*", purposes=["train"]), client=person)
+    await acme.refused(409, "no_dpia", "POST", "attestations", shared(bases["ours"]))
+    await acme.ok("POST", "attestations", assessment("*", purposes=["improve-shared"]), client=person)
+    await acme.ok("POST", "attestations", shared(bases["ours"]))
+    await acme.ok("POST", "jobs", body)
