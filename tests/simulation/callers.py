@@ -12,7 +12,7 @@ from tests.simulation.hub_process import RELEASES, ROUTE, TENANTS
 from tests.simulation.oracle import Oracle
 
 from loradeck.hub.access.auth import Caller
-from loradeck.hub.api import candidates, moves, nodes, pools, rewind, tenants
+from loradeck.hub.api import campaigns, candidates, moves, nodes, pools, rewind, tenants
 from loradeck.hub.api.parameters import Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
@@ -20,6 +20,14 @@ from loradeck.rules.moves import candidate as rules
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.request import rollback_request
 from loradeck.rules.serving.counting import flip_counts
+from loradeck.schemas.campaign import (
+    CampaignChange,
+    CampaignPlan,
+    CampaignRequest,
+    CampaignRewind,
+    CampaignState,
+    CampaignTarget,
+)
 from loradeck.schemas.candidate import Candidate, Figure, StepPlan
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft
@@ -38,6 +46,7 @@ from loradeck.schemas.moves import (
     PromoteRequest,
     RecoverRequest,
     RecoveryPlan,
+    RewindPlan,
     RewindRequest,
     UndoRequest,
     UnpinRequest,
@@ -72,6 +81,7 @@ ASKS = {
     "unpin": 1,
     "place": 1,
     "candidate": 12,
+    "campaign": 2,
 }
 """Each request that people make of a hub, and its weight in the draw of the next one."""
 
@@ -188,6 +198,8 @@ class Person:
             case "fallback":
                 fallback = FallbackRequest(expected_generation=generation, **common)
                 return lambda hub: moves.fallback(tenant, route, fallback, hub, PERSON, wait)
+            case "campaign":
+                return self._campaign(seen["campaign"], name, wait)
             case "candidate":
                 return self._candidate(key, seen, common, wait)
             case "unpin" if seen["pins"]:
@@ -206,6 +218,32 @@ class Person:
                 return lambda hub: place(hub, key, update)
             case _:
                 return None
+
+    def _campaign(self, newest: str | None, name: str, wait: Waiting) -> Call:
+        """Starts a campaign, or stops, pauses, resumes or rewinds the newest one."""
+        draw, change = self.process.scheduler.random, CampaignChange(idempotency_key=name, reason="a simulation")
+        if newest is None or draw.random() < 0.1:
+            plan = CampaignPlan(wave=draw.choice((1, 2)), steps=draw.choice((None, PLAN)), ungated=True, patience_s=60)
+            targets = tuple(
+                CampaignTarget(tenant=tenant, route=ROUTE, release=draw.choice(RELEASES[tenant]).id)
+                for tenant in TENANTS
+            )
+            begun = CampaignRequest(campaign=name, plan=plan, targets=targets, idempotency_key=name)
+            return lambda hub: _moves_nothing(hub, campaigns.start(begun, hub, PERSON))
+        what = draw.choice((campaigns.pause, campaigns.resume, campaigns.stop, None, None, None, None))
+        if what is not None:
+            return lambda hub: _moves_nothing(hub, what(newest, change, hub, PERSON))
+        asked = CampaignRewind(idempotency_key=name, reason="a simulation")
+
+        async def rewound(hub: Hub) -> Any:
+            planned = await campaigns.put_back(newest, asked, hub, PERSON, wait)
+            steps = RewindPlan.model_validate_json(planned.body).steps
+            at = {f"{step.tenant}/{step.route}": step.generation for step in steps}
+            return await campaigns.put_back(
+                newest, asked.model_copy(update={"dry_run": False, "generations": at}), hub, PERSON, wait
+            )
+
+        return rewound
 
     def _candidate(self, key: PointerKey, seen: dict[str, Any], common: dict[str, Any], wait: Waiting) -> Call:
         """Starts a candidate, or goes on with the one that is out: a person, or the hub by itself."""
@@ -300,6 +338,12 @@ async def _by_itself(hub: Hub, key: PointerKey, what: str, permille: int, name: 
     return moves.answer(await moves.move(hub, PERSON, name, decide))
 
 
+async def _moves_nothing(hub: Hub, call: Awaitable[Any]) -> Any:
+    """What a call about a campaign is answered with here: as a move that made no event."""
+    await call
+    return moves.answer(moves.nothing_moved(hub))
+
+
 async def drain(hub: Hub, node: str) -> Any:
     """`loradeck node drain`. It is answered like a move that made no event."""
     await nodes.drain(node, hub, PERSON)
@@ -364,6 +408,7 @@ async def _look(hub: Hub, key: PointerKey) -> dict[str, Any]:
         "candidate": pointer.candidate,
         "last": pointer.last_move,
         "rev": state.rev,
+        "campaign": next((one.campaign for one in hub.campaigns.all() if one.state is not CampaignState.REWOUND), None),
         "generations": {f"{t}/{r}": p.generation for (t, r), p in state.pointers.items()},
         "quarantined": [q.release for q in pointer.quarantined],
         "pins": [

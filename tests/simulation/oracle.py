@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation.bad_releases import GuardOracle
+from tests.simulation.campaign_oracle import CampaignOracle
 from tests.simulation.candidate_oracle import CandidateOracle
 from tests.simulation.event_loop import Process, Scheduler
 from tests.simulation.gateway_wire import Asked
@@ -108,6 +109,7 @@ class Oracle:
     def __post_init__(self) -> None:
         self.candidates = CandidateOracle(self.fail)
         self.guard = GuardOracle(self.fail, self.by_hash, counts=self.counts)
+        self.campaigns = CampaignOracle(self.fail, self.by_hash, counts=self.counts)
 
     def fail(self, invariant: str, *why: object) -> None:
         """Ends the run.
@@ -143,6 +145,7 @@ class Oracle:
                     for event in committed.events:
                         self.guard.commit(inner.active, event)
                         self._check_ticket(event)
+                        self.campaigns.commit(inner.active, event)
                     self._check_witnessed(inner.active, committed.events)
                     self._check_copies(image.alone_since, committed.events)
             return committed

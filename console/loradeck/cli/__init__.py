@@ -29,6 +29,10 @@ COMMANDS = {
         "loradeck.cli.commands.moves:rewind",
         "Put pointers back as they were at a rev or a time, all in one transaction.",
     ),
+    "campaign": (
+        "loradeck.cli.commands.campaign:campaign",
+        "Move many routes to another base in waves, with a budget and a stop rule; rewind them together.",
+    ),
     "move": ("loradeck.cli.commands.moves:outcome", "Look up a move whose answer was lost, by its key."),
     "hold": ("loradeck.cli.commands.pointer:hold", "Keep pipelines from promoting on a route."),
     "release-hold": ("loradeck.cli.commands.pointer:release_hold", "Let pipelines promote on a route again."),

@@ -24,6 +24,7 @@ from loradeck.schemas import moves, responses
 from loradeck.schemas.answer_ledger import Explained
 from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
 from loradeck.schemas.audit import AuditLine, AuditVerdict
+from loradeck.schemas.campaign import Campaign, CampaignChange, CampaignRequest, CampaignRewind, CampaignStarted
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
@@ -217,6 +218,32 @@ class HubApi(Calls):
     async def rewind(self, request: moves.RewindRequest, **how: Unpack[Waiting]) -> moves.MoveResult:
         """Executes a plan, whose `generations` the request carries."""
         return await self._move("rewind", request.model_copy(update={"dry_run": False}), **how)
+
+    async def campaigns(self) -> list[Campaign]:
+        """Lists campaigns, the newest first."""
+        return await self._get(list[Campaign], "campaigns")
+
+    async def campaign(self, campaign: str) -> Campaign:
+        """Fetches one campaign with its routes."""
+        return await self._get(Campaign, f"campaigns/{segment(campaign)}")
+
+    async def start_campaign(self, request: CampaignRequest) -> CampaignStarted:
+        """Starts a campaign, or with `dry_run` asks what it would be."""
+        return await self._post(CampaignStarted, "campaigns", request, extra_s=60)
+
+    async def change_campaign(
+        self, campaign: str, what: Literal["pause", "resume", "stop"], request: CampaignChange
+    ) -> Campaign:
+        """Pauses, resumes or stops a campaign."""
+        return await self._post(Campaign, f"campaigns/{segment(campaign)}/{what}", request)
+
+    async def plan_campaign_rewind(self, campaign: str, request: CampaignRewind) -> moves.RewindPlan:
+        """Plans what a rewind of a campaign would put back, and changes nothing."""
+        return await self._post(moves.RewindPlan, f"campaigns/{segment(campaign)}/rewind", request)
+
+    async def rewind_campaign(self, campaign: str, request: CampaignRewind, **how: Unpack[Waiting]) -> moves.MoveResult:
+        """Executes such a plan, whose `generations` the request carries."""
+        return await self._move(f"campaigns/{segment(campaign)}/rewind", request, **how)
 
     async def plan_recover(self, request: moves.RecoverRequest) -> moves.RecoveryPlan:
         """Plans a recover and changes nothing. Only over the hub's own socket."""

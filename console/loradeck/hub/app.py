@@ -15,6 +15,7 @@ from loradeck.hub.api import (
     attestations,
     backup,
     blobs,
+    campaigns,
     candidates,
     events,
     feed,
@@ -44,8 +45,8 @@ from loradeck.hub.views.status import VERSION
 from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
-    state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, pools, events,
-    incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger, feedback, freshness,
+    state, tenants, moves, candidates, rewind, campaigns, registry, reviews, blobs, attestations, jobs, nodes, pools,
+    events, incidents, notices, tokens, joining, sign_in, backup, health, feed, ledger, feedback, freshness,
 )  # fmt: skip
 
 

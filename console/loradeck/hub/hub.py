@@ -21,6 +21,7 @@ from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers, SignIns
 from loradeck.hub.automation.bad_nodes import BadNodes
+from loradeck.hub.automation.campaigns import Campaigns
 from loradeck.hub.automation.comparisons import Comparisons
 from loradeck.hub.automation.guard import GuardedPointers
 from loradeck.hub.automation.pooled_routes import PooledRoutes
@@ -291,6 +292,9 @@ class Hub:
         results = Results(catalogue, attestations, gates, lineage, merging, generation, fleet, clock)
         self.uploads = Uploads()
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
+        self.campaigns = Campaigns(
+            *(log_, self.store, catalogue, facts, gates, jobs, queue, self.promotions, allowed, background, clock)
+        )
         every, cancel = jobs.every, queue.cancel
         self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
@@ -353,6 +357,7 @@ class Hub:
         self.log.follow(FollowerOrder.PLACEMENT, self.pooled_routes.committed)
         self.log.follow(FollowerOrder.BROKEN_GLASS, self.broken_glass.committed)
         self.log.follow(FollowerOrder.INCIDENTS, self.incidents.committed)
+        self.log.follow(FollowerOrder.CAMPAIGNS, self.campaigns.committed)
         self.log.follow(FollowerOrder.FEED, self.changes.committed)
         for part in (self.audit, self.table_sender, self.gates, self.progress, self.steps, self.changes):
             self.attestations.follow(part.attested)
@@ -417,6 +422,7 @@ class Hub:
         await self.audit.anchor()
         await self.broken_glass.save()
         await self.incidents.save()
+        await self.campaigns.save()
         await self.cosigners.ask()
 
     def keep_backups(self, folder: Path, every_s: float) -> None:
@@ -472,6 +478,7 @@ class Hub:
         self.guard.tick()
         self.steps.tick()
         self.pooled_routes.tick()
+        self.campaigns.tick()
         self.usual_shares.tick()
         self.jobs.forget_checkpoints()
         self.queue.assign()

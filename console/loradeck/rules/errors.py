@@ -68,6 +68,9 @@ STATUS: Mapping[str, int] = {
     "not_pinned": 409,
     "node_linked": 409,
     "no_change": 409,
+    "nothing_to_move": 409,
+    "campaign_over": 409,
+    "campaign_exists": 409,
     "nothing_to_compare": 409,
     "no_prompts": 409,
     "exists": 409,
@@ -195,6 +198,7 @@ STATUS: Mapping[str, int] = {
     "certificate_unknown": 403,
     # Pools.
     "unknown_pool": 404,
+    "unknown_campaign": 404,
     "pool_in_use": 409,
     "too_many_pools": 409,
     "over_quota": 409,

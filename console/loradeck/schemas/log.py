@@ -44,6 +44,7 @@ class EventKind(StrEnum):
     QUOTA = "quota"  # what a tenant may have at the hub
     POOL = "pool"  # what makes a node one of a pool was set, or the pool was removed
     ASSIGN = "assign"  # a route of a pool is served by other nodes
+    CAMPAIGN = "campaign"  # one began or ended, or a route of it has come further
     AUDIT = "audit"  # the head of the audit trail; `payload` {size, root}. Lists of events leave it out
 
 
@@ -193,6 +194,8 @@ class Event(Wire):
         """What the event is about, for a person: tenant and route, a tenant, a pool, or a node."""
         if "pool" in self.payload and self.tenant == FLEET:
             return f"pool {self.payload['pool']}"
+        if "campaign" in self.payload and self.tenant == FLEET:
+            return f"campaign {self.payload['campaign']}"
         if self.tenant == FLEET:
             return f"node {self.payload.get('node', '')}"
         return f"{self.tenant}/{self.route}" if self.route else self.tenant

@@ -123,7 +123,7 @@ async def start(
     """
     if shadow is not None and (share or whom["named"] or steps):
         raise misused("nobody gets a shadow", where="--shadow", fix="leave out --share, --named and --steps")
-    whom["plan"] = _plan(steps, margin, metric, min_minutes, finish=finish)
+    whom["plan"] = step_plan(steps, margin, metric, min_minutes, finish=finish)
     at, row, release = await to_place(s, words)
     whom["permille"] = _permille(share if shadow is None else shadow)
     if shadow is not None:
@@ -371,10 +371,10 @@ def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:
     return row.pointer.candidate, row.candidate
 
 
-def _plan(
+def step_plan(
     steps: str | None, margin: float | None, metric: tuple[str, ...], min_minutes: float, *, finish: bool
 ) -> StepPlan | None:
-    """The plan that the options of `start` give; None: the hub steps nothing. Raises: CliError: they are no plan."""
+    """The plan that the options of a start give; None: the hub steps nothing. Raises: CliError: they are no plan."""
     if steps is None:
         if margin is not None or metric or finish:
             raise misused("without steps there is nothing to judge", where="--steps", fix="give --steps 5,20,50,100")

@@ -18,7 +18,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.moves import FallbackRequest, PromoteRequest, RewindPlan, RewindRequest, UndoRequest
+from loradeck.schemas.moves import FallbackRequest, MoveResult, PromoteRequest, RewindPlan, RewindRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction, TenantRow
 
 
@@ -205,7 +205,10 @@ async def rewind(
         to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=key, incident=incident, **how.said
     )
     plan = await s.api.plan_rewind(request)
-    _show(s, plan, time_ms)
+    if time_ms is not None:
+        s.out.say(f"asked for {utc(time_ms)} ({ago(time_ms)})")
+    s.out.heading(f"as at rev {plan.to_rev}, committed {utc(plan.at_ms)} ({ago(plan.at_ms)})")
+    show_plan(s, plan)
     if dry_run:
         s.out.json(plan)
         return
@@ -229,24 +232,29 @@ async def rewind(
         }
     )
     result = await s.api.rewind(execute, wait=how.wait, timeout=how.timeout)
+    rewound(s, result, how)
+
+
+def rewound(s: Session, result: MoveResult, how: MoveOptions) -> None:
+    """Prints what a rewind has moved, and how far that is; exits with its status."""
     s.out.json(result)
-    for event in result.events:
+    moved = [event for event in result.events if event.pointer is not None]
+    for event in moved:
         s.out.say(f" {event.tenant}/{event.route} gen {event.generation}: {' -> '.join(map(short, event.path))}")
     for step in result.skipped:
         s.out.say(f" {step.tenant}/{step.route} stayed: {step.skipped}")
-    if not result.events:
+    if not moved:
         s.out.alarm("nothing moved: every pointer of the plan has moved meanwhile or may not go back")
         raise click.exceptions.Exit(Exit.REFUSED)
     s.out.say(
-        f"rewound {len(result.events)} pointers, rev {result.rev}   undo: loradeck undo --txn {result.events[0].txn}"
+        f"rewound {len(moved)} pointers, rev {result.rev}, {result.reached or 'committed'}   "
+        f"undo: loradeck undo --txn {moved[0].txn}"
     )
     in_time(s, result.reached, how.wait)
 
 
-def _show(s: Session, plan: RewindPlan, time_ms: int | None) -> None:
-    if time_ms is not None:
-        s.out.say(f"asked for {utc(time_ms)} ({ago(time_ms)})")
-    s.out.heading(f"as at rev {plan.to_rev}, committed {utc(plan.at_ms)} ({ago(plan.at_ms)})")
+def show_plan(s: Session, plan: RewindPlan) -> None:
+    """Prints what a rewind would move, and what it would not."""
     s.out.table(
         ("POINTER", "GEN", "FROM", "TO", "SKIPPED"),
         [

@@ -38,7 +38,7 @@ async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
     return rev, events[0].at_ms if events else None
 
 
-def _labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
+def labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
     """The plan with the labels of its releases."""
 
     def label(tenant: str, release: str | None) -> str | None:
@@ -81,7 +81,7 @@ async def rewind(body: RewindRequest, hub: ThisHub, caller: OperatorOfEach, wait
         )
 
     if body.dry_run:
-        return Response(_labelled(hub, plan()).model_dump_json(), media_type="application/json")
+        return Response(labelled(hub, plan()).model_dump_json(), media_type="application/json")
 
     def decide() -> Sequence[Draft]:
         plans.append(plan())

@@ -135,6 +135,23 @@ class Gates:
         found = (await self._reports(release, gate)).get(gate.suite)
         return found.report if found is not None else None
 
+    async def lacking(self, key: PointerKey, release: Digest) -> list[tuple[Digest, Digest | None]]:
+        """The evaluations that a pointer's gate lacks of a release, its live release and its anchor.
+
+        (release, suite); None in place of a suite: of the rows that it reproduces.
+        """
+        gate, found = self._state.config(key).gate, list[tuple[Digest, Digest | None]]()
+        if gate is None:
+            return found
+        pointer = self._state.pointers.get(key)
+        for one in dict.fromkeys((release, pointer.release if pointer is not None else None, self.anchor(key))):
+            told, suites = await self._reports(one, gate) if one is not None else {}, gate.suites
+            asked = [part.suite for part in suites if one == release or part.max_drop < 1]
+            found += [(one, suite) for suite in asked if one is not None and suite not in told]
+        if gate.leak is not None and not await self._attestations.find(kind=AttestationKind.LEAK, subject=release):
+            found.append((release, None))
+        return found
+
     async def reviews_of(self, key: PointerKey, release: Digest) -> list[Attestation]:
         """The reviews that people have signed for a release on a route, oldest first."""
         tenant, route = key

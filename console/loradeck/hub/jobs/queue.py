@@ -58,6 +58,11 @@ LOG_CHARS = 2000
 """Characters of a failed job's log that are kept with the job."""
 
 
+def job_id(idempotency_key: str) -> str:
+    """The id of the job that is submitted under an idempotency key."""
+    return f"j{hashlib.sha256(idempotency_key.encode()).hexdigest()[:16]}"
+
+
 @dataclass(eq=False)
 class Queue:
     """Submits jobs, assigns them to nodes, and follows their attempts."""
@@ -88,11 +93,10 @@ class Queue:
 
         Raises: Refused when the spec names something that is not registered, or `training_frozen`.
         """
-        job_id = f"j{secrets.token_hex(8)}"
+        new_id = f"j{secrets.token_hex(8)}"
         if request.idempotency_key:
-            digest = hashlib.sha256(request.idempotency_key.encode()).hexdigest()
-            job_id = f"j{digest[:16]}"
-            known = await self._jobs.find_one(job_id)
+            new_id = job_id(request.idempotency_key)
+            known = await self._jobs.find_one(new_id)
             if known is not None:
                 return known
         spec = request.spec
@@ -103,12 +107,12 @@ class Queue:
         self._coming.append(spec)
         try:
             if frozen:
-                await overridden(job_id, tuple(frozen.values()))
-            await self._jobs.add(self._queued(request, job_id, by, frozen))
+                await overridden(new_id, tuple(frozen.values()))
+            await self._jobs.add(self._queued(request, new_id, by, frozen))
         finally:
             self._coming.remove(spec)
         self.assign()
-        return await self._jobs.known(job_id)
+        return await self._jobs.known(new_id)
 
     def _queued(self, request: JobRequest, job_id: str, by: str, frozen: Collection[str]) -> Job:
         spec = request.spec

@@ -45,8 +45,9 @@ class FollowerOrder(IntEnum):
     PLACEMENT = 8
     BROKEN_GLASS = 9
     INCIDENTS = 10
-    NOTICES = 11
-    FEED = 12
+    CAMPAIGNS = 11
+    NOTICES = 12
+    FEED = 13
 
 
 @dataclass(frozen=True, slots=True)

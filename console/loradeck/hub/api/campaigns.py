@@ -1,0 +1,123 @@
+"""Campaigns: begun, paused, resumed, stopped and rewound by people; what is between, the hub does by itself."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from loradeck.hub.access.auth import Caller
+from loradeck.hub.access.routes import Guarded
+from loradeck.hub.api.moves import actor_of, answer, move
+from loradeck.hub.api.parameters import OperatorOfEach, ReleaserOfEach, ThisHub, ViewerOfEach, Wait
+from loradeck.hub.api.rewind import labelled
+from loradeck.hub.hub import Hub
+from loradeck.rules.moves import campaigns as rules
+from loradeck.rules.moves import rewind
+from loradeck.schemas.campaign import (
+    Campaign,
+    CampaignChange,
+    CampaignRequest,
+    CampaignRewind,
+    CampaignStarted,
+    CampaignState,
+)
+from loradeck.schemas.ids import Name
+from loradeck.schemas.log import FLEET, Draft
+from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
+
+router = APIRouter(prefix="/v1/campaigns", tags=["rewind"], route_class=Guarded)
+
+
+def _at(caller: Caller, campaign: Campaign) -> Caller:
+    """The caller, who has to have its role at every tenant of a campaign."""
+    return caller.at(*({unit.tenant for unit in campaign.units.values()} or {FLEET}))
+
+
+@router.get("")
+async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[Campaign]:
+    """Lists campaigns, the newest first, with the routes of tenants that the caller sees."""
+    return [one for one in (_seen(campaign, caller) for campaign in hub.campaigns.all()) if one.units]
+
+
+@router.get("/{campaign}")
+async def one(campaign: Name, hub: ThisHub, caller: ViewerOfEach) -> Campaign:
+    """A campaign, with the routes of tenants that the caller sees."""
+    return _seen(hub.campaigns.get(campaign), caller)
+
+
+def _seen(campaign: Campaign, caller: Caller) -> Campaign:
+    units = {name: unit for name, unit in campaign.units.items() if caller.sees(unit.tenant)}
+    return campaign.model_copy(update={"units": units})
+
+
+@router.post("")
+async def start(body: CampaignRequest, hub: ThisHub, caller: ReleaserOfEach) -> CampaignStarted:
+    """Starts a campaign, or says what it would be. It needs the role releaser at each of its tenants."""
+    caller = caller.at(*({one.tenant for one in body.targets} or {FLEET}))
+    if not body.dry_run and await hub.store(lambda s: s.lookup(body.idempotency_key)) is not None:
+        return CampaignStarted(campaign=_seen(hub.campaigns.get(body.campaign), caller), left_out={})
+    campaign, left_out = await hub.campaigns.planned(body, caller.actor)
+    if not body.dry_run:
+        await move(hub, caller, body.idempotency_key, lambda: [rules.begun(campaign, actor_of(caller), body.reason)])
+        campaign = hub.campaigns.get(body.campaign)
+    return CampaignStarted(campaign=campaign, left_out=left_out)
+
+
+async def _change(hub: Hub, caller: Caller, name: str, body: CampaignChange, state: CampaignState) -> Campaign:
+    caller = _at(caller, hub.campaigns.get(name))
+
+    def decide() -> Sequence[Draft]:
+        known = hub.campaigns.get(name)
+        return [rules.state_event(known, state, actor_of(caller), body.reason, gpu_hours=body.gpu_hours)]
+
+    await move(hub, caller, body.idempotency_key, decide)
+    return hub.campaigns.get(name)
+
+
+@router.post("/{campaign}/pause")
+async def pause(campaign: Name, body: CampaignChange, hub: ThisHub, caller: OperatorOfEach) -> Campaign:
+    """Begins nothing more; what is under way ends."""
+    return await _change(hub, caller, campaign, body, CampaignState.PAUSED)
+
+
+@router.post("/{campaign}/resume")
+async def resume(campaign: Name, body: CampaignChange, hub: ThisHub, caller: ReleaserOfEach) -> Campaign:
+    """Lets a paused campaign go on, perhaps with another budget."""
+    return await _change(hub, caller, campaign, body, CampaignState.RUNNING)
+
+
+@router.post("/{campaign}/stop")
+async def stop(campaign: Name, body: CampaignChange, hub: ThisHub, caller: OperatorOfEach) -> Campaign:
+    """Stops a campaign for good: its trainings are cancelled and its candidates aborted. What has moved stays."""
+    return await _change(hub, caller, campaign, body, CampaignState.STOPPED)
+
+
+@router.post("/{campaign}/rewind", response_model=RewindPlan | MoveResult)
+async def put_back(campaign: Name, body: CampaignRewind, hub: ThisHub, caller: OperatorOfEach, wait: Wait) -> Response:
+    """Puts every route that is still as a campaign has moved it back to what it had before, in one transaction.
+
+    A dry run answers with a plan; executing sends its generations back. It ends the campaign, as a stop does.
+    """
+    known = hub.campaigns.get(campaign)
+    caller, then, plans = _at(caller, known), await hub.campaigns.before(known), list[RewindPlan]()
+    asked = RewindRequest.model_validate(body.model_dump())
+
+    def plan() -> RewindPlan:
+        now, known = {key: hub.log.state.pointer(key) for key in then}, hub.catalogue.releases.keys()
+        facts = {key: hub.facts.of(key) for key in now}
+        return rewind.plan(now, then, asked, facts, to_rev=hub.log.state.rev, at_ms=None, known=known)
+
+    if body.dry_run:
+        return Response(labelled(hub, plan()).model_dump_json(), media_type="application/json")
+
+    def decide() -> Sequence[Draft]:
+        plans.append(plan())
+        known, actor = hub.catalogue.releases.keys(), actor_of(caller)
+        moved = rewind.drafts(plans[0], hub.log.state.pointers, then, asked, actor, known=known)
+        moved = [one.model_copy(update={"payload": {**one.payload, "campaign": campaign}}) for one in moved]
+        ends = rules.state_event(hub.campaigns.get(campaign), CampaignState.REWOUND, actor, body.reason)
+        return [*moved, ends]
+
+    result = await move(hub, caller, body.idempotency_key, decide, wait)
+    skipped = tuple(step for step in plans[0].steps if step.skipped is not None) if plans else ()
+    return answer(result.model_copy(update={"skipped": skipped}))

@@ -1,0 +1,358 @@
+"""Campaigns at the hub: looked at once a second, and carried out by the calls that people have for it."""
+
+import logging
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from loradeck.hub.jobs.gates import Gates
+from loradeck.hub.jobs.job_records import JobRecords
+from loradeck.hub.jobs.promotion import Promotion, Promotions
+from loradeck.hub.jobs.queue import Queue, job_id
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.kept import AtRev, Kept
+from loradeck.hub.log.log import Log, Published
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import campaigns as rules
+from loradeck.rules.moves import candidate
+from loradeck.rules.moves.campaigns import Act, Seen
+from loradeck.rules.moves.draft import Actor
+from loradeck.rules.quality.gates import FROM_ANCHOR
+from loradeck.schemas.campaign import Campaign, CampaignRequest, CampaignState, CampaignUnit, Stage
+from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.jobs import OVER, EvaluateSpec, JobRequest, JobState, LeakSpec, TrainSpec
+from loradeck.schemas.log import Event, EventKind, PointerState
+from loradeck.schemas.moves import CandidateAbortRequest, CandidateStartRequest, PromoteRequest
+from loradeck.store.interface import StoreError
+
+log = logging.getLogger("loradeck.hub.automation.campaigns")
+
+CAMPAIGNS = "campaigns"
+"""The store's setting that holds them."""
+
+OVER_KEPT = 50
+"""Campaigns that are over and kept in memory, the newest. The log has all of them."""
+
+AGAIN_S = 30.0
+"""Seconds after which the same is tried for a route again."""
+
+
+class _Known(AtRev):
+    """Campaigns by their names, in the order of their beginning."""
+
+    campaigns: dict[str, Campaign] = Field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Campaigns:
+    """The campaigns of this hub. It follows the log, which alone says how far each route has come."""
+
+    _log: Log
+    _store: StoreThread
+    _catalogue: Catalogue
+    _facts: Facts
+    _gates: Gates
+    _jobs: JobRecords
+    _queue: Queue
+    _promotions: Promotions
+    _allowed: MovesAllowed
+    _background: Background
+    _clock: Clock
+    _acting: bool = field(default=False, init=False)
+    _refused: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict, init=False)
+    """(campaign, route) -> code and words of the refusal of what was tried last."""
+    _tried: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict, init=False)
+    """(campaign, route) -> what was tried last, and when, on the monotonic clock."""
+    _starting: dict[tuple[str, str], Promotion] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._kept = Kept(self._log, self._store, CAMPAIGNS, _Known)
+        self.save = self._kept.save
+        for event in self._kept.unread():
+            self._take(event)
+
+    def committed(self, published: Published) -> None:
+        """Takes note of new events; a follower of the log."""
+        for event in published.events:
+            self._take(event)
+        for at, begun in list(self._starting.items()):
+            if not begun.over.is_set() and not self._is_open(self.get(at[0])):
+                self._promotions.cancel(begun.id, f"campaign {at[0]}")
+
+    def _take(self, event: Event) -> None:
+        every = self._kept.state.campaigns
+        self._kept.state.rev = event.rev
+        name = str(event.payload.get("campaign", "")) if event.kind is EventKind.CAMPAIGN else ""
+        now = rules.after(every.get(name), event) if name else None
+        if now is None:
+            return
+        every[name] = now
+        over = [
+            one.campaign for one in every.values() if one.state not in (CampaignState.RUNNING, CampaignState.PAUSED)
+        ]
+        for old in over[: len(over) - OVER_KEPT] if len(over) > OVER_KEPT else ():
+            del every[old]
+
+    # ---- reading -------------------------------------------------------------------------------------------
+
+    def all(self) -> list[Campaign]:
+        """Every campaign that is not over and the newest that are, the newest first."""
+        return list(reversed(self._kept.state.campaigns.values()))
+
+    def get(self, name: str) -> Campaign:
+        """A campaign by its name. Raises: Refused: unknown_campaign."""
+        found = self._kept.state.campaigns.get(name)
+        if found is None:
+            raise Refused("unknown_campaign", f"there is no campaign {name!r}", fix="loradeck campaign ls")
+        return found
+
+    async def planned(self, request: CampaignRequest, by: str) -> tuple[Campaign, dict[str, str]]:
+        """The campaign that a request asks for, and the routes that it leaves out with the reason for each.
+
+        Raises: Refused: campaign_exists, unknown_base, unknown_route, unknown_release.
+        """
+        name, base, state = request.campaign, request.plan.base, self._log.state
+        if name in self._kept.state.campaigns:
+            raise Refused("campaign_exists", f"there is a campaign {name} already", fix="give it another name")
+        if base is not None and base not in self._catalogue.bases:
+            raise Refused("unknown_base", "no such base is registered", detail=base, fix="loradeck base add, first")
+        named = {(one.tenant, one.route): one.release for one in request.targets}
+        for (tenant, route), release in named.items():
+            state.route(tenant, route)
+            if release is not None:
+                self._catalogue.known(tenant, release)
+        trained = {
+            str((job.result or {}).get("adapter")): job for job in await self._jobs.every() if job.kind == "train"
+        }
+        busy = {unit.name: one.campaign for one in self.all() if self._is_open(one) for unit in one.units.values()}
+        units, left_out = dict[str, CampaignUnit](), dict[str, str]()
+        for key in named or sorted(key for key in state.pointers if not state.tenant(key[0]).offboarded):
+            unit, pointer, to = CampaignUnit(tenant=key[0], route=key[1]), state.pointer(key), named.get(key)
+            live = self._catalogue.release(pointer.release, key[0]) if pointer.release is not None else None
+            version = self._catalogue.version_of(live) if live is not None else None
+            why = ""
+            if to is None and base is not None and live is not None and version is not None:
+                later = [
+                    one
+                    for one in self._catalogue.adapters.values()
+                    if (one.manifest.tenant, one.manifest.name) == (key[0], version.manifest.name)
+                    and one.manifest.base == base
+                    and one.version > version.version
+                    and one.release not in self._facts.revoked
+                ]
+                to = max(later, key=lambda one: one.version).release if later else None
+                job = trained.get(version.digest)
+                if live.served_base == base:
+                    why = "it is on that base already"
+                elif to is None and job is None:
+                    why = f"no job has trained {live.label} here: train it on the base, and name its release"
+                elif to is None and job is not None:
+                    unit = unit.model_copy(update={"recipe": job.id, "gpu_hours": job.gpu_hours or 0.0})
+            elif to is None:
+                why = "it has no adapter live" if base is not None else "no base and no release is named for it"
+            if not why and to is not None and to == pointer.release:
+                why = "that release is live already"
+            if not why and state.config(key).gate is None and not request.plan.ungated:
+                why = "its route has no gate"
+            if not why and unit.name in busy:
+                why = f"it is in the campaign {busy[unit.name]}"
+            if why:
+                left_out[unit.name] = why
+            else:
+                units[unit.name] = unit.model_copy(update={"release": to})
+        now_ms = self._clock.now_ms()
+        return Campaign(campaign=name, plan=request.plan, by=by, started_ms=now_ms, units=units), left_out
+
+    @staticmethod
+    def _is_open(one: Campaign) -> bool:
+        return one.state in (CampaignState.RUNNING, CampaignState.PAUSED)
+
+    async def before(self, campaign: Campaign) -> dict[PointerKey, PointerState]:
+        """The pointers that still are as this campaign has moved them, as they were before it."""
+        found = dict[PointerKey, PointerState]()
+        for unit in campaign.units.values():
+            pointer = self._log.state.pointer((unit.tenant, unit.route))
+            last = self._log.last_move(pointer)
+            by_it = last is not None and last.actor == _actor(campaign).name  # and it was ended before that was noted
+            start = unit.start or (last.id if last is not None and by_it else "")
+            event = await self._log.event(start) if start and _is_out(pointer, unit) else None
+            was = await self._log.pointer_before(event) if event is not None and event.pointer is not None else None
+            if was is not None:
+                found[pointer.key] = was
+        return found
+
+    # ---- carrying out --------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Looks at the campaigns that have something to do; called once a second."""
+        if self._acting or not self._allowed.forward:
+            return
+        due = [one for one in self.all() if self._is_open(one) or one.under_way]
+        if due:
+            self._acting = True
+            self._background.spawn(self._look(due))
+
+    async def _look(self, due: Iterable[Campaign]) -> None:
+        try:
+            for campaign in due:
+                await self._act(campaign)
+        except (Refused, StoreError) as error:
+            log.error("a campaign could not go on code=%s %s", error.code, error)
+        finally:
+            self._acting = False
+
+    async def _act(self, campaign: Campaign) -> None:
+        seen = {unit.name: await self._seen(campaign, unit) for unit in campaign.under_way}
+        decision = rules.decide(campaign, seen, self._clock.now_ms())
+        for act in decision.acts:
+            await self._try(campaign, act)
+        if not decision.units and decision.state is None:
+            return
+        name, actor = campaign.campaign, _actor(campaign)
+        async with self._log.moving:
+            if self._kept.state.campaigns.get(name) is not campaign:
+                return  # a person was faster: what to do is decided anew
+            drafts = [rules.unit_event(name, unit, actor) for unit in decision.units]
+            if decision.state is not None:
+                drafts.append(rules.state_event(campaign, decision.state, actor, decision.why))
+            self._allowed.check_all(drafts)
+            await self._log.commit(drafts, f"campaign {name} {self._log.state.rev}")
+
+    async def _seen(self, campaign: Campaign, unit: CampaignUnit) -> Seen:
+        at, key = (campaign.campaign, unit.name), (unit.tenant, unit.route)
+        refused, pointer = self._refused.get(at), self._log.state.pointer(key)
+        if unit.at is Stage.TRAINING:
+            job = await self._jobs.find_one(job_id(_key(campaign, unit, "train")))
+            if job is None:
+                return Seen(refused=refused)
+            made, says = (job.result or {}).get("release"), f"{job.code or job.state.value}: {job.message}"
+            return Seen(job=job.state, made=made, gpu_hours=job.gpu_hours, says=says)
+        started = self._starting.get(at)
+        if started is not None and started.over.is_set():
+            del self._starting[at]
+            if isinstance(started.error, Refused | StoreError):
+                refused = self._refused[at] = started.error.code, str(started.error)
+        gate, awaits, says = self._gate(key, unit) if unit.at is Stage.GATING else (None, "", "")
+        last = self._log.last_move(pointer)
+        return Seen(
+            gate=gate,
+            awaits=awaits,
+            live=pointer.release,
+            out=pointer.candidate.release if pointer.candidate is not None else None,
+            start=pointer.last_move or "",
+            soaked=unit.release is not None and self._facts.is_soaked(key, unit.release),
+            says=says or (f"{last.kind.value} by {last.actor} {last.reason}".strip() if last is not None else ""),
+            refused=refused,
+        )
+
+    def _gate(self, key: PointerKey, unit: CampaignUnit) -> tuple[bool | None, str, str]:
+        """Whether a route's gate is passed, what only people or time bring, and what failed."""
+        if self._log.state.config(key).gate is None:
+            return True, "", ""
+        result = self._facts.gate(key, unit.release or "")
+        if result is None or result.against != self._log.state.pointer(key).release:
+            return None, "", ""
+        failed = [check for check in result.checks if not check.passed]
+        if any(check.name == FROM_ANCHOR and not check.n for check in failed):
+            return None, "", ""
+        names = ", ".join(check.name for check in failed)
+        late = failed and all(check.unit in ("people", "stage") for check in failed)
+        return result.passed, f"its gate asks for {names}" if late else "", names
+
+    async def _try(self, campaign: Campaign, act: Act) -> None:
+        """Does what a campaign does next for a route, unless the same was tried a moment ago."""
+        unit, at, now = act.unit, (campaign.campaign, act.unit.name), self._clock.monotonic()
+        what, tried = self._tried.get(at, ("", 0.0))
+        if at in self._starting or (what == act.what and now < tried + AGAIN_S):
+            return
+        self._tried[at] = act.what, now
+        do = {"train": self._train, "evaluate": self._evaluate, "start": self._start, "take back": self._take_back}
+        try:
+            await do[act.what](campaign, unit)
+            self._refused.pop(at, None)
+        except (Refused, StoreError) as error:
+            self._refused[at] = error.code, str(error)
+            log.warning("campaign=%s route=%s %s: code=%s %s", *at, act.what, error.code, error)
+
+    async def _train(self, campaign: Campaign, unit: CampaignUnit) -> None:
+        of = await self._jobs.known(unit.recipe)
+        assert isinstance(of.spec, TrainSpec)
+        spec = of.spec.model_copy(update={"base": campaign.plan.base, "parent": None})
+        asked = {"labels": of.labels, "priority": of.priority, "memory_gb": of.memory_gb}
+        await self._submit(campaign, JobRequest(spec=spec, idempotency_key=_key(campaign, unit, "train"), **asked))
+
+    async def _evaluate(self, campaign: Campaign, unit: CampaignUnit) -> None:
+        """Has evaluated what a route's gate asks for; once all of it is there, the gate is judged again."""
+        key, jobs = (unit.tenant, unit.route), list[str]()
+        lacking = await self._gates.lacking(key, unit.release or "")
+        for release, suite in lacking:
+            name = _key(campaign, unit, f"evaluate {release} {suite}")
+            spec: EvaluateSpec | LeakSpec
+            if suite is not None:
+                spec = EvaluateSpec(tenant=unit.tenant, release=release, suite=suite, route=unit.route)
+            else:
+                version = self._catalogue.version_of(self._catalogue.known(unit.tenant, release))
+                spec = LeakSpec(
+                    tenant=unit.tenant, release=release, datasets=version.manifest.datasets if version else ()
+                )
+            jobs.append(await self._submit(campaign, JobRequest(spec=spec, idempotency_key=name)))
+        over = [job for job in map(self._jobs.get, jobs) if job is not None and job.state in OVER]
+        if failed := next((job for job in over if job.state is not JobState.DONE), None):
+            raise Refused("gate_failed", f"job {failed.id}: {failed.code} {failed.message}".strip())
+        if not lacking:
+            await self._gates.judge(key, unit.release or "")
+
+    async def _submit(self, campaign: Campaign, request: JobRequest) -> str:
+        async def never(job: str, frozen: tuple[Refused, ...]) -> None:
+            raise AssertionError("a campaign passes no freeze")
+
+        return (await self._queue.submit(request, campaign.by, never)).id
+
+    async def _start(self, campaign: Campaign, unit: CampaignUnit) -> None:
+        """Gives callers the release: all of them, or a share that grows by the campaign's steps."""
+        key, steps = (unit.tenant, unit.route), campaign.plan.steps
+        asked = {
+            "release": unit.release,
+            "expected_generation": self._log.state.pointer(key).generation,
+            "idempotency_key": f"campaign {secrets.token_hex(16)}",
+            "reason": f"campaign {campaign.campaign}",
+        }
+        request = PromoteRequest(**asked) if steps is None else CandidateStartRequest(**asked, plan=steps)
+        begun = await self._promotions.begin(key, request, _actor(campaign))
+        self._starting[campaign.campaign, unit.name] = begun
+        if not self._is_open(self.get(campaign.campaign)):  # it was stopped meanwhile
+            self._promotions.cancel(begun.id, f"campaign {campaign.campaign}")
+
+    async def _take_back(self, campaign: Campaign, unit: CampaignUnit) -> None:
+        """Ends what is under way for a route of a campaign that was stopped. What is live stays live."""
+        job = await self._jobs.find_one(job_id(_key(campaign, unit, "train")))
+        if job is not None and job.state not in OVER:
+            await self._queue.cancel(job.id, campaign.by)
+        async with self._log.moving:
+            pointer = self._log.state.pointer((unit.tenant, unit.route))
+            if pointer.candidate is not None and pointer.candidate.release == unit.release:
+                name = f"campaign {secrets.token_hex(16)}"
+                why = f"the campaign {campaign.campaign} was {campaign.state.value}"
+                asked = CandidateAbortRequest(expected_generation=pointer.generation, idempotency_key=name, reason=why)
+                await self._log.commit([candidate.abort(pointer, asked, _actor(campaign))], name)
+
+
+def _is_out(pointer: PointerState, unit: CampaignUnit) -> bool:
+    out = pointer.candidate.release if pointer.candidate is not None else None
+    return unit.release is not None and unit.release in (pointer.release, out)
+
+
+def _key(campaign: Campaign, unit: CampaignUnit, what: str) -> str:
+    """The key under which something is done for a route: once, however often the hub is started anew."""
+    return f"campaign {campaign.campaign} {campaign.started_ms} {unit.name} {what}"
+
+
+def _actor(campaign: Campaign) -> Actor:
+    return Actor(name=f"campaign {campaign.campaign}", role=Role.RELEASER, automation=True)

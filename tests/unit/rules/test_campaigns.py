@@ -1,0 +1,279 @@
+"""Campaigns: their waves, what holds and what fails a route, budgets, and when the stop rule stops."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import campaigns as rules
+from loradeck.rules.moves.campaigns import Act, Decision, Seen, after, decide, evidence, stops
+from loradeck.rules.moves.chain import seal
+from loradeck.rules.moves.draft import Actor
+from loradeck.schemas.campaign import Campaign, CampaignPlan, CampaignState, CampaignUnit, Stage
+from loradeck.schemas.ids import GENESIS, Role
+from loradeck.schemas.jobs import JobState
+
+PAGE = Path(__file__).parents[3] / "docs/campaigns.md"
+ANN = Actor(name="ann", role=Role.RELEASER)
+V1, V2 = "1" * 64, "2" * 64
+HOUR_MS = 3_600_000
+
+
+def campaign(n: int = 5, *, trained: bool = True, **plan: Any) -> Campaign:
+    units = [
+        CampaignUnit(
+            tenant=f"t{i}", route="production", release=V2 if trained else None, gpu_hours=0 if trained else 1.5
+        )
+        for i in range(n)
+    ]
+    return Campaign(
+        campaign="b2",
+        plan=CampaignPlan(**{"wave": 2, **plan}),
+        by="ann",
+        started_ms=0,
+        units={unit.name: unit for unit in units},
+    )
+
+
+def next_(now: Campaign, seen: dict[str, Seen] | None = None, at_ms: int = 0) -> tuple[Campaign, Decision]:
+    """What is decided, and the campaign after its events. `seen`: by the tenant; of the others nothing is there."""
+    known = {f"{tenant}/production": one for tenant, one in (seen or {}).items()}
+    decision = decide(now, {unit.name: known.get(unit.name, Seen()) for unit in now.under_way}, at_ms)
+    units = now.units | {unit.name: unit for unit in decision.units}
+    update = {"units": units, "state": decision.state or now.state, "why": decision.why}
+    return now.model_copy(update=update), decision
+
+
+def stages(now: Campaign) -> str:
+    return " ".join(unit.stage.value for unit in now.units.values())
+
+
+def acts(decision: Decision) -> list[tuple[str, str]]:
+    return [(act.unit.tenant, act.what) for act in decision.acts]
+
+
+OUT, TAKEN_BACK = Seen(live=V1, out=V2, start="e1"), Seen(live=V1, says="rollback by guard")
+SOAKED = Seen(live=V2, soaked=True)
+
+
+def test_a_route_is_trained_gated_given_to_callers_and_moved_once_it_has_soaked() -> None:
+    now, decision = next_(campaign(1, trained=False))
+    assert (stages(now), acts(decision)) == ("training", [])
+    assert acts(next_(now)[1]) == [("t0", "train")]
+    assert next_(now, {"t0": Seen(job=JobState.RUNNING)})[1] == Decision()
+    now, _ = next_(now, {"t0": Seen(job=JobState.DONE, made=V2, gpu_hours=2.25)})
+    assert (stages(now), now.units["t0/production"].release, now.units["t0/production"].gpu_hours) == (
+        "gating",
+        V2,
+        2.25,
+    )
+    assert acts(next_(now, {"t0": Seen(live=V1)})[1]) == [("t0", "evaluate")]
+    assert acts(next_(now, {"t0": Seen(live=V1, gate=True)})[1]) == [("t0", "start")]
+    now, _ = next_(now, {"t0": OUT})
+    assert (stages(now), now.units["t0/production"].start) == ("canary", "e1")
+    assert next_(now, {"t0": OUT})[1] == Decision()
+    now, _ = next_(now, {"t0": SOAKED})
+    assert (stages(now), now.state, now.why) == ("moved", CampaignState.DONE, "1 moved, 0 failed")
+
+
+@pytest.mark.parametrize(
+    ("stage", "seen", "why"),
+    [
+        (Stage.TRAINING, Seen(job=JobState.FAILED, says="diverged: at step 3"), "training: diverged: at step 3"),
+        (Stage.TRAINING, Seen(job=JobState.DONE, says="done: "), "training: done: "),
+        (Stage.GATING, Seen(live=V1, gate=False, says="drop"), "gate: drop"),
+        (Stage.GATING, Seen(live=V1, gate=True, refused=("prepare_failed", "no room")), "no room"),
+        (Stage.CANARY, TAKEN_BACK, "it was taken back: rollback by guard"),
+    ],
+)
+def test_a_route_fails_by_its_training_its_gate_its_prepare_or_when_it_is_taken_back(
+    stage: Stage, seen: Seen, why: str
+) -> None:
+    now = campaign(1)
+    now = now.model_copy(update={"units": {n: u.model_copy(update={"stage": stage}) for n, u in now.units.items()}})
+    (unit,) = next_(now, {"t0": seen})[0].units.values()
+    assert (unit.stage, unit.why) == (Stage.FAILED, why)
+
+
+def test_the_next_wave_begins_when_no_route_of_the_last_one_is_under_way() -> None:
+    now, _ = next_(campaign(5))
+    assert stages(now) == "gating gating waiting waiting waiting"
+    now, _ = next_(now, {"t0": OUT, "t1": OUT})
+    now, _ = next_(now, {"t0": SOAKED, "t1": OUT})
+    assert stages(now) == "moved canary waiting waiting waiting"
+    now, _ = next_(now, {"t1": TAKEN_BACK})
+    assert (stages(now), now.units["t2/production"].wave) == ("moved failed gating gating waiting", 2)
+
+
+def test_what_is_no_fault_of_a_release_holds_its_route_and_neither_its_wave_nor_the_count() -> None:
+    now, _ = next_(campaign(3, wave=1))
+    frozen = Seen(live=V1, gate=True, refused=("frozen", "this route is in a freeze window"))
+    now, decision = next_(now, {"t0": frozen})
+    assert (stages(now), acts(decision)) == ("held gating waiting", [("t0", "start")])
+    assert now.units["t0/production"].why == "this route is in a freeze window"
+    assert next_(now, {"t0": frozen})[1].units == ()
+    now, _ = next_(now, {"t0": frozen, "t1": OUT})
+    now, _ = next_(now, {"t0": Seen(live=V1, gate=True), "t1": SOAKED})  # it is no more refused
+    assert (stages(now), now.units["t0/production"].why) == ("gating moved waiting", "")
+
+
+def test_a_wave_goes_on_without_a_route_that_is_slow_or_that_waits_for_people() -> None:
+    now, _ = next_(campaign(3, wave=1, patience_s=HOUR_MS / 1000))
+    review = Seen(live=V1, gate=False, awaits="its gate asks for review")
+    now, decision = next_(now, {"t0": review}, HOUR_MS)
+    assert (stages(now), acts(decision)) == ("gating waiting waiting", [])
+    now, _ = next_(now, {"t0": review}, HOUR_MS + 1)
+    assert now.units["t0/production"].why == "gating for more than 1 hours: its gate asks for review"
+    assert stages(now) == "held gating waiting"
+    now, _ = next_(now, {"t0": OUT, "t1": OUT}, HOUR_MS + 2)  # somebody has signed
+    assert stages(now) == "canary canary waiting"
+
+
+def test_a_campaign_of_which_only_held_routes_are_left_waits_for_them() -> None:
+    now, _ = next_(campaign(1))
+    now, _ = next_(now, {"t0": Seen(live=V1, gate=True, refused=("held", "it is held"))})
+    assert (stages(now), now.state) == ("held", CampaignState.RUNNING)
+
+
+def test_the_budget_of_gpu_hours_counts_what_the_next_wave_is_expected_to_take_and_pauses_before_it() -> None:
+    now, _ = next_(campaign(4, trained=False, gpu_hours=5))
+    assert stages(now) == "training training waiting waiting"
+    done = Seen(job=JobState.DONE, made=V2, gpu_hours=1.75)
+    now, _ = next_(now, {"t0": done, "t1": done})
+    now, _ = next_(now, {"t0": OUT, "t1": OUT})
+    now, _ = next_(now, {"t0": SOAKED, "t1": SOAKED})
+    assert (now.state, now.why) == (CampaignState.PAUSED, "the next wave would take it to 6.5 of 5 GPU hours")
+    assert next_(now)[1] == Decision()
+
+
+def test_a_paused_campaign_begins_nothing_and_notes_what_ends() -> None:
+    now, _ = next_(campaign(3))
+    paused = now.model_copy(update={"state": CampaignState.PAUSED})
+    now, decision = next_(paused, {"t0": Seen(live=V1, gate=True), "t1": OUT})
+    assert (stages(now), acts(decision)) == ("gating canary waiting", [])
+
+
+def test_a_stopped_campaign_takes_back_what_is_under_way_and_held_and_keeps_what_has_moved() -> None:
+    now, _ = next_(campaign(5, wave=3))
+    now, _ = next_(now, {"t0": OUT, "t1": OUT, "t2": Seen(live=V1, gate=True, refused=("held", "it is held"))})
+    now, _ = next_(now, {"t0": SOAKED, "t1": OUT, "t2": Seen(live=V1, gate=True, refused=("held", "it is held"))})
+    now, decision = next_(now.model_copy(update={"state": CampaignState.STOPPED}))
+    assert acts(decision) == [("t1", "take back"), ("t2", "take back")]
+    assert stages(now) == "moved held held waiting waiting"
+    assert next_(now)[1] == Decision()
+
+
+# ---- the stop rule ---------------------------------------------------------------------------------------
+
+
+def test_it_stops_by_the_evidence_or_by_the_number_that_a_person_allows() -> None:
+    plan = CampaignPlan(tolerated=0.1)
+    assert [stops(plan, failed, 0) != "" for failed in range(5)] == [False, False, True, True, True]
+    assert stops(plan, 2, 0) == "2 of 2 routes have failed: surely more than 10 %"
+    assert not stops(plan, 3, 17)
+    assert stops(CampaignPlan(most_failed=1), 2, 90) == "2 routes have failed, and 1 may"
+    assert not stops(CampaignPlan(most_failed=1), 1, 1)
+
+
+def test_the_evidence_is_a_mean_of_one_where_as_many_fail_as_are_tolerated() -> None:
+    for tolerated in (0.02, 0.1, 0.5):
+        mean = math.fsum(
+            math.comb(20, k) * tolerated**k * (1 - tolerated) ** (20 - k) * evidence(k, 20 - k, tolerated)
+            for k in range(21)
+        )
+        assert mean == pytest.approx(1)
+
+
+def _outcome(rate: float, routes: int, tolerated: float) -> tuple[float, float]:
+    """The probability that a campaign is stopped, and how many of its routes fail on average until its end: exact."""
+    plan, stopped, mean = CampaignPlan(tolerated=tolerated), 0.0, 0.0
+    going = {0: 1.0}
+    for n in range(1, routes + 1):
+        found: dict[int, float] = {}
+        for failed, chance in going.items():
+            for more, share in ((1, rate), (0, 1 - rate)):
+                found[failed + more] = found.get(failed + more, 0.0) + chance * share
+        ended = {failed for failed in found if stops(plan, failed, n - failed)}
+        stopped += math.fsum(found[failed] for failed in ended)
+        mean += math.fsum(found[failed] * failed for failed in ended)
+        going = {failed: chance for failed, chance in found.items() if failed not in ended}
+    return stopped, mean + math.fsum(failed * chance for failed, chance in going.items())
+
+
+def test_the_table_of_how_often_a_campaign_is_stopped_is_what_the_rule_does() -> None:
+    """Exact, by all outcomes; `failing` of the table beyond `tolerated` is a true stop, else a false one."""
+    rows = re.findall(r"^\| (\d+) % \| (\d+) % \| (\d+) \| ([\d.]+) % \| ([\d.]+) \|$", PAGE.read_text(), re.MULTILINE)
+    assert len(rows) >= 8
+    for tolerated, failing, routes, share, mean in rows:
+        stopped, failed = _outcome(int(failing) / 100, int(routes), int(tolerated) / 100)
+        assert (f"{100 * stopped:.1f}", f"{failed:.1f}") == (share, mean), (tolerated, failing, routes)
+        assert int(failing) > int(tolerated) or stopped <= 0.05
+
+
+def test_simulated_campaigns_stop_as_often_as_the_table_says_whatever_their_waves() -> None:
+    draw, runs = random.Random(7), 200
+    for wave in (1, 5):
+        stopped = 0
+        for _ in range(runs):
+            now, fails = campaign(20, wave=wave), {f"t{i}": draw.random() < 0.3 for i in range(20)}
+            while now.state is CampaignState.RUNNING:
+                seen = {
+                    unit.tenant: OUT if unit.stage is Stage.GATING else TAKEN_BACK if fails[unit.tenant] else SOAKED
+                    for unit in now.under_way
+                }
+                now, _ = next_(now, seen)
+            stopped += now.state is CampaignState.STOPPED
+        exact = _outcome(0.3, 20, 0.1)[0]
+        # Looked at after each wave, not each route, so that it stops a little less often.
+        assert exact - 0.2 < stopped / runs < exact + 0.1
+
+
+# ---- its events ------------------------------------------------------------------------------------------
+
+
+def folded(known: Campaign | None, draft: Any) -> Campaign | None:
+    return after(known, seal(draft, rev=1, id="e", txn="t", epoch=1, at_ms=7, prev_hash=GENESIS))
+
+
+def test_a_campaign_is_what_its_events_say() -> None:
+    now = folded(None, rules.begun(campaign(2), ANN, "B1 ends in May"))
+    assert now is not None
+    assert (now.by, now.started_ms, stages(now)) == ("ann", 7, "waiting waiting")
+    unit = now.units["t1/production"].model_copy(update={"stage": Stage.HELD, "resumes": Stage.GATING, "why": "held"})
+    now = folded(now, rules.unit_event("b2", unit, ANN))
+    assert now is not None
+    assert now.units["t1/production"] == unit
+    now = folded(now, rules.state_event(now, CampaignState.PAUSED, ANN, "lunch"))
+    assert now is not None
+    assert (now.state, now.why) == (CampaignState.PAUSED, "lunch")
+    now = folded(now, rules.state_event(now, CampaignState.RUNNING, ANN, "", gpu_hours=9))
+    assert now is not None
+    assert (now.state, now.plan.gpu_hours) == (CampaignState.RUNNING, 9)
+    assert folded(None, rules.unit_event("gone", unit, ANN)) is None
+
+
+def test_what_is_over_is_not_resumed_and_is_rewound_once() -> None:
+    now = campaign(1).model_copy(update={"state": CampaignState.DONE})
+    with pytest.raises(Refused, match="is done") as refused:
+        rules.state_event(now, CampaignState.RUNNING, ANN, "")
+    assert refused.value.code == "campaign_over"
+    rewound = folded(now, rules.state_event(now, CampaignState.REWOUND, ANN, "bad"))
+    assert rewound is not None
+    with pytest.raises(Refused, match="is rewound"):
+        rules.state_event(rewound, CampaignState.REWOUND, ANN, "")
+    with pytest.raises(Refused, match="already"):
+        rules.state_event(campaign(1), CampaignState.RUNNING, ANN, "")
+    with pytest.raises(Refused, match="no route is left"):
+        rules.begun(campaign(0), ANN, "")
+
+
+def test_an_act_names_its_route() -> None:
+    now, _ = next_(campaign(1))
+    (act,) = next_(now, {"t0": Seen(live=V1)})[1].acts
+    assert act == Act(now.units["t0/production"], "evaluate")
