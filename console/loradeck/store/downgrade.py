@@ -70,7 +70,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """ + (SELECT count(*) FROM documents WHERE body LIKE '%"worksheet":%')"""
             """ + (SELECT count(*) FROM jobs WHERE body LIKE '%"worksheet":%' OR body LIKE '%"arm":{%')""",
         ),
-        Counted("events of nodes that guard has cordoned", _events("node_cordon")),
+        Counted("events of nodes that guard has cordoned, and of campaigns", _events("node_cordon", "campaign")),
         Counted(
             "deprecations that say until when callers can count on answers",
             """SELECT count(*) FROM attestations WHERE kind = 'deprecation' AND body LIKE '%"until_ms":%'""",
