@@ -24,6 +24,7 @@ from loradeck.schemas.campaign import (
     CampaignTarget,
     Stage,
 )
+from loradeck.schemas.candidate import MIN_STEP_S
 from loradeck.schemas.ids import short
 
 
@@ -63,7 +64,6 @@ def campaign() -> None:
 @click.option(
     "--margin", type=click.FloatRange(0, 100, min_open=True), metavar="POINTS", help="With --steps: as of a candidate."
 )
-@click.option("--min-minutes", type=click.FloatRange(0, 43_200), default=10.0, show_default=True, metavar="M")
 @click.option("--ungated", is_flag=True, help="Move routes without a gate, too.")
 @dry_run_option
 @reason_option()
@@ -80,7 +80,6 @@ async def start(
     patience: str,
     steps: str | None,
     margin: float | None,
-    min_minutes: float,
     dry_run: bool,
     reason: str,
     yes: bool,
@@ -115,7 +114,7 @@ async def start(
             base=base,
             tolerated=tolerated / 100,
             patience_s=seconds_of(patience, "--patience"),
-            steps=step_plan(steps, margin, (), min_minutes, finish=steps is not None),
+            steps=step_plan(steps, margin, (), MIN_STEP_S / 60, finish=steps is not None),
             **plan,
         ),
         targets=tuple(targets),
@@ -179,42 +178,26 @@ def _routes(s: Session, one: Campaign) -> None:
     )
 
 
-async def _change(
-    s: Session, name: str, what: Literal["pause", "resume", "stop"], reason: str, gpu_hours: float | None = None
-) -> None:
-    request = CampaignChange(idempotency_key=new_key(), reason=reason, gpu_hours=gpu_hours)
-    one = await s.api.change_campaign(name, what, request)
-    s.out.answer(one, f"campaign {name} is {one.state.value}: {_counts(one)}")
+def _changes(what: Literal["pause", "resume", "stop"], help_: str) -> None:
+    """Adds a command that changes the state of a campaign."""
+
+    @campaign.command(what, help=help_)
+    @click.argument("name", metavar="CAMPAIGN")
+    @click.option("--gpu-hours", type=float, metavar="H", help="Another budget from now on.")
+    @reason_option()
+    @yes_option
+    @writes
+    async def change(s: Session, name: str, gpu_hours: float | None, reason: str, yes: bool) -> None:
+        if what == "stop":
+            s.confirm(f"Stop {name} for good?", yes=yes)
+        request = CampaignChange(idempotency_key=new_key(), reason=reason, gpu_hours=gpu_hours)
+        one = await s.api.change_campaign(name, what, request)
+        s.out.answer(one, f"campaign {name} is {one.state.value}: {_counts(one)}")
 
 
-@campaign.command()
-@click.argument("name", metavar="CAMPAIGN")
-@reason_option()
-@writes
-async def pause(s: Session, name: str, reason: str) -> None:
-    """Begin nothing more; what is under way ends. Hold a candidate that is out with `loradeck candidate hold`."""
-    await _change(s, name, "pause", reason)
-
-
-@campaign.command()
-@click.argument("name", metavar="CAMPAIGN")
-@click.option("--gpu-hours", type=float, metavar="H", help="Another budget from now on.")
-@reason_option()
-@writes
-async def resume(s: Session, name: str, gpu_hours: float | None, reason: str) -> None:
-    """Let a paused campaign go on."""
-    await _change(s, name, "resume", reason, gpu_hours)
-
-
-@campaign.command()
-@click.argument("name", metavar="CAMPAIGN")
-@reason_option()
-@yes_option
-@writes
-async def stop(s: Session, name: str, reason: str, yes: bool) -> None:
-    """Stop for good: cancel trainings and abort candidates. What is live stays live."""
-    s.confirm(f"Stop {name} for good?", yes=yes)
-    await _change(s, name, "stop", reason)
+_changes("pause", "Begin nothing more; what is under way ends. loradeck candidate hold holds a candidate that is out.")
+_changes("resume", "Let a paused campaign go on.")
+_changes("stop", "Stop for good: cancel trainings and abort candidates. What is live stays live.")
 
 
 @campaign.command()

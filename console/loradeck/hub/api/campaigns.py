@@ -7,12 +7,11 @@ from starlette.responses import Response
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.moves import actor_of, answer, move
+from loradeck.hub.api import rewind
+from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import OperatorOfEach, ReleaserOfEach, ThisHub, ViewerOfEach, Wait
-from loradeck.hub.api.rewind import labelled
 from loradeck.hub.hub import Hub
 from loradeck.rules.moves import campaigns as rules
-from loradeck.rules.moves import rewind
 from loradeck.schemas.campaign import (
     Campaign,
     CampaignChange,
@@ -99,25 +98,12 @@ async def put_back(campaign: Name, body: CampaignRewind, hub: ThisHub, caller: O
     A dry run answers with a plan; executing sends its generations back. It ends the campaign, as a stop does.
     """
     known = hub.campaigns.get(campaign)
-    caller, then, plans = _at(caller, known), await hub.campaigns.before(known), list[RewindPlan]()
+    caller, then = _at(caller, known), await hub.campaigns.before(known)
+
+    def also(moved: Sequence[Draft]) -> Sequence[Draft]:
+        ends = rules.state_event(hub.campaigns.get(campaign), CampaignState.REWOUND, actor_of(caller), body.reason)
+        marked = (one.model_copy(update={"payload": {**one.payload, "campaign": campaign}}) for one in moved)
+        return [*marked, ends]
+
     asked = RewindRequest.model_validate(body.model_dump())
-
-    def plan() -> RewindPlan:
-        now, known = {key: hub.log.state.pointer(key) for key in then}, hub.catalogue.releases.keys()
-        facts = {key: hub.facts.of(key) for key in now}
-        return rewind.plan(now, then, asked, facts, to_rev=hub.log.state.rev, at_ms=None, known=known)
-
-    if body.dry_run:
-        return Response(labelled(hub, plan()).model_dump_json(), media_type="application/json")
-
-    def decide() -> Sequence[Draft]:
-        plans.append(plan())
-        known, actor = hub.catalogue.releases.keys(), actor_of(caller)
-        moved = rewind.drafts(plans[0], hub.log.state.pointers, then, asked, actor, known=known)
-        moved = [one.model_copy(update={"payload": {**one.payload, "campaign": campaign}}) for one in moved]
-        ends = rules.state_event(hub.campaigns.get(campaign), CampaignState.REWOUND, actor, body.reason)
-        return [*moved, ends]
-
-    result = await move(hub, caller, body.idempotency_key, decide, wait)
-    skipped = tuple(step for step in plans[0].steps if step.skipped is not None) if plans else ()
-    return answer(result.model_copy(update={"skipped": skipped}))
+    return await rewind.put_back(hub, caller, asked, then, wait, to_rev=hub.log.state.rev, only=True, also=also)

@@ -1,13 +1,14 @@
 """Rewind: many pointers back to an earlier rev in one txn; and recover, after the hub's database was restored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, answer, move, nothing_moved, outcome
-from loradeck.hub.api.parameters import Local, OperatorOfEach, ThisHub, Wait
+from loradeck.hub.api.parameters import Local, OperatorOfEach, ThisHub, Wait, Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rewind as rules
@@ -38,7 +39,7 @@ async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
     return rev, events[0].at_ms if events else None
 
 
-def labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
+def _labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
     """The plan with the labels of its releases."""
 
     def label(tenant: str, release: str | None) -> str | None:
@@ -65,30 +66,52 @@ async def rewind(body: RewindRequest, hub: ThisHub, caller: OperatorOfEach, wait
         hub.log.state.tenant(tenant)
     rev, at_ms = await _to(hub, body)
     then: Mapping[PointerKey, PointerState] = {p.key: p for p in await hub.store(lambda s: s.pointers_at(rev))}
+    return await put_back(hub, caller, body, then, wait, to_rev=rev, at_ms=at_ms)
+
+
+async def put_back(
+    hub: Hub,
+    caller: Caller,
+    body: RewindRequest,
+    then: Mapping[PointerKey, PointerState],
+    wait: Waiting,
+    *,
+    to_rev: int,
+    at_ms: int | None = None,
+    only: bool = False,
+    also: Callable[[Sequence[Draft]], Sequence[Draft]] = lambda drafts: drafts,
+) -> Response:
+    """Answers with the plan of a rewind, or makes it.
+
+    Args:
+        then: the pointers as they were. `only`: the others stay.
+        also: completes the drafts with what is committed with them.
+    """
     plans: list[RewindPlan] = []
 
     def plan() -> RewindPlan:
-        now = hub.log.state.pointers
+        now = {key: pointer for key, pointer in hub.log.state.pointers.items() if not only or key in then}
         return rules.plan(
             now,
             then,
             body,
             {key: hub.facts.of(key) for key in now},
-            to_rev=rev,
+            to_rev=to_rev,
             at_ms=at_ms,
             known=hub.catalogue.releases.keys(),
             offboarded={t.name for t in hub.log.state.tenants.values() if t.offboarded},
         )
 
     if body.dry_run:
-        return Response(labelled(hub, plan()).model_dump_json(), media_type="application/json")
+        return Response(_labelled(hub, plan()).model_dump_json(), media_type="application/json")
 
     def decide() -> Sequence[Draft]:
         plans.append(plan())
         known = hub.catalogue.releases.keys()
-        drafts = rules.drafts(plans[0], hub.log.state.pointers, then, body, actor_of(caller, body.ticket), known=known)
+        actor = actor_of(caller, body.ticket)
+        drafts = also(rules.drafts(plans[0], hub.log.state.pointers, then, body, actor, known=known))
         if not drafts:
-            raise Refused("nothing_to_move", "no pointer of the plan moves", detail=f"rev {rev}")
+            raise Refused("nothing_to_move", "no pointer of the plan moves", detail=f"rev {to_rev}")
         return drafts
 
     try:

@@ -26,9 +26,10 @@ from loradeck.rules.moves.campaigns import Act, Seen
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.quality.gates import FROM_ANCHOR
 from loradeck.schemas.campaign import Campaign, CampaignRequest, CampaignState, CampaignUnit, Stage
-from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.ids import Digest, PointerKey, Role
 from loradeck.schemas.jobs import OVER, EvaluateSpec, JobRequest, JobState, LeakSpec, TrainSpec
 from loradeck.schemas.log import Event, EventKind, PointerState
+from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import CandidateAbortRequest, CandidateStartRequest, PromoteRequest
 from loradeck.store.interface import StoreError
 
@@ -128,47 +129,40 @@ class Campaigns:
             state.route(tenant, route)
             if release is not None:
                 self._catalogue.known(tenant, release)
-        trained = {
-            str((job.result or {}).get("adapter")): job for job in await self._jobs.every() if job.kind == "train"
-        }
+        jobs = {str((job.result or {}).get("adapter")): job for job in await self._jobs.every() if job.kind == "train"}
         busy = {unit.name: one.campaign for one in self.all() if self._is_open(one) for unit in one.units.values()}
         units, left_out = dict[str, CampaignUnit](), dict[str, str]()
         for key in named or sorted(key for key in state.pointers if not state.tenant(key[0]).offboarded):
-            unit, pointer, to = CampaignUnit(tenant=key[0], route=key[1]), state.pointer(key), named.get(key)
-            live = self._catalogue.release(pointer.release, key[0]) if pointer.release is not None else None
-            version = self._catalogue.version_of(live) if live is not None else None
-            why = ""
-            if to is None and base is not None and live is not None and version is not None:
-                later = [
-                    one
-                    for one in self._catalogue.adapters.values()
-                    if (one.manifest.tenant, one.manifest.name) == (key[0], version.manifest.name)
-                    and one.manifest.base == base
-                    and one.version > version.version
-                    and one.release not in self._facts.revoked
-                ]
-                to = max(later, key=lambda one: one.version).release if later else None
-                job = trained.get(version.digest)
-                if live.served_base == base:
-                    why = "it is on that base already"
-                elif to is None and job is None:
-                    why = f"no job has trained {live.label} here: train it on the base, and name its release"
-                elif to is None and job is not None:
-                    unit = unit.model_copy(update={"recipe": job.id, "gpu_hours": job.gpu_hours or 0.0})
-            elif to is None:
-                why = "it has no adapter live" if base is not None else "no base and no release is named for it"
-            if not why and to is not None and to == pointer.release:
-                why = "that release is live already"
-            if not why and state.config(key).gate is None and not request.plan.ungated:
-                why = "its route has no gate"
-            if not why and unit.name in busy:
-                why = f"it is in the campaign {busy[unit.name]}"
-            if why:
-                left_out[unit.name] = why
+            live, to, job = state.pointer(key).release, named.get(key), None
+            of = self._catalogue.release(live, key[0]) if live is not None else None
+            version = self._catalogue.version_of(of) if of is not None else None
+            if to is None and base is not None and version is not None:
+                to, job = self._later(version, base), jobs.get(version.digest)
+            why = {
+                "it has no adapter live": to is None and version is None,
+                "it is on that base already": named.get(key) is None and of is not None and of.served_base == base,
+                "that release is live already": to is not None and to == live,
+                "no job here has trained it: train it on the base, and name its release": to is None and job is None,
+                "its route has no gate": state.config(key).gate is None and not request.plan.ungated,
+            }
+            unit = CampaignUnit(tenant=key[0], route=key[1], release=to)
+            if to is None and job is not None:
+                unit = unit.model_copy(update={"recipe": job.id, "gpu_hours": job.gpu_hours or 0.0})
+            said = [words for words, so in why.items() if so]
+            said += [f"it is in the campaign {busy[unit.name]}"] if unit.name in busy else []
+            if said:
+                left_out[unit.name] = said[0]
             else:
-                units[unit.name] = unit.model_copy(update={"release": to})
+                units[unit.name] = unit
         now_ms = self._clock.now_ms()
         return Campaign(campaign=name, plan=request.plan, by=by, started_ms=now_ms, units=units), left_out
+
+    def _later(self, live: AdapterVersion, base: Digest) -> Digest | None:
+        """The release of an adapter's newest version on a base that came after the live one; None: there is none."""
+        same, adapters = (live.manifest.tenant, live.manifest.name, base), self._catalogue.adapters.values()
+        found = (one for one in adapters if (one.manifest.tenant, one.manifest.name, one.manifest.base) == same)
+        newest = max((one for one in found if one.release not in self._facts.revoked), key=_version, default=live)
+        return newest.release if newest.version > live.version else None
 
     @staticmethod
     def _is_open(one: Campaign) -> bool:
@@ -342,6 +336,10 @@ class Campaigns:
                 why = f"the campaign {campaign.campaign} was {campaign.state.value}"
                 asked = CandidateAbortRequest(expected_generation=pointer.generation, idempotency_key=name, reason=why)
                 await self._log.commit([candidate.abort(pointer, asked, _actor(campaign))], name)
+
+
+def _version(adapter: AdapterVersion) -> int:
+    return adapter.version
 
 
 def _is_out(pointer: PointerState, unit: CampaignUnit) -> bool:
