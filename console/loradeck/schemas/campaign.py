@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from loradeck.schemas.candidate import StepPlan
-from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
+from loradeck.schemas.ids import Digest, Name, Reason, Strict, Ticket, Wire
 from loradeck.schemas.moves import IDEMPOTENCY_KEY, IncidentName
 
 MOST_UNITS = 1000
@@ -150,3 +150,4 @@ class CampaignRewind(Strict):
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
     incident: IncidentName | None = None
+    ticket: Ticket | None = None

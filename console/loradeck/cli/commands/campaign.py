@@ -207,7 +207,7 @@ _changes("stop", "Stop for good: cancel trainings and abort candidates. What is 
 @move_command(timeout=30)
 async def rewind(s: Session, how: MoveOptions, name: str, dry_run: bool, incident: str | None) -> None:
     """Put every route that is as the campaign has moved it back to what it had before, in one transaction."""
-    request = CampaignRewind(idempotency_key=new_key(), reason=how.reason, incident=incident)
+    request = CampaignRewind(idempotency_key=new_key(), incident=incident, **how.said)
     plan = await s.api.plan_campaign_rewind(name, request)
     show_plan(s, plan)
     if dry_run:

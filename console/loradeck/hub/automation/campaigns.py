@@ -31,6 +31,7 @@ from loradeck.schemas.jobs import OVER, EvaluateSpec, JobRequest, JobState, Leak
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import CandidateAbortRequest, CandidateStartRequest, PromoteRequest
+from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.automation.campaigns")
@@ -143,6 +144,7 @@ class Campaigns:
                 "it is on that base already": named.get(key) is None and of is not None and of.served_base == base,
                 "that release is live already": to is not None and to == live,
                 "no job here has trained it: train it on the base, and name its release": to is None and job is None,
+                _PEOPLE: _asks_people(state.config(key)),
                 "its route has no gate": state.config(key).gate is None and not request.plan.ungated,
             }
             unit = CampaignUnit(tenant=key[0], route=key[1], release=to)
@@ -312,6 +314,8 @@ class Campaigns:
     async def _start(self, campaign: Campaign, unit: CampaignUnit) -> None:
         """Gives callers the release: all of them, or a share that grows by the campaign's steps."""
         key, steps = (unit.tenant, unit.route), campaign.plan.steps
+        if _asks_people(self._log.state.config(key)):
+            raise Refused("person_required", _PEOPLE, fix=f"loradeck promote {unit.name} RELEASE")
         asked = {
             "release": unit.release,
             "expected_generation": self._log.state.pointer(key).generation,
@@ -336,6 +340,13 @@ class Campaigns:
                 why = f"the campaign {campaign.campaign} was {campaign.state.value}"
                 asked = CandidateAbortRequest(expected_generation=pointer.generation, idempotency_key=name, reason=why)
                 await self._log.commit([candidate.abort(pointer, asked, _actor(campaign))], name)
+
+
+_PEOPLE = "its route asks for change tickets, or that author and promoter differ: a person moves it"
+
+
+def _asks_people(config: RouteConfig) -> bool:
+    return bool(config.controls.duties or config.controls.tickets)
 
 
 def _version(adapter: AdapterVersion) -> int:
