@@ -127,6 +127,9 @@ async def test_waves_outlive_the_hub_and_all_routes_go_back_in_one_call_but_thos
         plan, result = await rewind(deck)
         assert [step.tenant for step in plan.steps] == ["acme", "bolt"]
         assert result.reached == "proven"
+        undone = await deck.ok("POST", "undo", {"txn": result.events[0].txn, "idempotency_key": key()})
+        assert [event["kind"] for event in undone["events"]] == ["undo", "undo"]
+        await deck.ok("POST", "undo", {"txn": undone["events"][0]["txn"], "confirmed": True, "idempotency_key": key()})
         live = {name: (await deck.row(name)).live for name in releases}
         assert {name: view.id for name, view in live.items() if view} == {n: one for n, (one, _) in releases.items()}
         await agent.leave()

@@ -31,7 +31,7 @@ from loradeck.rules.quality import break_glass
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.log import MOVES, Draft, Event, PointerState
+from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import (
     AnnotateRequest,
     CountersignRequest,
@@ -210,7 +210,7 @@ async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only
         undone = [event] if event else []
     elif body.txn is not None and body.event is None:
         txn = body.txn
-        undone = await hub.store(lambda s: s.txn(txn))
+        undone = [event for event in await hub.store(lambda s: s.txn(txn)) if event.kind is not EventKind.CAMPAIGN]
     elif body.events:
         found = [await hub.log.event(id_) for id_ in body.events]
         undone = [event for event in found if event is not None]

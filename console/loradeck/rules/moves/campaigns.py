@@ -39,7 +39,7 @@ LARGEST = 0.95
 FAULTS = frozenset(
     {
         *("quarantined", "revoked", "unknown_release", "wrong_tenant", "offboarded", "prepare_failed", "deprecated"),
-        *("candidate_unfit", "unsupported_adapter", "gate_failed", "wrong_base", "bad_report", "unknown_dataset"),
+        *("candidate_unfit", "unsupported_adapter", "gate_failed", "bad_report", "unknown_dataset"),
     }
 )
 """Codes of refusals by which a route has failed. Any other may end, and holds it."""
