@@ -249,7 +249,7 @@ class Campaigns:
         )
 
     def _gate(self, key: PointerKey, unit: CampaignUnit) -> tuple[bool | None, str, str]:
-        """Whether a route's gate is passed, what only people or time bring, and what failed."""
+        """Tells whether a route's gate is passed, what only people or time bring, and what failed."""
         if self._log.state.config(key).gate is None:
             return True, "", ""
         result = self._facts.gate(key, unit.release or "")

@@ -150,7 +150,7 @@ def _wave(now: Campaign, now_ms: int) -> tuple[CampaignState | None, str, dict[s
 
 
 def _next(unit: CampaignUnit, seen: Seen, plan: CampaignPlan, now_ms: int) -> tuple[str, CampaignUnit]:
-    """What is done for a route that is under way ('': nothing), and the route after what was seen of it."""
+    """Says what is done for a route that is under way ('': nothing), and how it is after what was seen of it."""
     what, after = _STEPS[unit.at](unit, seen, now_ms)
     if after.stage is not unit.at:
         return "", after
