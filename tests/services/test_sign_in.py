@@ -21,11 +21,11 @@ import pytest
 from tests.fakes.hub_in_process import Deck, folder, running, until
 
 from loradeck.hub.access import provider
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.schemas.sign_in import OidcSettings
 
 HERE = Path(__file__).parent
 LORADECK = Path(sys.executable).with_name("loradeck")
-HOUR_MS = 3_600_000
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from loradeck.rules.clocks import MINUTE_MS
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.history import RouteHistory
 
@@ -23,7 +24,7 @@ class Step(NamedTuple):
 def in_steps(history: RouteHistory, most: int) -> Sequence[Step]:
     """A history in so many steps at most, oldest first, up to the last minute, or hour, that is over."""
     each = history.each
-    until = history.at_ms // 60_000 // each * each
+    until = history.at_ms // MINUTE_MS // each * each
     whole = max(each, until - history.since)
     length = -(-whole // (max(1, most) * each)) * each
     since = until - length * max(1, whole // length)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from loradeck.client.times import stamp
+from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.moves.incidents import note_of
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.history import RouteHistory
@@ -15,8 +16,6 @@ from loradeck.schemas.incident import IncidentPointer, IncidentReport
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.trace import Traced
-
-MINUTE_MS = 60_000
 
 SAMPLES = 50
 """Bad answers that are listed."""

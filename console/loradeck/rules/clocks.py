@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime
 
-DAY_MS = 86_400_000
-"""Milliseconds of a day."""
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+"""Milliseconds of a minute, an hour and a day."""
 
 PAUSE_S = 2.0
 """Seconds without a look at the clock from which on the process itself did not run. It looks several times a second."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from loradeck.rules.access import Scope, highest
+from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.ids import Role
 
 SILENT_MS = 45_000
 """A provider that has not answered for so long is silent. The hub asks it every 15 seconds."""
 
-SILENCE_MS = 24 * 3_600_000
+SILENCE_MS = DAY_MS
 """How long the backward actions outlast the provider's silence, and how recent a sign-in has to be for it."""
 
 

@@ -14,17 +14,8 @@ from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.tenant import TenantState
 
-HOUR_MS = 3_600_000
-"""Milliseconds of an hour."""
-
-MINUTE_MS = 60_000
-"""Milliseconds of a minute."""
-
 NOTICES_KEPT = 2000
 """Notices that are kept for those who list them."""
-
-SEGMENT_SPAN_MS = 24 * HOUR_MS
-"""Most time between the first and the last row of one segment of the answer ledger, milliseconds."""
 
 HOURS_KEPT = HOURS
 """Hours for which the counts of a route are kept."""

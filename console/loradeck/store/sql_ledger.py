@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from loradeck.rules.data.answer_ledger import SEGMENT_SPAN_MS
 from loradeck.schemas.ledger_segment import Segment
-from loradeck.store.interface import SEGMENT_SPAN_MS
 from loradeck.store.sql_records import SqlRecords
 
 _PUT = (

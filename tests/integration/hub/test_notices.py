@@ -21,12 +21,12 @@ from tests.integration.hub.test_candidates import call
 from tests.integration.hub.test_counting import lose
 from tests.integration.hub.test_guard import votes
 
+from loradeck.rules.clocks import MINUTE_MS
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import DatasetManifest
 from loradeck.schemas.notice import Notice, NoticeKind
-from loradeck.store.interface import MINUTE_MS
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from tests.fakes.hub_in_process import Deck, until
 from tests.integration.hub.conftest import Join
 
+from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.schemas.counts import Counts
-from loradeck.store.interface import HOUR_MS, HOURS_KEPT, MINUTE_MS, Served
+from loradeck.store.interface import HOURS_KEPT, Served
 from loradeck.store.sql_log import Store
 
 ACME = ("acme", "production")

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.router.running import Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.quality.sampling import Consent
 from loradeck.schemas.link import SampleRows
 from loradeck.schemas.routing import ResponseChecks
@@ -22,7 +23,6 @@ from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.router import samples
 
 V1, V2, THEIRS = release("v1"), release("v2"), release("v1", tenant="other")
-HOUR_MS = 3_600_000
 
 
 def told(generation: int = 1, hours: int = 24, ref: ReleaseRef = V1) -> TableEntry:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.clocks import DAY_MS
+from loradeck.rules.clocks import DAY_MS, HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.merkle import Frontier, is_in, path_of
 from loradeck.rules.serving.request_ids import request_id, time_of
@@ -65,9 +65,9 @@ def test_a_request_is_looked_for_at_the_time_in_its_id_or_at_the_one_that_is_sai
 
     assert rules.window(told, None, NOW + 99 * DAY_MS) == (
         NOW - rules.SKEW_MS,
-        NOW + rules.HOUR_MS + rules.SKEW_MS,
+        NOW + HOUR_MS + rules.SKEW_MS,
     )
-    assert rules.window("r-1", NOW, NOW + DAY_MS) == (NOW - rules.HOUR_MS, NOW + rules.HOUR_MS)
+    assert rules.window("r-1", NOW, NOW + DAY_MS) == (NOW - HOUR_MS, NOW + HOUR_MS)
     assert rules.window("r-1", None, NOW)[0] == NOW - rules.LOOK_BACK_DAYS * DAY_MS
 
 
@@ -134,7 +134,7 @@ def test_many_requests_are_looked_for_newest_first_once_and_not_in_the_future() 
     spans = rules.spans([*ids, "r-1"], NOW)
     assert all(later[0] > earlier[1] for later, earlier in pairwise(spans))
     assert all(until - since < rules.SPAN_MS for since, until in spans)
-    assert spans[0][0] <= NOW <= spans[0][1] < NOW + 2 * rules.HOUR_MS
+    assert spans[0][0] <= NOW <= spans[0][1] < NOW + 2 * HOUR_MS
     for one in [ids[0], ids[2], ids[3], "r-1"]:
         since, until = rules.window(one, None, NOW)
         looked = sum(max(0, min(until, b) - max(since, a) + 1) for a, b in spans)

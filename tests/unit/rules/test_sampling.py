@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.quality.sampling import (
     CHECKED_WHOLLY_S,
     MODELS_SHARE,
@@ -26,7 +27,6 @@ from loradeck.rules.quality.sampling import (
 )
 from loradeck.schemas.sample import LONGEST_HOURS, SAMPLES
 
-HOUR_MS = 3_600_000
 NOW_MS = 500 * HOUR_MS
 
 

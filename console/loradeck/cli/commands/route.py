@@ -22,6 +22,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.candidate_words import of_pairs
 from loradeck.client.history import in_steps
 from loradeck.client.traces import export, missing
+from loradeck.rules.clocks import MINUTE_MS
 from loradeck.schemas.freshness import Replay, ReplayedDay
 from loradeck.schemas.history import HOURS
 from loradeck.schemas.ids import GENESIS, short
@@ -252,7 +253,7 @@ async def history(s: Session, at: Pointer, hours: int) -> None:
         ("FROM", "REQ/S", "FAILED", "REFUSED", "BAD", "CHECKED"),
         [
             (
-                utc(60_000 * step.since),
+                utc(MINUTE_MS * step.since),
                 f"{step.requests_per_s:.1f}",
                 share(step.counts.failed_share),
                 share(step.counts.refused_share),

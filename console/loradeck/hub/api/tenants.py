@@ -13,6 +13,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.hub import Hub
+from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.data import quotas
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools, tenants
@@ -31,7 +32,6 @@ from loradeck.schemas.sample import SAMPLES, Sampled
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, Quota, QuotaUse, TenantCreate, TenantState
 from loradeck.schemas.trace import Traced
-from loradeck.store.interface import MINUTE_MS
 
 router = APIRouter(prefix="/v1", tags=["tenants"], route_class=Guarded)
 

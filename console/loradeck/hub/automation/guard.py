@@ -17,6 +17,7 @@ from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.target_lookup import RollbackTargets
 from loradeck.hub.progress.votes import Votes
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import holds, rollbacks
 from loradeck.rules.moves.draft import Actor, by_automation
@@ -33,8 +34,6 @@ from loradeck.store.interface import StoreError
 log = logging.getLogger("loradeck.hub.automation.guard")
 
 ACTOR = Actor(name="guard", role=Role.OPERATOR, automation=True)
-
-_HOUR_MS = 3_600_000
 
 
 @dataclass(eq=False)
@@ -146,7 +145,7 @@ class GuardedPointers:
         if evidence is None:
             return None
         progress, now, target = self._replicas.progress(key), self._clock.now_ms(), self._targets.of(pointer)
-        while self._moved_ms and self._moved_ms[0] < now - _HOUR_MS:
+        while self._moved_ms and self._moved_ms[0] < now - HOUR_MS:
             self._moved_ms.popleft()
         replicas = [replica.replica for _, replica in placed]
         asks = target.asks or ("" if target.action is PreviewAction.ROLLBACK else "there is no way back")

@@ -14,6 +14,7 @@ from loradeck.hub.log.log import Log, Published
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.usual_shares import UsualShares
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.pools import assigned, pooled
@@ -24,7 +25,7 @@ from loradeck.schemas.log import Draft, EventKind
 from loradeck.schemas.pool import PoolConfig
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.route import Pooled, RouteConfig
-from loradeck.store.interface import HOUR_MS, StoreError
+from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.automation.pooled_routes")
 

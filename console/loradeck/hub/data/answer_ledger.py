@@ -16,6 +16,7 @@ from loradeck.hub.log.audit import HUB, AuditTrail
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
 from loradeck.rules.merkle import Frontier, path_of
@@ -96,8 +97,8 @@ class AnswerLedger:
 
     def _count(self, node: str, tenant: str, size: int, now_ms: int) -> None:
         sent = self._sent.get(node)
-        if sent is None or sent.hour != now_ms // rules.HOUR_MS:
-            sent = self._sent[node] = _Sent(now_ms // rules.HOUR_MS)
+        if sent is None or sent.hour != now_ms // HOUR_MS:
+            sent = self._sent[node] = _Sent(now_ms // HOUR_MS)
         if (
             sent.size + size > NODE_BYTES
             or sent.segments.total() >= NODE_SEGMENTS

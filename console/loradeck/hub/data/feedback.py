@@ -16,14 +16,14 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.votes import Votes
+from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.rules.data import feedback as rules
-from loradeck.rules.data.answer_ledger import HOUR_MS, kept_from, spans
+from loradeck.rules.data.answer_ledger import kept_from, spans
 from loradeck.rules.errors import Refused
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.feedback import Feedback, FeedbackPage, FeedbackRow, FeedbackTaken, Withdrawn
 from loradeck.schemas.ids import digest_of
-from loradeck.store.interface import MINUTE_MS
 from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.feedback")

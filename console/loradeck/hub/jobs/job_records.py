@@ -14,6 +14,7 @@ from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.jobs import LISTED, OVER, ExecutorEvent, Job, JobLogLine, JobQuery, JobState
 from loradeck.schemas.link import JobLog
@@ -28,7 +29,7 @@ KEPT_EVENTS = 1000
 KEPT_JOBS = 500
 """Finished jobs that are kept in memory."""
 
-CHECKPOINT_KEPT_MS = 14 * 86_400_000
+CHECKPOINT_KEPT_MS = 14 * DAY_MS
 """How long the checkpoint of a job that failed or was cancelled is kept for somebody who resumes it."""
 
 PIECE = 200

@@ -15,7 +15,8 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.minutes import ROWS, Minute, PendingMinutes
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.store.interface import HOUR_MS, MINUTE_MS, FleetChange, StoreError, Withdrawal
+from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
+from loradeck.store.interface import FleetChange, StoreError, Withdrawal
 from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.links.saved_nodes")

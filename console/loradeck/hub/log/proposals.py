@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loradeck.hub.log.clock import Clock
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.sign_in import person
 from loradeck.schemas.ids import PointerKey, digest_of
 
-OPEN_MS = 24 * 3_600_000
+OPEN_MS = DAY_MS
 """How long a proposal waits."""
 
 

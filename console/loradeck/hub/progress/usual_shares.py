@@ -10,11 +10,12 @@ from typing import NamedTuple
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.detection import HOURS, Limits, usual_share
 from loradeck.rules.quality.promises import FAST, burning, overspent
 from loradeck.schemas.ids import PointerKey
-from loradeck.store.interface import HOUR_MS, MINUTE_MS, StoreError
+from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.progress.usual_shares")
 

@@ -17,6 +17,7 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.views.traces import Traces
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
 from loradeck.schemas.answer_ledger import Explained, ExplainedRow, LedgerRow, NamedDigest, PutThere, Weights
@@ -35,7 +36,7 @@ SEARCHED = 2000
 ROUTES_ASKED = 50
 """Pointers whose routers are asked at most for what the ledger does not have yet."""
 
-RECENT_MS = 2 * rules.HOUR_MS
+RECENT_MS = 2 * HOUR_MS
 """How long ago a request may have been that only routers know."""
 
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")

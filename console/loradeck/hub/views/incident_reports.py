@@ -11,14 +11,13 @@ from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.minutes import PendingMinutes
 from loradeck.hub.views.samples import Samples
-from loradeck.rules.clocks import DAY_MS
+from loradeck.rules.clocks import DAY_MS, MINUTE_MS
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.history import WEEK, RouteHistory
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.incident import Incident, IncidentPointer, IncidentReport
 from loradeck.schemas.log import Event
 from loradeck.schemas.notice import Notice
-from loradeck.store.interface import MINUTE_MS
 from loradeck.store.sql_log import Store
 
 BEFORE = 30

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 
-from loradeck.rules.clocks import DAY_MS
+from loradeck.rules.clocks import DAY_MS, HOUR_MS, MINUTE_MS
 from loradeck.rules.merkle import is_in
 from loradeck.rules.serving.request_ids import time_of
 from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.ids import GENESIS, short
 from loradeck.schemas.ledger_segment import Segment, SegmentHead
 
-HOUR_MS = 3_600_000
+SEGMENT_SPAN_MS = DAY_MS
+"""Most time between the first and the last row of one segment."""
 
-SKEW_MS = 10 * 60_000
+SKEW_MS = 10 * MINUTE_MS
 """How far the clock of whoever gave a request its id may be from the clock of the node that answered it."""
 
 LOOK_BACK_DAYS = 2
@@ -70,7 +71,7 @@ def flaw_of(head: SegmentHead, node: str, tenant: str, now_ms: int) -> str | Non
         return f"version {head.version} is not known here"
     if not head.first_ms <= head.last_ms <= now_ms + DAY_MS:
         return "its times are not in order, or not over"
-    if head.last_ms - head.first_ms > DAY_MS:
+    if head.last_ms - head.first_ms > SEGMENT_SPAN_MS:
         return "it spans more than a day"
     return None
 

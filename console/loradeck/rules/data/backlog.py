@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from loradeck.rules.clocks import DAY_MS
+from loradeck.rules.clocks import DAY_MS, HOUR_MS
 from loradeck.rules.data.feedback import corrects
 from loradeck.schemas.backlog import SOURCE, BacklogRow, Chosen, LabelledTask, LeftOut
 from loradeck.schemas.dataset_ledger import DataPolicy
@@ -25,8 +25,6 @@ from loradeck.schemas.freshness import LoopStep
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.sample import Sample
-
-HOUR_MS = 3_600_000
 
 _NAMED = 5
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
-from loradeck.rules.data.answer_ledger import HOUR_MS, SKEW_MS
+from loradeck.rules.clocks import HOUR_MS
+from loradeck.rules.data.answer_ledger import SKEW_MS
 from loradeck.rules.serving.request_ids import time_of
 from loradeck.schemas.answer_ledger import LedgerRow
 from loradeck.schemas.feedback import FeedbackKind, FeedbackRow, Said

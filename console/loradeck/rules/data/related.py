@@ -5,12 +5,13 @@ signer. And the promotes that an incident about a related release holds up.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from loradeck.rules.clocks import MINUTE_MS
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.incident import Incident, Suspect
 from loradeck.schemas.related import Shared
 from loradeck.schemas.route import Guard
 
-BATCH_MS = 10 * 60_000
+BATCH_MS = 10 * MINUTE_MS
 """Longest time between promotes of one actor that count as one batch, in milliseconds."""
 
 FREEZING = frozenset({Shared.RELEASE, Shared.DATASET, Shared.RUN, Shared.BASE_MOVE, Shared.BATCH})

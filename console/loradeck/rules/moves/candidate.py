@@ -11,6 +11,7 @@ wider share obeys the part of it that may have changed since the start (`check_w
 
 from collections.abc import Mapping, Sequence
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
 from loradeck.rules.moves.forward import (
@@ -225,7 +226,7 @@ def hold(pointer: PointerState, request: CandidateHoldRequest, actor: Actor) -> 
     return _changed(pointer, after, actor, request.reason, {"steps": "held" if held else "resumed"})
 
 
-MOST_MS = 90 * 86_400_000
+MOST_MS = 90 * DAY_MS
 """Milliseconds that an A/B takes at the most."""
 
 

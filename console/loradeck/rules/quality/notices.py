@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.quality.attention import alerting
 from loradeck.rules.quality.health import ENOUGH
 from loradeck.rules.quality.statistics import wilson
@@ -68,7 +69,7 @@ PASSING = (NoticeKind.REFUSED, NoticeKind.BURNING, NoticeKind.DRIFT)
 DATED = frozenset({NoticeKind.CERTIFICATE_ENDS, NoticeKind.RETENTION_ENDS, NoticeKind.EXPECTED, NoticeKind.DEPRECATED})
 """Kinds whose time is known beforehand."""
 
-NEAR_MS = 14 * 86_400_000
+NEAR_MS = 14 * DAY_MS
 """How long before its time something dated is told, milliseconds."""
 
 MOST = 10

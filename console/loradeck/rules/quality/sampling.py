@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.schemas.sample import SAMPLES
 
 CHECKED_WHOLLY_S = 3600.0
@@ -162,8 +163,7 @@ def waits_for_oldest(counted: int, over: Sequence[bool]) -> bool:
 
 _SOON_S, _LATER_S = 1.0, 60.0
 
-_HOUR_MS = 3_600_000
-_AHEAD_MS = 60_000
+_AHEAD_MS = MINUTE_MS
 """How far a sample may be ahead of the clock: one that is further was kept under another, and would stay longer."""
 
 
@@ -188,5 +188,5 @@ class Consent(NamedTuple):
 
 def sample_stays(at_ms: int, consent: Consent, now_ms: int) -> bool:
     """Tells whether a sample of a time stays for now under its route's consent."""
-    young = 0 <= at_ms <= now_ms + _AHEAD_MS and now_ms - at_ms < consent.hours * _HOUR_MS
+    young = 0 <= at_ms <= now_ms + _AHEAD_MS and now_ms - at_ms < consent.hours * HOUR_MS
     return young and at_ms >= consent.from_ms

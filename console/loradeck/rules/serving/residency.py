@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form
 from loradeck.schemas.routing import RouteResidency
@@ -48,7 +49,7 @@ class _Claim(IntEnum):
     ANY = 2  # it turns out one that answers too, once its answers have ended
 
 
-PRIOR_KEPT_MS = 24 * 3600 * 1000
+PRIOR_KEPT_MS = DAY_MS
 """How long after a move an on-demand route's prior comes before other routes' currents, in milliseconds."""
 
 MOVED_NOW_MS = 60 * 1000

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from loradeck.client.history import Step, in_steps
+from loradeck.rules.clocks import MINUTE_MS
 from loradeck.schemas.history import RouteHistory
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.text.plots import sparkline
@@ -46,7 +47,7 @@ def trend_line(row: TenantRow, history: RouteHistory, width: int, *, label: str 
 
 def _step_of(steps: Sequence[Step], at_ms: int) -> int | None:
     """The number of the step in which a time lies; None: in none of them."""
-    minute = at_ms // 60_000
+    minute = at_ms // MINUTE_MS
     return next((i for i, step in enumerate(steps) if step.since <= minute < step.since + step.minutes), None)
 
 

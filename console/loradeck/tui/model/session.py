@@ -17,6 +17,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from loradeck.client.config import Context, state_path
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import MoveResult
 from loradeck.tui.keys.action import Action, Screen
@@ -27,7 +28,7 @@ from loradeck.tui.model.state import ConsoleState
 
 log = logging.getLogger("loradeck.console")
 
-FRESH_MS = 3600_000
+FRESH_MS = HOUR_MS
 """Milliseconds after it was cut off for which a session is continued."""
 
 _REQUESTS: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in get_args(Request)}
