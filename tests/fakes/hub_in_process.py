@@ -23,7 +23,8 @@ from websockets.exceptions import ConnectionClosed
 from loradeck.hub.access.authority import Authority
 from loradeck.hub.hub import Hub
 from loradeck.hub.listeners import own_socket, tcp_socket
-from loradeck.hub.process import open_hub
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.process import HubProcess
 from loradeck.hub.server import Sockets, serving
 from loradeck.schemas.feed import FeedMessage, feed_adapter
 from loradeck.schemas.manifest import (
@@ -311,6 +312,16 @@ def adapter_files(seed: int, *, dora: bool = False) -> dict[str, bytes]:
         "bias": "none",
     }
     return {"adapter_model.safetensors": save(tensors), "adapter_config.json": json.dumps(config).encode()}
+
+
+def open_hub(data: Path, **options: Any) -> tuple[Hub, StoreThread]:
+    """The active hub over `data/hub.db`; `options` as `HubProcess` takes them. The caller closes the store thread."""
+    process = HubProcess(data, **options)
+    try:
+        return process.active(process.standby.take()), process.store
+    except BaseException:
+        process.store.close()
+        raise
 
 
 @asynccontextmanager

@@ -368,7 +368,7 @@ class Oracle:
             for replica, record in hub.replicas.acks(key).items():
                 if record.is_flipped and (entry.fence, current) not in self.flips[replica, key]:
                     self.fail("flipped where it was not", replica, "/".join(key), entry.fence)
-                if record.is_proven and (entry.fence, current) not in self.flips[replica, key]:
+                if record.state is AckState.PROVEN and (entry.fence, current) not in self.flips[replica, key]:
                     self.fail("proven where it was not flipped", replica, "/".join(key), entry.fence)
             progress = hub.replicas.progress(key)
             acks = hub.replicas.acks(key)

@@ -75,7 +75,6 @@ class Supervised:
     """Further arguments of a process that takes over from the one that runs; without any, none does."""
     backoff: Backoff = field(default_factory=Backoff)
     pid: int | None = field(default=None, init=False)
-    starts: int = field(default=0, init=False)
     began: float = field(default=0.0, init=False)
     """When the process that runs was started, if by us; monotonic seconds."""
     _life: _Life | None = field(default=None, init=False)
@@ -249,7 +248,6 @@ class Supervised:
             )
         finally:
             os.close(out)
-        self.starts += 1
         self.began = time.monotonic()
         return _Life(child.pid, child)
 

@@ -7,7 +7,6 @@ keeps its slot where nothing that is served or prepared needs it.
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import time
@@ -27,8 +26,6 @@ from loradeck_agent.serving.engine_api import Canaries, EngineApi
 from loradeck_agent.serving.engine_questions import LONGEST_LINE, EngineAnswer, EngineQuestion
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
-
-log = logging.getLogger(__name__)
 
 SLOT_S = 600.0
 """How long an evaluation waits for a slot of the engine."""

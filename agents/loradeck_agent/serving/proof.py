@@ -46,15 +46,6 @@ PACE_S = 1.0
 PACE_SHARE = 0.1
 """Largest part of the time that repeated proofs take on one engine: a slow one makes fewer of them."""
 
-
-def repeats_within_s(pointers: int) -> float:
-    """The longest time between two proofs of a pointer on a replica, in seconds, without that of the proofs.
-
-    `pointers`: those that are proven on the replica. Longer where one proof takes more than a tenth of the pace.
-    """
-    return 1.2 * REPEAT_S + pointers * PACE_S
-
-
 AT_ONCE = 4
 """Proofs that run beside each other on one engine. One that hangs must not keep those of another from being made."""
 

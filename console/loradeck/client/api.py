@@ -162,9 +162,9 @@ class HubApi(Calls):
         """Events of the log, newest first; `before` is a rev."""
         return await self._get(list[Event], "events", tenant=tenant, route=route, before=before, limit=limit)
 
-    async def audit_trail(self, *, after: int = 0, limit: int = 1000) -> list[AuditLine]:
-        """Lines of the audit trail after the one with the number `after`, oldest first."""
-        return await self._get(list[AuditLine], "audit", after=after, limit=limit)
+    async def audit_trail(self, *, after: int) -> list[AuditLine]:
+        """A thousand lines of the audit trail after the one with the number `after`, oldest first."""
+        return await self._get(list[AuditLine], "audit", after=after, limit=1000)
 
     async def audit_checkpoint(self) -> str:
         """The head of the audit trail as a signed note (C2SP tlog-checkpoint)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loradeck.artifacts.blobs.opening import open_blobs
 from loradeck.hub.access.auth import Tokens
@@ -117,16 +117,3 @@ class HubProcess:
         authority = Authority(self._data)
         authority.renew_server(time.time_ns() // 1_000_000)
         return Membership(authority, tokens, save, Clock().now_ms)
-
-
-def open_hub(data: Path, **options: Any) -> tuple[Hub, StoreThread]:
-    """The active hub over `data/hub.db`; `options` as `HubProcess` takes them. The caller closes the store thread.
-
-    Raises: StoreError (`store_unusable`, `disk_full`, `lease_held`), or as `open_blobs`: nothing was changed.
-    """
-    process = HubProcess(data, **options)
-    try:
-        return process.active(process.standby.take()), process.store
-    except BaseException:
-        process.store.close()
-        raise

@@ -13,9 +13,6 @@ from loradeck.schemas.ids import GENESIS, LARGEST_INT, Digest, Name, Wire
 LEDGER_DAYS = 400
 """Days for which a tenant's rows are kept unless its data policy says otherwise."""
 
-SEGMENT_BYTES = 16 << 20
-"""Most bytes of one segment, as it is sent and kept."""
-
 SEGMENT_ROWS = 100_000
 """Most rows that a node puts in one segment."""
 

@@ -25,16 +25,26 @@ MOST_UNDONE = 1000
 """Events that one undo may name."""
 
 
-class PromoteRequest(Strict):
+class _Keyed(Strict):
+    """What every request carries that changes the log."""
+
+    idempotency_key: str = IDEMPOTENCY_KEY
+    reason: Reason = ""
+
+
+class _OfPointer(_Keyed):
+    """What every request carries that changes one pointer, as its caller saw it."""
+
+    expected_generation: int
+
+
+class PromoteRequest(_OfPointer):
     """Promote a release on a pointer. `override` passes some refusals and needs a reason; see
     `rules.moves.forward`.
     """
 
     release: Digest
-    expected_generation: int
-    idempotency_key: str = IDEMPOTENCY_KEY
     override: bool = False
-    reason: Reason = ""
     incident: IncidentName | None = None
     break_glass: bool = added(False, "on the hub's host: nobody else is asked where the route asks for two people")
     ticket: Ticket | None = UNDER_TICKET
@@ -57,13 +67,10 @@ class CandidateStartRequest(PromoteRequest):
     plan: StepPlan | None = added(None, "by which the hub steps the share by itself")
 
 
-class _OfShare(Strict):
+class _OfShare(_OfPointer):
     """What changes a candidate's share. `override` passes some refusals of a wider one, and needs a reason."""
 
-    expected_generation: int
     expected_step: int = Field(description="the step that the caller saw")
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
     override: bool = added(False)
     break_glass: bool = added(False, "as of a promote")
     ticket: Ticket | None = UNDER_TICKET
@@ -84,25 +91,19 @@ class CandidateCompareRequest(_OfShare):
     permille: int | None = Field(None, ge=1, le=999, description="the share from now on; None: as it is")
 
 
-class CandidateHoldRequest(Strict):
+class CandidateHoldRequest(_OfPointer):
     """Have the hub step a candidate no more by its plan (`held`), or again."""
 
     held: bool
-    expected_generation: int
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
 
 
 class CandidateFinishRequest(PromoteRequest):
     """Make the candidate the live release: a promote of what is loaded already. `release`: it, as the caller saw it."""
 
 
-class CandidateAbortRequest(Strict):
+class CandidateAbortRequest(_OfPointer):
     """End a candidate: all callers get the live release, and nothing is held or quarantined."""
 
-    expected_generation: int
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
     ticket: Ticket | None = UNDER_TICKET
 
 
@@ -114,23 +115,20 @@ class MergedRelease(Strict):
     merged: Digest = Field(description="digest of the merged weights, registered as a base")
 
 
-class RollbackRequest(Strict):
+class RollbackRequest(_OfPointer):
     """Roll a pointer back (R). `to` is the target the caller saw; `confirmed` accepts one that has not soaked.
 
     `cancels` names the pending prepare the caller saw: then that prepare is cancelled and nothing moves.
     """
 
-    expected_generation: int
     to: Digest | None = None
     cancels: str | None = None
     confirmed: bool = False
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
     incident: IncidentName | None = None
     ticket: Ticket | None = UNDER_TICKET
 
 
-class UndoRequest(Strict):
+class UndoRequest(_Keyed):
     """Undo one event, several of different pointers, or every event of a transaction: all of them or none.
 
     Each pointer must not have moved since. `confirmed` accepts what `TenantRow.undo_asks` warns of.
@@ -140,71 +138,55 @@ class UndoRequest(Strict):
     events: tuple[str, ...] = Field((), max_length=MOST_UNDONE)
     txn: str | None = None
     confirmed: bool = False
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
     ticket: Ticket | None = UNDER_TICKET
 
 
-class FallbackRequest(Strict):
+class FallbackRequest(_OfPointer):
     """Fall back to the base alone (F)."""
 
-    expected_generation: int
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
     ticket: Ticket | None = UNDER_TICKET
 
 
-class HoldRequest(Strict):
+class HoldRequest(_OfPointer):
     """Hold a pointer against promotes, or clear its hold (`held` False)."""
 
     held: bool
-    expected_generation: int
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
 
 
-class LiftRequest(Strict):
+class LiftRequest(_Keyed):
     """Lift the quarantine and the breach of a release on a pointer."""
 
     release: Digest
-    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = Field(min_length=1)
 
 
-class AnnotateRequest(Strict):
+class AnnotateRequest(_Keyed):
     """Add an incident, a reason or both to a past event."""
 
     event: str
     incident: IncidentName | None = None
-    reason: Reason = ""
-    idempotency_key: str = IDEMPOTENCY_KEY
     ticket: Ticket | None = UNDER_TICKET
 
 
-class CountersignRequest(Strict):
+class CountersignRequest(_Keyed):
     """Say that one has seen what somebody else did alone, where two people are asked for."""
 
     event: str = Field(max_length=200)
-    reason: Reason = ""
-    idempotency_key: str = IDEMPOTENCY_KEY
 
 
-class UnpinRequest(Strict):
+class UnpinRequest(_Keyed):
     """End a node's pin of a pointer."""
 
     node: str
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
 
 
-class ForgetRequest(Strict):
+class ForgetRequest(_Keyed):
     """Forget a node that is not linked: whoever asks vouches that it answers nobody."""
 
-    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = Field(min_length=1)
 
 
-class RewindRequest(Strict):
+class RewindRequest(_Keyed):
     """Move every selected pointer back to its release at `to_rev`, or at the last rev committed at or before `time_ms`.
 
     With `dry_run` the hub returns the plan; executing sends that plan's `generations` back.
@@ -215,8 +197,6 @@ class RewindRequest(Strict):
     tenants: tuple[str, ...] = Field((), description="none selects all")
     dry_run: bool = True
     generations: dict[str, int] = Field(default_factory=dict, description="'tenant/route' -> generation in the plan")
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
     incident: IncidentName | None = None
     ticket: Ticket | None = UNDER_TICKET
 
@@ -290,11 +270,9 @@ class RecoveryPlan(Wire):
     nodes: tuple[RecoveryNode, ...]
 
 
-class RecoverRequest(Strict):
+class RecoverRequest(_Keyed):
     """A recover. With `dry_run` the hub returns the plan; executing sends the plan's digest back."""
 
-    idempotency_key: str = IDEMPOTENCY_KEY
-    reason: Reason = ""
     unproven: bool = Field(False, description="believe nodes too that have no signature for what they have seen")
     dry_run: bool = True
     plan: Digest | None = None

@@ -211,7 +211,9 @@ async def test_a_flip_to_a_release_that_is_still_to_be_loaded_reads_cold(data: P
         assert flipped is not None
         assert (flipped.by, flipped.node, row.source("proven")) == ("acknowledgement", "n1", None)
         await agent.ack(agent.entry, AckState.PROVEN, level=AckLevel.HOST, boot="b7", load=3)
-        await until(lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].is_proven, "it is proven")
+        await until(
+            lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].state is AckState.PROVEN, "it is proven"
+        )
         row = await deck.row()
         proven = row.source("proven")
         assert flip_counts(row) == "FLIPPED 1/1"
@@ -234,7 +236,9 @@ async def test_r_asks_on_an_on_demand_route_whose_prior_is_cold_and_a_cold_flip_
         assert (row.preview.asks, row.undo_asks) == (None, None)
         assert (row.proven, flip_counts(row)) == (1, "FLIPPED 1/1")
         await agent.ack(agent.entry, AckState.FLIPPED, level=AckLevel.DISK, code="not_ready")
-        await until(lambda: not deck.hub.replicas.acks(("acme", "production"))["n1"].is_proven, "it is cold")
+        await until(
+            lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].state is not AckState.PROVEN, "it is cold"
+        )
         row = await deck.row()
         assert (row.proven, row.replicas[0].code, flip_counts(row)) == (0, "not_ready", "FLIPPED cold 1/1")
         await agent.ack(agent.entry, AckState.FLIPPED, level=AckLevel.HOST)

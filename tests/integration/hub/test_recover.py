@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from nacl.signing import SigningKey
-from tests.fakes.hub_in_process import Deck, key, lose, restore, running, until
+from tests.fakes.hub_in_process import Deck, key, lose, open_hub, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.hub.log.signing import Signing
-from loradeck.hub.process import open_hub
 from loradeck.hub.recovery import witnesses
 from loradeck.schemas.link import Desired, DownMessage, Hello, TableAsk
 from loradeck.schemas.moves import MoveResult

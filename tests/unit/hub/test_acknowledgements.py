@@ -69,7 +69,7 @@ def test_a_flip_is_kept_with_the_times_of_hub_and_node(fleet: Fleet, clock: Cloc
     proven = 100.0 if state is AckState.PROVEN else None
     checked = 100.0 if state is not AckState.FLIPPED else None
     assert (record.proven, record.checked) == (proven, checked)
-    assert (record.is_flipped, record.is_proven, record.is_pinned) == (True, proven is not None, False)
+    assert (record.is_flipped, record.state is AckState.PROVEN, record.is_pinned) == (True, proven is not None, False)
 
 
 def test_a_replica_that_is_only_listed_any_more_is_not_proven(fleet: Fleet, clock: Clock) -> None:
@@ -77,7 +77,7 @@ def test_a_replica_that_is_only_listed_any_more_is_not_proven(fleet: Fleet, cloc
     clock.now = 101.0
     record = counted(fleet, ack(AckState.LISTED, code="not_distinct"))
     assert (record.state, record.flipped, record.proven, record.checked) == (AckState.LISTED, 100.0, None, 101.0)
-    assert not record.is_proven
+    assert record.state is not AckState.PROVEN
 
 
 def test_the_times_are_those_of_the_first_flip_and_the_first_proof(fleet: Fleet, clock: Clock) -> None:
@@ -95,14 +95,19 @@ def test_the_times_are_those_of_the_first_flip_and_the_first_proof(fleet: Fleet,
 def test_a_flip_that_is_sent_again_takes_nothing_back_from_a_proof(fleet: Fleet) -> None:
     counted(fleet, ack(AckState.PROVEN))
     record = counted(fleet, ack(AckState.FLIPPED))
-    assert (record.state, record.is_proven) == (AckState.PROVEN, True)
+    assert (record.state, record.state is AckState.PROVEN) == (AckState.PROVEN, True)
 
 
 def test_a_replica_that_waits_again_has_neither_flipped_nor_proven(fleet: Fleet, clock: Clock) -> None:
     counted(fleet, ack(AckState.PROVEN))
     record = counted(fleet, ack(AckState.WAITING, code="not_ready", detail="v1 answers"))
     assert (record.state, record.code, record.detail) == (AckState.WAITING, "not_ready", "v1 answers")
-    assert (record.flipped, record.proven, record.is_flipped, record.is_proven) == (None, None, False, False)
+    assert (record.flipped, record.proven, record.is_flipped, record.state is AckState.PROVEN) == (
+        None,
+        None,
+        False,
+        False,
+    )
     clock.now = 105.0
     assert counted(fleet, ack(AckState.FLIPPED)).flipped == 105.0
 
@@ -128,7 +133,7 @@ def test_a_failed_proof_keeps_the_flip_and_ends_the_proof(fleet: Fleet, clock: C
     record = counted(fleet, ack(AckState.FAILED, code="canary_mismatch", detail="position 3"))
     assert (record.state, record.code, record.detail) == (AckState.FAILED, "canary_mismatch", "position 3")
     assert (record.flipped, record.proven, record.checked) == (100.0, None, 101.0)
-    assert not record.is_proven
+    assert record.state is not AckState.PROVEN
 
 
 @pytest.mark.parametrize("state", DONE)
@@ -147,7 +152,7 @@ def test_a_replica_that_waits_or_fails_with_another_release_is_taken_at_its_word
 def test_a_wrong_release_after_a_right_one_is_no_flip_any_more(fleet: Fleet) -> None:
     counted(fleet, ack(AckState.PROVEN))
     record = counted(fleet, ack(AckState.PROVEN, V1))
-    assert (record.is_flipped, record.is_proven, record.release) == (False, False, V1)
+    assert (record.is_flipped, record.state is AckState.PROVEN, record.release) == (False, False, V1)
 
 
 @pytest.mark.parametrize("late", [(0, 2), (2, 2), (1, 1), (1, 3)])
@@ -196,7 +201,7 @@ def test_what_was_acknowledged_on_an_engine_ends_with_it(
     assert (record.flipped is None, record.proven is None, fleet.voids) == (voided, voided, int(voided))
     if voided:
         assert (record.state, record.code, record.detail) == (AckState.WAITING, "engine_down", "")
-    assert other.is_proven, "another node's engine runs on"
+    assert other.state is AckState.PROVEN, "another node's engine runs on"
 
 
 # ---- lost nodes ------------------------------------------------------------------------------------------------
@@ -364,9 +369,9 @@ def test_a_release_that_gave_its_slot_away_is_no_cause_to_page_and_one_that_fail
     counted(fleet, ack(AckState.PROVEN, level=AckLevel.HOST, boot="e1", load=1))
     assert not unproven(fleet, record)
     counted(fleet, ack(AckState.FLIPPED, level=AckLevel.DISK, boot="e1", code="not_ready"))
-    assert (record.is_proven, unproven(fleet, record)) == (False, False)
+    assert (record.state is AckState.PROVEN, unproven(fleet, record)) == (False, False)
     counted(fleet, ack(AckState.FLIPPED, level=AckLevel.HOST, boot="e1", load=2))
-    assert (record.is_proven, unproven(fleet, record)) == (False, False), "proven at the load before"
+    assert (record.state is AckState.PROVEN, unproven(fleet, record)) == (False, False), "proven at the load before"
     counted(fleet, ack(AckState.FAILED, code="canary_mismatch", boot="e1"))
     assert unproven(fleet, record)
     counted(fleet, ack(AckState.FLIPPED, level=AckLevel.DISK, boot="e1", code="not_ready"))

@@ -56,7 +56,7 @@ def test_an_acknowledgement_of_the_fence_that_is_current_is_counted(fleet: Fleet
     record = fleet.ack(ack(2, V2, AckState.FLIPPED), (1, 2), V2)
     assert record is not None
     assert record.is_flipped
-    assert not record.is_proven
+    assert record.state is not AckState.PROVEN
 
 
 def worn(errors: int, uuid: str = "GPU-1") -> Gpu:

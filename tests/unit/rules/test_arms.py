@@ -50,14 +50,12 @@ def test_a_key_keeps_its_place_in_every_version() -> None:
     assert [place("5a1c02b7", key) for key in ("acme-1", "acme-2", "über")] == [424, 664, 462]
 
 
-@given(
-    key=st.none() | keys, share=shares, lost=st.none() | st.floats(0, 1e6), ready=st.booleans(), pinned=st.booleans()
-)
-def test_a_candidate_answers_only_a_key_where_it_is_ready_leased_and_not_under_a_pin(
-    key: str | None, share: int, lost: float | None, ready: bool, pinned: bool
+@given(key=st.none() | keys, share=shares, lost=st.none() | st.floats(0, 1e6), ready=st.booleans())
+def test_a_candidate_answers_only_a_key_where_it_is_ready_and_leased(
+    key: str | None, share: int, lost: float | None, ready: bool
 ) -> None:
-    found = arm(split(permille=share), key, ready=ready, hub_lost_s=lost, pinned=pinned)
-    fit = key is not None and ready and not pinned and (lost is None or lost < SPLIT.lease_s)
+    found = arm(split(permille=share), key, ready=ready, hub_lost_s=lost)
+    fit = key is not None and ready and (lost is None or lost < SPLIT.lease_s)
     assert found.exposed == fit
     assert fit or found == LIVE_UNEXPOSED
 

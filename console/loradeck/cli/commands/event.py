@@ -86,7 +86,7 @@ async def annotate(
     )
     result = await s.api.send(at.tenant, at.route, request)
     when = f"{utc(about.at_ms)} ({ago(about.at_ms)})"
-    s.out.answer(result, f"{at}: added to the {about.kind.value} of {when}   rev {result.rev}")
+    s.out.moved(result, f"{at}: added to the {about.kind.value} of {when}")
 
 
 @event.command()

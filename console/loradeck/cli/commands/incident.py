@@ -18,7 +18,6 @@ from loradeck.client.idempotency import new_key
 from loradeck.client.post_mortem import as_html, name_of, said
 from loradeck.rules.moves.incidents import note_of
 from loradeck.schemas.incident import Incident, IncidentOpen, IncidentText
-from loradeck.schemas.moves import MoveResult
 
 
 @click.group(cls=Noun)
@@ -62,7 +61,7 @@ async def open_(
     result = await sent(s.api.open_incident(request), request.idempotency_key)
     named = ", ".join(event.where for event in result.events[:5])
     more = f" and {len(result.events) - 5} more" if len(result.events) > 5 else ""
-    s.out.answer(result, f"{result.events[0].incident}: {named}{more}   rev {result.rev}")
+    s.out.moved(result, f"{result.events[0].incident}: {named}{more}")
 
 
 @incident.command("ls")
@@ -125,7 +124,7 @@ async def show(s: Session, incident_id: str) -> None:
 async def note(s: Session, incident_id: str, text: str) -> None:
     """Add a note to an incident."""
     request = IncidentText(text=text, idempotency_key=new_key())
-    _said(s, await sent(s.api.note_incident(incident_id, request), request.idempotency_key), f"{incident_id}: noted")
+    s.out.moved(await sent(s.api.note_incident(incident_id, request), request.idempotency_key), f"{incident_id}: noted")
 
 
 @incident.command()
@@ -135,11 +134,9 @@ async def note(s: Session, incident_id: str, text: str) -> None:
 async def close(s: Session, incident_id: str, reason: str) -> None:
     """Close an incident, with what came of it. Promotes of related releases are free again."""
     request = IncidentText(text=reason, idempotency_key=new_key())
-    _said(s, await sent(s.api.close_incident(incident_id, request), request.idempotency_key), f"{incident_id}: closed")
-
-
-def _said(s: Session, result: MoveResult, line: str) -> None:
-    s.out.answer(result, f"{line}   rev {result.rev}")
+    s.out.moved(
+        await sent(s.api.close_incident(incident_id, request), request.idempotency_key), f"{incident_id}: closed"
+    )
 
 
 @incident.command()

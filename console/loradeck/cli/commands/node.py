@@ -270,7 +270,7 @@ async def forget(s: Session, name: str, reason: str, yes: bool) -> None:
     """
     s.confirm(f"Forget {name}? You vouch that it answers nobody: it counts nowhere until it is back.", yes=yes)
     result = await s.api.forget_node(name, ForgetRequest(idempotency_key=new_key(), reason=reason))
-    s.out.answer(result, f"{name} is forgotten   rev {result.rev}")
+    s.out.moved(result, f"{name} is forgotten")
 
 
 @node.command()
@@ -302,7 +302,7 @@ async def unpin(s: Session, at: Pointer, name: str, reason: str, yes: bool) -> N
     s.confirm(f"End the pin of {at} on {name}? The node goes back to the hub's release.", yes=yes)
     request = UnpinRequest(node=name, idempotency_key=new_key(), reason=reason)
     result = await s.api.send(at.tenant, at.route, request)
-    s.out.answer(result, f"the pin of {at} on {name} has ended   rev {result.rev}")
+    s.out.moved(result, f"the pin of {at} on {name} has ended")
     s.out.say("a node without a link ends the pin when it is back")
 
 

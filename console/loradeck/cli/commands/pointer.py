@@ -7,7 +7,7 @@ from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
-from loradeck.schemas.moves import HoldRequest, LiftRequest, MoveResult
+from loradeck.schemas.moves import HoldRequest, LiftRequest
 
 
 @click.command()
@@ -48,7 +48,7 @@ async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> No
     ended = {what for event in result.events for what in ("events", "breach") if event.payload.get(what)}
     words_for = {"events": "quarantined", "breach": "breached"}
     lifted = " or ".join(word for what, word in words_for.items() if what in ended)
-    _print_result(s, result, f"{at}: {release.label} is no longer {lifted}")
+    s.out.moved(result, f"{at}: {release.label} is no longer {lifted}")
 
 
 async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) -> None:
@@ -59,8 +59,4 @@ async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) 
         held=held, expected_generation=row.pointer.generation, idempotency_key=new_key(), reason=reason
     )
     result = await s.api.send(at.tenant, at.route, request)
-    _print_result(s, result, f"{at}: {'HELD: pipelines cannot promote' if held else 'hold released'}")
-
-
-def _print_result(s: Session, result: MoveResult, line: str) -> None:
-    s.out.answer(result, f"{line}   rev {result.rev}")
+    s.out.moved(result, f"{at}: {'HELD: pipelines cannot promote' if held else 'hold released'}")

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
+from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import Preview, Readiness
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,6 +51,10 @@ class Output:
         """Prints what a command has done: the value as JSON, or the line that says it."""
         self.json(value)
         self.say(line)
+
+    def moved(self, result: MoveResult, line: str) -> None:
+        """Prints what a command has done to the log: the result as JSON, or the line that says it with the rev."""
+        self.answer(result, f"{line}   rev {result.rev}")
 
     def heading(self, line: str) -> None:
         """Prints one line for people, in bold."""

@@ -77,11 +77,6 @@ class AckRecord:
         """Whether it is no cause to worry although it has flipped and is not proven now."""
         return is_resting(level=self.level, boot=self.boot, checked_boot=self.checked_boot)
 
-    @property
-    def is_proven(self) -> bool:
-        """Whether the replica answered a canary with tokens that only the release gives."""
-        return self.state is AckState.PROVEN
-
 
 class Change(Enum):
     """The effect of a report on its node."""

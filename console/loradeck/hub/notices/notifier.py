@@ -1,7 +1,6 @@
 """The notifier: watches pointers, nodes, jobs, gates and moves, and says what people are to be told."""
 
 import json
-import logging
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -33,8 +32,6 @@ MOST_SILENCES = 200
 
 ROWS_A_TICK = 50
 """Rows that are looked at in a second at most: a rewind of a thousand tenants must not keep the next move waiting."""
-
-log = logging.getLogger("loradeck.hub.notices.notifier")
 
 
 @dataclass(eq=False)

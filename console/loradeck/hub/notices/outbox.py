@@ -6,7 +6,7 @@ everything after it with it; one that a channel refuses for good is set aside, w
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from loradeck.hub.log.background import Background
@@ -27,21 +27,15 @@ MOST_WAITING = 1000
 
 
 class Outbox:
-    """What every channel has yet to be given. `give` is replaced by tests.
+    """What every channel has yet to be given.
 
     `source`: names the hub to whoever is told.
     """
 
     def __init__(
-        self,
-        store: StoreThread,
-        channels: Channels,
-        clock: Clock,
-        background: Background,
-        source: str,
-        give: Callable[[Channel, Notice, str], Awaitable[None]] = give,
+        self, store: StoreThread, channels: Channels, clock: Clock, background: Background, source: str
     ) -> None:
-        self._store, self._clock, self._source, self._give = store, clock, source, give
+        self._store, self._clock, self._source = store, clock, source
         self._background = background
         self.channels = channels
         self._waiting: dict[Name, deque[tuple[Notice, Delivery]]] = {}
@@ -128,7 +122,7 @@ class Outbox:
         try:
             if channel is None:
                 raise NotGiven("the file of channels has it no longer", final=True)
-            await self._give(channel, notice, self._source)
+            await give(channel, notice, self._source)
         except NotGiven as error:
             attempts, why = delivery.attempts + 1, str(error)[:LONGEST]
             at_ms = None if error.final else next_attempt_ms(self._clock.now_ms(), attempts, notice.at_ms)

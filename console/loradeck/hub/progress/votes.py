@@ -18,7 +18,7 @@ from loradeck.rules.quality.detection import (
     late,
     rollback_limit,
 )
-from loradeck.rules.quality.guard import Arms, Evidence, compared
+from loradeck.rules.quality.guard import Arms, Evidence, compared, total
 from loradeck.rules.quality.health import FIGURES, Judged, Units, breach_of_votes, seen
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
@@ -167,7 +167,7 @@ class _OfStint:
         recent = self.recent.get(figure, {})
         for seconds in recent.values():
             _forget(seconds, now)
-        return {node: _sum(seconds.values()) for node, seconds in recent.items()}
+        return {node: total(seconds.values()) for node, seconds in recent.items()}
 
     def units_on(self, node: str, now: int) -> int:
         """The units of a node's last minute."""
@@ -369,7 +369,7 @@ class Votes:
         for figure, since in found.since_move.items():
             arms = {node: (its, live) for node, (live, its) in _pairs(found.again.values(), figure, shadow).items()}
             by_node = {node: its for node, (its, _) in arms.items()}
-            votes, detector = _sum(by_node.values()), Detector(since.limit, restarting=False)
+            votes, detector = total(by_node.values()), Detector(since.limit, restarting=False)
             detector.add(0, votes[1], votes[0])
             if (nats := detector.evidence(0)) >= ROLLBACK_LEVEL:
                 judged = breach_of_votes(figure, by_node, placed(), since.limit)
@@ -417,7 +417,7 @@ class Votes:
                 arms = _pairs(found.again.values(), figure, beneath())
             return Evidence(
                 figure=figure,
-                votes=_sum(by_node.values()),
+                votes=total(by_node.values()),
                 control=compared(arms, placed()),
                 callers=found.callers(placed()),
                 nats=nats,
@@ -430,17 +430,12 @@ def _pairs(said: Iterable[_Again], figure: str, other: str | None) -> dict[str, 
     """Node -> the units of a stint and of another release, of the pairs that both have answered."""
     found: dict[str, Arms] = {}
     for again in said:
-        total = again.total
+        pairs = again.total
         if again.last.release == other:
-            bad, n = (total.bad, total.checked) if figure == "bad" else (total.failed, total.pairs)
+            bad, n = (pairs.bad, pairs.checked) if figure == "bad" else (pairs.failed, pairs.pairs)
             known = found.get(again.node, ((0, 0), (0, 0)))
-            found[again.node] = _sum((known[0], (bad[0], n))), _sum((known[1], (bad[1], n)))
+            found[again.node] = total((known[0], (bad[0], n))), total((known[1], (bad[1], n)))
     return found
-
-
-def _sum(units: Iterable[Units]) -> Units:
-    bad, n = (sum(column) for column in zip((0, 0), *units, strict=True))
-    return bad, n
 
 
 def _of(growth: Counts, heard: _Heard, now: int) -> list[SecondOfVotes]:

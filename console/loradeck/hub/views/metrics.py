@@ -221,57 +221,55 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
     `rows` are built as they are taken.
     """
     registry = CollectorRegistry()
-    flag = Gauge(
-        "loradeck_pointer_flag_moved_timestamp_seconds",
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"loradeck_pointer_{name}", text, ("tenant", "route", *labels), registry=registry)
+
+    flag = gauge(
+        "flag_moved_timestamp_seconds",
         "For each flag of a pointer that alerts: when its live release went live, in seconds since 1970 UTC.",
-        ["tenant", "route", "flag", "release"],
-        registry=registry,
+        "flag",
+        "release",
     )
-    shares = {
-        name: Gauge(f"loradeck_pointer_{name}_share", text, ["tenant", "route", "release"], registry=registry)
-        for name, text in _SHARES.items()
-    }
-    refusable = Gauge(
-        "loradeck_pointer_refused_limit",
+    shares = {name: gauge(f"{name}_share", text, "release") for name, text in _SHARES.items()}
+    refusable = gauge(
+        "refused_limit",
         "Share that routers may refuse, of the pointers whose refused share is said: what the route promises, or 5 %.",
-        ["tenant", "route", "release"],
-        registry=registry,
+        "release",
     )
-    burning = Gauge(
-        "loradeck_pointer_burning_promises",
+    burning = gauge(
+        "burning_promises",
         "Promises of the route so far exceeded, for an hour or six, that their error budget is gone within days.",
-        ["tenant", "route", "release"],
-        registry=registry,
+        "release",
     )
-    listed = Gauge(
-        "loradeck_pointer_listed_replicas",
+    listed = gauge(
+        "listed_replicas",
         "Placed replicas whose engine lists the live release while no canary tells it from its base or its prior.",
-        ["tenant", "route", "release"],
-        registry=registry,
+        "release",
     )
-    unheard = Gauge(
-        "loradeck_pointer_unheard_replicas",
+    unheard = gauge(
+        "unheard_replicas",
         "Placed replicas that do not answer their node, or whose node is lost: nobody knows what they answer with.",
-        ["tenant", "route", "release"],
-        registry=registry,
+        "release",
     )
-    again = Gauge(
-        "loradeck_pointer_asked_again_requests",
+    again = gauge(
+        "asked_again_requests",
         "Requests since the move that the release beneath, or a shadow, was asked again or not (shed), and the bad.",
-        ["tenant", "route", "release", "what"],
-        registry=registry,
+        "release",
+        "what",
     )
-    failing = Gauge(
-        "loradeck_pointer_check_failures",
+    failing = gauge(
+        "check_failures",
         "Answers of the live release since the move that failed a check; with makes_bad 0 they are not bad for it.",
-        ["tenant", "route", "release", "check", "makes_bad"],
-        registry=registry,
+        "release",
+        "check",
+        "makes_bad",
     )
-    judged = Gauge(
-        "loradeck_pointer_judged_answers",
+    judged = gauge(
+        "judged_answers",
         "Answers of the live release since the move by what came of asking the route's judge.",
-        ["tenant", "route", "release", "what"],
-        registry=registry,
+        "release",
+        "what",
     )
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""

@@ -108,9 +108,9 @@ def upper_bound(k: int, n: int, alpha: float = ALPHA) -> float:
     return high
 
 
-def lower_bound(k: int, n: int, alpha: float = ALPHA) -> float:
+def lower_bound(k: int, n: int) -> float:
     """Exact one-sided lower confidence bound of a share, k of n seen; 0 if n is 0. See `upper_bound`."""
-    return 1.0 - upper_bound(n - k, n, alpha) if n else 0.0
+    return 1.0 - upper_bound(n - k, n) if n else 0.0
 
 
 def wilson(k: float, n: float, z: float = Z95) -> tuple[float, float]:
@@ -169,7 +169,7 @@ def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[
     return (low / n, drop / n)
 
 
-def drop_bound(lost: int, won: int, n: int, alpha: float = ALPHA) -> float:
+def drop_bound(lost: int, won: int, n: int) -> float:
     """One-sided upper confidence bound of the drop, (lost - won) / n: the largest drop that the counts do not rule out.
 
     1 if n is 0. It inverts the score test of a difference of paired shares, which keeps its level at the sizes of
@@ -182,7 +182,7 @@ def drop_bound(lost: int, won: int, n: int, alpha: float = ALPHA) -> float:
         raise ValueError(f"{lost} lost and {won} won of {n} are not a comparison")
     if lost == n:
         return 1.0
-    z = NormalDist().inv_cdf(1 - alpha)
+    z = NormalDist().inv_cdf(1 - ALPHA)
 
     def ruled_out(drop: float) -> bool:
         # The likeliest share of won pairs if the drop were this one, by which the variance is taken.
@@ -198,8 +198,8 @@ def drop_bound(lost: int, won: int, n: int, alpha: float = ALPHA) -> float:
     return high
 
 
-def paired_items(drop: float, discordant: float = DISCORDANT, power: float = POWER, alpha: float = ALPHA) -> int:
-    """Number of items from which a paired one-sided test sees a drop with probability `power`.
+def paired_items(drop: float, discordant: float = DISCORDANT) -> int:
+    """Number of items from which a paired one-sided test sees a drop with probability `POWER`.
 
     `drop`: net share of items lost, 0 to 1. `discordant`: share of items on which the two differ; at least `drop`.
     Connor, Biometrics 43 (1987) 207: n = ((z_a sqrt(pd) + z_b sqrt(pd - d^2)) / d)^2. So many also bound the drop of an
@@ -210,7 +210,7 @@ def paired_items(drop: float, discordant: float = DISCORDANT, power: float = POW
     if not 0 < drop <= 1:
         raise ValueError(f"no number of items shows a drop of {drop}")
     differ = max(discordant, drop)
-    z_alpha, z_power = NormalDist().inv_cdf(1 - alpha), NormalDist().inv_cdf(power)
+    z_alpha, z_power = NormalDist().inv_cdf(1 - ALPHA), NormalDist().inv_cdf(POWER)
     root = (z_alpha * math.sqrt(differ) + z_power * math.sqrt(max(0.0, differ - drop * drop))) / drop
     return math.ceil(round(root * root, 9))
 
@@ -226,18 +226,18 @@ def visible_drop(n: int, discordant: float = DISCORDANT) -> float | None:
     return high
 
 
-def items_to_bound(share: float, alpha: float = ALPHA) -> int:
+def items_to_bound(share: float) -> int:
     """Number of items that must all pass for the lower bound of their share to reach `share`: 299 for 99 %.
 
     Raises: ValueError: the share is outside 0..1, or 1, which no number of items bounds.
     """
     if not 0 <= share < 1:
         raise ValueError(f"no number of items bounds a share by {share}")
-    return max(1, math.ceil(round(math.log(alpha) / math.log(share), 9))) if share else 1
+    return max(1, math.ceil(round(math.log(ALPHA) / math.log(share), 9))) if share else 1
 
 
-def percentile(values: Sequence[float], share: float, level: float = 0.95) -> tuple[float, float, float]:
-    """A percentile and its confidence interval, as (value, low, high), free of any assumed distribution.
+def percentile(values: Sequence[float], share: float) -> tuple[float, float, float]:
+    """A percentile and its 95 % confidence interval, as (value, low, high), free of any assumed distribution.
 
     `share`: 0.95 for the 95th. The value is the smallest one that this share of all does not exceed; its interval lies
     between two ranks, which follow from a binomial count. Conover, Practical Nonparametric Statistics (1999), section
@@ -247,7 +247,7 @@ def percentile(values: Sequence[float], share: float, level: float = 0.95) -> tu
     """
     if not values:
         raise ValueError("a percentile needs at least one value")
-    ordered, n, tail = sorted(values), len(values), (1 - level) / 2
+    ordered, n, tail = sorted(values), len(values), 0.025
     first, last, seen = 0, n - 1, 0.0
     for k, probability in _binomial(n, share):
         seen += probability

@@ -43,15 +43,14 @@ def lease_is_over(split: Split, hub_lost_s: float | None) -> bool:
     return hub_lost_s is not None and hub_lost_s >= split.lease_s
 
 
-def arm(split: Split | None, key: str | None, *, ready: bool, hub_lost_s: float | None, pinned: bool = False) -> Arm:
+def arm(split: Split | None, key: str | None, *, ready: bool, hub_lost_s: float | None) -> Arm:
     """Decides which arm answers a request.
 
     Args:
         key: the value of the split's unit in this request; None: the request has none.
         ready: an engine here can answer with the candidate.
         hub_lost_s: seconds without a hub; None while there is one.
-        pinned: a pin of this node covers both arms: its release answers everybody.
     """
-    if split is None or split.shadow or pinned or key is None or not ready or lease_is_over(split, hub_lost_s):
+    if split is None or split.shadow or key is None or not ready or lease_is_over(split, hub_lost_s):
         return LIVE_UNEXPOSED
     return Arm(candidate=key in split.named or place(split.salt, key) < split.permille, exposed=True)

@@ -30,8 +30,3 @@ CURSOR = Style(reverse=True)
 
 OLD = Style(dim=True)
 """Laid over rows whose figures are not live."""
-
-
-def style(name: str) -> Style:
-    """The terminal style of a name."""
-    return STYLES[name]
