@@ -31,7 +31,7 @@ from typing import Any
 
 import aiohttp
 from tests import vllm_server
-from tests.bench.density_material import RANK, ROUTE, Material
+from tests.bench.density_material import RANK, Material
 from tests.bench.rows import Row, quantile
 from tests.vllm.attached import VllmFleet
 
@@ -42,6 +42,7 @@ from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.moves import RewindRequest
+from loradeck.testing.simulated_fleet import ROUTE
 
 TENANTS, DEVICE = 1000, 8
 CALLERS, TOKENS, SEED = 8, 6, 15

@@ -6,40 +6,35 @@ on its disk, and a log in which each tenant was promoted, half of them twice. No
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from platformdirs import user_cache_path
+from tests.bench.written_log import WrittenLog, attested, draft, now_ms, promote, route
 from tests.fakes.word_model import MODULES
 
 from base_model import read_manifest
 from loradeck.artifacts import scan
-from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.ids import Role
-from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.rules.clocks import DAY_MS
+from loradeck.schemas.log import EventKind
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, FileEntry
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.routing import Gap, RouteResidency
 from loradeck.schemas.tenant import CallerKey
-from loradeck.store.interface import Doc
-from loradeck.store.sqlite import SqliteStore
 from loradeck_agent.host.state_folder import StateFolder
 
-ROUTE = "production"
 RANK, ALPHA, SPREAD = 8, 16, 0.2
 """Of the adapters: with numbers so large, nearly each one answers with words of its own."""
 
 FRESH = 50
 """Tenants that have moved within a day, and so keep their prior; the others that have one moved two days ago."""
 
-DAY_MS = 24 * 3600 * 1000
 CANARY = ({"role": "user", "content": "Where is my order?"},)
 
 
@@ -165,75 +160,29 @@ class Material:
 
     def write_log(self, data: Path) -> None:
         """Writes the log: tenants, keys, routes on demand; half of them with a version 1 below 2, 50 moved just now."""
-        data.mkdir(mode=0o700)
-        clock = [time.time_ns() // 1_000_000 - 2 * DAY_MS]
-        store = SqliteStore(data / "hub.db", clock_ms=lambda: clock[0])
-        with store.database.reading() as connection:
-            connection.execute("PRAGMA synchronous=OFF")  # nobody relies on a benchmark's database
-        store.take_lease("bench")
         base = read_manifest(self.base)
         assert base is not None
-        store.register(Doc.BASE, base.digest, base.model_dump(mode="json"), tenant=None, by="bench")
-        everybody, prior, fresh = range(len(self.weights)), self.with_prior, self.fresh
-        for number in everybody:
-            for version in (1, 2) if number in set(prior) else (2,):
-                one = self.release(number, version)
-                store.register(Doc.RELEASE, one.id, one.model_dump(mode="json"), tenant=one.tenant, by="bench")
+        clock = [now_ms() - 2 * DAY_MS]
+        log = WrittenLog(data, base, lambda: clock[0])
+        first = {number: self.release(number, 1) for number in self.with_prior}
+        second = [self.release(number, 2) for number in range(len(self.weights))]
+        log.register([*first.values(), *second])
+        log.commit([draft(EventKind.TENANT_CREATE, name) for name in self.tenants])
+        keys = [CallerKey(id="k1", sha256=sha256(self.key(n).encode()).hexdigest()) for n in range(len(second))]
+        added = [{"add": key.model_dump(mode="json")} for key in keys]
+        log.commit([draft(EventKind.KEY, name, payload=key) for name, key in zip(self.tenants, added, strict=True)])
         config = RouteConfig(
             soak=Soak(seconds=0, requests=0),
             residency=RouteResidency.ON_DEMAND,
             gap=Gap.REFUSE,
             canaries=(CANARY,),
-        ).model_dump(mode="json")
-        self._commit(store, "tenant", [self._draft(EventKind.TENANT_CREATE, n) for n in everybody])
-        keys = [CallerKey(id="k1", sha256=hashlib.sha256(self.key(n).encode()).hexdigest()) for n in everybody]
-        added = [{"add": key.model_dump(mode="json")} for key in keys]
-        self._commit(store, "key", [self._draft(EventKind.KEY, n, payload=added[n]) for n in everybody])
-        pointers = [PointerState(tenant=name, route=ROUTE) for name in self.tenants]
-        routes = [
-            self._draft(EventKind.ROUTE, n, route=ROUTE, pointer=pointers[n], payload={"config": config})
-            for n in everybody
-        ]
-        self._commit(store, "route", routes)
-        self._commit(store, "first", [self._promote(n, 1) for n in prior])
-        store.attest_all([self._attested(n, 1, self.release(n, 1)) for n in prior])
-        late = set(fresh)
-        self._commit(store, "second", [self._promote(n, 2) for n in reversed(everybody) if n not in late])
-        clock[0] = time.time_ns() // 1_000_000
-        self._commit(store, "fresh", [self._promote(n, 2) for n in reversed(fresh)])
-        store.close()
-
-    def _draft(self, kind: EventKind, number: int, **more: object) -> Draft:
-        words = {"kind": kind, "tenant": self.tenants[number], "actor": "bench", "role": Role.RELEASER}
-        return Draft.model_validate(words | more)
-
-    def _promote(self, number: int, version: int) -> Draft:
-        beneath = (self.release(number, 1).id,) if version == 2 and number in set(self.with_prior) else ()
-        generation = 1 + len(beneath)
-        pointer = PointerState(
-            tenant=self.tenants[number],
-            route=ROUTE,
-            generation=generation,
-            release=self.release(number, version).id,
-            beneath=beneath,
         )
-        before = {"expected_generation": generation - 1, "from_release": beneath[0] if beneath else None}
-        return self._draft(EventKind.PROMOTE, number, route=ROUTE, pointer=pointer, **before)
-
-    def _attested(self, number: int, generation: int, release: Release) -> Attestation:
-        return Attestation(
-            kind=AttestationKind.ATTESTED,
-            subject=release.id,
-            tenant=release.tenant,
-            route=ROUTE,
-            body={"generation": generation, "n": 1, "m": 1, "level": "proven"},
-            by="bench",
-        )
-
-    def _commit(self, store: SqliteStore, what: str, drafts: Sequence[Draft]) -> None:
-        for part in _chunks(drafts):
-            store.commit(part, key=f"density-{what}-{part[0].tenant}")
-
-
-def _chunks(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
-    return (drafts[at : at + 500] for at in range(0, len(drafts), 500))
+        log.commit([route(name, config) for name in self.tenants])
+        log.commit([promote(release) for release in first.values()])
+        log.store.attest_all([attested(release, 1) for release in first.values()])
+        late = set(self.fresh)
+        moves = [promote(release, first.get(number)) for number, release in enumerate(second)]
+        log.commit([moves[number] for number in reversed(range(len(moves))) if number not in late])
+        clock[0] = now_ms()
+        log.commit([moves[number] for number in reversed(self.fresh)])
+        log.store.close()

@@ -13,7 +13,6 @@ before.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -22,20 +21,21 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from tests.bench.written_log import WrittenLog, attested, draft, promote, route
+
 from incident.fleet import NotReady, wait_for
 from loradeck.hub import server
 from loradeck.hub.hub import Hub
 from loradeck.hub.views.status import VERSION
-from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.ids import Role, digest_of
+from loradeck.schemas.ids import digest_of
 from loradeck.schemas.link import Ack, Hello, Replica, Report
-from loradeck.schemas.log import GENESIS, Draft, EventKind, PointerState
+from loradeck.schemas.log import GENESIS, EventKind
 from loradeck.schemas.manifest import BaseManifest, FileEntry
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import AckState, EngineState
@@ -43,9 +43,7 @@ from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.traffic import Traffic
-from loradeck.store.interface import Doc
-from loradeck.store.sqlite import SqliteStore
-from loradeck.testing.simulated_fleet import FLEET, RACK, ROUTE
+from loradeck.testing.simulated_fleet import FLEET, RACK
 from loradeck_agent.testing.simulated_nodes import BUILD, GPUS, gpu_figures
 
 REPORT_S = 5.0
@@ -136,92 +134,16 @@ def _releases(tenant: str) -> tuple[Release, Release]:
 
 def write_log(data: Path, tenants: int, racks: int) -> None:
     """Writes the log of so many tenants into a new data folder of a hub."""
-    data.mkdir(mode=0o700)
-    store = SqliteStore(data / "hub.db")
-    with store.database.reading() as connection:
-        connection.execute("PRAGMA synchronous=OFF")  # nobody relies on a benchmark's database
-    store.take_lease("bench")
-    store.register(Doc.BASE, BASE.digest, BASE.model_dump(mode="json"), tenant=None, by="bench")
-    now_ms = time.time_ns() // 1_000_000
-    names = [f"sim-{n:05}" for n in range(1, tenants + 1)]
-    _register(store, [release for name in names for release in _releases(name)], now_ms)
-    for part in _chunks(names):
-        _commit(store, [_draft(EventKind.TENANT_CREATE, name) for name in part])
-    for at, part in enumerate(_chunks(names)):
-        _commit(store, [_route(name, racks, at * CHUNK + n) for n, name in enumerate(part)])
-    for generation in (1, 2):
-        for part in _chunks(names):
-            _commit(store, [_promote(name, generation) for name in part])
-        if generation == 1:
-            store.attest_all([_attested(name) for name in names])
-    store.close()
-
-
-CHUNK = 500
-
-
-def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (names[at : at + CHUNK] for at in range(0, len(names), CHUNK))
-
-
-def _register(store: SqliteStore, releases: Sequence[Release], now_ms: int) -> None:
-    """As `Store.register` writes them, all in one transaction."""
-    rows = [
-        (Doc.RELEASE.value, one.id, serial, one.tenant, now_ms, "bench", json.dumps(one.model_dump(mode="json")))
-        for serial, one in enumerate(releases, 1)
-    ]
-    columns = "kind, digest, serial, tenant, created_ms, created_by, body"
-    with store.database.transaction() as connection:
-        connection.executemany(f"INSERT INTO documents ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-
-
-def _commit(store: SqliteStore, drafts: Sequence[Draft]) -> None:
-    first = drafts[0]
-    store.commit(drafts, key=f"bench-{first.kind.value}-{first.tenant}-{first.expected_generation}")
-
-
-def _draft(kind: EventKind, tenant: str, **more: object) -> Draft:
-    return Draft.model_validate({"kind": kind, "tenant": tenant, "actor": "bench", "role": Role.RELEASER, **more})
-
-
-def _route(tenant: str, racks: int, number: int) -> Draft:
-    config = RouteConfig(placement={"rack": f"r{number % racks:04}"}, soak=Soak(seconds=0, requests=0))
-    return _draft(
-        EventKind.ROUTE,
-        tenant,
-        route=ROUTE,
-        pointer=PointerState(tenant=tenant, route=ROUTE),
-        payload={"config": config.model_dump(mode="json")},
-    )
-
-
-def _promote(tenant: str, generation: int) -> Draft:
-    first, second = (release.id for release in _releases(tenant))
-    return _draft(
-        EventKind.PROMOTE,
-        tenant,
-        route=ROUTE,
-        pointer=PointerState(
-            tenant=tenant,
-            route=ROUTE,
-            generation=generation,
-            release=first if generation == 1 else second,
-            beneath=() if generation == 1 else (first,),
-        ),
-        expected_generation=generation - 1,
-        from_release=None if generation == 1 else first,
-    )
-
-
-def _attested(tenant: str) -> Attestation:
-    return Attestation(
-        kind=AttestationKind.ATTESTED,
-        subject=_releases(tenant)[0].id,
-        tenant=tenant,
-        route=ROUTE,
-        body={"generation": 1, "n": RACK, "m": RACK, "level": "proven"},
-        by="bench",
-    )
+    log = WrittenLog(data, BASE)
+    releases = [_releases(f"sim-{n:05}") for n in range(1, tenants + 1)]
+    log.register([release for both in releases for release in both])
+    log.commit([draft(EventKind.TENANT_CREATE, first.tenant) for first, _ in releases])
+    racked = [RouteConfig(placement={"rack": f"r{n:04}"}, soak=Soak(seconds=0, requests=0)) for n in range(racks)]
+    log.commit([route(first.tenant, racked[n % racks]) for n, (first, _) in enumerate(releases)])
+    log.commit([promote(first) for first, _ in releases])
+    log.store.attest_all([attested(first, RACK) for first, _ in releases])
+    log.commit([promote(second, first) for first, second in releases])
+    log.store.close()
 
 
 # ---- the hub's program ---------------------------------------------------------------------------------------------
