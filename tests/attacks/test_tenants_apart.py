@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.routing import APIRoute
 from tests.fakes.hub_in_process import BASE, OTHER_BASE, PROVENANCE, Deck, folder, key, running, until
@@ -35,11 +34,6 @@ class Fleet:
     agent: FakeAgent
     theirs: dict[str, str]
     dataset: DatasetManifest
-
-    async def client(self, role: str, *tenants: str, **more: Any) -> httpx.AsyncClient:
-        """A client whose token has a role at some tenants alone."""
-        body = {"name": key(), "role": role, "tenants": dict.fromkeys(tenants, role), **more}
-        return self.deck.with_token((await self.deck.ok("POST", "tokens", body))["token"])
 
 
 async def _tenant(deck: Deck, name: str, seed: int) -> tuple[dict[str, str], DatasetManifest]:
@@ -156,7 +150,7 @@ def _bodies(fleet: Fleet) -> dict[tuple[str, str], Any]:
 @pytest.mark.parametrize("role", PEOPLE)
 async def test_a_token_for_one_tenant_gets_nothing_of_another_by_any_call(fleet: Fleet, role: str) -> None:
     """The attack: any token was shown all tenants, and a releaser's moved them all."""
-    client, bodies = await fleet.client(role, OURS), _bodies(fleet)
+    client, bodies = await fleet.deck.client_of(role, OURS), _bodies(fleet)
     before = fleet.deck.fingerprint()
     asked = 0
     for method, path, guard in _calls():
@@ -190,7 +184,7 @@ async def test_a_token_for_one_tenant_gets_nothing_of_another_by_any_call(fleet:
 
 async def test_every_call_about_no_tenant_in_its_path_is_for_all_tenants_or_asks_of_each(fleet: Fleet) -> None:
     """A new call is closed to tokens for one tenant until it says that it asks."""
-    client = await fleet.client("releaser", OURS)
+    client = await fleet.deck.client_of("releaser", OURS)
     for method, path, guard in _calls():
         if guard.least is not None and not guard.each and "{tenant}" not in path:
             filled = re.sub(r"{\w+}", "n1", path.removeprefix("/v1/"))
@@ -229,7 +223,7 @@ async def test_a_feed_for_one_tenant_is_silent_about_another(fleet: Fleet) -> No
 
 
 async def test_what_a_token_for_one_tenant_is_shown_of_it_is_whole(fleet: Fleet) -> None:
-    client = await fleet.client("viewer", OURS)
+    client = await fleet.deck.client_of("viewer", OURS)
     all_, own = [HubState.model_validate(await fleet.deck.ok("GET", "state", client=c)) for c in (None, client)]
     assert [row.key for row in own.tenants] == [(OURS, "production")]
     assert own.me.tenants == {OURS: Role.VIEWER}
@@ -244,7 +238,7 @@ async def test_what_a_token_for_one_tenant_is_shown_of_it_is_whole(fleet: Fleet)
 
 
 async def test_an_operator_of_one_tenant_moves_it_and_the_event_names_the_token(fleet: Fleet) -> None:
-    client = await fleet.client("operator", OURS)
+    client = await fleet.deck.client_of("operator", OURS)
     body = await fleet.deck.rollback_body(OURS)
     result = await fleet.deck.ok("POST", f"tenants/{OURS}/routes/production/rollback", body, client)
     (event,) = result["events"]
@@ -254,7 +248,7 @@ async def test_an_operator_of_one_tenant_moves_it_and_the_event_names_the_token(
 
 
 async def test_a_role_at_one_tenant_is_none_at_another(fleet: Fleet) -> None:
-    client = await fleet.client("operator", OURS, tenants={OURS: "operator", THEIRS: "viewer"})
+    client = await fleet.deck.client_of("operator", OURS, tenants={OURS: "operator", THEIRS: "viewer"})
     held = {"held": True, "expected_generation": 2, "idempotency_key": key()}
     await fleet.deck.refused(403, "forbidden", "POST", f"tenants/{THEIRS}/routes/production/hold", held, client)
     assert (await client.get(f"tenants/{THEIRS}")).status_code == 200
@@ -264,7 +258,7 @@ async def test_a_role_at_one_tenant_is_none_at_another(fleet: Fleet) -> None:
 async def test_a_known_idempotency_key_of_another_tenant_answers_nothing(fleet: Fleet) -> None:
     body = await fleet.deck.rollback_body(THEIRS)
     await fleet.deck.ok("POST", f"tenants/{THEIRS}/routes/production/rollback", body)
-    client = await fleet.client("operator", OURS)
+    client = await fleet.deck.client_of("operator", OURS)
     ours = {**await fleet.deck.rollback_body(OURS), "idempotency_key": body["idempotency_key"]}
     answer = await client.post(f"tenants/{OURS}/routes/production/rollback", json=ours)
     assert answer.status_code == 403
@@ -331,7 +325,11 @@ async def test_when_a_token_was_last_used_is_written_and_revives_none(fleet: Fle
 
 async def test_a_private_base_is_seen_and_used_by_its_tenant_alone(fleet: Fleet) -> None:
     """The attack: `promote acme <zeta's private weights>` answers acme's callers, and `/v1/bases` lists them."""
-    deck, ours, theirs = fleet.deck, await fleet.client("releaser", OURS), await fleet.client("releaser", THEIRS)
+    deck, ours, theirs = (
+        fleet.deck,
+        await fleet.deck.client_of("releaser", OURS),
+        await fleet.deck.client_of("releaser", THEIRS),
+    )
     manifest = OTHER_BASE.model_dump(mode="json")
     await deck.refused(403, "forbidden", "POST", f"bases?tenant={OURS}", manifest, ours)
     await deck.refused(403, "forbidden", "POST", "bases", manifest, ours)

@@ -127,6 +127,11 @@ class Deck:
     async def as_role(self, role: str, node: str | None = None) -> httpx.AsyncClient:
         return self.with_token(await self.token(role, node))
 
+    async def client_of(self, role: str, *tenants: str, **more: Any) -> httpx.AsyncClient:
+        """A client whose token has a role at some tenants alone."""
+        body = {"name": key(), "role": role, "tenants": dict.fromkeys(tenants, role), **more}
+        return self.with_token((await self.ok("POST", "tokens", body))["token"])
+
     async def ok(self, method: str, path: str, body: Any = None, client: httpx.AsyncClient | None = None) -> Any:
         answer = await (client or self.local).request(method, path, json=body)
         if not answer.is_success:

@@ -276,8 +276,7 @@ async def test_nobody_is_told_of_another_tenants_requests(deck: Deck, release: s
     node, asked = Node(deck), row(release)
     await node.put(node.segment(asked))
     await deck.tenant("globex")
-    made = await deck.ok("POST", "tokens", {"name": "gv", "role": "viewer", "tenants": {"globex": "viewer"}})
-    client = deck.with_token(made["token"])
+    client = await deck.client_of("viewer", "globex")
 
     answer = (await client.get(f"requests/{asked.request}")).json()
     assert (answer["rows"], answer["searched"]) == ([], 0)

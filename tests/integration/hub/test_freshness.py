@@ -131,8 +131,7 @@ async def test_a_day_that_a_person_entered_is_a_signal_once_it_has_come(
 
 async def test_nothing_of_a_tenant_is_read_or_brought_in_by_others(deck: Deck, release: str) -> None:
     await deck.ok("POST", "tenants", {"name": "bolt"})
-    made = await deck.ok("POST", "tokens", {"name": "of-bolt", "role": "releaser", "tenants": {"bolt": "releaser"}})
-    theirs = deck.with_token(made["token"])
+    theirs = await deck.client_of("releaser", "bolt")
     await deck.refused(403, "forbidden", "GET", PATH, client=theirs)
     body = counted(deck.hub.clock.now_ms() // DAY_MS)
     await deck.refused(403, "forbidden", "POST", "tenants/acme/inputs", body)
@@ -166,8 +165,7 @@ async def test_the_loop_says_where_each_tenant_stands_and_no_other_tenants_token
     assert (await deck.ok("GET", "loop"))[0]["signals"] == ["expected"]
     assert (await deck.ok("GET", "loop?tenant=acme"))[0]["signals"] == []
     await deck.ok("POST", "tenants", {"name": "bolt"})
-    made = await deck.ok("POST", "tokens", {"name": "of-bolt", "role": "viewer", "tenants": {"bolt": "viewer"}})
-    theirs = deck.with_token(made["token"])
+    theirs = await deck.client_of("viewer", "bolt")
     assert await deck.ok("GET", "loop", client=theirs) == []
     await deck.refused(403, "forbidden", "GET", "loop?tenant=acme", client=theirs)
 

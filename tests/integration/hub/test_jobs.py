@@ -1000,8 +1000,7 @@ async def test_a_trial_of_training_is_kept_with_its_node_until_its_versions_are_
 async def test_a_trial_of_training_is_asked_for_by_who_has_a_role_at_all_tenants(deck: Deck, join: Join) -> None:
     await join("n1")
     await deck.tenant()
-    made = await deck.ok("POST", "tokens", {"name": "of-acme", "role": "releaser", "tenants": {"acme": "releaser"}})
-    theirs, spec = deck.with_token(made["token"]), {"kind": "prove", "node": "n1", "base": BASE.digest}
+    theirs, spec = await deck.client_of("releaser", "acme"), {"kind": "prove", "node": "n1", "base": BASE.digest}
     for client in (theirs, None):
         await deck.refused(422, "invalid_request", "POST", "jobs", {"spec": spec | {"tenant": "acme"}}, client=client)
     await deck.refused(403, "forbidden", "POST", "jobs", {"spec": spec}, client=theirs)

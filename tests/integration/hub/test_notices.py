@@ -341,7 +341,6 @@ async def test_rows_near_the_end_of_their_retention_expected_days_and_deprecated
     assert told["deprecated"]["subject"] == "acme/production"
     assert told["deprecated"]["data"]["title"].endswith(": v2 is out")
     await deck.tenant("zeta")
-    ours = await deck.ok("POST", "tokens", {"name": "v", "role": "viewer", "tenants": {"zeta": "viewer"}})
-    theirs = (await deck.with_token(ours["token"]).get(f"http://127.0.0.1:{deck.port}/metrics")).text
+    theirs = (await (await deck.client_of("viewer", "zeta")).get(f"http://127.0.0.1:{deck.port}/metrics")).text
     assert "acme" not in theirs
     await agent.leave()

@@ -360,8 +360,7 @@ async def test_a_promote_is_planned_and_its_preview_says_who_would_be_colder(dec
     row = TenantRow.model_validate(await deck.ok("GET", path))
     assert row.promote_fits is not None
     assert (row.promote_fits.total, row.promote_fits.more) == (1, None)
-    made = await deck.ok("POST", "tokens", {"name": "theirs", "role": "viewer", "tenants": {"new": "viewer"}})
-    theirs = TenantRow.model_validate(await deck.ok("GET", path, client=deck.with_token(made["token"])))
+    theirs = TenantRow.model_validate(await deck.ok("GET", path, client=await deck.client_of("viewer", "new")))
     assert theirs.promote_fits is not None
     assert (theirs.promote_fits.total, theirs.promote_fits.colder) == (1, ()), "a tenant is told of no other by name"
 
@@ -421,9 +420,8 @@ async def test_a_tenant_is_told_of_no_node_that_one_more_node_would_leave_short_
         return found
 
     monkeypatch.setattr(placements, "assigned_beside", counted)
-    made = await deck.ok("POST", "tokens", {"name": "theirs", "role": "viewer", "tenants": {"acme": "viewer"}})
     path = f"tenants/acme/routes/production/capacity?promote={await deck.release(seed=2)}"
-    theirs = deck.with_token(made["token"])
+    theirs = await deck.client_of("viewer", "acme")
     every = CapacityPlan.model_validate(await deck.ok("GET", path))
     some = CapacityPlan.model_validate(await deck.ok("GET", path, client=theirs))
     await asyncio.gather(*(deck.hub.placements.otherwise("eu") for _ in range(3)))

@@ -100,8 +100,7 @@ async def test_an_adjudication_is_by_whoever_is_signed_in_and_another_tenants_to
     await acme.refused(403, "forbidden", "POST", "attestations", agreed)
 
     await acme.tenant("bolt")
-    token = await acme.ok("POST", "tokens", {"name": "b", "role": "releaser", "tenants": {"bolt": "releaser"}})
-    bolt = acme.with_token(token["token"])
+    bolt = await acme.client_of("releaser", "bolt")
     (sent,) = (await manifest(acme, rows)).files
     assert (await bolt.get(f"blobs/{sent.sha256}")).status_code in (403, 404)
     assert await acme.ok("GET", "datasets", client=bolt) == []

@@ -274,6 +274,5 @@ async def test_a_tenant_over_its_quota_registers_no_further_version_until_one_is
     path = "adapters/acme/support/versions"
     replies = await asyncio.gather(*(deck.local.post(path, json=one) for one in beside))
     assert sorted(reply.status_code for reply in replies) == [200, 409], "what is asked at once counts, too"
-    body = {"name": "own", "role": "releaser", "tenants": {"acme": "releaser"}}
-    own = deck.with_token((await deck.ok("POST", "tokens", body))["token"])
+    own = await deck.client_of("releaser", "acme")
     await deck.refused(403, "forbidden", "PUT", "tenants/acme/quota", {}, own)

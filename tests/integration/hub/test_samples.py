@@ -98,8 +98,7 @@ async def test_nobody_below_a_releaser_and_nobody_of_another_tenant_reads_any(
     for role in ("viewer", "operator"):
         await deck.refused(403, "forbidden", "GET", READ, client=await deck.as_role(role))
     await deck.ok("POST", "tenants", {"name": "other"})
-    body = {"name": "theirs", "role": "releaser", "tenants": {"other": "releaser"}}
-    theirs = deck.with_token((await deck.ok("POST", "tokens", body))["token"])
+    theirs = await deck.client_of("releaser", "other")
     await deck.refused(403, "forbidden", "GET", READ, client=theirs)
     assert not asked
     assert not await readings(deck)
