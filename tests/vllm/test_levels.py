@@ -29,7 +29,7 @@ from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving import base_alone
 from loradeck_agent.serving.engine_api import EngineAddress
-from loradeck_agent.serving.vllm_api import VllmApi
+from loradeck_agent.serving.vllm.api import VllmApi
 
 DEVICE, HOST = 2, 5
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

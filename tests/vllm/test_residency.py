@@ -17,7 +17,7 @@ from tests.vllm_server import Server
 
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.serving.engine_api import EngineAddress
-from loradeck_agent.serving.vllm_api import VllmApi
+from loradeck_agent.serving.vllm.api import VllmApi
 
 SLOTS = 2
 _ADDED = re.compile(r"Adding lora\. Model id: (\d+)")

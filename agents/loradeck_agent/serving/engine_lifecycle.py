@@ -21,7 +21,7 @@ from loradeck_agent.router.wire import ack_about
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
-from loradeck_agent.serving.vllm_command import vllm_argv, vllm_environment
+from loradeck_agent.serving.vllm.command import vllm_argv, vllm_environment
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 

@@ -17,7 +17,7 @@ from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router.wire import EngineAt
 from loradeck_agent.serving.engine_api import Canaries, EmbeddedApi, EngineAddress, EngineApi, EngineVersion
 from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
-from loradeck_agent.serving.vllm_api import VllmApi
+from loradeck_agent.serving.vllm.api import VllmApi
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from loradeck_agent.host import supervisor
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.jobs import backend
 from loradeck_agent.serving import engine_lifecycle, load_failures, proof, reconciler, router_sync
-from loradeck_agent.serving.vllm_command import vllm_argv
+from loradeck_agent.serving.vllm.command import vllm_argv
 from loradeck_agent.store import releases
 from loradeck_agent.uplink import ledger, link
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from loradeck_agent.host.state_folder import holder_of, start_time
-from loradeck_agent.serving.vllm_launcher import plugin_variables
+from loradeck_agent.serving.vllm.launcher import plugin_variables
 
 IMPATIENT = (
-    "import sys; from loradeck_agent.serving import vllm_launcher as launch; launch.GRACE_S = launch.LEFT_S = 0.3; "
+    "import sys; from loradeck_agent.serving.vllm import launcher as launch; launch.GRACE_S = launch.LEFT_S = 0.3; "
     "sys.exit(launch.main(sys.argv[1:]))"
 )
 STUBBORN = """

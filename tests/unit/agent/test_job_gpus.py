@@ -17,7 +17,7 @@ from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 from loradeck_agent.jobs.executor import Executor
 from loradeck_agent.jobs.gpus import visible_gpus
 from loradeck_agent.jobs.local_processes import LocalProcesses
-from loradeck_agent.serving.vllm_command import vllm_environment
+from loradeck_agent.serving.vllm.command import vllm_environment
 from loradeck_agent.telemetry.sampler_watch import Telemetry
 
 ENGINE = VllmEngine.model_validate(

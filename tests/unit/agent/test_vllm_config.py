@@ -10,7 +10,7 @@ from loradeck.rules.serving.vram import RANKS
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import ConfigError
-from loradeck_agent.serving.vllm_command import vllm_argv, vllm_environment
+from loradeck_agent.serving.vllm.command import vllm_argv, vllm_environment
 
 HEAD = """\
 node = "gpu-01"

@@ -26,9 +26,9 @@ from loradeck_agent.serving.engine_api import (
     expect,
     same_folder,
 )
-from loradeck_agent.serving.vllm_cache import CpuCache
-from loradeck_agent.serving.vllm_command import cpu_slots
-from loradeck_agent.serving.vllm_plugin import VllmPlugin
+from loradeck_agent.serving.vllm.cache import CpuCache
+from loradeck_agent.serving.vllm.command import cpu_slots
+from loradeck_agent.serving.vllm.plugin import VllmPlugin
 from loradeck_agent.store.fetch import as_agent_error
 
 log = logging.getLogger(__name__)

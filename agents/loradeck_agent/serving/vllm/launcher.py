@@ -1,6 +1,6 @@
 """Launches a vLLM under a lock: one process, whose end is the end of all of vLLM's.
 
-    python -m loradeck_agent.serving.vllm_launcher --state DIR -- PYTHON -m vllm.entrypoints.openai.api_server …
+    python -m loradeck_agent.serving.vllm.launcher --state DIR -- PYTHON -m vllm.entrypoints.openai.api_server …
 
 vLLM is a server, an engine core and workers, and knows no lock file. This program holds DIR/engine.lock for its
 life, so that no two share a folder and an agent finds one that outlived it. SIGTERM ends the server, and what of
@@ -172,7 +172,7 @@ def _end_with_parent() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the launcher from its command line. Returns 1 when another engine holds the folder or nothing starts."""
     parser = argparse.ArgumentParser(
-        prog="python -m loradeck_agent.serving.vllm_launcher",
+        prog="python -m loradeck_agent.serving.vllm.launcher",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""The command line and the variables of a launched vLLM. `vllm_launcher` is the program that runs it."""
+"""The command line and the variables of a launched vLLM. `launcher` is the program that runs it."""
 
 import sys
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def _spare(config: VllmEngine) -> int:
 def vllm_argv(config: VllmEngine, folder: Path) -> tuple[str, ...]:
     """The command line that launches an engine in its folder."""
     return (
-        *(sys.executable, "-m", "loradeck_agent.serving.vllm_launcher", "--state", str(folder), "--"),
+        *(sys.executable, "-m", "loradeck_agent.serving.vllm.launcher", "--state", str(folder), "--"),
         *(str(config.python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(config.base), "--served-model-name", BASE_NAME),
         *("--uds", str(folder / "engine.sock")),

@@ -1,0 +1,1 @@
+"""vLLM as an engine of a node: its command line, its HTTP calls beside the engine contract, and our plugin in it."""
