@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loradeck.artifacts.adapters import MANIFEST
 from loradeck.artifacts.rows import near_duplicates
 from loradeck.artifacts.rows.contamination import folded_words, found_in
 from loradeck.artifacts.rows.dataset_rows import texts_in
@@ -25,7 +26,7 @@ from loradeck_agent.executors.base import NO_THOUGHT, Base, tokenizer_of
 from loradeck_agent.executors.evaluation.in_process import prompt_tokens
 from loradeck_agent.executors.evaluation.served import Served
 from loradeck_agent.executors.protocol import BadSpec, Run
-from loradeck_agent.executors.publish import MANIFEST, staged, write_document, write_file
+from loradeck_agent.executors.publish import staged, write_document, write_file
 from loradeck_agent.executors.rows import json_lines, read_suite
 from loradeck_agent.executors.training.verifiers import calls, reward, well_formed
 from loradeck_agent.serving.engine_questions import EngineQuestion

@@ -9,9 +9,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from loradeck.artifacts.adapters import MANIFEST
 from loradeck_agent.host.state_folder import fsync_folder
-
-MANIFEST = "manifest.json"
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -14,12 +14,11 @@ from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.serving.engine_api import Canaries
+from loradeck_agent.serving.engine_lifecycle import ENGINE_READY_S
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
 
 START_S = 120.0
-ENGINE_READY_S = 900.0
-"""As long as an engine may take to start at all."""
 
 
 async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconciler: Reconciler) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from loradeck.artifacts import BadArtifact, base_manifest, scan
+from loradeck.artifacts.adapters import MANIFEST
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport, MergeReport
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.generation import ROWS, GenerateSpec, GenerationReport
@@ -40,7 +41,6 @@ from loradeck_agent.jobs.launch import base_of
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.adapter_checks import verify_adapter
 from loradeck_agent.store.fetch import as_agent_error
-from loradeck_agent.store.inputs import MANIFEST
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,6 @@ Hashes are compared in `loradeck.artifacts.hash_checks`.
 """
 
 import asyncio
-import errno
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
@@ -12,18 +11,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from loradeck.artifacts import BadArtifact, installing
+from loradeck.artifacts.errors import FULL
 from loradeck.schemas.manifest import FileEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.uplink.hub_api import HubApi
 
 Inside = TypeVar("Inside")
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
 
 def disk_error(error: OSError, where: Path) -> AgentError:
     """The error with a stable code for a write that the disk refused."""
-    full = error.errno in _FULL
+    full = error.errno in FULL
     return AgentError(
         "disk_full" if full else "disk_error",
         "there is no room on the disk" if full else "the disk refused a write",

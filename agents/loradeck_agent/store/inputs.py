@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from loradeck.artifacts.adapters import MANIFEST
 from loradeck.artifacts.staging import remove
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.ids import canonical_json
@@ -17,8 +18,6 @@ from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "manifest.json"
 
 ERASED_S = 600.0
 """How often the hub is asked which datasets had rows erased."""

@@ -20,7 +20,7 @@ from loradeck.artifacts.lora_config import CONFIG, MATCHES, MODULES, LoraSetting
 from loradeck.artifacts.tensors import Tensor, check_values, read_header
 from loradeck.schemas.manifest import AdapterManifest
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, MANIFEST = "adapter_model.safetensors", "manifest.json"
 
 ALLOWED = frozenset({WEIGHTS, CONFIG, "README.md"})
 

@@ -15,7 +15,7 @@ import click
 from pydantic import BaseModel
 
 from loradeck.artifacts import signing, verify_adapter
-from loradeck.artifacts.adapters import ALLOWED, PICKLES, WEIGHTS, modules_of
+from loradeck.artifacts.adapters import ALLOWED, MANIFEST, PICKLES, WEIGHTS, modules_of
 from loradeck.artifacts.hash_checks import plain_files
 from loradeck.artifacts.lora_config import CONFIG, read_config, read_lora
 from loradeck.artifacts.tensors import read_header
@@ -34,7 +34,6 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 
-MANIFEST = "manifest.json"
 """The manifest that the train executor leaves beside an adapter's files."""
 
 

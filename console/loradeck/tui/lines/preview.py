@@ -10,6 +10,7 @@ from loradeck.client.candidate_words import gets, of_noise, of_pairs, who_goes_w
 from loradeck.client.job_words import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.quality.attention import WORST
+from loradeck.rules.quality.health import ENOUGH
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
@@ -50,9 +51,6 @@ WIDE = 100
 
 _WITH_SHADOW = 11
 """Lines from which on a preview with a shadow in it has room for ALSO as well."""
-
-ENOUGH = 50
-"""Checked answers below which a share is not compared: 'too few'."""
 
 _DEFAULT_SOAK = (Soak().seconds, Soak().requests)
 _MARK = {EventKind.PROMOTE: "", EventKind.ROLLBACK: "R ", EventKind.UNDO: "u ", EventKind.FALLBACK: "F ",
