@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pydantic import TypeAdapter
 
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import CallerSeen
@@ -14,7 +15,7 @@ from loradeck.store.interface import StoreError
 KEPT = "deprecated_callers"
 """The setting of the store that holds them."""
 
-STEP_MS = 60_000
+STEP_MS = MINUTE_MS
 """A caller that goes on asking is noted anew after so long, in milliseconds."""
 
 _kept = TypeAdapter(dict[str, dict[str, int]])
