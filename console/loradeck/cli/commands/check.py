@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from loradeck.artifacts import BadArtifact, base_manifest
-from loradeck.artifacts.adapters import verify_adapter
+from loradeck.artifacts.adapters import MANIFEST, verify_adapter
 from loradeck.artifacts.lora_config import CONFIG, read_config
-from loradeck.cli.commands.adapter import MANIFEST, described
+from loradeck.cli.commands.adapter import described
 from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import checked, json_of, text_of
 from loradeck.cli.shared.options import exit_on_error, json_option, wants_json
