@@ -118,15 +118,15 @@ class RouterControl:
 
     async def newest(self, ask: TraceAsk) -> TraceRows:
         """Reads one pointer's newest rows of the trace, as the hub asks for them."""
-        query = urlencode(ask.model_dump(exclude={"type", "ask"}, exclude_none=True))
-        found = _parsed(TraceRows, await self._ok("GET", f"/control/trace/newest?{query}"))
-        return found.model_copy(update={"ask": ask.ask})
+        return await self._asked(TraceRows, "/control/trace/newest", ask)
 
     async def samples(self, ask: SampleAsk) -> SampleRows:
         """Reads one pointer's newest samples, as the hub asks for them."""
+        return await self._asked(SampleRows, "/control/samples", ask)
+
+    async def _asked(self, answer: type[Model], path: str, ask: TraceAsk | SampleAsk) -> Model:
         query = urlencode(ask.model_dump(exclude={"type", "ask"}, exclude_none=True))
-        found = _parsed(SampleRows, await self._ok("GET", f"/control/samples?{query}"))
-        return found.model_copy(update={"ask": ask.ask})
+        return _parsed(answer, await self._ok("GET", f"{path}?{query}")).model_copy(update={"ask": ask.ask})
 
     async def proof(self, request: ProofRequest) -> Reply:
         """Asks one canary through the router. Any status: 409 `not_current` is an answer too."""

@@ -236,7 +236,7 @@ class Stats:
         ]
 
     def attempted(self) -> dict[PointerKey, int]:
-        """How often each pointer was asked for."""
+        """Counts how often each pointer was asked for."""
         return {key: sum(c.attempted for c in counters.values()) for key, counters in self._by_route.items()}
 
     def answering(self) -> dict[str, set[str]]:

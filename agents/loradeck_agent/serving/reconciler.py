@@ -123,20 +123,12 @@ class Reconciler:
         """Every entry, and one for each release that a job has prepared and no entry names yet, or evaluates."""
         now = time.monotonic()
         self._prepared = {release: kept for release, kept in self._prepared.items() if kept[1] > now}
+        unmoved, cold = partial(TableEntry, epoch=0, generation=0, current=None), RouteResidency.ON_DEMAND
         prepared = (
-            TableEntry(tenant=ref.release.tenant, route="prepared", epoch=0, generation=0, current=None, preparing=ref)
-            for ref, _ in self._prepared.values()
+            unmoved(tenant=ref.release.tenant, route="prepared", preparing=ref) for ref, _ in self._prepared.values()
         )
         evaluated = (
-            TableEntry(
-                tenant=ref.release.tenant,
-                route="evaluated",
-                epoch=0,
-                generation=0,
-                current=None,
-                beneath=(ref,),
-                residency=RouteResidency.ON_DEMAND,
-            )
+            unmoved(tenant=ref.release.tenant, route="evaluated", beneath=(ref,), residency=cold)
             for ref in self._evaluated.values()
         )
         return (*self.table.named(), *prepared, *evaluated)

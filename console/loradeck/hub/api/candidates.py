@@ -1,12 +1,12 @@
 """Candidates of one pointer: start, finish and abort, which move it, and steps of the share, which do not."""
 
-from collections.abc import Sequence
+from functools import partial
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.moves import actor_of, answer, move, prepared
+from loradeck.hub.api.moves import actor_of, moved, prepared
 from loradeck.hub.api.parameters import PAGE, Operator, Releaser, ThisHub, Wait
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate
@@ -29,13 +29,13 @@ async def start(
 async def step(tenant: str, route: str, body: moves.CandidateStepRequest, hub: ThisHub, caller: Operator) -> Response:
     """Changes the candidate's share. To widen it needs the role releaser."""
 
-    async def decide() -> Sequence[Draft]:
+    async def draft() -> Draft:
         out = hub.log.state.route(tenant, route)[2].candidate
         if out is not None and body.permille > out.permille and not caller.role.covers(Role.RELEASER):
             raise Refused("forbidden", "a wider share needs the releaser role", detail=f"{caller.actor}: {caller.role}")
-        return [await hub.promotions.check.stepped((tenant, route), body, actor_of(caller, body.ticket))]
+        return await hub.promotions.check.stepped((tenant, route), body, actor_of(caller, body.ticket))
 
-    return answer(await move(hub, caller, body.idempotency_key, decide))
+    return await moved(hub, caller, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/candidate/compare", response_model=moves.MoveResult)
@@ -44,25 +44,23 @@ async def compare(
 ) -> Response:
     """Begins an A/B. Its result is attested at the horizon that is stated here, and moves nothing."""
 
-    async def decide() -> Sequence[Draft]:
-        return [await hub.promotions.check.compared((tenant, route), body, actor_of(caller, body.ticket))]
-
-    return answer(await move(hub, caller, body.idempotency_key, decide))
+    draft = partial(hub.promotions.check.compared, (tenant, route), body, actor_of(caller, body.ticket))
+    return await moved(hub, caller, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/candidate/hold", response_model=moves.MoveResult)
 async def hold(tenant: str, route: str, body: moves.CandidateHoldRequest, hub: ThisHub, caller: Operator) -> Response:
     """Stops the steps that the hub makes by itself, or lets it go on. To let it go on needs the role releaser."""
 
-    def decide() -> Sequence[Draft]:
+    def draft() -> Draft:
         pointer = hub.log.state.route(tenant, route)[2]
         if not body.held and not caller.role.covers(Role.RELEASER):
             raise Refused(
                 "forbidden", "to resume steps needs the releaser role", detail=f"{caller.actor}: {caller.role}"
             )
-        return [candidate.hold(pointer, body, actor_of(caller))]
+        return candidate.hold(pointer, body, actor_of(caller))
 
-    return answer(await move(hub, caller, body.idempotency_key, decide))
+    return await moved(hub, caller, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/candidate/finish", response_model=moves.MoveResult)
@@ -72,10 +70,8 @@ async def finish(
     """Makes the candidate the live release."""
     hub.log.state.route(tenant, route)
 
-    async def decide() -> Sequence[Draft]:
-        return [await hub.promotions.check.drafted((tenant, route), body, actor_of(caller, body.ticket))]
-
-    return answer(await move(hub, caller, body.idempotency_key, decide, wait))
+    draft = partial(hub.promotions.check.drafted, (tenant, route), body, actor_of(caller, body.ticket))
+    return await moved(hub, caller, body.idempotency_key, draft, wait)
 
 
 @router.post(PAGE + "/candidate/abort", response_model=moves.MoveResult)
@@ -84,7 +80,7 @@ async def abort(
 ) -> Response:
     """Ends the candidate: all callers get the live release."""
 
-    def decide() -> Sequence[Draft]:
-        return [candidate.abort(hub.log.state.route(tenant, route)[2], body, actor_of(caller, body.ticket))]
+    def draft() -> Draft:
+        return candidate.abort(hub.log.state.route(tenant, route)[2], body, actor_of(caller, body.ticket))
 
-    return answer(await move(hub, caller, body.idempotency_key, decide, wait))
+    return await moved(hub, caller, body.idempotency_key, draft, wait)

@@ -1,12 +1,13 @@
 """Incidents: what went wrong, from when to when, and who did and noted what."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.moves import actor_of, answer, move
+from loradeck.hub.api.moves import actor_of, moved
 from loradeck.hub.api.parameters import OperatorOfEach, ThisHub, ViewerOfEach
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import incidents
@@ -61,7 +62,7 @@ async def open_incident(body: IncidentOpen, hub: ThisHub, caller: OperatorOfEach
             incident_id, known, body, list(at.items())[:MOST_POINTERS], actor_of(caller), others=others
         )
 
-    return answer(await move(hub, caller, body.idempotency_key, decide))
+    return await moved(hub, caller, body.idempotency_key, decide)
 
 
 @router.post("/incidents/{incident}/notes", response_model=MoveResult)
@@ -69,9 +70,7 @@ async def note(incident: str, body: IncidentText, hub: ThisHub, caller: Operator
     """Adds a note to an incident."""
     known = hub.incidents.seen(incident, caller.sees)
     caller = caller.at(known.tenant)
-    return answer(
-        await move(hub, caller, body.idempotency_key, lambda: [incidents.note(known, body, actor_of(caller))])
-    )
+    return await moved(hub, caller, body.idempotency_key, partial(incidents.note, known, body, actor_of(caller)))
 
 
 @router.post("/incidents/{incident}/close", response_model=MoveResult)
@@ -79,7 +78,7 @@ async def close(incident: str, body: IncidentText, hub: ThisHub, caller: Operato
     """Closes an incident, with what came of it."""
     caller = caller.at(hub.incidents.seen(incident, caller.sees).tenant)
 
-    def decide() -> Sequence[Draft]:
-        return [incidents.close(hub.incidents.seen(incident, caller.sees), body, actor_of(caller))]
+    def draft() -> Draft:
+        return incidents.close(hub.incidents.seen(incident, caller.sees), body, actor_of(caller))
 
-    return answer(await move(hub, caller, body.idempotency_key, decide))
+    return await moved(hub, caller, body.idempotency_key, draft)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -48,7 +49,7 @@ from loradeck.store.interface import Committed, Moved
 
 router = APIRouter(prefix="/v1", tags=["moves"], route_class=Guarded)
 
-Decided = Sequence[Draft] | Cancel | Already
+Decided = Draft | Sequence[Draft] | Cancel | Already
 Decide = Callable[[], Decided | Awaitable[Decided]]
 
 
@@ -91,6 +92,7 @@ async def move(
                 return nothing_moved(hub, cancelled=drafts.prepare)
             if isinstance(drafts, Already):
                 return nothing_moved(hub, already=drafts.event)
+            drafts = [drafts] if isinstance(drafts, Draft) else drafts
             hub.moves_allowed.check_all(drafts)
             committed = await hub.log.commit(drafts, key)
     except (Refused, Moved) as refused:
@@ -102,6 +104,13 @@ async def move(
         caller.at(*(event.tenant for event in committed.events))
     commit_ms = None if committed.replayed else (hub.clock.monotonic() - began) * 1000
     return await outcome(hub, committed, wait, commit_ms=commit_ms)
+
+
+async def moved(
+    hub: Hub, caller: Caller, key: str, decide: Decide, wait: Waiting = AT_ONCE, at: PointerKey | None = None
+) -> Response:
+    """Makes a move, and answers with its result."""
+    return answer(await move(hub, caller, key, decide, wait, at))
 
 
 async def _with_winner(hub: Hub, refused: Refused | Moved) -> Refused | Moved:
@@ -160,12 +169,12 @@ async def rollback(
         if isinstance(drafted, Cancel):
             hub.promotions.cancel(drafted.prepare, caller.actor)
             return drafted
-        return [drafted]
+        return drafted
 
     if body.cancels is not None and hub.promotions.was_cancelled(key, body.cancels):
         # Sent again after its answer was lost: it is cancelled, and nothing more is to be done.
         return answer(nothing_moved(hub, replayed=True, cancelled=body.cancels))
-    return answer(await move(hub, caller, body.idempotency_key, decide, wait, at=key))
+    return await moved(hub, caller, body.idempotency_key, decide, wait, at=key)
 
 
 @router.post(PAGE + "/fallback", response_model=MoveResult)
@@ -184,7 +193,7 @@ async def fallback(
             await hub.registry.use(tenant, base, caller.actor)
         return drafts
 
-    return answer(await move(hub, caller, body.idempotency_key, decide, wait, at=(tenant, route)))
+    return await moved(hub, caller, body.idempotency_key, decide, wait, at=(tenant, route))
 
 
 @router.post(PAGE + "/undo", response_model=MoveResult)
@@ -238,7 +247,7 @@ async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only
             name=hub.catalogue.called,
         )
 
-    return answer(await move(hub, caller, body.idempotency_key, decide, wait, at=only))
+    return await moved(hub, caller, body.idempotency_key, decide, wait, at=only)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------
@@ -280,23 +289,17 @@ async def prepared(hub: Hub, key: PointerKey, body: PromoteRequest, caller: Call
 # ---- what moves nothing ----------------------------------------------------------------------------------
 
 
-async def _committed(
-    hub: Hub, caller: Caller, key: str, draft: Callable[[], Draft], at: PointerKey | None = None
-) -> Response:
-    return answer(await move(hub, caller, key, lambda: [draft()], at=at))
-
-
 @router.post(PAGE + "/hold", response_model=MoveResult)
 async def hold(tenant: str, route: str, body: HoldRequest, hub: ThisHub, caller: Backward) -> Response:
     """Holds the pointer, or clears its hold: held, nothing is promoted."""
     if caller.backward and not body.held:
         raise provider_silent(caller)
 
-    async def decide() -> Sequence[Draft]:
+    async def decide() -> Draft:
         pointer = hub.log.state.route(tenant, route)[2]
-        return [holds.hold(pointer, body, actor_of(caller), await hub.log.held_by(pointer))]
+        return holds.hold(pointer, body, actor_of(caller), await hub.log.held_by(pointer))
 
-    return answer(await move(hub, caller, body.idempotency_key, decide, at=(tenant, route)))
+    return await moved(hub, caller, body.idempotency_key, decide, at=(tenant, route))
 
 
 @router.post(PAGE + "/lift", response_model=MoveResult)
@@ -315,7 +318,7 @@ async def lift(tenant: str, route: str, body: LiftRequest, hub: ThisHub, caller:
             name=hub.catalogue.called,
         )
 
-    return await _committed(hub, caller, body.idempotency_key, draft, at=(tenant, route))
+    return await moved(hub, caller, body.idempotency_key, draft, at=(tenant, route))
 
 
 @router.post(PAGE + "/unpin", response_model=MoveResult)
@@ -329,7 +332,7 @@ async def unpin(tenant: str, route: str, body: UnpinRequest, hub: ThisHub, calle
         pointer = hub.log.state.route(tenant, route)[2]
         return pins_and_notes.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
 
-    return await _committed(hub, caller, body.idempotency_key, draft)
+    return await moved(hub, caller, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/annotate", response_model=MoveResult)
@@ -339,9 +342,8 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, hub: ThisHub,
     event = await hub.log.event(body.event)
     if event is None or (event.tenant, event.route) != (tenant, route):
         raise Refused("unknown_event", f"{tenant}/{route} has no such event", detail=body.event)
-    return await _committed(
-        hub, caller, body.idempotency_key, lambda: pins_and_notes.annotate(event, body, actor_of(caller))
-    )
+    draft = partial(pins_and_notes.annotate, event, body, actor_of(caller))
+    return await moved(hub, caller, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/countersign", response_model=MoveResult)
@@ -354,9 +356,8 @@ async def countersign(tenant: str, route: str, body: CountersignRequest, hub: Th
         raise Refused("unknown_event", f"nothing of {tenant}/{route} waits for this", detail=body.event, fix=fix)
     if not caller.local:
         hub.proposals.person(caller.actor, caller.token)
-    return await _committed(
-        hub, caller, body.idempotency_key, lambda: break_glass.countersign(event, body, actor_of(caller))
-    )
+    draft = partial(break_glass.countersign, event, body, actor_of(caller))
+    return await moved(hub, caller, body.idempotency_key, draft)
 
 
 @router.get("/moves/{key}", response_model=MoveResult)

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.moves import actor_of, answer, move
+from loradeck.hub.api.moves import actor_of, moved
 from loradeck.hub.api.parameters import Operator, Releaser, ThisHub, ViewerOfEach
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.hub import Hub
@@ -67,12 +67,12 @@ async def relabel(node: str, body: RelabelRequest, hub: ThisHub, caller: Release
 async def forget(node: str, body: ForgetRequest, hub: ThisHub, caller: Operator) -> Response:
     """Forgets a node that is not linked: its replicas leave all counts, for a person vouches that it answers nobody."""
 
-    def decide() -> list[Draft]:
+    def draft() -> Draft:
         known = hub.fleet.nodes.get(node)
         linked = known is not None and known.linked
-        return [rules.forget(node, body.reason, actor_of(caller), known=known is not None, linked=linked)]
+        return rules.forget(node, body.reason, actor_of(caller), known=known is not None, linked=linked)
 
-    return answer(await move(hub, caller, body.idempotency_key, decide))
+    return await moved(hub, caller, body.idempotency_key, draft)
 
 
 async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = None) -> NodeRow:

@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -17,6 +18,7 @@ from loradeck.rules.clocks import MINUTE_MS
 from loradeck.rules.data import quotas
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools, tenants
+from loradeck.rules.moves.draft import Actor
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.residency import promote_asks
@@ -45,8 +47,10 @@ class Why(Strict):
     reason: Reason = ""
 
 
-async def _change(hub: Hub, caller: Caller, draft: Callable[[], Draft]) -> None:
-    await move(hub, caller, secrets.token_hex(16), lambda: [draft()])
+async def _change(hub: Hub, caller: Caller, tenant: str, draft: Callable[[TenantState, Actor], Draft]) -> TenantState:
+    """Changes a tenant. Returns it as it is then."""
+    await move(hub, caller, secrets.token_hex(16), lambda: draft(hub.log.state.tenant(tenant), actor_of(caller)))
+    return hub.log.state.tenant(tenant)
 
 
 @router.get("/tenants")
@@ -64,32 +68,27 @@ async def one(tenant: str, hub: ThisHub, caller: Viewer) -> TenantState:
 @router.post("/tenants")
 async def create(body: TenantCreate, hub: ThisHub, caller: Releaser) -> TenantState:
     """Creates a tenant without routes. A name is never used twice."""
-    await _change(hub, caller, lambda: tenants.create(hub.log.state.tenants, body.name, actor_of(caller)))
+    key = secrets.token_hex(16)
+    await move(hub, caller, key, lambda: tenants.create(hub.log.state.tenants, body.name, actor_of(caller)))
     return hub.log.state.tenant(body.name)
 
 
 @router.post("/tenants/{tenant}/suspend")
 async def suspend(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Suspends a tenant: routers refuse its callers from now on."""
-    reason = body.reason if body else ""
-    await _change(hub, caller, lambda: tenants.suspend(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
-    return hub.log.state.tenant(tenant)
+    return await _change(hub, caller, tenant, partial(tenants.suspend, reason=body.reason if body else ""))
 
 
 @router.post("/tenants/{tenant}/resume")
 async def resume(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Ends a tenant's suspension."""
-    reason = body.reason if body else ""
-    await _change(hub, caller, lambda: tenants.resume(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
-    return hub.log.state.tenant(tenant)
+    return await _change(hub, caller, tenant, partial(tenants.resume, reason=body.reason if body else ""))
 
 
 @router.post("/tenants/{tenant}/offboard")
 async def offboard(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Offboards a tenant for ever: its table entries become tombstones, and its callers' keys end."""
-    reason = body.reason if body else ""
-    await _change(hub, caller, lambda: tenants.offboard(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
-    return hub.log.state.tenant(tenant)
+    return await _change(hub, caller, tenant, partial(tenants.offboard, reason=body.reason if body else ""))
 
 
 @router.put("/tenants/{tenant}/data-policy")
@@ -104,12 +103,8 @@ async def set_data_policy(
     """Replaces a tenant's data policy. It binds jobs from now on; without its consent shadows are asked nothing, and
     nodes remove the samples that they have kept.
     """
-    await _change(
-        hub,
-        caller,
-        lambda: tenants.set_data_policy(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason, was=was),
-    )
-    return hub.log.state.tenant(tenant).data
+    draft = partial(tenants.set_data_policy, reason=reason, was=was)
+    return (await _change(hub, caller, tenant, lambda found, by: draft(found, body, by))).data
 
 
 @router.get("/tenants/{tenant}/quota")
@@ -128,10 +123,7 @@ async def set_quota(tenant: str, body: Quota, hub: ThisHub, caller: Releaser, re
         raise Refused(
             "forbidden", "a tenant's own releaser does not set its quota", fix="ask a releaser of all tenants"
         )
-    await _change(
-        *(hub, caller),
-        lambda: tenants.set_quota(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason),
-    )
+    await _change(hub, caller, tenant, lambda found, by: tenants.set_quota(found, body, by, reason=reason))
     return await quota(tenant, hub, caller)
 
 
@@ -140,14 +132,14 @@ async def create_key(tenant: str, hub: ThisHub, caller: Releaser) -> KeyCreated:
     """Creates a key for the tenant's own callers. Routers know its hash as soon as they have the entry."""
     secret = f"sk-{secrets.token_hex(24)}"
     key = CallerKey(id=f"k{secrets.token_hex(6)}", sha256=hashlib.sha256(secret.encode()).hexdigest())
-    await _change(hub, caller, lambda: tenants.add_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
+    await _change(hub, caller, tenant, lambda found, by: tenants.add_key(found, key, by))
     return KeyCreated(id=key.id, key=secret)
 
 
 @router.delete("/tenants/{tenant}/keys/{key}", status_code=204, response_class=Response)
 async def withdraw_key(tenant: str, key: str, hub: ThisHub, caller: Releaser) -> Response:
     """Withdraws a caller's key."""
-    await _change(hub, caller, lambda: tenants.remove_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
+    await _change(hub, caller, tenant, lambda found, by: tenants.remove_key(found, key, by))
     return Response(status_code=204)
 
 

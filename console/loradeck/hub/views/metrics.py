@@ -223,52 +223,44 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
     registry = CollectorRegistry()
 
     def gauge(name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"loradeck_pointer_{name}", text, ("tenant", "route", *labels), registry=registry)
+        return Gauge(f"loradeck_pointer_{name}", text, ("tenant", "route", "release", *labels), registry=registry)
 
     flag = gauge(
         "flag_moved_timestamp_seconds",
         "For each flag of a pointer that alerts: when its live release went live, in seconds since 1970 UTC.",
         "flag",
-        "release",
     )
-    shares = {name: gauge(f"{name}_share", text, "release") for name, text in _SHARES.items()}
+    shares = {name: gauge(f"{name}_share", text) for name, text in _SHARES.items()}
     refusable = gauge(
         "refused_limit",
         "Share that routers may refuse, of the pointers whose refused share is said: what the route promises, or 5 %.",
-        "release",
     )
     burning = gauge(
         "burning_promises",
         "Promises of the route so far exceeded, for an hour or six, that their error budget is gone within days.",
-        "release",
     )
     listed = gauge(
         "listed_replicas",
         "Placed replicas whose engine lists the live release while no canary tells it from its base or its prior.",
-        "release",
     )
     unheard = gauge(
         "unheard_replicas",
         "Placed replicas that do not answer their node, or whose node is lost: nobody knows what they answer with.",
-        "release",
     )
     again = gauge(
         "asked_again_requests",
         "Requests since the move that the release beneath, or a shadow, was asked again or not (shed), and the bad.",
-        "release",
         "what",
     )
     failing = gauge(
         "check_failures",
         "Answers of the live release since the move that failed a check; with makes_bad 0 they are not bad for it.",
-        "release",
         "check",
         "makes_bad",
     )
     judged = gauge(
         "judged_answers",
         "Answers of the live release since the move by what came of asking the route's judge.",
-        "release",
         "what",
     )
     for number, row in enumerate(rows):
@@ -276,7 +268,7 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         for name in alerting(row):
             # Half a millisecond on: templates cut a time to milliseconds, and must not cut it to the one before.
             moved = ((row.pointer.moved_ms or 0) + 0.5) / 1000
-            flag.labels(row.tenant, row.route, name, release).set(moved)
+            flag.labels(row.tenant, row.route, release, name).set(moved)
         if row.listed:
             listed.labels(row.tenant, row.route, release).set(row.listed)
         if lost := sum(replica.lost for replica in row.replicas):
