@@ -31,7 +31,7 @@ COMMANDS = {
     ),
     "campaign": (
         "loradeck.cli.commands.campaign:campaign",
-        "Move many routes to another base in waves, with a budget and a stop rule; rewind them together.",
+        "Move routes to another base, or nodes to another engine build, in waves; rewind routes together.",
     ),
     "move": ("loradeck.cli.commands.moves:outcome", "Look up a move whose answer was lost, by its key."),
     "hold": ("loradeck.cli.commands.pointer:hold", "Keep pipelines from promoting on a route."),

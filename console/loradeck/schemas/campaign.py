@@ -1,4 +1,4 @@
-"""Campaigns: many routes that are moved to another base in waves, and rewound together."""
+"""Campaigns: routes that are moved to another base in waves and rewound together, or nodes to another engine build."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -25,12 +25,14 @@ class Stage(StrEnum):
     TRAINING = "training"
     GATING = "gating"  # it is evaluated, and its gate is asked
     CANARY = "canary"  # callers get the release, some or all, and it has not soaked
+    DRAINING = "draining"  # a node: it is drained, and its engines have the old build
+    PROVING = "proving"  # a node: it is back, and what is placed there is loaded, recorded and proven
     MOVED = "moved"
     HELD = "held"  # something keeps it back that is no fault of its release; its wave goes on without it
     FAILED = "failed"
 
 
-UNDER_WAY = frozenset({Stage.TRAINING, Stage.GATING, Stage.CANARY})
+UNDER_WAY = frozenset({Stage.TRAINING, Stage.GATING, Stage.CANARY, Stage.DRAINING, Stage.PROVING})
 """Stages of a wave that is not over."""
 
 
@@ -48,6 +50,7 @@ class CampaignPlan(Wire):
     """By which a campaign moves its routes."""
 
     base: Digest | None = Field(None, description="on which adapters are trained again; None: routes name releases")
+    engine: str = Field("", max_length=200, description="what the builds of nodes' engines hold then; '': routes move")
     wave: int = Field(5, ge=1, le=MOST_UNITS, description="routes that are under way together")
     gpu_hours: float | None = Field(None, gt=0, description="of training, at the most; None: no bound")
     most_failed: int | None = Field(
@@ -60,7 +63,7 @@ class CampaignPlan(Wire):
 
 
 class CampaignUnit(Wire):
-    """A route of a campaign."""
+    """A route of a campaign; or a node, whose tenant is `schemas.jobs.FLEET`, which no tenant is called."""
 
     tenant: Name
     route: Name
@@ -121,6 +124,9 @@ class CampaignRequest(Strict):
     plan: CampaignPlan
     targets: tuple[CampaignTarget, ...] = Field(
         (), max_length=MOST_UNITS, description="none: every route with an adapter on another base"
+    )
+    nodes: tuple[Name, ...] = Field(
+        (), max_length=MOST_UNITS, description="with `plan.engine`; none: every node that has another build"
     )
     dry_run: bool = False
     idempotency_key: str = IDEMPOTENCY_KEY

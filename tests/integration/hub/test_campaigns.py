@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, until
-from tests.fakes.linked_agent import FakeAgent
+from tests.fakes.linked_agent import BUILD, FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_another_base import reported as says
 from tests.integration.hub.test_jobs import FINISHED, report, train
 
 from loradeck.hub.automation import campaigns
+from loradeck.rules.moves import campaigns as rules
 from loradeck.schemas.campaign import Campaign, CampaignRequest, CampaignStarted, CampaignState, Stage
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.log import EventKind
@@ -165,6 +166,28 @@ async def test_a_hold_keeps_a_route_back_and_a_pause_the_campaign(deck: Deck, jo
     await deck.ok("POST", "tenants/acme/routes/production/hold", clear)
     await deck.ok("POST", "campaigns/to-b2/resume", {"idempotency_key": key()})
     await until(lambda: stages(deck)["acme"] == Stage.MOVED.value, "it goes on")
+
+
+async def test_nodes_are_drained_take_a_new_engine_build_and_serve_again_in_waves(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "PROVE_MS", 0)
+    await deck.tenant()
+    first, second = await join("n1"), await join("n2")
+    await deck.promote(await deck.release(seed=1))
+    asked = body("vllm", engine="fake 2", wave=1)
+    begun = CampaignStarted.model_validate(await deck.ok("POST", "campaigns", asked))
+    assert list(begun.campaign.units) == ["fleet/n1", "fleet/n2"]
+    fleet = deck.hub.fleet.nodes
+    for agent, other in ((first, second), (second, first)):
+        await until(lambda agent=agent: fleet[agent.node].drained, "drained")
+        assert not fleet[other.node].drained
+        await says(deck, agent, build=BUILD.model_copy(update={"engine": "fake 2"}))
+        await until(lambda agent=agent: not fleet[agent.node].drained, "it serves again")
+    await until(lambda: deck.hub.campaigns.get("vllm").state is CampaignState.DONE, "moved")
+    again = await deck.ok("POST", "campaigns", body("again", engine="fake 2") | {"dry_run": True})
+    assert again["left_out"] == dict.fromkeys(("n1", "n2"), "its engines have that build already")
+    await deck.refused(404, "unknown_node", "POST", "campaigns", body("again", engine="x") | {"nodes": ["n9"]})
 
 
 async def test_what_a_campaign_may_not_begin_is_refused_or_left_out(deck: Deck, join: Join) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import campaigns as rules
-from loradeck.rules.moves.campaigns import Act, Decision, Seen, after, decide, evidence, stops
+from loradeck.rules.moves.campaigns import PROVE_MS, Act, Decision, Seen, after, decide, evidence, stops
 from loradeck.rules.moves.chain import seal
 from loradeck.rules.moves.draft import Actor
 from loradeck.schemas.campaign import Campaign, CampaignPlan, CampaignState, CampaignUnit, Stage
@@ -167,6 +167,54 @@ def test_a_stopped_campaign_takes_back_what_is_under_way_and_held_and_keeps_what
     assert acts(decision) == [("t1", "take back"), ("t2", "take back")]
     assert stages(now) == "moved held held waiting waiting"
     assert next_(now)[1] == Decision()
+
+
+# ---- nodes -----------------------------------------------------------------------------------------------
+
+
+def nodes(n: int = 3) -> Campaign:
+    units = [CampaignUnit(tenant="fleet", route=f"n{i}") for i in range(n)]
+    plan = CampaignPlan(engine="0.33", wave=1)
+    return Campaign(campaign="e", plan=plan, by="ann", started_ms=0, units={unit.name: unit for unit in units})
+
+
+def of(now: Campaign, seen: Seen, at_ms: int = 0) -> tuple[Campaign, list[str]]:
+    """What is done for the nodes that are under way, of each of which this is seen, and the campaign after it."""
+    decision = decide(now, {unit.name: seen for unit in now.under_way}, at_ms)
+    units = now.units | {unit.name: unit for unit in decision.units}
+    return now.model_copy(update={"units": units}), [act.what for act in decision.acts]
+
+
+def test_a_node_is_drained_until_it_has_the_new_build_then_serves_again_and_is_proven() -> None:
+    now, _ = of(nodes(), Seen())
+    assert stages(now) == "draining waiting waiting"
+    assert of(now, Seen())[1] == ["drain"]
+    assert of(now, Seen(drained=True)) == (now, [])
+    now, _ = of(now, Seen(drained=True, built=True), 1000)
+    assert stages(now) == "proving waiting waiting"
+    assert of(now, Seen(drained=True, built=True))[1] == ["return"]
+    assert of(now, Seen(built=True, proven=True), 1000 + PROVE_MS - 1) == (now, [])
+    assert of(now, Seen(built=True), 1000 + PROVE_MS) == (now, [])
+    now, _ = of(now, Seen(built=True, proven=True), 1000 + PROVE_MS)
+    assert stages(now) == "moved draining waiting"
+
+
+def test_a_node_on_which_something_is_not_proven_has_failed_and_is_drained_again() -> None:
+    now, _ = of(nodes(), Seen())
+    now, _ = of(now, Seen(drained=True, built=True))
+    now, done = of(now, Seen(built=True, proven=False, says="not what is recorded: acme/production"))
+    assert (stages(now), done) == ("failed draining waiting", ["drain"])
+    assert now.units["fleet/n0"].why == "not what is recorded: acme/production"
+
+
+def test_the_event_of_a_node_is_of_no_tenant() -> None:
+    now = folded(None, rules.begun(nodes(), ANN, ""))
+    assert now is not None
+    drafted = rules.unit_event("e", now.units["fleet/n1"].model_copy(update={"stage": Stage.MOVED}), ANN)
+    assert (drafted.tenant, drafted.route, drafted.payload["node"]) == ("", None, "n1")
+    now = folded(now, drafted)
+    assert now is not None
+    assert stages(now) == "waiting moved waiting"
 
 
 # ---- the stop rule ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Campaigns: many routes moved to another base in waves, and rewound together. docs/campaigns.md has the stages."""
+"""Campaigns: routes moved to another base in waves and rewound together, or nodes to another engine build."""
 
 from collections import Counter
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from loradeck.schemas.ids import short
 
 @click.group(cls=Noun)
 def campaign() -> None:
-    """Move many routes to another base in waves, with a budget and a stop rule; rewind them together."""
+    """Move routes to another base, or nodes to another engine build, in waves; rewind routes together."""
 
 
 @campaign.command("start")
@@ -44,7 +44,11 @@ def campaign() -> None:
     metavar="TENANT[/ROUTE]=RELEASE",
     help="Move it to this release, which is there already; may be repeated.",
 )
-@click.option("--wave", type=click.IntRange(1, 1000), default=5, show_default=True, help="Routes under way together.")
+@click.option(
+    "--engine", default="", metavar="TEXT", help="Move nodes instead, to engine builds with this text in them."
+)
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="With --engine: only this one; may be repeated.")
+@click.option("--wave", type=click.IntRange(1, 1000), default=5, show_default=True, help="Under way together.")
 @click.option("--gpu-hours", type=float, metavar="H", help="Most GPU hours of training; without it there is no bound.")
 @click.option("--most-failed", type=click.IntRange(1), metavar="N", help="Stop where more than N routes fail.")
 @click.option(
@@ -76,6 +80,7 @@ async def start(
     base_name: str | None,
     routes: tuple[str, ...],
     to: tuple[str, ...],
+    nodes: tuple[str, ...],
     tolerated: float,
     patience: str,
     steps: str | None,
@@ -85,15 +90,18 @@ async def start(
     yes: bool,
     **plan: Any,
 ) -> None:
-    """Start a campaign: train, gate, canary and move routes in waves.
+    """Start a campaign: train, gate, canary and move routes in waves, or drain, wait for and prove nodes.
 
     Without --route and --to: every route that has an adapter on another base. Each is trained again by the recipe of
     the job that trained it, unless a later version on the base is registered. Each of its nodes needs an engine of the
-    base.
+    base. With --engine, nodes are drained until somebody has restarted their engines with the new build, and serve
+    again then.
     """
-    if base_name is None and not to:
+    if (base_name is None and not to) is not bool(plan["engine"]):
         raise misused(
-            "where are the routes to move?", where="no --base", fix="give --base BASE, or --to for each route"
+            "routes move to a base or to releases, and nodes to an engine build",
+            where="--base, --to, --engine",
+            fix="give --base BASE, --to for each route, or --engine TEXT",
         )
     named = {pointer(one): "" for one in routes}
     for one in to:
@@ -118,6 +126,7 @@ async def start(
             **plan,
         ),
         targets=tuple(targets),
+        nodes=nodes,
         dry_run=True,
         idempotency_key=new_key(),
         reason=reason,
@@ -131,7 +140,7 @@ async def start(
         return
     if not planned.campaign.units:
         raise refused("no route would move", fix="loradeck campaign start --dry-run", code="nothing_to_move")
-    s.confirm(f"Start {name}, which moves {len(planned.campaign.units)} routes?", yes=yes)
+    s.confirm(f"Start {name}, which moves {len(planned.campaign.units)} routes or nodes?", yes=yes)
     begun = await s.api.start_campaign(request.model_copy(update={"dry_run": False}))
     s.out.answer(begun, f"campaign {name} has begun: loradeck campaign show {name}")
 
@@ -169,7 +178,7 @@ def _counts(one: Campaign) -> str:
 
 def _routes(s: Session, one: Campaign) -> None:
     s.out.table(
-        ("ROUTE", "WAVE", "STAGE", "RELEASE", "GPU HOURS", "WHY"),
+        ("ROUTE OR NODE", "WAVE", "STAGE", "RELEASE", "GPU HOURS", "WHY"),
         [
             (name, unit.wave or "-", unit.stage.value, short(unit.release), f"{unit.gpu_hours:.1f}", unit.why or "-")
             for name, unit in one.units.items()

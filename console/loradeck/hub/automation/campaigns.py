@@ -2,11 +2,14 @@
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pydantic import Field
 
+from loradeck.hub.fleet.node import Node
+from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promotion import Promotion, Promotions
@@ -18,6 +21,7 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.kept import AtRev, Kept
 from loradeck.hub.log.log import Log, Published
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import campaigns as rules
@@ -27,10 +31,12 @@ from loradeck.rules.moves.draft import Actor
 from loradeck.rules.quality.gates import FROM_ANCHOR
 from loradeck.schemas.campaign import Campaign, CampaignRequest, CampaignState, CampaignUnit, Stage
 from loradeck.schemas.ids import Digest, PointerKey, Role
+from loradeck.schemas.jobs import FLEET as NODES
 from loradeck.schemas.jobs import OVER, EvaluateSpec, JobRequest, JobState, LeakSpec, TrainSpec
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import CandidateAbortRequest, CandidateStartRequest, PromoteRequest
+from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import StoreError
 
@@ -64,6 +70,10 @@ class Campaigns:
     _jobs: JobRecords
     _queue: Queue
     _promotions: Promotions
+    _fleet: Fleet
+    _tables: NodeTables
+    _replicas: PlacedReplicas
+    _ordered: Callable[[Node], None]
     _allowed: MovesAllowed
     _background: Background
     _clock: Clock
@@ -125,6 +135,8 @@ class Campaigns:
             raise Refused("campaign_exists", f"there is a campaign {name} already", fix="give it another name")
         if base is not None and base not in self._catalogue.bases:
             raise Refused("unknown_base", "no such base is registered", detail=base, fix="loradeck base add, first")
+        if request.plan.engine:
+            return self._of_nodes(request, by)
         named = {(one.tenant, one.route): one.release for one in request.targets}
         for (tenant, route), release in named.items():
             state.route(tenant, route)
@@ -158,6 +170,19 @@ class Campaigns:
                 units[unit.name] = unit
         now_ms = self._clock.now_ms()
         return Campaign(campaign=name, plan=request.plan, by=by, started_ms=now_ms, units=units), left_out
+
+    def _of_nodes(self, request: CampaignRequest, by: str) -> tuple[Campaign, dict[str, str]]:
+        """The campaign of an engine upgrade. Raises: Refused: unknown_node."""
+        nodes, text = self._fleet.nodes, request.plan.engine
+        for name in request.nodes:
+            if name not in nodes:
+                raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
+        asked = request.nodes or sorted(name for name, node in nodes.items() if node.replicas)
+        left_out = {name: "its engines have that build already" for name in asked if _has(nodes[name], text)}
+        units = [CampaignUnit(tenant=NODES, route=name) for name in asked if name not in left_out]
+        of = {unit.name: unit for unit in units}
+        now_ms = self._clock.now_ms()
+        return Campaign(campaign=request.campaign, plan=request.plan, by=by, started_ms=now_ms, units=of), left_out
 
     def _later(self, live: AdapterVersion, base: Digest) -> Digest | None:
         """The release of an adapter's newest version on a base that came after the live one; None: there is none."""
@@ -224,6 +249,8 @@ class Campaigns:
     async def _seen(self, campaign: Campaign, unit: CampaignUnit) -> Seen:
         at, key = (campaign.campaign, unit.name), (unit.tenant, unit.route)
         refused, pointer = self._refused.get(at), self._log.state.pointer(key)
+        if unit.tenant == NODES:
+            return self._seen_of(unit.route, campaign.plan.engine)._replace(refused=refused)
         if unit.at is Stage.TRAINING:
             job = await self._jobs.find_one(job_id(_key(campaign, unit, "train")))
             if job is None:
@@ -246,6 +273,22 @@ class Campaigns:
             soaked=unit.release is not None and self._facts.is_soaked(key, unit.release),
             says=says or (f"{last.kind.value} by {last.actor} {last.reason}".strip() if last is not None else ""),
             refused=refused,
+        )
+
+    def _seen_of(self, name: str, engine: str) -> Seen:
+        node = self._fleet.nodes.get(name)
+        if node is None or not node.linked:
+            return Seen(drained=True, awaits="it is not linked")
+        keys = self._tables.placed(self._tables.table(node.labels, node.name, own=False))
+        own = {replica.replica for replica in node.replicas}
+        acks = [(key, ack) for key in keys for replica, ack in self._replicas.acks(key).items() if replica in own]
+        failed = ["/".join(key) for key, ack in acks if ack.state is AckState.FAILED]
+        ready = all(name in self._replicas.ready(key) for key in keys)
+        return Seen(
+            drained=node.drained,
+            built=_has(node, engine),
+            proven=False if failed else True if ready else None,
+            says=f"not what is recorded: {', '.join(failed[:8])}" if failed else "",
         )
 
     def _gate(self, key: PointerKey, unit: CampaignUnit) -> tuple[bool | None, str, str]:
@@ -271,11 +314,20 @@ class Campaigns:
         self._tried[at] = act.what, now
         do = {"train": self._train, "evaluate": self._evaluate, "start": self._start, "take back": self._take_back}
         try:
-            await do[act.what](campaign, unit)
+            if unit.tenant == NODES:
+                self._order(unit, drain=act.what == "drain")
+            else:
+                await do[act.what](campaign, unit)
             self._refused.pop(at, None)
         except (Refused, StoreError) as error:
             self._refused[at] = error.code, str(error)
             log.warning("campaign=%s route=%s %s: code=%s %s", *at, act.what, error.code, error)
+
+    def _order(self, unit: CampaignUnit, *, drain: bool) -> None:
+        """Drains a node, or has it serve again; so too where its campaign was stopped."""
+        if (node := self._fleet.nodes.get(unit.route)) is not None:
+            self._fleet.order(node, cordoned=drain, drained=drain)
+            self._ordered(node)
 
     async def _train(self, campaign: Campaign, unit: CampaignUnit) -> None:
         of = await self._jobs.known(unit.recipe)
@@ -347,6 +399,12 @@ _PEOPLE = "its route asks for change tickets, or that author and promoter differ
 
 def _asks_people(config: RouteConfig) -> bool:
     return bool(config.controls.duties or config.controls.tickets)
+
+
+def _has(node: Node, engine: str) -> bool:
+    """Tells whether every engine of a node runs, and is of a build with this in it."""
+    builds = [one.build for one in node.replicas if one.state is EngineState.UP and one.build is not None]
+    return 0 < len(builds) == len(node.replicas) and all(engine in build.key for build in builds)
 
 
 def _version(adapter: AdapterVersion) -> int:

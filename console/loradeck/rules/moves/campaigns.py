@@ -27,6 +27,7 @@ from loradeck.schemas.campaign import (
     Stage,
 )
 from loradeck.schemas.ids import Digest
+from loradeck.schemas.jobs import FLEET as NODES
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import FLEET, Draft, Event, EventKind
 
@@ -35,6 +36,9 @@ TIMES = (2.0, 4.0, 8.0)
 
 LARGEST = 0.95
 """The largest of those shares."""
+
+PROVE_MS = 60_000
+"""How long a node with the new build is back at the least before it has moved: routes are assigned and loaded first."""
 
 FAULTS = frozenset(
     {
@@ -53,6 +57,8 @@ class Seen(NamedTuple):
         gate: whether its gate is passed; None: that is not known yet. `awaits`: what only people or time bring.
         live: the release that callers get; `out`: the candidate.
         says: in words, why the job or the gate ended so, or what last moved the pointer.
+        drained, built, proven: of a node, whether it is drained, all its engines have the new build, and all that is
+            placed there is proven (False: something failed there; None: not yet).
         refused: code and words of the refusal of what was tried last; None: it was not refused.
     """
 
@@ -66,11 +72,16 @@ class Seen(NamedTuple):
     start: str = ""
     soaked: bool = False
     says: str = ""
+    drained: bool = False
+    built: bool = False
+    proven: bool | None = None
     refused: tuple[str, str] | None = None
 
 
 class Act(NamedTuple):
-    """What is done for a route now. `what`: train, evaluate, start (its release goes out), or take back."""
+    """What is done for a route now. `what`: train, evaluate, start (its release goes out), or take back; for a node
+    drain, or return.
+    """
 
     unit: CampaignUnit
     what: str
@@ -145,15 +156,21 @@ def _wave(now: Campaign, now_ms: int) -> tuple[CampaignState | None, str, dict[s
     if most is not None and hours > most:
         return CampaignState.PAUSED, f"the next wave would take it to {hours:.1f} of {most:g} GPU hours", {}
     wave = 1 + max(unit.wave for unit in now.units.values())
-    first = {unit.name: Stage.TRAINING if unit.release is None else Stage.GATING for unit in begin}
-    return None, "", {unit.name: _changed(unit, now_ms, stage=first[unit.name], wave=wave) for unit in begin}
+    return None, "", {unit.name: _changed(unit, now_ms, stage=_first(unit), wave=wave) for unit in begin}
+
+
+def _first(unit: CampaignUnit) -> Stage:
+    """The stage with which a route or a node begins."""
+    if unit.tenant == NODES:
+        return Stage.DRAINING
+    return Stage.TRAINING if unit.release is None else Stage.GATING
 
 
 def _next(unit: CampaignUnit, seen: Seen, plan: CampaignPlan, now_ms: int) -> tuple[str, CampaignUnit]:
     """Says what is done for a route that is under way ('': nothing), and how it is after what was seen of it."""
     what, after = _STEPS[unit.at](unit, seen, now_ms)
     if after.stage is not unit.at:
-        return "", after
+        return what, after
     if what and seen.refused is not None and seen.refused[0] in FAULTS:
         return "", _changed(unit, now_ms, stage=Stage.FAILED, resumes=None, why=seen.refused[1])
     why = seen.refused[1] if what and seen.refused is not None else ""
@@ -196,7 +213,27 @@ def _is_tried(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, Campaig
     return "", unit.model_copy(update={"stage": unit.at})
 
 
-_STEPS = {Stage.TRAINING: _trains, Stage.GATING: _is_gated, Stage.CANARY: _is_tried}
+def _drains(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, CampaignUnit]:
+    if seen.built:
+        return "", _changed(unit, now_ms, stage=Stage.PROVING)
+    return "" if seen.drained else "drain", unit.model_copy(update={"stage": unit.at})
+
+
+def _proves(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, CampaignUnit]:
+    if seen.proven is False:
+        return "drain", _changed(unit, now_ms, stage=Stage.FAILED, why=seen.says)
+    if seen.proven and not seen.drained and now_ms - unit.since_ms >= PROVE_MS:
+        return "", _changed(unit, now_ms, stage=Stage.MOVED)
+    return "return" if seen.drained else "", unit.model_copy(update={"stage": unit.at})
+
+
+_STEPS = {
+    Stage.TRAINING: _trains,
+    Stage.GATING: _is_gated,
+    Stage.CANARY: _is_tried,
+    Stage.DRAINING: _drains,
+    Stage.PROVING: _proves,
+}
 
 
 def _changed(unit: CampaignUnit, now_ms: int, **update: Any) -> CampaignUnit:
@@ -220,7 +257,9 @@ def unit_event(name: str, unit: CampaignUnit, actor: Actor) -> Draft:
     """The event of a route that has come to another stage, or is held."""
     said = unit.model_dump(mode="json", exclude_defaults=True, exclude={"tenant", "route"})
     why = f"campaign {name}: {unit.stage.value}" + (unit.why and f", {unit.why}")
-    payload = {"campaign": name, "unit": said, "automation": True}
+    payload: dict[str, object] = {"campaign": name, "unit": said, "automation": True}
+    if unit.tenant == NODES:
+        return tenant_draft(EventKind.CAMPAIGN, FLEET, actor, why, {**payload, "node": unit.route})
     return tenant_draft(EventKind.CAMPAIGN, unit.tenant, actor, why, payload, route=unit.route)
 
 
@@ -247,7 +286,8 @@ def after(known: Campaign | None, event: Event) -> Campaign | None:
     if known is None:
         return None
     if "unit" in said:
-        unit = CampaignUnit.model_validate({**said["unit"], "tenant": event.tenant, "route": event.route})
+        tenant, route = (NODES, said["node"]) if "node" in said else (event.tenant, event.route)
+        unit = CampaignUnit.model_validate({**said["unit"], "tenant": tenant, "route": route})
         return known.model_copy(update={"units": {**known.units, unit.name: unit}})
     plan = known.plan
     if said["gpu_hours"] is not None:
