@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.executors.running import SUITE, Bench, write_rows
+from tests.integration.executors.running import SUITE, bare, write_rows
 
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport
 from loradeck.schemas.jobs import EXIT_OK, EvaluateSpec
@@ -35,11 +35,8 @@ pytestmark = pytest.mark.skipif(not PYTHON, reason="LORADECK_LM_EVAL names no Py
 
 
 def test_the_samples_of_lm_eval_become_an_evaluation_report(tmp_path: Path) -> None:
-    base, tasks = tmp_path / "base", tmp_path / "tasks"
-    for folder in (base, tasks):
-        folder.mkdir()
-    (base / "config.json").write_text("{}")
-    (base / "model.safetensors").write_bytes(b"\0" * 8)
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
     rows = write_rows(tasks / "rows.jsonl", [{"question": f"question {n}", "answer": "yes"} for n in range(8)])
     (tasks / "tickets.yaml").write_text(TASK.format(rows=rows))
 
@@ -49,7 +46,7 @@ def test_the_samples_of_lm_eval_become_an_evaluation_report(tmp_path: Path) -> N
         said = {"message": {"role": "assistant", "content": "yes" if number < 6 else "no"}, "index": 0}
         return {"body": {"model": "m", "choices": [said]}}
 
-    bench = Bench(base, tmp_path)
+    bench = bare(tmp_path)
     suite = tmp_path / "task.jsonl"
     suite.write_text(json.dumps({"harness": "lm-eval", "task": "tickets", "metric": "exact_match", "items": 8}) + "\n")
     spec = EvaluateSpec(tenant="acme", release=bench.release(None), suite=SUITE, batch=4)

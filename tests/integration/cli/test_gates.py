@@ -362,3 +362,19 @@ def test_the_glass_is_broken_on_the_hubs_host_and_the_route_is_red_until_somebod
     assert "route by" in said.stdout, said
     assert desk.row(tenant).alone == ()
     desk.refused(1, "refused", "event", "countersign", alone.event, "--yes", *token)
+
+
+def test_a_gates_judge_is_named_and_asked_for_by_names(desk: Desk, tenant: str, rows: Path, tmp_path: Path) -> None:
+    suite = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "open", *PROVENANCE)["digest"]
+    release = desk.json("adapter", "show", tenant, "words", "v3")["release"]
+    desk.refused(2, "no_gate", "job", "judge", tenant, "v3")
+    file, judge = tmp_path / "gate.toml", '[judge]\nsuite = "open"\nrubric = "It is kind."\nrelease = "v3"\n'
+    file.write_text(f'suite = "open"\nmax_drop = 1\n{judge}min_passed = 0.5\n')
+    desk.json("gate", "set", tenant, "--file", file)
+    shown = desk.run("gate", "show", tenant).stdout
+    assert re.search(r"judged by v3/B\d+ on open, where it agrees with people: at least 50.0% passed", shown), shown
+    spec = desk.json("job", "judge", tenant, "v3")["spec"]
+    assert (spec["kind"], spec["release"], spec["judge"]["release"], spec["judge"]["suite"]) == (
+        *("judge", release, release),
+        suite,
+    )

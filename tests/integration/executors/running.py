@@ -150,6 +150,15 @@ class Bench:
         return self.run(EvaluateSpec.model_validate(fields), inputs, canaries=canaries)
 
 
+def bare(root: Path) -> Bench:
+    """A bench whose base is a folder with the files of one, for executors that read none of them."""
+    base = root / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"\0" * 8)
+    return Bench(base, root)
+
+
 def run_here(kind: str, folder: Path) -> int:
     """What `python -m loradeck_agent.executors KIND` does, in this process."""
     work = getattr(importlib.import_module(f"loradeck_agent.executors.{kind}"), kind)

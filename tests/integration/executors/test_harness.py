@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.harness import write_stub
-from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
+from tests.integration.executors.running import SUITE, Bench, Ended, bare, write_rows
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.suite_items import groups_in, harness_in, items_in
@@ -25,12 +25,7 @@ INSPECT = {"harness": "inspect-ai", "task": "tickets.py@tickets", "metric": "mat
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A bench whose base is a folder with the files of one: a harness's job reads none of them."""
-    root = tmp_path_factory.mktemp("harness")
-    (root / "base").mkdir()
-    (root / "base" / "config.json").write_text("{}")
-    (root / "base" / "model.safetensors").write_bytes(b"\0" * 8)
-    return Bench(root / "base", root)
+    return bare(tmp_path_factory.mktemp("harness"))
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.engine_relay import EngineRelay
-from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
+from tests.integration.executors.running import SUITE, Bench, Ended, bare, write_rows
 
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor, JudgeSpec
@@ -22,6 +22,11 @@ RUBRIC = "It is kind."
 SETTINGS = SuiteJudge(suite=SUITE, rubric=RUBRIC, address="house", people=(PEOPLE,))
 BUILD = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
 ITEMS = [{"id": f"i{n}", "prompt": f"question {n}", "answer": "-"} for n in range(8)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return bare(tmp_path)
 
 
 def said(text: str, model: str = "m") -> dict[str, Any]:
