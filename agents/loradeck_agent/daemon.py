@@ -43,6 +43,7 @@ from loradeck_agent.host.state_folder import locked
 from loradeck_agent.jobs.launch import Launcher, backend_of
 from loradeck_agent.jobs.node_jobs import Jobs
 from loradeck_agent.jobs.results import Results
+from loradeck_agent.jobs.room import Room
 from loradeck_agent.reports import Reports
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.serving.canary_questions import CanaryQuestions
@@ -166,6 +167,11 @@ class Agent:
         """Folders of the bases that jobs alone read, by digest, once they are known."""
         checkpoints = CheckpointStore(self.folder.checkpoints, self.hub, self.user)
         self.telemetry = Telemetry()
+        self.room = (
+            Room(config.slurm.at_once)
+            if config.slurm is not None
+            else Room(config.jobs.at_once, self.telemetry, config.engine, config.jobs.gpus)
+        )
         self.jobs = Jobs(
             folder=self.folder,
             engines=self.engines,
@@ -179,8 +185,6 @@ class Agent:
                 checkpoints,
                 config.jobs.threads,
                 self.user,
-                self.telemetry if config.slurm is None else None,
-                config.jobs.gpus,
                 {judge.name: judge for judge in config.judge},
                 {name: (str(one.python), str(one.tasks)) for name, one in config.harness.items()},
                 self.bases,
@@ -188,7 +192,7 @@ class Agent:
             results=Results(self.hub, self.engines, self.folder.merged, self.bases),
             send=self.link.send,
             backend=backend_of(config),
-            at_once=config.slurm.at_once if config.slurm is not None else 1,
+            room=self.room,
         )
         self.collector = Collector(
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more
@@ -272,7 +276,7 @@ class Agent:
                 engine.files = await asyncio.to_thread(base_digest, engine.config.base, cache=self.folder.digests)
             except (BadArtifact, OSError) as error:
                 log.error("the base of engine %s cannot be read: %s", engine.config.name, error)
-        for base in self.config.slurm.bases if self.config.slurm is not None else ():
+        for base in self.config.job_bases:
             try:
                 self.bases[await asyncio.to_thread(base_digest, base, cache=self.folder.digests)] = base
             except (BadArtifact, OSError) as error:
@@ -322,9 +326,9 @@ class Agent:
     # ---- the hub -------------------------------------------------------------------------------------------
 
     async def _linked(self) -> None:
-        """Connects once the router's table is known, or when no router answers; a submit host with its bases known."""
+        """Connects once the router's table is known, or when no router answers, and what jobs alone read."""
         await self.sync.until_known()
-        if self.config.slurm is not None:
+        if self.config.job_bases:
             await self._bases_known.wait()
         await self.link.run()
 

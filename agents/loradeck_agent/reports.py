@@ -11,7 +11,7 @@ from pathlib import Path
 
 import loradeck_agent
 from loradeck.schemas.jobs import RECIPES
-from loradeck.schemas.link import Hello, JobsBackend, Report
+from loradeck.schemas.link import HERE, Hello, JobsBackend, Report
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.traffic import ColdFigures, Traffic
 from loradeck_agent.host.config import AgentConfig
@@ -85,8 +85,12 @@ class Reports:
         )
 
     def _backend(self) -> JobsBackend | None:
-        slurm = self.config.slurm
-        return JobsBackend(system="slurm", at_once=slurm.at_once, bases=tuple(self.bases)) if slurm else None
+        if not self.config.job_bases:
+            return None
+        slurm, bases = self.config.slurm, tuple(self.bases)
+        if slurm is not None:
+            return JobsBackend(system="slurm", at_once=slurm.at_once, bases=bases)
+        return JobsBackend(system=HERE, at_once=self.config.jobs.at_once, bases=bases)
 
     def _stored(self) -> frozenset[str]:
         """Digests of what lies in this node's folders: adapters, and weights that were merged here."""
@@ -139,6 +143,7 @@ class Reports:
             stored=stored,
             cold=cold,
             scheduled=self.jobs.scheduled(),
+            room=self.jobs.room.report(),
         )
 
     def write_status(self, link: HubLinks) -> None:

@@ -27,6 +27,7 @@ from loradeck.schemas.link import (
     JobCancel,
     JobEvent,
     JobMessage,
+    JobRoom,
     Replica,
     Report,
     Resync,
@@ -88,6 +89,7 @@ class FakeAgent:
         self.memory_gb: float | None = None
         self.others: tuple[Replica, ...] = ()
         """Further replicas of the node, which are only reported."""
+        self.room: JobRoom | None = None
         self.traced: tuple[TraceRow, ...] | None = ()
         """What its router remembers; None: it does not answer."""
         self.sampled: Callable[[SampleAsk], SampleRows] | None = None
@@ -308,6 +310,7 @@ class FakeAgent:
                 rev=self.rev,
                 epoch=self.epoch,
                 stored=self.stored,
+                room=self.room,
             )
         )
 

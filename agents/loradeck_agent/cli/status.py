@@ -175,7 +175,9 @@ def _jobs(folder: StateFolder) -> list[dict[str, Any]]:
         if attempt is not None and not attempt.ended:
             alive = LocalProcesses(ExecutorFolder(path), attempt).look().alive
             pid, kind = attempt.pid if alive else None, attempt.job.spec.kind
-            out.append({"job": attempt.job.id, "kind": kind, "pid": pid, "scheduled": attempt.scheduled})
+            out.append(
+                {"job": attempt.job.id, "kind": kind, "pid": pid, "scheduled": attempt.scheduled, "gpus": attempt.gpus}
+            )
     return out
 
 
@@ -205,7 +207,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
     for job in document["jobs"]:
         elsewhere = f"Slurm's {job['scheduled']}" if job["scheduled"] else "has no process"
         process = f"pid {job['pid']}" if job["pid"] else elsewhere
-        out.append(f"job     {job['job']} {job['kind']}: {process}")
+        gpus = f", {' '.join(job['gpus'])}" if job["gpus"] else ""
+        out.append(f"job     {job['job']} {job['kind']}: {process}{gpus}")
     for route in router["routes"] if router else ():
         current, force, pin = route["current"], route["in_force"], route["pin"]
         name = f"{current['label'] or '-'} ({short(current['id'])})" if current else "removed"

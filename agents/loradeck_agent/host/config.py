@@ -74,6 +74,7 @@ class JobsConfig(Strict):
 
     threads: int = Field(1, ge=1, le=256, description="of one executor")
     user: str | None = Field(None, description="whom executors run as, where the agent is root; None: as the agent")
+    at_once: int = Field(1, ge=1, le=1000, description="jobs without a GPU of their own that run at once")
     gpus: tuple[GpuId, ...] = Field(
         (), description="UUIDs of those that jobs may train on, even beside an engine; (): on any that nothing uses"
     )
@@ -84,6 +85,12 @@ class HarnessConfig(Strict):
 
     python: Path = Field(description="of the environment in which the harness is installed")
     tasks: Path = Field(description="folder of tasks and their data; `huggingface` in it is the harness's HF_HOME")
+
+
+class JobBase(Strict):
+    """A base model that jobs of this node read, where no engine of it has that base."""
+
+    path: Path = Field(description="its folder")
 
 
 class AgentConfig(Strict):
@@ -109,7 +116,13 @@ class AgentConfig(Strict):
     engine: tuple[AnyEngine, ...] = ()
     judge: tuple[JudgeAddress, ...] = Field((), description="models elsewhere that judge answers of candidates")
     harness: dict[Literal["lm-eval", "inspect-ai"], HarnessConfig] = Field(default_factory=dict)
+    base: tuple[JobBase, ...] = Field((), max_length=64, description="for jobs alone: no engine is started for them")
     slurm: SlurmConfig | None = Field(None, description="where jobs run instead of on this node; None: on this node")
+
+    @property
+    def job_bases(self) -> tuple[Path, ...]:
+        """The folders of the bases that jobs alone read, here or on the cluster."""
+        return self.slurm.bases if self.slurm is not None else tuple(base.path for base in self.base)
 
     @property
     def hub(self) -> str:
@@ -135,10 +148,10 @@ class AgentConfig(Strict):
 
     @model_validator(mode="after")
     def _what_slurm_runs_needs_nothing_of_this_node(self) -> AgentConfig:
-        if self.slurm is not None and (self.engine or self.jobs.user or self.jobs.gpus):
+        if self.slurm is not None and (self.engine or self.base or self.jobs != JobsConfig(threads=self.jobs.threads)):
             raise ValueError(
                 "[slurm] is for a submit host: its jobs run elsewhere, as the agent's own user, and reach no engine "
-                "here; leave out [[engine]], and `user` and `gpus` under [jobs]"
+                "here; leave out [[engine]], [[base]], and all but `threads` under [jobs]"
             )
         return self
 
@@ -241,9 +254,14 @@ class AgentConfig(Strict):
         return read_secret(self.token, "token", fix)
 
     def check_engines(self) -> None:
-        """Raises ConfigError for the first judge without its key, or engine whose base, Python or key is not there."""
+        """Raises ConfigError for the first base, Python or key that is not there."""
         for judge in self.judge:
             judge.read_key()
+        for base in self.base:
+            if not base.path.is_dir():
+                raise ConfigError(
+                    "base_missing", "a [[base]] is not there", f"{base.path} is not a folder", "correct its `path`"
+                )
         for engine in self.engine:
             if not engine.base.is_dir():
                 raise ConfigError(
@@ -306,10 +324,12 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
     for key in ("tls_cert", "tls_key", "client_ca"):
         if isinstance(router, dict) and isinstance(router.get(key), str):
             router[key] = str(folder / Path(router[key]).expanduser())
-    for engine in (one for name in ("engine", "judge") if isinstance(of := data.get(name), list) for one in of):
-        for key in ("base", "socket", "key", "python"):
-            if isinstance(engine, dict) and isinstance(engine.get(key), str):
-                engine[key] = str(folder / Path(engine[key]).expanduser())
+    own = ("base", "socket", "key", "python")
+    for table, keys in {"engine": own, "judge": own, "base": ("path",)}.items():
+        for entry in found if isinstance(found := data.get(table), list) else []:
+            for key in keys:
+                if isinstance(entry, dict) and isinstance(entry.get(key), str):
+                    entry[key] = str(folder / Path(entry[key]).expanduser())
 
 
 def _place(problem: Any) -> tuple[str | int, ...]:

@@ -7,6 +7,7 @@ an engine *is* that router or engine; a pid written in a file never is.
 import errno
 import fcntl
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -67,12 +68,8 @@ class StateFolder:
         """Canary records known here, so that proof does not need the hub."""
         self.inputs = self._shared / "inputs"
         """Datasets and suites that jobs were given, by digest."""
-        self.evaluation_socket = root / "evaluation.sock"
-        """Where the executor of an evaluation asks an engine."""
-        self.teacher_socket = root / "teacher.sock"
-        """Where the executor of a distillation asks the engine that serves the teacher."""
-        self.source_sockets = tuple(root / f"source{number}.sock" for number in range(9))
-        """Where the executor of a generate job asks for each of its sources, and its judge."""
+        self.doors = root / "doors"
+        """Sockets where executors ask engines."""
         self.jobs = self._shared / "jobs"
         """Folders of the attempts at jobs."""
         self.checkpoints = self._shared / "checkpoints"
@@ -94,6 +91,10 @@ class StateFolder:
         """The releases that the engine's present lifetime may be asked for."""
         return self.engine(name) / "ready.json"
 
+    def door(self, attempt: str, engine: str) -> Path:
+        """Where the executor of an attempt asks one of its engines: short, as paths of sockets have to be."""
+        return self.doors / hashlib.sha256(f"{attempt} {engine}".encode()).hexdigest()[:12]
+
     def release(self, adapter: str) -> Path:
         """Folder of an adapter's files, by adapter digest."""
         return self.releases / adapter
@@ -107,7 +108,7 @@ class StateFolder:
 
         Raises: AgentError: `state_unusable`, when one cannot be made or is no folder of ours.
         """
-        shared = (self._shared, self.jobs, self.inputs, self.releases, self.merged, self.checkpoints)
+        shared = (self._shared, self.doors, self.jobs, self.inputs, self.releases, self.merged, self.checkpoints)
         for path in (self.root, self.router, self.root / "engines", self.canaries, self.ledger, *shared):
             make_private(path, 0o010 if user is not None and path in shared else 0)
         if user is not None:

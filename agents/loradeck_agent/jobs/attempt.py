@@ -34,6 +34,7 @@ class Attempt(Wire):
     job: JobAssignment
     pid: int | None = None
     started: int | None = Field(None, description="start time of the process, kernel ticks")
+    gpus: tuple[str, ...] = Field((), description="UUIDs of the GPUs that are reserved for it")
     sent: int = Field(0, description="bytes of the event file that the hub has acknowledged")
     seq: int = Field(-1, description="highest seq of them")
     ended: bool = Field(False, description="the terminal event was sent")

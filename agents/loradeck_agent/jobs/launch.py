@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from loradeck.rules.serving.gpu_reservation import world_sizes
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     EngineDoor,
@@ -26,14 +25,12 @@ from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser
 from loradeck_agent.jobs.backend import Backend
 from loradeck_agent.jobs.executor import Executor
-from loradeck_agent.jobs.gpus import visible_gpus
 from loradeck_agent.jobs.local_processes import LocalProcesses
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.checkpoints import CheckpointStore
 from loradeck_agent.store.fetch import as_agent_error
 from loradeck_agent.store.inputs import InputStore
 from loradeck_agent.store.releases import ReleaseStore
-from loradeck_agent.telemetry.sampler_watch import Telemetry
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,6 @@ class Launcher:
     checkpoints: CheckpointStore
     threads: int
     user: JobUser | None = None
-    telemetry: Telemetry | None = None
-    gpus: tuple[str, ...] = ()
-    """UUIDs of the GPUs that the node's configuration gives to jobs."""
     judges: Mapping[str, JudgeAddress] = field(default_factory=dict)
     """Addresses of models elsewhere that judge, by the names that gates call them."""
     harnesses: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -90,13 +84,16 @@ class Launcher:
         self,
         job: JobAssignment,
         executor: Executor,
+        devices: str | None = None,
         engine: EngineDoor | None = None,
         teacher: EngineDoor | None = None,
         doors: dict[str, EngineDoor] | None = None,
     ) -> None:
-        """Fetches what the job reads, by digest, and starts its executor. `engine`: that an evaluation asks.
+        """Fetches what the job reads, by digest, and starts its executor.
 
-        Raises: AgentError: `unknown_base`, `bad_job`, `gpus_taken`, or why an input could not be had.
+        `devices`: UUIDs of the GPUs that it sees, with commas; None: any. `engine`: that an evaluation asks.
+
+        Raises: AgentError: `unknown_base`, `bad_job`, or why an input could not be had.
         """
         executor.folder.write(executor.attempt)
         spec, folder = job.spec, executor.folder
@@ -153,16 +150,6 @@ class Launcher:
             with as_agent_error(folder.path):
                 for path in (*map(Path, inputs.values()), *base_here):
                     await asyncio.to_thread(self.user.may_read, path)
-        devices, processes = None, None
-        if self.telemetry is not None:
-            sizes: tuple[int, ...] = ()
-            if isinstance(spec, ProveSpec):
-                sizes = (1,)
-            elif isinstance(spec, TrainSpec):
-                sizes = world_sizes(spec.processes, spec.pieces, resumed=job.checkpoint is not None)
-            configs = [engine.config for engine in self.engines]
-            devices = await visible_gpus(sizes, self.telemetry, configs, self.gpus)
-            processes = len(devices.split(",")) if devices else None
         await asyncio.to_thread(self.checkpoints.begin, job.id)
         await executor.start(
             spec.kind,
@@ -185,7 +172,7 @@ class Launcher:
                 checkpoints=str(self.checkpoints.folder(job.id)),
                 held_out=job.held_out,
                 threads=self.threads,
-                processes=processes,
+                processes=len(devices.split(",")) if devices else None,
             ),
             devices,
         )

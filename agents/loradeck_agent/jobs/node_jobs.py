@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loradeck.rules.serving.gpu_reservation import gpu_counts
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.jobs import (
     TERMINAL,
@@ -44,6 +45,7 @@ from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher, base_of
 from loradeck_agent.jobs.prepare import prepare, up_with_base
 from loradeck_agent.jobs.results import Results
+from loradeck_agent.jobs.room import Room
 from loradeck_agent.serving.engine_api import Canaries, EngineAddress, EngineApi
 from loradeck_agent.serving.engine_relay import EngineRelay, address_relay
 from loradeck_agent.serving.engine_schedule import EngineSchedule
@@ -103,17 +105,13 @@ class Jobs:
     results: Results
     send: Callable[[JobEvent | JobLog], Awaitable[bool]]
     backend: Backend
-    at_once: int = 1
-    """Executors that this node starts, or submits, at once."""
+    room: Room = field(default_factory=Room)
     hub_reads: int = 0
     """The level of reports that the hub reads which is followed; see `schemas.jobs.RECIPES`."""
     _running: dict[str, _Running] = field(default_factory=dict)
     _terminals: dict[str, _SentEvent] = field(default_factory=dict)
     _linked: asyncio.Event = field(default_factory=asyncio.Event)
     _asides: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self._turn = asyncio.Semaphore(self.at_once)
 
     # ---- from the hub --------------------------------------------------------------------------------------
 
@@ -177,6 +175,7 @@ class Jobs:
         await asyncio.wait([held.task])
         if held.executor is not None:
             await held.executor.workload.end()
+            await self.room.left(held.executor)
 
     def noted(self, job: str, lease: int, seq: int) -> None:
         """The hub has acknowledged an event."""
@@ -289,13 +288,13 @@ class Jobs:
         try:
             asked = self._asked(job, executor) if self.engines else nullcontext()  # a submit host has none to ask
             async with (
-                self._turn,
+                self.room.taken(executor, gpu_counts(job.spec, resumed=job.checkpoint is not None)) as devices,
                 asked as engine,
                 self._teacher(job, executor) as teacher,
                 self._sources(job, executor) as doors,
             ):
                 if not executor.started:
-                    await self.launcher.launch(job, executor, engine, teacher, doors)
+                    await self.launcher.launch(job, executor, devices, engine, teacher, doors)
                 terminal = await self._tail(running, executor)
             event, result = await self.results.outcome(job, executor, terminal)
         except asyncio.CancelledError as cancelled:
@@ -329,15 +328,23 @@ class Jobs:
         """
         ref, spec = job.release, job.spec
         asks = isinstance(spec, TrainSpec) or (isinstance(spec, EvaluateSpec | LeakSpec) and not spec.offline)
-        if asks and executor.started:  # by an agent of before, perhaps one that had no engine asked
-            asks = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes()).engine is not None
+        socket = self._door(executor, "engine")
         base = spec.base if isinstance(spec, TrainSpec) else ref.release.served_base if ref is not None else None
-        if not asks or base is None:
+        if not asks or base is None or socket is None:
             return nullcontext()
         if isinstance(spec, TrainSpec) and not executor.started:  # else the engines may not have said their bases yet
-            base_of(self.engines, base)
-        socket = self.folder.evaluation_socket
+            base_of(self.engines, base, self.launcher.bases)
+            if base in self.launcher.bases:
+                return nullcontext()
         return self._opened(executor, partial(self._listening, base, ref, job.canaries, socket))
+
+    def _door(self, executor: Executor, name: str) -> Path | None:
+        """Where an executor asks an engine; None: it was begun, perhaps by an agent of before, and told of none."""
+        if not executor.started:
+            return self.folder.door(executor.folder.path.name, name)
+        told = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes())
+        door = {"engine": told.engine, "teacher": told.teacher, **told.doors}.get(name)
+        return Path(door.socket) if door is not None else None
 
     def _teacher(self, job: JobAssignment, executor: Executor) -> AbstractAsyncContextManager[EngineDoor | None]:
         """Opens the engine that serves a distillation's teacher, where the job asks it; gives None to other jobs."""
@@ -346,7 +353,9 @@ class Jobs:
             return nullcontext()
         release = Release(tenant=spec.tenant, form=Form.BASE, base=spec.distillation.teacher, label="base")
         ref = ReleaseRef(id=release.id, release=release, label=release.label)
-        return self._opened(executor, partial(self._listening, release.base, ref, (), self.folder.teacher_socket))
+        if (socket := self._door(executor, "teacher")) is None:
+            return nullcontext()
+        return self._opened(executor, partial(self._listening, release.base, ref, (), socket))
 
     @asynccontextmanager
     async def _opened(
@@ -402,13 +411,18 @@ class Jobs:
         Raises: AgentError: no engine here has the base of one up, or it cannot be made ready in it; `unknown_judge`, or
             why its key cannot be read.
         """
-        doors, sockets = dict[str, EngineDoor](), iter(self.folder.source_sockets)
-        ways = {ref.id: partial(self._listening, ref.release.served_base, ref, (), next(sockets)) for ref in job.asked}
+        doors = dict[str, EngineDoor]()
+        ways: dict[str, Callable[[Path], AbstractAsyncContextManager[EngineDoor]]] = {
+            ref.id: partial(self._listening, ref.release.served_base, ref, ()) for ref in job.asked
+        }
         if isinstance(job.spec, JudgeSpec) and job.spec.judge.address is not None:
-            ways[job.spec.judge.digest] = partial(self._judge, job.spec.judge.address, next(sockets))
+            ways[job.spec.judge.digest] = partial(self._judge, job.spec.judge.address)
         async with AsyncExitStack() as opened:
             for name, listening in ways.items():
-                if (door := await opened.enter_async_context(self._opened(executor, listening))) is not None:
+                if (socket := self._door(executor, name)) is None:
+                    continue
+                opening = self._opened(executor, partial(listening, socket))
+                if (door := await opened.enter_async_context(opening)) is not None:
                     doors[name] = door
             yield doors
 

@@ -135,6 +135,7 @@ async def answering(
         yield
     finally:
         server.close()
+        _gone(address)
         for task in asking:
             task.cancel()
 
@@ -149,9 +150,13 @@ async def _said(line: bytes, answer: Callable[[EngineQuestion], Awaitable[Engine
         return EngineAnswer(error=error.sentence[:1000], again=again)
 
 
+def _gone(address: Path) -> None:
+    address.unlink(missing_ok=True)
+
+
 def _bound(address: Path, user: JobUser | None) -> socket.socket:
     """A socket at an address that only the agent's user reaches, or this one. What lies there is of an earlier job."""
-    address.unlink(missing_ok=True)
+    _gone(address)
     made = socket.socket(socket.AF_UNIX)
     made.bind(str(address))
     address.chmod(0o600)

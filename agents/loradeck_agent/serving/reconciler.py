@@ -89,7 +89,7 @@ class Reconciler:
     acks: AckBoard
     demand: Demand = field(default_factory=Demand)
     _prepared: dict[str, tuple[ReleaseRef, float]] = field(default_factory=dict)
-    _evaluated: dict[str, ReleaseRef] = field(default_factory=dict)
+    _evaluated: list[ReleaseRef] = field(default_factory=list)
     """Releases that an evaluation asks, which give way to everything that is served or prepared."""
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class Reconciler:
         )
         evaluated = (
             unmoved(tenant=ref.release.tenant, route="evaluated", beneath=(ref,), residency=cold)
-            for ref in self._evaluated.values()
+            for ref in self._evaluated
         )
         return (*self.table.named(), *prepared, *evaluated)
 
@@ -420,11 +420,11 @@ class Reconciler:
     @contextlib.contextmanager
     def evaluating(self, ref: ReleaseRef) -> Iterator[None]:
         """Keeps a release that an evaluation asks, where nothing else needs its slot."""
-        self._evaluated[ref.id] = ref
+        self._evaluated.append(ref)
         try:
             yield
         finally:
-            del self._evaluated[ref.id]
+            self._evaluated.remove(ref)
 
     async def make_ready(
         self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, *, keep: bool = True

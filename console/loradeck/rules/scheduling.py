@@ -1,9 +1,10 @@
-"""Scheduling of jobs: their order, whether a node has the memory, and whether a failed attempt is repeated."""
+"""Scheduling of jobs: their order, what a node lacks for one, and whether a failed attempt is repeated."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from loradeck.rules.serving.gpu_reservation import failing
+from loradeck.rules.serving.gpu_reservation import emptiest_first, failing, gpu_counts
 from loradeck.schemas.jobs import CRASHES, MOVED_ON, Job
+from loradeck.schemas.link import JobRoom
 from loradeck.schemas.telemetry import Gpu, Host
 
 ATTEMPTS = 3
@@ -18,22 +19,53 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: (-job.priority, job.created_ms, job.id))
 
 
-def has_memory(need_gb: float | None, host: Host | None, gpus: Iterable[Gpu]) -> bool:
-    """Tells whether `need_gb` (GB of 10^9 bytes) is free: on one GPU if the node has GPUs, else on the host.
+def shortage(job: Job, given: Sequence[Job], room: JobRoom | None, host: Host | None, gpus: Sequence[Gpu]) -> str:
+    """Says what a node that has been given jobs lacks for another one beside them; '': nothing.
 
-    A GPU that fails gets no job, and a node whose GPUs all fail gets none either. Memory that a node did not report
-    counts as absent. None needs no memory.
+    A job that has begun there is in the node's figures; what one is yet to take, or to grow into, is counted here. The
+    memory that a job asks for (GB of 10^9 bytes) must be free on each GPU that it gets, or on the host where it gets
+    none. A GPU that fails gets no job, and a node whose GPUs all fail gets none either. Memory that a node did not
+    report counts as absent.
+
+    Args:
+        given: the jobs that the node was given and that are not over.
+        room: None: the node runs one job at a time.
     """
-    gpus = tuple(gpus)
-    if gpus and all(failing(gpu) is not None for gpu in gpus):
-        return False
-    if need_gb is None:
-        return True
-    with_memory = [gpu for gpu in gpus if gpu.memory_total is not None]
-    free = [(gpu.memory_total or 0) - (gpu.memory_used or 0) for gpu in with_memory if failing(gpu) is None]
-    if not with_memory and host is not None:
-        free = [host.memory_total - host.memory_used]
-    return max(free, default=0) >= need_gb * 1e9
+    well = [gpu for gpu in gpus if failing(gpu) is None]
+    if gpus and not well:
+        return "all of its GPUs fail"
+    if room is None and given:
+        return "it runs one job at a time"
+    held = {hold.job: hold for hold in room.held} if room is not None else {}
+    counts = _gpu_counts(job) if gpus else ()
+    on_host = counts == () or all(gpu.memory_total is None for gpu in well)
+    if counts:
+        free = well if room is None else [gpu for gpu in well if gpu.uuid in room.gpus]
+        coming = sum(max(_gpu_counts(other), default=0) for other in given if other.id not in held)
+        left = emptiest_first(free)[coming:]
+        if len(left) < min(counts):
+            taken = room.taken if room is not None else ""
+            return f"{len(left)} of {min(counts)} GPUs are free" + (f"; {taken}" if taken else "")
+        last = left[min(counts) - 1]
+        free_bytes = (last.memory_total or 0) - (last.memory_used or 0)
+    else:
+        beside = [other for other in given if not (gpus and _gpu_counts(other))]
+        if room is not None and len(beside) >= room.at_once:
+            return f"no more than {room.at_once} such at once"
+    if job.memory_gb is None:
+        return ""
+    if on_host:
+        promised = sum(
+            max((other.memory_gb or 0) * 1e9 - (held[other.id].memory_bytes if other.id in held else 0), 0)
+            for other in given
+            if not (gpus and _gpu_counts(other))
+        )
+        free_bytes = round(host.memory_total - host.memory_used - promised) if host is not None else 0
+    return "" if free_bytes >= job.memory_gb * 1e9 else f"{job.memory_gb:g} GB of memory are not free"
+
+
+def _gpu_counts(job: Job) -> tuple[int, ...]:
+    return gpu_counts(job.spec, resumed=job.checkpoint is not None)
 
 
 def counts(*, drained: bool, began: int, reached: int) -> bool:

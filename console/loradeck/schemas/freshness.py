@@ -21,7 +21,7 @@ Why = Annotated[Reason, Field(min_length=1)]
 
 
 class TrainingFreeze(Strict):
-    """A time in which none of a tenant's train jobs is begun, or none on data of one source."""
+    """A time in which none of a tenant's train and generate jobs is begun, or none on data of one source."""
 
     from_ms: Time
     until_ms: Time | None = Field(None, description="None: until it is lifted, as a legal hold is")

@@ -341,9 +341,11 @@ class JobRequest(Strict):
     spec: JobSpec
     labels: dict[str, str] = Field(default_factory=dict, description="labels the node must carry")
     priority: int = Field(0, ge=-100, le=100, description="higher goes first, then the older")
-    memory_gb: float | None = Field(None, gt=0, description="GB that must be free on one GPU, or on a host without one")
+    memory_gb: float | None = Field(
+        None, gt=0, description="GB that must be free on each GPU that it gets, or on the host if none"
+    )
     idempotency_key: str | None = None
-    override: Reason = added("", "train: why it is queued although training is frozen")
+    override: Reason = added("", "train, generate: why it is queued although training is frozen")
 
 
 class ExecutorEventType(StrEnum):

@@ -347,12 +347,36 @@ class Countersigned(Wire):
         return AuditHead(size=self.size, root=self.root)
 
 
-class JobsBackend(Wire):
-    """The scheduler that runs a node's jobs: the node only submits them, and has no engine."""
+HERE = "node"
+"""`JobsBackend.system` of a node that runs its jobs itself."""
 
-    system: Line = Field(description="slurm")
-    at_once: Whole = Field(ge=1, le=1000, description="jobs that the node takes at once")
-    bases: tuple[Digest, ...] = Field((), max_length=64, description="those that jobs there may read")
+
+class JobsBackend(Wire):
+    """What runs a node's jobs, and on which bases that no engine there has: the node itself, or a scheduler.
+
+    A node that only submits to a scheduler has no engine.
+    """
+
+    system: Line = Field(description="node, slurm")
+    at_once: Whole = Field(ge=1, le=1000, description="jobs that the node takes at once; node: see `JobRoom`")
+    bases: tuple[Digest, ...] = Field((), max_length=64, description="those that jobs there may read without an engine")
+
+
+class JobHold(Wire):
+    """What a job that has begun holds of its node."""
+
+    job: Line
+    gpus: tuple[Line, ...] = Field((), max_length=64, description="UUIDs of those that are reserved for it")
+    memory_bytes: Whole = Field(0, description="of the host, in its processes: what is theirs alone, and shared memory")
+
+
+class JobRoom(Wire):
+    """What a node that runs its jobs itself has for a further one. Jobs on GPUs count by their GPUs alone."""
+
+    at_once: Whole = Field(1, ge=1, le=1000, description="jobs without a GPU of their own that run at once")
+    gpus: tuple[Line, ...] = Field((), max_length=64, description="UUIDs of the GPUs that a job could be given now")
+    taken: Line = Field("", description="why the others cannot be given")
+    held: tuple[JobHold, ...] = Field((), max_length=1000)
 
 
 class Hello(Wire):
@@ -391,7 +415,7 @@ class Hello(Wire):
         dict, "versions of the libraries that training there uses, and of its GPUs' driver, by name", max_length=16
     )
     recipes: Whole = added(0, "level of the recipes it reads; see `schemas.jobs.RECIPES`")
-    backend: JobsBackend | None = added(None, "what runs its jobs; None: the node itself, one at a time")
+    backend: JobsBackend | None = added(None, "what runs its jobs; None: the node itself, on the bases of its engines")
 
 
 class Ack(Wire):
@@ -437,6 +461,7 @@ class Report(Wire):
     scheduled: tuple[tuple[Line, Whole, Scheduled], ...] = added(
         (), "(job, lease, what its scheduler says) of the jobs at the node's backend", max_length=1000
     )
+    room: JobRoom | None = added(None, "for jobs; None: it runs one at a time, or none here, or cannot say yet")
 
 
 class Resync(Wire):

@@ -15,7 +15,7 @@ from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Label, Name, OfPointer, Role, Strict, Wire, added
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.judge import JUDGE, VERDICTS
-from loradeck.schemas.link import JobsBackend
+from loradeck.schemas.link import JobRoom, JobsBackend
 from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import AckLevel, AckState, EngineState
@@ -346,7 +346,8 @@ class NodeRow(Wire):
     )
     gateway: bool = added(False, "it has no engine, and sends callers on to nodes")
     jobs_as_agent: bool = added(False, "its jobs run as the agent's own user, and could read its token or key")
-    backend: JobsBackend | None = added(None, "the scheduler that runs its jobs; None: it runs them itself")
+    backend: JobsBackend | None = added(None, "what runs its jobs; None: the node itself, on the bases of its engines")
+    room: JobRoom | None = added(None, "what it has for jobs, and which of them holds what")
     training: str = added("", "whether training on it is proven, in a line; '': it cannot train, or does not say")
     proof: TrainingProof | None = added(None, "what the newest trial of training on it has measured")
     replicas: tuple[NodeReplica, ...]

@@ -36,7 +36,7 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.judge import SuiteJudge
 from loradeck.schemas.judge_report import JudgeReport
-from loradeck.schemas.link import Ack, Hello, JobEvent, JobLog
+from loradeck.schemas.link import Ack, Hello, JobEvent, JobLog, JobsBackend
 from loradeck.schemas.manifest import (
     BaseManifest,
     DatasetManifest,
@@ -332,25 +332,58 @@ async def test_a_newer_lease_replaces_the_attempt_that_runs(
     assert len([pid for pid in node.pids() if pid not in (node.router_pid, node.engine_pid)]) == 0
 
 
-async def test_an_agent_that_was_killed_takes_its_running_executor_up_again(
-    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+async def test_an_agent_that_was_killed_takes_its_running_executors_up_again_and_a_cancel_ends_the_one_that_it_names(
+    stopped: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
 ) -> None:
-    await hub.give(train(base_digest, dataset, "waits"))
-    await started(hub)
+    node = stopped
+    with node.config.open("a") as file:
+        file.write("[jobs]\nat_once = 2\n")
+    node.start()
+    await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
+    for job in ("j1", "j2"):
+        await hub.give(train(base_digest, dataset, "waits", job=job))
+        await started(hub, job)
     executors = [pid for pid in node.pids() if pid not in (node.router_pid, node.engine_pid)]
+    assert len(executors) == len([*node.state.doors.iterdir()]) == 2, "each asks the engine by a door of its own"
     await node.end_agent(signal.SIGKILL)
     heard = len(hub.heard)
     node.start()
     hello = await hub.wait(Hello, after=heard)
-    assert hello.jobs == (("j1", 1),)
-    await hub.wait(JobEvent, lambda e: e.event.type is ExecutorEventType.PROGRESS, after=heard)
+    assert sorted(hello.jobs) == [("j1", 1), ("j2", 1)]
+    for job in ("j1", "j2"):
+        await hub.wait(JobEvent, lambda e, job=job: e.job == job and e.event.type.value == "progress", after=heard)
     assert [pid for pid in node.pids() if pid not in (node.router_pid, node.engine_pid)] == executors
+    room = (await hub.report(lambda report: report.room is not None and len(report.room.held) == 2)).room
+    assert room is not None
+    assert room.at_once == 2
+    assert all(hold.memory_bytes > 1_000_000 for hold in room.held)
+    await hub.cancel("j2", 1)
+    cancelled = await hub.job_end("j2")
+    assert (cancelled.event.type, cancelled.event.code) == (ExecutorEventType.PREEMPTED, "cancelled")
+    assert len([pid for pid in node.pids() if pid in executors]) == 1
     (node.state.jobs / "j1-1" / "go").touch()
     end = await hub.job_end("j1")
     assert end.event.type is ExecutorEventType.FINISHED, end
     assert len(hub.versions) == 1
-    steps = [e.event.seq for e in hub.of(JobEvent)]
+    assert not [*node.state.doors.iterdir()]
+    steps = [e.event.seq for e in hub.of(JobEvent) if e.job == "j1"]
     assert sorted(set(steps)) == list(range(max(steps) + 1)), "no event is missing"
+
+
+async def test_a_node_without_an_engine_trains_on_a_base_that_its_configuration_names(
+    stopped: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    text = stopped.config.read_text()
+    stopped.config.write_text(text[: text.index("[[engine]]")] + f'[[base]]\npath = "{stopped.base}"\n')
+    stopped.start()
+    hello = await hub.wait(Hello)
+    assert hello.backend == JobsBackend(system="node", at_once=1, bases=(base_digest,))
+    assert hello.replicas == ()
+    await hub.give(train(base_digest, dataset, "good"))
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert [version.manifest.base for version in hub.versions] == [base_digest]
+    assert stopped.engine_pid is None
 
 
 async def test_a_job_that_ended_while_no_agent_ran_is_reported_by_the_next(

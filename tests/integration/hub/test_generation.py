@@ -10,7 +10,7 @@ from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_erasure import execution, plan
-from tests.integration.hub.test_ledger import HUMAN, MODEL, dataset, row, training
+from tests.integration.hub.test_ledger import HUMAN, MODEL, dataset, frozen, row, training
 
 from loradeck.artifacts.rows.barred_rows import row_digest
 from loradeck.rules.data.synthetic import share
@@ -197,3 +197,13 @@ async def test_a_job_waits_for_a_node_that_serves_all_of_its_sources(acme: Deck,
     assigned = await until(lambda: second.jobs.get(submitted["id"]), "assigned")
     assert ({ref.id for ref in assigned.asked}, agent.jobs) == ({ALONE, OTHER}, {})
     await second.leave()
+
+
+async def test_a_freeze_of_training_holds_the_rows_that_are_to_be_trained_on_too(acme: Deck, join: Join) -> None:
+    people = await dataset(acme, [row(1, source="crm")], name="people")
+    await frozen(acme, {"from_ms": 0, "source": "crm", "reason": "legal hold"})
+    asked = {"spec": recipe(people)}
+    problem = await acme.refused(409, "training_frozen", "POST", "jobs", asked)
+    assert problem.detail == "legal hold"
+    job = await acme.ok("POST", "jobs", asked | {"override": "the court has agreed"})
+    assert job["override"] == "the court has agreed"

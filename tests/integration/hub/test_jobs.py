@@ -32,7 +32,7 @@ from loradeck.schemas.jobs import (
     TrainSpec,
 )
 from loradeck.schemas.judge_report import JudgedItem, JudgeReport
-from loradeck.schemas.link import JobCancel, JobLog, JobNoted, Report
+from loradeck.schemas.link import JobCancel, JobHold, JobLog, JobNoted, JobRoom, Report
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
@@ -301,6 +301,32 @@ async def test_a_node_does_one_job_at_a_time_and_the_next_when_it_is_over(deck: 
     await until(lambda: agent.jobs.get(second["id"]), "the second is assigned")
     failed = await job(deck, first["id"])
     assert (failed["state"], failed["code"], failed["message"]) == ("failed", "diverged", "loss is NaN")
+
+
+async def test_jobs_run_beside_each_other_as_far_as_their_node_has_room_and_a_cancel_names_one(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    agent.room = JobRoom(at_once=2)
+    await agent.report()
+    await until(lambda: deck.hub.fleet.nodes["n1"].room, "its room is known")
+    first, second, third = [(await train(deck))["id"] for _ in range(3)]
+    await until(lambda: agent.jobs.keys() == {first, second}, "both are given")
+    deck.hub.queue.assign()
+    assert (await job(deck, third))["state"] == "queued"
+    agent.room = JobRoom(at_once=2, held=(JobHold(job=first), JobHold(job=second)))
+    await agent.report()
+    await until(lambda: deck.hub.fleet.nodes["n1"].room == agent.room, "what they hold is known")
+    (shown,) = await deck.ok("GET", "nodes")
+    assert [hold["job"] for hold in shown["room"]["held"]] == [first, second]
+    assigned = agent.jobs[second]
+    await deck.ok("POST", f"jobs/{second}/cancel")
+    await until(lambda: agent.jobs.keys() == {first}, "the node was told which")
+    await agent.say(assigned, ExecutorEventType.PREEMPTED, code="cancelled")
+    await until(lambda: third in agent.jobs, "the third has its place")
+    assert (await job(deck, first))["state"] == "assigned"
 
 
 async def test_a_job_of_higher_priority_goes_first_and_one_that_fits_nowhere_holds_up_nobody(

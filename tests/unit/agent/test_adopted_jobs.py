@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,9 +30,10 @@ def up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise AgentError("no_replica", "no engine of this node runs the release's base")
         return [base]
 
-    asked = SimpleNamespace(model_validate_json=lambda text: SimpleNamespace(engine="gpu-01"))
-    monkeypatch.setattr(module, "ExecutorSpec", asked)
-    monkeypatch.setattr(module, "base_of", lambda engines, base: None)
+    engine, teacher = SimpleNamespace(socket="ask.sock"), SimpleNamespace(socket="teacher.sock")
+    told = SimpleNamespace(engine=engine, teacher=teacher, doors={})
+    monkeypatch.setattr(module, "ExecutorSpec", SimpleNamespace(model_validate_json=lambda text: told))
+    monkeypatch.setattr(module, "base_of", lambda engines, base, own: None)
     monkeypatch.setattr(module, "up_with_base", up_with_base)
     monkeypatch.setattr(module, "REOPEN_S", 0)
     monkeypatch.setattr(module, "_door", lambda engine, socket: f"{engine[0]} at {socket}")
@@ -64,8 +66,9 @@ def asks(which: str, *, started: bool) -> Any:
     }[which]
     ref = SimpleNamespace(release=SimpleNamespace(served_base=BASE))
     jobs = Jobs.__new__(Jobs)
-    jobs.folder = SimpleNamespace(evaluation_socket="ask.sock", teacher_socket="teacher.sock")  # type: ignore[assignment]
-    jobs.engines, jobs.reconciler, jobs.launcher = (), None, SimpleNamespace(user=None)  # type: ignore[assignment]
+    jobs.folder = SimpleNamespace(door=lambda attempt, engine: f"{attempt} {engine}")  # type: ignore[assignment]
+    jobs.engines, jobs.reconciler = (), None  # type: ignore[assignment]
+    jobs.launcher = SimpleNamespace(user=None, bases={})  # type: ignore[assignment]
     job: Any = SimpleNamespace(id="j1", release=ref, spec=spec, canaries=())
     path = SimpleNamespace(name="j1-1")
     executor: Any = SimpleNamespace(
@@ -93,7 +96,7 @@ async def test_a_job_that_was_begun_goes_on_while_its_engine_is_down_and_may_ask
         assert opened.empty()
         assert len(caplog.records) == 1, "a training may go on for days"
         up.append(base)
-        assert await asyncio.wait_for(opened.get(), 5) == (base, socket)
+        assert await asyncio.wait_for(opened.get(), 5) == (base, Path(socket))
 
 
 @pytest.mark.parametrize("which", ["train", "evaluate", "distil"])
@@ -108,5 +111,5 @@ async def test_a_job_that_begins_gets_the_door_of_its_engine(
 ) -> None:
     up.append(TEACHER)
     async with asks("distil", started=False) as door:
-        assert door == "c at teacher.sock"
-    assert opened.get_nowait() == (TEACHER, "teacher.sock")
+        assert door == "c at j1-1 teacher"
+    assert opened.get_nowait() == (TEACHER, "j1-1 teacher")

@@ -74,6 +74,15 @@ def test_what_jobs_of_a_submit_host_read_and_write_lies_in_its_scratch_and_its_l
             load(tmp_path, text + wrong)
 
 
+def test_bases_for_jobs_alone_are_folders_that_are_there(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD.partition("[[engine]]")[0] + '[[base]]\npath = "b"\n')
+    assert config.job_bases == (tmp_path / "b",)
+    with pytest.raises(ConfigError, match="base_missing"):
+        config.check_engines()
+    (tmp_path / "b").mkdir()
+    config.check_engines()
+
+
 def test_several_hubs_are_named_in_one_list(tmp_path: Path) -> None:
     one = load(tmp_path, GOOD)
     two = load(tmp_path, GOOD.replace('"http://127.0.0.1:7400"', '["https://a.example", "https://b.example/"]'))

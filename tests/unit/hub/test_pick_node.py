@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from loradeck.hub.fleet.node import Node
-from loradeck.hub.jobs.queue import pick_node, too_old
+from loradeck.hub.jobs.queue import pick_node, why_waits
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     LATER,
@@ -24,10 +23,10 @@ from loradeck.schemas.jobs import (
     ProveSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import JobsBackend, Replica
+from loradeck.schemas.link import JobRoom, JobsBackend, Replica
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.replica_state import EngineState
-from loradeck.schemas.telemetry import Host
+from loradeck.schemas.telemetry import Gpu, Host
 
 BASE = "b" * 64
 
@@ -44,7 +43,8 @@ def job(**more: Any) -> Job:
 
 
 def picked(job: Job, *nodes: Node, busy: Sequence[str] = (), before: str | None = None) -> str | None:
-    found = pick_node(job, BASE, nodes, Counter(busy), before)
+    given = {name: [job.model_copy(update={"id": f"{name}-{n}"}) for n in range(busy.count(name))] for name in busy}
+    found = pick_node(job, BASE, nodes, given, before)
     return found.name if found else None
 
 
@@ -83,12 +83,39 @@ def test_a_submit_host_takes_so_many_jobs_at_once_of_the_bases_that_it_names_and
     assert picked(offline, host, busy=["login"]) == "login"
     assert picked(offline, host, busy=["login", "login"]) is None
     assert picked(job(), host) is None, "it asks an engine"
-    assert pick_node(offline, "e" * 64, [host], Counter(), None) is None
+    assert pick_node(offline, "e" * 64, [host], {}, None) is None
     distils: dict[str, Any] = {"tenant": "acme", "name": "n", "base": BASE, "datasets": ("d" * 64,), "method": "distil"}
     for teacher, way, to in (("c", "logits", "login"), ("e", "logits", None), ("c", "top", None)):
         settings = {"teacher": teacher * 64, "licence": "MIT", "way": way}
         spec = TrainSpec(**distils, distillation=settings, decision=DecisionRecord(why_weights="it has to be"))  # type: ignore[arg-type]
         assert picked(job().model_copy(update={"spec": spec}), host) == to
+
+
+def test_a_node_without_an_engine_gets_jobs_on_the_bases_that_it_names_beside_each_other() -> None:
+    here = Node("trainer", recipes=RECIPES, backend=JobsBackend(system="node", at_once=1, bases=(BASE,)))
+    spec = TrainSpec.model_validate(
+        {"tenant": "acme", "name": "n", "base": BASE, "datasets": ["d" * 64], "decision": {"why_weights": "x"}}
+    )
+    trains = job().model_copy(update={"spec": spec, "kind": "train"})
+    assert picked(trains, here) == "trainer"
+    assert picked(trains, here, busy=["trainer"]) is None, "it has not said what room it has"
+    here.room = JobRoom(at_once=2)
+    assert picked(trains, here, busy=["trainer"]) == "trainer"
+    assert picked(trains, here, busy=["trainer"] * 2) is None
+    assert picked(job(), here) is None, "it asks an engine"
+    assert pick_node(trains, "e" * 64, [here], {}, None) is None
+    proves = job().model_copy(update={"spec": ProveSpec(node="trainer", base=BASE), "kind": "prove"})
+    assert picked(proves, here) == "trainer"
+
+
+def test_a_job_says_what_holds_the_gpus_that_it_waits_for_where_that_is_no_other_job() -> None:
+    gpu = Gpu(index=0, uuid="GPU-0", name="H100", memory_used=0, memory_total=80)
+    full = node("n1", recipes=RECIPES, room=JobRoom(taken="GPU-0: engine e0"))
+    full.gpus_json = TypeAdapter(tuple[Gpu, ...]).dump_json((gpu,))
+    waiting = job().model_copy(update={"spec": ProveSpec(node="n1", base=BASE), "kind": "prove"})
+    assert picked(waiting, full) is None
+    assert why_waits(waiting, BASE, [full], {}) == "waits: n1: 0 of 1 GPUs are free; GPU-0: engine e0"
+    assert why_waits(waiting, BASE, [full], {"n1": [waiting]}) == "", "it waits for that one"
 
 
 def test_a_trial_of_training_goes_to_its_own_node_also_where_that_is_cordoned_until_it_is_proven() -> None:
@@ -178,5 +205,5 @@ def test_a_job_that_an_older_agent_cannot_read_waits_for_a_newer_one_and_says_so
     assert picked(waiting, old, new) == ("n3" if level else "n1")
     assert picked(waiting, old, older) == (None if level else "n1")
     said = "waits for a newer agent: those of n1, n2 cannot read it"
-    assert too_old(waiting, BASE, [older, old, node("n4", cordoned=True)]) == (said if level else "")
-    assert too_old(waiting, BASE, [old, new]) == "", "it waits for n3, which is busy"
+    assert why_waits(waiting, BASE, [older, old, node("n4", cordoned=True)], {}) == (said if level else "")
+    assert why_waits(waiting, BASE, [old, new], {"n3": [job()]}) == "", "it waits for n3, which is busy"

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from loradeck.rules.scheduling import has_memory
-from loradeck.rules.serving.gpu_reservation import MEMORY_ERRORS, NoFreeGpu, failing, faults, reserved, world_sizes
+from loradeck.rules.serving.gpu_reservation import (
+    MEMORY_ERRORS,
+    Holders,
+    NoFreeGpu,
+    failing,
+    faults,
+    reserved,
+    world_sizes,
+)
 from loradeck.schemas.telemetry import Gpu, GpuProcess
 
 
@@ -17,22 +26,22 @@ def gpu(name: str, used: int = 0, pids: tuple[int, ...] = (), **more: object) ->
 
 def test_a_job_gets_the_emptiest_gpus_that_nothing_uses() -> None:
     gpus = [gpu("a", 5), gpu("b", 1), gpu("c", 3)]
-    assert reserved(gpus, (1,), engines={}, running=()) == ("b",)
-    assert reserved(gpus, (2,), engines={"b": "vllm"}, running=()) == ("c", "a")
+    assert reserved(gpus, (1,), Holders({}, ())) == ("b",)
+    assert reserved(gpus, (2,), Holders({"b": "vllm"}, ())) == ("c", "a")
 
 
 def test_an_engine_and_a_job_share_a_gpu_only_where_the_node_says_so() -> None:
     gpus = [gpu("a", 70, pids=(7,)), gpu("b", 60, pids=(8,)), gpu("c")]
-    found = {"engines": {"c": "vllm"}, "running": (7, 8)}
+    found = Holders({"c": "vllm"}, (7, 8))
     with pytest.raises(NoFreeGpu, match="0 of 1 GPUs are free; a: process 7; b: process 8; c: engine vllm"):
-        reserved(gpus, (1,), **found)
-    assert reserved(gpus, (1,), shared=("a", "b"), **found) == ("b",)
+        reserved(gpus, (1,), found)
+    assert reserved(gpus, (1,), replace(found, shared=("a", "b"))) == ("b",)
     with pytest.raises(NoFreeGpu, match="c: not given to jobs"):
-        reserved(gpus, (3,), shared=("a", "b"), **found)
+        reserved(gpus, (3,), replace(found, shared=("a", "b")))
 
 
 def test_a_process_that_has_ended_since_holds_nothing() -> None:
-    assert reserved([gpu("a", pids=(7,))], (1,), engines={}, running=()) == ("a",)
+    assert reserved([gpu("a", pids=(7,))], (1,), Holders({}, ())) == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +51,8 @@ def test_a_gpu_that_fails_gets_no_job_even_where_the_node_gives_it_to_jobs(fault
     broken = gpu("a", **fault)
     assert failing(broken) == says
     with pytest.raises(NoFreeGpu, match=says):
-        reserved([broken], (1,), engines={}, running=(), shared=("a",))
-    assert reserved([broken, gpu("b", 70)], (1,), engines={}, running=()) == ("b",)
-    assert not has_memory(1e-8, None, (broken,))
-    assert not has_memory(None, None, (broken, broken)), "there is no other on this node"
-    assert has_memory(1e-8, None, (broken, gpu("b", 70)))
+        reserved([broken], (1,), Holders({}, (), ("a",)))
+    assert reserved([broken, gpu("b", 70)], (1,), Holders({}, ())) == ("b",)
 
 
 def test_a_fault_is_the_same_one_however_often_it_came() -> None:
@@ -62,6 +68,18 @@ def test_a_run_that_goes_on_takes_fewer_gpus_than_its_recipe_where_they_share_it
     assert world_sizes(4, 4, resumed=True) == (4, 2, 1)
     assert world_sizes(3, 6, resumed=True) == (3, 2, 1)
     gpus = [gpu("a"), gpu("b", 1), gpu("c", 2)]
-    assert reserved(gpus, (4, 2, 1), engines={}, running=()) == ("a", "b")
+    assert reserved(gpus, (4, 2, 1), Holders({}, ())) == ("a", "b")
     with pytest.raises(NoFreeGpu, match="3 of 4 GPUs are free"):
-        reserved(gpus, (4,), engines={}, running=())
+        reserved(gpus, (4,), Holders({}, ()))
+
+
+def test_a_gpu_is_one_jobs_until_it_ends_also_where_jobs_share_it_with_an_engine() -> None:
+    gpus = [gpu("a", 5, pids=(7,)), gpu("b", 1), gpu("c", xids=(79,))]
+    held = Holders({"a": "vllm"}, (7,), ("a", "b", "c"), {"b": "j1"})
+    assert reserved(gpus, (1,), held) == ("a",)
+    with pytest.raises(NoFreeGpu, match="1 of 2 GPUs are free; b: job j1; c: XID 79") as waits:
+        reserved(gpus, (2,), held)
+    assert waits.value.later, "j1 will end"
+    with pytest.raises(NoFreeGpu) as never:
+        reserved(gpus, (3,), held)
+    assert not never.value.later, "c fails"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.scheduling import ATTEMPTS, counts, has_memory, in_order, tried_again
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobState
+from loradeck.rules.scheduling import ATTEMPTS, counts, in_order, shortage, tried_again
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, TrainSpec
+from loradeck.schemas.link import JobHold, JobRoom
+from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.telemetry import Gpu, Host
 
 HOST = Host(cpu_percent=1.0, memory_used=6 * 10**9, memory_total=16 * 10**9, load1=0.1)
@@ -27,6 +29,20 @@ def test_the_highest_priority_goes_first_and_of_the_same_the_oldest() -> None:
     assert [each.id for each in in_order(jobs)] == ["high", "late", "old", "new", "low"]
 
 
+TRAINS = TrainSpec(
+    tenant="acme", name="n", base="b" * 64, datasets=("d" * 64,), decision=DecisionRecord(why_weights="it has to be")
+)
+
+
+def trains(name: str = "j", *, processes: int = 1, gb: float | None = None) -> Job:
+    spec = TrainSpec.model_validate({**TRAINS.model_dump(), "processes": processes, "batch": processes})
+    return job(name, 0, 1).model_copy(update={"spec": spec, "kind": "train", "memory_gb": gb})
+
+
+def evaluates(name: str = "j", gb: float | None = None) -> Job:
+    return job(name, 0, 1).model_copy(update={"memory_gb": gb})
+
+
 @pytest.mark.parametrize(
     ("need", "host", "gpus", "fits"),
     [
@@ -40,10 +56,60 @@ def test_the_highest_priority_goes_first_and_of_the_same_the_oldest() -> None:
         (5.0, HOST, (gpu(0, 0, None),), True),
     ],
 )
-def test_what_a_job_needs_must_be_free_on_one_gpu_or_on_a_host_without(
+def test_what_a_job_needs_must_be_free_on_its_gpu_or_on_a_host_without(
     need: float | None, host: Host | None, gpus: tuple[Gpu, ...], fits: bool
 ) -> None:
-    assert has_memory(need, host, gpus) is fits
+    assert (shortage(trains(gb=need), (), None, host, gpus) == "") is fits
+    ample = JobRoom(gpus=tuple(gpu.uuid for gpu in gpus))
+    assert (shortage(trains(gb=need), (), ample, host, gpus) == "") is fits
+
+
+def test_what_computes_on_no_gpu_needs_its_memory_on_the_host() -> None:
+    assert shortage(evaluates(gb=8), (), None, HOST, (gpu(0, 79.5, 80),)) == ""
+    assert shortage(evaluates(gb=12), (), None, HOST, (gpu(0, 0, 80),)) == "12 GB of memory are not free"
+
+
+def test_a_node_whose_gpus_all_fail_gets_no_job_and_one_that_fails_is_not_counted() -> None:
+    broken = gpu(0, 0, 80).model_copy(update={"xids": (79,)})
+    assert shortage(evaluates(), (), None, HOST, (broken,)) == "all of its GPUs fail"
+    assert shortage(trains(gb=30), (), None, HOST, (broken, gpu(1, 40, 80))) == ""
+    assert shortage(trains(gb=50), (), None, HOST, (broken, gpu(1, 40, 80))) != ""
+
+
+def test_an_agent_that_says_nothing_of_its_room_runs_one_job_at_a_time() -> None:
+    assert shortage(trains(), [evaluates("other")], None, HOST, (gpu(0, 0, 80), gpu(1, 0, 80))) != ""
+
+
+def test_jobs_run_beside_each_other_as_far_as_gpus_reach_and_those_without_by_their_number() -> None:
+    gpus = tuple(gpu(n, 0, 80) for n in range(3))
+    room = JobRoom(gpus=("g0", "g1", "g2"))
+    assert shortage(trains("b", processes=2), [trains("a")], room, HOST, gpus) == ""
+    two = [trains("a"), trains("b", processes=2)]
+    assert shortage(trains("c"), two, room, HOST, gpus) == "0 of 1 GPUs are free"
+    holds = JobHold(job="a", gpus=("g0",)), JobHold(job="b", gpus=("g1", "g2"))
+    begun = JobRoom(taken="g0: job a", held=holds)
+    assert shortage(trains("c"), two, begun, HOST, gpus) == "0 of 1 GPUs are free; g0: job a"
+    freed = begun.model_copy(update={"gpus": ("g0",), "held": begun.held[1:]})
+    assert shortage(trains("c"), two[1:], freed, HOST, gpus) == "", "b holds its two already"
+    assert shortage(evaluates("c"), two, begun, HOST, gpus) == ""
+    assert shortage(evaluates("d"), [*two, evaluates("c")], begun, HOST, gpus) == "no more than 1 such at once"
+    assert shortage(evaluates("d"), [*two, evaluates("c")], begun.model_copy(update={"at_once": 2}), HOST, gpus) == ""
+    assert shortage(trains("b"), [trains("a")], JobRoom(at_once=2), HOST, ()) == "", (
+        "there are no GPUs: by their number"
+    )
+    assert shortage(trains("c"), [trains("a"), trains("b")], JobRoom(at_once=2), HOST, ()) != ""
+
+
+def test_memory_that_a_job_is_yet_to_take_is_not_given_twice() -> None:
+    room = JobRoom(at_once=9)
+    assert shortage(evaluates("b", gb=5), [evaluates("a", gb=5)], room, HOST, ()) == ""
+    assert shortage(evaluates("b", gb=6), [evaluates("a", gb=5)], room, HOST, ()) != "", "10 of 16 GB are free"
+    grown = room.model_copy(update={"held": (JobHold(job="a", memory_bytes=4 * 10**9),)})
+    assert shortage(evaluates("b", gb=9), [evaluates("a", gb=5)], grown, HOST, ()) == "", "a has 4 of its 5"
+    gpus = gpu(0, 0, 80), gpu(1, 50, 80)
+    both = JobRoom(gpus=("g0", "g1"))
+    assert shortage(trains("b", gb=40), [trains("a", gb=40)], both, HOST, gpus) != "", "a takes the one with the most"
+    assert shortage(trains("b", gb=30), [trains("a", gb=40)], both, HOST, gpus) == ""
 
 
 @pytest.mark.parametrize("code", ["preempted", "node_lost", "job_lost", "killed", "executor_failed", "executor_lost"])

@@ -49,9 +49,7 @@ def job() -> None:
 
 _placed = together(
     click.option("--follow", is_flag=True, help="Follow it to its end."),
-    click.option(
-        "--memory-gb", type=float, help="GB that must be free on one GPU of the node, or on a host without one."
-    ),
+    click.option("--memory-gb", type=float, help="GB that must be free on each GPU that it gets, else on the host."),
     click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first, -100 to 100."),
     click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry."),
 )
@@ -190,6 +188,7 @@ async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any
 
 @job.command()
 @click.argument("recipe", metavar="RECIPE.toml", type=click.Path(path_type=Path))
+@_override
 @_placed
 @writes
 async def generate(s: Session, /, recipe: Path, **placed: Any) -> None:

@@ -15,6 +15,7 @@ from loradeck.client import residency
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import JobRequest, ProveSpec
+from loradeck.schemas.link import HERE
 from loradeck.schemas.membership import Invitation
 from loradeck.schemas.moves import ForgetRequest, UnpinRequest
 from loradeck.schemas.replica_state import EngineState
@@ -52,6 +53,8 @@ async def ls(s: Session) -> None:
             span(n.heard_age_s),
             "gateway"
             if n.gateway
+            else f"jobs on {n.backend.system}"
+            if n.backend is not None and not n.replicas
             else f"{'' if n.linked and not n.lost else 'was '}"
             f"{sum(r.state.value == 'up' for r in n.replicas)}/{len(n.replicas)} up",
             sum(len(r.loaded) for r in n.replicas),
@@ -92,7 +95,11 @@ async def show(s: Session, name: str) -> None:
         s.out.say("and start the agent again; its router and engines go on meanwhile")
     if (runs := found.backend) is not None:
         bases = ", ".join(short(base) for base in runs.bases) or "none"
-        s.out.say(f"its jobs run on {runs.system}, {runs.at_once} at once at most, of the bases {bases}")
+        where = "it runs jobs itself" if runs.system == HERE else f"its jobs run on {runs.system}"
+        s.out.say(f"{where}, {runs.at_once} at once at most, of the bases {bases}")
+    for hold in found.room.held if found.room is not None else ():
+        gpus = f", the GPUs {' '.join(hold.gpus)}" if hold.gpus else ""
+        s.out.say(f"job {hold.job}: {hold.memory_bytes / 1e9:.1f} GB of the host{gpus}")
     if found.training:
         (s.out.alarm if found.unproven else s.out.say)(f"training: {found.training}")
     s.out.table(
@@ -155,7 +162,7 @@ async def show(s: Session, name: str) -> None:
 
 @node.command("prove-training")
 @click.argument("name", metavar="NODE")
-@click.option("--base", metavar="BASE", help="Digest of an engine's base there. [default: the first that is up]")
+@click.option("--base", metavar="BASE", help="Digest of a base there. [default: the first engine's that is up]")
 @click.option("--steps", type=int, default=20, show_default=True, help="Of each run.")
 @writes
 async def prove_training(s: Session, name: str, base: str | None, steps: int) -> None:
@@ -167,8 +174,9 @@ async def prove_training(s: Session, name: str, base: str | None, steps: int) ->
     """
     row = next((row for row in await s.api.nodes() if row.node == name), None)
     up = [r.base for r in row.replicas if r.base and r.state is EngineState.UP] if row is not None else []
+    up += row.backend.bases if row is not None and row.backend is not None else ()
     if not up:
-        why = f"no engine of a node {name!r} is up, whose base could be trained on"
+        why = f"a node {name!r} has no base that could be trained on: no engine of it is up, and it names none"
         raise refused(why, fix="loradeck node ls", code="no_replica")
     spec = checked(ProveSpec, {"node": name, "base": base or up[0], "steps": steps}, where="options")
     job = await s.api.submit_job(JobRequest(spec=spec, idempotency_key=new_key()))

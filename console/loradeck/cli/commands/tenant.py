@@ -169,7 +169,7 @@ async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
 @reason_option(required=True)
 @writes
 async def freeze(s: Session, name: str, start: str | None, end: str | None, source: str, reason: str) -> None:
-    """Freeze a tenant's training: no train job is begun, and those that run go on. Open incidents freeze it, too."""
+    """Freeze a tenant's training: no train or generate job is begun; what runs goes on. Open incidents freeze too."""
     policy = (await s.api.tenant(name)).data
     window = [moment(text, interactive=False, ahead=True) if text else None for text in (start, end)]
     given = {"from_ms": window[0] or int(time.time() * 1000), "until_ms": window[1], "source": source, "reason": reason}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, TypeAdapter
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import JobsBackend, Replica
+from loradeck.schemas.link import JobRoom, JobsBackend, Replica
 from loradeck.schemas.replica_state import EngineState
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
@@ -97,7 +97,9 @@ class Node:
     recipes: int = 0
     """The level of recipes that its agent reads; see `schemas.jobs.RECIPES`."""
     backend: JobsBackend | None = None
-    """The scheduler that runs its jobs; None: it runs them itself."""
+    """What runs its jobs; None: the node itself, on the bases of its engines."""
+    room: JobRoom | None = None
+    """What it has for jobs, as last reported; None: it runs one at a time."""
     training: dict[str, str] = field(default_factory=dict)
     """Versions of the libraries that training there uses, and of its driver, by name."""
     proof: TrainingProof | None = None
@@ -120,7 +122,7 @@ class Node:
 
     @property
     def bases(self) -> set[str | None]:
-        """The bases that its jobs can read: those of its engines, or of its scheduler."""
+        """The bases that its jobs can read: those of its engines, and those that jobs alone read."""
         return {replica.base for replica in self.replicas}.union(self.backend.bases if self.backend is not None else ())
 
     @property

@@ -151,7 +151,7 @@ class Fleet:
         node.link, node.contested = link, ()
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
         node.rev, node.jobs_as_agent, node.recipes = hello.rev, hello.jobs_as_agent, hello.recipes
-        node.training, node.backend = dict(hello.training), hello.backend
+        node.training, node.backend, node.room = dict(hello.training), hello.backend, None
         self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)
@@ -166,7 +166,7 @@ class Fleet:
 
     def report(self, node: Node, report: Report) -> Change:
         """Keeps a node's report. Returns its effect."""
-        node.nvml, node.rev, node.cold = report.nvml, report.rev, report.cold
+        node.nvml, node.rev, node.cold, node.room = report.nvml, report.rev, report.cold, report.room
         node.host = Host.model_construct(_HOST_FIELDS, **report.host.__dict__) if report.host is not None else None
         node.gpus = report.gpus
         stored = node.stored if report.stored is None else frozenset(report.stored)

@@ -53,11 +53,11 @@ class JobSpecs:
 
     def frozen(self, spec: JobSpec) -> dict[str, Refused]:
         """Returns the training freezes that hold a job now: digest of the freeze -> the refusal of the job."""
-        if not isinstance(spec, TrainSpec):
+        if not isinstance(spec, TrainSpec | GenerateSpec):
             return {}
         named = [
             (called(manifest), self._facts.ledger[digest].entry)
-            for digest in spec.reads
+            for digest in (spec.reads if isinstance(spec, TrainSpec) else spec.beside)
             if digest in self._facts.ledger and (manifest := self._catalogue.datasets.get(digest)) is not None
         ]
         tenant = self._state.tenant(spec.tenant)

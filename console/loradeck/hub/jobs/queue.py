@@ -1,15 +1,15 @@
 """The queue of jobs: which node runs which job, under which lease, and what happens when an attempt ends.
 
-Train, evaluate and merge jobs wait for a linked node with the labels they ask for and an engine of their base, one at a
-time on each; a node that submits to a scheduler takes several, of bases that it names. A lease fences: messages under
-an older one are refused. Prepares are run by `promotion`.
+Train, evaluate and merge jobs wait for a linked node with the labels they ask for, their base, and what they need
+beside the jobs that it has (`rules.scheduling.shortage`); a node that submits to a scheduler takes so many at once. A
+lease fences: messages under an older one are refused. Prepares are run by `promotion`.
 """
 
 import hashlib
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from loradeck.hub.jobs.results import Outcome, Results
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
-from loradeck.rules.scheduling import ATTEMPTS, counts, has_memory, in_order, tried_again
+from loradeck.rules.scheduling import ATTEMPTS, counts, in_order, shortage, tried_again
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.generation import GenerateSpec
@@ -46,7 +46,7 @@ from loradeck.schemas.jobs import (
     ProveSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted, Report
+from loradeck.schemas.link import HERE, Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted, Report
 from loradeck.schemas.replica_state import LINK_TTL_S, EngineState
 
 log = logging.getLogger("loradeck.hub.jobs.queue")
@@ -210,23 +210,25 @@ class Queue:
         """Assigns queued jobs to nodes that can run them, by priority and age, after taking back lost ones."""
         self._take_from_lost()
         self._take_back()
-        busy = Counter(job.node for job in self._jobs if job.kind != "prepare" and job.state in _GIVEN)
+        given = defaultdict[str, list[Job]](list)
+        for job in self._jobs:
+            if job.kind != "prepare" and job.state in _GIVEN and job.node is not None:
+                given[job.node].append(job)
         for job in in_order(job for job in self._jobs if job.state is JobState.QUEUED and job.kind != "prepare"):
             base, frozen = self._specs.base(job), self._frozen(job)
-            node = pick_node(job, base, self._fleet.linked(), busy, self._was_on.get(job.id))
+            node = pick_node(job, base, self._fleet.linked(), given, self._was_on.get(job.id))
             if node is not None and frozen is None:
-                busy[node.name] += 1
-                self._give(job, node)
+                given[node.name].append(self._give(job, node))
                 continue
             why = (
                 f"{_WAITS} {frozen.title}: {frozen.detail}"[:LINE]
                 if frozen is not None
-                else too_old(job, base, self._fleet.linked())
+                else why_waits(job, base, self._fleet.linked(), given)
             )
             if why != job.message and (why or job.message.startswith((_TOO_OLD, _WAITS))):
                 self._jobs.put(job.model_copy(update={"message": why}))
 
-    def _give(self, job: Job, node: Node) -> None:
+    def _give(self, job: Job, node: Node) -> Job:
         given = job.model_copy(
             update={
                 "state": JobState.ASSIGNED,
@@ -244,6 +246,7 @@ class Queue:
         assert node.link is not None
         node.link.put_message(JobMessage(job=self._specs.assignment(given)))
         log.info("job given job=%s kind=%s node=%s attempt=%d", job.id, job.kind, node.name, given.attempt)
+        return given
 
     def _again(self, job: Job, why: str, code: str) -> None:
         """Queues a job once more after a failed attempt, or gives up."""
@@ -429,31 +432,41 @@ def _step(job: Job) -> int:
     return job.checkpoint.step if job.checkpoint is not None else 0
 
 
-def pick_node(
-    job: Job, base: str | None, linked: Iterable[Node], busy: Mapping[str | None, int], before: str | None
-) -> Node | None:
+Given = Mapping[str, Sequence[Job]]
+"""Node -> the jobs that it was given and that are not over."""
+
+
+def pick_node(job: Job, base: str | None, linked: Iterable[Node], given: Given, before: str | None) -> Node | None:
     """The node that a queued job goes to; None: no linked node can run it now.
 
     Args:
-        base: the base that an engine of the node must be up with.
-        busy: how many jobs each node runs already.
+        base: the base that an engine of the node must be up with, or that jobs alone read there.
         before: the node of the job's last attempt, where its checkpoints lie: it comes first.
     """
     for node in sorted(linked, key=lambda n: (n.name != before, n.name)):
         reads = node.recipes >= job.spec.level
-        at_once = node.backend.at_once if node.backend is not None else 1
-        if reads and busy.get(node.name, 0) < at_once and _suits(job, base, node):
+        if reads and _suits(job, base, node) and not _shortage(job, node, given.get(node.name, ())):
             return node
     return None
 
 
-def too_old(job: Job, base: str | None, linked: Iterable[Node]) -> str:
-    """Says which agents are to be updated before a queued job can run; empty: it waits for something else."""
-    suiting = [node for node in linked if _suits(job, base, node)]
-    if not suiting or any(node.recipes >= job.spec.level for node in suiting):
+def why_waits(job: Job, base: str | None, linked: Iterable[Node], given: Given) -> str:
+    """Says why a queued job waits, where it is for no other job: agents too old for it, or what their nodes lack."""
+    suiting = sorted((node for node in linked if _suits(job, base, node)), key=lambda node: node.name)
+    reading = [node for node in suiting if node.recipes >= job.spec.level]
+    if suiting and not reading:
+        return f"{_TOO_OLD}: those of {', '.join(node.name for node in suiting)} cannot read it"[:LINE]
+    if any(given.get(node.name) for node in reading):
         return ""
-    names = ", ".join(sorted(node.name for node in suiting))
-    return f"{_TOO_OLD}: those of {names} cannot read it"[:LINE]
+    lacks = [f"{node.name}: {why}" for node in reading if (why := _shortage(job, node, ()))]
+    return f"{_WAITS} {'; '.join(lacks)}"[:LINE] if lacks else ""
+
+
+def _shortage(job: Job, node: Node, given: Sequence[Job]) -> str:
+    """Says what a node lacks for a job beside others; of one that submits elsewhere only how many it takes counts."""
+    if (backend := node.backend) is not None and backend.system != HERE:
+        return f"it takes {backend.at_once} at once" if len(given) >= backend.at_once else ""
+    return shortage(job, given, node.room, node.host, node.gpus)
 
 
 def _reads_alone(job: Job, base: str | None) -> frozenset[str] | None:
@@ -473,13 +486,16 @@ def _suits(job: Job, base: str | None, node: Node) -> bool:
     ready = node.behind is None and not node.drained and (proves or not node.cordoned)
     if isinstance(job.spec, ProveSpec) and job.spec.node != node.name:
         return False
+    if not ready or not fits(node.labels, job.labels):
+        return False
     if node.backend is not None:
         named = _reads_alone(job, base)
-        return ready and named is not None and named <= {*node.backend.bases} and fits(node.labels, job.labels)
+        if named is not None and named <= {*node.backend.bases}:
+            return True
     up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
     if isinstance(job.spec, TrainSpec) and job.spec.distillation is not None:
         teachers = [r.state for r in node.replicas if r.base == job.spec.distillation.teacher]
         up = up and (EngineState.UP in teachers if job.spec.asks_teacher else bool(teachers))
     if isinstance(job.spec, GenerateSpec):
         up = {r.base for r in node.replicas if r.state is EngineState.UP}.issuperset(job.spec.asked.values())
-    return ready and up and fits(node.labels, job.labels) and has_memory(job.memory_gb, node.host, node.gpus)
+    return up

@@ -339,6 +339,7 @@ class Rows:
             gateway=node.gateway,
             jobs_as_agent=node.jobs_as_agent,
             backend=node.backend,
+            room=node.room,
             training=standing(node.proof, node.training, {gpu.name for gpu in node.gpus}, self._clock.now_ms()),
             proof=node.proof,
             replicas=tuple(

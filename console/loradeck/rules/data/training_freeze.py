@@ -1,4 +1,4 @@
-"""Training freezes: when no train job of a tenant is begun, as freeze windows say when nothing is promoted."""
+"""Training freezes: when no train or generate job of a tenant is begun, as freeze windows stop promotes."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,7 +13,7 @@ from loradeck.schemas.tenant import TenantState
 def freezes_of_training(
     tenant: TenantState, datasets: Iterable[tuple[str, LedgerEntry]], incident: Incident | None, now_ms: int
 ) -> Iterator[Refused]:
-    """The refusals of a train job of a tenant, one for each freeze that holds it.
+    """The refusals of a train or generate job of a tenant, one for each freeze that holds it.
 
     A source that is frozen holds every dataset that names it, and those that name so many sources that the ledger has
     not all of them.

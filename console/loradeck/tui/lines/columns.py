@@ -189,7 +189,8 @@ def node_state(node: NodeRow) -> Span:
         return Span("drained", "warn")
     if node.cordoned:
         return Span("cordoned", "warn")
-    return Span("gateway" if node.gateway else "up", "good")
+    jobs_alone = node.backend is not None and not node.replicas
+    return Span("gateway" if node.gateway else "jobs only" if jobs_alone else "up", "good")
 
 
 def gpu_summary(node: NodeRow) -> Span:
