@@ -193,6 +193,7 @@ class Agent:
             send=self.link.send,
             backend=backend_of(config),
             room=self.room,
+            tracked=config.mlflow is not None,
         )
         self.collector = Collector(
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more
@@ -260,6 +261,7 @@ class Agent:
             self.sync.watch_pins(),
             self.sync.push_behind(),
             self.jobs.run(),
+            *self._tracking(),
             self.inputs.run(),
             self.collector.run(),
             self.collector.run_merged(),
@@ -268,6 +270,14 @@ class Agent:
             self.telemetry.run(),
             self.service.feed(),
         ]
+
+    def _tracking(self) -> list[Coroutine[None, None, None]]:
+        config = self.config
+        if config.mlflow is None:
+            return []
+        from loradeck_agent.jobs import tracking  # few nodes have such a server
+
+        return [tracking.run(config.mlflow, self.folder.jobs, config.node, config.jobs.user)]
 
     async def _know_bases(self) -> None:
         """Hashes each base's folder, so that a replica's base is known before its engine runs."""

@@ -19,10 +19,10 @@ TEMPLATE = (
 )
 
 
-def write_base(folder: Path, *, seed: int = 0, head_dim: int = 8) -> Path:
+def write_base(folder: Path, *, seed: int = 0, head_dim: int = 8, ends: bool = False) -> Path:
     """A base with tokenizer and chat template; another seed is another base of the same shapes.
 
-    vLLM on CPU takes heads of 32 and more.
+    vLLM on CPU takes heads of 32 and more. `ends`: any token is as likely as another: its answers end sometime.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -54,7 +54,7 @@ def write_base(folder: Path, *, seed: int = 0, head_dim: int = 8) -> Path:
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(40)
-        model.lm_head.weight.mul_(400)
+        model.lm_head.weight.mul_(0 if ends else 400)
         # Words only: an answer never ends early, and never holds what a tokenizer leaves out.
         model.lm_head.weight[: len(special)] = 0
     model.save_pretrained(folder)

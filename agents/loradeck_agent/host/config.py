@@ -19,6 +19,7 @@ from loradeck.schemas.link import Address
 from loradeck.schemas.routing import ColdQueueLimits, NodeLimits
 from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, GpuId, JudgeAddress, VllmEngine
 from loradeck_agent.host.errors import ConfigError
+from loradeck_agent.host.mlflow_config import MlflowConfig
 from loradeck_agent.host.secret_file import read_secret
 from loradeck_agent.host.slurm_config import SlurmConfig
 from loradeck_agent.host.state_folder import StateFolder
@@ -118,6 +119,8 @@ class AgentConfig(Strict):
     harness: dict[Literal["lm-eval", "inspect-ai"], HarnessConfig] = Field(default_factory=dict)
     base: tuple[JobBase, ...] = Field((), max_length=64, description="for jobs alone: no engine is started for them")
     slurm: SlurmConfig | None = Field(None, description="where jobs run instead of on this node; None: on this node")
+
+    mlflow: MlflowConfig | None = Field(None, description="told what jobs measure; None: nobody is")
 
     @property
     def job_bases(self) -> tuple[Path, ...]:
@@ -254,7 +257,9 @@ class AgentConfig(Strict):
         return read_secret(self.token, "token", fix)
 
     def check_engines(self) -> None:
-        """Raises ConfigError for the first base, Python or key that is not there."""
+        """Raises ConfigError for the first base, Python, key, token or package that is not there."""
+        if self.mlflow is not None:
+            self.mlflow.check()
         for judge in self.judge:
             judge.read_key()
         for base in self.base:
@@ -325,8 +330,8 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
         if isinstance(router, dict) and isinstance(router.get(key), str):
             router[key] = str(folder / Path(router[key]).expanduser())
     own = ("base", "socket", "key", "python")
-    for table, keys in {"engine": own, "judge": own, "base": ("path",)}.items():
-        for entry in found if isinstance(found := data.get(table), list) else []:
+    for table, keys in {"engine": own, "judge": own, "base": ("path",), "mlflow": ("token", "ca")}.items():
+        for entry in found if isinstance(found := data.get(table), list) else [found]:
             for key in keys:
                 if isinstance(entry, dict) and isinstance(entry.get(key), str):
                     entry[key] = str(folder / Path(entry[key]).expanduser())

@@ -92,7 +92,7 @@ class StateFolder:
         return self.engine(name) / "ready.json"
 
     def door(self, attempt: str, engine: str) -> Path:
-        """Where the executor of an attempt asks one of its engines: short, as paths of sockets have to be."""
+        """Names the socket where an attempt's executor asks one of its engines: paths of sockets have to be short."""
         return self.doors / hashlib.sha256(f"{attempt} {engine}".encode()).hexdigest()[:12]
 
     def release(self, adapter: str) -> Path:

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from loradeck.artifacts.staging import remove
 from loradeck.schemas.ids import Wire
-from loradeck.schemas.jobs import JobAssignment, TrainSpec
+from loradeck.schemas.jobs import ExecutorEventType, JobAssignment, TrainSpec
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.job_user import JobUser, open_plain, take
@@ -28,6 +28,15 @@ LOG_CHARS = 2000
 """Longest end of a failed attempt's log and traceback that is sent with the job."""
 
 
+class Outcome(Wire):
+    """What is kept of an attempt's end for a tracking server."""
+
+    type: ExecutorEventType
+    code: str = ""
+    names: dict[str, str] = Field(default_factory=dict, description="adapter, release, version: of what came of it")
+    figures: dict[str, float] = Field(default_factory=dict)
+
+
 class Attempt(Wire):
     """`job.json`: one attempt of a job on this node."""
 
@@ -37,6 +46,7 @@ class Attempt(Wire):
     gpus: tuple[str, ...] = Field((), description="UUIDs of the GPUs that are reserved for it")
     sent: int = Field(0, description="bytes of the event file that the hub has acknowledged")
     seq: int = Field(-1, description="highest seq of them")
+    outcome: Outcome | None = None
     ended: bool = Field(False, description="the terminal event was sent")
     cancelled: bool = False
     submitting: bool = Field(False, description="it is, or will be, submitted to a scheduler: it may have it")

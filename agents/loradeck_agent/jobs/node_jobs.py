@@ -106,6 +106,8 @@ class Jobs:
     send: Callable[[JobEvent | JobLog], Awaitable[bool]]
     backend: Backend
     room: Room = field(default_factory=Room)
+    tracked: bool = False
+    """A tracking server is told what jobs have measured."""
     hub_reads: int = 0
     """The level of reports that the hub reads which is followed; see `schemas.jobs.RECIPES`."""
     _running: dict[str, _Running] = field(default_factory=dict)
@@ -315,6 +317,10 @@ class Jobs:
         if event.type is ExecutorEventType.FAILED:
             event = event.model_copy(update={"data": {**event.data, "log": executor.folder.last_lines()}})
         await self._send_event(job, event, result)
+        if self.tracked:
+            from loradeck_agent.jobs.tracking import outcome  # few nodes have a tracking server
+
+            executor.workload.note(outcome=outcome(event, result))
         executor.workload.over()
         if event.type is ExecutorEventType.FINISHED:  # any other may be taken up again
             await asyncio.to_thread(self.checkpoints.drop, job.id)
@@ -339,7 +345,7 @@ class Jobs:
         return self._opened(executor, partial(self._listening, base, ref, job.canaries, socket))
 
     def _door(self, executor: Executor, name: str) -> Path | None:
-        """Where an executor asks an engine; None: it was begun, perhaps by an agent of before, and told of none."""
+        """Names the socket where an executor asks an engine; None: it was begun, and told of none."""
         if not executor.started:
             return self.folder.door(executor.folder.path.name, name)
         told = ExecutorSpec.model_validate_json(executor.folder.spec.read_bytes())

@@ -129,7 +129,7 @@ class Room:
         )
 
     def report(self) -> JobRoom | None:
-        """What there is for a further job, by which the hub gives this node jobs; None: it cannot be said yet."""
+        """Says what there is for a further job, by which the hub gives this node jobs; None: it cannot be said yet."""
         if self.telemetry is None:
             return None
         state, gpus = self.telemetry.current()

@@ -80,8 +80,13 @@ LATER = {
     **dict.fromkeys(("thoughts", "sharded", "rslora", "decision.worksheet", "validation.suite"), 2),
     **dict.fromkeys(("safety.toxic", "safety.rise", "distillation.top"), 2),
     "quality": 3,
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), JUDGES),
 }
 """Field of a recipe, or of a part of it, that came later -> the level of specs that has it."""
+
+
+Ending = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=200)]
+"""The end of a module's name after a dot, or all of it: q_proj, 0.self_attn.q_proj."""
 
 
 class _Spec(Strict):
@@ -133,6 +138,10 @@ class TrainSpec(_Spec):
     sharded: bool = added(False, "the base in parts, one in each process (FSDP2)")
     packing: bool = added(False, "the rows of a piece in one sequence, without padding")
     rslora: bool = added(False, "the adapter's product counts alpha / sqrt(rank) times, not alpha / rank")
+    rank_pattern: dict[Ending, Annotated[int, Field(ge=1, le=512)]] = added(
+        dict, "ranks of target modules by the end of their names, the first that fits; of others: rank", max_length=64
+    )
+    alpha_pattern: dict[Ending, Annotated[int, Field(ge=1)]] = added(dict, "likewise their alphas", max_length=64)
     chat_template: Digest | None = Field(
         None, description="SHA-256 of the chat template the rows were written for; another one is refused"
     )
@@ -143,6 +152,11 @@ class TrainSpec(_Spec):
     def reads(self) -> tuple[Digest, ...]:
         """The datasets whose rows the job's node reads: those that are trained on, and the prompts of `safety`."""
         return self.datasets + ((self.safety.dataset,) if self.safety is not None else ())
+
+    @property
+    def largest_rank(self) -> int:
+        """The largest rank of a module, for which engines lay out all of them."""
+        return max((self.rank, *self.rank_pattern.values()))
 
     @property
     def pieces(self) -> int:
@@ -173,6 +187,13 @@ class TrainSpec(_Spec):
             "kl needs lora: the base is the model with its adapter disabled": self.kl and self.weights is Weights.FULL,
             "full needs fp32: a small step is lost in the eight bits of bf16": self.weights is Weights.FULL
             and self.precision is not Precision.FP32,
+            "rank_pattern and alpha_pattern need lora, and name ends of target_modules' names": (
+                bool(named := self.rank_pattern.keys() | self.alpha_pattern.keys())
+                and (
+                    self.weights is Weights.FULL
+                    or any(key.rpartition(".")[2] not in self.target_modules for key in named)
+                )
+            ),
             "full has no parent adapter": self.parent and self.weights is Weights.FULL,
             "preferences need lora, one process and no dropout": preferences
             and (self.weights is Weights.FULL or self.processes > 1 or self.dropout),
@@ -342,7 +363,7 @@ class JobRequest(Strict):
     labels: dict[str, str] = Field(default_factory=dict, description="labels the node must carry")
     priority: int = Field(0, ge=-100, le=100, description="higher goes first, then the older")
     memory_gb: float | None = Field(
-        None, gt=0, description="GB that must be free on each GPU that it gets, or on the host if none"
+        None, gt=0, description="GB that must be free on each of its GPUs, else on the host"
     )
     idempotency_key: str | None = None
     override: Reason = added("", "train, generate: why it is queued although training is frozen")

@@ -108,6 +108,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
                 "jobs",
                 *('"kind":"prove"', '"thoughts":"', '"sharded":true', '"toxic":{', '"rise":', '"way":"top"', '"top":'),
                 *('"rslora":true', '"kind":"generate"', '"quality":{', '"kind":"judge"'),
+                *('"rank_pattern":{"', '"alpha_pattern":{"'),
                 '],"suite":"',  # after the phrases of a validation; an evaluation names its own after a release
             ),
         ),

@@ -189,6 +189,7 @@ def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> 
         learns | {"safety": {"dataset": digest(4), "rise": 0.1}},
         learns | {"thoughts": "strip"},
         learns | {"rslora": True},
+        learns | {"rank_pattern": {"q_proj": 4}},
         {
             "kind": "generate",
             "tenant": "acme",

@@ -340,8 +340,8 @@ async def test_an_agent_that_was_killed_takes_its_running_executors_up_again_and
         file.write("[jobs]\nat_once = 2\n")
     node.start()
     await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
-    for job in ("j1", "j2"):
-        await hub.give(train(base_digest, dataset, "waits", job=job))
+    for job, name in (("j1", "waits"), ("j2", "slow")):
+        await hub.give(train(base_digest, dataset, name, job=job))
         await started(hub, job)
     executors = [pid for pid in node.pids() if pid not in (node.router_pid, node.engine_pid)]
     assert len(executors) == len([*node.state.doors.iterdir()]) == 2, "each asks the engine by a door of its own"

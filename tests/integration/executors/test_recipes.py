@@ -221,6 +221,22 @@ def test_a_recipe_may_ask_for_rank_stabilised_lora_and_its_adapter_says_so(bench
     verify_adapter(made.out, manifest, bench.base, beside={"manifest.json"})
 
 
+def test_modules_have_ranks_and_alphas_of_their_own_and_the_adapter_fits_what_serves_it(bench: Bench) -> None:
+    inputs = {DATASET: str(write_rows(bench.root / "task.jsonl", ROWS))}
+    own = {"rank_pattern": {"v_proj": 2, "0.self_attn.q_proj": 3}, "alpha_pattern": {"v_proj": 5}}
+    made = bench.run(bench.recipe(steps=1, target_modules=["q_proj", "v_proj"], rank=1, alpha=4, **own), inputs)
+    assert made.status == EXIT_OK, made.last
+    lora = read_lora(made.out / CONFIG)
+    assert lora.of("model.layers.0.self_attn.v_proj") == (2, 2.5)
+    assert lora.of("model.layers.0.self_attn.q_proj") == (3, 4 / 3)
+    manifest = AdapterManifest.model_validate_json((made.out / "manifest.json").read_text())
+    assert (manifest.rank, manifest.alpha) == (3, 4)
+    verify_adapter(made.out, manifest, bench.base, beside={"manifest.json"})
+    high = bench.run(bench.recipe(steps=1, target_modules=["q_proj"], rank_pattern={"q_proj": 512}), inputs)
+    assert (high.status, high.last.code) == (EXIT_BAD_SPEC, "bad_spec")
+    assert "rank 512 is above" in high.last.message
+
+
 # ---- validation --------------------------------------------------------------------------------------------------
 
 

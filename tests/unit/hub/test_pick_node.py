@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.jobs.queue import pick_node, why_waits
@@ -165,6 +165,17 @@ def test_a_recipe_goes_to_a_node_whose_agent_can_read_it() -> None:
 def test_a_recipe_with_a_field_that_agents_of_the_version_before_refuse_is_of_this_level(more: dict[str, Any]) -> None:
     fields = {"tenant": "acme", "name": "t", "base": BASE, "datasets": ("d" * 64,), "decision": {"why_weights": "x"}}
     assert TrainSpec.model_validate(fields | more).level == 2
+
+
+def test_patterns_of_ranks_are_of_the_newest_level_and_name_target_modules() -> None:
+    fields = {"tenant": "acme", "name": "t", "base": BASE, "datasets": ("d" * 64,), "decision": {"why_weights": "x"}}
+    own = TrainSpec.model_validate(fields | {"rank_pattern": {"0.attn.q_proj": 32}, "alpha_pattern": {"v_proj": 4}})
+    assert (own.level, own.largest_rank) == (RECIPES, 32)
+    for wrong in ({"rank_pattern": {"qproj": 4}}, {"rank_pattern": {"q_proj": 4}, "weights": "full"}):
+        with pytest.raises(ValidationError, match="name ends of target_modules"):
+            TrainSpec.model_validate(fields | wrong)
+    with pytest.raises(ValidationError, match="rank_pattern"):
+        TrainSpec.model_validate(fields | {"rank_pattern": {"(q)*_proj": 4}})
 
 
 def test_every_field_that_a_recipe_got_later_has_a_level() -> None:

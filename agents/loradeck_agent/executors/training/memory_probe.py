@@ -1,13 +1,14 @@
 """Memory before the first step: planned before weights are read, then probed. What does not fit fails at once."""
 
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from loradeck.artifacts.lora_config import LoraSettings
 from loradeck.rules.serving.training_memory import BaseSize, TrainingMemory, training_memory
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Weights
@@ -42,13 +43,13 @@ def check_plan(
         kept=4 * config.hidden_size + 2 * heads * head + 2 * (getattr(config, "intermediate_size", 0) or 0),
         vocabulary=config.vocab_size,
     )
-    targets = [shape for name, shape in linear.items() if name.rpartition(".")[2] in spec.target_modules]
+    adapter = sum(rank * sum(linear[module]) for module, rank in ranks_of(spec, linear).items())
     own = spec.batch // spec.pieces
     longest = sorted(examples, key=lambda example: len(example.ids), reverse=True)[:own]
     needed = training_memory(
         size,
         spec.precision,
-        adapter=None if spec.weights is Weights.FULL else spec.rank * sum(out + into for out, into in targets),
+        adapter=None if spec.weights is Weights.FULL else adapter,
         tokens=sum(len(example.ids) for example in longest),
         answer_tokens=sum(example.answer_tokens for example in longest),
         recomputed=spec.gradient_checkpointing,
@@ -69,6 +70,13 @@ def check_plan(
             "gradient_checkpointing, more accumulation, shorter rows (max_tokens) or a lower rank"
         )
     return needed
+
+
+def ranks_of(spec: TrainSpec, modules: Collection[str]) -> dict[str, int]:
+    """The rank of the recipe's adapter in each of a base's linear layers that it changes, by name."""
+    fields = {"r": spec.rank, "lora_alpha": spec.alpha, "target_modules": set(spec.target_modules)}
+    lora = LoraSettings.model_validate(fields | {"rank_pattern": spec.rank_pattern})
+    return {module: lora.of(module)[0] for module in modules if lora.changes(module)}
 
 
 def probe(step: Callable[[], None], optimizer_bytes: int, available: int | None = None) -> dict[str, float]:

@@ -33,6 +33,7 @@ from loradeck_agent.embedded.adapter_files import (
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.protocol import BadSpec, Diverged
 from loradeck_agent.executors.publish import publish
+from loradeck_agent.executors.training.memory_probe import ranks_of
 
 
 @dataclass
@@ -165,6 +166,8 @@ def with_adapter(base: Base, spec: TrainSpec) -> tuple[Any, dict[str, Any]]:
         lora = LoraConfig(
             r=spec.rank,
             lora_alpha=spec.alpha,
+            rank_pattern=dict(spec.rank_pattern),
+            alpha_pattern=dict(spec.alpha_pattern),
             use_rslora=spec.rslora,
             lora_dropout=spec.dropout,
             target_modules=list(spec.target_modules),
@@ -181,11 +184,10 @@ def with_adapter(base: Base, spec: TrainSpec) -> tuple[Any, dict[str, Any]]:
 
 
 def _check_rank(spec: TrainSpec, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Checks that the rank exceeds the smaller side of no targeted matrix: beyond it costs memory for nothing."""
-    targets = [shape for name, shape in shapes.items() if name.rpartition(".")[2] in spec.target_modules]
-    cap = min((min(shape) for shape in targets), default=spec.rank)
-    if spec.rank > cap:
-        raise BadSpec("bad_spec", f"rank {spec.rank} is above {cap}, the smallest side of the targeted modules")
+    """Checks that no module's rank exceeds the smaller side of its matrix: beyond it costs memory for nothing."""
+    for module, rank in ranks_of(spec, shapes).items():
+        if rank > (cap := min(shapes[module])):
+            raise BadSpec("bad_spec", f"rank {rank} is above {cap}, the smallest side of {module}")
 
 
 def _start_from(model: Any, folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, int]]) -> None:
@@ -243,7 +245,7 @@ def _manifest(folder: Path, spec: TrainSpec) -> AdapterManifest:
         name=spec.name,
         base=spec.base,
         files=scan(folder),
-        rank=spec.rank,
+        rank=spec.largest_rank,
         alpha=spec.alpha,
         target_modules=tuple(sorted(spec.target_modules)),
         config_hash=digest_of(spec),

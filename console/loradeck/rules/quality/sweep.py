@@ -26,6 +26,8 @@ def grid(recipe: TrainSpec, shares: Sequence[float], ranks: Sequence[int]) -> li
         or recipe.validation.suite is None,
         "the recipe mixes no general rows in, so there is no share to change": shares and recipe.mixing is None,
         "the recipe goes on from a parent, whose rank it has": ranks and recipe.parent is not None,
+        "the recipe's rank_pattern and alpha_pattern are of its own rank": ranks
+        and (recipe.rank_pattern or recipe.alpha_pattern),
         "a share of general rows is above 0 and under 1": any(not 0 < share < 1 for share in shares),
         f"a sweep has at most {RUNS} runs, and ranks are 1 to 512": max(1, len(shares)) * max(1, len(ranks)) > RUNS
         or any(not 1 <= rank <= 512 for rank in ranks),

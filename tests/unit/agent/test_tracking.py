@@ -1,0 +1,66 @@
+"""What is told to a tracking server, and what its configuration may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, MergeSpec
+from loradeck_agent.host.errors import ConfigError
+from loradeck_agent.host.mlflow_config import MlflowConfig
+from loradeck_agent.jobs.mlflow_sender import settings
+from loradeck_agent.jobs.tracking import outcome, tracked, waiting
+
+EVALUATES = EvaluateSpec(tenant="acme", release="a" * 64, suite="b" * 64)
+
+
+def test_an_evaluations_figures_are_shares_and_its_answers_stay_here() -> None:
+    event = ExecutorEvent(run="j", attempt=1, seq=9, ts=1, type=ExecutorEventType.FINISHED)
+    report = {"release": "a" * 64, "suite": "b" * 64, "n": 8, "exact": 6, "valid": 8, "items": [{"answer": "secret"}]}
+    found = outcome(event, {"report": report})
+    assert found.figures == {"exact": 0.75, "valid": 1.0, "items": 8}
+    assert found.names == {"release": "a" * 64, "suite": "b" * 64}
+    assert "secret" not in found.model_dump_json()
+    failed = ExecutorEvent(run="j", attempt=1, seq=9, ts=1, type=ExecutorEventType.FAILED, code="diverged")
+    assert (outcome(failed, None).code, outcome(failed, None).figures) == ("diverged", {})
+
+
+def test_settings_are_named_by_their_place_and_hold_no_reason() -> None:
+    assert dict(settings(EVALUATES)) == {
+        "release": "a" * 64,
+        "suite": "b" * 64,
+        "route": "production",
+        "max_new_tokens": "48",
+        "batch": "8",
+    }
+    assert tracked(EVALUATES)
+    assert not tracked(MergeSpec(tenant="acme", release="a" * 64))
+
+
+def test_only_folders_of_attempts_of_which_something_is_left_wait(tmp_path: Path) -> None:
+    for name, files in {"j1-1": ["job.json"], "j2-1": ["job.json", "mlflow.over"], "j3-1": []}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    assert [path.name for path in waiting(tmp_path)] == ["j1-1"]
+
+
+@pytest.mark.parametrize("url", ["http://mlflow.example.com", "https://me:pw@example.com", "file:///x", "mlflow"])
+def test_a_token_goes_over_tls_or_stays_on_this_host(url: str) -> None:
+    with pytest.raises(ValidationError, match="is no server"):
+        MlflowConfig(url=url)
+    for good in ("https://mlflow.example.com/tracking/", "http://127.0.0.1:5000"):
+        assert MlflowConfig(url=good).url == good.rstrip("/")
+
+
+def test_a_token_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret")
+    file.chmod(0o640)
+    config = MlflowConfig(url="https://mlflow.example.com", token=file)
+    with pytest.raises(ConfigError, match="may be read by others"):
+        config.read_token()
+    file.chmod(0o600)
+    assert config.read_token() == "secret"
