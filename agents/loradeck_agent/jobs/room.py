@@ -97,7 +97,8 @@ class Room:
                 return ",".join(mine)
             async with self._changed:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), FREED_S)
+                    async with asyncio.timeout(FREED_S):
+                        await self._changed.wait()
             gpus = await self._gpus(asked=True)
 
     async def _gpus(self, *, asked: bool) -> tuple[Gpu, ...]:

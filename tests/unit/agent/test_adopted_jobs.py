@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.integration.agent.artifacts import make_adapter
 
 from loradeck.schemas.jobs import EvaluateSpec, TrainSpec
 from loradeck.schemas.training import Distillation
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.jobs import node_jobs as module
 from loradeck_agent.jobs.node_jobs import Jobs
+from loradeck_agent.serving.reconciler import Reconciler
 
 BASE, TEACHER = "b" * 64, "c" * 64
 
@@ -113,3 +115,13 @@ async def test_a_job_that_begins_gets_the_door_of_its_engine(
     async with asks("distil", started=False) as door:
         assert door == "c at j1-1 teacher"
     assert opened.get_nowait() == (TEACHER, "j1-1 teacher")
+
+
+def test_a_release_that_two_jobs_ask_is_kept_until_the_second_has_ended() -> None:
+    reconciler = Reconciler.__new__(Reconciler)
+    reconciler._evaluated, ref = [], make_adapter(BASE, 1).ref
+    with reconciler.evaluating(ref):
+        with reconciler.evaluating(ref):
+            pass
+        assert reconciler._evaluated == [ref]
+    assert not reconciler._evaluated
