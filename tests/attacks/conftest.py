@@ -11,9 +11,13 @@ from loradeck.strangers.protocol import StrangerLimits
 
 
 @pytest.fixture
-async def deck() -> AsyncIterator[Deck]:
-    """A running hub with one tenant. Whatever a test does to it, its log, tokens and tables stay as they are."""
-    async with folder() as data, running(data, limits=StrangerLimits(head_s=0.5, strangers=50)) as deck:
+async def deck(request: pytest.FixtureRequest) -> AsyncIterator[Deck]:
+    """A running hub with one tenant. Whatever a test does to it, its log, tokens and tables stay as they are.
+
+    Its parameter: the seconds that strangers have, where half a one would be over before a test has made them all.
+    """
+    limits = StrangerLimits(head_s=getattr(request, "param", 0.5), strangers=50)
+    async with folder() as data, running(data, limits=limits) as deck:
         await deck.tenant()
         before = deck.fingerprint()
         yield deck

@@ -33,13 +33,13 @@ async def _filled(router: Running, path: Path, stack: AsyncExitStack) -> None:
 
 
 @pytest.fixture
-async def router() -> AsyncIterator[Running]:
-    """A router with one tenant, whose strangers have half a second. Its table stays as it is."""
+async def router(request: pytest.FixtureRequest) -> AsyncIterator[Running]:
+    """A router with one tenant, whose strangers have half a second, or its parameter. Its table stays as it is."""
     async with AsyncExitStack() as stack:
         path = await stack.enter_async_context(folder())
         router = Running(path)
         stack.push_async_callback(router.close)
-        await router.start_here(StrangerLimits(head_s=0.5, strangers=50))
+        await router.start_here(StrangerLimits(head_s=getattr(request, "param", 0.5), strangers=50))
         await _filled(router, path, stack)
         before = await router.get("/control/state")
         yield router
@@ -72,13 +72,14 @@ async def test_a_greedy_header_is_told_so(router: Running) -> None:
         assert await refused(router.port, request) == (431, "header_too_large")
 
 
+@pytest.mark.parametrize("router", [60.0], indirect=True)
 async def test_more_strangers_than_there_may_be_end_the_oldest_and_callers_are_served(router: Running) -> None:
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(connected(router.port, b"GET /"))
         for _ in range(60):
             await stack.enter_async_context(connected(router.port, b"GET /"))
         await served(router.port)
-        status, document = await first.answer(0.4)
+        status, document = await first.answer()
         assert (status, document["error"]["code"]) == (503, "too_many_connections")
 
 

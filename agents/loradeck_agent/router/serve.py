@@ -47,7 +47,7 @@ from loradeck_agent.router.samples import Samples
 from loradeck_agent.router.strangers import strangers
 from loradeck_agent.router.successor import Successor
 from loradeck_agent.router.switch import Switch, Unacceptable
-from loradeck_agent.router.table import Table
+from loradeck_agent.router.table import Table, TableFault
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.router.wire import HandOver
 
@@ -62,6 +62,9 @@ clients keep idle ones that they would still use (httpx, and so OpenAI's: 5 s)."
 
 LONGEST_S = 900.0
 """How long it ends what it has admitted, at most."""
+
+ENDING_S = 1.0
+"""How long the lock of a router that does not answer is waited for: it may be about to end."""
 
 _LOOK_S = 0.1
 _PASSED_ON = "passed-on.sock"
@@ -258,11 +261,22 @@ class Router:
         if self._takes_over:
             read = self._table.contents.copy()
             await ask_to_hand_over(self._state)
-            self._table.take()
+            await self._take_table()
             self._hub_silence.start()
             self.switch.catch_up(read)
         self._admission.stage = stage(locked=True, read=True, gave_back=False)
         self._tasks.append(asyncio.create_task(self.switch.keep_mending()))
+
+    async def _take_table(self) -> None:
+        """Takes the table, also from a router that is ending: the kernel cuts its connections before its locks."""
+        until = time.monotonic() + ENDING_S
+        while True:
+            try:
+                return self._table.take()
+            except TableFault as held:
+                if held.code != "router_running" or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_LOOK_S)
 
     def _found_draining(self) -> Predecessor | None:
         """The router before this one, where it drains: it is told what to cut before anything is acknowledged.

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from tests.faults.record import Found
-from tests.integration.router.running import KEY, Running, release, until
+from tests.integration.router.running import KEY, Running, free_port, release, until
 from tests.integration.router.running import unchecked as entry
 from tests.integration.router.upstream import Upstream
 
@@ -28,6 +28,7 @@ from loradeck_agent.host.state_folder import StateFolder, holder_of, open_lock
 from loradeck_agent.router import serve
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.predecessor import DRAIN_LOCK, DRAIN_SOCKET
+from loradeck_agent.router.serve import Router
 from loradeck_agent.router.wire import Acks, Cut, Cuts, TableUpdate
 
 RELEASES = [release(f"v{n}") for n in range(200)]
@@ -326,6 +327,22 @@ async def test_a_new_router_takes_over_from_one_that_is_killed_while_it_is_asked
         old.kill()
     await node.until_holder(new.pid)
     assert (await asyncio.wait_for(waiting, 20)).status == 200
+
+
+async def test_the_lock_of_a_router_that_is_killed_while_it_is_asked_is_waited_for(tmp_path: Path) -> None:
+    """The kernel may cut the connections of a process that was killed before it lets the table's lock go."""
+    lock = open_lock(tmp_path / "router.lock")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        asyncio.get_running_loop().call_later(0.1, os.close, lock)
+
+    async with await asyncio.start_unix_server(hang_up, tmp_path / "router.sock"):
+        new = Router(tmp_path, takes_over=True)
+        await new.start("127.0.0.1", free_port())
+        assert holder_of(tmp_path / "router.lock") == os.getpid()
+        await new.stop()
 
 
 async def test_an_old_router_that_wakes_up_too_late_hands_nothing_over(node: Node) -> None:
