@@ -11,20 +11,14 @@ from loradeck_agent.host import gc_pause
 
 def test_it_is_off_in_the_block_and_on_after_it_and_what_was_made_is_left_out() -> None:
     before = gc.get_freeze_count()
-    try:
-        with gc_pause.paused():
-            assert not gc.isenabled()
-            made: list[list[int]] = [[] for _ in range(100)]
-        assert gc.isenabled()
-        assert gc.get_freeze_count() >= before + len(made)
-    finally:
-        gc.unfreeze()
+    with gc_pause.paused():
+        assert not gc.isenabled()
+        made: list[list[int]] = [[] for _ in range(100)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + len(made)
 
 
 def test_it_is_on_again_after_an_error() -> None:
-    try:
-        with pytest.raises(ValueError, match="broken"), gc_pause.paused():
-            raise ValueError("broken")
-        assert gc.isenabled()
-    finally:
-        gc.unfreeze()
+    with pytest.raises(ValueError, match="broken"), gc_pause.paused():
+        raise ValueError("broken")
+    assert gc.isenabled()
