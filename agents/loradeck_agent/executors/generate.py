@@ -14,8 +14,8 @@ from typing import Any
 
 from loradeck.artifacts.adapters import MANIFEST
 from loradeck.artifacts.rows import near_duplicates
+from loradeck.artifacts.rows.barred_rows import texts_in
 from loradeck.artifacts.rows.contamination import folded_words, found_in
-from loradeck.artifacts.rows.dataset_rows import texts_in
 from loradeck.artifacts.rows.personal_data import kinds_in, secrets
 from loradeck.rules.data import variety
 from loradeck.rules.data.synthetic import Asked, prompts, share

@@ -128,6 +128,7 @@ STATUS: Mapping[str, int] = {
     "bad_judgements": 422,
     "not_as_built": 409,
     "ledger_incomplete": 422,
+    "opted_out": 422,
     "regulated_source": 422,
     "regulated_column": 422,
     "sensitive_rows": 422,

@@ -38,6 +38,7 @@ class AttestationKind(StrEnum):
     GENERATION = "generation"  # of a dataset that a job wrote: GenerationReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
     ASSESSMENT = "assessment"  # of a tenant's sources: a person signed; dataset_ledger.Assessment in `body`
+    OPT_OUT = "opt_out"  # of a tenant: people whose rows do not come in; dataset_ledger.OptOut in `body`
     SHARED = "shared"  # of a tenant's base: other tenants may use it too; `body.reason`
     WITHDRAWN = "withdrawn"  # of a tenant: answers of which feedback was erased; feedback.Withdrawn in `body`
     ERASED_ELSEWHERE = "erased_elsewhere"  # of a dataset: rows that another tenant had erased; Erasure in `body`

@@ -82,6 +82,21 @@ class Assessment(Strict):
     withdrawn: bool = False
 
 
+class OptedOut(Strict):
+    """What a person is known by, who has opted out of training: how many words, and the digest of them at a tenant."""
+
+    words: int = Field(ge=1, le=50)
+    digest: Digest
+
+
+class OptOut(Strict):
+    """People whose rows do not come in at a tenant from now on, or who have withdrawn that."""
+
+    people: tuple[OptedOut, ...] = Field(min_length=1, max_length=10_000)
+    reason: Reason
+    withdrawn: bool = False
+
+
 class DataPolicy(Strict):
     """The tenant's rules for its data: rows that its adapters are trained on, how long its answer ledger, feedback and
     samples of its answers are kept, whether candidates are asked what its callers ask, and when nothing is trained.
@@ -177,6 +192,7 @@ class Place(Strict):
     dataset: Digest
     where: str
     row: Digest = Field(description="digest of its content, equal in every dataset")
+    alike: bool = added(False, "it is no wanted row, and nearly the same as one")
 
 
 class Erasure(Strict):
@@ -197,6 +213,7 @@ class ErasureRequest(Strict):
     rows: tuple[Digest, ...] = ()
     containing: str | None = Field(None, min_length=3, max_length=1000, description="case-insensitive; never stored")
     tenants: tuple[Name, ...] = Field((), description="whose datasets; none selects all")
+    near: bool = added(False, "rows that are nearly the same are wanted, too")
     retire: bool = Field(False, description="revoke the releases that descend from the rows: R steps over them")
     dry_run: bool = True
     plan: Digest | None = Field(None, description="digest of the plan that is carried out")
@@ -241,7 +258,7 @@ class WeightsPlace(Wire):
 class ErasurePlan(Wire):
     """The descendants of the rows, and what an erasure would do to them.
 
-    `digest` covers all other fields but `weights` and `done`.
+    `digest` covers all other fields but `weights`, `alike` and `done`.
     """
 
     digest: Digest
@@ -267,6 +284,7 @@ class ErasurePlan(Wire):
     weights: tuple[WeightsPlace, ...] = Field(
         (), description="on the nodes now: with `retire`, agents remove those in their folder once nothing serves them"
     )
+    alike: tuple[Place, ...] = Field((), description="rows that are nearly the same, which stay")
     done: bool = Field(False, description="carried out")
 
 

@@ -94,8 +94,8 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """ + (SELECT count(*) FROM documents WHERE body LIKE '%"quality":%')""",
         ),
         Counted(
-            "impact assessments, and bases that are shared",
-            "SELECT count(*) FROM attestations WHERE kind IN ('assessment', 'shared')",
+            "impact assessments, opt-out lists, and bases that are shared",
+            "SELECT count(*) FROM attestations WHERE kind IN ('assessment', 'opt_out', 'shared')",
         ),
         Counted(
             "reports of how fast engines answered, and of harnesses that jobs ran",

@@ -1,4 +1,4 @@
-"""Impact assessments, regulated rows and shared weights on a running hub."""
+"""Impact assessments, regulated rows, opt-outs, near rows of an erasure and shared weights on a running hub."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from tests.fakes.hub_in_process import BASE, Deck
-from tests.integration.hub.test_ledger import HUMAN, dataset, manifest, row, training
+from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
+from loradeck.artifacts.rows.barred_rows import opted_out, row_digest
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.manifest import BaseManifest
@@ -90,3 +91,33 @@ async def test_weights_are_shared_only_where_every_row_may_improve_shared_models
     await acme.ok("POST", "attestations", assessment("*", purposes=["improve-shared"]), client=person)
     await acme.ok("POST", "attestations", shared(bases["ours"]))
     await acme.ok("POST", "jobs", body)
+
+
+async def test_rows_of_people_who_opted_out_do_not_come_in_until_that_is_withdrawn(acme: Deck) -> None:
+    await acme.tenant("bolt")
+    rows = [row(1) | {"id": "i1"}, {"id": "i2", "prompt": "ann@example.org asks", "answer": "yes"}]
+    body = {"people": [opted_out("acme", "Ann@example.org").model_dump()], "reason": "request 12"}
+    said = {"kind": "opt_out", "subject": digest_of({"tenant": "acme"}), "tenant": "acme", "body": body, "by": ""}
+    await acme.refused(422, "reason_required", "POST", "attestations", {**said, "body": {**body, "reason": ""}})
+    await acme.ok("POST", "attestations", said)
+    for path, made in (("datasets", await manifest(acme, rows)), ("suites", await items(acme, rows))):
+        problem = await acme.refused(422, "opted_out", "POST", path, made.model_dump(mode="json"))
+        assert problem.detail == "rows.jsonl, line 2"
+        assert "ann" not in problem.model_dump_json()
+    await acme.ok("POST", "datasets?accept=agreed", (await manifest(acme, rows, tenant="bolt")).model_dump(mode="json"))
+    await acme.ok("POST", "attestations", {**said, "body": {**body, "withdrawn": True}})
+    await acme.ok("POST", "datasets?accept=agreed", (await manifest(acme, rows)).model_dump(mode="json"))
+
+
+async def test_an_erasure_lists_what_is_nearly_the_same_and_takes_it_where_that_is_asked(acme: Deck) -> None:
+    text = "Zoë of the third floor asks where the parcel with the blue lamp is that was to come on Monday already"
+    rows = [{"prompt": said, "answer": "soon"} for said in (text, text.upper(), text.replace("already", "yet"))]
+    await dataset(acme, rows)
+    first = {"rows": [row_digest(rows[0])]}
+    plan = await acme.ok("POST", "erasures", first)
+    assert [place["where"] for place in plan["places"]] == ["rows.jsonl, line 1"]
+    assert [place["where"] for place in plan["alike"]] == ["rows.jsonl, line 2", "rows.jsonl, line 3"]
+    near = await acme.ok("POST", "erasures", {**first, "near": True})
+    assert (len(near["rows"]), near["alike"]) == (3, [])
+    order = {"rows": near["rows"], "plan": near["digest"], "dry_run": False, "reason": "request 12"}
+    assert (await acme.ok("POST", "erasures", order))["done"]

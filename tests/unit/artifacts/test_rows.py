@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.rows.barred_rows import Barred, row_digest
+from loradeck.artifacts.rows.barred_rows import Barred, opted_out, row_digest
 from loradeck.artifacts.rows.dataset_rows import Held, Task, entry_of, find
+from loradeck.schemas.dataset_ledger import Place
 from loradeck.schemas.manifest import DatasetManifest, FileEntry, Provenance
 
 HUMAN: dict[str, Any] = {
@@ -129,3 +131,73 @@ def test_rows_are_found_by_digest_and_by_text_in_every_dataset(tmp_path: Path) -
     held = (*held, Held(digest=nested[0].digest, paths=nested[1]))
     for text, places in (("ann", 1), ("4711", 1), ("content", 0), ("Bob", 0)):
         assert len(find(Task(do="find", datasets=held, containing=text))) == places, text
+
+
+LONG = "José Núñez of the third floor asks where the parcel with the blue lamp is that was to come on Monday already"
+
+
+def asked(folder: Path, *texts: str, **wanted: Any) -> list[tuple[str, bool]]:
+    """The lines that a search finds, and whether each is only nearly the same."""
+    manifest, paths = dataset(folder, [{"prompt": text, "answer": "soon"} for text in texts])
+    held = (Held(digest=manifest.digest, paths=paths),)
+    found: list[Place] = find(Task.model_validate({"do": "find", "datasets": held, **wanted}))
+    return [(place.where.rpartition(" ")[2], place.alike) for place in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (unicodedata.normalize("NFC", "josé núñez"), True),
+        (unicodedata.normalize("NFD", "JOSÉ NÚÑEZ"), True),
+        ("Jose Nunez", True),
+        ("Jos\u200bé Núñez", True),
+        ("José-Núñez", True),
+        ("osé Nú", True),
+        ("José Pérez", False),
+        ("...", False),
+    ],
+)
+def test_a_text_is_found_whatever_its_form_of_characters_case_and_signs(tmp_path: Path, text: str, found: bool) -> None:
+    for form in ("NFC", "NFD"):
+        lines = asked(tmp_path, unicodedata.normalize(form, LONG), "something else", containing=text)
+        assert lines == ([("1", False)] if found else []), form
+
+
+def test_rows_nearly_the_same_as_a_found_one_are_named_as_such(tmp_path: Path) -> None:
+    texts = [LONG, LONG.upper() + "!", LONG.replace("already", "yet"), LONG.replace("lamp", "chair"), "José who?"]
+    assert asked(tmp_path, *texts, rows=[row_digest({"prompt": LONG, "answer": "soon"})]) == [
+        ("1", False),
+        ("2", True),
+        ("3", True),  # one word of twenty-two, at the end; in the middle it takes three triples, and so an eighth
+    ]
+    assert asked(tmp_path, *texts, containing="parcel") == [(str(line), False) for line in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "text", "refused"),
+    [
+        ("ann@example.org", "write to Ann@Example.org, please", True),
+        ("José Núñez", unicodedata.normalize("NFD", "I am JOSÉ NÚÑEZ."), True),
+        ("customer 47110815", "of customer 47110815?", True),
+        ("ann@example.org", "hann@example.org", False),
+        ("José Núñez", "José and Núñez", False),
+    ],
+)
+def test_rows_of_people_who_opted_out_are_refused_with_all_their_lines(
+    tmp_path: Path, listed: str, text: str, refused: bool
+) -> None:
+    manifest, paths = dataset(tmp_path, [row(1), {"prompt": text, "answer": "a"}, {"prompt": "p", "answer": [text]}])
+    barred = Barred(tenant="acme", people=frozenset([opted_out("acme", listed), opted_out("acme", "somebody else")]))
+    assert entry_of(manifest, paths, barred=barred.model_copy(update={"tenant": "bolt"})).rows == 3
+    if not refused:
+        assert entry_of(manifest, paths, barred=barred).rows == 3
+        return
+    with pytest.raises(BadArtifact, match="2 rows") as error:
+        entry_of(manifest, paths, barred=barred)
+    assert (error.value.code, "line 2; rows.jsonl, line 3" in str(error.value)) == ("opted_out", True)
+    assert listed not in barred.model_dump_json()
+
+
+def test_an_opt_out_too_short_to_mean_one_person_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs 5"):
+        opted_out("acme", "Ann.")

@@ -1,13 +1,18 @@
-"""Rows that may not come in: erased ones, those of regulated sources, and those with regulated columns."""
+"""Rows that may not come in: erased ones, of people who opted out, of regulated sources, with regulated columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.schemas.dataset_ledger import fits
+from loradeck.artifacts.rows.contamination import folded_words
+from loradeck.schemas.dataset_ledger import LISTED, OptedOut, fits
 from loradeck.schemas.ids import Digest, Strict, digest_of
+
+SHORTEST = 5
+"""Fewest letters and digits of what a person is known by on an opt-out list."""
 
 _ASIDE = frozenset({"id", "provenance"})
 
@@ -22,13 +27,42 @@ def content_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in _ASIDE}
 
 
-class Barred(Strict):
-    """What may not come in at a tenant.
+def texts_in(value: Any) -> Iterator[str]:
+    """Yields every string and number in a row, at any depth, as text."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
 
-    `rows`: digests of erased rows. `sources` and `columns`: patterns of what the tenant's policy calls regulated;
-    `assessed`: patterns of sources that somebody has signed for.
+
+def opted_out(tenant: str, said: str) -> OptedOut:
+    """Returns the entry of an opt-out list for what a person is known by: a digest of its folded words at a tenant.
+
+    Raises: ValueError: it has so few characters that it would stand in other people's rows.
+    """
+    words = folded_words(said)
+    if sum(map(len, words)) < SHORTEST:
+        raise ValueError(f"it needs {SHORTEST} letters and digits, or it stands in other people's rows")
+    return OptedOut(words=len(words), digest=_digest(tenant, words))
+
+
+def _digest(tenant: str, words: Sequence[str]) -> str:
+    return hashlib.sha256(f"{tenant}\0{' '.join(words)}".encode()).hexdigest()
+
+
+class Barred(Strict):
+    """What may not come in at a `tenant`.
+
+    `people`: its opt-out list. `rows`: digests of erased rows. `sources` and `columns`: patterns of what its policy
+    calls regulated; `assessed`: patterns of sources that somebody has signed for.
     """
 
+    tenant: str = ""
+    people: frozenset[OptedOut] = frozenset()
     rows: frozenset[Digest] = frozenset()
     sources: tuple[str, ...] = ()
     assessed: tuple[str, ...] = ()
@@ -53,6 +87,27 @@ class Barred(Strict):
                         where,
                         "leave it out",
                     )
+
+    def opted_out(self, row: Mapping[str, Any]) -> bool:
+        """Tells whether somebody of the opt-out list stands in a row, or in its id."""
+        known, lengths = {one.digest for one in self.people}, {one.words for one in self.people}
+        for text in texts_in({**row, "provenance": None}) if known else ():
+            words = folded_words(text)
+            for length in lengths:
+                for at in range(len(words) - length + 1):
+                    if _digest(self.tenant, words[at : at + length]) in known:
+                        return True
+        return False
+
+    def refuse(self, opted_out: Sequence[str]) -> None:
+        """Refuses rows by the places where people stand who have opted out. Raises: BadArtifact: `opted_out`."""
+        if opted_out:
+            raise BadArtifact(
+                "opted_out",
+                f"people who have opted out stand in {len(opted_out)} rows",
+                "; ".join(opted_out[:LISTED]),
+                "leave those rows out",
+            )
 
     def check_source(self, source: str, where: str) -> None:
         """Checks the source of a row. Raises: BadArtifact: `regulated_source`."""

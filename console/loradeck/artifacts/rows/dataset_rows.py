@@ -17,7 +17,9 @@ from pydantic import ValidationError
 
 from loradeck.artifacts import child_process
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.rows.barred_rows import Barred, content_of, row_digest
+from loradeck.artifacts.rows.barred_rows import Barred, content_of, row_digest, texts_in
+from loradeck.artifacts.rows.contamination import folded_words
+from loradeck.artifacts.rows.near_duplicates import Likeness, triples
 from loradeck.artifacts.rows.personal_data import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.canaries import Conversation, RowPrompt
 from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
@@ -29,6 +31,9 @@ LONGEST_ROW = 1 << 20
 """Longest JSONL row, in bytes."""
 
 NOTHING_BARRED = Barred()
+
+MOST_COMPARED = 1000
+"""Most rows of a search with which others are compared: past that, nothing is looked for that is nearly the same."""
 
 DEEPEST = 100
 """Levels of lists and objects in a row."""
@@ -72,18 +77,6 @@ def _is_deep(row: dict[str, Any]) -> bool:
     return bool(level)
 
 
-def texts_in(value: Any) -> Iterator[str]:
-    """Yields every string and number in a row, at any depth, as text."""
-    if isinstance(value, Mapping):
-        for inner in value.values():
-            yield from texts_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from texts_in(inner)
-    elif value is not None and not isinstance(value, bool):
-        yield str(value)
-
-
 def entry_of(
     manifest: DatasetManifest,
     paths: Mapping[str, Path],
@@ -99,7 +92,7 @@ def entry_of(
 
     Raises:
         BadArtifact: `bad_rows`; `ledger_incomplete`: a row's provenance lacks something or contradicts itself;
-            `erased_row`, `regulated_source`, `regulated_column`.
+            `erased_row`, `regulated_source`, `regulated_column`, `opted_out`.
     """
     counts = {"human": 0, "program": 0, "model": 0}
     sources, licences, consents, generators = set[str](), set[str](), set[str](), set[str]()
@@ -109,8 +102,11 @@ def entry_of(
     whole = manifest.provenance.model_dump(mode="json")
     if manifest.provenance.origin is not Origin.MIXED:
         _check(manifest.provenance, "the dataset's provenance")
+    opted_out = list[str]()
     for where, row in rows_in(paths):
         barred.check(row, where)
+        if barred.opted_out(row):
+            opted_out.append(where)
         also(where, row)
         found = _provenance(manifest.provenance, whole, row, where)
         if found.origin is Origin.HUMAN:
@@ -132,6 +128,7 @@ def entry_of(
         if found.generator_release is not None:
             generators.add(found.generator_release)
         purposes = set(found.purpose) if purposes is None else purposes & set(found.purpose)
+    barred.refuse(opted_out)
     rows, deepest = sum(counts.values()), max(depths, default=0)
     if rows != manifest.rows:
         raise BadArtifact(
@@ -254,11 +251,15 @@ class Held(Strict):
 
 
 def scan_of(held: Held, barred: Barred = NOTHING_BARRED) -> ScanReport:
-    """Scans the items of a suite. Raises: BadArtifact: `bad_rows`, and as `Barred.check`."""
+    """Scans the items of a suite. Raises: BadArtifact: `bad_rows`, `opted_out`, and as `Barred.check`."""
+    opted_out = list[str]()
     with Scan() as scan:
         for where, row in rows_in(held.paths):
             barred.check(row, where)
+            if barred.opted_out(row):
+                opted_out.append(where)
             scan.row(where, row)
+    barred.refuse(opted_out)
     return scan.report(held.digest)
 
 
@@ -278,23 +279,38 @@ class Task(Strict):
 
 
 def find(task: Task) -> list[Place]:
-    """Finds the wanted rows in every dataset. A text matches any value of a row, ignoring case.
+    """Finds the wanted rows in every dataset, and those that are nearly the same as one of them (`alike`).
+
+    A text matches any value of a row that holds it, ignoring case; or whose words, folded as in `contamination`, hold
+    its words, so that accents in one character or two, letters that look alike and punctuation make no difference.
+    Nothing is compared with more than `MOST_COMPARED` rows.
 
     Raises: BadArtifact: `bad_rows`.
     """
     wanted = set(task.rows)
     if task.containing:
-        text = task.containing.casefold()
-        for held in task.datasets:
-            for _, row in rows_in(held.paths):
-                if any(text in value.casefold() for value in texts_in(row)):
+        text, words = task.containing.casefold(), " ".join(folded_words(task.containing))
+        for _, _, row in _every(task):
+            for value in texts_in(row):
+                if text in value.casefold() or (words and words in " ".join(folded_words(value))):
                     wanted.add(row_digest(row))  # and so its copies under another id or provenance
+    own = {digest: row for _, _, row in _every(task) if (digest := row_digest(row)) in wanted}
+    likeness = Likeness(map(_triples, own.values()) if len(own) <= MOST_COMPARED else ())
     places = []
+    for dataset, where, row in _every(task):
+        if (digest := row_digest(row)) in wanted or likeness.holds(_triples(row)):
+            places.append(Place(dataset=dataset, where=where, row=digest, alike=digest not in wanted))
+    return places
+
+
+def _every(task: Task) -> Iterator[tuple[Digest, str, dict[str, Any]]]:
     for held in task.datasets:
         for where, row in rows_in(held.paths):
-            if (digest := row_digest(row)) in wanted:
-                places.append(Place(dataset=held.digest, where=where, row=digest))
-    return places
+            yield held.digest, where, row
+
+
+def _triples(row: Mapping[str, Any]) -> set[str]:
+    return set[str]().union(*map(triples, texts_in(content_of(row))))
 
 
 LONGEST_PROMPT = 2000

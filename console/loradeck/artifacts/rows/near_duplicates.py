@@ -6,7 +6,8 @@ found about every second time. Rows that hold items of a suite are found by `con
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from loradeck.artifacts.rows.contamination import folded_words
 
@@ -21,15 +22,35 @@ def available() -> bool:
     return importlib.util.find_spec("datasketch") is not None
 
 
+def triples(text: str) -> set[str]:
+    """Returns the runs of three words of a text; of a shorter one, the whole."""
+    words = folded_words(text)
+    return {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
+
+
+class Likeness:
+    """Knows some texts by their triples, and finds those that share `SHARE` with one of them, counted exactly."""
+
+    def __init__(self, known: Iterable[set[str]]) -> None:
+        self._sizes, self._holding = list[int](), defaultdict[str, list[int]](list)
+        for number, own in enumerate(known):
+            self._sizes.append(len(own))
+            for triple in own:
+                self._holding[triple].append(number)
+
+    def holds(self, own: set[str]) -> bool:
+        """Tells whether a text with these triples is nearly the same as a known one."""
+        shared = Counter(number for triple in own for number in self._holding.get(triple, ()))
+        return any(n >= SHARE * (len(own) + self._sizes[number] - n) for number, n in shared.items())
+
+
 def doubles(texts: Sequence[str]) -> list[int]:
     """Returns the places, from 0, of texts that nearly repeat an earlier one, in one pass, a few thousand a second."""
     from datasketch import MinHash, MinHashLSH
 
     def sketch(text: str) -> MinHash:
-        words = folded_words(text)
-        triples = {" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
         made = MinHash(num_perm=PERMUTATIONS)
-        made.update_batch([triple.encode() for triple in triples])
+        made.update_batch([triple.encode() for triple in triples(text)])
         return made
 
     before = MinHashLSH(threshold=SHARE, num_perm=PERMUTATIONS)

@@ -76,7 +76,12 @@ async def ls(s: Session, tenant: str | None) -> None:
 
 @dataset.command()
 @click.argument("rows", metavar="[ROW]...", nargs=-1)
-@click.option("--containing", metavar="TEXT", help="Rows that contain a text, ignoring case. It is not stored.")
+@click.option(
+    "--containing",
+    metavar="TEXT",
+    help="Rows that contain a text, in any case, with any accents. It is not stored.",
+)
+@click.option("--near", is_flag=True, help="Erase what is nearly the same as such a row, too; else it is listed.")
 @click.option(
     "--tenant",
     "tenants",
@@ -110,7 +115,8 @@ async def erase(s: Session, /, dry_run: bool, reason: str, yes: bool, **which: A
     built = {
         one.digest: one.manifest.tenant for one in await s.api.datasets() if one.manifest.provenance.source == SOURCE
     }
-    done = await s.api.erase(request.model_copy(update={"containing": None, "rows": plan.rows, "plan": plan.digest}))
+    named = {"containing": None, "near": False, "rows": plan.rows, "plan": plan.digest}
+    done = await s.api.erase(request.model_copy(update=named))
     s.out.json(done)
     s.out.say(f"erased: {len(done.rows)} rows of {len(done.datasets)} datasets, which are not trained on any more")
     for tenant in sorted({built[one.id] for one in done.datasets if one.id in built}):
@@ -129,6 +135,8 @@ def show_erasure(s: Session, plan: ErasurePlan) -> None:
         [(place.row[:12], f"{names[place.dataset]} {short(place.dataset)}", place.where) for place in plan.places],
         empty="no such row",
     )
+    for like in plan.alike:
+        s.out.alarm(f" nearly the same, and stays: {like.row[:12]}  {short(like.dataset)} {like.where} (--near)")
     for what, found in (
         ("written by one of these releases, or made of such judgements", plan.written),
         ("run", plan.runs),

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
+from loradeck.artifacts.rows.barred_rows import opted_out
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked
 from loradeck.cli.shared.naming import moment
@@ -15,7 +16,7 @@ from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.dataset_ledger import TRAIN, Assessment, DataPolicy
+from loradeck.schemas.dataset_ledger import TRAIN, Assessment, DataPolicy, OptedOut, OptOut
 from loradeck.schemas.freshness import ExpectedChange, TrainingFreeze
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import Tier
@@ -239,6 +240,34 @@ async def assess(s: Session, /, name: str, until: str | None, **given: Any) -> N
     signed = await s.api.attest(stated)
     what = "counts no more" if body.withdrawn else f"is signed for {', '.join(body.purposes)}"
     s.out.answer(signed, f"{body.reference} of {body.source} {what}, by {signed.by}")
+
+
+@tenant.command("opt-out")
+@click.argument("name")
+@click.argument("people", metavar="FILE", type=click.File(encoding="utf-8"))
+@click.option("--withdraw", "withdrawn", is_flag=True, help="Rows of these people may come in again.")
+@reason_option(required=True)
+@writes
+async def opt_out(s: Session, name: str, people: TextIO, withdrawn: bool, reason: str) -> None:
+    """Let no rows of people come in at a tenant from now on: what each is known by, one a line, in a file or - .
+
+    An address, a number or a full name is found whatever its case, accents and punctuation. The hub gets and keeps
+    digests. Rows that are here already go by `loradeck dataset erase`.
+    """
+    listed, wrong = dict[str, OptedOut](), list[int]()
+    for number, line in enumerate(people, start=1):
+        try:
+            listed |= {line.strip(): opted_out(name, line)} if line.strip() else {}
+        except ValueError:
+            wrong.append(number)
+    if wrong or not listed:
+        where = f"lines {', '.join(map(str, wrong[:20]))}" if wrong else "the file is empty"
+        raise misused("what people are known by needs five letters and digits, on each line", where=where)
+    body = checked(OptOut, {"people": [*listed.values()], "reason": reason, "withdrawn": withdrawn}, where="FILE")
+    kind, subject = AttestationKind.OPT_OUT, digest_of({"tenant": name})
+    stated = Attestation(kind=kind, subject=subject, tenant=name, body=body.model_dump(mode="json"), by="")
+    done = await s.api.attest(stated)
+    s.out.answer(done, f"rows of {len(body.people)} people {'may come in again' if withdrawn else 'do not come in'}")
 
 
 def _frozen(freeze: TrainingFreeze) -> str:

@@ -12,7 +12,7 @@ from loradeck.hub.api.parameters import MakerOfEach, ReaderOfEach, ThisHub
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
-from loradeck.schemas.dataset_ledger import Assessment
+from loradeck.schemas.dataset_ledger import Assessment, OptOut
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import FLEET
@@ -51,17 +51,22 @@ _AGENTS = frozenset({AttestationKind.CANARY})
 """Kinds that an agent may attest. Reports come with the job that made them, or one node could open any gate."""
 
 
-_BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication | Assessment]] = {
+_BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication | Assessment | OptOut]] = {
     AttestationKind.SIGNATURE: Signature,
     AttestationKind.DEPRECATION: Deprecation,
     AttestationKind.ADJUDICATION: Adjudication,
     AttestationKind.ASSESSMENT: Assessment,
+    AttestationKind.OPT_OUT: OptOut,
 }
 
-_OF_ROWS = frozenset({AttestationKind.ADJUDICATION, AttestationKind.ASSESSMENT})
+_OF_ROWS = frozenset({AttestationKind.ADJUDICATION, AttestationKind.ASSESSMENT, AttestationKind.OPT_OUT})
 """Kinds that are about no artifact."""
 
-_REASONED = {AttestationKind.REVOCATION: "a revocation", AttestationKind.SHARED: "sharing weights"}
+_REASONED = {
+    AttestationKind.REVOCATION: "a revocation",
+    AttestationKind.SHARED: "sharing weights",
+    AttestationKind.OPT_OUT: "an opt-out list",
+}
 
 _OF_RELEASES = frozenset(
     {AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.HARNESS, AttestationKind.REVOCATION}

@@ -221,6 +221,8 @@ class Datasets:
     def _barred(self, tenant: str) -> Barred:
         data, facts = self._state.tenant(tenant).data, self._attestations.facts
         return Barred(
+            tenant=tenant,
+            people=frozenset(facts.opted_out[tenant]),
             rows=policy.barred_rows(tenant, data, facts.erased_of),
             sources=data.regulated_sources,
             assessed=signed_for(facts.assessed[tenant].values(), TRAIN, self._clock.now_ms()),

@@ -127,11 +127,15 @@ class Erasures:
             for one in unread
             for row in sorted(erased.get(one.id, set()).intersection(request.rows))
         ]
-        own = [p for p in places if not request.tenants or known[p.dataset].tenant in request.tenants]
+        if request.near:
+            places = [place.model_copy(update={"alike": False}) for place in places]
+        selected = [p for p in places if not request.tenants or known[p.dataset].tenant in request.tenants]
+        own, alike = ([p for p in selected if p.alike is said] for said in (False, True))
         rows = {place.row for place in own if place.dataset in self._catalogue.datasets}
-        rest = set(places).difference(own)
-        others = [p for p in places if p in rest and p.row in rows and p.dataset in self._catalogue.datasets]
-        return _Search(own, others, unread)
+        rest = set(places).difference(selected)
+        rest = {place for place in rest if place.dataset in self._catalogue.datasets and not place.alike}
+        others = [place for place in places if place in rest and place.row in rows]
+        return _Search(own, others, unread, tuple(alike))
 
     async def _plan(self, request: ErasureRequest, search: _Search) -> ErasurePlan:
         catalogue = self._catalogue
@@ -173,7 +177,8 @@ class Erasures:
             "retire": request.retire,
         }
         weights = await self._weights(found)
-        return ErasurePlan.model_validate({**body, "digest": digest_of(body), "weights": weights})
+        beside = {"weights": weights, "alike": search.alike}
+        return ErasurePlan.model_validate({**body, **beside, "digest": digest_of(body)})
 
     async def _weights(self, found: Descent) -> list[WeightsPlace]:
         """The nodes that hold weights which descend.
@@ -274,12 +279,14 @@ class Erasures:
 class _Search:
     """Where rows were found: at the tenants that a request selects, and the same rows in datasets of others.
 
-    `unread`: datasets and suites that could not be searched, because their files are gone.
+    `unread`: datasets and suites that could not be searched, because their files are gone. `alike`: rows of the
+    selected tenants that are nearly the same as a found one.
     """
 
     own: list[Place]
     others: list[Place]
     unread: list[Named]
+    alike: tuple[Place, ...]
 
 
 def _descends(spec: TrainSpec, found: Descent) -> bool:

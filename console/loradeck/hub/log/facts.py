@@ -10,7 +10,7 @@ from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
 from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage, Deprecation, GateResult
 from loradeck.schemas.candidate import ComparisonResult
-from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry
+from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, OptedOut, OptOut
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
@@ -33,6 +33,7 @@ _KEPT = (
     AttestationKind.DEPRECATION,
     AttestationKind.DECISION,
     AttestationKind.ASSESSMENT,
+    AttestationKind.OPT_OUT,
     AttestationKind.SHARED,
 )
 """Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
@@ -66,6 +67,9 @@ class Facts:
 
         self.assessed: dict[str, dict[str, Assessment]] = defaultdict(dict)
         """Tenant -> pattern of sources -> its newest impact assessment."""
+
+        self.opted_out: dict[str, set[OptedOut]] = defaultdict(set)
+        """Tenant -> its opt-out list."""
 
         self.shared: set[str] = set()
         """Bases that jobs of one tenant made and others may use."""
@@ -111,6 +115,9 @@ class Facts:
         elif attestation.kind is AttestationKind.ASSESSMENT:
             assessment = Assessment.model_validate(body)
             self.assessed[attestation.tenant][assessment.source] = assessment
+        elif attestation.kind is AttestationKind.OPT_OUT:
+            said, listed = OptOut.model_validate(body), self.opted_out[attestation.tenant]
+            (listed.difference_update if said.withdrawn else listed.update)(said.people)
         elif attestation.kind is AttestationKind.SHARED:
             self.shared.add(subject)
         elif attestation.kind is AttestationKind.LEDGER:
