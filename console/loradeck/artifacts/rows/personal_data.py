@@ -96,8 +96,16 @@ _LONG_NUMBER = re.compile(r"\+?\(?\d(?:[ ().\-/]{0,2}\d){8,}")
 _DAY = re.compile(r"(?:19|20)\d\d-\d\d-\d\d(?: \d\d)?")
 
 
-def redacted(text: str) -> str:
-    """A text with what has the form of personal data or of a key replaced by its kind in brackets.
+Name = Callable[[str, str], str]
+"""Returns what stands in the place of something: its kind in brackets, by its kind and by what it was."""
+
+
+def _by_kind(kind: str, found: str) -> str:
+    return f"[{kind}]"
+
+
+def redacted(text: str, name: Name = _by_kind) -> str:
+    """A text with what has the form of personal data or of a key replaced by its kind in brackets, or as `name` says.
 
     It takes more than `personal` finds, since a text loses little by it: whatever stands around an @, every number of
     nine digits and more but for a day, and every run of 32 letters and digits. Characters that look alike are made one
@@ -105,12 +113,12 @@ def redacted(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", text)
     folded = "".join(char for char in folded if unicodedata.category(char) != "Cf")
-    folded = _KEY.sub("[key]", folded)
-    folded = _NAMED_SECRET.sub(r"\1 [secret]", folded)
-    folded = _LONG_RUN.sub(lambda run: "[key]" if any(map(str.isdigit, run[0])) else run[0], folded)
-    folded = _ADDRESS.sub("[e-mail]", folded)
-    folded = _IBAN.sub("[IBAN]", folded)
-    return _LONG_NUMBER.sub(lambda number: number[0] if _DAY.fullmatch(number[0]) else "[number]", folded)
+    folded = _KEY.sub(lambda key: name("key", key[0]), folded)
+    folded = _NAMED_SECRET.sub(lambda secret: f"{secret[1]} {name('secret', secret[0])}", folded)
+    folded = _LONG_RUN.sub(lambda run: name("key", run[0]) if any(map(str.isdigit, run[0])) else run[0], folded)
+    folded = _ADDRESS.sub(lambda address: name("e-mail", address[0]), folded)
+    folded = _IBAN.sub(lambda iban: name("IBAN", iban[0]), folded)
+    return _LONG_NUMBER.sub(lambda n: n[0] if _DAY.fullmatch(n[0]) else name("number", n[0]), folded)
 
 
 def secrets() -> tuple[AbstractContextManager[Any], Detect | None, str]:

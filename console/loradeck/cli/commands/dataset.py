@@ -4,16 +4,27 @@ import asyncio
 import json
 import tempfile
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import click
 
 from loradeck.artifacts.rows import row_formats
+from loradeck.artifacts.rows.pseudonyms import Pseudonyms
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.files import checked
-from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option
+from loradeck.cli.shared.files import checked, rows_of, write_new
+from loradeck.cli.shared.options import (
+    dry_run_option,
+    exit_on_error,
+    json_option,
+    reason_option,
+    wants_json,
+    yes_option,
+)
+from loradeck.cli.shared.output import Output
 from loradeck.cli.shared.provenance import accept_option, provenance_of, provenance_options
 from loradeck.cli.shared.registered_rows import register
+from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.backlog import SOURCE
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace
@@ -50,6 +61,50 @@ async def add(
         if rows != file:
             s.out.say(f" rows of another format are registered as {rows.name}")
         s.out.json(await register(s, rows, tenant, name, provenance, accept))
+
+
+@dataset.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--tenant", required=True, help="Tenant whose pseudonyms these are.")
+@click.option("--key", "key_file", required=True, type=click.Path(path_type=Path), help="File of the key, mode 0600.")
+@click.option("--new-key", is_flag=True, help="Make the key first.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New file for the rows.")
+@json_option
+@click.pass_context
+def redact(ctx: click.Context, file: Path, tenant: str, key_file: Path, new_key: bool, out: Path) -> None:
+    """Write rows anew, with a pseudonym for each thing that has the form of personal data or of a key.
+
+    The same thing has the same pseudonym in all rows and files of a tenant, as long as the key is the same. What has no
+    form stays: names, addresses, illnesses (docs/data.md says how much is found, by language). No hub is asked.
+    """
+
+    def work() -> None:
+        if new_key:
+            with new_secret_file(key_file) as write:
+                write(token_hex(32))
+        pseudonyms = Pseudonyms(_key(key_file), tenant)
+        rows = [json.dumps(pseudonyms.row(row), ensure_ascii=False) for row in rows_of(file, ())]
+        write_new(out, "".join(f"{row}\n" for row in rows))
+        said = Output(as_json=wants_json(ctx))
+        said.json({"rows": len(rows), "replaced": pseudonyms.made, "file": str(out)})
+        made = ", ".join(f"{count} {kind}" for kind, count in sorted(pseudonyms.made.items())) or "nothing"
+        said.say(f"{out}: {len(rows):,} rows; replaced: {made}")
+
+    exit_on_error(work, as_json=wants_json(ctx))
+
+
+def _key(file: Path) -> bytes:
+    """Reads a key of pseudonyms. Raises: CliError: it is not there, is none, or others may read it."""
+    try:
+        key, mode = bytes.fromhex(file.read_text("ascii")), file.stat().st_mode
+    except (OSError, ValueError):
+        raise misused("the file holds no key", where=str(file), fix="--new-key makes one") from None
+    if mode & 0o077:
+        fix = f"chmod 600 {file}, or make a new one"
+        raise misused("others may read the key", where=str(file), fix=fix, code="key_exposed")
+    if len(key) < 32:
+        raise misused("the key is too short", where=str(file), fix="--new-key makes one")
+    return key
 
 
 @dataset.command("ls")
