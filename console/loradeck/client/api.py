@@ -436,6 +436,10 @@ class HubApi(Calls):
         """Stores an attestation; returns it with its seq, author and time."""
         return await self._write(Attestation, "attestations", attestation)
 
+    async def sign(self, statement: Attestation) -> Attestation:
+        """Signs an impact assessment or an acknowledgement; returns it with its seq, author and time."""
+        return await self._write(Attestation, "attestations/signed", statement)
+
     async def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """Attestations that match all given conditions, oldest first."""
         return await self._get(list[Attestation], "attestations", **wanted)

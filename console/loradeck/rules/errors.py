@@ -23,6 +23,7 @@ STATUS: Mapping[str, int] = {
     "too_many_pointers": 409,
     "too_many_incidents": 409,
     "unsigned": 409,
+    "not_acknowledged": 409,
     "deprecated": 409,
     "gate_missing": 409,
     "gate_failed": 409,

@@ -38,6 +38,7 @@ class AttestationKind(StrEnum):
     GENERATION = "generation"  # of a dataset that a job wrote: GenerationReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
     ASSESSMENT = "assessment"  # of a tenant's sources: a person signed; dataset_ledger.Assessment in `body`
+    ACKNOWLEDGED = "acknowledged"  # of a release on a route: somebody has read its card; Acknowledgement in `body`
     OPT_OUT = "opt_out"  # of a tenant: people whose rows do not come in; dataset_ledger.OptOut in `body`
     SHARED = "shared"  # of a tenant's base: other tenants may use it too; `body.reason`
     WITHDRAWN = "withdrawn"  # of a tenant: answers of which feedback was erased; feedback.Withdrawn in `body`
@@ -102,6 +103,14 @@ class Deprecation(Strict):
         if self.until_ms is not None and self.until_ms < self.from_ms:
             raise ValueError("until_ms is before from_ms")
         return self
+
+
+class Acknowledgement(Strict):
+    """A stakeholder's word: they have read how a release's card, with its data, differs from the live release's."""
+
+    against: Digest | None = Field(description="the release that was live; None: none was")
+    differences: Digest = Field(description="digest of the differences that were shown, or of the whole card")
+    person: str = Field("", max_length=300, description="set by the hub: who that is where people sign in")
 
 
 class CanaryItem(Strict):

@@ -41,6 +41,7 @@ class LedgerEntry(Strict):
     purposes: tuple[str, ...] = Field(description="purposes that every row allows")
     retention_days: int | None = Field(description="shortest retention of any row; None: none is limited")
     generators: tuple[Digest, ...] = Field(description="releases of ours that wrote rows")
+    biases: tuple[str, ...] = added((), f"known ones, as the rows say them: sorted, the first {LISTED}")
     qualities: dict[QualityTier, int] = added(dict, "rows by quality, of those that say it")
 
 

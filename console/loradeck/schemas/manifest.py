@@ -91,6 +91,7 @@ class Provenance(Strict):
     )
     tier: Tier | None = Field(None, description="how confidential they are")
     quality: QualityTier | None = added(None, "how well they were made; recipes take rows that do not say as scraped")
+    known_biases: str | None = added(None, "what they show too much or too little of", min_length=1, max_length=1000)
     origin: Origin
     generator_release: Digest | None = Field(
         None, description="release that wrote the synthetic rows, if it was one of ours"

@@ -1,8 +1,9 @@
 """A route's settings: placement, conditions of promotes, response checks and behaviour in gaps."""
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Label, Name, Strict, Ticket, added
@@ -84,6 +85,9 @@ class Controls(Strict):
     duties: bool = Field(False, description="who made, who reviewed and who promotes a release are different people")
     tickets: bool = Field(False, description="moves carry a change ticket; those that go back are given one afterwards")
     standing_ticket: Ticket | None = Field(None, description="the ticket under which the hub moves by itself")
+    stakeholders: tuple[Annotated[str, StringConstraints(min_length=1, max_length=300)], ...] = added(
+        (), "each of these has read how a release's card differs from the live one's before it goes out", max_length=20
+    )
 
 
 class RouteConfig(Strict):

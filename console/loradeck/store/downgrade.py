@@ -89,13 +89,14 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """ OR (kind = 'ledger' AND body LIKE '%"by_depth":%')""",
         ),
         Counted(
-            "datasets and suites that say their quality, and ledger entries of them",
-            """SELECT (SELECT count(*) FROM attestations WHERE kind = 'ledger' AND body LIKE '%"qualities":%')"""
-            """ + (SELECT count(*) FROM documents WHERE body LIKE '%"quality":%')""",
+            "datasets and suites that say their quality or biases, and ledger entries of them",
+            """SELECT (SELECT count(*) FROM attestations WHERE kind = 'ledger'"""
+            """ AND (body LIKE '%"qualities":%' OR body LIKE '%"biases":%'))"""
+            """ + (SELECT count(*) FROM documents WHERE body LIKE '%"quality":%' OR body LIKE '%"known_biases":%')""",
         ),
         Counted(
-            "impact assessments, opt-out lists, and bases that are shared",
-            "SELECT count(*) FROM attestations WHERE kind IN ('assessment', 'opt_out', 'shared')",
+            "impact assessments, opt-out lists, acknowledgements, and bases that are shared",
+            "SELECT count(*) FROM attestations WHERE kind IN ('assessment', 'opt_out', 'shared', 'acknowledged')",
         ),
         Counted(
             "reports of how fast engines answered, and of harnesses that jobs ran",

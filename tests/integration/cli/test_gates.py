@@ -378,3 +378,36 @@ def test_a_gates_judge_is_named_and_asked_for_by_names(desk: Desk, tenant: str, 
         *("judge", release, release),
         suite,
     )
+
+
+def test_what_people_sign_and_who_has_opted_out_is_asked_by_command(desk: Desk, tenant: str, tmp_path: Path) -> None:
+    sign = ("tenant", "assess", tenant, "--source", "crm.*", "--reference", "DPIA-12")
+    me = desk.refused(6, "forbidden", *sign)["detail"].split(";")[0]
+    limits = ("--regulated-column", "diagnosis", "--assess-tier", "restricted")
+    done = desk.run("tenant", "data", tenant, "--assessor", me, *limits, "--reason", "law")
+    assert f"{me} sign impact assessments, for restricted rows" in done.stdout
+    assert "is signed for train" in desk.run(*sign).stdout
+    people, data = tmp_path / "people.txt", tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "ANN@example.org asks", "answer": "a"}\n')
+    people.write_text("ann@example.org\nAnn\n")
+    desk.refused(2, "usage", "tenant", "opt-out", tenant, people, "--reason", "request 12")
+    people.write_text("ann@example.org\n")
+    opt_out = ("tenant", "opt-out", tenant, people, "--reason", "request 12")
+    assert desk.run(*opt_out).stdout == "rows of 1 people do not come in\n"
+    given = ("dataset", "add", data, "--tenant", tenant, "--name", "rows", "--accept-findings", "agreed", *PROVENANCE)
+    more = ("--source", "crm.visits", "--tier", "restricted", "--quality", "gold", "--known-biases", "mostly English")
+    assert desk.refused(1, "opted_out", *given, *more)["detail"] == "data.jsonl, line 1"
+    assert desk.run(*opt_out, "--withdraw").returncode == 0
+    desk.json(*given, *more)
+    assert " gold " in desk.run("dataset", "ls", "--tenant", tenant).stdout
+    cleared = desk.run(
+        "tenant", "data", tenant, "--assessor", "", "--assess-tier", "", "--regulated-column", "", "--reason", "over"
+    )
+    assert (cleared.returncode, "regulated" in cleared.stdout, "sign" in cleared.stdout) == (0, False, False)
+
+    desk.json("route", "set", tenant, "--stakeholder", me)
+    desk.refused(1, "not_acknowledged", "promote", tenant, "v3", "--yes")
+    done = desk.run("gate", "acknowledge", tenant, "v3", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "Adapter: digest" in done.stdout
+    assert desk.run("promote", tenant, "v3", "--yes").returncode == 0

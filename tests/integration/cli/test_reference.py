@@ -47,6 +47,7 @@ def test_every_command_has_help_and_the_common_options() -> None:
         "loradeck completion",
         "loradeck check",
         "loradeck adapter key",
+        "loradeck dataset redact",
         "loradeck notice secret",
     }
     for path, command in commands(cli, "loradeck"):

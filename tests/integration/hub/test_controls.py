@@ -73,3 +73,31 @@ async def test_on_the_hubs_host_the_glass_is_broken_where_a_ticket_is_asked_for(
     await deck.ok("POST", PROMOTE, promote(deck, release, **alone))
     event = deck.hub.log.recent[-1]
     assert (event.payload["broke_glass"], event.wants_ticket) == (True, True)
+
+
+async def test_nothing_goes_out_before_each_stakeholder_has_read_what_differs(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await join("n1")
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    await deck.promote(one)
+    await deck.tenant(controls={"stakeholders": ["legal"]})
+
+    def read(against: str | None, **more: Any) -> dict[str, Any]:
+        body = {"against": against, "differences": "d" * 64, "person": "legal"}
+        where = {"kind": "acknowledged", "tenant": "acme", "route": "production", "by": ""}
+        return {**where, "subject": two, "body": body, **more}
+
+    await deck.refused(409, "not_acknowledged", "POST", PROMOTE, promote(deck, two, override=True, reason="late"))
+    await deck.refused(403, "forbidden", "POST", "attestations/signed", read(one))  # whoever else the body names
+    made = await deck.ok("POST", "tokens", {"name": "legal", "role": "operator"})
+    legal = deck.with_token(made["token"])
+    await deck.refused(404, "unknown_route", "POST", "attestations/signed", read(one, route=None), legal)
+    await deck.refused(403, "forbidden", "POST", "attestations/signed", read(one, kind="revocation"), legal)
+    await deck.refused(403, "forbidden", "POST", "attestations", read(one))
+    await deck.ok("POST", "attestations/signed", read(None), legal)
+    problem = await deck.refused(409, "not_acknowledged", "POST", PROMOTE, promote(deck, two))
+    assert problem.detail == "legal"
+    await deck.ok("POST", "attestations/signed", read(one), legal)
+    await deck.promote(two)
+    await deck.rollback(wait="committed")
+    await deck.refused(422, "reason_required", "PUT", ROUTE, SOON)

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from tests.fakes.hub_in_process import BASE, Deck
+from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
 from loradeck.artifacts.rows.barred_rows import opted_out, row_digest
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.ids import digest_of
+from loradeck.schemas.jobs import RECIPES
 from loradeck.schemas.manifest import BaseManifest
 
 POLICY = "tenants/acme/data-policy?reason=law"
@@ -31,22 +33,22 @@ def assessment(source: str, **more: Any) -> dict[str, Any]:
 
 async def test_training_waits_for_an_assessment_that_a_named_person_signs(acme: Deck) -> None:
     digest = await dataset(acme, [row(1, source="crm.visits")])
-    await acme.refused(422, "reason_required", "PUT", "tenants/acme/data-policy", {"assessors": ["releaser"]})
-    await acme.ok("PUT", POLICY, {"assessors": ["releaser"]})
+    await acme.refused(422, "reason_required", "PUT", "tenants/acme/data-policy", {"assessors": ["operator"]})
+    await acme.ok("PUT", POLICY, {"assessors": ["operator"]})
     problem = await acme.refused(409, "no_dpia", "POST", "jobs", training(digest))
     assert "crm.visits" in problem.detail
-    assert "releaser may" in problem.fix
-    await acme.refused(403, "forbidden", "POST", "attestations", assessment("crm.*"))  # from the hub's host
-    person = await acme.as_role("releaser")
-    signed = await acme.ok("POST", "attestations", assessment("crm.*"), client=person)
-    assert signed["by"] == "releaser"
+    assert "operator may" in problem.fix
+    await acme.refused(403, "forbidden", "POST", "attestations/signed", assessment("crm.*"))  # from the hub's host
+    person = await acme.as_role("operator")
+    signed = await acme.ok("POST", "attestations/signed", assessment("crm.*"), client=person)
+    assert signed["by"] == "operator"
     await acme.ok("POST", "jobs", training(digest))
-    await acme.ok("POST", "attestations", assessment("crm.*", withdrawn=True), client=person)
+    await acme.ok("POST", "attestations/signed", assessment("crm.*", withdrawn=True), client=person)
     await acme.refused(409, "no_dpia", "POST", "jobs", training(digest))
 
 
 async def test_regulated_tables_come_in_with_an_assessment_and_regulated_columns_never(acme: Deck) -> None:
-    policy = {"assessors": ["releaser"], "regulated_sources": ["ehr.*"], "regulated_columns": ["diagnosis"]}
+    policy = {"assessors": ["operator"], "regulated_sources": ["ehr.*"], "regulated_columns": ["diagnosis"]}
     await acme.ok("PUT", POLICY, policy)
     table, column = [row(1, source="ehr.visits")], [row(1) | {"diagnosis": "flu"}]
     for rows, code in ((table, "regulated_source"), (column, "regulated_column")):
@@ -54,9 +56,9 @@ async def test_regulated_tables_come_in_with_an_assessment_and_regulated_columns
         problem = await acme.refused(422, code, "POST", "datasets", body)
         assert "line 1" in problem.detail
         assert "flu" not in problem.model_dump_json()
-    await acme.ok("POST", "attestations", assessment("ehr.*"), client=await acme.as_role("releaser"))
+    await acme.ok("POST", "attestations/signed", assessment("ehr.*"), client=await acme.as_role("operator"))
     await dataset(acme, table)
-    loose = {"assessors": ["releaser"], "regulated_sources": ["ehr.*"]}
+    loose = {"assessors": ["operator"], "regulated_sources": ["ehr.*"]}
     await acme.refused(422, "reason_required", "PUT", "tenants/acme/data-policy", loose)
 
 
@@ -83,12 +85,12 @@ async def test_weights_are_shared_only_where_every_row_may_improve_shared_models
     theirs = await dataset(acme, [row(3)], tenant="bolt")
     body = training(theirs, tenant="bolt", base=bases["ours"])
     await acme.refused(409, "wrong_tenant", "POST", "jobs", body)
-    await acme.ok("PUT", POLICY, {"assessors": ["releaser"]})
+    await acme.ok("PUT", POLICY, {"assessors": ["operator"]})
     await acme.refused(409, "no_dpia", "POST", "attestations", shared(bases["ours"]))
-    person = await acme.as_role("releaser")
-    await acme.ok("POST", "attestations", assessment("*", purposes=["train"]), client=person)
+    person = await acme.as_role("operator")
+    await acme.ok("POST", "attestations/signed", assessment("*", purposes=["train"]), client=person)
     await acme.refused(409, "no_dpia", "POST", "attestations", shared(bases["ours"]))
-    await acme.ok("POST", "attestations", assessment("*", purposes=["improve-shared"]), client=person)
+    await acme.ok("POST", "attestations/signed", assessment("*", purposes=["improve-shared"]), client=person)
     await acme.ok("POST", "attestations", shared(bases["ours"]))
     await acme.ok("POST", "jobs", body)
 
@@ -121,3 +123,12 @@ async def test_an_erasure_lists_what_is_nearly_the_same_and_takes_it_where_that_
     assert (len(near["rows"]), near["alike"]) == (3, [])
     order = {"rows": near["rows"], "plan": near["digest"], "dry_run": False, "reason": "request 12"}
     assert (await acme.ok("POST", "erasures", order))["done"]
+
+
+async def test_an_agent_of_before_is_not_told_of_datasets_that_it_cannot_read(acme: Deck, join: Join) -> None:
+    plain, later = await dataset(acme, [row(1)]), await dataset(acme, [row(2)], {**HUMAN, "quality": "gold"})
+    await join("n1")
+    for recipes, known in ((0, {plain}), (RECIPES, {plain, later})):
+        acme.hub.fleet.nodes["n1"].recipes = recipes
+        answer = await acme.ok("GET", "datasets", client=await acme.as_role("agent", "n1"))
+        assert {one["digest"] for one in answer} == known

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
@@ -88,15 +90,22 @@ class Barred(Strict):
                         "leave it out",
                     )
 
+    @cached_property
+    def by_length(self) -> dict[int, set[str]]:
+        """The opt-out list: number of words -> digests of so many."""
+        found = defaultdict[int, set[str]](set)
+        for one in self.people:
+            found[one.words].add(one.digest)
+        return found
+
     def opted_out(self, row: Mapping[str, Any]) -> bool:
         """Tells whether somebody of the opt-out list stands in a row, or in its id."""
-        known, lengths = {one.digest for one in self.people}, {one.words for one in self.people}
-        for text in texts_in({**row, "provenance": None}) if known else ():
+        for text in texts_in({**row, "provenance": None}) if self.people else ():
             words = folded_words(text)
-            for length in lengths:
-                for at in range(len(words) - length + 1):
-                    if _digest(self.tenant, words[at : at + length]) in known:
-                        return True
+            for length, known in self.by_length.items():
+                runs = (words[at : at + length] for at in range(len(words) - length + 1))
+                if any(_digest(self.tenant, run) in known for run in runs):
+                    return True
         return False
 
     def refuse(self, opted_out: Sequence[str]) -> None:

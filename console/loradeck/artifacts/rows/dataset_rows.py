@@ -96,7 +96,7 @@ def entry_of(
     """
     counts = {"human": 0, "program": 0, "model": 0}
     sources, licences, consents, generators = set[str](), set[str](), set[str](), set[str]()
-    tiers, days = set(), set[int]()
+    tiers, days, biases = set(), set[int](), set[str]()
     purposes: set[str] | None = None
     depths, qualities = Counter[int](), Counter[QualityTier]()
     whole = manifest.provenance.model_dump(mode="json")
@@ -121,6 +121,8 @@ def entry_of(
         licences.add(found.licence_class)
         consents.add(found.consent)
         tiers.add(found.tier)
+        if found.known_biases is not None:
+            biases.add(found.known_biases)
         if found.quality is not None:
             qualities[found.quality] += 1
         if found.retention_days is not None:
@@ -150,6 +152,7 @@ def entry_of(
             "retention_days": min(days, default=None),
             "generators": sorted(generators),
             "qualities": qualities,
+            "biases": sorted(biases)[:LISTED],
         }
     )
 

@@ -161,10 +161,7 @@ async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> N
     old, new = [await cards.record(s.api, _version(versions, text)) for text in (before, after)]
     found = cards.differences(old, new)
     s.out.json({"differences": [{"what": what, "before": a, "after": b} for what, a, b in found]})
-    for what, a, b in found:
-        s.out.heading(what)
-        s.out.say(f" - {a}")
-        s.out.say(f" + {b}")
+    cards.print_differences(s.out, found)
 
 
 @adapter.command()

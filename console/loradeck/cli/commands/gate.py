@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import Exit, misused
 from loradeck.cli.shared.files import checked, rows_of, toml_of
 from loradeck.cli.shared.gate_file import freeze_of, gate_settings
@@ -15,9 +16,9 @@ from loradeck.cli.shared.options import break_glass_option, reason_option, yes_o
 from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
+from loradeck.schemas.attestation import Acknowledgement, Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.review import Review, ReviewedItem, ReviewSheet, SampledItem
 from loradeck.schemas.route import RouteConfig
 
@@ -179,6 +180,31 @@ async def ls(s: Session, tenant: str | None, route: str | None) -> None:
         ],
         empty="no gate results; loradeck job evaluate TENANT RELEASE --suite SUITE",
     )
+
+
+@gate.command()
+@click.argument("words", nargs=-1, metavar="TENANT [ROUTE] RELEASE")
+@yes_option
+@writes
+async def acknowledge(s: Session, /, words: tuple[str, ...], yes: bool) -> None:
+    """Read how a release's card and its data differ from the live release's, and sign that you have.
+
+    A route with stakeholders (`loradeck route set --stakeholder WHO`) promotes it once all of them have.
+    """
+    at, name = pointer_and_release(words)
+    release, live = await release_named(s.api, at.tenant, name), (await s.api.row(at.tenant, at.route)).pointer.release
+    known = await cards.record_of_release(s.api, at.tenant, release)
+    shown = [(f"{fact.section}: {fact.key}", "-", fact.value) for fact in cards.facts(known)]
+    if live is not None:
+        before = await cards.record_of_release(s.api, at.tenant, await release_named(s.api, at.tenant, live))
+        shown = cards.differences(before, known)
+    cards.print_differences(s.out, shown)
+    s.confirm(f"Have you read how {release.label} differs from what is live on {at}?", yes=yes)
+    body = Acknowledgement(against=live, differences=digest_of({"differences": shown})).model_dump(mode="json")
+    kind = AttestationKind.ACKNOWLEDGED
+    stated = Attestation(kind=kind, subject=release.id, tenant=at.tenant, route=at.route, body=body, by="")
+    done = await s.api.sign(stated)
+    s.out.answer(done, f"{done.by} has read how {release.label} differs, in {len(shown)} lines")
 
 
 @gate.command()

@@ -113,6 +113,12 @@ def route() -> None:
     help="Whether those who made, who reviewed and who promotes a release must be different people.",
 )
 @click.option("--tickets/--no-tickets", default=None, help="Whether moves carry change tickets; R never waits for one.")
+@click.option(
+    "--stakeholder",
+    "stakeholders",
+    multiple=True,
+    help="Who has to read how a release's card differs from the live one's before it goes out; '' for nobody.",
+)
 @click.option("--standing-ticket", metavar="ID", help="Ticket under which the hub moves by itself.")
 @click.option("--canary", "canaries", multiple=True, metavar="PROMPT", help="Fixed prompt; may be repeated.")
 @reason_option()
@@ -429,6 +435,8 @@ async def _put(
         settings["signers"] = [(await asyncio.to_thread(text_of, path)).strip() for path in flags["signers"]]
     for key in ("duties", "tickets", "standing_ticket"):
         into("controls", key, flags[key])
+    if flags["stakeholders"]:
+        into("controls", "stakeholders", [who for who in flags["stakeholders"] if who])
     into("soak", "seconds", flags["soak_seconds"])
     into("soak", "requests", flags["soak_requests"])
     into("gate", "suite", flags["gate_suite"])

@@ -70,10 +70,7 @@ async def resume(s: Session, name: str, reason: str) -> None:
     help="Largest share of rows two deep and deeper; the second is of three and deeper, ...",
 )
 @click.option(
-    "--forbid-licence",
-    "forbidden_licences",
-    multiple=True,
-    help="Licence class, * for any characters; repeat it for each.",
+    "--forbid-licence", "forbidden_licences", multiple=True, help="Licence class, * for any characters; repeatable."
 )
 @click.option(
     "--lift-erasures", metavar="WHY", help="Why rows that other tenants had erased may be used here; '' refuses them."
@@ -91,20 +88,20 @@ async def resume(s: Session, name: str, reason: str) -> None:
     "--assessor",
     "assessors",
     multiple=True,
-    help="Who may sign impact assessments, which training asks for then; '' ends it.",
+    help="Who signs impact assessments, which training then asks for; '' ends it.",
 )
 @click.option(
     "--assess-tier",
     "assessed_tiers",
     multiple=True,
-    type=click.Choice(["", *Tier]),
+    type=click.Choice(["", *(tier.value for tier in Tier)]),
     help="Only rows of this tier ask for an assessment; '' all do.",
 )
 @click.option(
     "--regulated-source",
     "regulated_sources",
     multiple=True,
-    help="Comes in with an assessment only, * for any characters.",
+    help="Comes in with an assessment only; * for any characters.",
 )
 @click.option(
     "--regulated-column", "regulated_columns", multiple=True, help="Field of rows that does not come in; '' for none."
@@ -237,7 +234,7 @@ async def assess(s: Session, /, name: str, until: str | None, **given: Any) -> N
     stated = Attestation(
         kind=AttestationKind.ASSESSMENT, subject=subject, tenant=name, body=body.model_dump(mode="json"), by=""
     )
-    signed = await s.api.attest(stated)
+    signed = await s.api.sign(stated)
     what = "counts no more" if body.withdrawn else f"is signed for {', '.join(body.purposes)}"
     s.out.answer(signed, f"{body.reference} of {body.source} {what}, by {signed.by}")
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from loradeck.artifacts.signing import key_id
-from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.output import Output, utc
 from loradeck.client.api import HubApi
 from loradeck.rules.data.policy import qualities_in_words
 from loradeck.rules.quality.sweep import RunOfSweep, run_of, told
@@ -110,6 +110,15 @@ async def record_of_weights(api: HubApi, tenant: str, view: ReleaseView) -> Reco
     )
 
 
+async def record_of_release(api: HubApi, tenant: str, view: ReleaseView) -> Record:
+    """Collects everything that the hub has on a release of whichever form.
+
+    Raises: ApiError, HubUnreachable: the hub refused, or was not reached.
+    """
+    version = next((one for one in await api.adapters(tenant) if one.release == view.id), None)
+    return await record(api, version) if version is not None else await record_of_weights(api, tenant, view)
+
+
 async def _record(
     api: HubApi,
     *,
@@ -190,6 +199,14 @@ def differences(before: Record, after: Record) -> list[tuple[str, str, str]]:
         for section, key in dict.fromkeys([*old, *new])
         if old.get((section, key)) != new.get((section, key))
     ]
+
+
+def print_differences(out: Output, found: Iterable[tuple[str, str, str]]) -> None:
+    """Prints lines that differ, as `differences` finds them."""
+    for what, before, after in found:
+        out.heading(what)
+        out.say(f" - {before}")
+        out.say(f" + {after}")
 
 
 def _adapter(known: Record, version: AdapterVersion) -> list[Fact]:
@@ -284,6 +301,7 @@ def _dataset(known: Record, digest: str) -> list[Fact]:
             ("consent", " ".join(entry.consents)),
             ("tier", " ".join(tier.value for tier in entry.tiers)),
             ("quality", qualities_in_words(entry)),
+            ("known biases", "; ".join(entry.biases) or "none stated"),
             ("purposes", " ".join(entry.purposes) or "none in common"),
             ("impact assessments", _assessed(known, entry)),
             ("kept", f"{entry.retention_days} days" if entry.retention_days else "until erasure is asked for"),

@@ -22,6 +22,7 @@ _given = (
     click.option("--synthetic-depth", type=int, help="0: no model wrote them; 1: a model did; ... (docs/data.md)."),
     click.option("--generator-release", help="Release that wrote the synthetic rows."),
     click.option("--quality", type=click.Choice([one.value for one in QualityTier]), help="How well they were made."),
+    click.option("--known-biases", metavar="TEXT", help="What they show too much or too little of; the card says it."),
     click.option("--tier", type=click.Choice([tier.value for tier in Tier]), help="How confidential the rows are."),
     click.option(
         "--provenance",

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import MakerOfEach, ReaderOfEach, ThisHub
+from loradeck.hub.api.parameters import MakerOfEach, OperatorOfEach, ReaderOfEach, ThisHub
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
+from loradeck.schemas.attestation import Acknowledgement, Attestation, AttestationKind, Deprecation, Signature
 from loradeck.schemas.dataset_ledger import Assessment, OptOut
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Role
@@ -51,16 +51,19 @@ _AGENTS = frozenset({AttestationKind.CANARY})
 """Kinds that an agent may attest. Reports come with the job that made them, or one node could open any gate."""
 
 
-_BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication | Assessment | OptOut]] = {
+_BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication | Assessment | OptOut | Acknowledgement]] = {
     AttestationKind.SIGNATURE: Signature,
     AttestationKind.DEPRECATION: Deprecation,
     AttestationKind.ADJUDICATION: Adjudication,
     AttestationKind.ASSESSMENT: Assessment,
     AttestationKind.OPT_OUT: OptOut,
+    AttestationKind.ACKNOWLEDGED: Acknowledgement,
 }
 
-_OF_ROWS = frozenset({AttestationKind.ADJUDICATION, AttestationKind.ASSESSMENT, AttestationKind.OPT_OUT})
-"""Kinds that are about no artifact."""
+_SIGNED = frozenset({AttestationKind.ASSESSMENT, AttestationKind.ACKNOWLEDGED})
+"""Kinds that people sign who are named for it, which takes no releaser."""
+
+_OF_NO_ARTIFACT = _SIGNED | {AttestationKind.ADJUDICATION, AttestationKind.OPT_OUT}
 
 _REASONED = {
     AttestationKind.REVOCATION: "a revocation",
@@ -78,6 +81,11 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
     """Attests something about a digest. The hub itself sets `by` and `at_ms`."""
     if body.kind in _OURS:
         raise Refused("forbidden", f"{body.kind.value} is stated by the hub alone", detail="kind")
+    if body.kind in _SIGNED:
+        fix = "POST /v1/attestations/signed"
+        raise Refused(
+            "forbidden", f"{body.kind.value} is signed by a person who is named for it", detail="kind", fix=fix
+        )
     if caller.role is Role.AGENT and body.kind not in _AGENTS:
         raise Refused("forbidden", f"an agent does not state {body.kind.value}", detail="kind")
     caller.at(body.tenant)
@@ -86,8 +94,6 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
         hub.catalogue.known(body.tenant, body.subject)
     if body.kind is AttestationKind.CANARY:
         _check_canary(hub, body, caller)
-    if body.kind is AttestationKind.ASSESSMENT:
-        _check_assessor(hub, body, caller)
     if body.kind is AttestationKind.SHARED:
         caller.at(FLEET)
         if body.tenant not in hub.lineage.makers(body.subject):
@@ -101,19 +107,25 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
     return await hub.gates.attest(stated)
 
 
-def _check_assessor(hub: Hub, body: Attestation, caller: Caller) -> None:
-    """Checks that a person whom the tenant's policy names signs an assessment.
-
-    Raises: Refused: `forbidden`, `person_required`.
-    """
-    who, assessors = hub.proposals.person(caller.actor, caller.token), hub.log.state.tenant(body.tenant).data.assessors
-    if who not in assessors:
-        raise Refused(
-            "forbidden",
-            f"the data policy of {body.tenant} does not name you among those who sign impact assessments",
-            detail=f"{who}; {', '.join(assessors) or 'nobody is named'}",
-            fix=f"loradeck tenant data {body.tenant} --assessor WHO names one",
-        )
+@router.post("/attestations/signed")
+async def signed(body: Attestation, hub: ThisHub, caller: OperatorOfEach) -> Attestation:
+    """Signs an impact assessment or an acknowledgement, as a person whom the tenant's policy or the route names."""
+    if body.kind not in _SIGNED:
+        raise Refused("forbidden", f"{body.kind.value} is not signed by a person who is named for it", detail="kind")
+    caller.at(body.tenant)
+    named, where = hub.log.state.tenant(body.tenant).data.assessors, f"tenant data {body.tenant} --assessor"
+    await _check(hub, body)
+    if body.kind is AttestationKind.ACKNOWLEDGED:
+        hub.catalogue.known(body.tenant, body.subject)
+        named = hub.log.state.route(body.tenant, body.route or "")[1].controls.stakeholders
+        where = f"route set {body.tenant} {body.route} --stakeholder"
+    who = hub.proposals.person(caller.actor, caller.token)
+    if who not in named:
+        title, detail = "nobody has named you for this", f"{who}; {', '.join(named) or 'nobody is named'}"
+        raise Refused("forbidden", title, detail=detail, fix=f"loradeck {where} WHO names one")
+    said = {**body.body, "person": who} if body.kind is AttestationKind.ACKNOWLEDGED else body.body
+    stated = {"body": said, "by": caller.actor, "at_ms": hub.clock.now_ms(), "seq": 0}
+    return await hub.gates.attest(body.model_copy(update=stated))
 
 
 def _check_canary(hub: Hub, body: Attestation, caller: Caller) -> None:
@@ -157,7 +169,7 @@ async def _check(hub: Hub, body: Attestation) -> None:
 
     Raises: Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.
     """
-    manifest = _artifact(hub, body) if body.kind not in _OF_ROWS else None
+    manifest = _artifact(hub, body) if body.kind not in _OF_NO_ARTIFACT else None
     try:
         stated = _BODIES[body.kind].model_validate(body.body)
     except ValidationError as error:

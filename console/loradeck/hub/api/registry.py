@@ -14,7 +14,7 @@ from loradeck.rules.data import quotas
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.ids import Name, Reason, Role
-from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.jobs import LATER, TrainSpec
 from loradeck.schemas.log import FLEET
 from loradeck.schemas.manifest import (
     AdapterManifest,
@@ -101,7 +101,16 @@ async def register_preferences(
 @router.get("/datasets")
 async def datasets(hub: ThisHub, caller: ReaderOfEach) -> list[DatasetEntry]:
     """Lists all datasets."""
-    return [DatasetEntry(digest=d, manifest=m) for d, m in hub.catalogue.datasets.items() if caller.sees(m.tenant)]
+    return [DatasetEntry(digest=d, manifest=m) for d, m in hub.catalogue.datasets.items() if _reads(hub, caller, m)]
+
+
+def _reads(hub: Hub, caller: Caller, manifest: DatasetManifest | SuiteManifest) -> bool:
+    """Tells whether a caller sees a dataset or suite, and can read it: agents of before know no quality and no biases,
+    and would refuse the whole list.
+    """
+    node, said = hub.fleet.nodes.get(caller.node or ""), manifest.provenance
+    later = (said.quality or said.known_biases) is not None
+    return caller.sees(manifest.tenant) and not (later and node is not None and node.recipes < LATER["quality"])
 
 
 @router.post("/suites")
@@ -121,7 +130,7 @@ async def register_suite(body: SuiteManifest, hub: ThisHub, caller: ReleaserOfEa
 @router.get("/suites")
 async def suites(hub: ThisHub, caller: ReaderOfEach) -> list[SuiteEntry]:
     """Lists all suites."""
-    return [SuiteEntry(digest=d, manifest=m) for d, m in hub.catalogue.suites.items() if caller.sees(m.tenant)]
+    return [SuiteEntry(digest=d, manifest=m) for d, m in hub.catalogue.suites.items() if _reads(hub, caller, m)]
 
 
 # ---- adapter versions ------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward, tickets
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality import ab_test, break_glass, duties
+from loradeck.rules.quality import ab_test, acknowledgement, break_glass, duties
 from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
 from loradeck.rules.serving.residency import PriorRoom
@@ -241,20 +241,22 @@ class PromoteCheck:
         """Returns who else has asked to open the route's gate for this release, where two people are asked for, or that
         the glass was broken. `overridden`: what the request passes, which may be no gate.
 
-        Raises: Refused `ticket_required`, `duties_not_separate`, `second_person`, `person_required`, `local_only`,
-            `reason_required`.
+        Raises: Refused `ticket_required`, `not_acknowledged`, `duties_not_separate`, `second_person`,
+            `person_required`, `local_only`, `reason_required`.
         """
         config = self._state.config(key)
         two = forward.opens_gate(overridden) and needs_two(config)
         ticket = tickets.refusal(config, actor.ticket)
-        bound = not actor.automation and (config.controls.duties or ticket is not None)
+        read, live = self._facts.acknowledged[key, release], self._state.pointer(key).release
+        unread = acknowledgement.refusal(self._catalogue.called(release), config.controls.stakeholders, read, live)
+        bound = not actor.automation and (config.controls.duties or ticket is not None or unread is not None)
         if not two and not bound:
             return {}
         if request.break_glass:
             break_glass.check_alone(actor, request.reason)
             return {break_glass.BROKE: True}
-        if bound and ticket is not None:
-            raise ticket
+        if bound and (lacking := ticket or unread) is not None:
+            raise lacking
         if bound and config.controls.duties:
             person, involved = self._proposals.person(actor.name, actor.token), await self._gates.involved(key, release)
             if mixed := duties.refusal(self._catalogue.called(release), involved, actor.name, person):

@@ -8,7 +8,14 @@ from collections.abc import Set
 from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
-from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage, Deprecation, GateResult
+from loradeck.schemas.attestation import (
+    Acknowledgement,
+    Attestation,
+    AttestationKind,
+    BaseLineage,
+    Deprecation,
+    GateResult,
+)
 from loradeck.schemas.candidate import ComparisonResult
 from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, OptedOut, OptOut
 from loradeck.schemas.gate import GateConfig
@@ -34,6 +41,7 @@ _KEPT = (
     AttestationKind.DECISION,
     AttestationKind.ASSESSMENT,
     AttestationKind.OPT_OUT,
+    AttestationKind.ACKNOWLEDGED,
     AttestationKind.SHARED,
 )
 """Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
@@ -50,6 +58,9 @@ class Facts:
         self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
         self._comparisons: dict[PointerKey, dict[str, ComparisonResult]] = defaultdict(dict)
         self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
+        self.acknowledged: dict[tuple[PointerKey, str], list[Acknowledgement]] = defaultdict(list)
+        """Pointer and release -> who has read how its card differs from that of what was live."""
+
         self.revoked: dict[str, str] = {}
         self.ledger: dict[str, DatedEntry] = {}
         """Dataset -> its entry in the dataset ledger."""
@@ -150,6 +161,8 @@ class Facts:
                 self._breached[key][subject] = (str(breach), attestation.seq)
             case AttestationKind.COMPARISON:
                 self._comparisons[key][subject] = ComparisonResult.model_validate(body)
+            case AttestationKind.ACKNOWLEDGED:
+                self.acknowledged[key, subject].append(Acknowledgement.model_validate(body))
             case AttestationKind.GATE:
                 self._gates[key][subject] = GateResult.model_validate(body)
             case _:

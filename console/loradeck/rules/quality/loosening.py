@@ -16,6 +16,9 @@ def loosened(before: RouteConfig, after: RouteConfig, anchor: Digest | None = No
     kept = {
         "author, validator and promoter as one person": before.controls.duties and not after.controls.duties,
         "moves without a change ticket": before.controls.tickets and not after.controls.tickets,
+        "a card that a stakeholder has not read": bool(
+            set(before.controls.stakeholders) - set(after.controls.stakeholders)
+        ),
         "another standing ticket": _standing(before) not in (None, _standing(after)),
     }
     found += [what for what, loose in kept.items() if loose]
