@@ -88,8 +88,8 @@ def evaluated(current: Run, spec: EvaluateSpec, task: HarnessTask) -> Mapping[st
 
 def _argv(task: HarnessTask, url: str, tasks: str, work: Path, base: str, at_once: int) -> tuple[str, ...]:
     if task.harness == "inspect-ai":
-        how = ("--model", "openai-api/local/release", "--max-connections", str(at_once), "--display", "plain")
-        logs = ("--log-format", "json", "--log-dir", str(work), "--limit", str(task.items))
+        how = ("--model", "openai-api/local/release", "--temperature", "0", "--max-connections", str(at_once))
+        logs = ("--display", "plain", "--log-format", "json", "--log-dir", str(work), "--limit", str(task.items))
         return ("-m", "inspect_ai", "eval", str(Path(tasks, task.task)), *how, *logs)
     path = "chat/completions" if task.api == "chat" else "completions"
     model = {"model": "release", "base_url": f"{url}/{path}", "num_concurrent": at_once, "max_retries": 1}

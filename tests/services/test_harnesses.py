@@ -1,6 +1,7 @@
-"""The real lm-eval, run by an evaluate job on a task and data of the operator's, without a network.
+"""The real lm-eval and inspect-ai, run by an evaluate job on a task and data of the operator's, without a network.
 
-`LORADECK_LM_EVAL` names the Python of an environment with `lm-eval[api]`.
+`LORADECK_LM_EVAL` names the Python of an environment with `lm-eval[api]`, `LORADECK_INSPECT` of one with `inspect-ai`
+and `openai`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from tests.integration.executors.running import SUITE, bare, write_rows
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport
 from loradeck.schemas.jobs import EXIT_OK, EvaluateSpec
 
-PYTHON = os.environ.get("LORADECK_LM_EVAL", "")
 BUILD = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
 TASK = """
 task: tickets
@@ -31,30 +31,49 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 metadata: {{version: 1.0}}
 """
 
-pytestmark = pytest.mark.skipif(not PYTHON, reason="LORADECK_LM_EVAL names no Python with lm-eval")
+INSPECT = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import match
 
 
-def test_the_samples_of_lm_eval_become_an_evaluation_report(tmp_path: Path) -> None:
+@task
+def tickets():
+    return Task(dataset=[Sample(id=n, input=f"question {n}", target="yes") for n in range(8)], scorer=match())
+"""
+WAYS = {
+    "lm-eval": ("LORADECK_LM_EVAL", "tickets", "exact_match", "lm-eval 0.4.", "tickets 1.0, exact_match"),
+    "inspect-ai": ("LORADECK_INSPECT", "tickets.py@tickets", "match", "inspect-ai 0.3.", "tickets.py@tickets 0, match"),
+}
+
+
+@pytest.mark.parametrize("harness", WAYS)
+def test_the_samples_of_a_harness_become_an_evaluation_report(harness: str, tmp_path: Path) -> None:
+    variable, task, metric, version, said_of = WAYS[harness]
+    if not (python := os.environ.get(variable)):
+        pytest.skip(f"{variable} names no Python with {harness}")
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     rows = write_rows(tasks / "rows.jsonl", [{"question": f"question {n}", "answer": "yes"} for n in range(8)])
     (tasks / "tickets.yaml").write_text(TASK.format(rows=rows))
+    (tasks / "tickets.py").write_text(INSPECT)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         assert question["body"]["temperature"] == 0
         number = int(question["body"]["messages"][-1]["content"].split()[-1])
-        said = {"message": {"role": "assistant", "content": "yes" if number < 6 else "no"}, "index": 0}
-        return {"body": {"model": "m", "choices": [said]}}
+        message = {"role": "assistant", "content": "yes" if number < 6 else "no"}
+        body = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
+        return {"body": {**body, "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}}
 
     bench = bare(tmp_path)
     suite = tmp_path / "task.jsonl"
-    suite.write_text(json.dumps({"harness": "lm-eval", "task": "tickets", "metric": "exact_match", "items": 8}) + "\n")
+    suite.write_text(json.dumps({"harness": harness, "task": task, "metric": metric, "items": 8}) + "\n")
     spec = EvaluateSpec(tenant="acme", release=bench.release(None), suite=SUITE, batch=4)
     with bench.door(answer, BUILD, scores=False) as door:
-        places = {"lm-eval": (PYTHON, str(tasks))}
+        places = {harness: (python, str(tasks))}
         ended = bench.run(spec, {SUITE: str(suite)}, engine=door, harnesses=places)
     assert ended.status == EXIT_OK, ended.last
     report = EvaluationReport.model_validate_json((ended.out / "report.json").read_bytes())
     assert (report.n, report.exact) == (8, 6)
-    assert report.harness.startswith("lm-eval 0.4.")
-    assert "tickets 1.0, exact_match" in report.harness
+    assert report.harness.startswith(version)
+    assert report.harness.endswith(said_of)
