@@ -122,8 +122,17 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
         yield Server(http, engine, models)
     for one in engine.workers:
         if (adapters := getattr(one.manager, worker.NAME, None)) is not None:
+            vars(adapters.server)["_BaseServer__shutdown_request"] = True
+            await _connected(adapters.server.server_address)  # else it looks again in half a second
             adapters.server.shutdown()
             adapters.server.server_close()
+
+
+async def _connected(path: str) -> None:
+    """Wakes a server that waits for somebody."""
+    with contextlib.suppress(OSError):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.close()
 
 
 async def test_a_load_reads_beside_the_loop_and_ends_in_memory_and_in_the_list(server: Server, tmp_path: Path) -> None:
@@ -495,3 +504,21 @@ async def test_a_vllm_without_the_plugin_has_no_levels(server: Server, tmp_path:
     assert await api.levels() is None
     await api.pin(["v0"])
     assert server.engine.calls == []
+
+
+async def test_why_a_plugin_adds_nothing_is_logged_once_and_a_vllm_without_one_has_nothing_to_say(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said = [b'{"detail":"Not Found"}', b"<html>"]
+    said += [b'{"code":"workers_elsewhere","detail":"a worker is on another host, or has another /tmp"}'] * 2
+
+    async def get(path: str, *, timeout: float) -> Reply:
+        return Reply(404, {}, said.pop(0))
+
+    http: Any = SimpleNamespace(get=get)
+    plugin = VllmPlugin(http)
+    for _ in range(4):
+        assert await plugin.memory() is None
+    (line,) = caplog.messages
+    assert "adds nothing" in line
+    assert "on another host" in line

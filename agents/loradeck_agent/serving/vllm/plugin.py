@@ -1,5 +1,6 @@
 """Calls to the plugin of ours in a vLLM that has it (agents/vllm_plugin): what it holds, loads, unloads and pins."""
 
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ from loradeck.schemas.replica_state import AckLevel
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import HttpClient, Reply
 from loradeck_agent.serving.engine_api import CALL_S, LOAD_S, expect
+
+log = logging.getLogger(__name__)
 
 Name = Annotated[str, Field(max_length=300)]
 
@@ -42,6 +45,7 @@ class VllmPlugin:
         self._http = http
         self._replaces = True
         """Whether a load makes its own room: one of an earlier plugin does not."""
+        self._why_nothing = ""
 
     async def memory(self) -> VllmMemory | None:
         """The adapters that the vLLM holds; None where it has no plugin, or one that adds nothing.
@@ -50,11 +54,22 @@ class VllmPlugin:
         """
         reply = await self._http.get("/v1/loradeck/residency", timeout=CALL_S)
         if reply.status == 404:
+            self._adds_nothing(reply)
             return None
         try:
             return VllmMemory.model_validate_json(expect(reply).body)
         except ValidationError as error:
             raise AgentError("engine_error", "what vLLM's plugin holds cannot be read", str(error)[:300]) from error
+
+    def _adds_nothing(self, reply: Reply) -> None:
+        """Logs once why a plugin that is there adds nothing; a vLLM without it gives no reason."""
+        try:
+            why = str(reply.json()["detail"])[:300] if "code" in reply.json() else ""
+        except (ValueError, KeyError, TypeError):
+            why = ""
+        if why and why != self._why_nothing:
+            self._why_nothing = why
+            log.warning("the plugin in vLLM adds nothing, and residency is not known: %r", why)
 
     async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> str | None:
         """Loads an adapter from a folder that its digest names, beside the steps of the model, in place of others.

@@ -123,7 +123,8 @@ async def show(s: Session, name: str) -> None:
         if said := residency.paging(r):
             s.out.say(f"{r.replica}: {said}")
         if not r.levels_known:
-            s.out.say(f"{r.replica}: residency unknown: this vLLM has no plugin of ours (docs/architecture.md, vLLM)")
+            why = "this vLLM has no plugin of ours, or one that adds nothing there"
+            s.out.say(f"{r.replica}: residency unknown: {why} (docs/architecture.md, vLLM)")
     if found.cold is not None:
         s.out.say(residency.on_demand(found.cold))
     if found.host:
