@@ -49,7 +49,7 @@ from loradeck.schemas.state import HubState, LeaseStatus, Me, NodeRow, RelabelRe
 from loradeck.schemas.tenant import Quota, QuotaUse, TenantCreate, TenantState, TokenCreate, TokenRecord
 from loradeck.schemas.trace import Traced
 
-_gate_result: TypeAdapter[GateResult | None] = TypeAdapter(GateResult | None)
+_gate_result: TypeAdapter[GateResult | None] = TypeAdapter(GateResult | None, config={"defer_build": True})
 
 
 PointerRequest: TypeAlias = (

@@ -64,8 +64,8 @@ StateRead = HubState | Listed
 _REST: dict[str, TypeAdapter[Any]] = {
     "status": TypeAdapter(HubStatus),
     "me": TypeAdapter(Me),
-    "jobs": TypeAdapter(tuple[Job, ...]),
-    "events": TypeAdapter(tuple[Event, ...]),
+    "jobs": TypeAdapter(tuple[Job, ...], config={"defer_build": True}),
+    "events": TypeAdapter(tuple[Event, ...], config={"defer_build": True}),
 }
 _ROWS: dict[str, type[BaseModel]] = {"tenants": TenantRow, "nodes": NodeRow}
 

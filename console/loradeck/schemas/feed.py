@@ -62,7 +62,7 @@ FeedMessage = Annotated[
     FeedEvents | FeedTenants | FeedNodes | FeedJobs | FeedStatus | FeedReset, Field(discriminator="type")
 ]
 """A message of the feed from hub to console."""
-feed_adapter: TypeAdapter[FeedMessage] = TypeAdapter(FeedMessage)
+feed_adapter: TypeAdapter[FeedMessage] = TypeAdapter(FeedMessage, config={"defer_build": True})
 
 
 class FeedShow(Wire):

@@ -582,5 +582,5 @@ UpMessage = Annotated[
 ]
 """A message from agent to hub."""
 
-down_adapter: TypeAdapter[DownMessage] = TypeAdapter(DownMessage)
+down_adapter: TypeAdapter[DownMessage] = TypeAdapter(DownMessage, config={"defer_build": True})
 up_adapter: TypeAdapter[UpMessage] = TypeAdapter(UpMessage, config={"defer_build": True})
