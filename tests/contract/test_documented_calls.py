@@ -79,7 +79,7 @@ def test_every_call_of_the_hub_is_documented_and_every_documented_one_is_served(
     }
     pointer = "/v1/tenants/{}/routes/{}"
     verbs = ("promote", "rollback", "undo", "fallback", *(f"candidate/{verb}" for verb in ("start", "finish", "abort")))
-    moving = [*(f"{pointer}/{verb}" for verb in verbs), "/v1/undo", "/v1/rewind"]
+    moving = [*(f"{pointer}/{verb}" for verb in verbs), "/v1/undo", "/v1/rewind", "/v1/campaigns/{}/rewind"]
     assert moves == {("POST", path) for path in moving}
 
 
