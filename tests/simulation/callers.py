@@ -81,12 +81,14 @@ ASKS = {
     "unpin": 1,
     "place": 1,
     "candidate": 12,
-    "campaign": 2,
 }
 """Each request that people make of a hub, and its weight in the draw of the next one."""
 
 UNDER = {"ticket": "CHG-1"}
 """The change ticket under which people move forward. What goes back has none."""
+
+WITH_CAMPAIGNS = {**ASKS, "campaign": 4}
+"""As `ASKS`, of every fourth seed."""
 
 PLAN = StepPlan(steps=(400, 600, 900), margin=1.0, min_s=1, figures=(Figure.ERRORS,), finish=True)
 """The hub steps by it where seventeen users are enough to see anything at all."""
@@ -103,6 +105,7 @@ class Person:
     oracle: Oracle
     moves: int
     asks: Sequence[str] = ()
+    campaigns: bool = False
     moved: int = 0
     unknown: list[tuple[str, Call]] = field(default_factory=list)
 
@@ -129,7 +132,8 @@ class Person:
         if draw.random() < 0.1:
             await asyncio.sleep(draw.uniform(0, 3))  # somebody thinks, and what was seen grows old
         name = f"key-{draw.getrandbits(64):016x}"
-        what = draw.choices(list(self.asks or ASKS), None if self.asks else list(ASKS.values()))[0]
+        usual = WITH_CAMPAIGNS if self.campaigns else ASKS
+        what = draw.choices(list(self.asks or usual), None if self.asks else list(usual.values()))[0]
         call = self._move(what, key, seen, name)
         if call is None:
             return

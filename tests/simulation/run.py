@@ -149,7 +149,7 @@ class Run:
             for node in self.nodes.values():
                 node.start()
             ops = Process(scheduler, self.network.host("ops"), "ops")
-            person = Person(ops, ACTIVE, self.oracle, plan.moves, plan.asks)
+            person = Person(ops, ACTIVE, self.oracle, plan.moves, plan.asks, plan.seed % 4 == 3)
             scheduler.later(3.0, lambda: ops.start(person.main()))
             for gateway in self.gateways.values():
                 gateway.process.start(gateway.main())

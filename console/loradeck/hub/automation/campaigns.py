@@ -200,14 +200,17 @@ class Campaigns:
         found = dict[PointerKey, PointerState]()
         for unit in campaign.units.values():
             pointer = self._log.state.pointer((unit.tenant, unit.route))
-            last = self._log.last_move(pointer)
-            by_it = last is not None and last.actor == _actor(campaign).name  # and it was ended before that was noted
-            start = unit.start or (last.id if last is not None and by_it else "")
+            start = unit.start or self._started(campaign, pointer)  # it was ended before that was noted
             event = await self._log.event(start) if start and _is_out(pointer, unit) else None
             was = await self._log.pointer_before(event) if event is not None and event.pointer is not None else None
             if was is not None:
                 found[pointer.key] = was
         return found
+
+    def _started(self, campaign: Campaign, pointer: PointerState) -> str:
+        """The id of a pointer's last move, if this campaign has made it; '': somebody else has, and it stays."""
+        last = self._log.last_move(pointer)
+        return last.id if last is not None and last.actor == _actor(campaign).name else ""
 
     # ---- carrying out --------------------------------------------------------------------------------------
 
@@ -269,7 +272,7 @@ class Campaigns:
             awaits=awaits,
             live=pointer.release,
             out=pointer.candidate.release if pointer.candidate is not None else None,
-            start=pointer.last_move or "",
+            start=self._started(campaign, pointer),
             soaked=unit.release is not None and self._facts.is_soaked(key, unit.release),
             says=says or (f"{last.kind.value} by {last.actor} {last.reason}".strip() if last is not None else ""),
             refused=refused,
@@ -394,11 +397,12 @@ class Campaigns:
                 await self._log.commit([candidate.abort(pointer, asked, _actor(campaign))], name)
 
 
-_PEOPLE = "its route asks for change tickets, or that author and promoter differ: a person moves it"
+_PEOPLE = "its route asks that author and promoter differ, or for change tickets and has no standing one"
 
 
 def _asks_people(config: RouteConfig) -> bool:
-    return bool(config.controls.duties or config.controls.tickets)
+    controls = config.controls
+    return controls.duties or (controls.tickets and controls.standing_ticket is None)
 
 
 def _has(node: Node, engine: str) -> bool:
