@@ -10,7 +10,7 @@ RELEASE := .venv-release
 RELEASE_STAMP := $(RELEASE)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo loop test test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation simulation exhaustive lock sbom audit setup clean
+.PHONY: help demo loop test test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation simulation exhaustive lock sbom wheelhouse wheelhouse-verify audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -170,6 +170,21 @@ sbom: $(RELEASE_STAMP) ## a CycloneDX list of what each lock installs, into dist
 	@for name in $(ENVIRONMENTS); do \
 		$(RELEASE)/bin/cyclonedx-py requirements docs/locks/$$name.txt --output-reproducible --of JSON -o dist/sbom/$$name.cdx.json \
 			&& echo "dist/sbom/$$name.cdx.json" || exit 1; done
+
+# Packages for machines that no network reaches, for this platform and Python or those that ARGS name, as pip download does.
+WHEELS ?= console hub agent
+HOUSE := dist/wheelhouse
+
+wheelhouse: $(RELEASE_STAMP) ## what the locks name, for machines without a network, into dist/wheelhouse; signed with KEY=FILE; WHEELS="console hub agent train"
+	@test -f "$(KEY)" || { echo "name a key: make wheelhouse KEY=FILE (loradeck adapter key FILE makes one)"; exit 2; }
+	rm -rf $(HOUSE) && mkdir -p $(HOUSE)/locks
+	$(RELEASE)/bin/python -m pip wheel . --quiet --no-deps --wheel-dir $(HOUSE)
+	@for name in $(WHEELS); do cp docs/locks/$$name.txt $(HOUSE)/locks/ && $(RELEASE)/bin/python -m pip download --quiet \
+		--only-binary :all: --no-deps --require-hashes --requirement docs/locks/$$name.txt --dest $(HOUSE) $(ARGS) || exit 1; done
+	$(RELEASE)/bin/python scripts/wheelhouse.py sign $(HOUSE) $(KEY)
+
+wheelhouse-verify: ## whether HOUSE=FOLDER is what was signed: KEY=FILE.pub
+	@$(PYTHON) scripts/wheelhouse.py verify $(HOUSE) $(KEY)
 
 audit: $(RELEASE_STAMP) ## known vulnerabilities of what the locks install; fails where the database cannot be reached
 	@for name in $(ENVIRONMENTS); do echo "$$name:"; \

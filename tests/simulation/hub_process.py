@@ -244,6 +244,9 @@ RELEASES: dict[str, list[Release]] = {tenant: [release for _, release in _releas
 LABELS: dict[str, str] = {release.id: release.label for some in RELEASES.values() for release in some}
 
 
+POLICY = {"shadow": True, "uses": {"shadow": {"purpose": "a simulation"}}}
+
+
 def build_template(nodes: int) -> None:
     """Databases with two tenants, their releases, and the tokens of the nodes; without and with an on-demand route."""
     store = SqliteStore(":memory:")
@@ -268,7 +271,7 @@ def build_template(nodes: int) -> None:
         store.commit(
             [
                 Draft(kind=EventKind.TENANT_CREATE, **common),
-                Draft(kind=EventKind.DATA_POLICY, payload={"policy": {"shadow": True}}, **common),
+                Draft(kind=EventKind.DATA_POLICY, payload={"policy": POLICY}, **common),
                 Draft(kind=EventKind.KEY, payload={"add": key.model_dump(mode="json")}, **common),
                 Draft(
                     kind=EventKind.ROUTE,

@@ -6,6 +6,9 @@ from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignmen
 from loradeck.schemas.link import JobEvent
 from loradeck_agent.host.errors import AgentError
 
+MARGINS = 5
+"""The level from which a hub reads the margins of items."""
+
 _READ_FROM = {"engine": 1, "offline": 1, "speed": 2}
 """Fields of an evaluation's report that came later -> the level from which a hub reads them."""
 
@@ -33,9 +36,9 @@ def as_read(message: JobEvent, level: int) -> JobEvent:
     One of level 0 takes the evaluation then for one in process, as all of its own are.
     """
     report = (message.result or {}).get("report")
-    if level > 1 or not isinstance(report, dict) or "items" not in report:
+    if level >= MARGINS or not isinstance(report, dict) or "items" not in report:
         return message
     known = {key: value for key, value in report.items() if _READ_FROM.get(key, 0) <= level}
-    if level == 0:
-        known["items"] = [{key: value for key, value in item.items() if key != "acc_norm"} for item in report["items"]]
+    lacks = {"margin"} if level else {"margin", "acc_norm"}
+    known["items"] = [{key: value for key, value in item.items() if key not in lacks} for item in report["items"]]
     return message.model_copy(update={"result": {**(message.result or {}), "report": known}})

@@ -99,7 +99,7 @@ COMMANDS = {
         "List, annotate and countersign events of the log; export a timeline.",
     ),
     "explain": ("loradeck.cli.commands.explain:explain", "Say which weights, data and gates stood behind an answer."),
-    "audit": ("loradeck.cli.commands.event:audit", "Read and check the audit trail: who did what at the hub."),
+    "audit": ("loradeck.cli.commands.event:audit", "Read, check and forward the audit trail: who did what at the hub."),
     "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine; certificates, recovery, backup, garbage."),
     "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to try a hub and a console with one."),
     "login": ("loradeck.cli.commands.sign_in:login", "Sign in at the provider of a context."),

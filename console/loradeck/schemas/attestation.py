@@ -164,6 +164,12 @@ class ItemResult(Strict):
         "choice: whether the likeliest choice by its length is right, lm-eval's acc_norm; `exact` is its "
         "acc. None in reports of before, whose `exact` was by the mean over tokens",
     )
+    margin: FiniteFloat | None = added(
+        None,
+        "nats between the two likeliest tokens, where they were nearest; of a choice, between the two likeliest. "
+        "None: the engine that served was not asked for it",
+        ge=0,
+    )
     cited: bool | None = added(None, "of an arm: whether it cites the text with the truth, and none that was not shown")
     tokens: tuple[int, int] | None = added(None, "of an arm: of the prompt, and of the answer")
 

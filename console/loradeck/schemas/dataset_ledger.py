@@ -1,11 +1,12 @@
 """The dataset ledger: the hub's counts of datasets' rows, scans, erasures, and the policy for training on them."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from loradeck.schemas.freshness import MOST_DATES, MOST_FREEZES, ExpectedChange, TrainingFreeze
-from loradeck.schemas.ids import YEAR_10000_MS, Digest, Name, OfPointer, Reason, Strict, Wire, added
+from loradeck.schemas.ids import YEAR_10000_MS, Digest, Label, Name, OfPointer, Reason, Strict, Wire, added
 from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import QualityTier, Tier
 from loradeck.schemas.sample import LONGEST_HOURS
@@ -98,6 +99,29 @@ class OptOut(Strict):
     withdrawn: bool = False
 
 
+class Reasons(StrEnum):
+    """What becomes of reasons that have what looks like personal data."""
+
+    KEEP = "keep"  # they are not looked at
+    WARN = "warn"  # the event says so
+    REFUSE = "refuse"  # nothing is done; of what goes back, the reason is kept without
+
+
+class Use(StrEnum):
+    """What is done with what callers ask, beyond answering them."""
+
+    SHADOW = "shadow"  # candidates are asked it too
+    JUDGE = "judge"  # a model judges the answers
+    LABELLING = "labelling"  # people get answers to label
+
+
+class UseTerms(Strict):
+    """What a tenant allows a use for, and where: on nodes with that label `region`, or anywhere if it is empty."""
+
+    purpose: str = Field(min_length=1, max_length=200)
+    region: Label = ""
+
+
 class DataPolicy(Strict):
     """The tenant's rules for its data: rows that its adapters are trained on, how long its answer ledger, feedback and
     samples of its answers are kept, whether candidates are asked what its callers ask, and when nothing is trained.
@@ -136,6 +160,8 @@ class DataPolicy(Strict):
         "", "why pairs may be trained on of which no raters are known; empty: they are refused"
     )
     worksheet_required: bool = added(False, "recipes name a worksheet of `loradeck decide`")
+    reasons: Reasons = added(Reasons.KEEP, "what becomes of reasons in the log with personal data")
+    uses: dict[Use, UseTerms] = added(dict, "what is done with what callers ask; what is not named is not done")
     assessors: tuple[Source, ...] = added(
         (), "who may sign impact assessments; none: training asks for none", max_length=MOST_NAMED
     )

@@ -59,6 +59,7 @@ class ReviewGate(Strict):
     items: int = Field(20, ge=1, le=200, description="answers that are sampled")
     max_bad: int = Field(0, ge=0, description="most bad answers with which a review passes")
     people: int = Field(1, ge=1, le=2, description="different people who must sign")
+    edges: bool = added(False, "half of the answers are drawn where releases fail first, and the others by lot")
 
 
 class CompareGate(Strict):

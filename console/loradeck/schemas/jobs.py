@@ -70,7 +70,7 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 JUDGES = GENERATES + 1
 """The level of specs that has judge jobs."""
 
-RECIPES = JUDGES
+RECIPES = JUDGES + 1
 """The level of specs and reports that this version reads; an agent says it in its hello, a hub in its welcome."""
 
 LATER = {
@@ -81,6 +81,7 @@ LATER = {
     **dict.fromkeys(("safety.toxic", "safety.rise", "distillation.top"), 2),
     "quality": 3,
     **dict.fromkeys(("rank_pattern", "alpha_pattern"), JUDGES),
+    "decision.limitations": RECIPES,
 }
 """Field of a recipe, or of a part of it, that came later -> the level of specs that has it."""
 

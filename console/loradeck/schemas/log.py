@@ -76,6 +76,9 @@ AUTOMATION = "automation"
 TICKET, TICKET_WANTED = "ticket", "ticket_wanted"
 """The names in an event's payload of its change ticket, and of there being none where its route asks for one."""
 
+PERSONAL = "personal"
+"""The name in an event's payload of the kinds of personal data that its reason has, or had."""
+
 
 class Quarantine(Wire):
     """A release that was rolled back from, on one pointer. It ends by a lift, or by the undo of `event`."""

@@ -178,6 +178,7 @@ class DecisionRecord(Strict):
     alternatives: str = Field("", max_length=2000, description="alternatives tried or set aside: prompt, retrieval")
     cost: str = Field("", max_length=500, description="cost of training and serving it, in the owner's words")
     worksheet: Digest | None = added(None, "of `loradeck decide`: what prompts and weights scored before")
+    limitations: str = added("", "what it is known not to do well, in the owner's words", max_length=2000)
 
 
 def _whole(number: float) -> float:

@@ -1,8 +1,31 @@
 """Reviews: a person's spot check of a candidate's answers, signed by name."""
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, OfPointer, Reason, Strict, Wire, added
+
+
+class Drawn(StrEnum):
+    """Why an answer is in the sample."""
+
+    LOT = "lot"
+    DIFFERS = "differs"  # the live release's answer to it was scored otherwise
+    CLOSE = "close"  # a tenth of the items: those where the model was least sure
+    RARE = "rare"  # of a slice that has a tenth of the items at most
+
+
+DRAWN = {
+    Drawn.LOT: "by lot",
+    Drawn.DIFFERS: "scored otherwise than the live release's",
+    Drawn.CLOSE: "of low margin",
+    Drawn.RARE: "of rare slices",
+}
+"""Why an answer was drawn, in words after a number."""
+
+DrawnCounts = dict[Drawn, tuple[int, int]]
+"""Why answers were drawn -> how many were, and of how many."""
 
 
 class ReviewedItem(Strict):
@@ -24,6 +47,8 @@ class Review(Strict):
     items: tuple[ReviewedItem, ...] = Field(min_length=1)
     note: Reason = ""
     person: str = added("", "set by the hub: who the reviewer is where two people are asked for", max_length=300)
+    against: Digest | None = added(None, "set by the hub: the live release, by which some of the answers were drawn")
+    drawn: DrawnCounts = added(dict, "set by the hub: why these answers were drawn, and of how many")
 
     @property
     def bad(self) -> int:
@@ -39,6 +64,7 @@ class SampledItem(Wire):
     wanted: str = Field(description="the item's answer, or its kind if it has none")
     answer: str
     exact: bool
+    drawn: Drawn = Drawn.LOT
 
 
 class SignedReview(Wire):
@@ -60,4 +86,5 @@ class ReviewSheet(OfPointer):
     people: int
     max_bad: int
     items: tuple[SampledItem, ...]
+    drawn: DrawnCounts = Field(default_factory=dict)
     signed: tuple[SignedReview, ...]

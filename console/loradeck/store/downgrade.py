@@ -56,6 +56,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
                 *("judged", "depth_caps", "controls", "assessors", "assessed_tiers", "min_alpha"),
                 *("regulated_sources", "regulated_columns"),
+                *("edges", "uses"),
             )
             + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well
         ),
@@ -76,8 +77,10 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """SELECT count(*) FROM attestations WHERE kind = 'deprecation' AND body LIKE '%"until_ms":%'""",
         ),
         Counted(
-            "adapters that are DoRA or have a fractional alpha",
-            _written("documents", '"dora": true', *(f'"alpha": {"_" * digits}.' for digits in range(1, 6))),
+            "adapters that are DoRA, have a fractional alpha or state their limitations",
+            _written(
+                "documents", '"dora": true', '"limitations":', *(f'"alpha": {"_" * digits}.' for digits in range(1, 6))
+            ),
         ),
         Counted(
             "events with quotas of slots or weights",
@@ -99,9 +102,10 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "SELECT count(*) FROM attestations WHERE kind IN ('assessment', 'opt_out', 'shared', 'acknowledged')",
         ),
         Counted(
-            "reports of how fast engines answered, and of harnesses that jobs ran",
-            """SELECT count(*) FROM attestations WHERE kind = 'evaluation'"""
-            """ AND (body LIKE '%"speed":%' OR body LIKE '%"harness":%')""",
+            "reports of how fast and how sure engines were, of harnesses that jobs ran, and reviews at the edges",
+            """SELECT count(*) FROM attestations WHERE kind = 'review' AND body LIKE '%"drawn":%'"""
+            """ OR kind = 'evaluation' AND (body LIKE '%"speed":%' OR body LIKE '%"margin":%'"""
+            """ OR body LIKE '%"harness":%')""",
         ),
         Counted(
             "jobs of kinds or with fields that came later",

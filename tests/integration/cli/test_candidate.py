@@ -96,7 +96,8 @@ def test_a_shadow_needs_consent_says_its_cost_and_is_compared(desk: Desk, tenant
     assert "shadow" in desk.refused(1, "shadow_not_allowed", *asked)["fix"]
     desk.refused(2, "usage", *asked, "--named", "ann")
     desk.refused(2, "usage", *asked, "--steps", "5", "--margin", "2")
-    assert "are allowed" in desk.run("tenant", "data", tenant, "--shadow", "--reason", "they agreed").stdout
+    agreed = ("--shadow", "--use", "shadow=to compare releases", "--reason", "they agreed")
+    assert "are allowed" in desk.run("tenant", "data", tenant, *agreed).stdout
     done = desk.run(*asked)
     assert done.returncode == 0, done.stderr
     assert "v3" in done.stdout

@@ -72,8 +72,12 @@ def test_bad_answers_are_chosen_labelled_and_built_into_a_dataset_where_tenant_a
         ("r-3",): "contaminated",
         ("r-4",): "no question",
     }
-    done = desk.run("backlog", "export", tenant, tasks, "--consent", "improve", "--sample-consent", "contract")
+    export = ("backlog", "export", tenant, tasks, "--consent", "improve", "--sample-consent", "contract")
+    assert "labelling" in desk.refused(1, "use_not_allowed", *export)["fix"]
+    desk.run("tenant", "data", tenant, "--use", "labelling=better answers@eu", "--reason", "they agreed")
+    done = desk.run(*export)
     assert done.returncode == 0, done.stderr
+    assert f"{tenant} allows labelling for better answers, in eu alone\n" in done.stdout
     assert f"2 tasks are in {tasks}" in done.stdout
     assert (tasks.stat().st_mode & 0o777, tasks.with_suffix(".xml").stat().st_mode & 0o777) == (0o600, 0o600)
     made = {one["data"]["request"]: one for one in json.loads(tasks.read_text())}

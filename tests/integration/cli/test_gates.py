@@ -335,6 +335,7 @@ def test_what_callers_may_ask_of_a_route_is_set_from_toml_and_its_change_is_list
 def test_a_judge_is_named_by_its_label(desk: Desk, tenant: str, tmp_path: Path) -> None:
     file = tmp_path / "route.toml"
     file.write_text('[checks.judge]\nrubric = "It is polite."\nrelease = "v3"\n')
+    desk.json("tenant", "data", tenant, "--use", "judge=quality", "--reason", "they agreed")
     kept = RouteConfig.model_validate(desk.json("route", "set", tenant, "qa", "--file", file, "--yes"))
     assert kept.checks.judge is not None
     assert (kept.checks.judge.release or "")[:6] in desk.run("release", "ls", tenant).stdout

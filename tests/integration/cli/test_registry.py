@@ -415,7 +415,8 @@ def test_a_card_is_put_together_from_what_is_on_record_and_two_are_compared(
     data = desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "train", *PROVENANCE)["digest"]
     folder = write_adapter(tmp_path / "new", 9)
     add = ("adapter", "import", folder, "--tenant", tenant, "--name", "words", "--base", base[:8])
-    made = AdapterVersion.model_validate(desk.json(*add, "--why", "shorter", "--dataset", data))
+    why = ("--why", "shorter", "--limitations", "it has seen no French")
+    made = AdapterVersion.model_validate(desk.json(*add, *why, "--dataset", data))
     suite = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)["digest"]
     report = {"release": made.release, "suite": suite, "n": 4, "exact": 3, "valid": 4, "items": [], "seconds": 1.0}
 
@@ -441,6 +442,8 @@ def test_a_card_is_put_together_from_what_is_on_record_and_two_are_compared(
         "- run: none that the hub still lists",
         "3 of 4 exact (75.0%), 4 valid",
         "- signed by: nobody",
+        "- stated: it has seen no French",
+        "- not looked at: answers, by people, rows that it gives away",
     ):
         assert line in card, line
     assert desk.run("adapter", "card", tenant, "words", "v4").stdout == card

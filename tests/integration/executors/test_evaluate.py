@@ -302,6 +302,7 @@ def test_a_suite_of_every_kind_is_scored_item_by_item_and_timed(bench: Bench, ad
     assert by_id["choice"].answer in ("word", "one two", "3")
     assert {item.id for item in report.items if item.acc_norm is not None} == {"choice"}
     assert all(item.ms is not None and item.ms > 0 for item in report.items)
+    assert all(item.margin is not None and item.margin >= 0 for item in report.items)
     assert report.exact == sum(item.exact for item in report.items)
 
 

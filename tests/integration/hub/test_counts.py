@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import Deck, until
+from tests.fakes.hub_in_process import SOON, Deck, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.router.running import Running, entry, release
@@ -114,7 +115,13 @@ async def test_what_a_judge_says_comes_with_its_n_to_the_row_and_the_metrics(dec
     one = await deck.release(seed=1)
     await deck.promote(one)
     judge = {"rubric": "It is polite.", "release": one, "per_minute": 3}
-    await deck.tenant(checks={"judge": judge})
+    path, policy = "tenants/acme/routes/production", "tenants/acme/data-policy?reason=a contract"
+    judged: dict[str, Any] = {**SOON, "checks": {"judge": judge}}
+    await deck.refused(409, "use_not_allowed", "PUT", path, judged)
+    await deck.ok("PUT", policy, {"uses": {"judge": {"purpose": "quality", "region": "eu"}}})
+    await deck.refused(409, "wrong_region", "PUT", path, judged)
+    await deck.ok("PUT", policy, {"uses": {"judge": {"purpose": "quality"}}})
+    await deck.ok("PUT", path, judged)
     await until(lambda: agent.entries[ACME].judge, "the node is told")
     told = agent.entries[ACME]
     assert told.judge == Judge.model_validate(judge)

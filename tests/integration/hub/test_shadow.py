@@ -14,10 +14,12 @@ from tests.integration.hub.test_moves import ROUTE
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.traffic import AskedAgain
 
+USES = {"uses": {"shadow": {"purpose": "to compare v3"}}}
+
 
 async def allow(deck: Deck, *, shadow: bool = True) -> None:
     policy = await deck.ok("GET", "tenants/acme")
-    await deck.ok("PUT", "tenants/acme/data-policy?reason=they+agreed", {**policy["data"], "shadow": shadow})
+    await deck.ok("PUT", "tenants/acme/data-policy?reason=they+agreed", {**policy["data"], "shadow": shadow, **USES})
 
 
 async def live(deck: Deck, join: Join, **settings: Any) -> tuple[FakeAgent, str, str]:
@@ -52,6 +54,10 @@ async def test_it_needs_the_tenants_consent_and_is_asked_nothing_once_that_ends(
     asked = body(deck, release=other, shadow=True, permille=100)
     refused = await deck.refused(409, "shadow_not_allowed", "POST", f"{ROUTE}/candidate/start", asked)
     assert "loradeck tenant data acme --shadow" in refused.fix
+    await allow(deck)
+    data = (await deck.ok("GET", "tenants/acme"))["data"]
+    await deck.ok("PUT", "tenants/acme/data-policy", {**data, "uses": {}})
+    await deck.refused(409, "use_not_allowed", "POST", f"{ROUTE}/candidate/start", asked)
     await allow(deck)
     await call(deck, "start", release=other, shadow=True, permille=100)
     out = agent.entry.candidate

@@ -158,6 +158,7 @@ def test_a_choice_is_right_by_both_of_lm_evals_accuracies(
     result = chosen(asked, logs, 3.5)
     assert (result.exact, result.acc_norm, result.valid, result.ms) == (acc, acc_norm, True, 3.5)
     assert result.answer == choices[max(range(len(logs)), key=logs.__getitem__)]
+    assert result.margin == round(abs(logs[0] - logs[1]), 4)
 
 
 @pytest.mark.parametrize("kind", ["json", "tool_call", "exact"])

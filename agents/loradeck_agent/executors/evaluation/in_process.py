@@ -40,7 +40,9 @@ def answered_here(
         found = greedy(model, [prompts[item.id] for item in part], max_new_tokens, eos=base.eos, pad=base.pad)
         took = time.monotonic() - began
         answers = [
-            scored(item, base.text(one.tokens), schema, round(took * 1000, 3))
+            scored(item, base.text(one.tokens), schema, round(took * 1000, 3)).model_copy(
+                update={"margin": round(min(one.margins), 4)}
+            )
             for item, one in zip(part, found, strict=True)
         ]
         yield answers, sum(len(one.tokens) for one in found) / took

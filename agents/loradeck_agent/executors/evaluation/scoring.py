@@ -51,7 +51,17 @@ def chosen(item: SuiteItem, logs: Sequence[float], ms: float | None = None) -> I
     by_length = [log / len(choice) for log, choice in zip(logs, item.choices, strict=True)]
     normed = item.choices[_first_largest(by_length)] == item.answer
     right = likeliest == item.answer
-    return ItemResult(id=item.id, answer=likeliest, exact=right, valid=True, kind=item.kind, ms=ms, acc_norm=normed)
+    first, second = sorted(logs)[:-3:-1]
+    return ItemResult(
+        id=item.id,
+        answer=likeliest,
+        exact=right,
+        valid=True,
+        kind=item.kind,
+        ms=ms,
+        acc_norm=normed,
+        margin=round(first - second, 4),
+    )
 
 
 def _first_largest(values: Sequence[float]) -> int:

@@ -60,10 +60,18 @@ def adapter() -> None:
 @click.option("--name", required=True, help="Name of the adapter; its versions are numbered.")
 @click.option("--base", metavar="BASE", help="Label, digest or model id of the base it was trained on.")
 @click.option("--why", help="Why this behaviour is in weights and not in a prompt.")
+@click.option("--limitations", default="", help="With --why: what it is known not to do well.")
 @click.option("--dataset", "datasets", multiple=True, metavar="DIGEST", help="Full digest; may be repeated.")
 @writes
 async def import_(
-    s: Session, folder: Path, tenant: str, name: str, base: str | None, why: str | None, datasets: tuple[str, ...]
+    s: Session,
+    folder: Path,
+    tenant: str,
+    name: str,
+    base: str | None,
+    why: str | None,
+    limitations: str,
+    datasets: tuple[str, ...],
 ) -> None:
     """Register a peft LoRA adapter from a folder, as the tenant's next version.
 
@@ -73,7 +81,8 @@ async def import_(
     leaves beside an adapter is left out, and named.
     """
     digest = one_named("base", base, await named_bases(s.api)).digest if base is not None else None
-    given = {"base": digest, "datasets": datasets or None, "decision": {"why_weights": why} if why else None}
+    decision = {"why_weights": why, "limitations": limitations} if why else None
+    given = {"base": digest, "datasets": datasets or None, "decision": decision}
     given = {key: value for key, value in given.items() if value is not None}
     manifest = await asyncio.to_thread(described, folder, {"tenant": tenant, "name": name, **given})
     if left := sorted(filter(_TRAINERS.fullmatch, os.listdir(folder))):
@@ -132,6 +141,7 @@ async def show(s: Session, found: AdapterVersion) -> None:
         ("why weights", manifest.decision.why_weights),
         ("alternatives", manifest.decision.alternatives or "-"),
         ("cost", manifest.decision.cost or "-"),
+        ("limitations", manifest.decision.limitations or "-"),
         ("created", f"{utc(found.created_ms)} by {found.created_by}"),
     ):
         s.out.say(f"{label:13} {value}")

@@ -26,8 +26,10 @@ from loradeck.cli.shared.output import cut, utc
 from loradeck.cli.shared.provenance import accept_option, labelled_options, provenance_of
 from loradeck.cli.shared.registered_rows import register
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
+from loradeck.rules.data import uses
 from loradeck.rules.data.backlog import WITHDRAWN, labelled, summary
 from loradeck.schemas.backlog import LABELLING, SOURCE, Backlog, LabelledTasks
+from loradeck.schemas.dataset_ledger import Use
 from loradeck.schemas.manifest import Origin
 
 WIDTH = 60
@@ -84,8 +86,9 @@ async def ls(s: Session, /, tenant: str, **which: Any) -> None:
 async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
     """Write the answers that are to be labelled first into FILE, as tasks for Label Studio (JSON).
 
-    FILE.xml beside it is the labelling configuration of their project. Only you can read the two. A caller's correction
-    stands in the answer's field of its task, to be accepted or mended.
+    FILE.xml beside it is the labelling configuration of their project. Only you can read the two. The tenant has to
+    have stated a purpose (`tenant data --use labelling=PURPOSE`). A caller's correction stands in the answer's field of
+    its task, to be accepted or mended.
     """
     found = await gathered(s, tenant, **which)
     if not found.rows:
@@ -93,12 +96,14 @@ async def export(s: Session, /, tenant: str, file: Path, **which: Any) -> None:
         raise refused(
             "no answer is to be labelled", where=where, fix="docs/backlog.md says what counts", code="no_backlog"
         )
+    terms = uses.terms(await s.api.tenant(tenant), Use.LABELLING)
     if not (config := file.with_suffix(".xml")).exists():  # it is the same for every file
         write_new(config, LABELLING)
     write_new(file, json.dumps(found.tasks(), ensure_ascii=False, indent=1) + "\n")
     s.out.json(found)
     _print(s, found)
     s.out.say(f"{len(found.rows)} tasks are in {file}; the labelling configuration is in {config}")
+    s.out.say(f"{tenant} allows labelling for {terms.purpose}{f', in {terms.region} alone' if terms.region else ''}")
 
 
 @backlog.command()

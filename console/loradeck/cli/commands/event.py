@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from loradeck.cli.commands.audit_forward import forward
 from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import write_new
 from loradeck.cli.shared.moving import sent
@@ -161,7 +162,7 @@ async def _between(
 
 @click.group(cls=Noun)
 def audit() -> None:
-    """Read and check the audit trail: who did what at the hub."""
+    """Read, check and forward the audit trail: who did what at the hub."""
 
 
 @audit.command("ls")
@@ -189,6 +190,9 @@ async def trail(s: Session, after: int, actor: str | None) -> None:
         ),
         empty="no lines",
     )
+
+
+audit.add_command(forward)
 
 
 @audit.command()

@@ -19,7 +19,7 @@ from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import Acknowledgement, Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of, short
-from loradeck.schemas.review import Review, ReviewedItem, ReviewSheet, SampledItem
+from loradeck.schemas.review import DRAWN, Review, ReviewedItem, ReviewSheet, SampledItem
 from loradeck.schemas.route import RouteConfig
 
 
@@ -224,6 +224,7 @@ async def review(s: Session, /, words: tuple[str, ...], show: bool, verdicts: Pa
         f"{at}  {release.label}: {len(sheet.items)} answers to look at; {sheet.people} must sign, at most "
         f"{sheet.max_bad} bad"
     )
+    s.out.say("  drawn: " + "; ".join(f"{k} of {n} {DRAWN[why]}" for why, (k, n) in sheet.drawn.items()))
     for one in sheet.signed:
         s.out.say(
             f"  {utc(one.at_ms)}  {one.by}: {one.bad} of {one.n} bad{'' if one.current else ', of other answers'}"
@@ -255,7 +256,7 @@ async def review(s: Session, /, words: tuple[str, ...], show: bool, verdicts: Pa
 
 def _print_item(out: Output, number: int, of: int, item: SampledItem) -> None:
     out.say("")
-    out.heading(f"{number} of {of}  {item.id}{'' if item.exact else '   (scored as wrong)'}")
+    out.heading(f"{number} of {of}  {item.id}{'' if item.exact else '   (scored as wrong)'}   ({DRAWN[item.drawn]})")
     for message in item.prompt:
         out.say(f"  {message.get('role', '?'):9} {message.get('content', '')}")
     out.say(f"  wanted    {item.wanted}")

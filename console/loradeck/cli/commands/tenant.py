@@ -16,7 +16,7 @@ from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.dataset_ledger import TRAIN, Assessment, DataPolicy, OptedOut, OptOut
+from loradeck.schemas.dataset_ledger import TRAIN, Assessment, DataPolicy, OptedOut, OptOut, Reasons, Use, UseTerms
 from loradeck.schemas.freshness import ExpectedChange, TrainingFreeze
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import Tier
@@ -114,6 +114,18 @@ async def resume(s: Session, name: str, reason: str) -> None:
     flag_value=24,
     help="Hours for which nodes keep samples of bad answers, redacted; 24 without a number, 0 keeps none.",
 )
+@click.option(
+    "--use",
+    "uses",
+    multiple=True,
+    metavar="USE=PURPOSE[@REGION]",
+    help="Allow shadow, judge or labelling for a purpose, on nodes with that label region; 'USE=' ends it.",
+)
+@click.option(
+    "--reasons",
+    type=click.Choice([r.value for r in Reasons]),
+    help="What becomes of reasons in the log with what looks like personal data.",
+)
 @reason_option()
 @writes
 async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
@@ -125,6 +137,7 @@ async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
     that there are.
     """
     policy = (await s.api.tenant(name)).data
+    given["uses"] = _uses(policy, given["uses"])
     given = {key: value for key, value in given.items() if value not in (None, ())}
     given |= {key: tuple(one for one in value if one != "") for key, value in given.items() if isinstance(value, tuple)}
     if given:
@@ -145,6 +158,10 @@ async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
     s.out.say(f"candidates in the shadow of live releases are {'allowed' if policy.shadow else 'not allowed'}")
     sampled = f"for {policy.sample_hours} hours" if policy.sample_hours else "not at all"
     s.out.say(f"samples of its bad answers are kept on nodes {sampled}")
+    for use in Use:
+        s.out.say(f"{use.value}: {_terms(policy.uses.get(use))}")
+    if policy.reasons is not Reasons.KEEP:
+        s.out.say(f"reasons in the log with what looks like personal data: {policy.reasons.value}")
     if policy.worksheet_required:
         s.out.say("recipes name a worksheet of loradeck decide")
     if policy.assessors:
@@ -265,6 +282,28 @@ async def opt_out(s: Session, name: str, people: TextIO, withdrawn: bool, reason
     stated = Attestation(kind=kind, subject=subject, tenant=name, body=body.model_dump(mode="json"), by="")
     done = await s.api.attest(stated)
     s.out.answer(done, f"rows of {len(body.people)} people {'may come in again' if withdrawn else 'do not come in'}")
+
+
+def _uses(policy: DataPolicy, said: tuple[str, ...]) -> dict[str, dict[str, str]] | None:
+    """The uses that a policy allows with what the options say; None: they say nothing. Raises: CliError."""
+    if not said:
+        return None
+    found = {use.value: terms.model_dump() for use, terms in policy.uses.items()}
+    for one in said:
+        use, equals, words = one.partition("=")
+        if not equals or use not in {known.value for known in Use}:
+            raise misused("this is no use", where=f"--use {one}", fix="--use judge=PURPOSE, or judge=PURPOSE@REGION")
+        purpose, _, region = words.partition("@")
+        found.pop(use, None)
+        if words:
+            found[use] = {"purpose": purpose, "region": region}
+    return found
+
+
+def _terms(terms: UseTerms | None) -> str:
+    if terms is None:
+        return "not allowed"
+    return f"for {terms.purpose}, {f'on nodes of {terms.region}' if terms.region else 'anywhere'}"
 
 
 def _frozen(freeze: TrainingFreeze) -> str:

@@ -18,8 +18,9 @@ MAX_DROP = 0.05
 async def gate_settings(api: HubApi, tenant: str, gate: dict[str, Any], before: GateConfig | None) -> dict[str, Any]:
     """Replaces the names of what is the tenant's in a gate's settings by digests, and puts in what is left out.
 
-    A new gate bounds its drops (`bound_drop`), by MAX_DROP where it names no `max_drop`, and counts evaluations of the
-    last MAX_AGE_DAYS. Where a gate stands, one that does not say asks what that one asks.
+    A new gate bounds its drops (`bound_drop`), by MAX_DROP where it names no `max_drop`, counts evaluations of the last
+    MAX_AGE_DAYS, and draws half of a review at the edges. Where a gate stands, one that does not say asks what that one
+    asks.
 
     Raises: CliError: the tenant has no such suite, or `also` is not a list of tables.
     """
@@ -48,6 +49,10 @@ async def gate_settings(api: HubApi, tenant: str, gate: dict[str, Any], before: 
             datasets = await api.datasets()
             judge["people"] = [owned_named("dataset", str(name), tenant, datasets) for name in judge["people"]]
         gate = gate | {"judge": judge}
+    review = gate.get("review")
+    if isinstance(review, dict) and "edges" not in review:
+        stands = before.review if before is not None else None
+        gate = gate | {"review": review | {"edges": stands.edges if stands is not None else True}}
     age = {"max_age_days": before.max_age_days if before is not None else MAX_AGE_DAYS}
     return age | resolved(gate) | ({"also": [resolved(part) for part in also]} if also else {})
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from loradeck.artifacts.signing import key_id
-from loradeck.cli.shared.output import Output, utc
+from loradeck.cli.shared.output import Output, span, utc
 from loradeck.client.api import HubApi
 from loradeck.rules.data.policy import qualities_in_words
 from loradeck.rules.quality.sweep import RunOfSweep, run_of, told
@@ -30,6 +30,7 @@ from loradeck.schemas.judge_report import JudgeReport
 from loradeck.schemas.leak import LeakReport
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
 from loradeck.schemas.responses import BaseEntry
+from loradeck.schemas.review import DRAWN, Review
 from loradeck.schemas.state import ReleaseView, TenantRow
 
 M = TypeVar("M", bound=BaseModel)
@@ -170,7 +171,7 @@ def facts(known: Record) -> list[Fact]:
     made = [*(_adapter(known, known.version) if known.version is not None else _weights(known)), *_training(known)]
     for digest in known.trained_on:
         made += _dataset(known, digest)
-    return [*made, *_evaluation(known), *_standing(known)]
+    return [*made, *_evaluation(known), *_limitations(known), *_standing(known)]
 
 
 def markdown(known: Record) -> str:
@@ -267,10 +268,50 @@ def _training(known: Record) -> list[Fact]:
         "Training",
         *recorded,
         ("run", f"{run.id} on {run.node}, attempt {run.attempt}"),
+        ("compute", _compute(run)),
         *((key, str(value)) for key, value in recipe.items()),
         *((f"last {key}", f"{value:.4g}") for key, value in sorted(run.metrics.items())),
         *_chosen(run_of(run)),
     )
+
+
+def _compute(run: Job) -> str:
+    """Says what a run took, measured; what it waited between attempts is left out."""
+    if not isinstance(run.spec, TrainSpec) or run.gpu_hours is None:
+        return "not known: the run has not ended"
+    processes = "one process" if run.spec.processes == 1 else f"{run.spec.processes} processes"
+    took = f"{processes} for {span(run.ran_ms(None) / 1000)}, all attempts together"
+    return f"{run.gpu_hours:.3g} GPU hours, where each process has a GPU: {took}"
+
+
+def _limitations(known: Record) -> list[Fact]:
+    """Lists what its owner says that it does not do well, what it failed, and what nobody has looked at."""
+    run = known.run
+    trained = run.spec.decision if run is not None and isinstance(run.spec, TrainSpec) else None
+    decision = known.version.manifest.decision if known.version is not None else trained
+    own = {one.kind for one in known.stated if one.subject == known.release}
+    failed = {
+        f"{check.name} on {known.suites.get(check.suite or '', short(check.suite))}"
+        for result in _bodies(known, AttestationKind.GATE, known.release, GateResult)[-1:]
+        for check in result.checks
+        if not check.passed
+    }
+    looks = {
+        AttestationKind.EVALUATION: "scores on a suite",
+        AttestationKind.REVIEW: "answers, by people",
+        AttestationKind.LEAK: "rows that it gives away",
+    }
+    return _section(
+        "Limitations",
+        ("stated", (decision.limitations if decision is not None else "") or "nothing"),
+        ("failed in its newest gate", ", ".join(sorted(failed)) or "nothing"),
+        ("not looked at", ", ".join(what for kind, what in looks.items() if kind not in own) or "nothing of these"),
+    )
+
+
+def _review(said: Review) -> str:
+    why = "; ".join(f"{k} of {n} {DRAWN[one]}" for one, (k, n) in said.drawn.items())
+    return f"{said.bad} of {len(said.items)} bad" + (f"; drawn: {why}" if why else "")
 
 
 def _chosen(run: RunOfSweep) -> list[tuple[str, str]]:
@@ -397,6 +438,10 @@ def _evaluation(known: Record) -> list[Fact]:
                     checks += f"; {result.looks} different releases were evaluated on its suite"
                 against = f" against {short(result.against)}" if result.against else ""
                 lines[f"gate of {stated.route}"] = f"{'passed' if result.passed else 'FAILED'}{against}: {checks}"
+    for stated in known.stated:
+        if stated.kind is AttestationKind.REVIEW and stated.subject == release:
+            for signed in _of([stated], Review):
+                lines[f"review of {stated.route} by {stated.by}"] = _review(signed)
     return _section("Evaluation", *(lines.items() or [("suites", "none: it was never evaluated")]))
 
 

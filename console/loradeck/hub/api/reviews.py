@@ -9,7 +9,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import PAGE, Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.quality.review import answers_digest, require_fitting, sample
+from loradeck.rules.quality.review import answers_digest, counts, digests, drawn, require_fitting
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.ids import PointerKey
@@ -53,14 +53,16 @@ async def sheet(tenant: str, route: str, release: str, hub: ThisHub, caller: Vie
     async with hub.blobs.local(file.sha256 for file in files) as here:
         paths = {file.path: here[file.sha256] for file in files}
         by_id = {item.id: item for item in await asyncio.to_thread(items_in, paths)}
-    now = answers_digest(report, review.items)
+    live = hub.gates.live(key, release)
     signed = [(one, Review.model_validate(one.body)) for one in await hub.gates.reviews_of(key, release)]
+    edges = await hub.gates.edges(gate, {live, *(its.against for _, its in signed)})
+    why, now = drawn(report, review, edges[live]), digests(report, review, (its for _, its in signed), edges)
     return ReviewSheet(
         tenant=tenant,
         route=route,
         release=release,
         suite=gate.suite,
-        answers=now,
+        answers=answers_digest(report, review, edges[live]),
         people=review.people,
         max_bad=review.max_bad,
         items=tuple(
@@ -70,11 +72,16 @@ async def sheet(tenant: str, route: str, release: str, hub: ThisHub, caller: Vie
                 wanted=(by_id[result.id].answer if result.id in by_id else None) or result.kind.value,
                 answer=result.answer,
                 exact=result.exact,
+                drawn=why[result.id],
             )
-            for result in sample(report, review.items)
+            for result in report.items
+            if result.id in why
         ),
+        drawn=counts(report, review, edges[live]),
         signed=tuple(
-            SignedReview(by=one.by, at_ms=one.at_ms, bad=its.bad, n=len(its.items), current=its.answers == now)
+            SignedReview(
+                by=one.by, at_ms=one.at_ms, bad=its.bad, n=len(its.items), current=its.answers == now[its.against]
+            )
             for one, its in signed
         ),
     )
@@ -87,10 +94,13 @@ async def sign(tenant: str, route: str, body: Review, hub: ThisHub, caller: Oper
     gate, review, report = await _asked(hub, key, body.release)
     if body.suite != gate.suite:
         raise Refused("stale_review", "this gate is on another suite by now", detail=body.suite, fix="look again")
-    require_fitting(body, report, review)
+    live = hub.gates.live(key, body.release)
+    edges = (await hub.gates.edges(gate, {live}))[live]
+    require_fitting(body, report, review, edges)
     by_person = review.people > 1 or hub.log.state.config(key).controls.duties
     person = hub.proposals.person(caller.actor, caller.token) if by_person else ""
-    body = body.model_copy(update={"person": person if hub.proposals.people_sign_in else ""})
+    drew = {"against": live, "drawn": counts(report, review, edges)} if review.edges else {"against": None, "drawn": {}}
+    body = body.model_copy(update={"person": person if hub.proposals.people_sign_in else "", **drew})
     stated = body.model_dump(mode="json")
     newest = [one.body for one in await hub.gates.reviews_of(key, body.release) if one.by == caller.actor][-1:]
     if newest != [stated]:

@@ -15,7 +15,7 @@ from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.hub import Hub
 from loradeck.rules.clocks import MINUTE_MS
-from loradeck.rules.data import quotas
+from loradeck.rules.data import quotas, uses
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools, tenants
 from loradeck.rules.moves.draft import Actor
@@ -23,7 +23,7 @@ from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
 from loradeck.rules.serving.residency import promote_asks
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
-from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.dataset_ledger import DataPolicy, Use
 from loradeck.schemas.history import HOURS, WEEK, RouteHistory
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
 from loradeck.schemas.log import Draft
@@ -273,6 +273,10 @@ async def set_route(
         known, actor = hub.log.state.tenant(tenant), actor_of(caller)
         pools.check(hub.log.state.pools, body)
         quotas.check_slots(known, route, body, hub.pools.slotted)
+        stood = known.routes.get(route)
+        judged = stood and (stood.checks.judge, hub.log.state.labels(stood))
+        if body.checks.judge is not None and judged != (body.checks.judge, hub.log.state.labels(body)):
+            uses.check(known, Use.JUDGE, hub.log.state.labels(body))
         drafted = tenants.set_route(
             *(known, route, body, actor),
             pointer=hub.log.state.pointers.get(key),

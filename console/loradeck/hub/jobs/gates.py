@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.duties import Involved
 from loradeck.rules.quality.gates import GateRecords
-from loradeck.rules.quality.review import in_force
+from loradeck.rules.quality.review import EMPTY, Edges, EdgesOf, in_force
 from loradeck.rules.sign_in import SIGNED_IN
 from loradeck.schemas.attestation import (
     Attestation,
@@ -160,13 +160,26 @@ class Gates:
     async def _signed(self, key: PointerKey, release: Digest) -> list[tuple[str, Review]]:
         return [(one.by, Review.model_validate(one.body)) for one in await self.reviews_of(key, release)]
 
+    def live(self, key: PointerKey, release: Digest) -> Digest | None:
+        """The live release of a pointer, against which another is judged; None: there is none, or it is that one."""
+        pointer = self._state.pointers.get(key)
+        return pointer.release if pointer is not None and pointer.release != release else None
+
+    async def edges(self, gate: GateConfig, against: Collection[Digest | None]) -> EdgesOf:
+        """Collects what tells where a release fails first on a gate's suite, by the release that is live beside it."""
+        slices = (await self.groups(gate.suite)).slices
+        told = {one: (await self._reports(one, gate)).get(gate.suite) if one is not None else None for one in against}
+        return {one: Edges(slices=slices, live=at.report if at is not None else None) for one, at in told.items()}
+
     async def involved(self, key: PointerKey, release: Digest) -> Involved:
         """Finds who had a release made, and who has reviewed it for a route and found it good."""
         gate = self._state.config(key).gate
         report = await self.report_on(release, gate) if gate is not None and gate.review is not None else None
         found: dict[str, str] = {}
         if gate is not None and gate.review is not None and report is not None:
-            for by, said in in_force(report, gate.review, await self._signed(key, release)).items():
+            signed = await self._signed(key, release)
+            edges = await self.edges(gate, {one.against for _, one in signed})
+            for by, said in in_force(report, gate.review, signed, edges).items():
                 if said.bad <= gate.review.max_bad and self._is_person(said):
                     found[by] = said.person
         return Involved(authors=await self._authors_of(release), validators=found)
@@ -192,14 +205,14 @@ class Gates:
         gate = self._state.config(key).gate
         if gate is None:
             return None
-        pointer, suites = self._state.pointers.get(key), self._catalogue.suites
-        live = pointer.release if pointer is not None and pointer.release != release else None
+        suites, live = self._catalogue.suites, self.live(key, release)
         own = await self._reports(release, gate)
         alone = gate.review is None or gate.review.people == 1
         compared = await self._reports(live, gate) if live is not None else {}
         anchor = self.anchor(key)
         steady = await self._reports(anchor, gate) if anchor is not None and anchor not in (release, live) else None
         told, called = (*own.values(), *compared.values(), *(steady or {}).values()), self._catalogue.called
+        signed = [(by, one) for by, one in await self._signed(key, release) if alone or self._is_person(one)]
         now_ms = self._clock.now_ms()
         expired = {r.report.release for r in told if gates.is_expired(r.at_ms, gate, now_ms)}
         asks = gate.leak is not None
@@ -222,7 +235,8 @@ class Gates:
             authors=await self._authors_of(release) if gate.review is not None else frozenset(),
             groups={part.suite: await self.groups(part.suite) for part in gate.suites},
             canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
-            reviews=[(by, one) for by, one in await self._signed(key, release) if alone or self._is_person(one)],
+            reviews=signed,
+            edges=await self.edges(gate, {one.against for _, one in signed}) if signed else EMPTY,
             stage=self._stage(key[0], gate, release),
             comparison=self._comparison(key, gate, release),
             leak=LeakReport.model_validate(leaks[-1].body) if leaks else None,

@@ -19,6 +19,7 @@ from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.table_sender import TableSender
+from loradeck.hub.log import reasons
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
@@ -30,6 +31,7 @@ from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.relatives import Relatives
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.rules.data import uses
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward, tickets
 from loradeck.rules.moves.draft import Actor, expect_generation
@@ -39,6 +41,7 @@ from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
 from loradeck.rules.serving.residency import PriorRoom
 from loradeck.schemas.candidate import Candidate
+from loradeck.schemas.dataset_ledger import Use
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import JobCancel, JobEvent, JobMessage
@@ -167,7 +170,8 @@ class PromoteCheck:
         """The event that the request would commit now. Raises: Refused."""
         overridden = await self.check(key, request, actor)
         agreed = await self._agreed(key, request.release, request, actor, overridden)
-        return _with(self._draft(key, request, actor, overridden), agreed)
+        drafted = _with(self._draft(key, request, actor, overridden), agreed)
+        return reasons.kept([drafted], lambda tenant: self._state.tenant(tenant).data)[0]  # before it is prepared
 
     async def stepped(
         self,
@@ -284,6 +288,8 @@ class PromoteCheck:
             begun = self._candidate(key, request)
             lacking = self._capacity.lacking(key, self._catalogue.releases[request.release], Feature.CANDIDATE)
             candidate.check_start(pointer, facts, begun, self._state.tenant(key[0]), lacking=lacking)
+            if begun.shadow:
+                uses.check(self._state.tenant(key[0]), Use.SHADOW, self._state.labels(self._state.config(key)))
             keys = self._cohorts.keys(key, begun)
             return candidate.start(pointer, begun, request, actor, keys=keys, overridden=overridden)
         return forward.promote(pointer, request, actor, attested=facts.attested, overridden=overridden)

@@ -12,6 +12,7 @@ from functools import partial
 
 from nacl.signing import SigningKey
 
+from loradeck.hub.log import reasons
 from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
@@ -20,6 +21,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tickets
 from loradeck.rules.moves.copies import marked
 from loradeck.rules.moves.lease import TTL_S, must_step_down
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.position import Position
@@ -195,6 +197,10 @@ class Log:
         """Whether commits are on one server of the database alone now."""
         return self._store.one_copy
 
+    def _policy(self, tenant: str) -> DataPolicy:
+        found = self.state.tenants.get(tenant)
+        return found.data if found is not None else DataPolicy()
+
     # ---- writing -------------------------------------------------------------------------------------------
 
     async def commit(self, drafts: Sequence[Draft], key: str) -> Committed:
@@ -202,12 +208,13 @@ class Log:
 
         After an unknown outcome the store is opened again; what turns out to be durable counts as committed.
 
-        Raises: StoreError.
+        Raises: StoreError; Refused `personal_data`.
         """
         began = self._clock()
         try:
             if self._unresolved:
                 await self._catch_up()
+            drafts = reasons.kept(drafts, self._policy)
             drafts = tickets.stamped(marked(drafts, one_copy=self.one_copy), self.state.config)
             fleet = self.changes_fleet(drafts)
             committed = await self._store(lambda s: s.commit(drafts, key=key, fleet=fleet))

@@ -79,6 +79,11 @@ class FoldedLog:
         tenant = self.tenants.get(key[0])
         return tenant.routes.get(key[1], _DEFAULT) if tenant else _DEFAULT
 
+    def labels(self, config: RouteConfig) -> Mapping[str, str]:
+        """The labels that every node carries on which a route with these settings is placed."""
+        pool = self.pools.get(config.pool.pool) if config.pool is not None else None
+        return config.placement if config.pool is None else pool.labels if pool is not None else {}
+
     def site(self, key: PointerKey) -> Site:
         """The nodes on which a route is placed."""
         tenant = self.tenants.get(key[0])

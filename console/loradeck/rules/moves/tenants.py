@@ -6,7 +6,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, tenant_draft
 from loradeck.rules.quality import break_glass
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
-from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.dataset_ledger import DataPolicy, Reasons
 from loradeck.schemas.ids import Digest, digest_of
 from loradeck.schemas.jobs import FLEET
 from loradeck.schemas.log import Draft, EventKind, PointerState
@@ -106,6 +106,9 @@ def set_route(
     return tenant_draft(EventKind.ROUTE, tenant.name, actor, reason, payload, route=route, pointer=first)
 
 
+_REASONS = (Reasons.KEEP, Reasons.WARN, Reasons.REFUSE)
+
+
 def set_data_policy(
     tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "", was: Digest | None = None
 ) -> Draft:
@@ -137,6 +140,12 @@ def set_data_policy(
         else "",
         "input_days": "what callers ask is counted on nodes, or kept longer, then"
         if policy.input_days > tenant.data.input_days
+        else "",
+        "reasons": "reasons with personal data are kept, or refused no more, then"
+        if _REASONS.index(policy.reasons) < _REASONS.index(tenant.data.reasons)
+        else "",
+        "uses": "what callers ask is used for more, or elsewhere, then"
+        if policy.uses.items() - tenant.data.uses.items()
         else "",
         "training_freezes": "a training freeze ends then"
         if set(tenant.data.training_freezes) - set(policy.training_freezes)

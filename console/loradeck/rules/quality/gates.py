@@ -13,7 +13,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.rules.quality import ab_test, judging, leak
 from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
-from loradeck.rules.quality.review import Signed, review_check
+from loradeck.rules.quality.review import EdgesOf, Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.candidate import ComparisonResult
@@ -49,6 +49,7 @@ class GateRecords:
     live: Mapping[Digest, EvaluationReport] = field(default_factory=dict)
     canaries: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
     reviews: Sequence[Signed] = ()
+    edges: EdgesOf = field(default_factory=dict)
     groups: Mapping[Digest, Groups] = field(default_factory=dict)
     anchor: tuple[Digest, Mapping[Digest, EvaluationReport]] | None = None
     stage: str = ""
@@ -150,7 +151,9 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     if config.after is not None:
         checks.append(_stage_check(config.after, records.stage))
     if config.review is not None:
-        checks.append(review_check(records.reports[config.suite], config.review, records.reviews, records.authors))
+        checks.append(
+            review_check(records.reports[config.suite], config.review, records.reviews, records.authors, records.edges)
+        )
     if config.compare is not None:
         checks.append(ab_test.check(config.compare, records.comparison))
     if config.leak is not None and records.leak is not None:

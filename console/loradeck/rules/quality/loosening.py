@@ -104,4 +104,9 @@ def _asks_less(before: SuiteGate, after: SuiteGate) -> bool:
 
 
 def _reviews_less(before: ReviewGate, after: ReviewGate) -> bool:
-    return after.items < before.items or after.max_bad > before.max_bad or after.people < before.people
+    return (
+        after.items < before.items
+        or after.max_bad > before.max_bad
+        or after.people < before.people
+        or (before.edges and not after.edges)
+    )
