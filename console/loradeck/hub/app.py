@@ -56,8 +56,8 @@ def create_app(hub: Hub) -> FastAPI:
     app.state.hub = hub
     app.router.route_class = Guarded
     problems.install(app, hub.metrics.refuse)
-    for resource in RESOURCES:
-        app.include_router(resource.router)
+    for resource in RESOURCES:  # `include_router` would build each route once more, at the first calls
+        app.router.routes.extend(resource.router.routes)
 
     viewer = Depends(Allowed(Role.VIEWER, each=True))
 
