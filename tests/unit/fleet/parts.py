@@ -260,7 +260,7 @@ def founded(loop: Loop) -> Hub:
     kept += [tenants.create({}, tenant, RELEASER) for tenant, _ in KEYS]
     loop.finish(hub.log.commit(kept))
     for key in KEYS:
-        pooled = RouteConfig(pool=Pooled(pool=POOL), residency=RouteResidency.ON_DEMAND, fallback=False)
+        pooled = RouteConfig(pool=Pooled(pool=POOL, replicas=2), residency=RouteResidency.ON_DEMAND, fallback=False)
         loop.finish(
             hub.log.commit([tenants.set_route(hub.log.state.tenants[key[0]], key[1], pooled, RELEASER, pointer=None)])
         )
