@@ -57,7 +57,7 @@ from loradeck_agent.router.fences import fence_text
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.router.table import Table
-from loradeck_agent.router.wire import Acks, ColdAsk, EngineAt, RouterState, TableUpdate, ack_about
+from loradeck_agent.router.wire import Acks, ColdAsk, EngineAt, RouterState, TableUpdate, WantedLoads, ack_about
 from loradeck_agent.serving.router_sync import RouterSync
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
@@ -493,9 +493,13 @@ class Node:
         entries = self.table.contents.entries.values()
         return {e.current.id for e in entries if e.current is not None and e.residency is RouteResidency.ALWAYS}
 
+    async def look(self) -> WantedLoads:
+        """Its agent asks the router what is to be loaded, as it does every two seconds."""
+        return await self.cold.wanted(ColdAsk(times=-1, load_s=0.5, full=self.full()))
+
     async def work(self) -> None:
         """What the agent does: plans, unloads or drains, loads one release and proves what is loaded."""
-        told = await self.cold.wanted(ColdAsk(times=-1, load_s=0.5, full=self.full()))
+        told = await self.look()
         plan = residency.plan(
             self.desired.named(),
             SLOTS,

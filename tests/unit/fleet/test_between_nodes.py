@@ -226,8 +226,13 @@ class BetweenNodes(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((1.0, 3.0, 7.0, 25.0)))
     def time_passes(self, seconds: float) -> None:
-        self.loop.now += seconds
-        self.loop.finish(self.hub.second())
+        """Agents go on asking what they are to load, and load nothing meanwhile."""
+        until = self.loop.now + seconds
+        while self.loop.now < until:
+            self.loop.now = min(until, self.loop.now + 5.0)
+            self.loop.finish(self.hub.second())
+            for node in self.nodes:
+                self.loop.finish(node.look() if node.up else None)
 
     @rule(rounds=st.sampled_from((1, 1, 2, 5)), stuck=st.sampled_from((None, None, 0, 1, 2)))
     def everything_flows(self, rounds: int, stuck: int | None = None) -> None:
@@ -251,6 +256,15 @@ class BetweenNodes(RuleBasedStateMachine):
             self.asked.remove(task)
             if not task.cancelled():
                 task.result()
+
+    @invariant()
+    def no_router_admits_to_what_it_has_acknowledged_as_left(self) -> None:
+        for node in self.nodes:
+            for key, promised in node.promised.items() if node.up else ():
+                route = node.admission._routes.get(key)
+                if route is not None and isinstance(route.plan, Plan):
+                    fence = (route.plan.entry.epoch, route.plan.generation)
+                    assert fence > promised[0] or (fence, route.plan.release) == promised, f"{key} on {node.name}"
 
     @invariant()
     def where_the_hub_counts_a_flip_everywhere_nobody_admits_to_anything_else(self) -> None:
