@@ -106,11 +106,11 @@ class Sender:
         known = self._client.get_experiment_by_name(name)
         experiment = known.experiment_id if known is not None else self._client.create_experiment(name)
         tags = {"attempt": folder.path.name, "job": job.id, "kind": job.spec.kind, "node": self._node}
-        for run in self._client.search_runs([experiment], f"tags.`loradeck.attempt` = '{folder.path.name}'"):
-            return str(run.info.run_id)
-        label = f"{getattr(job.spec, 'name', job.spec.kind)} {folder.path.name}"
-        run = self._client.create_run(
-            experiment, tags={f"loradeck.{key}": value for key, value in tags.items()}, run_name=label
+        found = self._client.search_runs([experiment], f"tags.`loradeck.attempt` = '{folder.path.name}'")
+        run = next(iter(found), None) or self._client.create_run(
+            experiment,
+            tags={f"loradeck.{key}": value for key, value in tags.items()},
+            run_name=f"{getattr(job.spec, 'name', job.spec.kind)} {folder.path.name}",
         )
         params = [Param(key, value) for key, value in settings(job.spec)][:100]
         self._client.log_batch(run.info.run_id, params=params)
