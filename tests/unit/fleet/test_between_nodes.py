@@ -59,9 +59,11 @@ class BetweenNodes(RuleBasedStateMachine):
         self.shown: dict[PointerKey, Fence] = {}
         """The newest move that an answer has shown a gateway."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(always=st.booleans())
+    def begin(self, always: bool) -> None:
         self.hub = founded(self.loop)
+        if always:
+            self.loop.finish(self.hub.log.commit([self.hub.config(KEYS[0], residency=RouteResidency.ALWAYS)]))
         self._watch_assignments()
         for node in self.nodes:
             self.loop.finish(node.start())
@@ -171,20 +173,21 @@ class BetweenNodes(RuleBasedStateMachine):
 
     @rule(
         what=st.sampled_from(
-            ("promote", "promote", "back", "replicas", "always", "always", "drain", "drain", "undrain", "hub")
+            ("promote", "promote", "first", "back", "replicas", "always", "drain", "drain", "undrain", "hub")
         ),
         i=nodes,
         key=keys,
         label=st.sampled_from(LABELS),
     )
     def people(self, what: str, i: int, key: PointerKey, label: str) -> None:
-        """Somebody moves a route, asks for one more or one fewer of its nodes, has the first route always in memory or
-        no more, drains a node or ends that, or starts the hub again.
+        """Somebody moves a route, perhaps the first one, asks for one more or one fewer of its nodes, has the first one
+        always in memory or no more, drains a node or ends that, or starts the hub again.
         """
+        key = KEYS[0] if what == "first" else key
         hub, draft, config = self.hub, None, self.hub.log.state.config(key)
         release, known = ref(label, key[0]), self.hub.fleet.nodes[NAMES[i]]
         match what:
-            case "promote" if release.id != hub.log.state.pointer(key).release:
+            case "promote" | "first" if release.id != hub.log.state.pointer(key).release:
                 draft = hub.promote(key, release)
             case "back":
                 draft = hub.rollback(key)
