@@ -122,6 +122,8 @@ def _bodies(fleet: Fleet) -> dict[tuple[str, str], Any]:
         ("POST", "/v1/incidents/{incident}/notes"): {"text": "an attack", **again},
         ("POST", "/v1/incidents/{incident}/close"): {"text": "an attack", **again},
         ("POST", "/v1/rewind"): {"to_rev": 1, "tenants": [THEIRS], **again},
+        ("POST", "/v1/campaigns"): {"campaign": "c", "plan": {}, "targets": [{"tenant": THEIRS}], **again},
+        **{("POST", f"/v1/campaigns/{{campaign}}/{what}"): again for what in ("pause", "resume", "stop", "rewind")},
         ("POST", "/v1/datasets"): fleet.dataset.model_copy(update={"name": "more"}).model_dump(mode="json"),
         ("POST", "/v1/preferences"): {
             "manifest": fleet.dataset.model_copy(update={"name": "more"}).model_dump(mode="json"),

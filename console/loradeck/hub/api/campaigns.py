@@ -10,6 +10,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api import rewind
 from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import OperatorOfEach, ReleaserOfEach, ThisHub, ViewerOfEach, Wait
+from loradeck.hub.automation.campaigns import unknown_campaign
 from loradeck.hub.hub import Hub
 from loradeck.rules.moves import campaigns as rules
 from loradeck.schemas.campaign import (
@@ -41,7 +42,10 @@ async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[Campaign]:
 @router.get("/{campaign}")
 async def one(campaign: Name, hub: ThisHub, caller: ViewerOfEach) -> Campaign:
     """A campaign, with the routes of tenants that the caller sees."""
-    return _seen(hub.campaigns.get(campaign), caller)
+    found = _seen(hub.campaigns.get(campaign), caller)
+    if not found.units:
+        raise unknown_campaign(campaign)  # as if there were none: its name is others' too
+    return found
 
 
 def _seen(campaign: Campaign, caller: Caller) -> Campaign:
@@ -51,8 +55,9 @@ def _seen(campaign: Campaign, caller: Caller) -> Campaign:
 
 @router.post("")
 async def start(body: CampaignRequest, hub: ThisHub, caller: ReleaserOfEach) -> CampaignStarted:
-    """Starts a campaign, or says what it would be. It needs the role releaser at each of its tenants."""
-    caller = caller.at(*({one.tenant for one in body.targets} or {FLEET}))
+    """Starts a campaign, or says what it would be. It needs the role releaser at each of its tenants, for nodes at all."""
+    nodes = bool(body.plan.engine or body.nodes)  # which are everybody's, whatever targets are named beside them
+    caller = caller.at(*({FLEET} if nodes else {one.tenant for one in body.targets} or {FLEET}))
     if not body.dry_run and await hub.store(lambda s: s.lookup(body.idempotency_key)) is not None:
         return CampaignStarted(campaign=_seen(hub.campaigns.get(body.campaign), caller), left_out={})
     campaign, left_out = await hub.campaigns.planned(body, caller.actor)

@@ -122,7 +122,7 @@ class Campaigns:
         """A campaign by its name. Raises: Refused: unknown_campaign."""
         found = self._kept.state.campaigns.get(name)
         if found is None:
-            raise Refused("unknown_campaign", f"there is no campaign {name!r}", fix="loradeck campaign ls")
+            raise unknown_campaign(name)
         return found
 
     async def planned(self, request: CampaignRequest, by: str) -> tuple[Campaign, dict[str, str]]:
@@ -403,6 +403,11 @@ _PEOPLE = "its route asks that author and promoter differ, or for change tickets
 def _asks_people(config: RouteConfig) -> bool:
     controls = config.controls
     return controls.duties or (controls.tickets and controls.standing_ticket is None)
+
+
+def unknown_campaign(name: str) -> Refused:
+    """The refusal of a campaign that there is not, or that its caller may not know of."""
+    return Refused("unknown_campaign", f"there is no campaign {name!r}", fix="loradeck campaign ls")
 
 
 def _has(node: Node, engine: str) -> bool:
