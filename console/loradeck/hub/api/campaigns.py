@@ -55,7 +55,7 @@ def _seen(campaign: Campaign, caller: Caller) -> Campaign:
 
 @router.post("")
 async def start(body: CampaignRequest, hub: ThisHub, caller: ReleaserOfEach) -> CampaignStarted:
-    """Starts a campaign, or says what it would be. It needs the role releaser at each of its tenants, for nodes at all."""
+    """Starts a campaign, or says what it would be, by a releaser of each of its tenants; of all for nodes."""
     nodes = bool(body.plan.engine or body.nodes)  # which are everybody's, whatever targets are named beside them
     caller = caller.at(*({FLEET} if nodes else {one.tenant for one in body.targets} or {FLEET}))
     if not body.dry_run and await hub.store(lambda s: s.lookup(body.idempotency_key)) is not None:
