@@ -148,6 +148,16 @@ async def test_a_job_that_an_earlier_agent_began_keeps_its_gpus_and_its_place(tm
     assert await asyncio.wait_for(turn, 5) == ""
 
 
+async def test_a_submit_host_starts_so_many_at_once_and_leaves_gpus_to_its_scheduler(tmp_path: Path) -> None:
+    here = Room(2)
+    first, second, third = (executor(tmp_path, job) for job in ("j1", "j2", "j3"))
+    async with here.taken(first, (4,)) as devices, here.taken(second, ()) as others:
+        assert (devices, others, here.report()) == (None, None, None)
+        turn = asyncio.create_task(here.taken(third, (1,)).__aenter__())
+        assert await asyncio.wait({turn}, timeout=0) == (set(), {turn})
+    assert await asyncio.wait_for(turn, 5) is None
+
+
 def test_memory_is_counted_of_a_process_and_what_it_has_started() -> None:
     code = "x = bytearray(50_000_000); print('up', flush=True); input()"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
