@@ -139,12 +139,15 @@ def _bodies(fleet: Fleet) -> dict[tuple[str, str], Any]:
         ("POST", "/v1/bases"): OTHER_BASE.model_dump(mode="json"),
         ("POST", "/v1/releases"): {"tenant": THEIRS, "adapter": theirs["release"], "merged": BASE.digest},
         ("POST", "/v1/jobs"): JobRequest(spec=evaluate).model_dump(mode="json"),
-        ("POST", "/v1/attestations"): {
-            "kind": "revocation",
-            "subject": theirs["release"],
-            "tenant": THEIRS,
-            "body": {"reason": "an attack"},
-            "by": "",
+        **{
+            ("POST", path): {
+                "kind": kind,
+                "subject": theirs["release"],
+                "tenant": THEIRS,
+                "body": {"reason": "an attack"},
+                "by": "",
+            }
+            for path, kind in (("/v1/attestations", "revocation"), ("/v1/attestations/signed", "acknowledged"))
         },
     }
 
