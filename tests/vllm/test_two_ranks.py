@@ -29,7 +29,7 @@ def test_each_rank_reads_holds_pins_and_gives_up_the_same_and_the_halves_answer_
         post(both, "load", name=f"a{number}", path=str(keep(folder, tmp_path))).raise_for_status()
         assert both.text(f"a{number}", PROMPTS[0]) == material.answers[number][0]
     assert [name for name, _ in held(both)] == ["a1", "a2"], "the first was pushed out on both"
-    ranks = worker_call(both, "loradeck_residency").raise_for_status().json()["results"]
+    ranks = worker_call(both, "loradeck_residency", []).raise_for_status().json()["results"]
     assert len(ranks) == 2
     assert ranks[0] == ranks[1], "in the same order, and as near"
     assert memory(both)["read_in_loop"] == 0
