@@ -418,9 +418,7 @@ class ExecutorEvent(Wire):
 
 
 class JobLogLine(Wire):
-    """A line that an executor printed. `number` counts the lines of its attempt from 1; lines skipped were not
-    sent.
-    """
+    """A line of an executor. `number` counts the lines of its attempt from 1: lines skipped were not sent."""
 
     attempt: int
     number: int
