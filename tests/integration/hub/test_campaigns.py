@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,9 @@ async def test_nodes_are_drained_take_a_new_engine_build_and_serve_again_in_wave
     again = await deck.ok("POST", "campaigns", body("again", engine="fake 2") | {"dry_run": True})
     assert again["left_out"] == dict.fromkeys(("n1", "n2"), "its engines have that build already")
     await deck.refused(404, "unknown_node", "POST", "campaigns", body("again", engine="x") | {"nodes": ["n9"]})
+    await deck.ok("POST", "nodes/n1/cordon")
+    third = await deck.ok("POST", "campaigns", body("third", engine="fake 3") | {"dry_run": True})
+    assert third["left_out"] == {"n1": "it is cordoned, and would be let in again: uncordon it first"}
 
 
 async def test_what_a_campaign_may_not_begin_is_refused_or_left_out(deck: Deck, join: Join) -> None:
@@ -210,3 +214,40 @@ async def test_what_a_campaign_may_not_begin_is_refused_or_left_out(deck: Deck, 
     drains = body("x", [{"tenant": "bolt"}], engine="fake 2")  # nodes are not bolt's
     await deck.refused(403, "forbidden", "POST", "campaigns", drains, client)
     await deck.refused(409, "campaign_exists", "POST", "campaigns", body(base=BASE.digest))
+
+
+async def test_of_two_campaigns_that_begin_at_the_same_moment_one_gets_the_name_and_the_routes(
+    deck: Deck, join: Join
+) -> None:
+    _, releases = await two_live(deck, join, "acme")
+    twice = ("to-b2", "to-b2", "again")
+    async with deck.hub.log.moving:
+        asked = asyncio.gather(
+            *(deck.local.post("campaigns", json=body(name, to(releases), ungated=True)) for name in twice)
+        )
+        await until(lambda: len(deck.hub.log.moving._waiters or ()) == len(twice), "all are planned")
+    codes = [answer.json().get("code") for answer in await asked]
+    assert sorted(map(str, codes)) == ["None", "campaign_exists", "campaign_exists"]
+
+
+async def test_a_campaign_waits_for_stakeholders_and_does_nothing_again_that_r_has_cancelled(
+    deck: Deck, join: Join
+) -> None:
+    agent, releases = await two_live(deck, join, "acme", "bolt")
+    await deck.tenant("acme", controls={"stakeholders": ["legal"]})
+    agent.prepares = "hold"
+    await start(deck, "to-b2", to(releases), ungated=True)
+    await until(lambda: deck.hub.campaigns._starting, "a promote is being prepared")
+    await deck.rollback("bolt", wait="committed")
+    await until(lambda: stages(deck) == {"acme": "held", "bolt": "failed"}, "held, and taken back")
+    assert "read how" in deck.hub.campaigns.get("to-b2").units["acme/production"].why
+
+
+async def test_a_rewind_leaves_what_somebody_has_moved_there_and_back_since(deck: Deck, join: Join) -> None:
+    _, releases = await two_live(deck, join, "acme", "bolt")
+    await start(deck, "to-b2", to(releases), ungated=True)
+    await until(lambda: deck.hub.campaigns.get("to-b2").state is CampaignState.DONE, "moved")
+    await deck.promote(await deck.release("acme", 3), "acme")
+    await deck.promote(releases["acme"][1], "acme")
+    plan, _ = await rewind(deck)
+    assert [step.tenant for step in plan.steps] == ["bolt"]

@@ -89,6 +89,7 @@ def test_a_route_is_trained_gated_given_to_callers_and_moved_once_it_has_soaked(
         (Stage.TRAINING, Seen(job=JobState.DONE, says="done: "), "training: done: "),
         (Stage.GATING, Seen(live=V1, gate=False, says="drop"), "gate: drop"),
         (Stage.GATING, Seen(live=V1, gate=True, refused=("prepare_failed", "no room")), "no room"),
+        (Stage.GATING, Seen(live=V1, gate=True, refused=("prepare_cancelled", "by ann")), "by ann"),
         (Stage.CANARY, TAKEN_BACK, "it was taken back: rollback by guard"),
     ],
 )
@@ -163,8 +164,10 @@ def test_a_stopped_campaign_takes_back_what_is_under_way_and_held_and_keeps_what
     now, _ = next_(campaign(5, wave=3))
     now, _ = next_(now, {"t0": OUT, "t1": OUT, "t2": Seen(live=V1, gate=True, refused=("held", "it is held"))})
     now, _ = next_(now, {"t0": SOAKED, "t1": OUT, "t2": Seen(live=V1, gate=True, refused=("held", "it is held"))})
-    now, decision = next_(now.model_copy(update={"state": CampaignState.STOPPED}))
-    assert acts(decision) == [("t1", "take back"), ("t2", "take back")]
+    now, decision = next_(now.model_copy(update={"state": CampaignState.STOPPED}), {"t1": OUT})
+    assert acts(decision) == [("t1", "take back")]
+    assert stages(now) == "moved canary held waiting waiting"  # until its candidate is out, whatever fails meanwhile
+    now, _ = next_(now, {"t1": Seen(live=V1)})
     assert stages(now) == "moved held held waiting waiting"
     assert next_(now)[1] == Decision()
 
@@ -189,6 +192,7 @@ def test_a_node_is_drained_until_it_has_the_new_build_then_serves_again_and_is_p
     now, _ = of(nodes(), Seen())
     assert stages(now) == "draining waiting waiting"
     assert of(now, Seen())[1] == ["drain"]
+    assert of(now, Seen(awaits="it is cordoned"))[1] == []
     assert of(now, Seen(drained=True)) == (now, [])
     now, _ = of(now, Seen(drained=True, built=True), 1000)
     assert stages(now) == "proving waiting waiting"

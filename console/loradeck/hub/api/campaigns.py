@@ -62,7 +62,13 @@ async def start(body: CampaignRequest, hub: ThisHub, caller: ReleaserOfEach) -> 
         return CampaignStarted(campaign=_seen(hub.campaigns.get(body.campaign), caller), left_out={})
     campaign, left_out = await hub.campaigns.planned(body, caller.actor)
     if not body.dry_run:
-        await move(hub, caller, body.idempotency_key, lambda: [rules.begun(campaign, actor_of(caller), body.reason)])
+
+        def decide() -> Sequence[Draft]:
+            # Of several that were planned at the same moment one begins.
+            hub.campaigns.check_free(campaign.campaign, campaign.units)
+            return [rules.begun(campaign, actor_of(caller), body.reason)]
+
+        await move(hub, caller, body.idempotency_key, decide)
         campaign = hub.campaigns.get(body.campaign)
     return CampaignStarted(campaign=campaign, left_out=left_out)
 

@@ -125,14 +125,28 @@ class Campaigns:
             raise unknown_campaign(name)
         return found
 
+    def check_free(self, name: str, units: Iterable[str] = ()) -> None:
+        """Checks that no campaign has this name, and none that is not over a route of these.
+
+        Raises: Refused: campaign_exists.
+        """
+        busy = self._busy()
+        taken = [f"{unit} is in the campaign {busy[unit]}" for unit in units if unit in busy]
+        if name in self._kept.state.campaigns or taken:
+            title = f"there is a campaign {name} already" if not taken else "another campaign has begun meanwhile"
+            raise Refused("campaign_exists", title, detail="; ".join(taken[:3]), fix="give it another name")
+
+    def _busy(self) -> dict[str, str]:
+        """The campaign of each route or node that is in one which is not over."""
+        return {unit: one.campaign for one in self.all() if self._is_open(one) for unit in one.units}
+
     async def planned(self, request: CampaignRequest, by: str) -> tuple[Campaign, dict[str, str]]:
         """The campaign that a request asks for, and the routes that it leaves out with the reason for each.
 
         Raises: Refused: campaign_exists, unknown_base, unknown_route, unknown_release.
         """
         name, base, state = request.campaign, request.plan.base, self._log.state
-        if name in self._kept.state.campaigns:
-            raise Refused("campaign_exists", f"there is a campaign {name} already", fix="give it another name")
+        self.check_free(name)
         if base is not None and base not in self._catalogue.bases:
             raise Refused("unknown_base", "no such base is registered", detail=base, fix="loradeck base add, first")
         if request.plan.engine:
@@ -143,7 +157,7 @@ class Campaigns:
             if release is not None:
                 self._catalogue.known(tenant, release)
         jobs = {str((job.result or {}).get("adapter")): job for job in await self._jobs.every() if job.kind == "train"}
-        busy = {unit.name: one.campaign for one in self.all() if self._is_open(one) for unit in one.units.values()}
+        busy = self._busy()
         units, left_out = dict[str, CampaignUnit](), dict[str, str]()
         for key in named or sorted(key for key in state.pointers if not state.tenant(key[0]).offboarded):
             live, to, job = state.pointer(key).release, named.get(key), None
@@ -178,7 +192,14 @@ class Campaigns:
             if name not in nodes:
                 raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
         asked = request.nodes or sorted(name for name, node in nodes.items() if node.replicas)
-        left_out = {name: "its engines have that build already" for name in asked if _has(nodes[name], text)}
+        left_out = {
+            **{
+                name: "it is cordoned, and would be let in again: uncordon it first"
+                for name in asked
+                if nodes[name].cordoned
+            },
+            **{name: "its engines have that build already" for name in asked if _has(nodes[name], text)},
+        }
         units = [CampaignUnit(tenant=NODES, route=name) for name in asked if name not in left_out]
         of = {unit.name: unit for unit in units}
         now_ms = self._clock.now_ms()
@@ -200,10 +221,12 @@ class Campaigns:
         found = dict[PointerKey, PointerState]()
         for unit in campaign.units.values():
             pointer = self._log.state.pointer((unit.tenant, unit.route))
-            start = unit.start or self._started(campaign, pointer)  # it was ended before that was noted
-            event = await self._log.event(start) if start and _is_out(pointer, unit) else None
-            was = await self._log.pointer_before(event) if event is not None and event.pointer is not None else None
-            if was is not None:
+            last = self._log.last_move(pointer) if _is_out(pointer, unit) else None
+            was = await self._log.pointer_before(last) if last is not None else None
+            if last is None or was is None:
+                continue
+            start = was.last_move if last.kind is EventKind.CANDIDATE_FINISH and last.id != unit.start else last.id
+            if start == (unit.start or self._started(campaign, pointer)):  # which may not be noted yet
                 found[pointer.key] = was
         return found
 
@@ -281,7 +304,7 @@ class Campaigns:
     def _seen_of(self, name: str, engine: str) -> Seen:
         node = self._fleet.nodes.get(name)
         if node is None or not node.linked:
-            return Seen(drained=True, awaits="it is not linked")
+            return Seen(drained=node is not None and node.drained, awaits="it is not linked")
         keys = self._tables.placed(self._tables.table(node.labels, node.name, own=False))
         own = {replica.replica for replica in node.replicas}
         acks = [(key, ack) for key in keys for replica, ack in self._replicas.acks(key).items() if replica in own]
@@ -291,6 +314,7 @@ class Campaigns:
             drained=node.drained,
             built=_has(node, engine),
             proven=False if failed else True if ready else None,
+            awaits="it is cordoned, and would be let in again" if node.cordoned and not node.drained else "",
             says=f"not what is recorded: {', '.join(failed[:8])}" if failed else "",
         )
 

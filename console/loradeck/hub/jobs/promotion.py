@@ -250,18 +250,18 @@ class PromoteCheck:
         """
         config = self._state.config(key)
         two = forward.opens_gate(overridden) and needs_two(config)
-        ticket = tickets.refusal(config, actor.ticket)
+        ticket = None if actor.automation else tickets.refusal(config, actor.ticket)
         read, live = self._facts.acknowledged[key, release], self._state.pointer(key).release
         unread = acknowledgement.refusal(self._catalogue.called(release), config.controls.stakeholders, read, live)
-        bound = not actor.automation and (config.controls.duties or ticket is not None or unread is not None)
-        if not two and not bound:
+        apart, lacking = config.controls.duties and not actor.automation, ticket or unread
+        if not two and not apart and lacking is None:
             return {}
         if request.break_glass:
             break_glass.check_alone(actor, request.reason)
             return {break_glass.BROKE: True}
-        if bound and (lacking := ticket or unread) is not None:
+        if lacking is not None:
             raise lacking
-        if bound and config.controls.duties:
+        if apart:
             person, involved = self._proposals.person(actor.name, actor.token), await self._gates.involved(key, release)
             if mixed := duties.refusal(self._catalogue.called(release), involved, actor.name, person):
                 raise mixed

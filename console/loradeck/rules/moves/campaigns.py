@@ -28,7 +28,7 @@ from loradeck.schemas.campaign import (
 )
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.jobs import FLEET as NODES
-from loradeck.schemas.jobs import JobState
+from loradeck.schemas.jobs import OVER, JobState
 from loradeck.schemas.log import FLEET, Draft, Event, EventKind
 
 TIMES = (2.0, 4.0, 8.0)
@@ -44,6 +44,7 @@ FAULTS = frozenset(
     {
         *("quarantined", "revoked", "unknown_release", "wrong_tenant", "offboarded", "prepare_failed", "deprecated"),
         *("candidate_unfit", "unsupported_adapter", "gate_failed", "bad_report", "unknown_dataset"),
+        "prepare_cancelled",  # by R: it is not begun again over somebody's head
     }
 )
 """Codes of refusals by which a route has failed. Any other may end, and holds it."""
@@ -122,12 +123,10 @@ def stops(plan: CampaignPlan, failed: int, moved: int) -> str:
 def decide(campaign: Campaign, seen: Mapping[str, Seen], now_ms: int) -> Decision:
     """Decides what a campaign does next. `seen`: of each route that is not waiting and not decided."""
     if campaign.state in (CampaignState.STOPPED, CampaignState.REWOUND):
-        ending = campaign.under_way
-        held = (
-            _changed(u, now_ms, stage=Stage.HELD, resumes=None, why=f"the campaign was {campaign.state.value}")
-            for u in ending
-        )
-        return Decision(tuple(Act(unit, "take back") for unit in ending), tuple(held))
+        ending = {unit: _is_there(unit, seen[unit.name]) for unit in campaign.under_way}
+        why = f"the campaign was {campaign.state.value}"
+        held = (_changed(u, now_ms, stage=Stage.HELD, why=why) for u, there in ending.items() if not there)
+        return Decision(tuple(Act(unit, "take back") for unit, there in ending.items() if there), tuple(held))
     if campaign.state not in (CampaignState.RUNNING, CampaignState.PAUSED):
         return Decision()
     runs, acts, after = campaign.state is CampaignState.RUNNING, list[Act](), dict(campaign.units)
@@ -192,6 +191,12 @@ def _trains(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, CampaignU
     return "", unit.model_copy(update={"stage": unit.at})
 
 
+def _is_there(unit: CampaignUnit, seen: Seen) -> bool:
+    """Tells whether there is something under way for a route or a node that a stop takes back."""
+    trains = seen.job is not None and seen.job not in OVER
+    return trains or seen.drained or (seen.out is not None and seen.out == unit.release)
+
+
 def _is_out(unit: CampaignUnit, seen: Seen) -> bool:
     return unit.release is not None and unit.release in (seen.live, seen.out)
 
@@ -216,7 +221,7 @@ def _is_tried(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, Campaig
 def _drains(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, CampaignUnit]:
     if seen.built:
         return "", _changed(unit, now_ms, stage=Stage.PROVING)
-    return "" if seen.drained else "drain", unit.model_copy(update={"stage": unit.at})
+    return "" if seen.drained or seen.awaits else "drain", unit.model_copy(update={"stage": unit.at})
 
 
 def _proves(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, CampaignUnit]:
