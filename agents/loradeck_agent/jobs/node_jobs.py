@@ -81,6 +81,8 @@ class _Running:
     job: JobAssignment
     task: asyncio.Task[None]
     executor: Executor | None = None
+    after: asyncio.Task[None] | None = None
+    """Ends the attempt before it, whose lease is over."""
     leaving: bool = False
     again: bool = False
     """The link was lost since: events that the hub has not acknowledged are to be sent again."""
@@ -138,7 +140,7 @@ class Jobs:
         if not _JOB_ID.fullmatch(job.id):
             log.error("a job's id is no name of a folder and is refused: %r", job.id)
             return
-        self._start(job, None, after=self._stopped(held) if held is not None else None)
+        self._start(job, None, after=self._aside(self._stopped(held)) if held is not None else None)
 
     def cancel(self, job: str, lease: int) -> None:
         """Stops a job; under an older lease than the one that runs, nothing happens."""
@@ -160,24 +162,31 @@ class Jobs:
                 continue
             held.leaving = True
             log.info("job %s leaves: the node is drained", held.job.id)
-            if held.executor is not None and held.executor.started:
-                self._aside(held.executor.workload.end())
-            else:
-                # Not at once: one that was given just now has to begin before it can say that it ends.
-                asyncio.get_running_loop().call_soon(held.task.cancel, DRAINED)
+            # Not at once: one that was given just now has to begin before it can say that it ends.
+            asyncio.get_running_loop().call_soon(self._leave, held)
 
-    def _aside(self, work: Coroutine[None, None, None]) -> None:
+    def _leave(self, held: _Running) -> None:
+        if held.executor is not None and held.executor.started:
+            self._aside(held.executor.workload.end())
+        else:
+            held.task.cancel(DRAINED)
+
+    def _aside(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
+        return task
 
     async def _stopped(self, held: _Running) -> None:
         """Ends an attempt whose lease is over; no event of it is sent any more."""
         held.task.cancel("replaced")
-        await asyncio.wait([held.task])
+        await asyncio.wait([held.task, *filter(None, [held.after])])
         if held.executor is not None:
-            await held.executor.workload.end()
-            await self.room.left(held.executor)
+            await self._ended(held.executor)
+
+    async def _ended(self, executor: Executor) -> None:
+        await executor.workload.end()
+        await self.room.left(executor)
 
     def noted(self, job: str, lease: int, seq: int) -> None:
         """The hub has acknowledged an event."""
@@ -231,10 +240,8 @@ class Jobs:
         except OSError as error:
             log.error("files of old jobs cannot be removed: %s", error)
 
-    def _start(self, job: JobAssignment, executor: Executor | None, *, after: Awaitable[None] | None) -> None:
+    def _start(self, job: JobAssignment, executor: Executor | None, *, after: asyncio.Task[None] | None) -> None:
         async def run() -> None:
-            if after is not None:
-                await after
             try:
                 if isinstance(job.spec, PrepareSpec):
                     await self._prepare(job)
@@ -244,7 +251,7 @@ class Jobs:
                 if self._running.get(job.id) is running:
                     del self._running[job.id]
 
-        running = _Running(job, asyncio.get_running_loop().create_task(run()), executor)
+        running = _Running(job, asyncio.get_running_loop().create_task(run()), executor, after)
         self._running[job.id] = running
 
     async def _send_event(self, job: JobAssignment, event: ExecutorEvent, result: dict[str, Any] | None = None) -> None:
@@ -288,6 +295,8 @@ class Jobs:
             folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}", self.launcher.user)
             executor = running.executor = Executor(self.backend(folder, Attempt(job=job)))
         try:
+            if running.after is not None:
+                await asyncio.shield(running.after)  # it is ended also where this attempt is cancelled meanwhile
             asked = self._asked(job, executor) if self.engines else nullcontext()  # a submit host has none to ask
             async with (
                 self.room.taken(executor, gpu_counts(job.spec, resumed=job.checkpoint is not None)) as devices,
@@ -308,10 +317,11 @@ class Jobs:
                 raise
             result = None
         except AgentError as error:
-            await executor.workload.end()
+            await self._ended(executor)
             event, result = failure(job, executor.top + 1, error), None
         except Exception as error:
             log.exception("job %s broke", job.id)
+            await self._ended(executor)
             broke = AgentError("job_broke", "the agent could not carry the job out", repr(error))
             event, result = failure(job, executor.top + 1, broke), None
         if event.type is ExecutorEventType.FAILED:
