@@ -551,6 +551,9 @@ class Telemetry:
     def snapshot(self) -> Any:
         return SimpleNamespace(gpus=(), host=None, nvml=NvmlState.NO_GPU)
 
+    def current(self) -> tuple[NvmlState, tuple[Any, ...]]:
+        return NvmlState.NO_GPU, ()
+
     async def run(self) -> None: ...
 
     async def quiesce(self) -> bool:
