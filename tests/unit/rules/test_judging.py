@@ -105,10 +105,19 @@ def test_below_the_floor_of_agreement_a_judge_decides_nothing() -> None:
     assert all(check.passed for check in found.values())
     assert "does not decide: its agreement with people on answers" in found["judge"].note
     assert "does not decide: it was held against no pairs" in found["drop by judge"].note
-    unclear = checks(report(passed=10, unclear=30))
-    assert "30 of 200 verdicts are none" in unclear["judge"].note
     few = report(passed=10, people=(held("answer", AGREED[:6], SAYS[:6]),))
     assert checks(few)["judge"].passed, "six items that agree are no agreement yet: its low end counts"
+
+
+def test_a_judge_that_gives_no_verdicts_opens_no_gate_whatever_it_says_of_people() -> None:
+    for kinds in (report().people, ()):
+        nothing = tuple(JudgedItem(id=f"i{n}", passed=None, pair="unclear") for n in range(100))
+        found = checks(report(0, items=nothing, people=kinds), people=(JUDGE,))
+        assert [check.passed for check in found.values()] == [False, False]
+        assert "100 of 100 verdicts on pairs are none" in found["drop by judge"].note
+    evasive = tuple(JudgedItem(id=f"i{n}", passed=n < 85 or None, pair="tie") for n in range(100))
+    found = checks(report(items=evasive), people=(JUDGE,))
+    assert (found["judge"].passed, found["drop by judge"].passed) == (False, True)
 
 
 def test_a_report_beside_another_release_than_the_live_one_fails() -> None:

@@ -6,7 +6,9 @@
   the correlation of passing with words, and the share of winners that are longer.
 - Verdicts count only where the judge agrees with people: the lower end of Krippendorff's alpha between it and what more
   than half of the raters chose, on items of the same kind, must reach a floor. Below it the judge decides nothing,
-  neither for a candidate nor against it. So it is where more than `MOST_UNCLEAR` of its replies are no verdict.
+  neither for a candidate nor against it.
+- Where more than `MOST_UNCLEAR` of its replies to a candidate are no verdict, the check fails, as where it cannot be
+  reached: such replies are the candidate's doing as well, whose answers it reads. Without people it decides nothing.
 """
 
 import math
@@ -24,7 +26,7 @@ from loradeck.schemas.judge_report import Correlation, Held, JudgeReport
 from loradeck.schemas.preference import TIE, Campaign
 
 MOST_UNCLEAR = 0.1
-"""Share of replies without a verdict from which on a judge's verdicts do not count."""
+"""Share of replies without a verdict above which a judge's check fails."""
 
 Pair = Literal["won", "lost", "tie", "flipped", "unclear"]
 
@@ -134,14 +136,16 @@ def _where_held(check: CheckResult, config: JudgeGate, report: JudgeReport, kind
     """The check, or one that does not decide since the judge is not known to agree with people."""
     agreement = next((one.agreement for one in report.people if one.kind == kind), None)
     floor = FLOORS[kind] if config.min_alpha is None else config.min_alpha
-    asked = len(report.items) + sum(item.pair is not None for item in report.items)
+    said = [item.passed if kind == "answer" else item.pair for item in report.items]
+    none = sum(one in (None, "unclear") for one in said)
+    if config.people and none > MOST_UNCLEAR * len(said):
+        note = f"{none} of {len(said)} verdicts on {kind}s are none: judge it again; {check.note}"
+        return check.model_copy(update={"passed": False, "note": note})
     why = ""
     if agreement is None or agreement.alpha is None:
         why = f"it was held against no {kind}s that people judged differently"
     elif agreement.low < floor:
         why = f"its agreement with people on {kind}s is {_alpha(report, kind)}, whose low end is under {floor:g}"
-    elif report.unclear > MOST_UNCLEAR * asked:
-        why = f"{report.unclear} of {asked} verdicts are none"
     if not why:
         return check.model_copy(update={"note": f"{_alpha(report, kind)} with people; {check.note}"})
     return check.model_copy(update={"passed": True, "note": f"does not decide: {why}; {check.note}"})
