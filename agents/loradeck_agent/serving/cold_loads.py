@@ -93,8 +93,9 @@ class ColdLoads:
             asked = {release for _, _, release in wanted.releases}
             waiting = tuple((tenant, route) for tenant, route, _ in wanted.releases)
             hinted = frozenset((tenant, route) for tenant, route, _ in wanted.hinted)
-            known = {*self.demand.waiting, *self.demand.hinted}
-            is_more = not known.issuperset((*waiting, *hinted)) or (bool(self.demand.waiting) and not waiting)
+            before = {*self.demand.waiting}
+            is_more = not before.issuperset(waiting) or bool(hinted - before - self.demand.hinted)
+            is_more = is_more or (bool(before) and not waiting)
             self.demand.waiting, self.demand.hinted = waiting, hinted
             if is_more:
                 self.changed()

@@ -210,6 +210,23 @@ def test_a_prior_keeps_its_slot_only_where_its_pointer_is_asked_as_often_as_thos
     assert ids("cedar v1").isdisjoint(waits.unload)
 
 
+def test_what_another_engines_base_is_asked_for_takes_no_slot_from_the_priors_here() -> None:
+    here = [asked(tenant, "v2", "v1", moved_ms=DAY_MS) for tenant in ("cedar", "dune")]
+    other = [asked(tenant, "v2", "v1", moved_ms=DAY_MS) for tenant in ("elm", "fir", "gum", "holly")]
+    elsewhere = [
+        one.model_copy(update={"current": ref("v2", one.tenant, "B2"), "beneath": (ref("v1", one.tenant, "B2"),)})
+        for one in other
+    ]
+    pinned = at("iris", "v2", "v1", base="B2")
+    traffic = {one.key: 1.0 for one in here} | {one.key: 9.0 for one in elsewhere}
+    how: dict[str, Any] = {"slots": 4, "base": digest("B1"), "now_ms": DAY_MS + MOVED_NOW_MS, "traffic": traffic}
+    alone = wanted(here, **how)
+    assert [ref.label for ref in alone] == ["v1", "v1", "v2", "v2"]
+    assert wanted([*elsewhere, pinned, *here], **how) == alone
+    moved = [*elsewhere, asked("jade", "v2", moved_ms=DAY_MS), asked("kite", "v1")]
+    assert plan(moved, 1, ids("kite v1"), base=digest("B1"), now_ms=DAY_MS).unload == (*ids("kite v1"),)
+
+
 def test_where_a_route_has_moved_to_is_loaded_at_once_and_keeps_no_slot_from_what_is_asked_for_more() -> None:
     entries = [asked("cedar", "v2", "v1", moved_ms=DAY_MS), asked("dune", "v1"), asked("elm", "v1")]
     how: dict[str, Any] = {"traffic": {("dune", "production"): 2.0, ("elm", "production"): 1.0}}

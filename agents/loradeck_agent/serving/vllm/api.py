@@ -62,9 +62,9 @@ class VllmApi(EngineApi):
         self._plugged = False
         """Whether the running vLLM has Loradeck's plugin."""
         self._pinned: frozenset[str] | None = None
+        """What was pinned last, and nothing was loaded since; None: not known."""
         self._roots: dict[str, str | None] = {}
         """The folders that adapters were listed from as they were loaded, until somebody asks for them."""
-        """What was pinned last, and nothing was loaded since; None: not known."""
         self._cache: CpuCache | None = None
         """What is known of its CPU cache; None: nothing, since no adapter was loaded here yet."""
 

@@ -115,8 +115,10 @@ def _ordered(
     others = [e for e in asked if e.key not in turn]
     if traffic is not None:
         others.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
-    refs = [*_unyielding(entries, pins, slots, now_ms, traffic), *(e.current for e in called)]
-    coming: list[ReleaseRef | None] = [e.current for e in moved[: max(1, slots // 4)]]
+    refs: list[ReleaseRef | None] = [*_unyielding(entries, pins, slots, now_ms, traffic, base)]
+    refs += [e.current for e in called]
+    now = [e.current for e in moved if e.current is not None and _is_for(e.current, base)]
+    coming: list[ReleaseRef | None] = [*now[: max(1, slots // 4)]]
     coming += [e.candidate.release for e in entries if e.candidate is not None]
     coming += [e.preparing for e in entries]
     coming += [e.current for e in others if e.key in hinted]
@@ -142,23 +144,22 @@ def _unyielding(
     slots: int,
     now_ms: int,
     traffic: Mapping[PointerKey, float] | None = None,
-) -> list[ReleaseRef | None]:
+    base: str | None = None,
+) -> list[ReleaseRef]:
     """Returns the releases that keep their slots, whichever other releases requests wait for.
 
     An on-demand prior is one of them only where its pointer is asked for as often as those whose currents have slots:
     after R from a release that is on disk, the prior may be there too.
     """
     always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
-    asked = (e for e in entries if e.residency is RouteResidency.ON_DEMAND and e.beneath)
-    fresh = _moved_within(asked, PRIOR_KEPT_MS, now_ms)
-    refs: list[ReleaseRef | None] = [pin.release for pin in pins]
-    refs += [e.current for e in always]
-    refs += [e.beneath[0] for e in always if e.beneath]
-    left = max(0, slots - len({ref.id for ref in refs if ref is not None}))
+    asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
+    above = [*(pin.release for pin in pins), *(e.current for e in always), *(e.beneath[0] for e in always if e.beneath)]
+    refs = [ref for ref in above if ref is not None and _is_for(ref, base)]
+    fresh = [e for e in _moved_within(asked, PRIOR_KEPT_MS, now_ms) if e.beneath and _is_for(e.beneath[0], base)]
+    left = max(0, slots - len({ref.id for ref in refs}))
     if traffic is not None and fresh:
-        often = sorted(
-            (traffic.get(e.key, 0.0) for e in entries if e.residency is RouteResidency.ON_DEMAND), reverse=True
-        )
+        here = (e for e in asked if e.current is not None and _is_for(e.current, base))
+        often = sorted((traffic.get(e.key, 0.0) for e in here), reverse=True)
         least = often[left - 1] if 0 < left < len(often) else 0.0
         fresh = [e for e in fresh if traffic.get(e.key, 0.0) >= least]
     return refs + [e.beneath[0] for e in fresh[: left // 2]]
@@ -178,8 +179,7 @@ def with_room(
 
     They get none where what comes before such releases takes all of them. Arguments as for `plan`.
     """
-    refs = _unyielding(entries, pins, slots, now_ms, traffic)
-    before = {ref.id for ref in refs if ref is not None and _is_for(ref, base)}
+    before = {ref.id for ref in _unyielding(entries, pins, slots, now_ms, traffic, base)}
     return set(releases) if len(before) < slots else before.intersection(releases)
 
 
@@ -309,4 +309,4 @@ def always_held(entries: Sequence[TableEntry], pins: Iterable[Pin]) -> tuple[str
     """The releases that stay in memory whatever else is asked for: what persons pinned, what `always` routes serve, and
     where R would go there. In the order in which slots go to them.
     """
-    return tuple(dict.fromkeys(ref.id for ref in _unyielding(entries, pins, 0, 0) if ref is not None))
+    return tuple(dict.fromkeys(ref.id for ref in _unyielding(entries, pins, 0, 0)))
