@@ -89,6 +89,10 @@ async def test_nothing_goes_out_before_each_stakeholder_has_read_what_differs(de
 
     await deck.refused(409, "not_acknowledged", "POST", PROMOTE, promote(deck, two, override=True, reason="late"))
     await deck.refused(403, "forbidden", "POST", "attestations/signed", read(one))  # whoever else the body names
+    target = {"tenant": "acme", "route": "production", "release": two}
+    campaign = {"campaign": "c", "plan": {"ungated": True}, "targets": [target], "idempotency_key": key()}
+    planned = await deck.ok("POST", "campaigns", campaign | {"dry_run": True})
+    assert "stakeholders" in planned["left_out"]["acme/production"], "a campaign waits for nobody to read"
     made = await deck.ok("POST", "tokens", {"name": "legal", "role": "operator"})
     legal = deck.with_token(made["token"])
     await deck.refused(404, "unknown_route", "POST", "attestations/signed", read(one, route=None), legal)

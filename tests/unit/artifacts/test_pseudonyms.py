@@ -28,6 +28,12 @@ def test_one_thing_has_one_pseudonym_however_it_is_written() -> None:
     assert re.fullmatch(r"\[e-mail [a-z]{12}\]", replaced("ann@example.org"))
 
 
+def test_a_key_behind_its_name_is_replaced_once() -> None:
+    one, other = (replaced(f"token: sk-abcdefghijkl{digit}") for digit in "12")
+    assert re.fullmatch(r"token: \[key [a-z]{12}\]", one)
+    assert one != other
+
+
 def test_another_thing_key_or_tenant_gives_another_pseudonym() -> None:
     others = [
         replaced("bob@example.org"),
@@ -42,6 +48,7 @@ def test_every_text_of_a_row_is_replaced_and_its_provenance_and_plain_texts_stay
         "id": "ann@example.org",
         "messages": [{"role": "user", "content": "I am ann@example.org ½"}, {"role": "assistant", "content": "½ …"}],
         "n": 12,
+        "phones": [4915112345678, True],
         "provenance": {"source": "mail@example.org"},
     }
     pseudonyms = Pseudonyms(KEY, "acme")
@@ -50,7 +57,8 @@ def test_every_text_of_a_row_is_replaced_and_its_provenance_and_plain_texts_stay
     assert found["messages"][0]["content"] == f"I am {found['id']} 1\u20442"
     assert found["messages"][1] == row["messages"][1]
     assert (found["n"], found["provenance"]) == (12, row["provenance"])
-    assert pseudonyms.made == {"e-mail": 2}
+    assert found["phones"] == [replaced("4915112345678"), True]
+    assert pseudonyms.made == {"e-mail": 2, "number": 1}
     assert not personal(json.dumps(found["messages"]))
     assert pseudonyms.row(found) == found, "nothing is replaced twice"
 

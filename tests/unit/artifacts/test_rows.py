@@ -181,6 +181,7 @@ def test_rows_nearly_the_same_as_a_found_one_are_named_as_such(tmp_path: Path) -
         ("customer 47110815", "of customer 47110815?", True),
         ("ann@example.org", "hann@example.org", False),
         ("José Núñez", "José and Núñez", False),
+        ("José Núñez", "_José Núñez_, JOSÉ_NÚÑEZ", True),
     ],
 )
 def test_rows_of_people_who_opted_out_are_refused_with_all_their_lines(
@@ -196,6 +197,12 @@ def test_rows_of_people_who_opted_out_are_refused_with_all_their_lines(
         entry_of(manifest, paths, barred=barred)
     assert (error.value.code, "line 2; rows.jsonl, line 3" in str(error.value)) == ("opted_out", True)
     assert listed not in barred.model_dump_json()
+
+
+def test_a_person_who_opted_out_is_found_in_the_name_of_a_field() -> None:
+    barred = Barred(tenant="acme", people=frozenset([opted_out("acme", "Ann Meyer")]))
+    assert barred.opted_out({"prompt": "who comes?", "answer": {"Ann Meyer": "yes"}})
+    assert not barred.opted_out({"prompt": "who comes?", "answer": {"Ann": "yes", "Meyer": "no"}})
 
 
 def test_an_opt_out_too_short_to_mean_one_person_is_refused() -> None:

@@ -99,8 +99,9 @@ class Barred(Strict):
         return found
 
     def opted_out(self, row: Mapping[str, Any]) -> bool:
-        """Tells whether somebody of the opt-out list stands in a row, or in its id."""
-        for text in texts_in({**row, "provenance": None}) if self.people else ():
+        """Tells whether somebody of the opt-out list stands in a row, in its id or in a name of a field."""
+        said = {**row, "provenance": None} if self.people else {}
+        for text in (*texts_in(said), *_columns(said)):
             words = folded_words(text)
             for length, known in self.by_length.items():
                 runs = (words[at : at + length] for at in range(len(words) - length + 1))

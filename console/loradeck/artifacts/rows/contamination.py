@@ -37,7 +37,7 @@ SPREAD = 0.5
 
 _SHORT = 4
 _SIGN = "\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[{_SIGN}]|[^\W{_SIGN}]+")
+_WORD = re.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+")
 """A word; in Chinese and Japanese, which put no space between words, a character."""
 
 _UNSEEN = {"Cf", "Mn", "Me"}

@@ -88,7 +88,7 @@ Google, JSON Web Tokens, and what follows `Bearer`."""
 
 _NAMED_SECRET = re.compile(
     r"\b(?i:(pass(?:word|wd|phrase|code)?|secret|token|api[_ -]?key|pin|cvv|cvc))\b"
-    r"""["']?\s{0,3}(?:[:=]|\bis\b)\s{0,3}["']?[^\s"']{3,200}"""
+    r"""["']?\s{0,3}(?:[:=]|\bis\b)\s{0,3}["']?(?!\[key(?: [a-z]+)?\])[^\s"']{3,200}"""
 )
 _LONG_RUN = re.compile(r"[A-Za-z0-9+/_=-]{32,}")
 _ADDRESS = re.compile(r"""[^\s@<>"',;:()\[\]]{1,64}@[^\s@<>"',;:()\[\]]{2,}""")

@@ -28,13 +28,13 @@ class Pseudonyms:
     made: dict[str, int] = field(default_factory=dict)
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a row with pseudonyms in every text at any depth, but not in its provenance or in names of fields."""
+        """Returns a row with pseudonyms in every text and whole number, but in no provenance and no names of fields."""
         return {key: value if key == "provenance" else self._replaced(value) for key, value in row.items()}
 
     def _replaced(self, value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str | int):
             before = sum(self.made.values())
-            text = redacted(value, self._named)
+            text = redacted(str(value), self._named)
             return text if sum(self.made.values()) > before else value  # as it was written, where nothing stands in it
         if isinstance(value, dict):
             return {key: self._replaced(inner) for key, inner in value.items()}

@@ -421,12 +421,12 @@ class Campaigns:
                 await self._log.commit([candidate.abort(pointer, asked, _actor(campaign))], name)
 
 
-_PEOPLE = "its route asks that author and promoter differ, or for change tickets and has no standing one"
+_PEOPLE = "its route asks for stakeholders, that author and promoter differ, or for tickets without a standing one"
 
 
 def _asks_people(config: RouteConfig) -> bool:
     controls = config.controls
-    return controls.duties or (controls.tickets and controls.standing_ticket is None)
+    return controls.duties or bool(controls.stakeholders) or (controls.tickets and controls.standing_ticket is None)
 
 
 def unknown_campaign(name: str) -> Refused:
