@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import socket
 import ssl
 import threading
@@ -128,3 +129,23 @@ def test_over_tls_a_stranger_gets_nothing(tmp_path: Path) -> None:
     with listening(server, serve), pytest.raises(ssl.SSLCertVerificationError):
         to.deliver([b"one"])
     assert got == []
+
+
+def test_over_tls_a_receiver_that_ends_first_has_confirmed_nothing(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    server_tls, tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context(cafile=cert)
+    server_tls.load_cert_chain(cert, key)
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve(connection: socket.socket) -> None:
+        with server_tls.wrap_socket(connection, server_side=True) as secure:
+            secure.settimeout(0)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                secure.unwrap()  # it is being stopped: it says close_notify, and reads nothing more
+            ended = select.poll()
+            ended.register(secure, select.POLLRDHUP)
+            ended.poll(10_000)
+
+    to = Receiver(host="127.0.0.1", port=server.getsockname()[1], tls=tls)
+    with listening(server, serve), pytest.raises(ConnectionResetError):
+        to.deliver([b"one", b"two"])

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.client import ocsf
+from loradeck.client.api import HubApi
 from loradeck.client.backoff import Backoff
 from loradeck.client.errors import HubUnreachable
 from loradeck.client.syslog import Receiver, message
+from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.ids import Digest, Strict, digest_of
 
 LOOK_S = 5.0
@@ -61,11 +63,10 @@ async def forward(
     """
     to = await asyncio.to_thread(_receiver, receiver, ca_file, cert, key, trusting=without_close_notify)
     cursor, hub = await asyncio.to_thread(_opened, file), (await s.api.state()).status.hub
-    await _same_trail(s, cursor, file)
     failures, backoff = 0, Backoff(cap=60)
     while True:
         try:
-            lines = await s.api.audit_trail(after=cursor.line)
+            lines = await _newer(s.api, cursor, file)
             if lines:
                 await asyncio.to_thread(to.deliver, [message(ocsf.event(line, hub), hub) for line in lines])
                 after = Cursor(line=lines[-1].seq, digest=digest_of(lines[-1]))
@@ -96,16 +97,19 @@ async def forward(
             await asyncio.sleep(LOOK_S)
 
 
-async def _same_trail(s: Session, cursor: Cursor, file: Path) -> None:
-    """Checks that the hub's trail has the line at which the cursor stands."""
-    there = await s.api.audit_trail(after=cursor.line - 1) if cursor.line else []
-    if cursor.line and (not there or digest_of(there[0]) != cursor.digest):
+async def _newer(api: HubApi, cursor: Cursor, file: Path) -> list[AuditLine]:
+    """The lines after a cursor. It has to stand at one of the trail at each look: a hub may be restored meanwhile."""
+    lines = await api.audit_trail(after=max(cursor.line - 1, 0))
+    if cursor.line == 0:
+        return lines
+    if not lines or digest_of(lines[0]) != cursor.digest:
         raise refused(
             "the hub's audit trail is not the one that this cursor is of",
             where=f"{file}: line {cursor.line}",
             fix="after a restore, compare with the receiver and loradeck audit verify; begin anew with another file",
             code="digest_mismatch",
         )
+    return lines[1:]
 
 
 def _receiver(where: str, ca_file: Path | None, cert: Path | None, key: Path | None, *, trusting: bool) -> Receiver:
