@@ -36,7 +36,7 @@ BATCH = 500
 TEXT = 500
 """Measurements of a request, and characters of a parameter's value; MLflow takes 1,000 and 6,000."""
 
-LEFT_OUT = frozenset({"kind", "tenant", "decision", "structure"})
+LEFT_OUT = frozenset({"kind", "tenant", "decision", "structure", "refusals", "words"})
 """Parts of a spec that are no settings, or hold text of the tenant's."""
 
 _STATUS = {ExecutorEventType.FINISHED: "FINISHED", ExecutorEventType.FAILED: "FAILED"}
@@ -120,11 +120,12 @@ class Sender:
 def settings(spec: JobSpec) -> Iterator[tuple[str, str]]:
     """The settings of a spec by name, those of a part as part.setting. No text of a tenant's is among them."""
     for name, value in spec.model_dump(mode="json", exclude_none=True).items():
-        if name not in LEFT_OUT:
-            yield from _flat(name, value)
+        yield from _flat(name, value)
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if name.rpartition(".")[2] in LEFT_OUT:
+        return
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flat(f"{name}.{_key(str(key))}", inner)

@@ -183,6 +183,7 @@ class Jobs:
         await asyncio.wait([held.task, *filter(None, [held.after])])
         if held.executor is not None:
             await self._ended(held.executor)
+            held.executor.workload.over()  # else each agent that is started anew follows it
 
     async def _ended(self, executor: Executor) -> None:
         await executor.workload.end()

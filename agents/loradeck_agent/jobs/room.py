@@ -59,6 +59,9 @@ class Room:
         """
         try:
             if executor.started:
+                if counts and not executor.attempt.gpus:  # an agent of the version before noted none
+                    seen = _visible(executor.attempt.pid)
+                    executor.workload.attempt = executor.attempt.model_copy(update={"gpus": seen})
                 self._held[executor] = None
                 yield None
             else:
@@ -149,6 +152,15 @@ class Room:
 
 
 _COUNTED = (NvmlState.OK, NvmlState.LOST)
+
+
+def _visible(pid: int | None) -> tuple[str, ...]:
+    """UUIDs of the GPUs that a process was begun with."""
+    said, name = b"", b"CUDA_VISIBLE_DEVICES="
+    with suppress(OSError):
+        of = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        said = next((one.removeprefix(name) for one in of if one.startswith(name)), b"")
+    return tuple(gpu for gpu in said.decode("utf-8", "replace").split(",") if gpu.startswith("GPU-"))
 
 
 def own_memory(pid: int | None) -> int:

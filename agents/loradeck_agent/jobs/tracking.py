@@ -54,18 +54,25 @@ async def run(config: MlflowConfig, jobs: Path, node: str, user: str | None) -> 
     argv = ["--jobs", str(jobs), "--url", config.url, "--experiment", config.experiment, "--node", node]
     argv += [word for name, value in names.items() if value is not None for word in (name, str(value))]
     while True:
-        if await asyncio.to_thread(waiting, jobs):
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "loradeck_agent.jobs.mlflow_sender", *argv, stdin=asyncio.subprocess.DEVNULL
-            )
-            try:
-                if status := await process.wait():
-                    log.warning("the sender to MLflow ended with status %d; it is started again", status)
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                    await process.wait()
+        try:
+            if await asyncio.to_thread(waiting, jobs):
+                await _sent(argv)
+        except OSError as error:  # no room for a process, or a disk that fails: nothing else of the agent ends by it
+            log.warning("figures wait, since the sender to MLflow cannot be started: %s", error)
         await asyncio.sleep(LOOK_S)
+
+
+async def _sent(argv: list[str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loradeck_agent.jobs.mlflow_sender", *argv, stdin=asyncio.subprocess.DEVNULL
+    )
+    try:
+        if status := await process.wait():
+            log.warning("the sender to MLflow ended with status %d; it is started again", status)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
 
 
 def waiting(jobs: Path) -> list[Path]:

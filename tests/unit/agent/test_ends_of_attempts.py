@@ -138,3 +138,4 @@ async def test_a_cancel_that_comes_while_the_attempt_before_ends_is_told_and_let
     await parts.made[0].kill()
     await asyncio.wait_for(asyncio.gather(*parts.jobs._asides), 5)
     assert not parts.room._held
+    assert parts.made[0].attempt.ended, "the next agent does not follow it"

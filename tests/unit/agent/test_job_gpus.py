@@ -158,6 +158,18 @@ async def test_a_submit_host_starts_so_many_at_once_and_leaves_gpus_to_its_sched
     assert await asyncio.wait_for(turn, 5) is None
 
 
+async def test_a_job_that_an_agent_of_the_version_before_began_keeps_the_gpu_that_it_was_told(tmp_path: Path) -> None:
+    here, adopted = room(NvmlState.OK, gpu(1), gpu(2), given=("GPU-1",)), executor(tmp_path)
+    told = {"CUDA_VISIBLE_DEVICES": "GPU-1"}
+    process = await asyncio.create_subprocess_exec("/bin/cat", stdin=subprocess.PIPE, env=told)
+    adopted.workload.note(pid=process.pid, started=start_time(process.pid))
+    async with here.taken(adopted, (1,)):
+        found = here.report()
+        assert found is not None
+        assert (found.gpus, [hold.gpus for hold in found.held]) == ((), [("GPU-1",)])
+    await process.communicate(b"")
+
+
 def test_memory_is_counted_of_a_process_and_what_it_has_started() -> None:
     code = "x = bytearray(50_000_000); print('up', flush=True); input()"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, MergeSpec
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, MergeSpec, TrainSpec
+from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.training import Safety, Validation, WordList
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.mlflow_config import MlflowConfig
+from loradeck_agent.jobs import tracking
 from loradeck_agent.jobs.mlflow_sender import settings
 from loradeck_agent.jobs.tracking import outcome, tracked, waiting
 
@@ -35,8 +40,34 @@ def test_settings_are_named_by_their_place_and_hold_no_reason() -> None:
         "max_new_tokens": "48",
         "batch": "8",
     }
+    safety = Safety(dataset="c" * 64, refusals=("a phrase",), toxic=WordList(name="house", words=("a word",)))
+    decision = DecisionRecord(why_weights="a reason")
+    fields: dict[str, Any] = {"tenant": "acme", "name": "t", "base": "a" * 64, "datasets": ("b" * 64,)}
+    spec = TrainSpec(**fields, decision=decision, safety=safety, validation=Validation(refusals=("a phrase",)))
+    found = dict(settings(spec))
+    assert (found["safety.toxic.name"], found["validation.every"]) == ("house", "10")
+    assert not [name for name, value in found.items() if value.startswith("a ")]
     assert tracked(EVALUATES)
     assert not tracked(MergeSpec(tenant="acme", release="a" * 64))
+
+
+async def test_a_host_without_room_for_the_sender_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = asyncio.Queue[int]()
+
+    async def refused(*_: object, **__: object) -> None:
+        tried.put_nowait(1)
+        raise BlockingIOError("resource temporarily unavailable")
+
+    (tmp_path / "j1-1").mkdir()
+    (tmp_path / "j1-1" / "job.json").touch()
+    monkeypatch.setattr(tracking, "LOOK_S", 0)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refused)
+    config = MlflowConfig(url="https://mlflow.example.com")
+    running = asyncio.create_task(tracking.run(config, tmp_path, "n1", None))
+    assert [await asyncio.wait_for(tried.get(), 5) for _ in range(2)] == [1, 1]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
 
 
 def test_only_folders_of_attempts_of_which_something_is_left_wait(tmp_path: Path) -> None:
