@@ -202,6 +202,8 @@ class Stats:
 
     def __init__(self) -> None:
         self._by_route: dict[PointerKey, dict[tuple[int, str, str], Counter]] = {}
+        self._gone: dict[PointerKey, int] = {}
+        """Requests of the counters that were let go."""
 
     def counter(self, tenant: str, route: str, generation: int, release: str, replica: str) -> Counter:
         """The counter of one release on one replica, made at first use."""
@@ -209,7 +211,7 @@ class Stats:
         key = (generation, release, replica)
         found = of_route.pop(key, None) or Counter(tenant, route, generation, release, replica)
         of_route[key] = found  # the newest asked for stands last, and is let go last
-        self._let_go(of_route)
+        self._let_go((tenant, route), of_route)
         return found
 
     def refusals(self, tenant: str, route: str, generation: int, release: str, replica: str) -> Counter:
@@ -237,7 +239,8 @@ class Stats:
 
     def attempted(self) -> dict[PointerKey, int]:
         """Counts how often each pointer was asked for."""
-        return {key: sum(c.attempted for c in counters.values()) for key, counters in self._by_route.items()}
+        routes = self._by_route.items()
+        return {key: self._gone.get(key, 0) + sum(c.attempted for c in counters.values()) for key, counters in routes}
 
     def answering(self) -> dict[str, set[str]]:
         """The releases that answer somebody now, by replica."""
@@ -248,10 +251,8 @@ class Stats:
                     answering.setdefault(counter.replica, set()).add(counter.release)
         return answering
 
-    @staticmethod
-    def _let_go(of_route: dict[tuple[int, str, str], Counter]) -> None:
+    def _let_go(self, key: PointerKey, of_route: dict[tuple[int, str, str], Counter]) -> None:
         spare = len(of_route) - _KEPT_PER_ROUTE
         if spare > 0:
-            idle = [key for key, c in of_route.items() if not c.streams]
-            for key in idle[:spare]:
-                del of_route[key]
+            for one in [one for one, c in of_route.items() if not c.streams][:spare]:
+                self._gone[key] = self._gone.get(key, 0) + of_route.pop(one).attempted

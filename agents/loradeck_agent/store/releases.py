@@ -101,6 +101,7 @@ class ReleaseStore:
             self._signed.pop(digest, None)
             self._manifest_path(digest).unlink(missing_ok=True)
             (self._folder.releases / f"{digest}.signatures.json").unlink(missing_ok=True)
+        self._fit = {(digest, base) for digest, base in self._fit if digest in self._stored}
         return sorted(self._folder.releases.glob(f".*{_LEAVING}"))
 
     async def ensure(

@@ -54,6 +54,7 @@ def test_counters_of_old_generations_are_let_go_but_never_one_with_an_answer_und
     assert kept[0] == 1
     assert kept[-1] == 399
     assert stats.counter("acme", "production", 399, "a" * 64, "e0") is counter
+    assert stats.attempted() == {("acme", "production"): 399}, "a count that falls is taken for one that began again"
 
 
 async def test_answers_beyond_the_queues_bound_go_unchecked() -> None:

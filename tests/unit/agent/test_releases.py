@@ -88,6 +88,8 @@ async def test_tensors_are_looked_at_once_in_an_agents_life_and_the_hashes_of_fi
         assert refused.value.code == "manifest_mismatch"
         (folder / name).write_bytes(adapter.files[name]) if name in adapter.files else (folder / name).unlink()
     await store.ensure(adapter.ref, adapter.manifest.base, base)
+    store.forget([adapter.manifest.digest])
+    assert not store._fit, "what has left the node takes no memory"
 
 
 async def test_a_signature_that_was_verified_is_not_asked_of_the_hub_again(
