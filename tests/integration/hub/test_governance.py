@@ -42,8 +42,10 @@ async def test_training_waits_for_an_assessment_that_a_named_person_signs(acme: 
     person = await acme.as_role("operator")
     signed = await acme.ok("POST", "attestations/signed", assessment("crm.*"), client=person)
     assert signed["by"] == "operator"
-    await acme.ok("POST", "jobs", training(digest))
+    job = await acme.ok("POST", "jobs", training(digest))
     await acme.ok("POST", "attestations/signed", assessment("crm.*", withdrawn=True), client=person)
+    acme.hub.queue.assign()
+    assert "impact assessment" in (await acme.ok("GET", f"jobs/{job['id']}"))["message"], "a queued job waits for it"
     await acme.refused(409, "no_dpia", "POST", "jobs", training(digest))
 
 

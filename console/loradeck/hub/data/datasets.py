@@ -190,7 +190,7 @@ class Datasets:
         policy.check_training(wanted, kept, data, now_ms=self._clock.now_ms(), names=names)
         if quality is not None:
             policy.check_quality(quality, wanted, kept, names)
-        self._check_assessed(tenant, wanted, TRAIN)
+        self.check_assessed(tenant, wanted)
 
     def check_shared(self, tenant: str, base: str) -> None:
         """Checks that a base which a tenant's job made may be for other tenants too, by all that it has learnt.
@@ -207,9 +207,10 @@ class Datasets:
         )
         self.check_descent(learnt, base=base)
         policy.check_shared(learnt, self._attestations.facts.ledger, {d: self._called(d) for d in learnt})
-        self._check_assessed(tenant, learnt, SHARED)
+        self.check_assessed(tenant, learnt, SHARED)
 
-    def _check_assessed(self, tenant: str, datasets: Iterable[str], purpose: str) -> None:
+    def check_assessed(self, tenant: str, datasets: Iterable[str], purpose: str = TRAIN) -> None:
+        """Checks that impact assessments cover datasets now, where the policy asks. Raises: Refused: `no_dpia`."""
         facts, data = self._attestations.facts, self._state.tenant(tenant).data
         for digest in datasets:
             entry, at = facts.ledger[digest].entry, self._clock.now_ms()

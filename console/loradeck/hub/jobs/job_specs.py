@@ -52,7 +52,9 @@ class JobSpecs:
     _clock: Clock
 
     def frozen(self, spec: JobSpec) -> dict[str, Refused]:
-        """Returns the training freezes that hold a job now: digest of the freeze -> the refusal of the job."""
+        """Returns what holds a job now, training freezes and impact assessments that have ended since it was queued:
+        digest of what it is -> the refusal of the job.
+        """
         if not isinstance(spec, TrainSpec | GenerateSpec):
             return {}
         named = [
@@ -61,7 +63,12 @@ class JobSpecs:
             if digest in self._facts.ledger and (manifest := self._catalogue.datasets.get(digest)) is not None
         ]
         tenant = self._state.tenant(spec.tenant)
-        held = freezes_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms())
+        held = list(freezes_of_training(tenant, named, self._incidents.on(tenant.name), self._clock.now_ms()))
+        try:
+            trained = spec.datasets if isinstance(spec, TrainSpec) else spec.beside
+            self._datasets.check_assessed(spec.tenant, [digest for digest in trained if digest in self._facts.ledger])
+        except Refused as lacking:
+            held.append(lacking)
         return {digest_of(refused.context): refused for refused in held}
 
     def check(
