@@ -230,17 +230,20 @@ async def test_of_two_campaigns_that_begin_at_the_same_moment_one_gets_the_name_
     assert sorted(map(str, codes)) == ["None", "campaign_exists", "campaign_exists"]
 
 
-async def test_a_campaign_waits_for_stakeholders_and_does_nothing_again_that_r_has_cancelled(
+async def test_a_route_that_asks_for_people_meanwhile_is_held_and_what_r_has_cancelled_is_not_done_again(
     deck: Deck, join: Join
 ) -> None:
     agent, releases = await two_live(deck, join, "acme", "bolt")
-    await deck.tenant("acme", controls={"stakeholders": ["legal"]})
     agent.prepares = "hold"
     await start(deck, "to-b2", to(releases), ungated=True)
-    await until(lambda: deck.hub.campaigns._starting, "a promote is being prepared")
+    await until(lambda: len(deck.hub.campaigns._starting) == 2, "both are being prepared")
+    await deck.tenant("acme", controls={"tickets": True})
+    prepared = [job for job in agent.jobs.values() if job.spec.kind == "prepare" and job.spec.tenant == "acme"]
+    await agent.say(prepared[-1], FINISHED)
     await deck.rollback("bolt", wait="committed")
     await until(lambda: stages(deck) == {"acme": "held", "bolt": "failed"}, "held, and taken back")
-    assert "read how" in deck.hub.campaigns.get("to-b2").units["acme/production"].why
+    assert "for tickets" in deck.hub.campaigns.get("to-b2").units["acme/production"].why
+    assert deck.hub.log.state.pointer(("acme", "production")).release == releases["acme"][0]
 
 
 async def test_a_rewind_leaves_what_somebody_has_moved_there_and_back_since(deck: Deck, join: Join) -> None:

@@ -28,6 +28,7 @@ from loradeck.rules.moves import campaigns as rules
 from loradeck.rules.moves import candidate
 from loradeck.rules.moves.campaigns import Act, Seen
 from loradeck.rules.moves.draft import Actor
+from loradeck.rules.quality.duties import ASKS_PEOPLE, asks_people
 from loradeck.rules.quality.gates import FROM_ANCHOR
 from loradeck.schemas.campaign import Campaign, CampaignRequest, CampaignState, CampaignUnit, Stage
 from loradeck.schemas.ids import Digest, PointerKey, Role
@@ -37,7 +38,6 @@ from loradeck.schemas.log import Event, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import CandidateAbortRequest, CandidateStartRequest, PromoteRequest
 from loradeck.schemas.replica_state import AckState, EngineState
-from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.automation.campaigns")
@@ -170,7 +170,7 @@ class Campaigns:
                 "it is on that base already": named.get(key) is None and of is not None and of.served_base == base,
                 "that release is live already": to is not None and to == live,
                 "no job here has trained it: train it on the base, and name its release": to is None and job is None,
-                _PEOPLE: _asks_people(state.config(key)),
+                ASKS_PEOPLE: asks_people(state.config(key)),
                 "its route has no gate": state.config(key).gate is None and not request.plan.ungated,
             }
             unit = CampaignUnit(tenant=key[0], route=key[1], release=to)
@@ -393,8 +393,6 @@ class Campaigns:
     async def _start(self, campaign: Campaign, unit: CampaignUnit) -> None:
         """Gives callers the release: all of them, or a share that grows by the campaign's steps."""
         key, steps = (unit.tenant, unit.route), campaign.plan.steps
-        if _asks_people(self._log.state.config(key)):
-            raise Refused("person_required", _PEOPLE, fix=f"loradeck promote {unit.name} RELEASE")
         asked = {
             "release": unit.release,
             "expected_generation": self._log.state.pointer(key).generation,
@@ -419,14 +417,6 @@ class Campaigns:
                 why = f"the campaign {campaign.campaign} was {campaign.state.value}"
                 asked = CandidateAbortRequest(expected_generation=pointer.generation, idempotency_key=name, reason=why)
                 await self._log.commit([candidate.abort(pointer, asked, _actor(campaign))], name)
-
-
-_PEOPLE = "its route asks for stakeholders, that author and promoter differ, or for tickets without a standing one"
-
-
-def _asks_people(config: RouteConfig) -> bool:
-    controls = config.controls
-    return controls.duties or bool(controls.stakeholders) or (controls.tickets and controls.standing_ticket is None)
 
 
 def unknown_campaign(name: str) -> Refused:

@@ -249,11 +249,15 @@ class PromoteCheck:
             `person_required`, `local_only`, `reason_required`.
         """
         config = self._state.config(key)
-        two = forward.opens_gate(overridden) and needs_two(config)
-        ticket = None if actor.automation else tickets.refusal(config, actor.ticket)
+        if actor.automation:
+            steps = not isinstance(request, PromoteRequest) or isinstance(request, CandidateFinishRequest)
+            if not steps and duties.asks_people(config):  # steps are of whoever started the candidate
+                raise Refused("person_required", duties.ASKS_PEOPLE, fix=f"loradeck promote {key[0]}/{key[1]} RELEASE")
+            return {}
+        two, ticket = forward.opens_gate(overridden) and needs_two(config), tickets.refusal(config, actor.ticket)
         read, live = self._facts.acknowledged[key, release], self._state.pointer(key).release
         unread = acknowledgement.refusal(self._catalogue.called(release), config.controls.stakeholders, read, live)
-        apart, lacking = config.controls.duties and not actor.automation, ticket or unread
+        apart, lacking = config.controls.duties, ticket or unread
         if not two and not apart and lacking is None:
             return {}
         if request.break_glass:

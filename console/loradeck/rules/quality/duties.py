@@ -7,6 +7,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
+from loradeck.schemas.route import RouteConfig
+
+ASKS_PEOPLE = "its route asks for stakeholders, that author and promoter differ, or for tickets without a standing one"
+
+
+def asks_people(config: RouteConfig) -> bool:
+    """Tells whether a route wants its releases let out by people, so that the hub lets out none by itself."""
+    controls = config.controls
+    return controls.duties or bool(controls.stakeholders) or (controls.tickets and controls.standing_ticket is None)
 
 
 @dataclass(frozen=True, kw_only=True)
