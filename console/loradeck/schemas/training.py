@@ -80,6 +80,8 @@ class QualityWeights(Strict):
     def _better_ones_more_often(self) -> Self:
         if not self.gold >= self.curated >= self.scraped or not self.gold:
             raise ValueError("better rows are drawn at least as often: gold >= curated >= scraped, and gold above 0")
+        if any(0 < weight < 0.001 for weight in (self.gold, self.curated, self.scraped)):
+            raise ValueError("a weight is 0.001 at least, a row in every thousandth pass, or 0, which leaves it out")
         return self
 
     def of(self, quality: QualityTier | None) -> float:

@@ -9,6 +9,7 @@ from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, TrainSpec
 from loradeck.schemas.link import JobHold, JobRoom
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.telemetry import Gpu, Host
+from loradeck.schemas.training import QualityWeights
 
 HOST = Host(cpu_percent=1.0, memory_used=6 * 10**9, memory_total=16 * 10**9, load1=0.1)
 
@@ -129,3 +130,9 @@ def test_a_preempted_attempt_counts_where_it_got_no_further_and_its_node_was_not
 @pytest.mark.parametrize("code", ["bad_data", "bad_spec", "wrong_base", "diverged", "out_of_memory", "disk_full"])
 def test_what_would_end_the_same_way_is_not(code: str) -> None:
     assert not tried_again(code, 1)
+
+
+def test_a_weight_so_small_that_its_rows_come_in_no_pass_is_refused() -> None:
+    assert QualityWeights(scraped=0.001).of(None) == 0.001
+    with pytest.raises(ValueError, match="at least"):
+        QualityWeights(gold=0.0004, curated=0, scraped=0)  # no pass would have a row, and drawing would never end
