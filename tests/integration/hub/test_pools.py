@@ -470,3 +470,14 @@ async def test_a_promote_that_does_not_fit_names_every_node_and_one_more_node_wo
     path = f"tenants/acme/routes/production/capacity?promote={release}"
     found = CapacityPlan.model_validate(await deck.ok("GET", path))
     assert (found.short, found.fits, found.more) == (("n1", "n2"), False, None)
+
+
+async def test_a_pool_stays_in_the_region_in_which_its_tenants_let_answers_be_judged(deck: Deck) -> None:
+    await deck.tenant()
+    release, policy = await deck.release(seed=1), "tenants/acme/data-policy?reason=a contract"
+    await deck.ok("PUT", policy, {"uses": {"judge": {"purpose": "quality", "region": "eu"}}})
+    await deck.ok("PUT", "pools/eu", {"labels": {"region": "eu", "site": "a"}})
+    judge = {"rubric": "It is polite.", "release": release, "per_minute": 3}
+    await deck.tenant(pool={"pool": "eu", "replicas": 1}, checks={"judge": judge})
+    await deck.refused(409, "wrong_region", "PUT", "pools/eu", {"labels": {"region": "us", "site": "a"}})
+    await deck.ok("PUT", "pools/eu", {"labels": {"region": "eu", "site": "b"}})

@@ -9,10 +9,13 @@ from starlette.responses import Response
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
+from loradeck.rules.data import uses
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
+from loradeck.schemas.dataset_ledger import Use
 from loradeck.schemas.ids import Digest, Name, Reason
+from loradeck.schemas.log import Draft
 from loradeck.schemas.pool import PlacementExplained, PlacementPreview, PoolConfig, PoolRow
 
 router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
@@ -36,10 +39,15 @@ async def set_pool(pool: Name, body: PoolConfig, hub: ThisHub, caller: Releaser,
     """Sets what makes a node one of a pool; makes the pool where there was none. Its routes follow it."""
     if body.base is not None and body.base not in hub.catalogue.bases:
         raise Refused("unknown_base", "no such base is registered", detail=body.base, fix="loradeck base add, first")
-    await move(
-        *(hub, caller, secrets.token_hex(16)),
-        lambda: [pools.set_pool(hub.log.state.pools, pool, body, actor_of(caller), reason=reason)],
-    )
+    state = hub.log.state
+
+    def decide() -> Draft:
+        for (tenant, _), config in pools.pooled(state.tenants, pool):
+            if config.checks.judge is not None and Use.JUDGE in state.tenant(tenant).data.uses:
+                uses.check(state.tenant(tenant), Use.JUDGE, body.labels)
+        return pools.set_pool(state.pools, pool, body, actor_of(caller), reason=reason)
+
+    await move(hub, caller, secrets.token_hex(16), decide)
     return hub.pools.row(pool)
 
 
