@@ -245,6 +245,8 @@ class Jobs:
         async def run() -> None:
             try:
                 if isinstance(job.spec, PrepareSpec):
+                    if after is not None:
+                        await asyncio.shield(after)
                     await self._prepare(job)
                 else:
                     await self._execute(job, running)

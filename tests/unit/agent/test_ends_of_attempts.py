@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobAssignment
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobAssignment, PrepareSpec
 from loradeck.schemas.link import JobEvent, JobLog
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.jobs.backend import Command, Standing, Workload
@@ -139,3 +139,27 @@ async def test_a_cancel_that_comes_while_the_attempt_before_ends_is_told_and_let
     await asyncio.wait_for(asyncio.gather(*parts.jobs._asides), 5)
     assert not parts.room._held
     assert parts.made[0].attempt.ended, "the next agent does not follow it"
+
+
+async def test_a_prepare_under_a_newer_lease_begins_when_the_one_before_has_ended(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = asyncio.Queue[tuple[str, int]]()
+
+    async def prepares(job: JobAssignment) -> None:
+        seen.put_nowait(("begins", job.lease))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await steps()
+            seen.put_nowait(("ends", job.lease))
+
+    monkeypatch.setattr(parts.jobs, "_prepare", prepares)
+    spec = PrepareSpec(tenant="acme", route="production", release="a" * 64, expected_generation=0)
+    for lease in (1, 2):
+        parts.jobs.assign(JobAssignment(id="p1", lease=lease, attempt=lease, spec=spec))
+        await steps()
+    found = [await asyncio.wait_for(seen.get(), 5) for _ in range(3)]
+    assert found == [("begins", 1), ("ends", 1), ("begins", 2)]
+    parts.jobs._running["p1"].task.cancel()
+    assert await asyncio.wait_for(seen.get(), 5) == ("ends", 2)
