@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.rows.judgements import campaign_in
 from loradeck.rules.quality.agreement import counted
+from loradeck.rules.quality.gate_judge import chosen_by_people, correlation, held, settled
 from loradeck.rules.quality.judge import Side, side_of, verdict_of
-from loradeck.rules.quality.judging import chosen_by_people, correlation, held, settled
 from loradeck.schemas.ids import LINE
 from loradeck.schemas.jobs import JudgeSpec
 from loradeck.schemas.judge import REPLY_TOKENS, asked_of_answer, asked_of_pair

@@ -17,8 +17,8 @@ from tests.integration.hub.conftest import Join
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.quality.agreement import counted
-from loradeck.rules.quality.judging import correlation
-from loradeck.rules.quality.judging import held as held_of
+from loradeck.rules.quality.gate_judge import correlation
+from loradeck.rules.quality.gate_judge import held as held_of
 from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import (
     RECIPES,

@@ -11,7 +11,7 @@ from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
-from loradeck.client import residency
+from loradeck.client import residency_words
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import JobRequest, ProveSpec
@@ -109,7 +109,7 @@ async def show(s: Session, name: str) -> None:
                 r.replica,
                 r.state.value,
                 f"{r.base_label} {short(r.base)}",
-                residency.slots(r),
+                residency_words.slots(r),
                 " ".join(f"{v.label}:{short(v.id)}" for v in r.loaded) or "-",
                 r.build,
             )
@@ -120,13 +120,13 @@ async def show(s: Session, name: str) -> None:
     for r in found.replicas:
         if r.alarm:
             s.out.alarm(f"{r.replica}: {r.alarm}")
-        if said := residency.paging(r):
+        if said := residency_words.paging(r):
             s.out.say(f"{r.replica}: {said}")
         if not r.levels_known:
             why = "this vLLM has no plugin of ours, or one that adds nothing there"
             s.out.say(f"{r.replica}: residency unknown: {why} (docs/architecture.md, vLLM)")
     if found.cold is not None:
-        s.out.say(residency.on_demand(found.cold))
+        s.out.say(residency_words.on_demand(found.cold))
     if found.host:
         used, total = found.host.memory_used / 1e9, found.host.memory_total / 1e9
         cpu, load = found.host.cpu_percent, found.host.load1

@@ -22,8 +22,8 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.registry import Registry
 from loradeck.rules.data import policy, preferences
-from loradeck.rules.data.assessment import check_assessed, signed_for
 from loradeck.rules.data.descent import NOTHING
+from loradeck.rules.data.impact_assessments import check_assessed, signed_for
 from loradeck.rules.data.synthetic import trained_on
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog

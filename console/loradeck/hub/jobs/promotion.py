@@ -36,7 +36,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate, forward, tickets
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.quality import ab_test, acknowledgement, break_glass, duties
+from loradeck.rules.quality import ab_test, break_glass, duties, stakeholders
 from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
 from loradeck.rules.serving.residency import PriorRoom
@@ -256,7 +256,7 @@ class PromoteCheck:
             return {}
         two, ticket = forward.opens_gate(overridden) and needs_two(config), tickets.refusal(config, actor.ticket)
         read, live = self._facts.acknowledged[key, release], self._state.pointer(key).release
-        unread = acknowledgement.refusal(self._catalogue.called(release), config.controls.stakeholders, read, live)
+        unread = stakeholders.refusal(self._catalogue.called(release), config.controls.stakeholders, read, live)
         apart, lacking = config.controls.duties, ticket or unread
         if not two and not apart and lacking is None:
             return {}

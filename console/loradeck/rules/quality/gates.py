@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality import ab_test, judging, leak
+from loradeck.rules.quality import ab_test, gate_judge, leak
 from loradeck.rules.quality.comparison import drop_check, items_for_drop, slices_check, without_copies
 from loradeck.rules.quality.review import EdgesOf, Signed, review_check
 from loradeck.rules.quality.statistics import items_to_bound, lower_bound, percentile, visible_drop, wilson
@@ -159,7 +159,7 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, records: Gat
     if config.leak is not None and records.leak is not None:
         checks.append(leak.check(config.leak, records.leak))
     if config.judge is not None and records.judged is not None:
-        checks += judging.checks(config.judge, records.judged, live)
+        checks += gate_judge.checks(config.judge, records.judged, live)
     if records.imported:
         checks.append(_imported_check(records.imported))
     return GateResult(

@@ -1,7 +1,7 @@
 """Pools and nodes as cells of a row and lines of the pane: what they hold at each level. Unknown is never a zero."""
 
 from loradeck.client import capacity_words as words
-from loradeck.client import residency
+from loradeck.client import residency_words
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.tui.lines.columns import Column
@@ -61,7 +61,7 @@ def lines(state: ConsoleState, row: CapacityRow, width: int) -> list[Line]:
     found.append(labelled(" LOADS     ", f"{words.count(row.evictions)} turned out   a load takes {words.load(row)}"))
     node = state.nodes.get(row.name) if not row.pool else None
     found += [
-        labelled(f" {clean(engine.replica)}  ", f"{engine.state.value}   {residency.slots(engine)}")
+        labelled(f" {clean(engine.replica)}  ", f"{engine.state.value}   {residency_words.slots(engine)}")
         for engine in (node.replicas if node is not None else ())
     ]
     if row.pool:

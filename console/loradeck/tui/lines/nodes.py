@@ -1,6 +1,6 @@
 """A node: its pane and its page, with GPUs or none, host, engines with their releases, pins."""
 
-from loradeck.client import residency
+from loradeck.client import residency_words
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import short
 from loradeck.schemas.replica_state import EngineState
@@ -91,12 +91,12 @@ def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
     for replica in node.replicas:
         lines.append(_engine(state, replica, now=now, loaded=False))
         lines += _alarm(replica, now=now)
-        if said := residency.paging(replica):
+        if said := residency_words.paging(replica):
             lines.append(line(Span(f"   {said}", "dim")))
     if not node.replicas:
         lines.append(line(Span(" no engine on this node", "dim")))
     if node.cold is not None:
-        lines.append(line(Span(f" {residency.on_demand(node.cold)}", "" if now else "dim")))
+        lines.append(line(Span(f" {residency_words.on_demand(node.cold)}", "" if now else "dim")))
     lines += _pins(state, node)
     lines.append(line(Span(f" lines: {_spanned(cells)}", "dim")))
     if node.nvml is NvmlState.NO_GPU:
@@ -251,7 +251,7 @@ def _engine(state: ConsoleState, replica: NodeReplica, *, now: bool, loaded: boo
         Span(f" {clean(replica.replica)}  ", "label"),
         Span(replica.state.value, style) if now else Span(f"was {replica.state.value}", "dim"),
         f"  {clean(replica.base_label) or '-'} {short(replica.base)}{on_gpus(replica)}  "
-        f"{residency.slots(replica)} slots{'' if replica.levels_known else ', residency unknown'}  ",
+        f"{residency_words.slots(replica)} slots{'' if replica.levels_known else ', residency unknown'}  ",
         Span(held or "nothing loaded", "" if held else "dim") if loaded else Span(clean(replica.build), "dim"),
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.quality.acknowledgement import refusal
 from loradeck.rules.quality.loosening import loosened
+from loradeck.rules.quality.stakeholders import refusal
 from loradeck.schemas.attestation import Acknowledgement
 from loradeck.schemas.route import Controls, RouteConfig
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from scipy.stats import pearsonr
 
-from loradeck.rules.quality import gates, judging
+from loradeck.rules.quality import gate_judge, gates
 from loradeck.rules.quality.agreement import counted
+from loradeck.rules.quality.gate_judge import chosen_by_people, correlation, held, settled
 from loradeck.rules.quality.gates import GateRecords
-from loradeck.rules.quality.judging import chosen_by_people, correlation, held, settled
 from loradeck.rules.quality.loosening import loosened
 from loradeck.schemas.attestation import CheckResult, EngineBuild, EvaluationReport, ItemResult
 from loradeck.schemas.gate import GateConfig, JudgeGate
@@ -50,7 +50,7 @@ def report(passed: int = 90, lost: int = 0, flipped: int = 0, **changes: Any) ->
 
 
 def checks(one: JudgeReport, live: str | None = LIVE, **changes: Any) -> dict[str, CheckResult]:
-    return {check.name: check for check in judging.checks(GATE.model_copy(update=changes), one, live)}
+    return {check.name: check for check in gate_judge.checks(GATE.model_copy(update=changes), one, live)}
 
 
 def test_a_winner_counts_where_both_orders_name_it() -> None:
