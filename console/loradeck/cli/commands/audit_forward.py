@@ -59,7 +59,8 @@ async def forward(
 
     A line counts as sent once the receiver has confirmed the end of its connection; until then it is sent again. While
     the receiver or the hub is away nothing is lost: the hub keeps the trail. It takes a releaser's token for all
-    tenants (`loradeck token create siem --role releaser --resource events`). docs/regulated.md.
+    tenants (`loradeck token create --name siem --role releaser --only state --only events --out siem.token`).
+    docs/regulated.md.
     """
     to = await asyncio.to_thread(_receiver, receiver, ca_file, cert, key, trusting=without_close_notify)
     cursor, hub = await asyncio.to_thread(_opened, file), (await s.api.state()).status.hub

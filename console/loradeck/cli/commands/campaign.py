@@ -187,26 +187,44 @@ def _routes(s: Session, one: Campaign) -> None:
     )
 
 
-def _changes(what: Literal["pause", "resume", "stop"], help_: str) -> None:
-    """Adds a command that changes the state of a campaign."""
-
-    @campaign.command(what, help=help_)
-    @click.argument("name", metavar="CAMPAIGN")
-    @click.option("--gpu-hours", type=float, metavar="H", help="Another budget from now on.")
-    @reason_option()
-    @yes_option
-    @writes
-    async def change(s: Session, name: str, gpu_hours: float | None, reason: str, yes: bool) -> None:
-        if what == "stop":
-            s.confirm(f"Stop {name} for good?", yes=yes)
-        request = CampaignChange(idempotency_key=new_key(), reason=reason, gpu_hours=gpu_hours)
-        one = await s.api.change_campaign(name, what, request)
-        s.out.answer(one, f"campaign {name} is {one.state.value}: {_counts(one)}")
+async def _change(
+    s: Session, name: str, what: Literal["pause", "resume", "stop"], reason: str, gpu_hours: float | None = None
+) -> None:
+    request = CampaignChange(idempotency_key=new_key(), reason=reason, gpu_hours=gpu_hours)
+    one = await s.api.change_campaign(name, what, request)
+    s.out.answer(one, f"campaign {name} is {one.state.value}: {_counts(one)}")
 
 
-_changes("pause", "Begin nothing more; what is under way ends. loradeck candidate hold holds a candidate that is out.")
-_changes("resume", "Let a paused campaign go on.")
-_changes("stop", "Stop for good: cancel trainings and abort candidates. What is live stays live.")
+@campaign.command()
+@click.argument("name", metavar="CAMPAIGN")
+@reason_option()
+@yes_option
+@writes
+async def pause(s: Session, name: str, reason: str, yes: bool) -> None:
+    """Start nothing new; running work finishes. A candidate that is out keeps growing: loradeck candidate hold."""
+    await _change(s, name, "pause", reason)
+
+
+@campaign.command()
+@click.argument("name", metavar="CAMPAIGN")
+@click.option("--gpu-hours", type=float, metavar="H", help="Another budget from now on.")
+@reason_option()
+@yes_option
+@writes
+async def resume(s: Session, name: str, gpu_hours: float | None, reason: str, yes: bool) -> None:
+    """Let a paused campaign go on."""
+    await _change(s, name, "resume", reason, gpu_hours)
+
+
+@campaign.command()
+@click.argument("name", metavar="CAMPAIGN")
+@reason_option()
+@yes_option
+@writes
+async def stop(s: Session, name: str, reason: str, yes: bool) -> None:
+    """Stop for good: cancel trainings and abort candidates. What is live stays live."""
+    s.confirm(f"Stop {name} for good?", yes=yes)
+    await _change(s, name, "stop", reason)
 
 
 @campaign.command()

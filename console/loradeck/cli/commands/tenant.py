@@ -95,7 +95,7 @@ async def resume(s: Session, name: str, reason: str) -> None:
     "assessed_tiers",
     multiple=True,
     type=click.Choice(["", *(tier.value for tier in Tier)]),
-    help="Only rows of this tier ask for an assessment; '' all do.",
+    help="Only datasets with rows of this tier ask for one; '' all do.",
 )
 @click.option(
     "--regulated-source",

@@ -15,7 +15,11 @@ from loradeck.schemas.manifest import Origin, Provenance, QualityTier, Tier
 
 _given = (
     click.option("--purpose", multiple=True, help="Allowed use; may be repeated."),
-    click.option("--retention-days", type=int, help="Days it may be kept; unlimited if left out."),
+    click.option(
+        "--retention-days",
+        type=int,
+        help="Days from registration for which it may be trained on; no limit if left out. Nothing deletes it then.",
+    ),
     click.option("--licence", "licence_class", help="SPDX id, or a house class such as customer-owned."),
     click.option("--rater", "rater_ids", multiple=True, help="Pseudonymous id of a person who labelled; repeatable."),
     click.option("--verifier", help="Checker of synthetic rows: a program, a judge, a person."),
