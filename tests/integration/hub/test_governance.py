@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, Deck
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
 from loradeck.artifacts.rows.barred_rows import opted_out, row_digest
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import RECIPES
+from loradeck.schemas.jobs import RECIPES, Job
 from loradeck.schemas.manifest import BaseManifest
 
 POLICY = "tenants/acme/data-policy?reason=law"
@@ -95,6 +95,31 @@ async def test_weights_are_shared_only_where_every_row_may_improve_shared_models
     await acme.ok("POST", "attestations/signed", assessment("*", purposes=["improve-shared"]), client=person)
     await acme.ok("POST", "attestations", shared(bases["ours"]))
     await acme.ok("POST", "jobs", body)
+
+
+async def test_weights_that_a_teacher_of_other_rows_taught_are_not_shared(acme: Deck) -> None:
+    allowed = {**HUMAN, "purpose": ["train", "improve-shared"]}
+    own, ours = await dataset(acme, [row(1)]), await dataset(acme, [row(2)], allowed)
+    await acme.hub.lineage.record(
+        OTHER_BASE.digest, BaseLineage(tenant="acme", job="j1", base=BASE.digest, datasets=(own,))
+    )
+    await acme.base(OTHER_BASE)
+    student = (await acme.adapter_manifest()).model_copy(update={"datasets": (ours,)}).model_dump(mode="json")
+    version = await acme.ok("POST", "adapters/acme/support/versions", student)
+    file = {"path": "model.safetensors", "size": 1, "sha256": "7" * 64}
+    merged = BaseManifest.model_validate({"model_id": "merged", "revision": "1", "files": [file]})
+    lineage = BaseLineage(tenant="acme", job="j3", base=BASE.digest, adapter=version["digest"])
+    await acme.hub.lineage.record(merged.digest, lineage)
+    await acme.ok("POST", "bases", merged.model_dump(mode="json"))
+    distillation = {"teacher": OTHER_BASE.digest, "licence": "MIT"}
+    spec = training(ours, method="distil", distillation=distillation)["spec"]
+    fields = {"id": "j2", "kind": "train", "tenant": "acme", "spec": spec, "created_ms": 0, "by": "ann"}
+    taught = Job.model_validate({**fields, "state": "done", "result": {"adapter": version["digest"]}})
+    said = {"kind": "shared", "subject": merged.digest, "tenant": "acme", "body": {"reason": "agreed"}, "by": ""}
+    acme.hub.datasets.check_shared("acme", merged.digest, [])
+    await acme.hub.jobs.add(taught)
+    problem = await acme.refused(409, "purpose_not_allowed", "POST", "attestations", said)
+    assert problem.detail == "acme/t"
 
 
 async def test_rows_of_people_who_opted_out_do_not_come_in_until_that_is_withdrawn(acme: Deck) -> None:

@@ -98,7 +98,7 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
         caller.at(FLEET)
         if body.tenant not in hub.lineage.makers(body.subject):
             raise Refused("unknown_base", "no job of this tenant has made such a base", detail=body.subject)
-        hub.datasets.check_shared(body.tenant, body.subject)
+        hub.datasets.check_shared(body.tenant, body.subject, await hub.jobs.every())
     if body.kind in _REASONED and not str(body.body.get("reason", "")).strip():
         raise Refused("reason_required", f"{_REASONED[body.kind]} needs a reason", detail="body.reason")
     if body.kind in _BODIES:

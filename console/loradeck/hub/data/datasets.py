@@ -27,10 +27,11 @@ from loradeck.rules.data.impact_assessments import check_assessed, signed_for
 from loradeck.rules.data.synthetic import trained_on
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage
 from loradeck.schemas.canaries import RowPrompt
 from loradeck.schemas.dataset_ledger import SHARED, TRAIN, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.ids import short
+from loradeck.schemas.jobs import Job, TrainSpec
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
 from loradeck.schemas.training import QualityWeights
@@ -192,17 +193,26 @@ class Datasets:
             policy.check_quality(quality, wanted, kept, names)
         self.check_assessed(tenant, wanted)
 
-    def check_shared(self, tenant: str, base: str) -> None:
+    def check_shared(self, tenant: str, base: str, jobs: Iterable[Job]) -> None:
         """Checks that a base which a tenant's job made may be for other tenants too, by all that it has learnt.
+
+        `jobs`: all that there ever were. They know who taught an adapter, which its manifest does not say.
 
         Raises: Refused: `purpose_not_allowed`, `no_dpia`, `no_depth`, `erased_row`.
         """
+        taught = {
+            str((job.result or {}).get("adapter")): [
+                BaseLineage(tenant=tenant, job=job.id, base=spec.distillation.teacher)
+            ]
+            for job in jobs
+            if isinstance(spec := job.spec, TrainSpec) and spec.distillation is not None
+        }
         learnt = sorted(
             trained_on(
                 self._registry.catalogue.base_alone(tenant, base),
                 adapters=self._registry.catalogue.adapters,
                 releases=self._lineage.releases().values(),
-                made=self._attestations.facts.made,
+                made={**self._attestations.facts.made, **taught},
             )
         )
         self.check_descent(learnt, base=base)

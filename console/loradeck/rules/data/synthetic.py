@@ -81,6 +81,8 @@ def trained_on(
 ) -> frozenset[str]:
     """The datasets that a release's weights were trained on: adapter, its parents, and what its base was made from.
 
+    `made` may name teachers of adapters, too.
+
     Raises: Refused: `no_depth`: an adapter of them names no datasets.
     """
     merged = {one.merged: one.adapter for one in releases if one.merged is not None}
@@ -99,7 +101,7 @@ def trained_on(
                 )
             found.update(version.manifest.datasets)
             open_adapters.append(version.manifest.parent)
-            open_bases.append(version.manifest.base)
+            open_bases += [version.manifest.base, *(one.base for one in made.get(adapter, ()))]
         if open_bases and (base := open_bases.pop()) not in seen:
             seen.add(base)
             open_adapters.append(merged.get(base))
