@@ -60,8 +60,8 @@ def judge(current: Run) -> Mapping[str, Any]:
     answers, pairs_of_people = _people(current, spec, "answer"), _people(current, spec, "pair")
     chats = [[dict(message) for message in item.prompt] for item in items]
     questions = ["\n".join(f"{said['role']}: {said['content']}" for said in chat) for chat in chats]
-    own = _Asked(current, spec.release, spec.max_new_tokens).replies(chats)
-    other = _Asked(current, spec.against, spec.max_new_tokens).replies(chats) if spec.against is not None else []
+    own = _Asked(current, spec.release, spec.judge.max_new_tokens).replies(chats)
+    other = _Asked(current, spec.against, spec.judge.max_new_tokens).replies(chats) if spec.against is not None else []
     by = _Asked(current, spec.judge.release or spec.judge.digest, REPLY_TOKENS)
     passed = by.passes(list(zip(questions, own, strict=True)))
     beside = [_Pair(*one) for one in zip(questions, own, other, strict=True)] if other else []

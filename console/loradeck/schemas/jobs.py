@@ -290,7 +290,6 @@ class JudgeSpec(_Spec):
     release: Digest
     against: Digest | None = Field(None, description="release whose answers are shown beside; None: none")
     judge: SuiteJudge
-    max_new_tokens: int = Field(256, ge=1, le=4096, description="of an answer to an item")
     batch: int = Field(8, ge=1, le=1024, description="questions that are with an engine at once")
 
     @property

@@ -48,6 +48,7 @@ class SuiteJudge(Strict):
     rubric: Rubric
     release: Digest | None = None
     address: Name | None = Field(None, description="a [[judge]] of the agent's configuration")
+    max_new_tokens: int = Field(256, ge=1, le=4096, description="of an answer: of one token each, all would be ties")
     people: tuple[Digest, ...] = Field(
         (), max_length=4, description="datasets of judgements of pairs or answers, made by a rubric with this text"
     )

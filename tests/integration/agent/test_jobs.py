@@ -531,8 +531,8 @@ async def test_a_judge_job_asks_candidate_other_release_and_judge_by_their_names
 ) -> None:
     alone = Release(tenant="acme", form=Form.BASE, base=base_digest, label="base")
     refs = (v1.ref, ReleaseRef(id=alone.id, release=alone, label="base"))
-    judge = SuiteJudge(suite=suite.digest, rubric="It is kind.", release=alone.id)
-    spec = JudgeSpec(tenant="acme", release=v1.release.id, against=alone.id, judge=judge, max_new_tokens=4)
+    judge = SuiteJudge(suite=suite.digest, rubric="It is kind.", release=alone.id, max_new_tokens=4)
+    spec = JudgeSpec(tenant="acme", release=v1.release.id, against=alone.id, judge=judge)
     await hub.give(JobAssignment(id="j1", lease=1, attempt=1, spec=spec, asked=refs))
     end = await hub.job_end("j1")
     assert end.event.type is ExecutorEventType.FINISHED, end

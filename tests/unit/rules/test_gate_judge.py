@@ -152,6 +152,7 @@ def test_another_judge_a_higher_floor_or_none_loosens_a_gate() -> None:
         {"max_drop": 0.2},
         {"min_alpha": 0.9},
         {"people": (JUDGE,)},
+        {"max_new_tokens": 1},
     ):
         assert told(**changes) == ("gate with another judge, or one that decides less",), changes
     assert told(min_passed=0.9, max_drop=0.05) == ()

@@ -147,7 +147,6 @@ async def leak(s: Session, /, tenant: str, name: str, rows: int, offline: bool, 
 @click.argument("tenant")
 @click.argument("name", metavar="RELEASE")
 @click.option("--route", default="production", show_default=True, help="Route whose gate names the judge.")
-@click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Longest answer, in tokens.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Questions asked at once.")
 @_placed
 @writes
@@ -163,8 +162,7 @@ async def judge(s: Session, /, tenant: str, name: str, route: str, **rest: Any) 
         raise misused(f"the gate of {tenant}/{route} names no judge", fix="docs/gates.md shows [judge]", code="no_gate")
     live = (await s.api.row(tenant, route)).pointer.release
     fields: dict[str, Any] = {"tenant": tenant, "release": release.id, "against": live if live != release.id else None}
-    fields |= {key: rest.pop(key) for key in ("max_new_tokens", "batch")}
-    fields["judge"] = gate.judge.model_dump(include=set(SuiteJudge.model_fields))
+    fields |= {"batch": rest.pop("batch"), "judge": gate.judge.model_dump(include=set(SuiteJudge.model_fields))}
     await _submit(s, checked(JudgeSpec, fields, where="options"), **rest)
 
 
