@@ -60,6 +60,10 @@ async def two_live(deck: Deck, join: Join, *names: str) -> tuple[FakeAgent, dict
     return agent, found
 
 
+def prepares(agent: FakeAgent, release: str) -> list[Any]:
+    return [job for job in agent.jobs.values() if job.spec.kind == "prepare" and job.spec.release == release]
+
+
 def to(releases: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
     return [{"tenant": name, "release": two} for name, (_, two) in releases.items()]
 
@@ -237,9 +241,9 @@ async def test_a_route_that_asks_for_people_meanwhile_is_held_and_what_r_has_can
     agent.prepares = "hold"
     await start(deck, "to-b2", to(releases), ungated=True)
     await until(lambda: len(deck.hub.campaigns._starting) == 2, "both are being prepared")
+    prepared = await until(lambda: prepares(agent, releases["acme"][1]), "the node is told")
     await deck.tenant("acme", controls={"tickets": True})
-    prepared = [job for job in agent.jobs.values() if job.spec.kind == "prepare" and job.spec.tenant == "acme"]
-    await agent.say(prepared[-1], FINISHED)
+    await agent.say(prepared[0], FINISHED)
     await deck.rollback("bolt", wait="committed")
     await until(lambda: stages(deck) == {"acme": "held", "bolt": "failed"}, "held, and taken back")
     assert "for tickets" in deck.hub.campaigns.get("to-b2").units["acme/production"].why
@@ -254,3 +258,20 @@ async def test_a_rewind_leaves_what_somebody_has_moved_there_and_back_since(deck
     await deck.promote(releases["acme"][1], "acme")
     plan, _ = await rewind(deck)
     assert [step.tenant for step in plan.steps] == ["bolt"]
+
+
+async def test_what_is_taken_back_before_the_campaign_has_noted_it_is_not_given_again(deck: Deck, join: Join) -> None:
+    agent, releases = await two_live(deck, join, "acme")
+    agent.prepares, own = "hold", deck.hub.campaigns
+    await start(deck, "to-b2", to(releases), ungated=True)
+    prepared = await until(lambda: prepares(agent, releases["acme"][1]), "it is being prepared")
+    await until(lambda: own._starting and not own._acting, "that is known to the campaign")
+    own._acting = True  # as a hub that has just taken over, and may not move forward yet
+    await agent.say(prepared[0], FINISHED)
+    pointer = deck.hub.log.state.pointer
+    await until(lambda: pointer(("acme", "production")).release == releases["acme"][1], "moved")
+    undo = {"event": pointer(("acme", "production")).last_move, "idempotency_key": key()}
+    await deck.ok("POST", "tenants/acme/routes/production/undo", undo)
+    agent.prepares, own._acting = "finish", False
+    await until(lambda: stages(deck) == {"acme": "failed"}, "taken back")
+    assert pointer(("acme", "production")).release == releases["acme"][0]

@@ -90,6 +90,7 @@ def test_a_route_is_trained_gated_given_to_callers_and_moved_once_it_has_soaked(
         (Stage.GATING, Seen(live=V1, gate=False, says="drop"), "gate: drop"),
         (Stage.GATING, Seen(live=V1, gate=True, refused=("prepare_failed", "no room")), "no room"),
         (Stage.GATING, Seen(live=V1, gate=True, refused=("prepare_cancelled", "by ann")), "by ann"),
+        (Stage.GATING, Seen(live=V1, gate=True, back=True, says="undo by ann"), "it was taken back: undo by ann"),
         (Stage.CANARY, TAKEN_BACK, "it was taken back: rollback by guard"),
     ],
 )

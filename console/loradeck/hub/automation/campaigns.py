@@ -34,7 +34,7 @@ from loradeck.schemas.campaign import Campaign, CampaignRequest, CampaignState, 
 from loradeck.schemas.ids import Digest, PointerKey, Role
 from loradeck.schemas.jobs import FLEET as NODES
 from loradeck.schemas.jobs import OVER, EvaluateSpec, JobRequest, JobState, LeakSpec, TrainSpec
-from loradeck.schemas.log import Event, EventKind, PointerState
+from loradeck.schemas.log import CANDIDATE_ENDED, Event, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import CandidateAbortRequest, CandidateStartRequest, PromoteRequest
 from loradeck.schemas.replica_state import AckState, EngineState
@@ -297,6 +297,9 @@ class Campaigns:
             out=pointer.candidate.release if pointer.candidate is not None else None,
             start=self._started(campaign, pointer),
             soaked=unit.release is not None and self._facts.is_soaked(key, unit.release),
+            back=last is not None
+            and last.at_ms >= unit.since_ms
+            and unit.release in (last.from_release, last.payload.get(CANDIDATE_ENDED)),
             says=says or (f"{last.kind.value} by {last.actor} {last.reason}".strip() if last is not None else ""),
             refused=refused,
         )

@@ -56,7 +56,8 @@ class Seen(NamedTuple):
     Attributes:
         job: state of its training; None: there is none. `made`: the release that it made.
         gate: whether its gate is passed; None: that is not known yet. `awaits`: what only people or time bring.
-        live: the release that callers get; `out`: the candidate.
+        live: the release that callers get; `out`: the candidate. `back`: the last move took its release back since its
+            stage began, perhaps while no hub noted that it was out.
         says: in words, why the job or the gate ended so, or what last moved the pointer.
         drained, built, proven: of a node, whether it is drained, all its engines have the new build, and all that is
             placed there is proven (False: something failed there; None: not yet).
@@ -72,6 +73,7 @@ class Seen(NamedTuple):
     out: Digest | None = None
     start: str = ""
     soaked: bool = False
+    back: bool = False
     says: str = ""
     drained: bool = False
     built: bool = False
@@ -204,6 +206,8 @@ def _is_out(unit: CampaignUnit, seen: Seen) -> bool:
 def _is_gated(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, CampaignUnit]:
     if _is_out(unit, seen):
         return "", _changed(unit, now_ms, stage=Stage.CANARY, start=seen.start)
+    if seen.back:
+        return "", _changed(unit, now_ms, stage=Stage.FAILED, why=f"it was taken back: {seen.says}")
     if seen.gate is False and not seen.awaits:
         return "", _changed(unit, now_ms, stage=Stage.FAILED, why=f"gate: {seen.says}")
     what = "" if seen.awaits else "start" if seen.gate else "evaluate"
