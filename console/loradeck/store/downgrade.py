@@ -56,7 +56,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
                 *("judged", "depth_caps", "controls", "assessors", "assessed_tiers", "min_alpha"),
                 *("regulated_sources", "regulated_columns"),
-                *("edges", "uses"),
+                *("edges", "uses", "reasons"),
             )
             + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well
         ),
@@ -113,7 +113,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
                 "jobs",
                 *('"kind":"prove"', '"thoughts":"', '"sharded":true', '"toxic":{', '"rise":', '"way":"top"', '"top":'),
                 *('"rslora":true', '"kind":"generate"', '"quality":{', '"kind":"judge"'),
-                *('"rank_pattern":{"', '"alpha_pattern":{"'),
+                *('"rank_pattern":{"', '"alpha_pattern":{"', '"limitations":"'),
                 '],"suite":"',  # after the phrases of a validation; an evaluation names its own after a release
             ),
         ),

@@ -16,7 +16,7 @@ from tests.contract.store.test_records import manifest
 from tests.fakes.postgres_server import PostgresServer
 
 from loradeck.schemas.attestation import Attestation
-from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.dataset_ledger import DataPolicy, Reasons
 from loradeck.schemas.gate import CompareGate, GateConfig, LeakGate
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import EventKind
@@ -190,6 +190,7 @@ def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> 
         learns | {"thoughts": "strip"},
         learns | {"rslora": True},
         learns | {"rank_pattern": {"q_proj": 4}},
+        learns | {"decision": {"why_weights": "x", "limitations": "names"}},
         {
             "kind": "generate",
             "tenant": "acme",
@@ -208,7 +209,8 @@ def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> 
         store = open_store(where)
         store.take_lease("hub-a")
         quotas = [note(EventKind.QUOTA, quota=quota) for quota in ({"adapters": 1}, {"slots": 1}, {"weights": 1})]
-        store.commit([note(EventKind.TENANT_CREATE), *quotas], key="key-quota1")
+        policy = note(EventKind.DATA_POLICY, policy=DataPolicy(reasons=Reasons.WARN).model_dump(mode="json"))
+        store.commit([note(EventKind.TENANT_CREATE), policy, *quotas], key="key-quota1")
         for body in ({"engine": {}}, {"engine": {}, "speed": {"tokens": 1}}):
             result = {"kind": "evaluation", "subject": digest(1), "tenant": "acme", "body": body, "by": "hub"}
             store.attest(Attestation.model_validate(result))
@@ -225,8 +227,9 @@ def test_what_came_with_the_newest_schema_keeps_it(tmp_path: Path, url: str) -> 
         with pytest.raises(CannotGoBack) as refused:
             downgrade(where, "0012_feedback", dry_run=True)
         for says in (
+            "1 events with training freezes",
             "2 events with quotas of",
-            "3 adapters that are DoRA or",
+            "3 adapters that are DoRA",
             "1 reports of how fast",
             "2 reports of generate jobs, and ledger entries",
             f"{len(later)} jobs of kinds or with fields",
