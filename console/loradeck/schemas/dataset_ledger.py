@@ -285,7 +285,7 @@ class WeightsPlace(Wire):
 class ErasurePlan(Wire):
     """The descendants of the rows, and what an erasure would do to them.
 
-    `digest` covers all other fields but `weights`, `alike` and `done`.
+    `digest` covers all other fields but `items`, `weights`, `alike` and `done`.
     """
 
     digest: Digest

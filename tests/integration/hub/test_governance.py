@@ -142,12 +142,15 @@ async def test_an_erasure_lists_what_is_nearly_the_same_and_takes_it_where_that_
     text = "Zoë of the third floor asks where the parcel with the blue lamp is that was to come on Monday already"
     rows = [{"prompt": said, "answer": "soon"} for said in (text, text.upper(), text.replace("already", "yet"))]
     await dataset(acme, rows)
+    asked = await items(acme, [{"id": "i1", "prompt": text.replace("already", "now"), "answer": "soon"}])
+    await acme.ok("POST", "suites", asked.model_dump(mode="json"))
     first = {"rows": [row_digest(rows[0])]}
     plan = await acme.ok("POST", "erasures", first)
     assert [place["where"] for place in plan["places"]] == ["rows.jsonl, line 1"]
-    assert [place["where"] for place in plan["alike"]] == ["rows.jsonl, line 2", "rows.jsonl, line 3"]
+    alike = [place["where"] for place in plan["alike"] if place["dataset"] != asked.digest]
+    assert (alike, len(plan["alike"])) == (["rows.jsonl, line 2", "rows.jsonl, line 3"], 3)
     near = await acme.ok("POST", "erasures", {**first, "near": True})
-    assert (len(near["rows"]), near["alike"]) == (3, [])
+    assert (len(near["rows"]), near["alike"], len(near["items"])) == (3, [], 1)
     order = {"rows": near["rows"], "plan": near["digest"], "dry_run": False, "reason": "request 12"}
     assert (await acme.ok("POST", "erasures", order))["done"]
 

@@ -151,10 +151,6 @@ class Erasures:
             "places": [place.model_dump() for place in places],
             "datasets": [self._dataset(digest) for digest in sorted(holding)],
             "written": [self._dataset(digest) for digest in sorted(found.datasets - holding)],
-            "items": [
-                {"id": place.dataset, "label": f"{called(catalogue.suites[place.dataset])}: {place.where}"}
-                for place in items
-            ],
             "elsewhere": [
                 {"id": place.dataset, "label": f"{called(catalogue.datasets[place.dataset])}: {place.where}"}
                 for place in search.others
@@ -177,7 +173,10 @@ class Erasures:
             "retire": request.retire,
         }
         weights = await self._weights(found)
-        beside = {"weights": weights, "alike": search.alike}
+        # Carried out by rows, a search finds no items that hold the text alone, or are alike alone: they stay anyway.
+        labels = ((place, called(catalogue.suites[place.dataset])) for place in items)
+        named = [{"id": place.dataset, "label": f"{suite}: {place.where}"} for place, suite in labels]
+        beside = {"weights": weights, "alike": search.alike, "items": named}
         return ErasurePlan.model_validate({**body, **beside, "digest": digest_of(body)})
 
     async def _weights(self, found: Descent) -> list[WeightsPlace]:
