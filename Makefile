@@ -34,8 +34,8 @@ demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it
 loop: $(STAMP) ## from callers' corrections to new weights on a real model, and back by an erasure (five minutes)
 	@PYTHONPATH=examples $(BIN)/python -u -m loop $(ARGS)
 
-# Whole fleets of real processes, what needs servers, and what takes a minute by itself.
-SERVICES := tests/e2e tests/contract/skew tests/services tests/faults/test_partition.py tests/simulation/test_mutations.py
+# Whole fleets of real processes, what needs servers, and what takes a minute by itself: the longest files first.
+SERVICES := tests/services tests/e2e tests/contract/skew tests/faults/test_partition.py tests/simulation/test_mutations.py
 PROVIDER_STAMP := tests/services/node_modules/.installed
 SEAWEED := .venv-seaweed
 SEAWEED_STAMP := $(SEAWEED)/.installed
