@@ -76,6 +76,7 @@ async def test_followers_get_events_in_the_written_order_whoever_subscribed_firs
         "PLACEMENT",
         "BROKEN_GLASS",
         "INCIDENTS",
+        "CAMPAIGNS",
         "NOTICES",
         "FEED",
     ]

@@ -12,6 +12,7 @@ from loradeck.hub.fleet.node import Node
 from loradeck.hub.jobs.queue import pick_node, why_waits
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
+    JUDGES,
     LATER,
     RECIPES,
     EvaluateSpec,
@@ -167,10 +168,10 @@ def test_a_recipe_with_a_field_that_agents_of_the_version_before_refuse_is_of_th
     assert TrainSpec.model_validate(fields | more).level == 2
 
 
-def test_patterns_of_ranks_are_of_the_newest_level_and_name_target_modules() -> None:
+def test_patterns_of_ranks_are_of_the_level_of_judges_and_name_target_modules() -> None:
     fields = {"tenant": "acme", "name": "t", "base": BASE, "datasets": ("d" * 64,), "decision": {"why_weights": "x"}}
     own = TrainSpec.model_validate(fields | {"rank_pattern": {"0.attn.q_proj": 32}, "alpha_pattern": {"v_proj": 4}})
-    assert (own.level, own.largest_rank) == (RECIPES, 32)
+    assert (own.level, own.largest_rank) == (JUDGES, 32)
     for wrong in ({"rank_pattern": {"qproj": 4}}, {"rank_pattern": {"q_proj": 4}, "weights": "full"}):
         with pytest.raises(ValidationError, match="name ends of target_modules"):
             TrainSpec.model_validate(fields | wrong)
