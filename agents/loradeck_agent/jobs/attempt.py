@@ -29,7 +29,7 @@ LOG_CHARS = 2000
 
 
 class Outcome(Wire):
-    """What is kept of an attempt's end for a tracking server."""
+    """The result of an ended attempt, which its folder keeps for the sender of metrics."""
 
     type: ExecutorEventType
     code: str = ""

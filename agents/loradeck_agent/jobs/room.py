@@ -33,7 +33,7 @@ FIX = "free one, or name in `gpus` under [jobs] those that jobs may share with a
 
 @dataclass(eq=False)
 class Room:
-    """What jobs have of this node, and which of them holds it.
+    """The GPUs and the host memory of this node that jobs may use, and which job holds each part.
 
     `at_once`: jobs without a GPU of their own; `telemetry` None: they run elsewhere, where a scheduler gives them GPUs.
     `given`: UUIDs that jobs may use beside an engine; none: those that nothing uses.

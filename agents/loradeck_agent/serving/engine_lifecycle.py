@@ -28,7 +28,7 @@ from loradeck_agent.uplink.desired_table import DesiredTable
 log = logging.getLogger(__name__)
 
 ENGINE_READY_S = 900.0
-"""As long as an engine may take to start at all."""
+"""Seconds after which an engine that has not started is given up."""
 
 END_S = 20.0
 """Between SIGTERM and SIGKILL, for an engine that nothing wants any more."""

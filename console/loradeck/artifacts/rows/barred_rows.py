@@ -57,7 +57,7 @@ def _digest(tenant: str, words: Sequence[str]) -> str:
 
 
 class Barred(Strict):
-    """What may not come in at a `tenant`.
+    """The rows that a `tenant` refuses to take in: erased ones, opted-out people's, and what its policy regulates.
 
     `people`: its opt-out list. `rows`: digests of erased rows. `sources` and `columns`: patterns of what its policy
     calls regulated; `assessed`: patterns of sources that somebody has signed for.

@@ -52,7 +52,7 @@ class MoveOptions:
 
     @property
     def said(self) -> dict[str, Any]:
-        """What a person says with every request that moves pointers."""
+        """The reason and the change ticket, which every request to move pointers carries."""
         return {"reason": self.reason, "ticket": self.ticket}
 
     def forward(self, row: TenantRow, *, override: bool, break_glass: str | None) -> dict[str, Any]:
