@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -28,6 +29,12 @@ Params = Mapping[str, str | int | float | None]
 # Anything that could change the path's shape is refused here; the hub decides whether it names something.
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    """The adapter that parses a type, built once: for a move's result that takes 2 ms, for a pointer's row 4."""
+    return TypeAdapter(kind)
 
 
 class _Bearer(httpx.Auth):
@@ -218,7 +225,7 @@ class Transport:
 
     def parse(self, kind: type[T] | TypeAdapter[T], content: bytes) -> T:
         """Parses an answer's body as `kind`. Raises: NotUnderstood: it is not the answer of a hub of this version."""
-        adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+        adapter = kind if isinstance(kind, TypeAdapter) else _adapter(kind)  # type: ignore[arg-type]  # a type can be hashed
         try:
             return adapter.validate_json(content)
         except ValidationError as error:
