@@ -82,6 +82,20 @@ class Keyboard:
         self._write(keys)
         return at
 
+    def confirm(self) -> None:
+        """Answer the question on the screen with `y`, again where the console does not know yet that it is shown.
+
+        Raises:
+            NotReady: twenty answers were not taken; the message holds the screen.
+        """
+        for _ in range(20):
+            self.press("y")
+            self.wait("y taken or not", lambda text: "y or esc?" not in text or "y not taken" in text, 30)
+            if "y or esc?" not in self.text:
+                return
+            time.sleep(0.1)
+        raise NotReady(f"the console never took y; its screen:\n{self.text}")
+
     def wait(self, what: str, seen: Callable[[str], bool], seconds: float) -> int:
         """Read the screen until `seen(text)`; CLOCK_MONOTONIC in nanoseconds of the bytes that showed it.
 

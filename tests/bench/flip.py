@@ -152,7 +152,7 @@ def _keys(fleet: Fleet, keys: int) -> list[float]:
             keyboard.wait("BACK ON v1", lambda text: "BACK ON v1" in text, 30)
             keyboard.press("u")
             keyboard.wait("its question", lambda text: "y or esc?" in text, 30)  # v2 was left by R
-            keyboard.press("y")
+            keyboard.confirm()
             keyboard.wait("BACK ON v2", lambda text: "BACK ON v2" in text, 30)
             keyboard.press("\x1b")  # the panel
             keyboard.wait("the preview", lambda text: "MOVES" in text, 30)

@@ -196,7 +196,7 @@ def at_console(desk: Desk) -> None:
         console.wait("undo", lambda text: "u asks y" in text, 30)
         console.press("u")
         console.wait("the question", lambda text: "quarantined, left by R" in text, 30)
-        console.press("y")
+        console.confirm()
         console.wait("the move undone", lambda text: "BACK ON v2" in text or "UNDONE" in text, 30)
         console.press("q")
 
