@@ -106,6 +106,15 @@ class Seen:
     failed: list[str] = field(default_factory=list)
     took: float = 0.0
     cold: list[float] = field(default_factory=list)
+    whole: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+    """Seconds that requests took to their last token, by whether the tenant was cold."""
+
+    def per_second_at(self, cold: float) -> float:
+        """Requests a second of CALLERS callers if this share of the requests were cold, each taking as long as those
+        measured: callers over the mean time of a request (Little's law).
+        """
+        held, loaded = (statistics.fmean(self.whole[kind]) for kind in (False, True))
+        return CALLERS / ((1 - cold) * held + cold * loaded)
 
     @property
     def hot(self) -> list[float]:
@@ -172,10 +181,13 @@ class Side:
             for tenant in turn:
                 if time.perf_counter() - began >= seconds:
                     return
+                asked = time.perf_counter()
                 try:
                     ttft, text = await self.ask(tenant)
                     seen.answers.append((tenant, ttft, text))
-                    if self.use(tenant):
+                    cold = self.use(tenant)
+                    seen.whole[cold].append(time.perf_counter() - asked)
+                    if cold:
                         seen.cold.append(ttft)
                 except (aiohttp.ClientError, RuntimeError, TimeoutError) as error:
                     seen.failed.append(f"t{tenant:04}: {error}")
@@ -287,6 +299,9 @@ async def _in_turns(
             after, evictions = _node(fleet)
             rows += _said(_figures(plain, law) + _figures(ours, law, before, after, evictions - evicted))
             rows += _said(_compared(plain, ours, law))
+            if law != ONCE:
+                cold = (after["cold"] - before.get("cold", 0)) / max(1, after["asked"] - before.get("asked", 0))
+                rows += _said([_at_the_same_cold_rate(plain, ours, law, cold)])
         rows += _said(await _moves(fleet, ours, material))
         rows += _said(await _gaps(ours, loads, count))
     return rows
@@ -517,6 +532,14 @@ def _figures(
         Row(f"{name}: requests that failed", len(seen.failed), "requests", n + len(seen.failed), how=how, **budget)
     )
     return rows
+
+
+def _at_the_same_cold_rate(plain: Side, ours: Side, law: str, cold: float) -> Row:
+    """Both beside each other at as many cold loads: ours keeps ways back in memory, so that more of its requests are cold."""
+    peer, mine = plain.seen[law].per_second_at(cold), ours.seen[law]
+    how = f"{100 * cold:.1f} % cold, as the node counts it; plain vLLM from its own times of held and cold requests"
+    what = f"{law}: requests/s, ours over plain paging at the same cold rate"
+    return Row(what, mine.per_second / peer, "x", len(mine.answers), 0.9, higher=True, how=how)
 
 
 def _compared(plain: Side, ours: Side, law: str) -> list[Row]:
