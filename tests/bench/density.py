@@ -535,7 +535,7 @@ def _figures(
 
 
 def _at_the_same_cold_rate(plain: Side, ours: Side, law: str, cold: float) -> Row:
-    """Both beside each other at as many cold loads: ours keeps ways back in memory, so that more of its requests are cold."""
+    """Both at as many cold loads: ours keeps ways back in memory, so that more of its requests are cold."""
     peer, mine = plain.seen[law].per_second_at(cold), ours.seen[law]
     how = f"{100 * cold:.1f} % cold, as the node counts it; plain vLLM from its own times of held and cold requests"
     what = f"{law}: requests/s, ours over plain paging at the same cold rate"

@@ -182,6 +182,10 @@ def test_rows_nearly_the_same_as_a_found_one_are_named_as_such(tmp_path: Path) -
         ("ann@example.org", "hann@example.org", False),
         ("José Núñez", "José and Núñez", False),
         ("José Núñez", "_José Núñez_, JOSÉ_NÚÑEZ", True),
+        ("José Núñez", '{"to": "\\u004aos\\u00e9\\nN\\u00fa\\u00f1ez"}', True),
+        ("José Núñez", json.dumps(json.dumps({"to": json.dumps({"name": "José Núñez"})})), True),
+        ("folder new york", r"C:\folder\new york", True),
+        ("José Núñez", r"\ud83d\ude00 José \udc00 Núñez", True),
     ],
 )
 def test_rows_of_people_who_opted_out_are_refused_with_all_their_lines(
@@ -203,6 +207,11 @@ def test_a_person_who_opted_out_is_found_in_the_name_of_a_field() -> None:
     barred = Barred(tenant="acme", people=frozenset([opted_out("acme", "Ann Meyer")]))
     assert barred.opted_out({"prompt": "who comes?", "answer": {"Ann Meyer": "yes"}})
     assert not barred.opted_out({"prompt": "who comes?", "answer": {"Ann": "yes", "Meyer": "no"}})
+    assert barred.opted_out({"prompt": "who comes?", "answer": {r"\u0041nn Meyer": "yes"}})
+
+
+def test_a_search_for_an_erasure_reads_what_is_escaped_in_strings_of_json(tmp_path: Path) -> None:
+    assert asked(tmp_path, json.dumps({"to": "José Núñez"}), "nobody", containing="José Núñez") == [("1", False)]
 
 
 def test_an_opt_out_too_short_to_mean_one_person_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,6 +16,11 @@ from loradeck.schemas.ids import Digest, Strict, digest_of
 
 SHORTEST = 5
 """Fewest letters and digits of what a person is known by on an opt-out list."""
+
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([bfnrt])|(["\\/]))')
+
+NESTED = 4
+"""Levels of JSON in strings of JSON that are read, such as the arguments of a call of a tool in an answer."""
 
 _ASIDE = frozenset({"id", "provenance"})
 
@@ -30,7 +36,7 @@ def content_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Yields every string and number in a row, at any depth, as text."""
+    """Yields every string and number in a row, at any depth, as text; what has escapes of JSON also without them."""
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from texts_in(inner)
@@ -38,7 +44,21 @@ def texts_in(value: Any) -> Iterator[str]:
         for inner in value:
             yield from texts_in(inner)
     elif value is not None and not isinstance(value, bool):
-        yield str(value)
+        yield from _as_read(str(value))
+
+
+def _as_read(text: str) -> Iterator[str]:
+    """Yields a text, and what escapes of JSON in it stand for, level by level."""
+    for _ in range(NESTED):
+        yield text
+        read = (
+            _ESCAPE.sub(lambda one: chr(int(one[1], 16)) if one[1] else one[3] or " ", text) if "\\" in text else text
+        )
+        if read == text:
+            return
+        # Two halves of a character are one; half of one is none.
+        text = read.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    yield text
 
 
 def opted_out(tenant: str, said: str) -> OptedOut:
@@ -134,7 +154,7 @@ def _columns(value: Any) -> Iterator[str]:
     """Yields the names of fields in a row, at any depth."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield name
+            yield from _as_read(name)
             yield from _columns(inner)
     elif isinstance(value, list):
         for inner in value:

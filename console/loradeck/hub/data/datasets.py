@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -75,12 +76,11 @@ class Datasets:
         if kept is not None and digest in self._registry.catalogue.datasets:
             return kept.entry
         async with self._held(manifest) as held:
-            task = Task(do="read", datasets=held, barred=self._barred(tenant))
-            reading = Reading.model_validate(await child_process.ask(dataset_rows.__name__, task))
-        check(reading.entry)
-        policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
-        scan = _accepted(reading.scan, accept)
-        await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
+            reading = Reading.model_validate(await self._read(tenant, Task(do="read", datasets=held)))
+            check(reading.entry)
+            policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
+            scan = _accepted(reading.scan, accept)
+            await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
         def stated(kind: AttestationKind, body: BaseModel) -> Attestation:
             return self._attestations.draft(kind, digest, tenant, body.model_dump(mode="json"), by)
@@ -136,11 +136,19 @@ class Datasets:
             return
         async with self._held(manifest) as held:
             await asyncio.to_thread(verify_suite, manifest, held[0].paths)
-            task = Task(do="scan", datasets=held, barred=self._barred(tenant))
-            scan = _accepted(ScanReport.model_validate(await child_process.ask(dataset_rows.__name__, task)), accept)
+            read = await self._read(tenant, Task(do="scan", datasets=held))
+        scan = _accepted(ScanReport.model_validate(read), accept)
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
         await self._attestations.add_all([draft])
         await self._registry.register(Doc.SUITE, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
+
+    async def _read(self, tenant: str, task: Task) -> Any:
+        """Has rows read that may come in at a tenant: once more where what may not has changed meanwhile."""
+        barred = None
+        while barred != (newest := self._barred(tenant)):
+            barred = newest
+            answer = await child_process.ask(dataset_rows.__name__, task.model_copy(update={"barred": barred}))
+        return answer
 
     async def prompts(self, tenant: str, dataset: str, most: int) -> list[RowPrompt]:
         """Prompts of a tenant's dataset, at most `most`, spread over it.
