@@ -138,9 +138,9 @@ bench-collapse: $(STAMP) ## five generations trained on each other's rows, into 
 bench-density: $(STAMP) $(VLLM_STAMP) ## a thousand tenants on one engine beside vLLM's own paging; goes on where it stopped (18 minutes)
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only density --write $(ARGS)
 
-bench-executors: $(STAMP) $(VLLM_STAMP) ## merge and training beside the bare libraries, the planner beside vLLM (ten minutes)
+bench-executors: $(STAMP) $(VLLM_STAMP) ## merge, training and evaluation beside the bare libraries, the planner beside vLLM (fifteen minutes)
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench \
-	  --only merge,train,precision,planner --write $(ARGS)
+	  --only merge,train,precision,evaluate,planner --write $(ARGS)
 
 mutation: $(STAMP) ## changes of the code that no test notices; ARGS=rules, router, hub-log or hub-fleet
 	nice $(BIN)/python scripts/mutation.py $(ARGS)

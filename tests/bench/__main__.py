@@ -24,6 +24,7 @@ from tests.bench import (
     console,
     daemon,
     density,
+    evaluation,
     failover,
     fleet,
     flip,
@@ -80,6 +81,7 @@ PARTS = {
     "merge": Part("Merge", merging.measure, {"rounds": 1}),
     "train": Part("Train", training.measure, {"steps": 8, "kills": 1}),
     "precision": Part("Train in fp32, bf16 and nf4", precision.measure, {"steps": 3, "modes": ("fp32",)}),
+    "evaluate": Part("Evaluation through the engine", evaluation.measure, {"rounds": 1}),
     "planner": Part("Memory for adapters", planner.measure, {"parallels": (1,), "faked": (8,)}),
     "daemon": Part("Agent", daemon.measure, {"watched_s": 10.0}),
     "console": Part(

