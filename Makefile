@@ -10,7 +10,7 @@ RELEASE := .venv-release
 RELEASE_STAMP := $(RELEASE)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo loop test test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation simulation exhaustive lock sbom wheelhouse wheelhouse-verify audit setup clean
+.PHONY: help demo loop test test-services test-vllm lint bench bench-console bench-density bench-collapse bench-detect bench-executors false-flags faults hostile mutation recipes simulation exhaustive lock sbom wheelhouse wheelhouse-verify audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -141,6 +141,9 @@ bench-density: $(STAMP) $(VLLM_STAMP) ## a thousand tenants on one engine beside
 bench-executors: $(STAMP) $(VLLM_STAMP) ## merge, training and evaluation beside the bare libraries, the planner beside vLLM (fifteen minutes)
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench \
 	  --only merge,train,precision,evaluate,planner --write $(ARGS)
+
+recipes: $(STAMP) ## every example recipe trained and scored on held-out items, into docs/training.md (a quarter of an hour)
+	cd examples && ../$(BIN)/python -m recipes.measure --docs ../docs/training.md $(ARGS)
 
 mutation: $(STAMP) ## changes of the code that no test notices; ARGS=rules, router, hub-log or hub-fleet
 	nice $(BIN)/python scripts/mutation.py $(ARGS)

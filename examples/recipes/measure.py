@@ -28,7 +28,7 @@ from loradeck.schemas.training import Method
 
 HERE = Path(__file__).parent
 RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo", "kto", "grpo", "distilled")
-BEGIN, END = "<!-- measured: written by python -m recipes.measure -->", "<!-- /measured -->"
+BEGIN, END = "<!-- measured: written by make recipes -->", "<!-- /measured -->"
 ANSWER_TOKENS = 40
 
 
