@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 GRACE_S = 60.0
 """Between the request to stop and the kill: an executor stops at its next step."""
 
+KILLED_S = 10.0
+"""How long the end of what was killed is waited for: one that sits in a call of a driver ends later, or never."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -94,15 +97,15 @@ class Workload(ABC):
         self.note(ended=True)
 
     async def end(self) -> None:
-        """Asks them to stop, gives them a grace, then kills them."""
-        await self.ask()
-        deadline = time.monotonic() + GRACE_S
-        while time.monotonic() < deadline:
-            if not self.look().alive:
-                return
-            await asyncio.sleep(0.1)
-        log.warning("the executor in %s does not stop and is killed", self.folder.path)
-        await self.kill()
+        """Asks them to stop, gives them a grace, then kills them. Returns once they end, or never do."""
+        for stop, patience in ((self.ask, GRACE_S), (self.kill, KILLED_S)):
+            await stop()
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline:
+                if not self.look().alive:
+                    return
+                await asyncio.sleep(0.1)
+            log.warning("the executor in %s does not end in %g s", self.folder.path, patience)
 
 
 Backend = Callable[[ExecutorFolder, Attempt], Workload]

@@ -1,21 +1,32 @@
-"""The backend of this node: executors are child processes, each in a session of its own, that outlive the agent."""
+"""The backend of this node: executors are child processes, each in a session of its own, that outlive the agent.
 
+Whatever an attempt runs has the path of its spec on its command line, also torchrun's ranks, which have sessions of
+their own: by it an agent finds those whose pid nobody has noted, and ends those whose launcher is gone. A process holds
+the attempt's lock file from before it is forked, so that a second agent starts nothing beside it.
+"""
+
+import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.state_folder import start_time
+from loradeck_agent.host.state_folder import open_lock, start_time
 from loradeck_agent.jobs import backend
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
 from loradeck_agent.jobs.backend import Command, Standing, Workload
 from loradeck_agent.store.fetch import disk_error
 
 log = logging.getLogger(__name__)
+
+FORKED_S = 0.05
+"""Between two looks at a process that has just been forked."""
 
 NICE = 10
 OOM_SCORE = 500
@@ -28,6 +39,20 @@ class LocalProcesses(Workload):
     def __init__(self, folder: ExecutorFolder, attempt: Attempt) -> None:
         super().__init__(folder, attempt)
         self._child: subprocess.Popen[bytes] | None = None
+        self._gone = False
+        """Nothing of it is left."""
+        if attempt.pid is None and folder.spec.exists():
+            self._find()
+
+    def _find(self) -> bool:
+        """Notes the process that an earlier agent started and had no time to note; False: there is none."""
+        parents = {pid: _parent(pid) for pid in self._all()}
+        first = next((pid for pid, parent in parents.items() if parent not in parents), None)
+        if first is None or (started := start_time(first)) is None:
+            return False
+        log.warning("the attempt in %s runs already: pid %d", self.folder.path, first)
+        self.note(pid=first, started=started)
+        return True
 
     @property
     def started(self) -> bool:
@@ -35,13 +60,27 @@ class LocalProcesses(Workload):
         return self.attempt.pid is not None
 
     async def submit(self, command: Command) -> None:
-        """Starts the process and notes which one it is.
+        """Starts the process and notes which one it is. One that an earlier agent started is taken on.
 
         Raises: AgentError: the disk refused its log, or the process could not be started.
         """
-        self._start(command)
+        try:
+            lock = open_lock(self.folder.path / "lock")
+        except OSError as error:
+            raise disk_error(error, self.folder.path) from error
+        try:
+            while not self._find():
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # it was forked, and has no command line of its own yet
+                    await asyncio.sleep(FORKED_S)
+                    continue
+                self._start(command, lock)
+                return
+        finally:
+            os.close(lock)
 
-    def _start(self, command: Command) -> None:
+    def _start(self, command: Command, lock: int) -> None:
         folder, user = self.folder, self.folder.user
         kind, spec, processes = command.kind, command.spec, command.processes
         argv = backend.executor_argv(kind, spec) if processes == 1 else torchrun_argv(kind, spec, processes)
@@ -65,6 +104,7 @@ class LocalProcesses(Workload):
                 group=None if user is None else user.gid,
                 extra_groups=None if user is None else user.groups,
                 env=env,
+                pass_fds=(lock,),
             )
         except OSError as error:
             raise AgentError("executor_start", "the executor cannot be started", str(error)) from error
@@ -77,38 +117,66 @@ class LocalProcesses(Workload):
     def look(self) -> Standing:
         """Tells whether that process still runs, also where an earlier agent started it.
 
-        Nobody can say the status of one that was not our child.
+        What it has left behind when it ended, as a killed launcher its ranks, is killed, and alive until it is gone.
+        Nobody can say the status of a process that was not our child.
         """
+        running, status = self._running()
+        if not running and self.started and not self._gone:
+            left = self._all(signal.SIGKILL)
+            if left:
+                log.warning(
+                    "processes of the attempt in %s are killed, which it left behind: %s", self.folder.path, left
+                )
+            self._gone = not left
+        return Standing(running or (self.started and not self._gone), status)
+
+    def _running(self) -> tuple[bool, int | None]:
         if self._child is not None:
             status = self._child.poll()
-            return Standing(status is None, status)
-        pid = self.attempt.pid
-        known = pid is not None and self.attempt.started is not None
-        return Standing(known and start_time(pid or 0) == self.attempt.started)
+            return status is None, status
+        pid, started = self.attempt.pid, self.attempt.started
+        return pid is not None and started is not None and start_time(pid) == started, None
 
     async def ask(self) -> None:
         """Sends SIGTERM to the process."""
-        self._signal(signal.SIGTERM)
+        self._signal(os.kill, signal.SIGTERM)
 
     async def kill(self) -> None:
-        """Kills the process's whole session."""
-        self._signal(signal.SIGKILL)
+        """Kills the process's whole session, and all else that the attempt runs."""
+        self._signal(os.killpg, signal.SIGKILL)
+        self._all(signal.SIGKILL)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, send: Callable[[int, int], None], number: signal.Signals) -> None:
         pid = self.attempt.pid
-        if pid is None or not self.look().alive:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            if number is signal.SIGKILL:
-                os.killpg(pid, number)
-            else:
-                os.kill(pid, number)
+        if pid is not None and self._running()[0]:
+            with contextlib.suppress(ProcessLookupError):
+                send(pid, number)
+
+    def _all(self, number: signal.Signals | None = None) -> list[int]:
+        """Finds all processes of the attempt, and sends them a signal."""
+        spec, user = os.fsencode(self.folder.spec), self.folder.user
+        owner, found = os.geteuid() if user is None else user.uid, []
+        for name in filter(str.isdecimal, os.listdir("/proc")):
+            with contextlib.suppress(OSError):  # it has ended
+                pid, folder = int(name), Path("/proc", name)
+                if folder.stat().st_uid != owner or spec not in (folder / "cmdline").read_bytes().split(b"\0"):
+                    continue
+                if number is not None:
+                    os.kill(pid, number)
+                found.append(pid)
+        return found
 
 
 def torchrun_argv(kind: str, spec: Path, processes: int) -> tuple[str, ...]:
     """Writes the command of an executor of several processes: torch's launcher, which they meet through (c10d)."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--module")
     return (sys.executable, *launcher, "loradeck_agent.executors", kind, "--spec", str(spec))
+
+
+def _parent(pid: int) -> int | None:
+    with contextlib.suppress(OSError):  # it has ended
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
 
 
 def _lower(pid: int) -> None:
