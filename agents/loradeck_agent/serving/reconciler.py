@@ -455,7 +455,8 @@ class Reconciler:
                         f"engine {engine.config.name} has no slot for this release",
                         f"{len(engine.loaded)} of {engine.slots} are in use"
                         + (f", {len(engine.foreign)} more hold adapters that others loaded" if engine.foreign else ""),
-                        "give the engine more slots, or move a tenant away",
+                        "let routes there share slots: loradeck route set TENANT ROUTE --residency on-demand; or give "
+                        "the engine more slots",
                     )
                 loaded = await self._bring_in(engine, ref)
                 return _undisputed(await self._verify(engine, ref, canaries, loaded, locked=True), ref)

@@ -48,6 +48,7 @@ class PromoteRequest(_OfPointer):
     incident: IncidentName | None = None
     break_glass: bool = added(False, "on the hub's host: nobody else is asked where the route asks for two people")
     ticket: Ticket | None = UNDER_TICKET
+    on_demand: bool = added(False, "as the preview said: the route's first release, and with it the route on demand")
 
 
 class CandidateStartRequest(PromoteRequest):

@@ -277,6 +277,7 @@ class TenantRow(OfPointer):
     promote_asks: str | None = added(
         None, "why the promote is asked about that this row was asked for with; None: it is not, or of none"
     )
+    promote_on_demand: bool = added(False, "that promote is the route's first, and sets it on demand")
     promote_fits: CapacityPlan | None = added(
         None, "whether that promote fits, and who would be colder for it; None: the hub does not say"
     )

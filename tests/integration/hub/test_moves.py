@@ -529,7 +529,8 @@ async def test_a_candidate_without_a_slot_beside_the_live_release_is_refused(dec
     await join("n1", slots=1)
     await deck.promote(one)
     body = PromoteRequest(release=two, expected_generation=1, idempotency_key=key()).model_dump(mode="json")
-    await deck.refused(409, "no_slot", "POST", f"{ROUTE}/promote", body)
+    problem = await deck.refused(409, "no_slot", "POST", f"{ROUTE}/promote", body)
+    assert "loradeck route set acme/production --residency on-demand" in problem.fix
 
 
 @pytest.mark.parametrize(("slots", "asks"), [(1, "prior cold"), (2, None)])
@@ -543,6 +544,23 @@ async def test_a_promote_on_an_on_demand_route_asks_where_the_release_that_it_le
     assert (await deck.ok("GET", f"{ROUTE}?promote={two}")).get("promote_asks") == asks
     assert "promote_asks" not in await deck.ok("GET", ROUTE)
     await deck.promote(two)
+
+
+async def test_a_first_promote_is_on_demand_where_not_all_fits_once_that_was_shown_and_no_later_one_is(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant("other", residency="on-demand")
+    await join("n1", slots=2)
+    await deck.promote(await deck.release("other"), tenant="other")
+    await deck.tenant()
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    asked = await deck.ok("GET", f"{ROUTE}?promote={one}")
+    assert (asked["promote_on_demand"], "goes on demand" in asked["promote_asks"]) == (True, True)
+    done = await deck.promote(one, on_demand=True)
+    assert [event.kind for event in done.events] == ["route", "promote"]
+    assert deck.hub.log.state.config(("acme", "production")).residency == "on-demand"
+    await deck.ok("PUT", ROUTE, {"residency": "always"})
+    assert "promote_on_demand" not in await deck.ok("GET", f"{ROUTE}?promote={two}")
 
 
 async def test_a_wait_for_flipped_ends_when_the_last_placed_replica_acknowledged(deck: Deck, join: Join) -> None:

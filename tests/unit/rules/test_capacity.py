@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.test_residency import at
 
-from loradeck.rules.serving.capacity import Holding, cold, lacking, outlook, resident
+from loradeck.rules.serving.capacity import Holding, cold, first_residency, lacking, outlook, resident
 from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import TableEntry
 
@@ -90,3 +90,21 @@ def test_whatever_is_new_nobody_gets_warmer_for_it(slots: int, new: int, counts:
     found = outlook({"n": before}, {"n": after}, traffic, DAY_MS)
     assert found.warmer == ()
     assert len(found.cold[1]["n"]) == min(4, max(0, 4 - slots + min(new, slots)))
+
+
+def test_a_new_route_is_always_while_all_fit_and_on_demand_where_it_would_take_slots_that_others_share() -> None:
+    always = [at(name, "v1") for name in ("e", "f", "g")]
+    for slots, some, residency in (
+        (2, [], "always"),
+        (1, [], "on-demand"),
+        (4, always[:1], "always"),
+        (4, always[:2], "always"),  # they take every slot: on demand it would get none
+        (5, always[:2], "on-demand"),
+        (6, always[:2], "always"),
+        (7, [*always[:2], *FOUR[:1]], "always"),
+        (6, [*always[:2], *FOUR[:1]], "on-demand"),
+        (4, [*always[:2], *FOUR[:1]], "on-demand"),  # `always` would turn out for good the one that is there
+    ):
+        assert first_residency(Holding(slots=slots, entries=some)) == residency, (slots, len(some))
+    elsewhere = Holding(slots=2, base="f" * 64, entries=always)
+    assert first_residency(elsewhere) == "always", "they are of another base"

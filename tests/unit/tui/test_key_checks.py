@@ -538,10 +538,13 @@ def test_p_always_asks_with_the_gate(state: ConsoleState) -> None:
     assert not ask.wants_reason
 
 
-@pytest.mark.parametrize("override", [False, True])
-def test_p_says_what_the_hub_has_to_ask_about_it(state: ConsoleState, override: bool) -> None:
+@pytest.mark.parametrize(("override", "on_demand"), [(False, True), (True, False)])
+def test_p_says_what_the_hub_has_to_ask_about_it(state: ConsoleState, override: bool, on_demand: bool) -> None:
     given = state.tenants[ACME], seed.view("acme", "v10"), gate(True), "prior cold"
-    assert asked(offer(state, *given, override=override)).line.endswith("; asks: prior cold")
+    ask = asked(offer(state, *given, None, on_demand, override=override))
+    assert ask.line.endswith("; asks: prior cold")
+    assert isinstance(request := ask.moves[0].request, PromoteRequest)
+    assert request.on_demand is on_demand, "what was shown is what is sent"
 
 
 def test_p_against_the_gate_is_refused_and_names_the_override(state: ConsoleState) -> None:

@@ -41,7 +41,7 @@ async def promote(
         for line in capacity_words.lines(row.promote_fits, 3):
             s.out.say(f"           {line}")
     s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?{because(row.promote_asks)}", yes=how.yes)
-    request = PromoteRequest(release=release.id, incident=incident, **said)
+    request = PromoteRequest(release=release.id, incident=incident, on_demand=row.promote_on_demand, **said)
     await move(s, at, how, request, prepares=True)
 
 

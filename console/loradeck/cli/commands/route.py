@@ -95,7 +95,8 @@ def route() -> None:
 @click.option(
     "--residency",
     type=click.Choice([residency.value for residency in RouteResidency]),
-    help="On-demand: a move does not wait for its load, and nobody is answered by the left release.",
+    help="Always: it and where R goes keep slots. On-demand: it shares them, and a move does not wait for its load. "
+    "Default: what the route's first promote says.",
 )
 @click.option("--streams", type=click.Choice([streams.value for streams in Streams]), help="Answers under way.")
 @click.option("--fallback/--no-fallback", default=None, help="Whether F may move the route to the base alone.")

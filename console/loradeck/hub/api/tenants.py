@@ -21,6 +21,7 @@ from loradeck.rules.moves import pools, tenants
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.loosening import loosened, moves_anchor, needs_two
+from loradeck.rules.serving.capacity import GOES_ON_DEMAND
 from loradeck.rules.serving.residency import promote_asks
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import DataPolicy, Use
@@ -161,7 +162,10 @@ async def row(
     if candidate is not None:
         room = hub.capacity.prior_room(row.key, candidate, hub.clock.now_ms())
         fits = await hub.capacities.promote(row.key, candidate, hub.clock.now_ms(), caller.sees, more=False)
-        row = row.model_copy(update={"promote_asks": promote_asks(room), "promote_fits": fits})
+        on_demand = hub.capacity.goes_on_demand(row.key, candidate)
+        asks = GOES_ON_DEMAND if on_demand else promote_asks(room)
+        said = {"promote_asks": asks, "promote_on_demand": on_demand, "promote_fits": fits}
+        row = row.model_copy(update=said)
     if shadow is not None:
         row = row.model_copy(update={"shadow_load": hub.rows.shadow_load(row, shadow)})
     return Response(row.model_dump_json(), media_type="application/json")

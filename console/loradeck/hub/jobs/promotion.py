@@ -33,12 +33,13 @@ from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.data import uses
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import candidate, forward, tickets
+from loradeck.rules.moves import candidate, forward, tenants, tickets
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import ab_test, break_glass, duties, stakeholders
 from loradeck.rules.quality.loosening import needs_two
 from loradeck.rules.quality.signatures import check_signed
+from loradeck.rules.serving.capacity import GOES_ON_DEMAND
 from loradeck.rules.serving.residency import PriorRoom
 from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.dataset_ledger import Use
@@ -55,6 +56,7 @@ from loradeck.schemas.moves import (
 )
 from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import Committed, StoreError
 
@@ -172,6 +174,14 @@ class PromoteCheck:
         agreed = await self._agreed(key, request.release, request, actor, overridden)
         drafted = _with(self._draft(key, request, actor, overridden), agreed)
         return reasons.kept([drafted], lambda tenant: self._state.tenant(tenant).data)[0]  # before it is prepared
+
+    def residency(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> list[Draft]:
+        """The event that sets a route on demand with its first release, where the request says so."""
+        tenant, config, pointer = self._state.route(*key)
+        if not request.on_demand or pointer.generation or config.residency is RouteResidency.ON_DEMAND:
+            return []
+        config = config.model_copy(update={"residency": RouteResidency.ON_DEMAND})
+        return [tenants.set_route(tenant, key[1], config, actor, pointer=pointer, reason=GOES_ON_DEMAND)]
 
     async def stepped(
         self,
@@ -458,7 +468,8 @@ class Promotions:
                     raise Refused("no_replica", "no prepared replica is reachable any more", fix="promote again")
                 # From here on R must not cancel it, and the entry that goes out names no candidate any more.
                 self._prepares.end(key, promotion.id)
-                promotion.committed = await log_.commit([draft], promotion.request.idempotency_key)
+                setting = self.check.residency(key, promotion.request, promotion.actor)
+                promotion.committed = await log_.commit([*setting, draft], promotion.request.idempotency_key)
                 promotion.commit_at = self._clock.monotonic()
             result = {"rev": promotion.committed.rev}
             self._close(promotion, JobState.DONE, step=len(promotion.nodes), message="", result=result)

@@ -7,12 +7,14 @@ from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.serving.capacity import Holding, first_residency
 from loradeck.rules.serving.residency import PriorRoom, prior_room
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import EngineState
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
 
@@ -77,7 +79,22 @@ class Capacity:
         if candidate.form is not Form.ADAPTER or key not in self._tables.entries:
             return PriorRoom.FITS
         moved = self.moved(key, candidate, now_ms)
-        base, found = candidate.served_base, dict[tuple[object, ...], PriorRoom]()
+        found = [
+            prior_room(moved, at.entries, at.slots, base=candidate.served_base, pins=at.pins, now_ms=now_ms)
+            for at in self._beside(key, candidate)
+        ]
+        return max(found, key=list(PriorRoom).index, default=PriorRoom.FITS)
+
+    def goes_on_demand(self, key: PointerKey, candidate: Release) -> bool:
+        """Tells whether a promote of the candidate would be its route's first, where not all fits (`first_residency`)."""
+        asked = self._state.config(key).residency is RouteResidency.ON_DEMAND
+        if asked or candidate.form is not Form.ADAPTER or self._state.pointer(key).generation:
+            return False
+        return any(first_residency(at) is RouteResidency.ON_DEMAND for at in self._beside(key, candidate))
+
+    def _beside(self, key: PointerKey, candidate: Release) -> list[Holding]:
+        """Collects what other pointers ask of the replicas that a candidate would be placed on; of those alike once."""
+        found = dict[tuple[object, ...], Holding]()
         for node, replica in self.placed(key, candidate):
             if node.lost or not replica.slots:
                 continue
@@ -85,5 +102,6 @@ class Capacity:
             name = (id(table), replica.slots, *(pin.release.id for pin in node.pins))
             if name not in found:
                 others = [self._tables.entries[k] for k in table.keys if k != key and k not in table.withdrawn]
-                found[name] = prior_room(moved, others, replica.slots, base=base, pins=node.pins, now_ms=now_ms)
-        return max(found.values(), key=list(PriorRoom).index, default=PriorRoom.FITS)
+                base, pins = candidate.served_base, tuple(node.pins)
+                found[name] = Holding(slots=replica.slots, base=base, entries=others, pins=pins)
+        return list(found.values())

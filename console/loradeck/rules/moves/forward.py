@@ -13,6 +13,7 @@ from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import CandidateFinishRequest, PromoteRequest
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.tenant import TenantState
 
 BENEATH_LIMIT = 10
@@ -103,11 +104,13 @@ def check_promote(
             fix="start an engine with that base on a node with the route's labels",
         )
     if not slots_ok:
+        always = config.residency is RouteResidency.ALWAYS
         raise Refused(
             "no_slot",
             "a placed replica has no slot for the candidate beside the release it would leave",
             detail=where,
-            fix="raise the engine's slots, or move a tenant away",
+            fix=f"let {'it' if always else 'others there'} share slots: loradeck route set "
+            f"{where if always else 'TENANT ROUTE'} --residency on-demand; or raise the engine's slots",
         )
     refusals = (
         freeze_refusal(config, now_ms),

@@ -11,12 +11,16 @@ from typing import Generic, TypeVar
 from loradeck.rules.serving.residency import always_held, wanted
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
 At = TypeVar("At", bound=Hashable)
 
 ALWAYS_SLOTS, ON_DEMAND_SLOTS = 2, 1
 """Slots of a new route: an `always` one needs a second for the release that R goes to."""
+
+GOES_ON_DEMAND = "not every route has slots of its own there, so this one goes on demand"
+"""Why the first promote of a route asks: its requests may have to wait while its release is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,26 @@ def cold(at: Holding, traffic: Mapping[PointerKey, float], now_ms: int) -> froze
     )
     without = {ref.id for ref in order[max(0, at.slots - at.new) :]}
     return frozenset(entry.key for entry in at.entries if entry.current is not None and entry.current.id in without)
+
+
+def first_residency(at: Holding) -> RouteResidency:
+    """The residency of a route that gets its first release, by one engine's other routes.
+
+    It is `always` where all fit: each `always` route with the slot for where R will go, each on-demand one with one.
+    Where not all fit it is on demand, and takes no slot for good from those that are there. Where `always` routes alone
+    take every slot there would be none for it on demand either, and whether it fits is for the promote to find.
+    """
+    here = [
+        entry.residency
+        for entry in at.entries
+        if (ref := entry.current) is not None
+        and ref.release.form is Form.ADAPTER
+        and at.base in (None, ref.release.served_base)
+    ]
+    asked = here.count(RouteResidency.ON_DEMAND)
+    kept = ALWAYS_SLOTS * here.count(RouteResidency.ALWAYS) + len({pin.release.id for pin in at.pins})
+    fits = kept + ON_DEMAND_SLOTS * asked + ALWAYS_SLOTS <= at.slots
+    return RouteResidency.ON_DEMAND if not fits and (asked or kept < at.slots) else RouteResidency.ALWAYS
 
 
 def lacking(at: Holding, colds: frozenset[PointerKey]) -> frozenset[Hashable]:

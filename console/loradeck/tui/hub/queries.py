@@ -272,8 +272,9 @@ class Queries:
 
     async def candidate(
         self, key: PointerKey, label: str | None
-    ) -> tuple[ReleaseView, GateResult | None, str | None, CapacityPlan | None] | None:
-        """Finds the release that `p` would offer on a row, its newest gate result, what the hub would ask, and its fit.
+    ) -> tuple[ReleaseView, GateResult | None, str | None, CapacityPlan | None, bool] | None:
+        """Finds the release that `p` would offer on a row, its newest gate result, what the hub would ask, whether it
+        fits, and whether it sets the route on demand.
 
         None after a notice that says why there is none.
 
@@ -291,7 +292,8 @@ class Queries:
             self._off(Action.PROMOTE, f"no release {what} (known: {known})", "warn")
             return None
         now = await self._api.row(*key, promote=found.id)
-        return found, await self._gate(key, found.id, row.pointer.release), now.promote_asks, now.promote_fits
+        gate = await self._gate(key, found.id, row.pointer.release)
+        return found, gate, now.promote_asks, now.promote_fits, now.promote_on_demand
 
     def _off(self, action: Action, why: str, style: str) -> None:
         self._notice(f"{self._state.keys.shown(action)} off: {why}", style)

@@ -34,6 +34,7 @@ def offer(
     gate: GateResult | None,
     asks: str | None = None,
     fits: CapacityPlan | None = None,
+    on_demand: bool = False,
     *,
     override: bool,
 ) -> Verdict:
@@ -43,6 +44,7 @@ def offer(
 
     `asks`: what the hub says to ask about this promote (`TenantRow.promote_asks`).
     `fits`: whether it fits, and who would be colder for it; None: the hub does not say.
+    `on_demand`: it sets the route on demand (`TenantRow.promote_on_demand`).
     """
     barred = barrier(Action.PROMOTE, state)
     if barred is not None:
@@ -70,6 +72,7 @@ def offer(
         expected_generation=row.pointer.generation,
         override=override,
         idempotency_key=state.make_key(),
+        on_demand=on_demand,
     )
     move = Move(Action.PROMOTE, row.tenant, row.route, request, says + (" OVERRIDE" if override else ""))
     line = f"{key} {row.tenant}/{row.route} {release(row.live)} > {release(candidate)}: "
