@@ -86,7 +86,7 @@ class Capacity:
         return max(found, key=list(PriorRoom).index, default=PriorRoom.FITS)
 
     def goes_on_demand(self, key: PointerKey, candidate: Release) -> bool:
-        """Tells whether a promote of the candidate would be its route's first, where not all fits (`first_residency`)."""
+        """Tells whether a promote of it would be its route's first, where not all fits (`first_residency`)."""
         asked = self._state.config(key).residency is RouteResidency.ON_DEMAND
         if asked or candidate.form is not Form.ADAPTER or self._state.pointer(key).generation:
             return False
