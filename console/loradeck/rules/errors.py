@@ -93,6 +93,7 @@ STATUS: Mapping[str, int] = {
     "erased_row": 409,
     "agreement_low": 409,
     "no_agreement": 409,
+    "rated_once": 409,
     "plan_changed": 409,
     "node_unheard": 409,
     # Not there.

@@ -159,6 +159,10 @@ class DataPolicy(Strict):
     unrated_pairs: Reason = added(
         "", "why pairs may be trained on of which no raters are known; empty: they are refused"
     )
+    rated_twice: float = added(
+        0.0, "least share of rows made of judgements that two persons or more have judged", ge=0, le=1
+    )
+    rated_by: str = added("", "a qualification that those two have; empty: whoever they are", max_length=100)
     worksheet_required: bool = added(False, "recipes name a worksheet of `loradeck decide`")
     reasons: Reasons = added(Reasons.KEEP, "what becomes of reasons in the log with personal data")
     uses: dict[Use, UseTerms] = added(dict, "what is done with what callers ask; what is not named is not done")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AwareDatetime, Field, FiniteFloat, StringConstraints
 
 from loradeck.schemas.backlog import LONGEST, LeftOut
-from loradeck.schemas.ids import Digest, Reason, Strict, Wire
+from loradeck.schemas.ids import Digest, Reason, Strict, Wire, added
 from loradeck.schemas.manifest import DatasetManifest
 
 TIE = "tie"
@@ -158,6 +158,9 @@ class PreferenceReport(Strict):
     adjudicated: int
     raters: tuple[RaterFigures, ...]
     left_out: tuple[LeftOut, ...] = Field(description="`requests`: ids of items")
+    twice: dict[str, int] = added(
+        dict, "qualification -> rows that two persons or more who have it have judged; '': whoever they are"
+    )
 
 
 class RubricsCompared(Wire):

@@ -55,7 +55,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             _settings(
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
                 *("judged", "depth_caps", "controls", "assessors", "assessed_tiers", "min_alpha"),
-                *("regulated_sources", "regulated_columns"),
+                *("regulated_sources", "regulated_columns", "rated_twice"),
                 *("edges", "uses", "reasons"),
             )
             + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.hub_in_process import Deck
-from tests.fakes.judgements import RUBRIC, Line, lines
+from tests.fakes.judgements import RUBRIC, Line, item, judgement, lines
 from tests.integration.hub.test_erasure import execution, plan, version
 from tests.integration.hub.test_ledger import HUMAN, dataset, manifest, training
 from tests.unit.rules.test_preferences import campaign
@@ -80,6 +80,25 @@ async def test_what_its_judgements_do_not_allow_or_agree_on_is_not_registered(ac
     problem = await acme.refused(409, "agreement_low", "POST", "preferences", body)
     assert "40 items were judged twice or more, 60 are needed" in problem.detail
     assert "agreement" not in {one["kind"] for one in await acme.ok("GET", f"attestations?subject={judgements}")}
+
+
+async def test_below_the_policys_share_of_rows_that_two_persons_judged_nothing_is_built_or_trains(acme: Deck) -> None:
+    policy = "tenants/acme/data-policy"
+    rows = [row for row in lines() if (row.get("rater"), row.get("item")) != ("r2", "p0")]
+    rows += [item(99, "extra"), *(judgement(99, one, name="extra") for one in ("r1", "r2"))]
+    body = await built(acme, rows, await dataset(acme, rows, name="judged"), each=1)
+    asked = {"rated_twice": 1.0}
+    await acme.ok("PUT", policy, asked)
+    problem = await acme.refused(409, "rated_once", "POST", "preferences", body)
+    assert problem.detail == "acme/pairs: 64 of 65 rows, and 65 are needed"
+    for less in ({}, {"rated_twice": 0.5}, {**asked, "rated_by": "adjuster"}):
+        await acme.refused(422, "reason_required", "PUT", policy, less)
+    await acme.ok("PUT", f"{policy}?reason=law", {"rated_twice": 0.5})
+    made = (await acme.ok("POST", "preferences", body))["digest"]
+    await acme.ok("PUT", policy, asked)
+    await acme.refused(409, "rated_once", "POST", "jobs", dpo(made))
+    await acme.ok("PUT", f"{policy}?reason=law", {"rated_twice": 0.5})
+    await acme.ok("POST", "jobs", dpo(made))
 
 
 async def test_an_adjudication_is_by_whoever_is_signed_in_and_another_tenants_token_reads_nothing(acme: Deck) -> None:

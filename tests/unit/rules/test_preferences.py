@@ -14,6 +14,7 @@ from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data import preferences as rules
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.manifest import Origin, Provenance
 from loradeck.schemas.preference import (
     Campaign,
@@ -269,6 +270,29 @@ def test_pairs_of_which_nothing_says_that_people_agreed_are_not_trained_on() -> 
     with pytest.raises(Refused) as refused:
         rules.check_rated([("acme/pairs", "0" * 64), ("acme/bare", None)])
     assert (refused.value.code, refused.value.detail) == ("no_agreement", "acme/bare")
+
+
+def test_a_policy_says_what_share_of_rows_two_persons_have_judged_and_with_which_qualification() -> None:
+    rows = [row for row in lines(raters=("r1", "r2", "r3")) if (row.get("rater"), row.get("item")) != ("r3", "p0")]
+    for row in rows:
+        if row.get("rater") in ("r2", "r3") and "qualifications" in row:
+            row["qualifications"] = ["adjuster"]
+    once = {("r2", "p1"), ("r3", "p1")}
+    rows = [row for row in rows if (row.get("rater"), row.get("item")) not in once]
+    _, report = made(rows, each=1)
+    assert (report.rows, report.twice) == (64, {"": 63, "adjuster": 62})
+    assert made(rows)[1].twice == {"": 63, "adjuster": 62}  # the row that one alone judged is left out
+    for share, by in ((0.0, "nobody"), (63 / 64, ""), (62 / 64, "adjuster")):
+        rules.check_rated_twice(report, DataPolicy(rated_twice=share, rated_by=by), "acme/pairs")
+    for share, by, said in (
+        (1.0, "", "acme/pairs: 63 of 64 rows, and 64 are needed"),
+        (0.98, "adjuster", "acme/pairs: 62 of 64 rows, and 63 are needed"),
+        (0.1, "nobody", "acme/pairs: 0 of 64 rows, and 7 are needed"),
+    ):
+        with pytest.raises(Refused) as refused:
+            rules.check_rated_twice(report, DataPolicy(rated_twice=share, rated_by=by), "acme/pairs")
+        assert (refused.value.code, refused.value.detail) == ("rated_once", said)
+        assert by in refused.value.title
 
 
 def test_what_is_made_of_judgements_is_kept_no_longer_than_they_are() -> None:

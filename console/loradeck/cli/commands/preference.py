@@ -95,10 +95,12 @@ async def agreement(s: Session, /, tenant: str, name: str, **which: Any) -> None
     """
     async with _judgements(s, tenant, name) as here:
         report = here.built(here.build(**which)).report
+    policy = (await s.api.tenant(here.manifest.tenant)).data
     s.out.json(report)
     _print(s, report)
     try:
         rules.check_floors(report)
+        rules.check_rated_twice(report, policy, name)
     except Refused as low:
         s.out.alarm(f"too low to train on: {low.detail}")
 
@@ -345,6 +347,8 @@ def _print(s: Session, report: PreferenceReport) -> None:
     s.out.heading(f"{report.rows} rows by {report.build.rubric}, of which {report.adjudicated} were adjudicated")
     s.out.say(f" alpha {_alpha(found)} of items judged twice or more; at least {floor}, and {rules.OVERLAPS} items")
     s.out.say(f" gold {_share(report.gold)}; at least {GOLD_FLOOR:.0%}")
+    twice = ", ".join(f"{n:,} by two with {what!r}" if what else f"{n:,}" for what, n in report.twice.items())
+    s.out.say(f" judged by two persons or more: {twice or 0} of {report.rows:,} rows")
     if report.kind == "pair":
         s.out.say(f" shown in both orders {_share(report.both_orders)}; the longer answer won {_share(report.longer)}")
     rows = []

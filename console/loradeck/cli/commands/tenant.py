@@ -78,6 +78,10 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.option(
     "--unrated-pairs", metavar="WHY", help="Why pairs of which no raters are known may be trained on; '' refuses them."
 )
+@click.option(
+    "--rated-twice", type=float, help="Least share of rows made of judgements that two persons judged, 0 to 1."
+)
+@click.option("--rated-by", help="Qualification that those two have; '' whoever they are.")
 @click.option("--ledger-days", type=int, help="Days for which the answer ledger is kept; 0 keeps none.")
 @click.option("--feedback-days", type=int, help="Days for which feedback on answers is kept, with its texts; 0: none.")
 @click.option("--input-days", type=int, help="Days for which what callers ask is counted, without text; 0: not at all.")
@@ -149,6 +153,9 @@ async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
         s.out.say(f"rows that other tenants had erased may be used: {policy.lift_erasures}")
     if policy.unrated_pairs:
         s.out.say(f"pairs of which no raters are known may be trained on: {policy.unrated_pairs}")
+    if policy.rated_twice:
+        by = f" who have the qualification {policy.rated_by!r}" * bool(policy.rated_by)
+        s.out.say(f"two persons{by} have judged {policy.rated_twice:.0%} or more of the rows made of judgements")
     kept = f"for {policy.ledger_days} days" if policy.ledger_days else "not at all"
     s.out.say(f"what answered its requests is kept {kept}")
     kept = f"kept for {policy.feedback_days} days" if policy.feedback_days else "not taken"

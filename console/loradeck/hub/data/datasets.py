@@ -97,7 +97,8 @@ class Datasets:
 
         Raises:
             BadArtifact: `bad_judgements`, `not_as_built`, and as `register`.
-            Refused: `agreement_low`, `unknown_dataset`, `manifest_mismatch`, `retention_over`, and as `register`.
+            Refused: `agreement_low`, `rated_once`, `unknown_dataset`, `manifest_mismatch`, `retention_over`, and as
+                `register`.
         """
         manifest, build, facts = body.manifest, body.build, self._attestations.facts
         if facts.judged.get(manifest.digest) == build.judgements:
@@ -117,6 +118,7 @@ class Datasets:
             task = JudgedTask(made=held[0].paths, judgements=held[1].paths, build=build, stated=tuple(stated))
             report = PreferenceReport.model_validate(await child_process.ask(judged_rows.__name__, task))
         preferences.check_floors(report)
+        preferences.check_rated_twice(report, self._state.tenant(manifest.tenant).data, called(manifest))
         await self.register(manifest, by, accept=accept)
         agreed = report.model_dump(mode="json")
         kind = AttestationKind.AGREEMENT
@@ -186,7 +188,7 @@ class Datasets:
     def check_training(self, tenant: str, datasets: Iterable[str], quality: QualityWeights | None = None) -> None:
         """Checks that a tenant may train on these datasets together, drawn with these weights.
 
-        Raises: Refused: `unknown_dataset`, and whatever `rules.data.policy` refuses of training.
+        Raises: Refused: `unknown_dataset`, `rated_once`, and whatever `rules.data.policy` refuses of training.
         """
         wanted = tuple(dict.fromkeys(datasets))
         for digest in wanted:
@@ -196,6 +198,9 @@ class Datasets:
         self.check_descent(wanted)
         names = {digest: self._called(digest) for digest in wanted}
         kept, data = self._attestations.facts.ledger, self._state.tenant(tenant).data
+        for digest in wanted:
+            if (report := self._attestations.facts.agreed.get(digest)) is not None:
+                preferences.check_rated_twice(report, data, names[digest])
         policy.check_training(wanted, kept, data, now_ms=self._clock.now_ms(), names=names)
         if quality is not None:
             policy.check_quality(quality, wanted, kept, names)

@@ -21,6 +21,7 @@ from loradeck.schemas.dataset_ledger import Assessment, Erasure, LedgerEntry, Op
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.preference import PreferenceReport
 from loradeck.schemas.release import Release
 from loradeck.store.sql_log import Store
 
@@ -66,6 +67,9 @@ class Facts:
         """Dataset -> its entry in the dataset ledger."""
         self.judged: dict[str, str] = {}
         """Dataset -> the judgements that it was made of, which agreed enough."""
+
+        self.agreed: dict[str, PreferenceReport] = {}
+        """Dataset that was made of judgements -> the report on it, without its raters."""
 
         self.signed: dict[str, set[str]] = defaultdict(set)
         """Adapter or weights -> public keys that have signed it; each was verified when it was sent."""
@@ -135,7 +139,8 @@ class Facts:
             # The first counts: retention runs from when the rows came in.
             self.ledger.setdefault(subject, DatedEntry(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
         elif attestation.kind is AttestationKind.AGREEMENT:
-            self.judged[subject] = str(body["build"]["judgements"])
+            report = PreferenceReport.model_validate({**body, "raters": ()})
+            self.judged[subject], self.agreed[subject] = report.build.judgements, report
         elif attestation.kind is AttestationKind.LINEAGE:
             self.made[subject].append(BaseLineage.model_validate(body))
             self.made_ms[subject] = attestation.at_ms

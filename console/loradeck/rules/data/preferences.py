@@ -12,7 +12,8 @@ What is left out, of pairs:
 Words are compared folded, as rows are with suites. A flatterer, or padding with new words, is not found.
 """
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from loradeck.rules.data.backlog import summary
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.agreement import GOLD_FLOOR, Vote, alpha, by_item, counted, majority, raters
 from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.manifest import Provenance
 from loradeck.schemas.preference import (
     TIE,
@@ -39,6 +41,9 @@ FLOORS = {"pair": 0.2, "answer": 0.67, "label": 0.67}
 
 OVERLAPS = 60
 """Fewest items that two raters or more have judged: with 100, alpha is still ±.15."""
+
+QUALIFICATIONS = 100
+"""Most qualifications by which a report counts the rows that two persons judged: those of most rows."""
 
 LONGER, NEW = 1.5, 0.1
 
@@ -192,6 +197,10 @@ def built(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestati
     for name in _once(asked, chosen, aside):
         by = sorted({vote.rater for vote in on_item[name]})
         rows.append({"id": name, **_row(campaign.items[name], chosen[name]), "provenance": {"rater_ids": by}})
+    twice = Counter[str]()
+    for row in rows:
+        had = [q for rater in row["provenance"]["rater_ids"] for q in {"", *campaign.raters[rater].qualifications}]
+        twice.update(q for q, persons in Counter(had).items() if persons > 1)
     # What is asked twice is one item: who answered it twice has one vote on it, or copies would pass the floors.
     gold = {one.of: one.turned(item.gold) for name, one in asked.items() if (item := campaign.items[name]).gold}
     votes = _one_vote(votes, asked)
@@ -213,6 +222,7 @@ def built(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestati
         adjudicated=adjudicated,
         raters=tuple(raters(votes, gold, scale)),
         left_out=summary(aside),
+        twice=dict(sorted(twice.items(), key=lambda one: (-one[1], one[0]))[:QUALIFICATIONS]),
     )
     return Built(rows, report, disputed)
 
@@ -258,6 +268,20 @@ def check_floors(report: PreferenceReport) -> None:
         raise Refused(
             "agreement_low", "no row is left to train on", detail=left[:2000], fix="loradeck preference queue"
         )
+
+
+def check_rated_twice(report: PreferenceReport, policy: DataPolicy, called: str) -> None:
+    """Checks that two persons have judged as many rows of a dataset as the tenant's policy asks for.
+
+    `called`: the dataset's name in messages. Raises: Refused: `rated_once`, with both counts.
+    """
+    found, needed = report.twice.get(policy.rated_by, 0), math.ceil(policy.rated_twice * report.rows - 1e-9)
+    if found < needed:
+        by = f" who have the qualification {policy.rated_by!r}" * bool(policy.rated_by)
+        title = f"too few rows were judged by two persons{by}, by the tenant's data policy"
+        detail = f"{called}: {found:,} of {report.rows:,} rows, and {needed:,} are needed"
+        fix = "have more items judged twice, import that and build the dataset anew: loradeck preference"
+        raise Refused("rated_once", title, detail=detail, fix=fix)
 
 
 def check_rated(datasets: Iterable[tuple[str, str | None]]) -> None:

@@ -153,6 +153,10 @@ def set_data_policy(
         "assessors": "others sign impact assessments, or of other rows, then"
         if (policy.assessors, policy.assessed_tiers) != (tenant.data.assessors, tenant.data.assessed_tiers)
         else "",
+        "rated_twice": "fewer rows are judged by two persons, or by others, then"
+        if policy.rated_twice < tenant.data.rated_twice
+        or (tenant.data.rated_twice and policy.rated_by != tenant.data.rated_by)
+        else "",
         "regulated_sources": "what was regulated comes in then"
         if set(tenant.data.regulated_sources) - set(policy.regulated_sources)
         or set(tenant.data.regulated_columns) - set(policy.regulated_columns)
