@@ -11,6 +11,7 @@ from tests.integration.cli.small_node import SmallNode
 
 from loradeck.cli.shared.exits import refused
 from loradeck.client.api import HubApi
+from loradeck.rules.quality import run_records
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.jobs import (
     EvaluateSpec,
@@ -191,8 +192,10 @@ def test_a_job_that_fails_is_exit_1_with_its_code(desk: Desk, spec: Path, node: 
     assert "loss is not finite" in done.stderr
 
 
-def test_a_failed_run_stays_searchable_by_its_recipe_and_its_reason(desk: Desk, spec: Path, node: SmallNode) -> None:
-    spec.write_text(spec.read_text().replace("steps = 40", "steps = 40\nrank = 3"))
+def test_a_failed_run_stays_searchable_by_its_recipe_and_its_reason_and_warns_of_a_recipe_like_it(
+    desk: Desk, spec: Path, node: SmallNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec.write_text(spec.read_text().replace("steps = 40", 'steps = 40\nrank = 3\nweights = "full"'))
     node.jobs_fail = True
     assert desk.run("job", "train", spec, "--follow").returncode == 1
     spec.write_text(spec.read_text().replace("rank = 3", "rank = 5"))
@@ -207,6 +210,10 @@ def test_a_failed_run_stays_searchable_by_its_recipe_and_its_reason(desk: Desk, 
     assert found("--state", "failed", "--match", "LOSS is not finite") == [5, 3]
     assert found("--match", '"rank":3,') == [3]
     assert found("--match", "loss_spike") == found("--state", "done") == []
+    warning = "runs with a learning rate of 0.001 or more: 2 of 2 (34% to 100%) ended at a cliff"
+    assert "cliff" not in desk.run("job", "train", spec).stdout
+    monkeypatch.setattr(run_records, "FEWEST", 2)
+    assert warning in desk.run("job", "train", spec).stdout
 
 
 def test_a_job_that_a_scheduler_runs_and_is_cancelled(desk: Desk, spec: Path, node: SmallNode) -> None:

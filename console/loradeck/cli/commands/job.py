@@ -17,6 +17,7 @@ from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
 from loradeck.client.job_words import gap_notes
+from loradeck.rules.quality.run_records import records
 from loradeck.rules.quality.sweep import grid, run_of, told
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.generation import GenerateSpec
@@ -64,8 +65,20 @@ _override = click.option("--override", metavar="WHY", default="", help="Pass a t
 @_placed
 @writes
 async def train(s: Session, /, spec: Path, **placed: Any) -> None:
-    """Train by a recipe, a TOML file: base and datasets by name or digest. See docs/training.md."""
-    await _submit(s, await _recipe(s, spec), **placed)
+    """Train by a recipe, a TOML file: base and datasets by name or digest. See docs/training.md.
+
+    It says first with which of the recipe's settings runs that this hub holds have often ended at a cliff.
+    """
+    recipe = await _recipe(s, spec)
+    await _warn(s, recipe)
+    await _submit(s, recipe, **placed)
+
+
+async def _warn(s: Session, recipe: TrainSpec) -> None:
+    """Says which settings of a recipe have often ended a run; of the newest 500, as far as one may see them."""
+    runs = await s.api.jobs(JobQuery(kind="train", limit=500))
+    for one in records(recipe, runs, {one.digest: one.manifest.rows for one in await s.api.datasets()}):
+        s.out.alarm(one.words)
 
 
 async def _recipe(s: Session, spec: Path) -> TrainSpec:
@@ -236,7 +249,9 @@ async def sweep(
     The recipe's validation names a suite for selection, so that the gate's is not looked at; its [safety] is held
     against the base in every run. With --follow it waits for all runs.
     """
-    recipes = grid(await _recipe(s, spec), shares, ranks)
+    recipe = await _recipe(s, spec)
+    recipes = grid(recipe, shares, ranks)
+    await _warn(s, recipe)
     jobs = list[Job]()
     try:
         for recipe in recipes:
