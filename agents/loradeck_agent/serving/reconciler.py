@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -251,10 +251,16 @@ class Reconciler:
                 todo = [ref for ref in (*plan.load, *self._closed(engine, plan)) if ref.id not in tried]
                 if todo and engine.changing.waiting:
                     due, todo = 0.0, []
-                for ref in self._in_turn(engine, todo, under_way):
+                waiting, now_ms = self.demand.waiting, int(time.time() * 1000)
+                needed = residency.needed(self._named(), self.table.pins.values(), now_ms=now_ms, waiting=waiting)
+                loading = {*under_way, *self._asking.releases(engine.name)}
+                since_s = time.monotonic() - engine.unneeded_at
+                for ref in residency.in_turn(todo, needed, loading=loading, waits=bool(waiting), since_s=since_s):
                     room = engine.slots - len(engine.loaded.keys() | under_way)
                     if len(under_way) < engine.api.at_once and (room > 0 or ref.id in engine.loaded):
                         tried.add(ref.id)
+                        if ref.id not in needed:
+                            engine.unneeded_at = time.monotonic()
                         under_way[ref.id] = asyncio.create_task(self._attempt(engine, ref, self._load_wanted))
                 if not under_way:
                     return due
@@ -269,16 +275,6 @@ class Reconciler:
             raise
         finally:  # also where the router gives no answer: what is being loaded is known afterwards
             await asyncio.gather(*under_way.values(), return_exceptions=True)
-
-    def _in_turn(self, engine: EngineReplica, refs: Iterable[ReleaseRef], loading: Collection[str]) -> list[ReleaseRef]:
-        """Releases in the order in which they are loaded; while requests wait, one at a time of what nobody needs."""
-        now_ms, pins, waiting = int(time.time() * 1000), self.table.pins.values(), self.demand.waiting
-        needed = residency.needed(self._named(), pins, now_ms=now_ms, waiting=waiting)
-        turns = sorted((ref for ref in refs if ref.id in needed), key=lambda ref: needed[ref.id])
-        others = [ref for ref in refs if ref.id not in needed]
-        if waiting:
-            others = others[: int(needed.keys() >= {*loading, *self._asking.releases(engine.name)})]
-        return turns + others
 
     async def _hold(self, engine: EngineReplica) -> None:
         """Pins what is to stay in an engine's memory, and asks now and then how near it holds each adapter."""

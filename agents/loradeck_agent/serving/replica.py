@@ -78,6 +78,8 @@ class EngineReplica:
     """Name -> how near the engine said it is, at the last round; None: it does not say."""
     levels_until: float = 0.0
     """Until when they need not be asked for again, in monotonic seconds."""
+    unneeded_at: float = 0.0
+    """When a load of what nobody needed then began last, in monotonic seconds."""
     evictions: int = 0
     """How many releases were unloaded to make room, in this lifetime."""
     verified: dict[str, Canaries] = field(default_factory=dict)

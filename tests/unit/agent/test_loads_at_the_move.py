@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +60,7 @@ class Bench(Reconciler):
             loaded={},
             outgoing=[],
             levels_until=0.0,
+            unneeded_at=math.inf,
             api=EngineApi(EngineAddress()),
             ready=set(),
         )
@@ -149,6 +151,27 @@ async def test_while_requests_wait_what_nobody_waits_for_is_loaded_one_at_a_time
     bench.engine.loaded.clear()
     await rounds(bench, {f"v{number}" for number in range(12)})
     assert max(together) > 1, "all at once where nobody waits"
+
+
+async def test_what_nobody_waits_for_is_loaded_though_requests_for_cold_releases_never_end() -> None:
+    bench, on_demand = Bench(), {"residency": RouteResidency.ON_DEMAND}
+    *asked, prior = (entry(number, ref(number), 1).model_copy(update=on_demand) for number in (0, 1, 2, 50))
+
+    async def load(engine: Any, wanted: ReleaseRef) -> float:
+        await Bench._load_wanted(bench, engine, wanted)
+        if len(bench.loaded) >= 20:
+            bench.demand.waiting = ()
+        elif wanted != prior.current:
+            del engine.loaded[wanted.id]  # it was turned out for another one, and is asked for again
+            bench.wake()
+        return module.ROUND_S
+
+    bench._load_wanted = load  # type: ignore[method-assign]
+    bench.desire(*asked, prior)
+    bench.demand.waiting = tuple(one.key for one in asked)
+    bench.engine.unneeded_at = 0.0
+    await rounds(bench, {"v50"})
+    assert "v50" in bench.loaded[:20]
 
 
 async def test_a_release_that_failed_to_load_is_tried_again_at_the_move_to_it() -> None:

@@ -498,6 +498,18 @@ async def test_the_agent_passes_on_why_a_load_is_refused(server: Server, tmp_pat
     assert "is not the file of its manifest" in str(refused.value)
 
 
+@pytest.mark.parametrize("said", [b"<html>", b"[1]"])
+async def test_a_load_whose_answer_cannot_be_read_has_failed(server: Server, tmp_path: Path, said: bytes) -> None:
+    async def post(path: str, document: Any, *, timeout: float) -> Reply:
+        return Reply(200, {}, said)
+
+    api = server.agent(tmp_path)
+    api._http.post = post  # type: ignore[method-assign, assignment]
+    with pytest.raises(AgentError, match="cannot be read") as refused:
+        await api.load("v0", stored(tmp_path), ["v1"])
+    assert refused.value.code == "engine_error"
+
+
 async def test_a_vllm_without_the_plugin_has_no_levels(server: Server, tmp_path: Path) -> None:
     api = server.agent(tmp_path)
     api._plugged = False

@@ -14,6 +14,7 @@ from loradeck.rules.serving.residency import (
     Residency,
     always_held,
     asked_lately,
+    in_turn,
     needed,
     plan,
     prior_room,
@@ -253,6 +254,15 @@ def test_what_requests_wait_for_turns_out_the_least_asked_and_nothing_that_is_al
     assert (full.load, full.unload, full.drain) == ((), (), ())
 
 
+def test_where_r_goes_on_an_always_route_stays_while_another_ones_current_release_is_loaded() -> None:
+    bolt, cedar = at("bolt", "v5", "v4"), asked("cedar", "v1")
+    loaded, free = ids("acme v2", "bolt v5", "bolt v4", "cedar v1"), (4, ids("cedar v1", "bolt v5"))
+    gives_way = plan([ACME, bolt, cedar], free[0], loaded, answering=free[1], now_ms=DAY_MS)
+    assert (gives_way.load, gives_way.unload, set(gives_way.drain)) == ((), (), ids("cedar v1"))
+    alone = plan([ACME, bolt], 3, ids("acme v2", "bolt v5", "bolt v4"), answering=ids("bolt v5"), now_ms=DAY_MS)
+    assert (named(alone)[0], set(alone.unload)) == (["acme v3"], ids("bolt v4")), "there is no room for all of them"
+
+
 def test_what_requests_wait_for_is_loaded_before_the_priors_that_keep_slots() -> None:
     entries = [asked("dune", "v7", "v6", moved_ms=5), asked("bolt", "v5"), asked("echo", "v2"), at("acme", "v3", "v2")]
     waiting = (("echo", "production"), ("bolt", "production"))
@@ -263,6 +273,19 @@ def test_what_requests_wait_for_is_loaded_before_the_priors_that_keep_slots() ->
     assert order == [ids("acme v3"), ids("acme v2"), ids("echo v2"), ids("bolt v5"), ids("dune v7")]
     later = needed(entries, (), now_ms=5 + MOVED_NOW_MS, waiting=())
     assert later.keys() == ids("acme v3", "acme v2"), "the prior of a move keeps its slot, and nobody waits for it"
+
+
+def test_while_requests_wait_one_release_that_nobody_waits_for_comes_last_and_each_ten_seconds_first() -> None:
+    refs = [ref(label) for label in ("v1", "v2", "v3", "v4")]
+    places = {refs[3].id: 0, refs[2].id: 1}
+
+    def turns(**how: Any) -> list[str]:
+        return [one.label for one in in_turn(refs, places, **{"loading": (), "waits": True, "since_s": 9.0, **how})]
+
+    assert turns() == ["v4", "v3", "v1"]
+    assert turns(since_s=10.0) == ["v1", "v4", "v3"]
+    assert turns(since_s=99.0, loading=[ref("v9").id]) == ["v4", "v3"], "one at a time"
+    assert turns(waits=False) == ["v4", "v3", "v1", "v2"]
 
 
 def test_a_candidate_and_what_is_prepared_borrow_the_slot_of_the_current_that_is_asked_for_least() -> None:

@@ -76,7 +76,8 @@ class VllmPlugin:
 
         Returns: the folder that it is listed from now; None: an earlier plugin does not say.
 
-        Raises: AgentError: `files_missing`, `wrong_digest`, `name_taken`, `load_refused`, `read_timeout`.
+        Raises: AgentError: `files_missing`, `wrong_digest`, `name_taken`, `load_refused`, `read_timeout`;
+            `engine_error`: its answer cannot be read.
         """
         body = {"name": name, "path": str(path), "instead": list(instead)}
         if not self._replaces:
@@ -84,7 +85,10 @@ class VllmPlugin:
                 await self.unload(one)
         reply = await self._http.post("/v1/loradeck/load", body, timeout=LOAD_S)
         _check(reply, name)
-        answer = reply.json()
+        try:
+            answer = dict(reply.json())
+        except (ValueError, TypeError) as error:
+            raise AgentError("engine_error", "what vLLM's plugin said of a load cannot be read", repr(error)) from error
         if instead and self._replaces and "unloaded" not in answer:
             self._replaces = False
             for one in instead:

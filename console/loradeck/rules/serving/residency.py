@@ -55,6 +55,9 @@ PRIOR_KEPT_MS = DAY_MS
 MOVED_NOW_MS = 60 * 1000
 """How long after a move an on-demand route's current is loaded although nobody waits for it, in milliseconds."""
 
+BEHIND_S = 10.0
+"""Seconds after which a release that nobody needs now is loaded before what requests wait for, one at a time."""
+
 HALF_LIFE_S = 600.0
 """Seconds after which a request counts half in what a pointer is asked for."""
 
@@ -205,7 +208,8 @@ def plan(
     """Plans the loads and unloads of one engine.
 
     It unloads only to make room: first releases that no entry names (so the release just left stays for an undo while
-    there is room), and only if that is not enough, releases that come after the one that needs the slot.
+    there is room), and only if that is not enough, releases that come after the one that needs the slot. What is always
+    there goes last of all: where another one that comes after answers somebody, the end of its answers is waited for.
 
     Args:
         loaded: release ids that the engine lists.
@@ -222,6 +226,7 @@ def plan(
     currents = {ref.id for ref, claim in ordered if claim is not _Claim.IDLE}
     victims = [r for r in spare if r not in answering]
     answer = [r for r in spare if r in answering]
+    always = always_held(entries, pins)
     free = slots - len(loaded)
     load: list[ReleaseRef] = []
     fetch: list[ReleaseRef] = []
@@ -236,12 +241,15 @@ def plan(
             continue
         absent = stored is not None and ref.release.adapter not in stored
         if free <= 0:
-            if claim is _Claim.ANY and not is_behind(victims, ref) and is_behind(answer, ref):
+            idle = is_behind(victims, ref)
+            gives_way = is_behind(answer, ref) and (not idle or (victims[0] in always and answer[0] not in always))
+            if claim is _Claim.ANY and gives_way:
                 if absent:
                     fetch.append(ref)
                 else:
                     drain.append(answer.pop(0))
-            if not is_behind(victims, ref) or (claim is _Claim.FREE and victims[0] in currents):
+                continue
+            if not idle or (claim is _Claim.FREE and victims[0] in currents):
                 continue
             victim = victims.pop(0)
             if not absent:
@@ -270,6 +278,29 @@ def needed(
     moved = [entry.key for entry in _moved_within(entries, MOVED_NOW_MS, now_ms)]
     found = [*always_held(entries, pins), *(current[key] for key in (*waiting, *moved) if key in current)]
     return {release: place for place, release in enumerate(dict.fromkeys(found))}
+
+
+def in_turn(
+    refs: Iterable[ReleaseRef], places: Mapping[str, int], *, loading: Collection[str], waits: bool, since_s: float
+) -> list[ReleaseRef]:
+    """Returns releases in the order in which they are loaded.
+
+    While requests wait, what nobody needs is loaded one at a time and last, and once in `BEHIND_S` first: requests that
+    never end would keep a prior on the disk for ever.
+
+    Args:
+        places: the order of those that are needed now (`needed`).
+        loading: releases whose loads are under way.
+        waits: whether requests wait.
+        since_s: seconds since a load of what nobody needed began on this engine.
+    """
+    refs = list(refs)
+    turns = sorted((ref for ref in refs if ref.id in places), key=lambda ref: places[ref.id])
+    others = [ref for ref in refs if ref.id not in places]
+    if not waits:
+        return turns + others
+    others = others[: int(places.keys() >= set(loading))]
+    return others + turns if since_s >= BEHIND_S else turns + others
 
 
 class PriorRoom(StrEnum):
