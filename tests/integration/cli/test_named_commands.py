@@ -6,6 +6,7 @@ Refusals, alerts, the console and the documents name commands; every name and op
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +83,23 @@ def test_each_scenario_of_the_mission_names_its_commands_and_says_what_is_missin
     assert named == set(range(161, 176))
     assert [row[0] for row in rows if "`" not in row[2]] == []
     assert [row[0] for row in rows if row[1] == "part" and not (len(row) > 3 and row[3].strip(" |"))] == []
+
+
+def test_every_command_of_a_scenario_has_all_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = (ROOT / "docs" / "seeds.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    seen = 0
+    for said in re.findall(r"`(loradeck(?:-agent)? [^`]+)`", table):
+        program, *words = shlex.split(said)
+        for word in words:
+            if re.fullmatch(r"[A-Z]+|\w+\.(jsonl|json|toml|txt)", word):
+                Path(word).touch()
+        command: click.Command = PROGRAMS[program]
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            below = command.get_command(click.Context(command), words.pop(0))
+            assert below is not None, said
+            command = below
+        if "--help" not in words:
+            seen += 1
+            command.make_context(said, words)  # raises what a person would be told
+    assert seen > 80

@@ -667,7 +667,8 @@ async def test_a_gate_with_a_judge_opens_by_a_report_of_that_judge_alone(deck: D
         await agent.say(assigned, FINISHED, {"report": report})
         await until(lambda s=submitted: deck.hub.jobs.get(s["id"]).ended_ms, "over")  # type: ignore[union-attr]
         done = await job(deck, submitted["id"])
-        assert (done["state"], done["result"]["passed"], done["result"]["alpha"]) == ("done", passed, {"answer": 1.0})
+        assert (done["state"], done["result"]["passed"]) == ("done", counted(passed, 10).model_dump())
+        assert done["result"]["agreement"] == {"answer": held.agreement.model_dump()}
         gate = deck.hub.facts.gate(("acme", "production"), release)
         assert (gate.passed if gate is not None else None) is opens
     await deck.promote(release)

@@ -146,8 +146,8 @@ class Results:
         body = report.model_dump(mode="json")
         draft = self._attestations.draft(AttestationKind.JUDGED, spec.release, spec.tenant, body, f"job {job.id}")
         written = await self._gates.attest(checked(draft))
-        kept = {"report": written.seq, "passed": report.passed.k, "n": report.passed.n, "flipped": report.flipped.k}
-        return {**kept, "alpha": {one.kind: one.agreement.alpha for one in report.people}}
+        kept = {"report": written.seq, "passed": report.passed.model_dump(), "flipped": report.flipped.model_dump()}
+        return {**kept, "agreement": {one.kind: one.agreement.model_dump() for one in report.people}}
 
 
 def _kept(result: dict[str, Any]) -> dict[str, Any]:

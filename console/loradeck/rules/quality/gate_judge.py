@@ -23,7 +23,7 @@ from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.gate import JudgeGate
 from loradeck.schemas.ids import Digest, short
 from loradeck.schemas.judge_report import Correlation, Held, JudgeReport
-from loradeck.schemas.preference import TIE, Campaign
+from loradeck.schemas.preference import TIE, Campaign, Counted
 
 MOST_UNCLEAR = 0.1
 """Share of replies without a verdict above which a judge's check fails."""
@@ -113,8 +113,7 @@ def _pairs_check(config: JudgeGate, report: JudgeReport, live: Digest) -> CheckR
     low, high = paired_bootstrap(lost, won, n)
     note = f"judged beside {short(report.against)}, not beside the live {short(live)}: judge it again"
     if report.against == live:
-        at = report.flipped
-        note = f"flipped with the order: {at.k} of {at.n}; the longer one won {report.longer.k} of {report.longer.n}"
+        note = f"flipped with the order: {_share(report.flipped)}; the longer one won {_share(report.longer)}"
     return CheckResult(
         name="drop by judge",
         passed=n > 0 and bound < config.max_drop,
@@ -156,6 +155,12 @@ def _alpha(report: JudgeReport, kind: str) -> str:
     return f"alpha {at.alpha:.2f} ({at.low:.2f} to {at.high:.2f}, {at.n} items)"
 
 
+def _share(of: Counted) -> str:
+    return f"{of.k} of {of.n} ({of.low:.0%} to {of.high:.0%})"
+
+
 def _length(report: JudgeReport) -> str:
     at = report.length
-    return f"passing and words r {at.r:.2f} ({at.low:.2f} to {at.high:.2f})" if at.r is not None else "words: no spread"
+    if at.r is None:
+        return "words: no spread"
+    return f"passing and words r {at.r:.2f} ({at.low:.2f} to {at.high:.2f}, n {at.n})"
