@@ -1,6 +1,6 @@
 """Scheduling of jobs: their order, what a node lacks for one, and whether a failed attempt is repeated."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from loradeck.rules.serving.gpu_reservation import emptiest_first, failing, gpu_counts
 from loradeck.schemas.jobs import CRASHES, MOVED_ON, Job
@@ -12,6 +12,9 @@ ATTEMPTS = 3
 
 Preempted attempts do not all count (`counts`), and neither do those before a person resumed it.
 """
+
+KEPT_AFTER_MS = 600_000
+"""How long a job waits for several GPUs before those of a node are kept for it."""
 
 
 def in_order(jobs: Iterable[Job]) -> list[Job]:
@@ -37,11 +40,11 @@ def shortage(job: Job, given: Sequence[Job], room: JobRoom | None, host: Host | 
     if room is None and given:
         return "it runs one job at a time"
     held = {hold.job: hold for hold in room.held} if room is not None else {}
-    counts = _gpu_counts(job) if gpus else ()
+    counts = gpus_of(job) if gpus else ()
     on_host = counts == () or all(gpu.memory_total is None for gpu in well)
     if counts:
         free = well if room is None else [gpu for gpu in well if gpu.uuid in room.gpus]
-        coming = sum(max(_gpu_counts(other), default=0) for other in given if other.id not in held)
+        coming = sum(max(gpus_of(other), default=0) for other in given if other.id not in held)
         left = emptiest_first(free)[coming:]
         if len(left) < min(counts):
             taken = room.taken if room is not None else ""
@@ -49,7 +52,7 @@ def shortage(job: Job, given: Sequence[Job], room: JobRoom | None, host: Host | 
         last = left[min(counts) - 1]
         free_bytes = (last.memory_total or 0) - (last.memory_used or 0)
     else:
-        beside = [other for other in given if not (gpus and _gpu_counts(other))]
+        beside = [other for other in given if not (gpus and gpus_of(other))]
         if room is not None and len(beside) >= room.at_once:
             return f"no more than {room.at_once} such at once"
     if job.memory_gb is None:
@@ -58,13 +61,39 @@ def shortage(job: Job, given: Sequence[Job], room: JobRoom | None, host: Host | 
         promised = sum(
             max((other.memory_gb or 0) * 1e9 - (held[other.id].memory_bytes if other.id in held else 0), 0)
             for other in given
-            if not (gpus and _gpu_counts(other))
+            if not (gpus and gpus_of(other))
         )
         free_bytes = round(host.memory_total - host.memory_used - promised) if host is not None else 0
     return "" if free_bytes >= job.memory_gb * 1e9 else f"{job.memory_gb:g} GB of memory are not free"
 
 
-def _gpu_counts(job: Job) -> tuple[int, ...]:
+def kept_node(job: Job, now_ms: int, nodes: Mapping[str, tuple[JobRoom, Sequence[Gpu]]]) -> str | None:
+    """Names the node whose GPUs no later job gets, so that one that waits for several finds them free together.
+
+    It is the one with the most free of those that have enough, jobs' own included. What is kept there becomes only
+    more, so that another comes before it only where the job is nearer to its begin.
+
+    None: the job wants no more than one, has not waited for `KEPT_AFTER_MS`, or no node has enough that are well and
+    as large as it asks for.
+
+    Args:
+        nodes: those that the job suits, with the room that they have reported.
+    """
+    least = min(gpus_of(job), default=0)
+    if least < 2 or now_ms - job.created_ms < KEPT_AFTER_MS:
+        return None
+    free = dict[str, int]()
+    for name, (room, gpus) in nodes.items():
+        wanted = (job.memory_gb or 0) * 1e9
+        fit = {gpu.uuid for gpu in gpus if failing(gpu) is None and (gpu.memory_total or wanted) >= wanted}
+        held = {uuid for hold in room.held for uuid in hold.gpus}
+        if len(fit & (held | {*room.gpus})) >= least:
+            free[name] = len(fit & {*room.gpus})
+    return min(free, key=lambda name: (-free[name], name), default=None)
+
+
+def gpus_of(job: Job) -> tuple[int, ...]:
+    """The numbers of GPUs that a job may be given, the most wanted first; empty: it computes on none."""
     return gpu_counts(job.spec, resumed=job.checkpoint is not None)
 
 

@@ -13,7 +13,7 @@ from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.generation import GENERATES, GenerateSpec
 from loradeck.schemas.ids import Digest, Label, Line, Name, Reason, Strict, Whole, Wire, added, json_bytes
 from loradeck.schemas.judge import SuiteJudge
-from loradeck.schemas.manifest import DecisionRecord, FileEntry
+from loradeck.schemas.manifest import DecisionRecord, FileEntry, Provenance
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import (
@@ -84,6 +84,11 @@ LATER = {
     "decision.limitations": RECIPES,
 }
 """Field of a recipe, or of a part of it, that came later -> the level of specs that has it."""
+
+
+def rows_level(said: Provenance) -> int:
+    """The least `Hello.recipes` of an agent that can read what rows say of themselves: their quality, their biases."""
+    return LATER["quality"] if (said.quality or said.known_biases) is not None else 0
 
 
 Ending = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$", max_length=200)]

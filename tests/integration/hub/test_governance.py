@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
@@ -184,3 +184,18 @@ async def test_an_agent_of_before_is_not_told_of_datasets_that_it_cannot_read(ac
         acme.hub.fleet.nodes["n1"].recipes = recipes
         answer = await acme.ok("GET", "datasets", client=await acme.as_role("agent", "n1"))
         assert {one["digest"] for one in answer} == known
+
+
+async def test_a_job_on_rows_that_no_agent_can_read_waits_and_says_which_rows_and_agents(
+    acme: Deck, join: Join
+) -> None:
+    known, later = await dataset(acme, [row(1)]), await dataset(acme, [row(2)], {**HUMAN, "quality": "gold"})
+    agent = await join("n1")
+    await agent.leave()
+    agent.recipes = 0
+    await agent.join()
+    waits, goes = [(await acme.ok("POST", "jobs", training(digest)))["id"] for digest in (later, known)]
+    await until(lambda: goes in agent.jobs, "the other one is given")
+    found = await acme.ok("GET", f"jobs/{waits}")
+    said = "waits for a newer agent: those of n1 cannot read what the rows of acme/t say of themselves"
+    assert (found["state"], found["message"]) == ("queued", said)

@@ -16,6 +16,7 @@ from tests.integration.hub.conftest import Join
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
+from loradeck.rules import scheduling
 from loradeck.rules.quality.agreement import counted
 from loradeck.rules.quality.gate_judge import correlation
 from loradeck.rules.quality.gate_judge import held as held_of
@@ -37,7 +38,7 @@ from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.replica_state import LINK_TTL_S, LOST_S, EngineState
-from loradeck.schemas.telemetry import Host, NvmlState
+from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.training import Weights
 from loradeck.store.sql_log import Store
 
@@ -45,7 +46,7 @@ ROUTE = "tenants/acme/routes/production"
 FINISHED = ExecutorEventType.FINISHED
 
 
-async def train(deck: Deck, weights: str = "lora", **more: Any) -> dict[str, Any]:
+async def train(deck: Deck, weights: str = "lora", processes: int = 1, **more: Any) -> dict[str, Any]:
     spec = TrainSpec(
         weights=Weights(weights),
         tenant="acme",
@@ -53,6 +54,7 @@ async def train(deck: Deck, weights: str = "lora", **more: Any) -> dict[str, Any
         base=BASE.digest,
         datasets=(await deck.dataset(),),
         decision=DecisionRecord(why_weights="a test"),
+        processes=processes,
     )
     job: dict[str, Any] = await deck.ok("POST", "jobs", JobRequest(spec=spec, **more).model_dump(mode="json"))
     return job
@@ -327,6 +329,26 @@ async def test_jobs_run_beside_each_other_as_far_as_their_node_has_room_and_a_ca
     await agent.say(assigned, ExecutorEventType.PREEMPTED, code="cancelled")
     await until(lambda: third in agent.jobs, "the third has its place")
     assert (await job(deck, first))["state"] == "assigned"
+
+
+async def test_jobs_of_one_gpu_do_not_pass_one_that_has_waited_long_for_two(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "KEPT_AFTER_MS", 0)
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    agent.gpus = tuple(Gpu(index=n, uuid=f"g{n}", name="g", memory_used=0, memory_total=80) for n in range(2))
+    agent.room = JobRoom(gpus=("g0", "g1"))
+    await agent.report()
+    await until(lambda: deck.hub.fleet.nodes["n1"].room, "its room is known")
+    first = (await train(deck))["id"]
+    assigned = await until(lambda: agent.jobs.get(first), "the first is given")
+    pair, small = (await train(deck, processes=2))["id"], (await train(deck))["id"]
+    assert (await job(deck, small))["message"] == f"waits: the GPUs of n1 are kept for {pair}, which waits longer"
+    await agent.say(assigned, ExecutorEventType.FAILED, code="diverged")
+    await until(lambda: pair in agent.jobs, "both GPUs are its")
+    assert (await job(deck, small))["state"] == "queued"
 
 
 async def test_a_job_of_higher_priority_goes_first_and_one_that_fits_nowhere_holds_up_nobody(

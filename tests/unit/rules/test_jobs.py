@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.scheduling import ATTEMPTS, counts, in_order, shortage, tried_again
+from loradeck.rules.scheduling import ATTEMPTS, KEPT_AFTER_MS, counts, in_order, kept_node, shortage, tried_again
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, TrainSpec
 from loradeck.schemas.link import JobHold, JobRoom
 from loradeck.schemas.manifest import DecisionRecord
@@ -136,3 +136,44 @@ def test_a_weight_so_small_that_its_rows_come_in_no_pass_is_refused() -> None:
     assert QualityWeights(scraped=0.001).of(None) == 0.001
     with pytest.raises(ValueError, match="at least"):
         QualityWeights(gold=0.0004, curated=0, scraped=0)  # no pass would have a row, and drawing would never end
+
+
+LONG = KEPT_AFTER_MS + 1
+"""A time at which a job of `trains` has waited long enough."""
+
+
+def holds(*gpus: str) -> JobHold:
+    return JobHold(job="-".join(gpus), gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("waits", "now_ms", "kept"),
+    [
+        (trains(processes=2), LONG, "most"),
+        (trains(processes=2), LONG - 1, None),
+        (trains(), LONG, None),
+        (evaluates(), LONG, None),
+        (trains(processes=4), LONG, "four"),
+        (trains(processes=5), LONG, None),
+        (trains(processes=2, gb=100), LONG, None),
+    ],
+)
+def test_the_gpus_of_the_node_that_is_nearest_to_enough_are_kept_for_a_job_that_has_waited_for_several(
+    waits: Job, now_ms: int, kept: str | None
+) -> None:
+    pair, four = (gpu(0, 0, 80), gpu(1, 0, 80)), tuple(gpu(n, 0, 80) for n in range(4))
+    broken = gpu(1, 0, 80).model_copy(update={"xids": (79,)})
+    nodes = {
+        "four": (JobRoom(held=(holds("g0", "g1"), holds("g2", "g3"))), four),
+        "most": (JobRoom(gpus=("g0",), held=(holds("g1"),)), pair),
+        "engine": (JobRoom(gpus=("g0",), taken="g1: engine e0"), pair),
+        "broken": (JobRoom(gpus=("g0",), held=(holds("g1"),)), (gpu(0, 0, 80), broken)),
+    }
+    assert kept_node(waits, now_ms, nodes) == kept
+
+
+def test_what_is_kept_ends_no_sooner_where_another_node_has_as_many_free() -> None:
+    """Of two that are alike it is always the same one, and not now this one and now that."""
+    pair = (gpu(0, 0, 80), gpu(1, 0, 80))
+    alike = {name: (JobRoom(gpus=("g0",), held=(holds("g1"),)), pair) for name in ("n2", "n1")}
+    assert kept_node(trains(processes=2), LONG, alike) == "n1"

@@ -14,7 +14,7 @@ from loradeck.rules.data import quotas
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.ids import Name, Reason, Role
-from loradeck.schemas.jobs import LATER, TrainSpec
+from loradeck.schemas.jobs import TrainSpec, rows_level
 from loradeck.schemas.log import FLEET
 from loradeck.schemas.manifest import (
     AdapterManifest,
@@ -108,9 +108,8 @@ def _reads(hub: Hub, caller: Caller, manifest: DatasetManifest | SuiteManifest) 
     """Tells whether a caller sees a dataset or suite, and can read it: agents of before know no quality and no biases,
     and would refuse the whole list.
     """
-    node, said = hub.fleet.nodes.get(caller.node or ""), manifest.provenance
-    later = (said.quality or said.known_biases) is not None
-    return caller.sees(manifest.tenant) and not (later and node is not None and node.recipes < LATER["quality"])
+    node = hub.fleet.nodes.get(caller.node or "")
+    return caller.sees(manifest.tenant) and (node is None or node.recipes >= rows_level(manifest.provenance))
 
 
 @router.post("/suites")

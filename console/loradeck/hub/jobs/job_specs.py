@@ -20,6 +20,7 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.generation import GenerateSpec
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import (
+    LATER,
     EvaluateSpec,
     Job,
     JobAssignment,
@@ -31,6 +32,7 @@ from loradeck.schemas.jobs import (
     PrepareSpec,
     ProveSpec,
     TrainSpec,
+    rows_level,
 )
 from loradeck.schemas.manifest import SuiteManifest, SuiteUse
 from loradeck.schemas.table import ReleaseRef
@@ -204,6 +206,14 @@ class JobSpecs:
                 return frozenset((job.spec.judge.suite, *job.spec.judge.people))
             case _:
                 return frozenset()
+
+    def unread(self, job: Job, recipes: int) -> list[str]:
+        """Names the datasets and suites of a job that an agent of this level does not read, and is not told of."""
+        if recipes >= LATER["quality"]:
+            return []
+        datasets, suites = self._catalogue.datasets, self._catalogue.suites
+        read = (datasets.get(digest) or suites.get(digest) for digest in self.inputs(job))
+        return sorted(called(one) for one in read if one is not None and rows_level(one.provenance) > recipes)
 
     def _held_out(self, job: Job) -> tuple[str, ...]:
         """The suites whose items must not be among the rows that the job trains on, or writes."""

@@ -24,7 +24,7 @@ from loradeck.hub.jobs.results import Outcome, Results
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.rules.errors import Refused
-from loradeck.rules.scheduling import ATTEMPTS, counts, in_order, shortage, tried_again
+from loradeck.rules.scheduling import ATTEMPTS, counts, gpus_of, in_order, kept_node, shortage, tried_again
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.generation import GenerateSpec
@@ -211,22 +211,49 @@ class Queue:
         self._take_from_lost()
         self._take_back()
         given = defaultdict[str, list[Job]](list)
+        kept: tuple[str, str] | None = None
         for job in self._jobs:
             if job.kind != "prepare" and job.state in _GIVEN and job.node is not None:
                 given[job.node].append(job)
         for job in in_order(job for job in self._jobs if job.state is JobState.QUEUED and job.kind != "prepare"):
             base, frozen = self._specs.base(job), self._frozen(job)
-            node = pick_node(job, base, self._fleet.linked(), given, self._was_on.get(job.id))
+            nodes, why = self._open_to(job, base, kept)
+            node = pick_node(job, base, nodes, given, self._was_on.get(job.id))
             if node is not None and frozen is None:
                 given[node.name].append(self._give(job, node))
                 continue
-            why = (
-                f"{_WAITS} {frozen.title}: {frozen.detail}"[:LINE]
-                if frozen is not None
-                else why_waits(job, base, self._fleet.linked(), given)
-            )
+            if frozen is not None:
+                why = f"{_WAITS} {frozen.title}: {frozen.detail}"[:LINE]
+            else:
+                why = why or why_waits(job, base, nodes, given)
+                kept = kept or self._kept(job, base, nodes)
             if why != job.message and (why or job.message.startswith((_TOO_OLD, _WAITS))):
                 self._jobs.put(job.model_copy(update={"message": why}))
+
+    def _open_to(self, job: Job, base: str | None, kept: tuple[str, str] | None) -> tuple[list[Node], str]:
+        """The linked nodes that a job may go to, and why others that suit it are left out.
+
+        `kept`: the node whose GPUs are kept, and the job for which.
+        """
+        nodes, why = list(self._fleet.linked()), ""
+        if kept is not None and gpus_of(job):
+            if any(node.name == kept[0] and _suits(job, base, node) for node in nodes):
+                why = f"{_WAITS} the GPUs of {kept[0]} are kept for {kept[1]}, which waits longer"
+            nodes = [node for node in nodes if node.name != kept[0]]
+        unread = {node.name: named for node in nodes if (named := self._specs.unread(job, node.recipes))}
+        if unread:
+            old = sorted(node.name for node in nodes if node.name in unread and _suits(job, base, node))
+            nodes = [node for node in nodes if node.name not in unread]
+            if old and not any(_suits(job, base, node) for node in nodes):
+                rows = ", ".join(unread[old[0]])
+                why = f"{_TOO_OLD}: those of {', '.join(old)} cannot read what the rows of {rows} say of themselves"
+        return nodes, why[:LINE]
+
+    def _kept(self, job: Job, base: str | None, nodes: Iterable[Node]) -> tuple[str, str] | None:
+        """The node whose GPUs are kept for a job that waits, and the job; None: none are."""
+        suiting = {node.name: (node.room, node.gpus) for node in nodes if node.room and _suits(job, base, node)}
+        name = kept_node(job, self._clock.now_ms(), suiting)
+        return (name, job.id) if name is not None else None
 
     def _give(self, job: Job, node: Node) -> Job:
         given = job.model_copy(
