@@ -56,6 +56,9 @@ SHORT_S = 5.0
 """How soon to look again: an unload did not come about; the release of a slot that is needed still answers; a wanted
 release has no slot."""
 
+CLAIMS_MS = 5000
+"""How long what may have a slot is taken for the same while nothing but time passes."""
+
 PREPARED_S = 120.0
 """How long a prepared release is kept when no entry names it: its commit is on the way, or never comes."""
 
@@ -95,6 +98,7 @@ class Reconciler:
     def __post_init__(self) -> None:
         self._failures = LoadFailures(self.table, self.acks)
         self._index = ReleaseIndex()
+        self._claimed = dict[str, tuple[tuple[object, ...], residency.Claims]]()
         self._wakes = {engine.name: asyncio.Event() for engine in self.engines}
         self._fetching = StepsBeside(self._failures, lambda name: self._wakes[name].set())
         self._asking = StepsBeside(self._failures, lambda name: self._wakes[name].set())
@@ -147,6 +151,16 @@ class Reconciler:
             held |= {ref.id for ref in (entry.left, *entry.refs) if ref is not None}
         return held
 
+    def _claims(self, engine: EngineReplica) -> residency.Claims:
+        """Says what may have a slot of an engine. Finding it takes milliseconds, so it is kept for a while."""
+        pins, seen, now_ms = tuple(self.table.pins.values()), self.demand.traffic, int(time.time() * 1000)
+        of = (self._named(), engine.slots, engine.build.base, pins, seen, now_ms // CLAIMS_MS)
+        if (known := self._claimed.get(engine.name)) is None or known[0] != of:
+            named, slots, base, *_ = of
+            found = residency.claims(named, base=base, pins=pins, slots=slots, now_ms=now_ms, traffic=seen)
+            known = self._claimed[engine.name] = (of, found)
+        return known[1]
+
     async def _plan(self, engine: EngineReplica, loading: Collection[str] = ()) -> residency.Residency:
         """Plans loads and unloads. `loading`: the releases whose loads are under way."""
         counts = self.demand.is_due(time.monotonic())
@@ -154,15 +168,10 @@ class Reconciler:
         if counts:
             self.demand.count({(tenant, route): n for tenant, route, n in use.attempted}, time.monotonic())
         return residency.plan(
-            self._named(),
-            engine.slots,
+            self._claims(engine),
             {*engine.loaded, *loading},
-            base=engine.build.base,
-            pins=tuple(self.table.pins.values()),
             busy=(*use.held, *loading, *self._asking.releases(engine.name)),
             answering=use.answering.get(engine.name, ()),
-            now_ms=int(time.time() * 1000),
-            traffic=self.demand.traffic,
             waiting=self.demand.waiting,
             hinted=self.demand.hinted,
             stored=self.store.stored,
@@ -170,14 +179,12 @@ class Reconciler:
 
     def without_room(self, releases: Collection[str]) -> set[str]:
         """Returns those of some releases that no running engine here gives a slot, however long a request waits."""
-        named, now_ms = self._named(), int(time.time() * 1000)
-        refs = {ref.id: ref for entry in named if (ref := entry.current) is not None and ref.id in releases}
+        named = [(release, entry.current) for release in releases for entry in self._named_index().naming(release)]
+        refs = {release: ref for release, ref in named if ref is not None and ref.id == release}
         full = set[str]()
-        for engine in (engine for engine in self.engines if engine.up):
-            base, pins = engine.build.base, tuple(self.table.pins.values())
+        for engine in (engine for engine in self.engines if engine.up and refs):
             mine = {release for release, ref in refs.items() if engine.runs(ref)}
-            seen = self.demand.traffic
-            free = residency.with_room(mine, named, engine.slots, base=base, pins=pins, now_ms=now_ms, traffic=seen)
+            free = residency.with_room(mine, self._claims(engine))
             full = (full | mine) - free
             refs = {release: ref for release, ref in refs.items() if release not in free}
         return full
@@ -251,8 +258,8 @@ class Reconciler:
                 todo = [ref for ref in (*plan.load, *self._closed(engine, plan)) if ref.id not in tried]
                 if todo and engine.changing.waiting:
                     due, todo = 0.0, []
-                waiting, now_ms = self.demand.waiting, int(time.time() * 1000)
-                needed = residency.needed(self._named(), self.table.pins.values(), now_ms=now_ms, waiting=waiting)
+                waiting = self.demand.waiting
+                needed = residency.needed(self._claims(engine), waiting)
                 loading = {*under_way, *self._asking.releases(engine.name)}
                 since_s = time.monotonic() - engine.unneeded_at
                 for ref in residency.in_turn(todo, needed, loading=loading, waits=bool(waiting), since_s=since_s):
@@ -278,7 +285,7 @@ class Reconciler:
 
     async def _hold(self, engine: EngineReplica) -> None:
         """Pins what is to stay in an engine's memory, and asks now and then how near it holds each adapter."""
-        always = frozenset(residency.always_held(self._named(), self.table.pins.values()))
+        always = self._claims(engine).always
         await engine.api.pin([name for release, name in engine.loaded.items() if release in always])
         if time.monotonic() < engine.levels_until:
             return  # an answer waits for the end of a step
@@ -371,9 +378,10 @@ class Reconciler:
 
     def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
         """Raises an alarm for each served release, candidate or next way back that has no slot in this engine."""
-        without = {ref.id: ref for ref in short}
-        lines = []
-        for entry in self.table.named():
+        claims, lines = self._claims(engine), []
+        must = claims.always | {ref.id for ref in claims.coming}
+        without = {ref.id for ref in short if ref.id in must}
+        for entry in self.table.named() if without else ():
             candidate = entry.candidate.release if entry.candidate is not None else None
             ways = [("the candidate of", candidate)]
             if entry.residency is RouteResidency.ALWAYS:  # those of the others come and go

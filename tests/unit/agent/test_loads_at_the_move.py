@@ -423,20 +423,27 @@ async def test_only_the_load_that_was_verified_is_unloaded_or_noted_as_verified(
 
 
 def test_what_has_no_room_is_found_by_looking_at_all_entries_once_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, looks, look = Bench(), list[int](), residency._unyielding
+    bench, looks, look = Bench(), list[int](), residency.claims
 
-    def counted(*asked: Any) -> Any:
+    def counted(*asked: Any, **how: Any) -> residency.Claims:
         looks.append(1)
-        return look(*asked)
+        return look(*asked, **how)
 
-    monkeypatch.setattr(residency, "_unyielding", counted)
+    monkeypatch.setattr(residency, "claims", counted)
     bench.engine.__dict__.update(up=True, slots=4, runs=lambda wanted: True)
     for number in range(4):
         bench.table.entries["acme", f"r{number}"] = entry(number, ref(number), 1)
     waits = entry(9, ref(9), 1).model_copy(update={"residency": RouteResidency.ON_DEMAND})
     bench.table.entries[waits.key] = waits
-    assert bench.without_room({ref(number).id for number in (0, 1, 9)}) == {ref(9).id}
-    assert len(looks) == 1
+    for _ in range(2):
+        assert bench.without_room({ref(number).id for number in (0, 1, 9)}) == {ref(9).id}
+    assert len(looks) == 1, "nothing was another"
+    bench.table.entries.popitem()
+    assert bench.without_room({ref(9).id}) == set()
+    bench.table.entries[waits.key] = waits
+    bench.engine.slots = 5
+    assert bench.without_room({ref(9).id}) == set()
+    assert len(looks) == 2
 
 
 async def test_the_hub_is_asked_for_signatures_beside_the_rounds_and_not_under_the_engines_lock() -> None:

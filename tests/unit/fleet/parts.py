@@ -479,14 +479,17 @@ class Node:
 
     def full(self) -> tuple[str, ...]:
         """The releases that no slot can come free for, as the agent finds them."""
-        entries = self.desired.named()
-        currents = [one.current.id for one in entries if one.current is not None]
-        free = residency.with_room(currents, entries, SLOTS, base=BASE, now_ms=self.now_ms())
+        currents = [one.current.id for one in self.desired.named() if one.current is not None]
+        free = residency.with_room(currents, self.claims())
         return tuple(one for one in currents if one not in free)
 
     def now_ms(self) -> int:
         """After the day in which a prior comes before others: all slots are for what is asked."""
         return 2 * residency.PRIOR_KEPT_MS + max((one.moved_ms or 0 for one in self.desired.named()), default=0)
+
+    def claims(self) -> residency.Claims:
+        """What may have a slot of its engine."""
+        return residency.claims(self.desired.named(), base=BASE, slots=SLOTS, now_ms=self.now_ms())
 
     def always(self) -> set[str]:
         """What `always` routes are answered by here."""
@@ -500,19 +503,18 @@ class Node:
     async def work(self) -> None:
         """What the agent does: plans, unloads or drains, loads one release and proves what is loaded."""
         told = await self.look()
+        claims = self.claims()
         plan = residency.plan(
-            self.desired.named(),
-            SLOTS,
+            claims,
             [one.id for one in self.loaded],
-            base=BASE,
             answering={at.row.release for at in self.answers},
             waiting=[(tenant, route) for tenant, route, _ in told.releases],
             hinted=[(tenant, route) for tenant, route, _ in told.hinted],
-            now_ms=self.now_ms(),
         )
         gone = {*plan.unload, *plan.drain}
         before = {one.id for one in self.loaded} & self.always()
         assert not gone & before, f"{self.name} turns out what is always there"
+        assert not gone & claims.always, f"{self.name} turns out what is always there, or where R goes on it"
         self.loaded = [one for one in self.loaded if one.id not in gone]
         await self.push_engines()
         if plan.load:

@@ -216,7 +216,8 @@ class SimulatedNode:
     def reconcile(self, stored: set[str]) -> residency.Residency:
         """Loads and unloads by the rules, and flips to what has become ready."""
         busy = {e.current.id for e in self.in_force.values() if e.current is not None}
-        todo = residency.plan(list(self.desired.values()), SLOTS, self.loaded, pins=list(self.pins.values()), busy=busy)
+        claims = residency.claims(list(self.desired.values()), slots=SLOTS, pins=list(self.pins.values()))
+        todo = residency.plan(claims, self.loaded, busy=busy)
         self.loaded -= set(todo.unload)
         self.loaded |= {r.id for r in todo.load}
         for entry in list(self.desired.values()):

@@ -426,7 +426,7 @@ def test_a_candidate_is_kept_by_collection_and_gets_a_slot_after_the_ways_back(d
     assert rid("v3") in retention.roots([deck.pointer], {})
     assert ways_back(deck.pointer, deck.facts) == (rid("v1"),)
     wanted = entry("v2", 4, beneath=["v1", "v0"]).model_copy(update={"candidate": split_entry(4, 0)})
-    assert [r.label for r in residency.wanted([wanted])] == ["v2", "v1", "v3", "v0"]
+    assert [r.label for r in residency.wanted(residency.claims([wanted]))] == ["v2", "v1", "v3", "v0"]
 
 
 def test_without_a_candidate_events_states_and_entries_are_as_they_were(deck: Deck) -> None:

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import digest, ref
 
+from loradeck.rules.serving import residency as rules
 from loradeck.rules.serving.residency import (
     MOVED_NOW_MS,
     PriorRoom,
     Residency,
     always_held,
     asked_lately,
+    claims,
     in_turn,
-    needed,
-    plan,
     prior_room,
     promote_asks,
-    wanted,
-    with_room,
 )
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.routing import RouteResidency
-from loradeck.schemas.table import Pin, TableEntry
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+
+ORDER = ("waiting", "hinted")
+LOADED = (*ORDER, "busy", "answering", "stored")
+
+
+def wanted(entries: Sequence[TableEntry], **how: Any) -> list[ReleaseRef]:
+    order = {name: how.pop(name) for name in ORDER if name in how}
+    return rules.wanted(claims(entries, **how), **order)
+
+
+def plan(entries: Sequence[TableEntry], slots: int, loaded: Collection[str], **how: Any) -> Residency:
+    held = {name: how.pop(name) for name in LOADED if name in how}
+    return rules.plan(claims(entries, slots=slots, **how), loaded, **held)
+
+
+def with_room(releases: Collection[str], entries: Sequence[TableEntry], slots: int, **how: Any) -> set[str]:
+    return rules.with_room(releases, claims(entries, slots=slots, **how))
+
+
+def needed(entries: Sequence[TableEntry], *, now_ms: int, waiting: Sequence[PointerKey]) -> dict[str, int]:
+    return rules.needed(claims(entries, now_ms=now_ms), waiting)
 
 
 def at(tenant: str, current: str | None, *beneath: str, preparing: str | None = None, base: str = "B1") -> TableEntry:
@@ -269,9 +290,9 @@ def test_what_requests_wait_for_is_loaded_before_the_priors_that_keep_slots() ->
     load = plan(entries, 6, (), now_ms=6, waiting=waiting).load
     before = [f"{r.release.tenant} {r.label}" for r in load]
     assert before == ["acme v3", "acme v2", "dune v6", "echo v2", "bolt v5", "dune v7"]
-    order = [{one} for one in needed(entries, (), now_ms=6, waiting=waiting)]
+    order = [{one} for one in needed(entries, now_ms=6, waiting=waiting)]
     assert order == [ids("acme v3"), ids("acme v2"), ids("echo v2"), ids("bolt v5"), ids("dune v7")]
-    later = needed(entries, (), now_ms=5 + MOVED_NOW_MS, waiting=())
+    later = needed(entries, now_ms=5 + MOVED_NOW_MS, waiting=())
     assert later.keys() == ids("acme v3", "acme v2"), "the prior of a move keeps its slot, and nobody waits for it"
 
 

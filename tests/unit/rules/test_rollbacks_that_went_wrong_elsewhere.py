@@ -283,7 +283,7 @@ def test_nomad_14200_a_rollback_loads_and_restarts_nothing(acme: Acme) -> None:
     loaded = {rid("v1"), rid("v2")}
     acme.rollback()
     after = entry("v1", acme.pointer.generation)
-    residence = residency.plan([after], slots=2, loaded=loaded)
+    residence = residency.plan(residency.claims([after], slots=2), loaded)
     assert (residence.load, residence.unload, residence.short) == ((), (), ())
     assert flip.decide(entry("v2", 2), after, ready=rid("v1") in loaded, pin=None) is Verdict.FLIP
 

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from loradeck.rules.serving.residency import always_held, wanted
+from loradeck.rules.serving.residency import always_held, claims, wanted
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form
 from loradeck.schemas.routing import RouteResidency
@@ -69,15 +69,8 @@ def cold(at: Holding, traffic: Mapping[PointerKey, float], now_ms: int) -> froze
         traffic: requests an hour, of the routes of which they are known.
         now_ms: hub time, by which a route has just moved or not.
     """
-    order = wanted(
-        at.entries,
-        base=at.base,
-        pins=at.pins,
-        slots=at.slots,
-        now_ms=now_ms,
-        traffic=traffic,
-        waiting=at.called,
-    )
+    of = claims(at.entries, base=at.base, pins=at.pins, slots=at.slots, now_ms=now_ms, traffic=traffic)
+    order = wanted(of, waiting=at.called)
     without = {ref.id for ref in order[max(0, at.slots - at.new) :]}
     return frozenset(entry.key for entry in at.entries if entry.current is not None and entry.current.id in without)
 

@@ -49,6 +49,10 @@ class _Claim(IntEnum):
     ANY = 2  # it turns out one that answers too, once its answers have ended
 
 
+_Order = dict[str, tuple[ReleaseRef, _Claim]]
+"""Releases by id, in the order in which slots go to them, each with its claim."""
+
+
 PRIOR_KEPT_MS = DAY_MS
 """How long after a move an on-demand route's prior comes before other routes' currents, in milliseconds."""
 
@@ -72,7 +76,40 @@ def asked_lately(before: float, requests: int, seconds: float) -> float:
     return before * math.exp2(-seconds / HALF_LIFE_S) + requests
 
 
-def wanted(
+@dataclass(frozen=True, kw_only=True)
+class Claims:
+    """What may have a slot of one engine, whoever waits and whatever it holds.
+
+    It is made of all entries, and holds until a table, a pin or the counted traffic is another, or a move grows old.
+    Releases of other bases, and the base alone, are in none of it.
+
+    Attributes:
+        slots: of the engine.
+        always: releases that stay in memory whatever else is asked for.
+        kept: these, and where R goes on on-demand routes that keep a slot for it.
+        moved: currents of on-demand routes that have moved a moment ago, the newest first.
+        coming: candidates, and what is prepared.
+        on_demand: the entries of on-demand routes, the one that is asked for most first.
+        quiet: their currents, in the same order.
+        rest: what lies beneath, in the order in which it would get slots.
+    """
+
+    slots: int
+    always: frozenset[str]
+    kept: tuple[ReleaseRef, ...]
+    moved: tuple[ReleaseRef, ...]
+    coming: tuple[ReleaseRef, ...]
+    on_demand: Mapping[PointerKey, TableEntry]
+    quiet: _Order
+    rest: _Order
+
+    def currents(self, keys: Iterable[PointerKey]) -> list[ReleaseRef]:
+        """Returns the current releases of some on-demand pointers."""
+        entries = (self.on_demand[key] for key in keys if key in self.on_demand)
+        return [entry.current for entry in entries if entry.current is not None and entry.current.id in self.quiet]
+
+
+def claims(
     entries: Sequence[TableEntry],
     *,
     base: str | None = None,
@@ -80,10 +117,8 @@ def wanted(
     slots: int = 0,
     now_ms: int = 0,
     traffic: Mapping[PointerKey, float] | None = None,
-    waiting: Sequence[PointerKey] = (),
-    hinted: Collection[PointerKey] = (),
-) -> list[ReleaseRef]:
-    """Adapter releases in the order in which slots go to them.
+) -> Claims:
+    """Finds what may have a slot of an engine.
 
     What is to come lies after the tops of `always` routes because it needs a slot *beside* the live release, and must
     not take another tenant's rollback target.
@@ -94,96 +129,104 @@ def wanted(
         slots: of the engine; half of what pins and `always` routes leave is for priors of moves within the day.
         now_ms: the wall clock, which the age of a move is counted by.
         traffic: requests of each pointer; those of on-demand routes that are missing come last.
+    """
+
+    def here(refs: Iterable[ReleaseRef | None]) -> Iterable[ReleaseRef]:
+        return (ref for ref in refs if ref is not None and _is_for(ref, base))
+
+    asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
+    moved = _moved_within(asked, MOVED_NOW_MS, now_ms)
+    always = [ref for ref in _always(entries, pins) if _is_for(ref, base)]
+    kept = [*always, *_kept_priors(asked, len({ref.id for ref in always}), slots, now_ms, traffic, base)]
+    if traffic is not None:
+        asked.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
+    coming = [e.candidate.release for e in entries if e.candidate is not None]
+    rest = [e.beneath[0] for e in asked if e.beneath]
+    for depth in range(1, max((len(e.beneath) for e in entries), default=0)):
+        rest += [e.beneath[depth] for e in entries if len(e.beneath) > depth]
+    return Claims(
+        slots=slots,
+        always=frozenset(ref.id for ref in always),
+        kept=tuple(kept),
+        moved=tuple(here(e.current for e in moved)),
+        coming=(*here(coming), *here(e.preparing for e in entries)),
+        on_demand={e.key: e for e in asked},
+        quiet=_each(here(e.current for e in asked), _Claim.FREE),
+        rest=_each(here(rest), _Claim.IDLE),
+    )
+
+
+def _each(refs: Iterable[ReleaseRef], claim: _Claim) -> _Order:
+    return {ref.id: (ref, claim) for ref in refs}
+
+
+def _ordered(claims: Claims, waiting: Iterable[PointerKey], hinted: Collection[PointerKey]) -> _Order:
+    """Puts an engine's claims in the order in which slots go to them. Each release has the first of its claims.
+
+    In a union the first of equal keys has the place, and the last one the value.
+    """
+    called = [*waiting]
+    tops = (claims.on_demand[key].beneath[:1] for key in called if key in claims.on_demand)
+    beneath = _each((ref for top in tops for ref in top if ref.id in claims.rest), _Claim.IDLE)
+    announced = claims.currents(key for key in claims.on_demand if key in hinted) if hinted else ()
+    coming = _each([*claims.moved[: max(1, claims.slots // 4)], *claims.coming, *announced], _Claim.IDLE)
+    unyielding = _each([*claims.kept, *claims.currents(called)], _Claim.ANY)
+    order = unyielding | coming | claims.quiet | beneath | claims.rest
+    return order | claims.quiet | coming | unyielding
+
+
+def wanted(
+    claims: Claims, *, waiting: Sequence[PointerKey] = (), hinted: Collection[PointerKey] = ()
+) -> list[ReleaseRef]:
+    """Adapter releases in the order in which slots go to them.
+
+    Args:
         waiting: on-demand pointers that requests wait for, in the order of their turns.
         hinted: on-demand pointers whose requests are coming.
     """
-    return [ref for ref, _ in _ordered(entries, base, pins, slots, now_ms, traffic, waiting, hinted)]
-
-
-def _ordered(
-    entries: Sequence[TableEntry],
-    base: str | None,
-    pins: Iterable[Pin],
-    slots: int,
-    now_ms: int,
-    traffic: Mapping[PointerKey, float] | None,
-    waiting: Sequence[PointerKey],
-    hinted: Collection[PointerKey],
-) -> list[tuple[ReleaseRef, _Claim]]:
-    """As `wanted`, each with its claim."""
-    asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
-    moved = _moved_within(asked, MOVED_NOW_MS, now_ms)
-    turn = {key: number for number, key in enumerate(waiting)}
-    called = sorted((e for e in asked if e.key in turn), key=lambda e: turn[e.key])
-    others = [e for e in asked if e.key not in turn]
-    if traffic is not None:
-        others.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
-    refs: list[ReleaseRef | None] = [*_unyielding(entries, pins, slots, now_ms, traffic, base)]
-    refs += [e.current for e in called]
-    now = [e.current for e in moved if e.current is not None and _is_for(e.current, base)]
-    coming: list[ReleaseRef | None] = [*now[: max(1, slots // 4)]]
-    coming += [e.candidate.release for e in entries if e.candidate is not None]
-    coming += [e.preparing for e in entries]
-    coming += [e.current for e in others if e.key in hinted]
-    rest: list[ReleaseRef | None] = [e.beneath[0] for e in (*called, *others) if e.beneath]
-    for depth in range(1, max((len(e.beneath) for e in entries), default=0)):
-        rest += [e.beneath[depth] for e in entries if len(e.beneath) > depth]
-    quiet = [e.current for e in others]
-    found: dict[str, tuple[ReleaseRef, _Claim]] = {}
-    for some, claim in ((refs, _Claim.ANY), (coming, _Claim.IDLE), (quiet, _Claim.FREE), (rest, _Claim.IDLE)):
-        for ref in some:
-            if ref is not None and ref.id not in found and _is_for(ref, base):
-                found[ref.id] = (ref, claim)
-    return list(found.values())
+    return [ref for ref, _ in _ordered(claims, waiting, hinted).values()]
 
 
 def _moved_within(entries: Iterable[TableEntry], age_ms: int, now_ms: int) -> list[TableEntry]:
     return [e for e in entries if e.moved_ms is not None and now_ms - e.moved_ms < age_ms]
 
 
-def _unyielding(
-    entries: Sequence[TableEntry],
-    pins: Iterable[Pin],
+def _always(entries: Iterable[TableEntry], pins: Iterable[Pin]) -> list[ReleaseRef]:
+    always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
+    refs = [*(pin.release for pin in pins), *(e.current for e in always), *(e.beneath[0] for e in always if e.beneath)]
+    return [ref for ref in refs if ref is not None]
+
+
+def _kept_priors(
+    asked: Sequence[TableEntry],
+    always: int,
     slots: int,
     now_ms: int,
-    traffic: Mapping[PointerKey, float] | None = None,
-    base: str | None = None,
+    traffic: Mapping[PointerKey, float] | None,
+    base: str | None,
 ) -> list[ReleaseRef]:
-    """Returns the releases that keep their slots, whichever other releases requests wait for.
+    """Finds where R goes on on-demand routes that keep a slot for it, whichever other releases requests wait for.
 
-    An on-demand prior is one of them only where its pointer is asked for as often as those whose currents have slots:
-    after R from a release that is on disk, the prior may be there too.
+    They do only where they are asked for as often as those whose currents have slots: after R from a release that is on
+    disk, the prior may be there too. `always`: how many slots are taken before.
     """
-    always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
-    asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
-    above = [*(pin.release for pin in pins), *(e.current for e in always), *(e.beneath[0] for e in always if e.beneath)]
-    refs = [ref for ref in above if ref is not None and _is_for(ref, base)]
     fresh = [e for e in _moved_within(asked, PRIOR_KEPT_MS, now_ms) if e.beneath and _is_for(e.beneath[0], base)]
-    left = max(0, slots - len({ref.id for ref in refs}))
+    left = max(0, slots - always)
     if traffic is not None and fresh:
         here = (e for e in asked if e.current is not None and _is_for(e.current, base))
         often = sorted((traffic.get(e.key, 0.0) for e in here), reverse=True)
         least = often[left - 1] if 0 < left < len(often) else 0.0
         fresh = [e for e in fresh if traffic.get(e.key, 0.0) >= least]
-    return refs + [e.beneath[0] for e in fresh[: left // 2]]
+    return [e.beneath[0] for e in fresh[: left // 2]]
 
 
-def with_room(
-    releases: Collection[str],
-    entries: Sequence[TableEntry],
-    slots: int,
-    *,
-    base: str | None = None,
-    pins: Iterable[Pin] = (),
-    now_ms: int = 0,
-    traffic: Mapping[PointerKey, float] | None = None,
-) -> set[str]:
+def with_room(releases: Collection[str], claims: Claims) -> set[str]:
     """Returns which of some releases get a slot of an engine in the end, where requests wait for them long enough.
 
-    They get none where what comes before such releases takes all of them. Arguments as for `plan`.
+    They get none where what comes before such releases takes all of them.
     """
-    before = {ref.id for ref in _unyielding(entries, pins, slots, now_ms, traffic, base)}
-    return set(releases) if len(before) < slots else before.intersection(releases)
+    before = {ref.id for ref in claims.kept}
+    return set(releases) if len(before) < claims.slots else before.intersection(releases)
 
 
 def _is_for(ref: ReleaseRef, base: str | None) -> bool:
@@ -191,16 +234,11 @@ def _is_for(ref: ReleaseRef, base: str | None) -> bool:
 
 
 def plan(
-    entries: Sequence[TableEntry],
-    slots: int,
+    claims: Claims,
     loaded: Collection[str],
     *,
-    base: str | None = None,
-    pins: Iterable[Pin] = (),
     busy: Collection[str] = (),
     answering: Collection[str] = (),
-    now_ms: int = 0,
-    traffic: Mapping[PointerKey, float] | None = None,
     waiting: Sequence[PointerKey] = (),
     hinted: Collection[PointerKey] = (),
     stored: Collection[str] | None = None,
@@ -215,18 +253,15 @@ def plan(
         loaded: release ids that the engine lists.
         busy: those that are not to be unloaded, whatever needs a slot.
         answering: those with answers under way.
-        now_ms: as for `wanted`, like the traffic, who waits and whose requests are coming.
+        waiting: as for `wanted`, like those whose requests are coming.
         stored: digests of the adapters whose files are on the node; None: all are. Nothing makes room for another one.
     """
-    ordered = _ordered(entries, base, pins, slots, now_ms, traffic, waiting, hinted)
-    order = [ref for ref, _ in ordered]
-    place = {ref.id: i for i, ref in enumerate(order)}
+    order, always, slots = _ordered(claims, waiting, hinted), claims.always, claims.slots
+    place = {release: i for i, release in enumerate(order)}
     nowhere = len(order)
     spare = sorted((r for r in loaded if r not in busy), key=lambda r: (-place.get(r, nowhere), r))
-    currents = {ref.id for ref, claim in ordered if claim is not _Claim.IDLE}
     victims = [r for r in spare if r not in answering]
     answer = [r for r in spare if r in answering]
-    always = always_held(entries, pins)
     free = slots - len(loaded)
     load: list[ReleaseRef] = []
     fetch: list[ReleaseRef] = []
@@ -236,7 +271,7 @@ def plan(
     def is_behind(some: list[str], ref: ReleaseRef) -> bool:
         return bool(some) and place.get(some[0], nowhere) > place[ref.id]
 
-    for ref, claim in ordered[: max(0, slots)]:
+    for ref, claim in [*order.values()][: max(0, slots)]:
         if ref.id in loaded:
             continue
         absent = stored is not None and ref.release.adapter not in stored
@@ -249,7 +284,7 @@ def plan(
                 else:
                     drain.append(answer.pop(0))
                 continue
-            if not idle or (claim is _Claim.FREE and victims[0] in currents):
+            if not idle or (claim is _Claim.FREE and victims[0] in order and order[victims[0]][1] is not _Claim.IDLE):
                 continue
             victim = victims.pop(0)
             if not absent:
@@ -258,13 +293,11 @@ def plan(
         (fetch if absent else load).append(ref)
         free -= 1
     held = (set(loaded) - set(unload)) | {ref.id for ref in (*load, *fetch)}
-    short = tuple(ref for ref in order if ref.id not in held)
+    short = tuple(ref for release, (ref, _) in order.items() if release not in held)
     return Residency(load=tuple(load), unload=tuple(unload), short=short, drain=tuple(drain), fetch=tuple(fetch))
 
 
-def needed(
-    entries: Sequence[TableEntry], pins: Iterable[Pin], *, now_ms: int, waiting: Sequence[PointerKey]
-) -> dict[str, int]:
+def needed(claims: Claims, waiting: Iterable[PointerKey]) -> dict[str, int]:
     """The releases that are needed now, and in which order they are loaded where they have slots.
 
     What is always there comes first, then what requests wait for, then the currents of moves a moment ago. It is not
@@ -272,12 +305,11 @@ def needed(
     slots for all.
 
     Args:
-        now_ms: as for `wanted`, like who waits.
+        waiting: as for `wanted`.
     """
-    current = {entry.key: entry.current.id for entry in entries if entry.current is not None}
-    moved = [entry.key for entry in _moved_within(entries, MOVED_NOW_MS, now_ms)]
-    found = [*always_held(entries, pins), *(current[key] for key in (*waiting, *moved) if key in current)]
-    return {release: place for place, release in enumerate(dict.fromkeys(found))}
+    always = (ref for ref in claims.kept if ref.id in claims.always)
+    found = dict.fromkeys(ref.id for ref in (*always, *claims.currents(waiting), *claims.moved))
+    return {release: place for place, release in enumerate(found)}
 
 
 def in_turn(
@@ -321,7 +353,7 @@ def prior_room(
         others: of the other pointers on this engine.
     """
     entries = (moved, *sorted(others, key=lambda entry: -(entry.moved_ms or 0)))
-    order = wanted(entries, base=base, pins=pins, slots=slots, now_ms=now_ms, waiting=(moved.key,))
+    order = wanted(claims(entries, base=base, pins=pins, slots=slots, now_ms=now_ms), waiting=(moved.key,))
     short = {ref.id for ref in order[max(0, slots) :]}
     assert moved.current is not None
     if moved.current.id in short:
@@ -340,4 +372,4 @@ def always_held(entries: Sequence[TableEntry], pins: Iterable[Pin]) -> tuple[str
     """The releases that stay in memory whatever else is asked for: what persons pinned, what `always` routes serve, and
     where R would go there. In the order in which slots go to them.
     """
-    return tuple(dict.fromkeys(ref.id for ref in _unyielding(entries, pins, 0, 0)))
+    return tuple(dict.fromkeys(ref.id for ref in _always(entries, pins)))

@@ -79,7 +79,7 @@ class Node:
         """The releases that no slot can come free for, as the agent finds them."""
         entries, now_ms = list(self.entries.values()), residency.PRIOR_KEPT_MS + 1
         currents = [one.current.id for one in entries if one.current is not None]
-        free = residency.with_room(currents, entries, SLOTS, now_ms=now_ms)
+        free = residency.with_room(currents, residency.claims(entries, slots=SLOTS, now_ms=now_ms))
         return [one for one in currents if one not in free]
 
     def engine(self) -> None:
@@ -103,14 +103,13 @@ class Node:
         """What the agent does: plans, drains or unloads, then loads one release."""
         waiting = [(tenant, "production") for tenant in await self.wanted()]
         coming = [(tenant, route) for tenant, route, _ in self.cold._hinted]
+        entries, now_ms = list(self.entries.values()), residency.PRIOR_KEPT_MS + 1
         found = residency.plan(
-            list(self.entries.values()),
-            SLOTS,
+            residency.claims(entries, slots=SLOTS, now_ms=now_ms),
             [ref.id for ref in self.loaded],
             answering=answering,
             waiting=waiting,
             hinted=coming,
-            now_ms=residency.PRIOR_KEPT_MS + 1,
         )
         for tenant, one in self.entries.items():
             if one.residency is RouteResidency.ALWAYS and one.current in self.loaded:
