@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, field_validator
 
 from loradeck.schemas.freshness import Figure
-from loradeck.schemas.ids import Digest, Name, Strict
+from loradeck.schemas.ids import Digest, Name, Strict, added
 
 
 class Prices(Strict):
@@ -55,6 +55,7 @@ class ArmFigures(Strict):
     cited: Figure | None = Field(None, description="the same, of the answers that cite the text that has the truth")
     tokens_in: float = Field(description="mean a request")
     tokens_out: float
+    tokens: tuple[Figure, Figure] | None = added(None, "of prompt and of answer; by Student, requests as units")
     p95_ms: Figure = Field(description="of an answer; by ranks")
     engine: str = Field(description="what answered, or that it was computed in process")
     rows: int = Field(0, description="rows by people that it was trained on")
@@ -62,6 +63,7 @@ class ArmFigures(Strict):
     bytes: int = Field(0, description="of its own weights")
     prompt_gain: Figure | None = Field(None, description="weights: share of items that the best arm without wins")
     cost: float = Field(description="of 1,000 requests, with their part of training and storage")
+    cost_of: Figure | None = added(None, "the cost with its interval, by what each request took")
 
 
 class Worksheet(Strict):

@@ -35,7 +35,7 @@ async def measured(deck: Deck, agent: FakeAgent, release: str, suite: str, exact
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     assert assigned.spec.arm == Arm(system="Be brief.")
     said = report(release, suite, exact)
-    said["items"] = [one | {"ms": 50.0, "tokens": [100, 10]} for one in said["items"]]
+    said["items"] = [one | {"ms": 50.0 + n % 2, "tokens": [100, 9 + n % 3]} for n, one in enumerate(said["items"])]
     await agent.say(assigned, FINISHED, {"report": said})
     await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert (await job(deck, submitted["id"]))["state"] == "done"
@@ -59,9 +59,13 @@ async def test_a_worksheet_says_no_where_a_prompt_does_as_well(deck: Deck, agent
     sheet = made["worksheet"]
     assert (sheet["weights"], sheet["choice"]) == (False, "prompt")
     prompt, adapter = sheet["arms"]
-    assert (prompt["tokens_in"], prompt["tokens_out"], prompt["weights"], prompt["bytes"]) == (100, 10, False, 0)
+    assert (prompt["tokens_in"], prompt["tokens_out"], prompt["weights"], prompt["bytes"]) == (100, 9.95, False, 0)
+    asked, answered, paid = *prompt["tokens"], prompt["cost_of"]
+    assert (asked["low"], asked["high"], asked["n"]) == (100, 100, 20)
+    assert answered["low"] < 9.95 < answered["high"]
+    assert paid["low"] < prompt["cost"] < paid["high"]
     assert (adapter["weights"], adapter["bytes"] > 0, adapter["right"]["n"]) == (True, True, 20)
-    assert prompt["cost"] == pytest.approx(1000 * 0.05 / 8 / 3600 * 2)
+    assert prompt["cost"] == pytest.approx(1000 * 0.0505 / 8 / 3600 * 2)
     kept = await deck.ok("GET", f"attestations?kind=decision&subject={made['digest']}")
     assert len(kept) == 1
     forged = kept[0] | {"body": kept[0]["body"] | {"weights": True}}
@@ -70,7 +74,7 @@ async def test_a_worksheet_says_no_where_a_prompt_does_as_well(deck: Deck, agent
 
 async def test_no_more_is_asked_at_once_than_the_suite_has(deck: Deck, agent: FakeAgent) -> None:
     made = await decided(deck, agent, prompt=19, adapter=19, batch=1000)
-    assert made["worksheet"]["arms"][0]["cost"] == pytest.approx(1000 * 0.05 / 20 / 3600 * 2)
+    assert made["worksheet"]["arms"][0]["cost"] == pytest.approx(1000 * 0.0505 / 20 / 3600 * 2)
 
 
 async def test_freshness_says_what_a_prompt_wins_over_the_live_release(deck: Deck, agent: FakeAgent) -> None:

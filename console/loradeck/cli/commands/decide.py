@@ -71,11 +71,11 @@ async def decide(s: Session, tenant: str, file: Path) -> None:
                 _share(arm.right),
                 _share(arm.changed),
                 _share(arm.cited),
-                f"{arm.tokens_in:.0f} + {arm.tokens_out:.0f}",
-                f"{arm.p95_ms.mean:.0f} ({arm.p95_ms.low:.0f} to {arm.p95_ms.high:.0f})",
+                " + ".join(map(_mean, arm.tokens)) if arm.tokens else f"{arm.tokens_in:.0f} + {arm.tokens_out:.0f}",
+                _mean(arm.p95_ms),
                 "-" if arm.train_hours is None else f"{arm.train_hours:.3f}",
                 f"{arm.bytes / 1e6:.1f}",
-                f"{arm.cost:.4g} {sheet.request.prices.currency}",
+                f"{_mean(arm.cost_of, '.3g') if arm.cost_of else f'{arm.cost:.3g}'} {sheet.request.prices.currency}",
             )
             for arm in sheet.arms
         ],
@@ -95,6 +95,10 @@ async def _release(s: Session, tenant: str, arm: dict[str, Any], where: str) -> 
     if "release" not in arm:
         raise misused("an arm names a base or a release", where=where, fix='base = "B1", or release = "v3"')
     return (await release_named(s.api, tenant, str(arm["release"]))).id
+
+
+def _mean(of: Figure, form: str = ".0f") -> str:
+    return f"{of.mean:{form}} ({of.low:{form}} to {of.high:{form}}, n = {of.n})"
 
 
 def _share(of: Figure | None) -> str:

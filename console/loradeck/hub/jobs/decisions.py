@@ -9,6 +9,7 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality import decision as rules
+from loradeck.rules.quality.freshness import figure
 from loradeck.schemas.arm import Arm
 from loradeck.schemas.attestation import AttestationKind, EvaluationReport
 from loradeck.schemas.decision import ArmFigures, DecideRequest, Worksheet
@@ -83,9 +84,23 @@ class Decisions:
         size = sum(file.size for file in own) if weights else 0
         times = [item.ms for item in report.items if item.ms is not None]
         tokens = [item.tokens or (0, 0) for item in report.items]
+        used = [figure([one[side] for one in tokens]) for side in (0, 1)]
         into, out = (fmean(one[side] for one in tokens) for side in (0, 1))
+        mean_ms = fmean(times or [0.0])
         room = spec.batch if report.engine is None else min(spec.batch, AT_ONCE)
         hours = trained.get(version.digest if version is not None else release.served_base)
+
+        def cost(a_request: tuple[float, float], ms: float) -> float:
+            return rules.cost(
+                request.prices,
+                request.requests_a_month,
+                tokens=a_request,
+                seconds=ms / 1000 / min(room, len(report.items) or 1),
+                hours=(hours or 0.0) / request.months,
+                gb=size / 1e9,
+            )
+
+        paid = [mean_ms if item.ms is None else item.ms for item in report.items]
         return ArmFigures(
             name=name,
             release=release.id,
@@ -98,19 +113,14 @@ class Decisions:
             cited=rules.share([item.cited for item in report.items if item.cited is not None]),
             tokens_in=round(into, 3),
             tokens_out=round(out, 3),
+            tokens=(used[0], used[1]) if used[0] and used[1] else None,
             p95_ms=rules.p95(times),
             engine=report.engine.key if report.engine is not None else "in process, fp32",
             rows=sum(ledger[one].entry.human for one in datasets if one in ledger),
             train_hours=hours,
             bytes=size,
-            cost=rules.cost(
-                request.prices,
-                request.requests_a_month,
-                tokens=(into, out),
-                seconds=fmean(times or [0.0]) / 1000 / min(room, len(report.items) or 1),
-                hours=(hours or 0.0) / request.months,
-                gb=size / 1e9,
-            ),
+            cost=cost((into, out), mean_ms),
+            cost_of=figure([cost(one, ms) for one, ms in zip(tokens, paid, strict=True)]),
         )
 
     async def _trained(self, tenant: str) -> dict[str, float]:
