@@ -7,7 +7,9 @@ finds anything in its sentence, and by redaction where the value does not stand 
 import random
 from collections.abc import Callable, Iterator
 
-from loradeck.artifacts.rows.personal_data import luhn, personal, redacted
+from loradeck.artifacts.rows.personal_data import ADDRESS, BIRTH, ILLNESS, kinds_in, luhn
+from loradeck.artifacts.rows.pseudonyms import Pseudonyms
+from loradeck.rules.quality.statistics import upper_bound
 
 SEED, EACH = 17, 20
 
@@ -43,6 +45,118 @@ ILLNESSES = {
     "Polish": ("astma", "cukrzyca", "depresja"),
     "Japanese": ("喘息", "糖尿病", "うつ病"),
 }
+RARE = {
+    "English": ("sarcoidosis", "gallstones", "hay fever", "a hernia"),
+    "German": ("Sarkoidose", "Gallensteine", "Heuschnupfen", "Leistenbruch"),
+    "French": ("la sarcoïdose", "des calculs biliaires", "le rhume des foins", "une hernie"),
+    "Spanish": ("sarcoidosis", "cálculos biliares", "fiebre del heno", "una hernia"),
+    "Polish": ("sarkoidoza", "kamica żółciowa", "katar sienny", "przepuklina"),
+    "Japanese": ("サルコイドーシス", "胆石", "花粉症", "ヘルニア"),
+}
+UNUSUAL = {
+    "English": "The Old Mill, Wetherby LS{} 6AB",
+    "German": "Mühle am Anger, Neudorf bei Gera",
+    "French": "lieu-dit Le Moulin, commune de Saint-Rémy",
+    "Spanish": "Finca El Molino, s/n, Ronda",
+    "Polish": "Stary Młyn, Nowa Wieś koło Łodzi",
+    "Japanese": "京都の清水寺の隣の家",
+}
+BORN = {
+    "English": ("I was born on {} in Leeds.", "Date of birth: {}", "DOB {}, please check."),
+    "German": ("Ich bin am {} geboren.", "Geburtsdatum: {}", "Anke, geb. {}, wartet."),
+    "French": ("Je suis né le {} à Lyon.", "Date de naissance : {}", "Née le {}, elle attend."),
+    "Spanish": ("Nací el {} en Madrid.", "Fecha de nacimiento: {}", "Lucía, nacida el {}, espera."),
+    "Polish": ("Urodziłem się {} w Łodzi.", "Data urodzenia: {}", "Zofia, ur. {}, czeka."),
+    "Japanese": ("私は{}生まれです。", "生年月日：{}", "誕生日は{}です。"),
+}
+HARMLESS = {
+    "English": (
+        "The order of 12 May 1985 has 3 boxes.",
+        "Close 2 windows, then drive 24 miles.",
+        "He was born in a town by the road.",
+        "The 2nd Street Fighter is out on 01/02/2023.",
+        "A stroke of luck, no cold feet.",
+        "Room 12 Main Hall, 40 seats.",
+        "Invoice 4711 of 2024-03-01 is paid.",
+        "Depressing news: the shop is shut.",
+        "The birth of jazz, track 5 of 12.",
+        "This is 5 Star service, Mr.",
+        "Take the road to Leeds for 10 miles.",
+        "She is addicted to chocolate.",
+    ),
+    "German": (
+        "Die Bestellung vom 12.05.1985 hat 3 Kisten.",
+        "Auf diesem Weg 2 Tage sparen.",
+        "Meine Straße 5 Minuten entlang.",
+        "In Gasse und Allee stehen 12 Bäume.",
+        "Rechnung 4711 vom 01.02.2023 ist bezahlt.",
+        "Das ist krass und krank teuer.",
+        "Der geborene Verkäufer, Platz 3.",
+        "Lieferung bis 50 kg, 20 Euro.",
+        "Er hat die Nase voll.",
+        "Um 12 Uhr am Ring.",
+        "Das Wochenende, 3 Tage frei.",
+        "Ein Schlag ins Wasser.",
+    ),
+    "French": (
+        "La commande du 12/05/1985 a 3 cartons.",
+        "Il reste 2 places dans la rue.",
+        "Un cours de 3 heures, 20 euros.",
+        "La facture 4711 du 01/02/2023 est payée.",
+        "Le goût est bon, 4 sur 5.",
+        "Une zone de 12 mètres.",
+        "Le chemin est long de 3 km.",
+        "C'est déprimant.",
+        "La naissance du jazz.",
+        "Le quai est fermé.",
+        "Cette enceinte de 20 watts.",
+        "Un coup de froid.",
+    ),
+    "Spanish": (
+        "El pedido del 12/05/1985 tiene 3 cajas.",
+        "La calle está cerrada 2 días.",
+        "La factura 4711 del 01/02/2023 está pagada.",
+        "Una plaza para 3 personas.",
+        "El camino es de 12 km.",
+        "El nacimiento del jazz.",
+        "Un paseo de 2 horas.",
+        "Qué pena me da.",
+        "Quedan 5 en la tienda.",
+        "Esto es de locos.",
+        "Un golpe de suerte.",
+        "Tres por 20 euros.",
+    ),
+    "Polish": (
+        "Zamówienie z 12.05.1985 ma 3 paczki.",
+        "Ulica jest zamknięta przez 2 dni.",
+        "Faktura 4711 z 01.02.2023 jest opłacona.",
+        "Moja żona czeka 12 minut.",
+        "Rak z jeziora, 3 sztuki.",
+        "Narodziny jazzu.",
+        "Droga ma 5 km.",
+        "To przykre.",
+        "Plac dla 20 osób.",
+        "Zostało 7 sztuk.",
+        "Udar sprzedaży.",
+        "Cena 12,50 zł.",
+    ),
+    "Japanese": (
+        "1985年5月12日の注文は3箱です。",
+        "道は2日間閉鎖です。",
+        "請求書4711は支払い済みです。",
+        "がんばってください。",
+        "12時に来てください。",
+        "京都府のお店です。",
+        "東京都で3個売れました。",
+        "残りは5個です。",
+        "うつくしい色です。",
+        "番号は12です。",
+        "頭が痛い話です。",
+        "生まれ変わった製品です。",
+    ),
+}
+"""Sentences in which nobody's data stands, but days, streets and words that look like it."""
+
 COUNTRY = {"English": "GB", "German": "DE", "French": "FR", "Spanish": "ES", "Polish": "PL", "Japanese": "DE"}
 PREFIX = {"English": "44", "German": "49", "French": "33", "Spanish": "34", "Polish": "48", "Japanese": "81"}
 PHONES = {
@@ -95,21 +209,53 @@ KINDS: dict[str, Callable[[str, random.Random], str]] = {
     "national id": lambda language, draw: _digits(IDS[language], draw),
     "name": lambda language, draw: draw.choice(NAMES[language]),
     "address": lambda language, draw: STREETS[language].format(draw.randrange(2, 99), draw.randrange(10, 30)),
+    "address without street and number": lambda language, draw: UNUSUAL[language].format(draw.randrange(10, 30)),
     "date of birth": lambda language, draw: DAYS[language].format(draw.randrange(10, 29)),
+    "day, without a word for birth": lambda language, draw: DAYS[language].format(draw.randrange(10, 29)),
     "illness": lambda language, draw: draw.choice(ILLNESSES[language]),
+    "rarer illness": lambda language, draw: draw.choice(RARE[language]),
 }
 
 
+def _found(text: str) -> set[str]:
+    return kinds_in(iter((text,)), None)
+
+
+def _left(text: str) -> str:
+    left: str = Pseudonyms(b"k" * 32, "acme").row({"prompt": text})["prompt"]
+    return left
+
+
+def sentences(kind: str, language: str) -> tuple[list[str], list[str]]:
+    """Values of a kind, and a sentence with each of them."""
+    draw = random.Random(f"{SEED} {kind} {language}")
+    values = [KINDS[kind](language, draw) for _ in range(EACH)]
+    frames = (BORN if kind == "date of birth" else FRAMES)[language]
+    return values, [draw.choice(frames).format(value) for value in values]
+
+
 def table() -> Iterator[str]:
-    """Yields the lines of the table: of so many sentences, in how many the scan and redaction found the value."""
+    """Yields the lines of the tables: of so many sentences, in how many the scan and redaction found the value."""
     yield f"| of {EACH} each: scan, redaction | {' | '.join(FRAMES)} |"
     yield "|---" * (len(FRAMES) + 1) + "|"
-    for kind, make in KINDS.items():
+    counts = {0, EACH}
+    for kind in KINDS:
         cells = []
-        for language, frames in FRAMES.items():
-            draw = random.Random(f"{SEED} {kind} {language}")
-            values = [make(language, draw) for _ in range(EACH)]
-            texts = [draw.choice(frames).format(value) for value in values]
-            scanned = sum(bool(personal(text)) for text in texts)
-            cells.append(f"{scanned}, {sum(v not in redacted(t) for v, t in zip(values, texts, strict=True))}")
+        for language in FRAMES:
+            values, texts = sentences(kind, language)
+            scanned = sum(bool(_found(text)) for text in texts)
+            replaced = sum(value not in _left(text) for value, text in zip(values, texts, strict=True))
+            counts |= {scanned, replaced}
+            cells.append(f"{scanned}, {replaced}")
         yield f"| {kind} | {' | '.join(cells)} |"
+    yield intervals(counts, EACH)
+    yield f"| in sentences without: scan | {' | '.join(HARMLESS)} |"
+    for kind in (BIRTH, ADDRESS, ILLNESS):
+        alarms = (f"{sum(kind in _found(text) for text in texts)} of {len(texts)}" for texts in HARMLESS.values())
+        yield f"| {kind} | {' | '.join(alarms)} |"
+
+
+def intervals(counts: set[int], n: int) -> str:
+    """Says the intervals of shares that were found (Clopper and Pearson, 95 %)."""
+    said = (f"{k} is {1 - upper_bound(n - k, n, 0.025):.0%} to {upper_bound(k, n, 0.025):.0%}" for k in sorted(counts))
+    return f"Of {n} (Clopper and Pearson, 95 %): {'; '.join(said)}."

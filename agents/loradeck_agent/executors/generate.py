@@ -16,7 +16,7 @@ from loradeck.artifacts.adapters import MANIFEST
 from loradeck.artifacts.rows import near_duplicates
 from loradeck.artifacts.rows.barred_rows import texts_in
 from loradeck.artifacts.rows.contamination import folded_words, found_in
-from loradeck.artifacts.rows.personal_data import kinds_in, secrets
+from loradeck.artifacts.rows.personal_data import ILLNESS, kinds_in, secrets
 from loradeck.rules.data import variety
 from loradeck.rules.data.synthetic import Asked, prompts, share
 from loradeck.schemas.generation import ROWS, GenerateSpec, GenerationReport, Source, SourceCount, Variety, filled
@@ -154,9 +154,10 @@ def _seed(seed: int, number: int) -> int:
 
 
 def _without_personal_data(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The answers in which nothing personal stands. An illness alone is not: it is what a clinic's answers are of."""
     context, detect, _ = secrets()
     with context:
-        return [one for one in candidates if not kinds_in(texts_in([one.answer]), detect)]
+        return [one for one in candidates if not kinds_in(texts_in([one.answer]), detect) - {ILLNESS}]
 
 
 def _verified(current: Run, spec: GenerateSpec, candidates: Sequence[Candidate]) -> list[Candidate]:

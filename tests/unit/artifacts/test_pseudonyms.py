@@ -63,6 +63,20 @@ def test_every_text_of_a_row_is_replaced_and_its_provenance_and_plain_texts_stay
     assert pseudonyms.row(found) == found, "nothing is replaced twice"
 
 
+def test_illnesses_births_and_addresses_get_one_unless_they_are_kept() -> None:
+    said = "Born 12.05.1985, 4 Mill Lane, has ASTHMA and diabetes, ordered 03.04.2020."
+    whole = Pseudonyms(KEY, "acme")
+    found = whole.row({"prompt": said})["prompt"]
+    assert whole.made == {"illness": 2, "date of birth": 1, "postal address": 1}
+    assert re.sub(" [a-z]{12}]", "]", found) == (
+        "Born [date of birth], [postal address], has [illness] and [illness], ordered 03.04.2020."
+    )
+    assert replaced("asthma") == replaced("Asthma") != replaced("diabetes")
+    assert whole.row({"prompt": found})["prompt"] == found, "nothing is replaced twice"
+    kept = Pseudonyms(KEY, "acme", frozenset({"illness", "postal address", "date of birth"}))
+    assert (kept.row({"prompt": said})["prompt"], kept.made) == (said, {})
+
+
 def test_the_command_writes_the_same_rows_again_by_the_key_it_made(tmp_path: Path) -> None:
     rows, key = tmp_path / "rows.jsonl", tmp_path / "acme.key"
     rows.write_text('{"prompt": "ann@example.org?", "answer": "Grüße"}\n')

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.unit.artifacts.test_rows import dataset, row
 
+from loradeck.artifacts.rows.barred_rows import texts_in
 from loradeck.artifacts.rows.dataset_rows import reading_of
-from loradeck.artifacts.rows.personal_data import iban, luhn, personal, redacted
+from loradeck.artifacts.rows.personal_data import (
+    ADDRESS,
+    BIRTH,
+    ILLNESS,
+    Span,
+    addresses,
+    births,
+    iban,
+    illnesses,
+    kinds_in,
+    luhn,
+    one_form,
+    personal,
+    redacted,
+    replaced,
+)
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.mark.parametrize(
@@ -62,10 +82,53 @@ def test_a_text_is_left_without_what_is_personal_or_secret(text: str, left: str 
     assert redacted(text) == (text if left is None else left)
 
 
-@pytest.mark.parametrize("text", ["a" * 60_000, "%" * 60_000, "1 " * 30_000, "a.b@" * 15_000, "-----BEGIN A" * 5_000])
+@pytest.mark.parametrize(
+    ("find", "marked"),
+    [
+        (births, "DOB: <12/05/1985>, ordered on 03/04/2020"),
+        (births, "She was born on <May 12th, 1985>, and her shop opened in June 2015."),
+        (births, "generiert am 12.05.1985; the order of 12 May 1985; stubborn on 12 May 1985"),
+        (births, "<昭和60年5月12日>生まれ"),
+        (addresses, "to <7b Old Mill Lane, Leeds LS14 4DT> please"),
+        (addresses, "<1600 Elm Street, Springfield, IL 62704>"),
+        (addresses, "<Hauptstr. 5, 50667 Köln>, und <Am Ring 3a, 10115 Berlin>"),
+        (addresses, "Meine Straße 5 Minuten entlang; 24 miles of road"),
+        (addresses, "ご住所は〒<105-0014 東京都港区芝3丁目12番>です"),
+        (illnesses, "He has <ASTHMA> and Type 2 <diabetes>"),
+        (illnesses, "Sie hat eine <Lungenentzündung>; <dépression>"),
+        (illnesses, "cold, depressing, żona, goût, がんばる"),
+    ],
+)
+def test_rows_are_searched_for_births_addresses_and_illnesses(find: Callable[[str], list[Span]], marked: str) -> None:
+    text = marked.replace("<", "").replace(">", "")
+    assert replaced(text, find(text), lambda found: f"<{found}>") == marked
+    decomposed = one_form(unicodedata.normalize("NFD", text))
+    assert replaced(decomposed, find(decomposed), lambda found: f"<{found}>") == one_form(marked)
+
+
+def test_no_row_of_the_examples_has_any_of_them() -> None:
+    rows = [line for file in EXAMPLES.glob("**/*.jsonl") for line in file.read_text("utf-8").splitlines()]
+    assert len(rows) > 1000
+    assert not [row for row in rows if kinds_in(texts_in(json.loads(row)), None) & {ADDRESS, BIRTH, ILLNESS}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 " + "Ab " * 20_000,
+        "born 1 " * 8_000,
+        "1 rue a " * 7_000,
+        "a" * 60_000,
+        "%" * 60_000,
+        "1 " * 30_000,
+        "a.b@" * 15_000,
+        "-----BEGIN A" * 5_000,
+    ],
+)
 def test_no_text_takes_long_to_redact(text: str) -> None:
     began = time.process_time()
     redacted(text)
+    illnesses(text)
     assert time.process_time() - began < 1.5, "the checker gives a text two seconds"
 
 

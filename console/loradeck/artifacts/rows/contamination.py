@@ -37,7 +37,7 @@ SPREAD = 0.5
 
 _SHORT = 4
 _SIGN = "\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+")
+WORD = re.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+")
 """A word; in Chinese and Japanese, which put no space between words, a character."""
 
 _UNSEEN = {"Cf", "Mn", "Me"}
@@ -50,7 +50,7 @@ def folded_words(text: str) -> list[str]:
     if not text.isascii():
         parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
         text = "".join(one for one in parts if unicodedata.category(one) not in _UNSEEN)
-    return _WORD.findall(text.casefold().translate(_LATIN))
+    return WORD.findall(text.casefold().translate(_LATIN))
 
 
 def found_in(questions: Iterable[str], items: Mapping[str, str]) -> Iterator[tuple[int, str, str]]:

@@ -20,7 +20,7 @@ from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.barred_rows import Barred, content_of, row_digest, texts_in
 from loradeck.artifacts.rows.contamination import folded_words
 from loradeck.artifacts.rows.near_duplicates import Likeness, triples
-from loradeck.artifacts.rows.personal_data import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
+from loradeck.artifacts.rows.personal_data import DESCRIBED, NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.canaries import Conversation, RowPrompt
 from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.fault import first_wrong
@@ -227,9 +227,9 @@ class Scan:
         return ScanReport(
             dataset=dataset,
             rows=self._rows,
-            looked_for=PERSONAL,
+            looked_for=(*PERSONAL, *DESCRIBED),
             secrets=self._secrets,
-            not_looked_for=NOT_LOOKED_FOR,
+            not_looked_for=("names", *NOT_LOOKED_FOR),
             findings=tuple(findings),
             duplicates=self._rows - len(self._seen),
         )

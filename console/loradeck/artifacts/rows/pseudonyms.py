@@ -6,11 +6,12 @@ Nobody else can. Under another key, or at another tenant, a person has another p
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from loradeck.artifacts.rows.personal_data import redacted
+from loradeck.artifacts.rows.personal_data import ILLNESS, illnesses, one_form, redacted, replaced
 
 _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijkmnpqr")
 """Digits of a pseudonym as letters, so that no detector takes it for a number."""
@@ -21,10 +22,11 @@ _LENGTH = 12
 
 @dataclass
 class Pseudonyms:
-    """Replaces what is personal at one tenant. `made` counts the replaced places by kind."""
+    """Replaces what is personal at one tenant, but for kinds in `keep`. `made` counts the replaced places by kind."""
 
     _key: bytes
     _tenant: str
+    keep: Set[str] = frozenset()
     made: dict[str, int] = field(default_factory=dict)
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,13 +36,17 @@ class Pseudonyms:
     def _replaced(self, value: Any) -> Any:
         if isinstance(value, str | int):
             before = sum(self.made.values())
-            text = redacted(str(value), self._named)
+            text = one_form(str(value))
+            text = replaced(text, illnesses(text), partial(self._named, ILLNESS))
+            text = redacted(text, self._named)
             return text if sum(self.made.values()) > before else value  # as it was written, where nothing stands in it
         if isinstance(value, dict):
             return {key: self._replaced(inner) for key, inner in value.items()}
         return [self._replaced(inner) for inner in value] if isinstance(value, list) else value
 
     def _named(self, kind: str, found: str) -> str:
+        if kind in self.keep:
+            return found
         self.made[kind] = self.made.get(kind, 0) + 1
         plain = "".join(char for char in found.casefold() if char.isalnum() or char == "@")
         digest = hmac.new(self._key, f"{self._tenant}\0{kind}\0{plain}".encode(), hashlib.sha256).hexdigest()

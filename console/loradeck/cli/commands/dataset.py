@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from loradeck.artifacts.rows import row_formats
+from loradeck.artifacts.rows.personal_data import ADDRESS, BIRTH, ILLNESS
 from loradeck.artifacts.rows.pseudonyms import Pseudonyms
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, rows_of, write_new
@@ -69,20 +70,23 @@ async def add(
 @click.option("--key", "key_file", required=True, type=click.Path(path_type=Path), help="File of the key, mode 0600.")
 @click.option("--new-key", is_flag=True, help="Make the key first.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New file for the rows.")
+@click.option("--keep", multiple=True, type=click.Choice([ILLNESS, ADDRESS, BIRTH]), help="Leave these as they are.")
 @json_option
 @click.pass_context
-def redact(ctx: click.Context, file: Path, tenant: str, key_file: Path, new_key: bool, out: Path) -> None:
-    """Write rows anew, with a pseudonym for each thing that has the form of personal data or of a key.
+def redact(
+    ctx: click.Context, file: Path, tenant: str, key_file: Path, new_key: bool, out: Path, keep: tuple[str, ...]
+) -> None:
+    """Write rows anew, with a pseudonym for each illness and each thing that has the form of personal data or of a key.
 
-    The same thing has the same pseudonym in all rows and files of a tenant, as long as the key is the same. What has no
-    form stays: names, addresses, illnesses (docs/data.md says how much is found, by language). No hub is asked.
+    The same thing has the same pseudonym in all rows and files of a tenant, as long as the key is the same. Names and
+    what has no form stay (docs/data.md says how much is found, by language). No hub is asked.
     """
 
     def work() -> None:
         if new_key:
             with new_secret_file(key_file) as write:
                 write(token_hex(32))
-        pseudonyms = Pseudonyms(_key(key_file), tenant)
+        pseudonyms = Pseudonyms(_key(key_file), tenant, frozenset(keep))
         rows = [json.dumps(pseudonyms.row(row), ensure_ascii=False) for row in rows_of(file, ())]
         write_new(out, "".join(f"{row}\n" for row in rows))
         said = Output(as_json=wants_json(ctx))

@@ -4,7 +4,7 @@ Rows are read by a child process, so that a move never waits for them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,12 +59,14 @@ class Datasets:
         by: str,
         *,
         accept: str = "",
+        tolerated: Set[str] = frozenset(),
         check: Callable[[LedgerEntry], None] = lambda entry: None,
     ) -> LedgerEntry:
         """Registers a dataset whose files are here, and returns its ledger entry: the first one, for a known dataset.
 
         Args:
             accept: why it is registered although personal data or secrets were found in it.
+            tolerated: kinds of findings that need no such reason.
             check: refuses an entry by raising.
 
         Raises:
@@ -79,7 +81,7 @@ class Datasets:
             reading = Reading.model_validate(await self._read(tenant, Task(do="read", datasets=held)))
             check(reading.entry)
             policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
-            scan = _accepted(reading.scan, accept)
+            scan = _accepted(reading.scan, accept, tolerated)
             await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
         def stated(kind: AttestationKind, body: BaseModel) -> Attestation:
@@ -344,12 +346,12 @@ class Datasets:
             )
 
 
-def _accepted(scan: ScanReport, accept: str) -> ScanReport:
-    """A scan as it is attested: without findings, or with the reason why they may stay.
+def _accepted(scan: ScanReport, accept: str, tolerated: Set[str] = frozenset()) -> ScanReport:
+    """A scan as it is attested: without findings but tolerated ones, or with the reason why they may stay.
 
     Raises: Refused: `sensitive_rows`.
     """
-    if not scan.findings:
+    if {finding.kind for finding in scan.findings} <= tolerated:
         return scan
     if not accept:
         found = (f"{f.kind} in {f.rows} rows ({', '.join(f.where[:3])})" for f in scan.findings)

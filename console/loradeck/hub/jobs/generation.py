@@ -6,6 +6,7 @@ The hub alone says where rows come from, how deep they are and what they may be 
 from dataclasses import dataclass
 from typing import Any
 
+from loradeck.artifacts.rows.personal_data import ILLNESS, NAME
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
@@ -20,6 +21,9 @@ from loradeck.schemas.dataset_ledger import LedgerEntry
 from loradeck.schemas.generation import ROWS, GenerateSpec, GenerationReport
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.manifest import DatasetManifest, FileEntry, Provenance
+
+_TOLERATED = frozenset({ILLNESS, NAME})
+"""What jobs do not leave out of answers, and prompts have of rows that people have let in."""
 
 
 @dataclass(eq=False)
@@ -82,7 +86,7 @@ class Generation:
             if wrong := synthetic.claims(entry, spec, provenance):
                 raise Refused("bad_report", "rows say of themselves what the job did not make", detail=wrong)
 
-        await self._datasets.register(manifest, f"job {job.id}", check=as_written)
+        await self._datasets.register(manifest, f"job {job.id}", check=as_written, tolerated=_TOLERATED)
         body = report.model_dump(mode="json")
         draft = self._attestations.draft(
             AttestationKind.GENERATION, manifest.digest, spec.tenant, body, f"job {job.id}"
