@@ -150,12 +150,12 @@ def one_form(text: str) -> str:
 
 
 def births(text: str) -> list[Span]:
-    """Where dates stand beside a word for birth."""
+    """Finds dates that stand beside a word for birth."""
     return [found.span("it") for pattern in _BIRTHS for found in pattern.finditer(text)] if _has_digit(text) else []
 
 
 def addresses(text: str) -> list[Span]:
-    """Where a street with a number stands, in one of the forms that are known."""
+    """Finds streets with a number, in the forms that are known."""
     return [found.span() for pattern in _STREETS for found in pattern.finditer(text)] if _has_digit(text) else []
 
 
@@ -179,7 +179,7 @@ _SHORTEST_STEM, _LONGEST_STEM = 3, 20
 
 
 def illnesses(text: str) -> list[Span]:
-    """Where words of the list of illnesses stand, in any case and with any accents."""
+    """Finds words of the list of illnesses, in any case and with any accents."""
     words = [(word.span(), folded) for word in WORD.finditer(text) for folded in _folded(word[0])]
     listed, found = _illnesses(), []
     for at, (_, word) in enumerate(words):
