@@ -173,7 +173,7 @@ class PromoteCheck:
         overridden = await self.check(key, request, actor)
         agreed = await self._agreed(key, request.release, request, actor, overridden)
         drafted = _with(self._draft(key, request, actor, overridden), agreed)
-        return reasons.kept([drafted], lambda tenant: self._state.tenant(tenant).data)[0]  # before it is prepared
+        return reasons.kept([drafted], self._state.tenants)[0]  # before it is prepared
 
     def residency(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> list[Draft]:
         """The event that sets a route on demand with its first release, where the request says so."""

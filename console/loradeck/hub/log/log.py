@@ -21,7 +21,6 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tickets
 from loradeck.rules.moves.copies import marked
 from loradeck.rules.moves.lease import TTL_S, must_step_down
-from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.position import Position
@@ -197,10 +196,6 @@ class Log:
         """Whether commits are on one server of the database alone now."""
         return self._store.one_copy
 
-    def _policy(self, tenant: str) -> DataPolicy:
-        found = self.state.tenants.get(tenant)
-        return found.data if found is not None else DataPolicy()
-
     # ---- writing -------------------------------------------------------------------------------------------
 
     async def commit(self, drafts: Sequence[Draft], key: str) -> Committed:
@@ -214,7 +209,7 @@ class Log:
         try:
             if self._unresolved:
                 await self._catch_up()
-            drafts = reasons.kept(drafts, self._policy)
+            drafts = reasons.kept(drafts, self.state.tenants)
             drafts = tickets.stamped(marked(drafts, one_copy=self.one_copy), self.state.config)
             fleet = self.changes_fleet(drafts)
             committed = await self._store(lambda s: s.commit(drafts, key=key, fleet=fleet))
@@ -235,6 +230,7 @@ class Log:
 
         `decided` is called when the outcome is durable and not yet published.
         """
+        drafts = reasons.kept(drafts, self.state.tenants, refuse=False)
         try:
             committed = await self._store(lambda s: s.adopt(drafts, epoch_above=epoch_above, key=key))
         except OutcomeUnknown:
