@@ -294,7 +294,7 @@ class Hub:
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         self.campaigns = Campaigns(
             *(log_, self.store, catalogue, facts, gates, jobs, queue, self.promotions, fleet, self.tables),
-            *(self.replicas, self.node_events.ordered, allowed, background, clock),
+            *(self.replicas, self.pools, self.node_events.ordered, allowed, background, clock),
         )
         every, cancel = jobs.every, queue.cancel
         self.lost_files = LostFiles(fleet, self.tables, registry, blobs, self.witnesses)

@@ -1,7 +1,7 @@
 """Campaigns: routes that are moved to another base in waves and rewound together, or nodes to another engine build."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ class Stage(StrEnum):
     MOVED = "moved"
     HELD = "held"  # something keeps it back that is no fault of its release; its wave goes on without it
     FAILED = "failed"
+    ASIDE = "aside"  # somebody else has moved it since the campaign began, and what they have put there stays
 
 
 UNDER_WAY = frozenset({Stage.TRAINING, Stage.GATING, Stage.CANARY, Stage.DRAINING, Stage.PROVING})
@@ -72,6 +73,9 @@ class CampaignUnit(Wire):
     since_ms: int = Field(0, description="when that stage began")
     why: Why = ""
     wave: int = Field(0, description="from 1; 0: it waits")
+    was: Digest | Literal[""] | None = Field(
+        None, description="live when the campaign began; '': nothing; None: unknown"
+    )
     release: Digest | None = Field(None, description="that it moves to; None: it is not trained yet")
     recipe: str = Field("", max_length=64, description="job whose recipe is repeated on the new base")
     gpu_hours: float = Field(0, description="that its training took; before its end, those of `recipe`")

@@ -1,4 +1,4 @@
-"""Candidates from the command line, against a real hub and a node that does what it says."""
+"""Candidates and campaigns from the command line, against a real hub and a node that does what it says."""
 
 from __future__ import annotations
 
@@ -161,3 +161,22 @@ def test_an_ab_is_begun_shown_and_refused_without_a_horizon(desk: Desk, tenant: 
     awaited = "the end of its A/B of errors: 0 of 30 keys in each arm"
     wait_until("it is awaited", lambda: awaited in desk.run("candidate", "show", tenant).stdout)
     desk.refused(1, "bad_horizon", *asked, "--until", "2099-01-01T00:00Z")
+
+
+def test_a_campaign_is_paused_resumed_with_another_budget_and_stopped_for_good(desk: Desk, tenant: str) -> None:
+    assert desk.run("hold", tenant, "--reason", "an audit").returncode == 0
+    name = f"to-v3-{tenant}"
+    begun = desk.run("campaign", "start", name, "--to", f"{tenant}=v3", "--ungated", "--yes")
+    assert begun.returncode == 0, begun.stderr
+    wait_until("held", lambda: desk.json("campaign", "show", name)["units"][f"{tenant}/production"]["stage"] == "held")
+    paused = desk.run("campaign", "pause", name, "--reason", "lunch")
+    assert (paused.returncode, paused.stdout) == (0, f"campaign {name} is paused: 1 held\n"), paused.stderr
+    desk.refused(1, "no_change", "campaign", "pause", name)
+    resumed = desk.json("campaign", "resume", name, "--gpu-hours", "7")
+    assert (resumed["state"], resumed["plan"]["gpu_hours"]) == ("running", 7)
+    shown = desk.run("campaign", "show", name).stdout
+    assert (f"{name}  running  1 held" in shown, "0.0 of 7 GPU hours" in shown) == (True, True), shown
+    stopped = desk.run("campaign", "stop", name, "--yes")
+    assert (stopped.returncode, stopped.stdout) == (0, f"campaign {name} is stopped: 1 held\n"), stopped.stderr
+    desk.refused(1, "campaign_over", "campaign", "resume", name)
+    assert any(row.split()[:2] == [name, "stopped"] for row in desk.run("campaign", "ls").stdout.splitlines())

@@ -180,7 +180,7 @@ async def test_nodes_are_drained_take_a_new_engine_build_and_serve_again_in_wave
     await deck.tenant()
     first, second = await join("n1"), await join("n2")
     await deck.promote(await deck.release(seed=1))
-    asked = body("vllm", engine="fake 2", wave=1)
+    asked = body("vllm", engine="fake 2", wave=2)  # one after the other all the same: acme is on these two alone
     begun = CampaignStarted.model_validate(await deck.ok("POST", "campaigns", asked))
     assert list(begun.campaign.units) == ["fleet/n1", "fleet/n2"]
     fleet = deck.hub.fleet.nodes
@@ -275,3 +275,19 @@ async def test_what_is_taken_back_before_the_campaign_has_noted_it_is_not_given_
     agent.prepares, own._acting = "finish", False
     await until(lambda: stages(deck) == {"acme": "failed"}, "taken back")
     assert pointer(("acme", "production")).release == releases["acme"][0]
+
+
+async def test_what_somebody_promotes_before_a_campaign_has_come_to_it_stays(deck: Deck, join: Join) -> None:
+    _, releases = await two_live(deck, join, "acme", "bolt")
+    deck.hub.campaigns._acting = True  # as one that trains for hours
+    await start(deck, "to-b2", to(releases), ungated=True)
+    fix = await deck.release("acme", 3)
+    await deck.promote(fix, "acme")
+    deck.hub.campaigns._acting = False
+    await until(lambda: stages(deck) == {"acme": "aside", "bolt": "moved"}, "left aside")
+    one = deck.hub.campaigns.get("to-b2")
+    assert (one.state, one.why) == (CampaignState.DONE, "1 moved, 0 failed, 1 left aside")
+    assert one.units["acme/production"].why.startswith("somebody else has moved it: promote by ")
+    assert deck.hub.log.state.pointer(("acme", "production")).release == fix
+    plan, _ = await rewind(deck)
+    assert [step.tenant for step in plan.steps] == ["bolt"]

@@ -21,7 +21,7 @@ from loradeck.schemas.jobs import JobState
 
 PAGE = Path(__file__).parents[3] / "docs/campaigns.md"
 ANN = Actor(name="ann", role=Role.RELEASER)
-V1, V2 = "1" * 64, "2" * 64
+V1, V2, V3 = "1" * 64, "2" * 64, "3" * 64
 HOUR_MS = 3_600_000
 
 
@@ -173,12 +173,54 @@ def test_a_stopped_campaign_takes_back_what_is_under_way_and_held_and_keeps_what
     assert next_(now)[1] == Decision()
 
 
+def trains(was: str | None = V1, n: int = 2) -> Campaign:
+    """A campaign whose first wave is being trained, begun where V1 was live."""
+    now = campaign(n, trained=False)
+    now = now.model_copy(update={"units": {k: u.model_copy(update={"was": was}) for k, u in now.units.items()}})
+    return next_(now)[0]
+
+
+def test_what_somebody_else_has_moved_since_the_campaign_began_is_left_aside_and_its_training_cancelled() -> None:
+    running = Seen(job=JobState.RUNNING, live=V3, last="promote by ann fix")
+    now, decision = next_(trains(), {"t0": running, "t1": Seen(job=JobState.RUNNING, live=V1)})
+    assert (stages(now), acts(decision)) == ("aside training", [("t0", "take back")])
+    assert now.units["t0/production"].why == "somebody else has moved it: promote by ann fix"
+    made = Seen(job=JobState.DONE, made=V2, live=V3)  # its training has ended by then: there is nothing to cancel
+    now, decision = next_(now, {"t1": made})
+    assert (stages(now), acts(decision), now.state) == ("aside aside", [], CampaignState.DONE)
+    assert now.why == "0 moved, 0 failed, 2 left aside"
+
+
+def test_one_that_waited_for_its_gate_or_was_held_is_left_aside_too_and_what_the_campaign_has_moved_is_not() -> None:
+    now, _ = next_(trains(), dict.fromkeys(("t0", "t1"), Seen(job=JobState.DONE, made=V2, live=V1)))
+    now, _ = next_(now, dict.fromkeys(("t0", "t1"), Seen(live=V1, gate=True, refused=("held", "it is held"))))
+    assert stages(now) == "held held"
+    now, decision = next_(now, {"t0": Seen(live=V3, gate=True), "t1": Seen(live=V2, gate=True)})
+    assert (stages(now), acts(decision)) == ("aside canary", [])
+
+
+def test_a_route_without_a_release_and_one_of_a_log_before_this_was_known() -> None:
+    assert acts(next_(trains(""), {"t0": Seen(), "t1": Seen()})[1]) == [("t0", "train"), ("t1", "train")]
+    assert stages(next_(trains(""), {"t0": Seen(live=V3), "t1": Seen()})[0]) == "aside training"
+    assert acts(next_(trains(None), {"t0": Seen(live=V3)})[1]) == [("t0", "train"), ("t1", "train")]
+
+
+def test_a_candidate_of_somebody_elses_holds_a_route_until_it_is_out() -> None:
+    now, _ = next_(campaign(1))
+    now, decision = next_(now, {"t0": Seen(live=V1, out=V3, gate=True, last="candidate_start by ann")})
+    assert (stages(now), now.units["t0/production"].why) == (
+        "held",
+        "another candidate is out: candidate_start by ann",
+    )
+    assert stages(next_(now, {"t0": Seen(live=V1, gate=True)})[0]) == "gating"
+
+
 # ---- nodes -----------------------------------------------------------------------------------------------
 
 
-def nodes(n: int = 3) -> Campaign:
+def nodes(n: int = 3, wave: int = 1) -> Campaign:
     units = [CampaignUnit(tenant="fleet", route=f"n{i}") for i in range(n)]
-    plan = CampaignPlan(engine="0.33", wave=1)
+    plan = CampaignPlan(engine="0.33", wave=wave)
     return Campaign(campaign="e", plan=plan, by="ann", started_ms=0, units={unit.name: unit for unit in units})
 
 
@@ -210,6 +252,46 @@ def test_a_node_on_which_something_is_not_proven_has_failed_and_is_drained_again
     now, done = of(now, Seen(built=True, proven=False, says="not what is recorded: acme/production"))
     assert (stages(now), done) == ("failed draining waiting", ["drain"])
     assert now.units["fleet/n0"].why == "not what is recorded: acme/production"
+
+
+def answering(now: Campaign, drained: str = "", **routes: str) -> tuple[Campaign, list[tuple[str, str]]]:
+    """A look at nodes of which these are drained. `routes`: the numbers of the nodes that answer for each."""
+    off = {f"n{i}" for i in drained}
+
+    def seen(name: str) -> Seen:
+        on = {route: {f"n{i}" for i in them} - off for route, them in routes.items()}
+        others = tuple((route, frozenset(them - {name})) for route, them in on.items() if name in them)
+        return Seen(drained=name in off, answers=others)
+
+    decision = decide(now, {unit.name: seen(unit.route) for unit in now.under_way}, 0)
+    units = now.units | {unit.name: unit for unit in decision.units}
+    return now.model_copy(update={"units": units}), [(act.unit.route, act.what) for act in decision.acts]
+
+
+def test_a_wave_of_nodes_takes_no_routes_last_ready_replica() -> None:
+    now, _ = answering(nodes(5, wave=5))
+    now, done = answering(now, acme="012", bolt="3", cove="14")
+    assert done == [("n0", "drain"), ("n1", "drain")]  # n2 would be acme's last, n4 cove's, and n3 is bolt's only one
+    assert [unit.why for unit in now.units.values() if unit.stage is Stage.HELD] == [
+        "it alone answers for acme",
+        "it alone answers for bolt",
+        "it alone answers for cove",
+    ]
+    same, done = answering(now, drained="01", acme="2", bolt="3", cove="4", also="2")
+    assert (same, done) == (now, [])
+    back = now.units["fleet/n0"].model_copy(update={"stage": Stage.MOVED})
+    now = now.model_copy(update={"units": now.units | {back.name: back}})
+    _, done = answering(now, drained="1", acme="02", bolt="03", cove="4")  # n0 is back, and answers for bolt, too
+    assert done == [("n2", "drain"), ("n3", "drain")]
+
+
+def test_a_node_that_fails_stays_where_it_alone_answers_for_a_route() -> None:
+    now, _ = of(nodes(1), Seen())
+    now, _ = of(now, Seen(drained=True, built=True))
+    bad = Seen(built=True, proven=False, says="not what is recorded: acme", answers=(("bolt", frozenset()),))
+    now, done = of(now, bad)
+    assert (stages(now), done) == ("failed", [])
+    assert now.units["fleet/n0"].why == "not what is recorded: acme; not drained, since it alone answers for bolt"
 
 
 def test_the_event_of_a_node_is_of_no_tenant() -> None:

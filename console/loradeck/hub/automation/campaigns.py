@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from pydantic import Field
@@ -10,6 +10,7 @@ from pydantic import Field
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.fleet.pools import Pools
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promotion import Promotion, Promotions
@@ -73,6 +74,7 @@ class Campaigns:
     _fleet: Fleet
     _tables: NodeTables
     _replicas: PlacedReplicas
+    _pools: Pools
     _ordered: Callable[[Node], None]
     _allowed: MovesAllowed
     _background: Background
@@ -173,7 +175,7 @@ class Campaigns:
                 ASKS_PEOPLE: asks_people(state.config(key)),
                 "its route has no gate": state.config(key).gate is None and not request.plan.ungated,
             }
-            unit = CampaignUnit(tenant=key[0], route=key[1], release=to)
+            unit = CampaignUnit(tenant=key[0], route=key[1], release=to, was=live or "")
             if to is None and job is not None:
                 unit = unit.model_copy(update={"recipe": job.id, "gpu_hours": job.gpu_hours or 0.0})
             said = [words for words, so in why.items() if so]
@@ -277,19 +279,21 @@ class Campaigns:
         refused, pointer = self._refused.get(at), self._log.state.pointer(key)
         if unit.tenant == NODES:
             return self._seen_of(unit.route, campaign.plan.engine)._replace(refused=refused)
+        last = self._log.last_move(pointer)
+        moved = f"{last.kind.value} by {last.actor} {last.reason}".strip() if last is not None else ""
         if unit.at is Stage.TRAINING:
+            now = Seen(live=pointer.release, last=moved, refused=refused)
             job = await self._jobs.find_one(job_id(_key(campaign, unit, "train")))
             if job is None:
-                return Seen(refused=refused)
+                return now
             made, says = (job.result or {}).get("release"), f"{job.code or job.state.value}: {job.message}"
-            return Seen(job=job.state, made=made, gpu_hours=job.gpu_hours, says=says)
+            return now._replace(job=job.state, made=made, gpu_hours=job.gpu_hours, says=says, refused=None)
         started = self._starting.get(at)
         if started is not None and started.over.is_set():
             del self._starting[at]
             if isinstance(started.error, Refused | StoreError):
                 refused = self._refused[at] = started.error.code, str(started.error)
         gate, awaits, says = self._gate(key, unit) if unit.at is Stage.GATING else (None, "", "")
-        last = self._log.last_move(pointer)
         return Seen(
             gate=gate,
             awaits=awaits,
@@ -300,7 +304,8 @@ class Campaigns:
             back=last is not None
             and last.at_ms >= unit.since_ms
             and unit.release in (last.from_release, last.payload.get(CANDIDATE_ENDED)),
-            says=says or (f"{last.kind.value} by {last.actor} {last.reason}".strip() if last is not None else ""),
+            says=says or moved,
+            last=moved,
             refused=refused,
         )
 
@@ -312,14 +317,23 @@ class Campaigns:
         own = {replica.replica for replica in node.replicas}
         acks = [(key, ack) for key in keys for replica, ack in self._replicas.acks(key).items() if replica in own]
         failed = ["/".join(key) for key, ack in acks if ack.state is AckState.FAILED]
-        ready = all(name in self._replicas.ready(key) for key in keys)
+        ready = {key: self._replicas.ready(key) for key in keys}
         return Seen(
             drained=node.drained,
             built=_has(node, engine),
-            proven=False if failed else True if ready else None,
+            proven=False if failed else True if all(name in there for there in ready.values()) else None,
+            answers=tuple(("/".join(key), self._others(key, ready[key], name)) for key in keys if name in ready[key]),
             awaits="it is cordoned, and would be let in again" if node.cordoned and not node.drained else "",
             says=f"not what is recorded: {', '.join(failed[:8])}" if failed else "",
         )
+
+    def _others(self, key: PointerKey, ready: Collection[str], name: str) -> frozenset[str]:
+        """The nodes beside one that answer for a route and are not drained, or that its pool may move it to."""
+        nodes, placed = self._fleet.nodes, self._log.state.config(key).pool
+        pool, placing = self._log.state.pools.get(placed.pool) if placed else None, self._tables.placing(key)
+        spare = self._pools.slots(pool, placing.base) if pool is not None and placing is not None else {}
+        free = {other for other in spare if not self._pools.trouble(other)}
+        return frozenset(other for other in {*ready, *free} if other != name and not nodes[other].drained)
 
     def _gate(self, key: PointerKey, unit: CampaignUnit) -> tuple[bool | None, str, str]:
         """Tells whether a route's gate is passed, what only people or time bring, and what failed."""
@@ -396,9 +410,12 @@ class Campaigns:
     async def _start(self, campaign: Campaign, unit: CampaignUnit) -> None:
         """Gives callers the release: all of them, or a share that grows by the campaign's steps."""
         key, steps = (unit.tenant, unit.route), campaign.plan.steps
+        pointer = self._log.state.pointer(key)
+        if rules.is_moved(unit, pointer.release) or pointer.candidate is not None:
+            return  # since it was looked at
         asked = {
             "release": unit.release,
-            "expected_generation": self._log.state.pointer(key).generation,
+            "expected_generation": pointer.generation,
             "idempotency_key": f"campaign {secrets.token_hex(16)}",
             "reason": f"campaign {campaign.campaign}",
         }

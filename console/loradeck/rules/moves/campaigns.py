@@ -2,7 +2,9 @@
 
 Routes go in waves: the next one begins when no route of the last is under way. A route that something keeps back which
 is no fault of its release (a freeze, a hold, no reachable node, a review that nobody has signed) is held, and goes on
-once that is over; it neither counts as failed nor keeps its wave waiting.
+once that is over; it neither counts as failed nor keeps its wave waiting. A route that somebody else has moved since
+the campaign began is left aside, as they have it. A wave of nodes takes no route's last ready replica: a node that
+alone answers for one is held until another does.
 
 The campaign stops when it is seen that more routes fail than are tolerated. The evidence is a likelihood ratio of the
 routes that are decided, averaged over a few larger shares, so that it may be looked at after each of them: a campaign
@@ -11,7 +13,7 @@ whatever its waves and however many routes it has. docs/campaigns.md has how oft
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from loradeck.rules.errors import Refused
@@ -40,6 +42,8 @@ LARGEST = 0.95
 PROVE_MS = 60_000
 """How long a node with the new build is back at the least before it has moved: routes are assigned and loaded first."""
 
+ALONE = "it alone answers for "
+
 FAULTS = frozenset(
     {
         *("quarantined", "revoked", "unknown_release", "wrong_tenant", "offboarded", "prepare_failed", "deprecated"),
@@ -58,9 +62,10 @@ class Seen(NamedTuple):
         gate: whether its gate is passed; None: that is not known yet. `awaits`: what only people or time bring.
         live: the release that callers get; `out`: the candidate. `back`: the last move took its release back since its
             stage began, perhaps while no hub noted that it was out.
-        says: in words, why the job or the gate ended so, or what last moved the pointer.
+        says: in words, why the job or the gate ended so, or what last moved the pointer; `last`: the latter alone.
         drained, built, proven: of a node, whether it is drained, all its engines have the new build, and all that is
-            placed there is proven (False: something failed there; None: not yet).
+            placed there is proven (False: something failed there; None: not yet). `answers`: the routes that it answers
+            for, each with the other nodes that do, or of its pool may, and are not drained.
         refused: code and words of the refusal of what was tried last; None: it was not refused.
     """
 
@@ -75,9 +80,11 @@ class Seen(NamedTuple):
     soaked: bool = False
     back: bool = False
     says: str = ""
+    last: str = ""
     drained: bool = False
     built: bool = False
     proven: bool | None = None
+    answers: tuple[tuple[str, frozenset[str]], ...] = ()
     refused: tuple[str, str] | None = None
 
 
@@ -132,8 +139,13 @@ def decide(campaign: Campaign, seen: Mapping[str, Seen], now_ms: int) -> Decisio
     if campaign.state not in (CampaignState.RUNNING, CampaignState.PAUSED):
         return Decision()
     runs, acts, after = campaign.state is CampaignState.RUNNING, list[Act](), dict(campaign.units)
+    leaving = set[str]()
     for unit in campaign.under_way:
-        what, after[unit.name] = _next(unit, seen[unit.name], campaign.plan, now_ms)
+        what, then = _next(unit, seen[unit.name], campaign.plan, now_ms)
+        if what == "drain" and (last := last_of(seen[unit.name], leaving)):
+            what, then = "", _stays(unit, then, last)
+        leaving |= {unit.route} if what == "drain" else set()
+        after[unit.name] = then
         acts += [Act(unit, what)] if what and runs else []
     now = campaign.model_copy(update={"units": after})
     state, why, opened = _wave(now, now_ms) if runs else (None, "", {})
@@ -149,7 +161,8 @@ def _wave(now: Campaign, now_ms: int) -> tuple[CampaignState | None, str, dict[s
     if now.count(*UNDER_WAY) or (not waiting and now.count(Stage.HELD)):
         return None, "", {}
     if not waiting:
-        return CampaignState.DONE, f"{now.count(Stage.MOVED)} moved, {now.count(Stage.FAILED)} failed", {}
+        left = f", {aside} left aside" if (aside := now.count(Stage.ASIDE)) else ""
+        return CampaignState.DONE, f"{now.count(Stage.MOVED)} moved, {now.count(Stage.FAILED)} failed{left}", {}
     begin, most = waiting[: now.plan.wave], now.plan.gpu_hours
     hours = math.fsum(unit.gpu_hours for unit in now.units.values() if unit.wave) + math.fsum(
         unit.gpu_hours for unit in begin if unit.release is None
@@ -169,7 +182,12 @@ def _first(unit: CampaignUnit) -> Stage:
 
 def _next(unit: CampaignUnit, seen: Seen, plan: CampaignPlan, now_ms: int) -> tuple[str, CampaignUnit]:
     """Says what is done for a route that is under way ('': nothing), and how it is after what was seen of it."""
+    if unit.at in (Stage.TRAINING, Stage.GATING) and not seen.back and is_moved(unit, seen.live):
+        why = f"somebody else has moved it: {seen.last}"
+        return "take back" if _is_there(unit, seen) else "", _changed(unit, now_ms, stage=Stage.ASIDE, why=why)
     what, after = _STEPS[unit.at](unit, seen, now_ms)
+    if what == "start" and seen.out is not None:
+        seen = seen._replace(refused=("candidate_out", f"another candidate is out: {seen.last}"))
     if after.stage is not unit.at:
         return what, after
     if what and seen.refused is not None and seen.refused[0] in FAULTS:
@@ -180,6 +198,25 @@ def _next(unit: CampaignUnit, seen: Seen, plan: CampaignPlan, now_ms: int) -> tu
     if why:
         return what, unit.model_copy(update={"stage": Stage.HELD, "resumes": unit.at, "why": why[:WHY]})
     return what, unit.model_copy(update={"stage": unit.at, "resumes": None, "why": seen.awaits[:WHY]})
+
+
+def is_moved(unit: CampaignUnit, live: Digest | None) -> bool:
+    """Tells whether somebody else has given callers of a route another release than was live when the campaign began."""
+    return unit.was is not None and (live or "") not in (unit.was, unit.release)
+
+
+def last_of(seen: Seen, leaving: Collection[str]) -> str:
+    """Names a route that nobody would answer for if this node and those that leave with it were drained; '': none."""
+    return min((route for route, others in seen.answers if others <= {*leaving}), default="")
+
+
+def _stays(unit: CampaignUnit, after: CampaignUnit, last: str) -> CampaignUnit:
+    """The node, as it is where it may not be drained since it alone answers for a route."""
+    why = f"{ALONE}{last}"
+    if after.stage is Stage.FAILED:
+        return after.model_copy(update={"why": f"{after.why}; not drained, since {why}"[:WHY]})
+    kept = unit.why if unit.why.startswith(ALONE) else why  # no event for each other route that has only this one
+    return after.model_copy(update={"stage": Stage.HELD, "resumes": unit.at, "why": kept[:WHY]})
 
 
 def _trains(unit: CampaignUnit, seen: Seen, now_ms: int) -> tuple[str, CampaignUnit]:
