@@ -8,8 +8,8 @@ from loradeck.hub.log.reasons import kept
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import campaigns
 from loradeck.rules.moves.draft import Actor
-from loradeck.schemas.dataset_ledger import DataPolicy, Reasons
 from loradeck.schemas.campaign import Campaign, CampaignPlan, CampaignState, CampaignUnit
+from loradeck.schemas.dataset_ledger import DataPolicy, Reasons
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import FLEET, Draft, EventKind
 from loradeck.schemas.tenant import TenantState

@@ -207,7 +207,7 @@ def test_a_route_without_a_release_and_one_of_a_log_before_this_was_known() -> N
 
 def test_a_candidate_of_somebody_elses_holds_a_route_until_it_is_out() -> None:
     now, _ = next_(campaign(1))
-    now, decision = next_(now, {"t0": Seen(live=V1, out=V3, gate=True, last="candidate_start by ann")})
+    now, _ = next_(now, {"t0": Seen(live=V1, out=V3, gate=True, last="candidate_start by ann")})
     assert (stages(now), now.units["t0/production"].why) == (
         "held",
         "another candidate is out: candidate_start by ann",

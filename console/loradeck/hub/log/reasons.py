@@ -1,8 +1,8 @@
 """Personal data in reasons, which the log keeps for ever: said, or refused, as the tenant's policy has it.
 
-An event of the fleet, as of a campaign, is read by people of all tenants, so the strictest of their policies is its own.
-What goes back in an incident is never refused, nor what the hub or a node's host has done already, nor what is committed
-with either: what has the form of personal data in their reasons is replaced.
+An event of the fleet, as of a campaign, is read by people of all tenants: the strictest of their policies is its own.
+What goes back in an incident is never refused, nor what the hub or a node's host has done already, nor what is
+committed with either: what has the form of personal data in their reasons is replaced.
 """
 
 from collections.abc import Mapping, Sequence

@@ -201,7 +201,7 @@ def _next(unit: CampaignUnit, seen: Seen, plan: CampaignPlan, now_ms: int) -> tu
 
 
 def is_moved(unit: CampaignUnit, live: Digest | None) -> bool:
-    """Tells whether somebody else has given callers of a route another release than was live when the campaign began."""
+    """Tells whether callers of a route get another release than when the campaign began, by somebody else's move."""
     return unit.was is not None and (live or "") not in (unit.was, unit.release)
 
 
