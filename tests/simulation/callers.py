@@ -348,6 +348,13 @@ async def _moves_nothing(hub: Hub, call: Awaitable[Any]) -> Any:
     return moves.answer(moves.nothing_moved(hub))
 
 
+async def upgrade(hub: Hub, name: str, engine: str, wave: int) -> Any:
+    """`loradeck campaign start --engine`, of all nodes."""
+    plan = CampaignPlan(engine=engine, wave=wave, patience_s=60)
+    begun = CampaignRequest(campaign=name, plan=plan, idempotency_key=name)
+    return await _moves_nothing(hub, campaigns.start(begun, hub, PERSON))
+
+
 async def drain(hub: Hub, node: str) -> Any:
     """`loradeck node drain`. It is answered like a move that made no event."""
     await nodes.drain(node, hub, PERSON)

@@ -1,4 +1,5 @@
-"""What the oracle holds of campaigns: they move forward while they are open alone, and go back to what was before."""
+"""What the oracle holds of campaigns: they move forward while they are open, what nobody else has moved, and go back to
+what was before; and they drain no node that alone answers for a route."""
 
 from __future__ import annotations
 
@@ -7,11 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from loradeck.hub.hub import Hub
-from loradeck.schemas.campaign import UNDER_WAY, CampaignState
+from loradeck.schemas.campaign import UNDER_WAY, CampaignState, CampaignUnit
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event, EventKind
+from loradeck.schemas.replica_state import AckState
 
 OPEN = (CampaignState.RUNNING, CampaignState.PAUSED)
 FORWARD = (EventKind.PROMOTE, EventKind.CANDIDATE_START)
+
+
+def name_of(event: Event) -> str:
+    """The campaign that has made a move."""
+    return event.actor.removeprefix("campaign ")
 
 
 @dataclass(eq=False)
@@ -36,16 +44,20 @@ class CampaignOracle:
             self.counts[f"campaign: {event.payload['unit'].get('stage', 'waiting')}"] += 1
             self._begins_in_its_wave(hub, name, event)
         elif event.actor.startswith("campaign ") and event.pointer is not None:
-            campaign = hub.campaigns.get(event.actor.removeprefix("campaign "))
+            campaign = hub.campaigns.get(name_of(event))
             unit = campaign.units[f"{event.tenant}/{event.route}"]
             out = event.pointer.candidate.release if event.pointer.candidate is not None else event.pointer.release
             if event.kind in FORWARD and (campaign.state not in OPEN or out != unit.release):
                 self.fail("a campaign that is over moves forward, or to another release", event.where, campaign.state)
             if event.kind not in (*FORWARD, EventKind.CANDIDATE_ABORT):
                 self.fail("a campaign does what none may", event.where, event.kind.value)
+            if event.kind in FORWARD and (event.from_release or "") != self._was(name_of(event), unit.name, event):
+                self.fail("a campaign replaces what somebody else has put live", event.where)
 
     def _begins_in_its_wave(self, hub: Hub, name: str, event: Event) -> None:
         campaign = hub.campaigns.get(name)
+        if "node" in event.payload:
+            return
         unit = campaign.units[f"{event.tenant}/{event.route}"]
         if unit.wave or not event.payload["unit"].get("wave"):
             return
@@ -73,6 +85,40 @@ class CampaignOracle:
         before = {one.pointer.release for i in begun for one in here[i + 1 : i + 2] if one.pointer is not None}
         if event.pointer is None or event.pointer.release not in before:
             self.fail("a campaign puts back something else than was there before", event.where)
+
+    def _was(self, name: str, unit: str, event: Event) -> str | None:
+        """What was live on a route by the event that began a campaign."""
+        begun = (one.payload["begun"] for one in self._before(event) if one.payload.get("begun"))
+        found = next((one for one in begun if one["campaign"] == name), None)
+        return found["units"][unit].get("was") if found is not None else event.from_release or ""
+
+    def watch_drains(self, hub: Hub) -> None:
+        """Looks at each node that a campaign drains, and at who else answers for its routes by then."""
+        order, own = hub.campaigns._order, hub.campaigns
+
+        def watched(unit: CampaignUnit, *, drain: bool) -> None:
+            node = hub.fleet.nodes.get(unit.route)
+            if drain and node is not None and not node.drained:
+                self.counts["campaign: nodes drained"] += 1
+                for key in hub.tables.entries:
+                    there = {name for name in self._answer(hub, key) if not hub.fleet.nodes[name].drained}
+                    if there == {unit.route} and not self._may_go_elsewhere(hub, key, unit.route):
+                        self.fail("a campaign drains the last node that answers", unit.route, "/".join(key))
+            order(unit, drain=drain)
+
+        own._order = watched  # type: ignore[method-assign]
+
+    @staticmethod
+    def _answer(hub: Hub, key: PointerKey) -> set[str]:
+        """The nodes that are linked and have shown that they answer with a pointer's newest release."""
+        acks = hub.replicas.acks(key).items()
+        proven = {hub.fleet.node_of(one) for one, ack in acks if ack.state in (AckState.PROVEN, AckState.LISTED)}
+        return {name for name, _ in ((n.name, r) for n, r in hub.replicas.serving(key)) if name in proven}
+
+    @staticmethod
+    def _may_go_elsewhere(hub: Hub, key: PointerKey, node: str) -> bool:
+        nodes = (one for one in hub.fleet.nodes.values() if one.name != node)
+        return hub.tables.is_assigned(key) and any(not (one.lost or one.drained or one.cordoned) for one in nodes)
 
     def _before(self, event: Event) -> list[Event]:
         """The events before one, the newest first."""

@@ -69,6 +69,9 @@ ALONE = "one copy"
 BAD_RELEASES = "bad releases"
 """Releases answer badly where their routes are guarded, as all nodes report, or one; one plan in five, drawn apart."""
 
+UPGRADE = "upgrade engines"
+"""A campaign moves all nodes to another engine build; one plan in eight, drawn apart."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -167,5 +170,9 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
     if not only and releases.random() < 1 / 5:
         at, lasts = releases.uniform(0.0, seconds / 2), releases.uniform(8, 20)
         faults.append(Fault(at, BAD_RELEASES, releases.randrange(nodes), lasts, releases.getrandbits(16)))
+    upgrades = Random(f"upgrades {seed}")
+    if not only and upgrades.random() < 1 / 8:
+        at = upgrades.uniform(0.0, seconds / 2)
+        faults.append(Fault(at, UPGRADE, upgrades.randrange(nodes), seconds - at, upgrades.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

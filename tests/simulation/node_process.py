@@ -43,6 +43,7 @@ from loradeck_agent.serving.router_sync import TAKE_OVER
 
 SLOTS = 6
 BUILD = EngineBuild(engine="simulated", device="none", dtype="none")
+NEXT_BUILD = BUILD.model_copy(update={"engine": "simulated 2"})
 STATE = SimPath("/state")
 QUEUE = ColdQueueLimits(waiting=3, tenant=2, seconds=3.0, loads=1)
 
@@ -69,6 +70,8 @@ class NodeProcesses:
         """The label that its agent has the next time that it starts."""
         self.load_fails = 0
         """So many loads of the engine fail from now on."""
+        self.build = BUILD
+        """That of its engine, the next time that it starts."""
         host.node = self  # type: ignore[attr-defined]
 
     @property
@@ -394,6 +397,7 @@ class EngineProcess:
         self.node = node
         self.process = process
         self.adapters: dict[str, str] = {}
+        self.build = node.build
 
     async def main(self) -> None:
         """Starts slowly, and answers until it is killed."""
@@ -416,7 +420,7 @@ class EngineProcess:
                 return _json(200, {})
             case "/version":
                 version = EngineVersion(
-                    boot=str(self.process.pid), build=BUILD, base=BASE.digest, base_name="base", slots=SLOTS
+                    boot=str(self.process.pid), build=self.build, base=BASE.digest, base_name="base", slots=SLOTS
                 )
                 return Reply(200, {}, version.model_dump_json().encode())
             case "/v1/models":
@@ -498,16 +502,16 @@ async def _exists(hub: Any) -> None: ...
 
 
 class CanaryRecords:
-    """Records of canaries that the whole fleet shares: one for each release, the first that was made."""
+    """Records of canaries that the whole fleet shares: one for each release and build, the first that was made."""
 
     def __init__(self, folder: Any, hub: Any, node: str) -> None:
         process = current()
         assert process is not None
-        self._known: dict[str, Any] = process.host.node.oracle.canary_records
+        self._known: dict[tuple[str, str], Any] = process.host.node.oracle.canary_records
 
     def known(self, release: str, build: EngineBuild) -> Any:
         """The record of a release."""
-        return self._known.get(release)
+        return self._known.get((release, build.key))
 
     def disputed(self, release: str, build: EngineBuild, prompts: Any) -> tuple[str, ...]:
         """Nobody is contradicted here."""
@@ -519,14 +523,14 @@ class CanaryRecords:
 
     async def find(self, release: str, build: EngineBuild, prompts: Any) -> Any:
         """The record of a release."""
-        return self._known.get(release)
+        return self._known.get((release, build.key))
 
     async def add(self, ref: ReleaseRef, build: EngineBuild, items: Any) -> Any:
         """Records the first tokens of a release."""
         from loradeck.schemas.attestation import CanaryRecord
 
         record = CanaryRecord(release=ref.id, build=build, items=tuple(items))
-        return self._known.setdefault(ref.id, record)
+        return self._known.setdefault((ref.id, build.key), record)
 
     async def send_kept_back(self) -> None: ...
 

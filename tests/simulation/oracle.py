@@ -60,7 +60,7 @@ class Oracle:
     """What happened, by those whom it happened to."""
 
     scheduler: Scheduler
-    canary_records: dict[str, Any] = field(default_factory=dict)
+    canary_records: dict[tuple[str, str], Any] = field(default_factory=dict)
     committers: dict[tuple[str, int], str] = field(default_factory=dict)
     """(database, epoch) -> the process that committed in it."""
     events: dict[str, Event] = field(default_factory=dict)
@@ -132,6 +132,7 @@ class Oracle:
                 self._note(event)
 
         inner.active = hub
+        self.campaigns.watch_drains(hub)
         if "commit" in vars(inner):
             return  # it has been active before, and is watched
         commit, adopt = inner.commit, inner.adopt

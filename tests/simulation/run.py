@@ -15,7 +15,18 @@ from typing import Any
 
 from tests.simulation import event_loop, stand_ins, versions
 from tests.simulation.bad_releases import BadReleases
-from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node, place, pool_route, relabel_all
+from tests.simulation.callers import (
+    Person,
+    ask,
+    drain,
+    forget,
+    order,
+    pin_on_node,
+    place,
+    pool_route,
+    relabel_all,
+    upgrade,
+)
 from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import COPIED, STANDBY, VERSION_KINDS, Fault, Plan
 from tests.simulation.gateways import Gateway
@@ -32,7 +43,7 @@ from tests.simulation.hub_process import (
     lying_figures,
 )
 from tests.simulation.network import Host, Network
-from tests.simulation.node_process import NodeProcesses
+from tests.simulation.node_process import NEXT_BUILD, NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
 
 from loradeck.schemas.link import Hello, Report
@@ -553,6 +564,26 @@ class Run:
         ops = Process(self.scheduler, self.network.host("ops"), "ops/drain")
         ops.start(order(ops, ACTIVE, lambda hub: drain(hub, node.name)))
         return None
+
+    def _upgrade_engines(self, fault: Fault, node: NodeProcesses) -> object:
+        """A campaign moves all nodes to another build, and somebody restarts the engines of those that are drained."""
+        ops, wave = (
+            Process(self.scheduler, self.network.host("ops"), "ops/upgrade"),
+            1 + fault.variant % len(self.nodes),
+        )
+        name = f"upgrade-{fault.variant}"
+        ops.start(order(ops, ACTIVE, lambda hub: upgrade(hub, name, NEXT_BUILD.engine, wave)))
+        self._later(1.0, self._restart_drained)
+        return None
+
+    def _restart_drained(self) -> None:
+        known = self.hub.hub.fleet.nodes if self.hub.running and self.hub.hub is not None else {}
+        for name, node in self.nodes.items():
+            if name in known and known[name].drained and node.build is not NEXT_BUILD and node.engine is not None:
+                node.build = NEXT_BUILD
+                node.engine.process.kill("another build is installed")
+        if not self.over:
+            self._later(1.0, self._restart_drained)
 
     def _pool_routes(self, fault: Fault, node: NodeProcesses) -> object:
         """One of the routes, or both, is placed in a pool of all nodes."""

@@ -34,6 +34,7 @@ import loradeck.store
 import loradeck_agent.router
 from loradeck.artifacts import ed25519
 from loradeck.hub.links import node_link
+from loradeck.rules.moves import campaigns
 from loradeck.rules.quality import steps
 from loradeck_agent import daemon
 from loradeck_agent.host import supervisor
@@ -88,6 +89,7 @@ class SimSecrets:
 def install() -> None:
     """Replaces the names. Once for a process."""
     logging.disable(logging.CRITICAL)
+    campaigns.PROVE_MS = 1_000
     steps.FEWEST_KEYS, steps.FEWEST_OF_ARM = 4, 2  # there are seventeen users
     for package in (loradeck.hub, loradeck.store, loradeck_agent.router):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
