@@ -110,10 +110,11 @@ class CampaignOracle:
 
     @staticmethod
     def _answer(hub: Hub, key: PointerKey) -> set[str]:
-        """The nodes that are linked and have shown that they answer with a pointer's newest release."""
+        """The nodes that are heard of and have shown that they answer with a pointer's newest release."""
         acks = hub.replicas.acks(key).items()
         proven = {hub.fleet.node_of(one) for one, ack in acks if ack.state in (AckState.PROVEN, AckState.LISTED)}
-        return {name for name, _ in ((n.name, r) for n, r in hub.replicas.serving(key)) if name in proven}
+        there = {node.name: node for node, one in hub.replicas.serving(key) if one.replica not in node.silent}
+        return {name for name, node in there.items() if name in proven and not node.lost}
 
     @staticmethod
     def _may_go_elsewhere(hub: Hub, key: PointerKey, node: str) -> bool:
