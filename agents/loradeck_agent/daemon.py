@@ -280,18 +280,18 @@ class Agent:
         return [tracking.run(config.mlflow, self.folder.jobs, config.node, config.jobs.user)]
 
     async def _know_bases(self) -> None:
-        """Hashes each base's folder, so that a replica's base is known before its engine runs."""
+        """Hashes each base's folder, so that a replica's base is known before its engine runs. Jobs' come last."""
         for engine in self.engines:
             try:
                 engine.files = await asyncio.to_thread(base_digest, engine.config.base, cache=self.folder.digests)
             except (BadArtifact, OSError) as error:
                 log.error("the base of engine %s cannot be read: %s", engine.config.name, error)
+        self._bases_known.set()
         for base in self.config.job_bases:
             try:
                 self.bases[await asyncio.to_thread(base_digest, base, cache=self.folder.digests)] = base
             except (BadArtifact, OSError) as error:
                 log.error("the base %s cannot be read: no job is done on it: %s", base, error)
-        self._bases_known.set()
 
     def _builds(self) -> dict[str, str]:
         """Replica -> the build of its engine, as it runs or ran last."""
@@ -336,10 +336,8 @@ class Agent:
     # ---- the hub -------------------------------------------------------------------------------------------
 
     async def _linked(self) -> None:
-        """Connects once the router's table is known, or when no router answers, and what jobs alone read."""
+        """Connects once the router's table is known, or when no router answers."""
         await self.sync.until_known()
-        if self.config.job_bases:
-            await self._bases_known.wait()
         await self.link.run()
 
     async def _handle(self, message: DownMessage) -> None:

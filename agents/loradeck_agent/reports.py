@@ -54,12 +54,13 @@ class Reports:
     cosigner: Cosigner
     bases: Mapping[str, Path]
     _stored_sent: frozenset[str] = field(default_factory=frozenset, init=False)
+    _backend_sent: JobsBackend | None = field(default=None, init=False)
 
     async def hello(self) -> Hello:
         """The first message of a link. Cursor and pins are the router's, read from its file where none answers."""
         await self.sync.read_file()
         durable = self.sync.durable
-        self._stored_sent = self._stored()
+        self._stored_sent, self._backend_sent = self._stored(), self._backend()
         return Hello(
             node=self.config.node,
             boot=self.boot,
@@ -81,7 +82,7 @@ class Reports:
             jobs_as_agent=self.config.jobs.user is None and self.config.slurm is None,
             recipes=RECIPES,
             training=training_versions(),
-            backend=self._backend(),
+            backend=self._backend_sent,
         )
 
     def _backend(self) -> JobsBackend | None:
@@ -130,6 +131,7 @@ class Reports:
         if here != self._stored_sent:
             self._stored_sent = here
             stored = tuple(sorted(self._stored_sent))
+        before, self._backend_sent = self._backend_sent, self._backend()
         return Report(
             replicas=tuple(life.report(seen.gpus, unreached, trouble) for life in self.lives),
             router_boot=self.sync.boot,
@@ -144,6 +146,7 @@ class Reports:
             cold=cold,
             scheduled=self.jobs.scheduled(),
             room=self.jobs.room.report(),
+            backend=self._backend_sent if self._backend_sent != before else None,
         )
 
     def write_status(self, link: HubLinks) -> None:

@@ -462,6 +462,7 @@ class Report(Wire):
         (), "(job, lease, what its scheduler says) of the jobs at the node's backend", max_length=1000
     )
     room: JobRoom | None = added(None, "for jobs; None: it runs one at a time, or none here, or cannot say yet")
+    backend: JobsBackend | None = added(None, "as in the hello, once more bases are hashed; None: unchanged")
 
 
 class Resync(Wire):

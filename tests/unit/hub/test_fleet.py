@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from loradeck.hub.fleet.nodes import Fleet
-from loradeck.schemas.link import Ack, Hello, Replica
+from loradeck.hub.fleet.nodes import Change, Fleet
+from loradeck.schemas.link import Ack, Hello, JobsBackend, Replica, Report
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.replica_state import AckState, EngineState
 from loradeck.schemas.telemetry import Gpu, NvmlState
@@ -103,3 +103,14 @@ def test_a_node_that_names_other_gpus_in_each_report_takes_no_more_memory(fleet:
         fleet.cordon_failing(node, gpus, state)
         assert sum(map(len, node.failing | node.cordoned_for)) < 10_000
     assert node.cordoned
+
+
+def test_the_bases_of_a_nodes_jobs_are_those_that_it_has_said_last() -> None:
+    fleet = Fleet(lambda: 1.0)
+    said = [JobsBackend(system="node", at_once=1, bases=bases) for bases in ((), ("b" * 64,))]
+    hello = Hello(node="n1", boot="a", version="1", epoch=0, rev=0, hash=GENESIS, replicas=(), backend=said[0])
+    node = fleet.hello(hello, cast("Any", SimpleNamespace()))
+    for report, known, change in ((said[1], said[1], Change.SHOWN), (None, said[1], Change.NOTHING)):
+        changed = fleet.report(node, Report(replicas=(), nvml=NvmlState.NO_GPU, rev=0, epoch=0, backend=report))
+        assert (node.backend, changed) == (known, change)
+    assert node.bases == {"b" * 64}

@@ -170,11 +170,12 @@ class Fleet:
         node.host = Host.model_construct(_HOST_FIELDS, **report.host.__dict__) if report.host is not None else None
         node.gpus = report.gpus
         stored = node.stored if report.stored is None else frozenset(report.stored)
-        moved = (report.replicas, report.pins, stored) != (node.replicas, node.pins, node.stored)
+        backend = report.backend or node.backend
+        moved = (report.replicas, report.pins, stored, backend) != (node.replicas, node.pins, node.stored, node.backend)
         if not moved:
             return Change.NOTHING
         before, silent = _shape(node), node.silent
-        node.stored = stored
+        node.stored, node.backend = stored, backend
         self._set_replicas(node, report.replicas)
         self._set_pins(node, report.pins)
         return Change.PLACED if self._regroup(node, before) or silent != node.silent else Change.SHOWN
