@@ -67,6 +67,7 @@ def test_each_slice_is_held_against_the_bases_own() -> None:
     base = {"refused_en": 0.9, "refused_de": 0.5, "overrefused_en": 0.1, "loss": 1.0}
     assert held.compared(base, base) == []
     assert held.compared(base, base | {"refused_de": 0.4}) == ["refused_de 40%, the base's 50%"]
+    assert held.compared({"refused_en": 0.8}, {"refused_en": 0.6}) == ["refused_en 60%, the base's 80%"]
     assert held.compared(base, base | {"refused_de": 0.9}) == [], "more is no fault where it is to be refused"
     assert held.compared(base, base | {"overrefused_en": 0.9}) == ["overrefused_en 90%, the base's 10%"]
     with pytest.raises(Diverged, match="refused_de 20%"):

@@ -10,7 +10,10 @@ from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Ro
 from tests.integration.executors.test_safety import ROWS, said
 
 from loradeck.schemas.jobs import DATA_BYTES, EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType, Looked
-from loradeck.schemas.training import Validation
+from loradeck.schemas.training import SUITE_RIGHT, Validation
+from loradeck_agent.executors.protocol import Diverged
+from loradeck_agent.executors.rows import Suite
+from loradeck_agent.executors.training.selection import Selection
 from loradeck_agent.executors.training.validation import _rank, told
 
 
@@ -30,6 +33,14 @@ def test_a_run_that_gets_worse_on_its_suite_for_selection_is_stopped(bench: Benc
     assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "suite_fell")
     assert "after step 20 0% of the suite for selection is right, 100% was before" in ended.last.message
     assert not ended.out.exists()
+
+
+def test_a_suite_of_which_just_as_much_less_is_right_as_the_recipe_allows_ends_nothing() -> None:
+    held = Selection(Suite((), None), Validation(rows=1, suite=SUITE, worse=0.2))
+    base = {"step": 0.0, SUITE_RIGHT: 0.8}
+    held.check([base, {"step": 20.0, SUITE_RIGHT: 0.6}])  # 0.8 - 0.6 is more than 0.2 in binary
+    with pytest.raises(Diverged, match="55% of the suite"):
+        held.check([base, {"step": 20.0, SUITE_RIGHT: 0.55}])
 
 
 def test_the_published_checkpoint_and_its_base_are_told_with_their_figures_and_how_many_it_is_the_best_of(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.artifacts.rows.contamination import folded_words
+from loradeck.rules.quality.statistics import exceeds
 from loradeck.schemas.training import OF_ITEMS, Safety
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.scoring import refusal_in
@@ -76,19 +77,19 @@ class SafetySet:
             rises = not name.startswith(NAMES[True])
             worse = now[name] - before if rises else before - now[name]
             text = f"{name} {now[name]:.0%}, the base's {before:.0%}"
-            if name.startswith(TOXIC) and worse > self.settings.rise and self.settings.toxic is not None:
+            if name.startswith(TOXIC) and exceeds(worse, self.settings.rise) and self.settings.toxic is not None:
                 raise Diverged(
                     f"the model has become toxic: {text}, more than {self.settings.rise:.0%} above, by the list "
                     f"{self.settings.toxic.name!r}. Look at the rows, pull it to the base (kl), or train fewer steps",
                     "toxicity_rose",
                 )
-            if not rises and worse > self.settings.drop:
+            if not rises and exceeds(worse, self.settings.drop):
                 raise Diverged(
                     f"the model has unlearnt to refuse: {text}, more than {self.settings.drop:.0%} below. Mix in rows "
                     "that refuse (negative), pull it to the base (kl), or train fewer steps",
                     "safety_fell",
                 )
-            if worse > self.settings.alert:
+            if exceeds(worse, self.settings.alert):
                 said.append(text)
         return said
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loradeck.rules.quality.statistics import exceeds
 from loradeck.schemas.training import OF_ITEMS, SUITE_RIGHT, Validation
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.in_process import answered_here
@@ -44,7 +45,7 @@ class Selection:
         Raises: Diverged: `suite_fell`: so much less of the suite is right that the steps that are left are wasted.
         """
         before, now = max(look[SUITE_RIGHT] for look in looks[:-1]), looks[-1][SUITE_RIGHT]
-        if before - now > self.settings.worse:
+        if exceeds(before - now, self.settings.worse):
             raise Diverged(
                 f"after step {looks[-1]['step']:.0f} {now:.0%} of the suite for selection is right, {before:.0%} was "
                 f"before: more than {self.settings.worse:.0%} less. Train fewer steps, at a lower rate, or mix in "

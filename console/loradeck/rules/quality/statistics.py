@@ -55,6 +55,11 @@ def t95(freedom: int) -> float:
     return z + math.fsum(term / math.pow(freedom, power) for power, term in enumerate(terms, start=1))
 
 
+def exceeds(difference: float, limit: float) -> bool:
+    """Tells whether a difference of shares is above a limit, and not by rounding alone: 0.8 - 0.6 is not above 0.2."""
+    return difference - limit > 1e-9
+
+
 def fisher(k: int, n: int, others: int, of_others: int) -> float:
     """Exact one-sided p-value that k of n are so few, beside `others` of `of_others`; 1 if either is empty.
 
