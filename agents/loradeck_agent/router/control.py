@@ -178,11 +178,6 @@ class Control:
 
         With `attempted=0` in the query, requests are not counted, which takes milliseconds for a thousand pointers.
         """
-        held = {
-            force.release.id
-            for force in self._held.in_force.values()
-            if force.release is not None and (force.pinned or not self._is_on_demand(force.key))
-        }
         answering = self._stats.answering()
         if self.predecessor is not None:
             for row in await self.predecessor.streams():
@@ -192,7 +187,7 @@ class Control:
         by_replica = {replica: tuple(sorted(releases)) for replica, releases in answering.items()}
         counted = {} if request.query.get("attempted") == "0" else self._stats.attempted()
         asked = [(*key, n) for key, n in counted.items()]
-        return _json({"held": sorted(held), "answering": by_replica, "attempted": asked})
+        return _json({"held": self._held.index.held, "answering": by_replica, "attempted": asked})
 
     async def _wanted(self, request: web.Request) -> web.Response:
         """Answers `POST /control/cold` once other releases are to be loaded for requests that wait."""

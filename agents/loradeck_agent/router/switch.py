@@ -326,19 +326,9 @@ class Switch:
                 releases |= set(old.ready) ^ set(new.ready)
             else:
                 bases |= {at.base for at in (old, new) if at is not None}
-        return [key for key in self._held.entries if self._rests_on(key, releases, bases)]
-
-    def _rests_on(self, key: PointerKey, releases: set[str], bases: set[str]) -> bool:
-        pin, force = self._held.pins.get(key), self._held.in_force.get(key)
-        entry = self._held.entries[key]
-        candidate = entry.candidate.release if entry.candidate is not None else None
-        again = entry.beneath[:1] if entry.asked_again_until_ms is not None else ()
-        refs = [entry.current, candidate, pin.release if pin else None, force.release if force else None, *again]
-        return any(
-            ref.id in releases or ref.release.served_base in bases or ref.release.base in bases
-            for ref in refs
-            if ref is not None
-        )
+        resting = self._held.index.resting
+        keys = set[PointerKey]().union(*(resting.get(name, ()) for name in releases | bases))
+        return [key for key in self._held.entries if key in keys]
 
     def _recompile(self, key: PointerKey) -> None:
         entry = self._held.entries.get(key)

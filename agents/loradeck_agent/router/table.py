@@ -25,6 +25,7 @@ from pydantic import Field
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.position import Position
+from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import EntryOnWire, Pin, TableEntry
 from loradeck_agent.host.state_folder import fsync_folder, make_private, open_lock, reserve
 from loradeck_agent.router.wire import Cursor, EngineAt, InForce
@@ -53,6 +54,39 @@ class Change(Wire):
     engines: tuple[EngineAt, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Index:
+    """What a table's pointers rest on. It takes a look at each of them, and is made once after a change.
+
+    Attributes:
+        resting: ids of releases, and digests of bases, with the pointers that may be answered by them.
+        held: releases in force that no engine may unload; of on-demand routes only what a pin has chosen.
+    """
+
+    resting: dict[str, list[PointerKey]]
+    held: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: Contents) -> Index:
+        """The index of a table as it is now."""
+        resting, held = dict[str, list[PointerKey]](), set[str]()
+        for key, entry in table.entries.items():
+            pin, force = table.pins.get(key), table.in_force.get(key)
+            candidate = entry.candidate.release if entry.candidate is not None else None
+            again = entry.beneath[:1] if entry.asked_again_until_ms is not None else ()
+            refs = [entry.current, candidate, pin.release if pin else None, force.release if force else None, *again]
+            for ref in refs:
+                for name in (ref.id, ref.release.served_base, ref.release.base) if ref is not None else ():
+                    if (keys := resting.setdefault(name, []))[-1:] != [key]:
+                        keys.append(key)
+        for key, force in table.in_force.items():
+            entry_of = table.entries.get(key)
+            on_demand = entry_of is not None and entry_of.residency is RouteResidency.ON_DEMAND
+            if force.release is not None and (force.pinned or not on_demand):
+                held.add(force.release.id)
+        return cls(resting, tuple(sorted(held)))
+
+
 @dataclass
 class Contents:
     """The table in memory. Changed only by `apply`, and only with a change that is durable."""
@@ -62,6 +96,13 @@ class Contents:
     pins: dict[PointerKey, Pin] = field(default_factory=dict)
     in_force: dict[PointerKey, InForce] = field(default_factory=dict)
     engines: tuple[EngineAt, ...] = ()
+    _index: Index | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def index(self) -> Index:
+        """What the pointers rest on now."""
+        self._index = self._index or Index.of(self)
+        return self._index
 
     def copy(self) -> Contents:
         """As they are now."""
@@ -70,10 +111,12 @@ class Contents:
     def become(self, other: Contents) -> None:
         """Takes the place of what these held; whoever has them at hand sees the others."""
         self.cursor, self.entries, self.pins = other.cursor, other.entries, other.pins
-        self.in_force, self.engines = other.in_force, other.engines
+        self.in_force, self.engines, self._index = other.in_force, other.engines, None
 
     def apply(self, change: Change) -> None:
         """Adds a durable change."""
+        if change.entries or change.pins or change.unpins or change.in_force:
+            self._index = None
         if change.position is not None:
             self.cursor = Cursor(*change.position, change.witness)
         for entry in change.entries:

@@ -43,6 +43,10 @@ class ReadyFile:
         """The releases of this lifetime of the engine; None when the file is about another."""
         return self._now if boot and self._now.boot == boot else None
 
+    def names(self, release: str) -> bool:
+        """Tells whether an adapter's release is among them."""
+        return release in self._now.loaded
+
     def write(self, releases: ReadyReleases) -> None:
         """Replaces the content durably; what it holds already is not written again. Blocks for the disk.
 

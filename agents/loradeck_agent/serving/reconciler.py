@@ -197,9 +197,7 @@ class Reconciler:
         pause = ROUND_S
         try:
             while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await wake.wait()
+                await self._until_due(engine, pause)
                 await self.at_router.up.wait()
                 wake.clear()
                 pause = ROUND_S
@@ -215,6 +213,21 @@ class Reconciler:
         finally:
             self._fetching.cancel(engine.name)
             self._asking.cancel(engine.name)
+
+    async def _until_due(self, engine: EngineReplica, seconds: float) -> None:
+        """Waits for the next round: so long, until woken, or until a release that is to go answers nobody any more."""
+        wake, until = self._wakes[engine.name], time.monotonic() + seconds
+        while not wake.is_set() and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, DRAIN_S) if engine.draining else left):
+                    await wake.wait()
+            if engine.draining and not wake.is_set():
+                try:
+                    use = await self.at_router.router.use(counts=False)
+                except AgentError:
+                    return
+                if not engine.draining.issubset(use.answering.get(engine.name, ())):
+                    return
 
     async def _round(self, engine: EngineReplica) -> float:
         """Runs one round. Returns seconds until the next one is due."""
@@ -251,8 +264,7 @@ class Reconciler:
                     due = min(due, UNLOAD_RETRY_S)
                 if plan.short:
                     due = min(due, SHORT_S)
-                if plan.drain:
-                    due = min(due, DRAIN_S)
+                engine.draining = frozenset(plan.drain)
                 for ref in plan.fetch:
                     due = min(due, self._fetch(engine, ref))
                 todo = [ref for ref in (*plan.load, *self._closed(engine, plan)) if ref.id not in tried]
@@ -476,6 +488,7 @@ class Reconciler:
         """Loads a release to which nobody is admitted yet, unless the engine holds it already."""
         name = ref.engine_name
         assert name is not None, "the base alone is never loaded"
+        await engine.keep_closed(ref.id)
         was_here = ref.release.adapter in self.store.stored
         began = time.monotonic()
         folder = await self._files(engine, ref)
@@ -553,10 +566,12 @@ class Reconciler:
         return folder
 
     async def _close(self, engine: EngineReplica, releases: Collection[str]) -> None:
-        """From here on no request is admitted to these releases."""
+        """From here on no request is admitted to these releases.
+
+        That is not made durable: an agent that is started again finds them as they were, if the engine has them still.
+        """
         if not engine.ready.isdisjoint(releases):
             engine.ready.difference_update(releases)
-            await engine.keep_ready()
             await self.at_router.push()
 
     async def _make_room(self, engine: EngineReplica, releases: Collection[str]) -> bool:

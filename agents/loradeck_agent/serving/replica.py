@@ -78,6 +78,8 @@ class EngineReplica:
     """Name -> how near the engine said it is, at the last round; None: it does not say."""
     levels_until: float = 0.0
     """Until when they need not be asked for again, in monotonic seconds."""
+    draining: frozenset[str] = frozenset()
+    """Releases whose slots are needed, and that answered somebody at the last round."""
     unneeded_at: float = 0.0
     """When a load of what nobody needed then began last, in monotonic seconds."""
     evictions: int = 0
@@ -138,6 +140,11 @@ class EngineReplica:
             except OSError as error:
                 log.error("which releases are ready on %s cannot be written: %s", self.name, error)
 
+    async def keep_closed(self, release: str) -> None:
+        """Makes durable that a release may not be asked for, before it is loaded or judged anew."""
+        if self.record.names(release):
+            await self.keep_ready()
+
     def drop(self, releases: set[str]) -> None:
         """Forgets releases that are no longer in the engine."""
         self.ready -= releases
@@ -176,6 +183,7 @@ class EngineReplica:
         self.merged_ready.clear()
         self.loads.clear()
         self.evictions = 0
+        self.draining = frozenset()
         self.levels = None
         self.levels_until = 0.0
         self.verified.clear()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,9 @@ from loradeck_agent.serving import reconciler as module
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi
 from loradeck_agent.serving.engines_at_router import EnginesAtRouter
 from loradeck_agent.serving.load_failures import RETRY_FAULT_S
+from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
 from loradeck_agent.serving.reconciler import Reconciler, _Loaded
-from loradeck_agent.serving.replica import CountingLock
+from loradeck_agent.serving.replica import CountingLock, EngineReplica
 from loradeck_agent.serving.steps_beside import BESIDE
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
@@ -44,6 +46,9 @@ def entry(route: int, wanted: ReleaseRef, generation: int) -> TableEntry:
 
 def always(*_: object) -> bool:
     return True
+
+
+async def nothing(*unused: object) -> None: ...
 
 
 class Bench(Reconciler):
@@ -63,6 +68,8 @@ class Bench(Reconciler):
             unneeded_at=math.inf,
             api=EngineApi(EngineAddress()),
             ready=set(),
+            draining=frozenset(),
+            keep_closed=nothing,
         )
         router: Any = None
         super().__init__(
@@ -606,6 +613,80 @@ async def test_a_release_that_is_wanted_again_while_its_place_is_given_away_stay
         await bench._round(bench.engine)
     assert {name for release, name in bench.engine.loaded.items() if release in bench.engine.ready} <= set(api.listed)
     assert (len(api.listed), bench.engine.outgoing) == (len(bench.engine.loaded), [])
+
+
+class Kept(ReadyFile):
+    """The file of an engine's releases; `written` is what each write left in it."""
+
+    def __init__(self, path: Path, boot: str, releases: Collection[str]) -> None:
+        super().__init__(path)
+        super().write(ReadyReleases(boot=boot, loaded=tuple(sorted(releases))))
+        self.written: list[set[str]] = []
+
+    def write(self, releases: ReadyReleases) -> None:
+        self.written += [set(releases.loaded)] if releases != self._now else []
+        super().write(releases)
+
+
+def with_a_record(bench: Bench, path: Path) -> Kept:
+    """Gives a bench's engine the file that it really has."""
+    engine = bench.engine
+    kept = Kept(path, "boot", engine.ready)
+    engine.__dict__.update(
+        record=kept, recording=asyncio.Lock(), version=SimpleNamespace(boot="boot"), merged_ready=set()
+    )
+    engine.keep_ready = partial(EngineReplica.keep_ready, engine)
+    engine.keep_closed = partial(EngineReplica.keep_closed, engine)
+    return kept
+
+
+async def test_a_load_in_the_place_of_another_takes_one_durable_write_and_two_pushes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench, api = at_an_engine(monkeypatch, [todo([3], [0])])
+    kept, pushed = with_a_record(bench, tmp_path / "ready.json"), list[set[str]]()
+    two, three, four = (ref(number).id for number in (1, 2, 3))
+
+    async def push() -> bool:
+        pushed.append(set(bench.engine.ready))
+        assert (str(ref(0).engine_name) in api.listed) == (four not in bench.engine.ready), "nobody asks what has gone"
+        return True
+
+    bench.at_router.push = push  # type: ignore[method-assign]
+    await bench._round(bench.engine)
+    assert (kept.written, pushed) == ([{two, three, four}], [{two, three}, {two, three, four}])
+
+
+async def test_a_release_that_is_judged_anew_is_not_in_the_record_before_it_has_answered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench, _ = at_an_engine(monkeypatch, [])
+    kept, wanted = with_a_record(bench, tmp_path / "ready.json"), ref(0)
+    await bench._close(bench.engine, [wanted.id])
+    assert kept.names(wanted.id), "where the agent ends now, the next one finds it as it was"
+    monkeypatch.setattr(module, "verify_idle", proven)
+    bench._verify = nothing  # type: ignore[method-assign, assignment]
+    await bench._bring_in(bench.engine, wanted)
+    assert kept.written == [{ref(1).id, ref(2).id}]
+
+
+async def test_while_a_release_that_is_to_go_answers_nothing_is_planned_anew() -> None:
+    bench, asked = Bench(), list[frozenset[str]]()
+    bench.engine.draining = frozenset({"a", "b"})
+    answering = [("a", "b"), ("a", "b", "c"), ("b",)]
+
+    async def use(*, counts: bool = True) -> Use:
+        assert not counts
+        asked.append(frozenset(answering[len(asked)]))
+        return Use(held=(), answering={"gpu-01": answering[len(asked) - 1]}, attempted=())
+
+    bench.at_router.router = SimpleNamespace(use=use)  # type: ignore[assignment]
+    async with asyncio.timeout(5):
+        await bench._until_due(bench.engine, 60.0)
+    assert len(asked) == 3, "one of them answers nobody any more"
+    bench.wake()
+    await bench._until_due(bench.engine, 60.0)
+    assert len(asked) == 3
 
 
 async def test_a_promote_turns_out_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.disks import fill, small_disk, take_inodes
 from tests.integration.router.running import BASE, entry, pin, release
 
+from loradeck.schemas.routing import RouteResidency
 from loradeck_agent.router.table import Change, Contents, Table, TableFault, read_contents
 from loradeck_agent.router.wire import Cursor, EngineAt, InForce
 
@@ -78,6 +79,22 @@ def test_a_change_replaces_what_it_names_and_leaves_the_rest() -> None:
     assert contents.entries == {KEY: entry(V2, 2), ("acme", "staging"): other}
     contents.apply(Change(at_ms=3, engines=()))
     assert contents.engines == ()
+
+
+def test_what_pointers_rest_on_is_found_once_after_a_change_of_them() -> None:
+    contents, on_demand = Contents(), {"residency": RouteResidency.ON_DEMAND}
+    first, other = entry(V1), entry(V2, route="staging", **on_demand)
+    forces = [InForce(tenant="acme", route=e.route, epoch=1, generation=1, release=e.current) for e in (first, other)]
+    contents.apply(Change(at_ms=1, entries=(first, other), in_force=tuple(forces)))
+    index = contents.index
+    assert (index.resting[V1.id], index.resting[V2.id], index.held) == ([KEY], [other.key], (V1.id,))
+    assert index.resting[BASE] == [KEY, other.key]
+    contents.apply(Change(at_ms=2, engines=(ENGINE,)))
+    assert contents.index is index, "engines are not what a pointer rests on"
+    contents.apply(Change(at_ms=3, pins=(pin(V2),)))
+    assert (contents.index.resting[V2.id], contents.index.held) == ([KEY, other.key], (V1.id,))
+    contents.become(Contents())
+    assert contents.index.resting == {}
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
