@@ -37,9 +37,8 @@ class SqlAudit(SqlRecords):
 
     def audit_texts(self, after: int, limit: int) -> list[tuple[int, str]]:
         """(seq, text) of the lines after `after`, oldest first, at most `limit`. The text is what the tree hashes."""
-        with self.database.reading() as connection:
-            query = "SELECT seq, body FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"
-            return [(int(seq), str(body)) for seq, body in connection.execute(query, (after, limit))]
+        rows = self._read("SELECT seq, body FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+        return [(int(seq), str(body)) for seq, body in rows]
 
 
 def _frontier(connection: Connection) -> Frontier:

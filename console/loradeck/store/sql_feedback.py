@@ -87,8 +87,7 @@ class SqlFeedback(SqlRecords):
     def feedback_by_day(self, tenant: str) -> list[DaysFeedback]:
         """Counts a tenant's thumbs and corrections, by route, day and who gave them. Their texts are not read."""
         names = {name: self.database.field.format(name) for name in ("route", "value")}
-        with self.database.reading() as connection:
-            return [DaysFeedback(*row) for row in connection.execute(_BY_DAY.format(**names), (tenant,)).fetchall()]
+        return [DaysFeedback(*row) for row in self._read(_BY_DAY.format(**names), (tenant,))]
 
     def called_wrong(self, tenant: str, route: str, *, after_ms: int) -> tuple[int, int]:
         """Counts corrections on a route, and the answers of which `rules.data.backlog.asks` is true.
@@ -96,17 +95,14 @@ class SqlFeedback(SqlRecords):
         Both of what was said after a time, and something vouches for. Texts are not read.
         """
         names = {name: self.database.field.format(name) for name in ("route", "value", "bad")}
-        with self.database.reading() as connection:
-            corrections, answers = connection.execute(_SINCE.format(**names), (tenant, after_ms, route)).fetchone()
+        ((corrections, answers),) = self._read(_SINCE.format(**names), (tenant, after_ms, route))
         return corrections, answers
 
     def drop_feedback(self, rows: Iterable[Feedback]) -> None:
         """Removes feedback, in one transaction. What is not there is passed over."""
-        with self._writing() as (connection, _):
-            connection.executemany(
-                "DELETE FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?",
-                [f.key for f in rows],
-            )
+        self._write(
+            "DELETE FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?", [f.key for f in rows]
+        )
 
     def expire_feedback(self, before: dict[str, int]) -> int:
         """Removes what was given before a time, by tenant, milliseconds since 1970 UTC. Returns how many went."""
@@ -122,6 +118,5 @@ class SqlFeedback(SqlRecords):
         return gone
 
     def _feedback(self, where: str, args: tuple[object, ...]) -> list[tuple[int, Feedback]]:
-        with self.database.reading() as connection:
-            rows = connection.execute(f"SELECT n, body FROM feedback WHERE {where}", args).fetchall()
+        rows = self._read(f"SELECT n, body FROM feedback WHERE {where}", args)
         return [(n, Feedback.model_validate_json(body)) for n, body in rows]

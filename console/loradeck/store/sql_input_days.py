@@ -17,7 +17,7 @@ class SqlInputDays(SqlRecords):
         at = (tenant, counts.route, counts.day)
         with self._writing() as (connection, _):
             row = connection.execute(f"SELECT body FROM input_days WHERE {_AT}", at).fetchone()
-            body = zlib.compress((_read(row[0]) + counts if row is not None else counts).model_dump_json().encode())
+            body = zlib.compress((_parsed(row[0]) + counts if row is not None else counts).model_dump_json().encode())
             connection.execute(
                 "INSERT INTO input_days (tenant, route, day, body) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (tenant, route, day) DO UPDATE SET body = excluded.body",
@@ -27,15 +27,12 @@ class SqlInputDays(SqlRecords):
     def inputs(self, tenant: str, route: str) -> list[InputCounts]:
         """The counts of a route, oldest day first."""
         asked = "SELECT body FROM input_days WHERE tenant = ? AND route = ? ORDER BY day"
-        with self.database.reading() as connection:
-            rows = connection.execute(asked, (tenant, route)).fetchall()
-        return [_read(row[0]) for row in rows]
+        return [_parsed(body) for (body,) in self._read(asked, (tenant, route))]
 
     def expire_inputs(self, before: Mapping[str, int]) -> None:
         """Removes the days of tenants that lie before a day, in one transaction."""
-        with self._writing() as (connection, _):
-            connection.executemany("DELETE FROM input_days WHERE tenant = ? AND day < ?", list(before.items()))
+        self._write("DELETE FROM input_days WHERE tenant = ? AND day < ?", list(before.items()))
 
 
-def _read(body: bytes) -> InputCounts:
+def _parsed(body: bytes) -> InputCounts:
     return InputCounts.model_validate_json(zlib.decompress(body))

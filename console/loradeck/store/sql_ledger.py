@@ -1,6 +1,7 @@
 """The segments of the answer ledger in the store in SQL. Their files are blobs."""
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from loradeck.rules.data.answer_ledger import SEGMENT_SPAN_MS
 from loradeck.schemas.ledger_segment import Segment
@@ -20,18 +21,10 @@ class SqlLedger(SqlRecords):
         """Inserts the records of segments, or replaces those with their digests, in one transaction."""
         with self._writing() as (connection, _):
             (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM ledger_segments").fetchone()
+            columns = attrgetter("sha256", "tenant", "chain", "seq", "last_ms")
             rows = [
-                (
-                    last + i,
-                    s.sha256,
-                    s.tenant,
-                    s.chain,
-                    s.seq,
-                    s.last_ms,
-                    int(s.anchor is not None),
-                    s.model_dump_json(),
-                )
-                for i, s in enumerate(segments, start=1)
+                (n, *columns(one), int(one.anchor is not None), one.model_dump_json())
+                for n, one in enumerate(segments, start=last + 1)
             ]
             connection.executemany(_PUT, rows)
 
@@ -57,10 +50,8 @@ class SqlLedger(SqlRecords):
 
     def drop_segments(self, sha256s: Iterable[str]) -> None:
         """Removes the records of segments, in one transaction. Those that are not there are passed over."""
-        with self._writing() as (connection, _):
-            connection.executemany("DELETE FROM ledger_segments WHERE sha256 = ?", [(sha256,) for sha256 in sha256s])
+        self._write("DELETE FROM ledger_segments WHERE sha256 = ?", [(sha256,) for sha256 in sha256s])
 
     def _segments(self, where: str, args: tuple[object, ...], limit: int) -> list[Segment]:
-        with self.database.reading() as connection:
-            rows = connection.execute(f"SELECT body FROM ledger_segments WHERE {where} LIMIT ?", (*args, limit))
-            return [Segment.model_validate_json(body) for (body,) in rows.fetchall()]
+        rows = self._read(f"SELECT body FROM ledger_segments WHERE {where} LIMIT ?", (*args, limit))
+        return [Segment.model_validate_json(body) for (body,) in rows]

@@ -191,15 +191,13 @@ class Store(SqlAudit, SqlNotices, SqlLedger, SqlFeedback, SqlInputDays):
 
     def incarnations(self) -> dict[int, str]:
         """The incarnation of every epoch that this log's lease was held in."""
-        with self.database.reading() as connection:
-            return dict(connection.execute("SELECT epoch, incarnation FROM incarnations").fetchall())
+        return dict(self._read("SELECT epoch, incarnation FROM incarnations"))
 
     # -- reading the log ---------------------------------------------------------------------------------
 
     def last_revs(self) -> dict[tuple[str, str | None], int]:
         """The rev of the newest event of every (tenant, route); route None: of those about a tenant as a whole."""
-        with self.database.reading() as connection:
-            rows = connection.execute("SELECT tenant, route, max(rev) FROM events GROUP BY tenant, route").fetchall()
+        rows = self._read("SELECT tenant, route, max(rev) FROM events GROUP BY tenant, route")
         return {(tenant, route): rev for tenant, route, rev in rows}
 
     def snapshot(self) -> Snapshot:
@@ -264,20 +262,18 @@ class Store(SqlAudit, SqlNotices, SqlLedger, SqlFeedback, SqlInputDays):
         """The highest rev among events at or before a time, even if the clock was set back; 0 if there is none."""
         # Not the newest time but the newest rev: after the wall clock was set back, they differ. The `+` keeps
         # SQLite from walking the log itself backwards, which takes seconds on a long one.
-        with self.database.reading() as connection:
-            (rev,) = connection.execute("SELECT max(+rev) FROM events WHERE at_ms <= ?", (time_ms,)).fetchone()
+        ((rev,),) = self._read("SELECT max(+rev) FROM events WHERE at_ms <= ?", (time_ms,))
         return int(rev or 0)
 
     def pointers_at(self, rev: int) -> list[PointerState]:
         """Every pointer as it was at a rev; those created later are left out."""
-        with self.database.reading() as connection:
-            rows = connection.execute(
-                "SELECT (SELECT body -> 'pointer' FROM events WHERE rev = ("
-                "  SELECT max(rev) FROM events WHERE tenant = p.tenant AND route = p.route"
-                "  AND rev <= ? AND generation IS NOT NULL)) AS pointer"
-                " FROM pointers p ORDER BY tenant, route",
-                (rev,),
-            ).fetchall()
+        rows = self._read(
+            "SELECT (SELECT body -> 'pointer' FROM events WHERE rev = ("
+            "  SELECT max(rev) FROM events WHERE tenant = p.tenant AND route = p.route"
+            "  AND rev <= ? AND generation IS NOT NULL)) AS pointer"
+            " FROM pointers p ORDER BY tenant, route",
+            (rev,),
+        )
         return [PointerState.model_validate_json(pointer) for (pointer,) in rows if pointer is not None]
 
     def _events(self, condition: str, args: Sequence[Any]) -> list[Event]:

@@ -54,8 +54,7 @@ class SqlNotices(SqlRecords):
     def deliveries(self) -> list[tuple[Notice, Delivery]]:
         """Lists what is yet to be delivered or was given up, in the order in which it was written."""
         asked = "SELECT d.*, n.body FROM deliveries d JOIN notices n ON n.seq = d.seq ORDER BY d.seq, d.channel"
-        with self.database.reading() as connection:
-            rows = named(connection.execute(asked))
+        rows = self._read_named(asked)
         return [(Notice.model_validate_json(row.pop("body")), Delivery.model_validate(row)) for row in rows]
 
     def record_delivery(self, delivery: Delivery, *, given: bool) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, replace
+from dataclasses import astuple, fields, replace
 from typing import Any, Unpack
 
 from loradeck.schemas.attestation import Attestation, AttestationFilter, AttestationKind
@@ -42,6 +42,22 @@ class SqlRecords:
     def _writing(self) -> Iterator[tuple[Connection, Head]]:
         with self.database.transaction() as connection:
             yield connection, hold_lease(connection, self._lease)
+
+    def _write(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Runs a statement for each row of arguments, in one transaction."""
+        with self._writing() as (connection, _):
+            connection.executemany(statement, rows)
+
+    def _read(self, query: str, args: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a query."""
+        with self.database.reading() as connection:
+            rows: list[Any] = connection.execute(query, args).fetchall()
+        return rows
+
+    def _read_named(self, query: str, args: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of a query, each as column -> value."""
+        with self.database.reading() as connection:
+            return named(connection.execute(query, args))
 
     # -- the registry ------------------------------------------------------------------------------------
 
@@ -92,9 +108,7 @@ class SqlRecords:
     def registry(self, kind: Doc, *, tenant: str | None = None) -> list[StoredDocument]:
         """Documents of a kind, in the order of registration; of one tenant if given."""
         where, args = _conditions(kind=kind.value, tenant=tenant)
-        with self.database.reading() as connection:
-            rows = named(connection.execute(f"SELECT * FROM documents{where} ORDER BY serial", args))
-        return [_document(row) for row in rows]
+        return [_document(row) for row in self._read_named(f"SELECT * FROM documents{where} ORDER BY serial", args)]
 
     # -- attestations ------------------------------------------------------------------------------------
 
@@ -121,16 +135,14 @@ class SqlRecords:
     def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """Attestations that match all given conditions, oldest first."""
         where, args = _conditions(**wanted)
-        with self.database.reading() as connection:
-            rows = named(connection.execute(f"SELECT * FROM attestations{where} ORDER BY seq", args))
+        rows = self._read_named(f"SELECT * FROM attestations{where} ORDER BY seq", args)
         return [Attestation.model_validate(row | {"body": json.loads(row["body"])}) for row in rows]
 
     def evaluated_on(self, tenant: str, suite: str) -> set[str]:
         """The releases of which a tenant has an evaluation on a suite."""
         query = f"SELECT DISTINCT subject FROM attestations{{}} AND body -> 'suite' = '\"{suite}\"'"
         where, args = _conditions(kind=AttestationKind.EVALUATION, tenant=tenant)
-        with self.database.reading() as connection:
-            return {row[0] for row in connection.execute(query.format(where), args)}
+        return {row[0] for row in self._read(query.format(where), args)}
 
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
 
@@ -152,23 +164,18 @@ class SqlRecords:
             asked = [(*key, hour - HOURS_KEPT) for key in keys]
             over = [one for one in asked if connection.execute(f"SELECT 1 {sought} LIMIT 1", one).fetchone()]
         if over:  # mostly there are none, and then nothing is written
-            with self._writing() as (connection, _):
-                connection.executemany(f"DELETE {sought}", over)
+            self._write(f"DELETE {sought}", over)
 
     def served(self) -> list[Served]:
         """Lists all sums of `add_served`, one for each release on a pointer, sorted by tenant, route and release."""
-        with self.database.reading() as connection:
-            rows = named(connection.execute("SELECT * FROM served ORDER BY tenant, route, release"))
-        return [_served(row) for row in rows]
+        return [_served(row) for row in self._read_named("SELECT * FROM served ORDER BY tenant, route, release")]
 
     def hours(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
         """The counts of a route by the hour, from the hour `since` on, oldest first; hours without any are left out."""
         asked = (
             f"SELECT hour, {', '.join(_COUNTS)} FROM hours WHERE tenant = ? AND route = ? AND hour >= ? ORDER BY hour"
         )
-        with self.database.reading() as connection:
-            rows = named(connection.execute(asked, (tenant, route, since)))
-        return {row.pop("hour"): Counts.over(**row) for row in rows}
+        return {row.pop("hour"): Counts.over(**row) for row in self._read_named(asked, (tenant, route, since))}
 
     def add_minutes(self, minute: int, counts: Mapping[PointerKey, Counts]) -> None:
         """Adds to the counts of routes in one minute (minutes since 1970); they are kept for MINUTES_KEPT."""
@@ -191,19 +198,17 @@ class SqlRecords:
     def minutes(self, tenant: str, route: str, *, since: int) -> dict[int, Counts]:
         """The counts of a route by the minute, from the minute `since` on, oldest first; empty ones are left out."""
         asked = "SELECT hour, counts FROM minutes WHERE hour >= ? AND tenant = ? AND route = ? ORDER BY hour"
-        with self.database.reading() as connection:
-            rows = connection.execute(asked, (since // MINUTES, tenant, route)).fetchall()
+        rows = self._read(asked, (since // MINUTES, tenant, route))
         found = {hour * MINUTES + number: counts for hour, row in rows for number, counts in unpacked(row).items()}
         return {minute: counts for minute, counts in found.items() if minute >= since}
 
     def put_job(self, job: Job) -> None:
         """Inserts a job, or replaces the one with its id."""
-        with self._writing() as (connection, _):
-            connection.execute(
-                "INSERT INTO jobs (id, finished, body) VALUES (?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET finished = excluded.finished, body = excluded.body",
-                (job.id, int(job.state in OVER), job.model_dump_json()),
-            )
+        self._write(
+            "INSERT INTO jobs (id, finished, body) VALUES (?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET finished = excluded.finished, body = excluded.body",
+            [(job.id, int(job.state in OVER), job.model_dump_json())],
+        )
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
         """Lists all unfinished jobs, and the newest finished ones up to `limit` in all; newest first."""
@@ -219,29 +224,26 @@ class SqlRecords:
     def jobs_before(self, job_id: str | None, *, limit: int) -> list[Job]:
         """Jobs submitted before a job (None: the newest), newest first; empty for an unknown job."""
         before, args = ("", ()) if job_id is None else (" WHERE seq < (SELECT seq FROM jobs WHERE id = ?)", (job_id,))
-        with self.database.reading() as connection:
-            query = f"SELECT body FROM jobs{before} ORDER BY seq DESC LIMIT ?"
-            return [Job.model_validate_json(body) for (body,) in connection.execute(query, (*args, limit))]
+        rows = self._read(f"SELECT body FROM jobs{before} ORDER BY seq DESC LIMIT ?", (*args, limit))
+        return [Job.model_validate_json(body) for (body,) in rows]
 
     def job(self, job_id: str) -> Job | None:
         """The job with this id; None if there is none."""
-        with self.database.reading() as connection:
-            row = connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return Job.model_validate_json(row[0]) if row else None
+        rows = self._read("SELECT body FROM jobs WHERE id = ?", (job_id,))
+        return Job.model_validate_json(rows[0][0]) if rows else None
 
     def put_token(self, token: TokenRecord) -> None:
         """Inserts a token's record, or replaces the one with its id."""
-        with self._writing() as (connection, _):
-            connection.execute(
-                "INSERT INTO tokens (id, body) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-                (token.id, token.model_dump_json()),
-            )
+        self._write(
+            "INSERT INTO tokens (id, body) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+            [(token.id, token.model_dump_json())],
+        )
 
     def tokens(self) -> list[TokenRecord]:
         """Lists all token records, revoked ones included, in the order of creation."""
-        with self.database.reading() as connection:
-            rows = connection.execute("SELECT body FROM tokens ORDER BY rowid").fetchall()
-        return [TokenRecord.model_validate_json(body) for (body,) in rows]
+        return [
+            TokenRecord.model_validate_json(body) for (body,) in self._read("SELECT body FROM tokens ORDER BY rowid")
+        ]
 
     def save_fleet(self, change: FleetChange) -> None:
         """Writes what has changed of the nodes, in one transaction."""
@@ -250,15 +252,11 @@ class SqlRecords:
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Name -> what is kept of the node."""
-        with self.database.reading() as connection:
-            rows = connection.execute("SELECT name, body FROM nodes ORDER BY name").fetchall()
-        return {name: json.loads(body) for name, body in rows}
+        return {name: json.loads(body) for name, body in self._read("SELECT name, body FROM nodes ORDER BY name")}
 
     def withdrawals(self) -> list[Withdrawal]:
         """Lists all withdrawals that no node has acknowledged."""
-        with self.database.reading() as connection:
-            rows = named(connection.execute("SELECT * FROM withdrawals ORDER BY tenant, route, node"))
-        return [Withdrawal(**row) for row in rows]
+        return [Withdrawal(**row) for row in self._read_named("SELECT * FROM withdrawals ORDER BY tenant, route, node")]
 
     def meta(self, name: str) -> str | None:
         """A named setting of the hub itself; None if it was never set."""
@@ -314,19 +312,10 @@ def _add(
     connection: Connection, new: StoredDocument, *, name: str | None = None, version: int | None = None
 ) -> StoredDocument:
     (last,) = connection.execute("SELECT max(serial) FROM documents WHERE kind = ?", (new.kind.value,)).fetchone()
-    row = {
-        "kind": new.kind.value,
-        "digest": new.digest,
-        "serial": (last or 0) + 1,
-        "tenant": new.tenant,
-        "name": name,
-        "version": version,
-        "created_ms": new.created_ms,
-        "created_by": new.created_by,
-        "body": _json(new.body),
-    }
+    new = replace(new, serial=(last or 0) + 1)
+    row = vars(new) | {"kind": new.kind.value, "name": name, "version": version, "body": _json(new.body)}
     connection.execute(f"INSERT INTO documents ({', '.join(row)}) VALUES ({_marks(row)})", tuple(row.values()))
-    return _document(row)
+    return new
 
 
 def _conditions(**equal: str | None) -> tuple[str, tuple[str, ...]]:
@@ -345,15 +334,8 @@ def _json(body: Any) -> str:
 
 
 def _document(row: dict[str, Any]) -> StoredDocument:
-    return StoredDocument(
-        digest=row["digest"],
-        kind=Doc(row["kind"]),
-        body=json.loads(row["body"]),
-        tenant=row["tenant"],
-        created_ms=row["created_ms"],
-        created_by=row["created_by"],
-        serial=row["serial"],
-    )
+    row = row | {"kind": Doc(row["kind"]), "body": json.loads(row["body"])}
+    return StoredDocument(**{field.name: row[field.name] for field in fields(StoredDocument)})
 
 
 def _sums(delta: Served) -> tuple[str | float, ...]:
@@ -376,5 +358,5 @@ def _adding(table: str, third: str, sums: Sequence[str]) -> str:
 
 
 def _served(row: dict[str, Any]) -> Served:
-    counts = Counts.over(**{name: row.pop(name) for name in ("refused", "failed", "finished", "checked", "bad")})
+    counts = Counts.over(**{name: row.pop(name) for name in _COUNTS})
     return Served(**row, counts=counts)
