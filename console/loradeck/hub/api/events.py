@@ -1,7 +1,6 @@
 """The log and the audit trail: their lines, and whether they hold."""
 
 import asyncio
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -10,6 +9,7 @@ from starlette.responses import PlainTextResponse
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.links.cosigners import signed_heads
+from loradeck.hub.log.store_thread import calling
 from loradeck.schemas.audit import AuditLine, AuditVerdict
 from loradeck.schemas.ids import LARGEST_INT
 from loradeck.schemas.log import Event
@@ -35,12 +35,8 @@ async def listed(
     tenants = [tenant] if tenant is not None or caller.tenants is None else sorted(filter(caller.sees, caller.tenants))
     found: list[Event] = []
     for one in tenants:
-        found += await hub.store(partial(_history, one, route, before, limit))
+        found += await hub.store(calling(Store.history, tenant=one, route=route, before_rev=before, limit=limit))
     return sorted(found, key=lambda event: -event.rev)[:limit]
-
-
-def _history(tenant: str | None, route: str | None, before: int | None, limit: int, store: Store) -> list[Event]:
-    return store.history(tenant=tenant, route=route, before_rev=before, limit=limit)
 
 
 @router.get("/audit")

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from loradeck.artifacts import Blobs
 from loradeck.artifacts.errors import BadArtifact
@@ -15,7 +14,7 @@ from loradeck.artifacts.rows.ledger_segments import head_of
 from loradeck.hub.log.audit import HUB, AuditTrail
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
 from loradeck.rules.errors import Refused
@@ -148,7 +147,7 @@ class AnswerLedger:
                 )
                 for i, segment in enumerate(new[at : at + _PAGE])
             ]
-            await self._store(partial(_record, anchored), background=True)
+            await self._store(calling(Store.put_segments, anchored), background=True)
 
     async def expire(self) -> None:
         """Removes segments whose tenant does not keep them any more, the records first."""
@@ -156,7 +155,7 @@ class AnswerLedger:
         for at in range(0, len(tenants), _TENANTS):
             before = {name: rules.kept_from(self.days(name), now_ms) for name in tenants[at : at + _TENANTS]}
             while gone := await self._ended(before):
-                await self._store(partial(_forget, gone), background=True)
+                await self._store(calling(Store.drop_segments, gone), background=True)
                 await asyncio.to_thread(self._blobs.delete, gone)
                 log.info("%d segments of the answer ledger are over and removed", len(gone))
 
@@ -172,7 +171,8 @@ class AnswerLedger:
         """The segments of tenants that may have rows of a time, `limit` and perhaps some more."""
         found: list[Segment] = []
         for tenant in tenants:
-            found += await self._store(partial(_read, tenant, since_ms, until_ms, limit), background=True)
+            asked = calling(Store.segments_at, tenant, since_ms, until_ms, limit=limit)
+            found += await self._store(asked, background=True)
             if len(found) > limit:
                 break
         return found
@@ -217,15 +217,3 @@ class AnswerLedger:
         texts = await self._store(lambda s: s.audit_texts(anchor.line - 1, 1), background=True)
         line = AuditLine.model_validate_json(texts[0][1]) if texts and texts[0][0] == anchor.line else None
         return line is not None and line.call == LEDGER and line.subject.get("root") == anchor.root
-
-
-def _record(segments: Sequence[Segment], store: Store) -> None:
-    store.put_segments(segments)
-
-
-def _forget(sha256s: Sequence[str], store: Store) -> None:
-    store.drop_segments(sha256s)
-
-
-def _read(tenant: str, since_ms: int, until_ms: int, limit: int, store: Store) -> list[Segment]:
-    return store.segments_at(tenant, since_ms, until_ms, limit=limit)

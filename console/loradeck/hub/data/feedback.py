@@ -5,7 +5,6 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
@@ -14,7 +13,7 @@ from loradeck.hub.data.answer_ledger import AnswerLedger
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.progress.votes import Votes
 from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
 from loradeck.rules.data import feedback as rules
@@ -102,7 +101,7 @@ class FeedbackBook:
         kept = await asyncio.to_thread(_without_personal_data, fitting, told)  # a batch of long texts takes a second
         tied, waiting, untied = await self._tie(tenant, kept, node=node)
         if tied or waiting:
-            new = await self._store(partial(_put, [*tied, *waiting]), background=True)
+            new = await self._store(calling(Store.put_feedback, [*tied, *waiting]), background=True)
             self._judge([row for row in new if row.tied])
         self._waits[tenant] += len(waiting)
         refused += untied
@@ -160,7 +159,7 @@ class FeedbackBook:
                 ]
                 if gone:
                     await self._attestations.add(self._withdrawn(tenant, gone, by))
-                    await self._store(partial(_drop, gone), background=True)
+                    await self._store(calling(Store.drop_feedback, gone), background=True)
                     removed += len(gone)
         return removed
 
@@ -174,14 +173,14 @@ class FeedbackBook:
     async def keep(self) -> None:
         """Ties what waits, and removes what nothing vouches for and what no policy keeps any more."""
         after, self._waits = 0, Counter()
-        while found := await self._store(partial(_waiting, after), background=True):
+        while found := await self._store(calling(Store.feedback_waiting, after=after, limit=WAITING), background=True):
             after = found[-1][0]
             await self._tie_waiting(found)
         now_ms, names = self._clock.now_ms(), list(self._log.state.tenants)
         for at in range(0, len(names), _TENANTS):
             part = names[at : at + _TENANTS]
             before = {name: kept_from(days, now_ms) if (days := self.days(name)) else now_ms for name in part}
-            if gone_by_age := await self._store(partial(_expire, before), background=True):
+            if gone_by_age := await self._store(calling(Store.expire_feedback, before), background=True):
                 log.info("%d rows of feedback are over and removed", gone_by_age)
 
     async def _tie_waiting(self, waiting: Sequence[tuple[int, Feedback]]) -> None:
@@ -199,10 +198,11 @@ class FeedbackBook:
                 gone = [row for row in part if row.request in forged]
                 if gone:
                     log.warning("%d rows of feedback of %s are dropped: %s", len(gone), tenant, untied[0][1])
-                    await self._store(partial(_drop, gone), background=True)
+                    await self._store(calling(Store.drop_feedback, gone), background=True)
                 self._judge(tied)
                 if tied:
-                    await self._store(partial(_tied, [(number[row.key], row) for row in tied]), background=True)
+                    numbered = [(number[row.key], row) for row in tied]
+                    await self._store(calling(Store.tie_feedback, numbered), background=True)
 
     def _judge(self, rows: Sequence[Feedback]) -> None:
         """Counts what callers say of answers that the ledger has, each caller once a minute; what it repeats is not
@@ -276,23 +276,3 @@ def _without_personal_data(rows: Sequence[FeedbackRow], told: dict[str, Any]) ->
         changed = any(getattr(row, name) != text for name, text in said.items())
         found.append(Feedback(**(row.model_dump() | said | told), redacted=changed))
     return found
-
-
-def _waiting(after: int, store: Store) -> list[tuple[int, Feedback]]:
-    return store.feedback_waiting(after=after, limit=WAITING)
-
-
-def _expire(before: dict[str, int], store: Store) -> int:
-    return store.expire_feedback(before)
-
-
-def _tied(rows: Sequence[tuple[int, Feedback]], store: Store) -> None:
-    store.tie_feedback(rows)
-
-
-def _put(rows: Sequence[Feedback], store: Store) -> list[Feedback]:
-    return store.put_feedback(rows)
-
-
-def _drop(rows: Sequence[Feedback], store: Store) -> None:
-    store.drop_feedback(rows)

@@ -13,7 +13,7 @@ from loradeck.hub.jobs.checkpoints import Checkpoints
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.schemas.jobs import LISTED, OVER, ExecutorEvent, Job, JobLogLine, JobQuery, JobState
@@ -101,7 +101,7 @@ class JobRecords:
         found: list[Job] = []
         before = query.before
         while len(found) < query.limit:
-            piece = await self._store(_piece(before), background=True)
+            piece = await self._store(calling(Store.jobs_before, before, limit=PIECE), background=True)
             jobs = (self._jobs.get(one.id, one) for one in piece)
             found += [job for job in jobs if sees(job.tenant) and query.takes(job)]
             if len(piece) < PIECE:
@@ -177,10 +177,6 @@ class JobRecords:
                 self._forget_checkpoint(job)
             del self._jobs[job.id]
             self._events.pop(job.id, None)
-
-
-def _piece(before: str | None) -> Callable[[Store], list[Job]]:
-    return lambda store: store.jobs_before(before, limit=PIECE)
 
 
 KEPT_LINES = 1000

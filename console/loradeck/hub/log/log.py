@@ -8,14 +8,13 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 
 from nacl.signing import SigningKey
 
 from loradeck.hub.log import reasons
 from loradeck.hub.log.in_memory import Move
 from loradeck.hub.log.signing import Signing
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.log.takeover import TakenLease
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tickets
@@ -129,7 +128,7 @@ class Log:
             for earlier in reversed(self.recent):
                 if earlier.rev < before_rev and earlier.pointer is not None and earlier.pointer.key == key:
                     return earlier.pointer
-        while page := await self._store(partial(_history, key, before_rev)):
+        while page := await self._store(_page(key, before_rev)):
             for earlier in page:
                 if earlier.pointer is not None:
                     return earlier.pointer
@@ -152,14 +151,14 @@ class Log:
 
     async def after_generation(self, key: PointerKey, generation: int) -> list[Event]:
         """The newest events of a pointer after one of its generations, oldest first; more than a page are not read."""
-        page = await self._store(partial(_history, key, self.state.rev + 1))
+        page = await self._store(_page(key, self.state.rev + 1))
         return [event for event in reversed(page) if (event.generation or 0) > generation]
 
     async def held_by(self, pointer: PointerState) -> Event | None:
         """The event that has set a pointer's hold; None: it is not held, or that is more than a page back."""
         if not pointer.held:
             return None
-        page = await self._store(partial(_history, pointer.key, self.state.rev + 1))
+        page = await self._store(_page(pointer.key, self.state.rev + 1))
         holds = (event for event in page if event.kind in (EventKind.HOLD, EventKind.ROLLBACK))
         return next(holds, None)
 
@@ -331,5 +330,5 @@ class Log:
             follower(published)
 
 
-def _history(key: PointerKey, before_rev: int, store: Store) -> list[Event]:
-    return store.history(tenant=key[0], route=key[1], before_rev=before_rev, limit=50)
+def _page(key: PointerKey, before_rev: int) -> Callable[[Store], list[Event]]:
+    return calling(Store.history, tenant=key[0], route=key[1], before_rev=before_rev, limit=50)

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from loradeck.hub.log.disk_reserve import DiskReserve
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError
@@ -19,7 +19,13 @@ from loradeck.store.sql_log import Store
 log = logging.getLogger("loradeck.hub.store")
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Work = tuple[Callable[[Store], Any], "Future[Any]"]
+
+
+def calling(method: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs) -> Callable[[Store], T]:
+    """A call of one of the store's methods, which keeps its arguments as they are now: in a loop no lambda does."""
+    return lambda store: getattr(store, method.__name__)(*args, **kwargs)
 
 
 class StoreThread:

@@ -7,11 +7,10 @@ everything after it with it; one that a channel refuses for good is set aside, w
 import logging
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.notices.channels import Channels, NotGiven, give
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.notices import grouped, next_attempt_ms
@@ -109,7 +108,8 @@ class Outbox:
                     waiting.appendleft((notice, after))
                 elif after.error:
                     self._dead[name, after.seq] = (notice, after)
-                await self._store(partial(_record, after), background=True)
+                recorded = calling(Store.record_delivery, after, given=not after.error)
+                await self._store(recorded, background=True)
         except StoreError as error:
             # After a restart it is given again: whoever gets it knows it by its id.
             log.error("a delivery is not written down channel=%s code=%s %s", name, error.code, error)
@@ -172,7 +172,3 @@ class Outbox:
     def dead(self, name: Name | None = None) -> int:
         """Counts the deliveries that were given up: of one channel, or of all."""
         return sum(name is None or channel == name for channel, _ in self._dead)
-
-
-def _record(delivery: Delivery, store: Store) -> None:
-    store.record_delivery(delivery, given=not delivery.error)

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from pydantic import TypeAdapter
 
@@ -19,13 +18,13 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.moves.recover import newest
 from loradeck.schemas.ids import PointerKey, Wire
 from loradeck.schemas.link import TableAsk, TableState
-from loradeck.schemas.log import Event, EventKind
+from loradeck.schemas.log import EventKind
 from loradeck.schemas.table import EntryOnWire, TableEntry
 from loradeck.store.interface import StoreError
 from loradeck.store.sql_log import Store
@@ -193,13 +192,12 @@ class Witnesses:
                 since[entry.key] = min(entry.epoch, since.get(entry.key, entry.epoch))
         for key, epoch in since.items():
             before: int | None = None
-            while page := await self._store(partial(_history, key, before)):
+            tenant, route = key
+            while page := await self._store(
+                calling(Store.history, tenant=tenant, route=route, before_rev=before, limit=100)
+            ):
                 moves.update(move for event in page for move in rules.moves_of(event))
                 if page[-1].epoch < epoch:
                     break
                 before = page[-1].rev
         return rules.known_to(moves)
-
-
-def _history(key: PointerKey, before: int | None, store: Store) -> list[Event]:
-    return store.history(tenant=key[0], route=key[1], before_rev=before, limit=100)

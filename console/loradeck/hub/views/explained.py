@@ -6,7 +6,6 @@ No node is asked, unless the ledger does not have the request yet.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.hub.data.answer_ledger import AnswerLedger
@@ -15,7 +14,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.views.traces import Traces
 from loradeck.rules.clocks import HOUR_MS
 from loradeck.rules.data import answer_ledger as rules
@@ -144,7 +143,8 @@ class Explanations:
         """The move that made a generation of a pointer; None: the log has none."""
         before: int | None = None
         while True:
-            page = await self._store(partial(_earlier, key, before), background=True)
+            asked = calling(Store.history, tenant=key[0], route=key[1], before_rev=before, limit=_PAGE)
+            page = await self._store(asked, background=True)
             for event in page:
                 if event.kind in MOVES and event.generation == generation:
                     return event
@@ -250,7 +250,3 @@ def _put_there(move: Event) -> PutThere:
 
 def _ledger_row(row: TraceRow) -> LedgerRow:
     return LedgerRow.model_validate(row.model_dump(exclude={"seq", "tenant", "admitted_mono_ns"}))
-
-
-def _earlier(key: PointerKey, before: int | None, store: Store) -> list[Event]:
-    return store.history(tenant=key[0], route=key[1], before_rev=before, limit=_PAGE)

@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
-from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.progress.minutes import PendingMinutes
 from loradeck.hub.views.samples import Samples
 from loradeck.rules.clocks import DAY_MS, MINUTE_MS
@@ -101,7 +100,10 @@ class IncidentReports:
         found: list[Event] = []
         before: int | None = None
         since_ms = begins_ms(incident, at)
-        while len(found) <= MOST_EVENTS and (page := await self._store(partial(_page, at.key, before))):
+        while len(found) <= MOST_EVENTS:
+            asked = calling(Store.history, tenant=at.tenant, route=at.route, before_rev=before, limit=PAGE)
+            if not (page := await self._store(asked)):
+                break
             found += [e for e in page if since_ms <= e.at_ms and (e.at_ms <= until_ms or e.incident == incident.id)]
             before = page[-1].rev
             if page[-1].at_ms < since_ms:
@@ -119,7 +121,3 @@ def begins_ms(incident: Incident, at: IncidentPointer) -> int:
     """When an incident began on a pointer: as its release came there, a day before it was opened at most."""
     came = at.suspect.at_ms if at.suspect is not None and at.suspect.at_ms is not None else incident.opened_ms
     return max(min(came, incident.opened_ms), incident.opened_ms - DAY_MS)
-
-
-def _page(key: PointerKey, before: int | None, store: Store) -> list[Event]:
-    return store.history(tenant=key[0], route=key[1], before_rev=before, limit=PAGE)
