@@ -174,6 +174,7 @@ async def test_what_a_channel_refuses_for_good_is_set_aside_and_the_next_is_give
     notifier.test("oncall", "ann")
     notifier.test("oncall", "bob")
     await until(lambda: receiver.got, "the second is given")
+    await until(lambda: len(deck.hub.store.now(lambda s: s.deliveries())) == 1, "and that is written down")
     assert receiver.titles() == ["this is a test, asked for by bob"]
     listed = await deck.ok("GET", "notices")
     (channel,) = listed["channels"]
