@@ -162,7 +162,7 @@ class Results:
         files = {entry.path: entry for entry in await asyncio.to_thread(scan, out)}
         if (file := files.get(ROWS)) is None:
             raise AgentError("result_missing", "the executor left no rows", ROWS)
-        await self._until_reached(lambda: self._hub.upload(out, (file,)))
+        await self._until_reached(lambda: self._hub.upload(out, (file,), rows=True))
         return {"report": report.model_dump(mode="json"), "file": file.model_dump(mode="json")}
 
     async def _until_reached(self, call: Callable[[], Awaitable[Result]]) -> Result:

@@ -11,7 +11,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ledger_segment import SegmentKept
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
 from loradeck.schemas.membership import RENEW_PATH, Joined
-from loradeck.schemas.protocol import SIGNED_URLS
+from loradeck.schemas.protocol import ROWS, SIGNED_URLS
 from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -156,14 +156,15 @@ class HubApi:
             await self._http.call("POST", "/v1/attestations", attestation.model_dump_json().encode(), timeout=CALL_S)
         )
 
-    async def upload(self, folder: Path, files: tuple[FileEntry, ...]) -> None:
-        """Uploads an artifact's files; those that the hub has are not sent again."""
+    async def upload(self, folder: Path, files: tuple[FileEntry, ...], *, rows: bool = False) -> None:
+        """Uploads an artifact's files; those that the hub has are not sent again. `rows`: they hold rows."""
+        headers = {ROWS: "1"} if rows else None
         for entry in files:
             path = f"/v1/blobs/{entry.sha256}"
             if (await self._http.call("HEAD", path, timeout=CALL_S)).status == 200:
                 continue
             body = _chunks(folder / entry.path)
-            checked(await self._http.call("PUT", path, body, size=entry.size, timeout=BLOB_S))
+            checked(await self._http.call("PUT", path, body, size=entry.size, timeout=BLOB_S, headers=headers))
 
     async def put_segment(self, tenant: str, sha256: str, segment: bytes) -> bool:
         """Gives the hub a segment of the answer ledger. Returns whether it keeps it."""

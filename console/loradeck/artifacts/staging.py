@@ -51,6 +51,10 @@ class StagedFile:
         if self._limit is not None and self.written > self._limit:
             raise BadArtifact("too_large", "the content is larger than announced or allowed", f"{self._limit} bytes")
         self._hash.update(chunk)
+        self._put(chunk)
+
+    def _put(self, chunk: bytes) -> None:
+        """Appends to the file what is kept of the content."""
         with room_on(self.path):
             view = memoryview(chunk)
             while view:
@@ -128,6 +132,18 @@ def private_folder(folder: Path) -> None:
     if not folder.is_dir():
         private_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def replace_durably(path: Path, data: bytes) -> None:
+    """Replaces a file whole, mode 0600: it has the old content or the new one, also after a crash."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.unlink(missing_ok=True)
+    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+    fsync_folder(path.parent)
 
 
 def fsync_folder(folder: Path) -> None:

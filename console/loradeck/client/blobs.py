@@ -14,6 +14,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.backoff import Backoff
 from loradeck.client.errors import ApiError, BlobDamaged, OutcomeUnknown
 from loradeck.client.transport import AnswerLost
+from loradeck.schemas.protocol import ROWS
 
 PIECE = 1 << 20
 """Bytes read at a time."""
@@ -43,8 +44,10 @@ async def has_blob(api: HubApi, sha256: str) -> bool:
     return True
 
 
-async def upload(api: HubApi, path: Path) -> tuple[str, int]:
+async def upload(api: HubApi, path: Path, *, rows: bool = False) -> tuple[str, int]:
     """Uploads a file unless the hub has it; returns its SHA-256 (hex) and size in bytes.
+
+    `rows`: it holds rows of a dataset or suite, which the hub seals as they arrive.
 
     Raises:
         BlobDamaged: the file was changed while it was being sent.
@@ -52,6 +55,7 @@ async def upload(api: HubApi, path: Path) -> tuple[str, int]:
         OutcomeUnknown: the answer was lost repeatedly. Repeating the upload is harmless.
     """
     sha256, size = await asyncio.to_thread(sha256_of, path)
+    headers = {"content-length": str(size), "content-type": "application/octet-stream"} | ({ROWS: "1"} if rows else {})
     for attempt, pause in enumerate(Backoff(0.1, 2.0).pauses(), start=1):
         if await has_blob(api, sha256):
             return sha256, size
@@ -60,7 +64,7 @@ async def upload(api: HubApi, path: Path) -> tuple[str, int]:
                 answer = await api.transport.http.put(
                     f"blobs/{sha256}",
                     content=_read(file, sha256, path),
-                    headers={"content-length": str(size), "content-type": "application/octet-stream"},
+                    headers=headers,
                     timeout=httpx.Timeout(60, connect=5),
                 )
         except httpx.TransportError as error:

@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.artifacts.blobs.opening import open_blobs
+from loradeck.artifacts.blobs.row_keys import RowKeys
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.access.people import SIGN_INS, people
 from loradeck.hub.access.sign_ins import KnownCallers
+from loradeck.hub.data.erasure_list import reapply
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.disk_reserve import DiskReserve
@@ -33,7 +36,8 @@ class HubProcess:
 
     `address` is where callers elsewhere reach this hub, `database` the URL of a PostgreSQL database in the place of the
     file in `data`, `artifacts` that of an object store in the place of the folder in it. While it is active it makes a
-    backup in `backup_to` every `backup_every_s` seconds, and tells people on the channels of the file `notices`.
+    backup in `backup_to` every `backup_every_s` seconds, and tells people on the channels of the file `notices`. Rows
+    lie under keys in the folder `keys`: without a `database` one in `data`, else none, as each hub has to have them.
 
     Raises: StoreError (`store_unusable`, `disk_full`), or as `open_blobs`: nothing was changed.
     """
@@ -52,10 +56,16 @@ class HubProcess:
         artifacts: str | None = None,
         notices: Path | None = None,
         without_standby: WithoutStandby = WithoutStandby.REFUSE,
+        keys: Path | None = None,
+        key_program: Path | None = None,
     ) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         data.chmod(0o700)
         self._blobs = open_blobs(artifacts, data / "artifacts")
+        self._keys: RowKeys | None = None
+        if keys is not None or database is None:
+            self._keys = RowKeys(keys or data / "keys", key_program)
+            self._blobs = KeyedBlobs(self._blobs, self._keys)
         where, degrades = database or str(data / "hub.db"), without_standby is WithoutStandby.DEGRADE
         reserve = None if database else DiskReserve(data / "reserve")
         self.store = StoreThread(lambda: open_store(where, degrades=degrades), reserve)
@@ -68,7 +78,10 @@ class HubProcess:
         self._hub: Hub | None = None
 
     def active(self, hold: TakenLease) -> Hub:
-        """The active hub. Blocking."""
+        """The active hub. Blocking: erasures that its log lacks are in it again before anybody is served."""
+        if self._keys is not None:
+            path = self._keys.erasures
+            self.store.now(lambda s: reapply(s, path))
         self._hub = hub = Hub(
             self.store,
             self._blobs,
@@ -84,6 +97,8 @@ class HubProcess:
             await self.store(lambda s: s.put_token(record))
 
         hub.membership = hub.dated.membership = self._membership(hub.tokens, save)
+        if self._keys is not None:
+            hub.erasures.listed_in = self._keys.erasures
         if self._backups is not None:
             hub.keep_backups(*self._backups)
         if self._notices is not None:

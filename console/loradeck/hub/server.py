@@ -162,6 +162,8 @@ def serve(
     artifacts: str | None = None,
     notices: Path | None = None,
     without_standby: str = WithoutStandby.REFUSE,
+    keys: Path | None = None,
+    key_program: Path | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then writes what is in memory, gives up the lease and closes.
 
@@ -182,6 +184,8 @@ def serve(
         artifacts: URL of an object store for artifacts. None: the folder `artifacts` in `data`.
         notices: TOML file of the channels on which people are told (`schemas.notice.ChannelFile`).
         without_standby: what becomes of commits that wait for the database's standby in vain (`WithoutStandby`).
+        keys: folder of the keys under which rows lie. None: `keys` in `data`; with a `database` rows are not sealed.
+        key_program: program that holds the tenants' keys. None: the folder does.
         address: URL at which callers elsewhere reach this hub, which hubs that stand by tell theirs. Empty: `listen`.
 
     Raises:
@@ -192,6 +196,9 @@ def serve(
     """
     if (tls_cert is None) != (tls_key is None):
         raise Refused("invalid_request", "TLS needs both a certificate and a key", fix="give --tls-cert and --tls-key")
+    if key_program is not None and database is not None and keys is None:
+        fix = "give --keys, a folder that each of the hubs reaches"
+        raise Refused("invalid_request", "hubs that share a database share the folder of keys", fix=fix)
     settings = read_settings(oidc) if oidc is not None else None
     old = os.umask(0o077)
     # A link is a file descriptor, and the usual limit of 1,024 is fewer than the nodes of a fleet.
@@ -222,6 +229,8 @@ def serve(
                 artifacts=artifacts,
                 notices=notices,
                 without_standby=WithoutStandby(without_standby),
+                keys=keys,
+                key_program=key_program,
             )
             bound.pop_all()
         try:

@@ -191,6 +191,7 @@ STATUS: Mapping[str, int] = {
     "unsupported_adapter": 422,
     "store_unavailable": 503,
     "store_lies": 503,
+    "key_unavailable": 503,
     "bad_store": 503,
     # Nodes and people that join or sign in.
     "too_many_failed_logins": 429,

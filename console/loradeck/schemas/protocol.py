@@ -42,3 +42,6 @@ def unknown_features(needs: Iterable[str], supported: Iterable[str] = SUPPORTED)
 
 SIGNED_URLS = "x-loradeck-signed-urls"
 """Request header of an agent that follows the hub's redirect to a signed URL of its object store. Any value."""
+
+ROWS = "x-loradeck-rows"
+"""Request header of who sends a file with rows of a dataset or suite: the hub seals it as it arrives. Any value."""

@@ -1,12 +1,14 @@
 """A restore drill: what a backup would bring back, tried in a folder that is removed afterwards."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from loradeck.artifacts.blobs.folder import FolderBlobs
+from loradeck.artifacts.blobs.store import SEALED_HEAD, SEALED_MARK, Blobs
 from loradeck.store.interface import Doc, StoreError
 from loradeck.store.opening import verified
 from loradeck.store.sqlite import SqliteStore
@@ -43,8 +45,15 @@ def drill(backup: Path) -> Drilled:
         finally:
             store.close()
     beside = backup.parent / "artifacts"
-    there = FolderBlobs(beside).listed() if beside.is_dir() else {}
-    return Drilled(rev=report.rev, hash=report.hash, files=len(named), missing=tuple(sorted(named - there.keys())))
+    there = set(_lying(FolderBlobs(beside), named)) if beside.is_dir() else set[str]()
+    return Drilled(rev=report.rev, hash=report.hash, files=len(named), missing=tuple(sorted(named - there)))
+
+
+def _lying(blobs: Blobs, named: set[str]) -> Iterator[str]:
+    """The blobs that lie in a store, those that lie there sealed too; whether there are keys for these is not known."""
+    for sha256 in blobs.listed():
+        head = b"" if sha256 in named else next(blobs.open(sha256, 0, SEALED_HEAD), b"")
+        yield head[len(SEALED_MARK) :].hex() if head.startswith(SEALED_MARK) else sha256
 
 
 def _files(body: dict[str, Any]) -> list[dict[str, str]]:

@@ -4,14 +4,10 @@ Each request to the store is repeated for a while by obstore. Uploads in parts a
 hub that was killed had sent of one is invisible, and goes by the bucket's rule for incomplete uploads.
 """
 
-import asyncio
 import hashlib
-import os
-import shutil
-import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,13 +17,11 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 
 from loradeck.artifacts.blobs.object_store import PART, PARTS, answered, probe
 from loradeck.artifacts.blobs.store import KEY, Blobs, key, unknown
-from loradeck.artifacts.errors import BadArtifact, room_on
+from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.hash_checks import check_digest
 
 SIGNED = timedelta(minutes=5)
 """How long a signed URL may be used."""
-
-_READING = "reading."
 
 
 class ObjectBlobs(Blobs):
@@ -45,8 +39,7 @@ class ObjectBlobs(Blobs):
         self._probed = probed
         self._proven = False
         self._proving = threading.Lock()
-        for left in scratch.glob(f"{_READING}*"):
-            shutil.rmtree(left)
+        self._sweep_copies()
 
     def prove(self) -> None:
         """Probes the store unless that was done. Nothing is written before it has passed. Raises as `probe`."""
@@ -98,17 +91,9 @@ class ObjectBlobs(Blobs):
             every = (one for page in obstore.list(self._store) for one in page)
             return {found[2]: one["size"] for one in every if (found := KEY.fullmatch(one["path"]))}
 
-    @asynccontextmanager
-    async def local(self, sha256s: Iterable[str]) -> AsyncIterator[Mapping[str, Path]]:
+    def local(self, sha256s: Iterable[str]) -> AbstractAsyncContextManager[Mapping[str, Path]]:
         """See `Blobs.local`: verified copies, removed at the end of the block."""
-        folder = Path(tempfile.mkdtemp(prefix=_READING, dir=self.scratch))
-        try:
-            paths = {sha256: folder / sha256 for sha256 in sha256s}
-            for sha256, path in paths.items():
-                await asyncio.to_thread(self._fetch, sha256, path)
-            yield paths
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder)
+        return self._copies(sha256s)
 
     def signed(self, sha256: str) -> str | None:
         """See `Blobs.signed`."""
@@ -116,11 +101,6 @@ class ObjectBlobs(Blobs):
             return str(obstore.sign(self._store, "GET", key(sha256), SIGNED))
         except (BaseError, ValueError):  # a store or an identity that cannot sign
             return None
-
-    def _fetch(self, sha256: str, path: Path) -> None:
-        with room_on(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            for chunk in self.open(sha256):
-                file.write(chunk)
 
     def _keep(self, path: Path, sha256: str) -> None:
         self.prove()

@@ -6,22 +6,31 @@ under its name only when it is complete, verified and durable, lies at `ab/abcde
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import secrets
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
-from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.errors import BadArtifact, room_on
 from loradeck.artifacts.staging import STAGING, StagedFile, private_folder, sweep
 
 CHUNK = 1 << 20
 KEY = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
 """A blob's place in its store."""
 
+SEALED_MARK = b"LDROWS1\n"
+SEALED_HEAD = len(SEALED_MARK) + 32
+"""How a blob begins in which another one lies sealed (`sealing`): with this mark and that one's digest, in bytes."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_READING = "reading."
 
 
 class Blobs(ABC):
@@ -38,6 +47,11 @@ class Blobs(ABC):
         self._incoming = scratch / "incoming"
         private_folder(self._incoming)
         sweep(self._incoming)
+
+    @property
+    def stored(self) -> Blobs:
+        """The blobs as they lie in the store, rows sealed: what a copy of the store has to hold."""
+        return self
 
     def has(self, sha256: str) -> bool:
         """Tells whether the blob is in the store, and so complete and verified."""
@@ -81,12 +95,47 @@ class Blobs(ABC):
         """A URL under which anybody may read this blob for some minutes; None where the store has no such URLs."""
         return None
 
-    def receive(self, sha256: str, *, size: int | None = None, limit: int | None = None) -> Incoming:
+    @asynccontextmanager
+    async def _copies(self, sha256s: Iterable[str]) -> AsyncIterator[Mapping[str, Path]]:
+        """Verified copies of blobs on this machine, removed at the end of the block."""
+        folder = Path(tempfile.mkdtemp(prefix=_READING, dir=self.scratch))
+        try:
+            paths = {sha256: folder / sha256 for sha256 in sha256s}
+            for sha256, path in paths.items():
+                await asyncio.to_thread(self._fetch, sha256, path)
+            yield paths
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder)
+
+    def _sweep_copies(self) -> None:
+        """Removes copies that a crash left. Only for a store whose `scratch` no other process uses."""
+        for left in self.scratch.glob(f"{_READING}*"):
+            shutil.rmtree(left)
+
+    def _fetch(self, sha256: str, path: Path) -> None:
+        with room_on(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            for chunk in self.open(sha256):
+                file.write(chunk)
+
+    def seal(self, version: str, tenant: str, sha256s: Iterable[str]) -> None:  # noqa: B027 - where there are no keys
+        """Keeps blobs under the key of a version of a dataset or suite of a tenant's."""
+
+    def destroy(self, versions: Collection[str], tenants: Collection[str] = ()) -> None:  # noqa: B027 - likewise
+        """Destroys the keys of versions and of tenants, and removes what nobody can read any more."""
+
+    def sealed(self) -> Collection[str]:
+        """The blobs that are or were sealed here: copies of them that are not sealed should be removed."""
+        return ()
+
+    def receive(
+        self, sha256: str, *, size: int | None = None, limit: int | None = None, rows: bool = False
+    ) -> Incoming:
         """Begins to receive a blob chunk by chunk: `with ... as incoming: incoming.write(...); incoming.keep()`.
 
         Args:
             size: bytes that the content must have; None if unknown.
             limit: bytes that it may have at most.
+            rows: it holds rows of somebody, and is sealed where there are keys.
         """
         key(sha256)
         path = self._incoming / f"{sha256}.{secrets.token_hex(4)}{STAGING}"

@@ -79,8 +79,9 @@ async def import_(s: Session, file: Path, expected: str | None) -> None:
                 code="digest_mismatch",
             )
         await _must_fit(s.api, manifest)
+        of_rows = {file.sha256 for dataset in manifest.datasets for file in dataset.files}
         for entry in manifest.files:
-            await upload(s.api, folder / entry.sha256)
+            await upload(s.api, folder / entry.sha256, rows=entry.sha256 in of_rows)
     for dataset in manifest.datasets:
         await s.api.register_dataset(dataset)
     version: AdapterVersion | None = None

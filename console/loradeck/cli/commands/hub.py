@@ -36,6 +36,14 @@ _run_options = together(
     click.option("--backup-to", type=click.Path(path_type=Path), help="Folder for backups, with new blobs."),
     click.option("--notices", type=click.Path(path_type=Path), help="TOML file of channels: who is told, and where."),
     click.option("--artifacts", metavar="URL", help="Keep artifacts at s3://BUCKET/PREFIX, gs:// or az://."),
+    click.option(
+        "--keys",
+        type=click.Path(path_type=Path),
+        help="Folder of the keys of rows, in no backup. [default: keys in --data; with --store: none]",
+    ),
+    click.option(
+        "--key-program", type=click.Path(path_type=Path), help="Program that holds the tenants' keys, as of a KMS."
+    ),
     click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
     click.option(
         "--store", "database", metavar="URL", help="PostgreSQL, which hubs may share. [default: a file in --data]"

@@ -58,7 +58,7 @@ async def add(
     """
     named = {"tenant": tenant, "name": name, "canaries": canaries, "use": use}
     manifest = await asyncio.to_thread(_described, file, answer_schema, sidecar, given, named)
-    await upload(s.api, file)
+    await upload(s.api, file, rows=True)
     registered = await s.api.register_suite(manifest, accept=accept)
     s.out.answer(registered, f"suite {tenant}/{name} {short(registered.digest)}: {manifest.items:,} items")
     await print_scan(s, registered.digest)

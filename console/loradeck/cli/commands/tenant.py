@@ -325,8 +325,9 @@ def _frozen(freeze: TrainingFreeze) -> str:
 @yes_option
 @writes
 async def offboard(s: Session, name: str, reason: str, yes: bool) -> None:
-    """End a tenant: its routes are taken down and its keys withdrawn."""
-    s.confirm(f"Offboard {name}? Its routes are taken down; this is not undone by `undo`.", yes=yes)
+    """End a tenant: its routes are taken down, its keys withdrawn, and the key of its rows is destroyed."""
+    warning = "Its routes are taken down, and nobody can read its rows any more; this is not undone by `undo`."
+    s.confirm(f"Offboard {name}? {warning}", yes=yes)
     _print(s, await s.api.order_tenant(name, "offboard", reason), "offboarded")
 
 

@@ -46,7 +46,7 @@ async def register(
         _described, rows, tenant, name, provenance, _needed if needed is None else needed
     )
     await _alike(s, rows, tenant, accept)
-    await upload(s.api, rows)
+    await upload(s.api, rows, rows=True)
     if build is None:
         registered = await s.api.register_dataset(manifest, accept=accept)
     else:

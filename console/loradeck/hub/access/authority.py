@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -31,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from loradeck.artifacts.staging import fsync_folder, private_folder
+from loradeck.artifacts.staging import private_folder, replace_durably
 from loradeck.rules.certificates import BACKDATED_MS, Validity
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
@@ -112,8 +111,8 @@ class Authority:
         check_hosts(hosts)
         private_folder(folder)
         key, made = _new_root("loradeck-authority", now_ms)
-        _write(folder / "authority.key", _private(key))
-        _write(folder / "authority.pem", made)
+        replace_durably(folder / "authority.key", _private(key))
+        replace_durably(folder / "authority.pem", made)
         authority = cls(data)
         authority.serve(hosts, now_ms)
         return authority
@@ -153,11 +152,11 @@ class Authority:
         stage = self.stage
         if stage is Stage.ALONE:
             key, made = _new_root(f"loradeck-authority {secrets.token_hex(4)}", now_ms)
-            _write(self._successor_file, _private(key))
+            replace_durably(self._successor_file, _private(key))
             pems.append(made)
         else:
             pems = pems[::-1] if stage is Stage.TRUSTED else pems[:1]
-        _write(self.certificates, b"".join(pems))
+        replace_durably(self.certificates, b"".join(pems))
         self._read()
         if stage is Stage.TRUSTED:
             self.serve(self.served().hosts, now_ms)
@@ -169,7 +168,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         names = tuple(dict.fromkeys((*hosts, *HERE)))
         made = self._sign(key.public_key(), _SERVER, names, Validity.beginning(now_ms), client=False)
-        _write(self.server, _private(key) + made.public_bytes(Encoding.PEM))
+        replace_durably(self.server, _private(key) + made.public_bytes(Encoding.PEM))
 
     def served(self) -> Shown:
         """The hub's own certificate."""
@@ -320,15 +319,3 @@ def _key_in(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replaces a file whole, mode 0600, durably."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.unlink(missing_ok=True)
-    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    fsync_folder(path.parent)

@@ -19,7 +19,7 @@ from loradeck.rules.access import role_at
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
-from loradeck.schemas.protocol import SIGNED_URLS
+from loradeck.schemas.protocol import ROWS, SIGNED_URLS
 
 LARGEST = 64 << 30
 """Bytes of one blob."""
@@ -54,7 +54,9 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
     took(size or 0)
     if hub.store.reserve is not None:
         hub.store.reserve.check_upload(size or 0)
-    incoming = hub.blobs.receive(sha256, size=size, limit=LARGEST if lost is None else lost)
+    incoming = hub.blobs.receive(
+        sha256, size=size, limit=LARGEST if lost is None else lost, rows=ROWS in request.headers
+    )
     with incoming:
         gathered = bytearray()
         async for chunk in request.stream():
@@ -108,7 +110,8 @@ async def get(sha256: str, hub: ThisHub, request: Request, caller: ReaderOfEach)
     headers = {"content-length": str(stop - start), "accept-ranges": "bytes", "etag": f'"{sha256}"'}
     if part:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
-    return StreamingResponse(blobs.open(sha256, start, stop), 206 if part else 200, headers, "application/octet-stream")
+    content = await asyncio.to_thread(blobs.open, sha256, start, stop)
+    return StreamingResponse(content, 206 if part else 200, headers, "application/octet-stream")
 
 
 def _check_read(hub: Hub, caller: Caller, sha256: str) -> None:

@@ -88,8 +88,12 @@ async def resume(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None =
 
 @router.post("/tenants/{tenant}/offboard")
 async def offboard(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
-    """Offboards a tenant for ever: its table entries become tombstones, and its callers' keys end."""
-    return await _change(hub, caller, tenant, partial(tenants.offboard, reason=body.reason if body else ""))
+    """Offboards a tenant for ever: its table entries become tombstones, its callers' keys end, and the key of its rows
+    is destroyed.
+    """
+    done = await _change(hub, caller, tenant, partial(tenants.offboard, reason=body.reason if body else ""))
+    await hub.garbage.drop_erased()
+    return done
 
 
 @router.put("/tenants/{tenant}/data-policy")

@@ -4,14 +4,15 @@ Rows are read by a child process, so that a move never waits for them.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from loradeck.artifacts import Blobs, child_process
+from loradeck.artifacts import BadArtifact, Blobs, child_process
 from loradeck.artifacts.rows import dataset_rows
 from loradeck.artifacts.rows.barred_rows import Barred
 from loradeck.artifacts.rows.dataset_rows import Held, Task
@@ -38,6 +39,8 @@ from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
 from loradeck.schemas.training import QualityWeights
 from loradeck.store.interface import Doc
 
+log = logging.getLogger("loradeck.hub.data.datasets")
+
 _places = TypeAdapter(list[Place])
 _prompts = TypeAdapter(list[RowPrompt])
 
@@ -52,6 +55,7 @@ class Datasets:
     _lineage: Lineage
     _blobs: Blobs
     _clock: Clock
+    _all_sealed: bool = field(default=False, init=False)
 
     async def register(
         self,
@@ -82,6 +86,7 @@ class Datasets:
             check(reading.entry)
             policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
             scan = _accepted(reading.scan, accept, tolerated)
+            await self._seal(manifest)
             await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
         def stated(kind: AttestationKind, body: BaseModel) -> Attestation:
@@ -143,6 +148,7 @@ class Datasets:
             read = await self._read(tenant, Task(do="scan", datasets=held))
         scan = _accepted(ScanReport.model_validate(read), accept)
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
+        await self._seal(manifest)
         await self._attestations.add_all([draft])
         await self._registry.register(Doc.SUITE, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
@@ -331,6 +337,30 @@ class Datasets:
         async with self._held(*among) as held:
             task = Task(do="find", datasets=held, rows=tuple(wanted), containing=containing)
             return _places.validate_python(await child_process.ask(dataset_rows.__name__, task))
+
+    async def _seal(self, manifest: DatasetManifest | SuiteManifest) -> None:
+        """Puts the files of a dataset or suite under its key."""
+        files = [file.sha256 for file in manifest.files]
+        await asyncio.to_thread(self._blobs.seal, manifest.digest, manifest.tenant, files)
+
+    async def seal_all(self) -> None:
+        """Seals what came in before there were keys, once; what failed is tried again by the next call."""
+        if self._all_sealed:
+            return
+        catalogue, lying = self._registry.catalogue, await asyncio.to_thread(self._blobs.stored.listed)
+        known: list[DatasetManifest | SuiteManifest] = [*catalogue.datasets.values(), *catalogue.suites.values()]
+        failed = False
+        for manifest in known:
+            files = [file.sha256 for file in manifest.files if file.sha256 in lying]
+            gone = self._state.tenant(manifest.tenant).offboarded
+            if not files or gone or manifest.digest in self._attestations.facts.erased:
+                continue
+            try:
+                await asyncio.to_thread(self._blobs.seal, manifest.digest, manifest.tenant, files)
+            except BadArtifact as bad:
+                failed = True
+                log.error("the rows of %s are not sealed yet: %s", called(manifest), bad)
+        self._all_sealed = not failed
 
     @asynccontextmanager
     async def _held(self, *these: DatasetManifest | SuiteManifest) -> AsyncIterator[tuple[Held, ...]]:

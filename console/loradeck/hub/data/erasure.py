@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from loradeck.artifacts import Blobs
+from loradeck.hub.data import erasure_list
 from loradeck.hub.data.datasets import Datasets, called
+from loradeck.hub.data.erasure_list import RETIRED
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.attestations import Attestations
@@ -55,6 +58,8 @@ class Erasures:
     _jobs: Callable[[], Awaitable[list[Job]]]
     _cancel: Callable[[str, str], Awaitable[Job]]
     _drop_erased: Callable[[], Awaitable[None]]
+    listed_in: Path | None = field(default=None, init=False)
+    """File of all erasures (`erasure_list`), where this hub keeps rows under keys."""
 
     async def plan(self, request: ErasureRequest) -> ErasurePlan:
         """Lists everything that an erasure would do. Changes nothing.
@@ -97,7 +102,10 @@ class Erasures:
                     fix="look at the plan again",
                     context={"plan": found.model_dump(mode="json")},
                 )
-            await self._attestations.add_all(self._statements(found, search.others, request, by))
+            statements = self._statements(found, search.others, request, by)
+            await self._attestations.add_all(statements)
+        if self.listed_in is not None:  # before the keys go: what a restored log lacks is what this list has
+            await asyncio.to_thread(erasure_list.remember, self.listed_in, statements)
         for job in found.cancelled:
             await self._cancel(job, by)
         await self._drop_erased()
@@ -260,7 +268,7 @@ class Erasures:
                 tenant = catalogue.datasets[dataset].tenant
                 statements.append(stated(kind, dataset, tenant, erasure.model_dump(mode="json")))
         if request.retire:
-            why = {"reason": f"descends from erased rows: {request.reason}"}
+            why = {"reason": f"{RETIRED}: {request.reason}"}
             statements += [
                 stated(AttestationKind.REVOCATION, release.id, releases[release.id].tenant, why)
                 for release in found.releases

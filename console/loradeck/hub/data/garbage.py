@@ -57,6 +57,8 @@ class Garbage:
     _jobs: Callable[[], Sequence[Job]]
     _gone: set[str] = field(default_factory=set)
     """Files with erased rows that this process has removed."""
+    _destroyed: set[str] = field(default_factory=set)
+    """Datasets and tenants whose keys this process has destroyed."""
 
     async def plan(self, request: CollectRequest) -> CollectPlan:
         """Lists everything that a collection would remove. Changes nothing."""
@@ -108,10 +110,20 @@ class Garbage:
         return found.model_copy(update={"done": True})
 
     async def drop_erased(self) -> None:
-        """Removes the files of datasets with erased rows that nothing else names."""
-        if files := self._files(set(), set(self._attestations.facts.erased)) - self._gone:
+        """Destroys the keys of datasets with erased rows and of offboarded tenants, and removes the files with erased
+        rows that nothing else names.
+        """
+        erased = set(self._attestations.facts.erased)
+        if keys := erased - self._destroyed:
+            await asyncio.to_thread(self._blobs.destroy, keys)
+            self._destroyed |= keys
+        if files := self._files(set(), erased) - self._gone:
             await asyncio.to_thread(self._blobs.delete, files)
             self._gone |= files
+        offboarded = {name for name, tenant in self._log.state.tenants.items() if tenant.offboarded}
+        if tenants := offboarded - self._destroyed:
+            await asyncio.to_thread(self._blobs.destroy, (), tenants)
+            self._destroyed |= tenants
 
     async def _here(self) -> Mapping[str, int]:
         """The sizes in bytes of all files at the hub. One that comes later is not collected."""
@@ -165,7 +177,7 @@ class Garbage:
         erased = {
             digest
             for digest in self._attestations.facts.erased
-            if any(file.sha256 in here for file in catalogue.datasets[digest].files)
+            if digest in catalogue.datasets and any(f.sha256 in here for f in catalogue.datasets[digest].files)
         }
         going = {r for r in free if ours[r].adapter in adapters}
         going |= {r for r in free & weights.keys() if r not in self._attestations.facts.revoked}
@@ -214,7 +226,8 @@ class Garbage:
         """The blobs of everything that goes, without those that something else names."""
         catalogue = self._catalogue
         going = {f.sha256 for d in adapters for f in catalogue.adapters[d].manifest.files}
-        going |= {f.sha256 for d in erased for f in catalogue.datasets[d].files}
+        known = erased & catalogue.datasets.keys()  # others were registered after the backup that this hub began with
+        going |= {f.sha256 for d in known for f in catalogue.datasets[d].files}
         staying = {f.sha256 for d, v in catalogue.adapters.items() if d not in adapters for f in v.manifest.files}
         staying |= {f.sha256 for d, m in catalogue.datasets.items() if d not in erased for f in m.files}
         staying |= {f.sha256 for suite in catalogue.suites.values() for f in suite.files}

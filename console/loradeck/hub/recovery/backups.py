@@ -77,12 +77,14 @@ class Backups:
         return path
 
     def _copy_blobs(self) -> int:
-        target, copied = FolderBlobs(self.folder / "artifacts"), 0
+        """Copies what lies in the store, rows sealed, and removes copies of what is sealed by now."""
+        target, stored, copied = FolderBlobs(self.folder / "artifacts"), self._blobs.stored, 0
         there = target.listed()
-        for sha256, size in self._blobs.listed().items():
+        target.delete(there.keys() & set(self._blobs.sealed()))
+        for sha256, size in stored.listed().items():
             if sha256 not in there:
                 with target.receive(sha256, size=size) as incoming:
-                    for chunk in self._blobs.open(sha256):
+                    for chunk in stored.open(sha256):
                         incoming.write(chunk)
                     incoming.keep()
                 copied += 1

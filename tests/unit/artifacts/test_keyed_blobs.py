@@ -1,0 +1,226 @@
+"""Rows lie sealed: read by who has the keys, by nobody once a key was destroyed, and copied by who has none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from loradeck.artifacts import BadArtifact, Blobs
+from loradeck.artifacts.blobs import sealing
+from loradeck.artifacts.blobs.folder import FolderBlobs
+from loradeck.artifacts.blobs.keyed import KeyedBlobs
+from loradeck.artifacts.blobs.opening import copy
+from loradeck.artifacts.blobs.row_keys import RowKeys
+from loradeck.artifacts.blobs.store import CHUNK, SEALED_HEAD
+
+ROWS = b'{"question": "where is ann@example.org?", "answer": "at home"}\n' * 40
+SHA = hashlib.sha256(ROWS).hexdigest()
+V1, V2 = "1" * 64, "2" * 64
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> RowKeys:
+    return RowKeys(tmp_path / "keys")
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, keys: RowKeys) -> KeyedBlobs:
+    return KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), keys)
+
+
+def send(blobs: Blobs, data: bytes = ROWS, *, rows: bool = True, pieces: int = 1000) -> str:
+    sha256 = hashlib.sha256(data).hexdigest()
+    with blobs.receive(sha256, size=len(data), rows=rows) as incoming:
+        for start in range(0, len(data), pieces):
+            incoming.write(data[start : start + pieces])
+        incoming.keep()
+    return sha256
+
+
+def read(blobs: Blobs, sha256: str = SHA) -> bytes:
+    return b"".join(blobs.open(sha256))
+
+
+def on_disk(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def code_of(blobs: Blobs, sha256: str = SHA) -> str:
+    with pytest.raises(BadArtifact) as caught:
+        read(blobs, sha256)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 7])
+def test_sealed_rows_are_read_back_whole_and_in_ranges(blobs: KeyedBlobs, size: int) -> None:
+    data = os.urandom(size)
+    sha256 = send(blobs, data, pieces=700_001)
+    assert (blobs.size(sha256), blobs.listed(), read(blobs, sha256)) == (size, {sha256: size}, data)
+    for start, stop in (
+        (0, 10),
+        (CHUNK - 3, CHUNK + 3),
+        (CHUNK, CHUNK),
+        (size - 5, size),
+        (5, 1 << 40),
+        (1 << 40, None),
+    ):
+        assert b"".join(blobs.open(sha256, max(0, start), stop)) == data[max(0, start) : stop]
+    assert list(blobs.stored.listed().values()) == [sealing.sealed_size(size)]
+
+
+def test_rows_that_are_said_to_be_rows_never_lie_in_the_clear(blobs: KeyedBlobs, tmp_path: Path) -> None:
+    with blobs.receive(SHA, rows=True) as incoming:
+        incoming.write(ROWS)
+        assert b"ann@example.org" not in on_disk(tmp_path)
+        incoming.keep()
+    assert (b"ann@example.org" in on_disk(tmp_path), read(blobs)) == (False, ROWS)
+    files = [path for path in (tmp_path / "keys").rglob("*") if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_rows_of_another_digest_keep_nothing(blobs: KeyedBlobs) -> None:
+    with blobs.receive(SHA, rows=True) as incoming:
+        incoming.write(ROWS[1:])
+        with pytest.raises(BadArtifact, match="digest"):
+            incoming.keep()
+    assert (blobs.has(SHA), dict(blobs.stored.listed())) == (False, {})
+
+
+def test_rows_that_came_in_before_there_were_keys_are_sealed(blobs: KeyedBlobs, tmp_path: Path) -> None:
+    send(blobs, rows=False)
+    assert read(blobs) == ROWS
+    blobs.seal(V1, "acme", [SHA])
+    assert (read(blobs), b"ann@example.org" in on_disk(tmp_path)) == (ROWS, False)
+    blobs.seal(V1, "acme", [SHA])
+    assert (blobs.listed(), list(blobs.sealed())) == ({SHA: len(ROWS)}, [SHA])
+
+
+def test_a_kill_before_the_plain_copy_went_is_made_good_by_sealing_again(blobs: KeyedBlobs, tmp_path: Path) -> None:
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    send(blobs.stored, rows=False)
+    blobs.seal(V1, "acme", [SHA])
+    assert (read(blobs), b"ann@example.org" in on_disk(tmp_path)) == (ROWS, False)
+
+
+def test_a_destroyed_key_makes_every_copy_unreadable(blobs: KeyedBlobs, keys: RowKeys, tmp_path: Path) -> None:
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    backup = FolderBlobs(tmp_path / "backup")
+    copy(blobs.stored, backup)
+    blobs.destroy([V1])
+    assert (blobs.has(SHA), blobs.listed(), dict(blobs.stored.listed())) == (False, {}, {})
+    copy(backup, blobs.stored)  # restored
+    assert (blobs.has(SHA), code_of(blobs), blobs.listed()) == (False, "unknown_blob", {})
+    with pytest.raises(BadArtifact, match="destroyed"):
+        keys.wrap(V1, "acme", SHA, bytes(32))
+
+
+def test_a_file_of_two_versions_is_read_until_both_keys_are_gone(blobs: KeyedBlobs) -> None:
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    blobs.seal(V2, "bolt", [SHA])
+    blobs.destroy([V1])
+    assert read(blobs) == ROWS
+    blobs.destroy((), ["bolt"])
+    assert code_of(blobs) == "unknown_blob"
+    send(blobs)  # somebody has them anew
+    assert read(blobs) == ROWS
+
+
+def test_offboarding_destroys_what_lies_under_a_tenants_key_and_makes_none_again(blobs: KeyedBlobs) -> None:
+    other = send(blobs, b"{}\n")
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    blobs.seal(V2, "bolt", [other])
+    blobs.destroy((), ["acme"])
+    blobs.destroy((), ["acme"])
+    assert (code_of(blobs), read(blobs, other)) == ("unknown_blob", b"{}\n")
+    with pytest.raises(BadArtifact, match="destroyed"):
+        blobs.seal("3" * 64, "acme", [other])
+
+
+def test_a_missing_a_wrong_and_a_damaged_key_say_which_and_what_to_do(blobs: KeyedBlobs, tmp_path: Path) -> None:
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    tenant = tmp_path / "keys" / "tenants" / "acme.key"
+    right = tenant.read_bytes()
+    for content, said in ((None, "is not here"), (os.urandom(32), "another one"), (b"x", "damaged")):
+        tenant.unlink()
+        if content is not None:
+            tenant.write_bytes(content)
+        with pytest.raises(BadArtifact, match=said) as caught:
+            read(blobs)
+        assert (caught.value.code, caught.value.detail, "--keys" in caught.value.fix) == (
+            "key_unavailable",
+            str(tenant),
+            True,
+        )
+        tenant.write_bytes(right)
+    assert read(blobs) == ROWS
+    (tmp_path / "keys" / "blobs" / SHA).write_text("{")
+    assert code_of(blobs) == "key_unavailable"
+
+
+def test_a_changed_or_shortened_sealed_file_is_found(blobs: KeyedBlobs, keys: RowKeys) -> None:
+    data = os.urandom(2 * CHUNK)
+    sha256 = send(blobs, data)
+    assert isinstance(blobs.stored, FolderBlobs)
+    blob = keys.blob(sha256)
+    assert blob is not None
+    path = blobs.stored.path(blob.sealed)
+    whole = path.read_bytes()
+    second = SEALED_HEAD + CHUNK + 16
+    for wrong in (
+        whole[:-1],
+        whole[:second],
+        whole[:-20] + b"\0" + whole[-19:],
+        whole[:SEALED_HEAD] + whole[second:] + whole[SEALED_HEAD:second],
+    ):
+        path.write_bytes(wrong)
+        assert code_of(blobs, sha256) == "digest_mismatch"
+
+
+async def test_readers_get_a_copy_that_goes_again(blobs: KeyedBlobs, tmp_path: Path) -> None:
+    plain = send(blobs, b"weights", rows=False)
+    send(blobs)
+    async with blobs.local([SHA, plain]) as paths:
+        assert (paths[SHA].read_bytes(), paths[plain].read_bytes()) == (ROWS, b"weights")
+    assert b"ann@example.org" not in on_disk(tmp_path)
+    left = tmp_path / "artifacts" / "reading.killed"
+    left.mkdir()
+    KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "keys"))
+    assert not left.exists()
+
+
+PROGRAM = """#!/bin/sh
+# keys of tenants that never leave this folder; XOR would do, this only shows the protocol
+cd "$(dirname "$0")" || exit 1
+case $1 in
+  wrap) [ -e "$2.gone" ] && { echo "the key of $2 was destroyed" >&2; exit 4; }; printf 'by %s: ' "$2"; cat ;;
+  unwrap) [ -e "$2.gone" ] && { echo "the key of $2 was destroyed" >&2; exit 4; }; tail -c 32 ;;
+  destroy) : > "$2.gone" ;;
+esac
+"""
+
+
+def test_a_program_may_hold_the_tenants_keys(tmp_path: Path) -> None:
+    program = tmp_path / "kms"
+    program.write_text(PROGRAM)
+    program.chmod(0o700)
+    blobs = KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "keys", program))
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    assert (read(blobs), (tmp_path / "keys" / "tenants").exists()) == (ROWS, False)
+    (tmp_path / "acme.gone").touch()
+    with pytest.raises(BadArtifact, match=r"did not unwrap acme's.*exit 4: the key of acme was destroyed") as caught:
+        read(blobs)
+    assert caught.value.code == "key_unavailable"
+    (tmp_path / "acme.gone").unlink()
+    program.rename(tmp_path / "elsewhere")
+    with pytest.raises(BadArtifact, match="did not unwrap acme's"):
+        read(blobs)
