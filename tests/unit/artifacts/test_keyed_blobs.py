@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -224,3 +225,23 @@ def test_a_program_may_hold_the_tenants_keys(tmp_path: Path) -> None:
     program.rename(tmp_path / "elsewhere")
     with pytest.raises(BadArtifact, match="did not unwrap acme's"):
         read(blobs)
+
+
+@pytest.mark.parametrize("at", ["pwrite", "ftruncate"])
+def test_a_kill_while_a_key_is_destroyed_ends_with_it_destroyed_at_the_next_start(
+    blobs: KeyedBlobs, tmp_path: Path, at: str
+) -> None:
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    if not (child := os.fork()):
+        setattr(os, at, lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+        try:
+            blobs.destroy([V1])
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    key = tmp_path / "keys" / "versions" / V1
+    assert key.stat().st_size
+    started = KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "keys"))
+    started.destroy([V1])
+    assert (key.stat().st_size, started.has(SHA), dict(started.stored.listed())) == (0, False, {})

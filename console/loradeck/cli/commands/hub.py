@@ -27,6 +27,10 @@ _data_option = click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of the hub's data. [default: $XDG_STATE_HOME/loradeck/hub]"
 )
 
+_key_program_option = click.option(
+    "--key-program", type=click.Path(path_type=Path), help="Program that holds the tenants' keys, as of a KMS."
+)
+
 _run_options = together(
     click.option("--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, PEM."),
     click.option(
@@ -36,13 +40,11 @@ _run_options = together(
     click.option("--backup-to", type=click.Path(path_type=Path), help="Folder for backups, with new blobs."),
     click.option("--notices", type=click.Path(path_type=Path), help="TOML file of channels: who is told, and where."),
     click.option("--artifacts", metavar="URL", help="Keep artifacts at s3://BUCKET/PREFIX, gs:// or az://."),
+    _key_program_option,
     click.option(
         "--keys",
         type=click.Path(path_type=Path),
         help="Folder of the keys of rows, in no backup. [default: keys in --data; with --store: none]",
-    ),
-    click.option(
-        "--key-program", type=click.Path(path_type=Path), help="Program that holds the tenants' keys, as of a KMS."
     ),
     click.option("--oidc", type=click.Path(path_type=Path), help="TOML file of the provider where people sign in."),
     click.option(
@@ -397,10 +399,13 @@ def check_artifacts(url: str) -> None:
 @hub.command("copy-artifacts")
 @click.option("--from", "source", required=True, metavar="STORE", help="A folder artifacts/, or an object store's URL.")
 @click.option("--to", "target", required=True, metavar="STORE", help="Where to: the same.")
-def copy_artifacts(source: str, target: str) -> None:
+@click.option("--keys", type=click.Path(path_type=Path), help="Copy rows as they are, unsealed by these keys.")
+@_key_program_option
+def copy_artifacts(source: str, target: str, keys: Path | None, key_program: Path | None) -> None:
     """Copy a hub's artifacts to another store: from its folder to an object store, or back.
 
-    Each file is verified. Those that are there already are not copied again, and the source keeps its own.
+    Each file is verified. Those that are there already are not copied again, and the source keeps its own. Rows stay
+    sealed; with --keys they are copied as an earlier version reads them, while no hub runs.
     """
 
     def work() -> None:
@@ -411,6 +416,11 @@ def copy_artifacts(source: str, target: str) -> None:
                 open_blobs(store, Path(scratch, str(n))) if "://" in store else open_blobs(None, Path(store))
                 for n, store in enumerate((source, target))
             ]
+            if keys is not None:
+                from loradeck.artifacts.blobs.keyed import KeyedBlobs
+                from loradeck.artifacts.blobs.row_keys import RowKeys
+
+                stores[0] = KeyedBlobs(stores[0], RowKeys(keys, key_program))
             files, size = copy(*stores)
         click.echo(f"{files} files copied, {size / 1e6:,.1f} MB")
 
