@@ -25,7 +25,10 @@ ARRIVED = "_arrived"
 
 
 class SealedBlob(Strict):
-    """Of which sealed file a blob of `size` bytes can be read: version -> the blob's key, wrapped by the version's."""
+    """A blob of `size` bytes that lies in the blob `sealed`.
+
+    `keys`: version, or `ARRIVED` -> the blob's key, wrapped by the version's.
+    """
 
     sealed: str
     size: int
@@ -48,7 +51,7 @@ class RowKeys:
         self._holder: KeyHolder = ProgramKeys(program) if program is not None else FolderKeys(folder / "tenants")
 
     def blob(self, sha256: str) -> SealedBlob | None:
-        """What is known of a blob; None: it was never sealed. Raises: BadArtifact `key_unavailable`: it is damaged."""
+        """Reads the record of a blob; None: it was never sealed. Raises: BadArtifact `key_unavailable`: damaged."""
         path = self._blobs / sha256
         try:
             return SealedBlob.model_validate_json(path.read_bytes())
@@ -58,13 +61,13 @@ class RowKeys:
             raise unavailable("the record of a sealed file is damaged", path) from None
 
     def blobs(self) -> Iterator[tuple[str, SealedBlob]]:
-        """All sealed blobs that are known."""
+        """Yields the digest and the record of every blob that is or was sealed."""
         for path in sorted(self._blobs.glob("[0-9a-f]*")):
             if (found := self.blob(path.name)) is not None:
                 yield path.name, found
 
     def keep(self, sha256: str, blob: SealedBlob) -> None:
-        """Writes what is known of a blob."""
+        """Writes the record of a blob."""
         replace_durably(self._blobs / sha256, blob.model_dump_json().encode())
 
     def wrap(self, version: str, tenant: str, sha256: str, key: bytes) -> str:
@@ -77,11 +80,11 @@ class RowKeys:
         return b64encode(wrapped(self._key(version), key, sha256)).decode()
 
     def alive(self, blob: SealedBlob) -> list[str]:
-        """The versions by whose keys a blob can be read."""
+        """Lists the versions by whose keys a blob can be read."""
         return [version for version in blob.keys if self._version(version)]
 
     def key(self, sha256: str, blob: SealedBlob) -> bytes:
-        """A blob's key. Raises: BadArtifact: `key_unavailable`."""
+        """Unwraps a blob's key. Raises: BadArtifact: `key_unavailable`."""
         trouble = unavailable("the keys of this file of rows were destroyed, or are not here", self._blobs / sha256)
         for version in self.alive(blob):
             try:
