@@ -45,7 +45,7 @@ async def test_the_bytes_of_erased_rows_are_gone_at_once_and_do_not_come_back(de
     content = (await deck.local.get(f"blobs/{sha256}")).content
     found = await plan(deck, rows=[DIGEST])
     await deck.ok("POST", "erasures", execution(found))
-    assert not deck.hub.blobs.path(sha256).exists()
+    assert not deck.hub.blobs.stored.listed()
     assert (await deck.local.get(f"blobs/{sha256}")).status_code == 404
     answer = await deck.local.put(f"blobs/{sha256}", content=content)
     assert (answer.status_code, answer.json()["code"]) == (409, "erased_row")

@@ -383,6 +383,6 @@ async def test_an_erasure_outlives_the_hub(data: Any) -> None:
 async def test_a_dataset_whose_files_are_gone_is_said_to_be_unsearched(acme: Deck) -> None:
     holding = await dataset(acme, [ROW])
     file = acme.hub.catalogue.datasets[holding].files[0]
-    acme.hub.blobs.path(file.sha256).unlink()
+    acme.hub.blobs.delete([file.sha256])
     found = await plan(acme, rows=[DIGEST])
     assert (found.places, [one.id for one in found.unread]) == ((), [holding])

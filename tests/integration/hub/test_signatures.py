@@ -21,7 +21,7 @@ async def adapter(deck: Deck, folder: Path) -> dict[str, Any]:
     for file in manifest.files:
         path = folder / file.path
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(deck.hub.blobs.path(file.sha256).read_bytes())
+        path.write_bytes(b"".join(deck.hub.blobs.open(file.sha256)))
     path = "adapters/acme/support/versions"
     version: dict[str, Any] = await deck.ok("POST", path, manifest.model_dump(mode="json"))
     return version
