@@ -95,6 +95,18 @@ async def fleet() -> AsyncIterator[Fleet]:
             await agent.leave()
 
 
+async def _in_trouble(fleet: Fleet) -> None:
+    """Opens an incident about the other tenant, and begins a campaign that moves it, which is paused."""
+    deck, theirs = fleet.deck, {"tenant": THEIRS, "route": "production"}
+    opened = {"pointers": [theirs], "reason": "theirs alone", "id": "INC-99", "idempotency_key": key()}
+    await deck.ok("POST", "incidents", opened)
+    plan: dict[str, Any] = {"ungated": True}
+    asked = {"campaign": "their-move", "plan": plan, "targets": [theirs | {"release": fleet.theirs["first"]}]}
+    await deck.ok("POST", "campaigns", asked | {"idempotency_key": key()})
+    await deck.ok("POST", "campaigns/their-move/pause", {"idempotency_key": key()})
+    fleet.theirs.update(incident="INC-99", campaign="their-move")
+
+
 def nothing_of_theirs(fleet: Fleet, text: str) -> None:
     """No name or id of the other tenant is in a text."""
     found = [what for what, value in fleet.theirs.items() if what != "route" and value in text]
@@ -155,6 +167,7 @@ def _bodies(fleet: Fleet) -> dict[tuple[str, str], Any]:
 @pytest.mark.parametrize("role", PEOPLE)
 async def test_a_token_for_one_tenant_gets_nothing_of_another_by_any_call(fleet: Fleet, role: str) -> None:
     """The attack: any token was shown all tenants, and a releaser's moved them all."""
+    await _in_trouble(fleet)
     client, bodies = await fleet.deck.client_of(role, OURS), _bodies(fleet)
     before = fleet.deck.fingerprint()
     asked = 0
@@ -173,6 +186,8 @@ async def test_a_token_for_one_tenant_gets_nothing_of_another_by_any_call(fleet:
                 asked += 1
                 if method == "GET" and guard.each and not names:
                     assert answer.status_code == 200 or (query and answer.status_code == 403), full
+                elif "{campaign}" in path and role == "releaser":
+                    assert answer.status_code == 404  # as for a campaign that there is not
                 elif (method, path, role) == ("PUT", "/v1/blobs/{sha256}", "releaser"):
                     assert answer.status_code == 422  # as for a blob that is not here
                 elif path == "/v1/requests/{request_id}" and not query:

@@ -213,7 +213,7 @@ async def test_what_a_campaign_may_not_begin_is_refused_or_left_out(deck: Deck, 
     client = deck.with_token((await deck.ok("POST", "tokens", scoped))["token"])
     assert await deck.ok("GET", "campaigns", client=client) == []
     await deck.refused(404, "unknown_campaign", "GET", "campaigns/to-b2", client=client)
-    await deck.refused(403, "forbidden", "POST", "campaigns/to-b2/pause", {"idempotency_key": key()}, client)
+    await deck.refused(404, "unknown_campaign", "POST", "campaigns/to-b2/pause", {"idempotency_key": key()}, client)
     await deck.refused(403, "forbidden", "POST", "campaigns", body("x", to(releases), ungated=True), client)
     drains = body("x", [{"tenant": "bolt"}], engine="fake 2")  # nodes are not bolt's
     await deck.refused(403, "forbidden", "POST", "campaigns", drains, client)

@@ -29,28 +29,34 @@ router = APIRouter(prefix="/v1/campaigns", tags=["rewind"], route_class=Guarded)
 
 
 def _at(caller: Caller, campaign: Campaign) -> Caller:
-    """The caller, who has to have its role at every tenant of a campaign."""
+    """The caller, who has to have its role at every tenant of a campaign, and who sees one of them."""
+    if campaign.units:
+        _seen(campaign, caller)
     return caller.at(*({unit.tenant for unit in campaign.units.values()} or {FLEET}))
 
 
 @router.get("")
 async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[Campaign]:
     """Lists campaigns, the newest first, with the routes of tenants that the caller sees."""
-    return [one for one in (_seen(campaign, caller) for campaign in hub.campaigns.all()) if one.units]
+    return [one for one in (_of(campaign, caller) for campaign in hub.campaigns.all()) if one.units]
 
 
 @router.get("/{campaign}")
 async def one(campaign: Name, hub: ThisHub, caller: ViewerOfEach) -> Campaign:
     """A campaign, with the routes of tenants that the caller sees."""
-    found = _seen(hub.campaigns.get(campaign), caller)
-    if not found.units:
-        raise unknown_campaign(campaign)  # as if there were none: its name is others' too
-    return found
+    return _seen(hub.campaigns.get(campaign), caller)
+
+
+def _of(campaign: Campaign, caller: Caller) -> Campaign:
+    units = {name: unit for name, unit in campaign.units.items() if caller.sees(unit.tenant)}
+    return campaign.model_copy(update={"units": units})
 
 
 def _seen(campaign: Campaign, caller: Caller) -> Campaign:
-    units = {name: unit for name, unit in campaign.units.items() if caller.sees(unit.tenant)}
-    return campaign.model_copy(update={"units": units})
+    found = _of(campaign, caller)
+    if not found.units:
+        raise unknown_campaign(campaign.campaign)  # as if there were none: its name is others' too
+    return found
 
 
 @router.post("")
