@@ -277,7 +277,7 @@ class Hub:
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.failed_promotes = failed = FailedPromotes(jobs)
         self.cohorts = cohorts = Cohorts(state, self.counts)
-        check = PromoteCheck(
+        self.promote_check = check = PromoteCheck(
             *(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, self.proposals, self.relatives),
             clock,
         )
@@ -438,8 +438,9 @@ class Hub:
         self.metrics.given_up = outbox.dead
         self.notifier = Notifier(
             *(self.log.state, self.store, self.fleet, self.changes, self.rows, self.usual_shares, self.clock),
-            *(self.dated, outbox),
+            *(self.dated, self.facts, self.promote_check.unread, outbox),
         )
+        self.promote_check.on_unread = self.notifier.card_awaits
         self.log.follow(FollowerOrder.NOTICES, self.notifier.committed)
         self.attestations.follow(self.notifier.attested)
         self.jobs.follower = self.notifier.job_changed

@@ -111,6 +111,7 @@ class Acknowledgement(Strict):
     against: Digest | None = Field(description="the release that was live; None: none was")
     differences: Digest = Field(description="digest of the differences that were shown, or of the whole card")
     person: str = Field("", max_length=300, description="set by the hub: who that is where people sign in")
+    card: Digest | None = added(None, "set by the hub: of what stood in both cards; None: from before it was kept")
 
 
 class CanaryItem(Strict):

@@ -35,6 +35,7 @@ class NoticeKind(StrEnum):
     JOB_FAILED = "job_failed"
     GATE_FAILED = "gate_failed"
     GATE_PASSED = "gate_passed"
+    CARD_AWAITS = "card_awaits"  # stakeholders have to read a card before a release goes out
     TEST = "test"
 
 
@@ -58,6 +59,7 @@ class Notice(Wire):
     route: Name | None = None
     node: Name | None = None
     dataset: Name | None = added(None)
+    people: tuple[str, ...] = added((), "who are asked to do something, as routes name them", max_length=20)
     title: str = Field(max_length=LONGEST)
     detail: str = Field("", max_length=LONGEST)
     command: str = Field("", max_length=LONGEST, description="what to type first")
@@ -152,11 +154,13 @@ class _Channel(Strict):
     name: Name
     least: Severity = Field(Severity.TICKET, description="the least severity that it is told of")
     tenants: tuple[Name, ...] = Field((), description="only of these, and of nodes; empty: of all")
+    people: tuple[str, ...] = Field((), max_length=100, description="only what asks one of these; empty: everything")
 
     def takes(self, notice: Notice) -> bool:
         """Tells whether this channel is to be told of a notice."""
         order = list(Severity)
         here = not self.tenants or notice.tenant is None or notice.tenant in self.tenants
+        here = here and (not self.people or not set(self.people).isdisjoint(notice.people))
         return here and order.index(notice.severity) <= order.index(self.least)
 
 

@@ -172,7 +172,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
 LOST: dict[str, tuple[Counted, ...]] = {
     "0013_input_days": (
         Counted("days of counts of what is asked", "SELECT count(*) FROM input_days"),
-        _notices("refused", "burning", "acted_alone", "gate_passed", "expected"),
+        _notices("refused", "burning", "acted_alone", "gate_passed", "expected", "card_awaits"),
     ),
     "0012_feedback": (Counted("rows of feedback", "SELECT count(*) FROM feedback"),),
     "0011_ledger": (

@@ -10,6 +10,7 @@ from tests.fakes.sign_in_provider import fake_provider
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_reviews import ROUTE, reported, signed
 
+from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.log import EventKind
 
@@ -101,6 +102,11 @@ async def test_nothing_goes_out_before_each_stakeholder_has_read_what_differs(de
     await deck.ok("POST", "attestations/signed", read(None), legal)
     problem = await deck.refused(409, "not_acknowledged", "POST", PROMOTE, promote(deck, two))
     assert problem.detail == "legal"
+    await deck.ok("POST", "attestations/signed", read(one), legal)
+    leaks = deck.hub.attestations.draft(AttestationKind.LEAK, two, "acme", {"leaks": 1}, "job j1")
+    await deck.hub.attestations.add(leaks)
+    problem = await deck.refused(409, "not_acknowledged", "POST", PROMOTE, promote(deck, two))
+    assert problem.detail == "legal (the card has changed since)"
     await deck.ok("POST", "attestations/signed", read(one), legal)
     await deck.promote(two)
     await deck.rollback(wait="committed")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 from tests.fakes.hub_in_process import PROVENANCE, Deck, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.test_candidates import call
@@ -26,7 +27,7 @@ from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import DatasetManifest
-from loradeck.schemas.notice import Notice, NoticeKind
+from loradeck.schemas.notice import Messenger, Notice, NoticeKind, Severity
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
@@ -148,6 +149,39 @@ async def test_what_happens_once_is_told_by_its_kind_and_severity(deck: Deck) ->
             await asyncio.sleep(0.05)
     assert any(row.notice.title == f"acme/production: {one[:12]} passed its gate" for row in rows)
     await agent.leave()
+
+
+async def test_whoever_has_to_read_a_card_is_asked_once_for_each_card(deck: Deck, receiver: Receiver) -> None:
+    await deck.tenant(controls={"stakeholders": ["legal", "ann"]})
+    agent = await FakeAgent(deck, "n1").join()
+    one, path = await deck.release(), "tenants/acme/routes/production/promote"
+
+    async def refused() -> None:
+        asked = {"release": one, "expected_generation": 0, "idempotency_key": key()}
+        await deck.refused(409, "not_acknowledged", "POST", path, asked)
+
+    await refused()
+    await until(lambda: receiver.got, "they are asked")
+    await refused()
+    leaks = deck.hub.attestations.draft(AttestationKind.LEAK, one, "acme", {"leaks": 1}, "job j1")
+    await deck.hub.attestations.add(leaks)
+    await refused()
+    await until(lambda: len(receiver.got) == 2, "they are asked for the card as it is now")
+    assert [event["data"]["people"] for event in receiver.got] == [["legal", "ann"]] * 2
+    assert receiver.got[0]["data"]["command"] == f"loradeck gate acknowledge acme production {one[:12]}"
+    assert receiver.titles()[0].endswith("awaits legal, ann")
+    await agent.leave()
+
+
+def test_a_channel_of_people_is_told_only_what_asks_one_of_them() -> None:
+    of_legal = Messenger(name="legal", kind="apprise", url=SecretStr("json://x"), people=("legal",))
+    asks = Notice(
+        id="1", kind=NoticeKind.CARD_AWAITS, severity=Severity.TICKET, at_ms=0, title="read", people=("legal",)
+    )
+    assert of_legal.takes(asks)
+    assert not of_legal.takes(asks.model_copy(update={"people": ("ann",)}))
+    assert not of_legal.takes(asks.model_copy(update={"people": ()}))
+    assert of_legal.model_copy(update={"people": ()}).takes(asks)
 
 
 async def test_notices_come_in_order_and_again_after_a_failure(deck: Deck, receiver: Receiver) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from loradeck.cli.shared import model_card as cards
-from loradeck.cli.shared.exits import Exit, misused
+from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import checked, rows_of, toml_of
 from loradeck.cli.shared.gate_file import freeze_of, gate_settings
 from loradeck.cli.shared.naming import Pointer, moment, on_pointer, pointer_and_release, release_named
@@ -21,6 +21,7 @@ from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.review import DRAWN, Review, ReviewedItem, ReviewSheet, SampledItem
 from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.state import ReleaseView
 
 
 @click.group(cls=Noun)
@@ -192,19 +193,27 @@ async def acknowledge(s: Session, /, words: tuple[str, ...], yes: bool) -> None:
     A route with stakeholders (`loradeck route set --stakeholder WHO`) promotes it once all of them have.
     """
     at, name = pointer_and_release(words)
-    release, live = await release_named(s.api, at.tenant, name), (await s.api.row(at.tenant, at.route)).pointer.release
-    known = await cards.record_of_release(s.api, at.tenant, release)
-    shown = [(f"{fact.section}: {fact.key}", "-", fact.value) for fact in cards.facts(known)]
-    if live is not None:
-        before = await cards.record_of_release(s.api, at.tenant, await release_named(s.api, at.tenant, live))
-        shown = cards.differences(before, known)
+    release = await release_named(s.api, at.tenant, name)
+    live, shown = await _differences(s, at, release)
     cards.print_differences(s.out, shown)
     s.confirm(f"Have you read how {release.label} differs from what is live on {at}?", yes=yes)
+    if not yes and (live, shown) != await _differences(s, at, release):
+        raise refused("the cards have changed while you were reading", fix="read them again", code="card_changed")
     body = Acknowledgement(against=live, differences=digest_of({"differences": shown})).model_dump(mode="json")
     kind = AttestationKind.ACKNOWLEDGED
     stated = Attestation(kind=kind, subject=release.id, tenant=at.tenant, route=at.route, body=body, by="")
     done = await s.api.sign(stated)
     s.out.answer(done, f"{done.by} has read how {release.label} differs, in {len(shown)} lines")
+
+
+async def _differences(s: Session, at: Pointer, release: ReleaseView) -> tuple[str | None, list[tuple[str, str, str]]]:
+    """The live release of a pointer, and how a release's card differs from its card; of none, the whole card."""
+    live = (await s.api.row(at.tenant, at.route)).pointer.release
+    known = await cards.record_of_release(s.api, at.tenant, release)
+    if live is None:
+        return None, [(f"{fact.section}: {fact.key}", "-", fact.value) for fact in cards.facts(known)]
+    before = await cards.record_of_release(s.api, at.tenant, await release_named(s.api, at.tenant, live))
+    return live, cards.differences(before, known)
 
 
 @gate.command()

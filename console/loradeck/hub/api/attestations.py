@@ -123,7 +123,10 @@ async def signed(body: Attestation, hub: ThisHub, caller: OperatorOfEach) -> Att
     if who not in named:
         title, detail = "nobody has named you for this", f"{who}; {', '.join(named) or 'nobody is named'}"
         raise Refused("forbidden", title, detail=detail, fix=f"loradeck {where} WHO names one")
-    said = {**body.body, "person": who} if body.kind is AttestationKind.ACKNOWLEDGED else body.body
+    said = body.body
+    if body.kind is AttestationKind.ACKNOWLEDGED:
+        card = await hub.gates.card(body.tenant, body.subject, Acknowledgement.model_validate(said).against)
+        said = {**said, "person": who, "card": card.digest}
     stated = {"body": said, "by": caller.actor, "at_ms": hub.clock.now_ms(), "seq": 0}
     return await hub.gates.attest(body.model_copy(update=stated))
 

@@ -21,6 +21,7 @@ from loradeck.rules.quality import gates
 from loradeck.rules.quality.duties import Involved
 from loradeck.rules.quality.gates import GateRecords
 from loradeck.rules.quality.review import EMPTY, Edges, EdgesOf, in_force
+from loradeck.rules.quality.stakeholders import Card, card
 from loradeck.rules.sign_in import SIGNED_IN
 from loradeck.schemas.attestation import (
     Attestation,
@@ -183,6 +184,20 @@ class Gates:
                 if said.bad <= gate.review.max_bad and self._is_person(said):
                     found[by] = said.person
         return Involved(authors=await self._authors_of(release), validators=found)
+
+    async def card(self, tenant: str, *releases: Digest | None) -> Card:
+        """What is attested of a tenant's releases and their data, and stands in their cards."""
+        subjects = set[Digest]()
+        for release in (self._catalogue.release(one, tenant) for one in releases if one is not None):
+            if release is None:
+                continue
+            version = self._catalogue.version_of(release)
+            made = self._attestations.facts.made.get(release.served_base, ())
+            subjects |= {release.id, release.signed_part, *(one for origin in made for one in origin.datasets)}
+            if version is not None:
+                sheet = version.manifest.decision.worksheet
+                subjects |= {version.digest, *version.manifest.datasets, *((sheet,) if sheet is not None else ())}
+        return card([one for each in sorted(subjects) for one in await self._attestations.find(subject=each)])
 
     def _is_person(self, review: Review) -> bool:
         return not self._people_sign_in or review.person.startswith(SIGNED_IN)

@@ -5,7 +5,7 @@ A prepare moves nothing. While it is pending, R cancels it, and a hub that resta
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,10 @@ class Promotion:
         return self.committed
 
 
+def _nobody_is_told(key: PointerKey, release: str) -> None:
+    """A hub without channels."""
+
+
 @dataclass(eq=False)
 class PromoteCheck:
     """Collects what the rules need to decide on a promote, and on a candidate's start, share and finish."""
@@ -117,6 +121,8 @@ class PromoteCheck:
     _proposals: Proposals
     _relatives: Relatives
     _clock: Clock
+    on_unread: Callable[[PointerKey, str], None] = field(default_factory=lambda: _nobody_is_told, init=False)
+    """Called when stakeholders who have not read a release's card keep it back."""
 
     async def check(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
         """The codes that the request's override passes; none where nothing forbids the promote. Raises: Refused."""
@@ -244,6 +250,15 @@ class PromoteCheck:
         )
         return overridden, await self._agreed(key, out.release, request, actor, overridden)
 
+    async def unread(self, key: PointerKey, release: str) -> Refused | None:
+        """The refusal of a release that not all stakeholders of a route have read the card of; None: all have."""
+        named, live = self._state.config(key).controls.stakeholders, self._state.pointer(key).release
+        if not named:
+            return None
+        now = await self._gates.card(key[0], release, live)
+        read = self._facts.acknowledged.get((key, release), ())
+        return stakeholders.refusal(self._catalogue.called(release), named, read, live, now)
+
     async def _agreed(
         self,
         key: PointerKey,
@@ -265,8 +280,7 @@ class PromoteCheck:
                 raise Refused("person_required", duties.ASKS_PEOPLE, fix=f"loradeck promote {key[0]}/{key[1]} RELEASE")
             return {}
         two, ticket = forward.opens_gate(overridden) and needs_two(config), tickets.refusal(config, actor.ticket)
-        read, live = self._facts.acknowledged[key, release], self._state.pointer(key).release
-        unread = stakeholders.refusal(self._catalogue.called(release), config.controls.stakeholders, read, live)
+        unread = await self.unread(key, release)
         apart, lacking = config.controls.duties, ticket or unread
         if not two and not apart and lacking is None:
             return {}
@@ -274,6 +288,8 @@ class PromoteCheck:
             break_glass.check_alone(actor, request.reason)
             return {break_glass.BROKE: True}
         if lacking is not None:
+            if lacking is unread:
+                self.on_unread(key, release)
             raise lacking
         if apart:
             person, involved = self._proposals.person(actor.name, actor.token), await self._gates.involved(key, release)

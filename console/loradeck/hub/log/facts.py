@@ -8,6 +8,7 @@ from collections.abc import Set
 from loradeck.rules.data.policy import DatedEntry
 from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
+from loradeck.rules.quality.stakeholders import Read
 from loradeck.schemas.attestation import (
     Acknowledgement,
     Attestation,
@@ -59,7 +60,7 @@ class Facts:
         self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
         self._comparisons: dict[PointerKey, dict[str, ComparisonResult]] = defaultdict(dict)
         self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
-        self.acknowledged: dict[tuple[PointerKey, str], list[Acknowledgement]] = defaultdict(list)
+        self.acknowledged: dict[tuple[PointerKey, str], list[Read]] = defaultdict(list)
         """Pointer and release -> who has read how its card differs from that of what was live."""
 
         self.revoked: dict[str, str] = {}
@@ -167,7 +168,8 @@ class Facts:
             case AttestationKind.COMPARISON:
                 self._comparisons[key][subject] = ComparisonResult.model_validate(body)
             case AttestationKind.ACKNOWLEDGED:
-                self.acknowledged[key, subject].append(Acknowledgement.model_validate(body))
+                read = Read(attestation.seq, Acknowledgement.model_validate(body))
+                self.acknowledged[key, subject].append(read)
             case AttestationKind.GATE:
                 self._gates[key][subject] = GateResult.model_validate(body)
             case _:

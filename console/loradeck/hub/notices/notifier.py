@@ -2,13 +2,14 @@
 
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node import Node
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Published
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.notices.dated import DatedThings
@@ -19,8 +20,9 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import is_guards
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.notices import CONDITIONS, Conditions, Subject, coming, conditions
+from loradeck.rules.quality.stakeholders import ON_THE_CARD
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.notice import LONGEST, Notice, NoticeKind, NoticeList, Severity, Silence, SilenceRequest
@@ -46,18 +48,26 @@ class Notifier:
     _usual: UsualShares
     _clock: Clock
     _dated: DatedThings
+    _facts: Facts
+    _unread: Callable[[PointerKey, str], Awaitable[Refused | None]]
+    """Says which stakeholders of a route have yet to read the card of a release, and of which card."""
     outbox: Outbox
     silences: list[Silence] = field(init=False)
     _conditions: Conditions = field(init=False)
     _seen: int = field(default=0, init=False)
     _owed: dict[PointerKey, None] = field(default_factory=dict, init=False)
     _news: list[Notice] = field(default_factory=list, init=False)
+    _cards: dict[tuple[PointerKey, str], None] = field(default_factory=dict, init=False)
+    """Releases whose cards may await somebody, by pointer."""
+    _asked: set[str] = field(init=False)
+    """Ids of the notices that asked somebody to read a card."""
 
     def __post_init__(self) -> None:
         saved, told = self._store.now(lambda s: (s.meta(SILENCES), s.notices(limit=10_000)))
         self.silences = [Silence.model_validate(one) for one in json.loads(saved or "[]")]
         self._conditions = Conditions.after(row.notice for row in reversed(told))
         self._owed.update(dict.fromkeys(self._state.pointers))
+        self._asked = {row.notice.id for row in told if row.notice.kind is NoticeKind.CARD_AWAITS}
 
     # ---- what happened -------------------------------------------------------------------------------------
 
@@ -72,7 +82,13 @@ class Notifier:
                 self._news.append(_of_event(event, NoticeKind.HOLD, Severity.INFO, f"held by {event.actor}"))
 
     def attested(self, written: Attestation, _: object) -> None:
-        """Takes in the results of gates."""
+        """Takes in the results of gates, and what changes the card of a release that somebody has read."""
+        if written.kind is AttestationKind.GATE and written.body.get("passed"):
+            self.card_awaits((written.tenant, written.route or ""), written.subject)
+        if written.kind in ON_THE_CARD:
+            for key, release in self._facts.acknowledged:
+                if key[0] == written.tenant and release != self._state.pointer(key).release:
+                    self.card_awaits(key, release)
         if written.kind is AttestationKind.GATE:
             where, passed = "/".join(filter(None, (written.tenant, written.route))), bool(written.body.get("passed"))
             self._news.append(
@@ -87,6 +103,39 @@ class Notifier:
                     command=f"loradeck gate show {where.replace('/', ' ')}",
                 )
             )
+
+    def card_awaits(self, key: PointerKey, release: str) -> None:
+        """Notes that stakeholders of a route may have to read the card of a release."""
+        if self._state.config(key).controls.stakeholders:
+            self._cards[key, release] = None
+
+    async def _cards_asked(self, now_ms: int) -> list[Notice]:
+        """Asks whoever has not read a card as it is now; the same people once for the same card."""
+        noted, self._cards, found = self._cards, {}, list[Notice]()
+        for key, release in noted:
+            unread = await self._unread(key, release)
+            people = tuple(unread.context["missing"]) if unread is not None else ()
+            asked = digest_of({"at": key, "card": unread.context["card"], "people": people}) if unread else ""
+            if unread is None or (id_ := f"card-{release[:12]}-{asked[:24]}") in self._asked:
+                continue
+            self._asked.add(id_)
+            found.append(
+                Notice(
+                    id=id_,
+                    kind=NoticeKind.CARD_AWAITS,
+                    severity=Severity.TICKET,
+                    at_ms=now_ms,
+                    tenant=key[0],
+                    route=key[1],
+                    people=people,
+                    title=f"{'/'.join(key)}: how {release[:12]} differs from what is live awaits {', '.join(people)}"[
+                        :LONGEST
+                    ],
+                    detail=unread.detail[:LONGEST],
+                    command=f"loradeck gate acknowledge {' '.join(key)} {release[:12]}",
+                )
+            )
+        return found
 
     def job_changed(self, job: Job) -> None:
         """Takes in a job that has failed. Where it was a prepare, its pointer's row says FAILED, and that is told."""
@@ -110,6 +159,7 @@ class Notifier:
         """Looks at what has changed, and has it told; called once a second."""
         now = self._clock.now_ms()
         news, self._news = self._news, []
+        news += await self._cards_asked(now)
         news += self._conditions.changed(
             (subject for subject in self._conditions.of_nodes() if subject.node not in self._fleet.nodes), {}, now
         )
