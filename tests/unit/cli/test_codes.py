@@ -12,6 +12,7 @@ from loradeck.rules.errors import STATUS
 OWN = {
     "ambiguous_release": "a label names several releases; the hub is asked by id",
     "backlog_refused": "labelled tasks, of which each is judged by itself before anything is sent",
+    "card_changed": "a person reads on this machine, and reads again",
     "cannot_start": "a hub that is started here",
     "combination": "parts are compared on this machine",
     "contaminated": "rows are compared with suites before anything is sent",

@@ -186,7 +186,7 @@ class Gates:
         return Involved(authors=await self._authors_of(release), validators=found)
 
     async def card(self, tenant: str, *releases: Digest | None) -> Card:
-        """What is attested of a tenant's releases and their data, and stands in their cards."""
+        """Finds what is attested of a tenant's releases and their data, and stands in their cards."""
         subjects = set[Digest]()
         for release in (self._catalogue.release(one, tenant) for one in releases if one is not None):
             if release is None:

@@ -37,7 +37,7 @@ class Read(NamedTuple):
 
 
 def card(stated: Iterable[Attestation]) -> Card:
-    """What the cards say by these attestations: the same, in whatever order and however often they are given."""
+    """Says what stands in the cards by these attestations, in whatever order and however often they are given."""
     shown = [one for one in stated if one.kind in ON_THE_CARD]
     parts = sorted({digest_of({"kind": one.kind.value, "subject": one.subject, "body": one.body}) for one in shown})
     return Card(digest_of({"card": parts}), max((one.seq for one in shown), default=0))
