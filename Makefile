@@ -39,6 +39,8 @@ SERVICES := tests/services tests/e2e tests/contract/skew tests/faults/test_parti
 PROVIDER_STAMP := tests/services/node_modules/.installed
 SEAWEED := .venv-seaweed
 SEAWEED_STAMP := $(SEAWEED)/.installed
+NAMES := .venv-names
+NAMES_STAMP := $(NAMES)/.installed
 SYSTEMD_STAMP := $(VENV)/.systemd
 
 PROMETHEUS_STAMP := .prometheus/.installed
@@ -53,7 +55,7 @@ test test-services faults: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## what must hold, on real parts (12 minutes)
 	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
 
-test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (14 minutes)
+test-services: $(STAMP) $(PROVIDER_STAMP) $(SEAWEED_STAMP) $(PROMETHEUS_STAMP) $(SYSTEMD_STAMP) $(SLURM_STAMP) $(NAMES_STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions, sign-ins, an object store, alerts, systemd, Slurm (14 minutes)
 	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) tests/faults/test_kill_loop.py $(ARGS)
 
 # A real OpenID Connect provider, as its lock says: 4 MB.
@@ -66,6 +68,10 @@ $(SEAWEED_STAMP): tests/services/requirements.txt
 	$(PYTHON) -m venv $(SEAWEED)
 	$(SEAWEED)/bin/python -m pip install --quiet -r $<
 	@touch $@
+
+# A model that looks for names, beside what the console needs: 480 MB on disk. Without it its tests are skipped.
+$(NAMES_STAMP): pyproject.toml
+	-$(PYTHON) -m venv $(NAMES) && $(NAMES)/bin/python -m pip install --quiet '.[names]' && touch $@
 
 # Debian's Prometheus and Alertmanager, unpacked here and not installed: 29 MB to download, 134 MB on disk.
 $(PROMETHEUS_STAMP):
@@ -199,4 +205,4 @@ $(RELEASE_STAMP): pyproject.toml
 	@touch $@
 
 clean: ## remove the virtual environment and caches of this checkout
-	rm -rf $(VENV) $(VLLM) $(SEAWEED) $(RELEASE) .prometheus .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(SEAWEED) $(NAMES) $(RELEASE) .prometheus .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ finds anything in its sentence, and by redaction where the value does not stand 
 import random
 from collections.abc import Callable, Iterator
 
+from loradeck.artifacts.rows.name_search import NameSearch
 from loradeck.artifacts.rows.personal_data import ADDRESS, BIRTH, ILLNESS, kinds_in, luhn
 from loradeck.artifacts.rows.pseudonyms import Pseudonyms
 from loradeck.rules.quality.statistics import upper_bound
@@ -69,6 +70,16 @@ BORN = {
     "Polish": ("Urodziłem się {} w Łodzi.", "Data urodzenia: {}", "Zofia, ur. {}, czeka."),
     "Japanese": ("私は{}生まれです。", "生年月日：{}", "誕生日は{}です。"),
 }
+MORE = {
+    "English": "Thank you, this is what we have for you and it is on the way to the shop.",
+    "German": "Vielen Dank, das ist nicht die Antwort, auf die wir mit dem Team warten, und sie wird geprüft.",
+    "French": "Merci, ce sont les choses que nous avons pour vous, et elles ne sont pas dans le magasin.",
+    "Spanish": "Gracias, esto es lo que la tienda tiene para los clientes, pero no se sabe más del pedido.",
+    "Polish": "Dziękuję, to jest dla nas ważne, ale nie ma go w sklepie i może być za kilka dni.",
+    "Japanese": "ありがとうございます。ご注文の品はいま店に向かっておりますので、しばらくお待ちください。",
+}
+"""A text by which the language of a row is recognised."""
+
 HARMLESS = {
     "English": (
         "The order of 12 May 1985 has 3 boxes.",
@@ -259,3 +270,28 @@ def intervals(counts: set[int], n: int) -> str:
     """Says the intervals of shares that were found (Clopper and Pearson, 95 %)."""
     said = (f"{k} is {1 - upper_bound(n - k, n, 0.025):.0%} to {upper_bound(k, n, 0.025):.0%}" for k in sorted(counts))
     return f"Of {n} (Clopper and Pearson, 95 %): {'; '.join(said)}."
+
+
+def table_of_names(search: NameSearch) -> Iterator[str]:
+    """Yields the lines of the table of names: in how many rows models found the whole name, and names that are none."""
+    found: dict[str, list[str]] = {"recognised": [], "short": [], "without": []}
+    counts = {0}
+    for language, harmless in HARMLESS.items():
+        values, texts = sentences("name", language)
+        for rows, more in (("recognised", MORE[language]), ("short", "")):
+            search.without.clear()
+            places = search.in_rows([{"prompt": text, "answer": more} for text in texts])
+            k = sum(
+                any(text[start:end] == value for start, end in row.get(text, ()))
+                for value, text, row in zip(values, texts, places, strict=True)
+            )
+            counts.add(k)
+            not_searched = bool(search.without) and None not in search.without
+            found[rows].append("not looked for" if not_searched else str(k))
+        alarms = sum(map(bool, search.in_rows([{"prompt": text} for text in harmless])))
+        found["without"].append(f"{alarms} of {len(harmless)}")
+    yield f"| names of {EACH} each | {' | '.join(FRAMES)} |"
+    yield f"| in rows whose language is recognised | {' | '.join(found['recognised'])} |"
+    yield f"| in rows of one short sentence | {' | '.join(found['short'])} |"
+    yield f"| short sentences without a name in which it finds one | {' | '.join(found['without'])} |"
+    yield intervals(counts, EACH)

@@ -23,6 +23,7 @@ from loradeck.hub.log.takeover import Standby, TakenLease
 from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.hub.standby import StandbyHub
 from loradeck.rules.moves.copies import WithoutStandby
+from loradeck.schemas.name_models import NameModels
 from loradeck.schemas.sign_in import OidcSettings
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.opening import SQLITE, open_store
@@ -38,6 +39,7 @@ class HubProcess:
     file in `data`, `artifacts` that of an object store in the place of the folder in it. While it is active it makes a
     backup in `backup_to` every `backup_every_s` seconds, and tells people on the channels of the file `notices`. Rows
     lie under keys in the folder `keys`: without a `database` one in `data`, else none, as each hub has to have them.
+    The models `names` look for names in rows that come in.
 
     Raises: StoreError (`store_unusable`, `disk_full`), or as `open_blobs`: nothing was changed.
     """
@@ -55,6 +57,7 @@ class HubProcess:
         backup_every_s: float = EVERY_S,
         artifacts: str | None = None,
         notices: Path | None = None,
+        names: NameModels | None = None,
         without_standby: WithoutStandby = WithoutStandby.REFUSE,
         keys: Path | None = None,
         key_program: Path | None = None,
@@ -74,7 +77,7 @@ class HubProcess:
         self._data, self._address = data, address
         self._name, self._production, self._oidc = name, production, oidc
         self._backups = (backup_to, backup_every_s) if backup_to is not None else None
-        self._notices = notices
+        self._notices, self._names = notices, names
         self._hub: Hub | None = None
 
     def active(self, hold: TakenLease) -> Hub:
@@ -101,6 +104,7 @@ class HubProcess:
             hub.erasures.listed_in = self._keys.erasures
         if self._backups is not None:
             hub.keep_backups(*self._backups)
+        hub.datasets.names = self._names
         if self._notices is not None:
             hub.keep_notices(self._notices)
         return hub

@@ -42,6 +42,7 @@ from loradeck.hub.recovery.backups import EVERY_S
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.copies import WithoutStandby
 from loradeck.schemas.address import is_loopback
+from loradeck.schemas.name_models import NameModels
 from loradeck.store.interface import LeaseHeld, OutcomeUnknown
 from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import HEAD_BYTES
@@ -161,6 +162,7 @@ def serve(
     backup_every: float = EVERY_S / 3600,
     artifacts: str | None = None,
     notices: Path | None = None,
+    names: NameModels | None = None,
     without_standby: str = WithoutStandby.REFUSE,
     keys: Path | None = None,
     key_program: Path | None = None,
@@ -183,6 +185,7 @@ def serve(
         backup_every: hours between two of them.
         artifacts: URL of an object store for artifacts. None: the folder `artifacts` in `data`.
         notices: TOML file of the channels on which people are told (`schemas.notice.ChannelFile`).
+        names: models that look for names in rows that come in; None: nothing does.
         without_standby: what becomes of commits that wait for the database's standby in vain (`WithoutStandby`).
         keys: folder of the keys under which rows lie. None: `keys` in `data`; with a `database` rows are not sealed.
         key_program: program that holds the tenants' keys. None: the folder does.
@@ -228,6 +231,7 @@ def serve(
                 backup_every_s=backup_every * 3600,
                 artifacts=artifacts,
                 notices=notices,
+                names=names,
                 without_standby=WithoutStandby(without_standby),
                 keys=keys,
                 key_program=key_program,

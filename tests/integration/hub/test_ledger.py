@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.fakes.hub_in_process import BASE, PROVENANCE, Deck
+from tests.fakes.names_process import name_models
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck.schemas.attestation import AttestationKind
@@ -224,6 +226,22 @@ async def test_rows_with_personal_data_or_secrets_come_in_only_with_a_reason_tha
     (found,) = await acme.ok("GET", f"attestations?kind=scan&subject={digest}")
     scan = ScanReport.model_validate(found["body"])
     assert ([f.kind for f in scan.findings], scan.accepted) == (["AWS Access Key", "e-mail"], "made-up")
+
+
+async def test_names_are_looked_for_where_the_hub_has_models_and_otherwise_the_scan_says_so(
+    acme: Deck, tmp_path: Path
+) -> None:
+    rows = [row(1) | {"prompt": "Ann Lee has this and it is what we have for you on the way to the shop"}]
+    body = (await manifest(acme, rows)).model_dump(mode="json")
+    acme.hub.datasets.names = name_models(tmp_path)
+    problem = await acme.refused(422, "sensitive_rows", "POST", "datasets", body)
+    assert problem.detail == "name in 1 rows (rows.jsonl, line 1)"
+    acme.hub.datasets.names = name_models(tmp_path, "")
+    await acme.refused(409, "names_unavailable", "POST", "datasets", body)
+    acme.hub.datasets.names = None
+    digest = (await acme.ok("POST", "datasets", body))["digest"]
+    (found,) = await acme.ok("GET", f"attestations?kind=scan&subject={digest}")
+    assert "names" in ScanReport.model_validate(found["body"]).not_looked_for
 
 
 async def test_items_with_personal_data_or_secrets_come_in_only_with_a_reason_that_is_kept(acme: Deck) -> None:

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from loradeck.artifacts.rows.text_language import COMMON_WORDS, SCRIPTS, language
 from loradeck.schemas.content_checks import BUILT_IN, LANGUAGES, ContentChecks
 from loradeck.schemas.routing import ResponseChecks
 from loradeck_agent.router import check_worker
-from loradeck_agent.router.answer_text import COMMON_WORDS, SCRIPTS, language, runs_in_a_circle
+from loradeck_agent.router.answer_text import runs_in_a_circle
 
 TEXTS = {
     "en": "You can change the delivery address in your account as long as the parcel has not been sent from our store.",

@@ -10,6 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +20,15 @@ from loradeck.artifacts import child_process
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.barred_rows import Barred, content_of, row_digest, texts_in
 from loradeck.artifacts.rows.contamination import folded_words
+from loradeck.artifacts.rows.name_search import TEXTS, NameSearch
 from loradeck.artifacts.rows.near_duplicates import Likeness, triples
-from loradeck.artifacts.rows.personal_data import DESCRIBED, NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
+from loradeck.artifacts.rows.personal_data import DESCRIBED, NAME, NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.canaries import Conversation, RowPrompt
 from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Strict, digest_of
 from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance, QualityTier
+from loradeck.schemas.name_models import NameModels
 
 LONGEST_ROW = 1 << 20
 """Longest JSONL row, in bytes."""
@@ -199,47 +202,75 @@ def _check(found: Provenance, where: str) -> Provenance:
 
 
 class Scan:
-    """A scan of rows for personal data, secrets and duplicates, row by row; see `personal_data`. Use it in a `with`."""
+    """A scan of rows for personal data, secrets and duplicates, row by row; see `personal_data`. Use it in a `with`.
 
-    def __init__(self) -> None:
+    Names are looked for by `names`; None: not at all. Raises: BadArtifact: as `NameSearch`.
+    """
+
+    def __init__(self, names: NameModels | None) -> None:
         self._context, self._detect, self._secrets = secrets()
+        self._names = NameSearch(names) if names is not None else None
+        self._waiting: list[tuple[str, Mapping[str, Any]]] = []
+        self._open = ExitStack()
         self._found: dict[str, list[str]] = {}
         self._seen = set[str]()
         self._rows = 0
 
     def __enter__(self) -> Scan:
-        self._context.__enter__()
+        self._open.enter_context(self._context)
+        if self._names is not None:
+            self._open.enter_context(self._names)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
+        self._open.__exit__(*error)
 
     def row(self, where: str, row: Mapping[str, Any]) -> None:
         """Scans one row. `where` is its place, as reports name it."""
         self._rows += 1
         self._seen.add(row_digest(row))
-        for kind in kinds_in(texts_in(content_of(row)), self._detect):
+        content = content_of(row)
+        for kind in kinds_in(texts_in(content), self._detect):
             self._found.setdefault(kind, []).append(where)
+        if self._names is not None:
+            self._waiting.append((where, content))
+            if len(self._waiting) == TEXTS:
+                self._search()
+
+    def _search(self) -> None:
+        if self._names is not None:
+            found = self._names.in_rows([content for _, content in self._waiting])
+            places = [where for (where, _), names in zip(self._waiting, found, strict=True) if names]
+            self._found.setdefault(NAME, []).extend(places)
+        self._waiting.clear()
 
     def report(self, dataset: Digest) -> ScanReport:
         """Findings of the rows so far, with at most `LISTED` places each, and the number of repeated rows."""
-        findings = [Finding(kind=k, rows=len(w), where=tuple(w[:LISTED])) for k, w in sorted(self._found.items())]
+        self._search()
+        findings = [Finding(kind=k, rows=len(w), where=tuple(w[:LISTED])) for k, w in sorted(self._found.items()) if w]
+        by = self._names.loaded.items() if self._names is not None else ()
+        names = self._names.not_looked_for() if self._names is not None else ("names",)
         return ScanReport(
             dataset=dataset,
             rows=self._rows,
-            looked_for=(*PERSONAL, *DESCRIBED),
+            looked_for=(*PERSONAL, *DESCRIBED, *(f"names in {language}, by {model}" for language, model in by)),
             secrets=self._secrets,
-            not_looked_for=("names", *NOT_LOOKED_FOR),
+            not_looked_for=(*names, *NOT_LOOKED_FOR),
             findings=tuple(findings),
             duplicates=self._rows - len(self._seen),
         )
 
 
-def reading_of(manifest: DatasetManifest, paths: Mapping[str, Path], barred: Barred = NOTHING_BARRED) -> Reading:
-    """Reads a dataset once for both its ledger entry and its scan. Raises as `entry_of` does."""
-    with Scan() as scan:
+def reading_of(
+    manifest: DatasetManifest,
+    paths: Mapping[str, Path],
+    barred: Barred = NOTHING_BARRED,
+    names: NameModels | None = None,
+) -> Reading:
+    """Reads a dataset once for both its ledger entry and its scan. Raises as `entry_of` and `Scan` do."""
+    with Scan(names) as scan:
         entry = entry_of(manifest, paths, barred=barred, also=scan.row)
-    return Reading(entry=entry, scan=scan.report(manifest.digest))
+        return Reading(entry=entry, scan=scan.report(manifest.digest))
 
 
 class Held(Strict):
@@ -253,29 +284,30 @@ class Held(Strict):
     paths: dict[str, Path]
 
 
-def scan_of(held: Held, barred: Barred = NOTHING_BARRED) -> ScanReport:
-    """Scans the items of a suite. Raises: BadArtifact: `bad_rows`, `opted_out`, and as `Barred.check`."""
+def scan_of(held: Held, barred: Barred = NOTHING_BARRED, names: NameModels | None = None) -> ScanReport:
+    """Scans the items of a suite. Raises: BadArtifact: `bad_rows`, `opted_out`, as `Barred.check` and as `Scan`."""
     opted_out = list[str]()
-    with Scan() as scan:
+    with Scan(names) as scan:
         for where, row in rows_in(held.paths):
             barred.check(row, where)
             if barred.opted_out(row):
                 opted_out.append(where)
             scan.row(where, row)
-    barred.refuse(opted_out)
-    return scan.report(held.digest)
+        barred.refuse(opted_out)
+        return scan.report(held.digest)
 
 
 class Task(Strict):
     """A task that the hub gives to the child process that reads rows.
 
-    `read` one dataset or `scan` one suite, refusing what is `barred`; or `find` in many: `rows`, and those `containing`
-    a text; or choose `most` `prompts` of one.
+    `read` one dataset or `scan` one suite, refusing what is `barred` and looking for `names`; `find` in many: `rows`,
+    and those `containing` a text; or choose `most` `prompts` of one.
     """
 
     do: Literal["read", "scan", "find", "prompts"]
     datasets: tuple[Held, ...]
     barred: Barred = NOTHING_BARRED
+    names: NameModels | None = None
     rows: tuple[Digest, ...] = ()
     containing: str | None = None
     most: int = 0
@@ -356,10 +388,10 @@ def _work(request: bytes) -> Any:
     if task.do == "read":
         (held,) = task.datasets
         assert held.manifest is not None
-        return reading_of(held.manifest, held.paths, task.barred).model_dump(mode="json")
+        return reading_of(held.manifest, held.paths, task.barred, task.names).model_dump(mode="json")
     if task.do == "scan":
         (held,) = task.datasets
-        return scan_of(held, task.barred).model_dump(mode="json")
+        return scan_of(held, task.barred, task.names).model_dump(mode="json")
     if task.do == "prompts":
         (held,) = task.datasets
         return [prompt.model_dump(mode="json") for prompt in prompts_of(held, task.most)]

@@ -6,18 +6,22 @@ Nobody else can. Under another key, or at another tenant, a person has another p
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from loradeck.artifacts.rows.personal_data import ILLNESS, illnesses, one_form, redacted, replaced
+from loradeck.artifacts.rows.personal_data import ILLNESS, NAME, Span, illnesses, one_form, redacted, replaced
 
 _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijkmnpqr")
 """Digits of a pseudonym as letters, so that no detector takes it for a number."""
 
 _LENGTH = 12
 """Letters of a pseudonym: among a million people some two share one in one of 560 cases."""
+
+Names = Mapping[str, Sequence[Span]]
+
+NO_NAMES: Names = {}
 
 
 @dataclass
@@ -29,20 +33,24 @@ class Pseudonyms:
     keep: Set[str] = frozenset()
     made: dict[str, int] = field(default_factory=dict)
 
-    def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a row with pseudonyms in every text and whole number, but in no provenance and no names of fields."""
-        return {key: value if key == "provenance" else self._replaced(value) for key, value in row.items()}
+    def row(self, row: Mapping[str, Any], names: Names = NO_NAMES) -> dict[str, Any]:
+        """Returns a row with pseudonyms in every text and whole number, but in no provenance and no names of fields.
 
-    def _replaced(self, value: Any) -> Any:
+        `names`: text in one form -> the places of people's names in it, as `name_search` finds them.
+        """
+        return {key: value if key == "provenance" else self._replaced(value, names) for key, value in row.items()}
+
+    def _replaced(self, value: Any, names: Names) -> Any:
         if isinstance(value, str | int):
             before = sum(self.made.values())
             text = one_form(str(value))
+            text = replaced(text, names.get(text, ()), partial(self._named, NAME))
             text = replaced(text, illnesses(text), partial(self._named, ILLNESS))
             text = redacted(text, self._named)
             return text if sum(self.made.values()) > before else value  # as it was written, where nothing stands in it
         if isinstance(value, dict):
-            return {key: self._replaced(inner) for key, inner in value.items()}
-        return [self._replaced(inner) for inner in value] if isinstance(value, list) else value
+            return {key: self._replaced(inner, names) for key, inner in value.items()}
+        return [self._replaced(inner, names) for inner in value] if isinstance(value, list) else value
 
     def _named(self, kind: str, found: str) -> str:
         if kind in self.keep:

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from loradeck.artifacts.rows import row_formats
-from loradeck.artifacts.rows.personal_data import ADDRESS, BIRTH, ILLNESS
+from loradeck.artifacts.rows.name_search import TEXTS, NameSearch
+from loradeck.artifacts.rows.personal_data import ADDRESS, BIRTH, ILLNESS, Span
 from loradeck.artifacts.rows.pseudonyms import Pseudonyms
 from loradeck.cli.shared.exits import misused, refused
-from loradeck.cli.shared.files import checked, rows_of, write_new
+from loradeck.cli.shared.files import checked, name_models, rows_of, write_new
 from loradeck.cli.shared.options import (
     dry_run_option,
     exit_on_error,
@@ -71,15 +72,23 @@ async def add(
 @click.option("--new-key", is_flag=True, help="Make the key first.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New file for the rows.")
 @click.option("--keep", multiple=True, type=click.Choice([ILLNESS, ADDRESS, BIRTH]), help="Leave these as they are.")
+@click.option("--names", type=click.Path(path_type=Path), help="TOML file of models that look for names.")
 @json_option
 @click.pass_context
 def redact(
-    ctx: click.Context, file: Path, tenant: str, key_file: Path, new_key: bool, out: Path, keep: tuple[str, ...]
+    ctx: click.Context,
+    file: Path,
+    tenant: str,
+    key_file: Path,
+    new_key: bool,
+    out: Path,
+    keep: tuple[str, ...],
+    names: Path | None,
 ) -> None:
     """Write rows anew, with a pseudonym for each illness and each thing that has the form of personal data or of a key.
 
-    The same thing has the same pseudonym in all rows and files of a tenant, as long as the key is the same. Names and
-    what has no form stay (docs/data.md says how much is found, by language). No hub is asked.
+    The same thing has the same pseudonym in all rows and files of a tenant, as long as the key is the same. What has
+    no form stays, and names without --names (docs/data.md: how much is found, by language). No hub is asked.
     """
 
     def work() -> None:
@@ -87,12 +96,23 @@ def redact(
             with new_secret_file(key_file) as write:
                 write(token_hex(32))
         pseudonyms = Pseudonyms(_key(key_file), tenant, frozenset(keep))
-        rows = [json.dumps(pseudonyms.row(row), ensure_ascii=False) for row in rows_of(file, ())]
+        given, left = list(rows_of(file, ())), ["names"]
+        where: list[dict[str, list[Span]]] = [{} for _ in given]
+        if names is not None:
+            with NameSearch(name_models(names)) as search:
+                for at in range(0, len(given), TEXTS):
+                    some = [{**row, "provenance": None} for row in given[at : at + TEXTS]]
+                    where[at : at + TEXTS] = search.in_rows(some)
+                left = search.not_looked_for()
+        both = zip(given, where, strict=True)
+        rows = [json.dumps(pseudonyms.row(row, found), ensure_ascii=False) for row, found in both]
         write_new(out, "".join(f"{row}\n" for row in rows))
         said = Output(as_json=wants_json(ctx))
-        said.json({"rows": len(rows), "replaced": pseudonyms.made, "file": str(out)})
+        said.json({"rows": len(rows), "replaced": pseudonyms.made, "not_looked_for": left, "file": str(out)})
         made = ", ".join(f"{count} {kind}" for kind, count in sorted(pseudonyms.made.items())) or "nothing"
         said.say(f"{out}: {len(rows):,} rows; replaced: {made}")
+        if left:
+            said.say(f"not looked for: {', '.join(left)}")
 
     exit_on_error(work, as_json=wants_json(ctx))
 

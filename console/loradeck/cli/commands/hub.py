@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
+from loradeck.cli.shared.files import name_models
 from loradeck.cli.shared.options import dry_run_option, exit_on_error, reason_option, together, yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, hub_command, writes
@@ -39,6 +40,7 @@ _run_options = together(
     click.option("--backup-every", type=float, default=6, show_default=True, help="Hours between two backups."),
     click.option("--backup-to", type=click.Path(path_type=Path), help="Folder for backups, with new blobs."),
     click.option("--notices", type=click.Path(path_type=Path), help="TOML file of channels: who is told, and where."),
+    click.option("--names", type=click.Path(path_type=Path), help="TOML file of models that look for names in rows."),
     click.option("--artifacts", metavar="URL", help="Keep artifacts at s3://BUCKET/PREFIX, gs:// or az://."),
     _key_program_option,
     click.option(
@@ -529,11 +531,12 @@ def _with_authority(data: Path | None, work: Callable[[Any, Path, int], Any]) ->
 def _serve(**settings: Any) -> None:
     """Runs a hub until SIGTERM or SIGINT. Every expected failure to start exits with an error."""
     data: Path = settings.pop("data") or state_path() / "hub"
+    names: Path | None = settings.pop("names")
 
     def work() -> None:
         from loradeck.hub.server import serve
 
-        serve(data=data, **settings)
+        serve(data=data, **settings, names=name_models(names) if names is not None else None)
 
     exit_on_error(lambda: _with_hub(work, str(data), settings["listen"]), as_json=False)
 

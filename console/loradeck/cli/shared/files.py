@@ -14,6 +14,7 @@ from loradeck.client.api import HubApi
 from loradeck.client.blobs import sha256_of, upload
 from loradeck.client.setting_errors import setting_errors
 from loradeck.schemas.manifest import FileEntry
+from loradeck.schemas.name_models import NameModels
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -71,6 +72,11 @@ def toml_of(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise misused("the file cannot be read as TOML", where=f"{path}: {error}", fix="correct it") from None
+
+
+def name_models(path: Path) -> NameModels:
+    """Reads the models that look for names in rows. Raises: CliError: it is not TOML, or says something else."""
+    return checked(NameModels, toml_of(path), where=str(path), file=path, fix="see Names in docs/data.md")
 
 
 def text_of(path: Path) -> str:

@@ -35,6 +35,7 @@ from loradeck.schemas.dataset_ledger import SHARED, TRAIN, LedgerEntry, Place, R
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, TrainSpec
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
+from loradeck.schemas.name_models import NameModels
 from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
 from loradeck.schemas.training import QualityWeights
 from loradeck.store.interface import Doc
@@ -47,7 +48,10 @@ _prompts = TypeAdapter(list[RowPrompt])
 
 @dataclass(eq=False)
 class Datasets:
-    """Registers datasets and suites, and checks what may be trained on. `_blobs` are the files at the hub."""
+    """Registers datasets and suites, and checks what may be trained on. `_blobs` are the files at the hub.
+
+    `names`: the models that look for names in rows; None: nothing does.
+    """
 
     _state: FoldedLog
     _registry: Registry
@@ -55,6 +59,7 @@ class Datasets:
     _lineage: Lineage
     _blobs: Blobs
     _clock: Clock
+    names: NameModels | None = None
     _all_sealed: bool = field(default=False, init=False)
 
     async def register(
@@ -157,7 +162,8 @@ class Datasets:
         barred = None
         while barred != (newest := self._barred(tenant)):
             barred = newest
-            answer = await child_process.ask(dataset_rows.__name__, task.model_copy(update={"barred": barred}))
+            given = task.model_copy(update={"barred": barred, "names": self.names})
+            answer = await child_process.ask(dataset_rows.__name__, given)
         return answer
 
     async def prompts(self, tenant: str, dataset: str, most: int) -> list[RowPrompt]:
