@@ -74,13 +74,7 @@ class CanaryRecords:
         new = tuple(i for i in said if (is_wanted(i, self.node, known) if known is not None else i.prompt not in held))
         if new:
             record = CanaryRecord(release=ref.id, build=build, items=new)
-            attestation = Attestation(
-                kind=AttestationKind.CANARY,
-                subject=ref.id,
-                tenant=ref.release.tenant,
-                body=record.model_dump(mode="json"),
-                by="agent",
-            )
+            attestation = Attestation.of(AttestationKind.CANARY, ref.id, ref.release.tenant, record)
             try:
                 await self.hub.attest(attestation)
             except AgentError as error:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Any, Literal, Self, TypedDict
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from loradeck.schemas.ids import YEAR_10000_MS, Digest, Line, Name, Strict, Whole, Wire, added
 from loradeck.schemas.suite import ItemKind
@@ -61,6 +61,12 @@ class Attestation(Wire):
     body: dict[str, Any]
     by: str
     at_ms: int = 0
+
+    @classmethod
+    def of(cls, kind: AttestationKind, subject: str, tenant: str, body: BaseModel, route: str | None = None) -> Self:
+        """A statement that a caller sends to the hub, which sets who says it."""
+        stated = body.model_dump(mode="json")
+        return cls(kind=kind, subject=subject, tenant=tenant, route=route, body=stated, by="")
 
     @property
     def is_from_a_job(self) -> bool:

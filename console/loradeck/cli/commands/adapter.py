@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import BaseModel
 
 from loradeck.artifacts import signing, verify_adapter
 from loradeck.artifacts.adapters import ALLOWED, MANIFEST, PICKLES, WEIGHTS, modules_of
@@ -218,7 +217,8 @@ async def sign(s: Session, found: AdapterVersion, key_file: Path) -> None:
     async with _files_of(s, found) as folder:
         public = key_file.with_name(f"{key_file.name}.pub")
         signature = await asyncio.to_thread(signing.sign, folder, found.digest, key_file, public)
-    stated = await _attest(s, AttestationKind.SIGNATURE, found, signature)
+    about = found.digest, found.manifest.tenant
+    stated = await s.api.attest(Attestation.of(AttestationKind.SIGNATURE, *about, signature))
     s.out.answer(stated, f"{_name(found)} is signed by {signing.key_id(signature.public_key)[:12]}")
 
 
@@ -278,11 +278,6 @@ async def lineage(s: Session, found: AdapterVersion) -> None:
     root = chain[-1].manifest
     s.out.json({"lineage": document, "complete": root.parent is None})
     s.out.say("from fresh weights" if root.parent is None else f"its parent {short(root.parent)} is not on record")
-
-
-async def _attest(s: Session, kind: AttestationKind, about: AdapterVersion, body: BaseModel) -> Attestation:
-    subject, tenant, stated = about.digest, about.manifest.tenant, body.model_dump(mode="json")
-    return await s.api.attest(Attestation(kind=kind, subject=subject, tenant=tenant, body=stated, by=""))
 
 
 def _name(version: AdapterVersion) -> str:

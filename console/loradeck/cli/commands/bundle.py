@@ -90,8 +90,8 @@ async def import_(s: Session, file: Path, expected: str | None) -> None:
     assert version is not None
     owners = {adapter.digest: adapter.tenant for adapter in manifest.adapters}
     for signature in manifest.signatures:
-        kind, subject, body = AttestationKind.SIGNATURE, signature.subject, signature.model_dump(mode="json")
-        await s.api.attest(Attestation(kind=kind, subject=subject, tenant=owners[subject], body=body, by=""))
+        subject = signature.subject
+        await s.api.attest(Attestation.of(AttestationKind.SIGNATURE, subject, owners[subject], signature))
     s.out.json(version)
     s.out.say(
         f"{version.manifest.tenant}/{version.manifest.name} v{version.version} {short(version.digest)} on base "

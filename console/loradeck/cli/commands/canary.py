@@ -125,10 +125,7 @@ async def withdraw(s: Session, tenant: str, release: str, by: str, reason: str, 
     for name, build in builds.items():
         seqs = tuple(attestation.seq for attestation, record in wrong if record.build.key == name)
         body = CanaryRecord(release=view.id, build=build, items=(), withdraws=seqs, reason=reason)
-        said = Attestation(
-            kind=AttestationKind.CANARY, subject=view.id, tenant=tenant, body=body.model_dump(mode="json"), by=""
-        )
-        s.out.json(await s.api.attest(said))
+        s.out.json(await s.api.attest(Attestation.of(AttestationKind.CANARY, view.id, tenant, body)))
     s.out.say(f"{len(wrong)} of {by}'s records count no more")
 
 

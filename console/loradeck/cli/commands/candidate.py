@@ -178,15 +178,14 @@ async def step(
         s.out.say(f" COST       {costs(row.shadow_load)}")
     question = f"Let {name(shown.release)} shadow" if out.shadow else f"Give {name(shown.release)} to"
     s.confirm(f"{question} {percent_of(permille)} on {at}?", yes=yes)
-    key = new_key()
     request = moves.CandidateStepRequest(
         expected_generation=row.pointer.generation,
         expected_step=out.step,
         permille=permille,
-        idempotency_key=key,
+        idempotency_key=new_key(),
         **said,
     )
-    result = await sent(s.api.send(at.tenant, at.route, request), key)
+    result = await sent(s.api.send(at.tenant, at.route, request), request.idempotency_key)
     after = result.events[0].pointer
     who = gets(after.candidate) if after is not None and after.candidate is not None else "nobody"
     s.out.answer(result, f"{at}: {shown.release.label} for {who}, rev {result.rev}")
@@ -231,7 +230,6 @@ async def compare(
     s.out.heading(title(s, at, row))
     s.out.say(f" {name(shown.release)} against {name(row.live)} by {metric}, {ends}")
     s.confirm(f"Begin this A/B on {at}?", yes=yes)
-    key = new_key()
     request = moves.CandidateCompareRequest(
         figure=Figure(metric),
         until_ms=until_ms,
@@ -239,11 +237,11 @@ async def compare(
         permille=None if share is None else _permille(share),
         expected_generation=row.pointer.generation,
         expected_step=out.step,
-        idempotency_key=key,
+        idempotency_key=new_key(),
         ticket=ticket,
         **_overriding(override, break_glass, reason),
     )
-    result = await sent(s.api.send(at.tenant, at.route, request), key)
+    result = await sent(s.api.send(at.tenant, at.route, request), request.idempotency_key)
     s.out.answer(result, f"{at}: {shown.release.label} is compared by {metric} {ends}, rev {result.rev}")
 
 
@@ -268,11 +266,10 @@ async def resume(s: Session, at: Pointer, reason: str) -> None:
 async def _hold(s: Session, at: Pointer, *, held: bool, reason: str) -> None:
     row = await s.api.row(at.tenant, at.route)
     _, shown = _out(at, row)
-    key = new_key()
     request = moves.CandidateHoldRequest(
-        held=held, expected_generation=row.pointer.generation, idempotency_key=key, reason=reason
+        held=held, expected_generation=row.pointer.generation, idempotency_key=new_key(), reason=reason
     )
-    result = await sent(s.api.send(at.tenant, at.route, request), key)
+    result = await sent(s.api.send(at.tenant, at.route, request), request.idempotency_key)
     s.out.answer(result, f"{at}: steps of {shown.release.label} {'held' if held else 'resumed'}, rev {result.rev}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from loradeck.cli.commands.route import replace_route, route_of
 from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import checked, rows_of, toml_of
@@ -47,9 +48,7 @@ async def set_gate(s: Session, at: Pointer, file: Path, reason: str, break_glass
     config = before.model_copy(update={"gate": gate, "freeze": freeze})
     if before.gate is not None and config != before:
         s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)
-    kept = await s.api.set_route(
-        at.tenant, at.route, config, break_glass or reason, break_glass=break_glass is not None
-    )
+    kept = await replace_route(s, at, config, reason, break_glass)
     s.out.answer(kept, f"the gate of {at} is set")
 
 
@@ -61,13 +60,9 @@ async def set_gate(s: Session, at: Pointer, file: Path, reason: str, break_glass
 async def move_anchor(s: Session, /, words: tuple[str, ...], reason: str, break_glass: str | None) -> None:
     """Compare candidates with another fixed release from now on. Two people ask for it, each with a reason."""
     at, name = pointer_and_release(words)
-    before, anchor = await _route(s, at), await release_named(s.api, at.tenant, name)
-    if before.gate is None:
-        raise misused(f"{at} has no gate", fix=f"loradeck gate set {at.tenant} {at.route} --file FILE", code="no_gate")
-    config = before.model_copy(update={"gate": before.gate.model_copy(update={"anchor": anchor.id})})
-    kept = await s.api.set_route(
-        at.tenant, at.route, config, break_glass or reason, break_glass=break_glass is not None
-    )
+    before, anchor = await route_of(s, at), await release_named(s.api, at.tenant, name)
+    gate = _gate_of(at, before).model_copy(update={"anchor": anchor.id})
+    kept = await replace_route(s, at, before.model_copy(update={"gate": gate}), reason, break_glass)
     s.out.answer(kept, f"candidates of {at} are compared with {anchor.label}, too")
 
 
@@ -83,10 +78,9 @@ async def freeze_route(s: Session, at: Pointer, start: str, end: str) -> None:
         raise misused(
             "the window ends before it begins", where=f"{utc(window[0])} to {utc(window[1])}", fix="give dates, too"
         )
-    before = await _route(s, at)
-    kept = await s.api.set_route(
-        at.tenant, at.route, before.model_copy(update={"freeze": tuple(sorted({*before.freeze, window}))})
-    )
+    before = await route_of(s, at)
+    frozen = before.model_copy(update={"freeze": tuple(sorted({*before.freeze, window}))})
+    kept = await s.api.set_route(at.tenant, at.route, frozen)
     s.out.answer(kept, f"nothing is promoted on {at} from {utc(window[0])} to {utc(window[1])}")
 
 
@@ -95,7 +89,7 @@ async def freeze_route(s: Session, at: Pointer, start: str, end: str) -> None:
 @on_pointer
 async def thaw_route(s: Session, at: Pointer) -> None:
     """End a route's freeze windows, future ones included."""
-    before = await _route(s, at)
+    before = await route_of(s, at)
     if not before.freeze:
         raise misused(f"{at} has no freeze window", fix=f"loradeck gate show {at.tenant} {at.route}", code="no_change")
     kept = await s.api.set_route(at.tenant, at.route, before.model_copy(update={"freeze": ()}))
@@ -108,41 +102,40 @@ async def thaw_route(s: Session, at: Pointer) -> None:
 @on_pointer
 async def show(s: Session, at: Pointer, release: str | None) -> None:
     """Show a route's gate, and its newest result with all figures."""
-    config = (await s.api.tenant(at.tenant)).routes.get(at.route)
-    if config is None or config.gate is None:
-        raise misused(f"{at} has no gate", fix=f"loradeck gate set {at.tenant} {at.route} --file FILE", code="no_gate")
+    config = await route_of(s, at)
+    gate = _gate_of(at, config)
     subject = (await release_named(s.api, at.tenant, release)).id if release else None
     found = await s.api.attestations(kind=AttestationKind.GATE, subject=subject, tenant=at.tenant, route=at.route)
     newest = found[-1] if found else None
-    s.out.json({"gate": config.gate.model_dump(mode="json"), "result": newest and newest.model_dump(mode="json")})
+    s.out.json({"gate": gate.model_dump(mode="json"), "result": newest and newest.model_dump(mode="json")})
     suites = {entry.digest: entry.manifest.name for entry in await s.api.suites()}
     s.out.heading(f"{at}  gate")
-    for part in config.gate.suites:
+    for part in gate.suites:
         s.out.say(f"  {suites.get(part.suite, short(part.suite))} {short(part.suite)}: {_asks(part)}")
     names = {view.id: f"{view.label}/{view.base_label}" for view in await s.api.releases(at.tenant)}
-    if config.gate.max_age_days:
-        s.out.say(f"  evaluations of the last {config.gate.max_age_days} days")
-    if config.gate.is_anchored:
+    if gate.max_age_days:
+        s.out.say(f"  evaluations of the last {gate.max_age_days} days")
+    if gate.is_anchored:
         first = "the first release that is attested here"
-        anchor = config.gate.anchor
+        anchor = gate.anchor
         s.out.say(f"  anchor {names.get(anchor, short(anchor)) if anchor else first}")
-    if config.gate.after is not None:
-        s.out.say(f"  attested on {config.gate.after} first")
-    if config.gate.leak is not None:
-        most = f"{config.gate.leak.max_increase:.1%}"
+    if gate.after is not None:
+        s.out.say(f"  attested on {gate.after} first")
+    if gate.leak is not None:
+        most = f"{gate.leak.max_increase:.1%}"
         s.out.say(f"  rows of its datasets that it reproduces: surely under {most} more than its base does")
-    if (by := config.gate.judge) is not None:
+    if (by := gate.judge) is not None:
         who = by.address or names.get(by.release or "", short(by.release))
         s.out.say(
             f"  judged by {who} on {suites.get(by.suite, short(by.suite))}, where it agrees with people: "
             f"at least {by.min_passed:.1%} passed, surely under {by.max_drop:.1%} of pairs lost"
         )
-    if (ab := config.gate.compare) is not None:
+    if (ab := gate.compare) is not None:
         where = f" on {ab.route}" if ab.route is not None else ""
         s.out.say(
             f"  A/B of {ab.figure.value}{where}: upper end under {100 * ab.margin:g} points, {ab.keys} keys in each arm"
         )
-    if (asked := config.gate.review) is not None:
+    if (asked := gate.review) is not None:
         s.out.say(f"  review of {asked.items} answers, at most {asked.max_bad} bad, signed by {asked.people}")
     for start, end in config.freeze:
         s.out.say(f"  frozen from {utc(start)} to {utc(end)}")
@@ -199,9 +192,8 @@ async def acknowledge(s: Session, /, words: tuple[str, ...], yes: bool) -> None:
     s.confirm(f"Have you read how {release.label} differs from what is live on {at}?", yes=yes)
     if not yes and (live, shown) != await _differences(s, at, release):
         raise refused("the cards have changed while you were reading", fix="read them again", code="card_changed")
-    body = Acknowledgement(against=live, differences=digest_of({"differences": shown})).model_dump(mode="json")
-    kind = AttestationKind.ACKNOWLEDGED
-    stated = Attestation(kind=kind, subject=release.id, tenant=at.tenant, route=at.route, body=body, by="")
+    body = Acknowledgement(against=live, differences=digest_of({"differences": shown}))
+    stated = Attestation.of(AttestationKind.ACKNOWLEDGED, release.id, at.tenant, body, at.route)
     done = await s.api.sign(stated)
     s.out.answer(done, f"{done.by} has read how {release.label} differs, in {len(shown)} lines")
 
@@ -294,11 +286,10 @@ def _read(path: Path) -> tuple[ReviewedItem, ...]:
     return tuple(checked(ReviewedItem, row, where=str(path)) for row in rows_of(path, ("id",)))
 
 
-async def _route(s: Session, at: Pointer) -> RouteConfig:
-    config = (await s.api.tenant(at.tenant)).routes.get(at.route)
-    if config is None:
-        raise misused(f"{at.tenant} has no route {at.route!r}", fix=f"loradeck tenant show {at.tenant}")
-    return config
+def _gate_of(at: Pointer, config: RouteConfig) -> GateConfig:
+    if config.gate is None:
+        raise misused(f"{at} has no gate", fix=f"loradeck gate set {at.tenant} {at.route} --file FILE", code="no_gate")
+    return config.gate
 
 
 def _asks(part: SuiteGate) -> str:

@@ -144,9 +144,8 @@ async def decide(
         if (item, me) in rules.judges(here.campaign):
             fix = "ask somebody else"
             raise refused("you rated this item yourself", where=f"{item}: {me}", fix=fix, code="own_judgement")
-        said = Adjudication(rubric=build.rubric, choice=choice, reason=reason).model_dump(mode="json")
-        kind, subject = AttestationKind.ADJUDICATION, here.campaign.digests[item]
-        stated = Attestation(kind=kind, subject=subject, tenant=here.manifest.tenant, body=said, by=me)
+        said = Adjudication(rubric=build.rubric, choice=choice, reason=reason)
+        stated = here.adjudication(item, said)
     s.out.answer(await s.api.attest(stated), f"{item}: {choice}, by {build.rubric}")
 
 
@@ -233,14 +232,11 @@ async def remove(
         built = await s.api.attestations(kind=AttestationKind.AGREEMENT, tenant=tenant)
         last = next((one for one in built[::-1] if one.body["build"]["judgements"] == here.manifest.digest), None)
         names = {one.digest: one.manifest.name for one in await s.api.datasets()}
-        me = (await s.api.me()).actor
         undone = rules.undone_with(here.campaign, rater, here.stated) if rater in here.campaign.raters else []
         try:
             for rubric, item in undone:
-                kind, subject = AttestationKind.ADJUDICATION, here.campaign.digests[item]
                 body = Adjudication(rubric=rubric, choice="", reason="whoever decided it had judged the item")
-                said = body.model_dump(mode="json")
-                await s.api.attest(Attestation(kind=kind, subject=subject, tenant=tenant, body=said, by=me))
+                await s.api.attest(here.adjudication(item, body))
             done = await s.api.erase(request.model_copy(update={"plan": plan.digest, "dry_run": False}))
         except ClientError:
             again = f"loradeck preference remove {tenant} {here.manifest.digest} {rater} --reason WHY"
@@ -287,6 +283,10 @@ class _Judgements:
     def provenance(self) -> Provenance:
         """That of what is made of them. Raises: Refused: `retention_over`."""
         return rules.inherited(self.manifest.provenance, self.kept_ms)
+
+    def adjudication(self, item: str, body: Adjudication) -> Attestation:
+        """States what somebody decides of an item, or that nobody does."""
+        return Attestation.of(AttestationKind.ADJUDICATION, self.campaign.digests[item], self.manifest.tenant, body)
 
     def build(self, rubric: str | None, without: Sequence[str] = (), each: int = 2) -> PreferenceBuild:
         """Says how a dataset is to be made of them. Raises: Refused: the rubric or a rater is not there."""

@@ -71,8 +71,7 @@ async def import_eval(s: Session, tenant: str, name: str, file: Path) -> None:
     """
     view = await release_named(s.api, tenant, name)
     report = await asyncio.to_thread(harness_report, file, view.id)
-    kind, body = AttestationKind.HARNESS, report.model_dump(mode="json")
-    stated = await s.api.attest(Attestation(kind=kind, subject=view.id, tenant=tenant, body=body, by=""))
+    stated = await s.api.attest(Attestation.of(AttestationKind.HARNESS, view.id, tenant, report))
     tasks = len({figure.task for figure in report.figures})
     named = f"{report.harness} {report.version}".strip()
     s.out.answer(
@@ -148,8 +147,7 @@ async def sign(s: Session, tenant: str, name: str, key_file: Path) -> None:
     (weights,) = [entry.manifest for entry in await s.api.bases() if entry.digest == view.base]
     public = key_file.with_name(f"{key_file.name}.pub")
     signature = await asyncio.to_thread(signing.sign_weights, weights, key_file, public)
-    kind, body = AttestationKind.SIGNATURE, signature.model_dump(mode="json")
-    stated = await s.api.attest(Attestation(kind=kind, subject=view.base, tenant=tenant, body=body, by=""))
+    stated = await s.api.attest(Attestation.of(AttestationKind.SIGNATURE, view.base, tenant, signature))
     s.out.answer(stated, f"{tenant} {view.label} is signed by {signing.key_id(signature.public_key)[:12]}")
 
 

@@ -146,9 +146,7 @@ async def set_route(
         for line in _differences(before, config):
             s.out.say(f" {line}")
         s.confirm(f"Change these settings of {at}?", yes=yes or not s.interactive)
-    kept = await s.api.set_route(
-        at.tenant, at.route, config, break_glass or reason, break_glass=break_glass is not None
-    )
+    kept = await replace_route(s, at, config, reason, break_glass)
     s.out.answer(kept, f"route {at} is set")
 
 
@@ -170,9 +168,7 @@ async def ls(s: Session, tenant: str | None) -> None:
 async def show(s: Session, at: Pointer, settings: bool) -> None:
     """Show a route's live release and the target of R."""
     if settings:
-        config = (await s.api.tenant(at.tenant)).routes.get(at.route)
-        if config is None:
-            raise misused(f"{at.tenant} has no route {at.route!r}", fix=f"loradeck tenant show {at.tenant}")
+        config = await route_of(s, at)
         s.out.json(config)
         for key, value in config.model_dump(mode="json").items():
             s.out.say(f"{key:15} {value}")
@@ -387,6 +383,22 @@ async def samples(s: Session, at: Pointer, name: str | None, last: int) -> None:
         s.out.say(f"no samples of {at}: no answer that is kept failed a check in the last {found.hours} hours")
     for why in silent:
         s.out.say(f"not all: {why}")
+
+
+async def route_of(s: Session, at: Pointer) -> RouteConfig:
+    """The settings of a route. Raises: CliError: the tenant has none of this name."""
+    config = (await s.api.tenant(at.tenant)).routes.get(at.route)
+    if config is None:
+        raise misused(f"{at.tenant} has no route {at.route!r}", fix=f"loradeck tenant show {at.tenant}")
+    return config
+
+
+async def replace_route(
+    s: Session, at: Pointer, config: RouteConfig, reason: str, break_glass: str | None
+) -> RouteConfig:
+    """Replaces a route's settings. A broken glass has a reason of its own, which counts."""
+    broken = break_glass is not None
+    return await s.api.set_route(at.tenant, at.route, config, break_glass or reason, break_glass=broken)
 
 
 def _write(path: Path, text: str) -> None:

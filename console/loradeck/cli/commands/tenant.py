@@ -196,8 +196,7 @@ async def freeze(s: Session, name: str, start: str | None, end: str | None, sour
     window = [moment(text, interactive=False, ahead=True) if text else None for text in (start, end)]
     given = {"from_ms": window[0] or int(time.time() * 1000), "until_ms": window[1], "source": source, "reason": reason}
     added = checked(TrainingFreeze, given, where="options", fix="give dates, too")
-    wanted = policy.model_copy(update={"training_freezes": (*policy.training_freezes, added)})
-    kept = await s.api.set_data_policy(name, wanted, reason, was=policy)
+    kept = await _change(s, name, policy, reason, training_freezes=(*policy.training_freezes, added))
     s.out.answer(kept, f"training of {name} is frozen: {_frozen(added)}")
 
 
@@ -212,8 +211,7 @@ async def thaw(s: Session, name: str, source: str | None, reason: str) -> None:
     left = tuple(freeze for freeze in policy.training_freezes if source is not None and freeze.source != source)
     if left == policy.training_freezes:
         raise misused(f"{name} has no such freeze", fix=f"loradeck tenant data {name} lists them", code="no_change")
-    wanted = policy.model_copy(update={"training_freezes": left})
-    kept = await s.api.set_data_policy(name, wanted, reason, was=policy)
+    kept = await _change(s, name, policy, reason, training_freezes=left)
     s.out.answer(kept, f"{len(policy.training_freezes) - len(left)} freezes of {name} end, {len(left)} stay")
 
 
@@ -233,8 +231,8 @@ async def expect(s: Session, name: str, at: str, what: str, reason: str) -> None
     changes = [change for change in policy.expected_changes if change.at_ms != at_ms]
     if what:
         changes.append(checked(ExpectedChange, {"at_ms": at_ms, "what": what}, where="options"))
-    wanted = policy.model_copy(update={"expected_changes": tuple(sorted(changes, key=lambda change: change.at_ms))})
-    kept = await s.api.set_data_policy(name, wanted, reason, was=policy)
+    changes.sort(key=lambda change: change.at_ms)
+    kept = await _change(s, name, policy, reason, expected_changes=tuple(changes))
     s.out.answer(kept, f"{len(kept.expected_changes)} days are entered for {name}")
 
 
@@ -255,10 +253,7 @@ async def assess(s: Session, /, name: str, until: str | None, **given: Any) -> N
     until_ms = moment(until, interactive=False, ahead=True) if until else None
     body = checked(Assessment, {**given, "until_ms": until_ms}, where="options")
     subject = digest_of({"tenant": name, "source": body.source})
-    stated = Attestation(
-        kind=AttestationKind.ASSESSMENT, subject=subject, tenant=name, body=body.model_dump(mode="json"), by=""
-    )
-    signed = await s.api.sign(stated)
+    signed = await s.api.sign(Attestation.of(AttestationKind.ASSESSMENT, subject, name, body))
     what = "counts no more" if body.withdrawn else f"is signed for {', '.join(body.purposes)}"
     s.out.answer(signed, f"{body.reference} of {body.source} {what}, by {signed.by}")
 
@@ -285,10 +280,12 @@ async def opt_out(s: Session, name: str, people: TextIO, withdrawn: bool, reason
         where = f"lines {', '.join(map(str, wrong[:20]))}" if wrong else "the file is empty"
         raise misused("what people are known by needs five letters and digits, on each line", where=where)
     body = checked(OptOut, {"people": [*listed.values()], "reason": reason, "withdrawn": withdrawn}, where="FILE")
-    kind, subject = AttestationKind.OPT_OUT, digest_of({"tenant": name})
-    stated = Attestation(kind=kind, subject=subject, tenant=name, body=body.model_dump(mode="json"), by="")
-    done = await s.api.attest(stated)
+    done = await s.api.attest(Attestation.of(AttestationKind.OPT_OUT, digest_of({"tenant": name}), name, body))
     s.out.answer(done, f"rows of {len(body.people)} people {'may come in again' if withdrawn else 'do not come in'}")
+
+
+async def _change(s: Session, name: str, policy: DataPolicy, reason: str, **fields: object) -> DataPolicy:
+    return await s.api.set_data_policy(name, policy.model_copy(update=fields), reason, was=policy)
 
 
 def _uses(policy: DataPolicy, said: tuple[str, ...]) -> dict[str, dict[str, str]] | None:

@@ -40,9 +40,8 @@ async def deprecate(
     if until is not None and until < day:
         raise misused("--until is before --from", fix="leave it out, or give a later day")
     last = None if until is None else _ms(until)
-    body = Deprecation(from_ms=_ms(day), until_ms=last, reason=reason).model_dump(mode="json")
-    kind = AttestationKind.DEPRECATION
-    stated = await s.api.attest(Attestation(kind=kind, subject=subject, tenant=tenant, body=body, by=""))
+    body = Deprecation(from_ms=_ms(day), until_ms=last, reason=reason)
+    stated = await s.api.attest(Attestation.of(AttestationKind.DEPRECATION, subject, tenant, body))
     rows = await users(s.api, tenant, release)
     s.out.json({"deprecation": stated.model_dump(mode="json"), "users": [row.pointer.model_dump() for row in rows]})
     s.out.say(f"{name} is deprecated from {day:%Y-%m-%d}")
