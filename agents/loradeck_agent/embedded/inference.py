@@ -76,10 +76,7 @@ class Inference:
     # ---- called from any thread
 
     def submit(self, sequence: Sequence) -> None:
-        """Queues a request. Its adapter must be loaded and not retired.
-
-        Raises: Overloaded: MAX_WAITING requests wait already.
-        """
+        """Queues a request of an adapter that is loaded. Raises: Overloaded: MAX_WAITING requests wait already."""
         with self._wake:
             if len(self._arrivals) + len(self._waiting) >= MAX_WAITING:
                 raise Overloaded

@@ -154,10 +154,7 @@ class _Results:
     found: dict[str, ItemResult] = field(default_factory=dict)
 
     def add(self, results: Iterable[ItemResult], tokens_per_second: float = 0.0) -> None:
-        """Takes results in and reports them.
-
-        Raises: Preempted: SIGTERM was received.
-        """
+        """Takes results in and reports them. Raises: Preempted: SIGTERM was received."""
         self.found |= {result.id: result for result in results}
         done = self.found.values()
         self.current.progress(

@@ -88,10 +88,7 @@ def merge(current: Run) -> Mapping[str, Any]:
 
 
 def _adapter_of(current: Run, spec: MergeSpec) -> tuple[str, Path]:
-    """Digest and folder of the release's adapter.
-
-    Raises: BadSpec: `bad_spec`: the inputs are not those of the release.
-    """
+    """Digest and folder of the release's adapter. Raises: BadSpec: `bad_spec`: the inputs are another release's."""
     if len(current.spec.inputs) != 1:
         raise BadSpec("bad_spec", f"the spec gives {len(current.spec.inputs)} inputs, a merge has one: the adapter")
     ((digest, folder),) = current.spec.inputs.items()

@@ -94,10 +94,7 @@ class Run:
         self._step: tuple[int | None, int | None] = (None, None)
 
     def emit(self, type_: jobs.ExecutorEventType, **fields: Unpack[EventFields]) -> None:
-        """Appends one event to the event file. A terminal event is durable when this returns.
-
-        Raises: OSError: the disk refused the write.
-        """
+        """Appends one event to the event file; a terminal one is durable then. Raises: OSError: the disk refused."""
         run, attempt, now = self.spec.run, self.spec.attempt, time.time()
         event = jobs.ExecutorEvent(run=run, attempt=attempt, seq=self._seq, ts=now, type=type_, **fields)
         self._events.write(event.model_dump_json(exclude_defaults=True, exclude={"v"}).encode() + b"\n")

@@ -165,10 +165,7 @@ def _lessons(current: Run, spec: TrainSpec) -> list[Lesson]:
 
 
 def _check_contamination(current: Run, lessons: list[Lesson]) -> None:
-    """Checks that no row contains an item of the suites that are held out.
-
-    Raises: BadSpec: `contaminated`, with the ids of up to 20 such items.
-    """
+    """Checks that no row has an item of held-out suites. Raises: BadSpec: `contaminated`, with 20 such ids at most."""
     found: dict[str, str] = {}
     for digest in current.spec.held_out:
         questions = read_suite(current.input(digest), digest).questions

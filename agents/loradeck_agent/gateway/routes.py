@@ -33,10 +33,7 @@ Shown = dict[PointerKey, tuple[Fence, Name]]
 
 
 class GatewayRoutes:
-    """The table of a gateway, where its pointers are served, and the fences that nodes have shown since.
-
-    `file`: where it is kept, mode 0600.
-    """
+    """A gateway's table, where pointers are served, and fences shown since. `file`: keeps it, mode 0600."""
 
     def __init__(self, file: Path) -> None:
         self.table = DesiredTable()

@@ -58,10 +58,7 @@ class HubLogin:
 
     @property
     def may_join(self) -> bool:
-        """Whether this node has a join token and still has to join with it.
-
-        Raises: ConfigError: there is no token either.
-        """
+        """Whether this node still has to join, and has a join token. Raises: ConfigError: there is no token either."""
         secure = self._config.hub.startswith("https")
         return secure and not self._identity.exists and is_join_token(self._config.read_token())
 

@@ -117,10 +117,7 @@ class StateFolder:
 
 
 def make_private(path: Path, group: int = 0) -> None:
-    """Makes a folder that is its owner's alone, but for these bits of its group, if they are set.
-
-    Raises: AgentError: `state_unusable`.
-    """
+    """Makes a folder its owner's alone, but for these bits of a group. Raises: AgentError: `state_unusable`."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o077 & ~group:

@@ -126,10 +126,7 @@ class ExecutorFolder:
 
 
 def sweep(jobs: Path) -> None:
-    """Removes attempts that ended long ago: their results are with the hub. Blocks.
-
-    A base that an attempt has trained stays: an engine may run on it.
-    """
+    """Removes attempts that ended long ago, but not a base that one has trained: an engine may run on it. Blocks."""
     for path in jobs.iterdir():
         folder = ExecutorFolder(path)
         attempt = folder.read()

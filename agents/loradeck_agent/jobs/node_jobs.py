@@ -213,10 +213,7 @@ class Jobs:
     # ---- life ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follows the executors that an earlier agent left running, then removes old ones, until cancelled.
-
-        Executors outlive this.
-        """
+        """Follows executors of an earlier agent, then removes old ones, until cancelled. Executors outlive this."""
         for path in sorted(self.folder.jobs.iterdir()):
             folder = ExecutorFolder(path, self.launcher.user if (path / "work").is_dir() else None)
             attempt = folder.read()

@@ -111,10 +111,7 @@ class Results:
         return failure(job, seq, AgentError(code, f"the executor ended {how}", where))
 
     async def _result(self, job: JobAssignment, executor: Executor) -> dict[str, Any]:
-        """Verifies an executor's result and hands it to the hub.
-
-        Raises: AgentError: it does not match its manifest, or the hub refused it.
-        """
+        """Verifies a result and hands it to the hub. Raises: AgentError: it is not its manifest's, or was refused."""
         out = await asyncio.to_thread(executor.folder.take_result)
         try:
             if isinstance(job.spec, TrainSpec) and job.spec.weights is Weights.FULL:

@@ -255,10 +255,7 @@ class SlurmJob(Workload):
         return path
 
     async def _run(self, program: str, *args: str) -> tuple[int, str, str]:
-        """Runs one of Slurm's commands. Returns its exit status, its output, and what it complains of, in one line.
-
-        Raises: AgentError: `scheduler_missing`.
-        """
+        """Runs a command of Slurm's: (status, output, complaint in a line). Raises: AgentError: `scheduler_missing`."""
         async with self._turn:
             return await self._run_now(self._program(program), *args)
 

@@ -66,10 +66,7 @@ class _Assembly:
 
 
 def assemble(answer: str, *, streamed: bool) -> list[Choice]:
-    """The choices of an answer, as the engine sent it.
-
-    Raises: ValueError: it is not JSON, or not a stream of JSON events.
-    """
+    """The choices of an answer, as the engine sent it. Raises: ValueError: no JSON, or no stream of JSON events."""
     assembly = _Assembly()
     for document in _documents(answer, streamed):
         if not isinstance(document, dict):

@@ -16,10 +16,7 @@ HINT = "x-loradeck-coming"
 
 
 def is_gateway(tls: Any) -> bool:
-    """Tells whether a connection's other end has proven a certificate that makes it a gateway.
-
-    `tls`: the connection's `ssl.SSLObject`; None: it has no TLS.
-    """
+    """Tells whether a connection's certificate is a gateway's. `tls`: its `ssl.SSLObject`; None: it has no TLS."""
     shown = tls.getpeercert() if tls is not None else None
     return ("DNS", GATEWAY_NAME) in shown.get("subjectAltName", ()) if shown else False
 

@@ -79,10 +79,7 @@ class Judges:
             self._time.over()
 
     def offer(self, admitted: Admitted, question: bytes, answer: bytes) -> None:
-        """Has an answer judged that its checks have seen, if it was drawn.
-
-        `question`: the request's body.
-        """
+        """Has an answer judged, if it was drawn, that its checks have seen. `question`: the request's body."""
         judge, row = admitted.plan.entry.judge, admitted.row
         if judge is None or JUDGE not in row.asked or not self._takes:
             return

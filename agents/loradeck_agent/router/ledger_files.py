@@ -139,10 +139,7 @@ def _hour() -> int:
 
 
 def give_up_oldest(folder: Path, most: int) -> int:
-    """Removes the oldest files of a folder that no router writes, until they have `most` bytes.
-
-    Returns the lines that went.
-    """
+    """Removes the oldest files that no router writes, down to `most` bytes. Returns the lines that went."""
     lost, sizes = 0, dict[Path, int]()
     for path in sorted([*folder.glob(f"*{COMPLETE}"), *folder.glob(f"*{OPEN}")]):
         with suppress(FileNotFoundError):  # an agent has taken it meanwhile

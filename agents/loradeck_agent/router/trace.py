@@ -100,10 +100,7 @@ class Row:
 
 
 class Trace:
-    """Rows enter when they are complete: finished, and judged where a check was due.
-
-    `follower`: is given each row after it has entered.
-    """
+    """Rows enter when finished, and judged where a check is due; then `follower` is given each."""
 
     def __init__(self, kept: int = KEPT, follower: Callable[[Row], None] = lambda row: None) -> None:
         self._follower = follower

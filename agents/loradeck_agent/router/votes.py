@@ -71,10 +71,7 @@ class _Second:
 
 
 class Votes:
-    """The units of one counter by the second of their admission, and which of them failed or were bad.
-
-    Seconds are those of the monotonic clock.
-    """
+    """The units of one counter by the (monotonic) second of their admission, and which failed or were bad."""
 
     __slots__ = ("_seconds", "callers")
 

@@ -67,10 +67,7 @@ class Card:
         return {"index": self.index, "uuid": self.uuid, "name": self.name, "xids": list(self.xids)}
 
     def sample(self, *, processes: bool) -> dict[str, Any]:
-        """The fields of `schemas.telemetry.Gpu`; None for each that this driver or this card does not have.
-
-        Raises: _Lost: the card fell off the bus.
-        """
+        """The fields of `schemas.telemetry.Gpu`; None where the card has none. Raises: _Lost: it fell off the bus."""
         handle = self.handle
         memory = _read(lambda: _memory(handle))
         use = _read(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))

@@ -349,10 +349,7 @@ _settings: TypeAdapter[list[SimulatedNode]] = TypeAdapter(list[SimulatedNode])
 
 
 def read_nodes(text: bytes) -> list[SimulatedNode]:
-    """Parses the list of nodes to simulate.
-
-    Raises: click.ClickException: it is not a list of nodes; the message repeats no token.
-    """
+    """Parses the list of nodes. Raises: click.ClickException: it is none; the message repeats no token."""
     try:
         return _settings.validate_json(text)
     except ValidationError as error:

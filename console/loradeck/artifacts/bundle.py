@@ -148,10 +148,7 @@ def _take(tar: tarfile.TarFile, name: str, limit: int) -> bytes:
 
 
 def _lay(source: BinaryIO, target: Path, size: int) -> str:
-    """Writes content to the new file `target` and returns its SHA-256 (hex).
-
-    Raises: BadArtifact: `truncated_bundle`, `disk_full`.
-    """
+    """Lays content into a new file; returns its SHA-256 (hex). Raises: BadArtifact: `truncated_bundle`, `disk_full`."""
     digest, written = hashlib.sha256(), 0
     with room_on(target), target.open("xb") as file:
         while piece := source.read(PIECE):

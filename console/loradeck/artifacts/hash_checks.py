@@ -21,10 +21,7 @@ def sha256_of(path: Path) -> str:
 
 
 def check_digest(computed: str, announced: str) -> None:
-    """Does nothing where a received file's SHA-256 (hex) is the announced one.
-
-    Raises: BadArtifact: `digest_mismatch`.
-    """
+    """Checks a received file's SHA-256 (hex) against the announced one. Raises: BadArtifact: `digest_mismatch`."""
     if computed != announced:
         raise BadArtifact(
             "digest_mismatch",
@@ -35,10 +32,7 @@ def check_digest(computed: str, announced: str) -> None:
 
 
 def plain_files(folder: Path) -> list[Path]:
-    """Paths of every file under a folder, sorted. Links, sockets and devices are refused, not followed.
-
-    Raises: BadArtifact: `path_traversal`.
-    """
+    """Paths of all files under a folder, sorted. Raises: BadArtifact: `path_traversal`: of a link, socket or device."""
     found = []
     for parent, folders, names in os.walk(folder, onerror=_raise):
         for name in (*folders, *names):

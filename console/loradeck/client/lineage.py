@@ -6,10 +6,7 @@ from loradeck.schemas.manifest import AdapterVersion
 
 
 def ancestors(version: AdapterVersion, versions: Mapping[str, AdapterVersion]) -> list[AdapterVersion]:
-    """The versions that a version was trained on from, nearest first, as far as they are known.
-
-    `versions`: all known versions, by their digest.
-    """
+    """The known versions that one was trained on from, nearest first. `versions`: all known ones, by their digest."""
     found: list[AdapterVersion] = []
     seen = {version.digest}
     parent = version.manifest.parent

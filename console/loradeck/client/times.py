@@ -54,10 +54,7 @@ def moment(text: str, *, now_ms: int, zoneless: bool, ahead: bool = False) -> in
 
 
 def _local(naive: datetime) -> datetime:
-    """A local time of this machine with its offset.
-
-    Raises: MomentError: clocks were put forward over it, or put back to it, so that it names no moment, or two.
-    """
+    """A local time with its offset. Raises: MomentError: by a change of clocks it names no moment, or two."""
     try:
         first, second = (naive.replace(fold=fold).astimezone() for fold in (0, 1))
     except (ValueError, OverflowError):

@@ -44,10 +44,7 @@ class SqlDatabase(Protocol):
         """
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """Yields the connection for reads.
-
-        Raises: OutcomeUnknown: a commit failed and the database was not reopened since.
-        """
+        """Yields the connection for reads. Raises: OutcomeUnknown: it was not reopened since a failed commit."""
 
     def wait_for_change(self, timeout_s: float) -> bool:
         """Waits for another process's commit; see `Store.wait_for_change`."""

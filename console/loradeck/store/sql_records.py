@@ -147,10 +147,7 @@ class SqlRecords:
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
 
     def add_served(self, deltas: Iterable[Served], hour: int) -> None:
-        """Adds to the seconds and counts of releases and to the counts of their routes in an hour, in one transaction.
-
-        `hour`: hours since 1970.
-        """
+        """Adds to the sums of releases, and of their routes in an hour (since 1970), in one transaction."""
         sums = [_sums(delta) for delta in deltas]
         by_hour = [(tenant, route, hour, *counts) for tenant, route, _, _, *counts in sums if any(counts)]
         with self._writing() as (connection, _):

@@ -85,10 +85,7 @@ def install(files: Sequence[UnitFile], state: Path, user: str, say: Say, *, dry_
 
 
 def uninstall(files: Sequence[UnitFile], say: Say, *, dry_run: bool) -> None:
-    """Stops and disables the units and removes the files. State, users and settings stay.
-
-    Raises: ServiceFault: as `install`.
-    """
+    """Stops the units and removes the files; state, users and settings stay. Raises: ServiceFault, as `install`."""
     _check(dry_run)
     there = [file.path for file in files if file.path.exists()]
     if not there:

@@ -15,10 +15,7 @@ from transformers import DynamicCache
 
 @dataclass
 class Greedy:
-    """A greedy answer: its tokens, the end token included, and each token's margin.
-
-    A margin is the top-1 minus the top-2 log-probability, in nats.
-    """
+    """A greedy answer: its tokens with the end token, and each one's margin: top-1 minus top-2, in nats."""
 
     tokens: list[int] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)

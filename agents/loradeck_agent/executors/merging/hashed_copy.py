@@ -44,10 +44,7 @@ class HashedCopy:
         self._target.close()
 
     def take(self, size: int) -> bytearray:
-        """Reads the next `size` bytes of the source.
-
-        Raises: BadArtifact: `truncated_safetensors`: the source ends before.
-        """
+        """Reads the source's next `size` bytes. Raises: BadArtifact: `truncated_safetensors`: it ends before."""
         data = bytearray(size)
         view = memoryview(data)
         while view:

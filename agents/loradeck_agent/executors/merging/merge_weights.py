@@ -93,10 +93,7 @@ def _merge(base: Path, adapter: Path, out: Path, between: Between) -> Merged:
 
 
 def _sum(name: str, data: bytearray, tensor: Tensor, lora: AdapterOfBase) -> memoryview:
-    """Adds a pair's product to its weight, and returns the bytes of the sum.
-
-    Raises: BadArtifact: `bad_values`: the sum is not finite.
-    """
+    """Adds a pair's product to its weight; returns the sum's bytes. Raises: BadArtifact: `bad_values`: not finite."""
     dtype = DTYPES[tensor.dtype]
     pair = lora.pairs[name]
     merged = read_side(lora.path, pair.b) @ read_side(lora.path, pair.a)

@@ -63,10 +63,7 @@ def read_teacher(folder: Path, settings: Distillation, student: Base, device: to
 
 
 def check_teacher(folder: Path, settings: Distillation, student: Base) -> None:
-    """Checks that a folder holds the recipe's teacher, and that it reads the student's tokens.
-
-    Raises: BadSpec: as of `read_teacher`.
-    """
+    """Checks that a folder holds the recipe's teacher, who reads the student's tokens. Raises: BadSpec."""
     try:
         found = base_manifest(folder, "-", "-").digest
     except BadArtifact as error:

@@ -54,10 +54,7 @@ def folded_words(text: str) -> list[str]:
 
 
 def found_in(questions: Iterable[str], items: Mapping[str, str]) -> Iterator[tuple[int, str, str]]:
-    """Yields (line of a row, counted from 1; item; how) for each item that a row's question holds.
-
-    `items`: id -> question.
-    """
+    """Yields (line, from 1; item; how) for each item that a row's question holds. `items`: id -> question."""
     words = {item: folded_words(question) for item, question in items.items()}
     same: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for item, own in words.items():

@@ -111,10 +111,7 @@ async def vram_(
 
 
 async def _memory_of(s: Session, name: str) -> float:
-    """Bytes of a node's smallest GPU, or of its host if it has none.
-
-    Raises: CliError: the node is unknown, or has not reported its memory.
-    """
+    """Bytes of a node's smallest GPU, or of its host without one. Raises: CliError: unknown, or never reported."""
     found = next((row for row in await s.api.nodes() if row.node == name), None)
     if found is None:
         raise refused(f"there is no node {name!r}", fix="loradeck node ls", code="unknown_node")

@@ -70,10 +70,7 @@ class Record:
 
 
 async def record(api: HubApi, version: AdapterVersion) -> Record:
-    """Collects everything that the hub has on a version.
-
-    Raises: ApiError, HubUnreachable: the hub refused, or was not reached.
-    """
+    """Collects everything that the hub has on a version."""
     manifest = version.manifest
     jobs = await api.jobs(JobQuery(kind="train", match=version.digest))
     return await _record(
@@ -90,10 +87,7 @@ async def record(api: HubApi, version: AdapterVersion) -> Record:
 
 
 async def record_of_weights(api: HubApi, tenant: str, view: ReleaseView) -> Record:
-    """Collects everything that the hub has on a release of whole weights.
-
-    Raises: ApiError, HubUnreachable: the hub refused, or was not reached.
-    """
+    """Collects everything that the hub has on a release of whole weights."""
     bases = {entry.digest: entry for entry in await api.bases()}
     made = next((one for one in bases[view.base].made if one.tenant == tenant), None)
     version = next((v for v in await api.adapters(tenant) if v.digest == view.adapter), None)
@@ -112,10 +106,7 @@ async def record_of_weights(api: HubApi, tenant: str, view: ReleaseView) -> Reco
 
 
 async def record_of_release(api: HubApi, tenant: str, view: ReleaseView) -> Record:
-    """Collects everything that the hub has on a release of whichever form.
-
-    Raises: ApiError, HubUnreachable: the hub refused, or was not reached.
-    """
+    """Collects everything that the hub has on a release of whichever form."""
     version = next((one for one in await api.adapters(tenant) if one.release == view.id), None)
     return await record(api, version) if version is not None else await record_of_weights(api, tenant, view)
 

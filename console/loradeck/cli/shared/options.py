@@ -82,10 +82,7 @@ def reason_option(*, required: bool = False) -> Callable[[F], F]:
 
 
 def exit_on_error(work: Callable[[], None], *, as_json: bool) -> None:
-    """Runs `work`; prints an expected error to stderr and exits with its status.
-
-    Raises: click.exceptions.Exit: after an expected error.
-    """
+    """Runs `work`; an expected error goes to stderr. Raises: click.exceptions.Exit: after one, with its status."""
     try:
         work()
     except Exception as error:

@@ -78,10 +78,7 @@ async def almost_same(s: Session, texts: Sequence[str], what: str) -> set[int]:
 
 
 async def built_rows(s: Session, tenant: str, source: str) -> dict[str, str]:
-    """Returns the questions of the rows of a tenant's datasets that have a source, by the rows' ids.
-
-    Those whose files are gone are left out.
-    """
+    """The questions of a tenant's rows of a source, by their ids, without rows whose files are gone."""
     datasets = [e.manifest for e in await s.api.datasets() if e.manifest.tenant == tenant]
     found = dict[str, str]()
     async for _, path in _files([one for one in datasets if one.provenance.source == source], s):
@@ -137,10 +134,7 @@ def _question(row: dict[str, Any]) -> str:
 
 
 def _described(file: Path, tenant: str, name: str, provenance: Provenance, needed: Needed) -> DatasetManifest:
-    """Reads every row before anything is sent, and builds the dataset's manifest.
-
-    Raises: CliError: a row is wrong, with its line.
-    """
+    """Reads every row before anything is sent; builds the manifest. Raises: CliError: a row is wrong, with its line."""
     rows = sum(1 for _ in rows_of(file, needed))
     if rows == 0:
         raise misused("the file has no rows", where=str(file), fix="one JSON object a line")

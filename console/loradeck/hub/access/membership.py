@@ -194,10 +194,7 @@ class Membership:
         return tuple(sorted({str(key.node) for key in keys if key.roots != self.authority.roots}))
 
     def rotate(self, *, force: bool) -> AuthorityState:
-        """Takes the next step of the authority's replacement.
-
-        Raises: Refused `nodes_behind`: nodes do not know of the last step yet, and would be left outside.
-        """
+        """Takes the next step of replacing the authority. Raises: Refused `nodes_behind`: some lack the last step."""
         behind = self.behind() if self.authority.stage is not Stage.ALONE else ()
         if behind and not force:
             raise Refused(

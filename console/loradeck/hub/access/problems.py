@@ -94,10 +94,7 @@ def invalid(errors: Sequence[Any]) -> Problem:
 
 
 def install(app: FastAPI, count: Callable[[str], None]) -> None:
-    """Installs handlers that turn every exception of a call into a problem document.
-
-    `count` is called with the code of each refusal.
-    """
+    """Makes a problem document of every exception of a call. `count` is called with the code of each refusal."""
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, Refused | BadArtifact | StoreError)

@@ -48,10 +48,7 @@ class Identity:
 
 
 def read_settings(path: Path) -> OidcSettings:
-    """The provider's settings in a TOML file.
-
-    Raises: Refused `invalid_request`: it cannot be read, or a setting is wrong.
-    """
+    """The provider's settings in a TOML file. Raises: Refused `invalid_request`: one is wrong, or it is not there."""
     try:
         return OidcSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -87,10 +84,7 @@ class SignIns:
         self.unsaved = False
 
     def caller(self, bearer: str) -> Caller:
-        """The caller that a person's token belongs to.
-
-        Raises: Refused `unauthenticated`, or `no_role` where none of its groups has a role here.
-        """
+        """The caller of a person's token. Raises: Refused `unauthenticated`; `no_role`: none of its groups has one."""
         if len(bearer) > LONGEST_TOKEN:
             raise unauthenticated()
         sha256 = hashlib.sha256(bearer.encode()).hexdigest()

@@ -19,10 +19,7 @@ router = APIRouter(prefix="/v1", tags=["reviews"], route_class=Guarded)
 
 
 async def _asked(hub: Hub, key: PointerKey, release: str) -> tuple[GateConfig, ReviewGate, EvaluationReport]:
-    """The gate that asks for a review, and the report whose answers are sampled.
-
-    Raises: Refused `no_review`, `gate_missing`.
-    """
+    """The gate that asks for a review, and the sampled report. Raises: Refused `no_review`, `gate_missing`."""
     hub.log.state.route(*key)
     hub.catalogue.known(key[0], release)
     gate = hub.log.state.config(key).gate

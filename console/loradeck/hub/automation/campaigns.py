@@ -128,10 +128,7 @@ class Campaigns:
         return found
 
     def check_free(self, name: str, units: Iterable[str] = ()) -> None:
-        """Checks that no campaign has this name, and none that is not over a route of these.
-
-        Raises: Refused: campaign_exists.
-        """
+        """Checks that no campaign has this name, or is over a route of these. Raises: Refused: campaign_exists."""
         busy = self._busy()
         taken = [f"{unit} is in the campaign {busy[unit]}" for unit in units if unit in busy]
         if name in self._kept.state.campaigns or taken:

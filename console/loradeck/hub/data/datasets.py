@@ -188,10 +188,7 @@ class Datasets:
         return found
 
     def check_upload(self, sha256: str) -> None:
-        """Checks that a file is not one whose rows were erased, which no tenant may bring back.
-
-        Raises: Refused: `erased_row`.
-        """
+        """Checks that a file's rows were not erased: no tenant may bring them back. Raises: Refused: `erased_row`."""
         named = self._registry.catalogue.rows_in.get(sha256, set())
         lifted = any(tenant.data.lift_erasures for tenant in self._state.tenants.values())
         if named and named <= self._attestations.facts.erased.keys() and not lifted:

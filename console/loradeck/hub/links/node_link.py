@@ -70,9 +70,7 @@ Handler = Callable[[Node, Any], None]
 
 
 class LinkOutbox:
-    """The links that owe their nodes something. Each is written to once, at the end of the event loop's turn or when
-    they are all flushed before.
-    """
+    """The links that owe their nodes something: each is written to once, when the loop's turn ends or before."""
 
     def __init__(self) -> None:
         self._links: dict[Link, None] = {}
@@ -252,10 +250,7 @@ class Link:
         self.close(REVOKED, "unauthenticated")
 
     async def serve(self) -> None:
-        """Reads until the link ends.
-
-        Raises: whatever `read` raises; CancelledError where the link was closed from this end.
-        """
+        """Reads until the link ends. Raises: what `read` raises; CancelledError: it was closed from this end."""
         self._reader = asyncio.ensure_future(self.read())
         self._wire.on_writable = self._on_writable
         try:

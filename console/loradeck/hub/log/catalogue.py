@@ -111,10 +111,7 @@ class Catalogue:
         return None
 
     def known(self, tenant: str, release_id: str) -> Release:
-        """A tenant's release by id, base alone included.
-
-        Raises: Refused `unknown_release`, also for another tenant's release.
-        """
+        """A tenant's release by id, base alone too. Raises: Refused `unknown_release`, for another tenant's as well."""
         found = self.release(release_id, tenant)
         if found is None or found.tenant != tenant:
             raise Refused(

@@ -61,10 +61,7 @@ class DiskReserve:
                 self._held, self.exhausted = held, False
 
     def check_upload(self, size: int = 0) -> None:
-        """Does nothing where an upload of `size` bytes leaves the disk four times the reserve.
-
-        Raises: Refused `disk_full`.
-        """
+        """Checks that an upload of `size` bytes leaves four times the reserve. Raises: Refused `disk_full`."""
         if self._free() - size < 4 * self._wanted:
             raise Refused(
                 DISK_FULL,

@@ -280,10 +280,7 @@ class Log:
             self._on_lease_lost()
 
     async def begin_epoch(self, *, above: int) -> None:
-        """Begins an epoch above the given one and above all of this log. The caller holds `moving`.
-
-        Raises: StoreError.
-        """
+        """Begins an epoch above the given one and this log's, under `moving`. Raises: StoreError."""
         await self.adopt((), epoch_above=above, key=f"after-epoch-{self.state.epoch}-{self.state.rev}")
 
     async def _catch_up(self) -> None:

@@ -45,10 +45,7 @@ class DeprecatedCallers:
         return tuple(CallerSeen(key=name, last_ms=seen[name]) for name in sorted(seen, key=lambda k: (-seen[k], k)))
 
     async def save(self) -> None:
-        """Writes what has changed, without keys that there are no more.
-
-        Raises: StoreError: it is kept for the next time.
-        """
+        """Writes what has changed, without keys that are gone. Raises: StoreError: it is kept for the next time."""
         if not self._unsaved:
             return
         for name, seen in list(self._seen.items()):

@@ -61,10 +61,7 @@ class Backups:
                 await asyncio.sleep(min(RETRY_S, self.every_s))
 
     async def make(self) -> Path:
-        """Makes one now: the database first, so that each blob that it names is copied after it.
-
-        Raises: StoreError, OSError, BadArtifact.
-        """
+        """Makes one: the database, then each blob that it names. Raises: StoreError, OSError, BadArtifact."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         now_ms = self._clock.now_ms()
         path = self.folder / f"hub-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S.%fZ}.db"

@@ -99,10 +99,7 @@ class MovesAllowed:
             self.check_event(draft.kind, (draft.tenant, draft.route) if draft.route is not None else None)
 
     def check_complete(self) -> None:
-        """Does nothing while the log is known to hold every move.
-
-        Raises: Refused, as `check` does, and `log_behind`.
-        """
+        """Does nothing while the log surely holds every move. Raises: Refused, as `check` does, and `log_behind`."""
         self.check()
         if self.waiting == BEHIND:
             raise self._behind("this hub's log lacks moves that its nodes have seen", self._witnesses.ahead)

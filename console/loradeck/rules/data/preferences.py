@@ -103,10 +103,7 @@ def undone_with(campaign: Campaign, rater: str, stated: Iterable[Attestation]) -
 
 
 def check_build(campaign: Campaign, build: PreferenceBuild) -> None:
-    """Checks that the rubric and the raters that a build names are there.
-
-    Raises: Refused: `unknown_rubric`, `unknown_rater`.
-    """
+    """Checks that a build's rubric and raters are there. Raises: Refused: `unknown_rubric`, `unknown_rater`."""
     if build.rubric not in campaign.rubrics:
         have = ", ".join(sorted(campaign.rubrics))
         fix = "name one of them (--rubric)"

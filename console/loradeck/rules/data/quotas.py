@@ -15,10 +15,7 @@ from loradeck.schemas.tenant import Quota, QuotaUse, TenantState
 
 
 def used(quota: Quota, kept: Iterable[AdapterManifest]) -> QuotaUse:
-    """Sums what a tenant has. A file that several versions name is counted once.
-
-    `kept`: its adapter versions that are not deprecated.
-    """
+    """Sums what a tenant has, a file of several versions once. `kept`: its versions that are not deprecated."""
     versions = list(kept)
     return QuotaUse(quota=quota, adapters=len(versions), bytes=sum(_files(versions).values()))
 

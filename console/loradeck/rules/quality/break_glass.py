@@ -17,10 +17,7 @@ COUNTERSIGNS = "countersigns"
 
 
 def check_alone(actor: Actor, reason: str) -> None:
-    """Checks that a caller may act alone: on the hub's host, with a reason.
-
-    Raises: Refused: local_only, reason_required.
-    """
+    """Checks that a caller may act alone: on the hub's host, with a reason. Raises: local_only, reason_required."""
     if not actor.local:
         raise Refused(
             "local_only",

@@ -272,9 +272,7 @@ def _carried(n: int, discordant: float) -> str:
 
 
 def items_needed(threshold: float) -> int:
-    """Number of items from which one wrong answer alone does not miss the threshold. For thresholds 0 and 1 it
-    is one.
-    """
+    """Items from which one wrong answer alone does not miss the threshold; one, for thresholds 0 and 1."""
     return 1 if threshold in (0.0, 1.0) else math.ceil(round(1 / (1 - threshold), 9))
 
 

@@ -58,10 +58,7 @@ def world_sizes(processes: int, pieces: int, *, resumed: bool) -> tuple[int, ...
 
 
 def gpu_counts(spec: JobSpec, *, resumed: bool) -> tuple[int, ...]:
-    """The numbers of GPUs that a job may be given, one for each of its processes, the most wanted first.
-
-    Empty: it computes on the CPU, or asks an engine.
-    """
+    """The numbers of GPUs, one for each process, that a job may get, most wanted first; empty: it needs none."""
     if isinstance(spec, TrainSpec):
         return world_sizes(spec.processes, spec.pieces, resumed=resumed)
     return (1,) if isinstance(spec, ProveSpec) else ()

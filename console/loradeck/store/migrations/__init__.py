@@ -66,10 +66,7 @@ class Schema:
         return next((one.name for one in self._migrations.applied(self._tables) if one.name not in known), None)
 
     def migrate(self, application_id: int) -> None:
-        """Applies what the database lacks, in one transaction: all of it or nothing.
-
-        Raises: sqlite3.Error: nothing was changed.
-        """
+        """Applies what the database lacks, in one transaction. Raises: sqlite3.Error: nothing was changed."""
         if self.user_version == USER_VERSION and not self._migrations.pending(self._tables):
             return
         with self._tables.atomic():

@@ -11,9 +11,6 @@ def default_name(what: str, at_ms: int) -> Path:
 
 
 def save(path: Path, text: str) -> None:
-    """Writes a new file that only this user can read.
-
-    Raises: OSError; FileExistsError where there is one, which is left as it is.
-    """
+    """Writes a new file that only this user can read. Raises: OSError; FileExistsError: it is left as it is."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
