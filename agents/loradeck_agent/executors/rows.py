@@ -44,9 +44,8 @@ class Suite:
 def read_suite(path: Path, digest: Digest) -> Suite:
     """Reads the items of a suite, and the answer schema that its `manifest.json` carries.
 
-    Raises:
-        BadSpec: `bad_data`, with file and line; `manifest_mismatch`: the manifest belongs to another suite than
-            `digest`.
+    Raises: BadSpec: `bad_data`, with file and line; `manifest_mismatch`: the manifest belongs to another suite than
+    `digest`.
     """
     files = (
         {str(file.relative_to(path)): file for file in path.rglob("*.jsonl")} if path.is_dir() else {path.name: path}

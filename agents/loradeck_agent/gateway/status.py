@@ -22,8 +22,7 @@ class Saved(Wire):
 def status_of(gateway: str, saved: Saved, health: Mapping[Name, NodeHealth]) -> dict[str, Any]:
     """The table, the nodes with their state and rest, and where each route is served.
 
-    Args:
-        health: of the nodes; empty where the gateway does not run.
+    `health`: of the nodes; empty where the gateway does not run.
     """
     now, served = time.monotonic(), {route.key: route.nodes for route in saved.serving.routes}
     nodes: list[dict[str, Any]] = []

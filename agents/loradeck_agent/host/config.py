@@ -193,9 +193,8 @@ class AgentConfig(Strict):
     def load(cls, path: str | Path) -> AgentConfig:
         """Reads and checks a configuration file. Relative paths in it count from the file's own folder.
 
-        Raises:
-            ConfigError: the file is absent, is not TOML, has a wrong key or value, or asks for a state folder
-                whose sockets' paths would be too long.
+        Raises: ConfigError: the file is absent, is not TOML, has a wrong key or value, or asks for a state folder whose
+        sockets' paths would be too long.
         """
         path = Path(path)
         try:

@@ -24,9 +24,8 @@ START_S = 120.0
 async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconciler: Reconciler) -> dict[str, Any]:
     """Makes a job's release ready. Returns `{replica: {"level", "code", "canaries"}}`.
 
-    Raises:
-        AgentError: `no_replica` when no engine here runs its base; else why a replica could not be made ready.
-            Nothing that is served has changed.
+    Raises: AgentError: `no_replica` when no engine here runs its base; else why a replica could not be made ready.
+    Nothing that is served has changed.
     """
     ref = job.release
     if ref is None:

@@ -52,8 +52,7 @@ class Room:
 
         One that an earlier agent began has its place already. What still runs at the end keeps it until `left`.
 
-        Args:
-            counts: of GPUs, one for each of its processes, the most wanted first; empty: it computes on the CPU.
+        `counts`: of GPUs, one for each of its processes, the most wanted first; empty: it computes on the CPU.
 
         Raises: AgentError: `gpus_taken`: so many are not free and no job holds them, or nobody can say.
         """

@@ -217,9 +217,8 @@ class Stats:
     def refusals(self, tenant: str, route: str, generation: int, release: str, replica: str) -> Counter:
         """The counter for requests that are refused on their way to a release.
 
-        Args:
-            replica: the engine that should have answered; "": none is known yet. What is counted until one is known
-                is then counted there.
+        `replica`: the engine that should have answered; "": none is known yet. What is counted until one is known is
+        then counted there.
         """
         found = self.counter(tenant, route, generation, release, replica)
         nameless = self._by_route[tenant, route].pop((generation, release, ""), None) if replica else None

@@ -34,9 +34,8 @@ class HubSilence:
     def hub(self, connected: bool, silent_s: float = 0.0) -> None:
         """The agent reports its link to the hub.
 
-        Args:
-            silent_s: for how long nothing had come over the link when it was given up. A link that swallows
-                messages is noticed late, and the clock of `refuse_after_s` starts with the last message.
+        `silent_s`: for how long nothing had come over the link when it was given up. A link that swallows messages is
+        noticed late, and the clock of `refuse_after_s` starts with the last message.
         """
         now = time.monotonic()
         if connected:

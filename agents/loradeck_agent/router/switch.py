@@ -93,9 +93,8 @@ class Switch:
     def start(self, untold: Iterable[PointerKey] = ()) -> None:
         """Serves from the table as it was read: the engines it names are used until the agent reports others.
 
-        Args:
-            untold: pointers of which the router before this one had more in memory than on its read-only disk. They
-                refuse until the agent has told of them again.
+        `untold`: pointers of which the router before this one had more in memory than on its read-only disk. They
+        refuse until the agent has told of them again.
         """
         self._untold.update(untold)
         self.catch_up(Contents())
@@ -262,9 +261,8 @@ class Switch:
     def _commit(self, draft: _Draft, *, volatile: bool = False) -> None:
         """Append and fdatasync, then swap. Callers are answered by the old plans until the disk has the new ones.
 
-        Args:
-            volatile: on a read-only disk swap all the same: it is a matter of minutes until there is a disk again, and
-                of seconds that callers get a bad release. It is not acknowledged as flipped.
+        `volatile`: on a read-only disk swap all the same: it is a matter of minutes until there is a disk again, and of
+        seconds that callers get a bad release. It is not acknowledged as flipped.
 
         Raises: TableFault: nothing was swapped, or with `read_only` what may be volatile was.
         """
@@ -304,10 +302,9 @@ class Switch:
     def _is_stale(self, held: TableEntry, entry: TableEntry, newer: bool) -> bool:
         """Tells whether an entry must not replace the one that is held.
 
-        Args:
-            newer: the directive is not behind the table's (epoch, rev). Under an equal fence only such a one
-                may change an entry's settings (keys, checks and policies carry no fence of their own), withdraw it,
-                or place it here again.
+        `newer`: the directive is not behind the table's (epoch, rev). Under an equal fence only such a one may change
+        an entry's settings (keys, checks and policies carry no fence of their own), withdraw it, or place it here
+        again.
         """
         pin = self._held.pins.get(entry.key)
         standing = _standing(self._held.in_force.get(entry.key))

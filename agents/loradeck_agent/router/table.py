@@ -289,9 +289,8 @@ class Table:
     def compact(self) -> None:
         """Writes the contents as one line to a new file and renames it over the old one.
 
-        Raises:
-            OSError: the old file is then still the one in use. Where only the folder's fsync failed, the new one is
-                in use, and the next append makes its name durable first.
+        Raises: OSError: the old file is then still the one in use. Where only the folder's fsync failed, the new one is
+        in use, and the next append makes its name durable first.
         """
         held = self.contents
         line = _line(
@@ -340,9 +339,8 @@ class Table:
     def append(self, change: Change) -> None:
         """Makes a change durable. Does not apply it: the caller swaps when this has returned.
 
-        Raises:
-            TableFault: `disk_full`, `read_only` or `table_write_failed`. The file is cut back to the last durable line;
-                if even that fails, the next append tries again before it writes.
+        Raises: TableFault: `disk_full`, `read_only` or `table_write_failed`. The file is cut back to the last durable
+        line; if even that fails, the next append tries again before it writes.
         """
         line = _line(change)
         try:

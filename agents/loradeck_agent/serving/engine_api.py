@@ -104,9 +104,8 @@ class EngineApi:
 
         `instead`: names of adapters that are unloaded for it, also where it cannot be loaded then.
 
-        Raises:
-            AgentError: `name_taken` (listed, from another folder), `load_refused` (the adapter's fault),
-                `files_missing`, `no_runtime_loading` (the engine has no such call).
+        Raises: AgentError: `name_taken` (listed, from another folder), `load_refused` (the adapter's fault),
+        `files_missing`, `no_runtime_loading` (the engine has no such call).
         """
         for other in instead:
             await self.unload(other)
@@ -278,9 +277,8 @@ def canary_body(messages: Conversation) -> dict[str, Any]:
 def canary_item(messages: Conversation, reply: Reply) -> CanaryItem:
     """Tokens and margins of a canary's answer.
 
-    Raises:
-        AgentError: `canary_unanswered` when the engine refused, `canary_unreadable` when the answer has no
-            token ids and log-probabilities.
+    Raises: AgentError: `canary_unanswered` when the engine refused, `canary_unreadable` when the answer has no token
+    ids and log-probabilities.
     """
     if reply.status != 200:
         raise AgentError("canary_unanswered", f"the canary was answered {reply.status}", reply.text[:300])

@@ -55,9 +55,8 @@ async def fetch(
         own: files that are not fetched, with their content.
         verify: sees the staged folder, in a thread, before it gets its name.
 
-    Raises:
-        AgentError: `digest_mismatch` or `too_large` when the hub sent other bytes, `disk_full`, what `verify`
-            found, or the hub's own code. `target` does not exist then.
+    Raises: AgentError: `digest_mismatch` or `too_large` when the hub sent other bytes, `disk_full`, what `verify`
+    found, or the hub's own code. `target` does not exist then.
     """
     everything = (*files, *(entry for entry, _ in own))
     with as_agent_error(target):

@@ -39,9 +39,8 @@ class InputStore:
     async def dataset(self, digest: str) -> Path:
         """The folder of a dataset, fetched when it is not here.
 
-        Raises:
-            AgentError: `unknown_dataset`, `erased_row`, `manifest_mismatch`, `disk_full`, or why the hub did not
-                answer.
+        Raises: AgentError: `unknown_dataset`, `erased_row`, `manifest_mismatch`, `disk_full`, or why the hub did not
+        answer.
         """
         if digest in await self.forget_erased():
             raise AgentError("erased_row", "rows of the dataset were erased: it is not trained on any more", digest)

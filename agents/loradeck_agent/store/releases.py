@@ -119,10 +119,9 @@ class ReleaseStore:
             rank_limit: highest rank that the engine takes; None where it takes any.
             signers: public keys, one set for each route that asks for a signature by one of them.
 
-        Raises:
-            AgentError: `wrong_base`, `rank_too_high`, `manifest_mismatch`, `truncated_safetensors`,
-                `pickle_in_adapter`, `unsigned`, `bad_signature`, ...; `disk_full`; or why the hub did not give it. No
-                file of another release was touched.
+        Raises: AgentError: `wrong_base`, `rank_too_high`, `manifest_mismatch`, `truncated_safetensors`,
+        `pickle_in_adapter`, `unsigned`, `bad_signature`, ...; `disk_full`; or why the hub did not give it. No file of
+        another release was touched.
         """
         adapter = ref.release.adapter
         if adapter is None:
@@ -146,9 +145,8 @@ class ReleaseStore:
     async def check_weights(self, ref: ReleaseRef, folder: Path, signers: Sequence[frozenset[str]]) -> None:
         """Checks that the weights in an engine's folder are those of a release of whole weights, and signed.
 
-        Raises:
-            AgentError: `manifest_mismatch`, `unsigned`, `bad_signature`, `signing_unavailable`; or why the hub did not
-                answer.
+        Raises: AgentError: `manifest_mismatch`, `unsigned`, `bad_signature`, `signing_unavailable`; or why the hub did
+        not answer.
         """
         with as_agent_error(folder):
             here = await asyncio.to_thread(artifacts.base_here, folder, cache=self._folder.digests)

@@ -75,9 +75,8 @@ def verify_adapter(
         base: folder of the base it will be used with; None if no base is at hand.
         beside: paths that may lie in the folder without being part of the adapter.
 
-    Raises:
-        BadArtifact: `pickle_in_adapter`, `path_traversal`, `truncated_safetensors`, `bad_safetensors`,
-            `manifest_mismatch`, `unsupported_adapter`, `wrong_base`, `bad_values`.
+    Raises: BadArtifact: `pickle_in_adapter`, `path_traversal`, `truncated_safetensors`, `bad_safetensors`,
+    `manifest_mismatch`, `unsupported_adapter`, `wrong_base`, `bad_values`.
     """
     names = {path.relative_to(folder).as_posix() for path in plain_files(folder)} - set(beside)
     _refuse_pickles(names | {entry.path for entry in manifest.files})

@@ -72,10 +72,9 @@ def write_bundle(target: Path, manifest: BundleManifest, blob: Callable[[str], P
 def read_bundle(path: Path, folder: Path) -> BundleManifest:
     """Verifies a whole bundle and writes its files into `folder`, each under its digest.
 
-    Raises:
-        BadArtifact: `truncated_bundle`: it ends early; `digest_mismatch`: a file or the manifest does not match its
-            digest; `path_traversal`: a name that leads elsewhere, or a link; `wrong_base`: an adapter of another base
-            than the bundle's; `bad_bundle`: anything else. Files already written must be thrown away.
+    Raises: BadArtifact: `truncated_bundle`: it ends early; `digest_mismatch`: a file or the manifest does not match its
+    digest; `path_traversal`: a name that leads elsewhere, or a link; `wrong_base`: an adapter of another base than the
+    bundle's; `bad_bundle`: anything else. Files already written must be thrown away.
     """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:

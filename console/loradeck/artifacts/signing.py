@@ -55,9 +55,8 @@ def new_key(private: Path, public: Path) -> str:
 def sign(folder: Path, subject: Digest, private: Path, public: Path) -> Signature:
     """Signs every file of a folder and verifies the signature. `subject` is the digest of the artifact.
 
-    Raises:
-        BadArtifact: `key_exposed`: others can read the private key; `bad_key`; `bad_signature`: the two keys do not
-            belong together; `signing_unavailable`.
+    Raises: BadArtifact: `key_exposed`: others can read the private key; `bad_key`; `bad_signature`: the two keys do not
+    belong together; `signing_unavailable`.
     """
     try:
         from model_signing import signing

@@ -61,9 +61,8 @@ class Tensor:
 def read_header(path: Path) -> dict[str, Tensor]:
     """Reads and checks the header of a safetensors file; returns its tensors by name.
 
-    Raises:
-        BadArtifact: `truncated_safetensors`: the file ends before its last tensor; `pickle_in_adapter`: it is a pickle
-            under this name; `bad_safetensors`: it is malformed otherwise.
+    Raises: BadArtifact: `truncated_safetensors`: the file ends before its last tensor; `pickle_in_adapter`: it is a
+    pickle under this name; `bad_safetensors`: it is malformed otherwise.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -203,9 +203,8 @@ def resolve(
 def read_token(path: Path) -> str:
     """Reads the token in a file.
 
-    Raises:
-        ConfigError: it is missing, readable by others, another user's, empty, or not one line. The message never
-            repeats the file's content.
+    Raises: ConfigError: it is missing, readable by others, another user's, empty, or not one line. The message never
+    repeats the file's content.
     """
     try:
         with path.open("rb") as file:

@@ -53,9 +53,8 @@ class Endpoint:
 def endpoint(context: Context) -> Endpoint:
     """Reads the token and certificate authority of a context and returns its endpoint.
 
-    Raises:
-        ConfigError: the token file is missing or unsafe, nobody has signed in, or the certificate authority's file is
-            unusable.
+    Raises: ConfigError: the token file is missing or unsafe, nobody has signed in, or the certificate authority's file
+    is unusable.
     """
     signed_in: TokenSource | None = None
     if context.issuer is not None and context.token_file is None:

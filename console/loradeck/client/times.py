@@ -30,9 +30,8 @@ def moment(text: str, *, now_ms: int, zoneless: bool, ahead: bool = False) -> in
         zoneless: take a time without a zone as this machine's local time. Only where a person sees the result before it
             counts.
 
-    Raises:
-        MomentError: not a time, without a zone where one is needed, in the future, or a local time that its day does
-            not have, or has twice.
+    Raises: MomentError: not a time, without a zone where one is needed, in the future, or a local time that its day
+    does not have, or has twice.
     """
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     parsed = _parse(text, now)

@@ -57,9 +57,8 @@ def answered_here(
 def item_tokens(base: Base, item: SuiteItem) -> list[int]:
     """Tokens of an item's conversation, its tools included.
 
-    Raises:
-        BadSpec: `template_no_tools`: neither the base's chat template nor the conversation names a tool of the item, so
-            the model would be scored on tools that it was never shown.
+    Raises: BadSpec: `template_no_tools`: neither the base's chat template nor the conversation names a tool of the
+    item, so the model would be scored on tools that it was never shown.
     """
     return prompt_tokens(base, [dict(message) for message in item.prompt], item.tools, f"item {item.id!r}")
 

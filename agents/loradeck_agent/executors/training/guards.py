@@ -29,9 +29,8 @@ class Watch:
     def look(self, step: int, loss: float, norm: float) -> None:
         """Checks a step's loss (nats) and gradient norm.
 
-        Raises:
-            Diverged: `diverged`: a value is not finite; `loss_spike`: too many losses in a row are far above the
-                median.
+        Raises: Diverged: `diverged`: a value is not finite; `loss_spike`: too many losses in a row are far above the
+        median.
         """
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm}; lower the learning rate")
@@ -55,9 +54,8 @@ class Watch:
             logps: mean log-probability (nats) of the step's chosen answers by the model.
             reference: the mean by the reference model.
 
-        Raises:
-            Diverged: `chosen_fell`: over the last steps the chosen answers became much less likely. The loss falls
-                because the rejected ones fall faster, and the model unlearns both.
+        Raises: Diverged: `chosen_fell`: over the last steps the chosen answers became much less likely. The loss falls
+        because the rejected ones fall faster, and the model unlearns both.
         """
         self._chosen.append((logps - reference) / max(1.0, abs(reference)))
         fall = -statistics.fmean(self._chosen)

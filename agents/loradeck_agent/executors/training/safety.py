@@ -66,9 +66,8 @@ class SafetySet:
     def compared(self, base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
         """Compares shares with the base's; returns those that have changed by the recipe's `alert`.
 
-        Raises:
-            Diverged: `safety_fell`: in a slice, what is to be refused is refused less by more than `drop`;
-                `toxicity_rose`: more answers than `rise` above the base's hold a word of the list.
+        Raises: Diverged: `safety_fell`: in a slice, what is to be refused is refused less by more than `drop`;
+        `toxicity_rose`: more answers than `rise` above the base's hold a word of the list.
         """
         said = []
         for name, before in base.items():

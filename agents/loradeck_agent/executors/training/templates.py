@@ -66,9 +66,8 @@ class Example:
 def check_base(base: Base, spec: TrainSpec) -> None:
     """Checks that the base's tokens and chat template can be trained with.
 
-    Raises:
-        BadSpec: `no_template`; `template_drift`: it is another template than the recipe names; `eos_mismatch`:
-            engines stop at another token.
+    Raises: BadSpec: `no_template`; `template_drift`: it is another template than the recipe names; `eos_mismatch`:
+    engines stop at another token.
     """
     template = base.tokenizer.chat_template
     if not isinstance(template, str):
@@ -95,9 +94,8 @@ def template_digest(template: str) -> str:
 def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
     """Tokenises a row.
 
-    Raises:
-        BadSpec: `bad_data`: the row is longer than `max_tokens` (it is never cut: half an answer teaches the wrong
-            end); `template_drift`: the template changes the answer; `template_no_tools`: it drops the tools or calls.
+    Raises: BadSpec: `bad_data`: the row is longer than `max_tokens` (it is never cut: half an answer teaches the wrong
+    end); `template_drift`: the template changes the answer; `template_no_tools`: it drops the tools or calls.
     """
     prompt, answer = written(base, lesson, lesson.answer)
     head = list(base.tokenizer(prompt, add_special_tokens=False)["input_ids"])

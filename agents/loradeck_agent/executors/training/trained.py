@@ -138,9 +138,8 @@ def prepared(base: Base, spec: TrainSpec, parent: Path | None) -> Trained:
     """Builds the model to train, initialised from the recipe's seed; a `parent` adapter's weights replace the random
     ones.
 
-    Raises:
-        BadSpec: `bad_spec`: target modules or rank do not fit the base; `bad_parent`: the parent does not fit the
-            recipe.
+    Raises: BadSpec: `bad_spec`: target modules or rank do not fit the base; `bad_parent`: the parent does not fit the
+    recipe.
     """
     shapes = linear_shapes(base.model)
     torch.manual_seed(spec.seed)

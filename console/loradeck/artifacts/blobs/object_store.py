@@ -76,9 +76,8 @@ def answered() -> Iterator[None]:
 def probe(store: Any) -> None:
     """Tries what Loradeck relies on, with objects of its own below `probe/` that it removes.
 
-    Raises:
-        BadArtifact: `store_lies`: the store does not keep what its protocol promises; `bad_store`: it refuses, or has
-            no such bucket; `store_unavailable`.
+    Raises: BadArtifact: `store_lies`: the store does not keep what its protocol promises; `bad_store`: it refuses, or
+    has no such bucket; `store_unavailable`.
     """
     name = f"probe/{secrets.token_hex(8)}"
     try:

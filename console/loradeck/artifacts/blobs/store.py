@@ -71,9 +71,8 @@ class Blobs(ABC):
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """Yields a blob's bytes from `start` up to, not including, `stop` (None: the end), in chunks.
 
-        Raises:
-            BadArtifact: `unknown_blob`; from an object store also `digest_mismatch`, before the last chunk of a whole
-                blob.
+        Raises: BadArtifact: `unknown_blob`; from an object store also `digest_mismatch`, before the last chunk of a
+        whole blob.
         """
 
     @abstractmethod

@@ -93,9 +93,8 @@ def entry_of(
         barred: what must not come in.
         also: called with the place and content of every row.
 
-    Raises:
-        BadArtifact: `bad_rows`; `ledger_incomplete`: a row's provenance lacks something or contradicts itself;
-            `erased_row`, `regulated_source`, `regulated_column`, `opted_out`.
+    Raises: BadArtifact: `bad_rows`; `ledger_incomplete`: a row's provenance lacks something or contradicts itself;
+    `erased_row`, `regulated_source`, `regulated_column`, `opted_out`.
     """
     counts = {"human": 0, "program": 0, "model": 0}
     sources, licences, consents, generators = set[str](), set[str](), set[str](), set[str]()

@@ -43,8 +43,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
 def rows_of_any(path: Path, split: str = "train") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields every row of a file or of a folder of the datasets library as one of ours, with its place.
 
-    Args:
-        split: which of a folder's splits.
+    `split`: which of a folder's splits.
 
     Raises: BadArtifact: `bad_rows`, with the place; `parquet_unavailable`: pyarrow is not installed.
     """

@@ -11,9 +11,8 @@ from loradeck.cli.shared.options import chosen_context, connection_options, exit
 def start(ctx: click.Context, *, read_only: bool, at: Callable[[], str] | None = None) -> None:
     """Runs the console until it is left. `at` gives 'tenant/route', the row it starts on, and may raise CliError.
 
-    Raises:
-        click.exceptions.Exit: stdout or stdin is no terminal (2), the settings are unusable (2), or the console's own
-            status.
+    Raises: click.exceptions.Exit: stdout or stdin is no terminal (2), the settings are unusable (2), or the console's
+    own status.
     """
 
     def work() -> None:

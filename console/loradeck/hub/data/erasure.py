@@ -71,9 +71,8 @@ class Erasures:
     async def carry_out(self, request: ErasureRequest, by: str) -> ErasurePlan:
         """Erases as planned. A plan that was carried out before changes nothing and is answered as done.
 
-        Raises:
-            Refused: `plan_required`, `reason_required`; `plan_changed`, it would do something else by now;
-                `unknown_row`, there is no such row. Nothing was changed.
+        Raises: Refused: `plan_required`, `reason_required`; `plan_changed`, it would do something else by now;
+        `unknown_row`, there is no such row. Nothing was changed.
         """
         if request.plan is None or not request.rows or request.containing is not None:
             raise Refused(

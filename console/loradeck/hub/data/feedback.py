@@ -71,8 +71,7 @@ class FeedbackBook:
     async def take(self, tenant: str, rows: Sequence[FeedbackRow], by: str, *, node: bool) -> FeedbackTaken:
         """Takes a batch of one tenant's feedback. Taking it again changes nothing.
 
-        Args:
-            by: the node that it came over, or who imports it.
+        `by`: the node that it came over, or who imports it.
 
         Raises: Refused: `unknown_tenant`; `feedback_off`: the tenant keeps none; `feedback_full`.
         """

@@ -67,9 +67,8 @@ class Garbage:
     async def carry_out(self, request: CollectRequest, by: str) -> CollectPlan:
         """Collects as planned: releases are revoked first, so that nothing goes back to one whose files are gone.
 
-        Raises:
-            Refused: `plan_required`, `plan_changed`; `node_unheard`, nobody knows what engines of a node list. Nothing
-                was changed.
+        Raises: Refused: `plan_required`, `plan_changed`; `node_unheard`, nobody knows what engines of a node list.
+        Nothing was changed.
         """
         if request.plan is None:
             raise Refused(

@@ -210,9 +210,8 @@ class Fleet:
     def _shared(self, replica: Replica, known: str | None) -> Replica:
         """A copy of a replica whose strings and build are shared with those of other nodes: 2 kB a node otherwise.
 
-        Args:
-            known: the base that it ran last. An agent that has just started may not know it yet, while its router
-                answers on.
+        `known`: the base that it ran last. An agent that has just started may not know it yet, while its router answers
+        on.
         """
         build, base = replica.build, replica.base or known
         return Replica.model_construct(

@@ -40,9 +40,8 @@ class Generation:
     def check(self, spec: GenerateSpec, job: str = "-") -> Provenance:
         """Checks that a tenant may have rows written so, and returns their provenance.
 
-        Raises:
-            Refused: `unknown_release`, `wrong_base`, `wrong_tenant`, `erased_row`, `licence_forbidden`,
-                `terms_not_accepted`, `no_depth`, `no_human_rows`, and what training on the datasets beside refuses.
+        Raises: Refused: `unknown_release`, `wrong_base`, `wrong_tenant`, `erased_row`, `licence_forbidden`,
+        `terms_not_accepted`, `no_depth`, `no_human_rows`, and what training on the datasets beside refuses.
         """
         tenant, catalogue = self._state.tenant(spec.tenant), self._catalogue
         for release_id, base in spec.asked.items():

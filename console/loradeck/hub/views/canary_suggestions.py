@@ -44,9 +44,8 @@ class CanarySuggestions:
     async def suggest(self, key: PointerKey, request: SuggestRequest) -> Suggestions:
         """Tries prompts of a dataset on an engine that is up with the release's base.
 
-        Raises:
-            Refused: `unknown_release`, `unknown_dataset`, `erased_row`, `nothing_to_compare`, `no_prompts`,
-                `no_replica`, `unanswered`.
+        Raises: Refused: `unknown_release`, `unknown_dataset`, `erased_row`, `nothing_to_compare`, `no_prompts`,
+        `no_replica`, `unanswered`.
         """
         tenant, _, pointer = self._state.route(*key)
         release = self._catalogue.known(tenant.name, request.release)

@@ -107,9 +107,8 @@ class FreshnessView:
     async def loop(self, tenant: str, *, now: bool) -> tuple[LoopRow, ...]:
         """Says where a tenant's routes stand between a signal and new weights, as of some minutes ago at most.
 
-        Args:
-            now: make the rows anew. Else those of before are good for MOST_OF_A_CORE times what those of all tenants
-                took, so that a list of many tenants that is asked for again and again takes no more than that.
+        `now`: make the rows anew. Else those of before are good for MOST_OF_A_CORE times what those of all tenants
+        took, so that a list of many tenants that is asked for again and again takes no more than that.
 
         Raises: Refused `unknown_tenant`.
         """

@@ -79,9 +79,8 @@ def flaw_of(head: SegmentHead, node: str, tenant: str, now_ms: int) -> str | Non
 def chain_doubts(around: Sequence[Segment], segment: Segment) -> list[str]:
     """Says what is wrong with the chain from one segment on; empty if every link holds.
 
-    Args:
-        around: what there is of the same chain and tenant from the segment before it on, in the order of `seq`.
-            Earlier ones may have gone by the tenant's policy.
+    `around`: what there is of the same chain and tenant from the segment before it on, in the order of `seq`. Earlier
+    ones may have gone by the tenant's policy.
     """
     found = []
     if segment.seq == 1 and segment.prev != GENESIS:

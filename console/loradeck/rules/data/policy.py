@@ -75,9 +75,8 @@ def check_training(
         kept: dataset -> its ledger entry.
         names: dataset -> its name in messages.
 
-    Raises:
-        Refused: `no_ledger_entry`, `licence_forbidden`, `purpose_not_allowed`, `retention_over`, `synthetic_share`,
-            `synthetic_depth`.
+    Raises: Refused: `no_ledger_entry`, `licence_forbidden`, `purpose_not_allowed`, `retention_over`, `synthetic_share`,
+    `synthetic_depth`.
     """
     for digest in datasets:
         _check_one(digest, kept.get(digest), policy, now_ms, names.get(digest, short(digest)))

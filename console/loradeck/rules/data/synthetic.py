@@ -131,9 +131,8 @@ def provenance(
     Depth is one more than of the deepest row that a source was trained on. A row's own licence and release stand in the
     row.
 
-    Raises:
-        Refused: `no_depth`: a dataset has no ledger entry. `retention_over`. `no_human_rows`: those beside have none.
-            `purpose_not_allowed`: some rows may not be trained on.
+    Raises: Refused: `no_depth`: a dataset has no ledger entry. `retention_over`. `no_human_rows`: those beside have
+    none. `purpose_not_allowed`: some rows may not be trained on.
     """
     learnt = sorted(learnt)
     unread = [digest for digest in (*learnt, *spec.beside) if digest not in ledger]

@@ -54,9 +54,7 @@ def check_start(
 
     `lacking`: nodes whose router does not announce the feature `candidate` and on which the pointer is placed.
 
-    Raises:
-        Refused: candidate_out, candidate_unfit, shadow_not_allowed, shadow_steps,
-            feature_missing.
+    Raises: Refused: candidate_out, candidate_unfit, shadow_not_allowed, shadow_steps, feature_missing.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     check_none_out(pointer)
@@ -136,8 +134,7 @@ def check_wider(
         gate_results: those of its release, oldest first; looked at only where the share `needs_ab`.
         held_up: `related_incident`, where an open incident is about a related release.
 
-    Raises:
-        Refused: shadow_not_allowed, frozen, related_incident, those of a gate, forbidden, reason_required.
+    Raises: Refused: shadow_not_allowed, frozen, related_incident, those of a gate, forbidden, reason_required.
     """
     check_consent(wider, tenant)
     refusals = [freeze_refusal(config, now_ms), held_up]

@@ -56,10 +56,9 @@ def check_promote(
         held_up: `related_incident`, where an open incident is about a related release (`rules.data.related.freezes`).
         name: gives a release's name in messages.
 
-    Raises:
-        Refused: offboarded, suspended, moved, candidate_out, unknown_release, wrong_tenant, already_live, quarantined,
-            revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
-            gate_imported, suite_too_small, no_memory, left_behind, related_incident.
+    Raises: Refused: offboarded, suspended, moved, candidate_out, unknown_release, wrong_tenant, already_live,
+    quarantined, revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
+    gate_imported, suite_too_small, no_memory, left_behind, related_incident.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     if tenant.offboarded:
@@ -125,8 +124,7 @@ def check_promote(
 def passed(refusals: Iterable[Refused | None], actor: Actor, *, override: bool, reason: str) -> tuple[str, ...]:
     """The codes of the refusals that an override passes (role releaser, with a reason), or a reason alone.
 
-    Raises:
-        Refused: the first that is not passed; forbidden, reason_required.
+    Raises: Refused: the first that is not passed; forbidden, reason_required.
     """
     if override:
         if actor.role is not Role.RELEASER:

@@ -115,8 +115,7 @@ def set_data_policy(
     """Replaces the tenant's data policy: the rows that its adapters may be trained on, and what happens with what its
     callers ask.
 
-    Args:
-        was: digest of the policy that it is to replace; None: of whichever.
+    `was`: digest of the policy that it is to replace; None: of whichever.
 
     Raises: Refused: offboarded, no_change, policy_changed, reason_required.
     """

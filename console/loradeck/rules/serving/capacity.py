@@ -101,8 +101,7 @@ def lacking(at: Holding, colds: frozenset[PointerKey]) -> frozenset[Hashable]:
     That is pins, `always` routes with where R goes, what is new, and the routes that are to be called: ids of releases,
     numbers, and keys of pointers.
 
-    Args:
-        colds: `cold` of it.
+    `colds`: `cold` of it.
     """
     refs = [*(pin.release for pin in at.pins), *(ref for entry in at.entries for ref in entry.refs)]
     sized = {ref.id for ref in refs if ref.release.form is Form.ADAPTER and at.base in (None, ref.release.served_base)}

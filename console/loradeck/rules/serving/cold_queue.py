@@ -72,8 +72,7 @@ def place(waiting: Mapping[str, int], tenant: str, limits: ColdQueueLimits) -> P
     if it has at least two more than this one's tenant: nobody's flood keeps others out, and two tenants that have as
     many do not displace each other in turn.
 
-    Args:
-        waiting: how many requests of each tenant wait.
+    `waiting`: how many requests of each tenant wait.
     """
     mine = waiting.get(tenant, 0)
     if mine >= limits.tenant:
@@ -129,8 +128,7 @@ def is_overdue(named_s: float, limits: ColdQueueLimits) -> bool:
 
     Otherwise one that no engine has a slot for, and that is asked for without a pause, kept others from being loaded.
 
-    Args:
-        named_s: how long the agent was told to load it: most of the time that a request waits, or it has just begun.
+    `named_s`: how long the agent was told to load it: most of the time that a request waits, or it has just begun.
     """
     return named_s >= limits.seconds / 2
 

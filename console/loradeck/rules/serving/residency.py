@@ -304,8 +304,7 @@ def needed(claims: Claims, waiting: Iterable[PointerKey]) -> dict[str, int]:
     the order of slots: on-demand priors keep theirs, but nobody waits for them, and an engine that has just begun has
     slots for all.
 
-    Args:
-        waiting: as for `wanted`.
+    `waiting`: as for `wanted`.
     """
     always = (ref for ref in claims.kept if ref.id in claims.always)
     found = dict.fromkeys(ref.id for ref in (*always, *claims.currents(waiting), *claims.moved))

@@ -52,9 +52,8 @@ def may_admit(now: Stage) -> bool:
 def may_give_back(now: Stage, volatile: Collection[PointerKey]) -> bool:
     """Tells whether a router may give the lock back to another one, which will serve what the disk has.
 
-    Args:
-        volatile: pointers of which it has more in memory than on its read-only disk. The next one would bring back the
-            releases that these have left.
+    `volatile`: pointers of which it has more in memory than on its read-only disk. The next one would bring back the
+    releases that these have left.
     """
     return now is Stage.SERVING and not volatile
 
@@ -76,10 +75,9 @@ def uncut(entry: TableEntry, answering: Iterable[str]) -> frozenset[str]:
 def may_acknowledge(now: Stage, entry: TableEntry, drainers: Iterable[Collection[str] | None]) -> bool:
     """Tells whether a router that has put an entry in force acknowledges the flip.
 
-    Args:
-        drainers: of each draining router of the node that has not ended, the releases that it last said to answer the
-            pointer's callers with; None: it has not said so since it drains. What it said stays true, since it admits
-            nothing: such answers only become fewer.
+    `drainers`: of each draining router of the node that has not ended, the releases that it last said to answer the
+    pointer's callers with; None: it has not said so since it drains. What it said stays true, since it admits nothing:
+    such answers only become fewer.
     """
     if now is not Stage.SERVING:
         return False

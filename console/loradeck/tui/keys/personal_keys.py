@@ -40,9 +40,8 @@ class Keys:
             own: the keys of an action, by its name.
             where: the file and table that they stand in, for errors.
 
-        Raises:
-            ConfigError: an action or a key that there is not, two actions on one key of a screen, or escape or ctrl+c
-                for an action that moves something.
+        Raises: ConfigError: an action or a key that there is not, two actions on one key of a screen, or escape or
+        ctrl+c for an action that moves something.
         """
         if unknown := sorted(set(own) - set(Action)):
             raise ConfigError(
