@@ -24,7 +24,7 @@ from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, json_of, upload_all
 from loradeck.cli.shared.naming import one_named
-from loradeck.cli.shared.options import exit_on_error, json_option, reason_option, wants_json
+from loradeck.cli.shared.options import expected_errors, json_option, reason_option, wants_json
 from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Noun, Session, hub_command, writes
 from loradeck.client.blobs import download
@@ -196,14 +196,11 @@ async def deprecate(s: Session, found: AdapterVersion, day: datetime, until: dat
 @click.pass_context
 def key(ctx: click.Context, file: Path) -> None:
     """Make a key pair to sign with: FILE (0600, keep it) and FILE.pub, for `route set --signer`."""
-
-    def work() -> None:
+    with expected_errors(as_json=wants_json(ctx)):
         public = file.with_name(f"{file.name}.pub")
         made, out = signing.new_key(file, public), Output(as_json=wants_json(ctx))
         out.json({"key": made, "private": str(file), "public": str(public)})
         out.say(f"key {made[:12]}: {file}, and {public} for `loradeck route set TENANT --signer {public}`")
-
-    exit_on_error(work, as_json=wants_json(ctx))
 
 
 @adapter.command()

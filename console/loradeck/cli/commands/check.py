@@ -15,7 +15,7 @@ from loradeck.artifacts.lora_config import CONFIG, read_config
 from loradeck.cli.commands.adapter import described
 from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import checked, json_of, text_of
-from loradeck.cli.shared.options import exit_on_error, json_option, wants_json
+from loradeck.cli.shared.options import expected_errors, json_option, wants_json
 from loradeck.cli.shared.output import Output
 from loradeck.client.blobs import sha256_of
 from loradeck.rules.serving.combination import (
@@ -50,8 +50,7 @@ def check(ctx: click.Context, /, adapter: Path, base: Path, *, strict: bool, **g
 
     MATCH is exit 0. What does not fit is exit 1, and so is what is not known, with --strict.
     """
-
-    def work() -> None:
+    with expected_errors(as_json=wants_json(ctx)):
         found = _found(adapter, base, given)
         out, whole = Output(as_json=wants_json(ctx)), verdict(found)
         out.json({"verdict": whole.value, "checks": [asdict(one) for one in found]})
@@ -69,8 +68,6 @@ def check(ctx: click.Context, /, adapter: Path, base: Path, *, strict: bool, **g
                 code="combination",
             )
         out.say("MATCH" if whole is Fit.MATCH else "MATCH in all that is known")
-
-    exit_on_error(work, as_json=wants_json(ctx))
 
 
 def _found(adapter: Path, base: Path, given: Mapping[str, str | None]) -> list[Compared]:

@@ -17,7 +17,7 @@ from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, name_models, rows_of, write_new
 from loradeck.cli.shared.options import (
     dry_run_option,
-    exit_on_error,
+    expected_errors,
     json_option,
     reason_option,
     wants_json,
@@ -90,8 +90,7 @@ def redact(
     The same thing has the same pseudonym in all rows and files of a tenant, as long as the key is the same. What has
     no form stays, and names without --names (docs/data.md: how much is found, by language). No hub is asked.
     """
-
-    def work() -> None:
+    with expected_errors(as_json=wants_json(ctx)):
         if new_key:
             with new_secret_file(key_file) as write:
                 write(token_hex(32))
@@ -113,8 +112,6 @@ def redact(
         said.say(f"{out}: {len(rows):,} rows; replaced: {made}")
         if left:
             said.say(f"not looked for: {', '.join(left)}")
-
-    exit_on_error(work, as_json=wants_json(ctx))
 
 
 def _key(file: Path) -> bytes:

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
 from loradeck.cli.shared.files import name_models
-from loradeck.cli.shared.options import dry_run_option, exit_on_error, reason_option, together, yes_option
+from loradeck.cli.shared.options import dry_run_option, expected_errors, reason_option, together, yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.api import HubApi
@@ -108,8 +109,7 @@ def install_service(ctx: click.Context, /, show: bool, dry_run: bool, uninstall:
     starts it again when it ends or hangs. Called again, it writes what has changed. Commands on this host that need the
     hub's own socket are that user's: sudo -u loradeck-hub loradeck ...
     """
-
-    def work() -> None:
+    with _service_errors():
         from loradeck.systemd import installing, units
 
         data = settings["data"] or Path("/var/lib") / units.HUB
@@ -120,8 +120,6 @@ def install_service(ctx: click.Context, /, show: bool, dry_run: bool, uninstall:
             installing.uninstall(files, click.echo, dry_run=dry_run)
         else:
             installing.install(files, data.absolute(), units.HUB, click.echo, dry_run=dry_run)
-
-    exit_on_error(lambda: _as_service(work), as_json=False)
 
 
 def _as_given(ctx: click.Context, settings: dict[str, Any]) -> list[str]:
@@ -139,13 +137,15 @@ def _as_given(ctx: click.Context, settings: dict[str, Any]) -> list[str]:
     return found
 
 
-def _as_service(work: Callable[[], None]) -> None:
+@contextmanager
+def _service_errors() -> Iterator[None]:
     from loradeck.systemd.installing import ServiceFault
 
-    try:
-        work()
-    except ServiceFault as fault:
-        raise misused(fault.title, where=fault.detail, fix=fault.fix, code=fault.code) from None
+    with expected_errors(as_json=False):
+        try:
+            yield
+        except ServiceFault as fault:
+            raise misused(fault.title, where=fault.detail, fix=fault.fix, code=fault.code) from None
 
 
 @hub.command()
@@ -321,8 +321,7 @@ def drill(backup: Path) -> None:
     The log's chain is verified, what it folds to, the audit trail, and that each file that it names lies in artifacts/
     beside it.
     """
-
-    def work() -> None:
+    with _hub_errors(str(backup), fix="keep another backup; nothing was changed"):
         from loradeck.store.drill import drill
 
         found = drill(backup)
@@ -331,8 +330,6 @@ def drill(backup: Path) -> None:
         if found.missing:
             names = ", ".join(name[:12] for name in found.missing[:5])
             raise refused("files are missing", where=names, fix=f"copy the hub's artifacts/ to {backup.parent}")
-
-    exit_on_error(lambda: _with_hub(work, str(backup), fix="keep another backup; nothing was changed"), as_json=False)
 
 
 @hub.command()
@@ -353,8 +350,9 @@ def migrate(source: str, target: str | None, down: str | None, yes: bool) -> Non
     """
     if (target is None) == (down is None):
         raise click.UsageError("give either --to or --down")
+    fix = "the source was not changed" if down is None else "nothing was changed"
 
-    def work() -> None:
+    with _hub_errors(target or source, fix=fix):
         if down is not None:
             _take_back(source, down, yes)
             return
@@ -363,9 +361,6 @@ def migrate(source: str, target: str | None, down: str | None, yes: bool) -> Non
 
         report = migrate(source, target)
         click.echo(f"{report.rev} events, verified on both sides: head {report.hash}")
-
-    fix = "the source was not changed" if down is None else "nothing was changed"
-    exit_on_error(lambda: _with_hub(work, target or source, fix=fix), as_json=False)
 
 
 def _take_back(source: str, down: str, yes: bool) -> None:
@@ -388,14 +383,11 @@ def check_artifacts(url: str) -> None:
 
     Credentials come from the environment, as for the hub.
     """
-
-    def work() -> None:
+    with _hub_errors(url):
         from loradeck.artifacts.blobs.object_store import opened, probe
 
         probe(opened(url, retry_s=3))
         click.echo(f"{url}: keeps its promises")
-
-    exit_on_error(lambda: _with_hub(work, url), as_json=False)
 
 
 @hub.command("copy-artifacts")
@@ -409,8 +401,7 @@ def copy_artifacts(source: str, target: str, keys: Path | None, key_program: Pat
     Each file is verified. Those that are there already are not copied again, and the source keeps its own. Rows stay
     sealed; with --keys they are copied as an earlier version reads them, while no hub runs.
     """
-
-    def work() -> None:
+    with _hub_errors(target):
         from loradeck.artifacts.blobs.opening import copy, open_blobs
 
         with tempfile.TemporaryDirectory(prefix="loradeck-copy-") as scratch:
@@ -425,8 +416,6 @@ def copy_artifacts(source: str, target: str, keys: Path | None, key_program: Pat
                 stores[0] = KeyedBlobs(stores[0], RowKeys(keys, key_program))
             files, size = copy(*stores)
         click.echo(f"{files} files copied, {size / 1e6:,.1f} MB")
-
-    exit_on_error(lambda: _with_hub(work, target), as_json=False)
 
 
 @hub.command()
@@ -516,7 +505,7 @@ _STAGES = {
 def _with_authority(data: Path | None, work: Callable[[Any, Path, int], Any]) -> None:
     folder = data or state_path() / "hub"
 
-    def told() -> None:
+    with _hub_errors(str(folder)):
         from loradeck.hub.access.authority import Authority
 
         made = work(Authority, folder, time.time_ns() // 1_000_000)
@@ -525,20 +514,16 @@ def _with_authority(data: Path | None, work: Callable[[Any, Path, int], Any]) ->
         click.echo(f"authority {made.certificates}, SHA-256 {made.fingerprint}")
         click.echo(f"certificate for {', '.join(served.hosts)} until {until}")
 
-    exit_on_error(lambda: _with_hub(told, str(folder)), as_json=False)
-
 
 def _serve(**settings: Any) -> None:
     """Runs a hub until SIGTERM or SIGINT. Every expected failure to start exits with an error."""
     data: Path = settings.pop("data") or state_path() / "hub"
     names: Path | None = settings.pop("names")
 
-    def work() -> None:
+    with _hub_errors(str(data), settings["listen"]):
         from loradeck.hub.server import serve
 
         serve(data=data, **settings, names=name_models(names) if names is not None else None)
-
-    exit_on_error(lambda: _with_hub(work, str(data), settings["listen"]), as_json=False)
 
 
 _EXTRAS = {"psycopg": ("postgres", "PostgreSQL"), "obstore": ("objects", "object stores")}
@@ -547,36 +532,38 @@ _EXTRAS = {"psycopg": ("postgres", "PostgreSQL"), "obstore": ("objects", "object
 _FIX = "a second hub on the same folder, a full disk or a damaged file; nothing was changed"
 
 
-def _with_hub(work: Callable[[], None], data: str, listen: str | None = None, fix: str = _FIX) -> None:
-    """Does work that needs the hub's packages, and turns its expected failures into those of a command."""
+@contextmanager
+def _hub_errors(data: str, listen: str | None = None, fix: str = _FIX) -> Iterator[None]:
+    """Exits with a command's error after an expected failure of a block that needs the hub's packages."""
     from loradeck.artifacts.errors import BadArtifact
     from loradeck.rules.errors import Refused
 
-    try:
-        work()
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("loradeck"):
-            raise
-        extra, what = _EXTRAS.get(error.name, ("hub", "hub"))
-        extras = extra if extra == "hub" else f"hub,{extra}"
-        raise misused(
-            f"this installation has no {what} in it",
-            where=f"the package {error.name} is missing",
-            fix=f"{sys.executable} -m pip install 'loradeck[{extras}]'",
-            code="no_hub",
-        ) from None
-    except (Refused, BadArtifact) as error:
-        raise misused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
-    except OSError as error:
-        raise misused(
-            "the hub cannot start",
-            where=f"{error.filename or listen or data}: {error.strerror or error}",
-            fix="choose another --listen or --data, or free this one",
-            code="cannot_start",
-        ) from None
-    except Exception as error:
-        from loradeck.store.interface import StoreError
+    with expected_errors(as_json=False):
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("loradeck"):
+                raise
+            extra, what = _EXTRAS.get(error.name, ("hub", "hub"))
+            extras = extra if extra == "hub" else f"hub,{extra}"
+            raise misused(
+                f"this installation has no {what} in it",
+                where=f"the package {error.name} is missing",
+                fix=f"{sys.executable} -m pip install 'loradeck[{extras}]'",
+                code="no_hub",
+            ) from None
+        except (Refused, BadArtifact) as error:
+            raise misused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
+        except OSError as error:
+            raise misused(
+                "the hub cannot start",
+                where=f"{error.filename or listen or data}: {error.strerror or error}",
+                fix="choose another --listen or --data, or free this one",
+                code="cannot_start",
+            ) from None
+        except Exception as error:
+            from loradeck.store.interface import StoreError
 
-        if not isinstance(error, StoreError):
-            raise
-        raise CliError(str(error), where=data, fix=fix, code=error.code, exit=Exit.UNREACHABLE) from None
+            if not isinstance(error, StoreError):
+                raise
+            raise CliError(str(error), where=data, fix=fix, code=error.code, exit=Exit.UNREACHABLE) from None

@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from loradeck.cli.shared.exits import misused
-from loradeck.cli.shared.options import chosen_context, connection_options, exit_on_error, wants_json
+from loradeck.cli.shared.options import chosen_context, connection_options, expected_errors, wants_json
 from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.client.api import HubApi
@@ -43,7 +43,8 @@ def login(ctx: click.Context) -> None:
             me, f"signed in as {_who(me)}, until {utc(int(signed_in.expires_s * 1000))} and refreshed from then on"
         )
 
-    exit_on_error(lambda: asyncio.run(work()), as_json=wants_json(ctx))
+    with expected_errors(as_json=wants_json(ctx)):
+        asyncio.run(work())
 
 
 @click.command()
@@ -71,7 +72,8 @@ def logout(ctx: click.Context) -> None:
                 file.remove()
         out.answer(told, "signed out" if told["here"] else "nobody was signed in here")
 
-    exit_on_error(lambda: asyncio.run(work()), as_json=wants_json(ctx))
+    with expected_errors(as_json=wants_json(ctx)):
+        asyncio.run(work())
 
 
 @click.command()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import click
 
-from loradeck.cli.shared.options import chosen_context, connection_options, exit_on_error
+from loradeck.cli.shared.options import chosen_context, connection_options, expected_errors
 
 
 def start(ctx: click.Context, *, read_only: bool, at: Callable[[], str] | None = None) -> None:
@@ -14,8 +14,7 @@ def start(ctx: click.Context, *, read_only: bool, at: Callable[[], str] | None =
     Raises: click.exceptions.Exit: stdout or stdin is no terminal (2), the settings are unusable (2), or the console's
     own status.
     """
-
-    def work() -> None:
+    with expected_errors(as_json=False):
         row = at() if at is not None else None
         context = chosen_context(ctx)
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -32,8 +31,6 @@ def start(ctx: click.Context, *, read_only: bool, at: Callable[[], str] | None =
         status = run(context, read_only=read_only, at=row)
         if status:
             raise click.exceptions.Exit(status)
-
-    exit_on_error(work, as_json=False)
 
 
 @click.command("open")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,10 +82,14 @@ def reason_option(*, required: bool = False) -> Callable[[F], F]:
     return click.option("--reason", metavar="TEXT", help="Kept in the event.", **presence)
 
 
-def exit_on_error(work: Callable[[], None], *, as_json: bool) -> None:
-    """Runs `work`; an expected error goes to stderr. Raises: click.exceptions.Exit: after one, with its status."""
+@contextmanager
+def expected_errors(*, as_json: bool) -> Iterator[None]:
+    """Prints an expected error of the block to stderr, and exits with its status.
+
+    Raises: click.exceptions.Exit: after an expected error.
+    """
     try:
-        work()
+        yield
     except Exception as error:
         from loradeck.cli.shared.exits import print_error, verdict
 

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec
 import click
 
 from loradeck.cli.shared.exits import Exit, misused, refused
-from loradeck.cli.shared.options import chosen_context, connection_options, exit_on_error, wants_json
+from loradeck.cli.shared.options import chosen_context, connection_options, expected_errors, wants_json
 from loradeck.cli.shared.output import Output
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
@@ -99,7 +99,8 @@ def hub_command(body: Callable[Concatenate[Session, P], Coroutine[Any, Any, None
                 except Refused as error:  # by a rule that was asked here
                     raise refused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
 
-        exit_on_error(lambda: asyncio.run(work()), as_json=wants_json(ctx))
+        with expected_errors(as_json=wants_json(ctx)):
+            asyncio.run(work())
 
     return connection_options(callback)
 
