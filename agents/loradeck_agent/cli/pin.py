@@ -11,7 +11,7 @@ import click
 
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import Ack
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.release import Form
 from loradeck.schemas.replica_state import AckState
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.cli.shared import config_option
@@ -87,8 +87,8 @@ def choose(entry: TableEntry, wanted: str) -> ReleaseRef:
     """
     refs = {ref.id: ref for ref in entry.refs}
     for ref in list(refs.values()):
-        base = Release(tenant=entry.tenant, form=Form.BASE, base=ref.release.base, label="base")
-        refs.setdefault(base.id, ReleaseRef(id=base.id, release=base, label="base"))
+        base = ReleaseRef.of_base(entry.tenant, ref.release.base)
+        refs.setdefault(base.id, base)
     found = [ref for ref in refs.values() if ref.label == wanted or (len(wanted) >= 4 and ref.id.startswith(wanted))]
     known = ", ".join(_named(ref) for ref in refs.values())
     if not found:

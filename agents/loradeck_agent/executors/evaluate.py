@@ -101,7 +101,7 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     if model is not None and records:
         current.phase("recording canaries")
         documents["canary.json"] = canary_record(current, base, model, spec.release)
-        alone = Release(tenant=spec.tenant, form=Form.BASE, base=current.spec.base_digest).id
+        alone = Release.of_base(spec.tenant, current.spec.base_digest).id
         if adapter:
             with model.disable_adapter():
                 documents["canary-base.json"] = canary_record(current, base, model, alone)

@@ -32,7 +32,6 @@ from loradeck.schemas.jobs import (
     TrainSpec,
 )
 from loradeck.schemas.link import JobEvent, JobLog
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.engine_config import VllmEngine
 from loradeck_agent.host.errors import AgentError
@@ -367,11 +366,10 @@ class Jobs:
         spec = job.spec
         if not isinstance(spec, TrainSpec) or spec.distillation is None or not spec.asks_teacher:
             return nullcontext()
-        release = Release(tenant=spec.tenant, form=Form.BASE, base=spec.distillation.teacher, label="base")
-        ref = ReleaseRef(id=release.id, release=release, label=release.label)
+        ref = ReleaseRef.of_base(spec.tenant, spec.distillation.teacher)
         if (socket := self._door(executor, "teacher")) is None:
             return nullcontext()
-        return self._opened(executor, partial(self._listening, release.base, ref, (), socket))
+        return self._opened(executor, partial(self._listening, ref.release.base, ref, (), socket))
 
     @asynccontextmanager
     async def _opened(

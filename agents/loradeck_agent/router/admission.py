@@ -21,7 +21,6 @@ from loradeck.rules.serving import flip as rules
 from loradeck.rules.serving.cold_queue import is_awaited
 from loradeck.rules.serving.router_handover import Stage
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.release import Form, Release
 from loradeck.schemas.routing import Callers, CohortUnit, ResponseChecks, RouteResidency, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.arm_outcomes import Seat
@@ -508,5 +507,4 @@ def untold(key: PointerKey) -> Refusal:
 @lru_cache(maxsize=4096)
 def base_alone(tenant: str, base: str) -> ReleaseRef:
     """The release of a tenant's base without an adapter, which stands in under gap policy `base`."""
-    release = Release(tenant=tenant, form=Form.BASE, base=base, adapter=None, merged=None, label="base")
-    return ReleaseRef(id=release.id, release=release, label="base")
+    return ReleaseRef.of_base(tenant, base)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from loradeck.rules.serving.proof import Judgement, Level, judge
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord
 from loradeck.schemas.ids import short
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import Canaries, Conversation, prompt_digest
@@ -18,12 +18,6 @@ SAID_S = 60.0
 
 DISPUTED = "canary_disputed"
 """Code of a judgement: nodes recorded answers that contradict each other, and none counts."""
-
-
-def base_ref(tenant: str, base: str) -> ReleaseRef:
-    """The release that is this base alone, as this tenant's."""
-    release = Release(tenant=tenant, form=Form.BASE, base=base, label="base")
-    return ReleaseRef(id=release.id, release=release, label="base")
 
 
 def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:
@@ -65,7 +59,7 @@ async def recorded_base(
     is disputed, and is asked anew.
     """
     build = engine.build
-    ref = base_ref(tenant, build.base)
+    ref = ReleaseRef.of_base(tenant, build.base)
     record = await records.find(ref.id, build.build, map(prompt_digest, canaries))
     have = {item.prompt for item in record.items} if record else set()
     missing = [messages for messages in canaries if prompt_digest(messages) not in have]
@@ -128,7 +122,7 @@ async def judge_items(
     if not asked:
         return Judgement(level=Level.LISTED, code="no_canaries", detail="the route has no canaries")
     # Merged weights are known by what their engine's own base answers: there is nothing else in it.
-    known_by = base_ref(ref.release.tenant, build.base) if ref.release.form is Form.MERGED else ref
+    known_by = ReleaseRef.of_base(ref.release.tenant, build.base) if ref.release.form is Form.MERGED else ref
     verdict = await _judged(engine, records, ref, known_by, items, left, near)
     if verdict.code == "canary_mismatch" and await records.changed(known_by.id, build.build):
         verdict = await _judged(engine, records, ref, known_by, items, left, near)
@@ -152,7 +146,7 @@ async def _judged(
     if ref.release.form is Form.BASE:
         return judge(items, record, {}, is_base=True)
     others: dict[str, CanaryRecord | None] = {}
-    rivals = [base_ref(ref.release.tenant, ref.release.base), *([left] if left else [])]
+    rivals = [ReleaseRef.of_base(ref.release.tenant, ref.release.base), *([left] if left else [])]
     called = {other.id: other.label or short(other.id) for other in (*near, *rivals)}
     called[rivals[0].id] = "the base alone"
     for rival in rivals:

@@ -134,5 +134,5 @@ class Collector:
 
 def _release(weights: str, made: BaseLineage) -> Release:
     if made.adapter is None:
-        return Release(tenant=made.tenant, form=Form.BASE, base=weights)
+        return Release.of_base(made.tenant, weights)
     return Release(tenant=made.tenant, form=Form.MERGED, base=made.base, adapter=made.adapter, merged=weights)

@@ -24,7 +24,6 @@ from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import ack_about
 from loradeck_agent.serving.canaries import (
     DISPUTED,
-    base_ref,
     canaries_of,
     near,
     verify_idle,
@@ -413,7 +412,7 @@ class Reconciler:
     async def _check_base(self, engine: EngineReplica) -> None:
         """Lists an engine with the router once its base answers as recorded (where anybody recorded it)."""
         for entry in self.table.entries.values():
-            ref = base_ref(entry.tenant, engine.build.base)
+            ref = ReleaseRef.of_base(entry.tenant, engine.build.base)
             if not entry.canaries or self.records.known(ref.id, engine.build.build) is None:
                 continue
             verdict = await verify_idle(engine, self.records, ref, entry.canaries, ())

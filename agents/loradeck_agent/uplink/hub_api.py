@@ -53,6 +53,10 @@ class HubApi:
             self._client = (self.url, login, client)
         return self._client[2]
 
+    async def _ok(self, method: str, path: str, body: bytes | None = None, *, timeout: float = CALL_S) -> bytes:
+        """The body of a successful answer."""
+        return checked(await self._http.call(method, path, body, timeout=timeout)).body
+
     def use(self, url: str) -> None:
         """Makes its calls to the hub at this address from now on."""
         self.url = url
@@ -64,16 +68,16 @@ class HubApi:
 
     async def renew(self) -> Joined:
         """A new certificate for this node's key."""
-        return Joined.model_validate_json(checked(await self._http.call("POST", RENEW_PATH, timeout=CALL_S)).body)
+        return Joined.model_validate_json(await self._ok("POST", RENEW_PATH))
 
     async def release(self, release: str) -> ReleaseDetail:
         """A release and its adapter's manifest.
 
         Raises: AgentError: `path_traversal` or `bad_manifest` when the document is not acceptable.
         """
-        reply = checked(await self._http.get(f"/v1/releases/{release}", timeout=CALL_S))
+        found = await self._ok("GET", f"/v1/releases/{release}")
         try:
-            return ReleaseDetail.model_validate_json(reply.body)
+            return ReleaseDetail.model_validate_json(found)
         except ValidationError as error:
             first = error.errors()[0]
             leaves = "path" in first["loc"] and "leaves" in first["msg"]
@@ -121,24 +125,21 @@ class HubApi:
 
     async def dataset(self, digest: str) -> DatasetManifest:
         """A dataset's manifest. Raises: AgentError: `unknown_dataset`."""
-        reply = checked(await self._http.get("/v1/datasets", timeout=CALL_S))
-        for entry in _datasets.validate_json(reply.body):
+        for entry in _datasets.validate_json(await self._ok("GET", "/v1/datasets")):
             if entry.digest == digest:
                 return entry.manifest
         raise AgentError("unknown_dataset", "the hub has no dataset of this digest", digest, "register it first")
 
     async def suite(self, digest: str) -> SuiteManifest:
         """A suite's manifest. Raises: AgentError: `unknown_suite`."""
-        reply = checked(await self._http.get("/v1/suites", timeout=CALL_S))
-        for entry in _suites.validate_json(reply.body):
+        for entry in _suites.validate_json(await self._ok("GET", "/v1/suites")):
             if entry.digest == digest:
                 return entry.manifest
         raise AgentError("unknown_suite", "the hub has no suite of this digest", digest, "register it first")
 
     async def versions(self, tenant: str, name: str) -> tuple[AdapterVersion, ...]:
         """Lists all versions of an adapter."""
-        reply = checked(await self._http.get(f"/v1/adapters/{tenant}/{name}/versions", timeout=CALL_S))
-        return _versions.validate_json(reply.body)
+        return _versions.validate_json(await self._ok("GET", f"/v1/adapters/{tenant}/{name}/versions"))
 
     async def canary_records(self, release: str) -> tuple[Attestation, ...]:
         """Attested canary records of a release, oldest first."""
@@ -147,14 +148,12 @@ class HubApi:
     async def attestations(self, kind: AttestationKind, subject: str | None = None) -> tuple[Attestation, ...]:
         """Attestations of one kind, about one subject or about all, oldest first."""
         query = urlencode({"kind": kind.value} | ({"subject": subject} if subject is not None else {}))
-        reply = checked(await self._http.get(f"/v1/attestations?{query}", timeout=CALL_S))
-        return tuple(sorted(_attestations.validate_json(reply.body), key=lambda a: a.seq))
+        found = _attestations.validate_json(await self._ok("GET", f"/v1/attestations?{query}"))
+        return tuple(sorted(found, key=lambda a: a.seq))
 
     async def attest(self, attestation: Attestation) -> None:
         """Adds an attestation to the hub's log."""
-        checked(
-            await self._http.call("POST", "/v1/attestations", attestation.model_dump_json().encode(), timeout=CALL_S)
-        )
+        await self._ok("POST", "/v1/attestations", attestation.model_dump_json().encode())
 
     async def upload(self, folder: Path, files: tuple[FileEntry, ...], *, rows: bool = False) -> None:
         """Uploads an artifact's files; those that the hub has are not sent again. `rows`: they hold rows."""
@@ -168,30 +167,22 @@ class HubApi:
 
     async def put_segment(self, tenant: str, sha256: str, segment: bytes) -> bool:
         """Gives the hub a segment of the answer ledger. Returns whether it keeps it."""
-        path = f"/v1/ledger/{tenant}/{sha256}"
-        return SegmentKept.model_validate_json(
-            checked(await self._http.call("PUT", path, segment, timeout=BLOB_S)).body
-        ).kept
+        answer = await self._ok("PUT", f"/v1/ledger/{tenant}/{sha256}", segment, timeout=BLOB_S)
+        return SegmentKept.model_validate_json(answer).kept
 
     async def give_feedback(self, tenant: str, rows: bytes) -> bytes:
         """Gives the hub feedback that this node's routers took, a `FeedbackRows` as JSON. Returns a `FeedbackTaken`."""
-        return checked(await self._http.call("POST", f"/v1/tenants/{tenant}/feedback", rows, timeout=BLOB_S)).body
+        return await self._ok("POST", f"/v1/tenants/{tenant}/feedback", rows, timeout=BLOB_S)
 
     async def give_inputs(self, tenant: str, counts: bytes) -> None:
         """Gives the hub counts of what a tenant's callers ask, an `InputCounts` as JSON."""
-        checked(await self._http.call("POST", f"/v1/tenants/{tenant}/inputs", counts, timeout=BLOB_S))
+        await self._ok("POST", f"/v1/tenants/{tenant}/inputs", counts, timeout=BLOB_S)
 
     async def register(self, manifest: AdapterManifest) -> AdapterVersion:
         """Registers an adapter whose files the hub has. Returns its version."""
-        reply = checked(
-            await self._http.call(
-                "POST",
-                f"/v1/adapters/{manifest.tenant}/{manifest.name}/versions",
-                manifest.model_dump_json().encode(),
-                timeout=BLOB_S,
-            )
-        )
-        return AdapterVersion.model_validate_json(reply.body)
+        path = f"/v1/adapters/{manifest.tenant}/{manifest.name}/versions"
+        made = await self._ok("POST", path, manifest.model_dump_json().encode(), timeout=BLOB_S)
+        return AdapterVersion.model_validate_json(made)
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

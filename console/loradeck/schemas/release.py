@@ -30,6 +30,11 @@ class Release(Strict):
     merged: Digest | None = Field(None, description="base digest of the merged weights")
     label: Line = Field("", description="'v7', 'v7m' when merged, or 'base'")
 
+    @classmethod
+    def of_base(cls, tenant: str, base: str) -> Release:
+        """The release that serves a base alone to a tenant."""
+        return cls(tenant=tenant, form=Form.BASE, base=base, label="base")
+
     @model_validator(mode="after")
     def _parts_fit_the_form(self) -> Release:
         need: dict[Form, tuple[bool, bool]] = {

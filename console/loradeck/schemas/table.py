@@ -30,6 +30,12 @@ class ReleaseRef(Wire):
     release: Release
     label: Line = ""
 
+    @classmethod
+    def of_base(cls, tenant: str, base: str) -> ReleaseRef:
+        """The release that serves a base alone to a tenant."""
+        release = Release.of_base(tenant, base)
+        return cls(id=release.id, release=release, label=release.label)
+
     @property
     def engine_name(self) -> str | None:
         """The name under which an engine lists it; see `Release.engine_name`."""

@@ -15,7 +15,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.serving import canaries
-from loradeck_agent.serving.canaries import SAID_S, base_ref, recorded_base
+from loradeck_agent.serving.canaries import SAID_S, recorded_base
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
@@ -197,7 +197,7 @@ async def test_what_a_base_said_is_kept_for_other_tenants_until_it_is_withdrawn_
         return record.items[0].tokens if record is not None and record.items else ()
 
     assert [await said("acme"), await said("bolt"), asked] == [(1,), (1,), ["base"]]
-    answer, base = 2, base_ref("acme", "b" * 64).id
+    answer, base = 2, ReleaseRef.of_base("acme", "b" * 64).id
     withdrawn = CanaryRecord(release=base, build=BUILD, items=(), withdraws=(1,), reason="it was faulty")
     body = withdrawn.model_dump(mode="json")
     hub.attestations.append(

@@ -17,7 +17,7 @@ from loradeck.schemas.arm import Arm
 from loradeck.schemas.decision import DecideRequest, MeasuredArm
 from loradeck.schemas.freshness import Figure
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobRequest, JobState
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.release import Release
 
 _SPEC = ("max_new_tokens", "batch", "offline")
 
@@ -91,7 +91,7 @@ async def _release(s: Session, tenant: str, arm: dict[str, Any], where: str) -> 
     """The release of an arm: the one that it names, or the base alone that it names."""
     if "base" in arm:
         base = one_named("base", str(arm["base"]), await named_bases(s.api)).digest
-        return Release(tenant=tenant, form=Form.BASE, base=base).id
+        return Release.of_base(tenant, base).id
     if "release" not in arm:
         raise misused("an arm names a base or a release", where=where, fix='base = "B1", or release = "v3"')
     return (await release_named(s.api, tenant, str(arm["release"]))).id

@@ -37,7 +37,7 @@ from loradeck.schemas.jobs import (
     TrainSpec,
 )
 from loradeck.schemas.judge import SuiteJudge
-from loradeck.schemas.release import Form, Release
+from loradeck.schemas.release import Release
 from loradeck.schemas.training import SUITE_RIGHT
 
 _POLL_S = 0.5
@@ -224,7 +224,7 @@ async def _generation(s: Session, recipe: Path) -> GenerateSpec:
             continue
         if isinstance(part.get("teacher"), str):  # a base alone
             base = one_named("base", part.pop("teacher"), await named_bases(s.api)).digest
-            part |= {"base": base, "release": Release(tenant=owner, form=Form.BASE, base=base).id}
+            part |= {"base": base, "release": Release.of_base(owner, base).id}
         elif isinstance(part.get("release"), str):
             release = (await s.api.release((await release_named(s.api, owner, part["release"])).id)).release
             part |= {"base": release.served_base, "release": release.id}

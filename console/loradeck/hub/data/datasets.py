@@ -37,6 +37,7 @@ from loradeck.schemas.jobs import Job, TrainSpec
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 from loradeck.schemas.name_models import NameModels
 from loradeck.schemas.preference import PreferenceDataset, PreferenceReport
+from loradeck.schemas.release import Release
 from loradeck.schemas.training import QualityWeights
 from loradeck.store.interface import Doc
 
@@ -233,7 +234,7 @@ class Datasets:
         }
         learnt = sorted(
             trained_on(
-                self._registry.catalogue.base_alone(tenant, base),
+                Release.of_base(tenant, base),
                 adapters=self._registry.catalogue.adapters,
                 releases=self._lineage.releases().values(),
                 made={**self._attestations.facts.made, **taught},

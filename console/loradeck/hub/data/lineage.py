@@ -61,7 +61,7 @@ class Lineage:
         """The registered releases, and base alone on every base that a job made, for those whose job it was."""
         made, catalogue = self._attestations.facts.made, self._catalogue
         alone = {
-            catalogue.base_alone_id(one.tenant, base): catalogue.base_alone(one.tenant, base)
+            catalogue.base_alone_id(one.tenant, base): Release.of_base(one.tenant, base)
             for base, origins in made.items()
             if base in catalogue.bases
             for one in origins

@@ -75,9 +75,7 @@ class Merging:
         """Registers what a job made by training every weight, as a base of its tenant's own and the release of it."""
         by, base = f"job {job.id}", manifest.digest
         await self._registry.register(Doc.BASE, base, manifest.model_dump(mode="json"), tenant=spec.tenant, by=by)
-        release = self._registry.catalogue.base_alone(spec.tenant, base).model_copy(
-            update={"label": f"{spec.name}-full"}
-        )
+        release = Release.of_base(spec.tenant, base).model_copy(update={"label": f"{spec.name}-full"})
         await self._registry.register_release(release, by)
         return self._registry.catalogue.releases[release.id]
 

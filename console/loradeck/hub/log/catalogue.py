@@ -88,15 +88,11 @@ class Catalogue:
         """'B1'; the first digits of a base that is not registered; '-' for none."""
         return self._base_labels.get(base, short(base)) if base else "-"
 
-    def base_alone(self, tenant: str, base: str) -> Release:
-        """The release that serves a base to a tenant without an adapter."""
-        return Release(tenant=tenant, form=Form.BASE, base=base, label="base")
-
     def base_alone_id(self, tenant: str, base: str) -> str:
-        """The id of `base_alone`. It is kept, because every row needs it."""
+        """The id of `Release.of_base`. It is kept, because every row needs it."""
         found = self._base_alone.get((tenant, base))
         if found is None:
-            found = self._base_alone[tenant, base] = self.base_alone(tenant, base).id
+            found = self._base_alone[tenant, base] = Release.of_base(tenant, base).id
         return found
 
     def release(self, release_id: str, tenant: str | None = None, tenants: Iterable[str] = ()) -> Release | None:
@@ -107,7 +103,7 @@ class Catalogue:
         for name in [tenant] if tenant else tenants:
             for base in self.bases:
                 if self.base_alone_id(name, base) == release_id:
-                    return self.base_alone(name, base)
+                    return Release.of_base(name, base)
         return None
 
     def known(self, tenant: str, release_id: str) -> Release:

@@ -87,7 +87,7 @@ class CanarySuggestions:
         """The releases that an engine could answer with instead: the base alone, the live one, and where R goes."""
         if release.form is not Form.ADAPTER:
             return []
-        found = {base.id: base for base in [self._catalogue.base_alone(release.tenant, release.base)]}
+        found = {base.id: base for base in [Release.of_base(release.tenant, release.base)]}
         for digest in (pointer.release, *pointer.beneath[:1]):
             other = self._catalogue.release(digest, release.tenant) if digest is not None else None
             if other is not None and other.id != release.id and other.served_base == release.served_base:
