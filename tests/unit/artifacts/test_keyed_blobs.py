@@ -7,16 +7,18 @@ import os
 import signal
 import stat
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
+from click.testing import CliRunner
 
 from loradeck.artifacts import BadArtifact, Blobs
-from loradeck.artifacts.blobs import sealing
 from loradeck.artifacts.blobs.folder import FolderBlobs
 from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.artifacts.blobs.opening import copy
 from loradeck.artifacts.blobs.row_keys import RowKeys
 from loradeck.artifacts.blobs.store import CHUNK, SEALED_HEAD
+from loradeck.cli.commands.hub import hub
 
 ROWS = b'{"question": "where is ann@example.org?", "answer": "at home"}\n' * 40
 SHA = hashlib.sha256(ROWS).hexdigest()
@@ -70,7 +72,7 @@ def test_sealed_rows_are_read_back_whole_and_in_ranges(blobs: KeyedBlobs, size: 
         (1 << 40, None),
     ):
         assert b"".join(blobs.open(sha256, max(0, start), stop)) == data[max(0, start) : stop]
-    assert list(blobs.stored.listed().values()) == [sealing.sealed_size(size)]
+    assert list(blobs.stored.listed().values()) == [SEALED_HEAD + 24 + size + 17 * max(1, -(-size // CHUNK))]
 
 
 def test_rows_that_are_said_to_be_rows_never_lie_in_the_clear(blobs: KeyedBlobs, tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_rows_that_came_in_before_there_were_keys_are_sealed(blobs: KeyedBlobs, 
     blobs.seal(V1, "acme", [SHA])
     assert (read(blobs), b"ann@example.org" in on_disk(tmp_path)) == (ROWS, False)
     blobs.seal(V1, "acme", [SHA])
-    assert (blobs.listed(), list(blobs.sealed())) == ({SHA: len(ROWS)}, [SHA])
+    assert (blobs.listed(), [sha for sha, _ in blobs.keys.blobs()]) == ({SHA: len(ROWS)}, [SHA])
 
 
 def test_a_kill_before_the_plain_copy_went_is_made_good_by_sealing_again(blobs: KeyedBlobs, tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_a_destroyed_key_makes_every_copy_unreadable(blobs: KeyedBlobs, keys: Ro
     copy(backup, blobs.stored)  # restored
     assert (blobs.has(SHA), code_of(blobs), blobs.listed()) == (False, "unknown_blob", {})
     with pytest.raises(BadArtifact, match="destroyed"):
-        keys.wrap(V1, "acme", SHA, bytes(32))
+        keys.wrap(V1, "acme", bytes(32))
 
 
 def test_a_file_of_two_versions_is_read_until_both_keys_are_gone(blobs: KeyedBlobs) -> None:
@@ -150,7 +152,7 @@ def test_a_missing_a_wrong_and_a_damaged_key_say_which_and_what_to_do(blobs: Key
     blobs.seal(V1, "acme", [SHA])
     tenant = tmp_path / "keys" / "tenants" / "acme.key"
     right = tenant.read_bytes()
-    for content, said in ((None, "is not here"), (os.urandom(32), "another one"), (b"x", "damaged")):
+    for content, said in ((None, "not here"), (os.urandom(32), "another one"), (b"x", "damaged")):
         tenant.unlink()
         if content is not None:
             tenant.write_bytes(content)
@@ -175,12 +177,12 @@ def test_a_changed_or_shortened_sealed_file_is_found(blobs: KeyedBlobs, keys: Ro
     assert blob is not None
     path = blobs.stored.path(blob.sealed)
     whole = path.read_bytes()
-    second = SEALED_HEAD + CHUNK + 16
+    first, second = SEALED_HEAD + 24, SEALED_HEAD + 24 + CHUNK + 17
     for wrong in (
         whole[:-1],
         whole[:second],
         whole[:-20] + b"\0" + whole[-19:],
-        whole[:SEALED_HEAD] + whole[second:] + whole[SEALED_HEAD:second],
+        whole[:first] + whole[second:] + whole[first:second],
     ):
         path.write_bytes(wrong)
         assert code_of(blobs, sha256) == "digest_mismatch"
@@ -216,9 +218,11 @@ def test_a_program_may_hold_the_tenants_keys(tmp_path: Path) -> None:
     blobs = KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "keys", program))
     send(blobs)
     blobs.seal(V1, "acme", [SHA])
-    assert (read(blobs), (tmp_path / "keys" / "tenants").exists()) == (ROWS, False)
+    assert (read(blobs), list((tmp_path / "keys" / "tenants").iterdir())) == (ROWS, [])
     (tmp_path / "acme.gone").touch()
-    with pytest.raises(BadArtifact, match=r"did not unwrap acme's.*exit 4: the key of acme was destroyed") as caught:
+    with pytest.raises(
+        BadArtifact, match=r"did not unwrap acme's.*exit 4, 0 bytes: the key of acme was destroyed"
+    ) as caught:
         read(blobs)
     assert caught.value.code == "key_unavailable"
     (tmp_path / "acme.gone").unlink()
@@ -227,21 +231,30 @@ def test_a_program_may_hold_the_tenants_keys(tmp_path: Path) -> None:
         read(blobs)
 
 
-@pytest.mark.parametrize("at", ["pwrite", "ftruncate"])
+@pytest.mark.parametrize("syncs", [1, 2])
 def test_a_kill_while_a_key_is_destroyed_ends_with_it_destroyed_at_the_next_start(
-    blobs: KeyedBlobs, tmp_path: Path, at: str
+    blobs: KeyedBlobs, tmp_path: Path, syncs: int
 ) -> None:
     send(blobs)
     blobs.seal(V1, "acme", [SHA])
     if not (child := os.fork()):
-        setattr(os, at, lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+        left = iter(range(syncs - 1))
+        os.fsync = lambda fd: None if next(left, None) is not None else os.kill(os.getpid(), signal.SIGKILL)
         try:
             blobs.destroy([V1])
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     key = tmp_path / "keys" / "versions" / V1
-    assert key.stat().st_size
+    assert (key.stat().st_size, key.read_bytes().strip(b"\0")) == ((0, b"") if syncs == 2 else (ANY, b""))
     started = KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "keys"))
     started.destroy([V1])
     assert (key.stat().st_size, started.has(SHA), dict(started.stored.listed())) == (0, False, {})
+
+
+def test_an_earlier_version_gets_rows_as_it_reads_them(blobs: KeyedBlobs, tmp_path: Path) -> None:
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    words = ["copy-artifacts", "--from", str(tmp_path / "artifacts"), "--to", str(tmp_path / "older")]
+    done = CliRunner().invoke(hub, [*words, "--keys", str(tmp_path / "keys")])
+    assert (done.output, FolderBlobs(tmp_path / "older").listed()) == ("1 files copied, 0.0 MB\n", {SHA: len(ROWS)})

@@ -7,7 +7,7 @@ hub that was killed had sent of one is invisible, and goes by the bucket's rule 
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,6 @@ class ObjectBlobs(Blobs):
         with answered():
             every = (one for page in obstore.list(self._store) for one in page)
             return {found[2]: one["size"] for one in every if (found := KEY.fullmatch(one["path"]))}
-
-    def local(self, sha256s: Iterable[str]) -> AbstractAsyncContextManager[Mapping[str, Path]]:
-        """See `Blobs.local`: verified copies, removed at the end of the block."""
-        return self._copies(sha256s)
 
     def signed(self, sha256: str) -> str | None:
         """See `Blobs.signed`."""

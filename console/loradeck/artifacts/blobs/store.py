@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -42,16 +42,15 @@ class Blobs(ABC):
     `scratch`: folder of this machine for content on its way; created with mode 0700 if it is missing.
     """
 
+    stored: Blobs
+    """The blobs as they lie in the store, rows sealed: what a copy of the store has to hold."""
+
     def __init__(self, scratch: Path) -> None:
+        self.stored = self
         self.scratch = scratch
         self._incoming = scratch / "incoming"
         private_folder(self._incoming)
         sweep(self._incoming)
-
-    @property
-    def stored(self) -> Blobs:
-        """The blobs as they lie in the store, rows sealed: what a copy of the store has to hold."""
-        return self
 
     def has(self, sha256: str) -> bool:
         """Tells whether the blob is in the store, and so complete and verified."""
@@ -83,20 +82,12 @@ class Blobs(ABC):
     def listed(self) -> Mapping[str, int]:
         """Lists all blobs, with their sizes in bytes."""
 
-    @abstractmethod
-    def local(self, sha256s: Iterable[str]) -> AbstractAsyncContextManager[Mapping[str, Path]]:
+    @asynccontextmanager
+    async def local(self, sha256s: Iterable[str]) -> AsyncIterator[Mapping[str, Path]]:
         """Paths of blobs on this machine, beside `scratch`, for as long as the block lasts. They are only to be read.
 
         Raises: BadArtifact: `unknown_blob`, `digest_mismatch`, `disk_full`.
         """
-
-    def signed(self, sha256: str) -> str | None:
-        """A URL under which anybody may read this blob for some minutes; None where the store has no such URLs."""
-        return None
-
-    @asynccontextmanager
-    async def _copies(self, sha256s: Iterable[str]) -> AsyncIterator[Mapping[str, Path]]:
-        """Verified copies of blobs on this machine, removed at the end of the block."""
         folder = Path(tempfile.mkdtemp(prefix=_READING, dir=self.scratch))
         try:
             paths = {sha256: folder / sha256 for sha256 in sha256s}
@@ -105,6 +96,10 @@ class Blobs(ABC):
             yield paths
         finally:
             await asyncio.to_thread(shutil.rmtree, folder)
+
+    def signed(self, sha256: str) -> str | None:
+        """A URL under which anybody may read this blob for some minutes; None where the store has no such URLs."""
+        return None
 
     def _sweep_copies(self) -> None:
         """Removes copies that a crash left. Only for a store whose `scratch` no other process uses."""
@@ -117,14 +112,10 @@ class Blobs(ABC):
                 file.write(chunk)
 
     def seal(self, version: str, tenant: str, sha256s: Iterable[str]) -> None:  # noqa: B027 - where there are no keys
-        """Keeps blobs under the key of a version of a dataset or suite of a tenant's."""
+        """Keeps those of the blobs that are here under the key of a version of a dataset or suite of a tenant's."""
 
     def destroy(self, versions: Collection[str], tenants: Collection[str] = ()) -> None:  # noqa: B027 - likewise
         """Destroys the keys of versions and of tenants, and removes what nobody can read any more."""
-
-    def sealed(self) -> Collection[str]:
-        """The blobs that are or were sealed here: copies of them that are not sealed should be removed."""
-        return ()
 
     def receive(
         self, sha256: str, *, size: int | None = None, limit: int | None = None, rows: bool = False

@@ -61,7 +61,8 @@ class Datasets:
     _blobs: Blobs
     _clock: Clock
     names: NameModels | None = None
-    _all_sealed: bool = field(default=False, init=False)
+    _sealed: set[str] = field(default_factory=set, init=False)
+    """Datasets and suites whose files this process has seen sealed."""
 
     async def register(
         self,
@@ -346,25 +347,19 @@ class Datasets:
         """Puts the files of a dataset or suite under its key."""
         files = [file.sha256 for file in manifest.files]
         await asyncio.to_thread(self._blobs.seal, manifest.digest, manifest.tenant, files)
+        self._sealed.add(manifest.digest)
 
     async def seal_all(self) -> None:
         """Seals what came in before there were keys, once; what failed is tried again by the next call."""
-        if self._all_sealed:
-            return
-        catalogue, lying = self._registry.catalogue, await asyncio.to_thread(self._blobs.stored.listed)
+        catalogue, erased = self._registry.catalogue, self._attestations.facts.erased
         known: list[DatasetManifest | SuiteManifest] = [*catalogue.datasets.values(), *catalogue.suites.values()]
-        failed = False
-        for manifest in known:
-            files = [file.sha256 for file in manifest.files if file.sha256 in lying]
-            gone = self._state.tenant(manifest.tenant).offboarded
-            if not files or gone or manifest.digest in self._attestations.facts.erased:
+        for one in known:
+            if one.digest in self._sealed or one.digest in erased or self._state.tenant(one.tenant).offboarded:
                 continue
             try:
-                await asyncio.to_thread(self._blobs.seal, manifest.digest, manifest.tenant, files)
+                await self._seal(one)
             except BadArtifact as bad:
-                failed = True
-                log.error("the rows of %s are not sealed yet: %s", called(manifest), bad)
-        self._all_sealed = not failed
+                log.error("the rows of %s are not sealed yet: %s", called(one), bad)
 
     @asynccontextmanager
     async def _held(self, *these: DatasetManifest | SuiteManifest) -> AsyncIterator[tuple[Held, ...]]:

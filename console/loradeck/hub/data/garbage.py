@@ -113,16 +113,13 @@ class Garbage:
         rows that nothing else names.
         """
         erased = set(self._attestations.facts.erased)
-        if keys := erased - self._destroyed:
-            await asyncio.to_thread(self._blobs.destroy, keys)
-            self._destroyed |= keys
+        offboarded = {name for name, tenant in self._log.state.tenants.items() if tenant.offboarded}
+        if (erased | offboarded) - self._destroyed:
+            await asyncio.to_thread(self._blobs.destroy, erased, offboarded)
+            self._destroyed = erased | offboarded
         if files := self._files(set(), erased) - self._gone:
             await asyncio.to_thread(self._blobs.delete, files)
             self._gone |= files
-        offboarded = {name for name, tenant in self._log.state.tenants.items() if tenant.offboarded}
-        if tenants := offboarded - self._destroyed:
-            await asyncio.to_thread(self._blobs.destroy, (), tenants)
-            self._destroyed |= tenants
 
     async def _here(self) -> Mapping[str, int]:
         """The sizes in bytes of all files at the hub. One that comes later is not collected."""

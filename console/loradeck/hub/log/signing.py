@@ -7,7 +7,6 @@ log are in the database, so that a restored copy on another host still believes 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from nacl.signing import SigningKey
 
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
 from loradeck.artifacts.notes import KeyKind, origin_of, signature_line, text_of, verifier_key
-from loradeck.artifacts.staging import fsync_folder
+from loradeck.artifacts.staging import replace_durably
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.schemas.audit_head import AuditHead
 from loradeck.schemas.position import Position
@@ -37,11 +36,7 @@ def private_key(path: Path) -> SigningKey:
         return SigningKey(path.read_bytes())
     except FileNotFoundError:
         made = SigningKey.generate()
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(bytes(made))
-        file.flush()
-        os.fsync(file.fileno())
-    fsync_folder(path.parent)
+    replace_durably(path, bytes(made))
     return made
 
 

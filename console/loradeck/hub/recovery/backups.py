@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loradeck.artifacts import BadArtifact, Blobs
 from loradeck.artifacts.blobs.folder import FolderBlobs
+from loradeck.artifacts.blobs.keyed import KeyedBlobs
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.store.interface import StoreError
@@ -77,7 +78,8 @@ class Backups:
         """Copies what lies in the store, rows sealed, and removes copies of what is sealed by now."""
         target, stored, copied = FolderBlobs(self.folder / "artifacts"), self._blobs.stored, 0
         there = target.listed()
-        target.delete(there.keys() & set(self._blobs.sealed()))
+        if isinstance(self._blobs, KeyedBlobs):
+            target.delete([sha256 for sha256, _ in self._blobs.keys.blobs() if sha256 in there])
         for sha256, size in stored.listed().items():
             if sha256 not in there:
                 with target.receive(sha256, size=size) as incoming:
