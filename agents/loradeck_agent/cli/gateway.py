@@ -7,7 +7,7 @@ import sys
 import click
 
 from loradeck.schemas.address import is_loopback
-from loradeck_agent.cli.shared import config_option
+from loradeck_agent.cli.shared import config_option, log_level_option
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.identity import Identity
@@ -17,9 +17,7 @@ from loradeck_agent.host.login import HubLogin
 @click.command()
 @config_option
 @click.option("--metrics", metavar="HOST:PORT", help="Where its metrics are read; on the loopback interface.")
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@log_level_option
 def gateway(config: AgentConfig, metrics: str | None, log_level: str) -> None:
     """Runs a gateway until SIGTERM or SIGINT: it sends callers on to the nodes that serve them.
 

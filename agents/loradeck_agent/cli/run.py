@@ -1,25 +1,21 @@
 """`loradeck-agent run`."""
 
 import asyncio
-import logging
 import os
-import sys
-import time
 
 import click
 
-from loradeck_agent.cli.shared import config_option
+from loradeck_agent.cli.shared import config_option, log_level_option
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.identity import Identity
 from loradeck_agent.host.login import HubLogin
+from loradeck_agent.host.process_log import log_to_stderr
 
 
 @click.command()
 @config_option
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@log_level_option
 def run(config: AgentConfig, log_level: str) -> None:
     """Runs the agent until SIGTERM or SIGINT.
 
@@ -39,14 +35,7 @@ def run(config: AgentConfig, log_level: str) -> None:
             )
     config.check_engines()
     os.umask(0o077)
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)sZ %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    log_to_stderr(log_level)
     if joins:
         from loradeck_agent.uplink.joining import join
 

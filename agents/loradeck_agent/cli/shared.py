@@ -18,6 +18,11 @@ EXIT_NOT_RUNNING = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+log_level_option = click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+
+
 def config_option(command: Command) -> Command:
     """`--config FILE`, given to the command as a checked `config`. Errors end it with their exit status."""
 

@@ -6,7 +6,6 @@ Exit status: 0 stopped on request; 1 the folder or a listener cannot be used, wi
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Sequence
 
 import uvloop
@@ -15,6 +14,7 @@ from loradeck.schemas.fault import Fault
 from loradeck_agent.gateway.serve import serve
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.open_files import allow_open_files
+from loradeck_agent.host.process_log import log_to_stderr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,14 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--metrics", metavar="HOST:PORT")
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args(argv)
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=options.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)sZ %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    log_to_stderr(options.log_level)
     allow_open_files()
     try:
         uvloop.run(serve(AgentConfig.load(options.config), options.metrics))

@@ -1,4 +1,4 @@
-"""Trims the log files of router and engines.
+"""Log lines of a process on stderr, and trims of the log files of router and engines.
 
 They run for months, and a disk that their logs have filled refuses the router's table: then nothing can be
 rolled back on this node.
@@ -8,12 +8,22 @@ import asyncio
 import logging
 import os
 import shutil
+import sys
+import time
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 LOG_BYTES = 16 * 2**20
 LOOK_S = 30.0
+
+
+def log_to_stderr(level: str) -> None:
+    """Logs to stderr, with times in UTC, from this level on; of the link's library only warnings."""
+    logging.Formatter.converter = time.gmtime
+    form = "%(asctime)sZ %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=form, datefmt="%Y-%m-%dT%H:%M:%S")
+    logging.getLogger("websockets").setLevel(logging.WARNING)
 
 
 async def keep_trimmed(path: Path) -> None:

@@ -76,9 +76,7 @@ async def register_dataset(
 
     `accept`: why they are registered although personal data or secrets were found in them.
     """
-    caller.at(body.tenant)
-    hub.log.state.tenant(body.tenant)
-    await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
+    await _require_files(hub, caller, body)
     await hub.datasets.register(body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
 
@@ -91,9 +89,7 @@ async def register_preferences(
 
     `accept`: as of datasets.
     """
-    caller.at(body.manifest.tenant)
-    hub.log.state.tenant(body.manifest.tenant)
-    await asyncio.to_thread(_require_blobs, hub.blobs, body.manifest.files)
+    await _require_files(hub, caller, body.manifest)
     await hub.datasets.register_made(body, caller.actor, accept=accept)
     return Registered(digest=body.manifest.digest)
 
@@ -118,9 +114,7 @@ async def register_suite(body: SuiteManifest, hub: ThisHub, caller: ReleaserOfEa
 
     `accept`: why they are registered although personal data or secrets were found in them.
     """
-    caller.at(body.tenant)
-    hub.log.state.tenant(body.tenant)
-    await asyncio.to_thread(_require_blobs, hub.blobs, body.files)
+    await _require_files(hub, caller, body)
     await hub.gates.check_selection(body)
     await hub.datasets.register_suite(body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
@@ -201,6 +195,13 @@ def _check_parts(hub: Hub, manifest: AdapterManifest) -> None:
                 "the parent was trained on another base",
                 detail=f"{parent.manifest.base}, not {manifest.base}",
             )
+
+
+async def _require_files(hub: Hub, caller: Caller, manifest: DatasetManifest | SuiteManifest) -> None:
+    """Checks that a tenant's files are here, and that the caller may register them."""
+    caller.at(manifest.tenant)
+    hub.log.state.tenant(manifest.tenant)
+    await asyncio.to_thread(_require_blobs, hub.blobs, manifest.files)
 
 
 def _require_blobs(blobs: Blobs, files: tuple[FileEntry, ...]) -> None:
