@@ -10,11 +10,16 @@ from click.shell_completion import CompletionItem
 
 
 class LazyGroup(click.Group):
-    """A group of commands that are imported on use. `lazy`: name -> ('module:attribute', one line of help)."""
+    """A group of commands that are imported on use.
 
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+    Args:
+        lazy: name -> ('module:attribute', one line of help); the command's name where no attribute is given.
+        package: where the modules are that no other package is named for.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], package: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.lazy = lazy
+        self.lazy, self._package = lazy, package
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the commands, in the order of the help; imports none."""
@@ -25,7 +30,8 @@ class LazyGroup(click.Group):
         if cmd_name not in self.lazy:
             return None
         module, _, attribute = self.lazy[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        path = module if "." in module else f"{self._package}.{module}"
+        command = getattr(importlib.import_module(path), attribute or cmd_name)
         assert isinstance(command, click.Command)
         return command
 

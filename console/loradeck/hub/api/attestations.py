@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
 from loradeck.hub.access.auth import Caller
@@ -22,36 +22,11 @@ from loradeck.schemas.preference import Adjudication
 router = APIRouter(prefix="/v1", tags=["attestations"], route_class=Guarded)
 
 
-_OURS = frozenset(
-    {
-        AttestationKind.ATTESTED,
-        AttestationKind.SOAKED,
-        AttestationKind.BREACHED,
-        AttestationKind.GATE,
-        AttestationKind.LEAK,
-        AttestationKind.JUDGED,
-        AttestationKind.ARM,
-        AttestationKind.DECISION,
-        AttestationKind.REPLAY,
-        AttestationKind.COMPARISON,
-        AttestationKind.REVIEW,
-        AttestationKind.GENERATION,
-        AttestationKind.LEDGER,
-        AttestationKind.SCAN,
-        AttestationKind.AGREEMENT,
-        AttestationKind.LINEAGE,
-        AttestationKind.ERASURE,
-        AttestationKind.ERASED_ELSEWHERE,
-        AttestationKind.WITHDRAWN,
-    }
-)
-"""Kinds that only the hub attests: it has seen them itself."""
-
 _AGENTS = frozenset({AttestationKind.CANARY})
 """Kinds that an agent may attest. Reports come with the job that made them, or one node could open any gate."""
 
 
-_BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication | Assessment | OptOut | Acknowledgement]] = {
+_BODIES: dict[AttestationKind, type[BaseModel]] = {
     AttestationKind.SIGNATURE: Signature,
     AttestationKind.DEPRECATION: Deprecation,
     AttestationKind.ADJUDICATION: Adjudication,
@@ -59,6 +34,15 @@ _BODIES: dict[AttestationKind, type[Signature | Deprecation | Adjudication | Ass
     AttestationKind.OPT_OUT: OptOut,
     AttestationKind.ACKNOWLEDGED: Acknowledgement,
 }
+
+_OF_CALLERS = frozenset(
+    {
+        *_BODIES,
+        *(AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.HARNESS),
+        *(AttestationKind.MERGE, AttestationKind.REVOCATION, AttestationKind.SHARED),
+    }
+)
+"""Kinds that callers state. Every other one is the hub's alone: it has seen that itself."""
 
 _SIGNED = frozenset({AttestationKind.ASSESSMENT, AttestationKind.ACKNOWLEDGED})
 """Kinds that people sign who are named for it, which takes no releaser."""
@@ -79,7 +63,7 @@ _OF_RELEASES = frozenset(
 @router.post("/attestations")
 async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attestation:
     """Attests something about a digest. The hub itself sets `by` and `at_ms`."""
-    if body.kind in _OURS:
+    if body.kind not in _OF_CALLERS:
         raise Refused("forbidden", f"{body.kind.value} is stated by the hub alone", detail="kind")
     if body.kind in _SIGNED:
         fix = "POST /v1/attestations/signed"

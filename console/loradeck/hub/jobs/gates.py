@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from loradeck.artifacts import BadArtifact, Blobs
 from loradeck.artifacts.rows.suite_items import groups_in
@@ -45,32 +45,24 @@ from loradeck.schemas.suite import Groups
 
 log = logging.getLogger("loradeck.hub.jobs.gates")
 
-_BODIES: dict[
-    AttestationKind,
-    TypeAdapter[EvaluationReport]
-    | TypeAdapter[CanaryRecord]
-    | TypeAdapter[MergeReport]
-    | TypeAdapter[LeakReport]
-    | TypeAdapter[JudgeReport]
-    | TypeAdapter[HarnessReport],
-] = {
-    AttestationKind.EVALUATION: TypeAdapter(EvaluationReport),
-    AttestationKind.ARM: TypeAdapter(EvaluationReport),
-    AttestationKind.CANARY: TypeAdapter(CanaryRecord),
-    AttestationKind.MERGE: TypeAdapter(MergeReport),
-    AttestationKind.LEAK: TypeAdapter(LeakReport),
-    AttestationKind.JUDGED: TypeAdapter(JudgeReport),
-    AttestationKind.HARNESS: TypeAdapter(HarnessReport),
+_BODIES: dict[AttestationKind, type[BaseModel]] = {
+    AttestationKind.EVALUATION: EvaluationReport,
+    AttestationKind.ARM: EvaluationReport,
+    AttestationKind.CANARY: CanaryRecord,
+    AttestationKind.MERGE: MergeReport,
+    AttestationKind.LEAK: LeakReport,
+    AttestationKind.JUDGED: JudgeReport,
+    AttestationKind.HARNESS: HarnessReport,
 }
 
 
 def checked(attestation: Attestation) -> Attestation:
     """An attestation whose body fits its kind and is about its subject. Raises: Refused `invalid_request`."""
-    adapter = _BODIES.get(attestation.kind)
-    if adapter is None:
+    kind = _BODIES.get(attestation.kind)
+    if kind is None:
         return attestation
     try:
-        body: BaseModel = adapter.validate_python(attestation.body)
+        body = kind.model_validate(attestation.body)
     except ValidationError as error:
         title = f"the body is no {attestation.kind.value}"
         raise Refused("invalid_request", title, detail=first_wrong(error, "body")) from None
