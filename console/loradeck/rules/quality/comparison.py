@@ -11,6 +11,7 @@ Either is worth something only on a suite that would show such a drop, so one wi
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from loradeck.rules.quality.statistics import (
     ALPHA,
@@ -73,7 +74,6 @@ def drop_check(
     """Checks the net share of items lost against another release, over the items that both answered."""
     lost, won, n = _counts(_pairs(report, other))
     value, p = ((lost - won) / n if n else 0.0), mcnemar(lost, won)
-    low, high = paired_bootstrap(lost, won, n)
     # Never the measured share alone: where by luck no pair differs, every drop would count as visible.
     visible = visible_drop(n, max(discordant, (lost + won) / n)) if n else None
     bound = drop_bound(lost, won, n) if part.bound_drop else None
@@ -88,23 +88,33 @@ def drop_check(
     if report.engine != other.engine:
         one, before = (build.key if build is not None else "in process" for build in (report.engine, other.engine))
         note = "; ".join(filter(None, (note, f"answered by another build: {one}, and {before} then")))
+    undecided = {"too_small": small, "needed": needed, "visible": visible, "bound": bound}
+    passed = not small and passes
+    return loss_check(name, (lost, won, n), part.max_drop, passed=passed, note=note, suite=part.suite, **undecided)
+
+
+def loss_check(
+    name: str, counts: tuple[int, int, int], threshold: float, *, passed: bool, note: str, **also: Any
+) -> CheckResult:
+    """A check of the net share lost, (lost - won) of n, with its interval and McNemar's p unless another is given.
+
+    `counts`: lost, won and n. `also`: further fields of the result.
+    """
+    lost, won, n = counts
+    low, high = paired_bootstrap(lost, won, n)
+    fields: dict[str, Any] = {"p": mcnemar(lost, won)} | also
     return CheckResult(
         name=name,
-        passed=not small and passes,
-        value=value,
-        threshold=part.max_drop,
+        passed=passed,
+        value=(lost - won) / n if n else 0.0,
+        threshold=threshold,
         n=n,
         low=low,
         high=high,
         note=note,
-        suite=part.suite,
-        too_small=small,
-        needed=needed,
         lost=lost,
         won=won,
-        p=p,
-        visible=visible,
-        bound=bound,
+        **fields,
     )
 
 
@@ -130,27 +140,13 @@ def slices_check(
     small = [one for one, (_, _, n) in counts.items() if n < (part.min_slice or 1)]
     worst = min(counts, key=lambda one: (ps[one], -drops[one], one))
     lost, won, n = counts[worst]
-    low, high = paired_bootstrap(lost, won, n)
     note = f"worst of {len(counts)} slices: {worst}, {lost} lost and {won} won of {n}, p {ps[worst]:.3f} over all"
     if small:
         few = ", ".join(f"{one} {counts[one][2]}" for one in small[:NAMED])
         note += f"; too small: {few}{' ...' * (len(small) > NAMED)}; {part.min_slice} are needed of each"
-    return CheckResult(
-        name=name,
-        passed=not fails and not small,
-        value=drops[worst],
-        threshold=part.max_drop,
-        n=n,
-        low=low,
-        high=high,
-        note=note,
-        suite=part.suite,
-        too_small=bool(small) and not fails,
-        needed=part.min_slice,
-        lost=lost,
-        won=won,
-        p=ps[worst],
-    )
+    undecided = {"too_small": bool(small) and not fails, "needed": part.min_slice, "p": ps[worst]}
+    passed = not fails and not small
+    return loss_check(name, counts[worst], part.max_drop, passed=passed, note=note, suite=part.suite, **undecided)
 
 
 def _pairs(report: EvaluationReport, other: EvaluationReport) -> dict[str, tuple[bool, bool]]:

@@ -17,8 +17,9 @@ from typing import Literal
 
 from loradeck.rules.data.preferences import FLOORS
 from loradeck.rules.quality.agreement import alpha, majority
+from loradeck.rules.quality.comparison import loss_check
 from loradeck.rules.quality.judge import Side
-from loradeck.rules.quality.statistics import Z95, drop_bound, mcnemar, paired_bootstrap
+from loradeck.rules.quality.statistics import Z95, drop_bound
 from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.gate import JudgeGate
 from loradeck.schemas.ids import Digest, short
@@ -110,25 +111,11 @@ def _pairs_check(config: JudgeGate, report: JudgeReport, live: Digest) -> CheckR
     pairs = [item.pair for item in report.items if item.pair is not None] if report.against == live else []
     lost, won, n = pairs.count("lost"), pairs.count("won"), len(pairs)
     bound = drop_bound(lost, won, n)
-    low, high = paired_bootstrap(lost, won, n)
     note = f"judged beside {short(report.against)}, not beside the live {short(live)}: judge it again"
     if report.against == live:
         note = f"flipped with the order: {_share(report.flipped)}; the longer one won {_share(report.longer)}"
-    return CheckResult(
-        name="drop by judge",
-        passed=n > 0 and bound < config.max_drop,
-        value=(lost - won) / n if n else 0.0,
-        threshold=config.max_drop,
-        n=n,
-        low=low,
-        high=high,
-        note=note,
-        suite=report.suite,
-        lost=lost,
-        won=won,
-        p=mcnemar(lost, won),
-        bound=bound,
-    )
+    passed, also = n > 0 and bound < config.max_drop, {"suite": report.suite, "bound": bound}
+    return loss_check("drop by judge", (lost, won, n), config.max_drop, passed=passed, note=note, **also)
 
 
 def _where_held(check: CheckResult, config: JudgeGate, report: JudgeReport, kind: str) -> CheckResult:

@@ -333,48 +333,41 @@ def _alone(report: EvaluationReport, part: SuiteGate) -> list[CheckResult]:
 
 
 def _share_check(name: str, k: int, n: int, threshold: float, suite: Digest) -> CheckResult:
+    needed, value = items_needed(threshold), k / n if n else 0.0
+    note = f"suite too small: {n} items, {needed} are needed to tell {threshold:.0%}" if n < needed else ""
+    return _of_share(name, k, n, threshold, suite, passed=value >= threshold, needed=needed, note=note)
+
+
+def _of_share(
+    name: str, k: int, n: int, threshold: float, suite: Digest, *, passed: bool, needed: int, note: str
+) -> CheckResult:
+    """A check of a share with its interval. It is passed by no fewer items than are needed."""
     low, high = wilson(k, n)
-    needed = items_needed(threshold)
-    small = n < needed
-    value = k / n if n else 0.0
     return CheckResult(
         name=name,
-        passed=not small and value >= threshold,
-        value=value,
+        passed=n >= needed and passed,
+        value=k / n if n else 0.0,
         threshold=threshold,
         n=n,
         low=low,
         high=high,
-        note=f"suite too small: {n} items, {needed} are needed to tell {threshold:.0%}" if small else "",
+        note=note,
         suite=suite,
-        too_small=small,
+        too_small=n < needed,
         needed=needed,
     )
 
 
 def _bound_check(k: int, n: int, part: SuiteGate) -> CheckResult:
     """Checks the exact lower bound of the share (not the share itself) against the threshold."""
-    low, high = wilson(k, n)
     needed, sure = items_to_bound(part.min_exact), lower_bound(k, n)
-    small = n < needed
     note = f"at least {sure:.2%} at 95 % confidence"
-    if small:
+    if n < needed:
         best = lower_bound(n, n)
         note = f"suite too small: {n} items bound a share at {best:.2%} at best, {needed} are needed for "
         note += f"{part.min_exact:.1%}"
-    return CheckResult(
-        name="exact",
-        passed=not small and sure >= part.min_exact,
-        value=k / n if n else 0.0,
-        threshold=part.min_exact,
-        n=n,
-        low=low,
-        high=high,
-        note=note,
-        suite=part.suite,
-        too_small=small,
-        needed=needed,
-    )
+    passed = sure >= part.min_exact
+    return _of_share("exact", k, n, part.min_exact, part.suite, passed=passed, needed=needed, note=note)
 
 
 def _latency_check(times: list[float], limit: float, suite: Digest) -> CheckResult:

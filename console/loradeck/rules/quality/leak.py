@@ -3,7 +3,8 @@
 import math
 from statistics import NormalDist
 
-from loradeck.rules.quality.statistics import ALPHA, drop_bound, mcnemar, paired_bootstrap
+from loradeck.rules.quality.comparison import loss_check
+from loradeck.rules.quality.statistics import ALPHA, drop_bound
 from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.gate import LeakGate
 from loradeck.schemas.leak import LeakReport
@@ -43,24 +44,9 @@ def check(config: LeakGate, report: LeakReport) -> CheckResult:
     """Checks the upper one-sided 95 % bound of the increase over the base against the gate's limit."""
     lost, won, n = report.only_release, report.only_base, report.n
     bound, needed = drop_bound(lost, won, n), rows_needed(config.max_increase)
-    low, high = paired_bootstrap(lost, won, n)
     small = n < needed
     note = f"{report.both + lost} of {n} rows reproduced, {report.both + won} by the base; {report.measure}"
     if small:
         note = f"too few rows: {n} answers are long enough, {needed} are needed for {config.max_increase:.1%}; {note}"
-    return CheckResult(
-        name="leak",
-        passed=not small and bound < config.max_increase,
-        value=(lost - won) / n if n else 0.0,
-        threshold=config.max_increase,
-        n=n,
-        low=low,
-        high=high,
-        note=note,
-        too_small=small,
-        needed=needed,
-        lost=lost,
-        won=won,
-        p=mcnemar(lost, won),
-        bound=bound,
-    )
+    passed, also = not small and bound < config.max_increase, {"too_small": small, "needed": needed, "bound": bound}
+    return loss_check("leak", (lost, won, n), config.max_increase, passed=passed, note=note, **also)
