@@ -41,7 +41,12 @@ def test_judgements_become_pairs_and_go_with_their_rater(desk: Desk, owner: str,
     desk.json(*decide, "p0", "a", "--reason", "it names the days")
     desk.refused(1, "unknown_rubric", "preference", "agreement", owner, "judged", "--rubric", "helpful@2")
     desk.refused(1, "unknown_rater", "preference", "agreement", owner, "judged", "--without", "r9")
+    twice = ("tenant", "data", owner, "--rated-twice", 1, "--rated-by")
+    assert "two persons who have the qualification 'adjuster' have judged 100%" in desk.run(*twice, "adjuster").stdout
     said = desk.run("preference", "agreement", owner, "judged").stdout
+    assert "judged by two persons or more: 64 of 64 rows" in said
+    assert "too low to train on: judged: 0 of 64 rows, and 64 are needed" in said
+    desk.json(*twice, "", "--reason", "anybody will do")
     assert "alpha 0.98 (0.89 to 1.00, n 64)" in said
     assert "gold 100% (96% to 100%, n 96); at least 85%" in said
 
