@@ -498,27 +498,33 @@ class Node:
 
     async def look(self) -> WantedLoads:
         """Its agent asks the router what is to be loaded, as it does every two seconds."""
-        return await self.cold.wanted(ColdAsk(times=-1, load_s=0.5, full=self.full()))
+        full = self.full()
+        told = await self.cold.wanted(ColdAsk(times=-1, load_s=0.5, full=full))
+        assert not {self.cold.awaited.get(key) for key in self.cold._routes} & {*full}, "it waits for no slot at all"
+        return told
 
     async def work(self) -> None:
         """What the agent does: plans, unloads or drains, loads one release and proves what is loaded."""
-        told = await self.look()
-        claims = self.claims()
+        told, claims = await self.look(), self.claims()
+        waiting = [(tenant, route) for tenant, route, _ in told.releases]
+        answering = {at.row.release for at in self.answers}
         plan = residency.plan(
             claims,
             [one.id for one in self.loaded],
-            answering={at.row.release for at in self.answers},
-            waiting=[(tenant, route) for tenant, route, _ in told.releases],
+            answering=answering,
+            waiting=waiting,
             hinted=[(tenant, route) for tenant, route, _ in told.hinted],
         )
         gone = {*plan.unload, *plan.drain}
         before = {one.id for one in self.loaded} & self.always()
+        assert not answering.intersection(plan.unload), f"{self.name} turns out what answers"
         assert not gone & before, f"{self.name} turns out what is always there"
         assert not gone & claims.always, f"{self.name} turns out what is always there, or where R goes on it"
         self.loaded = [one for one in self.loaded if one.id not in gone]
         await self.push_engines()
-        if plan.load:
-            self.loaded.append(plan.load[0])
+        places = residency.needed(claims, waiting)
+        for one in residency.in_turn(plan.load, places, loading=(), waits=bool(waiting), since_s=0.0)[:1]:
+            self.loaded.append(one)
             await self.push_engines()
         held = {one.id for one in self.loaded}
         for entry in self.desired.entries.values():

@@ -28,6 +28,7 @@ from loradeck.schemas.route import Pooled
 from loradeck.schemas.routing import RouteResidency
 from loradeck_agent.router import table as router_table
 from loradeck_agent.router.admission import Admitted, Plan, Refusal
+from loradeck_agent.router.wire import Cursor
 from loradeck_agent.serving import router_sync
 
 NAMES = ("n1", "n2", "n3")
@@ -58,6 +59,8 @@ class BetweenNodes(RuleBasedStateMachine):
         self.asked: list[asyncio.Task[Any]] = []
         self.shown: dict[PointerKey, Fence] = {}
         """The newest move that an answer has shown a gateway."""
+        self.positions: dict[str, tuple[int, Cursor]] = {}
+        """How far each node's agent had followed the log, and which agent."""
 
     @initialize(always=st.booleans())
     def begin(self, always: bool) -> None:
@@ -104,6 +107,8 @@ class BetweenNodes(RuleBasedStateMachine):
             return
         if what in ("cold", "crowd") and node.cold.awaited:
             key = sorted(node.cold.awaited)[KEYS.index(key) % len(node.cold.awaited)]
+        if what == "right" and through and (behind := [one for one in KEYS if self._is_behind(node, one)]):
+            key = behind[KEYS.index(key) % len(behind)]
         match what:
             case "hint":
                 self.loop.finish(node.hint(key))
@@ -117,6 +122,11 @@ class BetweenNodes(RuleBasedStateMachine):
                 for _ in range(4 if what == "crowd" else 1):
                     self.asked.append(self.loop.create_task(self._ask(node, key, seen)))
         self.loop.finish()
+
+    def _is_behind(self, node: Node, key: PointerKey) -> bool:
+        """Tells whether a node's router answers by a move before the newest one."""
+        entry = node.table.contents.entries.get(key)
+        return entry is not None and key not in node.cold.awaited and entry.fence < self.hub.entry(key).fence
 
     def _ends(self, node: Node) -> None:
         for at in node.answers[:1]:
@@ -297,6 +307,14 @@ class BetweenNodes(RuleBasedStateMachine):
                 assert key in node.cold.awaited, f"{key} waits on {node.name} for nothing"
                 assert self.loop.now - since <= LIMITS.seconds
             assert len(node.cold._named) <= LIMITS.loads
+
+    @invariant()
+    def no_position_of_a_node_goes_back(self) -> None:
+        for node in self.nodes:
+            known = self.positions.get(node.name, (node.agent, Cursor()))
+            if node.agent == known[0]:
+                assert node.desired.cursor >= known[1], f"{node.name} took an older directive"
+            self.positions[node.name] = node.agent, node.desired.cursor
 
     def teardown(self) -> None:
         try:
