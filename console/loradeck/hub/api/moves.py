@@ -324,9 +324,7 @@ async def lift(tenant: str, route: str, body: LiftRequest, hub: ThisHub, caller:
 @router.post(PAGE + "/unpin", response_model=MoveResult)
 async def unpin(tenant: str, route: str, body: UnpinRequest, hub: ThisHub, caller: Operator) -> Response:
     """Ends a pin that somebody set on a node. It is sent to the node as soon as that is linked."""
-    node = hub.fleet.nodes.get(body.node)
-    if node is None:
-        raise Refused("unknown_node", f"there is no node {body.node!r}", fix="loradeck node ls")
+    node = hub.fleet.known(body.node)
 
     def draft() -> Draft:
         pointer = hub.log.state.route(tenant, route)[2]

@@ -6,7 +6,6 @@ from starlette.responses import Response
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, moved
 from loradeck.hub.api.parameters import Operator, Releaser, ThisHub, ViewerOfEach
-from loradeck.hub.fleet.node import Node
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forget as rules
@@ -47,7 +46,7 @@ async def uncordon(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
 @router.post("/nodes/{node}/relabel")
 async def relabel(node: str, body: RelabelRequest, hub: ThisHub, caller: Releaser) -> NodeRow:
     """Has a node placed by the labels that it says. It links again for it, and serves on meanwhile."""
-    known = _node(hub, node)
+    known = hub.fleet.known(node)
     if known.said is None or known.said == known.labels:
         raise Refused(
             "no_change",
@@ -76,15 +75,8 @@ async def forget(node: str, body: ForgetRequest, hub: ThisHub, caller: Operator)
 
 
 async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = None) -> NodeRow:
-    node = _node(hub, name)
+    node = hub.fleet.known(name)
     hub.fleet.order(node, cordoned=cordoned, drained=drained)
     await hub.flush()
     hub.node_events.ordered(node)
     return hub.rows.node(node)
-
-
-def _node(hub: Hub, name: str) -> Node:
-    node = hub.fleet.nodes.get(name)
-    if node is None:
-        raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
-    return node

@@ -10,7 +10,6 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
 from loradeck.rules.data import uses
-from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pools
 from loradeck.schemas.capacity import CapacityPlan, CapacityRow
 from loradeck.schemas.dataset_ledger import Use
@@ -37,8 +36,8 @@ async def one(pool: str, hub: ThisHub, caller: Viewer) -> PoolRow:
 @router.put("/pools/{pool}")
 async def set_pool(pool: Name, body: PoolConfig, hub: ThisHub, caller: Releaser, reason: Reason = "") -> PoolRow:
     """Sets what makes a node one of a pool; makes the pool where there was none. Its routes follow it."""
-    if body.base is not None and body.base not in hub.catalogue.bases:
-        raise Refused("unknown_base", "no such base is registered", detail=body.base, fix="loradeck base add, first")
+    if body.base is not None:
+        hub.catalogue.check_base(body.base)
     state = hub.log.state
 
     def decide() -> Draft:
@@ -118,8 +117,7 @@ async def preview(
     """Says what would move, and which routes would be cold, if nodes were gone or one more were there."""
     gone = list(filter(None, without.split(",")))
     for name in gone:
-        if name not in hub.fleet.nodes:
-            raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
+        hub.fleet.known(name)
     if pool is not None:
         pools.known(hub.log.state.pools, pool)
     return await hub.placements.preview(gone, slots, pool)

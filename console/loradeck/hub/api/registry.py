@@ -177,18 +177,11 @@ def _only_own_job(hub: Hub, caller: Caller, manifest: AdapterManifest) -> None:
 
 
 def _check_parts(hub: Hub, manifest: AdapterManifest) -> None:
-    if manifest.base not in hub.catalogue.bases:
-        raise Refused(
-            "unknown_base", "no such base is registered", detail=manifest.base, fix="loradeck base add, first"
-        )
+    hub.catalogue.check_base(manifest.base)
     for dataset in manifest.datasets:
-        found = hub.catalogue.datasets.get(dataset)
-        if found is None or found.tenant != manifest.tenant:
-            raise Refused("unknown_dataset", "this tenant has no such dataset", detail=dataset)
+        hub.catalogue.dataset(manifest.tenant, dataset)
     if manifest.parent is not None:
-        parent = hub.catalogue.adapters.get(manifest.parent)
-        if parent is None or parent.manifest.tenant != manifest.tenant:
-            raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=manifest.parent)
+        parent = hub.catalogue.adapter(manifest.tenant, manifest.parent)
         if parent.manifest.base != manifest.base:
             raise Refused(
                 "wrong_base",

@@ -252,9 +252,7 @@ async def set_route(
         if body.gate.anchor is not None:
             hub.catalogue.known(tenant, body.gate.anchor)
         for part in body.gate.suites:
-            suite = hub.catalogue.suites.get(part.suite)
-            if suite is None or suite.tenant != tenant:
-                raise Refused("unknown_suite", "this tenant has no such suite", detail=part.suite)
+            suite = hub.catalogue.suite(tenant, part.suite)
             items[part.suite], groups[part.suite] = suite.items, await hub.gates.groups(part.suite)
         if body.gate != hub.log.state.config(key).gate:  # a gate that stands is not in the way of other settings
             gates.require_big_enough(body.gate, items, groups)

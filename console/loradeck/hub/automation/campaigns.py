@@ -146,8 +146,8 @@ class Campaigns:
         """
         name, base, state = request.campaign, request.plan.base, self._log.state
         self.check_free(name)
-        if base is not None and base not in self._catalogue.bases:
-            raise Refused("unknown_base", "no such base is registered", detail=base, fix="loradeck base add, first")
+        if base is not None:
+            self._catalogue.check_base(base)
         if request.plan.engine:
             return self._of_nodes(request, by)
         named = {(one.tenant, one.route): one.release for one in request.targets}
@@ -188,8 +188,7 @@ class Campaigns:
         """The campaign of an engine upgrade. Raises: Refused: unknown_node."""
         nodes, text = self._fleet.nodes, request.plan.engine
         for name in request.nodes:
-            if name not in nodes:
-                raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
+            self._fleet.known(name)
         asked = request.nodes or sorted(name for name, node in nodes.items() if node.replicas)
         left_out = {
             **{

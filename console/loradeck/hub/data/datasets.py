@@ -173,9 +173,7 @@ class Datasets:
 
         Raises: Refused: `unknown_dataset`, `erased_row`, `no_prompts`.
         """
-        manifest = self._registry.catalogue.datasets.get(dataset)
-        if manifest is None or manifest.tenant != tenant:
-            raise Refused("unknown_dataset", "this tenant has no such dataset", detail=dataset)
+        manifest = self._registry.catalogue.dataset(tenant, dataset)
         self.check_descent((dataset,))
         async with self._held(manifest) as held:
             task = Task(do="prompts", datasets=held, most=most)
@@ -205,9 +203,7 @@ class Datasets:
         """
         wanted = tuple(dict.fromkeys(datasets))
         for digest in wanted:
-            found = self._registry.catalogue.datasets.get(digest)
-            if found is None or found.tenant != tenant:
-                raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
+            self._registry.catalogue.dataset(tenant, digest)
         self.check_descent(wanted)
         names = {digest: self._called(digest) for digest in wanted}
         kept, data = self._attestations.facts.ledger, self._state.tenant(tenant).data

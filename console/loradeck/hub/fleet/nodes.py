@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from loradeck.hub.fleet.node import Node, NodeLink, Placement
+from loradeck.rules.errors import Refused
 from loradeck.rules.serving.counting import is_cold, is_resting
 from loradeck.rules.serving.gpu_reservation import faults
 from loradeck.rules.serving.placement import Site, fits
@@ -283,6 +284,12 @@ class Fleet:
         """When a node was last sent anything: where that is not known, the hub's start, since an earlier hub may have
         sent something until then."""
         return max(node.addressed or self.started, self.started)
+
+    def known(self, name: str) -> Node:
+        """The node of a name. Raises: Refused `unknown_node`."""
+        if name not in self.nodes:
+            raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node ls")
+        return self.nodes[name]
 
     def node_of(self, replica: str) -> str | None:
         """The name of the node that a replica was last seen on."""

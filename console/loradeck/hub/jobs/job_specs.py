@@ -34,7 +34,7 @@ from loradeck.schemas.jobs import (
     TrainSpec,
     rows_level,
 )
-from loradeck.schemas.manifest import SuiteManifest, SuiteUse
+from loradeck.schemas.manifest import SuiteUse
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import PAIRS, Weights
 
@@ -96,8 +96,7 @@ class JobSpecs:
             case PrepareSpec():
                 raise Refused("invalid_request", "prepares are made by promotes", detail="spec.kind")
             case TrainSpec():
-                if spec.base not in catalogue.bases:
-                    raise Refused("unknown_base", "no such base is registered", detail=spec.base)
+                catalogue.check_base(spec.base)
                 self._datasets.check_training(spec.tenant, spec.datasets, spec.quality)
                 if spec.method in PAIRS and not tenant.data.unrated_pairs:
                     check_rated((called(catalogue.datasets[d]), self._facts.judged.get(d)) for d in spec.datasets)
@@ -107,9 +106,8 @@ class JobSpecs:
                     raise Refused("no_worksheet", f"{tenant.name} asks for a worksheet before it trains", fix=fix)
                 if sheet is not None and tenant.name not in self._facts.decided.get(sheet, ()):
                     raise Refused("no_worksheet", "this tenant has no such worksheet", detail=sheet)
-                asked = catalogue.datasets.get(spec.safety.dataset) if spec.safety else None
-                if spec.safety and (asked is None or asked.tenant != spec.tenant):
-                    raise Refused("unknown_dataset", "this tenant has no such dataset", detail=spec.safety.dataset)
+                if spec.safety:
+                    catalogue.dataset(spec.tenant, spec.safety.dataset)
                 self._check_selection(spec)
                 self._lineage.check_use(spec.tenant, spec.base)
                 if spec.distillation is not None:
@@ -121,14 +119,12 @@ class JobSpecs:
                     self._lineage.check_use(spec.tenant, spec.distillation.teacher)
                     self._datasets.check_descent(base=spec.distillation.teacher, parent=None)
                 self._datasets.check_descent(base=spec.base, parent=spec.parent)
-                parent = catalogue.adapters.get(spec.parent) if spec.parent else None
-                if spec.parent and (parent is None or parent.manifest.tenant != spec.tenant):
-                    raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=spec.parent)
+                parent = catalogue.adapter(spec.tenant, spec.parent) if spec.parent else None
                 if parent is not None and parent.manifest.base != spec.base:
                     raise Refused("wrong_base", "the parent adapter was trained on another base", detail=spec.base)
             case EvaluateSpec():
                 catalogue.known(spec.tenant, spec.release)
-                self._suite(spec.tenant, spec.suite)
+                self._catalogue.suite(spec.tenant, spec.suite)
             case LeakSpec():
                 version = catalogue.version_of(catalogue.known(spec.tenant, spec.release))
                 trained = version.manifest.datasets if version is not None else ()
@@ -141,11 +137,9 @@ class JobSpecs:
             case JudgeSpec():
                 for release in spec.asked:
                     catalogue.known(spec.tenant, release)
-                self._suite(spec.tenant, spec.judge.suite)
+                self._catalogue.suite(spec.tenant, spec.judge.suite)
                 for digest in spec.judge.people:
-                    people = catalogue.datasets.get(digest)
-                    if people is None or people.tenant != spec.tenant:
-                        raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
+                    catalogue.dataset(spec.tenant, digest)
             case GenerateSpec():
                 self._generation.check(spec)
             case MergeSpec():
@@ -163,16 +157,13 @@ class JobSpecs:
             return self._catalogue.known(spec.tenant, spec.release).base
         return spec.base if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL else None
 
-    def _suite(self, tenant: str, digest: str) -> SuiteManifest:
-        suite = self._catalogue.suites.get(digest)
-        if suite is None or suite.tenant != tenant:
-            raise Refused("unknown_suite", "this tenant has no such suite", detail=digest)
-        return suite
-
     def _check_selection(self, spec: TrainSpec) -> None:
         """Checks that checkpoints are chosen by a suite that no gate judges by."""
         chosen_by = spec.validation.suite if spec.validation is not None else None
-        if chosen_by is not None and (suite := self._suite(spec.tenant, chosen_by)).use is not SuiteUse.SELECTION:
+        if (
+            chosen_by is not None
+            and (suite := self._catalogue.suite(spec.tenant, chosen_by)).use is not SuiteUse.SELECTION
+        ):
             raise Refused(
                 "selection_suite",
                 f"the suite {suite.name} is for gates: the best of several checkpoints on it looks better than it is",

@@ -118,6 +118,32 @@ class Catalogue:
             )
         return found
 
+    def dataset(self, tenant: str, digest: str) -> DatasetManifest:
+        """A tenant's dataset. Raises: Refused `unknown_dataset`, for another tenant's as well."""
+        found = self.datasets.get(digest)
+        if found is None or found.tenant != tenant:
+            raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
+        return found
+
+    def suite(self, tenant: str, digest: str) -> SuiteManifest:
+        """A tenant's suite. Raises: Refused `unknown_suite`, for another tenant's as well."""
+        found = self.suites.get(digest)
+        if found is None or found.tenant != tenant:
+            raise Refused("unknown_suite", "this tenant has no such suite", detail=digest)
+        return found
+
+    def adapter(self, tenant: str, digest: str) -> AdapterVersion:
+        """A tenant's adapter version. Raises: Refused `unknown_adapter`, for another tenant's as well."""
+        found = self.adapters.get(digest)
+        if found is None or found.manifest.tenant != tenant:
+            raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=digest)
+        return found
+
+    def check_base(self, digest: str) -> None:
+        """Checks that a base is registered. Raises: Refused `unknown_base`."""
+        if digest not in self.bases:
+            raise Refused("unknown_base", "no such base is registered", detail=digest, fix="loradeck base add, first")
+
     def ref(self, release_id: str) -> ReleaseRef | None:
         """The reference by which a node serves a release; None for one that is not registered."""
         found = self.releases.get(release_id)
