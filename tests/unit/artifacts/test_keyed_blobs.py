@@ -169,6 +169,16 @@ def test_a_missing_a_wrong_and_a_damaged_key_say_which_and_what_to_do(blobs: Key
     assert code_of(blobs) == "key_unavailable"
 
 
+def test_with_another_folder_of_keys_rows_are_not_here_and_it_says_what_to_do(
+    blobs: KeyedBlobs, tmp_path: Path
+) -> None:
+    send(blobs)
+    other = KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "other"))
+    with pytest.raises(BadArtifact, match="no such blob") as caught:
+        read(other)
+    assert (caught.value.code, "the keys it had" in caught.value.fix) == ("unknown_blob", True)
+
+
 def test_a_changed_or_shortened_sealed_file_is_found(blobs: KeyedBlobs, keys: RowKeys) -> None:
     data = os.urandom(2 * CHUNK)
     sha256 = send(blobs, data)

@@ -171,4 +171,5 @@ def key(sha256: str) -> str:
 
 def unknown(sha256: str) -> BadArtifact:
     """The refusal of a blob that is not in the store."""
-    return BadArtifact("unknown_blob", "there is no such blob", sha256, "upload it first")
+    fix = "upload it first; for rows that were here, start the hub with the keys it had (docs/data.md)"
+    return BadArtifact("unknown_blob", "there is no such blob", sha256, fix)
