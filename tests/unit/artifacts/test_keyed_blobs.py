@@ -102,6 +102,15 @@ def test_rows_that_came_in_before_there_were_keys_are_sealed(blobs: KeyedBlobs, 
     assert (blobs.listed(), [sha for sha, _ in blobs.keys.blobs()]) == ({SHA: len(ROWS)}, [SHA])
 
 
+def test_sealed_rows_that_an_older_client_sends_again_do_not_lie_in_the_clear(
+    blobs: KeyedBlobs, tmp_path: Path
+) -> None:
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    send(blobs, rows=False)
+    assert (read(blobs), b"ann@example.org" in on_disk(tmp_path)) == (ROWS, False)
+
+
 def test_a_kill_before_the_plain_copy_went_is_made_good_by_sealing_again(blobs: KeyedBlobs, tmp_path: Path) -> None:
     send(blobs)
     blobs.seal(V1, "acme", [SHA])

@@ -76,8 +76,9 @@ class KeyedBlobs(Blobs):
     def receive(
         self, sha256: str, *, size: int | None = None, limit: int | None = None, rows: bool = False
     ) -> Incoming:
-        """See `Blobs.receive`."""
-        if not rows:
+        """See `Blobs.receive`. What is sealed already is sealed again, whoever sends it and however."""
+        key(sha256)
+        if not rows and ((blob := self.keys.blob(sha256)) is None or not blob.keys):
             return self.stored.receive(sha256, size=size, limit=limit)
         return _Sealing(self, sha256, ARRIVED, ARRIVED, size=size, limit=limit)
 
@@ -121,7 +122,6 @@ class _Sealing(Incoming):
     def __init__(
         self, blobs: KeyedBlobs, sha256: str, version: str, tenant: str, *, size: int | None, limit: int | None = None
     ) -> None:
-        key(sha256)
         self._blobs, self._version, self._data_key, self._lies = (
             blobs,
             (version, tenant),
