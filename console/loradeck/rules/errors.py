@@ -130,6 +130,7 @@ STATUS: Mapping[str, int] = {
     "bad_review": 422,
     "bad_artifact": 422,
     "bad_rows": 422,
+    "toxic_rows": 422,
     "names_unavailable": 409,
     "model_differs": 409,
     "bad_judgements": 422,

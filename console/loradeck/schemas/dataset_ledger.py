@@ -10,6 +10,7 @@ from loradeck.schemas.ids import YEAR_10000_MS, Digest, Label, Name, OfPointer, 
 from loradeck.schemas.ledger_segment import LEDGER_DAYS
 from loradeck.schemas.manifest import QualityTier, Tier
 from loradeck.schemas.sample import LONGEST_HOURS
+from loradeck.schemas.training import WordList
 
 TRAIN = "train"
 """The purpose that a row must allow to be trained on."""
@@ -174,6 +175,8 @@ class DataPolicy(Strict):
         (), "rows of these come in only where an assessment is signed", max_length=MOST_NAMED
     )
     regulated_columns: tuple[Source, ...] = added((), "no row with one of these comes in", max_length=MOST_NAMED)
+    toxic: WordList | None = added(None, "rows that hold a word of this list are counted as toxic")
+    toxic_cap: float = added(1.0, "largest share of a dataset's rows that are", ge=0, le=1)
     training_freezes: tuple[TrainingFreeze, ...] = added((), "when nothing is trained", max_length=MOST_FREEZES)
     expected_changes: tuple[ExpectedChange, ...] = added((), "what its adapters may not know", max_length=MOST_DATES)
 
@@ -192,6 +195,15 @@ class Finding(Strict):
     where: tuple[str, ...] = Field(description=f"file and line, the first {LISTED}")
 
 
+class ToxicRows(Strict):
+    """How many rows of a dataset hold a word of a named list, in any text but an answer that is `rejected`."""
+
+    list: str = Field(max_length=100, description="the name of the list")
+    digest: Digest = Field(description="of the list")
+    rows: int = Field(ge=0)
+    where: tuple[str, ...] = Field(description=f"file and line, the first {LISTED}")
+
+
 class ScanReport(Strict):
     """The hub's scan of a dataset's or suite's rows for personal data, secrets and duplicates.
 
@@ -206,6 +218,7 @@ class ScanReport(Strict):
     findings: tuple[Finding, ...]
     duplicates: int = Field(ge=0, description="rows whose content occurs earlier in the dataset")
     accepted: str | None = Field(None, description="why it was registered with findings")
+    toxic: ToxicRows | None = added(None, "by the list of the tenant's policy; None: there was none")
 
 
 class Reading(Strict):

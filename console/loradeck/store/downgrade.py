@@ -55,7 +55,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             _settings(
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
                 *("judged", "depth_caps", "controls", "assessors", "assessed_tiers", "min_alpha"),
-                *("regulated_sources", "regulated_columns", "rated_twice"),
+                *("regulated_sources", "regulated_columns", "toxic", "toxic_cap", "rated_twice"),
                 *("edges", "uses", "reasons"),
             )
             + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well
@@ -97,6 +97,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             """ AND (body LIKE '%"qualities":%' OR body LIKE '%"biases":%'))"""
             """ + (SELECT count(*) FROM documents WHERE body LIKE '%"quality":%' OR body LIKE '%"known_biases":%')""",
         ),
+        Counted("scans that counted toxic rows", _written("attestations", '"toxic":{"list":')),
         Counted(
             "impact assessments, opt-out lists, acknowledgements, and bases that are shared",
             "SELECT count(*) FROM attestations WHERE kind IN ('assessment', 'opt_out', 'shared', 'acknowledged')",

@@ -385,8 +385,14 @@ def test_what_people_sign_and_who_has_opted_out_is_asked_by_command(desk: Desk, 
     sign = ("tenant", "assess", tenant, "--source", "crm.*", "--reference", "DPIA-12")
     me = desk.refused(6, "forbidden", *sign)["detail"].split(";")[0]
     limits = ("--regulated-column", "diagnosis", "--assess-tier", "restricted")
-    done = desk.run("tenant", "data", tenant, "--assessor", me, *limits, "--reason", "law")
+    listed = tmp_path / "list.toml"
+    listed.write_text('name = "house list 3"\nwords = ["??", "damn you"]\n')
+    toxic = ("--toxic-list", listed, "--toxic-cap", 0.01)
+    desk.refused(2, "usage", "tenant", "data", tenant, *toxic)
+    listed.write_text('name = "house list 3"\nwords = ["damn you"]\n')
+    done = desk.run("tenant", "data", tenant, "--assessor", me, *limits, *toxic, "--reason", "law")
     assert f"{me} sign impact assessments, for restricted rows" in done.stdout
+    assert "at most 1.0% of a dataset's rows hold a word of 'house list 3'" in done.stdout
     assert "is signed for train" in desk.run(*sign).stdout
     people, data = tmp_path / "people.txt", tmp_path / "data.jsonl"
     data.write_text('{"prompt": "ANN@example.org asks", "answer": "a"}\n')
@@ -401,10 +407,10 @@ def test_what_people_sign_and_who_has_opted_out_is_asked_by_command(desk: Desk, 
     assert desk.run(*opt_out, "--withdraw").returncode == 0
     desk.json(*given, *more)
     assert " gold " in desk.run("dataset", "ls", "--tenant", tenant).stdout
-    cleared = desk.run(
-        "tenant", "data", tenant, "--assessor", "", "--assess-tier", "", "--regulated-column", "", "--reason", "over"
-    )
-    assert (cleared.returncode, "regulated" in cleared.stdout, "sign" in cleared.stdout) == (0, False, False)
+    none = ("--assessor", "", "--assess-tier", "", "--regulated-column", "", "--toxic-list", "", "--toxic-cap", 1)
+    cleared = desk.run("tenant", "data", tenant, *none, "--reason", "over")
+    assert cleared.returncode == 0
+    assert not [word for word in ("regulated", "sign", "house list") if word in cleared.stdout]
 
     desk.json("route", "set", tenant, "--stakeholder", me)
     desk.refused(1, "not_acknowledged", "promote", tenant, "v3", "--yes")

@@ -12,7 +12,9 @@ from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, r
 
 from loradeck.artifacts import child_process
 from loradeck.artifacts.rows.barred_rows import opted_out, row_digest
+from loradeck.rules.data.policy import toxic_in_words
 from loradeck.schemas.attestation import BaseLineage
+from loradeck.schemas.dataset_ledger import ScanReport
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import RECIPES, Job
 from loradeck.schemas.manifest import BaseManifest
@@ -64,6 +66,28 @@ async def test_regulated_tables_come_in_with_an_assessment_and_regulated_columns
     await dataset(acme, table)
     loose = {"assessors": ["operator"], "regulated_sources": ["ehr.*"]}
     await acme.refused(422, "reason_required", "PUT", "tenants/acme/data-policy", loose)
+
+
+async def test_rows_that_are_toxic_by_the_tenants_list_are_counted_and_refused_above_its_cap(acme: Deck) -> None:
+    listed = {"toxic": {"name": "house list 3", "words": ["damn you", "vеtо", "笨蛋"]}}
+    said = ("DAMN, you!", "you damn fool", "veto", "你这个笨蛋", "hello")
+    rows = [row(n) | {"prompt": text} for n, text in enumerate(said)]
+    rows.append({"prompt": "hello", "chosen": "hi", "rejected": "damn you", "provenance": row(0).get("provenance")})
+    rows = [{key: value for key, value in one.items() if value is not None} for one in rows]
+    await acme.ok("PUT", POLICY, listed | {"toxic_cap": 0.49})
+    body = (await manifest(acme, rows)).model_dump(mode="json")
+    problem = await acme.refused(422, "toxic_rows", "POST", "datasets", body)
+    assert problem.title == "50.0% of the rows are toxic by the list 'house list 3'; the tenant's cap is 49.0%"
+    assert problem.detail == "acme/t: 3 of 6 rows (rows.jsonl, line 1, rows.jsonl, line 3, rows.jsonl, line 4)"
+    await acme.refused(422, "reason_required", "PUT", "tenants/acme/data-policy", listed)
+    await acme.ok("PUT", POLICY, listed | {"toxic_cap": 0.5})
+    digest = (await acme.ok("POST", "datasets", body))["digest"]
+    (found,) = await acme.ok("GET", f"attestations?kind=scan&subject={digest}")
+    scan = ScanReport.model_validate(found["body"])
+    assert scan.toxic is not None
+    assert (scan.toxic.rows, scan.toxic.list, scan.findings) == (3, "house list 3", ())
+    assert toxic_in_words(scan).startswith("3 of 6 rows (18.8% to 81.2%) by house list 3, ")
+    assert toxic_in_words(scan.model_copy(update={"toxic": None})) == "not counted, as the tenant has no list"
 
 
 async def test_weights_are_shared_only_where_every_row_may_improve_shared_models(acme: Deck) -> None:

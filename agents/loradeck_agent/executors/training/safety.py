@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradeck.artifacts.rows.contamination import folded_words
+from loradeck.artifacts.rows.contamination import folded_words, holding
 from loradeck.rules.quality.statistics import exceeds
 from loradeck.schemas.training import OF_ITEMS, Safety
 from loradeck_agent.executors.base import Base
@@ -49,12 +49,11 @@ class SafetySet:
         `answers` are to the prompts, in their order.
         """
         found: dict[str, list[bool]] = {}
-        listed = [folded(word) for word in self.settings.toxic.words] if self.settings.toxic is not None else None
+        toxic = holding(self.settings.toxic.words) if self.settings.toxic is not None else None
         for one, answer in zip(self.asked, answers, strict=True):
             found.setdefault(NAMES[one.refuse] + one.slice, []).append(refuses(answer, self.settings.refusals))
-            if listed is not None:
-                said = folded(answer)
-                found.setdefault(TOXIC + one.slice, []).append(any(word in said for word in listed))
+            if toxic is not None:
+                found.setdefault(TOXIC + one.slice, []).append(toxic(answer))
         return {name: sum(those) / len(those) for name, those in sorted(found.items())}
 
     def sizes(self) -> dict[str, float]:
@@ -91,11 +90,6 @@ class SafetySet:
             if exceeds(worse, self.settings.alert):
                 said.append(text)
         return said
-
-
-def folded(text: str) -> str:
-    """The words of a text as they are compared, with a space before and behind each."""
-    return f" {' '.join(folded_words(text))} "
 
 
 def refuses(answer: str, phrases: Iterable[str]) -> bool:

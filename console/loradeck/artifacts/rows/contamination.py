@@ -18,7 +18,7 @@ of what is found and what is not: nothing here knows a paraphrase or a translati
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 WORDS = 8
 """Words from which an item that a row contains is found, however long the row is."""
@@ -51,6 +51,21 @@ def folded_words(text: str) -> list[str]:
         parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
         text = "".join(one for one in parts if unicodedata.category(one) not in _UNSEEN)
     return WORD.findall(text.casefold().translate(_LATIN))
+
+
+def holding(phrases: Iterable[str]) -> Callable[[str], bool]:
+    """Returns what tells whether a text holds one of these words or phrases, as whole words, folded."""
+    listed = [_between_spaces(phrase) for phrase in phrases]
+
+    def holds(text: str) -> bool:
+        said = _between_spaces(text)
+        return any(phrase in said for phrase in listed)
+
+    return holds
+
+
+def _between_spaces(text: str) -> str:
+    return f" {' '.join(folded_words(text))} "
 
 
 def found_in(questions: Iterable[str], items: Mapping[str, str]) -> Iterator[tuple[int, str, str]]:

@@ -19,16 +19,17 @@ from pydantic import ValidationError
 from loradeck.artifacts import child_process
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.barred_rows import Barred, content_of, row_digest, texts_in
-from loradeck.artifacts.rows.contamination import folded_words
+from loradeck.artifacts.rows.contamination import folded_words, holding
 from loradeck.artifacts.rows.name_search import TEXTS, NameSearch
 from loradeck.artifacts.rows.near_duplicates import Likeness, triples
 from loradeck.artifacts.rows.personal_data import DESCRIBED, NAME, NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.canaries import Conversation, RowPrompt
-from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
+from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport, ToxicRows
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Strict, digest_of
 from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance, QualityTier
 from loradeck.schemas.name_models import NameModels
+from loradeck.schemas.training import WordList
 
 LONGEST_ROW = 1 << 20
 """Longest JSONL row, in bytes."""
@@ -203,10 +204,14 @@ def _check(found: Provenance, where: str) -> Provenance:
 class Scan:
     """A scan of rows for personal data, secrets and duplicates, row by row; see `personal_data`. Use it in a `with`.
 
-    Names are looked for by `names`; None: not at all. Raises: BadArtifact: as `NameSearch`.
+    Names are looked for by `names`, and rows that hold a word of `toxic` are counted; None: not at all.
+
+    Raises: BadArtifact: as `NameSearch`.
     """
 
-    def __init__(self, names: NameModels | None) -> None:
+    def __init__(self, names: NameModels | None, toxic: WordList | None = None) -> None:
+        self._list, self._toxic = toxic, list[str]()
+        self._is_toxic = holding(toxic.words) if toxic is not None else None
         self._context, self._detect, self._secrets = secrets()
         self._names = NameSearch(names) if names is not None else None
         self._waiting: list[tuple[str, Mapping[str, Any]]] = []
@@ -231,6 +236,8 @@ class Scan:
         content = content_of(row)
         for kind in kinds_in(texts_in(content), self._detect):
             self._found.setdefault(kind, []).append(where)
+        if self._is_toxic is not None and any(map(self._is_toxic, texts_in({**content, "rejected": None}))):
+            self._toxic.append(where)
         if self._names is not None:
             self._waiting.append((where, content))
             if len(self._waiting) == TEXTS:
@@ -247,6 +254,10 @@ class Scan:
         """Findings of the rows so far, with at most `LISTED` places each, and the number of repeated rows."""
         self._search()
         findings = [Finding(kind=k, rows=len(w), where=tuple(w[:LISTED])) for k, w in sorted(self._found.items()) if w]
+        toxic = None
+        if (named := self._list) is not None:
+            places = tuple(self._toxic[:LISTED])
+            toxic = ToxicRows(list=named.name, digest=digest_of(named), rows=len(self._toxic), where=places)
         by = self._names.loaded.items() if self._names is not None else ()
         names = self._names.not_looked_for() if self._names is not None else ("names",)
         return ScanReport(
@@ -257,6 +268,7 @@ class Scan:
             not_looked_for=(*names, *NOT_LOOKED_FOR),
             findings=tuple(findings),
             duplicates=self._rows - len(self._seen),
+            toxic=toxic,
         )
 
 
@@ -265,9 +277,10 @@ def reading_of(
     paths: Mapping[str, Path],
     barred: Barred = NOTHING_BARRED,
     names: NameModels | None = None,
+    toxic: WordList | None = None,
 ) -> Reading:
     """Reads a dataset once for both its ledger entry and its scan. Raises as `entry_of` and `Scan` do."""
-    with Scan(names) as scan:
+    with Scan(names, toxic) as scan:
         entry = entry_of(manifest, paths, barred=barred, also=scan.row)
         return Reading(entry=entry, scan=scan.report(manifest.digest))
 
@@ -299,14 +312,15 @@ def scan_of(held: Held, barred: Barred = NOTHING_BARRED, names: NameModels | Non
 class Task(Strict):
     """A task that the hub gives to the child process that reads rows.
 
-    `read` one dataset or `scan` one suite, refusing what is `barred` and looking for `names`; `find` in many: `rows`,
-    and those `containing` a text; or choose `most` `prompts` of one.
+    `read` one dataset or `scan` one suite, refusing what is `barred`, looking for `names` and counting what is `toxic`;
+    `find` in many: `rows`, and those `containing` a text; or choose `most` `prompts` of one.
     """
 
     do: Literal["read", "scan", "find", "prompts"]
     datasets: tuple[Held, ...]
     barred: Barred = NOTHING_BARRED
     names: NameModels | None = None
+    toxic: WordList | None = None
     rows: tuple[Digest, ...] = ()
     containing: str | None = None
     most: int = 0
@@ -387,7 +401,7 @@ def _work(request: bytes) -> Any:
     if task.do == "read":
         (held,) = task.datasets
         assert held.manifest is not None
-        return reading_of(held.manifest, held.paths, task.barred, task.names).model_dump(mode="json")
+        return reading_of(held.manifest, held.paths, task.barred, task.names, task.toxic).model_dump(mode="json")
     if task.do == "scan":
         (held,) = task.datasets
         return scan_of(held, task.barred, task.names).model_dump(mode="json")

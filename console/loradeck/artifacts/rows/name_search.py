@@ -110,7 +110,7 @@ class NameSearch:
             if not waiting.select(seconds):
                 raise _unavailable(f"the process that looks for names has not answered in {seconds} s")
         said = process.stdout.readline()
-        answer = json.loads(said) if said else {}
+        answer = json.loads(said) if said.endswith(b"\n") else {}  # it ended in the midst of a line
         if "fault" in answer:
             code, title, fix = answer["fault"]
             raise BadArtifact(code, title, fix=fix)

@@ -1,5 +1,6 @@
 """Commands on tenants and the keys of their callers."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any, TextIO
 import click
 
 from loradeck.artifacts.rows.barred_rows import opted_out
+from loradeck.artifacts.rows.contamination import folded_words
 from loradeck.cli.shared.exits import misused
-from loradeck.cli.shared.files import checked
+from loradeck.cli.shared.files import checked, toml_of
 from loradeck.cli.shared.naming import moment
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import utc
@@ -22,6 +24,7 @@ from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import Tier
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import Quota, TenantCreate, TenantState
+from loradeck.schemas.training import WordList
 
 
 @click.group(cls=Noun)
@@ -110,6 +113,10 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.option(
     "--regulated-column", "regulated_columns", multiple=True, help="Field of rows that does not come in; '' for none."
 )
+@click.option(
+    "--toxic-list", metavar="FILE", help="TOML of a list, name and words, by which rows are toxic; '' ends it."
+)
+@click.option("--toxic-cap", type=float, help="Largest share of a dataset's rows that are, 0 to 1; 1 only counts them.")
 @click.option("--shadow/--no-shadow", default=None, help="Whether a candidate may be asked what callers ask too.")
 @click.option(
     "--sample-hours",
@@ -142,8 +149,11 @@ async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
     """
     policy = (await s.api.tenant(name)).data
     given["uses"] = _uses(policy, given["uses"])
+    file = given.pop("toxic_list")
     given = {key: value for key, value in given.items() if value not in (None, ())}
     given |= {key: tuple(one for one in value if one != "") for key, value in given.items() if isinstance(value, tuple)}
+    if file is not None:
+        given["toxic"] = await asyncio.to_thread(_word_list, Path(file)) if file else None
     if given:
         wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
         policy = await s.api.set_data_policy(name, wanted, reason, was=policy)
@@ -177,6 +187,8 @@ async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
     for what, names in (("sources", policy.regulated_sources), ("columns", policy.regulated_columns)):
         if names:
             s.out.say(f"regulated {what}: {', '.join(names)}")
+    if policy.toxic is not None:
+        s.out.say(f"at most {policy.toxic_cap:.1%} of a dataset's rows hold a word of {policy.toxic.name!r}")
     for freeze in policy.training_freezes:
         s.out.say(f"training is frozen: {_frozen(freeze)}")
     for change in policy.expected_changes:
@@ -286,6 +298,15 @@ async def opt_out(s: Session, name: str, people: TextIO, withdrawn: bool, reason
 
 async def _change(s: Session, name: str, policy: DataPolicy, reason: str, **fields: object) -> DataPolicy:
     return await s.api.set_data_policy(name, policy.model_copy(update=fields), reason, was=policy)
+
+
+def _word_list(file: Path) -> WordList:
+    """Reads a list of words. Raises: CliError: it is none, or a word of it stands in every text."""
+    found = checked(WordList, toml_of(file), where=str(file), file=file)
+    for word in found.words:
+        if not folded_words(word):
+            raise misused("a word holds no letter or digit", where=f"{file}: {word!r}", fix="leave it out")
+    return found
 
 
 def _uses(policy: DataPolicy, said: tuple[str, ...]) -> dict[str, dict[str, str]] | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from loradeck.artifacts.signing import key_id
 from loradeck.cli.shared.output import Output, span, utc
 from loradeck.client.api import HubApi
-from loradeck.rules.data.policy import qualities_in_words
+from loradeck.rules.data.policy import qualities_in_words, toxic_in_words
 from loradeck.rules.quality.sweep import RunOfSweep, run_of, told
 from loradeck.schemas.attestation import (
     Attestation,
@@ -348,6 +348,7 @@ def _dataset(known: Record, digest: str) -> list[Fact]:
             ("scan found", found + (f"; accepted: {scan.accepted}" if scan.accepted else "")),
             ("looked for", f"{', '.join(scan.looked_for)}; secrets: {scan.secrets}"),
             ("not looked for", ", ".join(scan.not_looked_for)),
+            ("toxic", toxic_in_words(scan)),
         ]
     erased = {row for one in _bodies(known, AttestationKind.ERASURE, digest, Erasure) for row in one.rows}
     if erased:

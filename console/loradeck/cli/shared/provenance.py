@@ -8,6 +8,7 @@ import click
 from loradeck.cli.shared.files import checked, toml_of
 from loradeck.cli.shared.options import together
 from loradeck.cli.shared.session import Session
+from loradeck.rules.data.policy import toxic_in_words
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.dataset_ledger import ScanReport
 from loradeck.schemas.ids import Digest
@@ -73,3 +74,4 @@ async def print_scan(s: Session, digest: Digest) -> None:
         s.out.say(f" found: {what}; {scan.duplicates} rows stand in it twice")
         s.out.say(f" looked for {', '.join(scan.looked_for)}; secrets: {scan.secrets}")
         s.out.say(f" not looked for: {', '.join(scan.not_looked_for)}")
+        s.out.say(f" toxic: {toxic_in_words(scan)}")

@@ -82,7 +82,7 @@ class Datasets:
 
         Raises:
             BadArtifact: as `artifacts.rows.dataset_rows.entry_of`.
-            Refused: `licence_forbidden`, `sensitive_rows`. Nothing was registered.
+            Refused: `licence_forbidden`, `toxic_rows`, `sensitive_rows`. Nothing was registered.
         """
         digest, tenant = manifest.digest, manifest.tenant
         kept = self._attestations.facts.ledger.get(digest)
@@ -91,7 +91,9 @@ class Datasets:
         async with self._held(manifest) as held:
             reading = Reading.model_validate(await self._read(tenant, Task(do="read", datasets=held)))
             check(reading.entry)
-            policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
+            data = self._state.tenant(tenant).data
+            policy.check_licences(reading.entry, data, called(manifest))
+            policy.check_toxic(reading.scan, data, called(manifest))
             scan = _accepted(reading.scan, accept, tolerated)
             await self._seal(manifest)
             await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
@@ -161,12 +163,15 @@ class Datasets:
 
     async def _read(self, tenant: str, task: Task) -> Any:
         """Has rows read that may come in at a tenant: once more where what may not has changed meanwhile."""
-        barred = None
-        while barred != (newest := self._barred(tenant)):
-            barred = newest
-            given = task.model_copy(update={"barred": barred, "names": self.names})
-            answer = await child_process.ask(dataset_rows.__name__, given)
+        asked: dict[str, Any] | None = None
+        while asked != (newest := self._newest(tenant, task)):
+            asked = newest
+            answer = await child_process.ask(dataset_rows.__name__, task.model_copy(update=asked))
         return answer
+
+    def _newest(self, tenant: str, task: Task) -> dict[str, Any]:
+        toxic = self._state.tenant(tenant).data.toxic if task.do == "read" else None
+        return {"barred": self._barred(tenant), "names": self.names, "toxic": toxic}
 
     async def prompts(self, tenant: str, dataset: str, most: int) -> list[RowPrompt]:
         """Prompts of a tenant's dataset, at most `most`, spread over it.

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.errors import Refused
-from loradeck.schemas.dataset_ledger import SHARED, TRAIN, DataPolicy, LedgerEntry
+from loradeck.rules.quality.statistics import wilson
+from loradeck.schemas.dataset_ledger import SHARED, TRAIN, DataPolicy, LedgerEntry, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import QualityTier
 from loradeck.schemas.training import QualityWeights
@@ -36,6 +37,31 @@ def check_licences(entry: LedgerEntry, policy: DataPolicy, called: str) -> None:
     """
     for licence in entry.licence_classes:
         _check_licence(licence, policy, called, "leave those rows out")
+
+
+def check_toxic(scan: ScanReport, policy: DataPolicy, called: str) -> None:
+    """Checks the share of a dataset's rows that hold a word of the tenant's list. `called`: its name in messages.
+
+    Raises: Refused: `toxic_rows`.
+    """
+    found = scan.toxic
+    if found is not None and found.rows > policy.toxic_cap * scan.rows:
+        raise Refused(
+            "toxic_rows",
+            f"{found.rows / scan.rows:.1%} of the rows are toxic by the list {found.list!r}; the tenant's cap is "
+            f"{policy.toxic_cap:.1%}",
+            detail=f"{called}: {found.rows:,} of {scan.rows:,} rows ({', '.join(found.where[:3])})",
+            fix="leave those rows out, or have the policy changed (loradeck tenant data)",
+            context={"toxic": found.rows, "rows": scan.rows, "cap": policy.toxic_cap, "where": list(found.where)},
+        )
+
+
+def toxic_in_words(scan: ScanReport) -> str:
+    """Says how many rows of a dataset are toxic, by which list, with the interval of the share, for people."""
+    if (found := scan.toxic) is None:
+        return "not counted, as the tenant has no list"
+    low, high = wilson(found.rows, scan.rows)
+    return f"{found.rows:,} of {scan.rows:,} rows ({low:.1%} to {high:.1%}) by {found.list}, {short(found.digest)}"
 
 
 def check_teacher(licence: str, policy: DataPolicy) -> None:

@@ -156,6 +156,9 @@ def set_data_policy(
         if policy.rated_twice < tenant.data.rated_twice
         or (tenant.data.rated_twice and policy.rated_by != tenant.data.rated_by)
         else "",
+        "toxic_cap": "more toxic rows come in, or by another list, then"
+        if policy.toxic_cap > tenant.data.toxic_cap or tenant.data.toxic not in (None, policy.toxic)
+        else "",
         "regulated_sources": "what was regulated comes in then"
         if set(tenant.data.regulated_sources) - set(policy.regulated_sources)
         or set(tenant.data.regulated_columns) - set(policy.regulated_columns)
