@@ -1,7 +1,6 @@
 """`loradeck audit forward`: the audit trail as OCSF to a syslog receiver, from a cursor on, nothing lost meanwhile."""
 
 import asyncio
-import os
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,6 +8,7 @@ from urllib.parse import urlsplit
 import click
 from pydantic import ValidationError
 
+from loradeck.artifacts.staging import replace_durably
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.client import ocsf
@@ -71,7 +71,7 @@ async def forward(
             if lines:
                 await asyncio.to_thread(to.deliver, [message(ocsf.event(line, hub), hub) for line in lines])
                 after = Cursor(line=lines[-1].seq, digest=digest_of(lines[-1]))
-                await asyncio.to_thread(_write, file, after)
+                await asyncio.to_thread(replace_durably, file, after.model_dump_json().encode())
                 cursor = after
         except (OSError, HubUnreachable) as error:
             if once and isinstance(error, HubUnreachable):
@@ -141,18 +141,8 @@ def _opened(file: Path) -> Cursor:
     """Reads a cursor, or makes one at the beginning. It is written anew at once, so that nothing is sent in vain."""
     try:
         cursor = Cursor.model_validate_json(file.read_bytes()) if file.exists() else Cursor()
-        _write(file, cursor)
+        replace_durably(file, cursor.model_dump_json().encode())
     except (OSError, ValidationError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is no cursor"
         raise misused("the cursor cannot be used", where=f"{file}: {what}", fix="name another file") from None
     return cursor
-
-
-def _write(file: Path, cursor: Cursor) -> None:
-    """Writes the cursor, durably and all at once."""
-    staged = file.with_name(file.name + ".new")
-    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(cursor.model_dump_json().encode())
-        out.flush()
-        os.fsync(out.fileno())
-    staged.replace(file)
