@@ -297,7 +297,7 @@ class Replica(Wire):
     )
     alarm: Line = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
     answers: bool = added(True, "False: the engine, or the node's router, is silent: acknowledgements do not count now")
-    levels_known: bool = added(True, "False: residency unknown; the engine does not say which adapters it holds")
+    levels_known: bool = added(True, "False: levels unknown; the engine does not say which adapters it holds")
 
 
 LOADED = 10_000

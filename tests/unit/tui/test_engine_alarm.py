@@ -42,5 +42,5 @@ def test_an_engine_that_does_not_say_what_it_holds_is_marked(state: ConsoleState
     node = state.nodes["gpu-06"]
     first, *rest = node.replicas
     unknown = node.model_copy(update={"replicas": (first.model_copy(update={"levels_known": False}), *rest)})
-    assert sum("slots, residency unknown  " in text for text, _ in shown(state, unknown)) == 1
+    assert sum("slots, levels unknown  " in text for text, _ in shown(state, unknown)) == 1
     assert not any("unknown" in text for text, _ in shown(state, node))

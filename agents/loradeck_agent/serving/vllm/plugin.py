@@ -69,7 +69,7 @@ class VllmPlugin:
             why = ""
         if why and why != self._why_nothing:
             self._why_nothing = why
-            log.warning("the plugin in vLLM adds nothing, and residency is not known: %r", why)
+            log.warning("the plugin in vLLM adds nothing, and levels are not known: %r", why)
 
     async def load(self, name: str, path: Path, instead: Sequence[str] = ()) -> str | None:
         """Loads an adapter from a folder that its digest names, beside the steps of the model, in place of others.

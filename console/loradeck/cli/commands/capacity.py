@@ -56,7 +56,7 @@ def _cells(row: CapacityRow) -> tuple[object, ...]:
 @click.option(
     "--routes", type=click.IntRange(1, 10_000), help="So many new routes in --pool, each on one node.  [default: 1]"
 )
-@click.option("--always", is_flag=True, help="New routes that are `always` resident: two slots each, not one.")
+@click.option("--always", is_flag=True, help="New routes that are `always`: two slots each, not one on demand.")
 @hub_command
 async def plan(s: Session, names: tuple[str, ...], pool: str | None, routes: int | None, always: bool) -> None:
     """Say whether a promote, or new customers, fit, who would be colder for it, and what one more node would buy.

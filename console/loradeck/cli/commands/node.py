@@ -124,7 +124,7 @@ async def show(s: Session, name: str) -> None:
             s.out.say(f"{r.replica}: {said}")
         if not r.levels_known:
             why = "this vLLM has no plugin of ours, or one that adds nothing there"
-            s.out.say(f"{r.replica}: residency unknown: {why} (docs/architecture.md, vLLM)")
+            s.out.say(f"{r.replica}: levels unknown: {why} (docs/architecture.md, vLLM)")
     if found.cold is not None:
         s.out.say(residency_words.on_demand(found.cold))
     if found.host:

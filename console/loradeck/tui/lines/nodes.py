@@ -251,7 +251,7 @@ def _engine(state: ConsoleState, replica: NodeReplica, *, now: bool, loaded: boo
         Span(f" {clean(replica.replica)}  ", "label"),
         Span(replica.state.value, style) if now else Span(f"was {replica.state.value}", "dim"),
         f"  {clean(replica.base_label) or '-'} {short(replica.base)}{on_gpus(replica)}  "
-        f"{residency_words.slots(replica)} slots{'' if replica.levels_known else ', residency unknown'}  ",
+        f"{residency_words.slots(replica)} slots{'' if replica.levels_known else ', levels unknown'}  ",
         Span(held or "nothing loaded", "" if held else "dim") if loaded else Span(clean(replica.build), "dim"),
     )
 
