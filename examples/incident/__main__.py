@@ -4,6 +4,8 @@ A hub and two nodes run as separate processes on loopback; adapters are trained 
 the fleet's own jobs. In a terminal it ends in the console, with the bad release live: press R. Without one it
 presses R itself, makes twenty moves under traffic, and prints what was measured.
 
+The routes of acme and cedar are `always`: their live release, and the one R goes to, keep slots. bolt's is on demand.
+
 exit status:
   0    every claim held (in the console: it was left in order)
   1    a claim is broken: a counterexample was observed

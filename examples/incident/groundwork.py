@@ -50,6 +50,9 @@ ROUTE_FLAGS = (
 )
 """A short soak, so that minutes suffice; the console says so on the row."""
 
+ON_DEMAND = "bolt"
+"""The tenant whose route shares slots; the others' are `always`: what is live, and where R goes, stays resident."""
+
 GATE_FLAGS = (
     *("--gate-suite", SUITE, "--min-valid", "0.8", "--min-exact", "0.35"),
     *("--max-drop", "0.25", "--no-bound-drop"),
@@ -80,7 +83,8 @@ def register(fleet: Fleet, tenant: str, *, new: bool) -> None:
     key = fleet.root / f"{tenant}.key"
     if not key.exists():
         fleet.cli("tenant", "key", "create", tenant, "--out", str(key))
-    flags = (*ROUTE_FLAGS, *(GATE_FLAGS if gated else ()))
+    residency = "on-demand" if tenant == ON_DEMAND else "always"
+    flags = (*ROUTE_FLAGS, "--residency", residency, *(GATE_FLAGS if gated else ()))
     fleet.cli("route", "set", tenant, "--file", str(folder / "route.toml"), *flags, "--yes")
 
 

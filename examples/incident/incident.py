@@ -138,6 +138,7 @@ class Incident:
 
         async def pressed(of: int | None) -> Move:
             row = await self.row()
+            self._report.previews.append(row.preview)
 
             async def until_committed() -> asyncio.Task[Seen]:
                 pressing = asyncio.ensure_future(press())
@@ -170,6 +171,7 @@ class Incident:
 
     async def _rollback(self, of: int | None) -> Move:
         row = await self.row()
+        self._report.previews.append(row.preview)
         request = rollback_request(row.preview, key=new_key(), reason="bad answers")
         send = self._sent(lambda: self._api.send(*self._at, request, wait="flipped", timeout=10))
         return await self._around("R", row, _target(row), send, of)

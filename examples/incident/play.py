@@ -164,6 +164,7 @@ async def _play(
         await guarded.play(api, callers, cast, nodes, report, progress, reason=OVERRIDE)
     await callers.stop()
     report.judge_moves(moves)
+    report.judge_levels([row for row in await api.capacity() if not row.pool], groundwork.ON_DEMAND)
     failed = [f"{answer.node} {answer.status} {answer.text}" for answer in callers.answers if not answer.ok]
     report.claim(
         "no request of any tenant failed, from the first promote to the end",

@@ -12,9 +12,13 @@ from typing import Any
 
 from incident import verdict
 from incident.verdict import EXIT_STATUS, Verdict
+from loradeck.cli.shared.output import nearness
+from loradeck.client import capacity_words as words
 from loradeck.rules.quality.statistics import ALPHA, mcnemar
 from loradeck.schemas.attestation import EvaluationReport
+from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.ids import short
+from loradeck.schemas.state import Preview, Readiness
 
 NEEDED_IN_WINDOW = 20
 """Requests admitted within 100 ms either side of an acknowledgement that a move must be judged on."""
@@ -95,6 +99,8 @@ class Report:
     replicas: int
     needed: int = NEEDED_IN_WINDOW
     moves: list[Move] = field(default_factory=list)
+    previews: list[Preview] = field(default_factory=list)
+    """Of each R, before the key."""
     claims: list[Claim] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -197,6 +203,28 @@ class Report:
             against=failed,
             missing=unjudged,
         )
+
+    def judge_levels(self, rows: Sequence[CapacityRow], on_demand: str) -> None:
+        """Claims that no R had to wait for a load, and notes what nodes hold at each level.
+
+        `rows`: of the nodes, at the end. `on_demand`: the tenant whose route shares slots.
+        """
+        near = [f"R {n}: {nearness(preview)}" for n, preview in enumerate(self.previews, 1)]
+        told = list(zip(near, (preview.readiness for preview in self.previews), strict=True))
+        cold = [text for text, readiness in told if readiness not in (Readiness.RESIDENT, Readiness.UNKNOWN)]
+        unknown = [text for text, readiness in told if readiness is Readiness.UNKNOWN]
+        self.claim(
+            "before each R its preview said that the target is resident (level device or host) on every replica",
+            f"{len(near) - len(cold) - len(unknown)} of {len(near)}",
+            against=cold,
+            missing=unknown if near else ["no R was made"],
+        )
+        held = [
+            f"{r.name} {words.of(r.device)} device, {words.of(r.host)} host, {words.count(r.disk)} disk" for r in rows
+        ]
+        asked = [f"{r.name} {words.share(r.hit_rate)} of {words.count(r.asked)}" for r in rows]
+        self.notes.append(f"Releases by level, with the slots: {'; '.join(held)}.")
+        self.notes.append(f"{on_demand} is on demand; its requests that met a loaded release: {', '.join(asked)}.")
 
     def _claim_proofs(self) -> None:
         """The claim that every replica proved every move: one that says it could not is a counterexample."""

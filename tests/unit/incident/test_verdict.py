@@ -9,6 +9,8 @@ import pytest
 from incident.report import Move, Report, Window
 from incident.verdict import EXIT_STATUS, Verdict, of_claim, of_run
 from loradeck.schemas.attestation import EvaluationReport, ItemResult
+from loradeck.schemas.capacity import CapacityRow
+from loradeck.schemas.state import Preview, PreviewAction, Readiness
 
 V2, V3 = "2" * 64, "3" * 64
 HELD, BROKEN, INCONCLUSIVE = Verdict.HELD, Verdict.BROKEN, Verdict.INCONCLUSIVE
@@ -86,6 +88,26 @@ def test_enough_requests_and_no_late_answer_hold() -> None:
     judged = report(move())
     assert set(verdicts(judged).values()) == {HELD}
     assert (judged.verdict, judged.exit_status) == (HELD, 0)
+
+
+@pytest.mark.parametrize(
+    ("readiness", "verdict"),
+    [([], INCONCLUSIVE), (["resident"], HELD), (["unknown"], INCONCLUSIVE), (["resident", "warm"], BROKEN)],
+)
+def test_an_R_whose_target_was_not_resident_before_the_key_breaks_its_claim_and_levels_are_noted(
+    readiness: list[str], verdict: Verdict
+) -> None:
+    judged = report(move())
+    judged.previews += [
+        Preview(action=PreviewAction.ROLLBACK, generation=1, readiness=Readiness(one), ready=2, placed=2)
+        for one in readiness
+    ]
+    figures = dict.fromkeys(("device", "disk", "refused", "minute", "waiting", "evictions", "load_s"))
+    row = CapacityRow(name="gpu-01", pool=False, nodes=(1, 1), routes=3, host=(5, 6), asked=40, cold=0, **figures)
+    judged.judge_levels([row.model_copy(update={"refused": 0})], "bolt")
+    assert judged.claims[-1].verdict is verdict
+    assert "gpu-01 unknown device, 5/6 host, - disk" in judged.text()
+    assert "bolt is on demand; its requests that met a loaded release: gpu-01 100.0% of 40." in judged.text()
 
 
 def test_seventeen_requests_of_twenty_are_thin_evidence_and_no_broken_claim() -> None:
