@@ -108,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     how.add_argument("--full", action="store_true", help="what takes long as well, where a part has such")
     parser.add_argument("--write", action="store_true", help="write the parts of --only into the documents")
     parser.add_argument("--tenants", type=int, help="of the part density, for a look at fewer than a thousand")
+    parser.add_argument("--part", help="of the part density, one of vllm, resident, resolver, embedded, hint")
     given = parser.parse_args(argv)
     names = given.only.split(",") if given.only else [name for name in PARTS if name != "density"]
     if unknown := set(names) - PARTS.keys():
@@ -118,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = part.quick if given.quick else part.full if given.full else {}
         if name == "density" and given.tenants is not None:
             arguments = {**arguments, "tenants": given.tenants}
+        if name == "density" and given.part is not None:
+            arguments = {**arguments, "only": given.part}
         sections[name] = _run(part, arguments)
         if given.write or not (given.only or given.quick):
             report.write({name: sections[name]}, order=list(PARTS))  # at once: the next part may not come to its end

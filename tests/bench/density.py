@@ -31,6 +31,7 @@ from typing import Any
 
 import aiohttp
 from tests import vllm_server
+from tests.bench import density_hint
 from tests.bench.density_material import RANK, Material
 from tests.bench.rows import Row, quantile
 from tests.vllm.attached import VllmFleet
@@ -61,10 +62,20 @@ PATIENCE_S = 120.0
 
 
 def measure(
-    *, tenants: int = TENANTS, seconds: float = SECONDS, rounds: int = ROUNDS, loads: int = COLD_LOADS
+    *,
+    tenants: int = TENANTS,
+    seconds: float = SECONDS,
+    rounds: int = ROUNDS,
+    loads: int = COLD_LOADS,
+    only: str | None = None,
 ) -> list[Row]:
-    """About a quarter of an hour on two free cores; needs the environment of `make test-vllm`."""
-    assert vllm_server.PYTHON, "LORADECK_VLLM_PYTHON is not set; `make bench-density` sets it"
+    """About a quarter of an hour on two free cores; needs the environment of `make test-vllm`.
+
+    `only`: the name of one of its parts, which is measured anew. Those on the embedded engine alone need no vLLM.
+    """
+    assert vllm_server.PYTHON or only in ("embedded", "hint"), (
+        "LORADECK_VLLM_PYTHON is not set; `make bench-density` sets it"
+    )
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     material = Material.make(ensure_base(), tenants)
     parts: dict[str, Callable[[], list[Row]]] = {
@@ -72,7 +83,10 @@ def measure(
         "resident": lambda: _resident(material, seconds),
         "resolver": lambda: _resolver(material, seconds),
         "embedded": lambda: _embedded(material, seconds),
+        "hint": lambda: _hint(material),
     }
+    if only is not None:
+        return parts[only]()
     return list(_resumed(parts, {"tenants": tenants, "seconds": seconds, "rounds": rounds, "commit": _commit()}))
 
 
@@ -369,6 +383,15 @@ def _embedded(material: Material, seconds: float) -> list[Row]:
 
     with _fleet(material, _Embedded, slots=material.host) as fleet:
         return asyncio.run(run(fleet))
+
+
+class _Fronted(density_hint.Fronted, _Embedded):
+    """The same behind a gateway."""
+
+
+def _hint(material: Material) -> list[Row]:
+    with _fleet(material, _Fronted, slots=material.host, tls=True) as fleet:
+        return _said(asyncio.run(density_hint.measure(fleet, material)))
 
 
 # ---- R -----------------------------------------------------------------------------------------------------------

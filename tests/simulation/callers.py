@@ -176,7 +176,7 @@ class Person:
             case "promote":
                 release = draw.choice(RELEASES[tenant]).id
                 promote = PromoteRequest(
-                    release=release, expected_generation=generation, override=True, on_demand=True, **UNDER, **common
+                    release=release, expected_generation=generation, override=True, **UNDER, **common
                 )
                 return lambda hub: moves.promote(tenant, route, promote, hub, PERSON, wait)
             case "rollback":
