@@ -470,8 +470,7 @@ class Reconciler:
                         f"engine {engine.config.name} has no slot for this release",
                         f"{len(engine.loaded)} of {engine.slots} are in use"
                         + (f", {len(engine.foreign)} more hold adapters that others loaded" if engine.foreign else ""),
-                        "let routes there share slots: loradeck route set TENANT ROUTE --residency on-demand; or give "
-                        "the engine more slots",
+                        "give the engine more slots, or let routes share them (--residency on-demand)",
                     )
                 loaded = await self._bring_in(engine, ref)
                 return _undisputed(await self._verify(engine, ref, canaries, loaded, locked=True), ref)

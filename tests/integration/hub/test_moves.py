@@ -309,6 +309,23 @@ async def test_a_failed_prepare_fails_the_promote_and_moves_nothing(deck: Deck, 
     await until(lambda: deck.hub.tables.entries["acme", "production"].preparing is None, "the entry names no candidate")
 
 
+async def test_a_first_promote_that_no_slot_is_found_for_says_which_command_lets_routes_share_them(
+    deck: Deck, join: Join
+) -> None:
+    from loradeck.schemas.jobs import ExecutorEventType
+
+    await deck.tenant()
+    release, agent = await deck.release(), await join("n1")
+    agent.prepares = "hold"
+    body = PromoteRequest(release=release, expected_generation=0, idempotency_key=key()).model_dump(mode="json")
+    answer = asyncio.create_task(deck.local.post(f"{ROUTE}/promote", json=body))
+    await until(lambda: agent.jobs, "it is to be prepared")
+    await agent.say(next(iter(agent.jobs.values())), ExecutorEventType.FAILED, code="no_slot")
+    refused = (await answer).json()
+    assert refused["code"] == "prepare_failed"
+    assert "let other routes there share slots: loradeck route set TENANT ROUTE --residency on-demand" in refused["fix"]
+
+
 async def test_a_failed_promote_needs_a_person_until_somebody_answers_it(deck: Deck, join: Join) -> None:
     await deck.tenant()
     one, two = await deck.release(seed=1), await deck.release(seed=2)

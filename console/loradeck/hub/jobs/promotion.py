@@ -562,14 +562,17 @@ class Promotions:
                 promotion.changed.set()
                 self._progress(promotion)
             case ExecutorEventType.FAILED | ExecutorEventType.PREEMPTED:
-                event = message.event
+                event, fix = message.event, f"nothing was moved; see: loradeck job show {promotion.id}"
+                if event.code == "no_slot":
+                    state, key = self._log.state, promotion.key
+                    fix = f"nothing was moved; {forward.share_slots(state.pointer(key), state.config(key))}"
                 self._fail(
                     promotion,
                     Refused(
                         "prepare_failed",
                         f"the prepare failed on {node.name}",
                         detail=f"{event.code or event.type.value}: {event.message}",
-                        fix=f"nothing was moved; see: loradeck job show {promotion.id}",
+                        fix=fix,
                         context={"node": node.name, "code": event.code, "prepare": promotion.id},
                     ),
                 )

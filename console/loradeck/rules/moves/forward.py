@@ -103,13 +103,11 @@ def check_promote(
             fix="start an engine with that base on a node with the route's labels",
         )
     if not slots_ok:
-        always = config.residency is RouteResidency.ALWAYS
         raise Refused(
             "no_slot",
             "a placed replica has no slot for the candidate beside the release it would leave",
             detail=where,
-            fix=f"let {'it' if always else 'others there'} share slots: loradeck route set "
-            f"{where if always else 'TENANT ROUTE'} --residency on-demand; or raise the engine's slots",
+            fix=share_slots(pointer, config),
         )
     refusals = (
         freeze_refusal(config, now_ms),
@@ -119,6 +117,13 @@ def check_promote(
         _left_behind_refusal(where, left_behind),
     )
     return passed(refusals, actor, override=request.override, reason=request.reason)
+
+
+def share_slots(pointer: PointerState, config: RouteConfig) -> str:
+    """What to do where a promote finds no slot: its own first release would find none on demand either."""
+    itself = config.residency is RouteResidency.ALWAYS and pointer.generation > 0
+    who, route = ("it", f"{pointer.tenant}/{pointer.route}") if itself else ("other routes there", "TENANT ROUTE")
+    return f"let {who} share slots: loradeck route set {route} --residency on-demand; or raise the engine's slots"
 
 
 def passed(refusals: Iterable[Refused | None], actor: Actor, *, override: bool, reason: str) -> tuple[str, ...]:
