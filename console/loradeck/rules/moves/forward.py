@@ -120,7 +120,7 @@ def check_promote(
 
 
 def share_slots(pointer: PointerState, config: RouteConfig) -> str:
-    """What to do where a promote finds no slot: its own first release would find none on demand either."""
+    """Says what to do where a promote finds no slot. A route's first release would find none on demand either."""
     itself = config.residency is RouteResidency.ALWAYS and pointer.generation > 0
     who, route = ("it", f"{pointer.tenant}/{pointer.route}") if itself else ("other routes there", "TENANT ROUTE")
     return f"let {who} share slots: loradeck route set {route} --residency on-demand; or raise the engine's slots"
