@@ -33,7 +33,6 @@ OTHERS = {
     r"swap(s|ped)? (in|out)": "load, turned out",
     r"(GPU|LoRA|device|memory) slots?": "batch slots, slots",
     r"host memory|CPU (cache|memory)": "the level host",
-    r"lazy|lazily": "on demand",
     r"node (group|pool|set)s?": "pool",
     r"residency (is )?(un|not )known": "levels unknown",
 }
