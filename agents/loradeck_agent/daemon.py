@@ -188,6 +188,8 @@ class Agent:
                 {judge.name: judge for judge in config.judge},
                 {name: (str(one.python), str(one.tasks)) for name, one in config.harness.items()},
                 self.bases,
+                config.private if config.jobs.confined is not False else (),
+                config.jobs.confined is True,
             ),
             results=Results(self.hub, self.engines, self.folder.merged, self.bases),
             send=self.link.send,

@@ -48,7 +48,10 @@ def losses(folder: Path) -> dict[int, float]:
 def in_two(bench: Bench, inputs: dict[str, str], *, stop_after: int | None = None, **changes: Any) -> Ended:
     """Runs a recipe of two processes under torchrun; told to stop once it has said that step, as an agent tells it."""
     checkpoints = changes.pop("checkpoints", None)
-    folder = bench.write(bench.recipe(**changes), inputs, checkpoints=checkpoints)
+    if checkpoints is not None:
+        Path(checkpoints).mkdir(exist_ok=True)  # as the agent does
+    kept_out = {"closed": (str(bench.root),), "confined": True}
+    folder = bench.write(bench.recipe(**changes), inputs, checkpoints=checkpoints, **kept_out)
     log = folder / "log.txt"
     with log.open("wb") as file:
         command, env = torchrun_argv("train", folder / "spec.json", 2), {**os.environ, "OMP_NUM_THREADS": "1"}

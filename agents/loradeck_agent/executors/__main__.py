@@ -5,7 +5,8 @@ import importlib
 import os
 import sys
 
-from loradeck_agent.executors.protocol import run
+from loradeck_agent.executors.confinement import confine
+from loradeck_agent.executors.protocol import BadSpec, Run, run
 from loradeck_agent.host import gc_pause
 
 KINDS = ("train", "evaluate", "leak", "judge", "merge", "prove", "generate")
@@ -20,9 +21,17 @@ def main() -> int:
             os.environ[name] = os.environ[f"SLURM_{said}"]
     options, rest = parser.parse_known_args()
     kind = options.kind
-    with gc_pause.paused():
-        module = importlib.import_module(f"loradeck_agent.executors.{kind}")
-    return run(kind, getattr(module, kind), rest)
+
+    def work(current: Run) -> dict[str, object]:
+        if current.spec.closed and (why := confine(current.spec)):
+            if current.spec.confined:
+                raise BadSpec("not_confined", f"{why}; leave `confined` under [jobs] out, or take another node")
+            sys.stderr.write(f"this executor is not kept out of the agent's folders: {why}\n")
+        with gc_pause.paused():
+            module = importlib.import_module(f"loradeck_agent.executors.{kind}")
+        return dict(getattr(module, kind)(current))
+
+    return run(kind, work, rest)
 
 
 if __name__ == "__main__":

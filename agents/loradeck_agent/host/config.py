@@ -75,6 +75,9 @@ class JobsConfig(Strict):
 
     threads: int = Field(1, ge=1, le=256, description="of one executor")
     user: str | None = Field(None, description="whom executors run as, where the agent is root; None: as the agent")
+    confined: bool | None = Field(
+        None, description="executors are kept apart by Landlock; True: jobs fail without it, None: they do not"
+    )
     at_once: int = Field(1, ge=1, le=1000, description="jobs without a GPU of their own that run at once")
     gpus: tuple[GpuId, ...] = Field(
         (), description="UUIDs of those that jobs may train on, even beside an engine; (): on any that nothing uses"
@@ -126,6 +129,13 @@ class AgentConfig(Strict):
     def job_bases(self) -> tuple[Path, ...]:
         """The folders of the bases that jobs alone read, here or on the cluster."""
         return self.slurm.bases if self.slurm is not None else tuple(base.path for base in self.base)
+
+    @property
+    def private(self) -> tuple[str, ...]:
+        """The agent's folders and secrets, which executors are kept out of but for what their job reads and writes."""
+        shared = self.slurm.scratch / self.node if self.slurm is not None else None
+        keys = *(getattr(one, "key", None) for one in (*self.engine, *self.judge)), getattr(self.mlflow, "token", None)
+        return tuple(str(one) for one in (self.state, shared, self.token, self.router.tls_key, *keys) if one)
 
     @property
     def hub(self) -> str:

@@ -79,6 +79,10 @@ class Launcher:
     """The Python and the folder of tasks of each harness that this node has."""
     bases: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the bases that jobs alone read, by digest."""
+    closed: tuple[str, ...] = ()
+    """The agent's folders and secrets, which executors are kept out of but for what their job reads and writes."""
+    confined: bool = False
+    """Executors fail where the kernel cannot keep them out."""
 
     async def launch(
         self,
@@ -173,6 +177,8 @@ class Launcher:
                 held_out=job.held_out,
                 threads=self.threads,
                 processes=len(devices.split(",")) if devices else None,
+                closed=self.closed,
+                confined=self.confined,
             ),
             devices,
         )

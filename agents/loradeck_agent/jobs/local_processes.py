@@ -46,12 +46,12 @@ class LocalProcesses(Workload):
 
     def _find(self) -> bool:
         """Notes the process that an earlier agent started and had no time to note; False: there is none."""
-        parents = {pid: _parent(pid) for pid in self._all()}
-        first = next((pid for pid, parent in parents.items() if parent not in parents), None)
-        if first is None or (started := start_time(first)) is None:
+        first = min(((at, pid) for pid in self._all() if (at := start_time(pid)) is not None), default=None)
+        if first is None:
             return False
-        log.warning("the attempt in %s runs already: pid %d", self.folder.path, first)
-        self.note(pid=first, started=started)
+        started, pid = first  # of torchrun's, the launcher
+        log.warning("the attempt in %s runs already: pid %d", self.folder.path, pid)
+        self.note(pid=pid, started=started)
         return True
 
     @property
@@ -171,12 +171,6 @@ def torchrun_argv(kind: str, spec: Path, processes: int) -> tuple[str, ...]:
     """Writes the command of an executor of several processes: torch's launcher, which they meet through (c10d)."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--module")
     return (sys.executable, *launcher, "loradeck_agent.executors", kind, "--spec", str(spec))
-
-
-def _parent(pid: int) -> int | None:
-    with contextlib.suppress(OSError):  # it has ended
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return None
 
 
 def _lower(pid: int) -> None:

@@ -46,9 +46,9 @@ class CheckpointStore:
         return self.root / job
 
     def begin(self, job: str) -> None:
-        """Makes a job's folder, which is its executor's user's."""
+        """Makes a job's folder, which is its executor's user's: an executor that is kept apart can make none."""
+        self.folder(job).mkdir(mode=0o700, exist_ok=True)
         if self.user is not None:
-            self.folder(job).mkdir(mode=0o700, exist_ok=True)
             self.user.give(self.folder(job))
 
     async def have(self, job: str, ref: CheckpointRef) -> None:

@@ -470,6 +470,8 @@ class ExecutorSpec(Strict):
     processes: int | None = Field(
         None, ge=1, le=64, description="train: how many were started; fewer than the recipe's after a preemption"
     )
+    closed: tuple[str, ...] = Field((), description="folders and secrets that it is kept out of, but for those above")
+    confined: bool = Field(False, description="it fails where the kernel cannot keep it out of them")
 
 
 class Scheduled(Wire):
