@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ from loradeck.store.opening import SQLITE, open_store
 
 if TYPE_CHECKING:
     from loradeck.hub.access.membership import Membership
+
+log = logging.getLogger("loradeck.hub.process")
 
 
 class HubProcess:
@@ -84,7 +87,10 @@ class HubProcess:
         """The active hub. Blocking: erasures that its log lacks are in it again before anybody is served."""
         if self._keys is not None:
             path = self._keys.erasures
-            self.store.now(lambda s: reapply(s, path))
+            try:
+                self.store.now(lambda s: reapply(s, path))
+            except (OSError, ValueError) as error:  # R has to work
+                log.error("erasures that only %s has are not made again: %s", path, error)
         self._hub = hub = Hub(
             self.store,
             self._blobs,

@@ -73,6 +73,7 @@ async def test_rows_of_a_hub_of_before_keys_are_sealed_at_its_start_and_go_from_
             assert deck.hub.backups is not None
             await deck.hub.backups.make()
     assert (len(holding(data / "artifacts", b"Ann Example")), len(holding(backup, b"Ann Example"))) == (1, 1)
+    (data / "keys" / "erasures.jsonl").write_text("somebody has edited this")  # no reason to be without R
     async with running(data, backup_to=backup, backup_every_s=3600) as deck:
         await until(lambda: not holding(data / "artifacts", b"Ann Example"), "sealed")
         assert (await plan(deck, containing="ann ex")).rows == (DIGEST,)

@@ -277,3 +277,25 @@ def test_an_earlier_version_gets_rows_as_it_reads_them(blobs: KeyedBlobs, tmp_pa
     words = ["copy-artifacts", "--from", str(tmp_path / "artifacts"), "--to", str(tmp_path / "older")]
     done = CliRunner().invoke(hub, [*words, "--keys", str(tmp_path / "keys")])
     assert (done.output, FolderBlobs(tmp_path / "older").listed()) == ("1 files copied, 0.0 MB\n", {SHA: len(ROWS)})
+
+
+def test_a_folder_of_keys_that_cannot_be_used_takes_rows_alone(tmp_path: Path) -> None:
+    (tmp_path / "keys").touch()
+    blobs = KeyedBlobs(FolderBlobs(tmp_path / "artifacts"), RowKeys(tmp_path / "keys"))
+    weights = send(blobs, b"weights", rows=False)
+    assert (read(blobs, weights), code_of(blobs)) == (b"weights", "unknown_blob")
+    with pytest.raises(BadArtifact) as caught:
+        send(blobs)
+    assert (caught.value.code, "keys" in caught.value.detail) == ("key_unavailable", True)
+
+
+def test_rows_whose_key_is_only_missing_stay_when_others_are_destroyed(blobs: KeyedBlobs, tmp_path: Path) -> None:
+    send(blobs)
+    blobs.seal(V1, "acme", [SHA])
+    key = tmp_path / "keys" / "versions" / V1
+    kept = key.read_bytes()
+    key.unlink()
+    blobs.destroy([V2], ["bolt"])
+    assert code_of(blobs) == "unknown_blob"
+    key.write_bytes(kept)
+    assert read(blobs) == ROWS

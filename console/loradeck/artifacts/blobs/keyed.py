@@ -103,8 +103,7 @@ class KeyedBlobs(Blobs):
         """See `Blobs.destroy`."""
         with self.turn:
             self.keys.destroy(versions, tenants)
-            unread = [blob.sealed for _, blob in self.keys.blobs() if blob.keys and not self.keys.alive(blob)]
-            self.stored.delete(unread)
+            self.stored.delete([blob.sealed for _, blob in self.keys.blobs() if self.keys.is_lost(blob)])
 
     def sealed(self, sha256: str) -> SealedBlob | None:
         """Finds the record of a blob that lies here sealed, and whose key was not destroyed."""

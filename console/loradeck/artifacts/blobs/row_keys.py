@@ -6,6 +6,7 @@ FOLDER/blobs/SHA256          where a blob lies sealed, and its key, wrapped by t
 FOLDER/erasures.jsonl        every erasure that was carried out: see `hub.data.erasure_list`
 """
 
+import logging
 import os
 import subprocess
 import threading
@@ -21,6 +22,8 @@ from loradeck.artifacts.blobs.sealing import KEY
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.staging import fsync_folder, private_folder, replace_durably
 from loradeck.schemas.ids import Strict
+
+log = logging.getLogger("loradeck.artifacts.blobs.row_keys")
 
 ARRIVED = "_arrived"
 """Stands for the version and the tenant of rows that nobody has registered yet. No tenant can have this name."""
@@ -43,7 +46,7 @@ def in_folder(folder: Path, verb: str, tenant: str, given: bytes) -> bytes:
         shred(path)
         return b""
     if verb == "wrap" and not path.exists():
-        replace_durably(path, os.urandom(KEY))
+        _write(path, os.urandom(KEY))
     key = path.read_bytes() if path.exists() else None
     if key is None or len(key) != KEY:
         raise unavailable(f"the tenant's key {'was destroyed' if key == b'' else 'is damaged, or is not here'}", path)
@@ -84,8 +87,11 @@ class RowKeys:
     def __init__(self, folder: Path, program: Path | None = None) -> None:
         self.erasures = folder / "erasures.jsonl"
         self._versions, self._blobs, self._turn = folder / "versions", folder / "blobs", threading.Lock()
-        for inner in (self._versions, self._blobs, folder / "tenants"):
-            private_folder(inner)
+        try:
+            for inner in (self._versions, self._blobs, folder / "tenants"):
+                private_folder(inner)
+        except OSError as error:  # R has to work without rows
+            log.error("no rows can be read or sealed: the folder of their keys cannot be used: %s", error)
         self._ask: KeyHolder = partial(by_program, program) if program else partial(in_folder, folder / "tenants")
 
     def blob(self, sha256: str) -> SealedBlob | None:
@@ -93,7 +99,7 @@ class RowKeys:
         path = self._blobs / sha256
         try:
             return SealedBlob.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        except OSError:
             return None
         except ValidationError:
             raise unavailable("the record of a sealed file is damaged", path) from None
@@ -106,19 +112,24 @@ class RowKeys:
 
     def keep(self, sha256: str, blob: SealedBlob) -> None:
         """Writes the record of a blob."""
-        replace_durably(self._blobs / sha256, blob.model_dump_json().encode())
+        _write(self._blobs / sha256, blob.model_dump_json().encode())
 
     def wrap(self, version: str, tenant: str, key: bytes) -> str:
         """Wraps a blob's key by that of a version of a tenant's, which is made at its first use."""
         path = self._versions / version
         with self._turn:
             if not path.exists():
-                replace_durably(path, f"{tenant} {self._ask('wrap', tenant, os.urandom(KEY)).hex()}\n".encode())
+                _write(path, f"{tenant} {self._ask('wrap', tenant, os.urandom(KEY)).hex()}\n".encode())
         return self._box(version).encrypt(key).hex()
 
     def alive(self, blob: SealedBlob) -> list[str]:
         """Lists the versions by whose keys a blob can be read."""
         return [version for version in blob.keys if self._version(version)]
+
+    def is_lost(self, blob: SealedBlob) -> bool:
+        """Tells whether all keys by which a blob can be read were destroyed. One that is missing may come back."""
+        files = [self._versions / version for version in blob.keys]
+        return bool(files) and all(file.exists() and not file.stat().st_size for file in files)
 
     def key(self, sha256: str, blob: SealedBlob) -> bytes:
         """Unwraps a blob's key. Raises: BadArtifact: `key_unavailable`."""
@@ -151,8 +162,15 @@ class RowKeys:
         try:
             tenant, key = (self._versions / version).read_text().split()
             return tenant, bytes.fromhex(key)
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        replace_durably(path, data)
+    except OSError as error:
+        raise unavailable("the folder of keys cannot be written", f"{path}: {error.strerror}") from None
 
 
 def shred(path: Path) -> None:
