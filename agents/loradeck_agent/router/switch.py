@@ -203,6 +203,8 @@ class Switch:
             self._recompile(key)
         concerned += [key for key in self._unwritten if key not in concerned]
         self._add_flips(draft, concerned)
+        if draft.engines is not None and not draft.in_force and self._adds_on_demand(draft.engines):
+            self._held.engines, draft.engines = draft.engines, None  # the next change of them writes it (decision 96)
         fault: TableFault | None = None
         try:
             self._commit(draft, volatile=True)
@@ -326,6 +328,22 @@ class Switch:
         resting = self._held.index.resting
         keys = set[PointerKey]().union(*(resting.get(name, ()) for name in releases | bases))
         return [key for key in self._held.entries if key in keys]
+
+    def _adds_on_demand(self, engines: Sequence[EngineAt]) -> bool:
+        """Tells whether engines only hold more, of what on-demand routes alone are answered by."""
+        held, table = self._held.engines, self._held
+        if len(held) != len(engines):
+            return False
+        for old, new in zip(held, engines, strict=True):
+            if old.model_copy(update={"ready": new.ready}) != new or not {*old.ready} <= {*new.ready}:
+                return False
+            for release in {*new.ready} - {*old.ready}:
+                keys = table.index.resting.get(release, ())
+                entries = [table.entries[key] for key in keys if key not in table.pins]
+                waits = (e.residency is RouteResidency.ON_DEMAND and e.candidate is None for e in entries)
+                if not keys or len(entries) < len(keys) or not all(waits):
+                    return False
+        return True
 
     def _recompile(self, key: PointerKey) -> None:
         entry = self._held.entries.get(key)

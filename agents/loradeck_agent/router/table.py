@@ -89,7 +89,10 @@ class Index:
 
 @dataclass
 class Contents:
-    """The table in memory. Changed only by `apply`, and only with a change that is durable."""
+    """The table in memory. Changed only by `apply`, and only with a change that is durable.
+
+    Engines alone may hold more here than the disk says, for on-demand routes.
+    """
 
     cursor: Cursor = field(default_factory=Cursor)
     entries: dict[PointerKey, TableEntry] = field(default_factory=dict)

@@ -530,6 +530,35 @@ async def test_engines_are_durable_and_an_unchanged_report_is_not_written(node: 
     assert read_contents(node.folder).engines == ()
 
 
+async def test_what_an_engine_holds_besides_for_on_demand_routes_alone_is_written_with_the_next_change(
+    node: Node,
+) -> None:
+    on_demand: dict[str, Any] = {"residency": RouteResidency.ON_DEMAND, "gap": Gap.REFUSE}
+    node.engines(at("e0"))
+    node.send(entry(V1, route="one", **on_demand), entry(V2, route="two", **on_demand), entry(V3))
+    before = (node.folder / "table.jsonl").read_bytes()
+    (ack,) = node.engines(at("e0", V1))
+    assert (ack.state, ack.code, node.answers(("acme", "one"))) == (AckState.FLIPPED, None, V1.id)
+    assert (node.folder / "table.jsonl").read_bytes() == before
+    again = await node.restart()
+    try:
+        assert (again.held.engines, again.answers(("acme", "one"))) == ((at("e0"),), None), "its requests wait"
+        again.engines(at("e0", V1))
+        assert again.answers(("acme", "one")) == V1.id
+        again.engines(at("e0", V2))
+        assert read_contents(again.folder).engines == (at("e0", V2),), "one holds less"
+        for ready in ((V2, V3), (V2, V3, release("v8"))):
+            again.engines(at("e0", *ready))
+            assert read_contents(again.folder).engines == (at("e0", *ready),), "it is always there, or may be"
+        again.send(entry(V3, 2))
+        again.engines(at("e0", V2))
+        again.switch.pin(pin(V1).model_copy(update={"route": "one"}))
+        again.engines(at("e0", V2, V1))
+        assert read_contents(again.folder).engines == (at("e0", V2, V1),), "a pin has chosen it"
+    finally:
+        await again.close()
+
+
 async def test_a_flip_that_the_disk_refused_is_made_at_the_next_report_though_nothing_else_changed(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
