@@ -90,13 +90,14 @@ def test_an_executor_reads_and_writes_what_is_its_jobs_and_nothing_of_the_next_t
     assert found[len(barred) :] == ["in inputs/acme", str(work / "moved"), 5, "of this host", 1]
 
 
+@pytest.mark.parametrize(("passing", "kept"), [("elsewhere", True), ("state/tmp", False)])
 def test_home_and_the_folder_for_files_in_passing_are_the_attempts_own_where_nothing_can_be_made_in_them(
-    spec: ExecutorSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: ExecutorSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passing: str, kept: bool
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
-    why, home, passing = confined(spec, lambda: os.environ["HOME"], lambda: os.environ["TMPDIR"])
-    assert (why, home, passing) == ("", str(Path(spec.out).parent), str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / passing))
+    found, own = confined(spec, lambda: os.environ["HOME"], lambda: os.environ["TMPDIR"]), str(Path(spec.out).parent)
+    assert found == ["", own, str(tmp_path / passing) if kept else own]
 
 
 @pytest.mark.parametrize("must", [False, True])

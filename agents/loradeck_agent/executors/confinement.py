@@ -37,7 +37,7 @@ def confine(spec: ExecutorSpec) -> str:
     """Gives up what `spec.closed` names, for good, but for the spec's own folders. Returns why not; '': it is done.
 
     All that stands beside the way to what is closed stays open, but in the folders on that way nothing can be made any
-    more: where one is HOME or TMPDIR, the attempt's own takes its place. Call it before a second thread is started.
+    more: where HOME or TMPDIR is one or closed, the attempt's own takes its place. Call it before there are threads.
     """
     try:
         if (version := _call(_CREATE_RULESET, None, 0, 1)) < _VERSION:
@@ -57,7 +57,7 @@ def confine(spec: ExecutorSpec) -> str:
         for read in (spec.base, *spec.inputs.values(), *harnesses, sys.prefix, *sys.path):
             _allow(rules, read, _READ)
         for name, default in (("HOME", "/"), ("TMPDIR", "/tmp")):
-            if Path(os.environ.get(name, default)).resolve() in closed | way:
+            if (place := Path(os.environ.get(name, default)).resolve()) in way or closed & {place, *place.parents}:
                 os.environ[name] = own
         _LIBC.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS, without which the next call is refused
         _call(_RESTRICT_SELF, rules, 0)
