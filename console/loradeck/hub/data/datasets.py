@@ -269,7 +269,8 @@ class Datasets:
 
     def _lifted(self, dataset: str) -> bool:
         """Tells whether the tenant of a dataset may use rows that other tenants had erased."""
-        return bool(self._state.tenant(self._registry.catalogue.datasets[dataset].tenant).data.lift_erasures)
+        manifest = self._registry.catalogue.datasets.get(dataset)  # a restored log may lack it
+        return manifest is not None and bool(self._state.tenant(manifest.tenant).data.lift_erasures)
 
     def _blocked(self) -> dict[str, set[str]]:
         """Dataset -> its rows that were erased there, or at another tenant and not lifted."""
