@@ -152,6 +152,12 @@ async def ml(stage: Stage) -> None:
     await stage.half_second()
 
 
+async def campaigns(stage: Stage) -> None:
+    await stage.press("9", "0")
+    await stage.half_second()
+    await stage.half_second()
+
+
 async def rewind(stage: Stage) -> None:
     stays = {"cedar": "v2 is quarantined here", "delta": "as it was then"}
     steps = [
@@ -205,6 +211,8 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "data": (data, WIDE),
     "capacity": (capacity, WIDE),
     "ml": (ml, WIDE),
+    "campaigns": (campaigns, (120, 30)),
+    "campaigns-80x24": (campaigns, (80, 24)),
     "rewind": (rewind, WIDE),
     "help": (help_page, WIDE),
 }

@@ -16,6 +16,7 @@ from loradeck.client.api import HubApi, PointerRequest
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.schemas.campaign import Campaign, CampaignChange, CampaignRewind
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.freshness import LoopRow
@@ -90,7 +91,8 @@ class SeededHub(HubApi):
         self.says: asyncio.Queue[FeedItem] = asyncio.Queue()
         self.sent: list[Move] = []
         self.ordered: list[Order] = []
-        self.obeys: Callable[[Order], NodeRow | Job] | None = None
+        self.obeys: Callable[[Order], Any] | None = None
+        self.put_back: list[tuple[str, CampaignRewind]] = []
         self.answer: Callable[[Move], MoveResult] | None = None
         self.planned: list[RewindRequest] = []
         self.plan: RewindPlan | None = None
@@ -226,6 +228,20 @@ class SeededHub(HubApi):
     async def loop(self, tenant: str | None = None) -> list[LoopRow]:
         self._reachable()
         return seed.loop()
+
+    async def campaigns(self) -> list[Campaign]:
+        self._reachable()
+        return seed.campaigns()
+
+    async def change_campaign(self, campaign: str, what: str, request: CampaignChange) -> Campaign:
+        return self._ordered(Action.PAUSE if what == "pause" else Action.GO_ON, campaign)
+
+    async def plan_campaign_rewind(self, campaign: str, request: CampaignRewind) -> RewindPlan:
+        return await self.plan_rewind(RewindRequest(to_rev=1, idempotency_key=request.idempotency_key))
+
+    async def rewind_campaign(self, campaign: str, request: CampaignRewind, **how: Any) -> MoveResult:
+        self.put_back.append((campaign, request))
+        return MoveResult(events=(), rev=88_420, epoch=3)
 
     async def datasets(self) -> list[DatasetEntry]:
         self._reachable()

@@ -37,6 +37,7 @@ from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.screens.lists import (
     AdaptersScreen,
+    CampaignsScreen,
     CapacityScreen,
     DataScreen,
     EventsScreen,
@@ -125,6 +126,7 @@ class Deck(App[Context], inherit_bindings=False):
             Screen.DATA: DataScreen(*shared),
             Screen.CAPACITY: CapacityScreen(*shared),
             Screen.ML: LoopScreen(*shared),
+            Screen.CAMPAIGNS: CampaignsScreen(*shared),
         }
 
     def session(self, now_ms: int, *, cut: bool) -> Session:

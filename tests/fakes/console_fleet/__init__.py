@@ -25,6 +25,7 @@ from tests.fakes.console_fleet.pointers import (
 from tests.fakes.console_fleet.registry import (
     ANSWERED,
     adapters,
+    campaigns,
     capacity,
     data,
     gates,
@@ -50,6 +51,7 @@ __all__ = [
     "acme",
     "adapters",
     "at_work",
+    "campaigns",
     "capacity",
     "data",
     "digest",

@@ -7,6 +7,7 @@ import json
 from tests.fakes.console_fleet.pointers import DAY, HOUR, MINUTE, NOW_MS, digest, view
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
+from loradeck.schemas.campaign import Campaign, CampaignUnit
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.manifest import (
@@ -139,6 +140,40 @@ def loop() -> list[LoopRow]:
         ),
         row("cedar", "v3", **(asked | {"signals": ("bad",)}), wrong=214, frozen=frozen, replayed=28),
         row("delta", "v9"),
+    ]
+
+
+def campaigns() -> list[Campaign]:
+    """One under way: two have moved, one is held, one failed and one was left aside; and one that has stopped."""
+
+    def unit(tenant: str, stage: str, wave: int = 0, label: str = "", **more: object) -> CampaignUnit:
+        release = view(tenant, label).id if label else None
+        fields = {"tenant": tenant, "route": "production", "stage": stage, "wave": wave, "release": release}
+        return CampaignUnit.model_validate({**fields, **more})
+
+    waits = {"why": "acme/production is frozen until incident INC-2210 is closed", "resumes": "gating"}
+    units = [
+        unit("bolt", "moved", 1, "v5", gpu_hours=3.1),
+        unit("delta", "moved", 1, "v9", gpu_hours=2.8),
+        unit("acme", "held", 2, "v10", gpu_hours=3.4, **waits),
+        unit("cedar", "aside", 2, why="somebody else has moved it: promote by op1 the July prices"),
+        unit("elm", "training", 2, gpu_hours=2.9),
+        unit("fir", "failed", 2, why="gate: exact", gpu_hours=3.0),
+        *(unit(name, "waiting", gpu_hours=3.0) for name in ("gale", "hill", "iris")),
+    ]
+    plan = {"base": digest("B2"), "wave": 4, "gpu_hours": 40, "tolerated": 0.1}
+    begun = {"by": "op1", "started_ms": NOW_MS - 5 * HOUR, "plan": plan, "units": {one.name: one for one in units}}
+    nodes = [unit("fleet", "failed", 1, why="not what is recorded: acme/production", route=f"gpu-0{n}") for n in (1, 2)]
+    nodes += [unit("fleet", "waiting", route=f"gpu-0{n}") for n in (3, 4)]
+    over = {
+        "state": "stopped",
+        "why": "2 of 2 routes have failed: surely more than 10 %",
+        "started_ms": NOW_MS - 2 * DAY,
+    }
+    of_nodes = {"plan": {"engine": "0.33", "wave": 2}, "units": {one.name: one for one in nodes}}
+    return [
+        Campaign.model_validate({"campaign": "to-b2", **begun}),
+        Campaign.model_validate({"campaign": "vllm-033", "by": "op2", **over, **of_nodes}),
     ]
 
 

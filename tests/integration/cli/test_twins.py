@@ -7,6 +7,7 @@ from pydantic import BaseModel, TypeAdapter
 from tests.integration.cli.conftest import Desk
 
 from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.campaign import Campaign
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.jobs import Job
@@ -28,6 +29,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "suite ls": SuiteEntry,
     "capacity ls": CapacityRow,
     "loop": LoopRow,
+    "campaign ls": Campaign,
 }
 """What stands in a line of each."""
 

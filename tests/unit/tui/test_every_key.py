@@ -82,7 +82,7 @@ def is_trace(on: Stage) -> bool:
 
 EFFECTS: dict[Action, Callable[[Stage], bool]] = {
     Action.ANNOTATE: asks(Asking.INCIDENT),
-    Action.REWIND: asks(Asking.MOMENT),
+    Action.REWIND: lambda on: asks(Asking.MOMENT)(on) or "asking the hub" in notice(on) or on.hub.planned != [],
     Action.FILTER: asks(Asking.FILTER),
     Action.COMMAND: asks(Asking.COMMAND),
     Action.CONFIRM: lambda on: "nothing waits for y" in notice(on),

@@ -8,12 +8,23 @@ from tests.fakes.console_stage import Stage, pane, stage
 
 from loradeck.client.feed import FeedLink, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
+from loradeck.schemas.freshness import LoopStep
 from loradeck.tui.keys.action import Screen
+from loradeck.tui.lines import loop
 from loradeck.tui.lines.registry import gate_lines
 from loradeck.tui.model.feed_state import FETCHED
 from loradeck.tui.model.registry import REFRESH_S, Registry
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.theme import STYLES
 
-KEYS = {Screen.GATES: "4", Screen.ADAPTERS: "5", Screen.DATA: "7", Screen.CAPACITY: "8", Screen.ML: "9"}
+KEYS = {
+    Screen.GATES: "4",
+    Screen.ADAPTERS: "5",
+    Screen.DATA: "7",
+    Screen.CAPACITY: "8",
+    Screen.ML: "9",
+    Screen.CAMPAIGNS: "90",
+}
 
 
 def grid(on: Stage) -> str:
@@ -27,7 +38,7 @@ def summary(on: Stage) -> str:
 
 
 async def look(on: Stage, which: Screen) -> None:
-    await on.press(KEYS[which])
+    await on.press(*KEYS[which])
     await on.half_second()
     await on.half_second()
 
@@ -211,3 +222,11 @@ async def test_what_the_pane_says_begins_in_one_column(which: Screen) -> None:
         columns = {len(text) - len(text[1:].partition(" ")[2].lstrip()) for text in said}
         assert len(said) >= 4
         assert len(columns) == 1
+
+
+@pytest.mark.parametrize("step", LoopStep)
+def test_a_route_at_each_step_of_the_loop_has_a_style_that_there_is(step: LoopStep) -> None:
+    row = next(one for one in seed.loop() if one.loop is not None)
+    assert row.loop is not None
+    at = row.model_copy(update={"loop": row.loop.model_copy(update={"step": step})})
+    assert {span.style for span in loop.cells(ConsoleState(), at).values()} <= STYLES.keys()

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import MomentError, moment
+from loradeck.schemas.campaign import CampaignRewind
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindRequest
 from loradeck.tui.actions.window import Window
 from loradeck.tui.hub.move_sender import MoveSender
 from loradeck.tui.hub.queries import Queries
+from loradeck.tui.key_checks import campaigns
 from loradeck.tui.key_checks.decide import annotate, decide
 from loradeck.tui.key_checks.promote import offer
 from loradeck.tui.key_checks.question import Question
@@ -179,7 +181,8 @@ class Moves:
     def _may_ask(self) -> bool:
         """Tells whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
         front = self._window.front
-        is_free = front is not None and front.which is Screen.TENANTS and front.prompt.asking is None
+        lists = (Screen.TENANTS, Screen.CAMPAIGNS)
+        is_free = front is not None and front.which in lists and front.prompt.asking is None
         return is_free and self.question is None
 
     def ask_moment(self) -> None:
@@ -211,6 +214,25 @@ class Moves:
         plan = await self._queries.answer(Action.REWIND, lambda api: api.plan_rewind(request), self._may_ask)
         if plan is not None:
             self.follow(Action.REWIND, rewind(self._state, plan, request))
+
+    def rewind_campaign(self) -> None:
+        """Ask the hub what a rewind of the selected campaign would put back."""
+        name = self._state.campaign_list.selected
+        if self.bars(Action.REWIND):
+            return
+        if name is None:
+            self._window.notice(f"{self._key(Action.REWIND)} off: no campaign is selected", "warn")
+            return
+        request = CampaignRewind(idempotency_key=self._state.make_key(), reason="from the console")
+        self._window.notice("asking the hub what would move ...", "dim")
+        self._window.run_worker(self._plan_campaign(name, request), group="offer", exclusive=True)
+
+    async def _plan_campaign(self, name: str, request: CampaignRewind) -> None:
+        plan = await self._queries.answer(
+            Action.REWIND, lambda api: api.plan_campaign_rewind(name, request), self._may_ask
+        )
+        if plan is not None and self._state.campaign_list.selected == name:
+            self.follow(Action.REWIND, campaigns.rewind(self._state, name, plan, request))
 
     # ---- an incident -------------------------------------------------------------------------------------------
 

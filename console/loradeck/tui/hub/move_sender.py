@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.campaign import Campaign, CampaignChange
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.incident import IncidentOpen
@@ -117,7 +118,12 @@ class MoveSender:
     async def order(self, order: Order) -> None:
         """Send an order to a node or a job and report its outcome. Sending it twice does no harm."""
 
-        def done(answer: NodeRow | Job) -> str:
+        def done(answer: NodeRow | Job | Campaign | MoveResult) -> str:
+            if isinstance(answer, MoveResult):
+                return f"{order.says}: committed, rev {answer.rev}; the tenants screen has the proof of each"
+            if isinstance(answer, Campaign):
+                self._state.registry.campaigns[answer.campaign] = answer
+                return f"{order.says}: it is {answer.state.value}"
             self._state.apply(FeedNodes(rows=(answer,)) if isinstance(answer, NodeRow) else FeedJobs(rows=(answer,)))
             return took(order, answer)
 
@@ -172,10 +178,18 @@ class MoveSender:
             case request:
                 return await api.send(move.tenant, move.route, request)
 
-    async def _order(self, order: Order) -> NodeRow | Job:
+    async def _order(self, order: Order) -> NodeRow | Job | Campaign | MoveResult:
         """Raises the errors of `_send`; an order may be sent twice."""
         api = self._hub.api
         match order.action:
+            case Action.PAUSE | Action.GO_ON:
+                change = CampaignChange(idempotency_key=self._state.make_key(), reason="from the console")
+                return await api.change_campaign(
+                    order.subject, "pause" if order.action is Action.PAUSE else "resume", change
+                )
+            case Action.REWIND:
+                assert order.rewind is not None
+                return await api.rewind_campaign(order.subject, order.rewind, wait="committed")
             case Action.DRAIN:
                 return await api.order_node(order.subject, "drain")
             case Action.CORDON:

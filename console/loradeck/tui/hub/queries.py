@@ -200,8 +200,10 @@ class Queries:
     async def _fetch(self, which: Screen) -> None:
         state, registry = self._state, self._state.registry
         with state.fetches[which].trying(state.clock):
-            if which in (Screen.CAPACITY, Screen.ML):
-                if which is Screen.CAPACITY:
+            if which in (Screen.CAPACITY, Screen.ML, Screen.CAMPAIGNS):
+                if which is Screen.CAMPAIGNS:
+                    registry.campaigns = {one.campaign: one for one in await self._api.campaigns()}
+                elif which is Screen.CAPACITY:
                     registry.capacity = {row.key: row for row in await self._api.capacity()}
                 else:
                     registry.loop = {row.key: row for row in await self._api.loop()}

@@ -21,6 +21,7 @@ ROLES = {
     Action.ANNOTATE: Role.OPERATOR,
     Action.PROMOTE: Role.RELEASER,
     **dict.fromkeys(ORDERS, Role.OPERATOR),
+    Action.GO_ON: Role.RELEASER,
 }
 """The least role that an action needs."""
 

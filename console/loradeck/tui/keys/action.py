@@ -15,13 +15,15 @@ class Action(StrEnum):
     HOLD = "hold"
     REWIND = "rewind"
     ANNOTATE = "annotate"
-    # Orders to nodes and jobs, and signatures.
+    # Orders to nodes, jobs and campaigns, and signatures.
     DRAIN = "drain"
     CORDON = "cordon"
     UNCORDON = "uncordon"
     CANCEL = "cancel"
     RESUME = "resume"
     SIGN = "sign"
+    PAUSE = "pause"
+    GO_ON = "go_on"
     # Answers, and ways out.
     CONFIRM = "confirm"
     CLOSE = "close"
@@ -53,6 +55,7 @@ class Action(StrEnum):
     DATA = "data"
     CAPACITY = "capacity"
     ML = "ml"
+    CAMPAIGNS = "campaigns"
     # The selection.
     DOWN = "down"
     UP = "up"
@@ -62,8 +65,11 @@ class Action(StrEnum):
     LAST = "last"
 
 
-ORDERS = frozenset({Action.DRAIN, Action.CORDON, Action.UNCORDON, Action.CANCEL, Action.RESUME, Action.SIGN})
-"""Orders to nodes and jobs, and a signature. They move no pointer: a hub that refuses moves accepts them."""
+TO_CAMPAIGNS = frozenset({Action.PAUSE, Action.GO_ON})
+ORDERS = frozenset(
+    {Action.DRAIN, Action.CORDON, Action.UNCORDON, Action.CANCEL, Action.RESUME, Action.SIGN, *TO_CAMPAIGNS}
+)
+"""Orders to nodes, jobs and campaigns, and a signature. They move no pointer: a hub that refuses moves accepts them."""
 
 
 class Screen(StrEnum):
@@ -78,3 +84,4 @@ class Screen(StrEnum):
     DATA = "data"
     CAPACITY = "capacity"
     ML = "ml"
+    CAMPAIGNS = "campaigns"

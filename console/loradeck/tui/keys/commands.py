@@ -10,6 +10,7 @@ COMMANDS: dict[str, str] = {
     "data": "the data screen",
     "capacity": "the capacity screen",
     "ml": "the ml screen: from a signal to new weights",
+    "campaigns": "the campaigns screen: waves, budget, who moved, what stopped it",
     "promote": "promote vN on the selected row",
     "promote!": "the same against its gate, with a typed reason",
     "rollback": "what {rollback} does",

@@ -118,6 +118,13 @@ BINDINGS: tuple[Binding, ...] = (
          "Queue a failed or cancelled job again, as its next attempt, on its node where that is free. Asks for "
          "{confirm}."),
     ),
+    *_moving(frozenset({Screen.CAMPAIGNS}),
+        (Action.PAUSE, "P", "pause", 1, "Begin nothing more; what is under way ends. Asks for {confirm}."),
+        (Action.GO_ON, "S", "resume", 2, "Let a paused campaign go on. Needs the role releaser; asks for {confirm}."),
+        (Action.REWIND, "W", "rewind", 3,
+         "Put every route that is as the campaign has moved it back to what it had before. Shows what would move and "
+         "what would stay; asks for {confirm}."),
+    ),
     *_moving(frozenset({Screen.GATES}),
         # The page of answers names it in its bar, where there is something to sign.
         (Action.SIGN, "V", "sign", 0,
@@ -150,6 +157,10 @@ BINDINGS: tuple[Binding, ...] = (
         (Action.ML, "9", "ml", 0,
          "Where each tenant stands between a signal and new weights: signals, what is called wrong, labels, training."),
     ),
+    *_on(frozenset({Screen.ML}),
+        (Action.CAMPAIGNS, "0", "campaigns", 1,
+         "Campaigns: waves, budget, who moved and is proven, what stopped them. Also `:campaigns`, on every screen."),
+    ),
     Binding(Action.DOWN, ("j", "down"), "", "Next row.", repeats=True),
     Binding(Action.UP, ("k", "up"), "", "Previous row.", repeats=True),
     Binding(Action.PAGE_DOWN, ("pagedown", "ctrl+f", "ctrl+d"), "", "One page down.", repeats=True, reads="PgDn"),
@@ -164,6 +175,7 @@ BINDINGS: tuple[Binding, ...] = (
             (Screen.JOBS, "plots, log", "The job's plots and its log.", 1),
             (Screen.GATES, "answers", "The candidate's sampled answers, to look at one by one and to sign for.", 1),
             (Screen.ADAPTERS, "built from", "What the version was built from.", 1),
+            (Screen.CAMPAIGNS, "routes", "Every route or node of the campaign, with its wave and why it is there.", 1),
             (Screen.EVENTS, "its row", "The event's row on the tenants screen.", 1),
         )
     ),

@@ -133,8 +133,8 @@ class Keys:
         return template.format_map(self._shown)
 
     def screens(self) -> str:
-        """The keys of the screens in a few characters: '1-8'."""
-        shown = [self.shown(Action(screen.value)) for screen in Screen]
+        """The keys of the screens in a few characters: '1-9'. Campaigns lie behind ml."""
+        shown = [self.shown(Action(screen.value)) for screen in Screen if screen is not Screen.CAMPAIGNS]
         run = "".join(shown)
         return f"{shown[0]}-{shown[-1]}" if len(run) == len(shown) and run in "123456789" else " ".join(shown)
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.campaign import CampaignState
 from loradeck.schemas.jobs import JobState
 from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import Binding
@@ -89,6 +90,7 @@ def summary_line(state: ConsoleState, width: int) -> Line:
         Screen.DATA: _data,
         Screen.CAPACITY: _capacity,
         Screen.ML: _loop,
+        Screen.CAMPAIGNS: _campaigns,
     }[state.screen](state)
     spans += _fetched(state)
     if state.link is Link.LOST:
@@ -191,6 +193,14 @@ def _loop(state: ConsoleState) -> list[Span]:
     return [*spans, Span(f"   {frozen} frozen", "warn" if frozen else "dim")]
 
 
+def _campaigns(state: ConsoleState) -> list[Span]:
+    rows = state.registry.campaigns.values()
+    open_ = sum(one.state in (CampaignState.RUNNING, CampaignState.PAUSED) for one in rows)
+    stopped = sum(one.state is CampaignState.STOPPED for one in rows)
+    spans = [Span(f" {plural(len(rows), 'campaign')}   {open_} open")]
+    return [*spans, Span(f"   {stopped} stopped", "bad" if stopped else "dim")]
+
+
 def _fetched(state: ConsoleState) -> list[Span]:
     """The age of fetched rows once they are old, and the error that keeps newer ones away; nothing of the feed's."""
     fetch = state.fetches.get(state.screen)
@@ -223,7 +233,11 @@ def _hints_in(keys: Keys, screen: Screen, room: int) -> Line:
     """Help, always, and as many other hints as fit into so many cells: those that matter most."""
     named = keys.hints(screen)
     offers: list[tuple[int, float, Line]] = [(one.hint, at, _hint(one)) for at, one in enumerate(named)]
-    others = [binding for binding in keys.bindings if binding.action in _TO_SCREENS and binding.action != screen.value]
+    others = [
+        binding
+        for binding in keys.bindings
+        if binding.action in _TO_SCREENS - {screen.value} and screen in binding.where
+    ]
     before_the_last = len(named) - 1.5  # which is the way out
     offers.append((SCREENS_HINT, before_the_last, (Span(keys.screens(), "key"), Span(" screens  ", "dim"))))
     offers.append((EACH_SCREEN_HINT, before_the_last, tuple(span for binding in others for span in _hint(binding))))

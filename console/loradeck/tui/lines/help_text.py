@@ -63,12 +63,20 @@ ML_WORDS = (
     ("STEP", "how far it has come, and by which job or version"),
 )
 
+CAMPAIGN_WORDS = (
+    ("MOVED", "routes whose new release has soaked, or nodes that answer on the new build; of all"),
+    ("HELD", "kept back by what is no fault of the release; they go on once that is over"),
+    ("ASIDE", "somebody else has moved them since the campaign began"),
+    ("GPU HOURS", "of the trainings that have begun, of the budget"),
+)
+
 LEGENDS: dict[Screen, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     Screen.TENANTS: (("Flags", FLAGS), ("READY", READY)),
     Screen.NODES: (("What stands in the columns", NODE_WORDS),),
     Screen.DATA: (("ORIGIN", DATA_WORDS),),
     Screen.CAPACITY: (("What stands in the columns", CAPACITY_WORDS),),
     Screen.ML: (("What stands in the columns", ML_WORDS),),
+    Screen.CAMPAIGNS: (("What stands in the columns", CAMPAIGN_WORDS),),
 }
 """What a screen abbreviates."""
 
@@ -82,6 +90,7 @@ TWINS: dict[Screen, tuple[str, ...]] = {
     Screen.DATA: ("dataset ls", "suite ls"),
     Screen.CAPACITY: ("capacity ls",),
     Screen.ML: ("loop",),
+    Screen.CAMPAIGNS: ("campaign ls",),
 }
 """The commands that print what a screen lists; with --json for programs."""
 

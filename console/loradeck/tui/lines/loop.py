@@ -18,7 +18,7 @@ COLUMNS = (
     Column("FROZEN", 6, wide=True),
 )
 
-_STYLES = {LoopStep.FAILED: "bad", LoopStep.LIVE: "ok", LoopStep.CANDIDATE: "warn"}
+_STYLES = {LoopStep.FAILED: "bad", LoopStep.LIVE: "good", LoopStep.CANDIDATE: "warn"}
 
 
 def cells(state: ConsoleState, row: LoopRow) -> dict[str, Span]:

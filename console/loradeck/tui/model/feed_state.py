@@ -46,7 +46,7 @@ _ID = _SHOWN.index("id")
 _SHARED = frozenset({"label", "base", "base_label"})
 """Fields whose strings many releases have in common."""
 
-FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA, Screen.CAPACITY, Screen.ML})
+FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA, Screen.CAPACITY, Screen.ML, Screen.CAMPAIGNS})
 """Screens whose rows the feed does not bring."""
 
 

@@ -153,6 +153,11 @@ def loop(state: FeedState, key: PointerKey) -> tuple[bool, PointerKey]:
     return (loop_words.next_step(state.registry.loop[key]) == "-", key)
 
 
+def campaigns(state: FeedState, name: str) -> tuple[int, str]:
+    """Sorts campaigns by their beginning, the newest first."""
+    return (-state.registry.campaigns[name].started_ms, name)
+
+
 # ---- what a filter finds -----------------------------------------------------------------------------------
 
 
@@ -219,3 +224,9 @@ def loop_text(state: FeedState, key: PointerKey) -> str:
     row = state.registry.loop[key]
     said = f"{loop_words.signals(row)} {row.remedy.value} {loop_words.step(row)} {row.frozen}"
     return f"{key[0]}/{key[1]} {row.label} {said}"
+
+
+def campaign_text(state: FeedState, name: str) -> str:
+    """The text that a filter of the campaigns searches: their routes, too."""
+    one = state.registry.campaigns[name]
+    return f"{name} {one.state.value} {one.by} {one.why} {' '.join(one.units)}"

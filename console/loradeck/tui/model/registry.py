@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from loradeck.client.errors import ClientError
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import Attestation, EvaluationReport, GateResult
+from loradeck.schemas.campaign import Campaign
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.ids import PointerKey
@@ -93,6 +94,7 @@ class Registry:
     """Pools and nodes by `CapacityRow.key`."""
 
     loop: dict[PointerKey, LoopRow] = field(default_factory=dict)
+    campaigns: dict[str, Campaign] = field(default_factory=dict)
 
     unreadable: int = 0
     """Gate results of another version of the hub, left out."""

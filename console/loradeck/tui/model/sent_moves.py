@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from loradeck.schemas.campaign import CampaignRewind
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.log import Event
@@ -66,7 +67,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Order:
-    """An order to a node or a job. `subject`: the node's name or the job's id.
+    """An order to a node, a job or a campaign. `subject`: the node's or campaign's name or the job's id.
 
     `seen`: the subject's state when the question was asked; the question is dropped when that has changed.
     """
@@ -75,6 +76,8 @@ class Order:
     subject: str
     says: str
     seen: str
+    rewind: CampaignRewind | None = None
+    """What of a campaign is put back, as it was planned."""
 
 
 @dataclass(frozen=True)

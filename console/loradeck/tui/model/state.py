@@ -39,7 +39,7 @@ OVERDUE_S = 10.0
 OWN_KEPT = 200
 """Moves of this console that are remembered, and in any case all that one key sent."""
 
-ORDERED = frozenset({Screen.NODES, Screen.JOBS, Screen.GATES})
+ORDERED = frozenset({Screen.NODES, Screen.JOBS, Screen.GATES, Screen.CAMPAIGNS})
 """Screens whose rows accept orders or signatures."""
 
 K = TypeVar("K", bound=Hashable)
@@ -75,6 +75,7 @@ class ConsoleState(FeedState):
     data_list: Listing[str] = field(default_factory=Listing)
     capacity_list: Listing[str] = field(default_factory=Listing)
     loop_list: Listing[PointerKey] = field(default_factory=Listing)
+    campaign_list: Listing[str] = field(default_factory=Listing)
     reviews: dict[Candidate, Reviewing] = field(default_factory=dict)
     """Candidates whose answers were looked at here."""
 
@@ -84,7 +85,7 @@ class ConsoleState(FeedState):
 
     tell: Tell | None = None
     order_tell: Tell | None = None
-    """The last order to a node or a job, or signature, until esc."""
+    """The last order to a node, a job or a campaign, or signature, until esc."""
 
     dismissed: set[str] = field(default_factory=set)
     """Events whose rollback panel was closed with esc."""
@@ -113,6 +114,9 @@ class ConsoleState(FeedState):
                     self.capacity_list, lambda: kept.capacity, order.capacity, order.capacity_text
                 ),
                 Screen.ML: ordered(self.loop_list, lambda: kept.loop, order.loop, order.loop_text),
+                Screen.CAMPAIGNS: ordered(
+                    self.campaign_list, lambda: kept.campaigns, order.campaigns, order.campaign_text
+                ),
             }
         )
 

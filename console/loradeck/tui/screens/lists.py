@@ -1,9 +1,10 @@
-"""The lists of nodes, jobs, gates, adapters, events, data, capacity and ml; tenants have a module of their own."""
+"""The lists of nodes, jobs, gates, adapters, events, data, capacity, ml and campaigns. Tenants have a module."""
 
 from collections.abc import Hashable
 from functools import partial
 
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.campaign import Campaign
 from loradeck.schemas.capacity import CapacityRow
 from loradeck.schemas.freshness import LoopRow
 from loradeck.schemas.jobs import Job
@@ -15,7 +16,7 @@ from loradeck.schemas.state import NodeRow
 from loradeck.tui.actions.window import Handlers
 from loradeck.tui.key_checks.sign import signing_of
 from loradeck.tui.keys.action import Action, Screen
-from loradeck.tui.lines import capacity, columns, loop, registry
+from loradeck.tui.lines import campaigns, capacity, columns, loop, registry
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.jobs import job_lines
@@ -224,6 +225,27 @@ class LoopScreen(ListScreen[LoopRow]):
     CELLS = loop.cells
     DETAILS = loop.lines
     EMPTY = "nothing is live: loradeck promote"
+
+
+class CampaignsScreen(ListScreen[Campaign]):
+    """The list of campaigns, the newest first."""
+
+    WHICH = Screen.CAMPAIGNS
+    COLUMNS = campaigns.COLUMNS
+    CELLS = campaigns.cells
+    DETAILS = campaigns.lines
+    EMPTY = "no campaign yet: loradeck campaign start CAMPAIGN --base BASE"
+
+    @property
+    def handlers(self) -> Handlers:
+        """Actions of this screen alone."""
+        return {**super().handlers, Action.REWIND: self.moves.rewind_campaign}
+
+    def open(self) -> None:
+        """Opens every route or node of the selected campaign."""
+        name = self.state.campaign_list.selected
+        if name is not None:
+            self.app.push_screen(Page("campaign", partial(campaigns.page, self.state, name), every=PAGE_S))
 
 
 def _adapter(version: AdapterVersion) -> str:

@@ -1,0 +1,71 @@
+"""The campaigns screen: what it says, and its keys, which ask first."""
+
+from __future__ import annotations
+
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Stage, notice, pane, stage
+
+from loradeck.schemas.campaign import CampaignState
+from loradeck.schemas.moves import RewindPlan, RewindStep
+from loradeck.tui.keys.action import Action
+from loradeck.tui.widgets.page import Page
+
+
+async def look(on: Stage, *keys: str) -> str:
+    await on.press(*keys)
+    await on.half_second()
+    await on.half_second()
+    return pane(on)
+
+
+async def test_it_says_how_far_each_campaign_is_what_it_spent_and_who_is_proven() -> None:
+    async with stage() as on:
+        text = await look(on, "9", "0")
+        assert on.deck.front is not None
+        assert "2 campaigns   1 open   1 stopped" in on.deck.front.summary.text
+        first = on.deck.front.grid.text.splitlines()[0].split()
+        assert first[1:8] == ["to-b2", "running", "2", "2/9", "1", "1", "1"]
+        assert first[8] == "15.2/40"
+        assert "wave 2, of 4 each" in text
+        assert (
+            "MOVED     2 of 9   all replicas proven: 1 of 2   bolt/production   delta/production" in text
+        )  # bolt has one that is not
+        assert "UNDER WAY elm/production" in text
+        assert "FAILED    fir/production: gate: exact" in text
+        assert "HELD      acme/production: acme/production is frozen" in text
+        assert "ASIDE     cedar/production: somebody else has moved it: promote by op1" in text
+        assert "WHY       2 of 2 routes have failed" in await look(on, "j")
+        await on.press("enter")
+        await on.half_second()
+        assert isinstance(on.deck.screen, Page)
+        assert "gpu-02" in on.deck.screen.body.text
+
+
+async def test_a_pause_asks_first_and_is_off_where_there_is_nothing_to_pause() -> None:
+    async with stage() as on:
+        on.hub.obeys = lambda order: seed.campaigns()[0].model_copy(update={"state": CampaignState.PAUSED})
+        await look(on, "9", "0")
+        await on.press("S")
+        assert "S off: to-b2 is running" in notice(on)
+        text = await look(on, "P")
+        assert "P pause to-b2 (running): nothing more begins" in text
+        assert on.hub.ordered == []
+        text = await look(on, "y")
+        assert [(one.action, one.subject) for one in on.hub.ordered] == [(Action.PAUSE, "to-b2")]
+        assert "P pause to-b2: it is paused" in text
+
+
+async def test_a_rewind_shows_what_moves_and_sends_what_was_planned() -> None:
+    async with stage() as on:
+        steps = [RewindStep(tenant="bolt", route="production", generation=7, from_release=None, to_release=None)]
+        on.hub.plan = RewindPlan(to_rev=88_397, at_ms=None, steps=tuple(steps))
+        await look(on, "9", "0")
+        text = await look(on, "W")
+        assert "W to-b2: 1 route back to what they had before it" in text
+        assert "1 that were moved since stay" in " ".join(text.split())
+        assert "moves  bolt/production" in text
+        assert on.hub.put_back == []
+        text = await look(on, "y")
+        ((name, request),) = on.hub.put_back
+        assert (name, request.dry_run, request.generations) == ("to-b2", False, {"bolt/production": 7})
+        assert "committed, rev 88420" in text
