@@ -234,9 +234,7 @@ def _hints_in(keys: Keys, screen: Screen, room: int) -> Line:
     named = keys.hints(screen)
     offers: list[tuple[int, float, Line]] = [(one.hint, at, _hint(one)) for at, one in enumerate(named)]
     others = [
-        binding
-        for binding in keys.bindings
-        if binding.action in _TO_SCREENS - {screen.value} and screen in binding.where
+        binding for binding in keys.bindings if binding.action in _TO_SCREENS - {screen.value} and not binding.hint
     ]
     before_the_last = len(named) - 1.5  # which is the way out
     offers.append((SCREENS_HINT, before_the_last, (Span(keys.screens(), "key"), Span(" screens  ", "dim"))))
