@@ -86,7 +86,7 @@ class Claims:
     Attributes:
         slots: of the engine.
         always: releases that stay in memory whatever else is asked for.
-        kept: these, and where R goes on on-demand routes that keep a slot for it.
+        kept: these, and where R goes on on-demand routes that are asked for as often as those that have slots.
         moved: currents of on-demand routes that have moved a moment ago, the newest first.
         coming: candidates, and what is prepared.
         on_demand: the entries of on-demand routes, the one that is asked for most first.
@@ -137,7 +137,13 @@ def claims(
     asked = [e for e in entries if e.residency is RouteResidency.ON_DEMAND]
     moved = _moved_within(asked, MOVED_NOW_MS, now_ms)
     always = [ref for ref in _always(entries, pins) if _is_for(ref, base)]
-    kept = [*always, *_kept_priors(asked, len({ref.id for ref in always}), slots, now_ms, traffic, base)]
+    fresh = [e for e in _moved_within(asked, PRIOR_KEPT_MS, now_ms) if e.beneath and _is_for(e.beneath[0], base)]
+    left = max(0, slots - len({ref.id for ref in always}))
+    if traffic is not None and fresh:  # after R from a release that is on disk, the prior may be there too
+        often = sorted((traffic.get(e.key, 0.0) for e in asked if any(here([e.current]))), reverse=True)
+        least = often[left - 1] if 0 < left < len(often) else 0.0
+        fresh = [e for e in fresh if traffic.get(e.key, 0.0) >= least]
+    kept = [*always, *(e.beneath[0] for e in fresh[: left // 2])]
     if traffic is not None:
         asked.sort(key=lambda entry: -traffic.get(entry.key, 0.0))
     coming = [e.candidate.release for e in entries if e.candidate is not None]
@@ -195,29 +201,6 @@ def _always(entries: Iterable[TableEntry], pins: Iterable[Pin]) -> list[ReleaseR
     always = [e for e in entries if e.residency is RouteResidency.ALWAYS]
     refs = [*(pin.release for pin in pins), *(e.current for e in always), *(e.beneath[0] for e in always if e.beneath)]
     return [ref for ref in refs if ref is not None]
-
-
-def _kept_priors(
-    asked: Sequence[TableEntry],
-    always: int,
-    slots: int,
-    now_ms: int,
-    traffic: Mapping[PointerKey, float] | None,
-    base: str | None,
-) -> list[ReleaseRef]:
-    """Finds where R goes on on-demand routes that keep a slot for it, whichever other releases requests wait for.
-
-    They do only where they are asked for as often as those whose currents have slots: after R from a release that is on
-    disk, the prior may be there too. `always`: how many slots are taken before.
-    """
-    fresh = [e for e in _moved_within(asked, PRIOR_KEPT_MS, now_ms) if e.beneath and _is_for(e.beneath[0], base)]
-    left = max(0, slots - always)
-    if traffic is not None and fresh:
-        here = (e for e in asked if e.current is not None and _is_for(e.current, base))
-        often = sorted((traffic.get(e.key, 0.0) for e in here), reverse=True)
-        least = often[left - 1] if 0 < left < len(often) else 0.0
-        fresh = [e for e in fresh if traffic.get(e.key, 0.0) >= least]
-    return [e.beneath[0] for e in fresh[: left // 2]]
 
 
 def with_room(releases: Collection[str], claims: Claims) -> set[str]:
