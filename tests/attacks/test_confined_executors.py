@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,6 +88,29 @@ def test_an_executor_reads_and_writes_what_is_its_jobs_and_nothing_of_the_next_t
     assert why == ""
     assert found[: len(barred)] == ["PermissionError"] * len(barred)
     assert found[len(barred) :] == ["in inputs/acme", str(work / "moved"), 5, "of this host", 1]
+
+
+@pytest.mark.parametrize("odd", ["token in the state", "code around the state", "parent that cannot be listed"])
+def test_nothing_of_the_next_tenants_is_open_wherever_the_state_lies(
+    spec: ExecutorSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    state, listed = tmp_path / "state", Path.iterdir
+    if odd.startswith("token"):
+        (state / "token").write_text("a secret")
+        spec = spec.model_copy(update={"closed": (str(state), str(state / "token"))})
+    elif odd.startswith("code"):
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    else:
+
+        def unlisted(folder: Path) -> Iterator[Path]:
+            if folder == tmp_path:
+                raise PermissionError(13, "Permission denied", str(folder))
+            return listed(folder)
+
+        monkeypatch.setattr(Path, "iterdir", unlisted)
+    others = (lambda: (state / "inputs/bolt/file").read_text(), lambda: (state / "jobs/j2-1/file").read_text())
+    why, *found = confined(spec, *others, lambda: (state / "inputs/acme/file").read_text())
+    assert (why, *found) == ("", "PermissionError", "PermissionError", "in inputs/acme")
 
 
 @pytest.mark.parametrize(("passing", "kept"), [("elsewhere", True), ("state/tmp", False)])

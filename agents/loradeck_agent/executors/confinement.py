@@ -45,17 +45,19 @@ def confine(spec: ExecutorSpec) -> str:
         wanted = _Ruleset(_ALL, 0, 2 if version >= _SIGNALS else 0)
         rules = _call(_CREATE_RULESET, ctypes.byref(wanted), ctypes.sizeof(wanted), 0)
         closed = {Path(path).resolve() for path in spec.closed}
-        way, own = {parent for path in closed for parent in path.parents}, str(Path(spec.out).parent)
+        way = {up for path in closed for up in path.parents if not closed & {up, *up.parents}}
+        own = str(Path(spec.out).parent)
         for folder in way:
-            if os.access(folder, os.X_OK):  # else nothing in it can be reached anyway
+            with contextlib.suppress(OSError):  # of one that cannot be listed only what is named below stays open
                 for beside in folder.iterdir():
                     if beside not in closed | way and not beside.is_symlink():  # it would open what it leads to
                         _allow(rules, beside, _ALL)
         for path in filter(None, (own, spec.checkpoints)):
             _allow(rules, path, _ALL)
         harnesses = (path for python, tasks in spec.harnesses.values() for path in (Path(python).parent.parent, tasks))
-        for read in (spec.base, *spec.inputs.values(), *harnesses, sys.prefix, *sys.path):
-            _allow(rules, read, _READ)
+        for read in (spec.base, *spec.inputs.values(), *harnesses, sys.prefix, sys.base_prefix, *sys.path):
+            if Path(read).resolve() not in way:  # else what is closed in it would be open with it
+                _allow(rules, read, _READ)
         for name, default in (("HOME", "/"), ("TMPDIR", "/tmp")):
             if (place := Path(os.environ.get(name, default)).resolve()) in way or closed & {place, *place.parents}:
                 os.environ[name] = own
