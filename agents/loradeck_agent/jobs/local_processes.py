@@ -42,7 +42,8 @@ class LocalProcesses(Workload):
         self._gone = False
         """Nothing of it is left."""
         if attempt.pid is None and folder.spec.exists():
-            self._find()
+            with contextlib.suppress(AgentError):  # the disk refuses the note: the next agent finds it again
+                self._find()
 
     def _find(self) -> bool:
         """Notes the process that an earlier agent started and had no time to note; False: there is none."""

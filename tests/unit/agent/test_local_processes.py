@@ -14,6 +14,7 @@ import pytest
 from tests.integration.agent.node import until
 
 from loradeck.schemas.jobs import EvaluateSpec, JobAssignment
+from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import start_time
 from loradeck_agent.jobs import backend
 from loradeck_agent.jobs.attempt import Attempt, ExecutorFolder
@@ -78,6 +79,24 @@ async def test_an_agent_that_was_killed_before_it_noted_the_process_leaves_one_t
     await late.kill()
     await over(first)
     await over(late)
+
+
+async def test_a_process_that_is_found_on_a_full_disk_is_followed_all_the_same(
+    folder: ExecutorFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error here would end the whole agent, which looks for its executors as it begins."""
+    runs(monkeypatch, *TAIL)
+    first = LocalProcesses(folder, attempt())
+    await first.submit(Command("evaluate", folder.spec))
+
+    def full(_: Attempt) -> None:
+        raise AgentError("disk_full", "the disk is full", str(folder.path))
+
+    monkeypatch.setattr(folder, "write", full)
+    late = LocalProcesses(folder, attempt())
+    assert (late.started, late.attempt.pid, late.look().alive) == (True, first.attempt.pid, True)
+    await late.kill()
+    await over(first)
 
 
 async def test_a_process_that_was_forked_and_is_nothing_yet_is_waited_for(
