@@ -28,12 +28,12 @@ async def test_it_says_how_far_each_campaign_is_what_it_spent_and_who_is_proven(
         assert first[8] == "15.2/40"
         assert "wave 2, of 4 each" in text
         assert (
-            "MOVED     2 of 9   all replicas proven: 1 of 2   bolt/production   delta/production" in text
+            "MOVED     2 of 9, proven now: bolt/production 3/4   delta/production" in text
         )  # bolt has one that is not
         assert "UNDER WAY elm/production" in text
-        assert "FAILED    fir/production: gate: exact" in text
-        assert "HELD      acme/production: acme/production is frozen" in text
-        assert "ASIDE     cedar/production: somebody else has moved it: promote by op1" in text
+        assert "FAILED    1: fir/production: gate: exact" in text
+        assert "HELD      1: acme/production: acme/production is frozen" in text
+        assert "ASIDE     1: cedar/production: somebody else has moved it: promote by op1" in text
         assert "WHY       2 of 2 routes have failed" in await look(on, "j")
         await on.press("enter")
         await on.half_second()

@@ -1,12 +1,9 @@
 """Campaigns as cells of a row, lines of the pane and a page: waves, budget, who has moved, what stopped them."""
 
-from collections.abc import Iterable
-
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.campaign import UNDER_WAY, Campaign, CampaignState, CampaignUnit, Stage
 from loradeck.schemas.ids import short
-from loradeck.schemas.jobs import FLEET as NODES
-from loradeck.tui.lines.columns import Column, heading, laid_out
+from loradeck.tui.lines.columns import Column
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, dated, labelled, line, title
 
@@ -22,14 +19,8 @@ COLUMNS = (
     Column("BY", 12, wide=True),
 )
 
-UNIT_COLUMNS = (
-    Column("ROUTE OR NODE", 28),
-    Column("WAVE", 4, right=True),
-    Column("STAGE", 8),
-    Column("RELEASE", 8),
-    Column("PROVEN", 6, right=True),
-    Column("WHY", 0),
-)
+NAMED = 20
+"""Routes or nodes that a line of the pane names; the page of a campaign has all."""
 
 _STATES = {CampaignState.RUNNING: "good", CampaignState.PAUSED: "warn", CampaignState.STOPPED: "bad"}
 _STAGES = {Stage.MOVED: "good", Stage.FAILED: "bad", Stage.HELD: "warn", Stage.WAITING: "dim", Stage.ASIDE: "dim"}
@@ -59,27 +50,11 @@ def _wave(one: Campaign) -> int:
     return max(unit.wave for unit in one.units.values()) if one.units else 0
 
 
-def _proven(state: ConsoleState, unit: CampaignUnit) -> tuple[int, int] | None:
-    """The replicas that are proven with a unit's release, and all that are placed; None: it is not live, or a node."""
+def _proven(state: ConsoleState, unit: CampaignUnit) -> str:
+    """The replicas that are proven with a unit's release, of those that are placed; '-': it is not live, or a node."""
     row = state.tenants.get((unit.tenant, unit.route))
-    if row is None or row.live is None or row.live.id != unit.release:
-        return None
-    return row.proven, row.placed
-
-
-def _names(units: Iterable[CampaignUnit], width: int, *, why: bool = False) -> str:
-    """Names of routes or nodes, as many as fit in a line."""
-    said = [clean(_name(unit) + (f": {unit.why}" if why and unit.why else "")) for unit in units]
-    shown = said[:1]
-    for name in said[1:]:
-        if len("   ".join([*shown, name])) > width - 26:
-            break
-        shown.append(name)
-    return "   ".join(shown) + (f"   and {len(said) - len(shown)} more" if len(said) > len(shown) else "")
-
-
-def _name(unit: CampaignUnit) -> str:
-    return unit.route if unit.tenant == NODES else unit.name
+    is_live = row is not None and row.live is not None and row.live.id == unit.release
+    return f"{row.proven}/{row.placed}" if row is not None and is_live else "-"
 
 
 def lines(state: ConsoleState, row: Campaign, width: int) -> list[Line]:
@@ -89,25 +64,23 @@ def lines(state: ConsoleState, row: Campaign, width: int) -> list[Line]:
     plan, moved = row.plan, of[Stage.MOVED]
     to = f"base {short(plan.base)}" if plan.base else f"engine {plan.engine}" if plan.engine else "named releases"
     begun = f"{row.campaign}   to {to}   {row.state.value}   by {row.by} {dated(row.started_ms)}"
-    proven = [at for unit in moved if (at := _proven(state, unit)) is not None]
-    whole = sum(some == every > 0 for some, every in proven)
-    said = "" if plan.engine else f"   all replicas proven: {whole} of {len(moved)}"
-    back = f"{plan.tolerated:.0%} may fail"
+    proven = "   ".join(f"{unit.name} {_proven(state, unit)}" for unit in moved[:NAMED]) or "-"
+    going = "   ".join([unit.name for unit in units if unit.stage in UNDER_WAY][:NAMED]) or "nothing"
     steps = "drained and proven" if plan.engine else "by growing shares" if plan.steps is not None else "by promotes"
+    waves = f"wave {_wave(row)}, of {plan.wave} each, {steps}   {len(of[Stage.WAITING])} wait"
     found = [
         title(clean(begun), width),
-        labelled(
-            " WAVES     ", f"wave {_wave(row)}, of {plan.wave} each, {steps}   {len(of[Stage.WAITING])} wait   {back}"
-        ),
+        labelled(" WAVES     ", f"{waves}   {plan.tolerated:.0%} may fail"),
         labelled(" BUDGET    ", f"{spent(row)} GPU hours, those to come as by their recipes"),
-        labelled(" MOVED     ", f"{len(moved)} of {len(units)}{said}   {_names(moved, width - 40)}"),
-        labelled(" UNDER WAY ", _names((unit for unit in units if unit.stage in UNDER_WAY), width) or "nothing"),
+        labelled(" MOVED     ", clean(f"{len(moved)} of {len(units)}, proven now: {proven}")),
+        labelled(" UNDER WAY ", clean(going)),
     ]
-    found += [
-        labelled(f" {stage.value.upper():<10}", Span(_names(of[stage], width, why=True), _STAGES[stage]))
-        for stage in (Stage.FAILED, Stage.HELD, Stage.ASIDE)
-        if of[stage]
-    ]
+    for stage in (Stage.FAILED, Stage.HELD, Stage.ASIDE):
+        if of[stage]:
+            said = "   ".join(f"{unit.name}: {unit.why}" for unit in of[stage][:NAMED])
+            found.append(
+                labelled(f" {stage.value.upper():<10}", Span(clean(f"{len(of[stage])}: {said}"), _STAGES[stage]))
+            )
     if row.why:
         found.append(labelled(" WHY       ", Span(clean(row.why), _STATES.get(row.state, ""))))
     return found
@@ -118,22 +91,10 @@ def page(state: ConsoleState, name: str, width: int) -> list[Line]:
     row = state.registry.campaigns.get(name)
     if row is None:
         return [line(Span(f" {clean(name)}: the hub lists no such campaign any more", "warn"))]
-    return [
-        *lines(state, row, width),
-        (),
-        heading(UNIT_COLUMNS, width),
-        *(_unit(state, u, width) for u in row.units.values()),
+    rows = [
+        f" {unit.name:<28} {unit.wave or '-':>4} {unit.stage.value:<9} {short(unit.release):<7} "
+        f"{_proven(state, unit):>6}  {unit.why}"
+        for unit in row.units.values()
     ]
-
-
-def _unit(state: ConsoleState, unit: CampaignUnit, width: int) -> Line:
-    proven = _proven(state, unit)
-    made = {
-        "ROUTE OR NODE": Span(clean(_name(unit))),
-        "WAVE": Span(str(unit.wave or "-"), "" if unit.wave else "dim"),
-        "STAGE": Span(unit.stage.value, _STAGES.get(unit.stage, "")),
-        "RELEASE": Span(short(unit.release), "" if unit.release else "dim"),
-        "PROVEN": Span("-" if proven is None else f"{proven[0]}/{proven[1]}", "dim" if proven is None else ""),
-        "WHY": Span(clean(unit.why), "dim"),
-    }
-    return laid_out(UNIT_COLUMNS, made, width, Span("  "))
+    names = " ROUTE OR NODE                WAVE STAGE     RELEASE PROVEN  WHY"
+    return [*lines(state, row, width), (), line(Span(names, "head")), *(line(clean(said)) for said in rows)]
