@@ -72,6 +72,8 @@ async def _ask(session: aiohttp.ClientSession, material: Material, number: int, 
     sent = [0.0]
 
     async def body() -> AsyncIterator[bytes]:
+        if later_s:
+            yield b" "  # the client sends the head with the first piece
         await asyncio.sleep(later_s)
         sent[0] = time.perf_counter()
         asked = {"model": material.tenants[number], "messages": list(CANARY), "temperature": 0, "max_tokens": 1}
