@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from tests.fakes.hub_in_process import running, until
@@ -16,6 +16,12 @@ from loradeck.store.drill import drill
 
 def holding(folder: Path, text: bytes) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
+def restored(made: Path, data: Path) -> None:
+    shutil.copy(made, data / "hub.db")
+    for name in ("hub.db-wal", "hub.db-shm"):
+        (data / name).unlink(missing_ok=True)
 
 
 async def test_a_backup_does_not_bring_erased_rows_back_and_a_hub_that_was_killed_destroys_their_key_at_its_start(
@@ -44,9 +50,7 @@ async def test_a_backup_does_not_bring_erased_rows_back_and_a_hub_that_was_kille
     async with running(data):
         await until(lambda: not key.stat().st_size, "the key is destroyed")
 
-    shutil.copy(made, data / "hub.db")
-    for name in ("hub.db-wal", "hub.db-shm"):
-        (data / name).unlink(missing_ok=True)
+    restored(made, data)
     shutil.copytree(backup / "artifacts", data / "artifacts", dirs_exist_ok=True)
     async with running(data) as deck:
         (stated,) = await deck.ok("GET", "attestations?kind=erasure")
@@ -80,3 +84,32 @@ async def test_rows_of_a_hub_of_before_keys_are_sealed_at_its_start_and_go_from_
         assert deck.hub.backups is not None
         made = await deck.hub.backups.make()
         assert (holding(backup, b"Ann Example"), drill(made).missing) == ([], ())
+
+
+async def test_a_log_from_before_the_rows_gets_their_erasures_again_whatever_the_reason_says(
+    data: Path, tmp_path: Path
+) -> None:
+    async with running(data, backup_to=tmp_path / "backup", backup_every_s=3600) as deck:
+        await deck.tenant()
+        await deck.tenant("bolt")
+        await deck.base()
+        backups = deck.hub.backups
+        assert backups is not None
+        await until(lambda: backups.last_ms, "the first one is made at once")
+        made = await backups.make()
+        held = await dataset(deck, [ROW])
+        await dataset(deck, [ROW, row(2)], tenant="bolt")
+        found = await plan(deck, rows=[DIGEST], tenants=["acme"])
+        sent = execution(found, tenants=["acme"], reason="ticket\u20289\x85")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("loradeck.hub.data.erasure_list.replace_durably", Mock(side_effect=OSError(28, "full")))
+            assert (await deck.local.post("erasures", json=sent)).status_code == 500
+        key = data / "keys" / "versions" / held
+        assert key.stat().st_size, "no key goes whose erasure is not listed"
+        assert (await deck.ok("POST", "erasures", sent))["done"]
+        assert not key.stat().st_size
+    restored(made, data)
+    async with running(data) as deck:
+        (stated,) = await deck.ok("GET", "attestations?kind=erasure")
+        assert (stated["subject"], stated["body"]["reason"]) == (held, "ticket\u20289")
+        await deck.ok("POST", "jobs", training(await dataset(deck, [row(3)])))

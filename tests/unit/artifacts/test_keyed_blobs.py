@@ -161,7 +161,12 @@ def test_a_missing_a_wrong_and_a_damaged_key_say_which_and_what_to_do(blobs: Key
     blobs.seal(V1, "acme", [SHA])
     tenant = tmp_path / "keys" / "tenants" / "acme.key"
     right = tenant.read_bytes()
-    for content, said in ((None, "not here"), (os.urandom(32), "another one"), (b"x", "damaged")):
+    for content, said in (
+        (None, "not here"),
+        (os.urandom(32), "another one"),
+        (b"x", "damaged"),
+        (bytes(32), "destroyed"),
+    ):
         tenant.unlink()
         if content is not None:
             tenant.write_bytes(content)

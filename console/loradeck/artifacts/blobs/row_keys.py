@@ -48,8 +48,9 @@ def in_folder(folder: Path, verb: str, tenant: str, given: bytes) -> bytes:
     if verb == "wrap" and not path.exists():
         _write(path, os.urandom(KEY))
     key = path.read_bytes() if path.exists() else None
-    if key is None or len(key) != KEY:
-        raise unavailable(f"the tenant's key {'was destroyed' if key == b'' else 'is damaged, or is not here'}", path)
+    if key is None or len(key) != KEY or not any(key):  # zeros: a kill in `shred`
+        gone = key is not None and not any(key)
+        raise unavailable(f"the tenant's key {'was destroyed' if gone else 'is damaged, or is not here'}", path)
     try:
         return bytes(SecretBox(key).encrypt(given)) if verb == "wrap" else SecretBox(key).decrypt(given)
     except CryptoError:

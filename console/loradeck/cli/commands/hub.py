@@ -393,7 +393,11 @@ def check_artifacts(url: str) -> None:
 @hub.command("copy-artifacts")
 @click.option("--from", "source", required=True, metavar="STORE", help="A folder artifacts/, or an object store's URL.")
 @click.option("--to", "target", required=True, metavar="STORE", help="Where to: the same.")
-@click.option("--keys", type=click.Path(path_type=Path), help="Copy rows as they are, unsealed by these keys.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Copy rows as they are, unsealed by these keys.",
+)
 @_key_program_option
 def copy_artifacts(source: str, target: str, keys: Path | None, key_program: Path | None) -> None:
     """Copy a hub's artifacts to another store: from its folder to an object store, or back.

@@ -89,13 +89,12 @@ class Datasets:
         if kept is not None and digest in self._registry.catalogue.datasets:
             return kept.entry
         async with self._held(manifest) as held:
-            reading = Reading.model_validate(await self._read(tenant, Task(do="read", datasets=held)))
+            reading = Reading.model_validate(await self._read(manifest, Task(do="read", datasets=held)))
             check(reading.entry)
             data = self._state.tenant(tenant).data
             policy.check_licences(reading.entry, data, called(manifest))
             policy.check_toxic(reading.scan, data, called(manifest))
             scan = _accepted(reading.scan, accept, tolerated)
-            await self._seal(manifest)
             await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
         def stated(kind: AttestationKind, body: BaseModel) -> Attestation:
@@ -154,19 +153,19 @@ class Datasets:
             return
         async with self._held(manifest) as held:
             await asyncio.to_thread(verify_suite, manifest, held[0].paths)
-            read = await self._read(tenant, Task(do="scan", datasets=held))
+            read = await self._read(manifest, Task(do="scan", datasets=held))
         scan = _accepted(ScanReport.model_validate(read), accept)
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
-        await self._seal(manifest)
         await self._attestations.add_all([draft])
         await self._registry.register(Doc.SUITE, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
-    async def _read(self, tenant: str, task: Task) -> Any:
-        """Has rows read that may come in at a tenant: once more where what may not has changed meanwhile."""
+    async def _read(self, manifest: DatasetManifest | SuiteManifest, task: Task) -> Any:
+        """Has rows read that may come in, and sealed: once more where what may not has changed meanwhile."""
         asked: dict[str, Any] | None = None
-        while asked != (newest := self._newest(tenant, task)):
+        while asked != (newest := self._newest(manifest.tenant, task)):
             asked = newest
             answer = await child_process.ask(dataset_rows.__name__, task.model_copy(update=asked))
+            await self._seal(manifest)
         return answer
 
     def _newest(self, tenant: str, task: Task) -> dict[str, Any]:

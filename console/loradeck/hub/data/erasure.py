@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loradeck.artifacts import Blobs
-from loradeck.hub.data import erasure_list
 from loradeck.hub.data.datasets import Datasets, called
 from loradeck.hub.data.erasure_list import RETIRED
 from loradeck.hub.data.lineage import Lineage
@@ -57,9 +55,7 @@ class Erasures:
     _fleet: Fleet
     _jobs: Callable[[], Awaitable[list[Job]]]
     _cancel: Callable[[str, str], Awaitable[Job]]
-    _drop_erased: Callable[[], Awaitable[None]]
-    listed_in: Path | None = field(default=None, init=False)
-    """File of all erasures (`erasure_list`), where this hub keeps rows under keys."""
+    _drop_erased: Callable[..., Awaitable[None]]
 
     async def plan(self, request: ErasureRequest) -> ErasurePlan:
         """Lists everything that an erasure would do. Changes nothing.
@@ -88,27 +84,23 @@ class Erasures:
             datasets = {place.dataset for place in search.own}
             stated = [erasure for dataset in datasets for erasure in await self._erasures(dataset)]
             found = await self._plan(request, search)
-            if any(erasure.request == request.plan for erasure in stated):
-                return found.model_copy(update={"done": True, "digest": request.plan})
-            if not found.rows:
-                fix = "loradeck dataset erase --containing TEXT --dry-run lists rows and their digests"
-                raise Refused("unknown_row", "no dataset has such a row", fix=fix)
-            if found.digest != request.plan:
-                raise Refused(
-                    "plan_changed",
-                    "the erasure would do something else by now",
-                    detail=f"plan {short(request.plan)}, now {short(found.digest)}",
-                    fix="look at the plan again",
-                    context={"plan": found.model_dump(mode="json")},
-                )
-            statements = self._statements(found, search.others, request, by)
-            await self._attestations.add_all(statements)
-        if self.listed_in is not None:  # before the keys go: what a restored log lacks is what this list has
-            await asyncio.to_thread(erasure_list.remember, self.listed_in, statements)
+            if all(erasure.request != request.plan for erasure in stated):
+                if not found.rows:
+                    fix = "loradeck dataset erase --containing TEXT --dry-run lists rows and their digests"
+                    raise Refused("unknown_row", "no dataset has such a row", fix=fix)
+                if found.digest != request.plan:
+                    raise Refused(
+                        "plan_changed",
+                        "the erasure would do something else by now",
+                        detail=f"plan {short(request.plan)}, now {short(found.digest)}",
+                        fix="look at the plan again",
+                        context={"plan": found.model_dump(mode="json")},
+                    )
+                await self._attestations.add_all(self._statements(found, search.others, request, by))
         for job in found.cancelled:
             await self._cancel(job, by)
-        await self._drop_erased()
-        return found.model_copy(update={"done": True})
+        await self._drop_erased(stated=True)
+        return found.model_copy(update={"done": True, "digest": request.plan})
 
     async def _search(self, request: ErasureRequest) -> _Search:
         """Looks for the rows in datasets at every tenant, and in suites of those that are selected."""

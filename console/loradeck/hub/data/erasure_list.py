@@ -16,7 +16,8 @@ RETIRED = "descends from erased rows"
 
 def remember(path: Path, statements: Iterable[Attestation]) -> list[Attestation]:
     """Adds statements of erasures to the list, durably, and returns those that only the list has."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    # Only a line feed ends a line: a reason may hold other characters at which Python would split.
+    lines = list(filter(None, path.read_bytes().decode().split("\n"))) if path.exists() else []
     listed = {_key(one): one for one in map(Attestation.model_validate_json, lines)}
     given = {_key(one): one for one in statements}
     if added := [given[key].model_dump_json() for key in given.keys() - listed.keys()]:

@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.data.datasets import called
+from loradeck.hub.data.erasure_list import reapply
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.log.attestations import Attestations
@@ -55,6 +57,8 @@ class Garbage:
     _blobs: Blobs
     _clock: Clock
     _jobs: Callable[[], Sequence[Job]]
+    listed_in: Path | None = field(default=None, init=False)
+    """File of all erasures (`erasure_list`), where this hub keeps rows under keys."""
     _gone: set[str] = field(default_factory=set)
     """Files with erased rows that this process has removed."""
     _destroyed: set[str] = field(default_factory=set)
@@ -108,15 +112,20 @@ class Garbage:
         await asyncio.to_thread(self._blobs.delete, files & here.keys())
         return found.model_copy(update={"done": True})
 
-    async def drop_erased(self) -> None:
+    async def drop_erased(self, *, stated: bool = False) -> None:
         """Destroys the keys of datasets with erased rows and of offboarded tenants, and removes the files with erased
         rows that nothing else names.
+
+        `stated`: an erasure was stated since the last call.
         """
         erased = set(self._attestations.facts.erased)
         offboarded = {name for name, tenant in self._log.state.tenants.items() if tenant.offboarded}
-        if (erased | offboarded) - self._destroyed:
-            await asyncio.to_thread(self._blobs.destroy, erased, offboarded)
-            self._destroyed = erased | offboarded
+        new = (erased | offboarded) - self._destroyed
+        if self.listed_in is not None and (stated or new):  # first: what a restored log lacks is what this list has
+            await self._store(partial(reapply, path=self.listed_in), background=True)
+        if new:
+            await asyncio.to_thread(self._blobs.destroy, erased & new, offboarded & new)
+            self._destroyed |= new
         if files := self._files(set(), erased) - self._gone:
             await asyncio.to_thread(self._blobs.delete, files)
             self._gone |= files

@@ -77,10 +77,11 @@ class Backups:
     def _copy_blobs(self) -> int:
         """Copies what lies in the store, rows sealed, and removes copies of what is sealed by now."""
         target, stored, copied = FolderBlobs(self.folder / "artifacts"), self._blobs.stored, 0
-        there = target.listed()
+        there, lying = target.listed(), stored.listed()
         if isinstance(self._blobs, KeyedBlobs):
-            target.delete([sha256 for sha256, _ in self._blobs.keys.blobs() if sha256 in there])
-        for sha256, size in stored.listed().items():
+            sealed = {sha256 for sha256, _ in self._blobs.keys.blobs()}
+            target.delete(sealed & there.keys() - lying.keys())
+        for sha256, size in lying.items():
             if sha256 not in there:
                 with target.receive(sha256, size=size) as incoming:
                     for chunk in stored.open(sha256):
