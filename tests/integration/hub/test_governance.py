@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
 from loradeck.artifacts import child_process
 from loradeck.artifacts.rows.barred_rows import opted_out, row_digest
+from loradeck.hub.data.datasets import Datasets
 from loradeck.rules.data.policy import toxic_in_words
 from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.dataset_ledger import ScanReport
@@ -165,20 +165,21 @@ async def test_rows_of_people_who_opted_out_do_not_come_in_until_that_is_withdra
 
 
 @pytest.mark.parametrize("path", ["datasets", "suites"])
-async def test_an_opt_out_that_comes_while_rows_are_read_keeps_them_out(
-    acme: Deck, monkeypatch: pytest.MonkeyPatch, path: str
+@pytest.mark.parametrize(("owner", "call"), [(child_process, "ask"), (Datasets, "_seal")])
+async def test_an_opt_out_that_comes_while_rows_are_read_or_sealed_keeps_them_out(
+    acme: Deck, monkeypatch: pytest.MonkeyPatch, path: str, owner: Any, call: str
 ) -> None:
     body = {"people": [opted_out("acme", "Ann Meyer").model_dump()], "reason": "request 12"}
     said = {"kind": "opt_out", "subject": digest_of({"tenant": "acme"}), "tenant": "acme", "body": body, "by": ""}
-    read = child_process.ask
+    done = getattr(owner, call)
 
-    async def slowly(module: str, task: BaseModel) -> Any:
-        found = await read(module, task)
+    async def slowly(*args: Any) -> Any:
+        found = await done(*args)
         if not acme.hub.attestations.facts.opted_out["acme"]:
             await acme.ok("POST", "attestations", said)
         return found
 
-    monkeypatch.setattr(child_process, "ask", slowly)
+    monkeypatch.setattr(owner, call, slowly)
     made = await (manifest if path == "datasets" else items)(acme, [row(1) | {"id": "i1", "prompt": "Ann Meyer asks"}])
     await acme.refused(422, "opted_out", "POST", path, made.model_dump(mode="json"))
     assert made.digest not in acme.hub.registry.catalogue.datasets | acme.hub.registry.catalogue.suites

@@ -123,6 +123,8 @@ def test_no_row_of_the_examples_has_any_of_them() -> None:
         "1 " * 30_000,
         "a.b@" * 15_000,
         "-----BEGIN A" * 5_000,
+        "1 " + "A-" * 30_000,
+        "1 " + "A.-" * 20_000,
     ],
 )
 def test_no_text_takes_long_to_redact(text: str) -> None:

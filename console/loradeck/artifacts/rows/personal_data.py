@@ -110,6 +110,8 @@ _BIRTHS = (
 """A day beside a word for birth, in the six languages of docs/data.md. A day alone may be any day."""
 
 _BIG = r"[^\W\d_a-zß-öø-ÿ][\w'’.-]{1,30}"
+_PART = _BIG.replace(".-]", ".]")
+"""Ends where a dash does, or each way to part `A-A-A` would be tried."""
 _SOME = r" ?[^\n\d,;\[\]]{2,40}?"
 _ROAD = "(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Court|Boulevard|Blvd|Terrace|Crescent|Close)"
 _BRITISH, _AMERICAN = r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}", r"[A-Z]{2} \d{5}(?:-\d{4})?"
@@ -121,7 +123,7 @@ _STREETS = tuple(
         rf"(?:(?:\.?,? {_BIG}){{0,3}}?,? (?:{_BRITISH}|{_AMERICAN})(?!\w))?",
         rf"\d{{1,4}}[a-z]?,? (?:{_BIG},? ){{1,6}}{_BRITISH}(?!\w)",
         # German
-        rf"(?:{_BIG}[ -]){{0,3}}[A-ZÄÖÜ][\wß.-]{{0,30}}(?:[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|gasse)"
+        rf"(?:{_PART}[ -]){{0,3}}[A-ZÄÖÜ][\wß.-]{{0,30}}(?:[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|gasse)"
         rf" ?\d{{1,4}} ?[a-z]?(?!\w)(?:,? \d{{4,5}} {_BIG})?",
         rf"{_BIG}(?: [\wß.-]{{2,30}}){{0,2}} \d{{1,4}}[a-z]?, ?(?:D-|A-|CH-)?\d{{4,5}} {_BIG}",
         # French

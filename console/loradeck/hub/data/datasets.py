@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -88,14 +88,13 @@ class Datasets:
         kept = self._attestations.facts.ledger.get(digest)
         if kept is not None and digest in self._registry.catalogue.datasets:
             return kept.entry
-        async with self._held(manifest) as held:
-            reading = Reading.model_validate(await self._read(manifest, Task(do="read", datasets=held)))
-            check(reading.entry)
-            data = self._state.tenant(tenant).data
-            policy.check_licences(reading.entry, data, called(manifest))
-            policy.check_toxic(reading.scan, data, called(manifest))
-            scan = _accepted(reading.scan, accept, tolerated)
-            await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
+        reading = Reading.model_validate(await self._read("read", manifest))
+        check(reading.entry)
+        data = self._state.tenant(tenant).data
+        policy.check_licences(reading.entry, data, called(manifest))
+        policy.check_toxic(reading.scan, data, called(manifest))
+        scan = _accepted(reading.scan, accept, tolerated)
+        await self._registry.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
         def stated(kind: AttestationKind, body: BaseModel) -> Attestation:
             return self._attestations.draft(kind, digest, tenant, body.model_dump(mode="json"), by)
@@ -153,23 +152,24 @@ class Datasets:
             return
         async with self._held(manifest) as held:
             await asyncio.to_thread(verify_suite, manifest, held[0].paths)
-            read = await self._read(manifest, Task(do="scan", datasets=held))
+        read = await self._read("scan", manifest)
         scan = _accepted(ScanReport.model_validate(read), accept)
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
         await self._attestations.add_all([draft])
         await self._registry.register(Doc.SUITE, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
-    async def _read(self, manifest: DatasetManifest | SuiteManifest, task: Task) -> Any:
+    async def _read(self, do: Literal["read", "scan"], manifest: DatasetManifest | SuiteManifest) -> Any:
         """Has rows read that may come in, and sealed: once more where what may not has changed meanwhile."""
         asked: dict[str, Any] | None = None
-        while asked != (newest := self._newest(manifest.tenant, task)):
+        while asked != (newest := self._newest(manifest.tenant, do)):
             asked = newest
-            answer = await child_process.ask(dataset_rows.__name__, task.model_copy(update=asked))
+            async with self._held(manifest) as held:
+                answer = await child_process.ask(dataset_rows.__name__, Task(do=do, datasets=held, **asked))
             await self._seal(manifest)
         return answer
 
-    def _newest(self, tenant: str, task: Task) -> dict[str, Any]:
-        toxic = self._state.tenant(tenant).data.toxic if task.do == "read" else None
+    def _newest(self, tenant: str, do: str) -> dict[str, Any]:
+        toxic = self._state.tenant(tenant).data.toxic if do == "read" else None
         return {"barred": self._barred(tenant), "names": self.names, "toxic": toxic}
 
     async def prompts(self, tenant: str, dataset: str, most: int) -> list[RowPrompt]:
