@@ -1,5 +1,6 @@
 """Scheduling of jobs: their order, what a node lacks for one, and whether a failed attempt is repeated."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from loradeck.rules.serving.gpu_reservation import emptiest_first, failing, gpu_counts
@@ -74,7 +75,7 @@ def kept_node(job: Job, now_ms: int, nodes: Mapping[str, tuple[JobRoom, Sequence
     more, so that another comes before it only where the job is nearer to its begin.
 
     None: the job wants no more than one, has not waited for `KEPT_AFTER_MS`, or no node has enough that are well and
-    as large as it asks for.
+    have, beside what no job holds, the memory that it asks for.
 
     Args:
         nodes: those that the job suits, with the room that they have reported.
@@ -84,9 +85,9 @@ def kept_node(job: Job, now_ms: int, nodes: Mapping[str, tuple[JobRoom, Sequence
         return None
     free = dict[str, int]()
     for name, (room, gpus) in nodes.items():
-        wanted = (job.memory_gb or 0) * 1e9
-        fit = {gpu.uuid for gpu in gpus if failing(gpu) is None and (gpu.memory_total or wanted) >= wanted}
         held = {uuid for hold in room.held for uuid in hold.gpus}
+        spare = {g.uuid: (g.memory_total or math.inf) - (0 if g.uuid in held else g.memory_used or 0) for g in gpus}
+        fit = {gpu.uuid for gpu in gpus if failing(gpu) is None and spare[gpu.uuid] >= (job.memory_gb or 0) * 1e9}
         if len(fit & (held | {*room.gpus})) >= least:
             free[name] = len(fit & {*room.gpus})
     return min(free, key=lambda name: (-free[name], name), default=None)

@@ -46,7 +46,9 @@ ROUTE = "tenants/acme/routes/production"
 FINISHED = ExecutorEventType.FINISHED
 
 
-async def train(deck: Deck, weights: str = "lora", processes: int = 1, **more: Any) -> dict[str, Any]:
+async def train(
+    deck: Deck, weights: str = "lora", processes: int = 1, packing: bool = False, **more: Any
+) -> dict[str, Any]:
     spec = TrainSpec(
         weights=Weights(weights),
         tenant="acme",
@@ -55,6 +57,7 @@ async def train(deck: Deck, weights: str = "lora", processes: int = 1, **more: A
         datasets=(await deck.dataset(),),
         decision=DecisionRecord(why_weights="a test"),
         processes=processes,
+        packing=packing,
     )
     job: dict[str, Any] = await deck.ok("POST", "jobs", JobRequest(spec=spec, **more).model_dump(mode="json"))
     return job
@@ -342,8 +345,10 @@ async def test_jobs_of_one_gpu_do_not_pass_one_that_has_waited_long_for_two(
     agent.room = JobRoom(gpus=("g0", "g1"))
     await agent.report()
     await until(lambda: deck.hub.fleet.nodes["n1"].room, "its room is known")
+    deck.hub.fleet.nodes["n1"].recipes = 0
+    await train(deck, processes=2, priority=1, packing=True)
     first = (await train(deck))["id"]
-    assigned = await until(lambda: agent.jobs.get(first), "the first is given")
+    assigned = await until(lambda: agent.jobs.get(first), "the first is given, whoever waits for a newer agent")
     pair, small = (await train(deck, processes=2))["id"], (await train(deck))["id"]
     assert (await job(deck, small))["message"] == f"waits: the GPUs of n1 are kept for {pair}, which waits longer"
     await agent.say(assigned, ExecutorEventType.FAILED, code="diverged")

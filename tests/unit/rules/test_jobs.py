@@ -155,6 +155,8 @@ def holds(*gpus: str) -> JobHold:
         (evaluates(), LONG, None),
         (trains(processes=4), LONG, "four"),
         (trains(processes=5), LONG, None),
+        (trains(processes=2, gb=70), LONG, "most"),
+        (trains(processes=2, gb=79.5), LONG, "four"),
         (trains(processes=2, gb=100), LONG, None),
     ],
 )
@@ -165,7 +167,7 @@ def test_the_gpus_of_the_node_that_is_nearest_to_enough_are_kept_for_a_job_that_
     broken = gpu(1, 0, 80).model_copy(update={"xids": (79,)})
     nodes = {
         "four": (JobRoom(held=(holds("g0", "g1"), holds("g2", "g3"))), four),
-        "most": (JobRoom(gpus=("g0",), held=(holds("g1"),)), pair),
+        "most": (JobRoom(gpus=("g0",), held=(holds("g1"),)), (gpu(0, 1, 80), gpu(1, 60, 80))),
         "engine": (JobRoom(gpus=("g0",), taken="g1: engine e0"), pair),
         "broken": (JobRoom(gpus=("g0",), held=(holds("g1"),)), (gpu(0, 0, 80), broken)),
     }

@@ -251,7 +251,8 @@ class Queue:
 
     def _kept(self, job: Job, base: str | None, nodes: Iterable[Node]) -> tuple[str, str] | None:
         """The node whose GPUs are kept for a job that waits, and the job; None: none are."""
-        suiting = {node.name: (node.room, node.gpus) for node in nodes if node.room and _suits(job, base, node)}
+        reading = (node for node in nodes if node.recipes >= job.spec.level and _suits(job, base, node))
+        suiting = {node.name: (node.room, node.gpus) for node in reading if node.room}
         name = kept_node(job, self._clock.now_ms(), suiting)
         return (name, job.id) if name is not None else None
 
