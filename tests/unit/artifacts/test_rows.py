@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.rows.barred_rows import Barred, opted_out, row_digest
+from loradeck.artifacts.rows.contamination import holding
 from loradeck.artifacts.rows.dataset_rows import Held, Task, entry_of, find
 from loradeck.schemas.dataset_ledger import Place
 from loradeck.schemas.manifest import DatasetManifest, FileEntry, Provenance
@@ -217,3 +218,12 @@ def test_a_search_for_an_erasure_reads_what_is_escaped_in_strings_of_json(tmp_pa
 def test_an_opt_out_too_short_to_mean_one_person_is_refused() -> None:
     with pytest.raises(ValueError, match="needs 5"):
         opted_out("acme", "Ann.")
+
+
+def test_a_list_of_words_finds_them_whole_and_signs_anywhere_and_nothing_in_an_empty_text() -> None:
+    holds = holding(["Bad word", "\N{REVERSED HAND WITH MIDDLE FINGER EXTENDED}"])
+    found = ["a BAD, word!", "so\N{REVERSED HAND WITH MIDDLE FINGER EXTENDED}"]
+    assert ([holds(one) for one in found], [holds(one) for one in ("", "...", "bad words")]) == (
+        [True, True],
+        [False, False, False],
+    )

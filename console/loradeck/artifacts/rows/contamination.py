@@ -54,12 +54,14 @@ def folded_words(text: str) -> list[str]:
 
 
 def holding(phrases: Iterable[str]) -> Callable[[str], bool]:
-    """Returns what tells whether a text holds one of these words or phrases, as whole words, folded."""
-    listed = [_between_spaces(phrase) for phrase in phrases]
+    """Returns what tells whether a text holds one of these words or phrases, as whole words, folded; signs anywhere."""
+    known = {phrase.strip(): _between_spaces(phrase) for phrase in phrases}
+    listed = [said for said in known.values() if said.strip()]
+    signs = [phrase for phrase, said in known.items() if not said.strip()]
 
     def holds(text: str) -> bool:
         said = _between_spaces(text)
-        return any(phrase in said for phrase in listed)
+        return any(phrase in said for phrase in listed) or any(sign in text for sign in signs)
 
     return holds
 
