@@ -39,8 +39,8 @@ class LocalProcesses(Workload):
     def __init__(self, folder: ExecutorFolder, attempt: Attempt) -> None:
         super().__init__(folder, attempt)
         self._child: subprocess.Popen[bytes] | None = None
-        self._gone = False
-        """Nothing of it is left."""
+        self._left: list[int] | None = None
+        """What was left of it when it was last looked at after its end."""
         if attempt.pid is None and folder.spec.exists():
             with contextlib.suppress(AgentError):  # the disk refuses the note: the next agent finds it again
                 self._find()
@@ -122,14 +122,12 @@ class LocalProcesses(Workload):
         Nobody can say the status of a process that was not our child.
         """
         running, status = self._running()
-        if not running and self.started and not self._gone:
-            left = self._all(signal.SIGKILL)
-            if left:
-                log.warning(
-                    "processes of the attempt in %s are killed, which it left behind: %s", self.folder.path, left
-                )
-            self._gone = not left
-        return Standing(running or (self.started and not self._gone), status)
+        if not running and self.started and self._left != []:
+            left, before = self._all(signal.SIGKILL), self._left
+            if left and left != before:
+                log.warning("processes that the attempt in %s left behind are killed: %s", self.folder.path, left)
+            self._left = left
+        return Standing(running or (self.started and self._left != []), status)
 
     def _running(self) -> tuple[bool, int | None]:
         if self._child is not None:

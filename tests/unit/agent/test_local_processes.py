@@ -153,3 +153,14 @@ async def test_a_kill_ends_the_ranks_with_their_launcher(
     await work.kill()
     await over(work)
     assert running(folder) == []
+
+
+async def test_what_no_signal_ends_is_named_once_and_keeps_its_gpus(
+    folder: ExecutorFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process in a call of a driver, which is looked at several times a second for as long as it sits there."""
+    work = LocalProcesses(folder, attempt().model_copy(update={"pid": 2**22, "started": 1}))
+    there = [[7, 8], [7, 8], [7], [7], []]
+    monkeypatch.setattr(work, "_all", lambda number: there.pop(0))
+    assert [work.look().alive for _ in range(6)] == [True, True, True, True, False, False]
+    assert [record.args[-1] for record in caplog.records] == [[7, 8], [7]]  # type: ignore[index]
