@@ -60,7 +60,7 @@ class Reports:
         """The first message of a link. Cursor and pins are the router's, read from its file where none answers."""
         await self.sync.read_file()
         durable = self.sync.durable
-        self._stored_sent, self._backend_sent = self._stored(), self._backend()
+        self._stored_sent = self._stored()
         return Hello(
             node=self.config.node,
             boot=self.boot,
@@ -82,7 +82,7 @@ class Reports:
             jobs_as_agent=self.config.jobs.user is None and self.config.slurm is None,
             recipes=RECIPES,
             training=training_versions(),
-            backend=self._backend_sent,
+            backend=self._backend(),  # also to a hub that only stands by: a report says it all the same
         )
 
     def _backend(self) -> JobsBackend | None:

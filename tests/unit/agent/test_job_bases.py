@@ -11,6 +11,8 @@ from typing import Any, cast
 import pytest
 from tests.integration.agent.node import until
 
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.telemetry import NvmlState
 from loradeck_agent import daemon
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.config import AgentConfig
@@ -54,3 +56,34 @@ async def test_a_node_links_while_the_bases_of_its_jobs_are_hashed_and_says_each
         assert backend is not None
         assert backend.bases == said
     await knows
+
+
+async def test_the_hello_to_a_hub_that_stands_by_keeps_no_base_from_the_hub_that_is_followed() -> None:
+    async def nothing() -> None:
+        pass
+
+    reports = Reports.__new__(Reports)
+    reports.boot, reports.lives, reports.bases = "b", (), {}
+    reports.config = cast(Any, SimpleNamespace(node="n1", labels={}, job_bases=("/one",), slurm=None, memory_gb=None))
+    reports.config.jobs, reports.config.router = SimpleNamespace(user=None, at_once=1), SimpleNamespace(address=None)  # type: ignore[misc]
+    durable = SimpleNamespace(epoch=0, rev=0, hash=GENESIS, witness=None)
+    reports.sync = cast(Any, SimpleNamespace(read_file=nothing, durable=durable, features=(), boot="r"))
+    reports.table, reports.cosigner = (
+        cast(Any, SimpleNamespace(pins={})),
+        cast(Any, SimpleNamespace(newest=lambda: None)),
+    )
+    reports.jobs = cast(Any, SimpleNamespace(running=tuple, scheduled=tuple, room=SimpleNamespace(report=lambda: None)))
+    reports.store, reports.folder = (
+        cast(Any, SimpleNamespace(stored=frozenset())),
+        cast(Any, SimpleNamespace(merged_here=frozenset)),
+    )
+    seen = SimpleNamespace(gpus=(), host=None, nvml=NvmlState.NO_GPU)
+    reports.telemetry = cast(Any, SimpleNamespace(snapshot=lambda: seen))
+    reports._stored_sent, reports._backend_sent = frozenset(), None
+    followed = await reports.hello()
+    reports._report((), 0, "", None)
+    cast(dict[str, Path], reports.bases)["a" * 64] = Path("/one")
+    standby = await reports.hello()
+    told = reports._report((), 0, "", None).backend
+    assert [said and said.bases for said in (followed.backend, standby.backend, told)] == [(), ("a" * 64,), ("a" * 64,)]
+    assert reports._report((), 0, "", None).backend is None
