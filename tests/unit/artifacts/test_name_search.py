@@ -62,8 +62,14 @@ def test_a_name_has_one_pseudonym_in_all_rows(tmp_path: Path) -> None:
     assert pseudonyms.made == {"name": 3, "illness": 1}
 
 
-@pytest.mark.parametrize("then", ["", "print('{}')", "sys.stdin.readline()"])
-def test_a_process_that_ends_is_a_fault_and_not_an_empty_answer(tmp_path: Path, then: str) -> None:
+HANGS = "import os; os.fork(); sys.stdin.readline(); print('{', end='', flush=True); os.read(os.pipe()[0], 1)"
+
+
+@pytest.mark.parametrize("then", ["", "print('{}')", "sys.stdin.readline()", HANGS])
+def test_a_process_that_ends_or_hangs_is_a_fault_and_not_an_empty_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    monkeypatch.setattr("loradeck.artifacts.rows.name_search.BATCH_S", 0.5)
     with NameSearch(name_models(tmp_path, then)) as search, pytest.raises(BadArtifact) as ended:
         search.in_rows([{"a": ENGLISH}])
     assert ended.value.code == "names_unavailable"

@@ -8,11 +8,14 @@ many rows had no model of their own is counted.
 from __future__ import annotations
 
 import json
-import selectors
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,11 @@ class NameSearch:
         python = self._models.python or sys.executable
         try:
             self._process = subprocess.Popen(
-                [python, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                [python, "-I", str(_WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
         except OSError as error:
             raise _unavailable(f"{python}: {error.strerror}") from None
@@ -61,8 +68,12 @@ class NameSearch:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._process.kill()
+        self._kill()
         self._process.communicate()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # an interpreter may be a script that has started it
 
     def in_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, list[Span]]]:
         """Finds names in each row: text in one form -> places, only of texts in which some stand.
@@ -100,17 +111,19 @@ class NameSearch:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
+        late = threading.Timer(seconds, self._kill)
+        late.start()
         try:
             process.stdin.write(json.dumps(line).encode() + b"\n")
             process.stdin.flush()
+            said = process.stdout.readline()
         except BrokenPipeError:
-            raise _unavailable("the process that looks for names has ended") from None
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(process.stdout, selectors.EVENT_READ)
-            if not waiting.select(seconds):
-                raise _unavailable(f"the process that looks for names has not answered in {seconds} s")
-        said = process.stdout.readline()
-        answer = json.loads(said) if said.endswith(b"\n") else {}  # it ended in the midst of a line
+            said = b""
+        finally:
+            late.cancel()
+        if not said.endswith(b"\n"):
+            raise _unavailable(f"the process that looks for names has ended, or not answered in {seconds} s")
+        answer = json.loads(said)
         if "fault" in answer:
             code, title, fix = answer["fault"]
             raise BadArtifact(code, title, fix=fix)
