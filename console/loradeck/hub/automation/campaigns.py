@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import Field
@@ -318,18 +318,25 @@ class Campaigns:
             drained=node.drained,
             built=_has(node, engine),
             proven=False if failed else True if all(name in there for there in ready.values()) else None,
-            answers=tuple(("/".join(key), self._others(key, ready[key], name)) for key in keys if name in ready[key]),
+            answers=() if node.drained else tuple(self._answers(name, ready)),
             awaits="it is cordoned, and would be let in again" if node.cordoned and not node.drained else "",
             says=f"not what is recorded: {', '.join(failed[:8])}" if failed else "",
         )
 
-    def _others(self, key: PointerKey, ready: Collection[str], name: str) -> frozenset[str]:
-        """The nodes beside one that answer for a route and are not drained, or that its pool may move it to."""
-        nodes, placed = self._fleet.nodes, self._log.state.config(key).pool
-        pool, placing = self._log.state.pools.get(placed.pool) if placed else None, self._tables.placing(key)
-        spare = self._pools.slots(pool, placing.base) if pool is not None and placing is not None else {}
-        free = {other for other in spare if not self._pools.trouble(other)}
-        return frozenset(other for other in {*ready, *free} if other != name and not nodes[other].drained)
+    def _answers(self, name: str, ready: Mapping[PointerKey, Collection[str]]) -> Iterator[tuple[str, frozenset[str]]]:
+        """The routes that a node answers for, with the others that do and are not drained, or that a pool may choose."""
+        nodes, free = self._fleet.nodes, dict[tuple[str, str], set[str]]()
+        for key, others in ready.items():
+            if name not in others:
+                continue
+            placed, placing = self._log.state.config(key).pool, self._tables.placing(key)
+            pool = self._log.state.pools.get(placed.pool) if placed is not None else None
+            if pool is not None and placed is not None and placing is not None:
+                at = placed.pool, placing.base
+                if at not in free:
+                    free[at] = {one for one in self._pools.slots(pool, placing.base) if not self._pools.trouble(one)}
+                others = {*others, *free[at]}
+            yield "/".join(key), frozenset(one for one in others if one != name and not nodes[one].drained)
 
     def _gate(self, key: PointerKey, unit: CampaignUnit) -> tuple[bool | None, str, str]:
         """Tells whether a route's gate is passed, what only people or time bring, and what failed."""
