@@ -324,7 +324,7 @@ class Campaigns:
         )
 
     def _answers(self, name: str, ready: Mapping[PointerKey, Collection[str]]) -> Iterator[tuple[str, frozenset[str]]]:
-        """The routes that a node answers for, with the others that do and are not drained, or that a pool may choose."""
+        """The routes that a node answers for, with the others that do and are not drained, or its pool may choose."""
         nodes, free = self._fleet.nodes, dict[tuple[str, str], set[str]]()
         for key, others in ready.items():
             if name not in others:
