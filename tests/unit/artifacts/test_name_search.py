@@ -93,6 +93,8 @@ def test_a_model_with_other_files_than_were_named_is_refused_before_it_is_loaded
     assert refused(str(own), "a" * 64) == "model_differs"
     assert refused("no_such_model", None) == "names_unavailable"
     assert refused(str(tmp_path / "away"), digest) == "names_unavailable"
+    (own / "ner").symlink_to(tmp_path)
+    assert (digest_of(own), refused(str(own), "a" * 64)) == (digest, "names_unavailable")
 
 
 def test_models_that_cannot_be_meant_are_refused() -> None:

@@ -50,8 +50,9 @@ def load(models: list[dict[str, Any]]) -> tuple[Any, dict[str, str]]:
     loaded = {}
     for one in models:
         folder = folders[one["language"]]
-        if not folder.is_dir():
-            raise Unusable("names_unavailable", f"{folder} is no folder of a model", "name another")
+        if not folder.is_dir() or any(path.is_symlink() and path.is_dir() for path in folder.rglob("*")):
+            title = f"{folder} is no folder of a model, or has links to folders, which no digest covers"
+            raise Unusable("names_unavailable", title, "name another")
         digest = digest_of(folder)
         if one["sha256"] not in (None, digest):
             raise Unusable("model_differs", f"{one['model']}: its files have {digest}", "name the model that you know")
