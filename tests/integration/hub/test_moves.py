@@ -574,7 +574,7 @@ async def test_a_first_promote_is_on_demand_where_not_all_fits_once_that_was_sho
     asked = await deck.ok("GET", f"{ROUTE}?promote={one}")
     assert (asked["promote_on_demand"], "goes on demand" in asked["promote_asks"]) == (True, True)
     done = await deck.promote(one, on_demand=True)
-    assert [event.kind for event in done.events] == ["route", "promote"]
+    assert [event.kind for event in done.events] == ["promote", "route"]  # whoever reads one reads the move
     assert deck.hub.log.state.config(("acme", "production")).residency == "on-demand"
     await deck.ok("PUT", ROUTE, {"residency": "always"})
     assert "promote_on_demand" not in await deck.ok("GET", f"{ROUTE}?promote={two}")

@@ -485,7 +485,7 @@ class Promotions:
                 # From here on R must not cancel it, and the entry that goes out names no candidate any more.
                 self._prepares.end(key, promotion.id)
                 setting = self.check.residency(key, promotion.request, promotion.actor)
-                promotion.committed = await log_.commit([*setting, draft], promotion.request.idempotency_key)
+                promotion.committed = await log_.commit([draft, *setting], promotion.request.idempotency_key)
                 promotion.commit_at = self._clock.monotonic()
             result = {"rev": promotion.committed.rev}
             self._close(promotion, JobState.DONE, step=len(promotion.nodes), message="", result=result)
