@@ -28,6 +28,7 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import DatasetManifest
 from loradeck.schemas.notice import Messenger, Notice, NoticeKind, Severity
+from loradeck.store.interface import StoreError
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
@@ -171,6 +172,43 @@ async def test_whoever_has_to_read_a_card_is_asked_once_for_each_card(deck: Deck
     assert receiver.got[0]["data"]["command"] == f"loradeck gate acknowledge acme production {one[:12]}"
     assert receiver.titles()[0].endswith("awaits legal, ann")
     await agent.leave()
+
+
+async def test_nobody_is_asked_about_a_release_that_was_live_once_and_a_store_that_is_away_costs_no_notice(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, notifier = await FakeAgent(deck, "n1").join(), deck.hub.notifier
+    assert notifier is not None
+    await deck.tenant()
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    await deck.promote(one)
+    await deck.promote(two)
+    await deck.tenant(controls={"stakeholders": ["legal"]})
+    add, draft = deck.hub.attestations.add, deck.hub.attestations.draft
+    read = {"against": None, "differences": "d" * 64, "person": "legal"}
+    await add(draft(AttestationKind.ACKNOWLEDGED, one, "acme", read, "legal", route="production"))
+    await add(draft(AttestationKind.LEAK, two, "acme", {"leaks": 1}, "job j1"))
+
+    failed = {"release": one, "against": None, "suite": "5" * 64, "passed": False, "checks": []}
+
+    async def asked() -> list[str]:
+        await notifier.tick()
+        told = (await notifier.listed(100)).notices
+        return [row.notice.kind.value for row in told if row.notice.kind.value in ("card_awaits", "gate_failed")]
+
+    assert await asked() == []  # one was live before two, and goes nowhere
+    with monkeypatch.context() as away:
+        away.setattr(notifier, "_unread", lambda *_: _away())
+        await add(draft(AttestationKind.GATE, one, "acme", failed, "job j2", route="production"))
+        notifier.card_awaits(("acme", "production"), one)
+        with pytest.raises(StoreError):
+            await notifier.tick()
+    assert sorted(await asked()) == ["card_awaits", "gate_failed"]
+    await agent.leave()
+
+
+async def _away() -> None:
+    raise StoreError("the store does not answer")
 
 
 def test_a_channel_of_people_is_told_only_what_asks_one_of_them() -> None:

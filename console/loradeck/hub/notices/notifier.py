@@ -26,6 +26,7 @@ from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.notice import LONGEST, Notice, NoticeKind, NoticeList, Severity, Silence, SilenceRequest
+from loradeck.store.interface import StoreError
 
 SILENCES = "silences"
 """The setting that holds the silences."""
@@ -86,8 +87,9 @@ class Notifier:
         if written.kind is AttestationKind.GATE and written.body.get("passed"):
             self.card_awaits((written.tenant, written.route or ""), written.subject)
         if written.kind in ON_THE_CARD:
-            for key, release in self._facts.acknowledged:
-                if key[0] == written.tenant and release != self._state.pointer(key).release:
+            for (key, release), read in self._facts.acknowledged.items():
+                live = self._state.pointer(key).release if key[0] == written.tenant else release
+                if live != release and any(one.said.against == live for one in read):  # else it was live once, perhaps
                     self.card_awaits(key, release)
         if written.kind is AttestationKind.GATE:
             where, passed = "/".join(filter(None, (written.tenant, written.route))), bool(written.body.get("passed"))
@@ -109,17 +111,22 @@ class Notifier:
         if self._state.config(key).controls.stakeholders:
             self._cards[key, release] = None
 
-    async def _cards_asked(self, now_ms: int) -> list[Notice]:
+    async def _ask_for_cards(self, now_ms: int) -> None:
         """Asks whoever has not read a card as it is now; the same people once for the same card."""
-        noted, self._cards, found = self._cards, {}, list[Notice]()
-        for key, release in noted:
-            unread = await self._unread(key, release)
+        for at in list(self._cards):
+            del self._cards[at]
+            key, release = at
+            try:
+                unread = await self._unread(key, release)
+            except StoreError:
+                self._cards[at] = None
+                raise
             people = tuple(unread.context["missing"]) if unread is not None else ()
             asked = digest_of({"at": key, "card": unread.context["card"], "people": people}) if unread else ""
             if unread is None or (id_ := f"card-{release[:12]}-{asked[:24]}") in self._asked:
                 continue
             self._asked.add(id_)
-            found.append(
+            self._news.append(
                 Notice(
                     id=id_,
                     kind=NoticeKind.CARD_AWAITS,
@@ -135,7 +142,6 @@ class Notifier:
                     command=f"loradeck gate acknowledge {' '.join(key)} {release[:12]}",
                 )
             )
-        return found
 
     def job_changed(self, job: Job) -> None:
         """Takes in a job that has failed. Where it was a prepare, its pointer's row says FAILED, and that is told."""
@@ -158,8 +164,8 @@ class Notifier:
     async def tick(self) -> None:
         """Looks at what has changed, and has it told; called once a second."""
         now = self._clock.now_ms()
+        await self._ask_for_cards(now)  # before what is told is taken: the store may not answer
         news, self._news = self._news, []
-        news += await self._cards_asked(now)
         news += self._conditions.changed(
             (subject for subject in self._conditions.of_nodes() if subject.node not in self._fleet.nodes), {}, now
         )
