@@ -191,6 +191,15 @@ def test_what_somebody_else_has_moved_since_the_campaign_began_is_left_aside_and
     assert now.why == "0 moved, 0 failed, 2 left aside"
 
 
+def test_in_a_pause_too_a_training_left_aside_is_cancelled_and_a_node_that_failed_is_drained() -> None:
+    paused = trains().model_copy(update={"state": CampaignState.PAUSED})
+    now, decision = next_(paused, {"t0": Seen(job=JobState.RUNNING, live=V3), "t1": Seen(live=V1)})
+    assert (stages(now), acts(decision)) == ("aside training", [("t0", "take back")])
+    now, _ = of(of(nodes(1), Seen())[0], Seen(drained=True, built=True))
+    now, done = of(now.model_copy(update={"state": CampaignState.PAUSED}), Seen(built=True, proven=False, says="acme"))
+    assert (stages(now), done) == ("failed", ["drain"])
+
+
 def test_one_that_waited_for_its_gate_or_was_held_is_left_aside_too_and_what_the_campaign_has_moved_is_not() -> None:
     now, _ = next_(trains(), dict.fromkeys(("t0", "t1"), Seen(job=JobState.DONE, made=V2, live=V1)))
     now, _ = next_(now, dict.fromkeys(("t0", "t1"), Seen(live=V1, gate=True, refused=("held", "it is held"))))

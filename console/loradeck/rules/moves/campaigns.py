@@ -146,7 +146,8 @@ def decide(campaign: Campaign, seen: Mapping[str, Seen], now_ms: int) -> Decisio
             what, then = "", _stays(unit, then, last)
         leaving |= {unit.route} if what == "drain" else set()
         after[unit.name] = then
-        acts += [Act(unit, what)] if what and runs else []
+        ends = then.stage in (Stage.ASIDE, Stage.FAILED)  # what goes with it is done in a pause, too
+        acts += [Act(unit, what)] if what and (runs or ends) else []
     now = campaign.model_copy(update={"units": after})
     state, why, opened = _wave(now, now_ms) if runs else (None, "", {})
     changed = tuple(unit for name, unit in (after | opened).items() if unit != campaign.units[name])
