@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import pytest
 from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Stage, notice, pane, stage
 
@@ -69,3 +73,31 @@ async def test_a_rewind_shows_what_moves_and_sends_what_was_planned() -> None:
         ((name, request),) = on.hub.put_back
         assert (name, request.dry_run, request.generations) == ("to-b2", False, {"bolt/production": 7})
         assert "committed, rev 88420" in text
+
+
+@pytest.mark.parametrize(("asks", "goes"), [(("9", "0", "W"), ("1",)), (("p",), ("9", "0"))])
+async def test_a_question_that_took_a_while_is_put_on_no_other_screen(
+    monkeypatch: pytest.MonkeyPatch, asks: tuple[str, ...], goes: tuple[str, ...]
+) -> None:
+    async with stage() as on:
+        step = RewindStep(tenant="bolt", route="production", generation=7, from_release=None, to_release=None)
+        on.hub.plan = RewindPlan(to_rev=88_397, at_ms=None, steps=(step,))
+        answered, plan, releases = asyncio.Event(), on.hub.plan_campaign_rewind, on.hub.releases
+
+        async def plan_late(*given: Any) -> RewindPlan:
+            await answered.wait()
+            return await plan(*given)
+
+        async def releases_late(*given: Any) -> Any:
+            await answered.wait()
+            return await releases(*given)
+
+        monkeypatch.setattr(on.hub, "plan_campaign_rewind", plan_late)
+        monkeypatch.setattr(on.hub, "releases", releases_late)
+        await look(on, *asks[:-1])
+        await look(on, asks[-1])
+        await look(on, *goes)
+        answered.set()
+        await on.half_second()
+        assert "dropped: you have moved on" in notice(on)
+        assert on.deck.moves.question is None

@@ -178,11 +178,10 @@ class Moves:
             row = self._state.tenants[key]
             self.follow(Action.PROMOTE, offer(self._state, row, *found, override=override))
 
-    def _may_ask(self) -> bool:
+    def _may_ask(self, which: Screen = Screen.TENANTS) -> bool:
         """Tells whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
         front = self._window.front
-        lists = (Screen.TENANTS, Screen.CAMPAIGNS)
-        is_free = front is not None and front.which in lists and front.prompt.asking is None
+        is_free = front is not None and front.which is which and front.prompt.asking is None
         return is_free and self.question is None
 
     def ask_moment(self) -> None:
@@ -228,10 +227,11 @@ class Moves:
         self._window.run_worker(self._plan_campaign(name, request), group="offer", exclusive=True)
 
     async def _plan_campaign(self, name: str, request: CampaignRewind) -> None:
-        plan = await self._queries.answer(
-            Action.REWIND, lambda api: api.plan_campaign_rewind(name, request), self._may_ask
-        )
-        if plan is not None and self._state.campaign_list.selected == name:
+        def wanted() -> bool:
+            return self._state.campaign_list.selected == name and self._may_ask(Screen.CAMPAIGNS)
+
+        plan = await self._queries.answer(Action.REWIND, lambda api: api.plan_campaign_rewind(name, request), wanted)
+        if plan is not None:
             self.follow(Action.REWIND, campaigns.rewind(self._state, name, plan, request))
 
     # ---- an incident -------------------------------------------------------------------------------------------
