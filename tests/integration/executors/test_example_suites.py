@@ -36,7 +36,7 @@ def test_each_suite_comes_in_as_it_is_and_no_row_of_acmes_gives_it_away(name: st
     items = items_in(paths)
     assert {item.kind for item in items} == {KINDS[name]}
     Provenance.model_validate(tomllib.loads((FOLDER / f"{name}.toml").read_text()))
-    with Scan() as scan:
+    with Scan(None) as scan:
         for where, row in rows_in(paths):
             scan.row(where, row)
     report = scan.report("0" * 64)
