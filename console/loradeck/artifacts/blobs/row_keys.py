@@ -130,7 +130,7 @@ class RowKeys:
     def is_lost(self, blob: SealedBlob) -> bool:
         """Tells whether all keys by which a blob can be read were destroyed. One that is missing may come back."""
         files = [self._versions / version for version in blob.keys]
-        return bool(files) and all(file.exists() and not file.stat().st_size for file in files)
+        return bool(files) and all(file.exists() and not any(file.read_bytes()) for file in files)
 
     def key(self, sha256: str, blob: SealedBlob) -> bytes:
         """Unwraps a blob's key. Raises: BadArtifact: `key_unavailable`."""
