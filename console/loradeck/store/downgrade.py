@@ -55,7 +55,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             _settings(
                 *("training_freezes", "expected_changes", "input_days", "worksheet_required", "unrated_pairs"),
                 *("judged", "depth_caps", "controls", "assessors", "assessed_tiers", "min_alpha"),
-                *("regulated_sources", "regulated_columns", "toxic", "toxic_cap", "rated_twice"),
+                *("regulated_sources", "regulated_columns", "toxic", "toxic_cap", "rated_twice", "rated_by"),
                 *("edges", "uses", "reasons"),
             )
             + """ OR body LIKE '%"refusals":_.%' OR body LIKE '%"refusals":_e-%'""",  # phrases go by that name as well
@@ -146,7 +146,7 @@ UNREADABLE: dict[str, tuple[Counted, ...]] = {
             "events with other settings of gates, checks, promises or data that came later",
             _settings(
                 *("bound_drop", "min_slice", "max_age_days", "choice", "alert_only", "token_ms", "noticed"),
-                *("rubric", "sample_hours", "ledger_days"),
+                *("rubric", "sample_hours", "ledger_days", "shadow"),
             ),
         ),
     ),

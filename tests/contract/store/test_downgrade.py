@@ -25,7 +25,7 @@ from loradeck.schemas.notice import Notice, NoticeKind, Severity
 from loradeck.schemas.route import RouteConfig
 from loradeck.store import migrations
 from loradeck.store.database import Database, wall_ms
-from loradeck.store.downgrade import CannotGoBack, downgrade
+from loradeck.store.downgrade import UNREADABLE, CannotGoBack, downgrade
 from loradeck.store.interface import FleetChange, LeaseHeld, Unusable
 from loradeck.store.opening import open_store
 from loradeck.store.sqlite import SqliteStore
@@ -124,6 +124,13 @@ def test_what_an_older_loradeck_cannot_read_keeps_the_schema_and_the_backup_is_n
     with pytest.raises(CannotGoBack, match="there is no migration '0099_afar' here: 0001_first, "):
         downgrade(str(path), "0099_afar", dry_run=False)
     assert path.read_bytes() == before
+
+
+def test_every_setting_of_a_data_policy_that_came_later_is_looked_for() -> None:
+    looked_for = " ".join(counted.query for step in UNREADABLE.values() for counted in step)
+    later = [name for name, field in DataPolicy.model_fields.items() if field.exclude_if is not None]
+    assert "ledger_days" in later
+    assert [name for name in later if f'"{name}":' not in looked_for] == []
 
 
 def test_a_gate_that_asks_for_an_ab_its_results_and_later_policies_keep_the_schema(tmp_path: Path, url: str) -> None:
