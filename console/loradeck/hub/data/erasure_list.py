@@ -1,6 +1,7 @@
 """The list of erasures, beside the keys of rows and in no backup: a log that is older than an erasure gets it again."""
 
 import logging
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,26 +15,34 @@ RETIRED = "descends from erased rows"
 """How the reason begins for which an erasure revokes a release."""
 
 
-def remember(path: Path, statements: Iterable[Attestation]) -> list[Attestation]:
+_turn = threading.Lock()
+
+
+def remember(path: Path, stated: Iterable[Attestation]) -> list[Attestation]:
     """Adds statements of erasures to the list, durably, and returns those that only the list has."""
-    # Only a line feed ends a line: a reason may hold other characters at which Python would split.
-    lines = list(filter(None, path.read_bytes().decode().split("\n"))) if path.exists() else []
-    listed = {_key(one): one for one in map(Attestation.model_validate_json, lines)}
-    given = {_key(one): one for one in statements}
-    if added := [given[key].model_dump_json() for key in given.keys() - listed.keys()]:
-        replace_durably(path, "\n".join([*lines, *sorted(added)]).encode())
-    return [one for key, one in listed.items() if key not in given]
+    with _turn:
+        # Only a line feed ends a line: a reason may hold other characters at which Python would split.
+        lines = list(filter(None, path.read_bytes().decode().split("\n"))) if path.exists() else []
+        listed = {_key(one): one for one in map(Attestation.model_validate_json, lines)}
+        given = {_key(one): one for one in stated}
+        if added := [given[key].model_dump_json() for key in given.keys() - listed.keys()]:
+            replace_durably(path, "\n".join([*lines, *sorted(added)]).encode())
+        return [one for key, one in listed.items() if key not in given]
+
+
+def statements(store: Store) -> list[Attestation]:
+    """Reads all statements that belong to erasures from the log."""
+    revoked = store.attestations(kind=AttestationKind.REVOCATION)
+    return [
+        *store.attestations(kind=AttestationKind.ERASURE),
+        *store.attestations(kind=AttestationKind.ERASED_ELSEWHERE),
+        *(one for one in revoked if str(one.body.get("reason", "")).startswith(RETIRED)),
+    ]
 
 
 def reapply(store: Store, path: Path) -> None:
     """States in the log what is only in the list, and lists what only the log has. Raises: StoreError, OSError."""
-    stated = [
-        *store.attestations(kind=AttestationKind.ERASURE),
-        *store.attestations(kind=AttestationKind.ERASED_ELSEWHERE),
-    ]
-    revoked = store.attestations(kind=AttestationKind.REVOCATION)
-    stated += [one for one in revoked if str(one.body.get("reason", "")).startswith(RETIRED)]
-    if lacking := remember(path, stated):
+    if lacking := remember(path, statements(store)):
         store.attest_all(lacking)
         log.warning("%d statements of erasures were not in this log: they were made again from %s", len(lacking), path)
 

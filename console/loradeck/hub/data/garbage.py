@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.data.datasets import called
-from loradeck.hub.data.erasure_list import reapply
+from loradeck.hub.data.erasure_list import remember, statements
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.log.attestations import Attestations
@@ -121,8 +121,8 @@ class Garbage:
         erased = set(self._attestations.facts.erased)
         offboarded = {name for name, tenant in self._log.state.tenants.items() if tenant.offboarded}
         new = (erased | offboarded) - self._destroyed
-        if self.listed_in is not None and (stated or new):  # first: what a restored log lacks is what this list has
-            await self._store(partial(reapply, path=self.listed_in), background=True)
+        if self.listed_in is not None and (stated or new & erased):  # first: a restored log lacks them
+            await asyncio.to_thread(remember, self.listed_in, await self._store(statements, background=True))
         if new:
             await asyncio.to_thread(self._blobs.destroy, erased & new, offboarded & new)
             self._destroyed |= new
