@@ -191,6 +191,11 @@ def test_what_somebody_else_has_moved_since_the_campaign_began_is_left_aside_and
     assert now.why == "0 moved, 0 failed, 2 left aside"
 
 
+def test_the_budget_does_not_count_a_training_that_had_not_begun_when_its_route_was_left_aside() -> None:
+    now, _ = next_(trains(), {"t0": Seen(live=V3), "t1": Seen(job=JobState.RUNNING, live=V3)})
+    assert [unit.gpu_hours for unit in now.units.values()] == [0, 1.5]
+
+
 def test_in_a_pause_too_a_training_left_aside_is_cancelled_and_a_node_that_failed_is_drained() -> None:
     paused = trains().model_copy(update={"state": CampaignState.PAUSED})
     now, decision = next_(paused, {"t0": Seen(job=JobState.RUNNING, live=V3), "t1": Seen(live=V1)})

@@ -185,7 +185,9 @@ def _next(unit: CampaignUnit, seen: Seen, plan: CampaignPlan, now_ms: int) -> tu
     """Says what is done for a route that is under way ('': nothing), and how it is after what was seen of it."""
     if unit.at in (Stage.TRAINING, Stage.GATING) and not seen.back and is_moved(unit, seen.live):
         why = f"somebody else has moved it: {seen.last}"
-        return "take back" if _is_there(unit, seen) else "", _changed(unit, now_ms, stage=Stage.ASIDE, why=why)
+        hours = 0.0 if unit.at is Stage.TRAINING and seen.job is None else unit.gpu_hours  # its training never began
+        aside = _changed(unit, now_ms, stage=Stage.ASIDE, why=why, gpu_hours=hours)
+        return "take back" if _is_there(unit, seen) else "", aside
     what, after = _STEPS[unit.at](unit, seen, now_ms)
     if what == "start" and seen.out is not None:
         seen = seen._replace(refused=("candidate_out", f"another candidate is out: {seen.last}"))
