@@ -76,6 +76,21 @@ async def test_on_the_hubs_host_the_glass_is_broken_where_a_ticket_is_asked_for(
     assert (event.payload["broke_glass"], event.wants_ticket) == (True, True)
 
 
+async def test_an_impact_assessment_of_a_releases_sources_is_on_its_card_and_one_of_others_is_not(deck: Deck) -> None:
+    await deck.tenant()
+    await deck.base()
+    manifest = (await deck.adapter_manifest()).model_copy(update={"datasets": (await deck.dataset(),)})
+    made = await deck.ok("POST", "adapters/acme/support/versions", manifest.model_dump(mode="json"))
+    before = await deck.hub.gates.card("acme", made["release"])
+
+    async def assessed(source: str) -> bool:
+        body, draft = {"source": source, "reference": "DPIA-12", "withdrawn": True}, deck.hub.attestations.draft
+        await deck.hub.attestations.add(draft(AttestationKind.ASSESSMENT, "a" * 64, "acme", body, "dpo"))
+        return await deck.hub.gates.card("acme", made["release"]) != before
+
+    assert [await assessed("crm.*"), await assessed("a *")] == [False, True]
+
+
 async def test_nothing_goes_out_before_each_stakeholder_has_read_what_differs(deck: Deck, join: Join) -> None:
     await deck.tenant()
     await join("n1")

@@ -32,6 +32,7 @@ from loradeck.schemas.attestation import (
     MergeReport,
 )
 from loradeck.schemas.candidate import ComparisonResult
+from loradeck.schemas.dataset_ledger import fits
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.harness import HarnessReport
@@ -179,17 +180,23 @@ class Gates:
 
     async def card(self, tenant: str, *releases: Digest | None) -> Card:
         """Finds what is attested of a tenant's releases and their data, and stands in their cards."""
-        subjects = set[Digest]()
+        facts, find = self._attestations.facts, self._attestations.find
+        subjects, datasets = set[Digest](), set[Digest]()
         for release in (self._catalogue.release(one, tenant) for one in releases if one is not None):
             if release is None:
                 continue
             version = self._catalogue.version_of(release)
-            made = self._attestations.facts.made.get(release.served_base, ())
-            subjects |= {release.id, release.signed_part, *(one for origin in made for one in origin.datasets)}
+            subjects |= {release.id, release.signed_part}
+            datasets |= {one for origin in facts.made.get(release.served_base, ()) for one in origin.datasets}
             if version is not None:
                 sheet = version.manifest.decision.worksheet
-                subjects |= {version.digest, *version.manifest.datasets, *((sheet,) if sheet is not None else ())}
-        return card([one for each in sorted(subjects) for one in await self._attestations.find(subject=each)])
+                subjects |= {version.digest, *((sheet,) if sheet is not None else ())}
+                datasets |= {*version.manifest.datasets}
+        stated = [one for each in sorted(subjects | datasets) for one in await find(subject=each)]
+        sources = {source for one in datasets if one in facts.ledger for source in facts.ledger[one].entry.sources}
+        assessed = await find(kind=AttestationKind.ASSESSMENT, tenant=tenant)
+        stated += [one for one in assessed if any(fits(str(one.body["source"]), source) for source in sources)]
+        return await asyncio.to_thread(card, stated)
 
     def _is_person(self, review: Review) -> bool:
         return not self._people_sign_in or review.person.startswith(SIGNED_IN)

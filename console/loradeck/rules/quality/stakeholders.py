@@ -15,6 +15,7 @@ ON_THE_CARD = frozenset(
     {
         *(AttestationKind.EVALUATION, AttestationKind.HARNESS, AttestationKind.LEAK, AttestationKind.JUDGED),
         *(AttestationKind.LEDGER, AttestationKind.SCAN, AttestationKind.AGREEMENT, AttestationKind.GENERATION),
+        AttestationKind.ASSESSMENT,
         *(AttestationKind.ERASURE, AttestationKind.ERASED_ELSEWHERE, AttestationKind.LINEAGE),
         *(AttestationKind.DECISION, AttestationKind.DEPRECATION, AttestationKind.REVOCATION),
     }
