@@ -165,6 +165,7 @@ class Agent:
         )
         self.bases: dict[str, Path] = {}
         """Folders of the bases that jobs alone read, by digest, once they are known."""
+        self._all_hashed = asyncio.Event()
         checkpoints = CheckpointStore(self.folder.checkpoints, self.hub, self.user)
         self.telemetry = Telemetry()
         self.room = (
@@ -191,7 +192,7 @@ class Agent:
                 config.private if config.jobs.confined is not False else (),
                 config.jobs.confined is True,
             ),
-            results=Results(self.hub, self.engines, self.folder.merged, self.bases),
+            results=Results(self.hub, self.engines, self.folder.merged, self.bases, self._all_hashed),
             send=self.link.send,
             backend=backend_of(config),
             room=self.room,
@@ -294,6 +295,7 @@ class Agent:
                 self.bases[await asyncio.to_thread(base_digest, base, cache=self.folder.digests)] = base
             except (BadArtifact, OSError) as error:
                 log.error("the base %s cannot be read: no job is done on it: %s", base, error)
+        self._all_hashed.set()
 
     def _builds(self) -> dict[str, str]:
         """Replica -> the build of its engine, as it runs or ran last."""

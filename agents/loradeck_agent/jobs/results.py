@@ -9,7 +9,7 @@ Whole weights that were trained or merged on this node stay on it, as bases do; 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,13 +59,14 @@ REACH_S = 600.0
 class Results:
     """Verifies results and hands them over. `merged` is the folder where whole weights stay.
 
-    `bases`: folders of the bases that jobs alone read, by digest.
+    `bases`: folders of the bases that jobs alone read, by digest; `hashed` is set once these are all that there are.
     """
 
     _hub: HubApi
     _engines: tuple[EngineReplica, ...]
     _merged: Path
-    _bases: Mapping[str, Path] = field(default_factory=dict)
+    _bases: Mapping[str, Path]
+    _hashed: asyncio.Event
 
     async def outcome(
         self, job: JobAssignment, executor: Executor, terminal: ExecutorEvent | None
@@ -147,6 +148,7 @@ class Results:
         """Registers a trained adapter: its files first, so that no version is ever without them."""
         manifest = AdapterManifest.model_validate(read_json(out / MANIFEST))
         _fits(manifest, spec)
+        await self._hashed.wait()  # of a job that an earlier agent began
         base = base_of(self._engines, manifest.base, self._bases)
         await asyncio.to_thread(verify_adapter, out, manifest, base.folder, beside=(MANIFEST,))
         await self._until_reached(lambda: self._hub.upload(out, manifest.files))

@@ -12,6 +12,7 @@ import pytest
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobAssignment, PrepareSpec
 from loradeck.schemas.link import JobEvent, JobLog
 from loradeck_agent.host.errors import AgentError
+from loradeck_agent.jobs import results as ends
 from loradeck_agent.jobs.backend import Command, Standing, Workload
 from loradeck_agent.jobs.node_jobs import Jobs
 from loradeck_agent.jobs.room import Room
@@ -163,3 +164,28 @@ async def test_a_prepare_under_a_newer_lease_begins_when_the_one_before_has_ende
     assert found == [("begins", 1), ("ends", 1), ("begins", 2)]
     parts.jobs._running["p1"].task.cancel()
     assert await asyncio.wait_for(seen.get(), 5) == ("ends", 2)
+
+
+async def test_a_training_that_ends_while_the_agent_hashes_its_base_is_verified_once_that_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An agent that was started again links, and follows what has ended meanwhile, before it knows jobs' bases."""
+    bases, hashed = dict[str, Path](), asyncio.Event()
+
+    async def register(manifest: object) -> SimpleNamespace:
+        return SimpleNamespace(digest="d" * 64, version=1, release="e" * 64)
+
+    async def upload(folder: Path, files: object) -> None: ...
+
+    found = SimpleNamespace(base="b" * 64, files=())
+    monkeypatch.setattr(ends, "read_json", lambda path: {})
+    monkeypatch.setattr(ends, "AdapterManifest", SimpleNamespace(model_validate=lambda document: found))
+    monkeypatch.setattr(ends, "_fits", lambda manifest, spec: None)
+    monkeypatch.setattr(ends, "verify_adapter", lambda *of, **more: None)
+    results = ends.Results(cast(Any, SimpleNamespace(register=register, upload=upload)), (), tmp_path, bases, hashed)
+    ending = asyncio.create_task(results._trained(tmp_path, cast(Any, None)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    bases["b" * 64] = tmp_path
+    hashed.set()
+    assert (await ending)["version"] == 1

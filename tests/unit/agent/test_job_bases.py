@@ -40,6 +40,7 @@ async def test_a_node_links_while_the_bases_of_its_jobs_are_hashed_and_says_each
         SimpleNamespace(job_bases=(Path("/one"), Path("/two")), slurm=None, jobs=SimpleNamespace(at_once=1)),
     )
     agent.folder, agent.bases, agent._bases_known = cast(Any, SimpleNamespace(digests=None)), {}, asyncio.Event()
+    agent._all_hashed = asyncio.Event()
     agent.engines = cast(Any, (SimpleNamespace(config=SimpleNamespace(base=Path("/engine"), name="e0")),))
     agent.sync = cast(Any, SimpleNamespace(until_known=nothing, known=SimpleNamespace(wait=nothing)))
     agent.link = cast(Any, SimpleNamespace(run=links))
@@ -56,6 +57,7 @@ async def test_a_node_links_while_the_bases_of_its_jobs_are_hashed_and_says_each
         assert backend is not None
         assert backend.bases == said
     await knows
+    assert agent._all_hashed.is_set()
 
 
 async def test_the_hello_to_a_hub_that_stands_by_keeps_no_base_from_the_hub_that_is_followed() -> None:
