@@ -28,6 +28,7 @@ from loradeck.artifacts.rows.personal_data import (
     personal,
     redacted,
     replaced,
+    secrets,
 )
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -132,6 +133,17 @@ def test_no_text_takes_long_to_redact(text: str) -> None:
     redacted(text)
     illnesses(text)
     assert time.process_time() - began < 1.5, "the checker gives a text two seconds"
+
+
+def test_secrets_are_found_anywhere_in_a_long_line_and_a_hostile_one_takes_no_minutes() -> None:
+    context, detect, _ = secrets()
+    assert detect is not None
+    began = time.process_time()
+    with context:
+        assert detect("eyJ" * 40_000) == set()
+        for at in (0, 4090, 8185, 12_000):
+            assert detect("x " * (at // 2) + "AKIAIOSFODNN7EXAMPLQ" + " x" * 3000) == {"AWS Access Key"}
+    assert time.process_time() - began < 2.5
 
 
 def test_one_wrong_digit_breaks_a_check() -> None:
