@@ -70,7 +70,7 @@ async def test_rows_of_a_hub_of_before_keys_are_sealed_at_its_start_and_go_from_
 ) -> None:
     backup = tmp_path / "backup"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loradeck.artifacts.blobs.keyed.KeyedBlobs.seal", lambda self, version, tenant, sha256s: None)
+        patch.setattr("loradeck.artifacts.blobs.keyed.KeyedBlobs.seal", lambda *_: None)
         async with running(data, backup_to=backup, backup_every_s=3600) as deck:
             await deck.tenant()
             await dataset(deck, [ROW])

@@ -306,3 +306,14 @@ def test_rows_whose_key_is_only_missing_stay_when_others_are_destroyed(blobs: Ke
     assert code_of(blobs) == "unknown_blob"
     key.write_bytes(kept)
     assert read(blobs) == ROWS
+
+
+def test_a_file_of_two_versions_is_not_lost_where_one_is_erased_before_the_other_is_sealed(
+    blobs: KeyedBlobs, tmp_path: Path
+) -> None:
+    sha256 = send(blobs.stored)
+    blobs.seal(V1, "acme", [sha256], shared={sha256})
+    blobs.destroy([V1])
+    blobs.seal(V2, "acme", [sha256])
+    assert read(blobs, sha256) == ROWS
+    assert not blobs.stored.has(sha256)

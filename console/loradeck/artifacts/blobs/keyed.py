@@ -82,7 +82,7 @@ class KeyedBlobs(Blobs):
             return self.stored.receive(sha256, size=size, limit=limit)
         return _Sealing(self, sha256, ARRIVED, ARRIVED, size=size, limit=limit)
 
-    def seal(self, version: str, tenant: str, sha256s: Iterable[str]) -> None:
+    def seal(self, version: str, tenant: str, sha256s: Iterable[str], shared: Collection[str] = ()) -> None:
         """See `Blobs.seal`."""
         for sha256 in sha256s:
             with self.turn:
@@ -96,7 +96,7 @@ class KeyedBlobs(Blobs):
                     made = self.keys.wrap(version, tenant, self.keys.key(sha256, blob))
                     keys = {name: sealed for name, sealed in blob.keys.items() if name != ARRIVED}
                     self.keys.keep(sha256, blob.model_copy(update={"keys": {**keys, version: made}}))
-                if self.stored.has(sha256):
+                if sha256 not in shared and self.stored.has(sha256):
                     self.stored.delete([sha256])
 
     def destroy(self, versions: Collection[str], tenants: Collection[str] = ()) -> None:

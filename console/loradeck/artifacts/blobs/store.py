@@ -111,8 +111,14 @@ class Blobs(ABC):
             for chunk in self.open(sha256):
                 file.write(chunk)
 
-    def seal(self, version: str, tenant: str, sha256s: Iterable[str]) -> None:  # noqa: B027 - where there are no keys
-        """Keeps those of the blobs that are here under the key of a version of a dataset or suite of a tenant's."""
+    def seal(  # noqa: B027 - where there are no keys
+        self, version: str, tenant: str, sha256s: Iterable[str], shared: Collection[str] = ()
+    ) -> None:
+        """Keeps those of the blobs that are here under the key of a version of a dataset or suite of a tenant's.
+
+        `shared`: those that another version has, which is not sealed yet: they stay in the clear as well until it is,
+        or it would lose them where the key of this version is destroyed before.
+        """
 
     def destroy(self, versions: Collection[str], tenants: Collection[str] = ()) -> None:  # noqa: B027 - likewise
         """Destroys the keys of versions and of tenants, and removes what nobody can read any more."""

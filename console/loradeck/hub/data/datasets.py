@@ -5,6 +5,7 @@ Rows are read by a child process, so that a move never waits for them.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -344,21 +345,24 @@ class Datasets:
             task = Task(do="find", datasets=held, rows=tuple(wanted), containing=containing)
             return _places.validate_python(await child_process.ask(dataset_rows.__name__, task))
 
-    async def _seal(self, manifest: DatasetManifest | SuiteManifest) -> None:
-        """Puts the files of a dataset or suite under its key."""
+    async def _seal(self, manifest: DatasetManifest | SuiteManifest, shared: Set[str] = frozenset()) -> None:
+        """Puts the files of a dataset or suite under its key. `shared`: those that another one has, not sealed yet."""
         files = [file.sha256 for file in manifest.files]
-        await asyncio.to_thread(self._blobs.seal, manifest.digest, manifest.tenant, files)
+        await asyncio.to_thread(self._blobs.seal, manifest.digest, manifest.tenant, files, shared)
         self._sealed.add(manifest.digest)
 
     async def seal_all(self) -> None:
         """Seals what came in before there were keys, once; what failed is tried again by the next call."""
         catalogue, erased = self._registry.catalogue, self._attestations.facts.erased
         known: list[DatasetManifest | SuiteManifest] = [*catalogue.datasets.values(), *catalogue.suites.values()]
-        for one in known:
-            if one.digest in self._sealed or one.digest in erased or self._state.tenant(one.tenant).offboarded:
-                continue
+        waiting = [one for one in known if one.digest not in self._sealed]
+        users = Counter(sha256 for one in waiting for sha256 in {file.sha256 for file in one.files})
+        for one in waiting:
+            own = {file.sha256 for file in one.files}
             try:
-                await self._seal(one)
+                if one.digest not in erased and not self._state.tenant(one.tenant).offboarded:
+                    await self._seal(one, {sha256 for sha256 in own if users[sha256] > 1})
+                users.subtract(own)
             except BadArtifact as bad:
                 log.error("the rows of %s are not sealed yet: %s", called(one), bad)
 
