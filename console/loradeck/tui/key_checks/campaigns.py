@@ -1,7 +1,7 @@
 """Orders to campaigns: pause, go on, and put everything back. Each asks first and says what follows from it."""
 
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.campaign import Campaign, CampaignRewind, CampaignState, Stage
+from loradeck.schemas.campaign import CampaignRewind, CampaignState, Stage
 from loradeck.schemas.moves import RewindPlan
 from loradeck.tui.key_checks.verdict import Ask, Verdict, barrier, off
 from loradeck.tui.keys.action import Action
@@ -48,11 +48,3 @@ def rewind(state: ConsoleState, name: str, plan: RewindPlan, request: CampaignRe
     return Ask(
         f"{says} to what they had before it, in one transaction, which ends it{left}", order=order, listed=tuple(listed)
     )
-
-
-def outdated(order: Order, campaigns: dict[str, Campaign]) -> str | None:
-    """Why a question about a campaign is out of date; None while it still holds."""
-    one = campaigns.get(order.subject)
-    if one is None:
-        return f"{clean(order.subject)} is gone"
-    return None if one.state.value == order.seen else f"{clean(order.subject)} is {one.state.value} now"

@@ -19,7 +19,7 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.tui.key_checks.verdict import Ask, Verdict, off
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import TO_CAMPAIGNS, Action
 from loradeck.tui.model.sent_moves import Order
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import on_gpus, plural
@@ -39,10 +39,13 @@ def order_of(action: Action, state: ConsoleState) -> Verdict:
 
 
 def outdated(order: Order, state: ConsoleState) -> str | None:
-    """Why a question about a node or job is out of date; None while it still holds."""
+    """Why a question about a node, a job or a campaign is out of date; None while it still holds."""
     if order.action in (Action.CANCEL, Action.RESUME):
         job = state.jobs.get(order.subject)
         now = job_mark(job) if job is not None else None
+    elif order.action in (*TO_CAMPAIGNS, Action.REWIND):
+        campaign = state.registry.campaigns.get(order.subject)
+        now = campaign.state.value if campaign is not None else None
     else:
         node = state.nodes.get(order.subject)
         now = node_mark(node) if node is not None else None

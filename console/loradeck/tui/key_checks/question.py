@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 from loradeck.schemas.incident import IncidentOpen
 from loradeck.schemas.moves import AnnotateRequest, RewindRequest, UndoRequest
-from loradeck.tui.key_checks import campaigns
 from loradeck.tui.key_checks.orders import outdated
 from loradeck.tui.key_checks.verdict import Ask
-from loradeck.tui.keys.action import TO_CAMPAIGNS, Action
+from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, line, plural, title
@@ -60,8 +59,6 @@ class Question:
     def outdated(self, state: ConsoleState) -> str | None:
         """Why the question is out of date, as when a pointer has moved since; None while it still holds."""
         if self.ask.order is not None:
-            if self.ask.order.action in (*TO_CAMPAIGNS, Action.REWIND):
-                return campaigns.outdated(self.ask.order, state.registry.campaigns)
             return outdated(self.ask.order, state)
         if (signing := self.ask.signing) is not None:
             reviewing = state.reviews.get((signing.tenant, signing.route, signing.review.release))
