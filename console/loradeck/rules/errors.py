@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loradeck.schemas.fault import Fault
+from loradeck.schemas.ids import Wire
 
 _CODES: Mapping[int, tuple[str, ...]] = {
     400: ("http_error",),
@@ -101,3 +102,9 @@ class Refused(Fault):
     def status(self) -> int:
         """HTTP status of the code. Raises KeyError for a code that is not in `STATUS`."""
         return STATUS[self.code]
+
+
+def plan_changed(title: str, found: Wire, detail: str = "") -> Refused:
+    """The refusal of an act whose plan was looked at and would be another by now. `found`: the plan as it is now."""
+    context = {"plan": found.model_dump(mode="json")}
+    return Refused("plan_changed", title, detail=detail, fix="look at the plan again", context=context)

@@ -19,7 +19,7 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.log import Log
 from loradeck.rules.data.descent import Descent
-from loradeck.rules.errors import Refused
+from loradeck.rules.errors import Refused, plan_changed
 from loradeck.rules.moves.rollback_target import PointerFacts, rollback_target
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.dataset_ledger import (
@@ -89,13 +89,8 @@ class Erasures:
                     fix = "loradeck dataset erase --containing TEXT --dry-run lists rows and their digests"
                     raise Refused("unknown_row", "no dataset has such a row", fix=fix)
                 if found.digest != request.plan:
-                    raise Refused(
-                        "plan_changed",
-                        "the erasure would do something else by now",
-                        detail=f"plan {short(request.plan)}, now {short(found.digest)}",
-                        fix="look at the plan again",
-                        context={"plan": found.model_dump(mode="json")},
-                    )
+                    detail = f"plan {short(request.plan)}, now {short(found.digest)}"
+                    raise plan_changed("the erasure would do something else by now", found, detail)
                 await self._attestations.add_all(self._statements(found, search.others, request, by))
         for job in found.cancelled:
             await self._cancel(job, by)

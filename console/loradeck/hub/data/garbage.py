@@ -24,7 +24,7 @@ from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.clocks import DAY_MS
 from loradeck.rules.data.whole_weights import is_base_alone
-from loradeck.rules.errors import Refused
+from loradeck.rules.errors import Refused, plan_changed
 from loradeck.rules.serving import retention
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
@@ -89,12 +89,7 @@ class Garbage:
                     fix="bring them back, or drain those that are gone for good",
                 )
             if found.digest != request.plan:
-                raise Refused(
-                    "plan_changed",
-                    "other files would go by now",
-                    fix="look at the plan again",
-                    context={"plan": found.model_dump(mode="json")},
-                )
+                raise plan_changed("other files would go by now", found)
             revoked = [
                 self._attestations.draft(
                     AttestationKind.REVOCATION,

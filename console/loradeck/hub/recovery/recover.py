@@ -22,7 +22,7 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.recovery.witnesses import Witnesses
-from loradeck.rules.errors import Refused
+from loradeck.rules.errors import Refused, plan_changed
 from loradeck.rules.moves import recover
 from loradeck.rules.moves import witness as witness_rules
 from loradeck.rules.moves.draft import Actor
@@ -137,13 +137,8 @@ class Recovery:
         async with self._log.moving:
             events, found = await self._drafted(tables, unsigned, actor, reason)
             if found.digest != plan:
-                raise Refused(
-                    "plan_changed",
-                    "a recover would now do something else than was planned",
-                    detail=f"plan {short(plan)}, now {short(found.digest)}; nothing was changed",
-                    fix="look at the plan again",
-                    context={"plan": found.model_dump(mode="json")},
-                )
+                detail = f"plan {short(plan)}, now {short(found.digest)}; nothing was changed"
+                raise plan_changed("a recover would now do something else than was planned", found, detail)
             held = [entry for ahead in self._witnesses.ahead.values() for entry in ahead.entries or ()]
             await self._register([*held, *(entry for state in tables.values() for entry in state.entries)])
             above, decided = found.epoch_above, self._witnesses.let_go
