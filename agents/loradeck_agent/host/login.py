@@ -58,7 +58,7 @@ class HubLogin:
 
     @property
     def may_join(self) -> bool:
-        """Whether this node still has to join, and has a join token. Raises: ConfigError: there is no token either."""
+        """Tells whether this node has to join with its join token. Raises: ConfigError: it has no token at all."""
         secure = self._config.hub.startswith("https")
         return secure and not self._identity.exists and is_join_token(self._config.read_token())
 

@@ -40,7 +40,7 @@ class LocalProcesses(Workload):
         super().__init__(folder, attempt)
         self._child: subprocess.Popen[bytes] | None = None
         self._left: list[int] | None = None
-        """What was left of it when it was last looked at after its end."""
+        """Processes that still ran at the last look after the attempt's own had ended; None: there was no look."""
         if attempt.pid is None and folder.spec.exists():
             with contextlib.suppress(AgentError):  # the disk refuses the note: the next agent finds it again
                 self._find()

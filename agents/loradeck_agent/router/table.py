@@ -56,7 +56,7 @@ class Change(Wire):
 
 @dataclass(frozen=True)
 class Index:
-    """What a table's pointers rest on. It takes a look at each of them, and is made once after a change.
+    """The pointers of a table by the releases and bases that may answer them. Made once after a change, from all.
 
     Attributes:
         resting: ids of releases, and digests of bases, with the pointers that may be answered by them.
@@ -103,7 +103,7 @@ class Contents:
 
     @property
     def index(self) -> Index:
-        """What the pointers rest on now."""
+        """The index of this table, made anew after a change."""
         self._index = self._index or Index.of(self)
         return self._index
 

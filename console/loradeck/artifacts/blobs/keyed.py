@@ -121,12 +121,8 @@ class _Sealing(Incoming):
     def __init__(
         self, blobs: KeyedBlobs, sha256: str, version: str, tenant: str, *, size: int | None, limit: int | None = None
     ) -> None:
-        self._blobs, self._version, self._data_key, self._lies = (
-            blobs,
-            (version, tenant),
-            os.urandom(KEY),
-            hashlib.sha256(),
-        )
+        self._blobs, self._version = blobs, (version, tenant)
+        self._data_key, self._lies = os.urandom(KEY), hashlib.sha256()
         self._sealer = Sealer(self._data_key, sha256)
         path = blobs._incoming / f"{sha256}.{secrets.token_hex(4)}{STAGING}"
         super().__init__(path, sha256, self._keep_sealed, size=size, limit=limit)

@@ -23,7 +23,7 @@ from loradeck.schemas.jobs import Job
 from loradeck.schemas.manifest import DatasetManifest, FileEntry, Provenance
 
 _TOLERATED = frozenset({ILLNESS, NAME})
-"""What jobs do not leave out of answers, and prompts have of rows that people have let in."""
+"""Kinds of personal data that a generated dataset may hold: generate jobs leave out answers with any other kind."""
 
 
 @dataclass(eq=False)

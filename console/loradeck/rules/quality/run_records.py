@@ -1,4 +1,4 @@
-"""What the runs that a hub holds say of a recipe's beta, learning rate and rows: how many ended at a cliff.
+"""Warnings of a recipe's beta, learning rate and rows: how many of a hub's earlier runs with such ended at a cliff.
 
 A run counts once it is done or a guard has ended it, and the same recipe counts once: it would end the same way again.
 Runs are held against a recipe that have its base, its method and its weights. Of each setting those speak that are at

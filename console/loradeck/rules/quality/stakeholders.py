@@ -24,7 +24,7 @@ ON_THE_CARD = frozenset(
 
 
 class Card(NamedTuple):
-    """What stands in the cards of two releases. `newest`: the seq of the newest attestation in it; 0: there is none."""
+    """The contents of two releases' cards, by digest. `newest`: seq of the newest attestation there; 0: it has none."""
 
     digest: Digest
     newest: int

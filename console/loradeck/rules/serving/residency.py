@@ -78,7 +78,7 @@ def asked_lately(before: float, requests: int, seconds: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Claims:
-    """What may have a slot of one engine, whoever waits and whatever it holds.
+    """The releases that may have a slot of one engine, by what gives each its claim; who waits does not matter here.
 
     It is made of all entries, and holds until a table, a pin or the counted traffic is another, or a move grows old.
     Releases of other bases, and the base alone, are in none of it.
