@@ -50,7 +50,8 @@ from loradeck.hub.jobs.generation import Generation
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.merging import Merging
-from loradeck.hub.jobs.promotion import PromoteCheck, Promotions
+from loradeck.hub.jobs.promote_check import PromoteCheck
+from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.jobs.queue import Queue
 from loradeck.hub.jobs.results import Results
 from loradeck.hub.links import gateways

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.hub.automation.comparisons import Comparisons
-from loradeck.hub.jobs.promotion import PromoteCheck
+from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
