@@ -23,6 +23,7 @@ from tests import vllm_server
 from tests.bench.executors import environment
 from tests.bench.peers import Peer, install
 from tests.bench.rows import Row
+from tests.fakes.lm_eval_task import write_task
 from tests.integration.executors.running import SUITE, Bench, write_rows
 
 from base_model import ensure_base
@@ -36,17 +37,6 @@ from loradeck_agent.serving.engine_relay import answering
 ROUNDS, AT_ONCE, TOKENS = 3, 8, 24
 BUILD = EngineBuild(engine="vllm", device="cpu", dtype="float32")
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
-TASK = """
-task: held
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {rows}}}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-generation_kwargs: {{until: ["<|im_end|>"], max_gen_toks: {tokens}, temperature: 0}}
-metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
-"""
 
 Answers = dict[str, str]
 
@@ -65,12 +55,8 @@ def measure(*, rounds: int = ROUNDS) -> list[Row]:
         folder = Path(name)
         items = write_rows(folder / "items.jsonl", rows)
         tasks = folder / "tasks"
-        tasks.mkdir()
-        asked = write_rows(
-            tasks / "rows.jsonl",
-            [{"question": row["prompt"], "answer": row["answer"], "id": row["id"]} for row in rows],
-        )
-        (tasks / "held.yaml").write_text(TASK.format(rows=asked, tokens=TOKENS))
+        asked = [{"question": row["prompt"], "answer": row["answer"], "id": row["id"]} for row in rows]
+        write_task(tasks, "held", asked, {"until": ["<|im_end|>"], "max_gen_toks": TOKENS, "temperature": 0})
         bench = Bench(ensure_base(), folder)
         for turn in range(rounds + 1):
             report = asyncio.run(_our_executor(bench, items, url))

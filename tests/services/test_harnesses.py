@@ -12,25 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.executors.running import SUITE, bare, write_rows
+from tests.fakes.lm_eval_task import write_task
+from tests.integration.executors.running import SUITE, bare
 
 from loradeck.schemas.attestation import EngineBuild, EvaluationReport
 from loradeck.schemas.jobs import EXIT_OK, EvaluateSpec
 
 BUILD = EngineBuild(engine="vllm 0.32.0", device="cuda", dtype="bfloat16")
-TASK = """
-task: tickets
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {rows}}}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-generation_kwargs: {{until: ["\\n"], max_gen_toks: 16}}
-metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
-metadata: {{version: 1.0}}
-"""
-
 INSPECT = """
 from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
@@ -53,9 +41,8 @@ def test_the_samples_of_a_harness_become_an_evaluation_report(harness: str, tmp_
     if not (python := os.environ.get(variable)):
         pytest.skip(f"{variable} names no Python with {harness}")
     tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    rows = write_rows(tasks / "rows.jsonl", [{"question": f"question {n}", "answer": "yes"} for n in range(8)])
-    (tasks / "tickets.yaml").write_text(TASK.format(rows=rows))
+    rows = [{"question": f"question {n}", "answer": "yes"} for n in range(8)]
+    write_task(tasks, "tickets", rows, {"until": ["\n"], "max_gen_toks": 16})
     (tasks / "tickets.py").write_text(INSPECT)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
