@@ -35,6 +35,7 @@ from loradeck_agent.serving.engines_at_router import EnginesAtRouter
 from loradeck_agent.serving.load_failures import LoadFailures
 from loradeck_agent.serving.release_index import ReleaseIndex
 from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.serving.slot_alarms import without_slot
 from loradeck_agent.serving.steps_beside import StepsBeside
 from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.uplink.acknowledgements import AckBoard
@@ -389,23 +390,9 @@ class Reconciler:
 
     def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
         """Raises an alarm for each served release, candidate or next way back that has no slot in this engine."""
-        claims, lines = self._claims(engine), []
-        must = claims.always | {ref.id for ref in claims.coming}
-        without = {ref.id for ref in short if ref.id in must}
-        for entry in self.table.named() if without else ():
-            candidate = entry.candidate.release if entry.candidate is not None else None
-            ways = [("the candidate of", candidate)]
-            if entry.residency is RouteResidency.ALWAYS:  # those of the others come and go
-                ways += [
-                    ("the current release of", entry.current),
-                    ("where R goes for", next(iter(entry.beneath), None)),
-                ]
-            for what, ref in ways:
-                if ref is not None and ref.id in without:
-                    name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"
-                    lines.append(f"no slot for {name}, {what} {entry.tenant}/{entry.route}")
-        if engine.short != tuple(lines):
-            engine.short = tuple(lines)
+        lines = without_slot(self.table.named(), short, self._claims(engine))
+        if engine.short != lines:
+            engine.short = lines
             for line in lines:
                 log.error("%s: %s; %d slots", engine.name, line, engine.slots)
 
