@@ -87,6 +87,7 @@ class Switch:
         self._untold: set[PointerKey] = set()
         self._unwritten: set[PointerKey] = set()  # ready to flip, but the disk refused it: tried again with the engines
         self._engines_known = False
+        self._ahead = False  # whether engines hold more than the disk says
         self.consent_changed: Callable[[], None] = lambda: None
         """Called where samples of a route are not to be kept any more, or not as long."""
 
@@ -204,7 +205,7 @@ class Switch:
         concerned += [key for key in self._unwritten if key not in concerned]
         self._add_flips(draft, concerned)
         if draft.engines is not None and not draft.in_force and self._adds_on_demand(draft.engines):
-            self._held.engines, draft.engines = draft.engines, None  # the next change of them writes it (decision 96)
+            self._held.engines, draft.engines, self._ahead = draft.engines, None, True  # written with the next change
         fault: TableFault | None = None
         try:
             self._commit(draft, volatile=True)
@@ -273,6 +274,8 @@ class Switch:
             change = Change(at_ms=now_ms())
         if change is None:
             return
+        if self._ahead and change.engines is None:  # what is always there or pinned from now on may be among it
+            change = change.model_copy(update={"engines": self._held.engines})
         try:
             self._table.append(change)
         except TableFault as fault:
@@ -280,6 +283,7 @@ class Switch:
                 self._table.volatile.update(draft.keys)
                 self._swap(change.model_copy(update={"position": None, "witness": None}), draft.keys)
             raise
+        self._ahead = False
         self._swap(change, draft.keys)
         if self._table.bloated:
             try:

@@ -91,7 +91,7 @@ class Index:
 class Contents:
     """The table in memory. Changed only by `apply`, and only with a change that is durable.
 
-    Engines alone may hold more here than the disk says, for on-demand routes.
+    Engines alone may hold more here than the disk says, for on-demand routes, until the next change.
     """
 
     cursor: Cursor = field(default_factory=Cursor)

@@ -559,6 +559,29 @@ async def test_what_an_engine_holds_besides_for_on_demand_routes_alone_is_writte
         await again.close()
 
 
+@pytest.mark.parametrize("change", ["always", "pin", "cursor"])
+async def test_a_router_that_was_killed_after_any_change_answers_by_what_engines_had_loaded_on_demand_before_it(
+    node: Node, change: str
+) -> None:
+    on_demand: dict[str, Any] = {"residency": RouteResidency.ON_DEMAND, "gap": Gap.REFUSE}
+    node.engines(at("e0"))
+    node.send(entry(V1, **on_demand))
+    node.engines(at("e0", V1))
+    lines = (node.folder / "table.jsonl").read_bytes().count(b"\n")
+    if change == "pin":
+        node.switch.pin(pin(V1))
+    else:
+        node.send(*[entry(V1, gap=Gap.REFUSE)] * (change == "always"))
+    assert read_contents(node.folder) == node.held
+    assert (node.folder / "table.jsonl").read_bytes().count(b"\n") == lines + 1, "with that change, in one write"
+    before = (node.folder / "table.jsonl").stat().st_size
+    node.send()
+    assert (node.folder / "table.jsonl").stat().st_size - before < 300, "and once"
+    again = await node.restart()
+    assert again.answers() == V1.id
+    await again.close()
+
+
 async def test_a_flip_that_the_disk_refused_is_made_at_the_next_report_though_nothing_else_changed(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
