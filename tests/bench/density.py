@@ -412,9 +412,10 @@ async def _moves(fleet: Fleet, side: Side, material: Material) -> list[Row]:
         loading = asyncio.create_task(side.run("R", sequence("Zipf", count, 99), 1e9))
         try:
             for near, numbers in groups.items():
-                flipped, first = [], []
+                flipped, first, shown = [], [], []
                 for number in numbers:
                     row = await api.row(material.tenants[number], ROUTE)
+                    shown += [] if row.preview.answer_s is None else [row.preview.answer_s]
                     request = rollback_request(row.preview, key=new_key(), reason="bench")
                     request = request.model_copy(update={"confirmed": True})
                     began = time.perf_counter()
@@ -442,6 +443,11 @@ async def _moves(fleet: Fleet, side: Side, material: Material) -> list[Row]:
                         f"{side.name}: R to the first token under the prior, {near} tenant, beside load + hot TTFT p95"
                     )
                     rows.append(Row(what, took / (load + hot), "x", len(first), 1.2, how=how))
+                    if shown:
+                        said = statistics.median(shown)
+                        what = f"{side.name}: that sum as the preview shows it before the key, {near} tenant"
+                        how = f"beside {1000 * (load + hot):.0f} ms"
+                        rows.append(Row(what, 1000 * said, "ms", len(shown), how=how))
             back = [material.tenants[number] for number in material.with_prior]
             plan = RewindRequest(
                 to_rev=await _rev_before(api, material), tenants=tuple(back), idempotency_key=new_key(), reason="bench"

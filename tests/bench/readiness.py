@@ -1,7 +1,7 @@
 """R to flipped by how near the prior on another base is: resident, warm, cached, absent. One node, two engines.
 
-The slow ones are what the preview calls `loads in n s` and `cold, n s`: what it said before the key is printed
-beside what it then took.
+The slow ones are what the preview calls `loads in n s` and `cold, n s`, or `first answer in n s` where the node has
+answered anything in the last minute: what it said before the key is printed beside what it then took.
 """
 
 from __future__ import annotations

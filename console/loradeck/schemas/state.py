@@ -95,6 +95,10 @@ class Preview(Wire):
         None,
         description="until the slowest of them could answer, as measured; None: nothing to wait for, or not measured",
     )
+    answer_s: float | None = Field(
+        None,
+        description="`wait_s` and a first token: the 95th percentile of the last minute there; None: not measured",
+    )
     gap: Gap = Field(Gap.LEFT, description="how such a replica answers until it has the target")
     served_s: float | None = Field(None, description="how long the target served on this pointer")
     served_requests: int = 0

@@ -83,6 +83,11 @@ async def test_how_long_it_would_take_is_the_sum_of_what_was_measured_there(deck
     assert await wait() is None
     await reported(deck, agent, fetch_s=2.0)
     assert await wait() == 43.25
+    assert (await deck.row()).preview.answer_s is None  # nothing was answered there in the last minute
+    await agent.report(agent.served(finished=20), router_boot="r2")
+    await agent.report(agent.served(finished=40).model_copy(update={"ttft_ms": (0, 0, 0, 19, 1)}), router_boot="r2")
+    await until(lambda: deck.hub.counts.first_token_s("n1") is not None, "the first tokens are counted")
+    assert (await deck.row()).preview.answer_s == 43.25 + 0.05  # 95 % began within 50 ms
 
 
 async def test_the_slowest_replica_counts_and_each_that_lacks_the_target_is_named(deck: Deck, join: Join) -> None:

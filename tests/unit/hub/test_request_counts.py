@@ -141,3 +141,14 @@ def test_checks_that_do_not_add_up_to_the_bad_answers_hold_the_figures_back() ->
         assert "do not add up" in counts.fault("gpu-01")
         counts.report("gpu-01", "r1", [], now=100.0)
     assert counts.faults(KEY, 1, RELEASE) == ({}, {}, {}, {})
+
+
+def test_how_soon_a_replica_begins_to_answer_is_of_all_its_pointers_and_of_the_last_minute() -> None:
+    counts = RequestCounts((), {}, started=0.0)
+    assert counts.first_token_s("gpu-01") is None
+    for n, ttft in enumerate(((90,), (90, 0, 0, 0, 10))):
+        row = counted(100).model_copy(update={"tenant": f"t{n}", "replica": "gpu-01", "ttft_ms": ttft})
+        counts.report("gpu-01", "r1", [row], 100.0 + n)
+        assert counts.first_token_s("gpu-01") == (0.005, 0.1)[n]
+    counts.report("gpu-01", "r1", [], 200.0)
+    assert counts.first_token_s("gpu-01") is None

@@ -48,6 +48,15 @@ def test_it_says_what_was_measured_and_nothing_where_nothing_was(
     assert second.strip() == f"not on {named}; gap policy refuse"
 
 
+def test_a_load_and_the_first_token_after_it_are_said_as_one_sum_and_the_load_beside_its_replica(
+    state: ConsoleState,
+) -> None:
+    behind = (late(Readiness.WARM, 0.42),)
+    first, second = lines(state, readiness=Readiness.WARM, ready=1, placed=2, behind=behind, wait_s=0.42, answer_s=0.92)
+    assert first.endswith("warm 1/2   first answer in 0.9 s")
+    assert "gpu-02 (warm 0.4 s)" in second
+
+
 def test_a_node_without_an_engine_of_the_targets_base_is_named_with_that_base(state: ConsoleState) -> None:
     behind = (late(Readiness.ABSENT, engine=False),)
     first, second = lines(state, readiness=Readiness.ABSENT, ready=1, placed=2, behind=behind)

@@ -139,6 +139,7 @@ def nearness(preview: Preview) -> str:
         warm = all(one.readiness is Readiness.WARM for one in late)
         took = f"{preview.wait_s:.1f} s" if preview.wait_s is not None else "never timed"
         text += f"   {'load' if warm else 'cold'}, {took}"
+        text += f", first answer in {preview.answer_s:.1f} s" if preview.answer_s is not None else ""
     return text
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from loradeck.hub.progress.bookings import Bookings
-from loradeck.hub.progress.windows import WINDOW_S, Recent, Window
+from loradeck.hub.progress.windows import WINDOW_S, Recent, Window, added
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import belongs
@@ -152,6 +152,8 @@ class RequestCounts:
         """The last minute of a pointer's stints, over all replicas."""
         self._replicas: dict[str, Window] = defaultdict(Window)
         """The last minute of a replica, over all pointers."""
+        self._first_tokens: dict[str, tuple[float, float | None]] = {}
+        """Replica -> what `first_token_s` last said, and at which report: a thousand rows ask it of one replica."""
         self._shares: dict[PointerKey, dict[str, Window]] = defaultdict(dict)
         """The last minute of one pointer on one replica: pointer -> replica -> window."""
         self._totals: dict[PointerKey, dict[str, Served]] = defaultdict(dict)
@@ -187,16 +189,22 @@ class RequestCounts:
         since = now - self._met.get(node, now)
         self._met[node] = self._now = now
         by_replica: dict[tuple[str, float], Counts] = {}
+        first_tokens: dict[str, tuple[int, ...]] = {}
         faults: list[str] = []
         for row in rows:
-            parts = self._count(row, node, boot, now, since, faults, unserved, counted, baseline=baseline)
-            if parts is None:
+            found = self._count(row, node, boot, now, since, faults, unserved, counted, baseline=baseline)
+            if found is None:
                 continue
+            parts, grown = found
             changed.add((row.tenant, row.route))
+            if grown:
+                first_tokens[row.replica] = added(first_tokens.get(row.replica, ()), grown)
             for at, part in parts:
                 by_replica[row.replica, at] = by_replica.get((row.replica, at), NO_COUNTS) + part
         for (replica, at), counts in by_replica.items():
             self._replicas[replica].put(at, counts)
+        for replica, grown in first_tokens.items():
+            self._replicas[replica].put(now, NO_COUNTS, grown)
         fault = faults[0] if faults else ""
         if fault and fault != self._faults.get(node):
             log.error("figures held back node=%s %s", node, fault)
@@ -219,8 +227,9 @@ class RequestCounts:
         counted: CountedRow,
         *,
         baseline: bool,
-    ) -> list[tuple[float, Counts]] | None:
-        """Adds a row. Returns its parts of the last minute, by time; None when nothing has changed.
+    ) -> tuple[list[tuple[float, Counts]], tuple[int, ...]] | None:
+        """Adds a row. Returns its parts of the last minute, by time, and what its buckets of times to first token have
+        grown by; None when nothing has changed.
 
         Args:
             since: seconds since this router's last report.
@@ -268,7 +277,7 @@ class RequestCounts:
         counter.last_token_ms = max(counter.last_token_ms, row.last_token_ms)
         counter.keys = max(counter.keys, row.keys)
         if baseline:
-            return []
+            return [], ()
         recent = min(1.0, WINDOW_S / max(since, 1.0))
         grown = _grown(row.ttft_ms, before.ttft_ms, recent)
         counted(row, growth, grown, _grown(row.token_ms, before.token_ms, recent))
@@ -282,7 +291,7 @@ class RequestCounts:
             window.put(now, NO_COUNTS, grown)
         if over:
             self._add_total(Served(tenant=row.tenant, route=row.route, release=row.release, counts=over))
-        return parts
+        return parts, grown
 
     def _add_total(self, delta: Served) -> None:
         key = (delta.tenant, delta.route)
@@ -387,6 +396,18 @@ class RequestCounts:
                 sums -= shares[replica].sum(now)
         assert sums.adds_up, sums
         return sums
+
+    def first_token_s(self, replica: str) -> float | None:
+        """The 95th percentile of the times to first token of a replica's last minute, on all pointers, seconds.
+
+        A router counts from the moment it admits a request, so no wait for a load is in it. None: nothing was answered.
+        """
+        at, seconds = self._first_tokens.get(replica, (None, None))
+        if at != self._now and replica in self._replicas:
+            ms = self._replicas[replica].recent(self._now, WINDOW_S).ttft95_ms
+            seconds = None if ms is None else ms / 1000
+            self._first_tokens[replica] = (self._now, seconds)
+        return seconds
 
     def keys(self, key: PointerKey, generation: int, release: str) -> dict[str, int]:
         """Node -> different keys that asked for a candidate's pointer, at least: the most that it has counted."""

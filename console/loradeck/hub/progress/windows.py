@@ -59,6 +59,11 @@ class Recent:
         return float(TTFT_BUCKETS_MS[-1])
 
 
+def added(ttft: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The sum of two histograms, bucket by bucket; a bucket that one of them lacks counts 0 there."""
+    return tuple(map(sum, zip_longest(ttft, other, fillvalue=0)))
+
+
 class Window:
     """The slices of the last minute and their running sum, so that reading the sum costs nothing.
 
@@ -84,7 +89,7 @@ class Window:
             known = slices[where - 1]
             known.counts += counts
             if ttft:
-                known.ttft = tuple(map(sum, zip_longest(known.ttft, ttft, fillvalue=0)))
+                known.ttft = added(known.ttft, ttft)
         else:
             slices.insert(where, known := Slice(at, counts, ttft))
         assert known.counts.adds_up, known

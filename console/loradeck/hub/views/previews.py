@@ -77,6 +77,7 @@ class Previews:
             estimate_ms=rounded(self._progress.estimate_ms(key)) if near.worst is Readiness.RESIDENT else None,
             behind=near.behind,
             wait_s=rounded(readiness.wait(near.behind)),
+            answer_s=rounded(readiness.wait(near.behind, self._counts.first_token_s)),
             gap=self._state.config(key).gap,
             served_s=rounded(seconds),
             served_requests=requests,

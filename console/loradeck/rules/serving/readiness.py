@@ -3,7 +3,7 @@
 Only reported facts count: what a node did not report is absent, and a time that it has not measured is unknown.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from loradeck.rules.serving.residency import PRIOR_COLD
@@ -88,11 +88,20 @@ def worst_first(behind: Iterable[ReplicaReadiness]) -> tuple[ReplicaReadiness, .
     )
 
 
-def wait(behind: Iterable[ReplicaReadiness]) -> float | None:
+def wait(
+    behind: Iterable[ReplicaReadiness], first_token: Callable[[str], float | None] = lambda replica: 0.0
+) -> float | None:
     """Seconds until the slowest replica could answer, of those that report and have an engine for the release.
 
     None if there is nothing to wait for, or one of them has not measured it.
+
+    Args:
+        first_token: seconds from a replica's admitting a request to its first token, to be added; None: not measured.
     """
-    times = [one.seconds for one in behind if one.engine and one.readiness is not Readiness.UNKNOWN]
-    known = [time for time in times if time is not None]
-    return max(known) if known and len(known) == len(times) else None
+    late = [one for one in behind if one.engine and one.readiness is not Readiness.UNKNOWN]
+    times = [
+        one.seconds + first
+        for one in late
+        if one.seconds is not None and (first := first_token(one.replica)) is not None
+    ]
+    return max(times) if times and len(times) == len(late) else None

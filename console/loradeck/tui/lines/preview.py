@@ -361,7 +361,10 @@ def holds(preview: Preview) -> str:
 
 
 def takes(preview: Preview) -> str:
-    """Says how long R would take until every replica answers with the target, from measurements; never a guess."""
+    """Says how long R would take until every replica answers with the target, from measurements; never a guess.
+
+    Where a load is to be waited for that is the load and the first token after it, once both were measured.
+    """
     if preview.readiness is Readiness.RESIDENT:
         return f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
     if preview.readiness is Readiness.UNKNOWN:
@@ -369,6 +372,8 @@ def takes(preview: Preview) -> str:
     late = [one for one in preview.behind if one.engine and one.readiness is not Readiness.UNKNOWN]
     if not late:
         return "no engine of its base there"
+    if preview.answer_s is not None:
+        return f"first answer in {span(preview.answer_s)}"
     if all(one.readiness is Readiness.WARM for one in late):
         return f"loads in {span(preview.wait_s)}" if preview.wait_s is not None else "its load was never timed"
     return f"cold, {span(preview.wait_s)}" if preview.wait_s is not None else "cold, never timed"
