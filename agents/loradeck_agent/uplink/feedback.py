@@ -71,7 +71,7 @@ class FeedbackSender:
                 for at in range(0, len(paths), BATCH):
                     await self._send(tenant, paths[at : at + BATCH])
             except AgentError as error:
-                if error.code != "feedback_full":
+                if error.code not in ("feedback_full", "key_unavailable"):
                     raise
                 full = error  # of this tenant, and the others do not wait for it
         if full is not None:

@@ -401,6 +401,7 @@ class Hub:
             # The hub may have ended between an erasure and this, or an object store did not answer.
             group.create_task(_every(ERASED_S, self.garbage.drop_erased, first=0))
             group.create_task(_every(ERASED_S, self.datasets.seal_all, first=0))
+            group.create_task(_every(ERASED_S, self.feedback.seal_all, first=0))
             group.create_task(_every(KEEP_S, self.ledger.keep))
             group.create_task(_every(TIE_S, self.feedback.keep))
             group.create_task(_every(INPUTS_KEEP_S, self.input_days.keep))

@@ -107,7 +107,7 @@ class HubProcess:
 
         hub.membership = hub.dated.membership = self._membership(hub.tokens, save)
         if self._keys is not None:
-            hub.garbage.listed_in = self._keys.erasures
+            hub.garbage.listed_in, hub.feedback.keys = self._keys.erasures, self._keys
         if self._backups is not None:
             hub.keep_backups(*self._backups)
         hub.datasets.names = self._names

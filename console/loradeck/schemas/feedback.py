@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
+from pydantic.json_schema import SkipJsonSchema
 
 from loradeck.schemas.ids import Digest, Name, Strict, Wire
 from loradeck.schemas.ledger_segment import Moment, Short
@@ -81,6 +82,8 @@ class Feedback(FeedbackRow):
     generation: Moment | None = None
     bad: bool | None = Field(None, description="whether the checks called the answer bad; None: none looked")
     redacted: bool = Field(False, description="whether something in it was replaced by its kind before it was kept")
+    sealed: SkipJsonSchema[str] = Field("", exclude=True)
+    """Value and text under a key, in the hub's database alone: both are empty there. Empty: they are not sealed."""
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ could not read keeps the schema from going back, and then only a backup from bef
 place for is lost, and is counted first.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from loradeck.store.interface import LeaseHeld, StoreError
 from loradeck.store.migrations import downs, scripts
 from loradeck.store.opening import open_store
 from loradeck.store.sql_database import Connection
+from loradeck.store.sql_log import Store
 
 
 class CannotGoBack(StoreError):
@@ -200,10 +202,11 @@ class Downgrade:
     lost: tuple[str, ...]
 
 
-def downgrade(where: str, to: str, *, dry_run: bool) -> Downgrade:
+def downgrade(where: str, to: str, *, dry_run: bool, unseal: Callable[[Store], None] | None = None) -> Downgrade:
     """Takes the schema of a store back, so that `to` is its newest migration; all of it or nothing.
 
-    The store is first brought up to this program's own schema, as by any start of it.
+    The store is first brought up to this program's own schema, as by any start of it. `unseal` takes texts out from
+    under their keys.
 
     Raises:
         CannotGoBack: there is no such migration, or something stands in the way; the message says what, and what to do.
@@ -233,7 +236,11 @@ def downgrade(where: str, to: str, *, dry_run: bool) -> Downgrade:
                     "and `loradeck hub recover` takes it from them"
                 )
             lost = tuple(_counted(connection, steps, LOST))
+        if unseal is None and "0014_sealed_feedback" in steps and store.texts(sealed=True, limit=1):
+            raise CannotGoBack("feedback is sealed, and an older Loradeck reads none: name its keys (--keys)")
         if not dry_run:
+            if unseal is not None:
+                unseal(store)
             database.take_back([(name, known[name]) for name in steps])
         return Downgrade(steps=steps, lost=lost)
     finally:

@@ -7,15 +7,15 @@ from loradeck.schemas.feedback import Feedback
 from loradeck.store.sql_records import SqlRecords
 
 _PUT = (
-    "INSERT INTO feedback (n, tenant, request, kind, caller, at_ms, tied, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (tenant, request, kind, caller)"
-    " DO UPDATE SET n = excluded.n, at_ms = excluded.at_ms, tied = excluded.tied, body = excluded.body"
+    "INSERT INTO feedback (n, tenant, request, kind, caller, at_ms, tied, body, sealed)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, request, kind, caller) DO UPDATE SET n = excluded.n,"
+    " at_ms = excluded.at_ms, tied = excluded.tied, body = excluded.body, sealed = excluded.sealed"
 )
 
-_KNOWN = "SELECT 1 FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?"
+_KNOWN = "SELECT sealed FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?"
 _TIE = (
-    "UPDATE feedback SET n = ?, tied = ?, body = ?"
-    " WHERE n = ? AND tenant = ? AND request = ? AND kind = ? AND caller = ? AND at_ms = ?"
+    "UPDATE feedback SET n = ?, tied = ?, body = ?, sealed = ? WHERE n = ?"
+    " AND tenant = ? AND request = ? AND kind = ? AND caller = ? AND at_ms = ? AND sealed IN ('', ?)"
 )
 
 
@@ -49,26 +49,29 @@ class DaysFeedback(NamedTuple):
 class SqlFeedback(SqlRecords):
     """The part of the store in SQL that holds feedback."""
 
-    def put_feedback(self, rows: Sequence[Feedback]) -> list[Feedback]:
+    def put_feedback(self, rows: Sequence[Feedback]) -> list[str | None]:
         """Writes feedback, in one transaction. What a caller says again of one answer replaces what it said before.
 
-        Returns the rows that replace nothing.
-        """
-        with self._writing() as (connection, _):
-            (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM feedback").fetchone()
-            values = [(last + i, *f.key, f.at_ms, f.tied, f.model_dump_json()) for i, f in enumerate(rows, start=1)]
-            new = [row for row in rows if connection.execute(_KNOWN, row.key).fetchone() is None]
-            connection.executemany(_PUT, values)
-        return new
-
-    def tie_feedback(self, rows: Sequence[tuple[int, Feedback]]) -> None:
-        """Writes what vouches for feedback that waited, by the number that it had, in one transaction. What was removed
-        or said anew meanwhile stays as it is.
+        Returns for each row what was `sealed` in the one that it replaces; None: it replaces none.
         """
         with self._writing() as (connection, _):
             (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM feedback").fetchone()
             values = [
-                (last + i, f.tied, f.model_dump_json(), n, *f.key, f.at_ms) for i, (n, f) in enumerate(rows, start=1)
+                (last + i, *f.key, f.at_ms, f.tied, f.model_dump_json(), f.sealed) for i, f in enumerate(rows, start=1)
+            ]
+            known = [connection.execute(_KNOWN, row.key).fetchone() for row in rows]
+            connection.executemany(_PUT, values)
+        return [before and before[0] for before in known]
+
+    def tie_feedback(self, rows: Sequence[tuple[int, Feedback]]) -> None:
+        """Writes what vouches for feedback that waited, or that it is sealed, by the number that it had, in one
+        transaction. What was removed or said anew meanwhile stays as it is.
+        """
+        with self._writing() as (connection, _):
+            (last,) = connection.execute("SELECT coalesce(max(n), 0) FROM feedback").fetchone()
+            values = [
+                (last + i, f.tied, f.model_dump_json(), f.sealed, n, *f.key, f.at_ms, f.sealed)
+                for i, (n, f) in enumerate(rows, start=1)
             ]
             connection.executemany(_TIE, values)
 
@@ -83,6 +86,11 @@ class SqlFeedback(SqlRecords):
     def feedback_waiting(self, *, after: int = 0, limit: int) -> list[tuple[int, Feedback]]:
         """Feedback of all tenants that nothing vouches for yet, after a number, in the order in which it came."""
         return self._feedback("tied = '' AND n > ? ORDER BY n LIMIT ?", (after, limit))
+
+    def texts(self, *, sealed: bool, after: int = 0, limit: int) -> list[tuple[int, Feedback]]:
+        """Feedback of all tenants whose texts are sealed, or are not, after a number."""
+        which = "sealed <> ''" if sealed else "sealed = '' AND kind <> 'thumb'"
+        return self._feedback(f"{which} AND n > ? ORDER BY n LIMIT ?", (after, limit))
 
     def feedback_by_day(self, tenant: str) -> list[DaysFeedback]:
         """Counts a tenant's thumbs and corrections, by route, day and who gave them. Their texts are not read."""
@@ -104,19 +112,17 @@ class SqlFeedback(SqlRecords):
             "DELETE FROM feedback WHERE tenant = ? AND request = ? AND kind = ? AND caller = ?", [f.key for f in rows]
         )
 
+    def withdraw_feedback(self, tenant: str, requests: Iterable[str], until_ms: int) -> None:
+        """Removes feedback on requests of a tenant's that was given until a time, in one transaction."""
+        drop = "DELETE FROM feedback WHERE tenant = ? AND request = ? AND at_ms <= ?"
+        self._write(drop, [(tenant, request, until_ms) for request in requests])
+
     def expire_feedback(self, before: dict[str, int]) -> int:
         """Removes what was given before a time, by tenant, milliseconds since 1970 UTC. Returns how many went."""
+        drop = "DELETE FROM feedback WHERE tenant = ? AND at_ms < ? RETURNING n"
         with self._writing() as (connection, _):
-            gone = 0
-            for tenant, ms in before.items():
-                (many,) = connection.execute(
-                    "SELECT count(*) FROM feedback WHERE tenant = ? AND at_ms < ?", (tenant, ms)
-                ).fetchone()
-                if many:
-                    connection.execute("DELETE FROM feedback WHERE tenant = ? AND at_ms < ?", (tenant, ms))
-                gone += many
-        return gone
+            return sum(len(connection.execute(drop, one).fetchall()) for one in before.items())
 
     def _feedback(self, where: str, args: tuple[object, ...]) -> list[tuple[int, Feedback]]:
-        rows = self._read(f"SELECT n, body FROM feedback WHERE {where}", args)
-        return [(n, Feedback.model_validate_json(body)) for n, body in rows]
+        rows = self._read(f"SELECT n, body, sealed FROM feedback WHERE {where}", args)
+        return [(n, Feedback.model_validate_json(body).model_copy(update={"sealed": under})) for n, body, under in rows]

@@ -78,14 +78,14 @@ class Hub:
     def __init__(self) -> None:
         self.taken: list[tuple[str, list[str]]] = []
         self.refuses: AgentError | None = None
-        self.full = ""
+        self.full, self.code = "", "feedback_full"
         self.poison = ""
 
     async def give_feedback(self, tenant: str, rows: bytes) -> bytes:
         if self.refuses is not None:
             raise self.refuses
         if tenant == self.full:
-            raise AgentError("feedback_full", f"{tenant} has given as much feedback as an hour takes")
+            raise AgentError(self.code, f"{tenant} has given as much feedback as an hour takes")
         requests = [row.request for row in FeedbackRows.model_validate_json(rows).rows]
         if self.poison in requests:
             raise AgentError("invalid_request", "the body is not what this call takes")
@@ -113,8 +113,12 @@ async def test_the_agent_sends_what_waits_by_tenant_and_keeps_it_until_the_hub_h
     assert list(sender.folder.iterdir()) == []
 
 
-async def test_a_tenant_whose_hour_is_full_holds_up_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["feedback_full", "key_unavailable"])
+async def test_a_tenant_whose_hour_is_full_or_whose_key_is_not_here_holds_up_no_other(
+    tmp_path: Path, code: str
+) -> None:
     kept, hub = FeedbackFiles(tmp_path / "feedback", "b1"), Hub()
+    hub.code = code
     for tenant, request in (("acme", "r-1"), ("bolt", "r-2")):
         await kept.keep(tenant, row(request))
     hub.full = "acme"

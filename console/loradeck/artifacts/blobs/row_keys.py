@@ -1,19 +1,25 @@
-"""The keys of rows, in a folder that is in no backup, and who holds those of the tenants.
+"""The keys of rows and texts, in a folder that is in no backup, and who holds those of the tenants.
 
 FOLDER/tenants/TENANT.key    a tenant's key, unless a program holds them; empty: destroyed
 FOLDER/versions/DIGEST       the key of a version of a dataset or suite, wrapped by its tenant's; empty: destroyed
+FOLDER/versions/texts.TENANT.DAY.HUB    likewise of a day's texts that a process of a hub has sealed; then 32 bytes for
+                             each of them, without which it has no key. Zeros: destroyed
 FOLDER/blobs/SHA256          where a blob lies sealed, and its key, wrapped by that of each version
 FOLDER/erasures.jsonl        every erasure that was carried out: see `hub.data.erasure_list`
 """
 
+import hashlib
 import logging
 import os
+import secrets
 import subprocess
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from nacl.encoding import Base64Encoder
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from pydantic import ValidationError
@@ -37,6 +43,9 @@ tenant's for ever; once more changes nothing. Raises: BadArtifact: `key_unavaila
 
 ANSWERS_S = 30
 """Seconds that a program may take for one key."""
+
+REMEMBERED_DAYS = 400
+"""Days for which it stays known that the key of a day's texts was destroyed, and is not just missing."""
 
 
 def in_folder(folder: Path, verb: str, tenant: str, given: bytes) -> bytes:
@@ -88,6 +97,7 @@ class RowKeys:
     def __init__(self, folder: Path, program: Path | None = None) -> None:
         self.erasures = folder / "erasures.jsonl"
         self._versions, self._blobs, self._turn = folder / "versions", folder / "blobs", threading.Lock()
+        self._mine = secrets.token_hex(4)
         try:
             for inner in (self._versions, self._blobs, folder / "tenants"):
                 private_folder(inner)
@@ -117,11 +127,8 @@ class RowKeys:
 
     def wrap(self, version: str, tenant: str, key: bytes) -> str:
         """Wraps a blob's key by that of a version of a tenant's, which is made at its first use."""
-        path = self._versions / version
         with self._turn:
-            if not path.exists():
-                _write(path, f"{tenant} {self._ask('wrap', tenant, os.urandom(KEY)).hex()}\n".encode())
-        return self._box(version).encrypt(key).hex()
+            return SecretBox(self._made(version, tenant)).encrypt(key).hex()
 
     def alive(self, blob: SealedBlob) -> list[str]:
         """Lists the versions by whose keys a blob can be read."""
@@ -129,15 +136,14 @@ class RowKeys:
 
     def is_lost(self, blob: SealedBlob) -> bool:
         """Tells whether all keys by which a blob can be read were destroyed. One that is missing may come back."""
-        files = [self._versions / version for version in blob.keys]
-        return bool(files) and all(file.exists() and not any(file.read_bytes()) for file in files)
+        return bool(blob.keys) and all(map(self._destroyed, blob.keys))
 
     def key(self, sha256: str, blob: SealedBlob) -> bytes:
         """Unwraps a blob's key. Raises: BadArtifact: `key_unavailable`."""
         trouble = unavailable("the keys of this file of rows were destroyed, or are not here", self._blobs / sha256)
         for version in self.alive(blob):
             try:
-                return self._box(version).decrypt(bytes.fromhex(blob.keys[version]))
+                return SecretBox(self._key(version)).decrypt(bytes.fromhex(blob.keys[version]))
             except BadArtifact as bad:
                 trouble = bad
             except (CryptoError, ValueError):
@@ -153,23 +159,100 @@ class RowKeys:
             for tenant in tenants:
                 self._ask("destroy", tenant, b"")
 
-    def _box(self, version: str) -> SecretBox:
+    def seal_texts(self, tenant: str, day: int, texts: Sequence[bytes]) -> list[str]:
+        """Seals texts of one day (since 1970) of a tenant's, each under a key of its own, for `open_texts`.
+
+        That follows from the day's key and from 32 bytes of its own: whichever goes first ends it. Raises: BadArtifact
+        `key_unavailable`.
+        """
+        version, parts = f"texts.{tenant}.{day}.{self._mine}", [os.urandom(KEY) for _ in texts]
+        path = self._versions / version  # no other process appends to it
+        with self._turn:
+            key = self._made(version, tenant)
+            with _writing(path), path.open("ab") as file:
+                first = file.tell()
+                file.write(b"".join(parts))
+                file.flush()
+                os.fsync(file.fileno())
+        sealed = (_box(key, part).encrypt(text, encoder=Base64Encoder) for part, text in zip(parts, texts, strict=True))
+        return [f"{version}:{first + n * KEY}:{text.decode()}" for n, text in enumerate(sealed)]
+
+    def open_texts(self, sealed: Iterable[str]) -> list[bytes | None]:
+        """Opens sealed texts; None: the key was destroyed. Raises: BadArtifact: `key_unavailable`, of any of them."""
+        files, found = dict[str, tuple[bytes, bytes]](), list[bytes | None]()
+        for version, at, text in (one.split(":") for one in sealed):
+            path = self._versions / version
+            try:
+                if version not in files:
+                    files[version] = path.read_bytes(), b"" if self._destroyed(version) else self._key(version)
+                part, key = files[version][0][int(at) : int(at) + KEY], files[version][1]
+                gone = not key or part == bytes(KEY)
+                found.append(None if gone else _box(key, part).decrypt(text.encode(), encoder=Base64Encoder))
+            except (OSError, CryptoError):
+                raise unavailable("the key of a text is not here, or is another one", path) from None
+        return found
+
+    def destroy_texts(self, sealed: Iterable[str]) -> None:
+        """Destroys the keys of single texts for ever. Raises: BadArtifact: `key_unavailable`: they are not here."""
+        for version, at, _ in (one.split(":") for one in sealed):
+            path = self._versions / version
+            with _writing(path), path.open("r+b", buffering=0) as file:
+                os.pwrite(file.fileno(), bytes(KEY), int(at))
+                os.fsync(file.fileno())
+
+    def expire_texts(self, before: Mapping[str, int]) -> None:
+        """Destroys the keys of tenants' texts of before a day (since 1970), by tenant."""
+        for path in self._versions.glob("texts.*"):
+            tenant, day, _ = path.name.removeprefix("texts.").rsplit(".", 2)
+            if (over := before.get(tenant, 0) - int(day)) > 0 and path.stat().st_size:
+                shred(path)
+                self._mine = secrets.token_hex(4)  # for who keeps texts for longer from now on
+            elif over > REMEMBERED_DAYS:
+                path.unlink()
+
+    def _made(self, version: str, tenant: str) -> bytes:
+        """The key of a version of a tenant's, which is made at its first use."""
+        path = self._versions / version
+        if not path.exists():
+            for other in self._versions.glob(f"texts.{tenant}.*"):
+                if (found := self._version(other.name)) and found[0] == tenant:
+                    self._key(other.name)  # a tenant's key that is only missing is not made anew
+                    break
+            _write(path, f"{tenant} {self._ask('wrap', tenant, os.urandom(KEY)).hex()}\n".encode())
+        return self._key(version)
+
+    def _key(self, version: str) -> bytes:
         if (found := self._version(version)) is None:
             raise unavailable("the key of these rows was destroyed, or is not here", self._versions / version)
-        return SecretBox(self._ask("unwrap", found[0], found[1]))
+        return self._ask("unwrap", found[0], found[1])
+
+    def _destroyed(self, version: str) -> bool:
+        """Tells whether the key of a version was destroyed, perhaps in a crash. One that is not here may come back."""
+        path = self._versions / version
+        return path.exists() and not any(path.read_bytes())
 
     def _version(self, version: str) -> tuple[str, bytes] | None:
         """Reads a version's tenant and wrapped key; None: it was destroyed, perhaps in a crash, or is not here."""
         try:
-            tenant, key = (self._versions / version).read_text().split()
+            tenant, key = (self._versions / version).read_bytes().partition(b"\n")[0].decode().split()
             return tenant, bytes.fromhex(key)
         except (OSError, ValueError):
             return None
 
 
+def _box(key: bytes, part: bytes) -> SecretBox:
+    return SecretBox(hashlib.blake2b(part, key=key, digest_size=KEY).digest())
+
+
 def _write(path: Path, data: bytes) -> None:
-    try:
+    with _writing(path):
         replace_durably(path, data)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise unavailable("the folder of keys cannot be written", f"{path}: {error.strerror}") from None
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ _data_option = click.option(
 
 _key_program_option = click.option(
     "--key-program", type=click.Path(path_type=Path), help="Program that holds the tenants' keys, as of a KMS."
+)
+
+_old_keys_option = click.option(
+    "--keys",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Unseal by the keys in this folder, as an earlier version reads it.",
 )
 
 _run_options = together(
@@ -338,8 +345,12 @@ def drill(backup: Path) -> None:
 )
 @click.option("--to", "target", metavar="STORE", help="Where to: the same, and without a log.")
 @click.option("--down", metavar="MIGRATION", help="Take the schema of --from back to this migration.")
+@_old_keys_option
+@_key_program_option
 @yes_option
-def migrate(source: str, target: str | None, down: str | None, yes: bool) -> None:
+def migrate(
+    source: str, target: str | None, down: str | None, keys: Path | None, key_program: Path | None, yes: bool
+) -> None:
     """Copy a hub's database to another one, from SQLite to PostgreSQL or back; or undo an upgrade of its schema.
 
     Stop the hub first. Both logs are verified, with all that they fold to, and the source keeps its own. What else is
@@ -347,6 +358,7 @@ def migrate(source: str, target: str | None, down: str | None, yes: bool) -> Non
 
     An older Loradeck names the --down that it needs when it refuses a database. What is lost is said first; where it
     could not read what was written since, the schema stays, and the backup from before the upgrade is to be restored.
+    Texts of feedback are unsealed by --keys.
     """
     if (target is None) == (down is None):
         raise click.UsageError("give either --to or --down")
@@ -354,7 +366,7 @@ def migrate(source: str, target: str | None, down: str | None, yes: bool) -> Non
 
     with _hub_errors(target or source, fix=fix):
         if down is not None:
-            _take_back(source, down, yes)
+            _take_back(source, down, keys, key_program, yes)
             return
         assert target is not None
         from loradeck.store.opening import migrate
@@ -363,11 +375,14 @@ def migrate(source: str, target: str | None, down: str | None, yes: bool) -> Non
         click.echo(f"{report.rev} events, verified on both sides: head {report.hash}")
 
 
-def _take_back(source: str, down: str, yes: bool) -> None:
+def _take_back(source: str, down: str, keys: Path | None, key_program: Path | None, yes: bool) -> None:
     """Takes a schema back, or says what would be lost and who has to agree to it."""
+    from loradeck.artifacts.blobs.row_keys import RowKeys
+    from loradeck.hub.data.sealed_feedback import unseal_all
     from loradeck.store.downgrade import downgrade
 
-    done = downgrade(source, down, dry_run=not yes)
+    unseal = partial(unseal_all, RowKeys(keys, key_program)) if keys is not None else None
+    done = downgrade(source, down, dry_run=not yes, unseal=unseal)
     for name in done.steps:
         click.echo(f"{'taken back' if yes else 'would be taken back'}: {name}")
     for what in done.lost:
@@ -393,11 +408,7 @@ def check_artifacts(url: str) -> None:
 @hub.command("copy-artifacts")
 @click.option("--from", "source", required=True, metavar="STORE", help="A folder artifacts/, or an object store's URL.")
 @click.option("--to", "target", required=True, metavar="STORE", help="Where to: the same.")
-@click.option(
-    "--keys",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Copy rows as they are, unsealed by these keys.",
-)
+@_old_keys_option
 @_key_program_option
 def copy_artifacts(source: str, target: str, keys: Path | None, key_program: Path | None) -> None:
     """Copy a hub's artifacts to another store: from its folder to an object store, or back.

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from loradeck.artifacts.staging import replace_durably
+from loradeck.rules.clocks import HOUR_MS
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.feedback import Withdrawn
+from loradeck.schemas.ids import digest_of
 from loradeck.store.sql_log import Store
 
 log = logging.getLogger("loradeck.hub.data.erasure_list")
@@ -36,6 +39,7 @@ def statements(store: Store) -> list[Attestation]:
     return [
         *store.attestations(kind=AttestationKind.ERASURE),
         *store.attestations(kind=AttestationKind.ERASED_ELSEWHERE),
+        *store.attestations(kind=AttestationKind.WITHDRAWN),
         *(one for one in revoked if str(one.body.get("reason", "")).startswith(RETIRED)),
     ]
 
@@ -43,9 +47,13 @@ def statements(store: Store) -> list[Attestation]:
 def reapply(store: Store, path: Path) -> None:
     """States in the log what is only in the list, and lists what only the log has. Raises: StoreError, OSError."""
     if lacking := remember(path, statements(store)):
+        for one in lacking:
+            if one.kind is AttestationKind.WITHDRAWN:  # feedback is taken from up to an hour ahead
+                requests = [request for _, request in Withdrawn.model_validate(one.body).requests]
+                store.withdraw_feedback(one.tenant, requests, one.at_ms + HOUR_MS)
         store.attest_all(lacking)
         log.warning("%d statements of erasures were not in this log: they were made again from %s", len(lacking), path)
 
 
-def _key(statement: Attestation) -> tuple[str, str, str, int]:
-    return statement.kind, statement.subject, statement.tenant, statement.at_ms
+def _key(statement: Attestation) -> tuple[str, str, str, int, str]:
+    return statement.kind, statement.subject, statement.tenant, statement.at_ms, digest_of(statement.body)

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from loradeck.artifacts.blobs.row_keys import RowKeys
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.rows.personal_data import redacted
 from loradeck.hub.data.answer_ledger import AnswerLedger
+from loradeck.hub.data.erasure_list import remember
+from loradeck.hub.data.sealed_feedback import PIECE, opened, sealed
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.store_thread import StoreThread, calling
 from loradeck.hub.progress.votes import Votes
-from loradeck.rules.clocks import HOUR_MS, MINUTE_MS
+from loradeck.rules.clocks import DAY_MS, HOUR_MS, MINUTE_MS
 from loradeck.rules.data import feedback as rules
 from loradeck.rules.data.answer_ledger import kept_from, spans
 from loradeck.rules.errors import Refused
@@ -55,6 +58,8 @@ class FeedbackBook:
     _attestations: Attestations
     _votes: Votes
     _clock: Clock
+    keys: RowKeys | None = field(default=None, init=False)
+    """Of what callers wrote; None: it lies as it is."""
     _taken: Counter[str] = field(default_factory=Counter, init=False)
     """Rows of each tenant in the hour that runs."""
     _waits: Counter[str] = field(default_factory=Counter, init=False)
@@ -73,7 +78,8 @@ class FeedbackBook:
 
         `by`: the node that it came over, or who imports it.
 
-        Raises: Refused: `unknown_tenant`; `feedback_off`: the tenant keeps none; `feedback_full`.
+        Raises: Refused: `unknown_tenant`; `feedback_off`: the tenant keeps none; `feedback_full`. BadArtifact:
+        `key_unavailable`: nothing was taken.
         """
         state, days, now_ms = self._log.state.tenant(tenant), self.days(tenant), self._clock.now_ms()
         if not days:
@@ -100,8 +106,10 @@ class FeedbackBook:
         kept = await asyncio.to_thread(_without_personal_data, fitting, told)  # a batch of long texts takes a second
         tied, waiting, untied = await self._tie(tenant, kept, node=node)
         if tied or waiting:
-            new = await self._store(calling(Store.put_feedback, [*tied, *waiting]), background=True)
-            self._judge([row for row in new if row.tied])
+            lying = await asyncio.to_thread(sealed, self.keys, [*tied, *waiting])
+            known = await self._store(calling(Store.put_feedback, lying), background=True)
+            self._judge([row for row, before in zip(lying, known, strict=True) if row.tied and before is None])
+            await self._destroy(known)
         self._waits[tenant] += len(waiting)
         refused += untied
         return FeedbackTaken(kept=len(tied) + len(waiting), waiting=len(waiting), refused=tuple(refused))
@@ -126,21 +134,29 @@ class FeedbackBook:
         self._taken[tenant] += rows
 
     async def page(self, tenant: str, *, after: int, waiting: bool, limit: int) -> FeedbackPage:
-        """A page of a tenant's feedback, after a number. `waiting`: what nothing vouches for yet, and nothing else."""
+        """A page of a tenant's feedback, after a number. `waiting`: what nothing vouches for yet, and nothing else.
+
+        Raises: Refused `unknown_tenant`; BadArtifact `key_unavailable`.
+        """
         self._log.state.tenant(tenant)
         found = await self._store(
             lambda s: s.feedback(tenant, after=after, tied=not waiting, limit=limit), background=True
         )
-        last = found[-1][0] if len(found) == limit else None
-        return FeedbackPage(rows=tuple(row for _, row in found), after=last)
+        rows = await asyncio.to_thread(opened, self.keys, [row for _, row in found])
+        return FeedbackPage(rows=tuple(rows), after=found[-1][0] if len(found) == limit else None)
+
+    async def _destroy(self, texts: Sequence[str | None]) -> None:
+        if self.keys is not None:
+            await asyncio.to_thread(self.keys.destroy_texts, list(filter(None, texts)))
 
     async def erase(self, tenant: str, by: str, *, request: str | None, containing: str | None) -> int:
         """Removes a tenant's feedback on a request, or whose words contain a text in whichever case. Returns how many
         rows went.
 
-        First it is attested of which answers: a copy that somebody has exported is not labelled after that.
+        First it is attested of which answers: a copy that somebody has exported is not labelled after that, and a hub
+        that is restored from before it drops what was said of them.
 
-        Raises: Refused: `unknown_tenant`, `invalid_request`: neither is given.
+        Raises: Refused: `unknown_tenant`, `invalid_request`: neither is given. BadArtifact: `key_unavailable`.
         """
         self._log.state.tenant(tenant)
         if not request and not containing:
@@ -157,7 +173,10 @@ class FeedbackBook:
                     if row.request == request or (sought and sought in f"{row.value}\n{row.text}".casefold())
                 ]
                 if gone:
-                    await self._attestations.add(self._withdrawn(tenant, gone, by))
+                    stated = await self._attestations.add(self._withdrawn(tenant, gone, by))
+                    if self.keys is not None:  # in this order: what is not done of it is found again
+                        await asyncio.to_thread(remember, self.keys.erasures, [stated])
+                    await self._destroy([row.sealed for row in gone])
                     await self._store(calling(Store.drop_feedback, gone), background=True)
                     removed += len(gone)
         return removed
@@ -176,11 +195,24 @@ class FeedbackBook:
             after = found[-1][0]
             await self._tie_waiting(found)
         now_ms, names = self._clock.now_ms(), list(self._log.state.tenants)
+        before = {name: kept_from(days, now_ms) if (days := self.days(name)) else now_ms for name in names}
+        if self.keys is not None:
+            await asyncio.to_thread(self.keys.expire_texts, {name: ms // DAY_MS for name, ms in before.items()})
         for at in range(0, len(names), _TENANTS):
-            part = names[at : at + _TENANTS]
-            before = {name: kept_from(days, now_ms) if (days := self.days(name)) else now_ms for name in part}
-            if gone_by_age := await self._store(calling(Store.expire_feedback, before), background=True):
+            part = {name: before[name] for name in names[at : at + _TENANTS]}
+            if gone_by_age := await self._store(calling(Store.expire_feedback, part), background=True):
                 log.info("%d rows of feedback are over and removed", gone_by_age)
+
+    async def seal_all(self) -> None:
+        """Seals what came before there were keys. What fails is tried again by the next call."""
+        after = 0
+        while self.keys is not None and (
+            found := await self._store(calling(Store.texts, sealed=False, after=after, limit=PIECE), background=True)
+        ):
+            after, number = found[-1][0], {row.key: n for n, row in found}
+            rows = await asyncio.to_thread(sealed, self.keys, [row for _, row in found])
+            done = [(number[row.key], row) for row in rows if row.sealed]
+            await self._store(calling(Store.tie_feedback, done), background=True)
 
     async def _tie_waiting(self, waiting: Sequence[tuple[int, Feedback]]) -> None:
         by_tenant, number = defaultdict[str, list[Feedback]](list), dict[tuple[str, ...], int]()
