@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tests.fleet import Material, make_material
 
 # Engines and executors of three workers share few cores, and OpenMP's threads spin while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The tests start hundreds of processes: what these import is compiled once, also where that is off by the environment.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 pytest.register_assert_rewrite("tests.contract.backends.suite")
 
