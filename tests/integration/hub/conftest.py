@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.forked_children import fork_children
 from tests.fakes.hub_in_process import Deck, folder, running
 from tests.fakes.linked_agent import FakeAgent
 
 Join = Callable[..., Awaitable[FakeAgent]]
+
+
+@pytest.fixture(autouse=True)
+def forked_children() -> Iterator[None]:
+    """What reads rows is a process of its own as in the product, without its imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_children(patch)
+        yield
 
 
 @pytest.fixture
