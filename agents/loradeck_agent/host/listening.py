@@ -93,7 +93,7 @@ def bind(listen: str) -> list[socket.socket]:
     missing: OSError | None = None
     try:
         for family, address in _addresses(listen):
-            bound = socket.socket(family, socket.SOCK_STREAM)
+            bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             made.append(bound)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:

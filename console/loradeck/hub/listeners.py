@@ -290,7 +290,7 @@ def tcp_socket(listen: str, *, tls: bool) -> socket.socket:
             fix="make a certificate with `loradeck hub init`, give --tls-cert and --tls-key, or listen on 127.0.0.1",
         )
     info = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    sock = socket.socket(info[0], info[1])
+    sock = socket.socket(*info[:3])  # the protocol, too: asyncio turns off Nagle for TCP alone
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(info[4])
