@@ -208,9 +208,7 @@ class Database:
         if mode != "wal":
             raise Unusable(f"{self.path} cannot be put in WAL mode (it stays in {mode!r}).")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(
-            "PRAGMA secure_delete = ON"
-        )  # what was sealed or removed is in no free page, nor in a backup
+        connection.execute("PRAGMA secure_delete = ON")  # what was removed is in no free page, nor in a backup
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         # What a crash or a failed fsync left in the WAL may be in the page cache only, and a second fsync of the
         # same file would not write it again. Moved into the database and synced there, it is durable.

@@ -187,20 +187,44 @@ async def test_an_older_loradeck_gets_texts_back_only_with_the_keys(data: Path, 
 
 def test_two_hubs_seal_in_one_folder_and_each_reads_what_the_other_has_sealed(tmp_path: Path) -> None:
     first, second = (RowKeys(tmp_path / "keys") for _ in range(2))
-    lying = [*first.seal_texts("acme", 7, [b"a", b"b"]), *second.seal_texts("acme", 7, [b"c"])]
-    lying += first.seal_texts("acme", 7, [b"d"])
-    assert first.open_texts(lying) == second.open_texts(lying) == [b"a", b"b", b"c", b"d"]
+    lying = [*first.seal_texts("acme", 7, ["a", "b"]), *second.seal_texts("acme", 7, ["c"])]
+    lying += first.seal_texts("acme", 7, ["d"])
+    assert list(first.open_texts(lying).values()) == list(second.open_texts(lying).values()) == ["a", "b", "c", "d"]
     second.destroy_texts(lying[1:2])
-    assert first.open_texts(lying) == [b"a", None, b"c", b"d"]
+    assert list(first.open_texts(lying).values()) == ["a", "c", "d"]
     first.expire_texts({"acme": 8})
-    assert second.open_texts(lying) == [None] * 4
+    assert second.open_texts(lying) == {}
+    assert list(first.open_texts(first.seal_texts("acme", 7, ["e"])).values()) == ["e"], "kept for longer from now on"
 
 
 def test_a_file_of_keys_that_a_full_disk_cut_off_mid_key_goes_on_after_it(tmp_path: Path) -> None:
     keys = RowKeys(tmp_path / "keys")
-    lying = keys.seal_texts("acme", 7, [b"a"])
+    lying = keys.seal_texts("acme", 7, ["a"])
     (path,) = (tmp_path / "keys" / "versions").iterdir()
     with path.open("ab") as file:
         file.write(b"x" * 5)
-    lying += keys.seal_texts("acme", 7, [b"b"])
-    assert keys.open_texts(lying) == [b"a", b"b"]
+    lying += keys.seal_texts("acme", 7, ["b"])
+    assert list(keys.open_texts(lying).values()) == ["a", "b"]
+
+
+def test_an_older_copy_of_the_folder_of_keys_says_that_newer_keys_are_missing_and_not_destroyed(tmp_path: Path) -> None:
+    keys = RowKeys(tmp_path / "keys")
+    lying = keys.seal_texts("acme", 7, ["a"])
+    shutil.copytree(tmp_path / "keys", tmp_path / "copy")
+    lying += keys.seal_texts("acme", 7, ["b"])
+    copy = RowKeys(tmp_path / "copy")
+    assert list(copy.open_texts(lying[:1]).values()) == ["a"]
+    with pytest.raises(BadArtifact, match="not here"):
+        copy.open_texts(lying)
+    (tmp_path / "copy" / "tenants" / "acme.key").unlink()
+    with pytest.raises(BadArtifact, match="not here"):  # nor is another key of the tenant's made in its place
+        copy.seal_texts("acme", 8, ["c"])
+
+
+async def test_a_row_that_was_removed_is_in_no_page_of_the_database(data: Path) -> None:
+    async with running(data) as deck:
+        deck.hub.feedback.keys = None
+        await tenant(deck)
+        await imported(deck, *(corrected(f"r-{n}") for n in range(50)))
+        assert await erase(deck, containing="Ann") == 50
+    assert holding(data, b"Ann Example") == []

@@ -159,7 +159,7 @@ class RowKeys:
             for tenant in tenants:
                 self._ask("destroy", tenant, b"")
 
-    def seal_texts(self, tenant: str, day: int, texts: Sequence[bytes]) -> list[str]:
+    def seal_texts(self, tenant: str, day: int, texts: Sequence[str]) -> list[str]:
         """Seals texts of one day (since 1970) of a tenant's, each under a key of its own, for `open_texts`.
 
         That follows from the day's key and from 32 bytes of its own: whichever goes first ends it. Raises: BadArtifact
@@ -174,20 +174,22 @@ class RowKeys:
                 file.write(b"".join(parts))
                 file.flush()
                 os.fsync(file.fileno())
-        sealed = (_box(key, part).encrypt(text, encoder=Base64Encoder) for part, text in zip(parts, texts, strict=True))
-        return [f"{version}:{first + n * KEY}:{text.decode()}" for n, text in enumerate(sealed)]
+        both = enumerate(zip(parts, texts, strict=True))
+        sealed = ((n, _box(key, part).encrypt(text.encode(), encoder=Base64Encoder)) for n, (part, text) in both)
+        return [f"{version}:{first + n * KEY}:{text.decode()}" for n, text in sealed]
 
-    def open_texts(self, sealed: Iterable[str]) -> list[bytes | None]:
-        """Opens sealed texts; None: the key was destroyed. Raises: BadArtifact: `key_unavailable`, of any of them."""
-        files, found = dict[str, tuple[bytes, bytes]](), list[bytes | None]()
-        for version, at, text in (one.split(":") for one in sealed):
+    def open_texts(self, sealed: Iterable[str]) -> dict[str, str]:
+        """Opens sealed texts, without those whose keys were destroyed. Raises: BadArtifact: `key_unavailable`."""
+        files, found = dict[str, tuple[bytes, bytes]](), dict[str, str]()
+        for one in sealed:
+            version, at, text = one.split(":")
             path = self._versions / version
             try:
                 if version not in files:
                     files[version] = path.read_bytes(), b"" if self._destroyed(version) else self._key(version)
-                part, key = files[version][0][int(at) : int(at) + KEY], files[version][1]
-                gone = not key or part == bytes(KEY)
-                found.append(None if gone else _box(key, part).decrypt(text.encode(), encoder=Base64Encoder))
+                data, key = files[version]
+                if key and (part := data[int(at) : int(at) + KEY]) != bytes(KEY):
+                    found[one] = _box(key, part).decrypt(text.encode(), encoder=Base64Encoder).decode()
             except (OSError, CryptoError):
                 raise unavailable("the key of a text is not here, or is another one", path) from None
         return found

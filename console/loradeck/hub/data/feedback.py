@@ -220,9 +220,8 @@ class FeedbackBook:
             by_tenant[row.tenant].append(row)
             number[row.key] = n
         for tenant, rows in by_tenant.items():
-            over_node = [row for row in rows if row.caller]
-            imported = [row for row in rows if not row.caller]
-            for part, node in ((over_node, True), (imported, False)):
+            for node in (True, False):
+                part = [row for row in rows if bool(row.caller) is node]
                 tied, still, untied = await self._tie(tenant, part, node=node)
                 self._waits[tenant] += len(still)
                 forged = {request for request, _ in untied}

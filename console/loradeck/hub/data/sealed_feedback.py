@@ -13,6 +13,8 @@ from loradeck.store.sql_log import Store
 PIECE = 500
 """Rows that are read at a time."""
 
+_PLACE = {FeedbackKind.CORRECTION: "text"}  # of other kinds it is the value: `rules.data.feedback.flaw_of`
+
 
 def sealed(keys: RowKeys | None, rows: Sequence[Feedback]) -> list[Feedback]:
     """Seals what callers wrote, where there are keys. Raises: BadArtifact: `key_unavailable`."""
@@ -23,7 +25,7 @@ def sealed(keys: RowKeys | None, rows: Sequence[Feedback]) -> list[Feedback]:
         if row.kind is not FeedbackKind.THUMB:
             by_day[row.tenant, row.at_ms // DAY_MS].append(at)
     for (tenant, day), places in by_day.items():
-        texts = keys.seal_texts(tenant, day, [f"{rows[at].value}\0{rows[at].text}".encode() for at in places])
+        texts = keys.seal_texts(tenant, day, [rows[at].value or rows[at].text for at in places])
         for at, text in zip(places, texts, strict=True):
             done[at] = rows[at].model_copy(update={"value": "", "text": "", "sealed": text})
     return done
@@ -34,13 +36,15 @@ def opened(keys: RowKeys | None, rows: Sequence[Feedback]) -> list[Feedback]:
 
     Raises: BadArtifact: `key_unavailable`.
     """
-    under = [row for row in rows if row.sealed]
+    under = [row.sealed for row in rows if row.sealed]
     if keys is None and under:
-        raise unavailable("feedback is sealed, and this hub has no keys", under[0].tenant)
-    texts = keys.open_texts([row.sealed for row in under]) if keys is not None else ()
-    found = {row.key: text.decode().split("\0") for row, text in zip(under, texts, strict=True) if text is not None}
-    said = {key: {"value": value, "text": text} for key, (value, text) in found.items()}
-    return [row.model_copy(update=said.get(row.key)) for row in rows if not row.sealed or row.key in said]
+        raise unavailable("feedback is sealed, and this hub has no keys", rows[0].tenant)
+    texts = {"": ""} | (keys.open_texts(under) if keys is not None else {})
+    return [
+        row.model_copy(update={_PLACE.get(row.kind, "value"): texts[row.sealed]} if row.sealed else None)
+        for row in rows
+        if row.sealed in texts
+    ]
 
 
 def unseal_all(keys: RowKeys, store: Store) -> None:
