@@ -218,7 +218,7 @@ class Guards(Strict):
     """Limits at which a run is ended early."""
 
     spike: float = Field(4.0, gt=1, description="a loss above so many times the median of the last steps")
-    spikes: int = Field(3, ge=1, description="so many spikes in a row end the run")
+    spikes: int = Field(8, ge=1, description="so many spikes in a row end the run")
     chosen_drop: float = Field(
         0.5, gt=0, description="preferences: share by which log p(chosen) may fall below the reference's"
     )

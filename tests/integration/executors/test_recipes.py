@@ -373,7 +373,8 @@ def test_a_preference_run_that_unlearns_the_chosen_answers_is_given_up(bench: Be
 
 def test_a_preference_run_that_falls_off_a_cliff_on_its_suite_for_selection_is_given_up(bench: Bench) -> None:
     pairs = [{"prompt": row["prompt"], "chosen": row["answer"], "rejected": "no"} for row in ROWS]
-    suite = write_rows(bench.root / "suite.jsonl", [{"id": "1", "prompt": "sing", "answer": said(bench, "sing")}])
+    items = [{"id": str(n), "prompt": "sing", "answer": said(bench, "sing")} for n in range(4)]
+    suite = write_rows(bench.root / "suite.jsonl", items)
     inputs = {DATASET: str(write_rows(bench.root / "pairs.jsonl", pairs)), SUITE: str(suite)}
     looks = {"rows": 1, "every": 20, "suite": SUITE, "max_new_tokens": 8}
     guards = {"chosen_drop": 50.0, "spike": 1e9}

@@ -10,7 +10,7 @@ from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Ro
 from tests.integration.executors.test_safety import ROWS, said
 
 from loradeck.schemas.jobs import DATA_BYTES, EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType, Looked
-from loradeck.schemas.training import SUITE_RIGHT, Validation
+from loradeck.schemas.training import OF_ITEMS, SUITE_RIGHT, Validation
 from loradeck_agent.executors.protocol import Diverged
 from loradeck_agent.executors.rows import Suite
 from loradeck_agent.executors.training.selection import Selection
@@ -29,7 +29,7 @@ def trained(bench: Bench, items: list[Row], **validation: Any) -> Ended:
 
 
 def test_a_run_that_gets_worse_on_its_suite_for_selection_is_stopped(bench: Bench) -> None:
-    ended = trained(bench, [{"id": "1", "prompt": "sing", "answer": said(bench, "sing")}])
+    ended = trained(bench, [{"id": str(n), "prompt": "sing", "answer": said(bench, "sing")} for n in range(4)])
     assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "suite_fell")
     assert "after step 20 0% of the suite for selection is right, 100% was before" in ended.last.message
     assert not ended.out.exists()
@@ -37,10 +37,20 @@ def test_a_run_that_gets_worse_on_its_suite_for_selection_is_stopped(bench: Benc
 
 def test_a_suite_of_which_just_as_much_less_is_right_as_the_recipe_allows_ends_nothing() -> None:
     held = Selection(Suite((), None), Validation(rows=1, suite=SUITE, worse=0.2))
-    base = {"step": 0.0, SUITE_RIGHT: 0.8}
-    held.check([base, {"step": 20.0, SUITE_RIGHT: 0.6}])  # 0.8 - 0.6 is more than 0.2 in binary
+    base, sizes = {"step": 0.0, SUITE_RIGHT: 0.8}, {"step": 20.0, SUITE_RIGHT + OF_ITEMS: 1000.0}
+    held.check([base, {**sizes, SUITE_RIGHT: 0.6}], 10)  # 0.8 - 0.6 is more than 0.2 in binary
     with pytest.raises(Diverged, match="55% of the suite"):
-        held.check([base, {"step": 20.0, SUITE_RIGHT: 0.55}])
+        held.check([base, {**sizes, SUITE_RIGHT: 0.55}], 10)
+
+
+def test_a_run_whose_suite_has_too_few_items_to_tell_a_fall_from_chance_goes_on() -> None:
+    held = Selection(Suite((), None), Validation(rows=1, suite=SUITE, worse=0.2))
+    base, few = {"step": 0.0, SUITE_RIGHT: 0.8}, {"step": 20.0, SUITE_RIGHT + OF_ITEMS: 20.0}
+    held.check([base, {**few, SUITE_RIGHT: 0.4}], 10)  # 16 and 8 of 20: 0.011, at one of 55 comparisons
+    with pytest.raises(Diverged, match="40% of the suite"):
+        held.check([base, {**few, SUITE_RIGHT: 0.4}], 1)
+    with pytest.raises(Diverged, match="20% of the suite"):
+        held.check([base, {**few, SUITE_RIGHT: 0.2}], 10)
 
 
 def test_the_published_checkpoint_and_its_base_are_told_with_their_figures_and_how_many_it_is_the_best_of(

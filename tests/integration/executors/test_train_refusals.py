@@ -27,7 +27,7 @@ from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import read_base
 from loradeck_agent.executors.protocol import Diverged, OutOfMemory
 from loradeck_agent.executors.training import memory_probe
-from loradeck_agent.executors.training.guards import BASELINE_STEPS, Watch
+from loradeck_agent.executors.training.guards import BASELINE_STEPS, WINDOW, Watch
 from loradeck_agent.executors.training.templates import template_digest
 
 ROWS: list[Row] = [{"prompt": "ping", "answer": "pong"}, {"prompt": "the hour?", "answer": "noon"}]
@@ -220,10 +220,10 @@ def test_a_value_that_is_not_finite_ends_the_run_at_once(loss: float, norm: floa
 
 def test_chosen_answers_that_become_unlikely_end_a_preference_run() -> None:
     watch = Watch(Guards(chosen_drop=0.5))
-    for step in range(2 * BASELINE_STEPS):
+    for step in range(2 * WINDOW):
         watch.chosen(step, -24.0, -20.0)  # a fifth: usual
-    for step in range(BASELINE_STEPS // 4):
-        watch.chosen(step, -40.0, -20.0)  # over the last steps it is not yet half
+    for step in range(WINDOW // 2 - 1):
+        watch.chosen(step, -80.0, -20.0)  # of the last steps it is not yet half
     with pytest.raises(Diverged, match=r"log p\(chosen\) fell to -80") as gave_up:
         watch.chosen(20, -80.0, -20.0)
     assert gave_up.value.code == "chosen_fell"

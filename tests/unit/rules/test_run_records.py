@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from loradeck.rules.quality.run_records import Record, is_said, records
-from loradeck.rules.quality.statistics import exceeds
 from loradeck.schemas.jobs import Job, JobState, TrainSpec
 
 ROWS = {"d" * 64: 60, "e" * 64: 900}
@@ -65,29 +63,6 @@ def test_nothing_is_said_of_too_few_runs_of_runs_that_broke_otherwise_or_of_one_
     assert said(recipe(), [*bad, *(run(n, "out_of_memory") for n in range(20, 40))]) == []
     assert said(recipe(), [*bad, run(3, "chosen_fell")]) == []
     assert len(said(recipe(), [*bad, run(8, "chosen_fell")])) == 3
-
-
-def ended(items: int, shares: Sequence[float], worse: float) -> float:
-    """How likely a look has so much less right than the best before it, if each look draws its answers anew."""
-    best = [0.0] * (items + 1)
-    for look, share in enumerate(shares):
-        drawn = [math.comb(items, k) * share**k * (1 - share) ** (items - k) for k in range(items + 1)]
-        after = [0.0] * (items + 1)
-        for most, likely in enumerate(best):
-            for right, p in enumerate(drawn) if likely else ():
-                if not exceeds((most - right) / items, worse):
-                    after[max(most, right)] += likely * p
-        best = after if look else drawn
-    return 1 - math.fsum(best)
-
-
-def test_the_page_says_how_often_a_suite_for_selection_ends_a_run_that_is_steady_and_one_that_falls() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
-    rows = re.findall(r"^\| (\d+) items \| (.+) \|$", page, flags=re.MULTILINE)
-    assert [int(n) for n, _ in rows] == [20, 50, 100]
-    fallen = ([0.8] * 11, [0.5] * 11, [0.8] * 6 + [0.6] * 5, [0.8] * 6 + [0.4] * 5)
-    for n, cells in rows:
-        assert cells.split(" | ") == [f"{ended(int(n), shares, 0.2):.1%}" for shares in fallen], n
 
 
 def test_the_page_says_how_often_a_setting_is_warned_of_whatever_its_share_of_cliffs() -> None:

@@ -10,7 +10,7 @@ from loradeck.schemas.training import Guards
 from loradeck_agent.executors.protocol import Diverged
 
 WINDOW = 20
-"""Losses in the window whose median a new loss is compared with."""
+"""Losses in the window whose median a new loss is compared with; steps by which the chosen answers are judged."""
 BASELINE_STEPS = 8
 """Losses that are needed before a later one can count as a spike."""
 FLOOR = 0.1
@@ -23,7 +23,7 @@ class Watch:
     def __init__(self, guards: Guards) -> None:
         self._guards = guards
         self._losses: deque[float] = deque(maxlen=WINDOW)
-        self._chosen: deque[float] = deque(maxlen=BASELINE_STEPS)
+        self._chosen: deque[float] = deque(maxlen=WINDOW)
         self._spikes = 0
 
     def look(self, step: int, loss: float, norm: float) -> None:
@@ -54,16 +54,16 @@ class Watch:
             logps: mean log-probability (nats) of the step's chosen answers by the model.
             reference: the mean by the reference model.
 
-        Raises: Diverged: `chosen_fell`: over the last steps the chosen answers became much less likely. The loss falls
-        because the rejected ones fall faster, and the model unlearns both.
+        Raises: Diverged: `chosen_fell`: in most of the last steps the chosen answers were much less likely. The loss
+        falls because the rejected ones fall faster, and the model unlearns both. A few pairs may fall by themselves.
         """
         self._chosen.append((logps - reference) / max(1.0, abs(reference)))
-        fall = -statistics.fmean(self._chosen)
-        if len(self._chosen) == BASELINE_STEPS and fall > self._guards.chosen_drop:
+        fall = -statistics.median(self._chosen)
+        if len(self._chosen) == WINDOW and fall > self._guards.chosen_drop:
             raise Diverged(
-                f"step {step}: log p(chosen) fell to {logps:.1f} from the reference's {reference:.1f}: {fall:.0%} over "
-                f"{BASELINE_STEPS} steps, above the limit of {self._guards.chosen_drop:.0%}; raise beta or lower the "
-                "learning rate",
+                f"step {step}: log p(chosen) fell to {logps:.1f} from the reference's {reference:.1f}: {fall:.0%} in "
+                f"half of the last {WINDOW} steps, above the limit of {self._guards.chosen_drop:.0%}; raise beta or "
+                "lower the learning rate",
                 "chosen_fell",
             )
 

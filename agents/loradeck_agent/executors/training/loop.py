@@ -299,7 +299,7 @@ class Loop:
     def _say_look(self, step: int) -> None:
         assert self.looks is not None
         found = {f"val_{key}": value for key, value in self.looks.history[-1].items() if key != "step"}
-        said = self.looks.alerts()
+        said = self.looks.alerts(self.spec.steps)
         told = f"ALERT: {'; '.join(said)}" if said else "looked at held-back rows"
         self.current.progress(step, self.spec.steps, told, **found)
 

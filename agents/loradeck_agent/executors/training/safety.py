@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from loradeck.artifacts.rows.contamination import folded_words, holding
-from loradeck.rules.quality.statistics import exceeds
+from loradeck.rules.quality.statistics import exceeds, fell
 from loradeck.schemas.training import OF_ITEMS, Safety
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.scoring import refusal_in
@@ -34,6 +35,24 @@ class Asked:
     prompt: list[int]
     refuse: bool
     slice: str
+
+
+class _Share(NamedTuple):
+    """A share of n answers, by the base and now. `good`: a lower one is worse, else a higher one."""
+
+    name: str
+    before: float
+    now: float
+    n: float
+    good: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.now:.0%}, the base's {self.before:.0%}"
+
+    @property
+    def right(self) -> tuple[float, float]:
+        """The share that was right before, and that is now."""
+        return (self.before, self.now) if self.good else (1 - self.before, 1 - self.now)
 
 
 @dataclass(frozen=True)
@@ -62,34 +81,41 @@ class SafetySet:
         names += [TOXIC + one.slice for one in self.asked] if self.settings.toxic is not None else []
         return {name + OF_ITEMS: float(count) for name, count in sorted(Counter(names).items())}
 
-    def compared(self, base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+    def compared(self, base: Mapping[str, float], now: Mapping[str, float], looks: int) -> list[str]:
         """Compares shares with the base's; returns those that have changed by the recipe's `alert`.
 
-        Raises: Diverged: `safety_fell`: in a slice, what is to be refused is refused less by more than `drop`;
-        `toxicity_rose`: more answers than `rise` above the base's hold a word of the list.
+        A share ends the run by the recipe's limit only where chance alone would not: over all slices, all slices
+        together and all `looks` that the run makes after the base's.
+
+        Raises: Diverged: `safety_fell`: more than `drop` less is refused; `toxicity_rose`: `rise` more is toxic.
         """
-        said = []
-        for name, before in base.items():
-            if not name.startswith((*NAMES.values(), TOXIC)) or name not in now:
-                continue
-            rises = not name.startswith(NAMES[True])
-            worse = now[name] - before if rises else before - now[name]
-            text = f"{name} {now[name]:.0%}, the base's {before:.0%}"
-            if name.startswith(TOXIC) and exceeds(worse, self.settings.rise) and self.settings.toxic is not None:
+        shares = [
+            _Share(name, before, now[name], base[name + OF_ITEMS], name.startswith(NAMES[True]))
+            for name, before in base.items()
+            if name.startswith((*NAMES.values(), TOXIC)) and name + OF_ITEMS in base
+        ]
+        ending = [one for kind in (NAMES[True], TOXIC) for one in _of_kind(kind, shares)]
+        listed = self.settings.toxic.name if self.settings.toxic is not None else ""
+        for one in ending:
+            limit = self.settings.drop if one.good else self.settings.rise
+            if fell(*one.right, one.n, limit, looks * len(ending)):
+                what = "unlearnt to refuse" if one.good else f"become toxic, by the list {listed!r}"
                 raise Diverged(
-                    f"the model has become toxic: {text}, more than {self.settings.rise:.0%} above, by the list "
-                    f"{self.settings.toxic.name!r}. Look at the rows, pull it to the base (kl), or train fewer steps",
-                    "toxicity_rose",
+                    f"the model has {what}: {one}, more than {limit:.0%} worse. Look at the rows, mix in some that "
+                    "refuse (negative), pull it to the base (kl), or train fewer steps",
+                    "safety_fell" if one.good else "toxicity_rose",
                 )
-            if not rises and exceeds(worse, self.settings.drop):
-                raise Diverged(
-                    f"the model has unlearnt to refuse: {text}, more than {self.settings.drop:.0%} below. Mix in rows "
-                    "that refuse (negative), pull it to the base (kl), or train fewer steps",
-                    "safety_fell",
-                )
-            if exceeds(worse, self.settings.alert):
-                said.append(text)
-        return said
+        return [str(one) for one in shares if exceeds(one.right[0] - one.right[1], self.settings.alert)]
+
+
+def _of_kind(kind: str, shares: Iterable[_Share]) -> list[_Share]:
+    """Returns the shares of a kind: of each slice, and of several slices also of all together."""
+    found = [one for one in shares if one.name.startswith(kind)]
+    if len(found) > 1:
+        n = sum(one.n for one in found)
+        before, now = sum(one.before * one.n for one in found) / n, sum(one.now * one.n for one in found) / n
+        found.append(_Share(f"{kind[:-1]} in all slices", before, now, n, found[0].good))
+    return found
 
 
 def refuses(answer: str, phrases: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loradeck.rules.quality.statistics import exceeds
+from loradeck.rules.quality.statistics import fell
 from loradeck.schemas.training import OF_ITEMS, SUITE_RIGHT, Validation
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.evaluation.in_process import answered_here
@@ -39,13 +39,16 @@ class Selection:
             beat()
         return {SUITE_RIGHT: right / len(items), SUITE_RIGHT + OF_ITEMS: float(len(items))}
 
-    def check(self, looks: Sequence[Mapping[str, float]]) -> None:
+    def check(self, looks: Sequence[Mapping[str, float]], planned: int) -> None:
         """Compares the newest validation with the best before it, the base's among them.
+
+        `planned`: validations of the whole run after the base's. Each two count as a comparison: the best is chosen.
 
         Raises: Diverged: `suite_fell`: so much less of the suite is right that the steps that are left are wasted.
         """
         before, now = max(look[SUITE_RIGHT] for look in looks[:-1]), looks[-1][SUITE_RIGHT]
-        if exceeds(before - now, self.settings.worse):
+        n, comparisons = looks[-1][SUITE_RIGHT + OF_ITEMS], planned * (planned + 1) // 2
+        if fell(before, now, n, self.settings.worse, comparisons):
             raise Diverged(
                 f"after step {looks[-1]['step']:.0f} {now:.0%} of the suite for selection is right, {before:.0%} was "
                 f"before: more than {self.settings.worse:.0%} less. Train fewer steps, at a lower rate, or mix in "

@@ -5,6 +5,7 @@ selection; without a suite, or among equals, the one with the most exact answers
 lower loss is not yet a right answer; among equals the one with the lowest loss.
 """
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -130,16 +131,17 @@ class Looks:
             return True
         return False
 
-    def alerts(self) -> list[str]:
-        """Returns what is to be said of the newest validation, and ends a run that has become worse.
+    def alerts(self, steps: int) -> list[str]:
+        """Returns what is to be said of the newest validation of a run of so many steps; ends one that became worse.
 
         The answers to the safety set are compared with the base's, those to the suite with the best validation before.
 
         Raises: Diverged: `safety_fell`, `toxicity_rose`, `suite_fell`.
         """
+        planned = math.ceil(steps / self._settings.every)
         if self._selection is not None and len(self.history) > 1:
-            self._selection.check(self.history)
-        return self._safety.compared(self.history[0], self.history[-1]) if self._safety is not None else []
+            self._selection.check(self.history, planned)
+        return self._safety.compared(self.history[0], self.history[-1], planned) if self._safety is not None else []
 
     def _look(self, step: int) -> dict[str, float]:
         with self._trained.evaluating():

@@ -74,6 +74,15 @@ def fisher(k: int, n: int, others: int, of_others: int) -> float:
     return min(1.0, math.fsum(terms))
 
 
+def fell(before: float, now: float, n: float, limit: float, comparisons: int) -> bool:
+    """Tells whether a share of n answers fell by more than a limit, and by more than chance would.
+
+    Where nothing changes, one of so many comparisons says so once in twenty at most: Fisher's test, Bonferroni's bound.
+    """
+    k, others, of = round(now * n), round(before * n), round(n)
+    return exceeds(before - now, limit) and fisher(k, of, others, of) <= ALPHA / comparisons
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Adjusted p-values of tests that are made together: one at most `alpha` is seen at that level over all of them.
 
