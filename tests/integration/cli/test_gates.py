@@ -386,10 +386,10 @@ def test_what_people_sign_and_who_has_opted_out_is_asked_by_command(desk: Desk, 
     me = desk.refused(6, "forbidden", *sign)["detail"].split(";")[0]
     limits = ("--regulated-column", "diagnosis", "--assess-tier", "restricted")
     listed = tmp_path / "list.toml"
-    listed.write_text('name = "house list 3"\nwords = ["??", "damn you"]\n')
     toxic = ("--toxic-list", listed, "--toxic-cap", 0.01)
+    listed.write_text('name = "house list 3"\nwords = [" ", "damn you"]\n')
     desk.refused(2, "usage", "tenant", "data", tenant, *toxic)
-    listed.write_text('name = "house list 3"\nwords = ["damn you"]\n')
+    listed.write_text('name = "house list 3"\nwords = ["🖕", "damn you"]\n')  # signs count wherever they stand
     done = desk.run("tenant", "data", tenant, "--assessor", me, *limits, *toxic, "--reason", "law")
     assert f"{me} sign impact assessments, for restricted rows" in done.stdout
     assert "at most 1.0% of a dataset's rows hold a word of 'house list 3'" in done.stdout

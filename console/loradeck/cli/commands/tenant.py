@@ -9,7 +9,6 @@ from typing import Any, TextIO
 import click
 
 from loradeck.artifacts.rows.barred_rows import opted_out
-from loradeck.artifacts.rows.contamination import folded_words
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, toml_of
 from loradeck.cli.shared.naming import moment
@@ -153,7 +152,9 @@ async def data(s: Session, /, name: str, reason: str, **given: Any) -> None:
     given = {key: value for key, value in given.items() if value not in (None, ())}
     given |= {key: tuple(one for one in value if one != "") for key, value in given.items() if isinstance(value, tuple)}
     if file is not None:
-        given["toxic"] = await asyncio.to_thread(_word_list, Path(file)) if file else None
+        path = Path(file)
+        words = await asyncio.to_thread(toml_of, path) if file else None
+        given["toxic"] = checked(WordList, words, where=file, file=path) if words is not None else None
     if given:
         wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
         policy = await s.api.set_data_policy(name, wanted, reason, was=policy)
@@ -298,15 +299,6 @@ async def opt_out(s: Session, name: str, people: TextIO, withdrawn: bool, reason
 
 async def _change(s: Session, name: str, policy: DataPolicy, reason: str, **fields: object) -> DataPolicy:
     return await s.api.set_data_policy(name, policy.model_copy(update=fields), reason, was=policy)
-
-
-def _word_list(file: Path) -> WordList:
-    """Reads a list of words. Raises: CliError: it is none, or a word of it stands in every text."""
-    found = checked(WordList, toml_of(file), where=str(file), file=file)
-    for word in found.words:
-        if not folded_words(word):
-            raise misused("a word holds no letter or digit", where=f"{file}: {word!r}", fix="leave it out")
-    return found
 
 
 def _uses(policy: DataPolicy, said: tuple[str, ...]) -> dict[str, dict[str, str]] | None:
