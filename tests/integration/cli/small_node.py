@@ -85,6 +85,7 @@ class SmallNode:
         self.trouble = ""
         """Why it says to have no samples."""
         self.says_loaded = True
+        self.slots = 1000
         self.result: dict[str, Any] | None = None
         """What the next job that finishes is said to have made."""
 
@@ -105,7 +106,7 @@ class SmallNode:
             boot="b",
             base=self._base,
             build=BUILD,
-            slots=1000,
+            slots=self.slots,
             loaded=tuple(sorted(self._loaded)) if self.says_loaded else (),
         )
 

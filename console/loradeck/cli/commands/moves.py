@@ -40,6 +40,8 @@ async def promote(
         s.out.say(f" capacity  {capacity_words.verdict(row.promote_fits)}")
         for line in capacity_words.lines(row.promote_fits, 3):
             s.out.say(f"           {line}")
+    if how.yes and row.promote_asks is not None:  # nobody is asked, and all the same it is said
+        s.out.alarm(row.promote_asks)
     s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?{because(row.promote_asks)}", yes=how.yes)
     request = PromoteRequest(release=release.id, incident=incident, on_demand=row.promote_on_demand, **said)
     await move(s, at, how, request, prepares=True)
