@@ -91,6 +91,7 @@ class SeededHub(HubApi):
         self.says: asyncio.Queue[FeedItem] = asyncio.Queue()
         self.sent: list[Move] = []
         self.ordered: list[Order] = []
+        self.campaigns_since: list[int | None] = []
         self.obeys: Callable[[Order], Any] | None = None
         self.put_back: list[tuple[str, CampaignRewind]] = []
         self.answer: Callable[[Move], MoveResult] | None = None
@@ -229,9 +230,10 @@ class SeededHub(HubApi):
         self._reachable()
         return seed.loop()
 
-    async def campaigns(self) -> list[Campaign]:
+    async def campaigns(self, since: int | None = None) -> list[Campaign]:
         self._reachable()
-        return seed.campaigns()
+        self.campaigns_since.append(since)
+        return [one for one in seed.campaigns() if since is None or one.rev > since]
 
     async def change_campaign(self, campaign: str, what: str, request: CampaignChange) -> Campaign:
         return self._ordered(Action.PAUSE if what == "pause" else Action.GO_ON, campaign)

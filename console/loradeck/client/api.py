@@ -219,9 +219,9 @@ class HubApi(Calls):
         """Executes a plan, whose `generations` the request carries."""
         return await self._move("rewind", request.model_copy(update={"dry_run": False}), **how)
 
-    async def campaigns(self) -> list[Campaign]:
-        """Lists campaigns, the newest first."""
-        return await self._get(list[Campaign], "campaigns")
+    async def campaigns(self, since: int | None = None) -> list[Campaign]:
+        """Lists campaigns, the newest first; those that have changed after the rev `since`."""
+        return await self._get(list[Campaign], "campaigns", since=since)
 
     async def campaign(self, campaign: str) -> Campaign:
         """Fetches one campaign with its routes."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from loradeck.schemas.candidate import StepPlan
-from loradeck.schemas.ids import Digest, Name, Reason, Strict, Ticket, Wire
+from loradeck.schemas.ids import Digest, Name, Reason, Strict, Ticket, Wire, added
 from loradeck.schemas.moves import IDEMPOTENCY_KEY, IncidentName
 
 MOST_UNITS = 1000
@@ -102,6 +102,7 @@ class Campaign(Wire):
     state: CampaignState = CampaignState.RUNNING
     why: Why = ""
     units: dict[str, CampaignUnit]
+    rev: int = added(0, "of the event that changed it last")
 
     @property
     def under_way(self) -> list[CampaignUnit]:

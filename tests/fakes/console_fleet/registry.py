@@ -172,8 +172,8 @@ def campaigns() -> list[Campaign]:
     }
     of_nodes = {"plan": {"engine": "0.33", "wave": 2}, "units": {one.name: one for one in nodes}}
     return [
-        Campaign.model_validate({"campaign": "to-b2", **begun}),
-        Campaign.model_validate({"campaign": "vllm-033", "by": "op2", **over, **of_nodes}),
+        Campaign.model_validate({"campaign": "to-b2", "rev": 900, **begun}),
+        Campaign.model_validate({"campaign": "vllm-033", "rev": 800, "by": "op2", **over, **of_nodes}),
     ]
 
 

@@ -19,6 +19,7 @@ from loradeck.schemas.campaign import Campaign, CampaignRequest, CampaignStarted
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, RewindPlan
+from loradeck.store.interface import StoreError
 
 
 @pytest.fixture(autouse=True)
@@ -291,3 +292,56 @@ async def test_what_somebody_promotes_before_a_campaign_has_come_to_it_stays(dec
     assert deck.hub.log.state.pointer(("acme", "production")).release == fix
     plan, _ = await rewind(deck)
     assert [step.tenant for step in plan.steps] == ["bolt"]
+
+
+async def test_a_training_that_cannot_be_cancelled_keeps_its_route_in_the_campaign_until_it_is(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    await deck.base(OTHER_BASE)
+    agent = await join("n1")
+    trained = await train(deck)
+    assigned = await until(lambda: agent.jobs.get(trained["id"]), "trained at first")
+    manifest = (await deck.adapter_manifest()).model_dump(mode="json")
+    version = await deck.ok("POST", "adapters/acme/support/versions", manifest)
+    await agent.say(assigned, FINISHED, {"adapter": version["digest"], "release": version["release"]})
+    await until(lambda: deck.hub.jobs.get(trained["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await deck.promote(version["release"])
+    await start(deck, base=OTHER_BASE.digest, ungated=True)
+    await says(deck, agent, base=OTHER_BASE.digest)
+    again = await until(lambda: [j for j in agent.jobs.values() if j.spec.kind == "train"][1:], "trained again")
+    await says(deck, agent, base=BASE.digest)
+    cancel, tried = deck.hub.queue.cancel, list[str]()
+
+    async def refuses(job: str, by: str) -> None:
+        tried.append(job)
+        raise StoreError("the disk is away")
+
+    monkeypatch.setattr(deck.hub.queue, "cancel", refuses)
+    await deck.promote(await deck.release("acme", 3), "acme")
+    await until(lambda: len(tried) > 2, "it is tried again and again")
+    assert stages(deck) == {"acme": "training"}
+    assert deck.hub.campaigns.get("to-b2").state is CampaignState.RUNNING
+    monkeypatch.setattr(deck.hub.queue, "cancel", cancel)
+    await until(lambda: stages(deck) == {"acme": "aside"}, "left aside")
+    await until(lambda: again[0].id not in agent.jobs, "its node was told to end it")
+
+
+async def test_a_list_of_campaigns_can_be_asked_for_what_has_changed_alone(deck: Deck, join: Join) -> None:
+    _, releases = await two_live(deck, join, "acme", "bolt", "cedar")
+    deck.hub.campaigns._acting = True
+    for name in ("acme", "bolt"):
+        await start(deck, f"of-{name}", to({name: releases[name]}), ungated=True)
+
+    async def listed(since: int | None = None, by: Any = None) -> dict[str, int]:
+        found = await deck.ok("GET", "campaigns" + ("" if since is None else f"?since={since}"), client=by)
+        return {one["campaign"]: one["rev"] for one in found}
+
+    revs = await listed()
+    assert [*revs] == ["of-bolt", "of-acme"]
+    assert revs["of-bolt"] == deck.hub.log.state.rev
+    assert await listed(revs["of-bolt"]) == {}
+    await deck.ok("POST", "campaigns/of-acme/pause", {"idempotency_key": key()})
+    assert await listed(revs["of-bolt"]) == {"of-acme": deck.hub.log.state.rev}
+    assert [*await listed(by=await deck.client_of("viewer", "bolt"))] == ["of-bolt"]

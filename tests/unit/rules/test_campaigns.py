@@ -213,6 +213,41 @@ def test_one_that_waited_for_its_gate_or_was_held_is_left_aside_too_and_what_the
     assert (stages(now), acts(decision)) == ("aside canary", [])
 
 
+def test_what_somebody_promotes_while_the_campaigns_release_soaks_is_left_aside_and_not_failed() -> None:
+    waits = Seen(live=V1)
+    gated, _ = next_(trains(), {"t0": Seen(job=JobState.DONE, made=V2, live=V1), "t1": waits})
+    soaks, _ = next_(gated, {"t0": Seen(live=V2), "t1": waits})
+    assert stages(soaks) == "canary training"
+    for seen, then in (
+        (Seen(live=V3, forward=True, last="promote by ann fix", says="promote by ann fix"), "aside"),
+        (Seen(live=V3, says="fallback by ann"), "failed"),
+        (Seen(live=V1, forward=True, says="promote by ann"), "failed"),
+        (TAKEN_BACK, "failed"),
+        (Seen(live=V2, forward=True), "canary"),
+    ):
+        now, decision = next_(soaks, {"t0": seen, "t1": waits})
+        assert (stages(now), acts(decision)) == (f"{then} training", [("t1", "train")])
+
+
+def test_a_route_whose_training_could_not_be_cancelled_is_not_left_aside_yet_and_nothing_follows_from_it() -> None:
+    now = trains(n=3)
+    running = Seen(job=JobState.RUNNING, live=V3)
+    decision = next_(now, {"t0": running, "t1": Seen(live=V3)})[1]
+    assert [(unit.tenant, unit.stage) for unit in decision.units] == [
+        *(("t0", Stage.ASIDE), ("t1", Stage.ASIDE)),
+        ("t2", Stage.TRAINING),
+    ]
+    kept = rules.without(decision, now, {"t0/production"})
+    assert [(unit.tenant, unit.stage) for unit in kept.units] == [("t1", Stage.ASIDE)]
+    last = next_(trains(n=1), {"t0": running})[1]
+    assert (last.state, rules.without(last, trains(n=1), {"t0/production"})) == (
+        CampaignState.DONE,
+        Decision(acts=last.acts),
+    )
+    held = next_(now, {"t0": Seen(live=V1, refused=("frozen", "it is frozen")), "t1": Seen(live=V1)})[1]
+    assert rules.without(held, now, {"t0/production"}) == held, "what waits says so"
+
+
 def test_a_route_without_a_release_and_one_of_a_log_before_this_was_known() -> None:
     assert acts(next_(trains(""), {"t0": Seen(), "t1": Seen()})[1]) == [("t0", "train"), ("t1", "train")]
     assert stages(next_(trains(""), {"t0": Seen(live=V3), "t1": Seen()})[0]) == "aside training"

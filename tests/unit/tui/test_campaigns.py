@@ -11,7 +11,7 @@ from tests.fakes.console_stage import Stage, notice, pane, stage
 
 from loradeck.schemas.campaign import CampaignState
 from loradeck.schemas.moves import RewindPlan, RewindStep
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.widgets.page import Page
 
 
@@ -34,7 +34,7 @@ async def test_it_says_how_far_each_campaign_is_what_it_spent_and_who_is_proven(
         assert (
             "MOVED     2 of 9, proven now: bolt/production 3/4   delta/production" in text
         )  # bolt has one that is not
-        assert "UNDER WAY elm/production" in text
+        assert "UNDER WAY 1: elm/production" in text
         assert "FAILED    1: fir/production: gate: exact" in text
         assert "HELD      1: acme/production: acme/production is frozen" in text
         assert "ASIDE     1: cedar/production: somebody else has moved it: promote by op1" in text
@@ -101,3 +101,15 @@ async def test_a_question_that_took_a_while_is_put_on_no_other_screen(
         await on.half_second()
         assert "dropped: you have moved on" in notice(on)
         assert on.deck.moves.question is None
+
+
+async def test_a_list_that_is_there_is_asked_only_for_what_has_changed_and_of_another_hub_for_all() -> None:
+    async with stage() as on:
+        await look(on, "9", "0")
+        registry = on.deck.state.registry
+        assert (on.hub.campaigns_since, sorted(registry.campaigns)) == ([None], ["to-b2", "vllm-033"])
+        await on.deck.queries._fetch(Screen.CAMPAIGNS)
+        assert (on.hub.campaigns_since[1:], sorted(registry.campaigns)) == ([900], ["to-b2", "vllm-033"])
+        registry.campaigns_epoch -= 1
+        await on.deck.queries._fetch(Screen.CAMPAIGNS)
+        assert on.hub.campaigns_since[2:] == [None]

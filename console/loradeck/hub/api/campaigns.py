@@ -1,8 +1,10 @@
 """Campaigns: begun, paused, resumed, stopped and rewound by people; what is between, the hub does by itself."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from loradeck.hub.access.auth import Caller
@@ -27,6 +29,8 @@ from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
 
 router = APIRouter(prefix="/v1/campaigns", tags=["rewind"], route_class=Guarded)
 
+_campaigns = TypeAdapter(list[Campaign])
+
 
 def _at(caller: Caller, campaign: Campaign) -> Caller:
     """The caller, who has to have its role at every tenant of a campaign, and who sees one of them."""
@@ -35,10 +39,14 @@ def _at(caller: Caller, campaign: Campaign) -> Caller:
     return caller.at(*({unit.tenant for unit in campaign.units.values()} or {FLEET}))
 
 
-@router.get("")
-async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[Campaign]:
+Since = Annotated[int, Query(description="a rev: only those that have changed after it")]
+
+
+@router.get("", response_model=list[Campaign])
+async def listed(hub: ThisHub, caller: ViewerOfEach, since: Since = -1) -> Response:
     """Lists campaigns, the newest first, with the routes of tenants that the caller sees."""
-    return [one for one in (_of(campaign, caller) for campaign in hub.campaigns.all()) if one.units]
+    found = [one for one in (_of(campaign, caller) for campaign in hub.campaigns.all(since)) if one.units]
+    return Response(_campaigns.dump_json(found), media_type="application/json")
 
 
 @router.get("/{campaign}")
@@ -48,6 +56,8 @@ async def one(campaign: Name, hub: ThisHub, caller: ViewerOfEach) -> Campaign:
 
 
 def _of(campaign: Campaign, caller: Caller) -> Campaign:
+    if caller.tenants is None:
+        return campaign
     units = {name: unit for name, unit in campaign.units.items() if caller.sees(unit.tenant)}
     return campaign.model_copy(update={"units": units})
 

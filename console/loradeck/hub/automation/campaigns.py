@@ -116,9 +116,9 @@ class Campaigns:
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    def all(self) -> list[Campaign]:
-        """Every campaign that is not over and the newest that are, the newest first."""
-        return list(reversed(self._kept.state.campaigns.values()))
+    def all(self, since: int = -1) -> list[Campaign]:
+        """Every campaign that is not over and the newest that are, the newest first; those changed after a rev."""
+        return [one for one in reversed(self._kept.state.campaigns.values()) if one.rev > since]
 
     def get(self, name: str) -> Campaign:
         """A campaign by its name. Raises: Refused: unknown_campaign."""
@@ -256,8 +256,8 @@ class Campaigns:
     async def _act(self, campaign: Campaign) -> None:
         seen = {unit.name: await self._seen(campaign, unit) for unit in campaign.under_way}
         decision = rules.decide(campaign, seen, self._clock.now_ms())
-        for act in decision.acts:
-            await self._try(campaign, act)
+        undone = {act.unit.name for act in decision.acts if not await self._try(campaign, act)}
+        decision = rules.without(decision, campaign, undone)
         if not decision.units and decision.state is None:
             return
         name, actor = campaign.campaign, _actor(campaign)
@@ -300,6 +300,7 @@ class Campaigns:
             back=last is not None
             and last.at_ms >= unit.since_ms
             and unit.release in (last.from_release, last.payload.get(CANDIDATE_ENDED)),
+            forward=last is not None and last.kind in (EventKind.PROMOTE, EventKind.CANDIDATE_FINISH),
             says=says or moved,
             last=moved,
             refused=refused,
@@ -352,12 +353,12 @@ class Campaigns:
         late = failed and all(check.unit in ("people", "stage") for check in failed)
         return result.passed, f"its gate asks for {names}" if late else "", names
 
-    async def _try(self, campaign: Campaign, act: Act) -> None:
-        """Does what a campaign does next for a route, unless the same was tried a moment ago."""
+    async def _try(self, campaign: Campaign, act: Act) -> bool:
+        """Does what a campaign does next for a route, unless the same was tried a moment ago; whether it was done."""
         unit, at, now = act.unit, (campaign.campaign, act.unit.name), self._clock.monotonic()
         what, tried = self._tried.get(at, ("", 0.0))
         if at in self._starting or (what == act.what and now < tried + AGAIN_S):
-            return
+            return False
         self._tried[at] = act.what, now
         do = {"train": self._train, "evaluate": self._evaluate, "start": self._start, "take back": self._take_back}
         try:
@@ -365,10 +366,12 @@ class Campaigns:
                 self._order(unit, drain=act.what == "drain")
             else:
                 await do[act.what](campaign, unit)
-            self._refused.pop(at, None)
         except (Refused, StoreError) as error:
             self._refused[at] = error.code, str(error)
             log.warning("campaign=%s route=%s %s: code=%s %s", *at, act.what, error.code, error)
+            return False
+        self._refused.pop(at, None)
+        return True
 
     def _order(self, unit: CampaignUnit, *, drain: bool) -> None:
         """Drains a node, or has it serve again; so too where its campaign was stopped."""

@@ -54,6 +54,10 @@ FAULTS = frozenset(
 """Codes of refusals by which a route has failed. Any other may end, and holds it."""
 
 
+ENDS = (Stage.ASIDE, Stage.FAILED)
+"""Stages with which a route ends without having moved."""
+
+
 class Seen(NamedTuple):
     """What there is of a route now.
 
@@ -61,7 +65,8 @@ class Seen(NamedTuple):
         job: state of its training; None: there is none. `made`: the release that it made.
         gate: whether its gate is passed; None: that is not known yet. `awaits`: what only people or time bring.
         live: the release that callers get; `out`: the candidate. `back`: the last move took its release back since its
-            stage began, perhaps while no hub noted that it was out.
+            stage began, perhaps while no hub noted that it was out. `forward`: it was a promote, or a candidate's
+            finish.
         says: in words, why the job or the gate ended so, or what last moved the pointer; `last`: the latter alone.
         drained, built, proven: of a node, whether it is drained, all its engines have the new build, and all that is
             placed there is proven (False: something failed there; None: not yet). `answers`: the routes that it answers
@@ -79,6 +84,7 @@ class Seen(NamedTuple):
     start: str = ""
     soaked: bool = False
     back: bool = False
+    forward: bool = False
     says: str = ""
     last: str = ""
     drained: bool = False
@@ -146,12 +152,19 @@ def decide(campaign: Campaign, seen: Mapping[str, Seen], now_ms: int) -> Decisio
             what, then = "", _stays(unit, then, last)
         leaving |= {unit.route} if what == "drain" else set()
         after[unit.name] = then
-        ends = then.stage in (Stage.ASIDE, Stage.FAILED)  # what goes with it is done in a pause, too
+        ends = then.stage in ENDS  # what goes with it is done in a pause, too
         acts += [Act(unit, what)] if what and (runs or ends) else []
     now = campaign.model_copy(update={"units": after})
     state, why, opened = _wave(now, now_ms) if runs else (None, "", {})
     changed = tuple(unit for name, unit in (after | opened).items() if unit != campaign.units[name])
     return Decision(tuple(acts), changed, state, why)
+
+
+def without(decision: Decision, campaign: Campaign, undone: Collection[str]) -> Decision:
+    """Takes out what hangs on acts that were not done: the end of their routes, and what would begin or end with it."""
+    ends = {unit.name for unit in decision.units if unit.name in undone and unit.stage in ENDS}
+    units = tuple(u for u in decision.units if u.name not in ends and campaign.units[u.name].stage is not Stage.WAITING)
+    return decision._replace(units=units, state=None, why="") if ends else decision
 
 
 def _wave(now: Campaign, now_ms: int) -> tuple[CampaignState | None, str, dict[str, CampaignUnit]]:
@@ -183,7 +196,8 @@ def _first(unit: CampaignUnit) -> Stage:
 
 def _next(unit: CampaignUnit, seen: Seen, plan: CampaignPlan, now_ms: int) -> tuple[str, CampaignUnit]:
     """Says what is done for a route that is under way ('': nothing), and how it is after what was seen of it."""
-    if unit.at in (Stage.TRAINING, Stage.GATING) and not seen.back and is_moved(unit, seen.live):
+    before = unit.at in (Stage.TRAINING, Stage.GATING) and not seen.back
+    if (before or (unit.at is Stage.CANARY and seen.forward)) and is_moved(unit, seen.live):
         why = f"somebody else has moved it: {seen.last}"
         hours = 0.0 if unit.at is Stage.TRAINING and seen.job is None else unit.gpu_hours  # its training never began
         aside = _changed(unit, now_ms, stage=Stage.ASIDE, why=why, gpu_hours=hours)
@@ -331,15 +345,16 @@ def after(known: Campaign | None, event: Event) -> Campaign | None:
     """A campaign after one of its events; None: it is not known."""
     said = event.payload
     if "begun" in said:
-        return Campaign.model_validate({**said["begun"], "by": event.actor, "started_ms": event.at_ms})
+        begun = {**said["begun"], "by": event.actor, "started_ms": event.at_ms, "rev": event.rev}
+        return Campaign.model_validate(begun)
     if known is None:
         return None
     if "unit" in said:
         tenant, route = (NODES, said["node"]) if "node" in said else (event.tenant, event.route)
         unit = CampaignUnit.model_validate({**said["unit"], "tenant": tenant, "route": route})
-        return known.model_copy(update={"units": {**known.units, unit.name: unit}})
+        return known.model_copy(update={"units": {**known.units, unit.name: unit}, "rev": event.rev})
     plan = known.plan
     if said["gpu_hours"] is not None:
         plan = plan.model_copy(update={"gpu_hours": said["gpu_hours"]})
     state = CampaignState(said["state"])
-    return known.model_copy(update={"state": state, "why": event.reason[:WHY], "plan": plan})
+    return known.model_copy(update={"state": state, "why": event.reason[:WHY], "plan": plan, "rev": event.rev})

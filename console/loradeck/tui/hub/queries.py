@@ -202,7 +202,11 @@ class Queries:
         with state.fetches[which].trying(state.clock):
             if which in (Screen.CAPACITY, Screen.ML, Screen.CAMPAIGNS):
                 if which is Screen.CAMPAIGNS:
-                    registry.campaigns = {one.campaign: one for one in await self._api.campaigns()}
+                    epoch = state.status.epoch if state.status is not None else 0
+                    known = registry.campaigns if registry.campaigns_epoch == epoch else {}
+                    since = max((one.rev for one in known.values()), default=None)
+                    newer = {one.campaign: one for one in await self._api.campaigns(since)}
+                    registry.campaigns, registry.campaigns_epoch = known | newer, epoch
                 elif which is Screen.CAPACITY:
                     registry.capacity = {row.key: row for row in await self._api.capacity()}
                 else:

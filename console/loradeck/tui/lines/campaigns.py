@@ -65,7 +65,8 @@ def lines(state: ConsoleState, row: Campaign, width: int) -> list[Line]:
     to = f"base {short(plan.base)}" if plan.base else f"engine {plan.engine}" if plan.engine else "named releases"
     begun = f"{row.campaign}   to {to}   {row.state.value}   by {row.by} {dated(row.started_ms)}"
     proven = "   ".join(f"{unit.name} {_proven(state, unit)}" for unit in moved[:NAMED]) or "-"
-    going = "   ".join([unit.name for unit in units if unit.stage in UNDER_WAY][:NAMED]) or "nothing"
+    under_way = [unit.name for unit in units if unit.stage in UNDER_WAY]
+    going = f"{len(under_way)}: {'   '.join(under_way[:NAMED])}" if under_way else "nothing"
     steps = "drained and proven" if plan.engine else "by growing shares" if plan.steps is not None else "by promotes"
     waves = f"wave {_wave(row)}, of {plan.wave} each, {steps}   {len(of[Stage.WAITING])} wait"
     found = [

@@ -95,6 +95,8 @@ class Registry:
 
     loop: dict[PointerKey, LoopRow] = field(default_factory=dict)
     campaigns: dict[str, Campaign] = field(default_factory=dict)
+    campaigns_epoch: int = -1
+    """The hub's epoch when they were fetched; of another one they are fetched anew, and else what has changed."""
 
     unreadable: int = 0
     """Gate results of another version of the hub, left out."""
