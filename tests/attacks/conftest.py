@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from tests.fakes.forked_children import fork_children
 from tests.fakes.hub_in_process import Deck, folder, running
 
 from loradeck.strangers.protocol import StrangerLimits
+
+
+@pytest.fixture(autouse=True)
+def forked_children() -> Iterator[None]:
+    """What reads rows is a process of its own as in the product, without its imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_children(patch)
+        yield
 
 
 @pytest.fixture
