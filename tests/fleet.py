@@ -53,14 +53,17 @@ def make_material(folder: Path, *, head_dim: int = 8) -> Material:
     return Material(base=base, adapters=adapters, answers=reference_answers(base, list(adapters), PROMPTS))
 
 
-def lay(fleet: Fleet, material: Material) -> tuple[Cast, str]:
-    """Register base, tenant, route and v1 to v3, promote v1 then v2; the cast, and the callers' key."""
+def lay(fleet: Fleet, material: Material, *placed: str) -> tuple[Cast, str]:
+    """Register base, tenant, route and v1 to v3, promote v1 then v2; the cast, and the callers' key.
+
+    `placed`: flags of `loradeck route set` that place the route; without, it is on every node.
+    """
     base = fleet.cli("base", "add", str(material.base), "--model-id", "tests/words", "--revision", "1")["digest"]
     fleet.cli("tenant", "create", TENANT)
     key = fleet.cli("tenant", "key", "create", TENANT)["key"]
     settings = fleet.root / "route.toml"
     settings.write_text(ROUTE.format(replicas=len(fleet.nodes)))
-    fleet.cli("route", "set", TENANT, "--file", str(settings), "--yes")
+    fleet.cli("route", "set", TENANT, "--file", str(settings), *placed, "--yes")
     releases = {}
     for label, folder in zip(LABELS, material.adapters, strict=True):
         words = ("--tenant", TENANT, "--name", "words", "--base", base, "--why", "tests")

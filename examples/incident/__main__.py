@@ -1,10 +1,11 @@
 """`make demo`: a bad adapter goes live at three in the morning, and goes back with one key.
 
-A hub and two nodes run as separate processes on loopback; adapters are trained here, on a real small model, by
-the fleet's own jobs. In a terminal it ends in the console, with the bad release live: press R. Without one it
-presses R itself, makes twenty moves under traffic, and prints what was measured.
+A hub, two nodes and a gateway run as separate processes on loopback; adapters are trained here, on a real small
+model, by the fleet's own jobs. In a terminal it ends in the console, with the bad release live: press R. Without one
+it presses R itself, makes twenty moves under traffic, drains a node of a pool, and prints what was measured.
 
 The routes of acme and cedar are `always`: their live release, and the one R goes to, keep slots. bolt's is on demand.
+acme is placed by labels, on both nodes; cedar and bolt in the pool `shared`, on one of its nodes each.
 
 exit status:
   0    every claim held (in the console: it was left in order)
@@ -104,13 +105,13 @@ def _folder(root: Path, options: argparse.Namespace, progress: Progress) -> Path
         if resumed
         else "The first run trains five adapters: 5 to 6 minutes on two idle cores."
     )
-    progress.say(f"Loradeck demo: a hub, two nodes and three tenants on this machine. {expected}")
+    progress.say(f"Loradeck demo: a hub, two nodes, a gateway and three tenants on this machine. {expected}")
     return root
 
 
 def _on_a_fleet(root: Path, options: argparse.Namespace, progress: Progress, began: float) -> int:
     """Plays on a fleet in `root`, and stops all of it however that ends; signals wait until it is stopped."""
-    fleet = Fleet(root=root, base=default_cache() / FOLDER, tls=True)
+    fleet = Fleet(root=root, base=default_cache() / FOLDER, tls=True, gateway="gw-01")
     problem = ""
     try:
         status = asyncio.run(_until_ended(fleet, options, progress, began))

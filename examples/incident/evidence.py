@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from incident.fleet import Fleet
+from incident.fleet import Fleet, Node
 from incident.report import Window
 from incident.traffic import Answer
 from loradeck.schemas.state import TenantRow
@@ -51,6 +51,15 @@ class Traces:
             )
         )
 
+    async def admitted(self, requests: set[str]) -> dict[str, tuple[str, TraceRow]]:
+        """The node that admitted each of these requests, by its trace; fewer if not all are listed in ten seconds."""
+        deadline, found = time.monotonic() + TRACED_S, dict[str, tuple[str, TraceRow]]()
+        while len(found) < len(requests) and time.monotonic() < deadline:
+            for node in self.fleet.nodes:
+                found |= {request: (node.name, row) for request, row in (await self._read_on(node, requests)).items()}
+            await asyncio.sleep(0.05)
+        return found
+
     async def _window(self, name: str, ack_ns: int, left: str, answers: Sequence[Answer]) -> Window:
         own = [answer for answer in answers if answer.node == name]
         trace = await self._rows(name, {answer.id for answer in own if answer.ok})
@@ -59,17 +68,22 @@ class Traces:
     async def _rows(self, name: str, requests: set[str]) -> dict[str, TraceRow]:
         """The rows of these requests in a node's trace, by request; fewer if they are not listed in ten seconds."""
         node = next(node for node in self.fleet.nodes if node.name == name)
-        key = (name, node.process.pid if node.process is not None else 0)
         deadline = time.monotonic() + TRACED_S
         found: dict[str, TraceRow] = {}
         while True:
-            for document in await asyncio.to_thread(self.fleet.trace, node, self._read.get(key, 0)):
-                self._read[key] = document["seq"]
-                if document["request"] in requests:
-                    found[document["request"]] = TraceRow.model_validate(document)
+            found |= await self._read_on(node, requests)
             if len(found) == len(requests) or time.monotonic() > deadline:
                 return found
             await asyncio.sleep(0.05)
+
+    async def _read_on(self, node: Node, requests: set[str]) -> dict[str, TraceRow]:
+        """The rows of these requests among those that a node's trace lists since it was read last."""
+        key, found = (node.name, node.process.pid if node.process is not None else 0), dict[str, TraceRow]()
+        for document in await asyncio.to_thread(self.fleet.trace, node, self._read.get(key, 0)):
+            self._read[key] = document["seq"]
+            if document["request"] in requests:
+                found[document["request"]] = TraceRow.model_validate(document)
+        return found
 
 
 def judge_window(node: str, ack_ns: int, left: str, answers: Sequence[Answer], trace: Mapping[str, TraceRow]) -> Window:

@@ -1,4 +1,4 @@
-"""A whole Loradeck fleet on one machine: a hub, and nodes with a router and an engine each.
+"""A whole Loradeck fleet on one machine: a hub, nodes with a router and an engine each, and perhaps a gateway.
 
 Everything is started and spoken to with the commands a person would type (`loradeck hub`, `loradeck node token`,
 `loradeck-agent run`), as separate processes on loopback. The demo and the end-to-end tests share it.
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +122,7 @@ class Fleet:
 
     `temporary`: `root` is removed, too, if this process is killed while the fleet runs. `joins`: nodes join, and link
     with mutual TLS; otherwise they show a token over HTTP. `tls`: routers show callers the certificate of their node.
+    `gateway`: the name of a gateway before the nodes, which needs both of these; '': there is none.
     """
 
     root: Path
@@ -136,6 +137,8 @@ class Fleet:
     temporary: bool = False
     joins: bool = True
     tls: bool = False
+    gateway: str = ""
+    front: Node | None = None
     nodes: list[Node] = field(default_factory=list)
     hub: subprocess.Popen[bytes] | None = None
     _interrupted: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -147,14 +150,16 @@ class Fleet:
         ports = self._ports()
         self.hub_port = ports["hub"]
         self.nodes = [Node(name, self.root, ports[name], self.program, tls=self.tls) for name in self.names]
+        if self.gateway:
+            self.front = Node(self.gateway, self.root, ports[self.gateway], self.program, tls=self.tls)
 
     def _ports(self) -> dict[str, int]:
         path = self.root / "ports.json"
-        if path.exists():
-            kept: dict[str, int] = json.loads(path.read_text())
-            return kept
-        ports = {name: free_port() for name in ("hub", *self.names)}
-        path.write_text(json.dumps(ports))
+        ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        missing = {"hub", *self.names, *filter(None, [self.gateway])} - ports.keys()
+        if missing:
+            ports |= {name: free_port() for name in missing}
+            path.write_text(json.dumps(ports))
         return ports
 
     # -- the hub ---------------------------------------------------------------------------------------
@@ -204,16 +209,14 @@ class Fleet:
     def write_configs(self) -> None:
         """One token and one agent.toml a node, where there is none yet."""
         for node in self.nodes:
-            token = self.root / f"{node.name}.{'join' if self.joins else 'token'}"
-            if not token.exists():
-                words = (
-                    ["node", "token", node.name, "--host", "127.0.0.1"]
-                    if self.joins
-                    else ["token", "create", "--role", "agent"]
-                )
-                words += [] if self.joins else ["--name", node.name, "--node", node.name]
-                self.cli(*words, "--out", str(token))
+            words = (
+                ("node", "token", node.name, "--host", "127.0.0.1")
+                if self.joins
+                else ("token", "create", "--role", "agent", "--name", node.name, "--node", node.name)
+            )
+            token = self._token(node, *words)
             tls = "tls = true\n" if self.tls else ""
+            tls += f'address = "127.0.0.1:{node.port}"\n' if self.gateway else ""
             node.config.write_text(
                 f'node = "{node.name}"\n'
                 f'hub = "{"https" if self.joins else "http"}://127.0.0.1:{self.hub_port}"\n'
@@ -222,6 +225,13 @@ class Fleet:
                 f'[labels]\nsite = "demo"\nhost = "{node.name}"\n\n'
                 f'[router]\nlisten = "127.0.0.1:{node.port}"\n{tls}\n{self.engine_tables(node)}'
             )
+
+    def _token(self, node: Node, *words: str) -> Path:
+        """The file of a node's token, which these words make where there is none yet."""
+        token = self.root / f"{node.name}.{'join' if self.joins else 'token'}"
+        if not token.exists():
+            self.cli(*words, "--out", str(token))
+        return token
 
     def engine_tables(self, node: Node) -> str:
         """The `[[engine]]` tables of a node's agent.toml: one embedded engine."""
@@ -238,18 +248,51 @@ class Fleet:
         """`loradeck-agent run`; returns at once, see `wait_until_up`."""
         node.process = _spawn([*node.program, "run", "--config", str(node.config)], node.log)
 
+    def start_gateway(self) -> None:
+        """`loradeck-agent gateway`; returns at once, see `wait_until_up`."""
+        front = self.front
+        assert front is not None
+        token = self._token(front, "node", "token", front.name, "--gateway", "--host", "127.0.0.1")
+        front.config.write_text(
+            f'node = "{front.name}"\nhub = "https://127.0.0.1:{self.hub_port}"\ntoken = {json.dumps(str(token))}\n'
+            f"state = {json.dumps(str(front.state))}\n\n"
+            f'[router]\nlisten = "127.0.0.1:{front.port}"\n{"tls = true" if self.tls else ""}\n'
+        )
+        front.process = _spawn([*front.program, "gateway", "--config", str(front.config)], front.log)
+
+    def wait_until_asked_for(self, tenants: Collection[str], seconds: float = 30) -> None:
+        """Until the gateway knows of each tenant's production route a node that may answer.
+
+        Raises:
+            NotReady: it does not in time.
+        """
+
+        def known() -> bool:
+            assert self.front is not None
+            try:
+                with _over(self.front.state / "gateway.sock") as client:
+                    routes = client.get("http://gateway/status").raise_for_status().json()["routes"]
+            except httpx.TransportError:
+                return False
+            near = {one["tenant"] for one in routes if set(one["nodes"].values()) - {"absent"}}
+            return near.issuperset(tenants)
+
+        wait_for(f"{self.gateway} to know who is where", known, seconds, every=0.1, interrupted=self._interrupted)
+
     def wait_until_up(self, seconds: float = 90) -> None:
-        """Until every node is linked and each of its engines is up, or stopped because nothing wants it.
+        """Until the gateway and every node are linked, and each engine is up, or stopped because nothing wants it.
 
         Raises:
             NotReady: with the last lines of the log of a node that is not.
         """
 
         def up() -> bool:
-            for node in self.nodes:
+            for node in (*self.nodes, *filter(None, [self.front])):
                 if node.process is not None and node.process.poll() is not None:
                     raise NotReady(f"agent of {node.name} ended with {node.process.returncode}: {_tail(node.log)}")
             rows = {row["node"]: row for row in self.ask("nodes")}
+            if self.front is not None and not rows.get(self.front.name, {"linked": False})["linked"]:
+                return False
             return all(
                 (row := rows.get(node.name)) is not None
                 and row["linked"]
@@ -299,15 +342,17 @@ class Fleet:
         self.start_agents()
 
     def start_agents(self) -> None:
-        """Starts every agent; returns before the nodes are up, see `wait_until_up`."""
+        """Starts every agent, and the gateway; returns before the nodes are up, see `wait_until_up`."""
         self.write_configs()
         for node in self.nodes:
             self.start_agent(node)
+        if self.front is not None:
+            self.start_gateway()
 
     def stop(self) -> None:
         """Ends every process of the fleet, whichever of them resist. Safe to call at any time, and more than once.
 
-        Nodes are stopped at the same time, then the hub; what still runs is killed.
+        The gateway is stopped first, then nodes at the same time, then the hub; what still runs is killed.
 
         Raises:
             NotStopped: something did not end in order. It is raised when everything has ended.
@@ -320,6 +365,9 @@ class Fleet:
             except (NotStopped, OSError) as error:
                 problems.append(str(error))
 
+        if self.front is not None:
+            _end(self.front.process)
+            self.front.process = None
         with ThreadPoolExecutor(max_workers=max(1, len(self.nodes))) as threads:
             for node in self.nodes:
                 threads.submit(attempt, lambda node=node: self.stop_node(node))  # type: ignore[misc]
@@ -353,11 +401,20 @@ class Fleet:
         Raises:
             CommandFailed: it left with another status than 0 (and `check`).
         """
-        command = [str(BIN / "loradeck"), "--hub", f"unix:{self.socket}", *words, "--json"]
+        written = self.said(*words, "--json", check=check, seconds=seconds)
+        return json.loads(written) if written.strip() else None
+
+    def said(self, *words: str, check: bool = True, seconds: float = 300) -> str:
+        """`loradeck …` as `cli` runs it, and what it says for people.
+
+        Raises:
+            CommandFailed: it left with another status than 0 (and `check`).
+        """
+        command = [str(BIN / "loradeck"), "--hub", f"unix:{self.socket}", *words]
         status, written, error = self._run(command, seconds)
         if status != 0 and check:
             raise CommandFailed(["loradeck", *words], status, error)
-        return json.loads(written) if written.strip() else None
+        return written
 
     def provide_base(self) -> None:
         """Converts the base model, if that was not done before, in a process of its own: it needs torch, and 20 s.

@@ -1,4 +1,4 @@
-"""What the incident needs before it can happen: a base, three tenants, data, trained and judged adapters.
+"""What the incident needs before it can happen: a base, a pool, three tenants, data, trained and judged adapters.
 
 Everything is done with `loradeck` commands, and the work by the fleet's own executors. On a fleet that has all of
 it from an earlier run, nothing is done twice.
@@ -45,13 +45,19 @@ FOLLOW_S = 0.5
 """How often a job's state is read."""
 
 ROUTE_FLAGS = (
-    *("--min-replicas", "2", "--soak-seconds", "3", "--soak-requests", "5"),
+    *("--soak-seconds", "3", "--soak-requests", "5"),
     *("--breach-bad", "0.2", "--breach-n", "20"),
 )
 """A short soak, so that minutes suffice; the console says so on the row."""
 
 ON_DEMAND = "bolt"
 """The tenant whose route shares slots; the others' are `always`: what is live, and where R goes, stays resident."""
+
+POOL = "shared"
+POOL_LABEL = "site=demo"
+POOLED = ("cedar", "bolt")
+"""A pool of both nodes, by a label that they carry, and the tenants whose routes are placed in it, on one node each.
+TENANT's is placed by labels, on every node."""
 
 GATE_FLAGS = (
     *("--gate-suite", SUITE, "--min-valid", "0.8", "--min-exact", "0.35"),
@@ -69,6 +75,11 @@ class Ground:
     reports: Mapping[str, EvaluationReport]
 
 
+def make_pool(fleet: Fleet) -> None:
+    """Makes the pool, or sets it anew as it is."""
+    fleet.cli("pool", "set", POOL, "--label", POOL_LABEL, "--reason", "tenants that need no node of their own")
+
+
 def register(fleet: Fleet, tenant: str, *, new: bool) -> None:
     """Registers a tenant's data, suite, key and route. A tenant that is not new has its data already."""
     folder = TICKETS / tenant
@@ -84,7 +95,8 @@ def register(fleet: Fleet, tenant: str, *, new: bool) -> None:
     if not key.exists():
         fleet.cli("tenant", "key", "create", tenant, "--out", str(key))
     residency = "on-demand" if tenant == ON_DEMAND else "always"
-    flags = (*ROUTE_FLAGS, "--residency", residency, *(GATE_FLAGS if gated else ()))
+    placed = ("--pool", POOL, "--replicas", "1", "--min-replicas", "1") if tenant in POOLED else ("--min-replicas", "2")
+    flags = (*placed, *ROUTE_FLAGS, "--residency", residency, *(GATE_FLAGS if gated else ()))
     fleet.cli("route", "set", tenant, "--file", str(folder / "route.toml"), *flags, "--yes")
 
 

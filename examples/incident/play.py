@@ -10,9 +10,9 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from incident import groundwork, guarded
+from incident import groundwork, guarded, pool
 from incident.fleet import BIN, Fleet
-from incident.groundwork import ANSWER_TOKENS, TENANT, VERSIONS, Ground, Work
+from incident.groundwork import ANSWER_TOKENS, POOL, POOLED, TENANT, VERSIONS, Ground, Work
 from incident.incident import ROUTE, Cast, Incident, Seen
 from incident.keyboard import Keyboard
 from incident.progress import Board, Progress
@@ -40,10 +40,17 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
     """
     interactive = sys.stdout.isatty() and sys.stdin.isatty() and not options.play and not options.sabotage
     await _start(fleet, progress)
-    routers = {node.name: node.url for node in fleet.nodes}
+    routers, front = {node.name: node.url for node in fleet.nodes}, fleet.front
+    assert front is not None
     async with (
         HubApi.to(Context(name="demo", socket=fleet.socket)) as api,
-        Callers(routers, groundwork.keys(fleet), max_tokens=ANSWER_TOKENS, ca=fleet.authority) as callers,
+        Callers(
+            routers,
+            groundwork.keys(fleet),
+            gateways={front.name: front.url},
+            max_tokens=ANSWER_TOKENS,
+            ca=fleet.authority,
+        ) as callers,
     ):
         board = Board()
         work = Work(fleet, api, board)
@@ -52,8 +59,12 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
         ) as step:
             await _at_once(step, board, work.run(), Stage(api, work, callers, board).run())
         ground = await work.ground()
-        # Requests flow through both routers from here on, whatever is promoted. Before, trainings need the processor.
-        callers.start({tenant: some(prompts) for tenant, prompts in ground.prompts.items()}, every_s=PAUSE_S)
+        # Requests flow from here on, whatever is promoted. Before, trainings need the processor. TENANT's callers ask
+        # both routers; those of the pool ask the gateway, which knows on which node their tenant is.
+        asked = {tenant: some(prompts) for tenant, prompts in ground.prompts.items()}
+        await asyncio.to_thread(fleet.wait_until_asked_for, POOLED)
+        callers.start({TENANT: asked[TENANT]}, every_s=PAUSE_S)
+        callers.start({tenant: asked[tenant] for tenant in POOLED}, every_s=PAUSE_S, through=[front.name])
         if interactive:
             return await _console(fleet, api, ground, progress, began)
         report = await _play(fleet, api, ground, callers, progress, options.sabotage)
@@ -67,12 +78,18 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
 async def _start(fleet: Fleet, progress: Progress) -> None:
     """The hub first; then tenants are registered while the base is converted and the nodes load it."""
     board = Board()
-    with progress.step("starting a hub and two nodes; registering the base, tenants, data and routes") as step:
+    with progress.step(
+        "starting a hub, two nodes and a gateway; registering the base, a pool, tenants, data and routes"
+    ) as step:
         await asyncio.to_thread(fleet.start_hub)
         async with HubApi.to(Context(name="demo", socket=fleet.socket)) as api:
             tenants = {state.name for state in await api.tenants()}
+            for node in await api.nodes():
+                if node.drained:  # an earlier run was interrupted
+                    await api.order_node(node.node, "uncordon")
+        made = asyncio.ensure_future(asyncio.to_thread(groundwork.make_pool, fleet))
         parts = [_based(fleet, board, new=not tenants)]
-        parts += [_registered(fleet, board, tenant, new=tenant not in tenants) for tenant in VERSIONS]
+        parts += [_registered(fleet, board, tenant, new=tenant not in tenants, pool=made) for tenant in VERSIONS]
         await _at_once(step, board, *parts)
 
 
@@ -89,8 +106,10 @@ async def _based(fleet: Fleet, board: Board, *, new: bool) -> None:
     board.drop("nodes")
 
 
-async def _registered(fleet: Fleet, board: Board, tenant: str, *, new: bool) -> None:
+async def _registered(fleet: Fleet, board: Board, tenant: str, *, new: bool, pool: asyncio.Future[None]) -> None:
     board.show(tenant)
+    if tenant in POOLED:
+        await pool
     await asyncio.to_thread(groundwork.register, fleet, tenant, new=new)
     board.drop(tenant)
 
@@ -108,6 +127,8 @@ async def _console(fleet: Fleet, api: HubApi, ground: Ground, progress: Progress
     """v3 goes live past its gate, and the person at the keyboard finds it so."""
     with progress.step(f"promoting {TENANT} v3 past its failed gate"):
         await promote(api, TENANT, ground.releases[TENANT]["v3"], override=OVERRIDE)
+    where = [f"{tenant} on {' and '.join(await pool.assigned(api, tenant))}" for tenant in POOLED]
+    progress.say(f"  pool {POOL}: {', '.join(where)}; in the console 8 shows what is held there")
     progress.say(f"  in the console after {time.monotonic() - began:.0f} s; q leaves it and stops the fleet")
     console = await asyncio.create_subprocess_exec(str(BIN / "loradeck"), "--hub", f"unix:{fleet.socket}")
     try:
@@ -162,9 +183,10 @@ async def _play(
     if sabotage is None:
         nodes = [node.name for node in fleet.nodes]
         await guarded.play(api, callers, cast, nodes, report, progress, reason=OVERRIDE)
+        await pool.play(fleet, api, callers, ground.prompts, report, progress)
     await callers.stop()
     report.judge_moves(moves)
-    report.judge_levels([row for row in await api.capacity() if not row.pool], groundwork.ON_DEMAND)
+    report.judge_levels(await api.capacity(), groundwork.ON_DEMAND)
     failed = [f"{answer.node} {answer.status} {answer.text}" for answer in callers.answers if not answer.ok]
     report.claim(
         "no request of any tenant failed, from the first promote to the end",

@@ -207,7 +207,7 @@ class Report:
     def judge_levels(self, rows: Sequence[CapacityRow], on_demand: str) -> None:
         """Claims that no R had to wait for a load, and notes what nodes hold at each level.
 
-        `rows`: of the nodes, at the end. `on_demand`: the tenant whose route shares slots.
+        `rows`: of pools and nodes, at the end. `on_demand`: the tenant whose route shares slots.
         """
         near = [f"R {n}: {nearness(preview)}" for n, preview in enumerate(self.previews, 1)]
         told = list(zip(near, (preview.readiness for preview in self.previews), strict=True))
@@ -220,9 +220,10 @@ class Report:
             missing=unknown if near else ["no R was made"],
         )
         held = [
-            f"{r.name} {words.of(r.device)} device, {words.of(r.host)} host, {words.count(r.disk)} disk" for r in rows
+            f"{_place(r)} {words.of(r.device)} device, {words.of(r.host)} host, {words.count(r.disk)} disk"
+            for r in rows
         ]
-        asked = [f"{r.name} {words.share(r.hit_rate)} of {words.count(r.asked)}" for r in rows]
+        asked = [f"{_place(r)} {words.share(r.hit_rate)} of {words.count(r.asked)}" for r in rows if r.asked]
         self.notes.append(f"Releases by level, with the slots: {'; '.join(held)}.")
         self.notes.append(f"{on_demand} is on demand; its requests that met a loaded release: {', '.join(asked)}.")
 
@@ -298,6 +299,10 @@ _ENDINGS = {Verdict.HELD: "", Verdict.BROKEN: ": RED", Verdict.INCONCLUSIVE: ": 
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def _place(row: CapacityRow) -> str:
+    return f"pool {row.name}" if row.pool else row.name
 
 
 def _few(lines: Sequence[str]) -> list[str]:

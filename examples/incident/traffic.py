@@ -1,4 +1,4 @@
-"""The tenants' own callers. They send requests to the routers and read answers; they know nothing else.
+"""The tenants' own callers. They send requests to routers or a gateway and read answers; they know nothing else.
 
 Which release answered is decided here by the answer's tokens: every prompt they send has a known greedy
 answer under each release, taken from the evaluation reports, and the prompts used to judge a move are those
@@ -14,7 +14,7 @@ import json
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,15 +68,22 @@ class Answer:
 
 
 class Callers:
-    """Clients of every tenant on every router. Use as an async context manager."""
+    """Clients of tenants, who ask routers or gateways. Use as an async context manager."""
 
     def __init__(
-        self, routers: Mapping[str, str], keys: Mapping[str, str], *, max_tokens: int = 24, ca: Path | None = None
+        self,
+        routers: Mapping[str, str],
+        keys: Mapping[str, str],
+        *,
+        gateways: Mapping[str, str] | None = None,
+        max_tokens: int = 24,
+        ca: Path | None = None,
     ) -> None:
-        """`routers`: node -> URL; `keys`: tenant -> the bearer key its callers hold; `ca`: their authority."""
+        """`routers`, `gateways`: name -> URL; `keys`: tenant -> its callers' bearer key; `ca`: their authority."""
         self._tls = ssl.create_default_context(cafile=ca) if ca is not None else True
         self._max_tokens = max_tokens
         self._routers = routers
+        self._urls = {**routers, **(gateways or {})}
         self._keys = keys
         self._plan: dict[str, Sequence[Prompt]] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -100,7 +107,7 @@ class Callers:
     async def ask(
         self, node: str, tenant: str, prompt: Prompt, *, stream: bool = False, user: str | None = None
     ) -> Answer:
-        """One chat completion through one router. A failed connection is an answer with status 0."""
+        """One chat completion through a router, or a gateway. A failed connection is an answer with status 0."""
         body = {
             "model": tenant,
             "messages": list(prompt.messages),
@@ -112,7 +119,7 @@ class Callers:
         sent = time.monotonic_ns()
         status, text, complete, request_id = 0, "", False, ""
         try:
-            url = f"{self._routers[node]}/v1/chat/completions"
+            url = f"{self._urls[node]}/v1/chat/completions"
             async with self._session.post(url, json=body, headers=headers) as response:
                 status, request_id = response.status, response.headers.get("x-request-id", "")
                 if status == 200 and stream:
@@ -140,14 +147,17 @@ class Callers:
 
     # -- steady traffic --------------------------------------------------------------------------------
 
-    def start(self, plan: Mapping[str, Sequence[Prompt]], *, every_s: float) -> None:
+    def start(
+        self, plan: Mapping[str, Sequence[Prompt]], *, every_s: float, through: Collection[str] | None = None
+    ) -> None:
         """Asks round and round: each tenant's prompts in turn, on each router, every third answer streamed.
 
         A caller waits for its last answer before it asks again, as a browser would, so a slow engine is not
-        buried. `every_s`: pause between the requests of one tenant on one router. Further tenants may join later.
+        buried. `every_s`: pause between the requests of one tenant on one router. `through`: whom they ask, in place
+        of each router. Further tenants may join later.
         """
         self._plan |= plan
-        for node, tenant in itertools.product(self._routers, plan):
+        for node, tenant in itertools.product(self._routers if through is None else through, plan):
             self._background.append(asyncio.create_task(self._one(node, tenant, every_s)))
 
     async def stop(self) -> None:

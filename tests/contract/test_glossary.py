@@ -1,4 +1,4 @@
-"""Levels and slots have one word each, the same in commands, console and documents, which docs/concepts.md explains."""
+"""Levels, slots and pools have one word each, explained in docs/concepts.md: in commands, console, documents, demo."""
 
 from __future__ import annotations
 
@@ -17,15 +17,26 @@ from loradeck.tui.lines import capacity as screen
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-SHOWN = [path for room in ("cli", "tui", "client") for path in (ROOT / "console" / "loradeck" / room).rglob("*.py")]
+ROOMS = {
+    "console": [ROOT / "console" / "loradeck" / room for room in ("tui", "client")],
+    "commands": [ROOT / "console" / "loradeck" / "cli", ROOT / "agents" / "loradeck_agent" / "cli"],
+    "demo": [ROOT / "examples" / "incident"],
+}
+SHOWN = [path for rooms in ROOMS.values() for room in rooms for path in sorted(room.rglob("*.py"))]
 
 WORDS = {
     *(level.value for level in (*AckLevel, *RouteResidency)),
     *(readiness.value for readiness in Readiness if readiness is not Readiness.UNKNOWN),
     *("slot", "level", "pool", "assignment", "residency", "replica", "cold", "colder", "cold start", "hit rate"),
-    *("turned out", "hint", "capacity", "pin", "gateway"),
+    *("turned out", "hint", "capacity", "pin", "gateway", "cordoned", "drained", "lost"),
 }
 """What code and persons call levels, slots and pools by."""
+
+EVERYWHERE = (
+    *(level.value for level in AckLevel if level is not AckLevel.ABSENT),
+    *("level", "resident", "always", "on demand", "pool", "drained"),
+)
+"""What each of console, commands, quickstart and demo has to call by its name."""
 
 OTHERS = {
     r"evict(?:s|ed|ions?)?": "turned out",
@@ -33,13 +44,26 @@ OTHERS = {
     r"swap(s|ped)? (in|out)": "load, turned out",
     r"(GPU|LoRA|device|memory) slots?": "batch slots, slots",
     r"host memory|CPU (cache|memory)": "the level host",
-    r"node (group|pool|set)s?": "pool",
+    r"(node|host|replica) (group|pool|set)s?": "pool",
+    r"(pool )?members? of (a|the|its|their) pools?": "nodes of the pool",
+    r"rebalanc(e[sd]?|ing)": "assigned",
+    r"evacuat(e[sd]?|ing|ion)": "drain",
+    r"taken out of (a|the|its) pool|before one is taken out": "drained",
+    r"(lazy|lazily) load(s|ed|ing)?": "on demand",
+    r"always[- ](on|resident|loaded)": "always",
+    r"(memory|hot|warm|cold) tiers?": "level",
     r"residency (is )?(un|not )known": "levels unknown",
 }
 """Words that would be a second one for the same thing: pattern -> the word to use."""
 
 ELSEWHERE = re.compile(r"`[^`\n]*`|max-cpu-loras.*|.*host memory for.*")
 """What names other people's things: code in a document."""
+
+
+def strings(path: Path) -> str:
+    """What a module shows is in its strings."""
+    nodes = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant))
+    return "\n".join(node.value for node in nodes if isinstance(node.value, str))
 
 
 @pytest.mark.parametrize("word", sorted(WORDS))
@@ -56,9 +80,8 @@ def test_no_second_word_is_shown_or_written_for_the_same_thing() -> None:
         text = path.read_text(encoding="utf-8")
         if not others.search(text):
             continue
-        if path.suffix == ".py":  # what is shown is in its strings
-            nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
-            text = "\n".join(node.value for node in nodes if isinstance(node.value, str))
+        if path.suffix == ".py":
+            text = strings(path)
         found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in others.finditer(ELSEWHERE.sub("", text))]
     assert found == [], f"say instead: {OTHERS}"
 
@@ -67,3 +90,13 @@ def test_the_capacity_screen_and_command_have_the_same_columns() -> None:
     source = ast.parse(Path(command.__file__).read_text(encoding="utf-8"))
     listed = {node.value for node in ast.walk(source) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert {column.name for column in screen.COLUMNS} - {"POOL OR NODE"} <= listed
+
+
+@pytest.mark.parametrize("where", ["console", "commands", "quickstart", "demo"])
+def test_levels_residencies_and_pools_are_called_by_their_names(where: str) -> None:
+    if where == "quickstart":
+        text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    else:
+        text = "\n".join(strings(path) for path in SHOWN if any(room in path.parents for room in ROOMS[where]))
+    unsaid = [word for word in EVERYWHERE if not re.search(rf"\b{word.replace(' ', '[- ]')}s?\b", text, re.IGNORECASE)]
+    assert unsaid == []

@@ -6,11 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fleet import Material, fleet_at, lay, told
+from tests.fleet import TENANT, Material, fleet_at, lay, told
 from tests.incident_play import play
 
 import incident.sabotage
+from incident import pool
+from incident.progress import Progress
+from incident.report import Report
+from incident.traffic import Callers
 from incident.verdict import Verdict
+from loradeck.client.api import HubApi
+from loradeck.client.config import Context
 
 
 async def test_every_move_is_flipped_proven_and_judged_by_tokens_and_no_request_fails(material: Material) -> None:
@@ -43,3 +49,22 @@ async def test_a_node_that_lies_turns_the_report_red(material: Material, control
         report, _ = await play(fleet, cast, key, spoil=spoil)
         assert report.verdict is Verdict.BROKEN
         assert broken[control] in [c.text for c in report.claims if c.verdict is Verdict.BROKEN], report.text()
+
+
+async def test_a_tenant_of_a_pool_is_answered_through_the_gateway_while_its_node_is_drained(material: Material) -> None:
+    with fleet_at(material, tls=True, gateway="gw-01") as fleet:
+        fleet.cli("pool", "set", "shared", "--label", "site=demo")
+        cast, key = lay(fleet, material, "--pool", "shared", "--replicas", "1", "--min-replicas", "1")
+        report, front = Report(labels={}, replicas=1), fleet.front
+        assert front is not None
+        async with (
+            HubApi.to(Context(name="tests", socket=fleet.socket)) as api,
+            Callers({}, {TENANT: key}, gateways={"gw-01": front.url}, max_tokens=12, ca=fleet.authority) as callers,
+        ):
+            fleet.wait_until_asked_for([TENANT])
+            prompts = {TENANT: cast.prompts}
+            await pool.play(fleet, api, callers, prompts, report, Progress(), pool="shared", tenants=[TENANT])
+        assert report.held, report.text() + told(fleet)
+        assert len(report.claims) == 2
+        assert "is out: drained" in report.text()
+        assert {answer.by for answer in callers.answers} == {cast.releases["v2"]}

@@ -485,7 +485,7 @@ class HubApi(Calls):
         return await self._write(NodeRow, f"nodes/{segment(node)}/relabel", request)
 
     async def order_node(self, node: str, order: Literal["drain", "cordon", "uncordon"]) -> NodeRow:
-        """Cordons a node (it gets no new jobs), drains it, or ends both.
+        """Cordons a node (it gets no new jobs and no new routes of pools), drains it, or ends both.
 
         A drained node frees its GPU driver too, and routes of pools go elsewhere; its jobs and engines run on until it
         is stopped. Once it is silent, no move waits for it.

@@ -1,4 +1,4 @@
-"""Pools: named sets of replicas on which the hub places routes, and what is shown of them."""
+"""Pools: named sets of nodes on which the hub places routes, and what is shown of them."""
 
 from pydantic import Field
 

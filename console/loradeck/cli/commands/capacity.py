@@ -16,6 +16,9 @@ from loradeck.schemas.capacity import CapacityRow
 def capacity(ctx: click.Context) -> None:
     """Show what nodes and pools hold at each level; plan a promote or new customers.
 
+    The levels: device (in a batch slot of the engine), host (in its memory), disk (files on the node). What is at
+    device or host is resident.
+
     Without a command: `ls`.
     """
     if ctx.invoked_subcommand is None:

@@ -212,7 +212,7 @@ async def drain(s: Session, name: str, yes: bool) -> None:
 @yes_option
 @writes
 async def cordon(s: Session, name: str, yes: bool) -> None:
-    """Give a node no new jobs; it goes on serving."""
+    """Give a node no new jobs and no new routes of pools; it goes on serving."""
     s.confirm(f"Cordon {name}?", yes=yes)
     _print_state(s, await s.api.order_node(name, "cordon"))
 

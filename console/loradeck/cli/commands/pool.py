@@ -1,4 +1,4 @@
-"""Commands on pools: named sets of replicas on which the hub places routes."""
+"""Commands on pools: named sets of nodes on which the hub places routes."""
 
 import click
 

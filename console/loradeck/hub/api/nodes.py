@@ -33,7 +33,7 @@ async def drain(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
 
 @router.post("/nodes/{node}/cordon")
 async def cordon(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
-    """Cordons a node: it gets no new jobs."""
+    """Cordons a node: it gets no new jobs and no new routes of pools."""
     return await _order(hub, node, cordoned=True)
 
 

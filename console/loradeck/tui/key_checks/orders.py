@@ -79,10 +79,11 @@ def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
     jobs = [job for job in state.jobs.values() if job.node == node.node and job.state not in OVER]
     served = _served(state, node)
     effect = {
-        Action.DRAIN: "no new jobs, and its sampler lets go of the GPU driver, so no GPU figures from it; it serves "
-        "on until you stop it, and once it is silent no move waits for it",
-        Action.CORDON: "no new jobs; it serves on, and what runs there goes on",
-        Action.UNCORDON: "it is given jobs again" + (", and reports its GPUs again" if node.drained else ""),
+        Action.DRAIN: "no new jobs, and its sampler lets go of the GPU driver, so no GPU figures from it; routes of "
+        "pools go elsewhere; it serves on until you stop it, and once it is silent no move waits for it",
+        Action.CORDON: "no new jobs and no new routes of pools; it serves on, and what runs there goes on",
+        Action.UNCORDON: "it is given jobs again, and routes of pools"
+        + (", and reports its GPUs again" if node.drained else ""),
     }[action]
     listed = [f"goes on  job {clean(job.id)} {clean(job.kind)} of {clean(job.tenant)}" for job in jobs]
     if action is Action.DRAIN:

@@ -108,8 +108,9 @@ BINDINGS: tuple[Binding, ...] = (
     ),
     *_moving(frozenset({Screen.NODES}),
         (Action.DRAIN, "D", "drain", 1,
-         "Give the node no new jobs and let go of its GPU driver. Names what it serves and runs; asks for {confirm}."),
-        (Action.CORDON, "C", "cordon", 2, "Give the node no new jobs. Asks for {confirm}."),
+         "Cordon the node, have routes of pools leave it, and let go of its GPU driver. Names what it serves and runs; "
+         "asks for {confirm}."),
+        (Action.CORDON, "C", "cordon", 2, "Give the node no new jobs and no new routes of pools. Asks for {confirm}."),
         (Action.UNCORDON, "U", "uncordon", 3, "End a cordon or a drain. Asks for {confirm}."),
     ),
     *_moving(frozenset({Screen.JOBS}),

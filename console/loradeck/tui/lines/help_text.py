@@ -38,8 +38,8 @@ NODE_WORDS = (
     ("!", "a GPU is slowed, or reports XIDs or memory errors; enter says which"),
     ("1/2 up", "engines that run, of those the node has"),
     ("was", "what the node said last, before it went silent"),
-    ("cordoned", "it is given no new jobs"),
-    ("drained", "it is given no new jobs and has let go of the GPU driver; it serves on"),
+    ("cordoned", "it is given no new jobs and no new routes of pools; it serves on"),
+    ("drained", "cordoned, and routes of pools leave it once others serve them; it has let go of the GPU driver"),
 )
 
 DATA_WORDS = (("d2", "a model wrote the rows, itself trained on rows that a model wrote; d3 is one further"),)
