@@ -78,9 +78,7 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
 async def _start(fleet: Fleet, progress: Progress) -> None:
     """The hub first; then tenants are registered while the base is converted and the nodes load it."""
     board = Board()
-    with progress.step(
-        "starting a hub, two nodes and a gateway; registering the base, a pool, tenants, data and routes"
-    ) as step:
+    with progress.step("starting hub, nodes and gateway; registering base, pool, tenants, data and routes") as step:
         await asyncio.to_thread(fleet.start_hub)
         async with HubApi.to(Context(name="demo", socket=fleet.socket)) as api:
             tenants = {state.name for state in await api.tenants()}

@@ -34,7 +34,11 @@ from loradeck_agent.uplink.link import Link
 
 
 class ServingNode(Member):
-    """One node. `address`: what it says in its hello. `obeys`: False: it hears nothing of what comes down."""
+    """One node.
+
+    `address`: what it says in its hello. `obeys`: False: it hears nothing of what comes down. `loads`: False: its
+    engine has loaded nothing yet, see `load`.
+    """
 
     def __init__(self, deck: Deck, folder: Path, name: str) -> None:
         super().__init__(deck, folder, name)
@@ -46,6 +50,7 @@ class ServingNode(Member):
         self.level = AckLevel.DEVICE
         self.labels: dict[str, str] = {}
         self.obeys = True
+        self.loads = True
         self.releases: dict[str, ReleaseRef] = {}
         self._task: asyncio.Task[None] | None = None
         self._link: Link | None = None
@@ -128,12 +133,26 @@ class ServingNode(Member):
         link = Link(self.config, self.login.now, hello=hello, handle=handle, changed=changed, backoff=backoff)
         return link
 
+    async def load(self) -> None:
+        """Its engine loads what it was told to hold, and the router flips to it."""
+        self.loads = True
+        assert self._link is not None
+        await self._say(await self._engines(), self._link)
+
+    async def _engines(self) -> list[dict[str, Any]]:
+        ready = list(self.releases.values()) if self.loads else []
+        return await self.router.engines((self.name, self.engine.socket, ready), base=BASE.digest)
+
     async def _obey(self, message: Desired, link: Link) -> None:
         self.releases |= {ref.id: ref for entry in message.entries for ref in entry.refs}
-        await self.router.engines((self.name, self.engine.socket, list(self.releases.values())), base=BASE.digest)
+        await self._engines()
         body = message.model_dump(mode="json", include={"epoch", "rev", "hash", "entries"})
-        for said in (await self.router.post("/control/table", body))["acks"]:
-            ack = Ack.model_validate(said).model_copy(update={"level": self.level})
+        await self._say((await self.router.post("/control/table", body))["acks"], link)
+
+    async def _say(self, acks: list[dict[str, Any]], link: Link) -> None:
+        for said in acks:
+            level = self.level if self.loads else AckLevel.DISK
+            ack = Ack.model_validate(said).model_copy(update={"level": level})
             await link.send(ack)
             if ack.state is AckState.FLIPPED and ack.release is not None:
                 await link.send(ack.model_copy(update={"state": AckState.PROVEN}))

@@ -36,6 +36,9 @@ class Upstream:
         """The status that every request is answered with."""
         self.waiting: int | None = 0
         """Requests that wait in it, by its metrics; None: they do not say."""
+        self.going = asyncio.Event()
+        """Cleared, it takes requests and answers none."""
+        self.going.set()
         self.says: str | None = None
         """What it answers where a request does not say what it is to be; None: the engine's own words."""
         self._runner: web.AppRunner | None = None
@@ -66,6 +69,7 @@ class Upstream:
         self.headers.append(dict(request.headers))
         wish = body.get("test", {})
         try:
+            await self.going.wait()
             if body["model"] in self.unloaded:
                 return web.json_response({"error": {"message": "no such model"}}, status=404)
             status = wish.get("hostile") or (wish.get("status") if body["model"] != "base" else None)

@@ -1,0 +1,94 @@
+"""Nodes that come and nodes that are slow, behind a real gateway: whom it asks, by what their engines have seen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from tests.fakes.hub_in_process import until
+from tests.integration.gateway.conftest import Fleet
+from tests.integration.gateway.serving_node import ServingNode
+from tests.integration.router.running import Answer
+
+from loradeck.rules.serving import gateway as rule
+from loradeck.schemas.replica_state import AckLevel, AckState
+
+ACME = ("acme", "production")
+
+
+async def test_a_new_node_of_a_route_placed_by_labels_is_asked_once_it_has_loaded_the_release(fleet: Fleet) -> None:
+    new = ServingNode(fleet.deck, fleet.folder, "n3")
+    new.loads = False
+    try:
+        await new.start()
+        await fleet.gateway.knows("n1", "n2", "n3")
+        await until(lambda: fleet.v1 in new.releases, "it is told to hold the release")
+        row = await fleet.deck.row()
+        assert (row.placed, row.flipped) == (3, 2)
+        answers = [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(40)]
+        assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n1", "n2"}
+        assert new.engine.seen == []
+        await new.load()
+        front = fleet.gateway.gateway
+        assert front is not None
+        await until(lambda: front.routes.served(ACME).get("n3") is new.level, "the gateway knows that it is loaded")
+        answers += [await fleet.gateway.ask(fleet.key, prompt=f"{n}") for n in range(40)]
+        assert new.engine.seen != []
+        assert {answer.status for answer in answers} == {200}
+    finally:
+        await new.close()
+
+
+async def test_a_new_node_that_has_not_loaded_the_release_is_asked_where_every_other_one_is_gone(fleet: Fleet) -> None:
+    """It refuses, since there is nothing that it may answer with, and the caller gets its reason."""
+    new = ServingNode(fleet.deck, fleet.folder, "n3")
+    new.loads = False
+    try:
+        await new.start()
+        await fleet.gateway.knows("n1", "n2", "n3")
+        await until(lambda: fleet.v1 in new.releases, "it is told to hold the release")
+        replicas = {one.replica: one.state for one in (await fleet.deck.row()).replicas}
+        assert replicas["n3"] is AckState.WAITING
+        front = fleet.gateway.gateway
+        assert front is not None
+        await until(lambda: front.routes.served(ACME).get("n3") is AckLevel.ABSENT, "it is known to serve the route")
+        for node in fleet.nodes:
+            await node.die()
+        answer = await fleet.gateway.ask(fleet.key)
+        assert (answer.status, answer.code) == (503, "not_ready")
+    finally:
+        await new.close()
+
+
+async def test_a_node_that_answers_slowly_is_given_no_more_than_its_share_of_what_is_under_way(fleet: Fleet) -> None:
+    slow, asked = fleet.nodes[0].engine, list[asyncio.Task[Answer]]()
+    slow.going.clear()
+    for number in range(40):
+        asked.append(asyncio.create_task(fleet.gateway.ask(fleet.key, prompt=f"{number}")))
+        await until(
+            lambda: sum(not task.done() for task in asked) == len(slow.seen), "it is answered, or the slow one has it"
+        )
+    assert len(slow.seen) == 2, "what 1.25 times the mean comes to while the other node owes nothing"
+    slow.going.set()
+    assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
+
+
+async def test_a_node_that_owes_answers_and_sends_nothing_is_asked_last_until_it_answers_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rule, "STALL_S", 0.3)
+    slow, front = fleet.nodes[0], fleet.gateway.gateway
+    assert front is not None
+    slow.engine.going.clear()
+    stuck = [asyncio.create_task(fleet.gateway.ask(fleet.key, prompt=f"{n}")) for n in range(8)]
+    await until(lambda: slow.engine.seen, "it owes answers")
+    await until(lambda: front.nodes.by_name["n1"].health.is_stalled(time.monotonic()), "it has stalled")
+    owed = len(slow.engine.seen)
+    answers = [await fleet.gateway.ask(fleet.key, prompt=f"after {n}") for n in range(20)]
+    assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n2"}
+    assert len(slow.engine.seen) == owed
+    slow.engine.going.set()
+    assert {answer.status for answer in await asyncio.gather(*stuck)} == {200}
+    answers = [await fleet.gateway.ask(fleet.key, prompt=f"again {n}") for n in range(20)]
+    assert {answer.headers["x-loradeck-replica"] for answer in answers} == {"n1", "n2"}
