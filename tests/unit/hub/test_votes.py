@@ -140,6 +140,20 @@ def test_votes_from_before_a_lift_do_not_count() -> None:
     assert fleet.judged() is NOTHING
 
 
+def test_answers_from_before_a_lift_that_turn_out_to_be_bad_after_it_do_not_count_either() -> None:
+    """Answers are checked after they were given: seconds later on a busy machine."""
+    fleet = Fleet()
+    for node in fleet.nodes:
+        fleet.second(node, 20, 0)
+    fleet.lift = 7
+    assert fleet.judged() is NOTHING
+    for node in fleet.nodes:
+        fleet.second(node, 20, 20, failed=20)
+    fleet.now += 1
+    assert fleet.judged() is NOTHING
+    assert set(fleet.votes.last_minute(KEY, STINT, "bad").values()) == {(0, 0)}
+
+
 def test_a_figure_that_cannot_be_is_passed_over() -> None:
     fleet = Fleet()
     at = int(fleet.now)

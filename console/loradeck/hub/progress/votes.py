@@ -143,24 +143,28 @@ class _OfStint:
 
     def add(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
         """Adds units of a second, and how many of that second have turned out to be bad."""
+        bad = self.keep(node, at, figure, units, bad)
         self.detectors[figure].add(at, units, bad)
         self.since_move[figure].add(at, units, bad)
         k, n = self.totals[figure].get(node, (0, 0))
         self.totals[figure][node] = (k + bad, n + units)
-        self.keep(node, at, figure, units, bad)
 
     def notice(self, node: str, at: int, check: str, units: int, noticed: int) -> None:
         """Adds units of a second whose answers are checked, and how many of that second a check has noticed."""
-        self.noticed[check].add(at, units, noticed)
-        self.keep(node, at, check, units, noticed)
+        self.noticed[check].add(at, units, self.keep(node, at, check, units, noticed))
 
-    def keep(self, node: str, at: int, figure: str, units: int, bad: int) -> None:
-        """Adds units of a second to those of a node's last minute."""
+    def keep(self, node: str, at: int, figure: str, units: int, bad: int) -> int:
+        """Adds units of a second to those of a node's last minute. Returns how many of the bad ones count.
+
+        Those do not that were admitted before what counts began, and turned out to be bad since.
+        """
         seconds = self.recent.setdefault(figure, {}).setdefault(node, {})
         k, n = seconds.get(at, (0, 0))
+        bad = min(bad, n + units - k)
         seconds[at] = (k + bad, n + units)
         if at - next(iter(seconds)) > KEPT_S:  # nobody may ask for hours
             _forget(seconds, max(seconds))
+        return bad
 
     def by_node(self, figure: str, now: int) -> dict[str, Units]:
         """Node -> its units of the last minute."""

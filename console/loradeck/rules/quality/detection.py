@@ -162,9 +162,12 @@ class Detector:
         """Second of admission -> its units, and how many of them are known to be bad."""
 
     def add(self, second: int, units: int, bad: int) -> None:
-        """Adds units that were admitted in a second, and units of that second that have turned out to be bad."""
+        """Adds units that were admitted in a second, and units of that second that have turned out to be bad.
+
+        More bad ones than it has of that second were admitted before it began, and are passed over.
+        """
         known, known_bad = self._seconds.get(second, (0, 0))
-        self._seconds[second] = (known + units, known_bad + bad)
+        self._seconds[second] = (known + units, min(known_bad + bad, known + units))
         if second - next(iter(self._seconds)) > KEPT_S:  # nobody may ask for hours
             self._fold(max(self._seconds) - 1)  # a second more is kept than `evidence` would
 
