@@ -75,9 +75,10 @@ class Ground:
     reports: Mapping[str, EvaluationReport]
 
 
-def make_pool(fleet: Fleet) -> None:
-    """Makes the pool, or sets it anew as it is."""
-    fleet.cli("pool", "set", POOL, "--label", POOL_LABEL, "--reason", "tenants that need no node of their own")
+def make_pool(fleet: Fleet, *, new: bool) -> None:
+    """Makes the pool, unless it is not new."""
+    if new:
+        fleet.cli("pool", "set", POOL, "--label", POOL_LABEL, "--reason", "tenants that need no node of their own")
 
 
 def register(fleet: Fleet, tenant: str, *, new: bool) -> None:

@@ -82,10 +82,11 @@ async def _start(fleet: Fleet, progress: Progress) -> None:
         await asyncio.to_thread(fleet.start_hub)
         async with HubApi.to(Context(name="demo", socket=fleet.socket)) as api:
             tenants = {state.name for state in await api.tenants()}
+            pools = {row.pool for row in await api.pools()}
             for node in await api.nodes():
                 if node.drained:  # an earlier run was interrupted
                     await api.order_node(node.node, "uncordon")
-        made = asyncio.ensure_future(asyncio.to_thread(groundwork.make_pool, fleet))
+        made = asyncio.ensure_future(asyncio.to_thread(groundwork.make_pool, fleet, new=POOL not in pools))
         parts = [_based(fleet, board, new=not tenants)]
         parts += [_registered(fleet, board, tenant, new=tenant not in tenants, pool=made) for tenant in VERSIONS]
         await _at_once(step, board, *parts)
