@@ -98,12 +98,12 @@ def compared(rows: Sequence[str], people: Sequence[str]) -> dict[str, Any]:
     """Compares answers of a model with people's: how various either are, on equally many words, and people's tail."""
     ours, theirs = ([folded_words(text) for text in texts] for texts in (rows, people))
     words = min(sum(map(len, ours)), sum(map(len, theirs)))
-    tail = variety.rare(theirs)
+    tail, tail_of_people = variety.tails(ours, theirs)
     return {
         "variety": various(variety.cut_to(ours, words)),
         "people": various(variety.cut_to(theirs, words)),
-        "tail": share(*variety.covered(tail, ours)),
-        "tail_of_people": share(*variety.covered(variety.rare(theirs[::2]), theirs[1::2])),
+        "tail": share(*tail),
+        "tail_of_people": share(*tail_of_people),
     }
 
 

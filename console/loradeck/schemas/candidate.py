@@ -95,6 +95,7 @@ class ComparisonResult(Wire):
     at_ms: int
     arms: ArmsCompared = Field(description="with two-sided intervals of 95 %")
     highest: float = Field(description="its upper end without the word of the node that lowers it most")
+    number: int = added(1, "how many A/Bs of the release there were: `highest` is surer by it", ge=1)
 
 
 class Candidate(Split):

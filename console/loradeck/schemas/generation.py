@@ -223,5 +223,5 @@ class GenerationReport(Strict):
     beside: tuple[Digest, ...]
     variety: Variety
     people: Variety = Field(description="of the rows of people")
-    tail: Share = Field(description="of people's rare words, those that the rows have")
-    tail_of_people: Share = Field(description="of half of people's rows' rare words, those that the other half has")
+    tail: Share = Field(description="of half of people's rows' rare words, those that the rows have")
+    tail_of_people: Share = Field(description="likewise, those that the other half has, in as many words")

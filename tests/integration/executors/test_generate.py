@@ -15,7 +15,7 @@ from loradeck.rules.data.synthetic import disagreement
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.generation import GenerateSpec, GenerationReport
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EngineDoor
-from loradeck_agent.executors.generate import said
+from loradeck_agent.executors.generate import compared, said
 
 ONE, TWO, JUDGE = "1" * 64, "2" * 64, "3" * 64
 PEOPLE: list[Row] = [
@@ -98,6 +98,13 @@ def colour(text: str) -> str:
     return text.partition("say: ")[2].split("<")[0].split("\n")[0].strip()
 
 
+def test_rows_that_are_as_various_as_people_have_as_much_of_the_tail_however_many_rows_there_are() -> None:
+    people = [f"the shop has item{n % 7} colour{n} place{n % 13}" for n in range(80)]
+    for rows in (people[1::2], people[1::2] * 5):
+        found = compared(rows, people)
+        assert found["tail"] == found["tail_of_people"]
+
+
 def test_each_prompt_is_asked_in_each_round_of_the_sources_in_turn_by_a_seed_of_its_own(asking: Asking) -> None:
     source = {"base": asking.bench.digest, "terms": "ann"}
     sources = [source | {"release": ONE, "licence": "MIT"}, source | {"release": TWO, "licence": "Apache-2.0"}]
@@ -144,7 +151,7 @@ def test_answers_are_left_out_for_one_reason_each_and_all_are_counted(asking: As
     assert (report.passed.k, report.passed.n, report.copies, report.contaminated, report.rows) == (3, 5, 1, 1, 1)
     assert report.near in (0, None)
     assert report.people.texts == 1, "as many words as the rows have"
-    assert (report.tail.n, report.beside) == (2, (DATASET,)), "red and blue; `said` is in both, and odd is a model's"
+    assert (report.tail.n, report.beside) == (2, (DATASET,)), "`said` and red: of half of the answers of people"
 
 
 def test_what_is_wanted_is_compared_by_the_rewards_of_grpo(asking: Asking) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from loradeck.rules.quality.ab_test import COMPARE, awaited, check, compared, for_a_start, highest
-from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, units_of
+from loradeck.rules.quality.ab_test import COMPARE, awaited, check, compared, for_a_start
+from loradeck.rules.quality.arm_comparison import NodeOutcomes, Outcomes, difference, highest, units_of
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.candidate import Comparison, ComparisonResult, Figure
 from loradeck.schemas.gate import CompareGate
@@ -45,7 +45,7 @@ def test_a_gate_asks_for_an_upper_end_under_its_margin() -> None:
     good, bad = check(GATE, result(arm(), arm())), check(GATE, result(arm(bad=5), arm()))
     assert (good.name, good.passed, good.n, good.at_most) == (COMPARE, True, 60, True)
     assert good.low < 0 < good.high <= good.value < 0.02
-    assert (bad.passed, bad.note) == (False, "")
+    assert (bad.passed, bad.note) == (False, "A/B number 1 of this release")
     assert bad.value > 0.04
 
 
@@ -82,6 +82,16 @@ def test_keys_that_one_node_invents_end_no_ab_and_open_no_gate() -> None:
     assert check(GATE, result(many, many)).note == "30 keys in the smaller arm, 50 are asked for"
     alone = {"n1": many["n1"]}
     assert awaited(by_keys, alone, alone, 0, frozenset({"n1"})) == ""
+
+
+def test_each_further_ab_of_a_release_has_to_be_surer_so_that_who_repeats_them_gets_nothing_through() -> None:
+    ends = [highest(Figure.BAD, arm(), arm(), NODES, number) for number in (1, 2, 3, 30)]
+    assert ends == sorted(set(ends))
+    assert ends[-1] < highest(Figure.BAD, arm(), arm(), NODES, 10**6) < 1
+    assert ends[0] == highest(Figure.BAD, arm(), arm(), NODES), "the first is that of 95 %"
+    third = check(GATE, result(arm(), arm(), number=3))
+    assert third.passed
+    assert third.note == "A/B number 3 of this release"
 
 
 def test_an_arm_that_nobody_asked_is_recorded_as_saying_nothing() -> None:

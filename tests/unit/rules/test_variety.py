@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from loradeck.rules.data.variety import COMPARED, covered, cut_to, distinct, rare, self_bleu
+from loradeck.rules.data.synthetic import share
+from loradeck.rules.data.variety import COMPARED, covered, cut_to, distinct, rare, self_bleu, tail_is_lost, tails
 
 
 def words(*texts: str) -> list[list[str]]:
@@ -22,6 +23,7 @@ def test_runs_of_words_are_counted_once_over_all_texts() -> None:
 def test_texts_are_compared_on_equally_many_words() -> None:
     assert cut_to(words("a b c", "d e", "f"), 4) == words("a b c", "d")
     assert cut_to(words("a b"), 9) == words("a b")
+    assert cut_to(words("a", "a", "b", "b", "c", "c"), 3) == words("a", "b", "c"), "not those of the first source alone"
 
 
 def test_the_same_text_again_and_again_is_wholly_like_itself_and_other_words_hardly() -> None:
@@ -58,3 +60,15 @@ def test_rare_words_are_those_of_one_text_in_twenty() -> None:
 def test_what_is_left_of_a_tail_is_counted_with_how_much_there_was() -> None:
     assert covered({"a", "b", "c"}, words("a x", "a c")) == (2, 3)
     assert covered((), words("a")) == (0, 0)
+
+
+def test_a_tail_is_lost_where_rows_have_surely_fewer_of_the_words_than_people_of_the_other_half() -> None:
+    assert tail_is_lost(share(20, 200), share(60, 200))
+    assert not tail_is_lost(share(50, 200), share(60, 200)), "which may be chance"
+    assert not tail_is_lost(share(90, 200), share(60, 200))
+    assert not tail_is_lost(share(20, 200), share(40, 100)), "an older report's, of two different tails"
+
+
+def test_tails_are_of_one_half_of_peoples_texts_and_counted_in_as_many_words_as_the_other_has() -> None:
+    theirs = words("a x", "b x", "c y", "b y")
+    assert tails(words("a", "q", "q", "q", "q", "q", "b", "c"), theirs) == ((1, 4), (2, 4)), "of a, x, c and y: a; x, y"

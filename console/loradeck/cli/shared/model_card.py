@@ -11,6 +11,7 @@ from loradeck.artifacts.signing import key_id
 from loradeck.cli.shared.output import Output, span, utc
 from loradeck.client.api import HubApi
 from loradeck.rules.data.policy import qualities_in_words, toxic_in_words
+from loradeck.rules.data.variety import tail_is_lost
 from loradeck.rules.quality.sweep import RunOfSweep, run_of, told
 from loradeck.schemas.attestation import (
     Attestation,
@@ -386,7 +387,8 @@ def _generated(made: GenerationReport) -> list[tuple[str, str]]:
         ("variety", f"{various(made.variety)}; people's {various(made.people)}; on {made.variety.words:,} words each"),
         (
             "rare words",
-            f"{share(made.tail)} of people's; half of people's in the other half {share(made.tail_of_people)}",
+            f"{share(made.tail)} of those of half of people's; people's other half, in as many words, "
+            f"{share(made.tail_of_people)}{', which is more' * tail_is_lost(made.tail, made.tail_of_people)}",
         ),
     ]
 

@@ -8,7 +8,7 @@ from loradeck.hub.log.background import Background
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.arm_outcomes import ArmsSaid
 from loradeck.rules.quality import ab_test
-from loradeck.rules.quality.arm_comparison import difference, units_of
+from loradeck.rules.quality.arm_comparison import difference, highest, units_of
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.candidate import Candidate, Comparison, ComparisonResult
 from loradeck.schemas.ids import PointerKey
@@ -56,6 +56,8 @@ class Comparisons:
     ) -> Attestation:
         figure, (candidate, other) = asked.figure, self._arms.both(pointer, out)
         found = difference(units_of(candidate, figure), units_of(other, figure))
+        before = self._attestations.facts.comparison(pointer.key, out.release)
+        number = before.number + 1 if before is not None else 1
         result = ComparisonResult(
             release=out.release,
             against=live,
@@ -64,7 +66,8 @@ class Comparisons:
             comparison=asked,
             at_ms=self._clock.now_ms(),
             arms=ab_test.compared(figure, candidate, other, found, placed),
-            highest=ab_test.highest(figure, candidate, other, placed),
+            highest=highest(figure, candidate, other, placed, number),
+            number=number,
         )
         body = result.model_dump(mode="json")
         return self._attestations.draft(

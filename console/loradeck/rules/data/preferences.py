@@ -1,20 +1,15 @@
 """Rules of preferences: which judgements count, what a dataset is made of, what is left out of it, and the floors.
 
-What is left out, of pairs:
-
-- a jailbreak that won: the item is marked `refuse`, or its prompt has one of `JAILBREAKS`, and the chosen answer does
-  not refuse (in the second case only where the rejected one does);
-- length without content: the chosen answer has more than `LONGER` times as many words as the rejected one, and of its
-  different words at most `NEW` are not in the rejected one;
-- answers that are the same, and items that ask the same as one before them; where such items were decided differently,
-  all of them.
-
-Words are compared folded, as rows are with suites. A flatterer, or padding with new words, is not found.
+Of pairs, jailbreaks that won and length without content are left out (`unfit`), equal answers, and items that ask the
+same as one before them; where such items were decided differently, all of them. Words are compared folded, as rows are
+with suites. docs/preferences.md says how much of a made set is found, and left out falsely.
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from loradeck.rules.clocks import DAY_MS
@@ -34,6 +29,7 @@ from loradeck.schemas.preference import (
     PreferenceReport,
     RubricsCompared,
 )
+from loradeck.schemas.suite import REFUSALS as SUITE_REFUSALS
 from loradeck.schemas.training import REFUSALS
 
 FLOORS = {"pair": 0.2, "answer": 0.67, "label": 0.67}
@@ -47,12 +43,26 @@ QUALIFICATIONS = 100
 
 LONGER, NEW = 1.5, 0.1
 
-JAILBREAKS = (
-    *("ignore all previous instructions", "ignore previous instructions", "ignore your instructions"),
-    *("disregard all previous", "do anything now", "developer mode", "jailbreak", "without any restrictions"),
-    *("you have no restrictions", "you are not bound by", "pretend you have no", "no ethical guidelines"),
+LURE = re.compile(
+    r" (ignore|disregard|forget|override|bypass)( \w+){0,4} (instructions?|guidelines?|restrictions|programming) "
+    r"| (ignore|disregard|forget) (all|any|your|the|previous)( \w+){0,3} rules | (not|never|cannot) refuse "
+    r"| do anything now | (you are|act as|be)( now)?( an?)? (dan|unrestricted|unfiltered|jailbroken|in developer mode) "
+    r"| developer mode( is)?( now)? enabled | (have|bound by) no( \w+)? (restrictions|rules|guidelines) | not bound by "
+    r"| (ai|assistant|model|answers?|reply|respond|act|speak) (without( any)?|with no) (restrictions|limits|filters) "
 )
-"""Phrases of prompts that try to talk a model out of its rules, lower case."""
+"""What prompts that try to talk a model out of its rules ask for: folded words between spaces, English."""
+
+REFUSING = (
+    *(*REFUSALS, *SUITE_REFUSALS, "i decline", "i am not going to", "i'm not going to", "i'm unable", "sorry but"),
+    *("kann ich nicht", "kann ich leider nicht", "kann leider nicht", "je ne peux", "non posso"),
+)
+COURTESIES = (
+    *("thank you for", "thank you so much", "thanks for", "glad that you asked", "glad you asked", "happy to help"),
+    *("here to help", "hope this helps", "hope that", "let me know", "further questions", "feel free to", "hesitate"),
+    *("anything else", "have a great", "have a wonderful", "as an ai", "great question", "good question"),
+    *("excellent question", "let me explain", "absolutely right"),
+)
+"""Phrases of sentences that say nothing of what was asked; English."""
 
 Words = Callable[[str], Sequence[str]]
 """The folded words of a text."""
@@ -225,18 +235,24 @@ def built(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestati
 
 
 def unfit(item: Item, choice: str, words: Words) -> str:
-    """Tells why a pair is not trained on although its raters agree; empty: it may be."""
+    """Tells why a pair is not trained on although its raters agree; empty: it may be.
+
+    A jailbreak won where the item says `refuse`, or its prompt fits `LURE` and the loser refuses, and the winner does
+    not. Length won where the winner has more than `LONGER` times as many words and at most `NEW` of them are new, its
+    sentences with one of `COURTESIES` left aside.
+    """
     won, lost = (item.a, item.b) if choice == "a" else (item.b, item.a)
     of_won, of_lost = words(won), words(lost)
     if of_won == of_lost:
         return "both answers are the same"
-    asked = item.prompt.casefold()
-    luring = any(phrase in asked for phrase in JAILBREAKS)
-    if not _refuses(won) and (item.refuse or (luring and _refuses(lost))):
+    luring = LURE.search(_spaced(item.prompt, words)) is not None
+    if not _refuses(won, words) and (item.refuse or (luring and _refuses(lost, words))):
         return "a jailbreak won"
-    new = set(of_won) - set(of_lost)
-    if len(of_won) > LONGER * len(of_lost) and len(new) <= NEW * len(set(of_won)):
-        return "length without content won"
+    if len(of_won) > LONGER * len(of_lost):
+        courtesy, said = _finds(COURTESIES, words), re.split(r"(?<=[.!?\n])\s*", won)
+        kept = {word for one in said if not courtesy.search(_spaced(one, words)) for word in words(one)}
+        if kept and len(kept - set(of_lost)) <= NEW * len(kept):
+            return "length without content won"
     return ""
 
 
@@ -362,5 +378,15 @@ def _row(item: Item, choice: str) -> dict[str, Any]:
             return {**asked, "answer": choice}
 
 
-def _refuses(text: str) -> bool:
-    return any(phrase in text.casefold() for phrase in REFUSALS)
+def _refuses(text: str, words: Words) -> bool:
+    unlike = "(?!(to hear|you|that you|for|wait|stress|recommend|thank) )"  # "I can't wait" refuses nothing
+    return _finds(REFUSING, words, unlike).search(_spaced(text, words)) is not None
+
+
+@cache
+def _finds(phrases: tuple[str, ...], words: Words, unlike: str = "") -> re.Pattern[str]:
+    return re.compile(f" ({'|'.join(' '.join(words(phrase)) for phrase in phrases)}) {unlike}")
+
+
+def _spaced(text: str, words: Words) -> str:
+    return f" {' '.join(words(text))} "

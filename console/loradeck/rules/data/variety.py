@@ -8,6 +8,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from loradeck.rules.quality.statistics import ALPHA, fisher
+from loradeck.schemas.generation import Share
+
 Words = Sequence[str]
 
 RARE = 20
@@ -22,9 +25,10 @@ _NONE = 0.1
 
 
 def cut_to(texts: Iterable[Words], most: int) -> list[Words]:
-    """The first texts that have `most` words together; the last of them may be cut: distinct-n falls with size."""
-    found = list[Words]()
-    for text in texts:
+    """Texts in equal steps that have `most` words together; the last one may be cut: distinct-n falls with size."""
+    whole, found = list(texts), list[Words]()
+    step = max(1, sum(map(len, whole)) // max(1, most))
+    for text in (text for start in range(step) for text in whole[start::step]):
         if most <= 0:
             break
         found.append(text[:most])
@@ -63,6 +67,18 @@ def covered(tail: Iterable[str], texts: Iterable[Words]) -> tuple[int, int]:
     """Counts the words of `tail` that stand in the texts, and all of them."""
     words, wanted = {word for text in texts for word in text}, set(tail)
     return len(wanted & words), len(wanted)
+
+
+def tails(ours: Sequence[Words], theirs: Sequence[Words]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of half of people's texts' rare words, those that ours and their other half have, in equally many words."""
+    tail, other = rare(theirs[::2]), theirs[1::2]
+    words = min(sum(map(len, ours)), sum(map(len, other)))
+    return covered(tail, cut_to(ours, words)), covered(tail, cut_to(other, words))
+
+
+def tail_is_lost(found: Share, people: Share) -> bool:
+    """Tells whether texts have surely less of a tail than people (Fisher's test). Older reports have two tails: no."""
+    return found.n == people.n and fisher(found.k, found.n, people.k, people.n) < ALPHA
 
 
 def _runs(text: Words, length: int) -> list[tuple[str, ...]]:

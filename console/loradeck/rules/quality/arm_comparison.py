@@ -24,7 +24,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from loradeck.rules.quality.health import Units
-from loradeck.rules.quality.statistics import wilson
+from loradeck.rules.quality.statistics import ALPHA, wilson
 from loradeck.schemas.candidate import Figure
 from loradeck.schemas.traffic import BINS, Bin
 
@@ -153,6 +153,19 @@ def difference(candidate: Sequence[Units], live: Sequence[Units], level: Level =
         value - math.hypot(given.share - low, other_high - beside.share),
         value + math.hypot(high - given.share, beside.share - other_low),
     )
+
+
+def highest(figure: Figure, candidate: Outcomes, live: Outcomes, placed: frozenset[str], number: int = 1) -> float:
+    """The upper end of the difference, by all nodes, or by all but the one whose word lowers it most.
+
+    One node's word counts only for a pointer that is placed there alone. It is 1 where there is nothing to compare.
+    `number`: how many A/Bs of the release there were, with this one.
+    """
+    level = fixed(ALPHA / 2 ** min(number, 40))  # less risk than that is rounded to none
+    found = [difference(units_of(candidate, figure), units_of(live, figure), level)]
+    if len(placed | candidate.keys() | live.keys()) > 1:
+        found += [difference(given, beside, level) for _, given, beside in each_left_out(candidate, live, figure)]
+    return max(1.0 if one is None else one.high for one in found)
 
 
 class _Arm(NamedTuple):

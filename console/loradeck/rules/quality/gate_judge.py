@@ -19,7 +19,7 @@ from loradeck.rules.data.preferences import FLOORS
 from loradeck.rules.quality.agreement import alpha, majority
 from loradeck.rules.quality.comparison import loss_check
 from loradeck.rules.quality.judge import Side
-from loradeck.rules.quality.statistics import Z95, drop_bound
+from loradeck.rules.quality.statistics import Z95, drop_bound, upper_bound
 from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.gate import JudgeGate
 from loradeck.schemas.ids import Digest, short
@@ -77,7 +77,12 @@ def in_words_of_people(said: bool | Pair | None) -> str | None:
 def held(kind: Literal["answer", "pair"], people: Sequence[str], judge: Sequence[bool | Pair | None]) -> Held:
     """Measures how far a judge agrees with people on items of one kind; those without a verdict are left out."""
     both = [(choice, word) for choice, said in zip(people, judge, strict=True) if (word := in_words_of_people(said))]
-    return Held(kind=kind, agreement=alpha(both))
+    found, differ = alpha(both), sum(choice != word for choice, word in both)
+    if found.alpha is not None and differ:
+        # Few disagreements vary more than the jackknife says: their share has an exact bound as well.
+        most = (1 - found.alpha) * upper_bound(differ, found.n) * found.n / differ
+        found = found.model_copy(update={"low": max(-1.0, min(found.low, 1 - most))})
+    return Held(kind=kind, agreement=found)
 
 
 def checks(config: JudgeGate, report: JudgeReport, live: Digest | None) -> list[CheckResult]:
