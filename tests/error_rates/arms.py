@@ -175,6 +175,6 @@ def _ab_cases() -> Iterator[Case]:
 
 
 STEPS_TABLE = Table(
-    name="steps", page="detection.md", seed=SEED, head=("callers", "widened"), cases=tuple(_step_cases())
+    name="steps", page="detection.md", seed=SEED, head=("callers", "widened"), cases=tuple(_step_cases()), again=1
 )
 AB_TABLE = Table(name="ab", page="gates.md", seed=SEED, head=("callers", "counted"), cases=tuple(_ab_cases()))

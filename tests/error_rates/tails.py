@@ -83,4 +83,6 @@ def _cases() -> Iterator[Case]:
             yield Case(what=what, counted=model.counted, says=says, draws=draws)
 
 
-TAILS_TABLE = Table(name="tails", page="synthetic.md", seed=SEED, head=("answers", "lost"), cases=tuple(_cases()))
+TAILS_TABLE = Table(
+    name="tails", page="synthetic.md", seed=SEED, head=("answers", "lost"), cases=tuple(_cases()), again=2
+)

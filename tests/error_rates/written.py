@@ -13,8 +13,6 @@ from loradeck.rules.quality.statistics import upper_bound
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "error_rates.json"
-AGAIN = 4
-"""Draws of each case that a test makes again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +30,17 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of docs/`page`, where it stands between two marks. `head`: its two first columns."""
+    """A table of docs/`page`, where it stands between two marks.
+
+    `head`: its two first columns. `again`: the draws of each case that a test makes again; of texts it makes all.
+    """
 
     name: str
     page: str
     seed: int | None
     head: tuple[str, str]
     cases: Sequence[Case]
+    again: int = 4
 
     @property
     def command(self) -> str:
@@ -74,7 +76,7 @@ def measured(table: Table | Summed) -> dict[str, Any]:
     for case in table.cases:
         said = [case.says(number) for number in range(case.draws)]
         rows.append({"what": case.what, "counted": case.counted, "k": sum(said), "n": len(said)})
-        rows[-1]["first"] = sum(said[:AGAIN])
+        rows[-1]["first"] = sum(said[: table.again])
         print(rows[-1], flush=True)
     return stamp | {"seed": table.seed, "rows": rows}
 
