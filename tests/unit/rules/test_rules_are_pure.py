@@ -20,6 +20,7 @@ ALLOWED = {
     "functools",
     "hashlib",
     "math",
+    "re",
     "statistics",
     "typing",
 }

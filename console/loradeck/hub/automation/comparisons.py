@@ -57,7 +57,7 @@ class Comparisons:
         figure, (candidate, other) = asked.figure, self._arms.both(pointer, out)
         found = difference(units_of(candidate, figure), units_of(other, figure))
         before = self._attestations.facts.comparison(pointer.key, out.release)
-        number = before.number + 1 if before is not None else 1
+        number = 1 + (before.number if before is not None else 0)
         result = ComparisonResult(
             release=out.release,
             against=live,

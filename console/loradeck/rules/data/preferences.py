@@ -237,9 +237,8 @@ def built(campaign: Campaign, build: PreferenceBuild, stated: Iterable[Attestati
 def unfit(item: Item, choice: str, words: Words) -> str:
     """Tells why a pair is not trained on although its raters agree; empty: it may be.
 
-    A jailbreak won where the item says `refuse`, or its prompt fits `LURE` and the loser refuses, and the winner does
-    not. Length won where the winner has more than `LONGER` times as many words and at most `NEW` of them are new, its
-    sentences with one of `COURTESIES` left aside.
+    A jailbreak won where the winner does not refuse, and the item says `refuse` or its prompt fits `LURE` and the loser
+    does. Length won where it is more than `LONGER` times as long, at most `NEW` of it new, `COURTESIES` left aside.
     """
     won, lost = (item.a, item.b) if choice == "a" else (item.b, item.a)
     of_won, of_lost = words(won), words(lost)

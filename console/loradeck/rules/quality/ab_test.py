@@ -1,8 +1,7 @@
 """A/B: two arms of callers and one figure, compared once, at a horizon that was stated before the first request.
 
 Since nobody may look and stop, the interval is the plain one of 95 %, narrower than the bound by which steps are taken.
-The result is recorded and moves nothing. A gate may ask for one. As who repeats them until one passes has looked, each
-further A/B of a release has half the risk of the one before, and all together 5 %.
+The result is recorded and moves nothing. A gate may ask for one; each further one of a release has half the risk.
 """
 
 from datetime import UTC, datetime

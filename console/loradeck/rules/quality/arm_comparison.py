@@ -158,8 +158,7 @@ def difference(candidate: Sequence[Units], live: Sequence[Units], level: Level =
 def highest(figure: Figure, candidate: Outcomes, live: Outcomes, placed: frozenset[str], number: int = 1) -> float:
     """The upper end of the difference, by all nodes, or by all but the one whose word lowers it most.
 
-    One node's word counts only for a pointer that is placed there alone. It is 1 where there is nothing to compare.
-    `number`: how many A/Bs of the release there were, with this one.
+    One node's word counts only for a pointer that is placed there alone; 1: nothing to compare. `number`: of the A/B.
     """
     level = fixed(ALPHA / 2 ** min(number, 40))  # less risk than that is rounded to none
     found = [difference(units_of(candidate, figure), units_of(live, figure), level)]
