@@ -132,7 +132,7 @@ class Agent:
             acks=self.acks,
         )
         self.cold_loads = ColdLoads(
-            router=router,
+            at_router=at_router,
             demand=self.reconciler.demand,
             failing=self.reconciler.failing,
             without_room=self.reconciler.without_room,

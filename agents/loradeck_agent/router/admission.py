@@ -165,6 +165,8 @@ class Admission:
         """Decides which models are to look at a request's answer, before anybody knows what that will be."""
         self.other_left: Callable[[PointerKey], None] = lambda key: None
         """Called where a pointer's requests may no longer be asked again of the release that they were."""
+        self.lost: Callable[[str, str], None] = lambda replica, release: None
+        """Called where an engine says that it does not have a release."""
 
     # ---- callers -------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from loradeck.rules.serving.router_handover import may_admit
 from loradeck.schemas.feedback import CallerFeedback, FeedbackRow
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.routing import RouteResidency
 from loradeck_agent.router.admission import Admission, Admitted, Caller, Refusal
 from loradeck_agent.router.asked_again import AskAgain
 from loradeck_agent.router.callers_api import CallersApi, body_of, cut_short, error_body, refused
@@ -200,6 +201,10 @@ class Proxy(CallersApi):
                     self._end(admitted, 200, await self._failed(request, admitted, path, asked))
                     return cut_short(request, sent)
                 raw = await upstream.read()
+                if upstream.status == 404 and admitted.plan.entry.residency is RouteResidency.ON_DEMAND:
+                    self._admission.lost(target.replica.name, admitted.row.release)
+                    self._end(admitted, 0, "taken_back")
+                    raise _LookUpAgain(None)  # it waits until the release is loaded
                 how: End = "failed"
                 if upstream.status >= 500:
                     how = await self._failed(request, admitted, path, asked)

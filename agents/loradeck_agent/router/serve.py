@@ -125,6 +125,7 @@ class Router:
         self._admission.stage = stage(locked=not takes_over, read=not takes_over, gave_back=False)
         self.switch = Switch(self._table, self._admission, self._replicas)
         self.switch.consent_changed = self._samples.consent_changed
+        self._admission.lost = self.switch.lost
         self.control = Control(
             self.boot,
             self._table.contents,

@@ -85,7 +85,7 @@ class Switch:
         self._replicas = replicas
         self._answered: dict[PointerKey, dict[str, Ack]] = {}
         self._untold: set[PointerKey] = set()
-        self._unwritten: set[PointerKey] = set()  # ready to flip, but the disk refused it: tried again with the engines
+        self._unanswered: set[PointerKey] = set()  # a flip that the disk refused, or a release that an engine has lost
         self._engines_known = False
         self._ahead = False  # whether engines hold more than the disk says
         self.consent_changed: Callable[[], None] = lambda: None
@@ -202,7 +202,7 @@ class Switch:
         self._replicas.set(engines)
         for key in concerned:
             self._recompile(key)
-        concerned += [key for key in self._unwritten if key not in concerned]
+        concerned += [key for key in self._unanswered if key not in concerned]
         self._add_flips(draft, concerned)
         if draft.engines is not None and not draft.in_force and self._adds_on_demand(draft.engines):
             self._held.engines, draft.engines, self._ahead = draft.engines, None, True  # written with the next change
@@ -215,15 +215,25 @@ class Switch:
         acks: list[Ack] = []
         for key in concerned:
             if fault is not None and key in draft.in_force:
-                self._unwritten.add(key)
+                self._unanswered.add(key)
                 if fault.code != READ_ONLY:
                     acks += self._failed(self._held.entries[key], fault.code, str(fault))
                     continue
             else:
-                self._unwritten.discard(key)
+                self._unanswered.discard(key)
             before = self._answered.get(key, {})
             acks += [ack for ack in self._answer(key) if before.get(ack.replica) is not ack]
         return acks
+
+    def lost(self, replica: str, release: str) -> None:
+        """Admits nobody to a release that its engine says it does not have, until the agent names the engines again."""
+        before = [pool.at for pool in self._replicas]
+        kept = [tuple(one for one in at.ready if (at.replica, one) != (replica, release)) for at in before]
+        now = [at.model_copy(update={"ready": ready}) for at, ready in zip(before, kept, strict=True)]
+        self._replicas.set(now)
+        for key in self._concerned_by(before, now):
+            self._unanswered.add(key)
+            self._recompile(key)
 
     def pin(self, pin: Pin) -> list[Ack]:
         """Puts a release chosen on this node in force, over the hub's, until it is unpinned.

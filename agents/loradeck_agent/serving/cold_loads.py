@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from loradeck.rules.serving.residency import asked_lately
 from loradeck.schemas.ids import PointerKey
 from loradeck_agent.host.errors import AgentError, Unreachable
-from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.wire import ColdAsk
+from loradeck_agent.serving.engines_at_router import EnginesAtRouter
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class ColdLoads:
         changed: called when more releases are wanted, and when none is any more: then the others are loaded at once.
     """
 
-    router: RouterControl
+    at_router: EnginesAtRouter
     demand: Demand
     failing: Callable[[], Iterable[str]]
     without_room: Callable[[Collection[str]], set[str]]
@@ -77,8 +77,9 @@ class ColdLoads:
             failing = tuple(sorted(self.failing()))
             told = tuple(sorted(full)) if time.monotonic() >= untold_until else ()
             ask = ColdAsk(times=times, failing=failing, load_s=self.load_s(), full=told)
+            admitted = self.at_router.told or frozenset()
             try:
-                wanted = await self.router.wanted(ask)
+                wanted = await self.at_router.router.wanted(ask)
             except AgentError as error:
                 log.debug("which releases are waited for is not known: %s", error)
                 times = -1
@@ -94,8 +95,10 @@ class ColdLoads:
             waiting = tuple((tenant, route) for tenant, route, _ in wanted.releases)
             hinted = frozenset((tenant, route) for tenant, route, _ in wanted.hinted)
             before = {*self.demand.waiting}
+            if lost := asked.intersection(admitted, self.at_router.told or ()):
+                self.at_router.doubt(lost)
             is_more = not before.issuperset(waiting) or bool(hinted - before - self.demand.hinted)
-            is_more = is_more or (bool(before) and not waiting)
+            is_more = is_more or bool(lost or (before and not waiting))
             self.demand.waiting, self.demand.hinted = waiting, hinted
             if is_more:
                 self.changed()

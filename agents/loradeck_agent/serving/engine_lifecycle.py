@@ -189,17 +189,15 @@ class EngineLife:
             engine.listed_in_router = known is not None
             await engine.keep_ready()
             await self._reconciler.at_router.push()
-            await self._unload_unknown(listed)
+            self._unload_unknown(listed)
         self._reconciler.wake()
 
-    async def _unload_unknown(self, listed: dict[str, str]) -> None:
-        """Unloads adapters of ours that are not known any more; those that others loaded into their engine stay."""
+    def _unload_unknown(self, listed: dict[str, str]) -> None:
+        """Has adapters of ours unloaded that are not known any more; those that others loaded into theirs stay."""
         engine = self.engine
         unknown = {name: root for name, root in listed.items() if name not in engine.loaded.values()}
-        for name, root in unknown.items():
-            if not engine.config.attached or self._is_ours(root):
-                await engine.api.unload(name)
         foreign = {name for name, root in unknown.items() if engine.config.attached and not self._is_ours(root)}
+        engine.outgoing += unknown.keys() - foreign - {*engine.outgoing}
         if foreign != engine.foreign:
             log.warning("engine %s holds %d adapters that others loaded", engine.config.name, len(foreign))
             engine.foreign = foreign
@@ -221,7 +219,7 @@ class EngineLife:
             listed = await engine.api.models()
             gone = {release for release, name in engine.loaded.items() if name not in listed}
             await self._reconciler.lost(engine, gone)
-            await self._unload_unknown(listed)
+            self._unload_unknown(listed)
         finally:
             engine.changing.release()
 

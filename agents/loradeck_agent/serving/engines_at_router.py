@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 from loradeck.schemas.link import Ack
@@ -30,6 +30,7 @@ class EnginesAtRouter:
         missed: called when the router gave no answer, so that what it acknowledged by it, if it did, is not known; and
             when its disk has refused it a flip.
         up: set while a router is there.
+        told: releases that the router admits to, as it has answered; None: it may admit to others.
     """
 
     engines: tuple[EngineReplica, ...]
@@ -37,6 +38,7 @@ class EnginesAtRouter:
     acked: Callable[[tuple[Ack, ...]], Awaitable[None]]
     missed: Callable[[], None]
     up: asyncio.Event = field(default_factory=asyncio.Event)
+    told: frozenset[str] | None = None
     _pushing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _look_until: float = field(default_factory=lambda: time.monotonic() + LOOK_S)
 
@@ -45,9 +47,10 @@ class EnginesAtRouter:
 
         False: it gave no answer. It may carry the call out later, and is asked again for how everything stands.
         """
-        if not self.up.is_set() or not self._looked_at():
-            return True
         async with self._pushing:
+            self.told = None
+            if not self.up.is_set() or not self._looked_at():
+                return True
             slots = tuple(slot for slot in (engine.slot() for engine in self.engines) if slot is not None)
             try:
                 acks = await self.router.engines(slots)
@@ -55,10 +58,23 @@ class EnginesAtRouter:
                 log.warning("the router does not have its engines yet: %s", error)
                 self.missed()
                 return False
+            self.told = frozenset(release for slot in slots for release in slot.ready)
         await self.acked(acks)
         if any(ack.state is AckState.FAILED for ack in acks):
             self.missed()  # its disk has refused a flip: it is asked again until that is made
         return True
+
+    async def is_told(self) -> bool:
+        """Tells whether the router admits to nothing that was closed; it is told again where that is not known."""
+        if self.told is None:
+            await self.push()
+        return self.told is not None
+
+    def doubt(self, releases: Collection[str]) -> None:
+        """The router admits nobody to releases that it was told of: their engines are asked what they hold."""
+        self.told = None
+        for engine in (one for one in self.engines if not one.ready.isdisjoint(releases)):
+            engine.levels_until = 0.0
 
     async def first_look(self) -> None:
         """Gives the router its engines also where one of them does not show in time whether it runs."""

@@ -22,12 +22,7 @@ from loradeck.schemas.routing import RouteResidency
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.wire import ack_about
-from loradeck_agent.serving.canaries import (
-    DISPUTED,
-    canaries_of,
-    near,
-    verify_idle,
-)
+from loradeck_agent.serving.canaries import DISPUTED, canaries_of, near, verify_idle
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.cold_loads import Demand
 from loradeck_agent.serving.engine_api import Canaries, same_folder
@@ -235,8 +230,8 @@ class Reconciler:
             if not engine.listed_in_router:
                 await self._check_base(engine)
             due = await self._load_and_unload(engine)
+            await self._hold(engine, idle=True)
             await self._unload_outgoing(engine)
-            await self._hold(engine)
         return max(due, SOON_S)
 
     async def _load_and_unload(self, engine: EngineReplica) -> float:
@@ -295,7 +290,7 @@ class Reconciler:
         finally:  # also where the router gives no answer: what is being loaded is known afterwards
             await asyncio.gather(*under_way.values(), return_exceptions=True)
 
-    async def _hold(self, engine: EngineReplica) -> None:
+    async def _hold(self, engine: EngineReplica, *, idle: bool = False) -> None:
         """Pins what is to stay in an engine's memory, and asks now and then how near it holds each adapter."""
         always = self._claims(engine).always
         await engine.api.pin([name for release, name in engine.loaded.items() if release in always])
@@ -304,9 +299,11 @@ class Reconciler:
         before = set(engine.loaded)  # a load that ends meanwhile is not in the answer
         engine.levels = levels = await engine.api.levels()
         engine.levels_until = time.monotonic() + LEVELS_S
-        if levels is not None:
-            held = {release for release, name in engine.loaded.items() if name in levels}
-            await self.lost(engine, before & engine.loaded.keys() - held)
+        listed = {*(await engine.api.models() if levels is None else levels)}
+        await self.lost(engine, {one for one in before & engine.loaded.keys() if engine.loaded[one] not in listed})
+        if idle and not engine.config.attached:  # nothing is being loaded: an agent that was killed has ordered it
+            engine.outgoing += listed - {*engine.loaded.values(), *engine.outgoing}
+        await self.at_router.is_told()
 
     async def lost(self, engine: EngineReplica, gone: set[str]) -> None:
         """Others unloaded releases, or pushed them out: nobody is admitted to them until they are loaded again."""
@@ -484,7 +481,7 @@ class Reconciler:
             instead, boot = list[str](), engine.build.boot
             if name in engine.outgoing:  # it has been turned out a moment ago, and is there still
                 engine.outgoing.remove(name)
-            elif engine.outgoing:
+            elif await self.at_router.is_told() and engine.outgoing:
                 instead = [engine.outgoing.pop()]
             try:
                 await engine.api.load(name, folder, instead)
@@ -564,6 +561,8 @@ class Reconciler:
         if not releases:
             return True
         await self._close(engine, releases)
+        if not await self.at_router.is_told():
+            return False
         use = await self.at_router.router.use(counts=False)
         kept = {*use.held, *use.answering.get(engine.name, ())}
         going = [one for one in releases if one not in kept and one in engine.loaded]  # it may have ended meanwhile
@@ -573,7 +572,7 @@ class Reconciler:
 
     async def _unload_outgoing(self, engine: EngineReplica) -> None:
         """Unloads what nothing was loaded instead of."""
-        while engine.outgoing:
+        while engine.outgoing and await self.at_router.is_told():
             await engine.api.unload(engine.outgoing[-1])
             engine.outgoing.pop()
 

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 
 import aiohttp
+import httpx
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, CALLER_KEY, Node, until
@@ -142,3 +143,21 @@ async def test_r_to_a_release_that_was_turned_out_is_flipped_before_anything_is_
     release.close()
     assert (await waits)[:2] == (200, v1.tokens("hello")), "the first answer after R is by its target"
     await hub.ack(back, "proven")
+
+
+async def test_a_request_for_a_release_that_the_engine_has_lost_waits_until_it_is_loaded_again(
+    stopped: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    stopped.start()
+    await hub.report(lambda report: any(replica.state.value == "up" for replica in report.replicas))
+    made = on_demand(v1, "one")
+    await hub.desire(made)
+    await hub.ack(made, "proven")
+    transport = httpx.AsyncHTTPTransport(uds=str(stopped.state.engine_socket("e0")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as engine:
+        gone = await engine.post("/v1/unload_lora_adapter", json={"lora_name": v1.ref.engine_name})
+        assert gone.status_code == 200
+        answers = await asyncio.gather(*(stopped.ask("hello", "acme/one") for _ in range(4)))
+    assert [answer[:2] for answer in answers] == [(200, v1.tokens("hello"))] * 4
+    report = await hub.report(lambda report: any(row.release == v1.ref.id for row in report.traffic))
+    assert [(row.errors, row.finished) for row in report.traffic if row.route == "one"] == [(0, 4)]

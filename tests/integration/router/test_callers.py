@@ -297,6 +297,25 @@ async def test_a_release_that_its_engine_lost_is_an_error_of_that_engine(served:
     assert (answer.status, answer.code) == (502, "release_not_on_engine")
 
 
+async def test_a_request_for_an_on_demand_release_that_its_engine_lost_waits_for_the_agents_next_word(
+    served: Running, engine: Upstream
+) -> None:
+    await served.table(entry(V1, residency=RouteResidency.ON_DEMAND))
+    assert V1.engine_name is not None
+    engine.unloaded.add(V1.engine_name)
+    asked = [asyncio.create_task(served.ask(stream=stream)) for stream in (False, True)]
+    body: dict[str, Any] = {"times": -1, "failing": [], "load_s": None}
+    async with asyncio.timeout(20):
+        while not (wanted := await served.post("/control/cold", body))["releases"]:
+            body["times"] = wanted["times"]
+    assert wanted["releases"] == [["acme", "production", V1.id]]
+    engine.unloaded.clear()
+    assert await served.engines(("e0", engine.socket, [V1, V2, GLOBEX])) == [], "it was flipped all the time"
+    assert [(await answer).text for answer in asked] == [f"e0:{V1.engine_name}"] * 2
+    (counter,) = [row for row in await served.stats() if row["release"] == V1.id]
+    assert (counter["finished"], counter["errors"]) == (2, 0)
+
+
 async def test_an_engine_that_is_gone_is_answered_502_and_counted(served: Running, engine: Upstream) -> None:
     await engine.stop()
     answer = await served.ask()

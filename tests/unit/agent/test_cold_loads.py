@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,9 +36,9 @@ class OldRouter:
 async def test_a_router_that_fails_at_what_has_no_slot_is_asked_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_S", 0.0)
     router, demand = OldRouter(), Demand()
-    used: Any = router
+    at_router: Any = SimpleNamespace(router=router, told=None)
     loads = ColdLoads(
-        router=used,
+        at_router=at_router,
         demand=demand,
         failing=tuple,
         without_room=set,
@@ -73,9 +74,9 @@ async def test_a_round_is_due_when_more_is_wanted_and_when_nothing_is_and_not_wh
             hinted = named[1:] if named and not named[0][0] else ()  # "" stands before what gateways hint at
             return WantedLoads(times=0, releases=() if hinted else named, hinted=hinted)
 
-    used: Any = Router()
+    at_router: Any = SimpleNamespace(router=Router(), told=None)
     loads = ColdLoads(
-        router=used,
+        at_router=at_router,
         demand=demand,
         failing=tuple,
         without_room=set,

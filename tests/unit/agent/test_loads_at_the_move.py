@@ -64,7 +64,7 @@ class Bench(Reconciler):
             short=(),
             loaded={},
             outgoing=[],
-            levels_until=0.0,
+            levels_until=math.inf,
             unneeded_at=math.inf,
             api=EngineApi(EngineAddress()),
             ready=set(),
@@ -80,6 +80,7 @@ class Bench(Reconciler):
             records=router,
             acks=AckBoard(router, frozenset()),
         )
+        self.at_router.told = frozenset()
         self.loaded: list[str] = []
         self.move: TableEntry | None = None
         self.fails: set[str] = set()
@@ -763,5 +764,6 @@ async def test_what_is_loaded_while_an_engine_says_what_it_holds_is_not_taken_fo
 
     bench.engine.loaded = {ref(1).id: "acme-v1"}
     bench.engine.api = SimpleNamespace(levels=levels, pin=pin)
+    bench.engine.levels_until = 0.0
     await bench._hold(bench.engine)
     assert bench.engine.loaded.keys() == {ref(1).id, ref(2).id}

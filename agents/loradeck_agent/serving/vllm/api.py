@@ -150,7 +150,8 @@ class VllmApi(EngineApi):
     async def levels(self) -> dict[str, AckLevel] | None:
         """The levels of the adapters that it holds, by name. None without the plugin: vLLM itself does not say."""
         memory = await self._plugin.memory() if self._plugged else None
-        return None if memory is None else {one.name: one.level for one in memory.adapters if one.name is not None}
+        named = [one for one in memory.adapters if one.name != base_alone.NAME] if memory is not None else []
+        return None if memory is None else {one.name: one.level for one in named if one.name is not None}
 
     async def pin(self, names: Collection[str]) -> None:
         """Pins these adapters in vLLM's memory, and that of the base alone. Without the plugin it does nothing."""
